@@ -1,0 +1,107 @@
+"""Batches of images, true objects, proposals and detections: padded tensors, each with a mask of what is real.
+
+Letters: B images, G true objects, E polygon edges, P proposals, D detections, J keypoints.
+Boxes are float32 xyxy in absolute pixels of the *network input*, width = x2 - x1. Sizes are (height, width).
+Labels are 0..K-1; there is no background label here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+class _Batch:
+    """What the four structures share: moving between devices, and taking one image out."""
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
+        """The same values on `device`."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Self:
+        """The same values in page-locked memory, from which copies to a GPU run beside other work."""
+        return self._map(lambda value: value.pin_memory())
+
+    def _map(self, function) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # ty: ignore
+        return replace(self, **{k: None if v is None else function(v) for k, v in values.items()})  # ty: ignore
+
+    def _check_rows(self, names: tuple[str, ...], shape: torch.Size) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and value.shape[: len(shape)] != shape:
+                raise ValueError(f"{type(self).__name__}.{name} is {tuple(value.shape)}, wanted it to begin {tuple(shape)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageBatch(_Batch):
+    """B images padded at the right and bottom to one height and width."""
+
+    pixels: Tensor  # (B, 3, H, W) uint8, or float32 in 0..255; RGB
+    sizes: Tensor  # (B, 2) int64, (height, width) of the real part of each image
+
+    def __post_init__(self) -> None:
+        if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
+            raise ValueError(f"pixels are {tuple(self.pixels.shape)}, wanted (B, 3, H, W)")
+        if self.sizes.shape != (self.pixels.shape[0], 2):
+            raise ValueError(f"sizes are {tuple(self.sizes.shape)} for {self.pixels.shape[0]} images, wanted (B, 2)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Targets(_Batch):
+    """The true objects of B images, G places each; a place is real where `valid`. Crowds never come here."""
+
+    boxes: Tensor  # (B, G, 4) float32 xyxy
+    labels: Tensor  # (B, G) int64 in [0, K)
+    valid: Tensor  # (B, G) bool
+    # Outlines, as edges (x1, y1, x2, y2, part): an object is the union of its parts, each filled even-odd.
+    # Padding has part -1. Edges of one part follow each other and close it.
+    polygons: Tensor | None = None  # (B, G, E, 5) float32
+    bitmaps: Tensor | None = None  # (B, G, H, W) bool, where masks came as bitmaps
+    keypoints: Tensor | None = None  # (B, G, J, 3) float32: x, y, visibility 0, 1 or 2
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
+            raise ValueError(f"boxes are {tuple(self.boxes.shape)}, wanted (B, G, 4)")
+        self._check_rows(("labels", "valid", "polygons", "bitmaps", "keypoints"), self.boxes.shape[:2])
+        if self.polygons is not None and self.polygons.shape[-1] != 5:
+            raise ValueError(f"polygons are {tuple(self.polygons.shape)}, wanted (B, G, E, 5)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposals(_Batch):
+    """Regions that may hold an object, P places for each of B images."""
+
+    boxes: Tensor  # (B, P, 4) float32 xyxy
+    scores: Tensor  # (B, P) float32 objectness logits, best first
+    valid: Tensor  # (B, P) bool, a prefix of each row
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
+            raise ValueError(f"boxes are {tuple(self.boxes.shape)}, wanted (B, P, 4)")
+        self._check_rows(("scores", "valid"), self.boxes.shape[:2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detections(_Batch):
+    """What was found in B images, D places each; row i of every field is the same object, real where `valid`."""
+
+    boxes: Tensor  # (B, D, 4) float32 xyxy
+    scores: Tensor  # (B, D) float32 in [0, 1], best first
+    labels: Tensor  # (B, D) int64 in [0, K)
+    valid: Tensor  # (B, D) bool, a prefix of each row
+    masks: Tensor | None = None  # (B, D, m, m) float32 probabilities, in the frame of its box (m = 28, or 14 for C4)
+    keypoints: Tensor | None = None  # (B, D, J, 3) float32: x, y, score
+
+    def __post_init__(self) -> None:
+        if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
+            raise ValueError(f"boxes are {tuple(self.boxes.shape)}, wanted (B, D, 4)")
+        self._check_rows(("scores", "labels", "valid", "masks", "keypoints"), self.boxes.shape[:2])
+
+
+for _structure in (ImageBatch, Targets, Proposals, Detections):
+    pytree.register_dataclass(_structure)
