@@ -1,0 +1,50 @@
+"""A small residual network for training from scratch in minutes: basic blocks (He et al. 2016), two a stage."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcnn.models.config import CompactConfig
+from rcnn.models.layers import Conv2d
+
+
+class BasicBlock(nn.Module):
+    """3x3, 3x3, added to the input (or to its projection where the shape changes)."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int, config: CompactConfig) -> None:
+        super().__init__()
+        norm, eps = config.norm, config.norm_eps
+        changes = stride > 1 or in_channels != out_channels
+        self.shortcut = Conv2d(in_channels, out_channels, 1, stride=stride, norm=norm, eps=eps) if changes else None
+        self.conv1 = Conv2d(in_channels, out_channels, 3, stride=stride, norm=norm, eps=eps, relu=True)
+        self.conv2 = Conv2d(out_channels, out_channels, 3, norm=norm, eps=eps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x)
+        return F.relu_(self.conv2(self.conv1(x)) + shortcut)
+
+
+class CompactNet(nn.Module):
+    """Images (B, 3, H, W) -> {"c2": (B, widths[0], H/4, W/4), ..., "c5": (B, widths[3], H/32, W/32)}."""
+
+    def __init__(self, config: CompactConfig) -> None:
+        super().__init__()
+        self.stem = Conv2d(3, config.stem_width, 3, stride=2, norm=config.norm, eps=config.norm_eps, relu=True)
+        channels = config.stem_width
+        for number, width in enumerate(config.widths, start=2):
+            stage = nn.Sequential(
+                BasicBlock(channels, width, stride=2, config=config), BasicBlock(width, width, stride=1, config=config)
+            )
+            self.add_module(f"res{number}", stage)
+            channels = width
+        self.channels = {f"c{n}": width for n, width in enumerate(config.widths, start=2)}
+        self.strides = {f"c{n}": 2**n for n in range(2, 2 + len(config.widths))}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        x = self.stem(x)
+        features = {}
+        for name in self.channels:
+            x = getattr(self, name.replace("c", "res"))(x)
+            features[name] = x
+        return features

@@ -1,0 +1,37 @@
+"""Feature pyramid network (Lin et al. 2017, figure 3): coarse maps are enlarged and added to finer ones."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcnn.models.config import FPNConfig
+
+
+class FPN(nn.Module):
+    """{"c2": (B, C2, H/4, W/4), ...} -> {"p2": (B, C, H/4, W/4), ..., "p5", "p6": (B, C, H/64, W/64)}."""
+
+    def __init__(self, *, in_channels: dict[str, int], config: FPNConfig) -> None:
+        super().__init__()
+        self.numbers = [int(name[1:]) for name in in_channels]  # 2, 3, 4, 5
+        for number, channels in zip(self.numbers, in_channels.values(), strict=True):
+            self.add_module(f"lateral{number}", nn.Conv2d(channels, config.channels, 1))
+            self.add_module(f"output{number}", nn.Conv2d(config.channels, config.channels, 3, padding=1))
+        for conv in self.children():
+            nn.init.kaiming_uniform_(conv.weight, a=1)  # ty: ignore
+            nn.init.zeros_(conv.bias)  # ty: ignore
+        self.channels = config.channels
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        pyramid: dict[str, Tensor] = {}
+        coarser: Tensor | None = None
+        for number in reversed(self.numbers):
+            merged = getattr(self, f"lateral{number}")(features[f"c{number}"])
+            if coarser is not None:
+                merged = merged + F.interpolate(coarser, size=merged.shape[-2:], mode="nearest")
+            coarser = merged
+            pyramid[f"p{number}"] = getattr(self, f"output{number}")(merged)
+        last = self.numbers[-1]
+        pyramid = dict(reversed(pyramid.items()))
+        pyramid[f"p{last + 1}"] = pyramid[f"p{last}"][:, :, ::2, ::2]  # for the largest anchors only
+        return pyramid

@@ -1,0 +1,107 @@
+"""Mask head (He et al. 2017, figure 4): the outline of each detection, a small map for every class.
+
+Letters: B images, R regions, D detections, K classes, m the mask's side (28, or 14 for C4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcnn.models.backbones.fbnet import mask_blocks
+from rcnn.models.config import MaskHeadConfig
+from rcnn.models.layers import Conv2d, init_linear
+from rcnn.models.regions import Regions, pool_regions
+from rcnn.ops.capacity import live_prefix
+from rcnn.ops.masks import crop_bitmaps
+from rcnn.ops.polygons import crop_polygons
+from rcnn.structures import Detections, Targets
+
+
+class MaskHead(nn.Module):
+    """Regions -> mask logits (K, m, m) each; `shared` is the box head's res5, where the two share it (C4)."""
+
+    def __init__(
+        self,
+        *,
+        in_channels: int,
+        strides: dict[str, int],
+        num_classes: int,
+        config: MaskHeadConfig,
+        level_eps_inside: bool = True,
+    ) -> None:
+        super().__init__()
+        self.config, self.strides, self.level_eps_inside = config, strides, level_eps_inside
+        channels = in_channels
+        self.features: nn.Module | None = None
+        if config.features == "fbnet":
+            self.features = mask_blocks()
+            channels = self.features.channels  # ty: ignore
+        elif config.features == "convs":
+            self.features = nn.Sequential()
+            for number in range(1, config.convs + 1):
+                self.features.add_module(f"conv{number}", Conv2d(channels, config.width, 3, relu=True))
+                channels = config.width
+        self.deconv = None
+        if config.features != "fbnet":  # whose blocks have enlarged the map already
+            self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
+            nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
+            nn.init.zeros_(self.deconv.bias)  # ty: ignore
+            channels = config.width
+        self.logits = nn.Conv2d(channels, num_classes, 1)
+        init_linear(self.logits, std=0.001)
+
+    def losses(
+        self, features: dict[str, Tensor], regions: Regions, targets: Targets, most: int
+    ) -> dict[str, Tensor]:
+        """Binary cross-entropy of each object's own class (section 3); `most` objects an image can be among `regions`."""
+        objects = regions.objects(most)
+        maps = objects.features
+        if maps is None:
+            maps = self.pool(features, objects.boxes, objects.positive)
+        else:
+            maps = maps.flatten(0, 1)
+        logits = self.of_class(maps, objects.labels.clamp(max=self.logits.out_channels - 1))  # (B, R, m, m)
+        wanted = self.targets(objects, targets, size=logits.shape[-1])
+        loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))  # (B, R)
+        return {"mask": (loss * objects.positive).sum() / objects.positive.sum().clamp(min=1)}
+
+    def predict(self, features: dict[str, Tensor], detections: Detections, shared: nn.Module | None) -> Detections:
+        """The detections with their masks: probabilities (B, D, m, m) in the frame of each box."""
+        live = live_prefix(detections.valid)
+        maps = self.pool(features, detections.boxes[:, :live], detections.valid[:, :live])
+        if shared is not None:
+            maps = shared(maps)
+        masks = self.of_class(maps, detections.labels[:, :live]).sigmoid()
+        masks = masks * detections.valid[:, :live, None, None]
+        missing = detections.valid.shape[1] - live
+        return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, missing)))
+
+    def pool(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Regions' features (B*R, C, s, s)."""
+        return pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside).flatten(0, 1)
+
+    def of_class(self, maps: Tensor, labels: Tensor) -> Tensor:
+        """Logits (B, R, m, m) float32 of each region's own class (B, R), from maps (B*R, C, s, s)."""
+        x = maps if self.features is None else self.features(maps)
+        if self.deconv is not None:
+            x = F.relu(self.deconv(x))
+        logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K, m, m)
+        own = labels[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
+        return logits.gather(2, own)[:, :, 0].float()
+
+    @torch.no_grad()
+    def targets(self, regions: Regions, targets: Targets, size: int) -> Tensor:
+        """True masks (B, R, size, size) float32 in each region's frame."""
+        matched, boxes, positive = regions.matched, regions.boxes, regions.positive
+        if self.config.target == "polygon":
+            if targets.polygons is None:
+                raise ValueError("mask.target=polygon needs Targets.polygons; the batch has none")
+            return crop_polygons(targets.polygons, matched, boxes, positive, size)
+        if targets.bitmaps is None:
+            raise ValueError(f"mask.target={self.config.target} needs Targets.bitmaps; the batch has none")
+        soft = self.config.target == "soft_bitmap"
+        return crop_bitmaps(targets.bitmaps, matched, boxes, positive, size, not soft, None if soft else 0.5)

@@ -1,0 +1,82 @@
+"""Regions of the second stage: which proposals it trains on, and their features cut out of the maps.
+
+Letters: B images, P proposals, G true objects, R regions, C channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcnn.models.config import BoxHeadConfig, MaskHeadConfig
+from rcnn.ops.capacity import live_prefix
+from rcnn.ops.matching import match
+from rcnn.ops.roi_align import assign_levels, roi_align
+from rcnn.ops.sampling import random_keys, sample
+from rcnn.structures import Proposals, Targets
+
+RANDOM_STREAM = 1  # the box head's draws; the RPN has its own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regions:
+    """Sampled proposals, objects first; row i of every field is the same region."""
+
+    boxes: Tensor  # (B, R, 4) float32 xyxy
+    matched: Tensor  # (B, R) int64, the true object it overlaps most
+    labels: Tensor  # (B, R) int64: 0..K-1, or K for background
+    positive: Tensor  # (B, R) bool, an object
+    valid: Tensor  # (B, R) bool, sampled at all
+    features: Tensor | None = None  # (B, R, C, h, w), where a later head shares them (C4)
+
+    def objects(self, most: int) -> Regions:
+        """The leading places that may be objects: `most` of them, or fewer where that is known for free."""
+        count = min(live_prefix(self.positive), most)
+        return Regions(
+            boxes=self.boxes[:, :count],
+            matched=self.matched[:, :count],
+            labels=self.labels[:, :count],
+            positive=self.positive[:, :count],
+            valid=self.valid[:, :count],
+            features=None if self.features is None else self.features[:, :count],
+        )
+
+
+@torch.no_grad()
+def sample_regions(
+    proposals: Proposals, targets: Targets, *, num_classes: int, config: BoxHeadConfig, seed: Tensor
+) -> Regions:
+    """Proposals and the true boxes themselves (a start for the first steps, when proposals are poor), matched and drawn."""
+    boxes = torch.cat([proposals.boxes, targets.boxes], 1)  # (B, P + G, 4)
+    matched, label = match(
+        boxes, targets.boxes, targets.valid, config.positive_iou, config.positive_iou, low_quality=False
+    )
+    real = torch.cat([proposals.valid, targets.valid], 1)
+    label = torch.where(real, label, -1)
+    keys = random_keys(seed, label.shape, RANDOM_STREAM)
+    index, positive, valid = sample(label, keys, config.batch_size, config.positive_fraction)  # (B, R)
+    matched = matched.gather(1, index)
+    labels = torch.where(positive, targets.labels.gather(1, matched), num_classes)
+    boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
+    return Regions(boxes=boxes, matched=matched, labels=labels, positive=positive, valid=valid)
+
+
+def pool_regions(
+    features: dict[str, Tensor],
+    strides: dict[str, int],
+    boxes: Tensor,
+    valid: Tensor,
+    config: BoxHeadConfig | MaskHeadConfig,
+    level_eps_inside: bool,
+) -> Tensor:
+    """Features (B, R, C, s, s) of regions (B, R, 4), each from the level that fits its size (FPN, equation 1)."""
+    numbers = [int(name[1:]) for name in strides]
+    if len(numbers) == 1:
+        levels = torch.zeros_like(valid, dtype=torch.int64)
+    else:
+        levels = assign_levels(boxes, numbers[0], numbers[-1], eps_inside=level_eps_inside)
+    maps = [features[name] for name in strides]
+    scales = [1.0 / stride for stride in strides.values()]
+    return roi_align(maps, boxes, levels, valid, scales, config.roi_size, config.sampling_ratio, config.aligned)

@@ -1,0 +1,117 @@
+"""Detectron2's fixtures (../shared/golden/detectron2): its checkpoint written anew, converted by us, and its inputs."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.models import Detector, build_detector
+from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.convert import convert
+
+
+def weights_rule(shared: Path) -> ModuleType:
+    """The peer-independent rule that makes every tensor from its own name."""
+    spec = importlib.util.spec_from_file_location("weights_rule", shared / "golden" / "weights_rule.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def write_peer_file(shared: Path, name: str, path: Path) -> dict[str, np.ndarray]:
+    """Detectron2's own file (`.pkl` of arrays or `.pth` of tensors) with the rule's weights; returns the arrays."""
+    rule = weights_rule(shared)
+    weights = {}
+    for entry in json.loads((shared / "golden/detectron2" / name / "names.json").read_text()):
+        value = rule.generate(entry["name"], entry["shape"], entry["kind"])
+        assert rule.checksum(value) == entry["crc32"], f"numpy's stream has changed: {entry['name']}"
+        weights[entry["name"]] = value
+    if path.suffix == ".pkl":
+        path.write_bytes(pickle.dumps({"model": weights, "__author__": "any"}))
+    else:
+        torch.save({"model": {name: torch.from_numpy(value) for name, value in weights.items()}}, path)
+    return weights
+
+
+def golden_detector(shared: Path, name: str, folder: Path, config: str = "config.yaml", suffix: str = ".pkl") -> Detector:
+    """Our detector from Detectron2's file and settings, through the converter a user would use."""
+    path = folder / f"{name}{suffix}"
+    if not path.exists():
+        write_peer_file(shared, name, path)
+    converted = convert(path, config_file=shared / "golden/detectron2" / name / config)
+    detector = build_detector(converted.config)
+    detector.load_state_dict(converted.state)
+    return detector.eval()
+
+
+def golden_images(shared: Path, divisor: int) -> ImageBatch:
+    """The fixture's two images after the peer's resize, as RGB, padded to a multiple of `divisor` (0: to the largest)."""
+    stored = np.load(shared / "golden/detectron2/inputs.npz")
+    images = [torch.from_numpy(stored[f"resized{i}"][:, :, ::-1].copy()).permute(2, 0, 1) for i in range(2)]
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    height, width = sizes.amax(0).tolist()
+    if divisor:
+        height, width = (-(-side // divisor) * divisor for side in (height, width))
+    pixels = torch.zeros(2, 3, height, width, dtype=torch.uint8)
+    for slot, image in zip(pixels, images, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return ImageBatch(pixels=pixels, sizes=sizes)
+
+
+def golden_targets(shared: Path, empty: tuple[int, ...] = ()) -> Targets:
+    """The fixture's true objects, in resized pixels; images in `empty` have none."""
+    stored = np.load(shared / "golden/detectron2/inputs.npz")
+    places, edges_most = 16, 128
+    boxes, labels = torch.zeros(2, places, 4), torch.zeros(2, places, dtype=torch.int64)
+    valid = torch.zeros(2, places, dtype=torch.bool)
+    polygons = torch.zeros(2, places, edges_most, 5)
+    polygons[..., 4] = -1
+    for image in set(range(2)) - set(empty):
+        count = len(stored[f"gt_boxes{image}"])
+        boxes[image, :count] = torch.from_numpy(stored[f"gt_boxes{image}"])
+        labels[image, :count] = torch.from_numpy(stored[f"gt_classes{image}"])
+        valid[image, :count] = True
+        outlines = np.split(stored[f"poly_xy{image}"], np.cumsum(stored[f"poly_len{image}"])[:-1])
+        filled = [0] * places
+        parts = [0] * places
+        for outline, owner in zip(outlines, stored[f"poly_owner{image}"], strict=True):
+            points = torch.from_numpy(outline.reshape(-1, 2)).float()
+            rows = slice(filled[owner], filled[owner] + len(points))
+            edges = torch.cat([points, points.roll(-1, 0), torch.full((len(points), 1), float(parts[owner]))], 1)
+            polygons[image, owner, rows] = edges
+            filled[owner] += len(points)
+            parts[owner] += 1
+    return Targets(boxes=boxes, labels=labels, valid=valid, polygons=polygons)
+
+
+def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: float, rtol: float = 1e-4) -> None:
+    """Compare a map (B, C, H, W) with the fixture's shape, statistics and slice of it."""
+    assert tuple(stored[f"{key}_shape"]) == tuple(value.shape), key
+    _, channels, height, width = value.shape
+    every_channel = key.startswith("rpn_")
+    steps = (1 if every_channel else max(1, channels // 8), max(1, height // 10), max(1, width // 10))
+    part = value[:, :: steps[0], :: steps[1], :: steps[2]]
+    np.testing.assert_allclose(part.detach().numpy(), stored[f"{key}_slice"], atol=atol, rtol=rtol, err_msg=key)
+    wanted = stored[f"{key}_meanstd"]
+    got = [value.double().mean().item(), value.double().std(correction=0).item()]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def match_sets(boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray | None, stored_labels: np.ndarray | None) -> list[int]:
+    """For each stored item the index of ours of the same class with the nearest box, one to one."""
+    assert len(boxes) == len(stored)
+    distance = np.abs(boxes[None] - stored[:, None]).max(-1)  # (stored, ours)
+    if labels is not None and stored_labels is not None:
+        distance = np.where(labels[None] == stored_labels[:, None], distance, np.inf)
+    order = distance.argmin(1)
+    assert sorted(order) == list(range(len(boxes))), "not the same set"
+    return order.tolist()
