@@ -1,0 +1,147 @@
+"""FBNetV3A (Dai et al. 2021) as D2Go's detectors use it: inverted residual blocks, in the trunk and in every head.
+
+The norms of these networks are folded into their convolutions, which therefore have biases. All sizes are tables here.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcnn.models.config import FBNetConfig
+from rcnn.models.layers import Conv2d
+
+STEM_CHANNELS = 16
+TRUNK_CHANNELS = 112
+
+
+class Block(NamedTuple):
+    """One row of a table. A block adds its input where it changes neither stride nor channels, unless it upsamples."""
+
+    expansion: int  # channels inside, times the channels coming in; 0: no widening convolution at all
+    out: int  # channels coming out
+    kernel: int  # side of the depthwise kernel
+    stride: int = 1
+    upsample: bool = False  # the map is doubled before the depthwise convolution
+
+
+TRUNK = (
+    Block(0, 16, 3),
+    Block(4, 32, 5, stride=2), Block(2, 32, 5),
+    Block(4, 40, 5, stride=2), *[Block(3, 40, 3)] * 3,
+    Block(4, 72, 5, stride=2), *[Block(3, 72, 3)] * 3,
+    Block(4, 112, 5), *[Block(4, 112, 5)] * 3,
+)  # fmt: skip
+RPN = (Block(4, 112, 5),) * 3
+BOX = (Block(4, 128, 3, stride=2), Block(6, 128, 3), Block(6, 128, 3), Block(6, 160, 3))
+MASK = (
+    Block(4, 128, 3, stride=2), Block(6, 128, 3), Block(6, 128, 3),
+    Block(6, 128, 3, upsample=True), Block(3, 64, 3, upsample=True),
+)  # fmt: skip
+
+
+class FBNetBlock(nn.Module):
+    """(N, C, h, w) -> (N, out, h', w'): 1x1 to more channels and ReLU, depthwise k x k, 1x1 back without ReLU."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        out_channels: int,
+        *,
+        kernel: int,
+        stride: int = 1,
+        residual: bool = False,
+        upsample: bool = False,
+    ) -> None:
+        super().__init__()
+        self.residual, self.upsample = residual, upsample
+        # the trunk's first block does not widen
+        self.pw = Conv2d(in_channels, mid_channels, 1, relu=True) if mid_channels else None
+        wide = mid_channels or in_channels
+        self.dw = Conv2d(wide, wide, kernel, stride=stride, groups=wide)
+        self.pwl = Conv2d(wide, out_channels, 1)
+        # no norm will mend a wrong scale: keep the variance through the block, and add little of it to a residual
+        for conv in (self.dw, self.pwl):
+            nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear")
+        if self.pw is not None:
+            nn.init.kaiming_normal_(self.pw.weight, mode="fan_in", nonlinearity="relu")
+        if residual:
+            nn.init.kaiming_normal_(self.pwl.weight, a=15**0.5)  # gain sqrt(2 / (1 + 15))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.pw is None else self.pw(x)
+        if self.upsample:
+            y = F.interpolate(y, scale_factor=2.0, mode="nearest")
+        y = self.pwl(self.dw(y))
+        return x + y if self.residual else y
+
+
+def build_blocks(table: tuple[Block, ...], in_channels: int) -> nn.Sequential:
+    """The blocks of a table, one after another."""
+    blocks = []
+    for row in table:
+        residual = row.stride == 1 and row.out == in_channels and not row.upsample
+        blocks.append(
+            FBNetBlock(
+                in_channels,
+                row.expansion * in_channels,
+                row.out,
+                kernel=row.kernel,
+                stride=row.stride,
+                residual=residual,
+                upsample=row.upsample,
+            )
+        )
+        in_channels = row.out
+    return nn.Sequential(*blocks)
+
+
+class FBNetTrunk(nn.Module):
+    """Images (B, 3, H, W) -> {"c4": (B, 112, H/16, W/16)}, sides rounded up."""
+
+    out_channels = TRUNK_CHANNELS
+    stride = 16
+
+    def __init__(self, config: FBNetConfig) -> None:
+        super().__init__()
+        self.stem = Conv2d(3, STEM_CHANNELS, 3, stride=2, relu=True)
+        self.blocks = build_blocks(TRUNK, STEM_CHANNELS)
+        self.channels = {"c4": self.out_channels}
+        self.strides = {"c4": self.stride}
+        if config.frozen_blocks:
+            self.stem.requires_grad_(False)  # a trained stem under frozen blocks would only harm them
+            self.blocks[: config.frozen_blocks].requires_grad_(False)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"c4": self.blocks(self.stem(x))}
+
+
+class RegionBlocks(nn.Sequential):
+    """Blocks over regions (N, 112, s, s); `channels` come out."""
+
+    def __init__(self, table: tuple[Block, ...], *, pooled: bool) -> None:
+        super().__init__(*build_blocks(table, TRUNK_CHANNELS))
+        self.channels = table[-1].out
+        self.pooled = pooled
+
+    def forward(self, input: Tensor) -> Tensor:
+        x = super().forward(input)
+        return x.mean((2, 3)) if self.pooled else x
+
+
+def rpn_blocks() -> nn.Sequential:
+    """What stands before the RPN's two outputs: (B, 112, H, W) -> (B, 112, H, W)."""
+    return build_blocks(RPN, TRUNK_CHANNELS)
+
+
+def box_blocks() -> RegionBlocks:
+    """The box head's features: regions (N, 112, 6, 6) -> (N, 160), averaged over the region."""
+    return RegionBlocks(BOX, pooled=True)
+
+
+def mask_blocks() -> RegionBlocks:
+    """The mask head's features: regions (N, 112, 14, 14) -> (N, 64, 28, 28), by way of 7 x 7."""
+    return RegionBlocks(MASK, pooled=False)
