@@ -1,0 +1,43 @@
+"""Anchors: the boxes that a region proposal network starts from (Ren et al. 2015, section 3.1.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
+    """Anchors (A, 4), float32 xyxy pixels about the origin, of every size with every ratio; sizes outer, ratios inner.
+
+    A size is the side, in pixels, of the square of equal area; a ratio is height over width. `rounded` gives the whole
+    pixels that torchvision's models were trained with.
+    """
+    if rounded:
+        # in float32 and with its order of operations: a side that ends in .5 would round differently
+        scale, ratio = torch.tensor(sizes, dtype=torch.float32), torch.tensor(ratios, dtype=torch.float32)
+        stretch = ratio.sqrt()
+        heights, widths = scale[:, None] * stretch, scale[:, None] * (1 / stretch)  # (sizes, ratios)
+        return (torch.stack([-widths, -heights, widths, heights], -1) / 2).round().flatten(0, 1)
+    cells = []
+    for size in sizes:
+        for ratio in ratios:
+            width = math.sqrt(size**2 / ratio)
+            height = ratio * width
+            cells.append([-width / 2, -height / 2, width / 2, height / 2])
+    return torch.tensor(cells, dtype=torch.float32).reshape(-1, 4)
+
+
+def grid_anchors(cell: Tensor, grid: tuple[int, int], stride: float, offset: float = 0.0) -> Tensor:
+    """Anchors (H * W * A, 4), xyxy pixels, of a feature map of `grid` (H, W): those of `cell` (A, 4) at every place.
+
+    Order: y, then x, then anchor. `stride` is pixels a step of the map, `offset` the place of the first centre in strides.
+    """
+    height, width = grid
+    y = (torch.arange(height, device=cell.device, dtype=torch.float32) + offset) * stride
+    x = (torch.arange(width, device=cell.device, dtype=torch.float32) + offset) * stride
+    x, y = x.expand(height, width), y[:, None].expand(height, width)
+    shifts = torch.stack([x, y, x, y], -1)  # (H, W, 4)
+    return (shifts[:, :, None] + cell.float()).reshape(-1, 4)

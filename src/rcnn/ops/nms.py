@@ -1,0 +1,63 @@
+"""Non-maximum suppression of fixed capacity, as the opaque op `rcnn::nms`."""
+
+from __future__ import annotations
+
+import torch
+import torchvision
+from torch import Tensor
+
+
+@torch.library.custom_op("rcnn::nms", mutates_args=())
+def nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
+) -> tuple[Tensor, Tensor]:
+    """The `keep` best of the boxes that greedy non-maximum suppression leaves, for each image.
+
+    Inside a group (a class, or a level of the pyramid) a box goes when its IoU with a better one is above the threshold.
+
+    Args:
+        boxes: (B, N, 4) float xyxy pixels.
+        scores: (B, N) float; of equal scores the lower index is the better.
+        groups: (B, N) int64; any values.
+        valid: (B, N) bool; the other places take no part. N has no limit.
+        iou_threshold: in [0, 1].
+        keep: capacity D of the result.
+
+    Returns:
+        index: (B, D) int64 into N, best first; 0 where not valid.
+        valid: (B, D) bool, a prefix of each row.
+    """
+    index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
+    kept = torch.zeros_like(index, dtype=torch.bool)
+    for image in range(boxes.shape[0]):
+        best = _nms_image(boxes[image].float(), scores[image].float(), groups[image], valid[image], iou_threshold)[:keep]
+        index[image, : len(best)] = best
+        kept[image, : len(best)] = True
+    return index, kept
+
+
+def _nms_image(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
+    """Indices (any number, int64) into N of what is left of one image, best first."""
+    candidates = valid.nonzero()[:, 0]
+    group, order = groups[candidates].sort(stable=True)
+    candidates = candidates[order]  # group after group, each in order of index
+    boxes, group_scores = boxes[candidates], scores[candidates]
+    counts: list[int] = torch.unique_consecutive(group, return_counts=True)[1].tolist()
+    survivors, start = [], 0
+    for count in counts:
+        end = start + count
+        left = torchvision.ops.nms(boxes[start:end], group_scores[start:end], iou_threshold)
+        survivors.append(candidates[start:end][left])
+        start = end
+    if not survivors:
+        return candidates
+    left = torch.cat(survivors).sort()[0]  # by index, so that the stable sort gives equal scores to the lower one
+    return left[scores[left].sort(descending=True, stable=True)[1]]
+
+
+@nms.register_fake
+def _(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
+) -> tuple[Tensor, Tensor]:
+    shape = (boxes.shape[0], keep)
+    return boxes.new_empty(shape, dtype=torch.int64), boxes.new_empty(shape, dtype=torch.bool)

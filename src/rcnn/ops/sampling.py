@@ -1,0 +1,70 @@
+"""Drawing the boxes that a loss is computed on, with randomness as an argument."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+
+
+def _times(value: Tensor, factor: int) -> Tensor:
+    """The low 32 bits of a product. A factor of 2**31 and more goes as its negative twin, so that int64 never overflows."""
+    return (value * (factor - (1 << 32) if factor >> 31 else factor)) & _MASK
+
+
+def _mix(value: Tensor) -> Tensor:
+    """A permutation of 32-bit numbers (held in int64) in which every bit depends on every other (Wellons' lowbias32)."""
+    value = _times(value ^ (value >> 16), 0x7FEB352D)
+    value = _times(value ^ (value >> 15), 0x846CA68B)
+    return value ^ (value >> 16)
+
+
+def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
+    """Keys (B, N) int64 in [0, 2**63), evenly spread and the same on every device, for `sample`.
+
+    A hash of the place and not a state: the same `seed` (scalar int64) and `stream` give the same keys, another of either
+    gives others, and so does each row. Draws for different purposes take different streams.
+    """
+    rows, columns = shape
+    device = seed.device
+    state = _mix(_mix((seed & _MASK) ^ (stream & _MASK)) ^ ((seed >> 32) & _MASK))
+    row = torch.arange(rows, device=device)[:, None]
+    column = torch.arange(columns, device=device)
+    high = _mix((_times(row, 0x9E3779B9) + state) & _MASK)  # (B, 1)
+    low = _mix(high ^ 0x5BD1E995)
+    high = _mix((_times(column, 0x9E3779B9) + high) & _MASK)  # (B, N)
+    low = _mix((_times(column, 0x85EBCA6B) + low) & _MASK)
+    return (high << 31) | (low >> 1)
+
+
+def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Up to `size` boxes of each image: positives, at most their fraction, then negatives for the rest.
+
+    As Detectron2 and torchvision: too few positives leave their places to negatives, too few negatives leave places empty.
+
+    Args:
+        labels: (B, N) int64: 1 positive, 0 negative, -1 never drawn.
+        keys: (B, N) int64 >= 0 from `random_keys`; the lowest are drawn.
+        size: boxes wanted, an image.
+        positive_fraction: of `size`, the most that may be positive.
+
+    Returns:
+        index: (B, S) int64 into N, S = min(size, N); the positives come first. 0 where not valid.
+        positive: (B, S) bool.
+        valid: (B, S) bool, a prefix of each row.
+    """
+    number = labels.shape[1]
+    size, most = min(size, number), min(int(size * positive_fraction), number)
+    never = torch.iinfo(torch.int64).max
+    positives = torch.where(labels == 1, keys, never).topk(most, largest=False)[1]  # (B, most)
+    negatives = torch.where(labels == 0, keys, never).topk(size, largest=False)[1]  # (B, S)
+    count = (labels == 1).sum(1, keepdim=True).clamp(max=most)  # (B, 1)
+    total = (count + (labels == 0).sum(1, keepdim=True)).clamp(max=size)
+    place = torch.arange(size, device=labels.device)[None]  # (1, S)
+    positive, valid = place < count, place < total
+    source = torch.cat([positives, negatives], 1)  # (B, most + S)
+    index = source.gather(1, torch.where(positive, place, (place - count + most).clamp(min=0)))
+    return torch.where(valid, index, 0), positive, valid
