@@ -34,7 +34,9 @@ class _Batch:
         for name in names:
             value = getattr(self, name)
             if value is not None and value.shape[: len(shape)] != shape:
-                raise ValueError(f"{type(self).__name__}.{name} is {tuple(value.shape)}, wanted it to begin {tuple(shape)}")
+                raise ValueError(
+                    f"{type(self).__name__}.{name} is {tuple(value.shape)}, wanted it to begin {tuple(shape)}"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)

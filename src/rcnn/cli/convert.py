@@ -1,0 +1,26 @@
+"""`rcnn convert`: a checkpoint of another system becomes one of ours."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def convert(
+    file: Annotated[Path, typer.Argument(help="Weights of Detectron2 (.pkl, .pth), torchvision or D2Go (.pth, .pt).")],
+    output: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
+    config: Annotated[Path | None, typer.Option(help="Their configuration (a Detectron2 YAML), whose settings are kept.")] = None,
+) -> None:
+    """Convert FILE, a checkpoint of another system, to a folder that train, eval and predict take. Never runs its code."""
+    from rcnn.models import build_detector
+    from rcnn.weights.checkpoint import save_checkpoint
+    from rcnn.weights.convert import convert as convert_file
+
+    converted = convert_file(file, config)
+    detector = build_detector(converted.config)
+    detector.load_state_dict(converted.state)
+    save_checkpoint(output, detector, converted.config, converted.classes, {"converted_from": file.name})
+    typer.echo(converted.report)
+    typer.echo(f"wrote {output}")

@@ -1,0 +1,58 @@
+"""`rcnn eval`: COCO's metrics of a checkpoint on a data set."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """Arithmetic of the network."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
+
+class Padding(StrEnum):
+    """Shape of the network's input."""
+
+    exact = "exact"
+    bucket = "bucket"
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best).")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    split: Annotated[str, typer.Option(help="Its split, as val2017.")],
+    output: Annotated[Path, typer.Option(help="Folder for metrics.json and the results in COCO's format.")],
+    limit: Annotated[int, typer.Option(help="Only the first so many images; 0: all.", min=0)] = 0,
+    batch: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 1,
+    workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
+    precision: Annotated[Precision, typer.Option(help="auto: bfloat16 where the hardware multiplies it.")] = Precision.float32,
+    padding: Annotated[Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")] = Padding.exact,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
+) -> None:
+    """Measure average precision of boxes and masks (COCO's definitions), over all and for each class."""
+    from rcnn.cli.progress import progress_bar
+    from rcnn.data import open_dataset
+    from rcnn.evaluation.tables import metrics_table
+    from rcnn.predictor import Predictor
+    from rcnn.training.evaluate import evaluate_dataset
+
+    predictor = Predictor.from_checkpoint(checkpoint, device=device, precision=precision.value, padding=padding.value)
+    dataset = open_dataset(data, split, classes=predictor.classes)
+    with progress_bar("eval", min(limit or len(dataset), len(dataset))) as advance:
+        done = evaluate_dataset(predictor, dataset, limit=limit, batch_size=batch, workers=workers, advance=advance)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "metrics.json").write_text(json.dumps(done.metrics.to_dict(), indent=2) + "\n")
+    for kind, field in (("bbox", "bbox"), ("segm", "segmentation")):
+        if kind in done.metrics.kinds:
+            keep = ("image_id", "category_id", "score", field)
+            (output / f"results_{kind}.json").write_text(json.dumps([{k: r[k] for k in keep} for r in done.results]))
+    typer.echo(metrics_table(done.metrics))
+    typer.echo(f"wrote {output / 'metrics.json'}")

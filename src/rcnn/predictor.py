@@ -1,0 +1,167 @@
+"""One image file followed to its detections: decode, resize, pad, detect, back to the pixels of the file.
+
+    predictor = Predictor.from_checkpoint("runs/balloons")
+    [found] = predictor.predict(["photo.jpg"])
+    found.boxes, found.scores, found.labels, found.rles()
+
+Letters: N detections of one image, m the side of a mask in its box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.data.images import read_image
+from rcnn.data.loader import Padding, pad_images
+from rcnn.data.transforms import resize_shortest
+from rcnn.models import Detector
+from rcnn.models.inference import prepare_for_inference
+from rcnn.ops.coco_backend import encode_regions
+from rcnn.ops.masks import paste_regions
+from rcnn.structures import Detections
+from rcnn.weights.checkpoint import load_detector
+
+Precision = Literal["float32", "bfloat16", "auto"]
+PASTE_BYTES = 64 * 2**20  # of memory for mask crops at image size, at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDetections:
+    """What was found in one image, best first, in pixels of the original image."""
+
+    height: int
+    width: int
+    boxes: np.ndarray  # (N, 4) float32 xyxy, within the image
+    scores: np.ndarray  # (N,) float32
+    labels: np.ndarray  # (N,) int64 in [0, K)
+    masks: np.ndarray | None = None  # (N, m, m) float32 probabilities, in the frame of their boxes
+    keypoints: np.ndarray | None = None  # (N, J, 3) float32: x, y, score
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def above(self, score: float) -> ImageDetections:
+        """Those scored `score` or higher."""
+        keep = self.scores >= score
+        chosen = {name: getattr(self, name) for name in ("boxes", "scores", "labels", "masks", "keypoints")}
+        return replace(self, **{name: None if value is None else value[keep] for name, value in chosen.items()})
+
+    def rles(self) -> list[dict[str, Any]] | None:
+        """Each mask at image size as COCO run lengths {"size": [H, W], "counts": str}; None where there are no masks."""
+        if self.masks is None:
+            return None
+        size = (self.height, self.width)
+        regions = paste_regions(torch.from_numpy(self.masks), torch.from_numpy(self.boxes), size, max_bytes=PASTE_BYTES)
+        return [encode_regions(region, size) for region in regions]
+
+    def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The `detections` of one image in predictions.json; `names` are the K classes."""
+        rles = self.rles()
+        found = []
+        for i, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
+            one: dict[str, Any] = {"label": label, "name": names[label], "score": score, "box": self.boxes[i].tolist()}
+            if rles is not None:
+                one["mask"] = rles[i]
+            if self.keypoints is not None:
+                one["keypoints"] = self.keypoints[i].tolist()
+            found.append(one)
+        return found
+
+
+class Predictor:
+    """A detector with all it takes to read a file: its config, class names, device, precision and padding."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        *,
+        classes: Sequence[str],
+        device: str | torch.device = "auto",
+        precision: Precision = "float32",
+        padding: Padding = "exact",
+    ) -> None:
+        """`detector` is copied, not changed. `auto`: the GPU if there is one; bfloat16 where the hardware multiplies it."""
+        self.device = choose_device(device)
+        self.precision = choose_precision(precision, self.device)
+        self.detector = prepare_for_inference(detector, self.precision).to(self.device)
+        self.config, self.classes, self.padding = detector.config, tuple(classes), padding
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, **settings: Any) -> Self:
+        """The predictor of a checkpoint or run folder; `settings` as of the constructor."""
+        detector, checkpoint = load_detector(path)
+        return cls(detector, classes=checkpoint.classes, **settings)
+
+    def predict(self, sources: Sequence[str | Path | bytes | Tensor]) -> list[ImageDetections]:
+        """The detections in each of a batch of images: files, encoded bytes, or uint8 RGB tensors (3, H, W)."""
+        prepared = [self.prepare(source) for source in sources]
+        return self.detect([image for image, _ in prepared], [size for _, size in prepared])
+
+    def prepare(self, source: str | Path | bytes | Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """An image (3, h, w) resized as the checkpoint wants it, and its original (height, width). May run in threads."""
+        image = source if isinstance(source, Tensor) else read_image(source)
+        settings = self.config.input
+        resized = resize_shortest(image, settings.min_size, settings.max_size, settings.resize)
+        return resized, (image.shape[1], image.shape[2])
+
+    def detect(self, images: Sequence[Tensor], originals: Sequence[tuple[int, int]]) -> list[ImageDetections]:
+        """The detections in prepared `images`, each in pixels of its `originals` size."""
+        batch = pad_images(images, divisor=self.config.input.divisor, padding=self.padding).to(self.device)
+        with torch.inference_mode():
+            detections = self.detector.predict(batch).to("cpu")
+        sizes = batch.sizes.tolist()
+        return [to_original(detections, i, (size[0], size[1]), originals[i]) for i, size in enumerate(sizes)]
+
+
+def to_original(
+    detections: Detections, index: int, size: tuple[int, int], original: tuple[int, int]
+) -> ImageDetections:
+    """Image `index` of a batch, from network input of (height, width) `size` to the `original` image.
+
+    The two axes scale each by their own factor, as rounding to whole pixels made them; boxes are then cut to the image, and
+    those left without area are dropped (Detectron2's detector_postprocess).
+    """
+    (height, width), (resized_height, resized_width) = original, size
+    scale = np.array([width / resized_width, height / resized_height] * 2, dtype=np.float32)
+    limit = np.array([width, height] * 2, dtype=np.float32)
+    boxes = np.clip(detections.boxes[index].float().numpy() * scale, 0, limit)
+    keep = detections.valid[index].numpy() & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    masks, keypoints = detections.masks, detections.keypoints
+    if keypoints is not None:
+        points = keypoints[index].float().numpy()[keep]
+        points[..., :2] *= scale[:2]
+    return ImageDetections(
+        height=height,
+        width=width,
+        boxes=boxes[keep],
+        scores=detections.scores[index].float().numpy()[keep],
+        labels=detections.labels[index].numpy()[keep],
+        masks=None if masks is None else masks[index].float().numpy()[keep],
+        keypoints=None if keypoints is None else points,
+    )
+
+
+def choose_device(device: str | torch.device) -> torch.device:
+    """`auto` is the GPU if there is one; a ValueError names a device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device} was asked for, but torch sees no GPU here; `rcnn doctor` says more")
+    return chosen
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """`auto` is bfloat16 where the hardware multiplies it, which makes up for the digits that it loses."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"

@@ -1,0 +1,198 @@
+"""The training loop, whole in `train`. There are no hooks: another loop is a copy of this one.
+
+Built on plain torch. The detector is called through `forward`, so that it may be one wrapped in DistributedDataParallel;
+`world` processes scale the learning rate, and their batches come from loaders that were told their rank.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcnn.data.loader import TrainingBatch
+from rcnn.models import Detector
+from rcnn.training.log import RunLog
+from rcnn.training.schedule import learning_rate
+from rcnn.training.settings import TrainConfig
+from rcnn.training.state import TrainingState, read_state, recover_folder, replace_folder, write_state
+from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
+
+Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+
+
+class DivergedError(ValueError):
+    """A loss is no longer a number. The message says at which step, on which images, and what to try."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    step: int  # steps done
+    finished: bool  # False: it was asked to stop, and can be resumed
+    best: float | None  # best value of what best/ is chosen by; None: never evaluated
+    metrics: Metrics | None  # of the last evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """Where a run writes, and what its checkpoints carry beside the weights."""
+
+    folder: Path
+    classes: tuple[str, ...]
+    provenance: dict[str, Any]
+
+    def save(self, name: str, detector: Detector, state: TrainingState | None = None) -> None:
+        """`folder/name`: a checkpoint of `detector`, with `state` one to resume from."""
+
+        def write(folder: Path) -> None:
+            save_checkpoint(folder, detector, detector.config, self.classes, self.provenance)
+            if state is not None:
+                write_state(folder, state)
+
+        replace_folder(self.folder / name, write)
+
+    def resume(self, detector: Detector, optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:
+        """Put `detector` and `optimizer` where `last/` left them; the steps done, and the best value so far."""
+        last = self.folder / "last"
+        recover_folder(last)
+        if not last.exists():
+            raise FileNotFoundError(f"{last} does not exist: there is nothing to resume in {self.folder}; leave --resume out")
+        detector.load_state_dict(load_checkpoint(last).state)
+        state = read_state(last)
+        state.restore(optimizer)
+        return state.step, state.best
+
+
+def train(
+    detector: Detector,
+    batches: Callable[[int], Iterator[TrainingBatch]],
+    settings: TrainConfig,
+    run: Run,
+    *,
+    evaluate: Callable[[Detector], Metrics] | None = None,
+    resume: bool = False,
+    world: int = 1,
+) -> Outcome:
+    """Train `detector` in place, on the device where it is, on `batches(first)`: an endless stream from batch `first` on.
+
+    SIGINT and SIGTERM end the run after the step that is going on, in a state that `resume` continues bit for bit.
+    """
+    device = detector.pixel_mean.device
+    if settings.channels_last:
+        detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = build_optimizer(detector, settings)
+    first, best = run.resume(detector, optimizer) if resume else (0, None)
+    metrics, key = None, settings.best or ("segm.AP" if detector.config.mask else "bbox.AP")
+    detector.train()
+    with stop_requests() as stop, RunLog(run.folder / "log.jsonl", steps=settings.steps, first_step=first) as log:
+        stream = batches(first * settings.accumulate)
+        for step in range(first, settings.steps):
+            rate = learning_rate(step, settings, world)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            sums: dict[str, Tensor] = {}
+            for part in range(settings.accumulate):
+                batch = next(stream).to(device)
+                seed = torch.tensor(settings.seed + step * settings.accumulate + part, device=device)
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+                    losses = detector(batch.images, batch.targets, seed)
+                loss = torch.stack(list(losses.values())).sum() / settings.accumulate
+                loss.backward()
+                require_finite(loss, losses, step, batch.image_ids)
+                sums = {name: sums.get(name, 0) + value.detach() / settings.accumulate for name, value in losses.items()}
+            if settings.clip_norm:
+                nn.utils.clip_grad_norm_(detector.parameters(), settings.clip_norm)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+            done = step + 1
+            log.advance(step)
+            if step % settings.log_every == 0 or done == settings.steps:
+                values = {name: value.item() for name, value in sums.items()}
+                log.write(step=step, loss=sum(values.values()), lr=rate, **values)
+            due = settings.evaluate_every and done % settings.evaluate_every == 0
+            if evaluate is not None and (due or done == settings.steps):
+                metrics = evaluate(detector)
+                log.write(step=step, metrics=metrics)
+                value = choose(metrics, key)
+                log.say(f"step {done}: {describe(metrics)}")
+                if best is None or value > best:
+                    best = value
+                    run.save("best", detector)
+            if stop.is_set() or done % settings.checkpoint_every == 0 or done == settings.steps:
+                run.save("last", detector, TrainingState.capture(step=done, optimizer=optimizer, best=best))
+            if stop.is_set() and done < settings.steps:
+                log.say(f"stopped after step {done} of {settings.steps}; --resume goes on from there")
+                return Outcome(step=done, finished=False, best=best, metrics=metrics)
+    return Outcome(step=settings.steps, finished=True, best=best, metrics=metrics)
+
+
+def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.SGD:
+    """SGD over what is to be trained; norm layers decay by their own setting."""
+    norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in norms], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if id(p) in norms], "weight_decay": settings.norm_weight_decay},
+    ]
+    return torch.optim.SGD([group for group in groups if group["params"]], lr=settings.lr, momentum=settings.momentum)
+
+
+def require_finite(loss: Tensor, losses: dict[str, Tensor], step: int, image_ids: tuple[int | str, ...]) -> None:
+    """A DivergedError unless `loss` is a number: before the step that would spoil the weights."""
+    if not torch.isfinite(loss):
+        wrong = ", ".join(f"{name} {value.item()}" for name, value in losses.items() if not torch.isfinite(value))
+        raise DivergedError(
+            f"step {step}: {wrong or 'the sum of the losses is infinite'}, on images {', '.join(map(str, image_ids))}. Look at these images and their "
+            "objects; else a lower train.lr, a longer train.warmup_steps or train.clip_norm=10 may cure it. "
+            "The last checkpoint is from before: --resume goes on from it"
+        )
+
+
+def choose(metrics: Metrics, key: str) -> float:
+    """The value at `key`, as in "segm.AP"; a ValueError names those there are."""
+    kind, _, name = key.partition(".")
+    value = metrics.get(kind, {}).get(name) if isinstance(metrics.get(kind), dict) else None
+    if value is None:
+        there = [f"{k}.{n}" for k in ("bbox", "segm", "keypoints") if k in metrics for n in metrics[k]]
+        raise ValueError(f"train.best is {key!r}, which was not measured; there are {', '.join(there)}")
+    return float(value)
+
+
+def describe(metrics: Metrics) -> str:
+    """The main figures on one line."""
+    kinds = [kind for kind in ("bbox", "segm", "keypoints") if kind in metrics]
+    return ", ".join(f"{kind} AP {metrics[kind]['AP']:.3f} AP50 {metrics[kind]['AP50']:.3f}" for kind in kinds)
+
+
+@contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second one ends the process as it would have. Only in the main thread."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        event.set()
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, ask)
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,146 @@
+"""A whole training run, from the name of a model and a folder of data to a folder of results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnn import __version__
+from rcnn.data import open_dataset
+from rcnn.data import splits as splits_of
+from rcnn.data.loader import training_batches
+from rcnn.data.records import Dataset
+from rcnn.drawing.curve import write_curve
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
+from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.predictor import Predictor, choose_device
+from rcnn.training.engine import Metrics, Outcome, Run, train
+from rcnn.training.evaluate import evaluate_dataset
+from rcnn.training.log import read_log
+from rcnn.training.settings import TrainConfig, split_overrides
+from rcnn.weights.checkpoint import load_checkpoint, transfer
+
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Gives the training settings their first word, so that an error names `train.steps` as the user wrote it."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def starting_config(model: str) -> DetectorConfig:
+    """The config of a named model or of a checkpoint folder; a ValueError if it is neither."""
+    if model in MODELS or not Path(model).exists():
+        return model_config(model)
+    if Path(model).is_file():
+        raise ValueError(f"{model} is a file: `rcnn convert {model} --output DIR` makes a checkpoint of it")
+    return load_checkpoint(Path(model)).config
+
+
+def run_training(
+    model: str,
+    data: Path,
+    output: Path,
+    overrides: Sequence[str] = (),
+    *,
+    settings: TrainConfig | None = None,
+    splits: tuple[str, str] = ("", ""),
+    resume: bool = False,
+    device: str = "auto",
+    say: Say = print,
+) -> Outcome:
+    """Train `model` (a name, or a checkpoint folder) on `data`; `output` gets config.json, log.jsonl, curve.html, last/, best/.
+
+    `overrides` are KEY=VALUE words, of the model and of training. A run that is resumed keeps its own settings, on which
+    `overrides` may improve (train.steps=2000). `splits` are those to learn and to evaluate on; empty ones are found.
+    """
+    record = output / "config.json"
+    if resume and not record.exists():
+        raise FileNotFoundError(f"{record} does not exist: there is no run to resume in {output}; leave --resume out")
+    if not resume and ((output / "last").exists() or (output / "log.jsonl").exists()):
+        raise ValueError(f"{output} holds a run: --resume goes on with it; for another, give another --output")
+    before = json.loads(record.read_text()) if resume else None
+    model_words, train_words = split_overrides(overrides)
+
+    learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]))
+    dataset = open_dataset(data, learn, classes=None if before is None else before["classes"])
+    validation = open_dataset(data, check, classes=dataset.classes) if check else None
+    if before is None:
+        config = override(replace(starting_config(model), num_classes=len(dataset.classes)), model_words)
+        recipe = override(_Recipe(settings or TrainConfig()), train_words)
+    else:
+        config = override(config_from_dict(before["model"]), model_words)
+        recipe = override(_Recipe(config_from_dict(before["train"], TrainConfig)), train_words)
+    settings = recipe.train
+    if config.num_classes != len(dataset.classes):
+        raise ValueError(f"num_classes={config.num_classes}, but the data set has {len(dataset.classes)}: leave it out")
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        detector = build_detector(config)
+    if before is None and model not in MODELS:
+        say(transfer(detector, load_checkpoint(Path(model)), dataset.classes))
+    detector.to(choose_device(device))
+
+    output.mkdir(parents=True, exist_ok=True)
+    origin = {"model": model, "data": str(data), "splits": [learn, check], "rcnn": __version__, "torch": torch.__version__}
+    if before is not None:
+        origin["model"] = before["started_from"]
+    written: dict[str, Any] = {"model": config_to_dict(config), "train": config_to_dict(settings)}
+    written |= {"started_from": origin["model"], "data": str(data), "splits": [learn, check]}
+    record.write_text(json.dumps(written | {"classes": list(dataset.classes)}, indent=2) + "\n")
+    for line in describe_run(config, settings, dataset, validation):
+        say(line)
+
+    batches = partial(training_batches, dataset, config.input, settings)
+    evaluate = None if validation is None else partial(measure, validation, settings, device)
+    run = Run(folder=output, classes=tuple(dataset.classes), provenance=origin)
+    try:
+        return train(detector, batches, settings, run, evaluate=evaluate, resume=resume)
+    finally:
+        write_curve(output / "curve.html", read_log(output / "log.jsonl"))
+
+
+def measure(validation: Dataset, settings: TrainConfig, device: str, detector: Detector) -> Metrics:
+    """What COCO's metrics say of `detector` as it is now."""
+    predictor = Predictor(detector, classes=validation.classes, device=device, padding=settings.padding)
+    return evaluate_dataset(predictor, validation, workers=max(1, settings.workers)).metrics.to_dict()
+
+
+def choose_splits(data: Path, wanted: tuple[str, ...]) -> tuple[str, str]:
+    """Splits of `data` to learn and to evaluate on ("" if there is none): those `wanted`, else by their names."""
+    there = splits_of(data)
+    learn, check = wanted
+    if not learn:
+        named = [name for name in there if name.startswith("train")]
+        if not named and len(there) != 1:
+            raise ValueError(f"{data} has splits {', '.join(there)}, none of them train...: say which with --split")
+        learn = (named or there)[0]
+    if check == "none":
+        return learn, ""
+    if not check:
+        check = next((name for name in there if name.startswith("val") and name != learn), "")
+    return learn, check
+
+
+def describe_run(
+    config: DetectorConfig, settings: TrainConfig, dataset: Dataset, validation: Dataset | None
+) -> list[str]:
+    """What is going to happen, for people: the data, every setting, and how the learning rate was scaled."""
+    effective = settings.images_per_step()
+    passes = settings.steps * effective / max(1, len(dataset))
+    evaluated = f"evaluated on {len(validation)} ({validation.split})" if validation is not None else "never evaluated"
+    return [
+        f"{config.name}: {config.num_classes} classes, learning {len(dataset)} images ({dataset.split}), {evaluated}",
+        f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(settings).items())}",
+        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {effective} images a step / {settings.reference_batch}; "
+        f"{settings.steps} steps are {passes:.1f} passes over the data",
+    ]

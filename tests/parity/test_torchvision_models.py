@@ -1,0 +1,209 @@
+"""torchvision's detectors, same weights, random images: every stage, loss and gradient."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import FasterRCNN, MaskRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops import FrozenBatchNorm2d
+
+from rcnn.models import Detector, build_detector
+from rcnn.models.overrides import apply_overrides
+from rcnn.structures import Detections, ImageBatch, Targets
+from rcnn.weights.torchvision import from_torchvision, to_torchvision
+
+CLASSES = 5
+SIZES = [(150, 210), (180, 130)]
+EXHAUSTIVE = 10**6
+
+
+def peer(masks: bool) -> nn.Module:
+    """torchvision's R50-FPN with frozen norms of random statistics, and classifiers that do not tie."""
+    torch.manual_seed(0)
+    backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
+    model = (MaskRCNN if masks else FasterRCNN)(backbone, CLASSES + 1, min_size=160, max_size=240)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_mean") or name.endswith("bias"):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.7, 1.4)
+        elif "bn3.weight" in name:
+            buffer.fill_(0.25)  # the residual branch stays small, as in a trained network
+    for name, parameter in model.named_parameters():
+        if name.endswith("rpn.head.cls_logits.weight"):
+            nn.init.normal_(parameter, std=0.05)
+        elif name.endswith(("cls_score.weight", "mask_fcn_logits.weight")):
+            nn.init.normal_(parameter, std=0.1)
+        elif name.endswith("bbox_pred.weight"):
+            nn.init.normal_(parameter, std=0.01)
+    return model
+
+
+def ours(model: nn.Module, *overrides: str) -> Detector:
+    converted = from_torchvision(model.state_dict())
+    config = apply_overrides(converted.config, ["backbone.frozen_stages=0", *overrides])
+    detector = build_detector(config)
+    detector.load_state_dict(converted.state)
+    return detector
+
+
+def images() -> list[Tensor]:
+    """Random pictures, smooth enough to have features; float RGB in 0..1."""
+    torch.manual_seed(1)
+    noise = [torch.rand(1, 3, h // 8, w // 8) for h, w in SIZES]
+    return [F.interpolate(n, size=s, mode="bicubic").clamp(0, 1)[0] for n, s in zip(noise, SIZES, strict=True)]
+
+
+def batch_of(model: nn.Module) -> tuple[ImageBatch, list[Tensor]]:
+    """What torchvision's transform makes of the images, before normalisation; and the normalised batch for comparison."""
+    resized = []
+    for image in images():
+        height, width = image.shape[1:]
+        scale = min(160 / min(height, width), 240 / max(height, width))
+        resized.append(
+            F.interpolate(image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True)[0] * 255
+        )
+    sizes = [tuple(image.shape[1:]) for image in resized]
+    height, width = (-(-max(size[i] for size in sizes) // 32) * 32 for i in range(2))
+    pixels = torch.zeros(2, 3, height, width)
+    for slot, image in zip(pixels, resized, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return ImageBatch(pixels=pixels, sizes=torch.tensor(sizes)), resized
+
+
+def masks_of(objects: Tensor, size: tuple[int, int]) -> Tensor:
+    """An ellipse in each box (N, 4), as bitmaps (N, H, W) uint8."""
+    y, x = torch.meshgrid(torch.arange(size[0]) + 0.5, torch.arange(size[1]) + 0.5, indexing="ij")
+    x1, y1, x2, y2 = objects[:, :, None, None].unbind(1)
+    radius = ((x - (x1 + x2) / 2) / ((x2 - x1) / 2)) ** 2 + ((y - (y1 + y2) / 2) / ((y2 - y1) / 2)) ** 2
+    return (radius <= 1).to(torch.uint8)
+
+
+def their_targets(sizes: list[tuple[int, int]], counts: tuple[int, int]) -> list[dict[str, Tensor]]:
+    torch.manual_seed(2)
+    targets = []
+    for (height, width), count in zip(sizes, counts, strict=True):
+        corner = torch.rand(count, 2) * torch.tensor([width * 0.6, height * 0.6])
+        boxes = torch.cat([corner, corner + 12 + torch.rand(count, 2) * 40], 1)
+        boxes[:, 2::2].clamp_(max=width)
+        boxes[:, 3::2].clamp_(max=height)
+        labels = torch.randint(1, CLASSES + 1, (count,))
+        targets.append({"boxes": boxes, "labels": labels, "masks": masks_of(boxes, (height, width))})
+    return targets
+
+
+def our_targets(theirs: list[dict[str, Tensor]], shape: tuple[int, int]) -> Targets:
+    places = 8
+    boxes, labels = torch.zeros(2, places, 4), torch.zeros(2, places, dtype=torch.int64)
+    valid = torch.zeros(2, places, dtype=torch.bool)
+    bitmaps = torch.zeros(2, places, *shape, dtype=torch.bool)
+    for i, target in enumerate(theirs):
+        count = len(target["boxes"])
+        boxes[i, :count], labels[i, :count], valid[i, :count] = target["boxes"], target["labels"] - 1, True
+        height, width = target["masks"].shape[1:]
+        bitmaps[i, :count, :height, :width] = target["masks"].bool()
+    return Targets(boxes=boxes, labels=labels, valid=valid, bitmaps=bitmaps)
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
+def test_state_dicts_go_both_ways(masks: bool) -> None:
+    model = peer(masks)
+    detector = ours(model)
+    back = to_torchvision(detector.state_dict(), detector.config)
+    wanted = model.state_dict()
+    assert set(back) == set(wanted)
+    for name, value in wanted.items():
+        if name.endswith("bbox_pred.weight") or name.endswith("bbox_pred.bias"):
+            value = torch.cat([torch.zeros_like(value[:4]), value[4:]]) if "roi_heads" in name else value
+        if "mask_fcn_logits" in name:
+            value = torch.cat([torch.zeros_like(value[:1]), value[1:]])  # background has no mask: those weights are idle
+        assert torch.equal(back[name], value), name
+    model.load_state_dict(back)
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
+@torch.no_grad()
+def test_features_proposals_detections_and_masks(masks: bool) -> None:
+    model, detector = peer(masks).eval(), None
+    detector = ours(model).eval()
+    batch, resized = batch_of(model)
+    transformed, _ = model.transform(images())
+    torch.testing.assert_close(detector.normalize(batch), transformed.tensors, atol=1e-4, rtol=1e-4)
+
+    theirs = model.backbone(transformed.tensors)
+    features = detector.features(batch)
+    for (name, value), their in zip(features.items(), theirs.values(), strict=True):
+        torch.testing.assert_close(value, their, atol=1e-4, rtol=1e-4, msg=name)
+
+    proposals, _ = model.rpn(transformed, theirs)
+    ours_proposals = detector.rpn.predict(features, batch.sizes)
+    for i, their in enumerate(proposals):
+        mine = ours_proposals.boxes[i][ours_proposals.valid[i]]
+        assert_same_boxes(mine, their, atol=0.01)
+
+    detections = detector.predict(batch)
+    results, _ = model.roi_heads(theirs, proposals, transformed.image_sizes)
+    for i, result in enumerate(results):
+        assert_same_detections(detections, i, result)
+
+
+def assert_same_boxes(mine: Tensor, their: Tensor, atol: float) -> None:
+    assert mine.shape == their.shape
+    nearest = (mine[None] - their[:, None]).abs().amax(-1).min(1)
+    assert sorted(nearest.indices.tolist()) == list(range(len(mine)))
+    assert nearest.values.max() < atol
+
+
+def assert_same_detections(detections: Detections, i: int, result: dict[str, Tensor]) -> None:
+    real = detections.valid[i]
+    assert int(real.sum()) == len(result["boxes"]) > 5
+    distance = (detections.boxes[i][real][None] - result["boxes"][:, None]).abs().amax(-1)
+    distance = distance + 1e6 * (detections.labels[i][real][None] != result["labels"][:, None] - 1)
+    order = distance.argmin(1)
+    assert sorted(order.tolist()) == list(range(len(order)))
+    assert distance.min(1).values.max() < 0.01
+    torch.testing.assert_close(detections.scores[i][real][order], result["scores"], atol=1e-4, rtol=1e-3)
+    if detections.masks is not None:
+        torch.testing.assert_close(detections.masks[i][real][order], result["masks"][:, 0], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4)], ids=["both", "one-empty"])
+@pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
+def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tuple[int, int]) -> None:
+    model = peer(masks).train()
+    for sampler in (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
+        sampler.batch_size_per_image = EXHAUSTIVE
+    detector = ours(model, f"rpn.batch_size={EXHAUSTIVE}", f"box.batch_size={EXHAUSTIVE}").train()
+    batch, resized = batch_of(model)
+    targets = their_targets([tuple(image.shape[1:]) for image in resized], counts)
+
+    transformed, _ = model.transform(images())
+    features = model.backbone(transformed.tensors)
+    proposals, rpn_losses = model.rpn(transformed, features, targets)
+    _, head_losses = model.roi_heads(features, proposals, transformed.image_sizes, targets)
+    theirs = {**rpn_losses, **head_losses}
+    losses = detector.losses(batch, our_targets(targets, batch.pixels.shape[-2:]), torch.tensor(0))
+    names = {
+        "rpn_objectness": "loss_objectness",
+        "rpn_box": "loss_rpn_box_reg",
+        "box_class": "loss_classifier",
+        "box_delta": "loss_box_reg",
+        "mask": "loss_mask",
+    }
+    assert len(losses) == len(theirs)
+    for name, value in losses.items():
+        torch.testing.assert_close(value, theirs[names[name]], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+
+    sum(losses.values()).backward()
+    sum(theirs.values()).backward()
+    gradients = {name: p.grad for name, p in detector.named_parameters()}
+    back = to_torchvision({name: torch.zeros(()) if g is None else g for name, g in gradients.items()}, detector.config)
+    for name, parameter in model.named_parameters():
+        wanted = parameter.grad
+        assert wanted is not None, name
+        # our classes have no background box or mask: theirs get no gradient there
+        torch.testing.assert_close(back[name], wanted, rtol=1e-2, atol=2e-3 * wanted.abs().max().item(), msg=lambda m, n=name: f"{n}: {m}")
