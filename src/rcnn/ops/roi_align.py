@@ -1,0 +1,271 @@
+"""RoIAlign over a pyramid (He et al. 2017, section 3; Lin et al. 2017, equation 1), as the opaque op `rcnn::roi_align`.
+
+Letters: B images, R regions, C channels, L levels, s the side of a pooled map, n regions of one image and level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torchvision
+from torch import Tensor
+
+REGIONS_AT_A_TIME = 1024  # whose interpolation weights are in memory together on the CPU
+
+
+def assign_levels(
+    boxes: Tensor,
+    lowest: int = 2,
+    highest: int = 5,
+    canonical_size: float = 224,
+    canonical_level: int = 4,
+    *,
+    eps_inside: bool = True,
+) -> Tensor:
+    """Index (...) int64, from 0 for `lowest`, of the pyramid level for boxes (..., 4): the larger, the coarser.
+
+    A box of `canonical_size` pixels a side belongs to `canonical_level`. A small number keeps boxes on the border of
+    two levels on the upper one: inside the logarithm (Detectron2), or added after it (torchvision).
+    """
+    sides = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).float().clamp(min=0).sqrt()
+    ratio = sides / canonical_size
+    exponent = (ratio + 1e-8).log2() if eps_inside else ratio.log2() + 1e-6
+    return (canonical_level + exponent).floor().clamp(lowest, highest).to(torch.int64) - lowest
+
+
+@torch.library.custom_op("rcnn::roi_align", mutates_args=())
+def roi_align(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    scales: Sequence[float],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """Each region's features from its own level: means of bilinear samples, `size` x `size` of them.
+
+    Args:
+        features: L maps (B, C, H_l, W_l) of one dtype; the arithmetic is float32 whatever it is.
+        boxes: (B, R, 4) float32 xyxy pixels of the network input; they may leave it.
+        levels: (B, R) int64 in [0, L).
+        valid: (B, R) bool; the other regions give zeros and no gradient.
+        scales: L steps of a map for one pixel, 1 / stride.
+        sampling_ratio: samples along each side of a bin; 0: as many as the bin has map steps, rounded up.
+        aligned: half a step back, since a pixel's value sits at its centre (Detectron2's ROIAlignV2).
+
+    Returns:
+        (B, R, C, size, size) in the features' dtype. Its gradient goes to the features, not to the boxes.
+    """
+    batch, regions, channels = *boxes.shape[:2], features[0].shape[1]
+    if boxes.device.type != "cpu":
+        return _pool_by_torchvision(features, boxes, levels, valid, scales, size, sampling_ratio, aligned)
+    out = features[0].new_zeros((batch * regions, size, size, channels))  # channels innermost, as the maps are read
+    for image, level, index, rois in _groups(boxes, levels, valid, len(features)):
+        plane = features[level][image].permute(1, 2, 0).contiguous()  # (H, W, C)
+        for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            out[place] = _interpolate(plane[y, x].float(), rows, columns)
+    return out.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
+
+
+@torch.library.custom_op("rcnn::roi_align_backward", mutates_args=())
+def roi_align_backward(
+    gradient: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    heights: Sequence[int],
+    widths: Sequence[int],
+    scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> list[Tensor]:
+    """Gradients of the L maps (B, C, H_l, W_l) from that of the pooled regions (B, R, C, s, s); see `roi_align`."""
+    batch, regions, channels, size, _ = gradient.shape
+    maps = [
+        gradient.new_zeros((batch, channels, h, w), dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+        for h, w in zip(heights, widths, strict=True)
+    ]
+    if boxes.device.type != "cpu":
+        return _spread_by_torchvision(gradient, maps, boxes, levels, valid, scales, sampling_ratio, aligned)
+    flat = gradient.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
+    for image, level, index, rois in _groups(boxes, levels, valid, len(maps)):
+        plane = maps[level][image].permute(1, 2, 0)  # (H, W, C), contiguous
+        for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            _spread(flat[place].float(), rows, columns, plane[y, x])
+    return [value.to(gradient.dtype) for value in maps]
+
+
+def _groups(boxes: Tensor, levels: Tensor, valid: Tensor, count: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
+    """Image, level, places (n,) in B * R and boxes (n, 4) of the valid regions that share image and level."""
+    regions = boxes.shape[1]
+    for image in range(boxes.shape[0]):
+        for level in range(count):
+            index = ((levels[image] == level) & valid[image]).nonzero()[:, 0]
+            if len(index):
+                yield image, level, index + image * regions, boxes[image, index].float()
+
+
+Window = tuple[int, slice, slice, Tensor, Tensor]
+
+
+def _windows(
+    rois: Tensor, index: Tensor, plane: Tensor, scale: float, size: int, sampling_ratio: int, aligned: bool
+) -> Iterator[Window]:
+    """For each region: its place, the rows and columns of the map it reads, and their weights (s, h) and (s, w).
+
+    The samples of a region form a grid and bilinear weights are products, so that pooling is two small matrix products:
+    rows x window x columns.
+    """
+    height, width = plane.shape[:2]
+    for chunk, places in zip(rois.split(REGIONS_AT_A_TIME), index.split(REGIONS_AT_A_TIME), strict=True):
+        y0, y1, rows = _axis_weights(chunk[:, 1], chunk[:, 3], scale, height, size, sampling_ratio, aligned)
+        x0, x1, columns = _axis_weights(chunk[:, 0], chunk[:, 2], scale, width, size, sampling_ratio, aligned)
+        bounds = torch.stack([places, y0, y1, x0, x1], 1).tolist()
+        for i, (place, top, bottom, left, right) in enumerate(bounds):
+            if bottom > top and right > left:
+                yield (
+                    place,
+                    slice(top, bottom),
+                    slice(left, right),
+                    rows[i, :, : bottom - top],
+                    columns[i, :, : right - left],
+                )
+
+
+def _axis_weights(
+    start: Tensor, end: Tensor, scale: float, length: int, size: int, sampling_ratio: int, aligned: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Along one axis of `length` steps: the first step (n,), one past the last (n,), and weights (n, size, steps) between.
+
+    A sample more than one step outside the map counts as zero; up to there it takes the border's value.
+    """
+    offset = 0.5 if aligned else 0.0
+    start, end = start * scale - offset, end * scale - offset  # (n,)
+    extent = end - start
+    if not aligned:
+        extent = extent.clamp(min=1.0)
+    bin_size = extent / size
+    samples = torch.full_like(bin_size, sampling_ratio) if sampling_ratio > 0 else bin_size.ceil().clamp(min=0)
+    most = max(1, int(samples.max()))
+    bins = torch.arange(size, dtype=torch.float32)[:, None]
+    steps = torch.arange(most, dtype=torch.float32)
+    n = len(start)
+    per_bin = samples.clamp(min=1)[:, None, None]
+    at = start[:, None, None] + bins * bin_size[:, None, None] + (steps + 0.5) * bin_size[:, None, None] / per_bin
+    inside = (steps < samples[:, None, None]) & (at >= -1.0) & (at <= length)  # (n, size, most)
+    at = at.clamp(0, length - 1)
+    low = at.floor()
+    share = at - low
+    low = low.to(torch.int64)
+    high = (low + 1).clamp(max=length - 1)
+    weight = inside / per_bin
+    first = torch.where(inside, low, length).amin((1, 2))
+    last = torch.where(inside, high, -1).amax((1, 2)) + 1  # at most `first` where nothing is inside
+    span = max(1, int((last - first).max()))
+    weights = torch.zeros(n, size, span)
+    base = first[:, None, None]
+    weights.scatter_add_(2, (low - base).clamp(0, span - 1), weight * (1 - share))
+    weights.scatter_add_(2, (high - base).clamp(0, span - 1), weight * share)
+    return first, last, weights
+
+
+def _interpolate(window: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pooled features (s, s, C) of a window (h, w, C) of the map, with weights `rows` (s, h) and `columns` (s, w)."""
+    h, w, channels = window.shape
+    lines = rows @ window.as_strided((h, w * channels), (window.stride(0), 1))  # (s, w * C)
+    return torch.matmul(columns, lines.view(-1, w, channels))  # (s, s, C)
+
+
+def _spread(gradient: Tensor, rows: Tensor, columns: Tensor, window: Tensor) -> None:
+    """Add to `window` (h, w, C), a view of the maps' gradient, what the gradient (s, s, C) of a region gives it."""
+    h, w, channels = window.shape
+    lines = torch.matmul(columns.T, gradient)  # (s, w, C)
+    window.as_strided((h, w * channels), (window.stride(0), 1)).addmm_(rows.T, lines.view(-1, w * channels))
+
+
+def _pool_by_torchvision(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    scales: Sequence[float],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
+    """`roi_align` on an accelerator, without waiting for it: each region from every level, of which its own is taken."""
+    rois = _rois(boxes)
+    out = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
+    for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
+        pooled = torchvision.ops.roi_align(values.float(), rois, size, scale, sampling_ratio, aligned)
+        own = ((levels == level) & valid).flatten()[:, None, None, None]
+        out = torch.where(own, pooled.to(out.dtype), out)
+    return out.unflatten(0, boxes.shape[:2])
+
+
+def _spread_by_torchvision(
+    gradient: Tensor,
+    maps: list[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> list[Tensor]:
+    """`roi_align_backward` on an accelerator."""
+    rois, size = _rois(boxes), gradient.shape[-1]
+    flat = gradient.flatten(0, 1).float()
+    spread = []
+    for level, (like, scale) in enumerate(zip(maps, scales, strict=True)):
+        own = ((levels == level) & valid).flatten()[:, None, None, None]
+        part = torch.where(own, flat, 0.0).contiguous()
+        spread.append(
+            torch.ops.torchvision._roi_align_backward(
+                part, rois, scale, size, size, *like.shape, sampling_ratio, aligned
+            ).to(gradient.dtype)
+        )
+    return spread
+
+
+def _rois(boxes: Tensor) -> Tensor:
+    """Boxes (B, R, 4) as torchvision's regions (B * R, 5), the image's index first."""
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=torch.float32)
+    return torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
+
+
+@roi_align.register_fake
+def _(features, boxes, levels, valid, scales, size, sampling_ratio, aligned):
+    batch, regions, channels = boxes.shape[0], boxes.shape[1], features[0].shape[1]
+    if boxes.device.type != "cpu":
+        return features[0].new_empty((batch, regions, channels, size, size))
+    return features[0].new_empty((batch, regions, size, size, channels)).permute(0, 1, 4, 2, 3)
+
+
+@roi_align_backward.register_fake
+def _(gradient, boxes, levels, valid, heights, widths, scales, sampling_ratio, aligned):
+    batch, channels = gradient.shape[0], gradient.shape[2]
+    layout = torch.channels_last if boxes.device.type == "cpu" else torch.contiguous_format
+    return [
+        gradient.new_empty((batch, channels, h, w)).contiguous(memory_format=layout)
+        for h, w in zip(heights, widths, strict=True)
+    ]
+
+
+def _remember(ctx, inputs, output) -> None:
+    features, boxes, levels, valid, scales, _, sampling_ratio, aligned = inputs
+    ctx.save_for_backward(boxes, levels, valid)
+    ctx.sizes = [f.shape[2] for f in features], [f.shape[3] for f in features]
+    ctx.settings = scales, sampling_ratio, aligned
+
+
+def _backward(ctx, gradient):
+    boxes, levels, valid = ctx.saved_tensors
+    maps = roi_align_backward(gradient, boxes, levels, valid, *ctx.sizes, *ctx.settings)
+    return maps, None, None, None, None, None, None, None
+
+
+roi_align.register_autograd(_backward, setup_context=_remember)
