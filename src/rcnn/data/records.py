@@ -1,0 +1,149 @@
+"""Annotated images: what one of them holds, and a data set of them kept in a few arrays.
+
+A data set of a million objects must be cheap to hand to worker processes, so its objects are columns with offsets, not
+Python objects: `dataset[i]` makes the record of one image when it is asked for.
+
+Letters: I images, A objects of the whole data set, N objects of one image, P points of a polygon, J keypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+
+Id = int | str
+Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, .. original pixels
+
+
+class Rle(TypedDict):
+    """A mask of the whole image as COCO's run lengths, down the columns."""
+
+    size: list[int]  # [height, width]
+    counts: bytes  # COCO's compressed form
+
+
+Segmentation = Polygons | Rle | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRecord:
+    """One image and its N objects, in pixels of the original image (after its EXIF rotation)."""
+
+    path: Path
+    image_id: Id
+    height: int
+    width: int
+    boxes: np.ndarray  # (N, 4) float32 xyxy, within the image and not empty
+    labels: np.ndarray  # (N,) int64 in [0, K)
+    crowd: np.ndarray  # (N,) bool: a group of objects, neither to be learnt nor held against a detection
+    areas: np.ndarray  # (N,) float64 pixels, of the outline as the annotation says
+    segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
+    keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (seen)
+    annotation_ids: tuple[Id, ...]  # (N,)
+
+    def __post_init__(self) -> None:
+        count = len(self.boxes)
+        if self.boxes.shape != (count, 4):
+            raise ValueError(f"image {self.image_id}: boxes are {self.boxes.shape}, wanted (N, 4)")
+        for name in ("labels", "crowd", "areas", "segmentations", "annotation_ids", "keypoints"):
+            value = getattr(self, name)
+            if value is not None and len(value) != count:
+                raise ValueError(f"image {self.image_id}: {len(value)} {name} for {count} boxes")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Objects:
+    """The A objects of a data set as columns, those of image i at places starts[i] to starts[i + 1]."""
+
+    starts: np.ndarray  # (I + 1,) int64
+    boxes: np.ndarray  # (A, 4) float32 xyxy
+    labels: np.ndarray  # (A,) int64
+    crowd: np.ndarray  # (A,) bool
+    areas: np.ndarray  # (A,) float64
+    ids: np.ndarray  # (A,) int64, or objects where some id is text
+    part_starts: np.ndarray  # (A + 1,) int64: object a's polygons are parts part_starts[a] to part_starts[a + 1]
+    point_starts: np.ndarray  # (parts + 1,) int64: places of a part in `points`
+    points: np.ndarray  # float64, x, y of all polygons one after the other
+    rle_starts: np.ndarray  # (A + 1,) int64: places of an object's run lengths in `rle_bytes`; equal where it has none
+    rle_bytes: np.ndarray  # uint8
+    keypoints: np.ndarray | None  # (A, J, 3) float32
+
+    def segmentation(self, place: int, size: tuple[int, int]) -> Segmentation:
+        """The outline of the object at `place`, in an image of `size` (height, width)."""
+        first, last = self.rle_starts[place : place + 2]
+        if last > first:
+            return Rle(size=list(size), counts=self.rle_bytes[first:last].tobytes())
+        first, last = self.part_starts[place : place + 2]
+        if last == first:
+            return None
+        ends = self.point_starts[first : last + 1].tolist()
+        return tuple(self.points[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """The annotated images of one split; `open_dataset` makes it.
+
+    Objects that cannot be learnt (an empty box, one outside its image) are not in the records, and `warnings` says so;
+    `to_coco` has them all, for evaluation measures against the truth as it was written.
+    """
+
+    root: Path  # the folder that was opened
+    split: str
+    annotation_file: Path
+    folder: Path  # what `file_names` are relative to
+    classes: tuple[str, ...]  # (K,) names, by label
+    category_ids: tuple[int, ...]  # (K,) ids of the annotation file, by label
+    image_ids: tuple[Id, ...]  # (I,)
+    file_names: tuple[str, ...]  # (I,)
+    sizes: np.ndarray  # (I, 2) int64: height, width
+    objects: Objects
+    categories: tuple[dict[str, Any], ...]  # (K,) as the annotation file has them, names made unique
+    read_annotations: Callable[
+        [], list[dict[str, Any]]
+    ]  # COCO annotations with bbox and area, read from the file again
+    warnings: tuple[str, ...] = ()  # a line each: what is wrong, where, and what was done about it
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    def __iter__(self) -> Iterator[ImageRecord]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, i: int) -> ImageRecord:
+        """Image `i`, 0 to len - 1 in the order of the annotation file (negative: from the end); else an IndexError."""
+        if not -len(self) <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)} in {self.annotation_file}")
+        i %= len(self)
+        objects = self.objects
+        first, last = (int(place) for place in objects.starts[i : i + 2])
+        height, width = self.sizes[i].tolist()
+        return ImageRecord(
+            path=self.folder / self.file_names[i],
+            image_id=self.image_ids[i],
+            height=height,
+            width=width,
+            boxes=objects.boxes[first:last],
+            labels=objects.labels[first:last],
+            crowd=objects.crowd[first:last],
+            areas=objects.areas[first:last],
+            segmentations=tuple(objects.segmentation(place, (height, width)) for place in range(first, last)),
+            keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
+            annotation_ids=tuple(objects.ids[first:last].tolist()),
+        )
+
+    def to_coco(self) -> dict[str, Any]:
+        """The truth in COCO's form, for evaluation: every annotation of the file under its own ids.
+
+        What a file may leave out is filled in: sizes of images, `bbox`, `area`. Categories are the K classes by label.
+        """
+        sizes = self.sizes.tolist()
+        images = [
+            {"id": image_id, "file_name": name, "height": height, "width": width}
+            for image_id, name, (height, width) in zip(self.image_ids, self.file_names, sizes, strict=True)
+        ]
+        return {"images": images, "annotations": self.read_annotations(), "categories": list(self.categories)}
