@@ -1,0 +1,277 @@
+"""Our own checkpoints: a folder of `model.safetensors` and `config.json`, all that predicting and fine-tuning need.
+
+A checkpoint is written whole beside its place and then moved there. Reading one runs no code of its author's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rcnn import __version__
+from rcnn.models import Detector, DetectorConfig, build_detector
+from rcnn.models.overrides import config_from_dict, config_to_dict
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
+FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin"}
+# tensors with rows of their own for each class, and how many rows that is; what is left over is background
+CLASS_ROWS = {"box_head.scores": 1, "box_head.deltas": 4, "mask_head.logits": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained detector as data."""
+
+    config: DetectorConfig
+    classes: tuple[str, ...]  # K names; label i is classes[i]
+    state: dict[str, Tensor]
+    provenance: dict[str, Any]  # where the weights come from: the file converted, or the run's settings
+
+
+def save_checkpoint(
+    directory: str | Path,
+    detector: nn.Module,
+    config: DetectorConfig,
+    classes: Sequence[str],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write `detector` to the folder `directory`; a checkpoint that is there is replaced, anything else is an error.
+
+    Raises ValueError where the number of classes is not the config's, FileExistsError where the folder holds another
+    thing.
+    """
+    directory = Path(directory)
+    require_class_names(classes, config.num_classes, str(directory))
+    if directory.exists() and not _replaceable(directory):
+        raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
+    new, old = (directory.with_name(f"{directory.name}.{word}-{os.getpid()}") for word in ("writing", "replaced"))
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    new.mkdir(parents=True)
+    try:
+        state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
+        save_file(state, new / WEIGHTS_FILE)
+        record = {
+            "format": FORMAT,
+            "rcnn": __version__,
+            "model": config_to_dict(config),
+            "classes": list(classes),
+            "provenance": dict(provenance),
+            "tensors": len(state),
+            "sha256": _sha256(new / WEIGHTS_FILE),
+        }
+        (new / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        if directory.exists():
+            os.rename(directory, old)
+        os.rename(new, directory)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if old.exists() and not directory.exists():
+            os.rename(old, directory)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
+
+    Raises FileNotFoundError where there is none, ValueError that says what is wrong with one that cannot be read.
+    """
+    folder = _locate(Path(path))
+    record = _read_record(folder / CONFIG_FILE)
+    try:
+        config = config_from_dict(record["model"])
+    except ValueError as error:
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: {error}. It was written by rcnn {record.get('rcnn', '?')}, this is {__version__}"
+        ) from error
+    classes = tuple(record["classes"])
+    require_class_names(classes, config.num_classes, str(folder / CONFIG_FILE))
+    weights = folder / WEIGHTS_FILE
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{weights} is truncated or damaged ({error}): copy it again, or take another checkpoint"
+        ) from error
+    if len(state) != record["tensors"] or _sha256(weights) != record["sha256"]:
+        raise ValueError(
+            f"{weights} is not the file that {CONFIG_FILE} was written with: {len(state)} tensors where "
+            f"{record['tensors']} were written, or other values; copy the whole folder again"
+        )
+    return Checkpoint(config=config, classes=classes, state=state, provenance=record["provenance"])
+
+
+def load_detector(path: str | Path) -> tuple[Detector, Checkpoint]:
+    """The detector of a checkpoint or run folder with its weights, and the checkpoint; errors as `load_checkpoint`."""
+    checkpoint = load_checkpoint(path)
+    detector = build_detector(checkpoint.config)
+    load_state(detector, checkpoint.state, str(path))
+    return detector, checkpoint
+
+
+def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put `state` into `detector`; a ValueError names `source` and the tensors that are missing, unknown or misshapen."""
+    wanted = detector.state_dict()
+    if problems := _differences(wanted, state):
+        raise ValueError(f"{source} does not fit the detector of its config: {'; '.join(problems)}")
+    detector.load_state_dict(dict(state))
+
+
+@torch.no_grad()
+def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str]) -> str:
+    """Copy into `detector`, of `classes`, all of the checkpoint that fits; returns a line that tells what did.
+
+    Rows of classes that both know by the same name are copied, and those of background; rows of new classes keep their
+    initial values. A part that only one of the two has (a mask head) is named in the line. Raises ValueError that
+    names the tensors where a part that both have is built differently.
+    """
+    state, given = detector.state_dict(), checkpoint.state
+    rows = _matching_rows(classes, checkpoint.classes)
+    new_parts = _parts(state) - _parts(given)
+    dropped = _parts(given) - _parts(state)
+    problems, copied, partial = [], 0, 0
+    for name, value in state.items():
+        if name.split(".")[0] in new_parts or name.endswith("num_batches_tracked"):
+            continue
+        source = given.get(name)
+        per_class = CLASS_ROWS.get(name.rpartition(".")[0])
+        if source is None:
+            problems.append(f"{name} (not in the checkpoint)")
+        elif per_class is not None and source.shape[1:] == value.shape[1:]:
+            _copy_rows(value, source, rows, per_class, (len(classes), len(checkpoint.classes)))
+            whole = len(rows) == len(classes)
+            copied, partial = copied + whole, partial + (not whole)
+        elif source.shape != value.shape:
+            problems.append(f"{name} {tuple(source.shape)} (want {tuple(value.shape)})")
+        else:
+            value.copy_(source)
+            copied += 1
+    problems += [
+        f"{name} (not in the detector)" for name in given if name not in state and name.split(".")[0] not in dropped
+    ]
+    if problems:
+        raise ValueError(
+            f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built differently:"
+            f" {_few(problems)}; leave out the settings that change its layers"
+        )
+    new_classes = [name for name in classes if name not in checkpoint.classes]
+    line = f"transferred {copied} of {len(state)} tensors"
+    if partial:
+        line += f"; new heads for {_few(new_classes)}"
+        line += f", those of {_few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+    if new_parts:
+        line += f"; new: {', '.join(sorted(new_parts))}"
+    if dropped:
+        line += f"; left behind: {', '.join(sorted(dropped))}"
+    return line
+
+
+def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
+    """A ValueError unless `classes` are `count` different, non-empty names."""
+    if len(classes) != count:
+        raise ValueError(f"{source}: {len(classes)} class names for a detector of num_classes={count}")
+    twice = sorted({name for name in classes if list(classes).count(name) > 1})
+    if twice or not all(classes):
+        raise ValueError(
+            f"{source}: class names must be different and not empty; repeated: {', '.join(twice) or repr('')}"
+        )
+
+
+def _replaceable(directory: Path) -> bool:
+    return directory.is_dir() and ((directory / WEIGHTS_FILE).exists() or not any(directory.iterdir()))
+
+
+def _locate(path: Path) -> Path:
+    """The folder that holds the weights."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: want a checkpoint folder, or the folder of a training run")
+    if path.is_file():
+        if path.suffix.lower() in FOREIGN:
+            raise ValueError(
+                f"{path} is a file of another system: `rcnn convert {path} --output DIR` makes a checkpoint of it"
+            )
+        raise ValueError(f"{path} is a file: want the folder that holds {WEIGHTS_FILE} and {CONFIG_FILE}")
+    for folder in (path, path / "best", path / "last"):
+        if (folder / WEIGHTS_FILE).exists():
+            return folder
+    there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
+    foreign = next((name for name in there if Path(name).suffix.lower() in FOREIGN), None)
+    cure = f"; `rcnn convert {path / foreign} --output DIR` makes a checkpoint of that file" if foreign else ""
+    raise ValueError(
+        f"{path} is not a checkpoint: it has no {WEIGHTS_FILE}, nor best/ or last/ with one. Found: {shown}{cure}"
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(
+            f"{path} is missing: {WEIGHTS_FILE} alone says neither model nor classes; copy the whole folder"
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); copy it again, or take another checkpoint") from error
+    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+        raise ValueError(f"{path} is not the config of an rcnn checkpoint: it has no format version")
+    if record["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
+            f"which reads up to {FORMAT}: pip install --upgrade rcnn"
+        )
+    if missing := [key for key in ("model", "classes", "provenance", "tensors", "sha256") if key not in record]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again, or take another checkpoint")
+    return record
+
+
+def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What keeps `given` from being loaded in place of `wanted`, in words; empty if nothing does."""
+    other = [
+        f"{name} {tuple(given[name].shape)} (want {tuple(wanted[name].shape)})"
+        for name in wanted
+        if name in given and given[name].shape != wanted[name].shape
+    ]
+    found = {"missing": [n for n in wanted if n not in given], "unknown": [n for n in given if n not in wanted]}
+    found["of another shape"] = other
+    return [f"{word}: {_few(names)}" for word, names in found.items() if names]
+
+
+def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
+    """(our label, their label) of each class that both have."""
+    known = {name: label for label, name in enumerate(theirs)}
+    return [(label, known[name]) for label, name in enumerate(classes) if name in known]
+
+
+def _copy_rows(
+    value: Tensor, source: Tensor, rows: list[tuple[int, int]], per_class: int, counts: tuple[int, int]
+) -> None:
+    """Rows of matching classes, and what follows the last class (background), from `source` into `value`."""
+    for ours, theirs in rows:
+        value[ours * per_class : (ours + 1) * per_class] = source[theirs * per_class : (theirs + 1) * per_class]
+    value[counts[0] * per_class :] = source[counts[1] * per_class :]
+
+
+def _parts(state: dict[str, Tensor]) -> set[str]:
+    return {name.split(".")[0] for name in state}
+
+
+def _few(names: Sequence[str], most: int = 6) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,186 @@
+"""Checkpoints of our own: what is written comes back, what is damaged is named, and other classes can start from it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.overrides import apply_overrides
+from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint, transfer
+
+CLASSES = ("cat", "dog", "boat", "tree", "kite", "cup")
+
+
+def compact(seed: int = 0, *overrides: str) -> Detector:
+    torch.manual_seed(seed)
+    return build_detector(apply_overrides(model_config("mask_rcnn_compact"), overrides))
+
+
+def saved(folder: Path, seed: int = 0) -> Path:
+    detector = compact(seed)
+    save_checkpoint(folder, detector, detector.config, CLASSES, {"model": "test", "step": 3})
+    return folder
+
+
+def test_what_is_written_comes_back(tmp_path: Path) -> None:
+    detector = compact().to(memory_format=torch.channels_last)
+    config = replace(detector.config, rpn=replace(detector.config.rpn, nms_iou=0.625))
+    save_checkpoint(tmp_path / "m", detector, config, CLASSES, {"from": "here"})
+    loaded, checkpoint = load_detector(tmp_path / "m")
+    assert checkpoint.config == config
+    assert loaded.config.rpn.nms_iou == 0.625
+    assert checkpoint.classes == CLASSES
+    assert checkpoint.provenance == {"from": "here"}
+    wanted = detector.state_dict()
+    assert set(checkpoint.state) == set(wanted)
+    assert all(torch.equal(value, wanted[name]) for name, value in loaded.state_dict().items())
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m"], "nothing is left beside it"
+
+
+def test_a_checkpoint_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
+    saved(tmp_path / "m", seed=0)
+    first = load_checkpoint(tmp_path / "m").state["rpn.deltas.weight"]
+    saved(tmp_path / "m", seed=1)
+    assert not torch.equal(load_checkpoint(tmp_path / "m").state["rpn.deltas.weight"], first)
+    (tmp_path / "empty").mkdir()
+    saved(tmp_path / "empty")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    with pytest.raises(FileExistsError, match="photos exists and is not a checkpoint"):
+        saved(tmp_path / "photos")
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
+    saved(tmp_path / "m")
+
+    class Broken(torch.nn.Module):
+        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+            raise RuntimeError("disk full")
+
+    with pytest.raises(RuntimeError, match="disk full"):
+        save_checkpoint(tmp_path / "m", Broken(), compact().config, CLASSES, {})
+    load_checkpoint(tmp_path / "m")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_run_folder_stands_for_its_best_then_its_last(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    saved(tmp_path / "last", seed=0)
+    last = load_checkpoint(tmp_path).state["rpn.deltas.weight"]
+    saved(tmp_path / "best", seed=1)
+    assert not torch.equal(load_checkpoint(tmp_path).state["rpn.deltas.weight"], last)
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in (record | changes).items() if value is not None}))
+
+
+def test_each_damage_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        load_checkpoint(tmp_path / "nowhere")
+    (tmp_path / "peer").mkdir()
+    (tmp_path / "peer" / "model_final.pth").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"not a checkpoint.*Found: model_final.pth.*rcnn convert .*model_final.pth"):
+        load_checkpoint(tmp_path / "peer")
+    with pytest.raises(ValueError, match=r"file of another system: `rcnn convert"):
+        load_checkpoint(tmp_path / "peer" / "model_final.pth")
+
+    folder = saved(tmp_path / "m")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"model.safetensors is truncated or damaged"):
+        load_checkpoint(folder)
+    flipped = bytearray(whole)
+    flipped[-5] ^= 1
+    (folder / "model.safetensors").write_bytes(flipped)
+    with pytest.raises(ValueError, match="is not the file that config.json was written with"):
+        load_checkpoint(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+
+    model = json.loads((folder / "config.json").read_text())["model"]
+    edit(folder, format=99)
+    with pytest.raises(ValueError, match=r"format 99.*pip install --upgrade rcnn"):
+        load_checkpoint(folder)
+    edit(folder, format=1, model=model | {"rpm": {}})
+    with pytest.raises(ValueError, match=r"config.json: no setting 'rpm'; did you mean rpn"):
+        load_checkpoint(folder)
+    edit(folder, model=model, classes=["one"])
+    with pytest.raises(ValueError, match="1 class names for a detector of num_classes=6"):
+        load_checkpoint(folder)
+    edit(folder, classes=["cat"] * 6)
+    with pytest.raises(ValueError, match="repeated: cat"):
+        load_checkpoint(folder)
+    edit(folder, classes=list(CLASSES), sha256=None)
+    with pytest.raises(ValueError, match="lacks sha256"):
+        load_checkpoint(folder)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        load_checkpoint(folder)
+    (folder / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"config.json is missing"):
+        load_checkpoint(folder)
+
+
+def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m")
+    model = json.loads((folder / "config.json").read_text())["model"]
+    edit(folder, model=model | {"rpn": model["rpn"] | {"convs": 2}, "box": model["box"] | {"fc_width": 128}})
+    with pytest.raises(ValueError, match=r"missing: rpn.convs.1.weight, rpn.convs.1.bias; of another shape: box_head"):
+        load_detector(folder)
+
+
+def test_transfer_to_other_classes_keeps_the_rows_of_names_that_match(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m")
+    source = load_file(folder / "model.safetensors")
+    detector = compact(5, "num_classes=3")
+    fresh = {name: value.clone() for name, value in detector.state_dict().items()}
+    line = transfer(detector, load_checkpoint(folder), ("balloon", "boat", "cat"))
+    assert (
+        line
+        == f"transferred {len(source) - 6} of {len(source)} tensors; new heads for balloon, those of boat, cat kept"
+    )
+    ours = detector.state_dict()
+    scores, deltas, masks = (f"{n}.weight" for n in ("box_head.scores", "box_head.deltas", "mask_head.logits"))
+    assert torch.equal(ours[scores][0], fresh[scores][0])
+    assert torch.equal(ours[scores][1:], source[scores][[2, 0, 6]])  # boat, cat, background
+    assert torch.equal(ours[deltas][:4], fresh[deltas][:4])
+    assert torch.equal(ours[deltas][4:], torch.cat([source[deltas][8:12], source[deltas][:4]]))
+    assert torch.equal(ours[masks][0], fresh[masks][0])
+    assert torch.equal(ours[masks][1:], source[masks][[2, 0]])
+    heads = ("box_head.scores", "box_head.deltas", "mask_head.logits")
+    others = [name for name in source if not name.startswith(heads)]
+    assert len(others) == len(source) - 6
+    assert all(torch.equal(ours[name], source[name]) for name in others)
+
+
+def test_transfer_to_the_same_classes_in_another_order_copies_all(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m")
+    source = load_file(folder / "model.safetensors")
+    detector = compact(5)
+    assert (
+        transfer(detector, load_checkpoint(folder), CLASSES[::-1])
+        == f"transferred {len(source)} of {len(source)} tensors"
+    )
+    scores = detector.state_dict()["box_head.scores.bias"]
+    assert torch.equal(scores, source["box_head.scores.bias"][[5, 4, 3, 2, 1, 0, 6]])
+
+
+def test_transfer_names_parts_that_only_one_has_and_refuses_other_layers(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(saved(tmp_path / "m"))
+    assert transfer(compact(5, "mask=null"), checkpoint, CLASSES).endswith("; left behind: mask_head")
+    with pytest.raises(
+        ValueError, match=r"built differently: mask_head.features.conv3.weight \(not in the checkpoint\)"
+    ):
+        transfer(compact(5, "mask.convs=3"), checkpoint, CLASSES)
+    with pytest.raises(ValueError, match=r"fpn.lateral2.weight \(64, 32, 1, 1\) \(want \(32, 32, 1, 1\)\)"):
+        transfer(compact(5, "fpn.channels=32"), checkpoint, CLASSES)
