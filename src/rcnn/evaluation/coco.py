@@ -8,6 +8,7 @@ the truth, not our labels. Every number is a fraction 0..1; `None` stands where 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,8 @@ class Metrics:
     detections: int  # results evaluated
 
     def to_dict(self) -> dict[str, Any]:
-        """What `metrics.json` holds: one entry a kind, then `per_class` and the counts."""
-        counts = {"images": self.images, "objects": sum(self.objects.values()), "detections": self.detections}
+        """What `metrics.json` holds: one entry a kind, then `per_class` and `counts`, whose `objects` are by class."""
+        counts = {"images": self.images, "detections": self.detections, "objects": self.objects}
         return {**self.kinds, "per_class": self.per_class, "counts": counts}
 
 
@@ -95,7 +96,8 @@ def evaluate(
     `keypoint_sigmas` are needed where objects have other keypoints than COCO's 17 of a person.
 
     Raises ValueError for an unknown kind, a result of an image or a category that the truth lacks, a result without
-    the field of its kind, or a truth without any outline or keypoints where those are asked for.
+    the field of its kind, a mask of another size than its image, or a truth without any outline or keypoints where those
+    are asked for.
     """
     for kind in kinds:
         if kind not in METRICS:
@@ -105,6 +107,8 @@ def evaluate(
     _check_results(data, results, source)
     numbers = {image_id: number for number, image_id in enumerate(chosen, start=1)}
     kept = [result for result in results if result["image_id"] in numbers]
+    if "segm" in kinds:
+        _check_masks(data, kept, source)
     names = class_names(data)
     metrics: dict[str, dict[str, Number]] = {}
     per_class: dict[str, dict[str, dict[str, Number]]] = {name: {} for name in names.values()}
@@ -123,7 +127,8 @@ def class_names(truth: dict[str, Any]) -> dict[Id, str]:
     categories = sorted(truth["categories"], key=lambda category: category["id"])
     uses = Counter(str(category["name"]) for category in categories)
     return {
-        c["id"]: str(c["name"]) if uses[str(c["name"])] == 1 else f"{c['name']} (category {c['id']})" for c in categories
+        c["id"]: str(c["name"]) if uses[str(c["name"])] == 1 else f"{c['name']} (category {c['id']})"
+        for c in categories
     }
 
 
@@ -165,12 +170,28 @@ def _check_results(data: dict[str, Any], results: Sequence[dict[str, Any]], sour
         missing = [name for name in ("image_id", "category_id", "score") if name not in result]
         if missing:
             raise ValueError(f"result {row} has no {', '.join(missing)}; wanted COCO's results format")
+        if not math.isfinite(result["score"]):
+            raise ValueError(
+                f"result {row} (image {result['image_id']!r}) has score {result['score']}; wanted a finite one"
+            )
     for field, table in (("image_id", "images"), ("category_id", "categories")):
         strangers = _ascending({result[field] for result in results} - {entry["id"] for entry in data[table]})
         if strangers:
             raise ValueError(
                 f"results have {field} {_few(strangers)}, which {source} does not list under {table!r}: "
                 "evaluate against the annotation file of the images that were predicted on"
+            )
+
+
+def _check_masks(data: dict[str, Any], results: Sequence[dict[str, Any]], source: str) -> None:
+    """COCO's code would give an IoU of 0, and no word, for a mask of another size than the true one."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
+    for row, result in enumerate(results):
+        mask, image_id = result.get("segmentation"), result["image_id"]
+        if isinstance(mask, dict) and list(mask["size"]) != (size := sizes.get(image_id, list(mask["size"]))):
+            raise ValueError(
+                f"result {row} (image {image_id!r}) has a mask of (height, width) {tuple(mask['size'])}, but {source} says "
+                f"{tuple(size)}: masks are wanted at the size of the original image"
             )
 
 
