@@ -9,7 +9,7 @@ Letters: N detections of one image, m the side of a mask in its box.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -23,7 +23,7 @@ from rcnn.data.loader import Padding, pad_images
 from rcnn.data.transforms import resize_shortest
 from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
-from rcnn.ops.coco_backend import encode_regions
+from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.masks import paste_regions
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_detector
@@ -55,11 +55,15 @@ class ImageDetections:
 
     def rles(self) -> list[dict[str, Any]] | None:
         """Each mask at image size as COCO run lengths {"size": [H, W], "counts": str}; None where there are no masks."""
+        regions = self.regions()
+        return None if regions is None else [encode_region(region, (self.height, self.width)) for region in regions]
+
+    def regions(self) -> Iterator[tuple[int, int, np.ndarray]] | None:
+        """Each mask as (left, top, bool (h, w)): the part of the image that begins there; None where there are no masks."""
         if self.masks is None:
             return None
-        size = (self.height, self.width)
-        regions = paste_regions(torch.from_numpy(self.masks), torch.from_numpy(self.boxes), size, max_bytes=PASTE_BYTES)
-        return [encode_regions(region, size) for region in regions]
+        masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
+        return paste_regions(masks, boxes, (self.height, self.width), max_bytes=PASTE_BYTES)
 
     def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K classes."""

@@ -138,7 +138,7 @@ def _windows(
 def _axis_weights(
     start: Tensor, end: Tensor, scale: float, length: int, size: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one axis of `length` steps: the first step (n,), one past the last (n,), and weights (n, size, steps) between.
+    """Along one axis of `length` steps: first step (n,), one past the last (n,), and weights (n, size, steps) between.
 
     A sample more than one step outside the map counts as zero; up to there it takes the border's value.
     """
@@ -196,7 +196,7 @@ def _pool_by_torchvision(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """`roi_align` on an accelerator, without waiting for it: each region from every level, of which its own is taken."""
+    """`roi_align` on an accelerator, without waiting for it: a region from every level, of which its own is taken."""
     rois = _rois(boxes)
     out = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):

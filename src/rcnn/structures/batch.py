@@ -61,7 +61,7 @@ class Targets(_Batch):
     labels: Tensor  # (B, G) int64 in [0, K)
     valid: Tensor  # (B, G) bool
     # Outlines, as edges (x1, y1, x2, y2, part): an object is the union of its parts, each filled even-odd.
-    # Padding has part -1. Edges of one part follow each other and close it.
+    # Padding has part -1. Edges of one part close it, in any order.
     polygons: Tensor | None = None  # (B, G, E, 5) float32
     bitmaps: Tensor | None = None  # (B, G, H, W) bool, where masks came as bitmaps
     keypoints: Tensor | None = None  # (B, G, J, 3) float32: x, y, visibility 0, 1 or 2

@@ -1,0 +1,105 @@
+"""Run-length masks and evaluation as COCO defines them, by hotcoco: the one module that imports it.
+
+An RLE is {"size": [height, width], "counts": ...}: runs of 0 and 1 by turns, column after column, from the top left.
+Counts are a list of run lengths (as annotation files have crowds), or COCO's compression of it, bytes or str.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from hotcoco import COCO, COCOeval
+from hotcoco import mask as backend
+
+__all__ = ["COCO", "COCOeval", "Rle", "as_rle", "encode_mask", "encode_region", "rle_area", "rle_box", "rle_mask"]
+
+Rle = dict[str, Any]
+
+
+def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: int) -> Rle:
+    """Any COCO segmentation as one compressed RLE: polygons [[x, y, x, y, ...], ...] are joined, counts compressed.
+
+    Raises ValueError for a segmentation without parts, a part of fewer than three points, counts that are not runs of
+    `height` x `width`, or an RLE of another size.
+    """
+    if isinstance(segmentation, dict):
+        size = [int(side) for side in segmentation.get("size", ())]
+        if size != [height, width]:
+            raise ValueError(f"an RLE has size {size} (height, width), its image {[height, width]}")
+        counts = segmentation.get("counts")
+        if isinstance(counts, str):
+            counts = counts.encode("ascii")
+        if isinstance(counts, bytes):
+            rle: Rle = {"size": size, "counts": counts}
+        elif isinstance(counts, (list, tuple, np.ndarray)):
+            runs = np.asarray(counts, dtype=np.int64)
+            if (runs < 0).any() or runs.sum() != height * width:
+                raise ValueError(
+                    f"an RLE's counts add up to {runs.sum()}, wanted {height} x {width} = {height * width}"
+                )
+            rle = backend.frPyObjects({"size": size, "counts": runs.tolist()}, height, width)
+        else:
+            raise ValueError(f"an RLE's counts are {type(counts).__name__}, wanted a list or a str")
+        return rle
+    parts = [[float(value) for value in part] for part in segmentation]
+    if not parts:
+        raise ValueError("a segmentation has no parts")
+    for part in parts:
+        if len(part) < 6 or len(part) % 2:
+            raise ValueError(f"a polygon has {len(part)} numbers, wanted x, y of three points or more")
+    return backend.merge(backend.frPyObjects(parts, height, width))
+
+
+def rle_mask(rle: Rle) -> np.ndarray:
+    """The mask (H, W) bool of a compressed RLE."""
+    return backend.decode(_readable(rle)).astype(bool)
+
+
+def rle_area(rle: Rle) -> int:
+    """Pixels of a compressed RLE."""
+    return int(backend.area(_readable(rle)))
+
+
+def rle_box(rle: Rle) -> tuple[float, float, float, float]:
+    """The box x, y, width, height around a compressed RLE, in pixels; zeros where it is empty."""
+    x, y, width, height = (float(value) for value in backend.toBbox(_readable(rle)))
+    return x, y, width, height
+
+
+def encode_mask(mask: np.ndarray) -> Rle:
+    """The compressed RLE of a mask (H, W), counts a str as JSON wants it."""
+    return encode_region(0, 0, mask, (mask.shape[0], mask.shape[1]))
+
+
+def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> Rle:
+    """The compressed RLE of an image of `size` (height, width) that is empty but for `mask` (h, w) bool at (x0, y0).
+
+    Work and memory are those of the region, not of the image.
+    """
+    height, width = size
+    h, w = mask.shape
+    if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
+        raise ValueError(f"a region {w}x{h} at ({x0}, {y0}) does not fit into an image of {width}x{height}")
+    padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each
+    padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
+    change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run begins, -1 one past its end
+    column, row = np.nonzero(change)  # begin, end, begin, end, ... since each column's runs are closed
+    places = (x0 + column) * height + y0 + row
+    # a run to the foot of one column and one from the head of the next are the same run
+    joined = np.zeros(len(places), dtype=bool)
+    same = (places[1:] == places[:-1]) & (change[column[1:], row[1:]] > 0)
+    joined[1:] |= same
+    joined[:-1] |= same
+    places = places[~joined]
+    if len(places) == 0 or places[-1] != height * width:
+        places = np.append(places, height * width)
+    runs = np.diff(places, prepend=0)
+    rle = backend.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
+    return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
+
+
+def _readable(rle: Rle) -> Rle:
+    counts = rle["counts"]
+    return {"size": list(rle["size"]), "counts": counts.encode("ascii") if isinstance(counts, str) else counts}
