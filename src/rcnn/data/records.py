@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -81,7 +82,7 @@ class Objects:
         if last == first:
             return None
         ends = self.point_starts[first : last + 1].tolist()
-        return tuple(self.points[a:b] for a, b in zip(ends[:-1], ends[1:], strict=True))
+        return tuple(self.points[a:b] for a, b in pairwise(ends))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
