@@ -1,0 +1,128 @@
+"""Coverage of pixels to COCO polygons: the outline where half a pixel is covered, holes joined to it, points thinned.
+
+COCO's polygons are filled one by one and united, so a hole cannot be a polygon of its own: it is joined to the outline around
+it by a cut of no width, walked in both directions (a keyhole).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels, a pixel's centre at .5; closed: the last point joins the first
+
+# For each pattern of covered corners of a cell (1 top left, 2 top right, 4 bottom right, 8 bottom left) the sides that the
+# outline enters and leaves by, the covered part on its right hand; sides: 0 top, 1 right, 2 bottom, 3 left. In the two
+# patterns of opposite corners, the corners are taken as apart.
+_SEGMENTS: tuple[tuple[tuple[int, int], ...], ...] = (
+    (), ((0, 3),), ((1, 0),), ((1, 3),), ((2, 1),), ((0, 3), (2, 1)), ((2, 0),), ((2, 3),),
+    ((3, 2),), ((0, 2),), ((1, 0), (3, 2)), ((1, 2),), ((3, 1),), ((0, 1),), ((3, 0),), (),
+)  # fmt: skip
+
+
+def trace(coverage: npt.NDArray[np.floating], level: float = 0.5) -> list[Ring]:
+    """Closed lines along which `coverage` (h, w) is `level` (marching squares, Lorensen and Cline 1987).
+
+    Between pixel centres the line is where linear interpolation puts it; outside the array nothing is covered. Outlines have
+    positive `signed_area`, holes negative.
+    """
+    values = np.pad(np.asarray(coverage, dtype=np.float64), 1)
+    inside = values >= level
+    cell = inside[:-1, :-1] + 2 * inside[:-1, 1:] + 4 * inside[1:, 1:] + 8 * inside[1:, :-1]
+    rows, columns = np.nonzero((cell > 0) & (cell < 15))
+    following: dict[tuple[int, int, int], tuple[int, int, int]] = {}
+    for row, column, pattern in zip(rows.tolist(), columns.tolist(), cell[rows, columns].tolist(), strict=True):
+        for entry, leave in _SEGMENTS[pattern]:
+            following[_crossing(row, column, entry)] = _crossing(row, column, leave)
+    rings = []
+    while following:
+        start, point = following.popitem()
+        walk = [start]
+        while point != start:
+            walk.append(point)
+            point = following.pop(point)
+        rings.append(_positions(values, np.array(walk), level))
+    return rings
+
+
+def signed_area(ring: Ring) -> float:
+    """Area enclosed, positive where the ring turns as x does towards y."""
+    following = np.roll(ring, -1, 0)
+    return float((ring[:, 0] * following[:, 1] - following[:, 0] * ring[:, 1]).sum() / 2)
+
+
+def simplify(ring: Ring, tolerance: float) -> Ring:
+    """The ring with fewer points, none of those left out further than `tolerance` from it (Douglas and Peucker 1973)."""
+    far = int(((ring - ring[0]) ** 2).sum(1).argmax())
+    closed = np.concatenate([ring, ring[:1]])
+    keep = np.zeros(len(closed), dtype=bool)
+    keep[[0, far]] = True
+    open_parts = [(0, far), (far, len(ring))]
+    while open_parts:
+        first, last = open_parts.pop()
+        if last - first < 2:
+            continue
+        start, chord = closed[first], closed[last] - closed[first]
+        offset = closed[first + 1 : last] - start
+        length = float(np.hypot(*chord))
+        cross = np.abs(offset[:, 0] * chord[1] - offset[:, 1] * chord[0])
+        distance = cross / length if length else np.hypot(offset[:, 0], offset[:, 1])
+        worst = int(distance.argmax())
+        if distance[worst] > tolerance:
+            middle = first + 1 + worst
+            keep[middle] = True
+            open_parts += [(first, middle), (middle, last)]
+    return ring[keep[:-1]]
+
+
+def polygons(
+    coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smallest: float = 6.0
+) -> list[list[float]]:
+    """COCO polygons [x1, y1, x2, y2, ...] of what is covered; parts and holes of less than `smallest` pixels are left out."""
+    rings = [simplify(ring, tolerance) for ring in trace(coverage)]
+    outlines = [ring for ring in rings if len(ring) > 2 and signed_area(ring) >= smallest]
+    holes = [ring for ring in rings if len(ring) > 2 and -signed_area(ring) >= smallest]
+    for hole in sorted(holes, key=lambda ring: ring[:, 0].min()):
+        point = hole[hole[:, 0].argmin()]
+        around = [i for i, outline in enumerate(outlines) if _contains(outline, point)]
+        if around:
+            # of several outlines around a hole (it lies in a part that lies in another's hole), the smallest is its own
+            own = min(around, key=lambda i: signed_area(outlines[i]))
+            outlines[own] = _keyhole(outlines[own], hole)
+    return [np.round(ring, 2).ravel().tolist() for ring in outlines]
+
+
+def _crossing(row: int, column: int, side: int) -> tuple[int, int, int]:
+    """The grid line that `side` of a cell is: (row, column of its first end, 0 for a horizontal one and 1 for a vertical)."""
+    return ((row, column, 0), (row, column + 1, 1), (row + 1, column, 0), (row, column, 1))[side]
+
+
+def _positions(values: npt.NDArray[np.float64], walk: npt.NDArray[np.int64], level: float) -> Ring:
+    row, column, vertical = walk.T
+    first, second = values[row, column], values[row + vertical, column + 1 - vertical]
+    part = (level - first) / (second - first)
+    # half a pixel back: values lie at pixel centres, and the array was padded by one
+    return np.stack([column + part * (1 - vertical) - 0.5, row + part * vertical - 0.5], 1)
+
+
+def _contains(ring: Ring, point: npt.NDArray[np.float64]) -> bool:
+    following = np.roll(ring, -1, 0)
+    spans = (ring[:, 1] <= point[1]) != (following[:, 1] <= point[1])
+    a, b = ring[spans], following[spans]
+    x = a[:, 0] + (point[1] - a[:, 1]) * (b[:, 0] - a[:, 0]) / (b[:, 1] - a[:, 1])
+    return bool((x < point[0]).sum() % 2)
+
+
+def _keyhole(outline: Ring, hole: Ring) -> Ring:
+    """One ring around both, cut from the hole's leftmost point straight to the left, where the outline is met first."""
+    start = int(hole[:, 0].argmin())
+    x, y = hole[start]
+    following = np.roll(outline, -1, 0)
+    spans = np.flatnonzero((outline[:, 1] <= y) != (following[:, 1] <= y))
+    a, b = outline[spans], following[spans]
+    met = a[:, 0] + (y - a[:, 1]) * (b[:, 0] - a[:, 0]) / (b[:, 1] - a[:, 1])
+    nearest = int(np.where(met < x, met, -np.inf).argmax())
+    edge = int(spans[nearest])
+    bridge = np.array([[met[nearest], y]])
+    around = np.roll(hole, -start, 0)
+    return np.concatenate([outline[: edge + 1], bridge, around, around[:1], bridge, outline[edge + 1 :]])
