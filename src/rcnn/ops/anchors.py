@@ -33,7 +33,7 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
 def grid_anchors(cell: Tensor, grid: tuple[int, int], stride: float, offset: float = 0.0) -> Tensor:
     """Anchors (H * W * A, 4), xyxy pixels, of a feature map of `grid` (H, W): those of `cell` (A, 4) at every place.
 
-    Order: y, then x, then anchor. `stride` is pixels a step of the map, `offset` the place of the first centre in strides.
+    Order: y, then x, then anchor. `stride` is pixels a step of the map, `offset` the first centre's place in strides.
     """
     height, width = grid
     y = (torch.arange(height, device=cell.device, dtype=torch.float32) + offset) * stride

@@ -12,7 +12,7 @@ def box_area(boxes: Tensor) -> Tensor:
 
 
 def box_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Intersection over union (..., N, M) of boxes `a` (..., N, 4) and `b` (..., M, 4); what does not overlap gives 0."""
+    """Intersection over union (..., N, M) of boxes `a` (..., N, 4) and `b` (..., M, 4); 0 without overlap."""
     a, b = a.float(), b.float()
     ax1, ay1, ax2, ay2 = a[..., :, None, :].unbind(-1)  # (..., N, 1) each
     bx1, by1, bx2, by2 = b[..., None, :, :].unbind(-1)  # (..., 1, M) each

@@ -37,9 +37,7 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> T
     )
 
 
-def decode_deltas(
-    deltas: Tensor, anchors: Tensor, weights: Sequence[float], clamp: float = MAX_LOG_SCALE
-) -> Tensor:
+def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float], clamp: float = MAX_LOG_SCALE) -> Tensor:
     """Boxes (..., 4) xyxy pixels that `deltas` (..., 4) lead to from `anchors` (..., 4); the shapes broadcast.
 
     Log scales are cut at `clamp` from above, after the division by their weights; there is no lower limit.

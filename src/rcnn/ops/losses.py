@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def smooth_l1(input: Tensor, target: Tensor, beta: float) -> Tensor:
-    """Huber loss over `beta` (Girshick 2015, equation 3): square below a difference of beta, linear above; 0 is plain L1."""
+    """Huber loss over `beta` (Girshick 2015, equation 3): square below a difference of beta, then linear; 0 is L1."""
     difference = (input.float() - target.float()).abs()
     if beta < 1e-5:
         return difference  # the square's gradient would be 0 / 0 there

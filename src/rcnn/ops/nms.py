@@ -13,7 +13,7 @@ def nms(
 ) -> tuple[Tensor, Tensor]:
     """The `keep` best of the boxes that greedy non-maximum suppression leaves, for each image.
 
-    Inside a group (a class, or a level of the pyramid) a box goes when its IoU with a better one is above the threshold.
+    Inside a group (a class, or a level of the pyramid) a box goes when its IoU with a better one exceeds the threshold.
 
     Args:
         boxes: (B, N, 4) float xyxy pixels.
@@ -30,7 +30,9 @@ def nms(
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
     kept = torch.zeros_like(index, dtype=torch.bool)
     for image in range(boxes.shape[0]):
-        best = _nms_image(boxes[image].float(), scores[image].float(), groups[image], valid[image], iou_threshold)[:keep]
+        best = _nms_image(boxes[image].float(), scores[image].float(), groups[image], valid[image], iou_threshold)[
+            :keep
+        ]
         index[image, : len(best)] = best
         kept[image, : len(best)] = True
     return index, kept

@@ -11,12 +11,12 @@ _MASK = 0xFFFFFFFF
 
 
 def _times(value: Tensor, factor: int) -> Tensor:
-    """The low 32 bits of a product. A factor of 2**31 and more goes as its negative twin, so that int64 never overflows."""
+    """The low 32 bits of a product. A factor from 2**31 on goes as its negative twin, so that int64 never overflows."""
     return (value * (factor - (1 << 32) if factor >> 31 else factor)) & _MASK
 
 
 def _mix(value: Tensor) -> Tensor:
-    """A permutation of 32-bit numbers (held in int64) in which every bit depends on every other (Wellons' lowbias32)."""
+    """A permutation of 32-bit numbers (held in int64) in which all bits depend on all others (Wellons' lowbias32)."""
     value = _times(value ^ (value >> 16), 0x7FEB352D)
     value = _times(value ^ (value >> 15), 0x846CA68B)
     return value ^ (value >> 16)
@@ -25,8 +25,8 @@ def _mix(value: Tensor) -> Tensor:
 def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
     """Keys (B, N) int64 in [0, 2**63), evenly spread and the same on every device, for `sample`.
 
-    A hash of the place and not a state: the same `seed` (scalar int64) and `stream` give the same keys, another of either
-    gives others, and so does each row. Draws for different purposes take different streams.
+    A hash of the place and not a state: the same `seed` (scalar int64) and `stream` give the same keys, another of
+    either gives others, and so does each row. Draws for different purposes take different streams.
     """
     rows, columns = shape
     device = seed.device
@@ -43,7 +43,7 @@ def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
 def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor, Tensor]:
     """Up to `size` boxes of each image: positives, at most their fraction, then negatives for the rest.
 
-    As Detectron2 and torchvision: too few positives leave their places to negatives, too few negatives leave places empty.
+    As Detectron2 and torchvision: too few positives leave their places to negatives, too few negatives leave some empty.
 
     Args:
         labels: (B, N) int64: 1 positive, 0 negative, -1 never drawn.

@@ -1,0 +1,132 @@
+"""Masks between the frame of a box and the frame of the image: true bitmaps cropped, predicted masks pasted.
+
+Letters: B images, G true objects, R regions, N masks of one image, m the side of a mask in its box.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor
+
+MAX_CROP_BYTES = 64 * 2**20  # of true bitmaps held as float32 at a time
+_PASTE_BYTES_PER_PIXEL = 24  # the grid twice (as made, and as sampled) and the result
+
+
+class Region(NamedTuple):
+    """A rectangle of an image with what is set in it; nothing is set outside."""
+
+    x0: int  # column of the image that the first column of `mask` is
+    y0: int
+    mask: npt.NDArray[np.bool_]  # (h, w), wholly within the image; either side may be 0
+
+
+@torch.library.custom_op("rcnn::crop_bitmaps", mutates_args=())
+def crop_bitmaps(
+    bitmaps: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int, aligned: bool, threshold: float | None
+) -> Tensor:
+    """True masks in the frames of regions, averaged from bitmaps as ROIAlign does at scale 1 with adaptive sampling.
+
+    Detectron2's BitMasks.crop_and_resize is aligned=True, threshold=0.5; torchvision's project_masks_on_boxes is
+    aligned=False, threshold=None.
+
+    Args:
+        bitmaps: (B, G, H, W) bool, the objects at network-input size.
+        matched: (B, R) int64, which of the G objects each region takes.
+        boxes: (B, R, 4) float xyxy pixels.
+        valid: (B, R) bool; the other places give zeros.
+        size: side of the result, pixels.
+        aligned: whether boxes are moved half a pixel, as a pixel's value sits at its centre.
+        threshold: values from here on give 1, others 0; None gives the values themselves, in [0, 1].
+
+    Returns:
+        (B, R, size, size) float32. No gradient: targets are data.
+    """
+    images, objects, height, width = bitmaps.shape
+    cropped = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
+    batch, place = valid.nonzero(as_tuple=True)
+    if len(batch) == 0:
+        return cropped
+    # Only objects that some region takes are made float, few at a time: 500 bitmaps of a photo would be gigabytes.
+    used, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)
+    flat, wanted = bitmaps.reshape(images * objects, height, width), boxes[batch, place].float()
+    values = cropped.new_empty((len(batch), size, size))
+    chunk = max(1, MAX_CROP_BYTES // (4 * height * width))
+    for start in range(0, len(used), chunk):
+        inside = ((owner >= start) & (owner < start + chunk)).nonzero()[:, 0]
+        rois = torch.cat([(owner[inside] - start).float()[:, None], wanted[inside]], 1)  # (r, 5)
+        maps = flat[used[start : start + chunk], None].float()  # (g, 1, H, W)
+        values[inside] = torchvision.ops.roi_align(maps, rois, size, 1.0, 0, aligned)[:, 0]
+    if threshold is not None:
+        values = (values >= threshold).float()
+    cropped[batch, place] = values
+    return cropped
+
+
+@crop_bitmaps.register_fake
+def _(
+    bitmaps: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int, aligned: bool, threshold: float | None
+) -> Tensor:
+    return boxes.new_empty((*valid.shape, size, size), dtype=torch.float32)
+
+
+def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
+    """Masks (N, m, m) in [0, 1], each stretched over its box (N, 4) xyxy pixels of an image of `size` (H, W).
+
+    Returns (N, H, W) bool on the CPU: where the bilinear value at a pixel's centre, zero outside the mask, is at least
+    `threshold` (Detectron2's paste_masks_in_image). This holds N whole images; `paste_regions` does not.
+    """
+    canvases = torch.zeros((len(masks), *size), dtype=torch.bool)
+    for canvas, (x0, y0, mask) in zip(canvases, paste_regions(masks, boxes, size, threshold), strict=True):
+        canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = torch.from_numpy(mask)
+    return canvases
+
+
+def paste_regions(
+    masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, max_bytes: int = 64 * 2**20
+) -> Iterator[Region]:
+    """What `paste_masks` gives, as the part of the image around each box, in order, one at a time.
+
+    Memory is that of one region, a byte a pixel, and `max_bytes` to compute it, whatever N and the image's size; what
+    is kept is the caller's to count. ValueError for a threshold of 0 or less, which would set pixels far from the box.
+    """
+    if threshold <= 0:
+        raise ValueError(f"threshold is {threshold}, wanted more than 0: what lies outside of a mask has the value 0")
+    height, width = size
+    masks, boxes = masks.detach().float().cpu(), boxes.detach().float().cpu()
+    for mask, box in zip(masks, boxes, strict=True):
+        x0, x1 = _span(box[0].item(), box[2].item(), width, mask.shape[1], threshold)
+        y0, y1 = _span(box[1].item(), box[3].item(), height, mask.shape[0], threshold)
+        pasted = np.zeros((y1 - y0, x1 - x0), dtype=np.bool_)
+        x = _to_grid(x0, x1, box[0], box[2])
+        strip = max(1, max_bytes // (_PASTE_BYTES_PER_PIXEL * max(1, x1 - x0)))  # rows at a time
+        for top in range(y0, y1 if x1 > x0 else y0, strip):
+            bottom = min(top + strip, y1)
+            y = _to_grid(top, bottom, box[1], box[3])
+            grid = torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], -1)  # (h, w, 2)
+            value = F.grid_sample(mask[None, None], grid[None], align_corners=False)[0, 0]  # (h, w)
+            np.greater_equal(value.numpy(), threshold, out=pasted[top - y0 : bottom - y0])
+        yield Region(x0, y0, pasted)
+
+
+def _span(low: float, high: float, limit: int, side: int, threshold: float) -> tuple[int, int]:
+    """The pixels [first, last) of one axis that a mask of `side` pixels over [low, high] may set."""
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return 0, 0  # every value there would be NaN, which is not above any threshold
+    # Beyond the box a mask fades over half of one of its pixels, from half its value on: only a lower threshold sees it.
+    margin = 1 if threshold >= 0.5 else 1 + math.ceil(max(0.0, high - low) / (2 * side))
+    first = min(max(math.floor(low) - margin, 0), limit)
+    return first, max(first, min(math.ceil(high) + margin, limit))
+
+
+def _to_grid(first: int, last: int, low: Tensor, high: Tensor) -> Tensor:
+    """The centres of pixels [first, last) in the frame of a box's [low, high], as -1..1."""
+    centres = torch.arange(first, last, dtype=torch.float32) + 0.5
+    return (centres - low) / (high - low) * 2 - 1
