@@ -1,8 +1,8 @@
 """COCO's detection metrics (Lin et al. 2014; the definitions of cocodataset.org/#detection-eval).
 
-Truth and results are in COCO's own formats: boxes [x, y, width, height] in pixels of the original image, category ids of
-the truth, not our labels. Every number is a fraction 0..1; `None` stands where the truth holds nothing to be measured on
-(COCO's code prints -1 there), so that no mean is ever taken over it by accident.
+Truth and results are in COCO's own formats: boxes [x, y, width, height] in pixels of the original image, category ids
+of the truth, not our labels. Every number is a fraction 0..1; `None` stands where the truth holds nothing to measure
+on (COCO's code prints -1 there), so that no mean is ever taken over it by accident.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def evaluate(
     `keypoint_sigmas` are needed where objects have other keypoints than COCO's 17 of a person.
 
     Raises ValueError for an unknown kind, a result of an image or a category that the truth lacks, a result without
-    the field of its kind, a mask of another size than its image, or a truth without any outline or keypoints where those
-    are asked for.
+    the field of its kind, a mask of another size than its image, or a truth without any outline or keypoints where
+    those are asked for.
     """
     for kind in kinds:
         if kind not in METRICS:
@@ -190,13 +190,13 @@ def _check_masks(data: dict[str, Any], results: Sequence[dict[str, Any]], source
         mask, image_id = result.get("segmentation"), result["image_id"]
         if isinstance(mask, dict) and list(mask["size"]) != (size := sizes.get(image_id, list(mask["size"]))):
             raise ValueError(
-                f"result {row} (image {image_id!r}) has a mask of (height, width) {tuple(mask['size'])}, but {source} says "
-                f"{tuple(size)}: masks are wanted at the size of the original image"
+                f"result {row} (image {image_id!r}) has a mask of (height, width) {tuple(mask['size'])}, but {source} "
+                f"says {tuple(size)}: masks are wanted at the size of the original image"
             )
 
 
 def _prepared(data: dict[str, Any], numbers: dict[Id, int], kind: str, source: str) -> dict[str, Any]:
-    """The truth for one kind, images renumbered by `numbers` and annotations from 1 (COCO's code misreads an id of 0)."""
+    """The truth for one kind, images renumbered by `numbers`, annotations from 1 (COCO's code misreads an id of 0)."""
     images = [
         {"id": numbers[image["id"]], "height": image.get("height", 0), "width": image.get("width", 0)}
         for image in data["images"]

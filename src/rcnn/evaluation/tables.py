@@ -29,7 +29,7 @@ _GAP = 4  # characters between the columns of a table of many classes
 
 
 def metrics_table(metrics: Metrics, width: int = 80) -> str:
-    """Two aligned tables, overall and by class, of lines no longer than `width` characters; "-" where nothing was measurable.
+    """Two aligned tables, overall and by class, in lines of at most `width` characters; "-": nothing to measure on.
 
     Many classes stand in as many columns as fit, to be read downwards. Names too long to fit are cut, ending in "…".
     """
