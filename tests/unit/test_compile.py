@@ -1,0 +1,75 @@
+"""`torch.compile(fullgraph=True)` of prediction and of the losses: one graph, with the values of eager mode.
+
+The backend traces and differentiates but generates no code, so that the test needs no C++ compiler.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from rcnn.models import Detector, build_detector, model_config
+from tests.unit.random_batches import random_images, random_targets
+
+BACKEND = "aot_eager"
+NAMES = ["mask_rcnn_r50_fpn", "mask_rcnn_r50_c4", "mask_rcnn_fbnetv3a_c4", "mask_rcnn_compact", "faster_rcnn_r50_fpn"]
+
+
+def small(name: str) -> Detector:
+    """The real network on small capacities: as many ops, less work."""
+    config = model_config(name)
+    torch.manual_seed(0)
+    return build_detector(
+        replace(
+            config,
+            num_classes=3,
+            rpn=replace(config.rpn, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20, batch_size=16),
+            box=replace(config.box, batch_size=16, max_detections=10, score_threshold=0.0),
+        )
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
+    torch._dynamo.reset()
+    detector = small(name).eval()
+    images = random_images([(96, 128), (128, 80)], seed=1)
+    wanted = detector.predict(images)
+    found = torch.compile(detector.predict, fullgraph=True, backend=BACKEND)(images)
+    assert int(wanted.valid.sum()) > 0
+    assert torch.equal(found.valid, wanted.valid)
+    assert torch.equal(found.labels, wanted.labels)
+    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=1e-4)
+    if wanted.masks is not None:
+        torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_backward_are_one_graph_and_equal_eager(name: str) -> None:
+    torch._dynamo.reset()
+    detector = small(name).train()
+    images = random_images([(96, 128), (128, 80)], seed=1)
+    targets = random_targets([(96, 128), (128, 80)], [3, 1], num_classes=3, seed=2)
+    for module in detector.modules():  # whose running statistics would move with every call
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eval()
+
+    def step(compiled: bool) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        detector.zero_grad(set_to_none=True)
+        run = torch.compile(detector, fullgraph=True, backend=BACKEND) if compiled else detector
+        losses = run(images, targets, torch.tensor(5))
+        torch.stack(list(losses.values())).sum().backward()
+        return losses, {n: p.grad for n, p in detector.named_parameters() if p.grad is not None}
+
+    wanted, wanted_gradients = step(compiled=False)
+    found, gradients = step(compiled=True)
+    assert wanted and wanted_gradients
+    assert set(gradients) == set(wanted_gradients)
+    for loss in wanted:
+        torch.testing.assert_close(found[loss], wanted[loss], atol=1e-5, rtol=1e-4)
+    for parameter, gradient in wanted_gradients.items():
+        scale = gradient.abs().max().clamp(min=1e-6)
+        torch.testing.assert_close(gradients[parameter] / scale, gradient / scale, atol=1e-3, rtol=1e-3)
