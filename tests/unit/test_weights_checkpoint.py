@@ -103,7 +103,7 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[-5] ^= 1
     (folder / "model.safetensors").write_bytes(flipped)
-    with pytest.raises(ValueError, match="is not the file that config.json was written with"):
+    with pytest.raises(ValueError, match=r"is not the file that config\.json was written with"):
         load_checkpoint(folder)
     (folder / "model.safetensors").write_bytes(whole)
 

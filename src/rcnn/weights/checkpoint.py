@@ -123,7 +123,7 @@ def load_detector(path: str | Path) -> tuple[Detector, Checkpoint]:
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put `state` into `detector`; a ValueError names `source` and the tensors that are missing, unknown or misshapen."""
+    """Put `state` into `detector`; a ValueError names `source` and the tensors missing, unknown or misshapen."""
     wanted = detector.state_dict()
     if problems := _differences(wanted, state):
         raise ValueError(f"{source} does not fit the detector of its config: {'; '.join(problems)}")
@@ -144,9 +144,9 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
     dropped = _parts(given) - _parts(state)
     problems, copied, partial = [], 0, 0
     for name, value in state.items():
-        if name.split(".")[0] in new_parts or name.endswith("num_batches_tracked"):
-            continue
         source = given.get(name)
+        if name.split(".")[0] in new_parts or (source is None and name.endswith("num_batches_tracked")):
+            continue
         per_class = CLASS_ROWS.get(name.rpartition(".")[0])
         if source is None:
             problems.append(f"{name} (not in the checkpoint)")
@@ -164,8 +164,8 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
     ]
     if problems:
         raise ValueError(
-            f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built differently:"
-            f" {_few(problems)}; leave out the settings that change its layers"
+            f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
+            f"differently: {_few(problems)}; leave out the settings that change its layers"
         )
     new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"
