@@ -66,7 +66,8 @@ def random_results(truth: Entry, seed: int, extra: int = 5) -> list[Entry]:
 
 
 def _box(random: np.random.Generator) -> tuple[float, float, float, float]:
-    width, height = (float(value) for value in np.exp(random.uniform(np.log(6), np.log(200), 2)))
+    side, aspect = np.exp(random.uniform(np.log(8), np.log(200))), np.exp(random.uniform(-0.5, 0.5))
+    width, height = float(side * aspect), float(side / aspect)
     x, y = random.uniform(0, WIDTH - min(width, WIDTH - 2)), random.uniform(0, HEIGHT - min(height, HEIGHT - 2))
     return float(x), float(y), min(width, WIDTH - float(x)), min(height, HEIGHT - float(y))
 
