@@ -1,0 +1,215 @@
+"""Reading image files: every kind of pixel, every kind of damage; against Pillow and numbers worked by hand."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rcnn.data.images import ImageError, image_size, read_image
+
+COLOURS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
+
+
+def as_array(image: torch.Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
+
+
+def write(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> Path:
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+def test_rgb_is_uint8_channels_first(tmp_path):
+    image = read_image(write(tmp_path / "a.png", COLOURS))
+    assert image.dtype == torch.uint8
+    assert image.shape == (3, 7, 5)
+    np.testing.assert_array_equal(as_array(image), COLOURS)
+
+
+def test_bytes_are_read_as_the_file_is(tmp_path):
+    path = write(tmp_path / "a.png", COLOURS)
+    assert torch.equal(read_image(path.read_bytes()), read_image(str(path)))
+
+
+def stored_as(upright: np.ndarray, orientation: int) -> np.ndarray:
+    """The pixels that a camera stores, whose EXIF orientation makes them `upright` (EXIF 2.3, table of tag 274)."""
+    flip = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1]}
+    transposed = upright.transpose(1, 0, 2)
+    flip |= {5: transposed, 6: transposed[::-1], 7: transposed[::-1, ::-1], 8: transposed[:, ::-1]}
+    return np.ascontiguousarray(flip[orientation])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
+def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
+    Image.fromarray(stored_as(COLOURS, orientation)).save(path, exif=exif, **options)
+    np.testing.assert_array_equal(as_array(read_image(path)), COLOURS)
+    assert image_size(path) == (7, 5)
+
+
+def test_exif_orientation_of_a_jpeg(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.fromarray(np.zeros((20, 30, 3), np.uint8)).save(path, exif=exif)
+    assert read_image(path).shape == (3, 30, 20)
+    assert image_size(path) == image_size(path.read_bytes()) == (30, 20)
+
+
+def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = io.BytesIO()
+    Image.fromarray(COLOURS).save(data, "PNG", exif=exif)
+    raw = data.getvalue()
+    start = raw.index(b"eXIf") - 4
+    length = int.from_bytes(raw[start : start + 4], "big") + 12
+    end = raw.index(b"IEND") - 4
+    late = raw[:start] + raw[start + length : end] + raw[start : start + length] + raw[end:]
+    assert read_image(late).shape == (3, 5, 7)
+    assert image_size(late) == (5, 7)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_is_no_orientation(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(COLOURS).save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00")
+    assert read_image(path).shape == (3, 7, 5)
+    assert image_size(path) == (7, 5)
+
+
+def test_grey_and_bilevel(tmp_path):
+    grey = COLOURS[..., 0]
+    np.testing.assert_array_equal(as_array(read_image(write(tmp_path / "g.png", grey))), np.stack([grey] * 3, -1))
+    bits = read_image(write(tmp_path / "b.png", grey > 99))
+    np.testing.assert_array_equal(as_array(bits)[..., 1], np.where(grey > 99, 255, 0))
+
+
+def test_palette(tmp_path):
+    image = Image.fromarray(COLOURS).quantize(8)
+    image.save(tmp_path / "p.png")
+    np.testing.assert_array_equal(as_array(read_image(tmp_path / "p.png")), np.array(image.convert("RGB")))
+
+
+@pytest.mark.filterwarnings("error")
+def test_palette_with_transparent_entries_keeps_their_colours(tmp_path):
+    image = Image.fromarray(COLOURS).quantize(8)
+    expected = np.array(image.convert("RGB"))
+    image.save(tmp_path / "p.png", transparency=bytes([0, 128, 255, 0, 0, 9, 9, 9]))
+    np.testing.assert_array_equal(as_array(read_image(tmp_path / "p.png")), expected)
+
+
+def test_transparency_is_dropped_not_blended(tmp_path):
+    alpha = np.linspace(0, 255, 35).astype(np.uint8).reshape(7, 5, 1)
+    image = read_image(write(tmp_path / "rgba.png", np.concatenate([COLOURS, alpha], -1)))
+    np.testing.assert_array_equal(as_array(image), COLOURS)
+    grey = COLOURS[..., :1]
+    Image.merge("LA", [Image.fromarray(grey[..., 0]), Image.fromarray(alpha[..., 0])]).save(tmp_path / "la.png")
+    np.testing.assert_array_equal(as_array(read_image(tmp_path / "la.png")), grey.repeat(3, -1))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
+def test_sixteen_bits_are_scaled_not_cut(tmp_path, suffix):
+    values = np.array([[0, 128, 129, 255, 256], [257, 1000, 32768, 65406, 65535]], np.uint16)
+    path = write(tmp_path / f"a.{suffix}", values)
+    expected = [[0, 0, 1, 1, 1], [1, 4, 128, 254, 255]]  # round(value / 257)
+    np.testing.assert_array_equal(as_array(read_image(path)), np.stack([expected] * 3, -1))
+
+
+def test_big_endian_sixteen_bit_tiff(tmp_path):
+    values = np.array([[0, 257 * 40, 257 * 200]], np.uint16)
+    Image.fromarray(values.astype(">u2").view(">u2")).save(tmp_path / "a.tiff")
+    assert as_array(read_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == [0, 40, 200]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_thirty_two_bits_have_no_known_range(tmp_path, dtype):
+    path = write(tmp_path / "a.tiff", np.ones((4, 4), dtype))
+    with pytest.raises(ImageError, match=r"a\.tiff has 32-bit samples.*8 or 16 bits"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
+def test_jpeg_of_other_colours_is_near_its_rgb(tmp_path, mode):
+    flat = np.empty((32, 32, 3), np.uint8)
+    flat[:] = (200, 120, 40)
+    path = write(tmp_path / "a.jpg", flat, mode, quality=95)
+    with Image.open(path) as image:
+        assert image.mode == ("CMYK" if mode == "CMYK" else "RGB")
+    assert np.abs(as_array(read_image(path)).astype(int) - flat).max() <= 4
+
+
+def test_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    for name, options in (("a.gif", {}), ("a.webp", {"lossless": True}), ("a.png", {"default_image": False})):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        image = read_image(tmp_path / name)
+        assert image.shape == (3, 4, 6)
+        assert image[:, 0, 0].tolist() == [255, 0, 0], name
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "gif", "bmp"])
+def test_truncated_file_is_named_with_a_cure(tmp_path, suffix):
+    noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = write(tmp_path / f"cut.{suffix}", noise)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ImageError, match=rf"cut\.{suffix} is .*(again|JPEG or PNG)"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("read", [read_image, image_size])
+class TestNoImage:
+    def test_missing(self, tmp_path, read):
+        with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist: correct the path"):
+            read(tmp_path / "none.jpg")
+
+    def test_folder(self, tmp_path, read):
+        with pytest.raises(ImageError, match="is a folder, wanted an image file"):
+            read(tmp_path)
+
+    def test_text(self, tmp_path, read):
+        (tmp_path / "notes.jpg").write_text("not an image")
+        with pytest.raises(ImageError, match=r"notes\.jpg is not an image .* save it as JPEG or PNG"):
+            read(tmp_path / "notes.jpg")
+
+    def test_zero_bytes(self, tmp_path, read):
+        (tmp_path / "empty.png").touch()
+        with pytest.raises(ImageError, match=r"empty\.png is empty \(0 bytes\): copy or download"):
+            read(tmp_path / "empty.png")
+        with pytest.raises(ImageError, match="0 bytes is empty"):
+            read(b"")
+
+    def test_bytes_of_something_else(self, read):
+        with pytest.raises(ImageError, match="given as 9 bytes is not an image"):
+            read(b"some text")
+
+    def test_bomb(self, tmp_path, read, monkeypatch):
+        path = write(tmp_path / "bomb.png", np.zeros((100, 100), np.uint8))
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+        with pytest.raises(ImageError, match=r"bomb\.png is too large .* cut it into tiles"):
+            read(path)
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+    def test_forbidden(self, tmp_path, read):
+        path = write(tmp_path / "mine.png", COLOURS)
+        path.chmod(0)
+        with pytest.raises(ImageError, match=r"mine\.png may not be read"):
+            read(path)
+
+
+def test_size_equals_what_is_read_on_real_photos(shared):
+    paths = sorted((shared / "data" / "balloon" / "val").glob("*.jpg"))[:3]
+    assert paths
+    for path in paths:
+        assert image_size(path) == tuple(read_image(path).shape[1:])
