@@ -54,12 +54,12 @@ class ImageDetections:
         return replace(self, **{name: None if value is None else value[keep] for name, value in chosen.items()})
 
     def rles(self) -> list[dict[str, Any]] | None:
-        """Each mask at image size as COCO run lengths {"size": [H, W], "counts": str}; None where there are no masks."""
+        """Each mask at image size as COCO run lengths {"size": [H, W], "counts": str}; None without masks."""
         regions = self.regions()
         return None if regions is None else [encode_region(region, (self.height, self.width)) for region in regions]
 
     def regions(self) -> Iterator[tuple[int, int, np.ndarray]] | None:
-        """Each mask as (left, top, bool (h, w)): the part of the image that begins there; None where there are no masks."""
+        """Each mask as (left, top, bool (h, w)), the part of the image that begins there; None without masks."""
         if self.masks is None:
             return None
         masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
@@ -91,7 +91,7 @@ class Predictor:
         precision: Precision = "float32",
         padding: Padding = "exact",
     ) -> None:
-        """`detector` is copied, not changed. `auto`: the GPU if there is one; bfloat16 where the hardware multiplies it."""
+        """`detector` is copied. `auto`: the GPU if there is one; bfloat16 where the hardware multiplies it."""
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         self.detector = prepare_for_inference(detector, self.precision).to(self.device)
@@ -109,7 +109,7 @@ class Predictor:
         return self.detect([image for image, _ in prepared], [size for _, size in prepared])
 
     def prepare(self, source: str | Path | bytes | Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """An image (3, h, w) resized as the checkpoint wants it, and its original (height, width). May run in threads."""
+        """An image (3, h, w) resized as the checkpoint wants it, and its own (height, width). Threads may call it."""
         image = source if isinstance(source, Tensor) else read_image(source)
         settings = self.config.input
         resized = resize_shortest(image, settings.min_size, settings.max_size, settings.resize)
@@ -129,8 +129,8 @@ def to_original(
 ) -> ImageDetections:
     """Image `index` of a batch, from network input of (height, width) `size` to the `original` image.
 
-    The two axes scale each by their own factor, as rounding to whole pixels made them; boxes are then cut to the image, and
-    those left without area are dropped (Detectron2's detector_postprocess).
+    The two axes scale each by their own factor, as rounding to whole pixels made them; boxes are then cut to the image,
+    and those left without area are dropped (Detectron2's detector_postprocess).
     """
     (height, width), (resized_height, resized_width) = original, size
     scale = np.array([width / resized_width, height / resized_height] * 2, dtype=np.float32)

@@ -11,9 +11,11 @@ import typer
 def convert(
     file: Annotated[Path, typer.Argument(help="Weights of Detectron2 (.pkl, .pth), torchvision or D2Go (.pth, .pt).")],
     output: Annotated[Path, typer.Option(help="Folder to write the checkpoint to.")],
-    config: Annotated[Path | None, typer.Option(help="Their configuration (a Detectron2 YAML), whose settings are kept.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Their configuration (a Detectron2 YAML), whose settings are kept.")
+    ] = None,
 ) -> None:
-    """Convert FILE, a checkpoint of another system, to a folder that train, eval and predict take. Never runs its code."""
+    """Convert FILE, a checkpoint of another system, to a folder that rcnn takes. Code in the file is never run."""
     from rcnn.models import build_detector
     from rcnn.weights.checkpoint import save_checkpoint
     from rcnn.weights.convert import convert as convert_file

@@ -14,7 +14,7 @@ CORE = ("torchvision", "numpy", "pillow", "safetensors", "omegaconf", "typer", "
 
 
 def doctor() -> None:
-    """Tell what rcnn finds on this machine: Python, torch, GPU, image formats, extras; and how to install what is missing."""
+    """Tell what this machine has (Python, torch, GPU, image formats, extras), and how to install what is missing."""
     missing: list[str] = []
     _row("python", platform.python_version(), sys.executable)
     _row("machine", platform.platform(), f"{platform.machine()}")
@@ -44,7 +44,7 @@ def _row(what: str, value: str, note: str = "") -> None:
     typer.echo(f"{what:18} {value}" + (f"   ({note})" if note else ""))
 
 
-def _torch(torch) -> None:  # noqa: ANN001 - the module itself
+def _torch(torch) -> None:
     _row("torch", torch.__version__, f"{torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -33,8 +33,12 @@ def evaluate(
     limit: Annotated[int, typer.Option(help="Only the first so many images; 0: all.", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
-    precision: Annotated[Precision, typer.Option(help="auto: bfloat16 where the hardware multiplies it.")] = Precision.float32,
-    padding: Annotated[Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")] = Padding.exact,
+    precision: Annotated[
+        Precision, typer.Option(help="auto: bfloat16 where the hardware multiplies it.")
+    ] = Precision.float32,
+    padding: Annotated[
+        Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")
+    ] = Padding.exact,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Measure average precision of boxes and masks (COCO's definitions), over all and for each class."""

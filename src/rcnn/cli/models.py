@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-models = typer.Typer(help="List the models, or show the settings of one.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rcnn.models.overrides import Setting
+
+models = typer.Typer(help="List the models, or show the settings of one.", invoke_without_command=True)
+
+
+@models.callback()
+def models_or_list(context: typer.Context) -> None:
+    """List the models (`list`, also where nothing is said), or show the settings of one (`show`)."""
+    if context.invoked_subcommand is None:
+        list_models()
 
 
 @models.command("list")
@@ -16,8 +27,7 @@ def list_models() -> None:
 
     width = max(map(len, MODELS))
     for name, function in MODELS.items():
-        plain = MODELS.get(name.removesuffix("_caffe"), function)
-        text = (plain.__doc__ or "").split("\n")[0].strip()
+        text = (function.__doc__ or "").split("\n")[0].strip()
         if name.endswith("_caffe"):
             text = f"`{name.removesuffix('_caffe')}` with the stride in the 1x1, BGR (MSRA's ResNet)."
         typer.echo(f"{name:{width}}  {text}")
@@ -27,19 +37,25 @@ def list_models() -> None:
 def show_model(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
 ) -> None:
-    """Every setting of a model, written as `rcnn train` takes it: KEY=VALUE."""
+    """Every setting of a model, and of how one is trained, written as `rcnn train` takes it: KEY=VALUE."""
+    from rcnn.models.overrides import describe
     from rcnn.training.run import starting_config
+    from rcnn.training.settings import PREFIX, TrainConfig
 
-    for key, value in _flatten(starting_config(model)):
-        typer.echo(f"{key}={value}")
+    _print(describe(starting_config(model)))
+    _print(setting._replace(path=PREFIX + setting.path) for setting in describe(TrainConfig()))
 
 
-def _flatten(config: object, prefix: str = "") -> list[tuple[str, object]]:
-    from dataclasses import fields, is_dataclass
+def _print(settings: Iterable[Setting]) -> None:
+    for setting in settings:
+        line = f"{setting.path}={_value(setting.default)}"
+        typer.echo(f"{line:40}  # {setting.comment}" if setting.comment else line)
 
-    rows: list[tuple[str, object]] = []
-    for field in fields(config):  # type: ignore[arg-type]
-        value = getattr(config, field.name)
-        key = f"{prefix}{field.name}"
-        rows += _flatten(value, f"{key}.") if is_dataclass(value) else [(key, value)]
-    return rows
+
+def _value(value: object) -> str:
+    """A value as the command line takes it (YAML)."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, tuple):
+        return f"[{','.join(_value(part) for part in value)}]"
+    return str(value)

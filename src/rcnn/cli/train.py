@@ -9,18 +9,30 @@ import typer
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL_OR_CHECKPOINT", help="A name from `rcnn models list`, or a folder.")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set: annotations/instances_SPLIT.json + SPLIT/, or another.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_CHECKPOINT", help="A name from `rcnn models list`, or a folder.")
+    ],
+    data: Annotated[
+        Path, typer.Option(help="Folder of the data set: annotations/instances_SPLIT.json + SPLIT/, or another.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, as rpn.nms_iou=0.6 train.steps=500.")
+        list[str] | None,
+        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, as rpn.nms_iou=0.6 train.steps=500."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to learn; found by its name (train...) where not given.")] = "",
-    val_split: Annotated[str, typer.Option(help="Split to evaluate on; found by its name (val...); `none`: no evaluation.")] = "",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")] = False,
+    val_split: Annotated[
+        str, typer.Option(help="Split to evaluate on; found by its name (val...); `none`: no evaluation.")
+    ] = "",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Train a model from scratch, or fine-tune a checkpoint, whose classes may be others. Ctrl-C leaves a run to --resume."""
+    """Train a model from scratch, or fine-tune a checkpoint, whose classes may be others.
+
+    Ctrl-C stops after the step that is going on; --resume goes on from there.
+    """
     from rcnn.training.run import run_training
 
     outcome = run_training(

@@ -1,7 +1,7 @@
 """The training loop, whole in `train`. There are no hooks: another loop is a copy of this one.
 
-Built on plain torch. The detector is called through `forward`, so that it may be one wrapped in DistributedDataParallel;
-`world` processes scale the learning rate, and their batches come from loaders that were told their rank.
+Built on plain torch. The losses are the detector's `forward`, which is what DistributedDataParallel calls; `world`
+processes scale the learning rate, and their batches come from loaders that were told their rank.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from rcnn.training.log import RunLog
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import TrainingState, read_state, recover_folder, replace_folder, write_state
-from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
+from rcnn.weights.checkpoint import load_checkpoint, load_state, save_checkpoint
 
+KINDS = ("bbox", "segm", "keypoints")
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
 
@@ -67,8 +68,8 @@ class Run:
         last = self.folder / "last"
         recover_folder(last)
         if not last.exists():
-            raise FileNotFoundError(f"{last} does not exist: there is nothing to resume in {self.folder}; leave --resume out")
-        detector.load_state_dict(load_checkpoint(last).state)
+            raise FileNotFoundError(f"{last} does not exist: {self.folder} holds nothing to resume; leave --resume out")
+        load_state(detector, load_checkpoint(last).state, str(last))
         state = read_state(last)
         state.restore(optimizer)
         return state.step, state.best
@@ -84,16 +85,20 @@ def train(
     resume: bool = False,
     world: int = 1,
 ) -> Outcome:
-    """Train `detector` in place, on the device where it is, on `batches(first)`: an endless stream from batch `first` on.
+    """Train `detector` in place, on the device where it is.
 
-    SIGINT and SIGTERM end the run after the step that is going on, in a state that `resume` continues bit for bit.
+    `batches(first)` is an endless stream from batch `first` on. Gradients of `accumulate` batches are averaged: each is
+    that of its own losses, so the step equals one of a larger batch as far as these divide by counts that do not depend
+    on the images (the mask loss divides by the objects sampled in a batch). `evaluate` measures the detector now and
+    then; `best/` is the best of those. SIGINT and SIGTERM end the run after the step that is going on, in a state that
+    `resume` continues bit for bit. Raises DivergedError where a loss is no longer a number.
     """
     device = detector.pixel_mean.device
     if settings.channels_last:
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(detector, settings)
     first, best = run.resume(detector, optimizer) if resume else (0, None)
-    metrics, key = None, settings.best or ("segm.AP" if detector.config.mask else "bbox.AP")
+    metrics, key = None, settings.best or ("segm.AP" if detector.config.mask is not None else "bbox.AP")
     detector.train()
     with stop_requests() as stop, RunLog(run.folder / "log.jsonl", steps=settings.steps, first_step=first) as log:
         stream = batches(first * settings.accumulate)
@@ -102,15 +107,16 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             sums: dict[str, Tensor] = {}
-            for part in range(settings.accumulate):
+            for number in range(step * settings.accumulate, (step + 1) * settings.accumulate):
                 batch = next(stream).to(device)
-                seed = torch.tensor(settings.seed + step * settings.accumulate + part, device=device)
+                seed = torch.tensor((settings.seed << 32) + number, device=device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
                     losses = detector(batch.images, batch.targets, seed)
                 loss = torch.stack(list(losses.values())).sum() / settings.accumulate
                 loss.backward()
                 require_finite(loss, losses, step, batch.image_ids)
-                sums = {name: sums.get(name, 0) + value.detach() / settings.accumulate for name, value in losses.items()}
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0) + value.detach() / settings.accumulate
             if settings.clip_norm:
                 nn.utils.clip_grad_norm_(detector.parameters(), settings.clip_norm)
             optimizer.step()
@@ -121,17 +127,18 @@ def train(
             if step % settings.log_every == 0 or done == settings.steps:
                 values = {name: value.item() for name, value in sums.items()}
                 log.write(step=step, loss=sum(values.values()), lr=rate, **values)
-            due = settings.evaluate_every and done % settings.evaluate_every == 0
-            if evaluate is not None and (due or done == settings.steps):
+            due = done == settings.steps or (settings.evaluate_every > 0 and done % settings.evaluate_every == 0)
+            if due or stop.is_set() or done % settings.checkpoint_every == 0:
+                run.save("last", detector, TrainingState.capture(step=done, optimizer=optimizer, best=best))
+            if evaluate is not None and due:  # last/ is written: breaking off a long evaluation loses no step
                 metrics = evaluate(detector)
-                log.write(step=step, metrics=metrics)
-                value = choose(metrics, key)
+                log.write(step=step, **flatten(metrics))
                 log.say(f"step {done}: {describe(metrics)}")
-                if best is None or value > best:
+                value = choose(metrics, key)
+                if value is not None and (best is None or value > best):
                     best = value
                     run.save("best", detector)
-            if stop.is_set() or done % settings.checkpoint_every == 0 or done == settings.steps:
-                run.save("last", detector, TrainingState.capture(step=done, optimizer=optimizer, best=best))
+                    run.save("last", detector, TrainingState.capture(step=done, optimizer=optimizer, best=best))
             if stop.is_set() and done < settings.steps:
                 log.say(f"stopped after step {done} of {settings.steps}; --resume goes on from there")
                 return Outcome(step=done, finished=False, best=best, metrics=metrics)
@@ -152,28 +159,34 @@ def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.S
 def require_finite(loss: Tensor, losses: dict[str, Tensor], step: int, image_ids: tuple[int | str, ...]) -> None:
     """A DivergedError unless `loss` is a number: before the step that would spoil the weights."""
     if not torch.isfinite(loss):
-        wrong = ", ".join(f"{name} {value.item()}" for name, value in losses.items() if not torch.isfinite(value))
+        wrong = ", ".join(f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value))
         raise DivergedError(
-            f"step {step}: {wrong or 'the sum of the losses is infinite'}, on images {', '.join(map(str, image_ids))}. Look at these images and their "
-            "objects; else a lower train.lr, a longer train.warmup_steps or train.clip_norm=10 may cure it. "
-            "The last checkpoint is from before: --resume goes on from it"
+            f"step {step}: {wrong or 'the sum of the losses is infinite'}, on images {', '.join(map(str, image_ids))}. "
+            "Look at these images and their objects; else a lower train.lr, a longer train.warmup_steps or "
+            "train.clip_norm=10 may cure it. last/ is from before: --resume goes on from it"
         )
 
 
-def choose(metrics: Metrics, key: str) -> float:
-    """The value at `key`, as in "segm.AP"; a ValueError names those there are."""
+def choose(metrics: Metrics, key: str) -> float | None:
+    """The value at `key`, as in "segm.AP"; None where the truth holds nothing to measure it on."""
     kind, _, name = key.partition(".")
-    value = metrics.get(kind, {}).get(name) if isinstance(metrics.get(kind), dict) else None
-    if value is None:
-        there = [f"{k}.{n}" for k in ("bbox", "segm", "keypoints") if k in metrics for n in metrics[k]]
-        raise ValueError(f"train.best is {key!r}, which was not measured; there are {', '.join(there)}")
-    return float(value)
+    if name not in metrics.get(kind, {}):
+        there = [f"{k}.{n}" for k in KINDS if k in metrics for n in metrics[k]]
+        raise ValueError(f"train.best is {key!r}, which is not measured; there are {', '.join(there)}")
+    return metrics[kind][name]
+
+
+def flatten(metrics: Metrics) -> dict[str, float | None]:
+    """{"bbox_AP": .., "segm_AP50": ..}: what the log keeps of an evaluation."""
+    return {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
 
 
 def describe(metrics: Metrics) -> str:
-    """The main figures on one line."""
-    kinds = [kind for kind in ("bbox", "segm", "keypoints") if kind in metrics]
-    return ", ".join(f"{kind} AP {metrics[kind]['AP']:.3f} AP50 {metrics[kind]['AP50']:.3f}" for kind in kinds)
+    """The main figures on one line; a dash where there was nothing to measure."""
+    written = {key: "-" if value is None else f"{value:.3f}" for key, value in flatten(metrics).items()}
+    return ", ".join(
+        f"{kind} AP {written[f'{kind}_AP']} AP50 {written[f'{kind}_AP50']}" for kind in KINDS if kind in metrics
+    )
 
 
 @contextmanager
@@ -183,7 +196,7 @@ def stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
 
     def ask(number: int, frame: FrameType | None) -> None:
         event.set()

@@ -21,7 +21,9 @@ class Evaluation:
     """What was measured, and the detections that it was measured on."""
 
     metrics: Metrics
-    results: list[dict[str, Any]]  # COCO results: image_id, category_id, score, bbox (x, y, width, height), segmentation
+    results: list[
+        dict[str, Any]
+    ]  # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation
 
 
 def evaluate_dataset(

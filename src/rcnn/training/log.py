@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 from types import TracebackType
@@ -19,16 +20,22 @@ class RunLog:
         """Lines of `first_step` and later, left by a run that was broken off, are dropped: they will come again."""
         self.path, self.steps = path, steps
         kept = [line for line in read_log(path) if line["step"] < first_step]
-        self._file = path.open("w", encoding="utf-8")
-        for line in kept:
-            self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        new = path.with_name(path.name + ".new")
+        new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(new, path)
+        self._file = path.open("a", encoding="utf-8")
         self._started = time.perf_counter()
         self.console = Console(stderr=True)
         self._bar = Progress(
-            TextColumn("train"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-            console=self.console, disable=not self.console.is_terminal, transient=True,
-        )  # fmt: skip
+            TextColumn("train"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
         self._task = self._bar.add_task("train", total=steps, completed=first_step, note="")
 
     def __enter__(self) -> Self:
@@ -59,7 +66,7 @@ class RunLog:
 
 
 def read_log(path: Path) -> list[dict]:
-    """The lines of a log, oldest first; none where there is no file. A line that was cut short by a crash is left out."""
+    """The lines of a log, oldest first; none where there is no file, and none of a line that a crash cut short."""
     if not path.exists():
         return []
     lines = []

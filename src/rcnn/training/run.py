@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -16,17 +18,19 @@ from rcnn.data import open_dataset
 from rcnn.data import splits as splits_of
 from rcnn.data.loader import training_batches
 from rcnn.data.records import Dataset
-from rcnn.drawing.curve import write_curve
+from rcnn.drawing.curves import write_curve
+from rcnn.evaluation.coco import METRICS
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.predictor import Predictor, choose_device
 from rcnn.training.engine import Metrics, Outcome, Run, train
 from rcnn.training.evaluate import evaluate_dataset
-from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig, split_overrides
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 
 Say = Callable[[str], object]
+RECORD, LOG = "config.json", "log.jsonl"  # of a run: its settings, and what happened
+NO_SPLIT = "none"  # the split to evaluate on, where nothing is to be evaluated
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,13 @@ class _Recipe:
 
 def starting_config(model: str) -> DetectorConfig:
     """The config of a named model or of a checkpoint folder; a ValueError if it is neither."""
-    if model in MODELS or not Path(model).exists():
+    if model in MODELS:
         return model_config(model)
-    if Path(model).is_file():
-        raise ValueError(f"{model} is a file: `rcnn convert {model} --output DIR` makes a checkpoint of it")
-    return load_checkpoint(Path(model)).config
+    if not Path(model).exists():
+        if "/" in model or "." in model:
+            raise ValueError(f"{model} does not exist: wanted a checkpoint folder, or a name from `rcnn models list`")
+        return model_config(model)
+    return load_checkpoint(model).config
 
 
 def run_training(
@@ -57,22 +63,25 @@ def run_training(
     device: str = "auto",
     say: Say = print,
 ) -> Outcome:
-    """Train `model` (a name, or a checkpoint folder) on `data`; `output` gets config.json, log.jsonl, curve.html, last/, best/.
+    """Train `model` (a name, or a checkpoint folder) on `data`.
 
-    `overrides` are KEY=VALUE words, of the model and of training. A run that is resumed keeps its own settings, on which
-    `overrides` may improve (train.steps=2000). `splits` are those to learn and to evaluate on; empty ones are found.
+    `output` gets config.json, log.jsonl, curve.html, last/ and best/. `overrides` are KEY=VALUE words, of the model and
+    of training. A run that is resumed keeps its own settings, on which `overrides` may improve (train.steps=2000).
+    `splits` are those to learn and to evaluate on; empty ones are found by their names.
     """
-    record = output / "config.json"
+    record = output / RECORD
     if resume and not record.exists():
         raise FileNotFoundError(f"{record} does not exist: there is no run to resume in {output}; leave --resume out")
-    if not resume and ((output / "last").exists() or (output / "log.jsonl").exists()):
+    if not resume and any((output / name).exists() for name in ("last", "last.old", "best")):
         raise ValueError(f"{output} holds a run: --resume goes on with it; for another, give another --output")
-    before = json.loads(record.read_text()) if resume else None
+    before = json.loads(record.read_text(encoding="utf-8")) if resume else None
+    if before is not None and model != before["started_from"]:
+        say(f"going on with {output}, which was started from {before['started_from']}, not {model}")
     model_words, train_words = split_overrides(overrides)
 
     learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]))
     dataset = open_dataset(data, learn, classes=None if before is None else before["classes"])
-    validation = open_dataset(data, check, classes=dataset.classes) if check else None
+    validation = open_dataset(data, check, classes=dataset.classes) if check != NO_SPLIT else None
     if before is None:
         config = override(replace(starting_config(model), num_classes=len(dataset.classes)), model_words)
         recipe = override(_Recipe(settings or TrainConfig()), train_words)
@@ -81,32 +90,49 @@ def run_training(
         recipe = override(_Recipe(config_from_dict(before["train"], TrainConfig)), train_words)
     settings = recipe.train
     if config.num_classes != len(dataset.classes):
-        raise ValueError(f"num_classes={config.num_classes}, but the data set has {len(dataset.classes)}: leave it out")
+        raise ValueError(f"num_classes={config.num_classes}, but {data} has {len(dataset.classes)}: leave it out")
+    require_measured(settings.best, config)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         detector = build_detector(config)
     if before is None and model not in MODELS:
-        say(transfer(detector, load_checkpoint(Path(model)), dataset.classes))
+        say(transfer(detector, load_checkpoint(model), dataset.classes))
     detector.to(choose_device(device))
 
+    started_from = model if before is None else before["started_from"]
+    about = {"started_from": started_from, "data": str(data), "splits": [learn, check]}
+    recorded = {"model": config_to_dict(config), "train": config_to_dict(settings)} | about
     output.mkdir(parents=True, exist_ok=True)
-    origin = {"model": model, "data": str(data), "splits": [learn, check], "rcnn": __version__, "torch": torch.__version__}
-    if before is not None:
-        origin["model"] = before["started_from"]
-    written: dict[str, Any] = {"model": config_to_dict(config), "train": config_to_dict(settings)}
-    written |= {"started_from": origin["model"], "data": str(data), "splits": [learn, check]}
-    record.write_text(json.dumps(written | {"classes": list(dataset.classes)}, indent=2) + "\n")
+    write_json(record, recorded | {"classes": list(dataset.classes)})
     for line in describe_run(config, settings, dataset, validation):
         say(line)
 
     batches = partial(training_batches, dataset, config.input, settings)
     evaluate = None if validation is None else partial(measure, validation, settings, device)
-    run = Run(folder=output, classes=tuple(dataset.classes), provenance=origin)
+    provenance = about | {"rcnn": __version__, "torch": torch.__version__, "train": config_to_dict(settings)}
+    run = Run(folder=output, classes=tuple(dataset.classes), provenance=provenance)
     try:
         return train(detector, batches, settings, run, evaluate=evaluate, resume=resume)
     finally:
-        write_curve(output / "curve.html", read_log(output / "log.jsonl"))
+        if (output / LOG).exists():
+            write_curve(output / LOG, output / "curve.html", title=output.name)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`path` holds `value`, or what it held before: nothing between, whenever this is broken off."""
+    new = path.with_name(path.name + ".new")
+    new.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+    os.replace(new, path)
+
+
+def require_measured(best: str, config: DetectorConfig) -> None:
+    """A ValueError unless train.best is empty or names something that an evaluation of such a detector measures."""
+    kinds = ("bbox", "segm") if config.mask is not None else ("bbox",)
+    names = [f"{kind}.{name}" for kind in kinds for name in METRICS[kind]]
+    if best and best not in names:
+        near = difflib.get_close_matches(best, names, n=3) or names
+        raise ValueError(f"train.best={best}: want what is measured here, such as {' or '.join(near)}")
 
 
 def measure(validation: Dataset, settings: TrainConfig, device: str, detector: Detector) -> Metrics:
@@ -116,7 +142,7 @@ def measure(validation: Dataset, settings: TrainConfig, device: str, detector: D
 
 
 def choose_splits(data: Path, wanted: tuple[str, ...]) -> tuple[str, str]:
-    """Splits of `data` to learn and to evaluate on ("" if there is none): those `wanted`, else by their names."""
+    """Splits of `data` to learn and to evaluate on (NO_SPLIT: on none): those `wanted`, else by their names."""
     there = splits_of(data)
     learn, check = wanted
     if not learn:
@@ -124,10 +150,8 @@ def choose_splits(data: Path, wanted: tuple[str, ...]) -> tuple[str, str]:
         if not named and len(there) != 1:
             raise ValueError(f"{data} has splits {', '.join(there)}, none of them train...: say which with --split")
         learn = (named or there)[0]
-    if check == "none":
-        return learn, ""
     if not check:
-        check = next((name for name in there if name.startswith("val") and name != learn), "")
+        check = next((name for name in there if name.startswith("val") and name != learn), NO_SPLIT)
     return learn, check
 
 
@@ -141,6 +165,6 @@ def describe_run(
     return [
         f"{config.name}: {config.num_classes} classes, learning {len(dataset)} images ({dataset.split}), {evaluated}",
         f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(settings).items())}",
-        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {effective} images a step / {settings.reference_batch}; "
-        f"{settings.steps} steps are {passes:.1f} passes over the data",
+        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {effective} images a step / "
+        f"{settings.reference_batch}; {settings.steps} steps are {passes:.1f} passes over the data",
     ]

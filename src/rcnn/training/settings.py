@@ -1,9 +1,9 @@
-"""How a detector is trained: every setting with its meaning and unit, and `train.KEY=VALUE` among the model's own keys."""
+"""How a detector is trained: every setting with its meaning and unit. On the command line they begin `train.`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 PREFIX = "train."
@@ -44,10 +44,14 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         least = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
-        least |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "lr": 0, "clip_norm": 0, "jitter": 0}
+        least |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "seed": 0}
+        least |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
+        least |= {"weight_decay": 0, "norm_weight_decay": 0}
         for name, minimum in least.items():
-            if getattr(self, name) < minimum:
+            if not getattr(self, name) >= minimum:  # written so that nan is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}, wanted {minimum} or more")
+        if self.seed >= 2**31:
+            raise ValueError(f"train.seed is {self.seed}, wanted less than {2**31}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"train.flip is {self.flip}, wanted a probability between 0 and 1")
         if any(not 0 < part <= 1 for part in self.milestones) or list(self.milestones) != sorted(self.milestones):
@@ -67,7 +71,15 @@ class TrainConfig:
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`KEY=VALUE` words parted into (the model's, the training's, which begin `train.`)."""
+    """`KEY=VALUE` words parted into (the model's, the training's, which begin `train.`).
+
+    Raises ValueError for a setting of training that lacks its prefix.
+    """
     model = [word for word in overrides if not word.startswith(PREFIX)]
     training = [word for word in overrides if word.startswith(PREFIX)]
+    ours = {field.name for field in fields(TrainConfig)}
+    for word in model:
+        key = word.partition("=")[0].strip()
+        if key in ours:
+            raise ValueError(f"no setting {key!r} of the model; did you mean {PREFIX}{word}?")
     return model, training

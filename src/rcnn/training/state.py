@@ -1,4 +1,4 @@
-"""A run on disk: `last/` and `best/`, each a checkpoint (weights, config, classes) with what it takes to go on training.
+"""A run on disk: `last/` and `best/`, each a checkpoint; `last/` has beside it what it takes to go on training.
 
 A folder is written whole beside its place and then moved there, so that a crash at any moment leaves one that loads.
 """
@@ -58,11 +58,13 @@ def read_state(folder: Path) -> TrainingState:
     """The state kept in `folder`; a ValueError says what is wrong with the file."""
     path = folder / STATE_FILE
     if not path.exists():
-        raise ValueError(f"{path} is missing: {folder} holds weights but no training to go on with; start a run from it")
+        raise ValueError(
+            f"{path} is missing: {folder} holds weights, but no training to go on with; start a run from it"
+        )
     try:
         return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a training state ({error}); resume from another checkpoint") from error
+        raise ValueError(f"{path} cannot be read as a training state ({error}); start a run from {folder}") from error
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
