@@ -1,7 +1,7 @@
 """Coverage of pixels to COCO polygons: the outline where half a pixel is covered, holes joined to it, points thinned.
 
-COCO's polygons are filled one by one and united, so a hole cannot be a polygon of its own: it is joined to the outline around
-it by a cut of no width, walked in both directions (a keyhole).
+COCO's polygons are filled one by one and united, so a hole cannot be a polygon of its own: it is joined to the outline
+around it by a cut of no width, walked in both directions (a keyhole).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels, a pixel's centre at .5; closed: the last point joins the first
+Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels, whose centres are at .5; the last point joins the first
 
-# For each pattern of covered corners of a cell (1 top left, 2 top right, 4 bottom right, 8 bottom left) the sides that the
-# outline enters and leaves by, the covered part on its right hand; sides: 0 top, 1 right, 2 bottom, 3 left. In the two
-# patterns of opposite corners, the corners are taken as apart.
+# For each pattern of covered corners of a cell (1 top left, 2 top right, 4 bottom right, 8 bottom left) the sides that
+# the outline enters and leaves by, the covered part on its right hand; sides: 0 top, 1 right, 2 bottom, 3 left. In the
+# two patterns of opposite corners, the corners are taken as apart.
 _SEGMENTS: tuple[tuple[tuple[int, int], ...], ...] = (
     (), ((0, 3),), ((1, 0),), ((1, 3),), ((2, 1),), ((0, 3), (2, 1)), ((2, 0),), ((2, 3),),
     ((3, 2),), ((0, 2),), ((1, 0), (3, 2)), ((1, 2),), ((3, 1),), ((0, 1),), ((3, 0),), (),
@@ -23,8 +23,8 @@ _SEGMENTS: tuple[tuple[tuple[int, int], ...], ...] = (
 def trace(coverage: npt.NDArray[np.floating], level: float = 0.5) -> list[Ring]:
     """Closed lines along which `coverage` (h, w) is `level` (marching squares, Lorensen and Cline 1987).
 
-    Between pixel centres the line is where linear interpolation puts it; outside the array nothing is covered. Outlines have
-    positive `signed_area`, holes negative.
+    Between pixel centres the line is where linear interpolation puts it; outside the array nothing is covered. Outlines
+    have positive `signed_area`, holes negative.
     """
     values = np.pad(np.asarray(coverage, dtype=np.float64), 1)
     inside = values >= level
@@ -52,7 +52,7 @@ def signed_area(ring: Ring) -> float:
 
 
 def simplify(ring: Ring, tolerance: float) -> Ring:
-    """The ring with fewer points, none of those left out further than `tolerance` from it (Douglas and Peucker 1973)."""
+    """The ring with fewer points, none of those left out further off than `tolerance` (Douglas and Peucker 1973)."""
     far = int(((ring - ring[0]) ** 2).sum(1).argmax())
     closed = np.concatenate([ring, ring[:1]])
     keep = np.zeros(len(closed), dtype=bool)
@@ -75,10 +75,8 @@ def simplify(ring: Ring, tolerance: float) -> Ring:
     return ring[keep[:-1]]
 
 
-def polygons(
-    coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smallest: float = 6.0
-) -> list[list[float]]:
-    """COCO polygons [x1, y1, x2, y2, ...] of what is covered; parts and holes of less than `smallest` pixels are left out."""
+def polygons(coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smallest: float = 6.0) -> list[list[float]]:
+    """COCO polygons [x1, y1, x2, y2, ...] of what is covered; parts and holes below `smallest` pixels are left out."""
     rings = [simplify(ring, tolerance) for ring in trace(coverage)]
     outlines = [ring for ring in rings if len(ring) > 2 and signed_area(ring) >= smallest]
     holes = [ring for ring in rings if len(ring) > 2 and -signed_area(ring) >= smallest]
@@ -93,7 +91,7 @@ def polygons(
 
 
 def _crossing(row: int, column: int, side: int) -> tuple[int, int, int]:
-    """The grid line that `side` of a cell is: (row, column of its first end, 0 for a horizontal one and 1 for a vertical)."""
+    """The grid line that `side` of a cell is: row and column of its first end, 1 if it is vertical."""
     return ((row, column, 0), (row, column + 1, 1), (row + 1, column, 0), (row, column, 1))[side]
 
 
