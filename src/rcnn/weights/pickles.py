@@ -17,7 +17,7 @@ import torch
 
 ZIP_MAGIC = b"PK\x03\x04"  # torch.save since 1.6
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before: a pickled number, then pickles
-_DTYPES = ("?", "b", "B", "h", "H", "i", "I", "q", "Q", "e", "f", "d", "U", "S")  # of arrays beside torch's tensors
+_DTYPES = ("?", *"bBhHiIlLqQ", *"efd", "U", "S")  # of arrays beside torch's tensors
 
 
 class _Refused(pickle.UnpicklingError):
@@ -109,8 +109,7 @@ def read_pickle(path: str | Path) -> Any:
                 f"{path} asks for {refused}, which is neither array nor tensor: refused, and nothing of it was run. "
                 "If you trust its author, save its weights alone again where it was made"
             ) from error
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is truncated or damaged ({reason}): copy it again") from error
+        raise ValueError(f"{path} is truncated or damaged ({_reason(error)}): copy it again") from error
 
 
 def _not_a_pickle(head: bytes) -> str:
@@ -134,6 +133,12 @@ def _torch_allowed() -> list[Any]:
     names = [(function, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")
              for function, name in ((_RECONSTRUCT, "_reconstruct"), (scalar, "scalar"))]  # fmt: skip
     return [np.ndarray, np.dtype, *{type(np.dtype(name)) for name in _DTYPES}, *names]
+
+
+def _reason(error: Exception) -> str:
+    """The line of torch's long messages that says what happened."""
+    lines = [line for line in str(error).rpartition("WeightsUnpickler error:")[2].splitlines() if line.strip()]
+    return lines[0].strip() if lines else type(error).__name__
 
 
 def _refused_name(error: Exception) -> str:
