@@ -119,8 +119,8 @@ def paste_regions(
 def _span(low: float, high: float, limit: int, side: int, threshold: float) -> tuple[int, int]:
     """The pixels [first, last) of one axis that a mask of `side` pixels over [low, high] may set."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return 0, 0  # every value there would be NaN, which is not above any threshold
-    # Beyond the box a mask fades over half of one of its pixels, from half its value on: only a lower threshold sees it.
+        return 0, 0  # a box that has no place sets nothing
+    # Beyond the box a mask fades over half of one of its pixels, from half its value: only a lower threshold sees it.
     margin = 1 if threshold >= 0.5 else 1 + math.ceil(max(0.0, high - low) / (2 * side))
     first = min(max(math.floor(low) - margin, 0), limit)
     return first, max(first, min(math.ceil(high) + margin, limit))

@@ -43,7 +43,7 @@ def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
 def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor, Tensor]:
     """Up to `size` boxes of each image: positives, at most their fraction, then negatives for the rest.
 
-    As Detectron2 and torchvision: too few positives leave their places to negatives, too few negatives leave some empty.
+    As Detectron2 and torchvision: too few positives leave their places to negatives, too few negatives leave gaps.
 
     Args:
         labels: (B, N) int64: 1 positive, 0 negative, -1 never drawn.

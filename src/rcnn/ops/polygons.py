@@ -1,0 +1,142 @@
+"""True outlines turned into masks in the frames of regions, bit for bit as Detectron2 and pycocotools do it.
+
+pycocotools (rleFrPoly) enlarges a polygon five times, walks each edge pixel by pixel, and notes where the walk passes
+from column 5c + 2 to column 5c + 3 of that finer grid: there, the edge crosses the centres of column c. Between two
+crossings of a column lies the inside. Here the crossings are not walked to but computed, those of all regions at once.
+
+Letters: B images, G true objects, E edges of one object, R regions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FINE = 5  # pycocotools' enlargement
+MAX_WORK = 1_000_000  # elements of the largest array: tens of megabytes in all
+SHORTEST_SIDE = 0.1  # of a box, pixels: Detectron2 divides by no less
+
+
+@torch.library.custom_op("rcnn::crop_polygons", mutates_args=())
+def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
+    """True masks in the frames of regions, from outlines (Detectron2's rasterize_polygons_within_box).
+
+    Args:
+        polygons: (B, G, E, 5) edges x1, y1, x2, y2, part, in pixels. An object is the union of its parts, each filled
+            even-odd; edges of one part follow each other, in order, and close it; padding has part -1.
+        matched: (B, R) int64, which of the G objects each region takes.
+        boxes: (B, R, 4) float32 xyxy pixels.
+        valid: (B, R) bool; the other places give zeros.
+        size: side of the result, pixels.
+
+    Returns:
+        (B, R, size, size) float32 of 0 and 1. No gradient: targets are data.
+    """
+    masks = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
+    batch, place = valid.nonzero(as_tuple=True)
+    if len(batch) == 0 or size == 0:
+        return masks
+    images, objects = polygons.shape[:2]
+    flat = polygons.reshape(images * objects, -1, 5)
+    taken, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)  # (T,), (V,) into T
+    edges, edge_first, edge_count, part_first, part_count = _pack(flat[taken])
+
+    wanted = boxes[batch, place]  # (V, 4)
+    work = ((edge_count[owner] + part_count[owner] * size) * size).cumsum(0) // MAX_WORK
+    drawn = []
+    for number in torch.unique_consecutive(work, return_counts=True)[1].tolist():
+        start = sum(len(done) for done in drawn)
+        own = owner[start : start + number]
+        region, index = _spread(edge_first[own], edge_count[own])
+        canvas_first = part_count[own].cumsum(0) - part_count[own]
+        canvas = canvas_first[region] + edges[index, 4].long() - part_first[own][region]
+        canvas_region = torch.repeat_interleave(part_count[own])
+        x1, y1, x2, y2 = _fine(edges[index, :4], wanted[start : start + number][region], size)
+        parts = _fill(x1, y1, x2, y2, canvas, len(canvas_region), size)
+        drawn.append(parts.new_zeros((number, size, size)).index_add_(0, canvas_region, parts) > 0)
+    masks[batch, place] = torch.cat(drawn).float()
+    return masks
+
+
+@crop_polygons.register_fake
+def _(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
+    return boxes.new_empty((*valid.shape, size, size), dtype=torch.float32)
+
+
+def _pack(polygons: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """The edges of objects (T, E, 5) without padding, and where each object's begin.
+
+    Returns:
+        edges: (L, 5) float64, object after object; the part counts on over all of them.
+        edge_first, edge_count: (T,) int64, which of the edges are an object's.
+        part_first, part_count: (T,) int64, which of the parts are.
+    """
+    real = polygons[..., 4] >= 0  # (T, E)
+    owner = real.nonzero()[:, 0]  # (L,)
+    edges = polygons[real].double()  # (L, 5)
+    edge_count = real.sum(1)
+    key = torch.stack([owner.double(), edges[:, 4]], 1)
+    parts, part = torch.unique_consecutive(key, dim=0, return_inverse=True)
+    edges[:, 4] = part.double()
+    part_count = torch.bincount(parts[:, 0].long(), minlength=len(polygons))
+    return edges, edge_count.cumsum(0) - edge_count, edge_count, part_count.cumsum(0) - part_count, part_count
+
+
+def _spread(first: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+    """Runs first, first + 1, ... of `count` (N,) numbers each, one after the other: (which run, number), both (M,)."""
+    run = torch.repeat_interleave(count)
+    return run, torch.arange(len(run), device=run.device) - (count.cumsum(0) - count)[run] + first[run]
+
+
+def _fine(edges: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x1, y1, x2, y2 (M,) int64 on the fine grid of each one's box, from `edges` (M, 4) float64 and `boxes` (M, 4)."""
+    boxes = boxes.float()
+    side = boxes[:, 2:] - boxes[:, :2]  # in float32, and the ratio too, as NumPy does it for Detectron2
+    # `size / side` would be its reciprocal times size, with another rounding; and the guard is a float64 there.
+    ratio = torch.full_like(side, size).div(side).double().where(side >= SHORTEST_SIDE, size / SHORTEST_SIDE)  # (M, 2)
+    points = (edges.unflatten(1, (2, 2)) - boxes[:, None, :2].double()) * ratio[:, None]  # (M, 2, 2)
+    fine = (FINE * points + 0.5).long()  # towards zero, as C does
+    return fine[:, 0, 0], fine[:, 0, 1], fine[:, 1, 0], fine[:, 1, 1]
+
+
+def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count: int, size: int) -> Tensor:
+    """Canvases (count, size, size) int64 of 0 and 1: the insides of closed outlines, edges (M,) on the fine grid."""
+    low, high = torch.minimum(x1, x2), torch.maximum(x1, x2)
+    # Columns c with low <= 5c + 2 and 5c + 3 <= high.
+    first = torch.div(low - 2 + FINE - 1, FINE, rounding_mode="floor").clamp(min=0)
+    last = torch.div(high - 3, FINE, rounding_mode="floor").clamp(max=size - 1)
+    edge, column = _spread(first, (last - first + 1).clamp(min=0))
+    y = _crossing_height(x1[edge], y1[edge], x2[edge], y2[edge], FINE * column + 2)
+    y = (y.double() + 0.5) / FINE - 0.5
+    row = y.clamp(0, size).ceil().long()  # the first whose centre lies below the crossing; `size` is none
+    cell = (canvas[edge] * (size + 1) + row) * size + column
+    crossings = torch.bincount(cell, minlength=count * (size + 1) * size).view(count, size + 1, size)
+    return crossings[:, :size].cumsum(1) & 1
+
+
+def _crossing_height(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, column: Tensor) -> Tensor:
+    """The fine row (M,) at which the walk along an edge passes from `column` to the next one, the upper of the two.
+
+    pycocotools walks along the longer axis in steps of 1, towards larger values, and rounds the other by C's rules.
+    """
+    width, height = (x2 - x1).abs(), (y2 - y1).abs()
+    flat = width >= height
+    flip = torch.where(flat, x1 > x2, y1 > y2)
+    x, y = torch.where(flip, x2, x1), torch.where(flip, y2, y1)  # where the walk starts
+    slope = torch.where(flat, torch.where(flip, y1, y2) - y, torch.where(flip, x1, x2) - x).double()
+    slope = slope / torch.where(flat, width, height).double()
+
+    # Along x: both columns are steps of the walk.
+    before = (column - x).double()
+    first, second = ((y.double() + slope * step + 0.5).long() for step in (before, before + 1))
+    along_x = torch.minimum(first, second)
+
+    # Along y: the last step before x, rounded, reaches the other side. Division finds it, give or take one.
+    rising = slope > 0
+    steep = torch.where(flat, 1.0, slope)  # 1 where unused: no division by a slope of 0
+    step = ((column - x).double() + 0.5) / steep
+    step = step.floor() - 1
+    for _ in range(2):
+        reached = (x.double() + slope * (step + 1) + 0.5).long()
+        step = step + torch.where(torch.where(rising, reached <= column, reached > column), 1.0, 0.0)
+    return torch.where(flat, along_x, y + step.long())
