@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 
 Ring = npt.NDArray[np.float64]  # (P, 2) x, y; closed: the last point joins the first
-Coverage = npt.NDArray[np.float32]  # (h, w) in [0, 1], the part of each pixel that is covered
+Coverage = npt.NDArray[np.floating]  # (h, w) in [0, 1], the part of each pixel that is covered
 
 SUPERSAMPLING = 4  # subpixels along a pixel's side
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-Plane = npt.NDArray[np.float32]  # (h, w)
-Picture = npt.NDArray[np.float32]  # (h, w, 3)
-Colour = npt.NDArray[np.float32]  # (3,)
+Plane = npt.NDArray[np.floating]  # (h, w)
+Picture = npt.NDArray[np.floating]  # (h, w, 3)
+Colour = npt.NDArray[np.floating]  # (3,)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 4) -> Plane:
@@ -81,7 +81,7 @@ def starfish(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, flo
     grain = noise(rng, *u.shape, cell=5, octaves=2)
     dots = np.sin(u * rng.uniform(14, 22)) * np.sin(v * rng.uniform(14, 22))
     skin = mix(base * 0.72, base, grain)
-    return mix(np.float32(0), np.float32(0.3) + base * 0, (dots > 0.55).astype(np.float32)) + skin, 0.15
+    return skin + 0.3 * (dots > 0.55).astype(np.float32)[..., None], 0.15
 
 
 def doughnut(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
@@ -133,7 +133,7 @@ def fruit(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
         skin = mix(hsv(0.14, 0.75, 0.95), hsv(0.17 + rng.uniform(0, 0.06), 0.7, 0.8), contrast(u + 0.3 * v))
         marks = noise(rng, *u.shape, cell=7, octaves=2) > rng.uniform(0.68, 0.78)
         ends = (np.abs(v) > 0.9) | marks
-        return mix(np.float32(1), np.float32(0.45), ends.astype(np.float32)) * skin, 0.3
+        return skin * np.where(ends, np.float32(0.45), np.float32(1))[..., None], 0.3
     base = hsv(rng.random(), rng.uniform(0.05, 0.6), rng.uniform(0.7, 0.95))
     return mix(base * 0.6, base, contrast(noise(rng, *u.shape, cell=9, octaves=3))), 0.2
 
