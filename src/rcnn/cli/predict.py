@@ -96,12 +96,10 @@ def predict(
 
 def draw(image: Tensor, found: ImageDetections, classes: Sequence[str], path: Path, *, contour: bool) -> None:
     """`path`: the image (3, H, W) uint8 RGB with what was found on it."""
-    from PIL import Image
-
     from rcnn.drawing.pictures import draw_objects
 
     picture = draw_objects(
-        image.permute(1, 2, 0).numpy(),
+        image,
         found.boxes,
         found.labels,
         classes,
@@ -111,7 +109,7 @@ def draw(image: Tensor, found: ImageDetections, classes: Sequence[str], path: Pa
         contour=contour,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, quality=QUALITY)
+    picture.save(path, quality=QUALITY)
 
 
 def _decoded(sources: Sequence[Source], pool: ThreadPoolExecutor) -> Iterator[tuple[Source, Tensor | Exception]]:

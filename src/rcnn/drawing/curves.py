@@ -52,7 +52,9 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 break
             raise ValueError(f"{path}, line {number}: not JSON ({error}); wanted one JSON object a line") from error
         if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
-            raise ValueError(f'{path}, line {number}: no "step" in it; wanted a line such as {{"step": 20, "loss": 1.5}}')
+            raise ValueError(
+                f'{path}, line {number}: no "step" in it; wanted a line such as {{"step": 20, "loss": 1.5}}'
+            )
         records[record["step"], frozenset(record)] = record
     return sorted(records.values(), key=lambda record: record["step"])
 
@@ -76,7 +78,9 @@ def training_curve(records: Sequence[dict[str, Any]]) -> str:
     if rates:
         panels.append(_panel("Learning rate", [_Line("lr", rates, 5)], low=0.0))
     if not panels:
-        panels.append(f'<text x="{_WIDTH / 2}" y="{_HEIGHT / 2}" text-anchor="middle">The log holds no steps yet.</text>')
+        panels.append(
+            f'<text x="{_WIDTH / 2}" y="{_HEIGHT / 2}" text-anchor="middle">The log holds no steps yet.</text>'
+        )
     rows = math.ceil(len(panels) / 2)
     columns = min(2, len(panels))
     placed = [
@@ -141,7 +145,9 @@ def _panel(title: str, lines: Sequence[_Line], low: float | None = None) -> str:
         parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{_written(tick)}</text>')
     parts.extend(_drawn(line, across, down) for line in lines)
     if len(lines) > 1:
-        parts.append(_legend([line for line in lines if not line.faint]) if len(lines) > 2 or not lines[0].faint else "")
+        parts.append(
+            _legend([line for line in lines if not line.faint]) if len(lines) > 2 or not lines[0].faint else ""
+        )
     return "".join(parts)
 
 
@@ -172,7 +178,9 @@ def _legend(lines: Sequence[_Line]) -> str:
             f'stroke-width="3"/><text x="{_WIDTH - 136}" y="{y}">{escape(text)}</text>'
         )
     height = 17 * len(lines) + 8
-    ground = f'<rect x="{_WIDTH - 166}" y="{_TOP}" width="150" height="{height}" rx="5" fill="var(--card)" opacity=".8"/>'
+    ground = (
+        f'<rect x="{_WIDTH - 166}" y="{_TOP}" width="150" height="{height}" rx="5" fill="var(--card)" opacity=".8"/>'
+    )
     return ground + "".join(entries)
 
 
@@ -184,7 +192,10 @@ def _ticks(low: float, high: float, inside: bool = False) -> list[float]:
     scale = 10.0 ** math.floor(math.log10(raw))
     step = next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= raw * 0.999)
     begin, end = (math.ceil, math.floor) if inside else (math.floor, math.ceil)
-    first, last = begin(low / step - 1e-9 * (-1 if not inside else 1)), end(high / step + 1e-9 * (-1 if not inside else 1))
+    first, last = (
+        begin(low / step - 1e-9 * (-1 if not inside else 1)),
+        end(high / step + 1e-9 * (-1 if not inside else 1)),
+    )
     return [place * step for place in range(first, last + 1)]
 
 

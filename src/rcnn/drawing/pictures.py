@@ -12,10 +12,11 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from rcnn.drawing.palette import Colour, colour, readable_on
+from rcnn.ops.masks import Region
 
-Region = tuple[int, int, npt.NDArray[np.bool_]]  # left, top, and the mask (h, w) of the part of the image that begins there
 Edge = tuple[float, float, float, float]
 
 OPACITY = 0.45  # how much of a masked pixel is the object's colour
@@ -29,10 +30,10 @@ PERSON_SKELETON = (
 
 
 def draw_objects(
-    image: npt.NDArray[np.uint8],
+    image: Tensor | npt.NDArray[np.uint8],
     boxes: npt.ArrayLike,
     labels: Sequence[int] | npt.NDArray[np.integer],
-    classes: Sequence[str],
+    names: Sequence[str],
     *,
     scores: npt.ArrayLike | None = None,
     masks: Iterable[Region | None] | None = None,
@@ -40,12 +41,13 @@ def draw_objects(
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
     contour: bool = False,
     colour_by: Literal["instance", "class"] = "instance",
-) -> npt.NDArray[np.uint8]:
-    """A copy of `image` (H, W, 3), RGB, with its D objects drawn on it.
+) -> Image.Image:
+    """A copy of `image`, uint8 RGB, a tensor (3, H, W) or an array (H, W, 3), with its D objects drawn on it.
 
-    `boxes` (D, 4), `labels` (D,) into `classes`, `scores` (D,) where they are detections, `keypoints` (D, J, 3) whose
+    `boxes` (D, 4), `labels` (D,) into `names`, `scores` (D,) where they are detections, `keypoints` (D, J, 3) whose
     third number is above 0 where the point is to be drawn. `masks` gives one region an object, in order, and is read
     one at a time; parts outside the image are left out. `contour` draws the outline of a mask in place of its area.
+    Colours go by place among the objects, or by class; either way they are the same from run to run.
     Labels stay inside the image, and are left out of an image too small to hold one.
     """
     canvas = _rgb(image).copy()
@@ -56,23 +58,24 @@ def draw_objects(
     colours = [colour(int(labels[row]) if colour_by == "class" else row) for row in range(count)]
     width = line_width(canvas.shape[0], canvas.shape[1])
     if masks is not None:
-        for row, region in enumerate(masks):
+        for region, ink in zip(masks, colours, strict=True):
             if region is not None:
-                _draw_mask(canvas, region, colours[row], width if contour else 0)
+                _draw_mask(canvas, region, ink, width, contour)
     picture = Image.fromarray(canvas)
     pen = ImageDraw.Draw(picture)
-    shown = np.asarray(scores, dtype=np.float64).reshape(-1) if scores is not None else None
     largest_first = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable")
     for row in largest_first:
         _draw_box(pen, corners[row], colours[row], width)
     if keypoints is not None:
         for row, points in enumerate(np.asarray(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             _draw_keypoints(pen, points, skeleton, colours[row], width)
+    texts = [names[int(label)] for label in labels]
+    if scores is not None:
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores, dtype=np.float64), strict=True)]
     writer = _LabelWriter(pen, picture.size)
     for row in largest_first[::-1]:  # the smallest first: they have the least choice of place
-        text = classes[int(labels[row])] if shown is None else f"{classes[int(labels[row])]} {shown[row]:.2f}"
-        writer.write(text, corners[row], colours[row], width)
-    return np.asarray(picture)
+        writer.write(texts[row], corners[row], colours[row])
+    return picture
 
 
 def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
@@ -80,7 +83,7 @@ def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return None
-    return int(columns[0]), int(rows[0]), mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return Region(int(columns[0]), int(rows[0]), mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
 
 
 def line_width(height: int, width: int) -> int:
@@ -88,31 +91,37 @@ def line_width(height: int, width: int) -> int:
     return max(1, round(math.sqrt(height * width) / 280))
 
 
-def _rgb(image: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        raise ValueError(f"the image is {image.shape} of {image.dtype}, wanted (height, width, 3) of uint8, RGB")
-    return image
+def _rgb(image: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """The image as an array (H, W, 3)."""
+    pixels = np.moveaxis(image.cpu().numpy(), 0, -1) if isinstance(image, Tensor) else image
+    if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
+        raise ValueError(
+            f"the image is {tuple(image.shape)} of {image.dtype}, wanted RGB of uint8: a tensor (3, height, width), "
+            "or an array (height, width, 3)"
+        )
+    return pixels
 
 
-def _draw_mask(canvas: npt.NDArray[np.uint8], region: Region, ink: Colour, outline: int) -> None:
-    """Blends `ink` into `canvas` where the region is set, or, with `outline` > 0, draws its edge that many pixels wide."""
+def _draw_mask(canvas: npt.NDArray[np.uint8], region: Region, ink: Colour, width: int, contour: bool) -> None:
+    """Blends `ink` into `canvas` where the region is set, and draws its edge; with `contour` the edge alone.
+
+    The edge is `width` pixels of the mask itself, half of them where its area is blended too.
+    """
     left, top, mask = region
     y0, x0 = max(0, top), max(0, left)
     y1, x1 = min(canvas.shape[0], top + mask.shape[0]), min(canvas.shape[1], left + mask.shape[1])
     if y1 <= y0 or x1 <= x0:
         return
     inside = mask[y0 - top : y1 - top, x0 - left : x1 - left]
-    if outline:
-        inside = inside & ~_eroded(inside, outline)
+    edge = inside & ~_eroded(inside, width if contour else max(1, width // 2))
     part = canvas[y0:y1, x0:x1]
-    height = max(1, _STRIP // (x1 - x0))
-    for start in range(0, y1 - y0, height):
-        strip, chosen = part[start : start + height], inside[start : start + height]
-        if outline:
-            strip[chosen] = ink
-        else:
+    if not contour:
+        height = max(1, _STRIP // (x1 - x0))
+        for start in range(0, y1 - y0, height):
+            strip, chosen = part[start : start + height], inside[start : start + height]
             blend = strip[chosen] * np.float32(1 - OPACITY) + np.asarray(ink, dtype=np.float32) * np.float32(OPACITY)
             strip[chosen] = np.rint(blend).astype(np.uint8)
+    part[edge] = ink
 
 
 def _eroded(mask: npt.NDArray[np.bool_], times: int) -> npt.NDArray[np.bool_]:
@@ -158,17 +167,17 @@ class _LabelWriter:
         self.padding = max(1, points // 6)
         self.taken: list[Edge] = []
 
-    def write(self, text: str, box: npt.NDArray[np.float64], ink: Colour, width: int) -> None:
+    def write(self, text: str, box: npt.NDArray[np.float64], ink: Colour) -> None:
         left, top, right, bottom = self.pen.textbbox((0, 0), text, font=self.font)
         # One height for all names, whether or not they have letters that reach up or down.
         ascent, descent = self.font.getmetrics() if isinstance(self.font, ImageFont.FreeTypeFont) else (bottom - top, 0)
         wide, high = right - left + 2 * self.padding, ascent + descent + self.padding
         if wide > self.width or high > self.height:
             return
-        x = min(max(0.0, math.floor(box[0])), self.width - wide)
-        places = [(x, y) for y in (box[1] - high, box[1], box[3], box[3] - high) if 0 <= y <= self.height - high]
-        inset = min(max(0.0, box[1]), self.height - high)
-        places = [(px, float(math.floor(py))) for px, py in [*places, (x, inset)]]
+        inset = min(max(0.0, box[1]), self.height - high)  # always inside, whatever the box
+        tops = [y for y in (box[1] - high, box[1], box[3], box[3] - high) if 0 <= y <= self.height - high]
+        lefts = [min(max(0.0, edge), self.width - wide) for edge in (box[0], box[2] - wide)]
+        places = [(float(math.floor(x)), float(math.floor(y))) for x in lefts for y in [*tops, inset]]
         x, y = min(places, key=lambda place: self._hidden((*place, place[0] + wide, place[1] + high)))
         self.taken.append((x, y, x + wide, y + high))
         self.pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=ink)

@@ -270,10 +270,10 @@ def _curves(
         evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
     evaluation.evaluate()
     evaluation.accumulate()
-    params = evaluation.params
+    params, arrays = evaluation.params, evaluation.eval or {}
     return Curves(
-        precision=np.asarray(evaluation.eval["precision"]),
-        recall=np.asarray(evaluation.eval["recall"]),
+        precision=np.asarray(arrays["precision"]),
+        recall=np.asarray(arrays["recall"]),
         areas=tuple(params.areaRngLbl),
         limits=tuple(params.maxDets),
     )
