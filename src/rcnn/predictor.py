@@ -24,12 +24,11 @@ from rcnn.data.transforms import resize_shortest
 from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.ops.coco_backend import encode_region
-from rcnn.ops.masks import paste_regions
+from rcnn.ops.masks import Region, paste_regions
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_detector
 
 Precision = Literal["float32", "bfloat16", "auto"]
-PASTE_BYTES = 64 * 2**20  # of memory for mask crops at image size, at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +55,14 @@ class ImageDetections:
     def rles(self) -> list[dict[str, Any]] | None:
         """Each mask at image size as COCO run lengths {"size": [H, W], "counts": str}; None without masks."""
         regions = self.regions()
-        return None if regions is None else [encode_region(region, (self.height, self.width)) for region in regions]
+        return None if regions is None else [encode_region(*region, (self.height, self.width)) for region in regions]
 
-    def regions(self) -> Iterator[tuple[int, int, np.ndarray]] | None:
-        """Each mask as (left, top, bool (h, w)), the part of the image that begins there; None without masks."""
+    def regions(self) -> Iterator[Region] | None:
+        """Each mask as the part of the image that it touches; None without masks."""
         if self.masks is None:
             return None
         masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
-        return paste_regions(masks, boxes, (self.height, self.width), max_bytes=PASTE_BYTES)
+        return paste_regions(masks, boxes, (self.height, self.width))
 
     def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K classes."""

@@ -1,1 +1,1 @@
-""""""
+"""The `rcnn` command. main.py is read first; each subcommand is a file."""

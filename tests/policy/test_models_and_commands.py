@@ -1,0 +1,130 @@
+"""What is offered exists: every named model builds, every command of the docs parses, the package says its version."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import rcnn
+from rcnn.cli.main import app
+from rcnn.models import MODELS, build_detector, model_config
+from rcnn.models.overrides import config_from_dict, config_to_dict, describe, override
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if path.exists()]
+COMMANDS = {"train", "eval", "predict", "convert", "models", "doctor", "demo"}
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_named_model_builds(name: str) -> None:
+    config = model_config(name)
+    assert config.name == name
+    assert config_from_dict(config_to_dict(config)) == config
+    with torch.device("meta"):
+        detector = build_detector(config)
+    assert sum(parameter.numel() for parameter in detector.parameters()) > 100_000
+    assert (detector.mask_head is not None) == name.startswith("mask_")
+    assert MODELS[name].__doc__ or name.endswith("_caffe")
+
+
+def test_every_setting_says_what_it_is() -> None:
+    """Of the settings that `rcnn models show` prints, those with names that speak for themselves may stay silent."""
+    settings = describe(model_config("mask_rcnn_r50_fpn"))
+    assert len(settings) > 40
+    for setting in settings:
+        assert setting.type, setting
+    assert sum(bool(setting.comment) for setting in settings) > len(settings) / 3
+
+
+def test_what_models_show_prints_is_what_train_takes() -> None:
+    shown = CliRunner().invoke(app, ["models", "show", "mask_rcnn_compact"])
+    assert shown.exit_code == 0, shown.output
+    words = [line.split("  #")[0].rstrip() for line in shown.stdout.splitlines()]
+    model = [word for word in words if not word.startswith("train.")]
+    assert len(model) > 40
+    assert any(word.startswith("train.lr=") for word in words)
+    assert override(model_config("mask_rcnn_compact"), model) == model_config("mask_rcnn_compact")
+
+
+def commands_of(page: Path) -> list[str]:
+    """Lines of a page's code blocks that call rcnn."""
+    blocks = re.findall(r"```(?:sh|bash|console)?\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    inline = re.findall(r"`(rcnn [^`\n]+)`", page.read_text(encoding="utf-8"))
+    return [line for line in [*lines, *inline] if line.startswith("rcnn ")]
+
+
+def test_commands_in_the_docs_exist() -> None:
+    found = [(page.name, command) for page in PAGES for command in commands_of(page)]
+    assert found, "README and docs show no rcnn command"
+    for page, command in found:
+        words = shlex.split(command.split("#")[0].split("|")[0].split(">")[0], posix=True)
+        subcommand = words[1] if len(words) > 1 else "--help"
+        if subcommand.startswith("-"):
+            continue
+        assert subcommand in COMMANDS, f"{page}: {command}"
+        described = CliRunner().invoke(
+            app, [subcommand, "--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+        )
+        for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
+            assert option in described.output, (
+                f"{page}: {command} has {option}, which `rcnn {subcommand}` does not know"
+            )
+
+
+def test_make_targets_in_the_docs_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    assert {"demo", "test"} <= targets
+    for page in PAGES:
+        for block in re.findall(
+            r"```(?:sh|bash|console)?\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL
+        ):
+            named = re.findall(r"^make ([a-z]+)", block, flags=re.MULTILINE)
+            assert set(named) <= targets, f"{page.name}: make {set(named) - targets}"
+
+
+def test_files_named_in_the_docs_exist() -> None:
+    seen = 0
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+            seen += 1
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+        for name in re.findall(r"`((?:src|docs|tests|benchmarks)/[\w/.-]+\.\w+)", page.read_text(encoding="utf-8")):
+            seen += 1
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+    assert seen
+
+
+def test_one_version() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["version"] == rcnn.__version__
+    answer = CliRunner().invoke(app, ["--version"])
+    assert answer.stdout.strip() == f"rcnn {rcnn.__version__}"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from rcnn.cli.main import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'omegaconf', 'hotcoco', 'matplotlib', 'safetensors'}\n"
+        "found = sorted(heavy & set(sys.modules))\n"
+        "print('heavy:', found, 'modules:', len(sys.modules))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert "train" in answer.stdout
+    assert "heavy: []" in answer.stdout, answer.stdout.splitlines()[-1]
+
+
+def test_importing_the_package_starts_nothing() -> None:
+    code = "import sys, rcnn; print(sorted({'torch', 'typer', 'numpy'} & set(sys.modules)))"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert answer.stdout.strip() == "[]"

@@ -1,0 +1,144 @@
+"""What `rcnn predict` is given: files, folders and URLs; downloads from a server of our own."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rcnn.cli.sources import SourceError, download, expand
+
+
+class Server(BaseHTTPRequestHandler):
+    """Answers /ok, /moved (to /ok), /ftp (to ftp://), /file (to file://), /large, /endless, /slow, /short; else 404."""
+
+    def do_GET(self) -> None:
+        """One answer."""
+        moved = {"/moved": "/ok", "/ftp": "ftp://localhost/x.jpg", "/file": "file:///etc/hostname"}
+        if self.path in moved:
+            self.send_response(302)
+            self.send_header("Location", moved[self.path])
+            self.end_headers()
+        elif self.path == "/slow":
+            time.sleep(1.5)
+        elif self.path in ("/ok", "/large", "/short", "/endless"):
+            body = b"x" * (5000 if self.path == "/large" else 100)
+            self.send_response(200)
+            if self.path != "/endless":
+                self.send_header("Content-Length", str(200 if self.path == "/short" else len(body)))
+            self.end_headers()
+            for _ in range(50 if self.path == "/endless" else 1):
+                self.wfile.write(body)
+        else:
+            self.send_error(404)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Where the server listens."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.parametrize("path", ["/ok", "/moved"])
+def test_a_download(address: str, path: str) -> None:
+    assert download(address + path) == b"x" * 100
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("/nothing", "404"),
+        ("/ftp", "cannot be downloaded"),
+        ("/file", "cannot be downloaded|302"),
+        ("/large", "longer than"),
+        ("/endless", "longer than"),
+        ("/slow", "no answer within 0.5 seconds|timed out"),
+        ("/short", "broke off after 100 of 200|IncompleteRead"),
+    ],
+)
+def test_a_download_that_fails_says_why(address: str, path: str, said: str) -> None:
+    with pytest.raises(SourceError, match=said):
+        download(address + path, longest=4000, timeout=0.5)
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(SourceError, match="check the address and the network"):
+        download("http://127.0.0.1:9/x.jpg", timeout=2)
+
+
+def touch(*paths: Path) -> None:
+    """Empty files."""
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
+
+def test_folders_are_searched_in_order_and_without_what_is_no_image(tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    touch(folder / "b.JPG", folder / "a.png", folder / "notes.txt", folder / "deep" / "er" / "c.webp")
+    touch(folder / ".hidden.jpg", folder / ".cache" / "d.jpg", folder / "out" / "a.jpg")
+    sources, wrong = expand([str(folder)], folder / "out")
+    assert [Path(source.name).relative_to(folder).as_posix() for source in sources] == [
+        "a.png",
+        "b.JPG",
+        "deep/er/c.webp",
+    ]
+    assert [source.picture.as_posix() for source in sources] == ["a.jpg", "b.jpg", "deep/er/c.jpg"]
+    assert not wrong
+
+
+def test_no_two_pictures_have_one_name(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "other" / "A.jpg")
+    words = [str(tmp_path / "a.jpg"), str(tmp_path / "a.png"), str(tmp_path / "other"), "http://host/x/a.jpeg?size=2"]
+    sources, wrong = expand(words, tmp_path / "out")
+    assert not wrong
+    assert [source.picture.as_posix() for source in sources] == ["a.jpg", "a-2.jpg", "A-3.jpg", "a-4.jpg"]
+    assert [source.url for source in sources] == [False, False, False, True]
+
+
+def test_a_url_cannot_leave_the_output_folder(tmp_path: Path) -> None:
+    sources, _ = expand(["http://host/..%2F..%2Fetc%2Fpasswd.jpg", "http://host/", "https://host/.."], tmp_path)
+    for source in sources:
+        assert (tmp_path / source.picture).resolve().parent == tmp_path.resolve(), source
+
+
+def test_what_gives_no_image_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg", tmp_path / "empty" / "readme.md")
+    words = [
+        str(tmp_path / "gone.jpg"),
+        str(tmp_path / "empty"),
+        "ftp://host/a.jpg",
+        "file:///a.jpg",
+        str(tmp_path / "a.jpg"),
+    ]
+    sources, wrong = expand(words, tmp_path / "out")
+    assert [source.name for source in sources] == [str(tmp_path / "a.jpg")]
+    reasons = dict(wrong)
+    assert "does not exist" in reasons[words[0]]
+    assert "no image" in reasons[words[1]]
+    assert "http:// or https://" in reasons[words[2]]
+    assert "http:// or https://" in reasons[words[3]]
+
+
+def test_a_file_may_have_any_name(tmp_path: Path) -> None:
+    touch(tmp_path / "photo")
+    sources, wrong = expand([str(tmp_path / "photo")], tmp_path / "out")
+    assert [source.picture.name for source in sources] == ["photo.jpg"]
+    assert not wrong

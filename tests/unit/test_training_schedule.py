@@ -1,0 +1,123 @@
+"""Settings and schedule of training: rates worked out by hand, errors that name the key, what was wanted and the nearest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+from torch import nn
+
+from rcnn.models.config import DetectorConfig
+from rcnn.models.overrides import override
+from rcnn.training.engine import build_optimizer
+from rcnn.training.run import require_measured
+from rcnn.training.schedule import learning_rate
+from rcnn.training.settings import TrainConfig, split_overrides
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the command line changes: the settings under their prefix."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def test_rates_by_hand() -> None:
+    settings = TrainConfig(
+        steps=90, batch_size=2, accumulate=4, lr=0.02, reference_batch=16, warmup_steps=10, warmup_factor=0.1
+    )  # 8 images a step, so 0.01 after warm-up; milestones at steps 60 and 80
+    rates = {step: learning_rate(step, settings) for step in (0, 5, 9, 10, 59, 60, 79, 80, 89)}
+    assert rates == pytest.approx(
+        {0: 0.001, 5: 0.0055, 9: 0.0091, 10: 0.01, 59: 0.01, 60: 0.001, 79: 0.001, 80: 0.0001, 89: 0.0001}, rel=1e-12
+    )
+
+
+def test_rate_is_that_of_pytorchs_warmup_and_steps() -> None:
+    settings = TrainConfig(steps=45, batch_size=16, lr=0.1, warmup_steps=7, warmup_factor=0.25)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.25, total_iters=7)
+    falls = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[30, 40])
+    for step in range(45):
+        assert learning_rate(step, settings) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9), step
+        optimizer.step()
+        warmup.step()
+        falls.step()
+
+
+def test_no_warmup_and_no_milestones() -> None:
+    settings = TrainConfig(steps=5, batch_size=16, warmup_steps=0, milestones=())
+    assert [learning_rate(step, settings) for step in range(5)] == [0.02] * 5
+
+
+@pytest.mark.parametrize(
+    ("batch", "accumulate", "world", "rate"), [(16, 1, 1, 0.02), (4, 1, 1, 0.005), (4, 2, 8, 0.08)]
+)
+def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, world: int, rate: float) -> None:
+    settings = TrainConfig(batch_size=batch, accumulate=accumulate)
+    assert settings.images_per_step(world) == batch * accumulate * world
+    assert settings.scaled_lr(world) == pytest.approx(rate)
+    assert learning_rate(500, settings, world) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize(
+    ("word", "parts"),
+    [
+        ("train.stesp=5", ["train.stesp", "train.steps"]),
+        ("train.steps=many", ["train.steps", "int", "many"]),
+        ("train.steps=0", ["train.steps", "0", "1 or more"]),
+        ("train.lr=-1", ["train.lr", "-1", "0 or more"]),
+        ("train.flip=2", ["train.flip", "2", "between 0 and 1"]),
+        ("train.milestones=[0.9,0.5]", ["train.milestones", "rising"]),
+        ("train.milestones=[60,80]", ["train.milestones", "(0, 1]"]),
+        ("train.padding=buckets", ["train.padding", "bucket"]),
+        ("train.bf16=1", ["train.bf16", "bool"]),
+        ("train.scales=[0]", ["train.scales", "pixels"]),
+        ("train.best=AP", ["train.best", "segm.AP"]),
+        ("train.seed=-1", ["train.seed", "-1", "0 or more"]),
+    ],
+)
+def test_a_setting_that_cannot_be_names_itself_and_what_was_wanted(word: str, parts: list[str]) -> None:
+    with pytest.raises(ValueError) as error:  # noqa: PT011 - the parts are what is matched
+        override(Recipe(), [word])
+    for part in parts:
+        assert part in str(error.value), str(error.value)
+
+
+def test_not_a_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.lr is nan"):
+        TrainConfig(lr=float("nan"))
+
+
+def test_overrides_are_parted_and_typed() -> None:
+    model, training = split_overrides(["rpn.nms_iou=0.6", "train.steps=7", "train.scales=[160,192]", "mask=null"])
+    assert model == ["rpn.nms_iou=0.6", "mask=null"]
+    changed = override(Recipe(), training).train
+    assert changed == replace(TrainConfig(), steps=7, scales=(160, 192))
+
+
+@pytest.mark.parametrize("word", ["steps=5", "lr=0.1", "bf16=true"])
+def test_a_setting_of_training_without_its_prefix_is_told_so(word: str) -> None:
+    with pytest.raises(ValueError, match=f"did you mean train.{word}"):
+        split_overrides([word])
+
+
+def test_best_must_be_something_that_is_measured() -> None:
+    boxes_only = DetectorConfig(name="boxes")
+    require_measured("", boxes_only)
+    require_measured("bbox.AP50", boxes_only)
+    with pytest.raises(ValueError, match=r"train\.best=segm\.AP"):
+        require_measured("segm.AP", boxes_only)
+    with pytest.raises(ValueError, match=r"bbox\.AP50"):
+        require_measured("bbox.AP5", boxes_only)
+
+
+def test_norms_decay_by_their_own_setting_and_the_frozen_are_left_out() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Conv2d(4, 5, 1))
+    layers[3].requires_grad_(False)
+    optimizer = build_optimizer(layers, TrainConfig(weight_decay=0.5, norm_weight_decay=0.25, momentum=0.8))
+    groups = {group["weight_decay"]: group for group in optimizer.param_groups}
+    assert set(groups) == {0.5, 0.25}
+    assert {id(p) for p in groups[0.5]["params"]} == {id(p) for p in layers[0].parameters()}
+    assert {id(p) for p in groups[0.25]["params"]} == {id(p) for m in (layers[1], layers[2]) for p in m.parameters()}
+    assert all(group["momentum"] == 0.8 for group in optimizer.param_groups)
