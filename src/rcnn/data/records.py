@@ -12,22 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
+from rcnn.ops.coco_backend import Rle
+
 Id = int | str
 Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, .. original pixels
-
-
-class Rle(TypedDict):
-    """A mask of the whole image as COCO's run lengths, down the columns."""
-
-    size: list[int]  # [height, width]
-    counts: bytes  # COCO's compressed form
-
-
-Segmentation = Polygons | Rle | None
+Segmentation = Polygons | Rle | None  # an Rle is compressed: size [height, width] of the image, counts bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +70,7 @@ class Objects:
         """The outline of the object at `place`, in an image of `size` (height, width)."""
         first, last = self.rle_starts[place : place + 2]
         if last > first:
-            return Rle(size=list(size), counts=self.rle_bytes[first:last].tobytes())
+            return {"size": list(size), "counts": self.rle_bytes[first:last].tobytes()}
         first, last = self.part_starts[place : place + 2]
         if last == first:
             return None
