@@ -23,7 +23,7 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
 
     Args:
         polygons: (B, G, E, 5) edges x1, y1, x2, y2, part, in pixels. An object is the union of its parts, each filled
-            even-odd; edges of one part follow each other, in order, and close it; padding has part -1.
+            even-odd; edges of one part follow each other, in any order, and close it; padding has part -1.
         matched: (B, R) int64, which of the G objects each region takes.
         boxes: (B, R, 4) float32 xyxy pixels.
         valid: (B, R) bool; the other places give zeros.
@@ -75,10 +75,10 @@ def _pack(polygons: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     owner = real.nonzero()[:, 0]  # (L,)
     edges = polygons[real].double()  # (L, 5)
     edge_count = real.sum(1)
-    key = torch.stack([owner.double(), edges[:, 4]], 1)
-    parts, part = torch.unique_consecutive(key, dim=0, return_inverse=True)
-    edges[:, 4] = part.double()
-    part_count = torch.bincount(parts[:, 0].long(), minlength=len(polygons))
+    begins = torch.ones_like(owner, dtype=torch.bool)
+    begins[1:] = (owner.diff() != 0) | (edges[:, 4].diff() != 0)
+    part_count = torch.bincount(owner[begins], minlength=len(polygons))
+    edges[:, 4] = (begins.cumsum(0) - 1).double()
     return edges, edge_count.cumsum(0) - edge_count, edge_count, part_count.cumsum(0) - part_count, part_count
 
 
@@ -100,7 +100,7 @@ def _fine(edges: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tens
 
 
 def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count: int, size: int) -> Tensor:
-    """Canvases (count, size, size) int64 of 0 and 1: the insides of closed outlines, edges (M,) on the fine grid."""
+    """Canvases (count, size, size) int32 of 0 and 1: the insides of closed outlines, edges (M,) on the fine grid."""
     low, high = torch.minimum(x1, x2), torch.maximum(x1, x2)
     # Columns c with low <= 5c + 2 and 5c + 3 <= high.
     first = torch.div(low - 2 + FINE - 1, FINE, rounding_mode="floor").clamp(min=0)
@@ -111,7 +111,7 @@ def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count:
     row = y.clamp(0, size).ceil().long()  # the first whose centre lies below the crossing; `size` is none
     cell = (canvas[edge] * (size + 1) + row) * size + column
     crossings = torch.bincount(cell, minlength=count * (size + 1) * size).view(count, size + 1, size)
-    return crossings[:, :size].cumsum(1) & 1
+    return crossings[:, :size].cumsum(1, dtype=torch.int32) & 1
 
 
 def _crossing_height(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, column: Tensor) -> Tensor:
