@@ -1,14 +1,13 @@
-"""The course of a training run, drawn from its log as one SVG: losses, average precision, learning rate.
+"""The course of a training run, drawn from the lines of its log as one SVG: losses, average precision, learning rate.
 
-A log is JSON lines: `{"step": 20, "loss": .., "rpn_objectness": .., "lr": ..}` from training and
-`{"step": 500, "bbox_AP": .., "segm_AP": ..}` from an evaluation. The drawing needs no library and no network.
+A line is `{"step": 20, "loss": .., "rpn_objectness": .., "lr": ..}` from training, its other numbers the parts of the
+loss, or `{"step": 499, "bbox_AP": .., "segm_AP50": ..}` from an evaluation. No library, script or network is needed.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -19,10 +18,15 @@ from rcnn.drawing.page import page, write_page
 Points = list[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 560, 300  # of one panel
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 34  # margins of a panel's axes
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 48  # margins of a panel's axes
+_LEGEND = 168  # its width
 _MOST_POINTS = 1500  # of one line: more cannot be told apart at this width
-_LOSS_PREFIXES = ("rpn_", "box_", "mask", "keypoint", "loss_")
-_KINDS = ("bbox_AP", "segm_AP", "keypoints_AP")
+_NOT_PARTS = ("step", "seconds", "loss", "lr")  # of a line of training: what is not a part of the loss
+_PRECISIONS = {
+    f"{kind}_{name}": f"{title} {name}"
+    for kind, title in (("bbox", "box"), ("segm", "mask"), ("keypoints", "keypoint"))
+    for name in ("AP", "AP50")
+}
 
 
 @dataclass(frozen=True)
@@ -34,79 +38,54 @@ class _Line:
     dots: bool = False
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log, oldest first. A last line cut short (a run that was killed, or still writes) is left out.
-
-    A resumed run logs some steps again: of two lines of one step and the same fields, the later counts.
-    Raises ValueError, with the line's number, where another line is not JSON with a "step".
-    """
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    records: dict[tuple[float, frozenset[str]], dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number}: not JSON ({error}); wanted one JSON object a line") from error
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int | float):
-            raise ValueError(
-                f'{path}, line {number}: no "step" in it; wanted a line such as {{"step": 20, "loss": 1.5}}'
-            )
-        records[record["step"], frozenset(record)] = record
-    return sorted(records.values(), key=lambda record: record["step"])
-
-
-def training_curve(records: Sequence[dict[str, Any]]) -> str:
-    """An `<svg>` of the log's records, in the colours of the page (page.STYLE) that it stands in."""
-    panels = []
-    total = _series(records, "loss")
+def training_curve(lines: Sequence[dict[str, Any]]) -> str:
+    """An `<svg>` of the log's lines, in the colours of the page (page.STYLE) that it stands in."""
+    panels, told = [], []
+    total = _series(lines, "loss")
     if total:
-        panels.append(_panel("Loss", [_Line("loss", total, 0, faint=True), _Line("smoothed", _smoothed(total), 0)]))
-    parts = [name for name in _names(records) if name.startswith(_LOSS_PREFIXES)]
-    if parts:
-        lines = [_Line(name, _smoothed(_series(records, name)), place) for place, name in enumerate(parts)]
-        panels.append(_panel("Loss by part, smoothed", lines))
-    precisions = [n for n in _names(records) if n.replace("/", "_").startswith(_KINDS)]
-    shown = [n for n in precisions if n.replace("/", "_").endswith(("_AP", "_AP50"))]
-    if shown:
-        lines = [_Line(name, _series(records, name), place, dots=True) for place, name in enumerate(shown)]
-        panels.append(_panel("Average precision", lines, low=0.0))
-    rates = _series(records, "lr")
+        smooth = _smoothed(total)
+        panels.append(_panel("Loss", [_Line("each step", total, 0, faint=True), _Line("smoothed", smooth, 0)]))
+        told.append(f"loss from {smooth[0][1]:.3g} to {smooth[-1][1]:.3g} at step {smooth[-1][0]:g}")
+    parts = [name for name in _names(line for line in lines if "loss" in line) if name not in _NOT_PARTS]
+    drawn = [_Line(name, _smoothed(_series(lines, name)), place) for place, name in enumerate(parts)]
+    if drawn := [line for line in drawn if line.points]:
+        panels.append(_panel("Parts of the loss, smoothed", drawn, low=0.0))
+    precisions = [(title, _series(lines, name)) for name, title in _PRECISIONS.items()]
+    drawn = [_Line(title, points, place, dots=True) for place, (title, points) in enumerate(precisions) if points]
+    if drawn:
+        panels.append(_panel("Average precision", drawn, low=0.0))
+        told += [f"{line.name} {line.points[-1][1]:.3f}" for line in drawn]
+    rates = _series(lines, "lr")
     if rates:
         panels.append(_panel("Learning rate", [_Line("lr", rates, 5)], low=0.0))
     if not panels:
-        panels.append(
-            f'<text x="{_WIDTH / 2}" y="{_HEIGHT / 2}" text-anchor="middle">The log holds no steps yet.</text>'
-        )
-    rows = math.ceil(len(panels) / 2)
+        return '<p class="note">The log holds no steps yet.</p>'
     columns = min(2, len(panels))
     placed = [
         f'<g transform="translate({(place % 2) * _WIDTH} {(place // 2) * _HEIGHT})">{panel}</g>'
         for place, panel in enumerate(panels)
     ]
-    size = f"0 0 {columns * _WIDTH} {rows * _HEIGHT}"
-    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" role="img" aria-label="training curves">{"".join(placed)}</svg>'
+    size = f"0 0 {columns * _WIDTH} {math.ceil(len(panels) / 2) * _HEIGHT}"
+    label = escape(f"Training curves: {', '.join(told) or 'learning rate'}", quote=True)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{size}" role="img" aria-label="{label}">'
+    return f"{head}{''.join(placed)}</svg>"
 
 
-def write_curve(log: Path, path: Path, title: str = "Training") -> Path:
-    """Reads a log and writes its curve as an HTML page at `path`, which it gives back."""
-    records = read_log(log)
-    last = f"{len(records)} lines, to step {records[-1]['step']}" if records else "no lines yet"
-    body = f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(last)}</p>\n<div class="card">{training_curve(records)}</div>'
-    return write_page(path, page(title, body))
+def write_curve(path: Path, lines: Sequence[dict[str, Any]], title: str = "Training") -> Path:
+    """Writes the curve of a log's lines as an HTML page at `path`, which it gives back."""
+    last = f"{len(lines)} lines of the log, to step {lines[-1]['step']}" if lines else "The log is empty."
+    card = f'<div class="card">{training_curve(lines)}</div>'
+    return write_page(path, page(title, f'<h1>{escape(title)}</h1>\n<p class="lead">{last}</p>\n{card}'))
 
 
-def _names(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Every field of the records, in the order in which they appear."""
-    return list(dict.fromkeys(name for record in records for name in record))
+def _names(lines: Iterable[dict[str, Any]]) -> list[str]:
+    """Every field of the lines, in the order in which they appear."""
+    return list(dict.fromkeys(name for line in lines for name in line))
 
 
-def _series(records: Sequence[dict[str, Any]], name: str) -> Points:
-    """(step, value) of one field, where it is a finite number; a NaN leaves a gap rather than ruining the axis."""
-    found = ((record["step"], record.get(name)) for record in records)
+def _series(lines: Sequence[dict[str, Any]], name: str) -> Points:
+    """(step, value) of one field where it is a finite number; a NaN leaves a gap rather than ruining the axis."""
+    found = ((line["step"], line.get(name)) for line in lines)
     return [(float(s), float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
 
 
@@ -121,7 +100,7 @@ def _smoothed(points: Points) -> Points:
 
 
 def _panel(title: str, lines: Sequence[_Line], low: float | None = None) -> str:
-    """One pair of axes with its lines and, where there are several names, their legend."""
+    """One pair of axes with its lines and, where there are several, their legend."""
     steps = [step for line in lines for step, _ in line.points]
     values = [value for line in lines for _, value in line.points]
     first, last = min(steps), max(max(steps), min(steps) + 1)
@@ -141,13 +120,17 @@ def _panel(title: str, lines: Sequence[_Line], low: float | None = None) -> str:
             f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>'
             f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{_written(tick)}</text>'
         )
+    foot = _HEIGHT - _BOTTOM + 18
     for tick in _ticks(first, last, inside=True):
-        parts.append(f'<text x="{across(tick):.1f}" y="{_HEIGHT - 12}" text-anchor="middle">{_written(tick)}</text>')
+        parts.append(f'<text x="{across(tick):.1f}" y="{foot}" text-anchor="middle">{_written(tick)}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    parts.append(f'<text x="{middle}" y="{foot + 18}" text-anchor="middle">step</text>')
     parts.extend(_drawn(line, across, down) for line in lines)
     if len(lines) > 1:
-        parts.append(
-            _legend([line for line in lines if not line.faint]) if len(lines) > 2 or not lines[0].faint else ""
-        )
+        high = 17 * len(lines) + 6
+        under = [down(v) for line in lines for s, v in line.points if across(s) > _WIDTH - _RIGHT - _LEGEND]
+        hidden = sum(y < _TOP + high for y in under) > sum(y > _HEIGHT - _BOTTOM - high for y in under)
+        parts.append(_legend(lines, _HEIGHT - _BOTTOM - high - 4 if hidden else _TOP))
     return "".join(parts)
 
 
@@ -167,20 +150,20 @@ def _drawn(line: _Line, across: Callable[[float], float], down: Callable[[float]
     return drawn
 
 
-def _legend(lines: Sequence[_Line]) -> str:
-    """Names at the right top, each with the latest value."""
-    entries = []
+def _legend(lines: Sequence[_Line], top: float) -> str:
+    """Names at the right, from `top` down, each with its latest value."""
+    entries, left = [], _WIDTH - _RIGHT - _LEGEND
     for place, line in enumerate(lines):
-        y = _TOP + 12 + 17 * place
-        text = f"{line.name}  {line.points[-1][1]:.3g}"
+        y = top + 13 + 17 * place
+        look = 'stroke-width="1" opacity=".5"' if line.faint else 'stroke-width="3"'
+        ink = f"var(--c{line.colour % 8})"
         entries.append(
-            f'<line x1="{_WIDTH - 158}" x2="{_WIDTH - 142}" y1="{y - 4}" y2="{y - 4}" stroke="var(--c{line.colour % 8})" '
-            f'stroke-width="3"/><text x="{_WIDTH - 136}" y="{y}">{escape(text)}</text>'
+            f'<line x1="{left + 8}" x2="{left + 24}" y1="{y - 4}" y2="{y - 4}" stroke="{ink}" {look}/>'
+            f'<text x="{left + 30}" y="{y}">{escape(line.name)}</text>'
+            f'<text x="{left + _LEGEND - 8}" y="{y}" text-anchor="end">{line.points[-1][1]:.3g}</text>'
         )
-    height = 17 * len(lines) + 8
-    ground = (
-        f'<rect x="{_WIDTH - 166}" y="{_TOP}" width="150" height="{height}" rx="5" fill="var(--card)" opacity=".8"/>'
-    )
+    size = f'width="{_LEGEND}" height="{17 * len(lines) + 6}"'
+    ground = f'<rect x="{left}" y="{top}" {size} rx="5" fill="var(--card)" opacity=".85"/>'
     return ground + "".join(entries)
 
 
@@ -191,11 +174,12 @@ def _ticks(low: float, high: float, inside: bool = False) -> list[float]:
     raw = (high - low) / 5
     scale = 10.0 ** math.floor(math.log10(raw))
     step = next(scale * factor for factor in (1, 2, 2.5, 5, 10) if scale * factor >= raw * 0.999)
-    begin, end = (math.ceil, math.floor) if inside else (math.floor, math.ceil)
-    first, last = (
-        begin(low / step - 1e-9 * (-1 if not inside else 1)),
-        end(high / step + 1e-9 * (-1 if not inside else 1)),
-    )
+    least, most = (low / step, high / step)
+    slack = 1e-9  # a bound that is a multiple of the step but for rounding is its own tick
+    if inside:
+        first, last = math.ceil(least - slack), math.floor(most + slack)
+    else:
+        first, last = math.floor(least + slack), math.ceil(most - slack)
     return [place * step for place in range(first, last + 1)]
 
 

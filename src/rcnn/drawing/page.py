@@ -1,4 +1,4 @@
-"""The frame of every page that we write: one file, its style inside, nothing fetched; light or dark as the reader's is."""
+"""The frame of every page that we write: one file, style inside, nothing fetched; light or dark as the reader is."""
 
 from __future__ import annotations
 
@@ -8,34 +8,22 @@ from html import escape
 from pathlib import Path
 
 STYLE = """
-:root { color-scheme: light dark; --ground: #f6f7f9; --card: #ffffff; --ink: #1b2230; --soft: #5d6778; --line: #dfe3ea;
-  --accent: #1d78d8; --track: #e8ecf2; --c0: #1d78d8; --c1: #d9364f; --c2: #1f9455; --c3: #e07a10; --c4: #8e44ad; --c5: #0a97a7;
-  --c6: #b0711d; --c7: #d11d84; }
-@media (prefers-color-scheme: dark) { :root { --ground: #12161d; --card: #1a202a; --ink: #e7ebf2; --soft: #97a2b4;
-  --line: #2d3542; --accent: #62a8f5; --track: #28303c; --c0: #62a8f5; --c1: #ff7388; --c2: #4fca8a; --c3: #ffa94d; --c4: #c792ea;
-  --c5: #4dd0e1; --c6: #d9a760; --c7: #ff77bd; } }
+:root { color-scheme: light dark; --ground: #f6f7f9; --card: #ffffff; --ink: #1b2230; --soft: #5a6475; --line: #dfe3ea;
+  --accent: #1d78d8; --track: #e3e8ef; --c0: #1d78d8; --c1: #d9364f; --c2: #1b8a4e; --c3: #c9680a; --c4: #8e44ad;
+  --c5: #087f8c; --c6: #996018; --c7: #d11d84; }
+@media (prefers-color-scheme: dark) { :root { --ground: #12161d; --card: #1a202a; --ink: #e7ebf2; --soft: #a0abbc;
+  --line: #2d3542; --accent: #62a8f5; --track: #2c3543; --c0: #62a8f5; --c1: #ff7388; --c2: #4fca8a; --c3: #ffa94d;
+  --c4: #c792ea; --c5: #4dd0e1; --c6: #d9a760; --c7: #ff77bd; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 main { max-width: 1180px; margin: 0 auto; padding: 36px 24px 64px; }
 h1 { font-size: 27px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 40px 0 12px; }
-p.lead, p.note { color: var(--soft); margin: 0 0 12px; }
+p.lead, p.note { color: var(--soft); margin: 0 0 12px; overflow-wrap: anywhere; }
 p.note { font-size: 13px; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px; overflow-x: auto; }
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 22px 0 0; }
-.tile { flex: 1 1 130px; background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 12px 16px; }
-.tile b { display: block; font-size: 25px; line-height: 1.25; font-variant-numeric: tabular-nums; }
-.tile span { color: var(--soft); font-size: 13px; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 12px 6px 0; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line); }
-tr:last-child td { border-bottom: 0; }
-th { color: var(--soft); font-weight: 600; font-size: 13px; }
-th:first-child, td:first-child { text-align: left; }
-td.wide { white-space: normal; overflow-wrap: anywhere; text-align: left; }
-.bar { display: inline-block; width: 90px; height: 7px; border-radius: 4px; background: var(--track); margin-right: 10px;
-  vertical-align: middle; overflow: hidden; }
-.bar i { display: block; height: 100%; border-radius: 4px; background: var(--accent); }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
+  overflow-x: auto; }
 svg { display: block; width: 100%; height: auto; }
 svg text { fill: var(--soft); font: 12px system-ui, -apple-system, "Segoe UI", Roboto, Arial, sans-serif; }
 svg text.name { fill: var(--ink); font-weight: 600; font-size: 13px; }

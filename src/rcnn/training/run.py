@@ -25,11 +25,13 @@ from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.predictor import Predictor, choose_device
 from rcnn.training.engine import Metrics, Outcome, Run, train
 from rcnn.training.evaluate import evaluate_dataset
+from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig, split_overrides
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 
 Say = Callable[[str], object]
 RECORD, LOG = "config.json", "log.jsonl"  # of a run: its settings, and what happened
+MOST_WARNINGS = 10  # lines about a data set, before the rest are counted
 NO_SPLIT = "none"  # the split to evaluate on, where nothing is to be evaluated
 
 
@@ -116,7 +118,7 @@ def run_training(
         return train(detector, batches, settings, run, evaluate=evaluate, resume=resume)
     finally:
         if (output / LOG).exists():
-            write_curve(output / LOG, output / "curve.html", title=output.name)
+            write_curve(output / "curve.html", read_log(output / LOG), title=output.name)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -161,8 +163,12 @@ def describe_run(
     """What is going to happen, for people: the data, every setting, and how the learning rate was scaled."""
     effective = settings.images_per_step()
     passes = settings.steps * effective / max(1, len(dataset))
+    warnings = [line for known in (dataset, validation) if known is not None for line in known.warnings]
+    if len(warnings) > MOST_WARNINGS:
+        warnings = [*warnings[:MOST_WARNINGS], f"and {len(warnings) - MOST_WARNINGS} more such lines"]
     evaluated = f"evaluated on {len(validation)} ({validation.split})" if validation is not None else "never evaluated"
     return [
+        *warnings,
         f"{config.name}: {config.num_classes} classes, learning {len(dataset)} images ({dataset.split}), {evaluated}",
         f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(settings).items())}",
         f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {effective} images a step / "
