@@ -1,0 +1,230 @@
+"""Geometry and colour of a training sample: image and objects changed together, on the CPU, nothing in place.
+
+Coordinates are continuous: a pixel covers [x, x + 1], its centre lies at x + 0.5, an image of width W ends at W. So a
+mirror takes x to W - x for boxes, outlines and keypoints alike. (COCO's files number keypoints by pixel: `make_sample`
+adds the half that puts them at the pixel's centre, without which the mirror would be W - 1 - x.)
+
+Letters: N objects of the image, E edges of one object's outline, J keypoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as pixels
+
+Resize = Literal["antialias", "bilinear", "align_corners"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One image and the N objects that are to be learnt from it; crowds are not among them."""
+
+    image: Tensor  # (3, H, W) uint8 RGB, or float32 in 0..255
+    boxes: Tensor  # (N, 4) float32 xyxy pixels
+    labels: Tensor  # (N,) int64 in [0, K)
+    # an object's edges, each (E, 5) float64: x1, y1, x2, y2, part, as in Targets.polygons; None: not asked for
+    outlines: tuple[np.ndarray, ...] | None = None
+    bitmaps: Tensor | None = None  # (N, H, W) bool
+    keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "outlines", "bitmaps", "keypoints"):
+            value = getattr(self, name)
+            if value is not None and len(value) != len(self.boxes):
+                raise ValueError(f"a sample has {len(value)} {name} for {len(self.boxes)} boxes")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the image."""
+        return self.image.shape[1], self.image.shape[2]
+
+
+class Augmentation(Protocol):
+    """What `augment` reads of a run's settings."""
+
+    @property
+    def flip(self) -> float:
+        """Probability of mirroring left to right."""
+        ...
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Shorter sides to draw from, pixels; none: the input's own."""
+        ...
+
+    @property
+    def jitter(self) -> float:
+        """Largest relative change of brightness, contrast and saturation."""
+        ...
+
+
+class Input(Protocol):
+    """What is read of a model's input settings."""
+
+    @property
+    def min_size(self) -> int:
+        """Shorter side after resizing, pixels."""
+        ...
+
+    @property
+    def max_size(self) -> int:
+        """Longer side at most, pixels."""
+        ...
+
+    @property
+    def resize(self) -> Resize:
+        """By which rule of `resize_shortest`."""
+        ...
+
+    @property
+    def divisor(self) -> int:
+        """What sides are multiples of under exact padding."""
+        ...
+
+
+def resized_size(size: tuple[int, int], min_size: int, max_size: int, kind: Resize) -> tuple[int, int]:
+    """(height, width) after resizing `size`: the shorter side `min_size`, less where the longer would pass `max_size`.
+
+    Sides are rounded as the system rounds them whose resizing `kind` is: Detectron2 to the nearest pixel, torchvision
+    and D2Go down.
+    """
+    height, width = size
+    short, long = min(size), max(size)
+    if kind == "antialias":  # Detectron2's ResizeShortestEdge, operation by operation
+        scale = min_size / short
+        new = (min_size, scale * width) if height < width else (scale * height, min_size)
+        if max(new) > max_size:
+            scale = max_size / max(new)
+            new = (new[0] * scale, new[1] * scale)
+        rounded = int(new[0] + 0.5), int(new[1] + 0.5)
+    else:
+        scale = min(min_size / short, max_size / long)
+        rounded = math.floor(height * scale), math.floor(width * scale)
+    return max(1, rounded[0]), max(1, rounded[1])
+
+
+def resize_shortest(image: Tensor, min_size: int, max_size: int, kind: Resize) -> Tensor:
+    """An image (3, H, W) uint8 resized to `resized_size`.
+
+    antialias: Pillow's bilinear, bit for bit, uint8 (Detectron2). bilinear: between pixel centres without antialiasing,
+    float32 (torchvision, which normalises first; both being linear, the order does not matter). align_corners: the same
+    with the corners' centres on each other (D2Go).
+    """
+    return resize_image(image, resized_size((image.shape[1], image.shape[2]), min_size, max_size, kind), kind)
+
+
+def resize_image(image: Tensor, size: tuple[int, int], kind: Resize) -> Tensor:
+    """An image (3, H, W) uint8 at `size` (height, width); `kind` as in `resize_shortest`."""
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"an image is {tuple(image.shape)} {image.dtype}, wanted (3, H, W) uint8")
+    if kind == "antialias":
+        if tuple(image.shape[1:]) == tuple(size):
+            return image
+        rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        return torch.from_numpy(np.array(rows.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    return F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
+
+
+def resize(sample: Sample, size: tuple[int, int], kind: Resize) -> Sample:
+    """A sample at `size` (height, width); each axis is scaled by its own factor, which rounding made."""
+    y, x = size[0] / sample.size[0], size[1] / sample.size[1]
+    bitmaps = sample.bitmaps
+    if bitmaps is not None:
+        rows = _nearest(sample.size[0], size[0], kind)
+        columns = _nearest(sample.size[1], size[1], kind)
+        bitmaps = bitmaps[:, rows][:, :, columns]
+    keypoints = sample.keypoints
+    if keypoints is not None:
+        keypoints = (keypoints.double() * torch.tensor([x, y, 1], dtype=torch.float64)).float()
+    return replace(
+        sample,
+        image=resize_image(sample.image, size, kind),
+        boxes=(sample.boxes.double() * torch.tensor([x, y, x, y], dtype=torch.float64)).float(),
+        outlines=None if sample.outlines is None else tuple(edges * (x, y, x, y, 1) for edges in sample.outlines),
+        bitmaps=bitmaps,
+        keypoints=keypoints,
+    )
+
+
+def _nearest(old: int, new: int, kind: Resize) -> Tensor:
+    """For each of `new` pixels of a line, which of its `old` pixels a resized bitmap takes: (new,) int64.
+
+    torchvision's that at floor(x scale), in float32; Detectron2's, by Pillow, that which holds the new pixel's centre.
+    """
+    if kind == "bilinear":
+        places = torch.arange(new, dtype=torch.float32) * (old / new)
+    else:  # step by step as Pillow adds them up, whose rounding decides where a centre falls between two pixels
+        places = torch.from_numpy(np.add.accumulate([0.5 * old / new] + [old / new] * (new - 1)))
+    return places.long().clamp(max=old - 1)
+
+
+def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
+    """A sample mirrored left to right; `pairs` are the keypoints, by index, that change places (left and right eye)."""
+    width = sample.size[1]
+    x1, y1, x2, y2 = sample.boxes.unbind(1)
+    outlines, keypoints = sample.outlines, sample.keypoints
+    if outlines is not None:
+        outlines = tuple(edges * (-1, 1, -1, 1, 1) + (width, 0, width, 0, 0) for edges in outlines)
+    if keypoints is not None:
+        order = list(range(keypoints.shape[1]))
+        for left, right in pairs:
+            order[left], order[right] = right, left
+        keypoints = keypoints[:, order]
+        given = keypoints[..., 2:] > 0  # absent ones stay zeros
+        keypoints = torch.where(
+            given, keypoints * keypoints.new_tensor([-1, 1, 1]) + keypoints.new_tensor([width, 0, 0]), 0
+        )
+    return replace(
+        sample,
+        image=pixels.horizontal_flip(sample.image),
+        boxes=torch.stack([width - x2, y1, width - x1, y2], 1),
+        outlines=outlines,
+        bitmaps=None if sample.bitmaps is None else sample.bitmaps.flip(-1),
+        keypoints=keypoints,
+    )
+
+
+def jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
+    """An image (3, H, W) uint8 with each property multiplied by its factor (1: as it is), in this order."""
+    image = pixels.adjust_brightness(image, brightness)
+    image = pixels.adjust_contrast(image, contrast)
+    return pixels.adjust_saturation(image, saturation)
+
+
+def augment(
+    sample: Sample, settings: Augmentation, model: Input, place: Sequence[int], pairs: Sequence[tuple[int, int]] = ()
+) -> Sample:
+    """A sample resized for the model and changed at random.
+
+    All that is random is drawn from `place`, numbers that name this use of the sample (the run's seed, a position in
+    its stream), so that it is the same whichever process does it. Every draw is made whether it is used or not:
+    changing one setting leaves the other draws as they were.
+    """
+    generator = np.random.default_rng([number % 2**64 for number in place])
+    sides = settings.scales or (model.min_size,)
+    side = sides[int(generator.random() * len(sides))]
+    mirrored = generator.random() < settings.flip
+    factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
+    if settings.jitter:  # while it is uint8: torchvision takes floats to end at 1
+        sample = replace(sample, image=jitter(sample.image, *factors))
+    sample = resize(sample, resized_size(sample.size, side, model.max_size, model.resize), model.resize)
+    return flip(sample, pairs) if mirrored else sample
+
+
+def mirror_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The keypoints that a mirror exchanges, by their names: left_eye and right_eye, and so on."""
+    places = {name.lower(): place for place, name in enumerate(names)}
+    return tuple(
+        (place, places[name.replace("left", "right")])
+        for name, place in places.items()
+        if "left" in name and name.replace("left", "right") in places
+    )
