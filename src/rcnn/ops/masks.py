@@ -49,16 +49,16 @@ def crop_bitmaps(
     Returns:
         (B, R, size, size) float32. No gradient: targets are data.
     """
-    images, objects, height, width = bitmaps.shape
+    objects, height, width = bitmaps.shape[1:]
     cropped = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
     batch, place = valid.nonzero(as_tuple=True)
     if len(batch) == 0:
         return cropped
     # Only objects that some region takes are made float, few at a time: 500 bitmaps of a photo would be gigabytes.
     used, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)
-    flat, wanted = bitmaps.reshape(images * objects, height, width), boxes[batch, place].float()
+    flat, wanted = bitmaps.flatten(0, 1), boxes[batch, place].float()
     values = cropped.new_empty((len(batch), size, size))
-    chunk = max(1, MAX_CROP_BYTES // (4 * height * width))
+    chunk = max(1, MAX_CROP_BYTES // max(1, 4 * height * width))
     for start in range(0, len(used), chunk):
         inside = ((owner >= start) & (owner < start + chunk)).nonzero()[:, 0]
         rois = torch.cat([(owner[inside] - start).float()[:, None], wanted[inside]], 1)  # (r, 5)

@@ -36,8 +36,8 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
     batch, place = valid.nonzero(as_tuple=True)
     if len(batch) == 0 or size == 0:
         return masks
-    images, objects = polygons.shape[:2]
-    flat = polygons.reshape(images * objects, -1, 5)
+    objects = polygons.shape[1]
+    flat = polygons.flatten(0, 1)  # (B * G, E, 5)
     taken, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)  # (T,), (V,) into T
     edges, edge_first, edge_count, part_first, part_count = _pack(flat[taken])
 
