@@ -19,7 +19,7 @@ Points = list[tuple[float, float]]
 
 _WIDTH, _HEIGHT = 560, 300  # of one panel
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 48  # margins of a panel's axes
-_LEGEND = 168  # its width
+_LEGEND = 190  # its width
 _MOST_POINTS = 1500  # of one line: more cannot be told apart at this width
 _NOT_PARTS = ("step", "seconds", "loss", "lr")  # of a line of training: what is not a part of the loss
 _PRECISIONS = {
@@ -41,23 +41,24 @@ class _Line:
 def training_curve(lines: Sequence[dict[str, Any]]) -> str:
     """An `<svg>` of the log's lines, in the colours of the page (page.STYLE) that it stands in."""
     panels, told = [], []
+    steps = [float(line["step"]) for line in lines]  # one axis for all panels
     total = _series(lines, "loss")
     if total:
         smooth = _smoothed(total)
-        panels.append(_panel("Loss", [_Line("each step", total, 0, faint=True), _Line("smoothed", smooth, 0)]))
+        panels.append(_panel("Loss", [_Line("as logged", total, 0, faint=True), _Line("smoothed", smooth, 0)], steps))
         told.append(f"loss from {smooth[0][1]:.3g} to {smooth[-1][1]:.3g} at step {smooth[-1][0]:g}")
     parts = [name for name in _names(line for line in lines if "loss" in line) if name not in _NOT_PARTS]
     drawn = [_Line(name, _smoothed(_series(lines, name)), place) for place, name in enumerate(parts)]
     if drawn := [line for line in drawn if line.points]:
-        panels.append(_panel("Parts of the loss, smoothed", drawn, low=0.0))
+        panels.append(_panel("Parts of the loss, smoothed", drawn, steps, low=0.0))
     precisions = [(title, _series(lines, name)) for name, title in _PRECISIONS.items()]
     drawn = [_Line(title, points, place, dots=True) for place, (title, points) in enumerate(precisions) if points]
     if drawn:
-        panels.append(_panel("Average precision", drawn, low=0.0))
+        panels.append(_panel("Average precision", drawn, steps, low=0.0))
         told += [f"{line.name} {line.points[-1][1]:.3f}" for line in drawn]
     rates = _series(lines, "lr")
     if rates:
-        panels.append(_panel("Learning rate", [_Line("lr", rates, 5)], low=0.0))
+        panels.append(_panel("Learning rate", [_Line("lr", rates, 5)], steps, low=0.0))
     if not panels:
         return '<p class="note">The log holds no steps yet.</p>'
     columns = min(2, len(panels))
@@ -99,9 +100,8 @@ def _smoothed(points: Points) -> Points:
     return smooth
 
 
-def _panel(title: str, lines: Sequence[_Line], low: float | None = None) -> str:
-    """One pair of axes with its lines and, where there are several, their legend."""
-    steps = [step for line in lines for step, _ in line.points]
+def _panel(title: str, lines: Sequence[_Line], steps: Sequence[float], low: float | None = None) -> str:
+    """One pair of axes, over the range of `steps`, with its lines and, where there are several, their legend."""
     values = [value for line in lines for _, value in line.points]
     first, last = min(steps), max(max(steps), min(steps) + 1)
     ticks = _ticks(min(values) if low is None else min(low, *values), max(values))
