@@ -1,4 +1,4 @@
-"""Settings and schedule of training: rates worked out by hand, errors that name the key, what was wanted and the nearest."""
+"""Settings and schedule of training: rates worked out by hand; errors name the key, what was wanted and the nearest."""
 
 from __future__ import annotations
 

@@ -108,7 +108,11 @@ def train(
                 group["lr"] = rate
             sums: dict[str, Tensor] = {}
             for number in range(step * settings.accumulate, (step + 1) * settings.accumulate):
-                batch = next(stream).to(device)
+                try:
+                    batch = next(stream).to(device)
+                except (ValueError, OSError):  # a file that cannot be read: what was learnt so far is kept
+                    run.save("last", detector, TrainingState.capture(step=step, optimizer=optimizer, best=best))
+                    raise
                 seed = torch.tensor((settings.seed << 32) + number, device=device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
                     losses = detector(batch.images, batch.targets, seed)

@@ -20,6 +20,7 @@ class RunLog:
         """Lines of `first_step` and later, left by a run that was broken off, are dropped: they will come again."""
         self.path, self.steps = path, steps
         kept = [line for line in read_log(path) if line["step"] < first_step]
+        path.parent.mkdir(parents=True, exist_ok=True)
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(new, path)

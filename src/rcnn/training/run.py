@@ -19,6 +19,7 @@ from rcnn.data import splits as splits_of
 from rcnn.data.loader import training_batches
 from rcnn.data.records import Dataset
 from rcnn.drawing.curves import write_curve
+from rcnn.drawing.plots import plots_available, write_plot
 from rcnn.evaluation.coco import METRICS
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
@@ -110,7 +111,8 @@ def run_training(
     for line in describe_run(config, settings, dataset, validation):
         say(line)
 
-    batches = partial(training_batches, dataset, config.input, settings)
+    masks = None if config.mask is None else config.mask.target
+    batches = partial(training_batches, dataset, config.input, settings, masks=masks)
     evaluate = None if validation is None else partial(measure, validation, settings, device)
     provenance = about | {"rcnn": __version__, "torch": torch.__version__, "train": config_to_dict(settings)}
     run = Run(folder=output, classes=tuple(dataset.classes), provenance=provenance)
@@ -118,7 +120,10 @@ def run_training(
         return train(detector, batches, settings, run, evaluate=evaluate, resume=resume)
     finally:
         if (output / LOG).exists():
-            write_curve(output / "curve.html", read_log(output / LOG), title=output.name)
+            lines = read_log(output / LOG)
+            write_curve(output / "curve.html", lines, title=f"Training {output.name}")
+            if plots_available():
+                write_plot(output / "curve.png", lines)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,0 +1,213 @@
+"""The commands on a tiny data set, in the forms that scripts rely on: train, eval, predict, convert, models, doctor."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from pycocotools import mask as pycoco
+
+from rcnn.cli.main import main
+from rcnn.weights.checkpoint import load_checkpoint
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+
+BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
+
+
+def rcnn(*words: object) -> int:
+    """The exit status of the command in this process."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+    return 0
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images to learn, two to evaluate on."""
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train2017": 3, "val2017": 2}, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps."""
+    output = tmp_path_factory.mktemp("runs") / "run"
+    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", output, *TINY_MODEL, *BRIEF) == 0
+    return output
+
+
+def test_eval_writes_metrics_and_results(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "deep" / "eval"
+    assert rcnn("eval", trained, "--data", data, "--split", "val2017", "--output", output) == 0
+    metrics = json.loads((output / "metrics.json").read_text())
+    for kind in ("bbox", "segm"):
+        assert {"AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100"} <= set(metrics[kind])
+        assert 0 <= metrics[kind]["AP"] <= 1
+        results = json.loads((output / f"results_{kind}.json").read_text())
+        assert results
+        assert {entry["category_id"] for entry in results} <= {10, 20}
+        assert {entry["image_id"] for entry in results} <= {1, 2}
+    assert set(metrics["per_class"]) == {"square", "disc"}
+    assert "square" in capsys.readouterr().out
+
+
+def check_predictions(path: Path, files: list[Path]) -> list[dict]:
+    """The images of a predictions.json, each looked at."""
+    images = json.loads(path.read_text())["images"]
+    assert [entry["file"] for entry in images] == [str(file) for file in files]
+    for entry, file in zip(images, files, strict=True):
+        with Image.open(file) as picture:
+            assert (entry["height"], entry["width"]) == (picture.height, picture.width)
+        for found in entry["detections"]:
+            assert set(found) == {"label", "name", "score", "box", "mask"}
+            assert found["name"] == ("square", "disc")[found["label"]]
+            x1, y1, x2, y2 = found["box"]
+            assert 0 <= x1 < x2 <= entry["width"]
+            assert 0 <= y1 < y2 <= entry["height"]
+            ys, xs = np.nonzero(pycoco.decode(found["mask"]))
+            if len(xs):  # a mask lies in its box
+                assert x1 - 1 <= xs.min()
+                assert xs.max() <= x2
+                assert y1 - 1 <= ys.min()
+                assert ys.max() <= y2
+    return images
+
+
+@pytest.mark.parametrize("options", [(), ("--json",), ("--json", "--contour"), ("--no-pictures",)])
+def test_predict_writes_json_and_pictures(
+    data: Path, trained: Path, tmp_path: Path, options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data / "val2017"
+    single = data / "train2017" / "train2017_1.png"
+    assert rcnn("predict", trained, folder, single, "--output", tmp_path, "--score", "0.02", *options) == 0
+    files = [*sorted(folder.iterdir()), single]
+    images = check_predictions(tmp_path / "predictions.json", files)
+    assert any(entry["detections"] for entry in images)
+    assert all(found["score"] >= 0.02 for entry in images for found in entry["detections"])
+    out = capsys.readouterr().out
+    if "--json" in options:
+        assert json.loads(out) == {"images": images}
+    pictures = sorted(path.name for path in tmp_path.glob("*.jpg"))
+    assert pictures == ([] if "--no-pictures" in options else sorted(f"{file.stem}.jpg" for file in files))
+    for entry in images:
+        if pictures and entry["detections"]:
+            with (
+                Image.open(tmp_path / f"{Path(entry['file']).stem}.jpg") as picture,
+                Image.open(entry["file"]) as photo,
+            ):
+                assert picture.size == photo.size
+                difference = np.abs(np.asarray(picture, int) - np.asarray(photo.convert("RGB"), int)).max(axis=2)
+                assert (difference > 60).mean() > 0.01  # something is drawn
+
+
+def test_a_high_score_leaves_everything_out(data: Path, trained: Path, tmp_path: Path) -> None:
+    assert rcnn("predict", trained, data / "val2017", "--output", tmp_path, "--score", "1.0") == 0
+    assert [entry["detections"] for entry in json.loads((tmp_path / "predictions.json").read_text())["images"]] == [
+        [],
+        [],
+    ]
+
+
+def test_a_bad_image_is_named_and_the_others_are_done(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    whole = (data / "val2017" / "val2017_1.png").read_bytes()
+    (folder / "a_good.png").write_bytes(whole)
+    (folder / "b_cut.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "c_text.jpg").write_text("not an image")
+    (folder / "d_empty.jpg").touch()
+    (folder / "e_good.png").write_bytes(whole)
+    (folder / "notes.txt").write_text("skipped")
+    gone = tmp_path / "gone.jpg"
+    assert rcnn("predict", trained, folder, gone, "ftp://host/a.jpg", "--output", tmp_path / "out") == 1
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [Path(entry["file"]).name for entry in written["images"]] == ["a_good.png", "e_good.png"]
+    bad = [str(folder / name) for name in ("b_cut.png", "c_text.jpg", "d_empty.jpg")]
+    assert {entry["file"] for entry in written["failed"]} == {*bad, str(gone), "ftp://host/a.jpg"}
+    err = capsys.readouterr().err
+    for name in (*bad, str(gone), "ftp://host/a.jpg"):
+        assert name in err
+    assert "notes.txt" not in err
+    assert "Traceback" not in err
+
+
+def test_convert_a_torchvision_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None, num_classes=4)
+    torch.save(model.state_dict(), tmp_path / "theirs.pth")
+    assert rcnn("convert", tmp_path / "theirs.pth", "--output", tmp_path / "ours") == 0
+    checkpoint = load_checkpoint(tmp_path / "ours")
+    assert checkpoint.config.num_classes == 3  # without background
+    assert checkpoint.config.mask is not None
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict", "gone", "a.jpg", "--output", "out"), "gone does not exist"),
+        (("eval", "gone", "--data", "d", "--split", "val", "--output", "out"), "gone does not exist"),
+        (("train", "mask_rcnn_compat", "--data", "{data}", "--output", "out"), "mask_rcnn_compact"),
+        (("train", "mask_rcnn_compact", "--data", "gone", "--output", "out"), "gone"),
+        (("train", "mask_rcnn_compact", "--data", "{data}", "--output", "out", "steps=3"), "train.steps=3"),
+        (("convert", "gone.pth", "--output", "out"), "gone.pth"),
+        (("models", "show", "mask_rcnn_compat"), "mask_rcnn_compact"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    words: tuple[str, ...],
+    said: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert rcnn(*(word.replace("{data}", str(data)) for word in words)) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.strip().splitlines()) == 1, err
+
+
+def test_eval_of_a_split_that_is_not_there(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert rcnn("eval", trained, "--data", data, "--split", "test", "--output", tmp_path) == 2
+    assert "val2017" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert", "models", "doctor", "demo"])
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rcnn(command, "--help") == 0
+    assert len(capsys.readouterr().out.splitlines()) > 5
+
+
+def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert rcnn("models") == 0
+    assert rcnn("models", "list") == 0
+    assert capsys.readouterr().out.count("mask_rcnn_r50_fpn ") == 2
+    assert rcnn("models", "show", "mask_rcnn_r50_fpn") == 0
+    shown = capsys.readouterr().out
+    assert "rpn.nms_iou=0.7" in shown
+    assert "train.momentum=0.9" in shown
+    assert rcnn("doctor") == 0
+    assert torch.__version__ in capsys.readouterr().out
+
+
+def test_the_installed_command_runs() -> None:
+    command = Path(sys.executable).with_name("rcnn")
+    if not command.exists():
+        pytest.skip("rcnn is not installed beside this Python")
+    answer = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=120, check=True)
+    assert "predict" in answer.stdout

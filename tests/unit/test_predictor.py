@@ -1,0 +1,154 @@
+"""From a file to detections in its own pixels: coordinates by hand, masks by pycocotools, batches and single images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as pycoco
+
+from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.predictor import ImageDetections, Predictor, choose_device, to_original
+from rcnn.structures import Detections, ImageBatch
+from tests.tiny_data import TINY_MODEL
+
+CLASSES = ("square", "disc")
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    """A tiny one whose random weights find something."""
+    torch.manual_seed(0)
+    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.max_detections=20"]
+    detector = build_detector(override(model_config("mask_rcnn_compact"), words)).eval()
+    torch.nn.init.normal_(detector.box_head.scores.weight, std=0.5)
+    torch.nn.init.normal_(detector.mask_head.logits.weight, std=2.0)
+    return detector
+
+
+def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
+    """An image (3, H, W) uint8."""
+    return torch.randint(0, 256, (3, height, width), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_boxes_return_to_the_original_by_hand() -> None:
+    boxes = torch.tensor(
+        [[10.0, 20.0, 30.0, 60.0], [-5.0, 90.0, 500.0, 120.0], [50.0, 150.0, 60.0, 160.0], [1, 1, 2, 2]]
+    )
+    detections = Detections(
+        boxes=boxes[None],
+        scores=torch.tensor([[0.9, 0.8, 0.7, 0.0]]),
+        labels=torch.tensor([[1, 0, 1, 0]]),
+        valid=torch.tensor([[True, True, True, False]]),
+        keypoints=torch.tensor([4.0, 8.0, 0.5]).expand(1, 4, 3, 3).clone(),
+    )
+    found = to_original(detections, 0, (100, 200), (50, 400))  # y halves, x doubles; the third lies below the image
+    np.testing.assert_array_equal(found.boxes, [[20, 10, 60, 30], [0, 45, 400, 50]])
+    np.testing.assert_array_equal(found.labels, [1, 0])
+    np.testing.assert_allclose(found.scores, [0.9, 0.8])
+    assert found.keypoints is not None
+    np.testing.assert_array_equal(found.keypoints[0, 0], [8.0, 4.0, 0.5])
+    assert (found.height, found.width, found.masks, len(found)) == (50, 400, None, 2)
+
+
+def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
+    full, left = np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32)
+    left[:, :14] = 1
+    found = ImageDetections(
+        height=40,
+        width=60,
+        boxes=np.array([[10, 5, 30, 25], [0, 0, 60, 40]], np.float32),
+        scores=np.array([0.9, 0.3], np.float32),
+        labels=np.array([0, 1]),
+        masks=np.stack([full, left]),
+    )
+    rles = found.rles()
+    assert rles is not None
+    expected = np.zeros((2, 40, 60), np.uint8)
+    expected[0, 5:25, 10:30] = 1
+    expected[1, :, :30] = 1
+    for rle, wanted in zip(rles, expected, strict=True):
+        assert rle["size"] == [40, 60]
+        assert isinstance(rle["counts"], str)
+        np.testing.assert_array_equal(pycoco.decode(rle), wanted)
+    kept = found.above(0.5)
+    assert len(kept) == 1
+    [entry] = kept.to_json(CLASSES)
+    assert entry == {"label": 0, "name": "square", "score": pytest.approx(0.9), "box": [10, 5, 30, 25], "mask": rles[0]}
+
+
+def test_an_image_of_the_networks_size_is_what_the_detector_sees(detector: Detector) -> None:
+    image = noise(96, 128)
+    predictor = Predictor(detector, classes=CLASSES, device="cpu")
+    [found] = predictor.predict([image])
+    expected = detector.predict(ImageBatch(pixels=image[None], sizes=torch.tensor([[96, 128]])))
+    count = int(expected.valid.sum())
+    assert count >= 3
+    assert len(found) == count
+    np.testing.assert_allclose(found.boxes, expected.boxes[0, :count].numpy(), atol=1e-3)
+    np.testing.assert_allclose(found.scores, expected.scores[0, :count].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(found.labels, expected.labels[0, :count].numpy())
+    assert expected.masks is not None
+    np.testing.assert_allclose(found.masks, expected.masks[0, :count].numpy(), atol=1e-4)
+
+
+def test_a_larger_image_is_resized_and_its_boxes_come_back(detector: Detector) -> None:
+    predictor = Predictor(detector, classes=CLASSES, device="cpu")
+    small, original = noise(96, 128, seed=3), (192, 384)
+    prepared, size = predictor.prepare(noise(*original))
+    assert size == original
+    assert tuple(prepared.shape) == (3, 64, 128)  # the longer side is cut at 128
+    [own] = predictor.detect([small], [(96, 128)])
+    [doubled] = predictor.detect([small], [(192, 256)])
+    np.testing.assert_allclose(doubled.boxes, own.boxes * 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("padding", ["exact", "bucket"])
+def test_a_batch_gives_what_its_images_give_alone(detector: Detector, padding: str) -> None:
+    predictor = Predictor(detector, classes=CLASSES, device="cpu", padding=padding)
+    images = [noise(96, 128, seed) for seed in range(3)]
+    together = predictor.predict(images)
+    assert sum(map(len, together)) >= 3
+    for image, found in zip(images, together, strict=True):
+        [alone] = predictor.predict([image])
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-3)
+        np.testing.assert_allclose(found.scores, alone.scores, atol=1e-4)
+
+
+def test_a_file_its_bytes_and_its_pixels_give_the_same(detector: Detector, tmp_path: Path) -> None:
+    image = noise(96, 128)
+    path = tmp_path / "noise.png"
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    predictor = Predictor(detector, classes=CLASSES, device="cpu")
+    [pixels], [file], [encoded] = (predictor.predict([s]) for s in (image, path, path.read_bytes()))
+    assert len(pixels) >= 3
+    np.testing.assert_array_equal(pixels.boxes, file.boxes)
+    np.testing.assert_array_equal(pixels.boxes, encoded.boxes)
+
+
+def test_the_detector_given_is_left_as_it_was(detector: Detector) -> None:
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    Predictor(detector, classes=CLASSES, device="cpu", precision="bfloat16").predict([noise(96, 128)])
+    after = detector.state_dict()
+    assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())
+
+
+def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
+    image = noise(96, 128)
+    [exact] = Predictor(detector, classes=CLASSES, device="cpu").predict([image])
+    [rough] = Predictor(detector, classes=CLASSES, device="cpu", precision="bfloat16").predict([image])
+    assert rough.scores.dtype == np.float32
+    assert rough.boxes.dtype == np.float32
+    assert abs(float(rough.scores[0]) - float(exact.scores[0])) < 0.05
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ValueError, match="device cuda was asked for"):
+        choose_device("cuda")
+    assert choose_device("auto") == torch.device("cpu")
