@@ -72,7 +72,7 @@ def draw_objects(
     texts = [names[int(label)] for label in labels]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores, dtype=np.float64), strict=True)]
-    writer = _LabelWriter(pen, picture.size)
+    writer = LabelWriter(pen, picture.size)
     for row in largest_first[::-1]:  # the smallest first: they have the least choice of place
         writer.write(texts[row], corners[row], colours[row])
     return picture
@@ -156,8 +156,8 @@ def _draw_keypoints(
             pen.ellipse((x - radius, y - radius, x + radius, y + radius), fill=ink, outline=(255, 255, 255))
 
 
-class _LabelWriter:
-    """Puts names beside boxes, where they hide no name written before if there is such a place."""
+class LabelWriter:
+    """Puts names beside boxes, within the image, hiding no name written before if there is such a place."""
 
     def __init__(self, pen: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
         self.pen = pen
@@ -165,9 +165,10 @@ class _LabelWriter:
         points = max(10, round(math.sqrt(self.width * self.height) / 42))
         self.font = ImageFont.load_default(size=points)
         self.padding = max(1, points // 6)
-        self.taken: list[Edge] = []
+        self.taken: list[Edge] = []  # where names were written: left, top, right, bottom
 
     def write(self, text: str, box: npt.NDArray[np.float64], ink: Colour) -> None:
+        """`text` beside `box` (xyxy), on a ground of `ink`; nothing where the image is too small for it."""
         left, top, right, bottom = self.pen.textbbox((0, 0), text, font=self.font)
         # One height for all names, whether or not they have letters that reach up or down.
         ascent, descent = self.font.getmetrics() if isinstance(self.font, ImageFont.FreeTypeFont) else (bottom - top, 0)

@@ -35,8 +35,8 @@ _MEANINGS = (
     "AR1, AR10 and AR100 are the recall of so many detections an image. A dash: the truth has none to measure on."
 )
 _STYLE = """
-.tiles { display: flex; flex-wrap: wrap; gap: 12px; margin: 22px 0 0; }
-.tile { flex: 1 1 130px; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(130px, 1fr)); gap: 12px; margin: 22px 0 0; }
+.tile { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: 12px 16px; }
 .tile b { display: block; font-size: 25px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--soft); font-size: 13px; }
@@ -90,10 +90,10 @@ def write_report(
     """
     kinds = [kind for kind in _TITLES if kind in metrics]
     parts = [f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(summary)}</p>', _tiles(metrics, kinds)]
+    parts.append(f"<h2>Average precision and recall</h2>\n{_overall(metrics, kinds)}")
     if examples:
         parts.append("<h2>Pictures</h2>")
         parts += [_pair(example) for example in examples]
-    parts.append(f"<h2>Average precision and recall</h2>\n{_overall(metrics, kinds)}")
     parts.append(f"<h2>By class</h2>\n{_by_class(metrics, kinds)}")
     if log:
         parts.append(f'<h2>Training</h2>\n<div class="card">{training_curve(log)}</div>')
@@ -146,7 +146,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _bar(value: float | None) -> str:
-    return f'<span class="bar" aria-hidden="true"><i style="width:{100 * (value or 0.0):.1f}%"></i></span>'
+    if value is None:
+        return ""
+    return f'<span class="bar" aria-hidden="true"><i style="width:{100 * value:.1f}%"></i></span>'
 
 
 def _number(value: float | None) -> str:

@@ -1,0 +1,185 @@
+"""Pictures: what is drawn where, by the values of pixels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from rcnn.drawing.palette import Colour, colour, readable_on
+from rcnn.drawing.pictures import OPACITY, LabelWriter, draw_objects, line_width, region_of
+from rcnn.ops.masks import Region
+
+GREY = np.full((60, 80, 3), 100, dtype=np.uint8)
+NAMES = ("cup", "boat")
+AWAY = [[70.0, 50.0, 75.0, 55.0]]  # a box that hides nothing of what a test looks at
+
+
+def contrast(one: Colour, other: Colour) -> float:
+    """WCAG 2.1's contrast ratio, written from its definition."""
+
+    def luminance(value: Colour) -> float:
+        parts = [c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in value]
+        return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def disc(side: int = 21) -> np.ndarray:
+    y, x = np.mgrid[:side, :side] - side // 2
+    return x * x + y * y <= (side // 2) ** 2
+
+
+def test_a_mask_is_blended_and_edged() -> None:
+    mask = disc()
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(5, 30, mask)]))
+    part = drawn[30:51, 5:26]
+    ink = np.array(colour(0))
+    np.testing.assert_array_equal(part[10, 10], np.rint(100 * (1 - OPACITY) + ink * OPACITY))
+    for y in range(21):
+        for x in range(21):
+            around = [(y - 1, x), (y + 1, x), (y, x - 1), (y, x + 1)]
+            is_edge = mask[y, x] and not all(0 <= v < 21 and 0 <= u < 21 and mask[v, u] for v, u in around)
+            assert (part[y, x] == ink).all() == is_edge
+            assert (part[y, x] == 100).all() == (not mask[y, x])
+
+
+def test_a_contour_leaves_the_area_alone() -> None:
+    mask = np.ones((9, 9), dtype=bool)
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(5, 30, mask)], contour=True))
+    assert line_width(60, 80) == 1
+    framed = (drawn[30:39, 5:14] == colour(0)).all(axis=2)
+    expected = np.ones((9, 9), dtype=bool)
+    expected[1:-1, 1:-1] = False
+    np.testing.assert_array_equal(framed, expected)
+    assert (drawn[31:38, 6:13] == 100).all()
+
+
+def test_what_lies_outside_the_image_is_left_out() -> None:
+    mask = np.ones((40, 40), dtype=bool)
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(-30, 25, mask)]))
+    assert (drawn[25:50, :10] != 100).any(axis=2).all()
+    assert (drawn[25:60, 10:60] == 100).all()
+    nowhere = draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(200, 0, mask)])
+    np.testing.assert_array_equal(nowhere, draw_objects(GREY, AWAY, [0], NAMES, masks=[None]))
+
+
+def test_a_box_is_drawn_on_the_pixels_it_covers() -> None:
+    drawn = np.asarray(draw_objects(GREY, [[10.2, 30.7, 20.0, 40.5]], [1], NAMES, colour_by="class"))
+    row, column = (drawn[35] == colour(1)).all(axis=1), (drawn[:, 15] == colour(1)).all(axis=1)
+    assert np.flatnonzero(row).tolist() == [10, 19]
+    assert {30, 40} <= set(np.flatnonzero(column).tolist())
+    assert not column[31:40].any()
+    assert not column[41:].any()
+
+
+def test_a_tensor_and_an_array_give_the_same_picture_and_stay_as_they_were() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    kept = image.copy()
+    boxes, labels, scores = [[5.0, 20.0, 40.0, 50.0], [30.0, 30.0, 70.0, 55.0]], [0, 1], [0.912, 0.5]
+    masks = [Region(5, 20, np.ones((30, 35), dtype=bool)), None]
+    one = draw_objects(image, boxes, labels, NAMES, scores=scores, masks=masks)
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    two = draw_objects(tensor, torch.tensor(boxes), np.array(labels), NAMES, scores=torch.tensor(scores), masks=masks)
+    assert isinstance(one, Image.Image)
+    assert one.size == (80, 60)
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(image, kept)
+
+
+def test_no_objects_leave_the_image_as_it_is() -> None:
+    np.testing.assert_array_equal(draw_objects(GREY, np.zeros((0, 4)), [], NAMES, scores=[], masks=[]), GREY)
+
+
+def test_an_image_too_small_for_a_name_gets_none() -> None:
+    tiny = np.full((4, 4, 3), 100, dtype=np.uint8)
+    drawn = np.asarray(draw_objects(tiny, [[0.0, 0.0, 4.0, 4.0]], [0], NAMES))
+    assert (drawn[1:3, 1:3] == 100).all()
+    assert (drawn[0] == colour(0)).all()
+
+
+def test_a_name_and_a_score_are_written_on_the_objects_colour() -> None:
+    bare = draw_objects(GREY, [[20.0, 30.0, 60.0, 50.0]], [0], ("",))
+    named = np.asarray(draw_objects(GREY, [[20.0, 30.0, 60.0, 50.0]], [0], ("cup",)))
+    scored = np.asarray(draw_objects(GREY, [[20.0, 30.0, 60.0, 50.0]], [0], ("cup",), scores=[0.914]))
+    same = np.asarray(draw_objects(GREY, [[20.0, 30.0, 60.0, 50.0]], [0], ("cup 0.91",)))
+    np.testing.assert_array_equal(scored, same)
+    ground = [(picture[:30] == colour(0)).all(axis=2).sum() for picture in (named, scored)]
+    assert 20 < ground[0] < ground[1]
+    assert (np.asarray(bare) != named).any()
+
+
+@pytest.mark.parametrize("size", [(640, 480), (120, 90), (60, 400)])
+def test_names_stay_inside_the_image(size: tuple[int, int]) -> None:
+    picture = Image.new("RGB", size)
+    writer = LabelWriter(ImageDraw.Draw(picture), size)
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        corner = random.uniform(-50, 1.2 * max(size), 2)
+        writer.write("person", np.concatenate([corner, corner + random.uniform(0, 300, 2)]), (200, 0, 0))
+    written = np.array(writer.taken)
+    assert len(written) == 60
+    assert (written >= 0).all()
+    assert (written[:, 2] <= size[0]).all()
+    assert (written[:, 3] <= size[1]).all()
+
+
+def test_names_of_boxes_that_share_a_corner_do_not_hide_each_other() -> None:
+    picture = Image.new("RGB", (640, 480))
+    writer = LabelWriter(ImageDraw.Draw(picture), picture.size)
+    for side in (100.0, 200.0, 300.0):
+        writer.write("person", np.array([200.0, 100.0, 200 + side, 100 + side]), (200, 0, 0))
+    for place, (x0, y0, x1, y1) in enumerate(writer.taken):
+        for u0, v0, u1, v1 in writer.taken[:place]:
+            assert min(x1, u1) <= max(x0, u0) or min(y1, v1) <= max(y0, v0)
+
+
+def test_keypoints_that_were_seen_are_dots_joined_by_lines() -> None:
+    points = np.zeros((1, 3, 3))
+    points[0] = [[10, 40, 1], [30, 40, 1], [50, 40, 0]]
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, keypoints=points, skeleton=[(0, 1), (1, 2)]))
+    on_line = (drawn[40, :60] == colour(0)).all(axis=1)
+    assert on_line[14:27].all()
+    assert (drawn[40, 34:60] == 100).all()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 60, 80), np.uint8), r"\(3, 60, 80\) of uint8, wanted RGB"),
+        (np.zeros((60, 80, 3), np.float32), "of float32"),
+        (torch.zeros((3, 60, 80)), "of torch.float32"),
+    ],
+)
+def test_an_image_of_another_kind_is_refused(image: np.ndarray | torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_objects(image, AWAY, [0], NAMES)
+
+
+def test_counts_that_differ_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 boxes but 2 labels"):
+        draw_objects(GREY, AWAY, [0, 1], NAMES)
+    with pytest.raises(ValueError, match="argument 2 is longer"):
+        draw_objects(GREY, AWAY, [0], NAMES, masks=[])
+
+
+def test_region_of_a_mask_puts_it_back() -> None:
+    mask = np.zeros((40, 50), dtype=bool)
+    mask[7:12, 9:30] = disc(21)[3:8]
+    region = region_of(mask)
+    assert region is not None
+    whole = np.zeros_like(mask)
+    whole[region.y0 : region.y0 + region.mask.shape[0], region.x0 : region.x0 + region.mask.shape[1]] = region.mask
+    np.testing.assert_array_equal(whole, mask)
+    assert region.mask.any(axis=0)[[0, -1]].all()
+    assert region_of(np.zeros((4, 4), dtype=bool)) is None
+
+
+def test_colours_are_many_and_names_on_them_can_be_read() -> None:
+    colours = [colour(index) for index in range(200)]
+    assert len(set(colours)) == 200
+    assert min(contrast(value, readable_on(value)) for value in colours) >= 4.5  # WCAG AA
+    near = min(np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colours[:12]) for b in colours[:i])
+    assert near >= 40
