@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import box_blocks
 from rcnn.models.backbones.resnet import build_stage
-from rcnn.models.config import BoxHeadConfig, ResNetConfig
+from rcnn.models.config import BoxHeadConfig, CompactConfig, FBNetConfig, ResNetConfig
 from rcnn.models.layers import init_linear
 from rcnn.models.regions import Regions, pool_regions, sample_regions
 from rcnn.ops.boxes import clip_boxes, is_nonempty
@@ -62,16 +62,16 @@ class BoxHead(nn.Module):
         strides: dict[str, int],
         num_classes: int,
         config: BoxHeadConfig,
-        backbone: ResNetConfig | None = None,
+        backbone: ResNetConfig | FBNetConfig | CompactConfig,
     ) -> None:
         super().__init__()
         self.config, self.num_classes, self.strides = config, num_classes, strides
         if config.features == "res5":
-            if backbone is None:
+            if not isinstance(backbone, ResNetConfig):
                 raise ValueError("box.features=res5 needs a ResNet backbone; this one is another: use fc")
             self.features: nn.Module = Res5(backbone)
         elif config.features == "fbnet":
-            self.features = box_blocks()
+            self.features = box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
         else:
             self.features = FullyConnected(in_channels=in_channels, roi_size=config.roi_size, width=config.fc_width)
         self.scores = nn.Linear(self.features.channels, num_classes + 1)  # ty: ignore

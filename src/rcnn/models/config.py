@@ -39,6 +39,7 @@ class FBNetConfig:
     """FBNetV3A trunk to stride 16, 112 channels (Dai et al. 2021), as D2Go's detectors use it; norms folded."""
 
     kind: Literal["fbnet"] = "fbnet"
+    width: float = 1.0  # all channels, of the heads too, are multiplied by it and rounded to multiples of 8
     frozen_blocks: int = 0  # the first blocks that are not trained
 
 

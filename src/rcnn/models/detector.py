@@ -9,7 +9,7 @@ from rcnn.models.backbones.compact import CompactNet
 from rcnn.models.backbones.fbnet import FBNetTrunk
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.box_head import BoxHead
-from rcnn.models.config import DetectorConfig, ResNetConfig
+from rcnn.models.config import DetectorConfig
 from rcnn.models.fpn import FPN
 from rcnn.models.mask_head import MaskHead
 from rcnn.models.rpn import RPN
@@ -85,7 +85,6 @@ class Detector(nn.Module):
 def build_detector(config: DetectorConfig) -> Detector:
     """A detector of `config`, its weights drawn as the papers draw them; a ValueError says what cannot go together."""
     backbone = BACKBONES[config.backbone.kind](config.backbone)
-    resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
     if config.fpn is not None:
         fpn = FPN(in_channels=backbone.channels, config=config.fpn)
         strides = {f"p{number}": 2**number for number in [*fpn.numbers, fpn.numbers[-1] + 1]}
@@ -97,7 +96,11 @@ def build_detector(config: DetectorConfig) -> Detector:
         strides = pooled = {last: backbone.strides[last]}
         channels = backbone.channels[last]
     box_head = BoxHead(
-        in_channels=channels, strides=pooled, num_classes=config.num_classes, config=config.box, backbone=resnet
+        in_channels=channels,
+        strides=pooled,
+        num_classes=config.num_classes,
+        config=config.box,
+        backbone=config.backbone,
     )
     mask_head = None
     if config.mask is not None:
@@ -108,6 +111,7 @@ def build_detector(config: DetectorConfig) -> Detector:
             strides=pooled,
             num_classes=config.num_classes,
             config=config.mask,
+            backbone=config.backbone,
             level_eps_inside=config.box.level_eps_inside,
         )
     rpn = RPN(in_channels=channels, strides=strides, config=config.rpn)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import mask_blocks
-from rcnn.models.config import MaskHeadConfig
+from rcnn.models.config import CompactConfig, FBNetConfig, MaskHeadConfig, ResNetConfig
 from rcnn.models.layers import Conv2d, init_linear
 from rcnn.models.regions import Regions, pool_regions
 from rcnn.ops.capacity import live_prefix
@@ -31,6 +31,7 @@ class MaskHead(nn.Module):
         strides: dict[str, int],
         num_classes: int,
         config: MaskHeadConfig,
+        backbone: ResNetConfig | FBNetConfig | CompactConfig,
         level_eps_inside: bool = True,
     ) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class MaskHead(nn.Module):
         channels = in_channels
         self.features: nn.Module | None = None
         if config.features == "fbnet":
-            self.features = mask_blocks()
+            self.features = mask_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
             channels = self.features.channels  # ty: ignore
         elif config.features == "convs":
             self.features = nn.Sequential()
@@ -67,7 +68,8 @@ class MaskHead(nn.Module):
         logits = self.of_class(maps, objects.labels.clamp(max=self.logits.out_channels - 1))  # (B, R, m, m)
         wanted = self.targets(objects, targets, size=logits.shape[-1])
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))  # (B, R)
-        return {"mask": (loss * objects.positive).sum() / objects.positive.sum().clamp(min=1)}
+        drawn = objects.positive & self.outlined(targets).gather(1, objects.matched)
+        return {"mask": (loss * drawn).sum() / drawn.sum().clamp(min=1)}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, shared: nn.Module | None) -> Detections:
         """The detections with their masks: probabilities (B, D, m, m) in the frame of each box."""
@@ -92,6 +94,12 @@ class MaskHead(nn.Module):
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K, m, m)
         own = labels[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
         return logits.gather(2, own)[:, :, 0].float()
+
+    def outlined(self, targets: Targets) -> Tensor:
+        """Which true objects (B, G) have a mask to learn: some are annotated by their box alone."""
+        if self.config.target == "polygon" and targets.polygons is not None:
+            return (targets.polygons[..., 4] >= 0).any(-1)
+        return targets.valid if targets.bitmaps is None else targets.bitmaps.flatten(2).any(-1)
 
     @torch.no_grad()
     def targets(self, regions: Regions, targets: Targets, size: int) -> Tensor:

@@ -37,7 +37,7 @@ class RPN(nn.Module):
         self.config = config
         self.strides = strides
         if config.head == "fbnet":
-            self.convs = rpn_blocks()
+            self.convs = rpn_blocks(in_channels)
         else:
             convs = [Conv2d(in_channels, in_channels, 3, relu=True) for _ in range(config.convs)]
             for conv in convs:

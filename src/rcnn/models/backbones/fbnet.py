@@ -79,37 +79,43 @@ class FBNetBlock(nn.Module):
         return x + y if self.residual else y
 
 
-def build_blocks(table: tuple[Block, ...], in_channels: int) -> nn.Sequential:
-    """The blocks of a table, one after another."""
+def scaled(channels: int, width: float) -> int:
+    """`channels` times `width`, to the nearest multiple of 8 (D2Go's rule)."""
+    return max(8, int(channels * width + 4) // 8 * 8)
+
+
+def build_blocks(table: tuple[Block, ...], in_channels: int, width: float = 1.0) -> nn.Sequential:
+    """The blocks of a table, one after another; `in_channels` is as the table would have it, before `width`."""
     blocks = []
+    in_channels = scaled(in_channels, width)
     for row in table:
-        residual = row.stride == 1 and row.out == in_channels and not row.upsample
+        out = scaled(row.out, width)
+        residual = row.stride == 1 and out == in_channels and not row.upsample
         blocks.append(
             FBNetBlock(
                 in_channels,
                 row.expansion * in_channels,
-                row.out,
+                out,
                 kernel=row.kernel,
                 stride=row.stride,
                 residual=residual,
                 upsample=row.upsample,
             )
         )
-        in_channels = row.out
+        in_channels = out
     return nn.Sequential(*blocks)
 
 
 class FBNetTrunk(nn.Module):
     """Images (B, 3, H, W) -> {"c4": (B, 112, H/16, W/16)}, sides rounded up."""
 
-    out_channels = TRUNK_CHANNELS
     stride = 16
 
     def __init__(self, config: FBNetConfig) -> None:
         super().__init__()
-        self.stem = Conv2d(3, STEM_CHANNELS, 3, stride=2, relu=True)
-        self.blocks = build_blocks(TRUNK, STEM_CHANNELS)
-        self.channels = {"c4": self.out_channels}
+        self.stem = Conv2d(3, scaled(STEM_CHANNELS, config.width), 3, stride=2, relu=True)
+        self.blocks = build_blocks(TRUNK, STEM_CHANNELS, config.width)
+        self.channels = {"c4": scaled(TRUNK_CHANNELS, config.width)}
         self.strides = {"c4": self.stride}
         if config.frozen_blocks:
             self.stem.requires_grad_(False)  # a trained stem under frozen blocks would only harm them
@@ -122,9 +128,9 @@ class FBNetTrunk(nn.Module):
 class RegionBlocks(nn.Sequential):
     """Blocks over regions (N, 112, s, s); `channels` come out."""
 
-    def __init__(self, table: tuple[Block, ...], *, pooled: bool) -> None:
-        super().__init__(*build_blocks(table, TRUNK_CHANNELS))
-        self.channels = table[-1].out
+    def __init__(self, table: tuple[Block, ...], *, width: float, pooled: bool) -> None:
+        super().__init__(*build_blocks(table, TRUNK_CHANNELS, width))
+        self.channels = scaled(table[-1].out, width)
         self.pooled = pooled
 
     def forward(self, input: Tensor) -> Tensor:
@@ -132,16 +138,16 @@ class RegionBlocks(nn.Sequential):
         return x.mean((2, 3)) if self.pooled else x
 
 
-def rpn_blocks() -> nn.Sequential:
-    """What stands before the RPN's two outputs: (B, 112, H, W) -> (B, 112, H, W)."""
-    return build_blocks(RPN, TRUNK_CHANNELS)
+def rpn_blocks(in_channels: int) -> nn.Sequential:
+    """What stands before the RPN's two outputs: (B, C, H, W) -> (B, C, H, W)."""
+    return build_blocks(RPN, TRUNK_CHANNELS, in_channels / TRUNK_CHANNELS)
 
 
-def box_blocks() -> RegionBlocks:
+def box_blocks(width: float) -> RegionBlocks:
     """The box head's features: regions (N, 112, 6, 6) -> (N, 160), averaged over the region."""
-    return RegionBlocks(BOX, pooled=True)
+    return RegionBlocks(BOX, width=width, pooled=True)
 
 
-def mask_blocks() -> RegionBlocks:
+def mask_blocks(width: float) -> RegionBlocks:
     """The mask head's features: regions (N, 112, 14, 14) -> (N, 64, 28, 28), by way of 7 x 7."""
-    return RegionBlocks(MASK, pooled=False)
+    return RegionBlocks(MASK, width=width, pooled=False)

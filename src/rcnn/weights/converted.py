@@ -1,0 +1,62 @@
+"""What a converter gives back, and the class names of the data set that most old weights were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcnn.models import DetectorConfig, build_detector
+
+# COCO's categories in order of id: what label i of 80 means
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hair drier", "toothbrush",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Converted:
+    """Weights of another system in our terms."""
+
+    config: DetectorConfig
+    state: dict[str, Tensor]  # fits build_detector(config), name for name
+    classes: tuple[str, ...]
+    report: str  # for people: what it was, what was assumed, what was left behind
+
+
+def class_names(count: int) -> tuple[str, ...]:
+    """COCO's names for 80 classes, else class_0, class_1, ...: these files carry no names."""
+    return COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class_{i}" for i in range(count))
+
+
+def require_fit(config: DetectorConfig, state: Mapping[str, Tensor], source: str) -> None:
+    """A ValueError, naming the tensors, unless `state` is what a detector of `config` holds."""
+    with torch.device("meta"):  # shapes alone: nothing is drawn or stored
+        wanted = build_detector(config).state_dict()
+    problems = {
+        "missing": [name for name in wanted if name not in state],
+        "without a place": [name for name in state if name not in wanted],
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} (want {tuple(value.shape)})"
+            for name, value in wanted.items()
+            if name in state and state[name].shape != value.shape
+        ],
+    }
+    found = "; ".join(f"{word}: {few(names)}" for word, names in problems.items() if names)
+    if found:
+        raise ValueError(f"{source} does not fit {config.name}, which it was taken for: {found} (in our names)")
+
+
+def few(names: Sequence[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
