@@ -1,0 +1,161 @@
+"""Annotated objects to what a model learns from: one image's record to a `Sample`, a batch of samples to `Targets`.
+
+Crowds are left out: they are not objects. An object that has a box but no outline stays, with an outline of no edges
+(and an empty bitmap): it teaches its box, and is no object to a mask head.
+
+Letters: B images, N objects of an image, G places for objects, E places for edges of an outline, J keypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.data.records import ImageRecord, Segmentation
+from rcnn.data.transforms import Sample
+from rcnn.ops.coco_backend import as_rle, rle_box, rle_mask
+from rcnn.ops.rle import mask_outline
+from rcnn.structures import Targets
+
+Masks = Literal["polygon", "bitmap", "soft_bitmap"]  # how a model wants true masks (its mask.target); None: not at all
+FEWEST_OBJECTS = 8  # the smallest G
+FEWEST_EDGES = 16  # the smallest E
+
+
+def make_sample(record: ImageRecord, image: Tensor, *, masks: Masks | None, keypoints: bool) -> Sample:
+    """The image (3, H, W) uint8 and the objects of its record, crowds left out; masks and keypoints only if asked for.
+
+    Raises ValueError if the image is not of the record's size.
+    """
+    require_size(record, (image.shape[1], image.shape[2]))
+    learnt = np.flatnonzero(~record.crowd)
+    segmentations = [record.segmentations[place] for place in learnt.tolist()] if masks else []
+    size = (record.height, record.width)
+    points = None
+    if keypoints:
+        if record.keypoints is None:
+            raise ValueError(f"image {record.image_id} ({record.path}) has no keypoints, which this model learns")
+        # the file has the pixel, a sample the middle of it; absent keypoints stay zeros
+        given = record.keypoints[learnt]
+        middle = given + np.array([0.5, 0.5, 0], dtype=np.float32)
+        points = torch.from_numpy(np.where(given[..., 2:] > 0, middle, np.zeros_like(given)))
+    return Sample(
+        image=image,
+        boxes=torch.from_numpy(record.boxes[learnt]),
+        labels=torch.from_numpy(record.labels[learnt]),
+        outlines=tuple(outline_edges(one) for one in segmentations) if masks == "polygon" else None,
+        bitmaps=_bitmaps(segmentations, size) if masks in ("bitmap", "soft_bitmap") else None,
+        keypoints=points,
+    )
+
+
+def require_size(record: ImageRecord, size: tuple[int, int]) -> None:
+    """A ValueError unless an image of `size` (height, width) is what `record` was annotated on."""
+    if size == (record.height, record.width):
+        return
+    if size == (record.width, record.height):
+        cure = (
+            "it seems to be annotated as it was before its EXIF rotation: remove the orientation tag from the file "
+            "(exiftool -Orientation= FILE), or annotate it as viewers show it"
+        )
+    else:
+        cure = "put the annotated image there, or correct its annotation"
+    raise ValueError(
+        f"{record.path} is {size[1]}x{size[0]} pixels (width x height), its annotation (image {record.image_id}) "
+        f"says {record.width}x{record.height}: {cure}"
+    )
+
+
+def outline_edges(segmentation: Segmentation) -> np.ndarray:
+    """The edges (E, 5) float64 x1, y1, x2, y2, part of an object, in pixels of its image; none where it has no outline.
+
+    A polygon is closed. Run lengths become the line around their pixels, filled even-odd, in one part.
+    """
+    if segmentation is None:
+        return np.zeros((0, 5))
+    if isinstance(segmentation, dict):
+        x, y, width, height = (int(value) for value in rle_box(segmentation))
+        around = mask_outline(rle_mask(segmentation)[y : y + height, x : x + width])
+        return np.column_stack([around + np.array([x, y, x, y], dtype=np.float64), np.zeros(len(around))])
+    parts = []
+    for number, part in enumerate(segmentation):
+        points = part.reshape(-1, 2)
+        parts.append(np.column_stack([points, np.roll(points, -1, axis=0), np.full(len(points), float(number))]))
+    return np.concatenate(parts)
+
+
+def _bitmaps(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tensor:
+    """The pixels (N, H, W) bool of objects in an image of `size` (H, W)."""
+    bitmaps = np.zeros((len(segmentations), *size), dtype=bool)
+    for bitmap, segmentation in zip(bitmaps, segmentations, strict=True):
+        if segmentation is not None:
+            whole = segmentation if isinstance(segmentation, dict) else [part.tolist() for part in segmentation]
+            bitmap[:] = rle_mask(as_rle(whole, *size))
+    return torch.from_numpy(bitmaps)
+
+
+def capacity(count: int, fewest: int) -> int:
+    """The smallest of `fewest` times 1, 2, 4, ... that holds `count`: few shapes, and nothing ever cut off."""
+    places = fewest
+    while places < count:
+        places *= 2
+    return places
+
+
+def collate_targets(samples: Sequence[Sample], shape: tuple[int, int]) -> Targets:
+    """The objects of B samples, each image's from place 0 on; `shape` (H, W) is that of the padded images."""
+    places = capacity(max((len(sample.boxes) for sample in samples), default=0), FEWEST_OBJECTS)
+    boxes = torch.zeros(len(samples), places, 4)
+    labels = torch.zeros(len(samples), places, dtype=torch.int64)
+    valid = torch.zeros(len(samples), places, dtype=torch.bool)
+    for image, sample in enumerate(samples):
+        count = len(sample.boxes)
+        boxes[image, :count], labels[image, :count], valid[image, :count] = sample.boxes, sample.labels, True
+    return Targets(
+        boxes=boxes,
+        labels=labels,
+        valid=valid,
+        polygons=_collate_outlines(samples, places),
+        bitmaps=_collate_bitmaps(samples, places, shape),
+        keypoints=_collate_keypoints(samples, places),
+    )
+
+
+def _collate_outlines(samples: Sequence[Sample], places: int) -> Tensor | None:
+    """(B, G, E, 5) float32, part -1 where there is no edge; None where the samples have no outlines."""
+    outlines = [sample.outlines for sample in samples if sample.outlines is not None]
+    if len(outlines) < len(samples):
+        return None
+    edges = capacity(max((len(one) for objects in outlines for one in objects), default=0), FEWEST_EDGES)
+    polygons = np.zeros((len(samples), places, edges, 5), dtype=np.float32)
+    polygons[..., 4] = -1
+    for image, objects in enumerate(outlines):
+        for place, one in enumerate(objects):
+            polygons[image, place, : len(one)] = one
+    return torch.from_numpy(polygons)
+
+
+def _collate_bitmaps(samples: Sequence[Sample], places: int, shape: tuple[int, int]) -> Tensor | None:
+    """(B, G, H, W) bool; None where the samples have no bitmaps."""
+    bitmaps = [sample.bitmaps for sample in samples if sample.bitmaps is not None]
+    if len(bitmaps) < len(samples):
+        return None
+    padded = torch.zeros(len(samples), places, *shape, dtype=torch.bool)
+    for slot, one in zip(padded, bitmaps, strict=True):
+        slot[: one.shape[0], : one.shape[1], : one.shape[2]] = one
+    return padded
+
+
+def _collate_keypoints(samples: Sequence[Sample], places: int) -> Tensor | None:
+    """(B, G, J, 3) float32; None where the samples have no keypoints."""
+    keypoints = [sample.keypoints for sample in samples if sample.keypoints is not None]
+    if len(keypoints) < len(samples):
+        return None
+    padded = torch.zeros(len(samples), places, *keypoints[0].shape[1:])
+    for slot, one in zip(padded, keypoints, strict=True):
+        slot[: len(one)] = one
+    return padded
