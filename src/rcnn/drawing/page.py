@@ -22,6 +22,7 @@ h1 { font-size: 27px; line-height: 1.2; margin: 0 0 6px; letter-spacing: -.01em;
 h2 { font-size: 18px; margin: 40px 0 12px; }
 p.lead, p.note { color: var(--soft); margin: 0 0 12px; overflow-wrap: anywhere; }
 p.note { font-size: 13px; }
+.card + p.note { margin-top: 8px; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 16px 18px;
   overflow-x: auto; }
 svg { display: block; width: 100%; height: auto; }
