@@ -1,0 +1,71 @@
+"""Areas, overlaps, clipping: against torchvision, and by hand where it has no answer."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+
+from rcnn.ops.boxes import box_area, box_iou, clip_boxes, is_nonempty
+from tests.unit.random_boxes import random_boxes
+
+
+@pytest.mark.parametrize(("n", "m"), [(50, 70), (0, 3), (1, 0), (1, 1), (0, 0)])
+def test_overlaps_equal_torchvisions(n: int, m: int) -> None:
+    a, b = random_boxes(n, seed=0), random_boxes(m, seed=1)
+    iou = box_iou(a, b)
+    assert n * m < 100 or (iou > 0).any()
+    torch.testing.assert_close(iou, torchvision.ops.box_iou(a, b))
+    torch.testing.assert_close(box_area(a), torchvision.ops.box_area(a))
+
+
+def test_overlaps_of_a_batch_are_those_of_its_images() -> None:
+    a, b = random_boxes(3, 20, seed=0), random_boxes(3, 7, seed=1)
+    together = box_iou(a, b)
+    for image in range(3):
+        torch.testing.assert_close(together[image], torchvision.ops.box_iou(a[image], b[image]))
+    torch.testing.assert_close(box_iou(a, b[0]), torch.stack([torchvision.ops.box_iou(x, b[0]) for x in a]))
+
+
+def test_a_box_without_area_overlaps_nothing_and_is_no_division_by_zero() -> None:
+    point = torch.tensor([[5.0, 5.0, 5.0, 5.0]])
+    line = torch.tensor([[0.0, 5.0, 10.0, 5.0]])
+    square = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
+    for other in (point, line, square):
+        assert box_iou(point, other).item() == 0
+        assert box_iou(other, line).item() == 0
+
+
+def test_overlap_by_hand() -> None:
+    a = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
+    b = torch.tensor([[2.0, 2.0, 4.0, 4.0], [4.0, 0.0, 8.0, 4.0], [0.0, 0.0, 4.0, 4.0]])
+    assert box_iou(a, b).tolist() == [[4 / 16, 0.0, 1.0]]  # a common edge is no overlap
+
+
+def test_half_precision_boxes_overlap_in_float32() -> None:
+    a = torch.tensor([[0.0, 0.0, 1000.0, 1000.0]])
+    b = torch.tensor([[0.0, 0.0, 1000.0, 996.0]])
+    assert box_iou(a.bfloat16(), b.bfloat16()).dtype == torch.float32
+    torch.testing.assert_close(box_iou(a.bfloat16(), b.bfloat16()), torch.tensor([[0.996]]))
+
+
+def test_clipping_equals_torchvisions_image_by_image() -> None:
+    boxes = random_boxes(2, 60, seed=2, extent=200) - 60
+    sizes = torch.tensor([[50, 120], [90, 30]])
+    clipped = clip_boxes(boxes, sizes)
+    assert not torch.equal(clipped, boxes)
+    for image, size in enumerate(sizes.tolist()):
+        wanted = torchvision.ops.clip_boxes_to_image(boxes[image], (size[0], size[1]))
+        torch.testing.assert_close(clipped[image], wanted, rtol=0, atol=0)
+    assert clip_boxes(boxes[:, :0], sizes).shape == (2, 0, 4)
+
+
+def test_a_box_is_empty_unless_both_sides_are_longer_than_the_least() -> None:
+    boxes = torch.tensor(
+        [[0.0, 0.0, 2.0, 3.0], [0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 1.0, 4.0], [3.0, 1.0, 1.0, 4.0], [0.0, 0.0, 0.1, 0.1]]
+    )
+    assert is_nonempty(boxes).tolist() == [True, True, False, False, True]
+    assert is_nonempty(boxes, 2.0).tolist() == [False] * 5  # as long is not longer
+    assert is_nonempty(boxes, 1.5).tolist() == [True, True, False, False, False]
+    assert is_nonempty(boxes, -1.0).tolist() == [True, True, True, False, True]
+    assert is_nonempty(boxes[:0]).shape == (0,)

@@ -1,0 +1,37 @@
+"""How much of a capacity is in use: known for free, or taken to be all of it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from rcnn.ops.capacity import live_prefix
+
+
+def test_the_last_place_in_use_of_any_row() -> None:
+    valid = torch.tensor([[1, 1, 0, 0, 0], [1, 0, 1, 0, 0]], dtype=torch.bool)
+    assert live_prefix(valid) == 3
+    assert live_prefix(valid[:1]) == 2
+    assert live_prefix(torch.ones(2, 5, dtype=torch.bool)) == 5
+
+
+def test_one_place_where_none_is_in_use_and_none_where_there_is_none() -> None:
+    assert live_prefix(torch.zeros(2, 5, dtype=torch.bool)) == 1
+    assert live_prefix(torch.zeros(2, 0, dtype=torch.bool)) == 0
+    assert live_prefix(torch.zeros(0, 5, dtype=torch.bool)) == 5
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:FutureWarning")
+def test_all_of_it_where_values_cannot_be_read() -> None:
+    with FakeTensorMode():
+        assert live_prefix(torch.zeros(2, 5, dtype=torch.bool)) == 5
+    assert live_prefix(torch.zeros(2, 5, dtype=torch.bool, device="meta")) == 5
+
+    def used(valid: torch.Tensor) -> torch.Tensor:
+        return valid.float().sum() * live_prefix(valid)
+
+    traced = torch.jit.trace(used, torch.tensor([[True, False, False]]), check_trace=False)
+    assert traced(torch.tensor([[True, True, True]])).item() == 9
+    compiled = torch.compile(used, fullgraph=True, backend="eager")
+    assert compiled(torch.tensor([[True, False, False]])).item() == 3
