@@ -14,7 +14,8 @@ import gc
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,24 +30,27 @@ from rcnn.data.segmentations import complete, pack_outlines, where
 Table = dict[str, Any]
 
 
-def read_json(file: Path) -> Any:
-    """What a JSON file holds. Raises ValueError where it is damaged, OSError where it cannot be read."""
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """No search for garbage within: among the millions of lists of a large file, all in use, it takes half the time."""
     collecting = gc.isenabled()
-    gc.disable()  # nothing parsed is garbage, and looking for some among millions of lists doubles the time
+    gc.disable()
     try:
-        return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is not JSON ({error}): it may be cut short or another kind of file; export or copy it again"
-        ) from error
+        yield
     finally:
         if collecting:
             gc.enable()
 
 
-def is_coco(data: Any) -> bool:
-    """Whether a parsed file has COCO's tables."""
-    return isinstance(data, dict) and all(isinstance(data.get(name), list) for name in ("images", "annotations"))
+def read_json(file: Path) -> Any:
+    """What a JSON file holds. Raises ValueError where it is damaged, OSError where it cannot be read."""
+    try:
+        with collector_paused():
+            return json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is not JSON ({error}): it may be cut short or another kind of file; export or copy it again"
+        ) from error
 
 
 def read_annotations(file: Path, sizes: dict[Any, tuple[int, int]]) -> list[Table]:
@@ -108,7 +112,7 @@ def _check_tables(data: Any, file: Path) -> None:
         holds = few(sorted(map(str, data))) if isinstance(data, dict) else f"a {type(data).__name__}"
         raise ValueError(
             f"{file} is not a COCO annotation file: it has no list {', '.join(missing)} (it holds "
-            f"{holds or 'nothing'}); wanted an object with images, annotations and categories"
+            f"{holds or 'nothing'}); wanted an object with images, annotations and categories, or a VIA export"
         )
     fields = (("id", "file_name"), ("id", "image_id", "category_id"), ("id", "name"))
     for name, wanted in zip(tables, fields, strict=True):
@@ -283,16 +287,17 @@ def _numbers(annotations: list[Table], field: str, count: int, file: Path) -> np
     """Column (A, count) float64 of a field; a ValueError names the first annotation that has something else there."""
     values = [a[field] if count > 1 else [a[field]] for a in annotations]
     try:
-        return np.array(values, dtype=np.float64).reshape(len(values), count)
-    except (ValueError, TypeError, OverflowError):
-        for annotation, value in zip(annotations, values, strict=True):
-            numbers = isinstance(value, list) and all(isinstance(v, (int, float)) for v in value)
-            if not numbers or len(value) != count:
-                wanted = "[x, y, width, height] in pixels" if field == "bbox" else f"{count} numbers"
-                raise ValueError(
-                    f"{where(annotation, file)} has {field} {str(annotation[field])[:60]}; wanted {wanted}"
-                ) from None
-        raise
+        column = np.array(values or np.zeros((0, count)))
+    except ValueError:  # rows of different lengths
+        column = np.zeros(0)
+    if column.dtype.kind in "fiu" and column.shape == (len(values), count):
+        return column.astype(np.float64)
+    for annotation, value in zip(annotations, values, strict=True):
+        numbers = isinstance(value, list) and all(type(v) in (int, float) for v in value)
+        if not numbers or len(value) != count:
+            wanted = "[x, y, width, height] in pixels" if field == "bbox" else f"{count} numbers"
+            raise ValueError(f"{where(annotation, file)} has {field} {str(annotation[field])[:60]}; wanted {wanted}")
+    raise ValueError(f"{file}: some annotation has a {field} with a number that is too large")
 
 
 def _keypoints(annotations: list[Table], findings: Findings, file: Path) -> np.ndarray | None:

@@ -25,6 +25,8 @@ ANNOTATIONS = (  # where the annotation file of a split may be, within the data 
     "{split}/annotations.json",
     "{split}.json",
 )
+BESIDE = ("_annotations.coco", "via_region_data")  # names of files that lie among the images of their split
+NO_SPLITS = ("instances_", "person_keypoints_", "captions_", *BESIDE)  # beginnings of files named otherwise
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where its images may be
 
 
@@ -38,27 +40,16 @@ def open_dataset(directory: Path | str, split: str, classes: Sequence[str] | Non
     """
     root = Path(directory)
     file = _annotation_file(root, split)
-    data = coco.read_json(file)
     folders = [file.parent, *(root / pattern.format(split=split) for pattern in IMAGES)]
     folders = list(dict.fromkeys(folder for folder in folders if folder != root / "annotations"))
-    if coco.is_coco(data):
-        return coco.coco_dataset(data, root=root, split=split, file=file, folders=folders, classes=classes)
-    if via.via_images(data) is None:
-        raise ValueError(
-            f"{file} holds neither COCO's annotations (an object with images, annotations and categories) nor VIA's "
-            "(an object of entries with filename and regions); export it as one of these"
-        )
-    one_class = root.resolve().name
-    tables, warnings = via.via_to_coco(data, file=file, one_class=one_class)
-    dataset = coco.coco_dataset(
-        tables,
-        root=root,
-        split=split,
-        file=file,
-        folders=folders,
-        classes=classes,
-        reader=partial(via.read_annotations, one_class=one_class),
-    )
+    build = partial(coco.coco_dataset, root=root, split=split, file=file, folders=folders, classes=classes)
+    with coco.collector_paused():
+        data = coco.read_json(file)
+        if via.via_images(data) is None:
+            return build(data)
+        one_class = root.resolve().name
+        tables, warnings = via.via_to_coco(data, file=file, one_class=one_class)
+        dataset = build(tables, reader=partial(via.read_annotations, one_class=one_class))
     return replace(dataset, warnings=warnings + dataset.warnings)
 
 
@@ -67,7 +58,7 @@ def splits(directory: Path | str) -> list[str]:
     root = Path(directory)
     found = _found(root)
     if not found:
-        raise FileNotFoundError(f"{_nothing(root)}; looked for {_looked_for(root, 'SPLIT')}")
+        raise FileNotFoundError(f"{_nothing(root)}; looked in it for {_patterns('SPLIT')}")
     return found
 
 
@@ -84,7 +75,7 @@ def _found(root: Path) -> list[str]:
             if pattern in ("{split}.json", "annotations/{split}.json") and not _annotates(path):
                 continue
             names.add(named["split"])
-    return sorted(name for name in names if not name.startswith(("instances_", "person_keypoints_", "captions_")))
+    return sorted(name for name in names if not name.startswith(NO_SPLITS))
 
 
 def _annotates(file: Path) -> bool:
@@ -101,26 +92,26 @@ def _annotation_file(root: Path, split: str) -> Path:
         if file.is_file():
             return file
     if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder; wanted that of a data set, with {_looked_for(root, split)}")
+        raise FileNotFoundError(f"{root} is not a folder; wanted that of a data set, with one of {_patterns(split)}")
     there = _found(root)
     if there:
         raise FileNotFoundError(
             f"{root} has no split {split!r}{close_to(split, there)}; it has {', '.join(there)}. "
-            f"Looked for {_looked_for(root, split)}"
+            f"Looked in it for {_patterns(split)}"
         )
-    raise FileNotFoundError(f"{_nothing(root)}; looked for {_looked_for(root, split)}")
+    raise FileNotFoundError(f"{_nothing(root)}; looked in it for {_patterns(split)}")
 
 
 def _nothing(root: Path) -> str:
     """How to say that a folder has no annotations, and what to do."""
     if not root.is_dir():
         return f"{root} is not a folder"
-    inside = [name for name in ("_annotations.coco.json", "via_region_data.json") if (root / name).is_file()]
+    inside = [f"{name}.json" for name in BESIDE if (root / f"{name}.json").is_file()]
     if inside:
         name = root.resolve().name
         return f"{root} holds {inside[0]}, so it is one split: give the folder above it, and {name} as the split"
     return f"{root} has no annotations of a known layout"
 
 
-def _looked_for(root: Path, split: str) -> str:
-    return ", ".join(str(root / pattern.format(split=split)) for pattern in ANNOTATIONS)
+def _patterns(split: str) -> str:
+    return ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
