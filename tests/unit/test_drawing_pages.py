@@ -15,6 +15,7 @@ from PIL import Image
 
 from rcnn.drawing.curves import training_curve, write_curve
 from rcnn.drawing.page import write_page
+from rcnn.drawing.plots import write_plot
 from rcnn.drawing.report import Example, write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -131,6 +132,26 @@ def test_a_long_log_is_thinned_but_keeps_its_ends() -> None:
     assert len(line) <= 1501
     assert line[0] == (58, 34)
     assert line[-1][0] == 544
+
+
+def test_the_plot_holds_the_same_lines_where_matplotlib_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = pytest.importorskip("matplotlib.figure", reason="needs the plot extra").Figure
+    drawn = {}
+
+    def save(self: figure, path: Path, dpi: int) -> None:
+        assert dpi >= 100
+        drawn.update({line.get_label(): line.get_xydata().tolist() for axes in self.axes for line in axes.lines})
+
+    monkeypatch.setattr(figure, "savefig", save)
+    write_plot(tmp_path / "curve.png", LOG)
+    assert list(drawn) == ["loss", "rpn_box", "mask", "box AP", "box AP50", "mask AP"]
+    assert drawn["loss"] == [[0, 4], [10, 2]]
+    assert drawn["mask"] == [[0, 3], [10, 1.5], [20, 1.5]]
+    assert drawn["mask AP"] == [[10, 0.125]]
+    monkeypatch.undo()
+    assert Image.open(write_plot(tmp_path / "curve.png", [])).size == (1200, 480)
 
 
 def test_the_page_of_a_curve_needs_nothing_else(tmp_path: Path) -> None:

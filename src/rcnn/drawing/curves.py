@@ -7,7 +7,7 @@ loss, or `{"step": 499, "bbox_AP": .., "segm_AP50": ..}` from an evaluation. No 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -22,7 +22,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 16, 34, 48  # margins of a panel's axes
 _LEGEND = 190  # its width
 _MOST_POINTS = 1500  # of one line: more cannot be told apart at this width
 _NOT_PARTS = ("step", "seconds", "loss", "lr")  # of a line of training: what is not a part of the loss
-_PRECISIONS = {
+PRECISIONS = {  # field of a line -> what it is called
     f"{kind}_{name}": f"{title} {name}"
     for kind, title in (("bbox", "box"), ("segm", "mask"), ("keypoints", "keypoint"))
     for name in ("AP", "AP50")
@@ -42,21 +42,20 @@ def training_curve(lines: Sequence[dict[str, Any]]) -> str:
     """An `<svg>` of the log's lines, in the colours of the page (page.STYLE) that it stands in."""
     panels, told = [], []
     steps = [float(line["step"]) for line in lines]  # one axis for all panels
-    total = _series(lines, "loss")
+    total = series(lines, "loss")
     if total:
         smooth = _smoothed(total)
         panels.append(_panel("Loss", [_Line("as logged", total, 0, faint=True), _Line("smoothed", smooth, 0)], steps))
         told.append(f"loss from {smooth[0][1]:.3g} to {smooth[-1][1]:.3g} at step {smooth[-1][0]:g}")
-    parts = [name for name in _names(line for line in lines if "loss" in line) if name not in _NOT_PARTS]
-    drawn = [_Line(name, _smoothed(_series(lines, name)), place) for place, name in enumerate(parts)]
+    drawn = [_Line(name, _smoothed(series(lines, name)), place) for place, name in enumerate(loss_parts(lines))]
     if drawn := [line for line in drawn if line.points]:
         panels.append(_panel("Parts of the loss, smoothed", drawn, steps, low=0.0))
-    precisions = [(title, _series(lines, name)) for name, title in _PRECISIONS.items()]
+    precisions = [(title, series(lines, name)) for name, title in PRECISIONS.items()]
     drawn = [_Line(title, points, place, dots=True) for place, (title, points) in enumerate(precisions) if points]
     if drawn:
         panels.append(_panel("Average precision", drawn, steps, low=0.0))
         told += [f"{line.name} {line.points[-1][1]:.3f}" for line in drawn]
-    rates = _series(lines, "lr")
+    rates = series(lines, "lr")
     if rates:
         panels.append(_panel("Learning rate", [_Line("lr", rates, 5)], steps, low=0.0))
     if not panels:
@@ -79,12 +78,13 @@ def write_curve(path: Path, lines: Sequence[dict[str, Any]], title: str = "Train
     return write_page(path, page(title, f'<h1>{escape(title)}</h1>\n<p class="lead">{last}</p>\n{card}'))
 
 
-def _names(lines: Iterable[dict[str, Any]]) -> list[str]:
-    """Every field of the lines, in the order in which they appear."""
-    return list(dict.fromkeys(name for line in lines for name in line))
+def loss_parts(lines: Sequence[dict[str, Any]]) -> list[str]:
+    """The fields that are parts of the loss, in the order in which they appear."""
+    fields = dict.fromkeys(name for line in lines if "loss" in line for name in line)
+    return [name for name in fields if name not in _NOT_PARTS]
 
 
-def _series(lines: Sequence[dict[str, Any]], name: str) -> Points:
+def series(lines: Sequence[dict[str, Any]], name: str) -> Points:
     """(step, value) of one field where it is a finite number; a NaN leaves a gap rather than ruining the axis."""
     found = ((line["step"], line.get(name)) for line in lines)
     return [(float(s), float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]

@@ -5,7 +5,12 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rcnn.drawing.curves import PRECISIONS, Points, loss_parts, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def plots_available() -> bool:
@@ -22,13 +27,10 @@ def write_plot(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
 
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, precisions = figure.subplots(1, 2)
-    names = list(dict.fromkeys(name for line in lines for name in line))
-    for name in names:
-        points = [(line["step"], line[name]) for line in lines if isinstance(line.get(name), int | float)]
-        if name.endswith(("_AP", "_AP50")):
-            precisions.plot(*zip(*points, strict=True), marker=".", label=name) if points else None
-        elif points and name not in ("step", "seconds", "lr") and not name.startswith(("bbox_", "segm_", "keypoints_")):
-            losses.plot(*zip(*points, strict=True), label=name, linewidth=2 if name == "loss" else 1)
+    for name in ("loss", *loss_parts(lines)):
+        _plot(losses, series(lines, name), label=name, linewidth=2 if name == "loss" else 1)
+    for name, title in PRECISIONS.items():
+        _plot(precisions, series(lines, name), label=title, marker=".")
     for axes, title in ((losses, "loss"), (precisions, "average precision")):
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.3)
@@ -36,3 +38,8 @@ def write_plot(path: Path, lines: Sequence[dict[str, Any]]) -> Path:
             axes.legend(fontsize="small")
     figure.savefig(path, dpi=120)
     return path
+
+
+def _plot(axes: Axes, points: Points, **look: Any) -> None:
+    if points:
+        axes.plot(*zip(*points, strict=True), **look)
