@@ -13,6 +13,7 @@ from pycocotools import mask as masks
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.segmentations import polygon_area, run_totals
+from rcnn.evaluation.coco import evaluate
 from tests.unit.coco_folders import SQUARE, annotation, coco_tables, write_coco
 
 FILE = "instances_val.json"
@@ -54,6 +55,7 @@ def refused(root: Path, tables: Any) -> str:
         (coco_tables([]) | {"images": coco_tables([])["images"] * 2}, "2 ids of images are used more than once (1, 2)"),
         (coco_tables([annotation(1, image_id=9)]), "image_id that the file does not list, as 9 of annotation 1"),
         (coco_tables([annotation(1, image_id="1")]), "as '1' of annotation 1; it lists 1, 2: add the image"),
+        (coco_tables([annotation(1, image_id=[1])]), "as [1] of annotation 1; it lists 1, 2: add the image"),
         (coco_tables([annotation(1, category_id=1)]), "as 1 of annotation 1; it lists 3, 7: add the category"),
         (
             coco_tables([annotation(5, bbox=[1, 2, 3])]),
@@ -273,3 +275,24 @@ def test_keypoints_of_several_skeletons_are_left_out_and_told(tmp_path: Path) ->
     dataset = opened(tmp_path / "one", [points[0], points[2]])
     assert dataset[0].keypoints is not None
     assert dataset[0].keypoints.tolist() == [[[1, 2, 2]] * 3, [[0, 0, 0]] * 3]
+
+
+def test_the_truth_of_a_damaged_set_can_be_evaluated(tmp_path: Path) -> None:
+    runs = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
+    annotations = [
+        annotation(1),
+        annotation(2, bbox=[10, 10, 0, 20], image_id=2),
+        annotation(3, segmentation=[[1, 1, 5, 5]], image_id=2),
+        annotation(4, bbox=[90, 10, 20, 20], iscrowd=1, image_id=2),
+        annotation(5, segmentation=runs, bbox=None, area=None, category_id=7),
+    ]
+    dataset = opened(tmp_path, annotations, ["cup", "boat", "kite"])
+    found = {"image_id": 1, "category_id": 3, "score": 0.9, "bbox": [10, 10, 20, 20]}
+    cup = found | {"category_id": 7, "bbox": [10, 10, 2, 20], "segmentation": runs}
+    square = masks.merge(masks.frPyObjects(SQUARE, 40, 60))
+    kite = found | {"segmentation": {"size": [40, 60], "counts": square["counts"].decode()}}
+    metrics = evaluate(dataset.to_coco(), [kite, cup])
+    assert metrics.objects == {"kite": 3, "cup": 1, "boat": 0}
+    assert metrics.per_class["cup"]["segm"]["AP"] == pytest.approx(1.0)
+    assert metrics.per_class["boat"]["bbox"]["AP"] is None
+    assert metrics.per_class["kite"]["bbox"]["AP"] == pytest.approx(34 / 101)  # one of three found: recall .33

@@ -127,7 +127,11 @@ def _check_tables(data: Any, file: Path) -> None:
         raise ValueError(f"{file} lists no categories: wanted at least one, {{'id': 1, 'name': ...}}")
     for name, table in (("image", "images"), ("category", "categories")):
         known = {entry["id"] for entry in data[table]}
-        _check_known([a for a in data["annotations"] if a[f"{name}_id"] not in known], name, known, file)
+        field = f"{name}_id"
+        strangers = [
+            a for a in data["annotations"] if not isinstance(a[field], (int, float, str)) or a[field] not in known
+        ]
+        _check_known(strangers, name, known, file)
 
 
 def _check_ids(ids: list[Any], table: str, file: Path) -> None:

@@ -26,7 +26,8 @@ ANNOTATIONS = (  # where the annotation file of a split may be, within the data 
     "{split}.json",
 )
 BESIDE = ("_annotations.coco", "via_region_data")  # names of files that lie among the images of their split
-NO_SPLITS = ("instances_", "person_keypoints_", "captions_", *BESIDE)  # beginnings of files named otherwise
+# Beginnings of names that are not a split's, where a split is known by its file's ending alone.
+NO_SPLITS = ("instances_", "person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", *BESIDE)
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where its images may be
 
 
@@ -72,10 +73,12 @@ def _found(root: Path) -> list[str]:
             if named is None or not path.is_file():
                 continue
             # Of files known by their ending alone, only those that have annotations count: not results, not settings.
-            if pattern in ("{split}.json", "annotations/{split}.json") and not _annotates(path):
+            if pattern in ("{split}.json", "annotations/{split}.json") and (
+                path.name.startswith(NO_SPLITS) or not _annotates(path)
+            ):
                 continue
             names.add(named["split"])
-    return sorted(name for name in names if not name.startswith(NO_SPLITS))
+    return sorted(names)
 
 
 def _annotates(file: Path) -> bool:
