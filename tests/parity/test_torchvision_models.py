@@ -153,9 +153,10 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
 
 def assert_same_boxes(mine: Tensor, their: Tensor, atol: float) -> None:
     assert mine.shape == their.shape
-    nearest = (mine[None] - their[:, None]).abs().amax(-1).min(1)
-    assert sorted(nearest.indices.tolist()) == list(range(len(mine)))
-    assert nearest.values.max() < atol
+    close = (mine[None] - their[:, None]).abs().amax(-1) < atol  # (theirs, ours)
+    twins = (their[None] - their[:, None]).abs().amax(-1) < atol  # large boxes of two levels, clipped to the image
+    assert close.any(0).all()
+    assert torch.equal(close.sum(1), twins.sum(1))
 
 
 def assert_same_detections(detections: Detections, i: int, result: dict[str, Tensor]) -> None:

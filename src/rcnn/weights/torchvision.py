@@ -1,7 +1,8 @@
 """torchvision's `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn` (version 1, also with ResNet-101), both ways.
 
-Theirs puts background first and gives it a box and a mask that nothing uses; ours puts it last, without either. Their COCO heads have 91 rows, one for each category id up to 90, of which ten were never used: K = 90 here, and those
-ten are called "N/A 12", "N/A 26", ... so that names stay different.
+Theirs puts background first and gives it a box and a mask that nothing uses; ours puts it last, without either. Their
+COCO heads have 91 rows, one for each category id up to 90, of which ten were never used: K = 90 here, and those ten are
+called "N/A 12", "N/A 26", ... so that names stay different.
 """
 
 from __future__ import annotations
