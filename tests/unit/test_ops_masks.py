@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,6 +76,25 @@ def test_regions_put_in_place_are_the_canvas_whatever_the_budget(max_bytes: int)
         assert (mask == canvas[y0 : y0 + height, x0 : x0 + width]).all()
         assert mask.sum() == canvas.sum()  # nothing is set outside
         assert mask.dtype == bool
+
+
+def test_a_thousand_masks_in_a_large_image_take_less_than_two_gigabytes() -> None:
+    """Their canvases would be 12 GB. In a process of its own, whose peak is its own."""
+    program = """
+import resource, torch
+from rcnn.ops.coco_backend import encode_region, rle_area
+from rcnn.ops.masks import paste_regions
+size = (3000, 4000)
+corner = torch.rand(1000, 2) * torch.tensor([3700.0, 2700.0])
+boxes = torch.cat([corner, corner + 20 + torch.rand(1000, 2) * 280], 1)
+boxes[::250] = torch.tensor([0.0, 0.0, 4000.0, 3000.0])
+rles = [encode_region(*region, size) for region in paste_regions(torch.ones(1000, 28, 28), boxes, size)]
+assert len(rles) == 1000 and 11_900_000 < rle_area(rles[0]) < 12_000_000  # the corners fade
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 2 * 2**30
 
 
 def test_regions_are_no_larger_than_their_boxes_need() -> None:
