@@ -74,8 +74,8 @@ class BoxHead(nn.Module):
             self.features = box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
         else:
             self.features = FullyConnected(in_channels=in_channels, roi_size=config.roi_size, width=config.fc_width)
-        self.scores = nn.Linear(self.features.channels, num_classes + 1)  # ty: ignore
-        self.deltas = nn.Linear(self.features.channels, num_classes * 4)  # ty: ignore
+        self.scores = nn.Linear(self.features.channels, num_classes + 1)
+        self.deltas = nn.Linear(self.features.channels, num_classes * 4)
         init_linear(self.scores, std=0.01)
         init_linear(self.deltas, std=0.001)
 

@@ -9,13 +9,11 @@ from rcnn.models.backbones.compact import CompactNet
 from rcnn.models.backbones.fbnet import FBNetTrunk
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.box_head import BoxHead
-from rcnn.models.config import DetectorConfig
+from rcnn.models.config import CompactConfig, DetectorConfig, FBNetConfig, ResNetConfig
 from rcnn.models.fpn import FPN
 from rcnn.models.mask_head import MaskHead
 from rcnn.models.rpn import RPN
 from rcnn.structures import Detections, ImageBatch, Targets
-
-BACKBONES = {"resnet": ResNet, "fbnet": FBNetTrunk, "compact": CompactNet}
 
 
 class Detector(nn.Module):
@@ -68,7 +66,7 @@ class Detector(nn.Module):
         return features if self.fpn is None else self.fpn(features)
 
     def normalize(self, images: ImageBatch) -> Tensor:
-        """Pixels (B, 3, H, W) less the mean, over the standard deviation, in the weights' channel order; padding is 0."""
+        """Pixels (B, 3, H, W) less mean over standard deviation, in the weights' channel order; padding is 0."""
         pixels = images.pixels.float()
         if self.config.input.channel_order == "bgr":
             pixels = pixels.flip(1)
@@ -78,13 +76,14 @@ class Detector(nn.Module):
         inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
         pixels = (pixels - self.pixel_mean) / self.pixel_std * inside
         weight = next(self.backbone.parameters())
-        layout = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.preserve_format
+        innermost = weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if innermost else torch.preserve_format
         return pixels.to(weight.dtype, memory_format=layout)
 
 
 def build_detector(config: DetectorConfig) -> Detector:
     """A detector of `config`, its weights drawn as the papers draw them; a ValueError says what cannot go together."""
-    backbone = BACKBONES[config.backbone.kind](config.backbone)
+    backbone = build_backbone(config.backbone)
     if config.fpn is not None:
         fpn = FPN(in_channels=backbone.channels, config=config.fpn)
         strides = {f"p{number}": 2**number for number in [*fpn.numbers, fpn.numbers[-1] + 1]}
@@ -116,3 +115,14 @@ def build_detector(config: DetectorConfig) -> Detector:
         )
     rpn = RPN(in_channels=channels, strides=strides, config=config.rpn)
     return Detector(config=config, backbone=backbone, fpn=fpn, rpn=rpn, box_head=box_head, mask_head=mask_head)
+
+
+def build_backbone(config: ResNetConfig | FBNetConfig | CompactConfig) -> ResNet | FBNetTrunk | CompactNet:
+    """The trunk of `config`: images to {"c2": ..., "c5"} or {"c4": ...}."""
+    match config:
+        case ResNetConfig():
+            return ResNet(config)
+        case FBNetConfig():
+            return FBNetTrunk(config)
+        case CompactConfig():
+            return CompactNet(config)

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.config import FPNConfig
+from rcnn.models.layers import zero_bias
 
 
 class FPN(nn.Module):
@@ -15,11 +16,8 @@ class FPN(nn.Module):
         super().__init__()
         self.numbers = [int(name[1:]) for name in in_channels]  # 2, 3, 4, 5
         for number, channels in zip(self.numbers, in_channels.values(), strict=True):
-            self.add_module(f"lateral{number}", nn.Conv2d(channels, config.channels, 1))
-            self.add_module(f"output{number}", nn.Conv2d(config.channels, config.channels, 3, padding=1))
-        for conv in self.children():
-            nn.init.kaiming_uniform_(conv.weight, a=1)  # ty: ignore
-            nn.init.zeros_(conv.bias)  # ty: ignore
+            self.add_module(f"lateral{number}", _conv(channels, config.channels, 1))
+            self.add_module(f"output{number}", _conv(config.channels, config.channels, 3))
         self.channels = config.channels
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -35,3 +33,10 @@ class FPN(nn.Module):
         pyramid = dict(reversed(pyramid.items()))
         pyramid[f"p{last + 1}"] = pyramid[f"p{last}"][:, :, ::2, ::2]  # for the largest anchors only
         return pyramid
+
+
+def _conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
+    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+    nn.init.kaiming_uniform_(conv.weight, a=1)
+    zero_bias(conv)
+    return conv

@@ -21,8 +21,11 @@ def build_norm(norm: Norm, channels: int, eps: float) -> FrozenBatchNorm2d | nn.
 
 def affine_of(norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a batch norm with fixed statistics amounts to."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()  # ty: ignore
-    return scale, norm.bias - norm.running_mean * scale  # ty: ignore
+    mean, variance = norm.running_mean, norm.running_var
+    if mean is None or variance is None:
+        raise ValueError("a batch norm without running statistics amounts to no fixed scale and shift")
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return scale, norm.bias - mean * scale
 
 
 class Conv2d(nn.Conv2d):
@@ -50,16 +53,15 @@ class Conv2d(nn.Conv2d):
         self.norm = build_norm(norm, out_channels, eps)
         self.relu = relu
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        zero_bias(self)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         if isinstance(self.norm, FrozenBatchNorm2d):
             scale, shift = affine_of(self.norm)
             weight = self.weight * scale[:, None, None, None]
-            x = F.conv2d(x, weight, shift, self.stride, self.padding, self.dilation, self.groups)
+            x = F.conv2d(input, weight, shift, self.stride, self.padding, self.dilation, self.groups)
         else:
-            x = super().forward(x)
+            x = super().forward(input)
             if self.norm is not None:
                 x = self.norm(x)
         return F.relu_(x) if self.relu else x
@@ -78,5 +80,10 @@ class Conv2d(nn.Conv2d):
 def init_linear(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, std: float) -> None:
     """Weights normal with standard deviation `std`, biases zero: how the R-CNN papers begin their new layers."""
     nn.init.normal_(layer.weight, std=std)
+    zero_bias(layer)
+
+
+def zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """Biases zero, where the layer has them."""
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

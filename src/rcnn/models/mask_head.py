@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import mask_blocks
 from rcnn.models.config import CompactConfig, FBNetConfig, MaskHeadConfig, ResNetConfig
-from rcnn.models.layers import Conv2d, init_linear
+from rcnn.models.layers import Conv2d, init_linear, zero_bias
 from rcnn.models.regions import Regions, pool_regions
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.masks import crop_bitmaps
@@ -40,7 +40,7 @@ class MaskHead(nn.Module):
         self.features: nn.Module | None = None
         if config.features == "fbnet":
             self.features = mask_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
-            channels = self.features.channels  # ty: ignore
+            channels = self.features.channels
         elif config.features == "convs":
             self.features = nn.Sequential()
             for number in range(1, config.convs + 1):
@@ -50,21 +50,16 @@ class MaskHead(nn.Module):
         if config.features != "fbnet":  # whose blocks have enlarged the map already
             self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
             nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
-            nn.init.zeros_(self.deconv.bias)  # ty: ignore
+            zero_bias(self.deconv)
             channels = config.width
         self.logits = nn.Conv2d(channels, num_classes, 1)
         init_linear(self.logits, std=0.001)
 
-    def losses(
-        self, features: dict[str, Tensor], regions: Regions, targets: Targets, most: int
-    ) -> dict[str, Tensor]:
-        """Binary cross-entropy of each object's own class (section 3); `most` objects an image can be among `regions`."""
+    def losses(self, features: dict[str, Tensor], regions: Regions, targets: Targets, most: int) -> dict[str, Tensor]:
+        """Binary cross-entropy of each object's own class (section 3); an image has at most `most` objects."""
         objects = regions.objects(most)
         maps = objects.features
-        if maps is None:
-            maps = self.pool(features, objects.boxes, objects.positive)
-        else:
-            maps = maps.flatten(0, 1)
+        maps = self.pool(features, objects.boxes, objects.positive) if maps is None else maps.flatten(0, 1)
         logits = self.of_class(maps, objects.labels.clamp(max=self.logits.out_channels - 1))  # (B, R, m, m)
         wanted = self.targets(objects, targets, size=logits.shape[-1])
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))  # (B, R)

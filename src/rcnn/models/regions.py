@@ -48,7 +48,7 @@ class Regions:
 def sample_regions(
     proposals: Proposals, targets: Targets, *, num_classes: int, config: BoxHeadConfig, seed: Tensor
 ) -> Regions:
-    """Proposals and the true boxes themselves (a start for the first steps, when proposals are poor), matched and drawn."""
+    """Proposals and the true boxes themselves (a start while proposals are poor), matched and drawn."""
     boxes = torch.cat([proposals.boxes, targets.boxes], 1)  # (B, P + G, 4)
     matched, label = match(
         boxes, targets.boxes, targets.valid, config.positive_iou, config.positive_iou, low_quality=False

@@ -88,7 +88,7 @@ class RPN(nn.Module):
         pre_nms: int,
         post_nms: int,
     ) -> Proposals:
-        """The `pre_nms` best anchors of each level, moved, clipped, thinned by NMS within the level; `post_nms` stay."""
+        """The `pre_nms` best anchors of each level, moved, clipped, thinned by NMS inside it; `post_nms` stay."""
         scores, boxes, levels = [], [], []
         for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
             best, index = logit.topk(min(pre_nms, logit.shape[1]), dim=1)  # (B, k)

@@ -23,7 +23,7 @@ C4_SIZES = ((32.0, 64.0, 128.0, 256.0, 512.0),)
 
 
 def faster_rcnn_r50_fpn() -> DetectorConfig:
-    """Lin et al. 2017: 2-fc head on a feature pyramid; stride in the 3x3, RGB, as torchvision's ImageNet weights want."""
+    """Lin et al. 2017: 2-fc head on a feature pyramid; stride in the 3x3, RGB, as torchvision's ResNet wants."""
     return DetectorConfig(name="faster_rcnn_r50_fpn")
 
 
@@ -70,7 +70,7 @@ def mask_rcnn_r101_c4() -> DetectorConfig:
 
 
 def caffe(config: DetectorConfig) -> DetectorConfig:
-    """The same on MSRA's ResNet: stride in the 1x1, BGR, means subtracted only (Detectron and most of Detectron2's zoo)."""
+    """The same on MSRA's ResNet: stride in the 1x1, BGR, means only (Detectron, most of Detectron2's zoo)."""
     if not isinstance(config.backbone, ResNetConfig):
         raise ValueError(f"{config.name} has no ResNet, whose stride could move into the 1x1")
     return replace(

@@ -7,6 +7,7 @@ Labels are 0..K-1; there is no background label here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Batch:
     """What the four structures share: moving between devices, and taking one image out."""
 
@@ -26,9 +28,9 @@ class _Batch:
         """The same values in page-locked memory, from which copies to a GPU run beside other work."""
         return self._map(lambda value: value.pin_memory())
 
-    def _map(self, function) -> Self:
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # ty: ignore
-        return replace(self, **{k: None if v is None else function(v) for k, v in values.items()})  # ty: ignore
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: None if v is None else function(v) for k, v in values.items()})
 
     def _check_rows(self, names: tuple[str, ...], shape: torch.Size) -> None:
         for name in names:

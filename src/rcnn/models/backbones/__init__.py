@@ -1,1 +1,1 @@
-""""""
+"""Backbones: images to feature maps."""
