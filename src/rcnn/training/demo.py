@@ -1,0 +1,216 @@
+"""The demo: draw a data set, train a small Mask R-CNN on it, measure it, look at what it finds. Read `run_demo`.
+
+Every step is the one that `rcnn train`, `rcnn eval` and `rcnn predict` take.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from rcnn import __version__
+from rcnn.data import Dataset, ImageRecord, open_dataset
+from rcnn.data.images import read_image
+from rcnn.data.synthetic import make_shapes
+from rcnn.drawing.pictures import draw_objects, region_of
+from rcnn.drawing.report import Example, write_report
+from rcnn.evaluation.coco import Metrics
+from rcnn.ops.coco_backend import as_rle, rle_mask
+from rcnn.predictor import Predictor
+from rcnn.training.evaluate import evaluate_dataset
+from rcnn.training.log import read_log
+from rcnn.training.run import LOG, NO_SPLIT, Say, run_training, write_json
+from rcnn.training.settings import TrainConfig
+
+MODEL = "mask_rcnn_compact"
+IMAGES = {"train": 500, "val": 60, "unseen": 8}
+RECIPE = TrainConfig(
+    steps=600,
+    batch_size=8,
+    lr=0.1,  # ten times a fine-tuning's: nothing learnt before could be lost
+    warmup_steps=60,
+    milestones=(0.7, 0.9),
+    jitter=0.2,
+    workers=1,
+    checkpoint_every=200,
+    evaluate_every=0,
+)
+SIZE = (300, 400)  # height, width of the images to learn and to measure on
+FINE = 2  # the unseen images are so many times larger, to be looked at
+SCORE = 0.5  # what is scored lower is not shown
+MARK = ".rcnn-demo"  # says that a folder is the demo's, which may then be emptied
+MADE = ("data", "run", "pictures", "results.json", "predictions.json", "report.html", "overview.jpg")
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """What the demo made."""
+
+    metrics: Metrics  # on the validation images
+    seconds: Mapping[str, float]  # that each part took
+    report: Path
+    results: Path
+    pictures: tuple[Path, ...]
+    overview: Path  # all pictures in one
+
+
+def run_demo(
+    output: Path,
+    *,
+    seed: int = 0,
+    images: Mapping[str, int] = IMAGES,
+    recipe: TrainConfig = RECIPE,
+    overrides: Sequence[str] = (),
+    device: str = "cpu",
+    say: Say = print,
+    progress: Progress = lambda what, total: nullcontext(lambda: None),
+) -> Demo:
+    """Data, training, evaluation, prediction and a report in `output`; what an earlier demo left there goes first.
+
+    The steps are counted, not timed: a slower machine takes longer and ends where any other does. `progress` gives
+    the bar of a part, from its name and its pieces.
+    """
+    clear(output)
+    seconds: dict[str, float] = {}
+    clock = time.perf_counter()
+
+    def lap(part: str) -> None:
+        nonlocal clock
+        before, clock = clock, time.perf_counter()
+        seconds[part] = round(clock - before, 1)
+
+    learnt = {split: count for split, count in images.items() if split != "unseen"}
+    with progress("data", sum(images.values())) as advance:
+        data = make_shapes(output / "data", learnt, size=SIZE, seed=seed, advance=advance)
+        fine = (SIZE[0] * FINE, SIZE[1] * FINE)
+        make_shapes(data, {"unseen": images["unseen"]}, size=fine, seed=seed, advance=advance)
+    lap("data")
+    say(f"drew {sum(images.values())} images into {data} in {seconds['data']:.0f} s")
+
+    run = output / "run"
+    recipe = replace(recipe, seed=seed)
+    splits = ("train", NO_SPLIT)
+    outcome = run_training(MODEL, data, run, overrides, settings=recipe, splits=splits, device=device, say=say)
+    if not outcome.finished:
+        raise KeyboardInterrupt
+    lap("training")
+    say(f"trained {outcome.step} steps in {seconds['training']:.0f} s")
+
+    predictor = Predictor.from_checkpoint(run, device=device)
+    validation = open_dataset(data, "val", classes=predictor.classes)
+    with progress("eval", len(validation)) as advance:
+        metrics = evaluate_dataset(predictor, validation, advance=advance).metrics
+    lap("evaluation")
+
+    unseen = open_dataset(data, "unseen", classes=predictor.classes)
+    with progress("predict", len(unseen)) as advance:
+        examples, predictions = look(predictor, unseen, advance)
+    pictures = tuple(_saved(example.found, output / "pictures" / example.name) for example in examples)
+    overview = _saved(tiled([example.found for example in examples]), output / "overview.jpg")
+    write_json(output / "predictions.json", {"images": predictions})
+    lap("prediction")
+
+    versions = {"rcnn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]}
+    threads = torch.get_num_threads()
+    made = {"versions": versions, "threads": threads, "seed": seed, "seconds": seconds, "steps": outcome.step}
+    write_json(output / "results.json", metrics.to_dict() | made)
+    report = write_report(
+        output / "report.html",
+        title="A Mask R-CNN trained from scratch",
+        summary=f"{MODEL} learnt {images['train']} synthetic images in {seconds['training']:.0f} seconds on {device}; "
+        f"measured on {images['val']} others. The pictures below are of {images['unseen']} more that it has not seen.",
+        metrics=metrics.to_dict(),
+        examples=examples,
+        log=read_log(run / LOG),
+        made={
+            "Command": f"rcnn demo --output {output} --seed {seed}",
+            "Seconds": ", ".join(f"{part} {time:.0f}" for part, time in seconds.items()),
+            "Training": f"{outcome.step} steps, {threads} threads",
+            "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        },
+    )
+    return Demo(
+        metrics=metrics,
+        seconds=seconds,
+        report=report,
+        results=output / "results.json",
+        pictures=pictures,
+        overview=overview,
+    )
+
+
+def clear(output: Path) -> None:
+    """Make `output` ready for a demo: empty but for files that are not the demo's, and marked as its own.
+
+    Raises ValueError where something else is in it that carries a name of ours.
+    """
+    there = [name for name in MADE if (output / name).exists()]
+    if there and not (output / MARK).exists():
+        raise ValueError(f"{output} has {', '.join(there)}, not made by rcnn demo: give another --output")
+    for name in there:
+        path = output / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    output.mkdir(parents=True, exist_ok=True)
+    (output / MARK).write_text("Made by `rcnn demo`, which may empty this folder and fill it again.\n")
+
+
+def look(
+    predictor: Predictor, dataset: Dataset, advance: Callable[[], None]
+) -> tuple[list[Example], list[dict[str, Any]]]:
+    """Each image with what was found on it beside the truth, and the `images` of a predictions.json."""
+    examples, predictions = [], []
+    for i in range(len(dataset)):
+        record = dataset[i]
+        image = read_image(record.path)
+        found = predictor.predict([image])[0].above(SCORE)
+        picture = draw_objects(
+            image, found.boxes, found.labels, predictor.classes, scores=found.scores, masks=found.regions()
+        )
+        truth = draw_truth(record, image, predictor.classes)
+        note = f"{len(found)} objects found, {int((~record.crowd).sum())} true"
+        examples.append(Example(name=record.path.name, found=picture, truth=truth, note=note))
+        entry = {"file": str(record.path), "height": found.height, "width": found.width}
+        predictions.append(entry | {"detections": found.to_json(predictor.classes)})
+        advance()
+    return examples, predictions
+
+
+def draw_truth(record: ImageRecord, image: torch.Tensor, classes: Sequence[str]) -> Image.Image:
+    """The true objects of an image (3, H, W), crowds left out, as detections are drawn."""
+    own = np.flatnonzero(~record.crowd)
+    regions = []
+    for mask in (record.segmentations[i] for i in own):
+        rle = mask if isinstance(mask, dict) else as_rle([part.tolist() for part in mask or ()], *image.shape[1:])
+        regions.append(region_of(rle_mask(rle)))
+    return draw_objects(image, record.boxes[own], record.labels[own], classes, masks=regions)
+
+
+def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 300)) -> Image.Image:
+    """The pictures side by side, each within `cell` (width, height), those that lie before those that stand."""
+    ordered = sorted(pictures, key=lambda picture: picture.width < picture.height)
+    rows = -(-len(ordered) // columns)
+    sheet = Image.new("RGB", (min(columns, len(ordered)) * cell[0], rows * cell[1]), (255, 255, 255))
+    for place, picture in enumerate(ordered):
+        small = picture.copy()
+        small.thumbnail(cell)
+        x, y = place % columns * cell[0], place // columns * cell[1]
+        sheet.paste(small, (x + (cell[0] - small.width) // 2, y + (cell[1] - small.height) // 2))
+    return sheet
+
+
+def _saved(picture: Image.Image, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, quality=90)
+    return path
