@@ -74,6 +74,8 @@ def save_checkpoint(
             "sha256": _sha256(new / WEIGHTS_FILE),
         }
         (new / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+        # safetensors writes for the owner's eyes only; whoever may read the config may read the weights
+        (new / WEIGHTS_FILE).chmod((new / CONFIG_FILE).stat().st_mode)
         if directory.exists():
             os.rename(directory, old)
         os.rename(new, directory)
