@@ -112,7 +112,8 @@ def crescent(rng: np.random.Generator) -> Shape:
     """A moon, or a banana: an arc that thins towards both ends."""
     reach = rng.uniform(1.9, 2.5)
     angle = np.linspace(-reach / 2, reach / 2, 36)
-    thick = rng.uniform(0.32, 0.5) * np.cos(angle * np.pi / reach) ** rng.uniform(0.6, 0.9) + 0.03
+    bulge = np.clip(np.cos(angle * np.pi / reach), 0, 1)  # the cosine of a right angle may fall below zero
+    thick = rng.uniform(0.32, 0.5) * bulge ** rng.uniform(0.6, 0.9) + 0.03
     outer, inner = _polar(angle, 1.0), _polar(angle, 1.0 - thick)[::-1]
     points = np.concatenate([outer, inner])
     points -= (points.max(0) + points.min(0)) / 2
