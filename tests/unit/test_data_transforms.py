@@ -92,12 +92,12 @@ def test_bilinear_is_torchvisions_transform(size):
     torch.testing.assert_close(normal, batch.tensors[0, :, :height, :width], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("size", [(48, 64), (31, 20), (64, 48)])
+@pytest.mark.parametrize("size", [(48, 64), (31, 20), (64, 48), (27, 40)])
 def test_align_corners_by_a_loop(size):
     image = noise(*size)
     resized = resize_shortest(image, 24, 40, "align_corners")
     scale = min(24 / min(size), 40 / max(size))
-    height, width = int(size[0] * scale), int(size[1] * scale)
+    height, width = int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
     assert tuple(resized.shape) == (3, height, width)
     for y, x in ((0, 0), (height - 1, width - 1), (5, 7), (height // 2, 1)):
         v, u = y * (size[0] - 1) / (height - 1), x * (size[1] - 1) / (width - 1)

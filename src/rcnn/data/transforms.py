@@ -94,12 +94,12 @@ class Input(Protocol):
 def resized_size(size: tuple[int, int], min_size: int, max_size: int, kind: Resize) -> tuple[int, int]:
     """(height, width) after resizing `size`: the shorter side `min_size`, less where the longer would pass `max_size`.
 
-    Sides are rounded as the system rounds them whose resizing `kind` is: Detectron2 to the nearest pixel, torchvision
-    and D2Go down.
+    Sides are rounded as the system rounds them whose resizing `kind` is: Detectron2 and D2Go to the nearest pixel,
+    torchvision down.
     """
     height, width = size
     short, long = min(size), max(size)
-    if kind == "antialias":  # Detectron2's ResizeShortestEdge, operation by operation
+    if kind != "bilinear":  # Detectron2's ResizeShortestEdge, operation by operation
         scale = min_size / short
         new = (min_size, scale * width) if height < width else (scale * height, min_size)
         if max(new) > max_size:
@@ -131,7 +131,8 @@ def resize_image(image: Tensor, size: tuple[int, int], kind: Resize) -> Tensor:
             return image
         rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         return torch.from_numpy(np.array(rows.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
-    return F.interpolate(image[None].float(), size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
+    planes = image.contiguous()[None].float()  # for floats twice as fast as channels last
+    return F.interpolate(planes, size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
 
 
 def resize(sample: Sample, size: tuple[int, int], kind: Resize) -> Sample:
