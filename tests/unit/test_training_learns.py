@@ -1,0 +1,60 @@
+"""Training learns: two images by heart, and a small data set's loss falls in sixty steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from rcnn.training.log import read_log
+from rcnn.training.run import run_training
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+
+SMALL = (
+    *TINY_MODEL,
+    "fpn.channels=32",
+    "rpn.pre_nms_train=200",
+    "rpn.post_nms_train=100",
+    "rpn.pre_nms=100",
+    "rpn.post_nms=50",
+    "box.fc_width=64",
+    "box.batch_size=64",
+    "mask.width=32",
+    "train.batch_size=2",
+    "train.reference_batch=2",
+    "train.lr=0.02",
+    "train.clip_norm=5",
+    "train.warmup_steps=20",
+    "train.workers=0",
+)
+
+
+@pytest.mark.slow
+def test_two_images_are_learnt_by_heart(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(128, 192))
+    words = [*SMALL, "input.min_size=128", "input.max_size=192", "train.steps=320", "train.flip=0"]
+    outcome = run_training(
+        "mask_rcnn_compact",
+        data,
+        tmp_path / "run",
+        words,
+        splits=("train", "train"),
+        device="cpu",
+        say=lambda line: None,
+    )
+    assert outcome.metrics is not None
+    assert outcome.metrics["segm"]["AP"] > 0.9
+    assert outcome.metrics["bbox"]["AP"] > 0.9
+
+
+def test_the_loss_falls_in_sixty_steps(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 16}, size=(96, 128))
+    words = [*SMALL, "train.steps=60", "train.log_every=1", "train.warmup_steps=5"]
+    run_training("mask_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=lambda line: None)
+    lines = read_log(tmp_path / "run" / "log.jsonl")
+    assert len(lines) == 60
+    # box_delta rises at first: it is taken over the regions that are objects, of which more are found
+    for name, fall in (("loss", 0.85), ("rpn_objectness", 0.3), ("box_class", 0.8), ("mask", 0.6)):
+        first, last = (mean(line[name] for line in part) for part in (lines[:10], lines[-10:]))
+        assert last < fall * first, f"{name} went from {first:.3f} to {last:.3f}"
