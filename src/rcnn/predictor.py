@@ -136,9 +136,9 @@ def to_original(
     limit = np.array([width, height] * 2, dtype=np.float32)
     boxes = np.clip(detections.boxes[index].float().numpy() * scale, 0, limit)
     keep = detections.valid[index].numpy() & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    masks, keypoints = detections.masks, detections.keypoints
-    if keypoints is not None:
-        points = keypoints[index].float().numpy()[keep]
+    masks, points = detections.masks, None
+    if detections.keypoints is not None:
+        points = detections.keypoints[index].float().numpy()[keep]
         points[..., :2] *= scale[:2]
     return ImageDetections(
         height=height,
@@ -147,7 +147,7 @@ def to_original(
         scores=detections.scores[index].float().numpy()[keep],
         labels=detections.labels[index].numpy()[keep],
         masks=None if masks is None else masks[index].float().numpy()[keep],
-        keypoints=None if keypoints is None else points,
+        keypoints=points,
     )
 
 

@@ -200,7 +200,8 @@ def stop_requests() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield event
         return
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (int(signal.SIGINT), int(signal.SIGTERM))
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
 
     def ask(number: int, frame: FrameType | None) -> None:
         event.set()

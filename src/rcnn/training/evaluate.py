@@ -71,7 +71,7 @@ def coco_results(
     rles = detections.rles()
     results = []
     for i, (x1, y1, x2, y2) in enumerate(detections.boxes.tolist()):
-        result = {"image_id": image_id, "category_id": category_ids[int(detections.labels[i])]}
+        result: dict[str, Any] = {"image_id": image_id, "category_id": category_ids[int(detections.labels[i])]}
         result |= {"score": float(detections.scores[i]), "bbox": [x1, y1, x2 - x1, y2 - y1]}
         if rles is not None:
             result["segmentation"] = rles[i]

@@ -45,8 +45,8 @@ class TrainingState:
         """Put `optimizer` and the two global generators where they were."""
         optimizer.load_state_dict(self.optimizer)
         torch.set_rng_state(self.torch_rng)
-        kind, key, *rest = self.numpy_rng
-        np.random.set_state((kind, key.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+        kind, key, place, has_gauss, gauss = self.numpy_rng
+        np.random.set_state((kind, key.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
 
 
 def write_state(folder: Path, state: TrainingState) -> None:
