@@ -108,3 +108,13 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "val")
     with pytest.raises(FileNotFoundError, match=r"lists 2 images \(1.png, 2.png\), none of them in .*val, .*images"):
         open_dataset(tmp_path, "val")
+
+
+def test_objects_of_other_classes_are_left_out_when_asked(tmp_path):
+    root = write_coco(tmp_path, coco_tables([annotation(1), annotation(2, category_id=7), annotation(3, image_id=2)]))
+    with pytest.raises(ValueError, match=r"1 classes that are not among the 1 asked for: 'cup'.*ignore-other-classes"):
+        open_dataset(root, "val", ["kite"])
+    dataset = open_dataset(root, "val", ["kite"], ignore_others=True)
+    assert [len(dataset[i].boxes) for i in range(len(dataset))] == [1, 1]
+    assert [entry["id"] for entry in dataset.to_coco()["annotations"]] == [1, 3]
+    assert [entry["name"] for entry in dataset.to_coco()["categories"]] == ["kite"]

@@ -30,6 +30,9 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     split: Annotated[str, typer.Option(help="Its split, as val2017.")],
     output: Annotated[Path, typer.Option(help="Folder for metrics.json and the results in COCO's format.")],
+    ignore_other_classes: Annotated[
+        bool, typer.Option("--ignore-other-classes", help="Leave out true objects of classes that the model has not.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Only the first so many images; 0: all.", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
@@ -49,7 +52,9 @@ def evaluate(
     from rcnn.training.evaluate import evaluate_dataset
 
     predictor = Predictor.from_checkpoint(checkpoint, device=device, precision=precision.value, padding=padding.value)
-    dataset = open_dataset(data, split, classes=predictor.classes)
+    dataset = open_dataset(data, split, classes=predictor.classes, ignore_others=ignore_other_classes)
+    for line in dataset.warnings:
+        typer.echo(f"warning: {line}", err=True)
     with progress_bar("eval", min(limit or len(dataset), len(dataset))) as advance:
         done = evaluate_dataset(predictor, dataset, limit=limit, batch_size=batch, workers=workers, advance=advance)
     output.mkdir(parents=True, exist_ok=True)

@@ -68,17 +68,21 @@ def coco_dataset(
     file: Path,
     folders: Sequence[Path],
     classes: Sequence[str] | None = None,
+    ignore_others: bool = False,
     reader: Callable[[Path, dict[Any, tuple[int, int]]], list[Table]] = read_annotations,
 ) -> Dataset:
     """The data set of what `file` holds, its images in the first of `folders` that has any of them.
 
-    `classes` give the labels their order; without them it is that of ascending category ids. `reader` reads the
-    annotations again, for evaluation. Raises ValueError for what is wrong in the file, FileNotFoundError for missing
-    images.
+    `classes` give the labels their order; without them it is that of ascending category ids. `ignore_others` leaves out
+    objects of other classes. `reader` reads the annotations again, for evaluation. Raises ValueError for what is wrong
+    in the file, FileNotFoundError for missing images.
     """
     _check_tables(data, file)
     images, annotations = data["images"], data["annotations"]
-    names, category_ids, categories = _labels(data["categories"], annotations, classes, file)
+    names, category_ids, categories = _labels(data["categories"], annotations, classes, ignore_others, file)
+    if ignore_others:
+        ours = set(category_ids)
+        annotations = [annotation for annotation in annotations if annotation["category_id"] in ours]
     file_names = tuple(str(image["file_name"]) for image in images)
     folder = find_images(file_names, folders, file)
     image_ids = tuple(image["id"] for image in images)
@@ -160,7 +164,11 @@ def _check_known(strangers: list[Table], name: str, known: set[Any], file: Path)
 
 
 def _labels(
-    categories: list[Table], annotations: list[Table], classes: Sequence[str] | None, file: Path
+    categories: list[Table],
+    annotations: list[Table],
+    classes: Sequence[str] | None,
+    ignore_others: bool,
+    file: Path,
 ) -> tuple[tuple[str, ...], tuple[int, ...], tuple[Table, ...]]:
     """Names, category ids and category entries by label; a class that only `classes` knows gets an id not in use."""
     entries = sorted(categories, key=lambda category: category["id"])
@@ -176,11 +184,12 @@ def _labels(
         raise ValueError(f"classes holds a name twice: {few([n for n, uses in Counter(classes).items() if uses > 1])}")
     used = {annotation["category_id"] for annotation in annotations}
     strangers = [name for name, entry in named.items() if entry["id"] in used and name not in set(classes)]
-    if strangers:
+    if strangers and not ignore_others:
         raise ValueError(
             f"{file} has objects of {len(strangers)} classes that are not among the {len(classes)} asked for: "
             f"{', '.join(repr(name) + close_to(name, classes) for name in strangers[:5])}; these are {few(classes)}. "
-            "Rename the categories in the file to those names, or train on this data set to have its classes"
+            "Rename the categories in the file to those names, leave the others out (`rcnn eval "
+            "--ignore-other-classes`), or train on this data set to have its classes"
         )
     free = max(entry["id"] for entry in entries) + 1
     chosen = [named.get(name) or {"id": free + place, "name": name} for place, name in enumerate(classes)]

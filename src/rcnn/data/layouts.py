@@ -31,11 +31,13 @@ NO_SPLITS = ("instances_", "person_keypoints_", "captions_", "stuff_", "panoptic
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where its images may be
 
 
-def open_dataset(directory: Path | str, split: str, classes: Sequence[str] | None = None) -> Dataset:
+def open_dataset(
+    directory: Path | str, split: str, classes: Sequence[str] | None = None, *, ignore_others: bool = False
+) -> Dataset:
     """The images and objects of one split of the data set in a folder.
 
     `classes` give the labels their names and order (a checkpoint's, say): each class that the split has objects of must
-    be among them. Without them, labels follow ascending category ids.
+    be among them, or its objects are left out by `ignore_others`. Without them, labels follow ascending category ids.
 
     Raises FileNotFoundError where there is no such folder, split or image, ValueError for annotations that are wrong.
     """
@@ -43,7 +45,15 @@ def open_dataset(directory: Path | str, split: str, classes: Sequence[str] | Non
     file = _annotation_file(root, split)
     folders = [file.parent, *(root / pattern.format(split=split) for pattern in IMAGES)]
     folders = list(dict.fromkeys(folder for folder in folders if folder != root / "annotations"))
-    build = partial(coco.coco_dataset, root=root, split=split, file=file, folders=folders, classes=classes)
+    build = partial(
+        coco.coco_dataset,
+        root=root,
+        split=split,
+        file=file,
+        folders=folders,
+        classes=classes,
+        ignore_others=ignore_others,
+    )
     with coco.collector_paused():
         data = coco.read_json(file)
         if via.via_images(data) is None:

@@ -131,7 +131,7 @@ class Dataset:
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """The truth in COCO's form, for evaluation: every annotation of the file under its own ids.
+        """The truth in COCO's form, for evaluation: every annotation of the K classes in the file, under its own ids.
 
         What a file may leave out is filled in: sizes of images, `bbox`, `area`. Categories are the K classes by label.
         """
@@ -140,4 +140,6 @@ class Dataset:
             {"id": image_id, "file_name": name, "height": height, "width": width}
             for image_id, name, (height, width) in zip(self.image_ids, self.file_names, sizes, strict=True)
         ]
-        return {"images": images, "annotations": self.read_annotations(), "categories": list(self.categories)}
+        ours = set(self.category_ids)
+        annotations = [annotation for annotation in self.read_annotations() if annotation["category_id"] in ours]
+        return {"images": images, "annotations": annotations, "categories": list(self.categories)}
