@@ -42,7 +42,9 @@ def write_peer_file(shared: Path, name: str, path: Path) -> dict[str, np.ndarray
     return weights
 
 
-def golden_detector(shared: Path, name: str, folder: Path, config: str = "config.yaml", suffix: str = ".pkl") -> Detector:
+def golden_detector(
+    shared: Path, name: str, folder: Path, config: str = "config.yaml", suffix: str = ".pkl"
+) -> Detector:
     """Our detector from Detectron2's file and settings, through the converter a user would use."""
     path = folder / f"{name}{suffix}"
     if not path.exists():
@@ -54,7 +56,7 @@ def golden_detector(shared: Path, name: str, folder: Path, config: str = "config
 
 
 def golden_images(shared: Path, divisor: int) -> ImageBatch:
-    """The fixture's two images after the peer's resize, as RGB, padded to a multiple of `divisor` (0: to the largest)."""
+    """The fixture's two images after the peer's resize, RGB, padded to a multiple of `divisor` (0: to the largest)."""
     stored = np.load(shared / "golden/detectron2/inputs.npz")
     images = [torch.from_numpy(stored[f"resized{i}"][:, :, ::-1].copy()).permute(2, 0, 1) for i in range(2)]
     sizes = torch.tensor([image.shape[1:] for image in images])
@@ -106,7 +108,9 @@ def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: f
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5, err_msg=key)
 
 
-def match_sets(boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray | None, stored_labels: np.ndarray | None) -> list[int]:
+def match_sets(
+    boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray | None, stored_labels: np.ndarray | None
+) -> list[int]:
     """For each stored item the index of ours of the same class with the nearest box, one to one."""
     assert len(boxes) == len(stored)
     distance = np.abs(boxes[None] - stored[:, None]).max(-1)  # (stored, ours)

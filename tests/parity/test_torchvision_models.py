@@ -27,7 +27,7 @@ def peer(masks: bool) -> nn.Module:
     backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
     model = (MaskRCNN if masks else FasterRCNN)(backbone, CLASSES + 1, min_size=160, max_size=240)
     for name, buffer in model.named_buffers():
-        if name.endswith("running_mean") or name.endswith("bias"):
+        if name.endswith(("running_mean", "bias")):
             buffer.normal_(std=0.1)
         elif name.endswith("running_var"):
             buffer.uniform_(0.7, 1.4)
@@ -59,7 +59,7 @@ def images() -> list[Tensor]:
 
 
 def batch_of(model: nn.Module) -> tuple[ImageBatch, list[Tensor]]:
-    """What torchvision's transform makes of the images, before normalisation; and the normalised batch for comparison."""
+    """What torchvision's transform makes of the images, before normalisation: as a batch, and one by one."""
     resized = []
     for image in images():
         height, width = image.shape[1:]
@@ -117,10 +117,10 @@ def test_state_dicts_go_both_ways(masks: bool) -> None:
     wanted = model.state_dict()
     assert set(back) == set(wanted)
     for name, value in wanted.items():
-        if name.endswith("bbox_pred.weight") or name.endswith("bbox_pred.bias"):
+        if name.endswith(("bbox_pred.weight", "bbox_pred.bias")):
             value = torch.cat([torch.zeros_like(value[:4]), value[4:]]) if "roi_heads" in name else value
         if "mask_fcn_logits" in name:
-            value = torch.cat([torch.zeros_like(value[:1]), value[1:]])  # background has no mask: those weights are idle
+            value = torch.cat([torch.zeros_like(value[:1]), value[1:]])  # of background: idle
         assert torch.equal(back[name], value), name
     model.load_state_dict(back)
 
@@ -128,9 +128,9 @@ def test_state_dicts_go_both_ways(masks: bool) -> None:
 @pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
 @torch.no_grad()
 def test_features_proposals_detections_and_masks(masks: bool) -> None:
-    model, detector = peer(masks).eval(), None
+    model = peer(masks).eval()
     detector = ours(model).eval()
-    batch, resized = batch_of(model)
+    batch, _ = batch_of(model)
     transformed, _ = model.transform(images())
     torch.testing.assert_close(detector.normalize(batch), transformed.tensors, atol=1e-4, rtol=1e-4)
 
@@ -207,4 +207,5 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
         wanted = parameter.grad
         assert wanted is not None, name
         # our classes have no background box or mask: theirs get no gradient there
-        torch.testing.assert_close(back[name], wanted, rtol=1e-2, atol=2e-3 * wanted.abs().max().item(), msg=lambda m, n=name: f"{n}: {m}")
+        atol = 2e-3 * wanted.abs().max().item()
+        torch.testing.assert_close(back[name], wanted, rtol=1e-2, atol=atol, msg=lambda m, n=name: f"{n}: {m}")

@@ -124,6 +124,10 @@ def _not_a_pickle(head: bytes) -> str:
         return "looks like safetensors; want weights of another system (.pkl or .pth), or one of our checkpoint folders"
     if head.lstrip()[:1] == b"{":
         return "is text, not weights: want a .pkl or .pth"
+    if not head.startswith(
+        (ZIP_MAGIC, b"\x80", b"(", b"]", b"}", b"c")
+    ):  # the first instruction of a pickle of weights
+        return "is no pickle: want weights of another system, a .pkl or .pth"
     return ""
 
 
