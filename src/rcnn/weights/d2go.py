@@ -96,18 +96,21 @@ def _block(name: str) -> str:
 def _config(state: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> DetectorConfig:
     masks = any(name.startswith("mask_head.") for name in state)
     config = model_config(f"{'mask' if masks else 'faster'}_rcnn_fbnetv3a_c4")
-    constants = {
-        key: tuple(round(value, 4) for value in buffers[key].double().flatten().tolist())
-        for key in ("pixel_mean", "pixel_std")
-        if key in buffers
-    }
+    given = config.input
+    if "pixel_mean" in buffers and "pixel_std" in buffers:
+        given = replace(given, pixel_mean=_three(buffers["pixel_mean"]), pixel_std=_three(buffers["pixel_std"]))
     width = 0.75 if state["rpn.deltas.weight"].shape[1] == scaled(TRUNK_CHANNELS, 0.75) else 1.0
     return replace(
         config,
         num_classes=len(state["box_head.scores.weight"]) - 1,
-        input=replace(config.input, **constants),
+        input=given,
         backbone=FBNetConfig(width=width),
     )
+
+
+def _three(value: Tensor) -> tuple[float, float, float]:
+    blue, green, red = (round(number, 4) for number in value.double().flatten().tolist())
+    return blue, green, red
 
 
 def _require_same_layers(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ OLD_NAMES = (
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
     *((rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.(.+)", rf"roi_heads.mask_head.{i}.0.\1") for i in range(4)),
 )
-DEPTHS = {6: 50, 23: 101}  # blocks of layer3
+DEPTHS: dict[int, Literal[50, 101]] = {6: 50, 23: 101}  # blocks of layer3
 # these two were trained with a frozen norm that adds nothing to the variance: torchvision sets that when it loads them
 NO_EPS = ("fasterrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco")
 
@@ -85,7 +86,7 @@ def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted
     require_fit(config, ours, source)
     report = (
         f"torchvision {config.name}, {len(ours)} tensors, {config.num_classes} classes; settings of torchvision's "
-        f"constructor, norm eps {config.backbone.norm_eps:g}"  # ty: ignore
+        f"constructor, norm eps {_eps(source):g}"
     )
     return Converted(config=config, state=ours, classes=_classes(config.num_classes), report=report)
 
@@ -138,7 +139,6 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
     masks = any(name.startswith("roi_heads.mask_") for name in state)
     depth = DEPTHS[len(blocks)]
     sizes = [(float(size),) for size in (32, 64, 128, 256, 512)]
-    published = any(name in source for name in NO_EPS)
     return replace(
         model_config(f"{'mask' if masks else 'faster'}_rcnn_r{depth}_fpn"),
         num_classes=len(scores) - 1,
@@ -146,7 +146,7 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         backbone=ResNetConfig(
             depth=depth,
             norm="bn" if any(name.endswith("num_batches_tracked") for name in state) else "frozen_bn",
-            norm_eps=0.0 if published else 1e-5,
+            norm_eps=_eps(source),
         ),
         rpn=RPNConfig(
             sizes=tuple(sizes),
@@ -159,6 +159,10 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         box=BoxHeadConfig(sampling_ratio=2, aligned=False, level_eps_inside=False, smooth_l1_beta=1 / 9, min_size=1e-2),
         mask=MaskHeadConfig(sampling_ratio=2, aligned=False, target="soft_bitmap") if masks else None,
     )
+
+
+def _eps(source: str) -> float:
+    return 0.0 if any(name in source for name in NO_EPS) else 1e-5
 
 
 def _classes(count: int) -> tuple[str, ...]:
