@@ -23,7 +23,7 @@ from rcnn.data.textures import BACKGROUNDS, SURFACES, Picture, Plane, blur, dull
 
 CLASSES = tuple(OBJECTS)
 SPLITS = {"train": 400, "val": 60, "unseen": 8}
-LEAST_SEEN = 0.35  # of an object's area: one that hides more of another is put elsewhere
+LEAST_SEEN = 0.4  # of an object's area: one that hides more of another is put elsewhere
 LEAST_AREA = 90.0  # pixels of an object that can be seen
 CROWDED = 0.06  # part of the images that have a crowd
 
@@ -91,7 +91,7 @@ class Scene:
         ) + np.float32(0.5)
         u, v = (plane.astype(np.float32) for plane in pose.unit(x, y))
         own = dull if layer.name in CLUTTER else SURFACES[layer.name]
-        surface = paint if layer.name in OBJECTS and rng.random() < 0.25 else own
+        surface = paint if layer.name in OBJECTS and rng.random() < 0.2 else own
         colour, gloss = surface(rng, u, v)
         flat = layer.name == "card"
         diffuse, specular = relief(layer.whole, 0.6 if flat else max(1.0, 0.17 * radius), self.light)
@@ -180,7 +180,7 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
         if len(objects) >= wanted:
             break
         near = objects[rng.integers(len(objects))] if objects and rng.random() < 0.4 else None
-        radius = unit * float(np.exp(rng.uniform(np.log(20), np.log(78))))
+        radius = unit * float(np.exp(rng.uniform(np.log(24), np.log(80))))
         scene.add(rng, CLASSES[rng.integers(len(CLASSES))], random_pose(rng, place(near), radius), radius)
     for _ in range(rng.integers(0, 3)):
         radius = unit * rng.uniform(60, 140)

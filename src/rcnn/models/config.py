@@ -59,6 +59,7 @@ class FPNConfig:
     """Feature pyramid network (Lin et al. 2017): p2..p5, and p6 by subsampling p5."""
 
     channels: int = 256
+    norm: Literal["none", "bn"] = "none"  # bn: what is trained from scratch diverges without (He et al. 2019)
 
 
 @dataclass(frozen=True, kw_only=True)

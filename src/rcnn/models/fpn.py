@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.config import FPNConfig
-from rcnn.models.layers import zero_bias
+from rcnn.models.layers import Conv2d
 
 
 class FPN(nn.Module):
@@ -16,8 +16,8 @@ class FPN(nn.Module):
         super().__init__()
         self.numbers = [int(name[1:]) for name in in_channels]  # 2, 3, 4, 5
         for number, channels in zip(self.numbers, in_channels.values(), strict=True):
-            self.add_module(f"lateral{number}", _conv(channels, config.channels, 1))
-            self.add_module(f"output{number}", _conv(config.channels, config.channels, 3))
+            self.add_module(f"lateral{number}", _conv(channels, config.channels, 1, config))
+            self.add_module(f"output{number}", _conv(config.channels, config.channels, 3, config))
         self.channels = config.channels
 
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -35,8 +35,7 @@ class FPN(nn.Module):
         return pyramid
 
 
-def _conv(in_channels: int, out_channels: int, kernel: int) -> nn.Conv2d:
-    conv = nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2)
+def _conv(in_channels: int, out_channels: int, kernel: int, config: FPNConfig) -> Conv2d:
+    conv = Conv2d(in_channels, out_channels, kernel, norm=config.norm)
     nn.init.kaiming_uniform_(conv.weight, a=1)
-    zero_bias(conv)
     return conv

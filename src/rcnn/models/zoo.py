@@ -107,13 +107,13 @@ def mask_rcnn_compact() -> DetectorConfig:
         num_classes=6,
         input=InputConfig(min_size=192, max_size=320),
         backbone=CompactConfig(),
-        fpn=FPNConfig(channels=64),
+        fpn=FPNConfig(channels=48, norm="bn"),
         rpn=RPNConfig(
-            sizes=((16.0,), (32.0,), (64.0,), (128.0,), (256.0,)),
-            pre_nms_train=500, pre_nms=300, post_nms_train=300, post_nms=100, batch_size=128,
+            sizes=((20.0,), (36.0,), (64.0,), (100.0,), (160.0,)),
+            pre_nms_train=300, pre_nms=300, post_nms_train=200, post_nms=100, batch_size=128,
         ),
-        box=BoxHeadConfig(fc_width=256, batch_size=64),
-        mask=MaskHeadConfig(convs=2, width=64),
+        box=BoxHeadConfig(fc_width=256, batch_size=48),
+        mask=MaskHeadConfig(convs=2, width=48),
     )  # fmt: skip
 
 

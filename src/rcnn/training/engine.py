@@ -149,15 +149,18 @@ def train(
     return Outcome(step=settings.steps, finished=True, best=best, metrics=metrics)
 
 
-def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.SGD:
-    """SGD over what is to be trained; norm layers decay by their own setting."""
+def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of what is to be trained; norm layers decay by their own setting."""
     norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     groups = [
         {"params": [p for p in trained if id(p) not in norms], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if id(p) in norms], "weight_decay": settings.norm_weight_decay},
     ]
-    return torch.optim.SGD([group for group in groups if group["params"]], lr=settings.lr, momentum=settings.momentum)
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
 
 
 def require_finite(loss: Tensor, losses: dict[str, Tensor], step: int, image_ids: tuple[int | str, ...]) -> None:

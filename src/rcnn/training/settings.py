@@ -23,7 +23,9 @@ class TrainConfig:
     warmup_factor: float = 0.001  # ... from this part of itself
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # parts of the run after which the rate falls ...
     decay: float = 0.1  # ... to this part of itself
-    momentum: float = 0.9
+    # adamw (Loshchilov and Hutter 2019): for training from scratch, with a rate of about 0.002
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    momentum: float = 0.9  # AdamW: of its first moment
     weight_decay: float = 1e-4
     norm_weight_decay: float = 0.0  # of the scales and shifts of norm layers
     clip_norm: float = 0.0  # longest gradient over all weights; 0: as it comes
