@@ -42,6 +42,8 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert set(checkpoint.state) == set(wanted)
     assert all(torch.equal(value, wanted[name]) for name, value in loaded.state_dict().items())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m"], "nothing is left beside it"
+    weights, settings = (tmp_path / "m" / name for name in ("model.safetensors", "config.json"))
+    assert weights.stat().st_mode == settings.stat().st_mode, "who may read one may read the other"
 
 
 def test_a_checkpoint_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
