@@ -52,6 +52,18 @@ def test_a_state_that_was_kept_goes_on_bit_for_bit(tmp_path: Path) -> None:
         assert torch.equal(value, other.state_dict()[name]), name
 
 
+def test_settings_changed_on_resuming_count(tmp_path: Path) -> None:
+    layer, optimizer = fresh()
+    steps(layer, optimizer, 2)
+    write_state(tmp_path, TrainingState.capture(step=2, optimizer=optimizer, best=None))
+    other = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.7, weight_decay=0.1)
+    read_state(tmp_path).restore(other)
+    group = other.param_groups[0]
+    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.7, 0.1)
+    for parameter in layer.parameters():
+        assert torch.equal(other.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
+
+
 class Hostile:
     """Runs code when it is unpickled."""
 

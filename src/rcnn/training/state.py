@@ -42,8 +42,11 @@ class TrainingState:
         )
 
     def restore(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put `optimizer` and the two global generators where they were."""
+        """Put `optimizer` and the two global generators where they were; its settings stay those it was made with."""
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(self.optimizer)
+        for group, own in zip(optimizer.param_groups, settings, strict=True):
+            group.update(own)
         torch.set_rng_state(self.torch_rng)
         kind, key, place, has_gauss, gauss = self.numpy_rng
         np.random.set_state((kind, key.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
