@@ -196,7 +196,7 @@ class TestTargets:
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES))), 1)
         targets = batch.targets
         assert targets.boxes.shape == (7, 8, 4)
-        assert targets.polygons.shape == (7, 8, 16, 5)
+        assert targets.polygons.shape == (7, 8, 128, 5)
         counts = {1: 3, 7: 0}
         for row, image_id in enumerate(batch.image_ids):
             record = next(record for record in dataset if record.image_id == image_id)
@@ -218,6 +218,17 @@ class TestTargets:
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
         assert batch.targets.valid.shape == (1, 512)
         assert batch.targets.valid.sum() == 500
+
+    def test_an_outline_of_many_edges_is_whole(self, tmp_path):
+        angle = np.arange(300) * 2 * np.pi / 300
+        circle = np.column_stack([20 + 10 * np.cos(angle), 20 + 10 * np.sin(angle)]).reshape(-1).tolist()
+        dataset = write_data(tmp_path / "d", [annotation(1, segmentation=[circle])], sizes=[(40, 60)])
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
+        edges = batch.targets.polygons[0, 0]
+        assert edges.shape == (512, 5)
+        assert (edges[:, 4] >= 0).tolist() == [True] * 300 + [False] * 212
+        twice_area = (edges[:300, 0] * edges[:300, 3] - edges[:300, 2] * edges[:300, 1]).sum().item()
+        assert twice_area / 2 == pytest.approx(np.pi * 100, rel=1e-3)
 
     def test_a_box_without_outline_teaches_its_box(self, tmp_path):
         bare = [annotation(1), annotation(2, segmentation=None)]
@@ -321,13 +332,25 @@ class TestStream:
             os.kill(worker.pid, signal.SIGINT)
         assert_same(alone, found + take(stream, 8))
 
-    def test_a_killed_worker_is_told_with_a_cure(self, dataset):
-        stream = training_batches(dataset, Model(), Settings(workers=1))
-        next(stream)
-        [worker] = multiprocessing.active_children()
-        worker.kill()
+    @pytest.mark.parametrize(
+        "error",
+        [RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), EOFError(), ConnectionResetError()],
+    )
+    def test_a_killed_worker_is_told_with_a_cure(self, dataset, monkeypatch, error):
+        """What a worker's end looks like depends on the moment, so that the ways it shows are played here."""
+
+        def dying(*args, **settings):
+            raise error
+            yield
+
+        monkeypatch.setattr("rcnn.data.loader.DataLoader", dying)
         with pytest.raises(OSError, match=r"a process that prepares images has ended.*train\.workers=0"):
-            take(stream, 20)
+            next(training_batches(dataset, Model(), Settings(workers=1)))
+
+    def test_an_error_of_ours_is_not_taken_for_a_killed_worker(self, dataset, monkeypatch):
+        monkeypatch.setattr(Batches, "__getitem__", lambda self, index: [][index])
+        with pytest.raises(IndexError, match="list index out of range"):
+            next(training_batches(dataset, Model(), Settings(workers=1)))
 
     def test_batches_travel_to_a_fresh_process(self, dataset):
         order = Order(np.ones(len(dataset), bool), 2, seed=0)

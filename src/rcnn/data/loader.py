@@ -255,18 +255,27 @@ def _by_workers(batches: Batches, first: int, workers: int) -> Iterator[Training
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # or it would draw from the process's own
     )
+    iterator = iter(loader)
     try:
-        for batch in loader:
+        while True:
+            try:
+                batch = next(iterator)
+            except Exception as error:
+                error.with_traceback(None)  # its frames would keep the workers alive; theirs are in its message
+                lost = isinstance(error, RuntimeError) and str(error).startswith("DataLoader worker")
+                # a dead worker also shows as a connection that ends, while a batch of its is fetched
+                if not lost and not isinstance(error, (EOFError, OSError)):
+                    raise
+                raise OSError(
+                    f"a process that prepares images has ended ({str(error) or 'its connection broke'}): most often "
+                    "memory ran out, or /dev/shm did (in Docker: --shm-size=8g). Fewer train.workers need less of "
+                    "both; train.workers=0 needs no shared memory"
+                ) from error
             if isinstance(batch, _Refused):
                 raise batch.error
             yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise OSError(
-            f"a process that prepares images has ended ({str(error).splitlines()[0]}): most often memory ran out, or "
-            "/dev/shm did (in Docker: --shm-size=8g). Fewer train.workers need less, train.workers=0 no shared memory"
-        ) from error
+    finally:
+        del iterator  # ends the workers now: an exception's traceback would keep it until the garbage is collected
 
 
 def _unchanged(batch: Any) -> Any:

@@ -23,7 +23,7 @@ from rcnn.structures import Targets
 
 Masks = Literal["polygon", "bitmap", "soft_bitmap"]  # how a model wants true masks (its mask.target); None: not at all
 FEWEST_OBJECTS = 8  # the smallest G
-FEWEST_EDGES = 16  # the smallest E
+FEWEST_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
 
 
 def make_sample(record: ImageRecord, image: Tensor, *, masks: Masks | None, keypoints: bool) -> Sample:
