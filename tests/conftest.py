@@ -14,7 +14,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 def shared() -> Path:
     """The folder of golden outputs, real weights and photos that lies beside a developer's checkout."""
     if not SHARED.is_dir():
-        pytest.skip("needs the project's shared data (../shared beside the checkout), which is not part of the repository")
+        pytest.skip("needs the project's shared data (../shared beside the checkout), which the repository has not")
     return SHARED
 
 
