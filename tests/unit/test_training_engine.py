@@ -148,6 +148,24 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path: 
     assert all(torch.equal(value, last.state[name]) for name, value in detector.named_parameters())
 
 
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path, at: int) -> None:
+    def broken(first: int) -> Iterator[TrainingBatch]:
+        for number, batch in enumerate(stream(first), start=first):
+            if number == at:
+                raise ValueError("photo.jpg is cut off")
+            yield batch
+
+    settings = replace(SETTINGS, steps=4)
+    whole, again = tiny(), tiny()
+    train(whole, stream, settings, run_in(tmp_path / "whole"))
+    with pytest.raises(ValueError, match=r"photo\.jpg is cut off"):
+        train(tiny(), broken, settings, run_in(tmp_path / "broken"))
+    assert (tmp_path / "broken" / "last").exists() == (at > 0)  # nothing learnt, nothing that stands in the way
+    train(again, stream, settings, run_in(tmp_path / "broken"), resume=at > 0)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
 def stopping(at: int, number: int) -> Callable[[int], Iterator[TrainingBatch]]:
     """The stream, with a signal to this process while batch `at` is being read."""
 

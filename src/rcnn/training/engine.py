@@ -111,7 +111,8 @@ def train(
                 try:
                     batch = next(stream).to(device)
                 except (ValueError, OSError):  # a file that cannot be read: what was learnt so far is kept
-                    run.save("last", detector, TrainingState.capture(step=step, optimizer=optimizer, best=best))
+                    if step > first:
+                        run.save("last", detector, TrainingState.capture(step=step, optimizer=optimizer, best=best))
                     raise
                 seed = torch.tensor((settings.seed << 32) + number, device=device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
