@@ -91,7 +91,7 @@ class Scene:
         ) + np.float32(0.5)
         u, v = (plane.astype(np.float32) for plane in pose.unit(x, y))
         own = dull if layer.name in CLUTTER else SURFACES[layer.name]
-        surface = paint if layer.name in OBJECTS and rng.random() < 0.2 else own
+        surface = paint if layer.name in OBJECTS and rng.random() < 0.1 else own
         colour, gloss = surface(rng, u, v)
         flat = layer.name == "card"
         diffuse, specular = relief(layer.whole, 0.6 if flat else max(1.0, 0.17 * radius), self.light)
@@ -154,7 +154,7 @@ def make_shapes(
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """A background, clutter, up to nine objects in part upon each other, now and then a crowd, twigs across it all."""
+    """A background, clutter, up to seven objects in part upon each other, now and then a crowd, twigs across it all."""
     height, width = size
     angle = rng.uniform(0, 2 * np.pi)
     kind = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
@@ -174,15 +174,15 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
         scene.add(rng, ("pebble", "card")[rng.integers(2)], random_pose(rng, place(None), radius), radius)
     if rng.random() < CROWDED:
         _add_crowd(rng, scene, unit)
-    wanted = rng.integers(3, 10)
+    wanted = rng.integers(3, 8)
     for _ in range(4 * wanted):
         objects = [layer for layer in scene.layers if layer.name in OBJECTS and not layer.crowd]
         if len(objects) >= wanted:
             break
-        near = objects[rng.integers(len(objects))] if objects and rng.random() < 0.4 else None
-        radius = unit * float(np.exp(rng.uniform(np.log(24), np.log(80))))
+        near = objects[rng.integers(len(objects))] if objects and rng.random() < 0.3 else None
+        radius = unit * float(np.exp(rng.uniform(np.log(30), np.log(85))))
         scene.add(rng, CLASSES[rng.integers(len(CLASSES))], random_pose(rng, place(near), radius), radius)
-    for _ in range(rng.integers(0, 3)):
+    for _ in range(rng.integers(0, 2)):
         radius = unit * rng.uniform(60, 140)
         scene.add(rng, "stick", random_pose(rng, place(None), radius, tilt=0.0), radius)
     return scene

@@ -75,9 +75,7 @@ def relief(coverage: Plane, roundness: float, light: tuple[float, float]) -> tup
 
 def starfish(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
     """Knobbly skin, rows of pale dots along the arms; (colour, glossiness)."""
-    base = hsv(
-        rng.choice([0.02, 0.06, 0.95, 0.6, 0.78]) + rng.normal(0, 0.02), rng.uniform(0.55, 0.9), rng.uniform(0.6, 0.95)
-    )
+    base = hsv(rng.choice([0.0, 0.03, 0.06]) + rng.normal(0, 0.01), rng.uniform(0.55, 0.9), rng.uniform(0.6, 0.95))
     grain = noise(rng, *u.shape, cell=5, octaves=2)
     dots = np.sin(u * rng.uniform(14, 22)) * np.sin(v * rng.uniform(14, 22))
     skin = mix(base * 0.72, base, grain)
@@ -86,9 +84,9 @@ def starfish(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, flo
 
 def doughnut(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
     """Icing with sprinkles, or a tyre, or a glazed ring with bands."""
-    kind = rng.integers(3)
+    kind = rng.choice(3, p=[0.45, 0.4, 0.15])
     if kind == 0:
-        icing = hsv(rng.choice([0.93, 0.08, 0.5, 0.13]), rng.uniform(0.3, 0.7), rng.uniform(0.55, 0.98))
+        icing = hsv(rng.choice([0.92, 0.88, 0.95]), rng.uniform(0.3, 0.6), rng.uniform(0.55, 0.98))
         surface = np.broadcast_to(icing, (*u.shape, 3)).copy()
         spots = noise(rng, *u.shape, cell=4, octaves=1) > 0.78
         hues = noise(rng, *u.shape, cell=6, octaves=1)
@@ -107,7 +105,7 @@ def doughnut(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, flo
 
 def foliage(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
     """Green or autumn, with veins."""
-    hue = rng.choice([0.28, 0.33, 0.22, 0.1, 0.04, 0.98]) + rng.normal(0, 0.015)
+    hue = rng.choice([0.24, 0.28, 0.32, 0.36]) + rng.normal(0, 0.012)
     base = hsv(hue, rng.uniform(0.55, 0.9), rng.uniform(0.4, 0.85))
     other = hsv(hue + rng.uniform(-0.08, 0.04), 0.8, rng.uniform(0.5, 0.9))
     surface = mix(base, other, contrast(noise(rng, *u.shape, cell=22, octaves=3)))
@@ -119,7 +117,7 @@ def metal(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
     """Brushed steel, brass, or rust."""
     around = np.arctan2(v, u)
     sheen = 0.5 + 0.5 * np.sin(2 * around + rng.uniform(0, 6)) * np.cos(around * 3)
-    base = [hsv(0.6, 0.06, 0.75), hsv(0.12, 0.5, 0.8), hsv(0.05, 0.55, 0.5), hsv(0.58, 0.45, 0.6)][rng.integers(4)]
+    base = [hsv(0.6, 0.06, 0.75), hsv(0.12, 0.5, 0.8), hsv(0.05, 0.55, 0.5), hsv(0.58, 0.25, 0.65)][rng.integers(4)]
     brushed = mix(
         base * 0.55, np.minimum(base * 1.25, 1), contrast(sheen + 0.5 * noise(rng, *u.shape, cell=3, octaves=1))
     )
@@ -129,7 +127,7 @@ def metal(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
 
 def fruit(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
     """A banana's skin with brown marks, or the moon's with craters."""
-    if rng.random() < 0.6:
+    if rng.random() < 0.85:
         skin = mix(hsv(0.14, 0.75, 0.95), hsv(0.17 + rng.uniform(0, 0.06), 0.7, 0.8), contrast(u + 0.3 * v))
         marks = noise(rng, *u.shape, cell=7, octaves=2) > rng.uniform(0.68, 0.78)
         ends = (np.abs(v) > 0.9) | marks
@@ -141,13 +139,13 @@ def fruit(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
 def glass(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
     """Coloured glass, a streak of light along it, a label around its body, a cap."""
     base = hsv(
-        rng.choice([0.36, 0.09, 0.58, 0.0, 0.8]) + rng.normal(0, 0.03), rng.uniform(0.45, 0.9), rng.uniform(0.3, 0.75)
+        rng.choice([0.45, 0.58, 0.62, 0.75]) + rng.normal(0, 0.02), rng.uniform(0.45, 0.9), rng.uniform(0.3, 0.75)
     )
     surface = mix(base * 0.7, np.minimum(base * 1.2, 1), contrast(np.cos(u * 3.5) + 0.2 * v))
     surface = surface + (0.4 * np.exp(-(((u + 0.14) / 0.035) ** 2)) * (v > -0.4))[..., None]
     top = rng.uniform(0.1, 0.3)
     label = (v > top) & (v < top + rng.uniform(0.3, 0.5))
-    paper, ink = hsv(rng.random(), rng.uniform(0, 0.5), 0.93), hsv(rng.random(), 0.7, 0.5)
+    paper, ink = hsv(rng.random(), rng.uniform(0, 0.15), 0.95), hsv(rng.random(), 0.7, 0.5)
     lines = (np.sin(v * 42) > 0.3) & (np.abs(u) < 0.18)
     surface[label] = paper
     surface[label & lines] = ink
@@ -204,8 +202,8 @@ def cloth(rng: np.random.Generator, height: int, width: int) -> Picture:
     folds = contrast(noise(rng, height, width, cell=130, octaves=2))
     hue, pitch = rng.random(), rng.uniform(0.08, 0.2)
     base, other = (
-        hsv(hue, rng.uniform(0.1, 0.6), rng.uniform(0.4, 0.9)),
-        hsv(hue + 0.08, rng.uniform(0.1, 0.6), rng.uniform(0.4, 0.95)),
+        hsv(hue, rng.uniform(0.05, 0.3), rng.uniform(0.4, 0.9)),
+        hsv(hue + 0.08, rng.uniform(0.05, 0.3), rng.uniform(0.4, 0.95)),
     )
     checks = (0.5 * (np.sin(x * pitch) > 0.4) + 0.5 * (np.sin(y * pitch) > 0.4)) * (rng.random() < 0.5)
     return mix(base, other, checks.astype(np.float32)) * (0.6 + 0.35 * folds + 0.12 * weave)[..., None]
@@ -217,7 +215,7 @@ def ground(rng: np.random.Generator, height: int, width: int) -> Picture:
         contrast(noise(rng, height, width, cell=90, octaves=5)),
         rng.random((height, width), dtype=np.float32),
     )
-    hue, saturation = [(0.1, 0.4), (0.07, 0.5), (0.27, 0.5), (0.6, 0.06)][rng.integers(4)]
+    hue, saturation = [(0.1, 0.35), (0.07, 0.4), (0.25, 0.25), (0.6, 0.06)][rng.integers(4)]
     low, high = (
         hsv(hue, saturation, rng.uniform(0.2, 0.45)),
         hsv(hue + rng.normal(0, 0.02), saturation * 0.8, rng.uniform(0.55, 0.9)),
@@ -230,7 +228,7 @@ def lights(rng: np.random.Generator, height: int, width: int) -> Picture:
     slope = contrast(noise(rng, height, width, cell=200, octaves=2))
     hue = rng.random()
     picture = mix(
-        hsv(hue, 0.5, rng.uniform(0.15, 0.4)), hsv(hue + rng.uniform(-0.2, 0.2), 0.4, rng.uniform(0.5, 0.9)), slope
+        hsv(hue, 0.3, rng.uniform(0.15, 0.4)), hsv(hue + rng.uniform(-0.2, 0.2), 0.25, rng.uniform(0.5, 0.9)), slope
     )
     y, x = np.mgrid[:height, :width].astype(np.float32)
     for _ in range(rng.integers(6, 18)):
@@ -252,7 +250,7 @@ def tiles(rng: np.random.Generator, height: int, width: int) -> Picture:
     joint = np.minimum(np.minimum(y % high, high - y % high), np.minimum(across % 1, 1 - across % 1) * wide) < 1.5
     hue = rng.choice([0.03, 0.55, 0.12, 0.9])
     surface = mix(
-        hsv(hue, 0.45, 0.5), hsv(hue, 0.3, 0.8), 0.6 * shade + 0.4 * contrast(noise(rng, height, width, cell=30))
+        hsv(hue, 0.3, 0.5), hsv(hue, 0.2, 0.8), 0.6 * shade + 0.4 * contrast(noise(rng, height, width, cell=30))
     )
     surface[joint] = hsv(0.1, 0.1, rng.uniform(0.5, 0.9))
     return surface
