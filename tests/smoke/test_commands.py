@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -141,6 +144,25 @@ def test_a_bad_image_is_named_and_the_others_are_done(
         assert name in err
     assert "notes.txt" not in err
     assert "Traceback" not in err
+
+
+def test_an_image_of_a_url(data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    handler = partial(SimpleHTTPRequestHandler, directory=str(data / "val2017"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        status = rcnn("predict", trained, f"{address}/val2017_1.png", f"{address}/gone.png", "--output", tmp_path)
+        server.shutdown()
+    assert status == 1
+    written = json.loads((tmp_path / "predictions.json").read_text())
+    assert [(entry["file"], entry["height"], entry["width"]) for entry in written["images"]] == [
+        (f"{address}/val2017_1.png", 64, 96)
+    ]
+    [failed] = written["failed"]
+    assert failed["file"] == f"{address}/gone.png"
+    assert "404" in failed["error"]
+    assert [path.name for path in tmp_path.glob("*.jpg")] == ["val2017_1.jpg"]
 
 
 def test_convert_a_torchvision_file(tmp_path: Path) -> None:
