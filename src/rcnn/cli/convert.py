@@ -15,7 +15,10 @@ def convert(
         Path | None, typer.Option(help="Their configuration (a Detectron2 YAML), whose settings are kept.")
     ] = None,
 ) -> None:
-    """Convert FILE, a checkpoint of another system, to a folder that rcnn takes. Code in the file is never run."""
+    """Convert FILE, a checkpoint of another system, to a folder that rcnn takes. Code in the file is never run.
+
+    Example: rcnn convert model_final.pkl --config mask_rcnn_R_50_FPN_3x.yaml --output converted
+    """
     from rcnn.models import build_detector
     from rcnn.weights.checkpoint import save_checkpoint
     from rcnn.weights.convert import convert as convert_file

@@ -44,7 +44,10 @@ def evaluate(
     ] = Padding.exact,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Measure average precision of boxes and masks (COCO's definitions), over all and for each class."""
+    """Measure average precision of boxes and masks (COCO's definitions), over all and for each class.
+
+    Example: rcnn eval runs/balloons --data balloons/ --split val --output measured
+    """
     from rcnn.cli.progress import progress_bar
     from rcnn.data import open_dataset
     from rcnn.evaluation.tables import metrics_table

@@ -50,8 +50,11 @@ def predict(
 ) -> None:
     """Find objects in images; write pictures of them, and OUTPUT/predictions.json.
 
-    Images that cannot be read are named on stderr and under "failed" in the JSON; the others are done, and the exit
-    status is 1.
+    An image that cannot be read is named on stderr and under "failed" in the JSON.
+
+    The others are done all the same, and the exit status is 1.
+
+    Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
     from rcnn.predictor import Predictor
 

@@ -32,6 +32,8 @@ def train(
     """Train a model from scratch, or fine-tune a checkpoint, whose classes may be others.
 
     Ctrl-C stops after the step that is going on; --resume goes on from there.
+
+    Example: rcnn train mask_rcnn_r50_fpn --data balloons/ --output runs/balloons train.steps=500
     """
     from rcnn.training.run import run_training
 
