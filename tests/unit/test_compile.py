@@ -66,7 +66,8 @@ def test_losses_and_backward_are_one_graph_and_equal_eager(name: str) -> None:
 
     wanted, wanted_gradients = step(compiled=False)
     found, gradients = step(compiled=True)
-    assert wanted and wanted_gradients
+    assert wanted
+    assert wanted_gradients
     assert set(gradients) == set(wanted_gradients)
     for loss in wanted:
         torch.testing.assert_close(found[loss], wanted[loss], atol=1e-5, rtol=1e-4)
