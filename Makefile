@@ -19,7 +19,7 @@ test: lint
 lint: $(VENV)/.rcnn-developed
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --check --quiet .
-	@$(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python --summary none
+	@$(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python --summary=none
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"rcnn needs Python 3.11 or later, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12")'
