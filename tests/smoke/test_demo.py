@@ -47,7 +47,7 @@ def test_pictures_are_of_the_unseen_images(output: Path) -> None:
     for name in names:
         with Image.open(output / "pictures" / name) as drawn, Image.open(output / "data/unseen" / name) as image:
             assert drawn.size == image.size
-            assert sorted(drawn.size) == [600, 800]
+            assert sorted(drawn.size) == [640, 800]
     assert (output / "overview.jpg").exists()
 
 

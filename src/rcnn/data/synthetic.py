@@ -22,7 +22,7 @@ from rcnn.data.shapes import CLUTTER, OBJECTS, Coverage, Pose, cover, random_pos
 from rcnn.data.textures import BACKGROUNDS, SURFACES, Picture, Plane, blur, dull, noise, paint, relief
 
 CLASSES = tuple(OBJECTS)
-SPLITS = {"train": 400, "val": 60, "unseen": 8}
+SPLITS = {"train": 500, "val": 60, "unseen": 8}
 LEAST_SEEN = 0.4  # of an object's area: one that hides more of another is put elsewhere
 LEAST_AREA = 90.0  # pixels of an object that can be seen
 CROWDED = 0.06  # part of the images that have a crowd
@@ -116,7 +116,7 @@ def make_shapes(
     directory: Path,
     splits: Mapping[str, int] = SPLITS,
     *,
-    size: tuple[int, int] = (300, 400),
+    size: tuple[int, int] = (320, 400),
     seed: int = 0,
     advance: Callable[[], None] | None = None,
 ) -> Path:

@@ -105,15 +105,15 @@ def mask_rcnn_compact() -> DetectorConfig:
     return DetectorConfig(
         name="mask_rcnn_compact",
         num_classes=6,
-        input=InputConfig(min_size=192, max_size=320),
+        input=InputConfig(min_size=128, max_size=256),
         backbone=CompactConfig(),
         fpn=FPNConfig(channels=48, norm="bn"),
         rpn=RPNConfig(
-            sizes=((20.0,), (36.0,), (64.0,), (100.0,), (160.0,)),
+            sizes=((16.0,), (26.0,), (42.0,), (66.0,), (104.0,)),
             pre_nms_train=300, pre_nms=300, post_nms_train=200, post_nms=100, batch_size=128,
         ),
-        box=BoxHeadConfig(fc_width=256, batch_size=48),
-        mask=MaskHeadConfig(convs=2, width=48),
+        box=BoxHeadConfig(fc_width=256, batch_size=36, positive_fraction=0.34),
+        mask=MaskHeadConfig(convs=2, width=48, roi_size=10),
     )  # fmt: skip
 
 

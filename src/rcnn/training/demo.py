@@ -21,7 +21,7 @@ from PIL import Image
 from rcnn import __version__
 from rcnn.data import Dataset, ImageRecord, open_dataset
 from rcnn.data.images import read_image
-from rcnn.data.synthetic import make_shapes
+from rcnn.data.synthetic import SPLITS, make_shapes
 from rcnn.drawing.pictures import draw_objects, region_of
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.coco import Metrics
@@ -33,9 +33,9 @@ from rcnn.training.run import LOG, NO_SPLIT, Say, run_training, write_json
 from rcnn.training.settings import TrainConfig
 
 MODEL = "mask_rcnn_compact"
-IMAGES = {"train": 500, "val": 60, "unseen": 8}
+IMAGES = SPLITS
 RECIPE = TrainConfig(
-    steps=600,
+    steps=1000,
     batch_size=8,
     optimizer="adamw",
     lr=0.002,
@@ -46,10 +46,10 @@ RECIPE = TrainConfig(
     decay=0.2,
     jitter=0.2,
     workers=1,
-    checkpoint_every=200,
+    checkpoint_every=500,
     evaluate_every=0,
 )
-SIZE = (300, 400)  # height, width of the images to learn and to measure on
+SIZE = (320, 400)  # height, width of the images to learn and to measure on
 FINE = 2  # the unseen images are so many times larger, to be looked at
 SCORE = 0.5  # what is scored lower is not shown
 MARK = ".rcnn-demo"  # says that a folder is the demo's, which may then be emptied
@@ -201,7 +201,7 @@ def draw_truth(record: ImageRecord, image: torch.Tensor, classes: Sequence[str])
     return draw_objects(image, record.boxes[own], record.labels[own], classes, masks=regions)
 
 
-def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 300)) -> Image.Image:
+def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 320)) -> Image.Image:
     """The pictures side by side, each within `cell` (width, height), those that lie before those that stand."""
     ordered = sorted(pictures, key=lambda picture: picture.width < picture.height)
     rows = -(-len(ordered) // columns)
