@@ -21,7 +21,7 @@ def tiny_fpn() -> DetectorConfig:
     return replace(
         config,
         num_classes=5,
-        backbone=CompactConfig(widths=(8, 8, 16, 16), stem_width=8),
+        backbone=CompactConfig(widths=(16, 16, 16, 16), stem_width=16),
         fpn=FPNConfig(channels=16),
         rpn=replace(config.rpn, post_nms=40, post_nms_train=60, batch_size=32),
         box=replace(config.box, fc_width=32, batch_size=24, score_threshold=0.0),

@@ -56,8 +56,8 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
     assert apply_overrides(config, ["mask=null", "mask={}", "mask.width=64"]).mask == MaskHeadConfig(width=64)
     assert apply_overrides(config, ["mask={features: res5}"]).mask == MaskHeadConfig(features="res5")
     assert apply_overrides(config, ["backbone.kind=compact"]).backbone == CompactConfig()
-    exchanged = apply_overrides(config, ["backbone={kind: compact, stem_width: 8}"])
-    assert exchanged.backbone == CompactConfig(stem_width=8)
+    exchanged = apply_overrides(config, ["backbone={kind: compact, stem_width: 24}"])
+    assert exchanged.backbone == CompactConfig(stem_width=24)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
         ("rpn=3", ["rpn", "RPNConfig", "3"]),
         ("rpn={nms: 3}", ["rpn.nms", "rpn.nms_iou"]),
         ("backbone.kind=vgg", ["backbone.kind", "resnet, fbnet, compact", "'vgg'"]),
-        ("backbone.stem_width=8", ["backbone.stem_width", "backbone.kind=compact"]),
+        ("backbone.stem_width=24", ["backbone.stem_width", "backbone.kind=compact"]),
         ("rpn.nms_iou", ["rpn.nms_iou", "key.sub=value"]),
         ("=3", ["key.sub=value"]),
         ("rpn.sizes=[[32]", ["rpn.sizes", "cannot read"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated
 
@@ -26,6 +27,9 @@ def convert(
     converted = convert_file(file, config)
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)
-    save_checkpoint(output, detector, converted.config, converted.classes, {"converted_from": file.name})
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    origin = {"converted_from": file.name, "sha256": digest, "report": converted.report}
+    save_checkpoint(output, detector, converted.config, converted.classes, origin)
     typer.echo(converted.report)
     typer.echo(f"wrote {output}")

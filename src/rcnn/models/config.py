@@ -53,6 +53,11 @@ class CompactConfig:
     norm: Literal["bn", "none"] = "bn"  # none: folded
     norm_eps: float = 1e-5
 
+    def __post_init__(self) -> None:
+        # oneDNN's backward pass of a strided 1x1 convolution on fewer channels, innermost in memory, ends the process
+        if min(*self.widths, self.stem_width) < 16:
+            raise ValueError(f"backbone widths are {self.stem_width}, {self.widths}; wanted 16 channels or more")
+
 
 @dataclass(frozen=True, kw_only=True)
 class FPNConfig:

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.targets import require_size
 from rcnn.evaluation.coco import Metrics, evaluate
 from rcnn.predictor import ImageDetections, Predictor
 
@@ -96,11 +97,7 @@ def _checked(
     record: ImageRecord, work: Future[tuple[Tensor, tuple[int, int]]]
 ) -> tuple[ImageRecord, Tensor, tuple[int, int]]:
     image, size = work.result()
-    if size != (record.height, record.width):
-        raise ValueError(
-            f"{record.path} is {size[1]}x{size[0]} pixels, its annotation (image {record.image_id}) says "
-            f"{record.width}x{record.height}: annotate the image as it is, after any EXIF rotation"
-        )
+    require_size(record, size)
     return record, image, size
 
 
