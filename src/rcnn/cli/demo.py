@@ -18,13 +18,18 @@ def demo(
         typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, as train.steps=100 or fpn.channels=64."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "cpu",
+    threads: Annotated[
+        int, typer.Option(help="That compute; with more, an idle machine is faster, a busy one slower.", min=1)
+    ] = 1,
 ) -> None:
     """Draw a small data set, train a Mask R-CNN on it from scratch, measure it, and write pictures and a report."""
     from rcnn.cli.progress import progress_bar
     from rcnn.evaluation.tables import metrics_table
-    from rcnn.training.demo import run_demo
+    from rcnn.training.demo import computing_threads, run_demo
 
-    done = run_demo(output, seed=seed, overrides=overrides or [], device=device, say=typer.echo, progress=progress_bar)
+    words = overrides or []
+    with computing_threads(threads):
+        done = run_demo(output, seed=seed, overrides=words, device=device, say=typer.echo, progress=progress_bar)
     typer.echo("")
     typer.echo(metrics_table(done.metrics))
     typer.echo("")

@@ -8,8 +8,8 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,17 @@ def run_demo(
     )
 
 
+@contextmanager
+def computing_threads(count: int) -> Iterator[None]:
+    """So many threads compute. With one, sums (and so results) are the same whatever the number of cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def clear(output: Path) -> None:
     """Make `output` ready for a demo: empty but for files that are not the demo's, and marked as its own.
 
@@ -180,7 +191,13 @@ def look(
         image = read_image(record.path)
         found = predictor.predict([image])[0].above(SCORE)
         picture = draw_objects(
-            image, found.boxes, found.labels, predictor.classes, scores=found.scores, masks=found.regions()
+            image,
+            found.boxes,
+            found.labels,
+            predictor.classes,
+            scores=found.scores,
+            masks=found.regions(),
+            colour_by="class",
         )
         truth = draw_truth(record, image, predictor.classes)
         note = f"{len(found)} objects found, {int((~record.crowd).sum())} true"
@@ -198,7 +215,7 @@ def draw_truth(record: ImageRecord, image: torch.Tensor, classes: Sequence[str])
     for mask in (record.segmentations[i] for i in own):
         rle = mask if isinstance(mask, dict) else as_rle([part.tolist() for part in mask or ()], *image.shape[1:])
         regions.append(region_of(rle_mask(rle)))
-    return draw_objects(image, record.boxes[own], record.labels[own], classes, masks=regions)
+    return draw_objects(image, record.boxes[own], record.labels[own], classes, masks=regions, colour_by="class")
 
 
 def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 320)) -> Image.Image:
