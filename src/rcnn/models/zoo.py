@@ -110,7 +110,7 @@ def mask_rcnn_compact() -> DetectorConfig:
         fpn=FPNConfig(channels=48, norm="bn"),
         rpn=RPNConfig(
             sizes=((16.0,), (26.0,), (42.0,), (66.0,), (104.0,)),
-            pre_nms_train=300, pre_nms=300, post_nms_train=200, post_nms=100, batch_size=128,
+            pre_nms_train=200, pre_nms=200, post_nms_train=150, post_nms=100, batch_size=128,
         ),
         box=BoxHeadConfig(fc_width=256, batch_size=36, positive_fraction=0.34),
         mask=MaskHeadConfig(convs=2, width=48, roi_size=10),

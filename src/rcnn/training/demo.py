@@ -35,7 +35,7 @@ from rcnn.training.settings import TrainConfig
 MODEL = "mask_rcnn_compact"
 IMAGES = SPLITS
 RECIPE = TrainConfig(
-    steps=1000,
+    steps=950,
     batch_size=8,
     optimizer="adamw",
     lr=0.002,
