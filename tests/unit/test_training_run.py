@@ -170,6 +170,15 @@ def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
         choose_splits(odd, ("", ""))
 
 
+def test_random_weights_under_frozen_norms_are_told(data: Path, tmp_path: Path) -> None:
+    tiny = "input.min_size=64 rpn.post_nms_train=20 box.batch_size=8 train.steps=1 train.batch_size=1 train.workers=0"
+    said: list[str] = []
+    arguments = {"splits": ("", "none"), "device": "cpu", "say": said.append}
+    run_training("faster_rcnn_r50_fpn", data, tmp_path / "run", tiny.split(), **arguments)  # type: ignore[arg-type]
+    assert sum("weights are random" in line and "rcnn convert" in line for line in said) == 1
+    assert not any("weights are random" in line for line in run(data, tmp_path / "other", splits=("", "none")))
+
+
 @pytest.mark.parametrize(
     ("model", "said"), [("mask_rcnn_compat", "mask_rcnn_compact"), ("runs/gone", "runs/gone does not exist")]
 )

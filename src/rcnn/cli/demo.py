@@ -15,7 +15,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Draws the images, the first weights and the training.", min=0)] = 0,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[KEY.SUB=VALUE]...", help="Settings, as train.steps=100 or fpn.channels=64."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, as train.steps=100 or fpn.channels=64."),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "cpu",
     threads: Annotated[

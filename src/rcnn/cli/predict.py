@@ -27,7 +27,7 @@ QUALITY = 92  # of the pictures, JPEG's
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best).")],
     images: Annotated[
-        list[str], typer.Argument(metavar="FILES_FOLDERS_OR_URLS...", help="Folders are searched to the bottom.")
+        list[str], typer.Argument(metavar="FILES_FOLDERS_OR_URLS", help="Folders are searched to the bottom.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for the pictures and predictions.json.")],
     to_stdout: Annotated[

@@ -35,6 +35,12 @@ RECORD, LOG = "config.json", "log.jsonl"  # of a run: its settings, and what hap
 MOST_WARNINGS = 10  # lines about a data set, before the rest are counted
 NO_SPLIT = "none"  # the split to evaluate on, where nothing is to be evaluated
 
+FROZEN_AND_RANDOM = (
+    "warning: the weights are random and the backbone's norms frozen, as trained weights want them. `rcnn convert` "
+    "makes a checkpoint of torchvision's or Detectron2's weights to start from; from nothing, train with "
+    "backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) train.optimizer=adamw train.lr=0.002"
+)
+
 
 @dataclass(frozen=True)
 class _Recipe:
@@ -101,6 +107,8 @@ def run_training(
         detector = build_detector(config)
     if before is None and model not in MODELS:
         say(transfer(detector, load_checkpoint(model), dataset.classes))
+    elif before is None and getattr(config.backbone, "norm", "") == "frozen_bn":
+        say(FROZEN_AND_RANDOM)
     detector.to(choose_device(device))
 
     started_from = model if before is None else before["started_from"]

@@ -1,0 +1,127 @@
+"""A Mask R-CNN R50-FPN that detects the objects of one photo with confidence, without a download, for both peers.
+
+An untrained network has no two scores apart: what it "detects" is decided by the last bit, and nothing can be compared.
+So the heads are fitted to one annotated photo; the trunk stays as drawn. Speed is that of any weights.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor
+
+from rcnn.data import open_dataset
+from rcnn.data.images import read_image
+from rcnn.data.loader import pad_images
+from rcnn.data.records import Dataset
+from rcnn.data.targets import Masks, collate_targets, make_sample
+from rcnn.data.transforms import Sample, resize, resized_size
+from rcnn.models import Detector, build_detector
+from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.torchvision import from_torchvision, to_torchvision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Photo:
+    """One photo as both peers get it, and as the network sees it."""
+
+    pixels: Tensor  # (3, H, W) uint8 RGB, as decoded
+    sample: Sample  # the same at its own size, with its objects
+    images: ImageBatch  # resized and padded
+    targets: Targets
+
+
+def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Masks = "bitmap") -> Photo:
+    """Image `index` of a data set; its labels are spread over the detector's classes as they are."""
+    dataset: Dataset = open_dataset(data, split)
+    record = dataset[index]
+    pixels = read_image(record.path)
+    settings = detector.config.input
+    sample = make_sample(record, pixels, masks=masks, keypoints=False)
+    size = resized_size((record.height, record.width), settings.min_size, settings.max_size, settings.resize)
+    small = resize(sample, size, settings.resize)
+    images = pad_images([small.image], settings.divisor, "exact")
+    return Photo(
+        pixels=pixels,
+        sample=sample,
+        images=images,
+        targets=collate_targets([small], (images.pixels.shape[2], images.pixels.shape[3])),
+    )
+
+
+def new_detector() -> Detector:
+    """Ours, of torchvision's settings and torchvision's draw of weights."""
+    torch.manual_seed(0)
+    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    converted = from_torchvision(theirs.state_dict())
+    config = replace(converted.config, backbone=replace(converted.config.backbone, norm="frozen_bn"))  # ty: ignore
+    detector = build_detector(config)
+    state = {name: value for name, value in converted.state.items() if not name.endswith("num_batches_tracked")}
+    detector.load_state_dict(state)
+    return detector
+
+
+def settle_norms(detector: Detector, photo: Photo) -> None:
+    """Give the trunk's frozen norms the statistics of the photo, so that features as drawn tell its places apart."""
+    config = detector.config
+    learning = build_detector(replace(config, backbone=replace(config.backbone, norm="bn")))  # ty: ignore
+    learning.load_state_dict(detector.state_dict(), strict=False)
+    for module in learning.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    with torch.no_grad():
+        learning.train().features(photo.images)
+    statistics = {name: value for name, value in learning.state_dict().items() if ".running_" in name}
+    detector.load_state_dict(statistics, strict=False)
+
+
+def fit_heads(detector: Detector, photo: Photo, steps: int) -> float:
+    """Fit all but the trunk to the photo, on fewer regions a step than training takes; the loss at the end."""
+    settle_norms(detector, photo)
+    config = detector.config
+    learning = build_detector(
+        replace(
+            config,
+            rpn=replace(config.rpn, post_nms_train=300),
+            box=replace(config.box, batch_size=128, positive_fraction=0.25),
+        )
+    )
+    learning.load_state_dict(detector.state_dict())
+    learning.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    with torch.no_grad():
+        maps = learning.features(photo.images)
+    noise = torch.Generator().manual_seed(0)
+    # what another order of additions, or bfloat16, changes must not decide what is found
+    learning.features = lambda images: {  # type: ignore[method-assign]
+        name: rattled(value, noise) for name, value in maps.items()
+    }
+    heads = [learning.rpn, learning.box_head, learning.mask_head]
+    parameters = [parameter for head in heads if head is not None for parameter in head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
+    loss = torch.zeros(())
+    for step in range(steps):
+        loss = torch.stack(list(learning.losses(photo.images, photo.targets, torch.tensor(step)).values())).sum()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    detector.load_state_dict(learning.state_dict())
+    return float(loss.detach())
+
+
+def rattled(values: Tensor, generator: torch.Generator, by: float = 0.02) -> Tensor:
+    """`values` with noise of that part of each added."""
+    return values * (1 + by * torch.randn(values.shape, generator=generator))
+
+
+def torchvision_twin(detector: Detector) -> torch.nn.Module:
+    """torchvision's network with the same weights and its own settings."""
+    twin = torchvision.models.detection.maskrcnn_resnet50_fpn(
+        weights=None, weights_backbone=None, norm_layer=torchvision.ops.FrozenBatchNorm2d
+    )
+    twin.load_state_dict(to_torchvision(detector.state_dict(), detector.config))
+    return twin
