@@ -22,7 +22,7 @@ from torchvision.ops import box_iou
 
 from fitted import Photo, fit_heads, new_detector, open_photo, torchvision_twin
 from measure import alternate, in_a_process, peak_memory, write
-from rcnn.models import Detector, build_detector
+from rcnn.models import Detector
 from rcnn.ops.coco_backend import rle_mask
 from rcnn.predictor import ImageDetections, Predictor
 
@@ -44,14 +44,11 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
             return twin([image])[0]
 
         calls[PEERS[0]] = theirs
-    config = replace(detector.config, box=replace(detector.config.box, score_threshold=threshold))
-    ours = build_detector(config)
-    ours.load_state_dict(detector.state_dict())
+    detector.box_head.config = replace(detector.box_head.config, score_threshold=threshold)
+    classes = [str(number) for number in range(detector.config.num_classes)]
     for name in PEERS[1:]:
         if only in (None, name):
-            predictor = Predictor(
-                ours, classes=[str(i) for i in range(config.num_classes)], device="cpu", precision=name.split()[1]
-            )
+            predictor = Predictor(detector, classes=classes, device="cpu", precision=name.split()[1])
             calls[name] = lambda predictor=predictor: with_masks(predictor, photo)
     return calls
 

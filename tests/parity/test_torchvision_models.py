@@ -139,6 +139,11 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
     for (name, value), their in zip(features.items(), theirs.values(), strict=True):
         torch.testing.assert_close(value, their, atol=1e-4, rtol=1e-4, msg=name)
 
+    # 160 rows are 3 steps of the coarsest map, 53 pixels each to torchvision, whose stride is 64
+    assert batch.pixels.shape[2] % 64
+    anchors = torch.cat(detector.rpn.head(features)[2])
+    for their in model.rpn.anchor_generator(transformed, list(theirs.values())):
+        torch.testing.assert_close(anchors, their, atol=0, rtol=0)
     proposals, _ = model.rpn(transformed, theirs)
     ours_proposals = detector.rpn.predict(features, batch.sizes)
     for i, their in enumerate(proposals):

@@ -74,6 +74,9 @@ class RPNConfig:
     sizes: tuple[tuple[float, ...], ...] = ((32,), (64,), (128,), (256,), (512,))  # anchors of each level, pixels
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)  # height / width
     rounded_anchors: bool = False  # cell anchors rounded to whole pixels (torchvision)
+    # torchvision's anchors are the input's side over the map's apart, rounded down: 61 pixels where 800 are 13 steps of
+    # stride 64
+    floored_strides: bool = False
     head: Literal["conv", "fbnet"] = "conv"
     convs: int = 1  # 3x3 convolutions before the two outputs
     positive_iou: float = 0.7  # an anchor overlapping some object this much or more is an object

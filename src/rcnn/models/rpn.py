@@ -70,13 +70,23 @@ class RPN(nn.Module):
     def head(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         """For each level: logits (B, A_l) and deltas (B, A_l, 4) in float32, anchors (A_l, 4); order y, x, anchor."""
         logits, deltas, anchors = [], [], []
-        for name, stride in self.strides.items():
+        for name in self.strides:
             x = self.convs(features[name])
             batch, _, height, width = x.shape
             logits.append(self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1).float())
             deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(batch, -1, 4).float())
-            anchors.append(grid_anchors(getattr(self, f"cell_{name}"), (height, width), stride))
+            cell = getattr(self, f"cell_{name}")
+            anchors.append(grid_anchors(cell, (height, width), self.steps(name, features)))
         return logits, deltas, anchors
+
+    def steps(self, name: str, features: dict[str, Tensor]) -> tuple[float, float]:
+        """Pixels from one anchor of level `name` to the next, down and across."""
+        stride = self.strides[name]
+        if not self.config.floored_strides:
+            return stride, stride
+        finest = next(iter(self.strides))
+        (rows, columns), (height, width) = features[name].shape[2:], features[finest].shape[2:]
+        return height * self.strides[finest] // rows, width * self.strides[finest] // columns
 
     @torch.no_grad()
     def select(

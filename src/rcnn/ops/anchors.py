@@ -30,14 +30,18 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return torch.tensor(cells, dtype=torch.float32).reshape(-1, 4)
 
 
-def grid_anchors(cell: Tensor, grid: tuple[int, int], stride: float, offset: float = 0.0) -> Tensor:
+def grid_anchors(
+    cell: Tensor, grid: tuple[int, int], stride: float | tuple[float, float], offset: float = 0.0
+) -> Tensor:
     """Anchors (H * W * A, 4), xyxy pixels, of a feature map of `grid` (H, W): those of `cell` (A, 4) at every place.
 
-    Order: y, then x, then anchor. `stride` is pixels a step of the map, `offset` the first centre's place in strides.
+    Order: y, then x, then anchor. `stride` is pixels a step of the map, down and across if they differ, `offset` the
+    first centre's place in strides.
     """
     height, width = grid
-    y = (torch.arange(height, device=cell.device, dtype=torch.float32) + offset) * stride
-    x = (torch.arange(width, device=cell.device, dtype=torch.float32) + offset) * stride
+    down, across = stride if isinstance(stride, tuple) else (stride, stride)
+    y = (torch.arange(height, device=cell.device, dtype=torch.float32) + offset) * down
+    x = (torch.arange(width, device=cell.device, dtype=torch.float32) + offset) * across
     x, y = x.expand(height, width), y[:, None].expand(height, width)
     shifts = torch.stack([x, y, x, y], -1)  # (H, W, 4)
     return (shifts[:, :, None] + cell.float()).reshape(-1, 4)

@@ -151,6 +151,7 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         rpn=RPNConfig(
             sizes=tuple(sizes),
             rounded_anchors=True,
+            floored_strides=True,
             post_nms_train=2000,
             min_size=1e-3,
             smooth_l1_beta=1 / 9,
