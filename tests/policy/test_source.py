@@ -136,7 +136,7 @@ def test_nothing_is_left_for_later_and_no_machine_is_named() -> None:
 def test_the_checks_of_words_would_find_them() -> None:
     assert FORBIDDEN_WORDS.search("# TO" + "DO: later")
     assert MACHINE_PATHS.search('open("/ho' + 'me/me/data")')
-    assert not MACHINE_PATHS.search("https://example.org/home/page and runs/work/last")
+    assert not MACHINE_PATHS.search("https://example.org/home/page and runs/home/last")
 
 
 def test_no_code_is_run_from_data() -> None:
