@@ -127,6 +127,9 @@ def test_a_checkpoint_is_fine_tuned_on_other_classes(data: Path, tmp_path: Path)
     words = ["train.steps=1", "train.batch_size=1", "train.workers=0", "train.lr=0"]
     run_training(str(tmp_path / "first"), other, tmp_path / "second", words, device="cpu", say=said.append)
     assert any("transferred" in line for line in said)
+    recorded = json.loads((tmp_path / "second" / "config.json").read_text())["train"]
+    milder = {name: recorded[name] for name in ("optimizer", "clip_norm", "reference_batch", "lr", "steps")}
+    assert milder == {"optimizer": "adamw", "clip_norm": 5.0, "reference_batch": 2, "lr": 0, "steps": 1}
     before, after = (load_checkpoint(tmp_path / name / "last") for name in ("first", "second"))
     assert after.classes == ("square", "ring", "star")
     name = "fpn.lateral2.weight"

@@ -39,11 +39,11 @@ def show_model(
 ) -> None:
     """Every setting of a model, and of how one is trained, written as `rcnn train` takes it: KEY=VALUE."""
     from rcnn.models.overrides import describe
-    from rcnn.training.run import starting_config
-    from rcnn.training.settings import PREFIX, TrainConfig
+    from rcnn.training.run import starting_config, starting_recipe
+    from rcnn.training.settings import PREFIX
 
     _print(describe(starting_config(model)))
-    _print(setting._replace(path=PREFIX + setting.path) for setting in describe(TrainConfig()))
+    _print(setting._replace(path=PREFIX + setting.path) for setting in describe(starting_recipe(model)))
 
 
 def _print(settings: Iterable[Setting]) -> None:

@@ -27,7 +27,7 @@ from rcnn.predictor import Predictor, choose_device
 from rcnn.training.engine import Metrics, Outcome, Run, train
 from rcnn.training.evaluate import evaluate_dataset
 from rcnn.training.log import read_log
-from rcnn.training.settings import TrainConfig, split_overrides
+from rcnn.training.settings import FINE_TUNING, TrainConfig, split_overrides
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 
 Say = Callable[[str], object]
@@ -58,6 +58,11 @@ def starting_config(model: str) -> DetectorConfig:
             raise ValueError(f"{model} does not exist: wanted a checkpoint folder, or a name from `rcnn models list`")
         return model_config(model)
     return load_checkpoint(model).config
+
+
+def starting_recipe(model: str) -> TrainConfig:
+    """Training settings where none are given: the papers' for a named model, milder ones for a checkpoint."""
+    return TrainConfig() if model in MODELS else FINE_TUNING
 
 
 def run_training(
@@ -93,7 +98,7 @@ def run_training(
     validation = open_dataset(data, check, classes=dataset.classes) if check != NO_SPLIT else None
     if before is None:
         config = override(replace(starting_config(model), num_classes=len(dataset.classes)), model_words)
-        recipe = override(_Recipe(settings or TrainConfig()), train_words)
+        recipe = override(_Recipe(settings or starting_recipe(model)), train_words)
     else:
         config = override(config_from_dict(before["model"]), model_words)
         recipe = override(_Recipe(config_from_dict(before["train"], TrainConfig)), train_words)

@@ -72,6 +72,21 @@ class TrainConfig:
         return self.lr * self.images_per_step(world) / self.reference_batch
 
 
+# What a run begins with that starts from a checkpoint: few pictures, few steps, weights that are to be kept in most. A
+# step of the papers' full rate would throw a network off whose norms are folded.
+FINE_TUNING = TrainConfig(
+    steps=300,
+    batch_size=2,
+    reference_batch=2,
+    optimizer="adamw",
+    lr=0.0002,
+    weight_decay=0.01,
+    warmup_steps=20,
+    clip_norm=5.0,
+    evaluate_every=100,
+)
+
+
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """`KEY=VALUE` words parted into (the model's, the training's, which begin `train.`).
 
