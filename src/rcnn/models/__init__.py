@@ -1,7 +1,8 @@
 """Detectors: tensors in, tensors out. Read detector.py first."""
 
+from rcnn.models.build import build_detector
 from rcnn.models.config import DetectorConfig
-from rcnn.models.detector import Detector, build_detector
+from rcnn.models.detector import Detector
 from rcnn.models.zoo import MODELS, model_config
 
 __all__ = ["MODELS", "Detector", "DetectorConfig", "build_detector", "model_config"]

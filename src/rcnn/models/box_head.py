@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import box_blocks
 from rcnn.models.backbones.resnet import build_stage
-from rcnn.models.config import BoxHeadConfig, CompactConfig, FBNetConfig, ResNetConfig
+from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, ResNetConfig
 from rcnn.models.layers import init_linear
 from rcnn.models.regions import Regions, pool_regions, sample_regions
 from rcnn.ops.boxes import clip_boxes, is_nonempty
@@ -62,7 +62,7 @@ class BoxHead(nn.Module):
         strides: dict[str, int],
         num_classes: int,
         config: BoxHeadConfig,
-        backbone: ResNetConfig | FBNetConfig | CompactConfig,
+        backbone: BackboneConfig,
     ) -> None:
         super().__init__()
         self.config, self.num_classes, self.strides = config, num_classes, strides

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import mask_blocks
-from rcnn.models.config import CompactConfig, FBNetConfig, MaskHeadConfig, ResNetConfig
+from rcnn.models.config import BackboneConfig, FBNetConfig, MaskHeadConfig
 from rcnn.models.layers import Conv2d, init_linear, zero_bias
 from rcnn.models.regions import Regions, pool_regions
 from rcnn.ops.capacity import live_prefix
@@ -31,7 +31,7 @@ class MaskHead(nn.Module):
         strides: dict[str, int],
         num_classes: int,
         config: MaskHeadConfig,
-        backbone: ResNetConfig | FBNetConfig | CompactConfig,
+        backbone: BackboneConfig,
         level_eps_inside: bool = True,
     ) -> None:
         super().__init__()

@@ -1,0 +1,19 @@
+"""The named models: each a function from nothing to a config, most of them a change to another. One file a family."""
+
+from __future__ import annotations
+
+import difflib
+
+from rcnn.models.config import DetectorConfig
+from rcnn.models.zoo import classic, compact, d2go
+from rcnn.models.zoo.naming import Models
+
+MODELS: Models = {**classic.MODELS, **d2go.MODELS, **compact.MODELS}
+
+
+def model_config(name: str) -> DetectorConfig:
+    """The config called `name`; a ValueError names the nearest if there is none."""
+    if name not in MODELS:
+        close = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
+        raise ValueError(f"no model named {name!r}; did you mean {' or '.join(close)}?")
+    return MODELS[name]()

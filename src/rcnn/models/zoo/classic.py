@@ -1,0 +1,81 @@
+"""Faster and Mask R-CNN on ResNet, with a feature pyramid (FPN) or on one map (C4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rcnn.models.config import BoxHeadConfig, DetectorConfig, InputConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models.zoo.naming import Models, named
+
+CAFFE_INPUT = InputConfig(channel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
+C4_SIZES = ((32.0, 64.0, 128.0, 256.0, 512.0),)
+
+
+def faster_rcnn_r50_fpn() -> DetectorConfig:
+    """Lin et al. 2017: 2-fc head on a feature pyramid; stride in the 3x3, RGB, as torchvision's ResNet wants."""
+    return DetectorConfig(name="faster_rcnn_r50_fpn")
+
+
+def mask_rcnn_r50_fpn() -> DetectorConfig:
+    """He et al. 2017: `faster_rcnn_r50_fpn` with a 4-conv mask head."""
+    return replace(faster_rcnn_r50_fpn(), name="mask_rcnn_r50_fpn", mask=MaskHeadConfig())
+
+
+def faster_rcnn_r101_fpn() -> DetectorConfig:
+    """`faster_rcnn_r50_fpn` with 101 layers."""
+    return replace(faster_rcnn_r50_fpn(), name="faster_rcnn_r101_fpn", backbone=ResNetConfig(depth=101))
+
+
+def mask_rcnn_r101_fpn() -> DetectorConfig:
+    """`mask_rcnn_r50_fpn` with 101 layers."""
+    return replace(mask_rcnn_r50_fpn(), name="mask_rcnn_r101_fpn", backbone=ResNetConfig(depth=101))
+
+
+def faster_rcnn_r50_c4() -> DetectorConfig:
+    """Ren et al. 2015 on ResNet (He et al. 2016): one map of stride 16, res5 as the head."""
+    return DetectorConfig(
+        name="faster_rcnn_r50_c4",
+        input=InputConfig(divisor=0),
+        backbone=ResNetConfig(stages=(2, 3, 4)),
+        fpn=None,
+        rpn=RPNConfig(sizes=C4_SIZES, pre_nms_train=12000, pre_nms=6000, post_nms_train=2000),
+        box=BoxHeadConfig(features="res5", roi_size=14),
+    )
+
+
+def mask_rcnn_r50_c4() -> DetectorConfig:
+    """He et al. 2017, figure 4 left: masks from the same res5."""
+    return replace(faster_rcnn_r50_c4(), name="mask_rcnn_r50_c4", mask=MaskHeadConfig(features="res5", convs=0))
+
+
+def faster_rcnn_r101_c4() -> DetectorConfig:
+    """`faster_rcnn_r50_c4` with 101 layers."""
+    return replace(faster_rcnn_r50_c4(), name="faster_rcnn_r101_c4", backbone=ResNetConfig(depth=101, stages=(2, 3, 4)))
+
+
+def mask_rcnn_r101_c4() -> DetectorConfig:
+    """`mask_rcnn_r50_c4` with 101 layers."""
+    return replace(mask_rcnn_r50_c4(), name="mask_rcnn_r101_c4", backbone=ResNetConfig(depth=101, stages=(2, 3, 4)))
+
+
+def caffe(config: DetectorConfig) -> DetectorConfig:
+    """The same on MSRA's ResNet: stride in the 1x1, BGR, means only (Detectron, most of Detectron2's zoo)."""
+    if not isinstance(config.backbone, ResNetConfig):
+        raise ValueError(f"{config.name} has no ResNet, whose stride could move into the 1x1")
+    return replace(
+        config,
+        name=f"{config.name}_caffe",
+        input=replace(CAFFE_INPUT, divisor=config.input.divisor),
+        backbone=replace(config.backbone, stride_in_1x1=True),
+    )
+
+
+TORCHVISION_STYLE = named(
+    faster_rcnn_r50_fpn, mask_rcnn_r50_fpn, faster_rcnn_r101_fpn, mask_rcnn_r101_fpn,
+    faster_rcnn_r50_c4, mask_rcnn_r50_c4, faster_rcnn_r101_c4, mask_rcnn_r101_c4,
+)  # fmt: skip
+
+MODELS: Models = {
+    **TORCHVISION_STYLE,
+    **{f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in TORCHVISION_STYLE.items()},
+}

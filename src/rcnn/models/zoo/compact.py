@@ -1,0 +1,41 @@
+"""Small detectors to train from scratch in minutes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rcnn.models.config import (
+    BoxHeadConfig,
+    CompactConfig,
+    DetectorConfig,
+    FPNConfig,
+    InputConfig,
+    MaskHeadConfig,
+    RPNConfig,
+)
+from rcnn.models.zoo.naming import Models, named
+
+
+def mask_rcnn_compact() -> DetectorConfig:
+    """A small Mask R-CNN to train from scratch in minutes on a CPU: what `rcnn demo` trains."""
+    return DetectorConfig(
+        name="mask_rcnn_compact",
+        num_classes=6,
+        input=InputConfig(min_size=128, max_size=256),
+        backbone=CompactConfig(),
+        fpn=FPNConfig(channels=48, norm="bn"),
+        rpn=RPNConfig(
+            sizes=((16.0,), (26.0,), (42.0,), (66.0,), (104.0,)),
+            pre_nms_train=200, pre_nms=200, post_nms_train=150, post_nms=100, batch_size=128,
+        ),
+        box=BoxHeadConfig(fc_width=256, batch_size=36, positive_fraction=0.34),
+        mask=MaskHeadConfig(convs=2, width=48, roi_size=10),
+    )  # fmt: skip
+
+
+def faster_rcnn_compact() -> DetectorConfig:
+    """`mask_rcnn_compact` without masks."""
+    return replace(mask_rcnn_compact(), name="faster_rcnn_compact", mask=None)
+
+
+MODELS: Models = named(faster_rcnn_compact, mask_rcnn_compact)
