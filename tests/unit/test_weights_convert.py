@@ -207,7 +207,7 @@ def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None
         return tmp_path / name
 
     names = {f"layer{i}.weight": np.zeros(2) for i in range(9)}
-    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer5\.weight and 3 more\. Known: Detectron2"):
+    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer5\.weight and 3 more\. Known: D2Go"):
         convert(written({"model": names}))
     with pytest.raises(ValueError, match=r"Detectron's \(Caffe2\)"):
         convert(written({"blobs": {"conv1_w": np.zeros(2)}, "cfg": "MODEL: {}"}))
@@ -216,5 +216,5 @@ def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"holds no named tensors: found int"):
         convert(written(3))
     torch.save({"model": {"backbone.body.trunk0.fbnetv2_0_0.conv.weight": torch.zeros(1)}}, tmp_path / "d.pth")
-    with pytest.raises(ValueError, match="only Detectron2's files come with a config"):
+    with pytest.raises(ValueError, match="files of D2Go come without settings"):
         convert(tmp_path / "d.pth", settings(tmp_path, "{}"))

@@ -31,7 +31,10 @@ class Converted:
     config: DetectorConfig
     state: dict[str, Tensor]  # fits build_detector(config), name for name
     classes: tuple[str, ...]
-    report: str  # for people: what it was, what was assumed, what was left behind
+    report: str  # for people: what it was, in a line
+    system: str = ""  # whose file it was: "Detectron2", "tensorpack"
+    assumed: tuple[str, ...] = ()  # a sentence for each default that the file could not say
+    left: tuple[str, ...] = ()  # names of tensors left behind on purpose: optimiser, averaged weights, anchors
 
 
 def class_names(count: int) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ and block is (`meta`, `blocks`) and the constants (`buffers`); all of these are 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -37,7 +37,7 @@ STEM = "backbone.body.trunk0.fbnetv2_0_0.conv."
 KEYPOINTS = "roi_heads.keypoint_head."
 
 
-def is_d2go(names: list[str]) -> bool:
+def is_d2go(names: Collection[str]) -> bool:
     """Whether tensors of these names are of a D2Go detector on FBNet."""
     return any(name.startswith("backbone.body.trunk0.fbnetv2_") for name in names)
 

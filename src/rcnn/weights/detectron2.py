@@ -7,7 +7,7 @@ theirs). What a file does not say, its YAML does (detectron2_yaml.py); without o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ OTHERS = (
 DEPTHS = {6: 50, 23: 101}  # blocks of res4
 
 
-def is_detectron2(names: list[str]) -> bool:
+def is_detectron2(names: Collection[str]) -> bool:
     """Whether tensors of these names are of a Detectron2 detector."""
     return any(name.startswith("proposal_generator.rpn_head.") for name in names)
 

@@ -8,7 +8,7 @@ called "N/A 12", "N/A 26", ... so that names stay different.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -44,7 +44,7 @@ DEPTHS: dict[int, Literal[50, 101]] = {6: 50, 23: 101}  # blocks of layer3
 NO_EPS = ("fasterrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco")
 
 
-def is_torchvision(names: list[str]) -> bool:
+def is_torchvision(names: Collection[str]) -> bool:
     """Whether tensors of these names are of a torchvision R-CNN."""
     return any(name.startswith("backbone.body.") for name in names) and "rpn.head.cls_logits.weight" in names
 
