@@ -1,0 +1,169 @@
+"""Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as the opaque op `rcnn::ps_roi_pool`.
+
+A map for every class and every part of an object: part (i, j) of a region is read from map (i, j) alone. The groups are
+k x k, the cells of the pooled map s x s with s a multiple of k, so that each group gives (s / k) x (s / k) cells.
+
+Letters: B images, R regions, C channels of the result, k groups a side, s cells a side, N cells of all regions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+CELLS_AT_A_TIME = 2**16  # whose corners are in memory together
+SMALLEST = 0.1  # side of a region at least, in steps of the map
+
+
+@torch.library.custom_op("rcnn::ps_roi_pool", mutates_args=())
+def ps_roi_pool(
+    maps: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    scale: float,
+    groups: int,
+    size: int,
+    rounded: bool,
+    inclusive: bool,
+) -> Tensor:
+    """Each region's cells, every one the mean of the map's points that it touches, in the map of its own group.
+
+    A cell goes from the floor of its start to the ceiling of its end, cut to the map; 0 where nothing is left. The sums
+    come from a summed-area table in float64, four values a cell, whatever its size.
+
+    Args:
+        maps: (B, C * k * k, H, W) float; channel (c * k + i) * k + j is that of class c and group row i, column j.
+        boxes: (B, R, 4) float xyxy pixels of the network input; they may leave it.
+        valid: (B, R) bool; the other regions give zeros and no gradient.
+        scale: step of a map for one pixel, 1 / stride.
+        groups: k.
+        size: s, a multiple of k.
+        rounded: borders are rounded to whole pixels first, halves away from zero (msracver/FCIS, chainer-fcis).
+        inclusive: the last pixel belongs to the region, which ends one pixel later (msracver/FCIS).
+
+    Returns:
+        (B, R, C, size, size) in the maps' dtype. Its gradient goes to the maps, not to the boxes.
+    """
+    batch, regions = valid.shape
+    channels, height, width = maps.shape[1] // groups**2, *maps.shape[2:]
+    pooled = maps.new_empty((batch, regions * size * size, channels))  # channels innermost, as the table is read
+    for image in range(batch):
+        table = _table(maps[image], groups)
+        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, inclusive, height, width)
+        for start in range(0, len(share), CELLS_AT_A_TIME):
+            cells = slice(start, start + CELLS_AT_A_TIME)
+            first, above, left, last = (table[index[cells]] for index in corners)  # (n, C) each
+            pooled[image, cells] = ((last - above - left + first) * share[cells, None]).to(maps.dtype)
+    return pooled.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
+
+
+@torch.library.custom_op("rcnn::ps_roi_pool_backward", mutates_args=())
+def ps_roi_pool_backward(
+    gradient: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    height: int,
+    width: int,
+    scale: float,
+    groups: int,
+    rounded: bool,
+    inclusive: bool,
+) -> Tensor:
+    """Gradient of the maps (B, C * k * k, H, W) from that of the pooled regions (B, R, C, s, s); see `ps_roi_pool`."""
+    batch, regions, channels, size, _ = gradient.shape
+    flat = gradient.permute(0, 1, 3, 4, 2).reshape(batch, regions * size * size, channels)
+    maps = gradient.new_empty((batch, channels * groups**2, height, width))
+    for image in range(batch):
+        table = gradient.new_zeros((groups**2 * (height + 1) * (width + 1), channels), dtype=torch.float64)
+        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, inclusive, height, width)
+        for start in range(0, len(share), CELLS_AT_A_TIME):
+            cells = slice(start, start + CELLS_AT_A_TIME)
+            part = flat[image, cells].double() * share[cells, None]
+            for index, sign in zip(corners, (1, -1, -1, 1), strict=True):
+                table.index_add_(0, index[cells], part, alpha=sign)
+        # a point of the map is in every sum that ends below and right of it
+        sums = table.view(groups**2, height + 1, width + 1, channels)[:, 1:, 1:]
+        sums = sums.flip(1, 2).cumsum(1).cumsum(2).flip(1, 2)
+        maps[image] = sums.permute(3, 0, 1, 2).reshape(-1, height, width).to(gradient.dtype)
+    return maps
+
+
+def _table(maps: Tensor, groups: int) -> Tensor:
+    """Sums (k * k * (H + 1) * (W + 1), C) float64 of all that lies above and left of a point, for every group."""
+    grouped = maps.unflatten(0, (-1, groups**2)).permute(1, 2, 3, 0).double()  # (k * k, H, W, C)
+    number, height, width, channels = grouped.shape
+    table = grouped.new_zeros((number, height + 1, width + 1, channels))
+    torch.cumsum(grouped.cumsum(1), 2, out=table[:, 1:, 1:])
+    return table.flatten(0, 2)
+
+
+def _corners(
+    boxes: Tensor,
+    valid: Tensor,
+    scale: float,
+    groups: int,
+    size: int,
+    rounded: bool,
+    inclusive: bool,
+    height: int,
+    width: int,
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Rows of the table (R * s * s,) for each cell's four corners, and one over its area (0 without one), float64.
+
+    The corners are top left, top right, bottom left and bottom right.
+    """
+    top, bottom = _cell_limits(boxes[:, 1], boxes[:, 3], scale, size, rounded, inclusive, height)  # (R, s) each
+    left, right = _cell_limits(boxes[:, 0], boxes[:, 2], scale, size, rounded, inclusive, width)
+    group = torch.arange(size, device=boxes.device) * groups // size  # (s,)
+    plane = (group[:, None] * groups + group) * (height + 1)  # (s, s)
+    rows = [(plane + row[:, :, None]) * (width + 1) for row in (top, bottom)]  # (R, s, s) each
+    area = ((bottom - top).clamp(min=0)[:, :, None] * (right - left).clamp(min=0)[:, None]).double()
+    share = torch.where((area > 0) & valid[:, None, None], 1 / area.clamp(min=1), 0.0)
+    indices = tuple((row + column[:, None]).flatten() for row in rows for column in (left, right))
+    return (indices[0], indices[1], indices[2], indices[3]), share.flatten()
+
+
+def _cell_limits(
+    start: Tensor, end: Tensor, scale: float, size: int, rounded: bool, inclusive: bool, length: int
+) -> tuple[Tensor, Tensor]:
+    """First point, and one past the last, (R, s) int64 in [0, length], that each cell has along one axis."""
+    start, end = start.double(), end.double()
+    if rounded:
+        start, end = (torch.trunc(value + 0.5 * value.sign()) for value in (start, end))
+    if inclusive:
+        end = end + 1
+    if rounded:
+        # whole pixels put cells exactly on the map's points, where one bit decides: the kernels count in float32
+        start, end = start.float(), end.float()
+    start, end = start * scale, end * scale
+    step = (end - start).clamp(min=SMALLEST) / size  # (R,)
+    cell = torch.arange(size, device=start.device, dtype=start.dtype)
+    low = (cell * step[:, None]).add(start[:, None]).floor()
+    high = ((cell + 1) * step[:, None]).add(start[:, None]).ceil()
+    return tuple(value.nan_to_num(0).clamp(0, length).to(torch.int64) for value in (low, high))
+
+
+@ps_roi_pool.register_fake
+def _(maps, boxes, valid, scale, groups, size, rounded, inclusive):
+    batch, regions = valid.shape
+    return maps.new_empty((batch, regions, size, size, maps.shape[1] // groups**2)).permute(0, 1, 4, 2, 3)
+
+
+@ps_roi_pool_backward.register_fake
+def _(gradient, boxes, valid, height, width, scale, groups, rounded, inclusive):
+    return gradient.new_empty((gradient.shape[0], gradient.shape[2] * groups**2, height, width))
+
+
+def _remember(ctx, inputs, output) -> None:
+    maps, boxes, valid, scale, groups, _, rounded, inclusive = inputs
+    ctx.save_for_backward(boxes, valid)
+    ctx.settings = *maps.shape[2:], scale, groups, rounded, inclusive
+
+
+def _backward(ctx, gradient):
+    boxes, valid = ctx.saved_tensors
+    maps = ps_roi_pool_backward(gradient, boxes, valid, *ctx.settings)
+    return maps, None, None, None, None, None, None, None
+
+
+ps_roi_pool.register_autograd(_backward, setup_context=_remember)

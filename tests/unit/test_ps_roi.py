@@ -1,0 +1,109 @@
+"""Position-sensitive pooling against a loop over cells, the fixtures of both Chainer ports, and opcheck."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.ops.ps_roi import ps_roi_pool
+
+
+def slow_pool(
+    maps: Tensor, boxes: Tensor, scale: float, groups: int, size: int, rounded: bool, inclusive: bool
+) -> Tensor:
+    """The definition, cell by cell (facts: msracver/FCIS); boxes (B, R, 4)."""
+    channels, height, width = maps.shape[1] // groups**2, *maps.shape[2:]
+    out = maps.new_zeros((*boxes.shape[:2], channels, size, size))
+    for image in range(len(boxes)):
+        for region, box in enumerate(boxes[image].tolist()):
+            if rounded:
+                box = [math.copysign(math.floor(abs(value) + 0.5), value) for value in box]
+            x1, y1, x2, y2 = (value * scale for value in (box[0], box[1], box[2] + inclusive, box[3] + inclusive))
+            high, wide = max(y2 - y1, 0.1) / size, max(x2 - x1, 0.1) / size
+            for i in range(size):
+                for j in range(size):
+                    top, bottom = math.floor(i * high + y1), math.ceil((i + 1) * high + y1)
+                    left, right = math.floor(j * wide + x1), math.ceil((j + 1) * wide + x1)
+                    top, bottom = min(max(top, 0), height), min(max(bottom, 0), height)
+                    left, right = min(max(left, 0), width), min(max(right, 0), width)
+                    if bottom <= top or right <= left:
+                        continue
+                    for c in range(channels):
+                        plane = maps[image, (c * groups + i * groups // size) * groups + j * groups // size]
+                        out[image, region, c, i, j] = plane[top:bottom, left:right].mean()
+    return out
+
+
+def random_input(regions: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Maps (2, 3 * 9, 7, 9) and boxes on an image of 112 x 144, some of them beyond it, some without area."""
+    generator = torch.Generator().manual_seed(seed)
+    maps = torch.randn(2, 3 * 9, 7, 9, generator=generator)
+    corner = torch.rand(2, regions, 2, generator=generator) * 130 - 15
+    boxes = torch.cat([corner, corner + torch.rand(2, regions, 2, generator=generator) * 90], -1)
+    boxes[:, 3:4, 2:] = boxes[:, 3:4, :2]
+    return maps, boxes, torch.ones(2, regions, dtype=torch.bool)
+
+
+@pytest.mark.parametrize(("rounded", "inclusive"), [(False, False), (True, False), (True, True)])
+def test_equals_a_loop_over_cells(rounded: bool, inclusive: bool) -> None:
+    maps, boxes, valid = random_input(7)
+    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 3, 6, rounded, inclusive)
+    torch.testing.assert_close(
+        pooled, slow_pool(maps.double(), boxes, 1 / 16, 3, 6, rounded, inclusive).float(), atol=1e-6, rtol=1e-6
+    )
+
+
+def test_places_that_are_not_valid_are_zero_and_get_no_gradient() -> None:
+    maps, boxes, valid = random_input(5)
+    maps.requires_grad_()
+    valid[0] = False
+    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 3, 6, False, False)
+    assert (pooled[0] == 0).all()
+    assert pooled[1].abs().sum() > 0
+    pooled.sum().backward()
+    assert maps.grad is not None
+    assert (maps.grad[0] == 0).all()
+    assert maps.grad[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize("regions", [0, 1])
+def test_no_region_and_one(regions: int) -> None:
+    maps, boxes, valid = random_input(max(regions, 4))
+    pooled = ps_roi_pool(maps, boxes[:, :regions], valid[:, :regions], 1 / 16, 3, 6, False, False)
+    assert pooled.shape == (2, regions, 3, 6, 6)
+
+
+def test_gradient_equals_finite_differences() -> None:
+    maps, boxes, valid = random_input(4)
+    assert torch.autograd.gradcheck(
+        lambda value: ps_roi_pool(value, boxes, valid, 1 / 16, 3, 6, False, False),
+        maps.double()[:, :, :4, :5].clone().requires_grad_(),
+    )
+
+
+def test_opcheck() -> None:
+    maps, boxes, valid = random_input(4)
+    arguments = (maps.requires_grad_(), boxes, valid, 1 / 16, 3, 6, True, True)
+    assert set(torch.library.opcheck(ps_roi_pool, arguments).values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize(
+    ("name", "rounded"), [("ps_roi_average_pooling_2d_chainercv", False), ("psroi_pooling_2d_chainer_fcis", True)]
+)
+def test_golden(shared: Path, name: str, rounded: bool) -> None:
+    stored = np.load(shared / "golden/chainer/ops" / f"{name}.npz")
+    rois = torch.from_numpy(stored["rois_yxyx"][:, [1, 0, 3, 2]].copy())
+    image = torch.from_numpy(stored["roi_indices"].astype(np.int64))
+    maps = torch.from_numpy(stored["x"]).requires_grad_()
+    boxes = rois.expand(2, -1, -1)
+    valid = torch.stack([image == 0, image == 1])
+    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 7, 21, rounded, False)
+    np.testing.assert_allclose(pooled.sum(0).detach().numpy(), stored["y"], atol=1e-5)
+    pooled.sum(0).backward(torch.from_numpy(stored["gy"]))
+    assert maps.grad is not None
+    np.testing.assert_allclose(maps.grad.numpy(), stored["gx"], atol=1e-5)
