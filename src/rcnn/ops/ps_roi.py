@@ -1,4 +1,4 @@
-"""Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as the opaque op `rcnn::ps_roi_pool`.
+"""Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as an op, `rcnn::ps_roi_pool`.
 
 A map for every class and every part of an object: part (i, j) of a region is read from map (i, j) alone. The groups are
 k x k, the cells of the pooled map s x s with s a multiple of k, so that each group gives (s / k) x (s / k) cells.
@@ -140,7 +140,8 @@ def _cell_limits(
     cell = torch.arange(size, device=start.device, dtype=start.dtype)
     low = (cell * step[:, None]).add(start[:, None]).floor()
     high = ((cell + 1) * step[:, None]).add(start[:, None]).ceil()
-    return tuple(value.nan_to_num(0).clamp(0, length).to(torch.int64) for value in (low, high))
+    low, high = (value.nan_to_num(0).clamp(0, length).to(torch.int64) for value in (low, high))
+    return low, high
 
 
 @ps_roi_pool.register_fake
