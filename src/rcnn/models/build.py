@@ -9,6 +9,7 @@ from rcnn.models.box_head import BoxHead
 from rcnn.models.config import BackboneConfig, CompactConfig, DetectorConfig, FBNetConfig, ResNetConfig
 from rcnn.models.detector import Detector
 from rcnn.models.fpn import FPN
+from rcnn.models.keypoint_head import KeypointHead
 from rcnn.models.mask_head import MaskHead
 from rcnn.models.rpn import RPN
 
@@ -45,8 +46,25 @@ def build_detector(config: DetectorConfig) -> Detector:
             backbone=config.backbone,
             level_eps_inside=config.box.level_eps_inside,
         )
+    keypoint_head = None
+    if config.keypoint is not None:
+        keypoint_head = KeypointHead(
+            in_channels=channels,
+            strides=pooled,
+            config=config.keypoint,
+            backbone=config.backbone,
+            level_eps_inside=config.box.level_eps_inside,
+        )
     rpn = RPN(in_channels=channels, strides=strides, config=config.rpn)
-    return Detector(config=config, backbone=backbone, fpn=fpn, rpn=rpn, box_head=box_head, mask_head=mask_head)
+    return Detector(
+        config=config,
+        backbone=backbone,
+        fpn=fpn,
+        rpn=rpn,
+        box_head=box_head,
+        mask_head=mask_head,
+        keypoint_head=keypoint_head,
+    )
 
 
 def build_backbone(config: BackboneConfig) -> ResNet | FBNetTrunk | CompactNet:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rcnn.models.box_head import BoxHead
 from rcnn.models.config import DetectorConfig
 from rcnn.models.fpn import FPN
+from rcnn.models.keypoint_head import KeypointHead
 from rcnn.models.mask_head import MaskHead
 from rcnn.models.rpn import RPN
 from rcnn.structures import Detections, ImageBatch, Targets
@@ -25,10 +26,12 @@ class Detector(nn.Module):
         rpn: RPN,
         box_head: BoxHead,
         mask_head: MaskHead | None,
+        keypoint_head: KeypointHead | None,
     ) -> None:
         super().__init__()
         self.config = config
         self.backbone, self.fpn, self.rpn, self.box_head, self.mask_head = backbone, fpn, rpn, box_head, mask_head
+        self.keypoint_head = keypoint_head
         self.register_buffer("pixel_mean", torch.tensor(config.input.pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.input.pixel_std)[:, None, None], persistent=False)
 
@@ -36,12 +39,15 @@ class Detector(nn.Module):
         """The losses to add up and minimise; `seed` () int64 draws which anchors and regions they are taken from."""
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
         proposals, losses = self.rpn.losses(features, images.sizes, targets, seed)
-        regions, box_losses = self.box_head.losses(features, proposals, targets, seed)
+        regions, box_losses = self.box_head.losses(features, proposals, images.sizes, targets, seed)
         losses |= box_losses
         if self.mask_head is not None:
             box = self.config.box
             most = max(1, int(box.batch_size * box.positive_fraction))
-            losses |= self.mask_head.losses(features, regions, targets, most)
+            losses |= self.mask_head.losses(features, regions, targets, most, images.sizes)
+        if self.keypoint_head is not None:
+            box = self.config.box
+            losses |= self.keypoint_head.losses(features, regions, targets, box.batch_size * box.positive_fraction)
         return losses
 
     forward = losses  # what DistributedDataParallel calls
@@ -55,6 +61,8 @@ class Detector(nn.Module):
         if self.mask_head is not None:
             shared = self.box_head.features if self.mask_head.config.features == "res5" else None
             detections = self.mask_head.predict(features, detections, shared)
+        if self.keypoint_head is not None:
+            detections = self.keypoint_head.predict(features, detections)
         return detections
 
     def features(self, images: ImageBatch) -> dict[str, Tensor]:

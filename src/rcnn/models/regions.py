@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcnn.models.config import BoxHeadConfig, MaskHeadConfig
+from rcnn.models.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.matching import match
 from rcnn.ops.roi_align import assign_levels, roi_align
@@ -30,6 +30,8 @@ class Regions:
     positive: Tensor  # (B, R) bool, an object
     valid: Tensor  # (B, R) bool, sampled at all
     features: Tensor | None = None  # (B, R, C, h, w), where a later head shares them (C4)
+    appended: Tensor | None = None  # (B, R) bool, a true box itself, not a proposal
+    later: tuple[Regions, ...] = ()  # those of a cascade's further stages
 
     def objects(self, most: int) -> Regions:
         """The leading places that may be objects: `most` of them, or fewer where that is known for free."""
@@ -46,21 +48,56 @@ class Regions:
 
 @torch.no_grad()
 def sample_regions(
-    proposals: Proposals, targets: Targets, *, num_classes: int, config: BoxHeadConfig, seed: Tensor
+    proposals: Proposals,
+    targets: Targets,
+    *,
+    num_classes: int,
+    config: BoxHeadConfig,
+    seed: Tensor,
+    stream: int = RANDOM_STREAM,
 ) -> Regions:
     """Proposals and the true boxes themselves (a start while proposals are poor), matched and drawn."""
-    boxes = torch.cat([proposals.boxes, targets.boxes], 1)  # (B, P + G, 4)
+    boxes, real = proposals.boxes, proposals.valid
+    if config.append_objects:
+        boxes = torch.cat([boxes, targets.boxes], 1)  # (B, P + G, 4)
+        real = torch.cat([real, targets.valid], 1)
     matched, label = match(
-        boxes, targets.boxes, targets.valid, config.positive_iou, config.positive_iou, low_quality=False
+        boxes, targets.boxes, targets.valid, config.background_iou, config.positive_iou, low_quality=False
     )
-    real = torch.cat([proposals.valid, targets.valid], 1)
+    # what match leaves between its two thresholds is background here, and what lies below the first is not used; at 0
+    # nothing does, in images without objects neither
+    below = -1 if config.background_iou > 0 else 0
+    label = torch.where(label == 1, 1, torch.where(label == 0, below, 0))
     label = torch.where(real, label, -1)
-    keys = random_keys(seed, label.shape, RANDOM_STREAM)
+    keys = random_keys(seed, label.shape, stream)
     index, positive, valid = sample(label, keys, config.batch_size, config.positive_fraction)  # (B, R)
     matched = matched.gather(1, index)
-    labels = torch.where(positive, targets.labels.gather(1, matched), num_classes)
-    boxes = boxes.gather(1, index[..., None].expand(-1, -1, 4))
-    return Regions(boxes=boxes, matched=matched, labels=labels, positive=positive, valid=valid)
+    return Regions(
+        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)),
+        matched=matched,
+        labels=torch.where(positive, targets.labels.gather(1, matched), num_classes),
+        positive=positive,
+        valid=valid,
+        appended=valid & (index >= proposals.boxes.shape[1]),
+    )
+
+
+@torch.no_grad()
+def relabel_regions(
+    boxes: Tensor, valid: Tensor, targets: Targets, *, num_classes: int, positive_iou: float
+) -> Regions:
+    """All of the `boxes` (B, R, 4) as regions, matched anew, objects first: nothing is drawn, nothing added."""
+    matched, label = match(boxes, targets.boxes, targets.valid, positive_iou, positive_iou, low_quality=False)
+    positive = (label == 1) & valid
+    order = torch.where(positive, 0, torch.where(valid, 1, 2)).argsort(1, stable=True)  # (B, R)
+    matched, positive = matched.gather(1, order), positive.gather(1, order)
+    return Regions(
+        boxes=boxes.gather(1, order[..., None].expand(-1, -1, 4)),
+        matched=matched,
+        labels=torch.where(positive, targets.labels.gather(1, matched), num_classes),
+        positive=positive,
+        valid=valid.gather(1, order),
+    )
 
 
 def pool_regions(
@@ -68,7 +105,7 @@ def pool_regions(
     strides: dict[str, int],
     boxes: Tensor,
     valid: Tensor,
-    config: BoxHeadConfig | MaskHeadConfig,
+    config: BoxHeadConfig | MaskHeadConfig | KeypointHeadConfig,
     level_eps_inside: bool,
 ) -> Tensor:
     """Features (B, R, C, s, s) of regions (B, R, 4), each from the level that fits its size (FPN, equation 1)."""

@@ -151,3 +151,14 @@ def box_blocks(width: float) -> RegionBlocks:
 def mask_blocks(width: float) -> RegionBlocks:
     """The mask head's features: regions (N, 112, 14, 14) -> (N, 64, 28, 28), by way of 7 x 7."""
     return RegionBlocks(MASK, width=width, pooled=False)
+
+
+def keypoint_blocks(width: float) -> RegionBlocks:
+    """The keypoint head's features, as the mask head's: regions (N, 112, 14, 14) -> (N, 64, 28, 28)."""
+    return RegionBlocks(MASK, width=width, pooled=False)
+
+
+def keypoint_logits(width: float, keypoints: int) -> FBNetBlock:
+    """The keypoint head's last block, which doubles the map: (N, 64, 28, 28) -> (N, J, 56, 56)."""
+    channels = scaled(MASK[-1].out, width)
+    return FBNetBlock(channels, 3 * channels, keypoints, kernel=3, upsample=True)
