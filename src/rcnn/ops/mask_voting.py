@@ -1,0 +1,213 @@
+"""Masks that average those of overlapping detections.
+
+`vote_masks` is FCIS's (Li et al. 2017, section 3): candidates are drawn into the image, added up, and the box is fitted
+anew to what is there; the opaque op `rcnn::vote_masks`. `average_masks` is the same idea for Mask R-CNN, whose boxes
+stay: other masks are read in the detection's own frame.
+
+Letters: B images, N candidates, D detections, K classes, m the side of a mask in its box, U candidates that vote,
+h x w pixels of a tile.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rcnn.ops.boxes import box_iou
+
+TILE = 128  # pixels a side drawn at a time
+PAIRS_AT_A_TIME = 4096  # of detection and voter, when the new masks are read
+
+
+@torch.library.custom_op("rcnn::vote_masks", mutates_args=())
+def vote_masks(
+    boxes: Tensor,
+    masks: Tensor,
+    weights: Tensor,
+    sizes: Tensor,
+    threshold: float,
+    at_least: bool,
+    inclusive: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boxes and masks of detections from weighted votes of candidates, in pixels of the image.
+
+    Every candidate's mask is resized to its box rounded to whole pixels (bilinear, as OpenCV's resize) and cut at the
+    threshold; a detection's canvas is the weighted sum. Its box is the tight one around all that reaches the threshold,
+    its mask the canvas in there, resized to m x m. No image is drawn as a whole: tiles of it find the boxes, and the
+    masks read only the pixels that they need, so that memory does not grow with the image.
+
+    Args:
+        boxes: (B, N, 4) float xyxy pixels of the image, within it.
+        masks: (B, N, m, m) float in [0, 1], in the frames of their boxes.
+        weights: (B, D, N) float, how much each candidate's vote counts; 0: not at all.
+        sizes: (B, 2) int64, (height, width) of the images.
+        threshold: of masks and of canvases.
+        at_least: a mask is set from the threshold on, otherwise above it; canvases always from it on.
+        inclusive: boxes contain their last pixel: they are one pixel wider than x2 - x1, also those given back.
+
+    Returns:
+        boxes: (B, D, 4) float32, whole numbers; 0 where nothing reaches the threshold.
+        masks: (B, D, m, m) float32, sums of votes.
+        found: (B, D) bool, whether anything reaches the threshold.
+    """
+    batch, detections, _ = weights.shape
+    fitted = boxes.new_zeros((batch, detections, 4), dtype=torch.float32)
+    voted = boxes.new_zeros((batch, detections, *masks.shape[2:]), dtype=torch.float32)
+    found = torch.zeros((batch, detections), dtype=torch.bool, device=boxes.device)
+    for image, size in enumerate(sizes.tolist()):
+        used = (weights[image] > 0).any(0).nonzero()[:, 0]
+        edges = boxes[image, used].float().round()  # (U, 4)
+        edges[:, 2:] += float(inclusive)
+        share, drawn = weights[image][:, used].float(), masks[image, used].float()
+        fitted[image] = _fit_boxes(edges, drawn, share, size, threshold, at_least)
+        found[image] = fitted[image, :, 2] > 0
+        voted[image] = _read_masks(edges, drawn, share, fitted[image], threshold, at_least)
+        if inclusive:
+            fitted[image, :, 2:] -= found[image, :, None].float()
+    return fitted, voted, found
+
+
+def _fit_boxes(
+    edges: Tensor, masks: Tensor, weights: Tensor, size: list[int], threshold: float, at_least: bool
+) -> Tensor:
+    """The tight half-open box (D, 4) around each canvas where it reaches the threshold; zeros where it nowhere does."""
+    height, width = size
+    detections, device = len(weights), edges.device
+    low = torch.full((detections, 2), float(max(height, width)), device=device)  # x, y of the first pixel
+    high = torch.zeros((detections, 2), device=device)  # one past the last
+    if len(edges):
+        x_first, y_first = edges[:, :2].amin(0).clamp(min=0).long().tolist()
+        x_last, y_last = edges[:, 2:].amax(0).long().tolist()
+        for top in range(y_first, min(y_last, height), TILE):
+            for left in range(x_first, min(x_last, width), TILE):
+                y = torch.arange(top, min(top + TILE, y_last, height), device=device)
+                x = torch.arange(left, min(left + TILE, x_last, width), device=device)
+                touching = (edges[:, 0] < x[-1] + 1) & (edges[:, 2] > left) & (edges[:, 1] < y[-1] + 1)
+                voters = (touching & (edges[:, 3] > top)).nonzero()[:, 0]
+                rows = (weights[:, voters] > 0).any(1).nonzero()[:, 0]
+                if len(rows) == 0:
+                    continue
+                part, count = edges[voters], len(voters)
+                bits = _draw(part, masks[voters], y.expand(count, -1), x.expand(count, -1), threshold, at_least)
+                canvas = weights[rows][:, voters] @ bits.flatten(1)
+                hit = canvas.view(len(rows), len(y), len(x)) >= threshold  # (d, h, w)
+                for axis, (positions, any_hit) in enumerate(((x, hit.any(1)), (y, hit.any(2)))):
+                    first = torch.where(any_hit, positions, 2**24).amin(1).float()
+                    last = torch.where(any_hit, positions + 1, 0).amax(1).float()
+                    low[rows, axis] = torch.minimum(low[rows, axis], first)
+                    high[rows, axis] = torch.maximum(high[rows, axis], last)
+    fitted = torch.cat([low, high], 1)
+    return torch.where((high > 0).all(1, keepdim=True), fitted, 0.0)
+
+
+def _read_masks(
+    edges: Tensor, masks: Tensor, weights: Tensor, boxes: Tensor, threshold: float, at_least: bool
+) -> Tensor:
+    """Each canvas within its box (D, 4), resized to (D, m, m): only the pixels that the resizing reads are drawn."""
+    side, device = masks.shape[-1], masks.device
+    target = torch.arange(side, device=device).expand(len(boxes), -1)
+    spans = [boxes[:, 2 + axis] - boxes[:, axis] for axis in (0, 1)]  # width, height
+    places = [_source(target, torch.zeros_like(span), torch.full_like(span, side), span) for span in spans]
+    points = []  # x and y of the pixels read: the lower of each sample, then the upper (D, 2m)
+    for axis, (lower, _) in enumerate(places):
+        upper = torch.minimum(lower + 1, (spans[axis][:, None].long() - 1).clamp(min=0))
+        points.append(torch.cat([lower, upper], 1) + boxes[:, axis, None].long())
+    canvas = masks.new_zeros((len(boxes), 2 * side, 2 * side))
+    pairs = ((weights > 0) & (boxes[:, 2] > 0)[:, None]).nonzero()
+    for owner, voter in (chunk.unbind(1) for chunk in pairs.split(PAIRS_AT_A_TIME)):
+        bits = _draw(edges[voter], masks[voter], points[1][owner], points[0][owner], threshold, at_least)
+        canvas.index_add_(0, owner, bits * weights[owner, voter][:, None, None])
+    (_, across), (_, down) = places
+    lines = canvas[:, :, :side] * (1 - across)[:, None] + canvas[:, :, side:] * across[:, None]  # (D, 2m, m)
+    return lines[:, :side] * (1 - down)[:, :, None] + lines[:, side:] * down[:, :, None]
+
+
+def _draw(edges: Tensor, masks: Tensor, y: Tensor, x: Tensor, threshold: float, at_least: bool) -> Tensor:
+    """1.0 where the masks (U, m, m), resized to whole-pixel `edges` (U, 4), are set, at rows (U, h), columns (U, w)."""
+    side = masks.shape[-1]
+    across, inside_x = _resize_weights(x, edges[:, 0], edges[:, 2], side)
+    down, inside_y = _resize_weights(y, edges[:, 1], edges[:, 3], side)
+    values = down @ (masks @ across.transpose(1, 2))  # (U, h, w)
+    bits = values >= threshold if at_least else values > threshold
+    return (bits & inside_y[:, :, None] & inside_x[:, None]).float()
+
+
+def _resize_weights(pixels: Tensor, start: Tensor, end: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """Bilinear weights (U, n, side) of `pixels` (U, n) in a row of `side` cells over [start, end), and which are in."""
+    length = (end - start).clamp(min=1)
+    lower, share = _source(pixels, start, length, torch.full_like(length, side))
+    weights = torch.zeros((*pixels.shape, side), device=pixels.device)
+    weights.scatter_add_(2, lower[..., None], (1 - share)[..., None])
+    weights.scatter_add_(2, (lower + 1).clamp(max=side - 1)[..., None], share[..., None])
+    return weights, (pixels >= start[:, None]) & (pixels < end[:, None])
+
+
+def _source(pixels: Tensor, start: Tensor, length: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
+    """The lower of the two cells (U, n) int64 that each pixel mixes, and the upper's share: OpenCV's arithmetic.
+
+    `side` (U,) cells are stretched over `length` (U,) pixels from `start` (U,) on; beyond the outermost centres their
+    own value goes on.
+    """
+    scale = side.double() / length.double().clamp(min=1)
+    at = ((pixels - start[:, None] + 0.5) * scale[:, None] - 0.5).float()
+    lower = at.floor()
+    top = (side[:, None] - 1).clamp(min=0)
+    share = torch.where((lower < 0) | (lower >= top), 0.0, at - lower)
+    return torch.minimum(lower.clamp(min=0), top).long(), share
+
+
+@vote_masks.register_fake
+def _(boxes, masks, weights, sizes, threshold, at_least, inclusive):
+    shape = weights.shape[:2]
+    return (
+        boxes.new_empty((*shape, 4), dtype=torch.float32),
+        boxes.new_empty((*shape, *masks.shape[2:]), dtype=torch.float32),
+        boxes.new_empty(shape, dtype=torch.bool),
+    )
+
+
+def vote_weights(
+    boxes: Tensor, scores: Tensor, valid: Tensor, kept: Tensor, labels: Tensor, kept_valid: Tensor, iou: float
+) -> Tensor:
+    """How much each candidate's vote counts for each detection (B, D, N), adding up to 1 for each that is valid.
+
+    Those vote that overlap the detection so much or more, each by its own probability of the detection's class.
+
+    Args:
+        boxes: (B, N, 4) xyxy pixels, half-open, of candidates; the detections are among them.
+        scores: (B, N, K) probabilities.
+        valid: (B, N) bool.
+        kept: (B, D) int64 into N, the detections.
+        labels: (B, D) int64 in [0, K).
+        kept_valid: (B, D) bool.
+    """
+    own = boxes.gather(1, kept[..., None].expand(-1, -1, 4))  # (B, D, 4)
+    voters = (box_iou(own, boxes) >= iou) & valid[:, None] & kept_valid[..., None]  # (B, D, N)
+    of_class = scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))  # (B, D, N)
+    votes = of_class * voters
+    return votes / votes.sum(-1, keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
+
+
+def average_masks(masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, iou: float) -> Tensor:
+    """Mask R-CNN's masks (B, D, m, m), each averaged with those of its class whose boxes overlap its own by `iou`.
+
+    A vote weighs as much as its score. The other's mask is read, bilinearly, where the detection's own cells have their
+    centres, and is 0 outside its box. Boxes and scores stay as they are.
+    """
+    side = masks.shape[-1]
+    same = (labels[:, :, None] == labels[:, None]) & valid[:, :, None] & valid[:, None]
+    votes = torch.where(same & (box_iou(boxes, boxes) >= iou), scores[:, None], 0.0)  # (B, D, voter)
+    votes = votes / votes.sum(-1, keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
+    cells = (torch.arange(side, device=masks.device) + 0.5) / side
+    samples = []
+    for axis in (1, 0):
+        start, extent = boxes[..., axis], boxes[..., axis + 2] - boxes[..., axis]  # (B, D)
+        points = start[..., None] + cells * extent[..., None]  # (B, D, m) pixels of the detection's cells
+        there = (points[:, :, None] - start[:, None, :, None]) / extent.clamp(min=1e-6)[:, None, :, None]
+        at = there * side - 0.5  # (B, D, voter, m) cells of the voter
+        inside = (there >= 0) & (there <= 1)
+        nearness = 1 - (at.clamp(0, side - 1)[..., None] - torch.arange(side, device=masks.device)).abs()
+        samples.append(nearness.clamp(min=0) * inside[..., None])  # (B, D, voter, m, m)
+    down, across = samples
+    read = down @ (masks[:, None] @ across.transpose(-1, -2))  # (B, D, voter, m, m)
+    return (read * votes[..., None, None]).sum(2).to(masks.dtype)
