@@ -34,7 +34,7 @@ def slow_vote(
     """One detection's box and mask, on a canvas of the whole image; None where nothing reaches 0.4."""
     canvas = np.zeros(size)
     for box, mask, weight in zip(boxes, masks, weights, strict=True):
-        x1, y1, x2, y2 = (int(round(float(value))) for value in box)
+        x1, y1, x2, y2 = (round(float(value)) for value in box)
         x2, y2 = x2 + inclusive, y2 + inclusive
         if weight > 0 and x2 > x1 and y2 > y1:
             canvas[y1:y2, x1:x2] += weight * (slow_resize(mask, y2 - y1, x2 - x1) >= 0.4)
