@@ -9,6 +9,7 @@ Letters: N detections of one image, m the side of a mask in its box.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from torch import Tensor
 
 from rcnn.data.images import read_image
 from rcnn.data.loader import Padding, pad_images
-from rcnn.data.transforms import resize_shortest
+from rcnn.data.transforms import resize_factor, resize_shortest
 from rcnn.models import Detector
+from rcnn.models.config import DetectorConfig, InputConfig
 from rcnn.models.inference import prepare_for_inference
 from rcnn.ops.coco_backend import encode_region
-from rcnn.ops.masks import Region, paste_regions
+from rcnn.ops.masks import Region
+from rcnn.ops.pasting import Paste, paste_as
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_detector
 
@@ -42,6 +45,7 @@ class ImageDetections:
     labels: np.ndarray  # (N,) int64 in [0, K)
     masks: np.ndarray | None = None  # (N, m, m) float32 probabilities, in the frame of their boxes
     keypoints: np.ndarray | None = None  # (N, J, 3) float32: x, y, score
+    paste: Paste = "accurate"  # how masks come into the image
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -62,7 +66,7 @@ class ImageDetections:
         if self.masks is None:
             return None
         masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
-        return paste_regions(masks, boxes, (self.height, self.width))
+        return paste_as(self.paste, masks, boxes, (self.height, self.width))
 
     def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K classes."""
@@ -111,7 +115,7 @@ class Predictor:
         """An image (3, h, w) resized as the checkpoint wants it, and its own (height, width). Threads may call it."""
         image = source if isinstance(source, Tensor) else read_image(source)
         settings = self.config.input
-        resized = resize_shortest(image, settings.min_size, settings.max_size, settings.resize)
+        resized = resize_shortest(image, settings.min_size, settings.max_size, settings.resize, settings.size_rounding)
         return resized, (image.shape[1], image.shape[2])
 
     def detect(self, images: Sequence[Tensor], originals: Sequence[tuple[int, int]]) -> list[ImageDetections]:
@@ -120,19 +124,21 @@ class Predictor:
         with torch.inference_mode():
             detections = self.detector.predict(batch).to("cpu")
         sizes = batch.sizes.tolist()
-        return [to_original(detections, i, (size[0], size[1]), originals[i]) for i, size in enumerate(sizes)]
+        return [
+            to_original(detections, i, (size[0], size[1]), originals[i], self.config) for i, size in enumerate(sizes)
+        ]
 
 
 def to_original(
-    detections: Detections, index: int, size: tuple[int, int], original: tuple[int, int]
+    detections: Detections, index: int, size: tuple[int, int], original: tuple[int, int], config: DetectorConfig
 ) -> ImageDetections:
     """Image `index` of a batch, from network input of (height, width) `size` to the `original` image.
 
-    The two axes scale each by their own factor, as rounding to whole pixels made them; boxes are then cut to the image,
-    and those left without area are dropped (Detectron2's detector_postprocess).
+    Boxes are multiplied as `rescale` says, then cut to the image, and those left without area are dropped (Detectron2's
+    detector_postprocess).
     """
-    (height, width), (resized_height, resized_width) = original, size
-    scale = np.array([width / resized_width, height / resized_height] * 2, dtype=np.float32)
+    height, width = original
+    scale = np.array(rescale(config.input, size, original) * 2, dtype=np.float32)
     limit = np.array([width, height] * 2, dtype=np.float32)
     boxes = np.clip(detections.boxes[index].float().numpy() * scale, 0, limit)
     keep = detections.valid[index].numpy() & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
@@ -148,7 +154,27 @@ def to_original(
         labels=detections.labels[index].numpy()[keep],
         masks=None if masks is None else masks[index].float().numpy()[keep],
         keypoints=points,
+        paste="accurate" if config.mask is None else config.mask.paste,
     )
+
+
+def rescale(settings: InputConfig, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
+    """What x and y of the network input, (height, width) `size`, are multiplied by to be those of the `original`.
+
+    Each axis has a factor of its own, as rounding to whole pixels made it; but older systems take one for both.
+    """
+    y, x = original[0] / size[0], original[1] / size[1]
+    match settings.rescale:
+        case "width":
+            return x, x
+        case "height":
+            return y, y
+        case "geometric":
+            return math.sqrt(x * y), math.sqrt(x * y)
+        case "factor":
+            factor = resize_factor(original, settings.min_size, settings.max_size, settings.size_rounding)
+            return 1 / factor, 1 / factor
+    return x, y
 
 
 def choose_device(device: str | torch.device) -> torch.device:

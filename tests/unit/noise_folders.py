@@ -34,6 +34,7 @@ class Model:
     min_size: int = 40
     max_size: int = 80
     resize: str = "antialias"
+    size_rounding: str = "round"
     divisor: int = 32
 
 

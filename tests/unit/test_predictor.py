@@ -46,7 +46,9 @@ def test_boxes_return_to_the_original_by_hand() -> None:
         valid=torch.tensor([[True, True, True, False]]),
         keypoints=torch.tensor([4.0, 8.0, 0.5]).expand(1, 4, 3, 3).clone(),
     )
-    found = to_original(detections, 0, (100, 200), (50, 400))  # y halves, x doubles; the third lies below the image
+    config = model_config("faster_rcnn_r50_fpn")
+    # y halves, x doubles; the third lies below the image
+    found = to_original(detections, 0, (100, 200), (50, 400), config)
     np.testing.assert_array_equal(found.boxes, [[20, 10, 60, 30], [0, 45, 400, 50]])
     np.testing.assert_array_equal(found.labels, [1, 0])
     np.testing.assert_allclose(found.scores, [0.9, 0.8])

@@ -21,7 +21,10 @@ from rcnn.ops.coco_backend import as_rle, rle_box, rle_mask
 from rcnn.ops.rle import mask_outline
 from rcnn.structures import Targets
 
-Masks = Literal["polygon", "bitmap", "soft_bitmap"]  # how a model wants true masks (its mask.target); None: not at all
+# how a model wants true masks (its mask.target): as outlines, or as bitmaps, of which it makes different things
+Masks = Literal[
+    "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
+]
 FEWEST_OBJECTS = 8  # the smallest G
 FEWEST_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
 
@@ -48,7 +51,7 @@ def make_sample(record: ImageRecord, image: Tensor, *, masks: Masks | None, keyp
         boxes=torch.from_numpy(record.boxes[learnt]),
         labels=torch.from_numpy(record.labels[learnt]),
         outlines=tuple(outline_edges(one) for one in segmentations) if masks == "polygon" else None,
-        bitmaps=_bitmaps(segmentations, size) if masks in ("bitmap", "soft_bitmap") else None,
+        bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
     )
 

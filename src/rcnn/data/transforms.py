@@ -21,7 +21,10 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as pixels
 
-Resize = Literal["antialias", "bilinear", "align_corners"]
+from rcnn.ops.opencv import resize_bilinear
+
+Resize = Literal["antialias", "bilinear", "align_corners", "opencv", "opencv_float"]
+Rounding = Literal["round", "floor", "factor", "factor_limit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,20 +89,32 @@ class Input(Protocol):
         ...
 
     @property
+    def size_rounding(self) -> Rounding:
+        """Of the resized sides, as `resized_size` says."""
+        ...
+
+    @property
     def divisor(self) -> int:
         """What sides are multiples of under exact padding."""
         ...
 
 
-def resized_size(size: tuple[int, int], min_size: int, max_size: int, kind: Resize) -> tuple[int, int]:
+def resized_size(
+    size: tuple[int, int], min_size: int, max_size: int, kind: Resize, rounding: Rounding = "round"
+) -> tuple[int, int]:
     """(height, width) after resizing `size`: the shorter side `min_size`, less where the longer would pass `max_size`.
 
-    Sides are rounded as the system rounds them whose resizing `kind` is: Detectron2 and D2Go to the nearest pixel,
-    torchvision down.
+    Sides are rounded as the system rounds them whose resizing `kind` is: Detectron2, D2Go and tensorpack to the nearest
+    pixel, torchvision down. With a `rounding` other than "round" they are those of `resize_factor`: rounded down, or to
+    the nearest pixel as OpenCV does it.
     """
     height, width = size
     short, long = min(size), max(size)
-    if kind != "bilinear":  # Detectron2's ResizeShortestEdge, operation by operation
+    if rounding != "round":
+        scale = resize_factor(size, min_size, max_size, rounding)
+        cut = int if rounding == "floor" else round  # round(), like OpenCV, gives a half to the even neighbour
+        rounded = cut(height * scale), cut(width * scale)
+    elif kind != "bilinear":  # Detectron2's ResizeShortestEdge, operation by operation
         scale = min_size / short
         new = (min_size, scale * width) if height < width else (scale * height, min_size)
         if max(new) > max_size:
@@ -112,18 +127,31 @@ def resized_size(size: tuple[int, int], min_size: int, max_size: int, kind: Resi
     return max(1, rounded[0]), max(1, rounded[1])
 
 
-def resize_shortest(image: Tensor, min_size: int, max_size: int, kind: Resize) -> Tensor:
+def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding: Rounding) -> float:
+    """What both sides of `size` are multiplied by, before any rounding; as the systems that use OpenCV compute it."""
+    factor = min_size / min(size)
+    long = factor * max(size)
+    return max_size / max(size) if (round(long) if rounding == "factor_limit" else long) > max_size else factor
+
+
+def resize_shortest(image: Tensor, min_size: int, max_size: int, kind: Resize, rounding: Rounding = "round") -> Tensor:
     """An image (3, H, W) uint8 resized to `resized_size`.
 
     antialias: Pillow's bilinear, bit for bit, uint8 (Detectron2). bilinear: between pixel centres without antialiasing,
     float32 (torchvision, which normalises first; both being linear, the order does not matter). align_corners: the same
-    with the corners' centres on each other (D2Go).
+    with the corners' centres on each other (D2Go). opencv: OpenCV's bilinear, bit for bit, uint8 (tensorpack when it
+    predicts, chainer-mask-rcnn); opencv_float: on floats (DeNA, FCIS in Chainer, Detectron, mask-faster-rcnn).
     """
-    return resize_image(image, resized_size((image.shape[1], image.shape[2]), min_size, max_size, kind), kind)
+    size = image.shape[1], image.shape[2]
+    factor = resize_factor(size, min_size, max_size, rounding) if rounding in ("factor", "factor_limit") else None
+    return resize_image(image, resized_size(size, min_size, max_size, kind, rounding), kind, factor)
 
 
-def resize_image(image: Tensor, size: tuple[int, int], kind: Resize) -> Tensor:
-    """An image (3, H, W) uint8 at `size` (height, width); `kind` as in `resize_shortest`."""
+def resize_image(image: Tensor, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Tensor:
+    """An image (3, H, W) uint8 at `size` (height, width); `kind` as in `resize_shortest`.
+
+    OpenCV's kinds take samples 1 / `factor` pixels apart, where it is given, whatever `size` was rounded to.
+    """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(f"an image is {tuple(image.shape)} {image.dtype}, wanted (3, H, W) uint8")
     if kind == "antialias":
@@ -131,12 +159,17 @@ def resize_image(image: Tensor, size: tuple[int, int], kind: Resize) -> Tensor:
             return image
         rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
         return torch.from_numpy(np.array(rows.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    if kind in ("opencv", "opencv_float"):
+        return resize_bilinear(image if kind == "opencv" else image.float(), size, factor)
     planes = image.contiguous()[None].float()  # for floats twice as fast as channels last
     return F.interpolate(planes, size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
 
 
-def resize(sample: Sample, size: tuple[int, int], kind: Resize) -> Sample:
-    """A sample at `size` (height, width); each axis is scaled by its own factor, which rounding made."""
+def resize(sample: Sample, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Sample:
+    """A sample at `size` (height, width); each axis of its objects is scaled by its own factor, which rounding made.
+
+    `factor`: that of the image's samples, as in `resize_image`.
+    """
     y, x = size[0] / sample.size[0], size[1] / sample.size[1]
     bitmaps = sample.bitmaps
     if bitmaps is not None:
@@ -148,7 +181,7 @@ def resize(sample: Sample, size: tuple[int, int], kind: Resize) -> Sample:
         keypoints = (keypoints.double() * torch.tensor([x, y, 1], dtype=torch.float64)).float()
     return replace(
         sample,
-        image=resize_image(sample.image, size, kind),
+        image=resize_image(sample.image, size, kind, factor),
         boxes=(sample.boxes.double() * torch.tensor([x, y, x, y], dtype=torch.float64)).float(),
         outlines=None if sample.outlines is None else tuple(edges * (x, y, x, y, 1) for edges in sample.outlines),
         bitmaps=bitmaps,
@@ -159,9 +192,12 @@ def resize(sample: Sample, size: tuple[int, int], kind: Resize) -> Sample:
 def _nearest(old: int, new: int, kind: Resize) -> Tensor:
     """For each of `new` pixels of a line, which of its `old` pixels a resized bitmap takes: (new,) int64.
 
-    torchvision's that at floor(x scale), in float32; Detectron2's, by Pillow, that which holds the new pixel's centre.
+    torchvision's that at floor(x scale), in float32, OpenCV's the same in float64; Detectron2's, by Pillow, that which
+    holds the new pixel's centre.
     """
-    if kind == "bilinear":
+    if kind in ("opencv", "opencv_float"):
+        places = torch.arange(new, dtype=torch.float64) * (old / new)
+    elif kind == "bilinear":
         places = torch.arange(new, dtype=torch.float32) * (old / new)
     else:  # step by step as Pillow adds them up, whose rounding decides where a centre falls between two pixels
         places = torch.from_numpy(np.add.accumulate([0.5 * old / new] + [old / new] * (new - 1)))
@@ -217,7 +253,12 @@ def augment(
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
     if settings.jitter:  # while it is uint8: torchvision takes floats to end at 1
         sample = replace(sample, image=jitter(sample.image, *factors))
-    sample = resize(sample, resized_size(sample.size, side, model.max_size, model.resize), model.resize)
+    rounding = model.size_rounding
+    size = resized_size(sample.size, side, model.max_size, model.resize, rounding)
+    factor = (
+        resize_factor(sample.size, side, model.max_size, rounding) if rounding in ("factor", "factor_limit") else None
+    )
+    sample = resize(sample, size, model.resize, factor)
     return flip(sample, pairs) if mirrored else sample
 
 

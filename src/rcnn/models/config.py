@@ -20,7 +20,10 @@ class InputConfig:
     # antialias: Pillow's bilinear on uint8 (Detectron2); bilinear: on floats, without antialiasing (torchvision);
     # align_corners: the same with corners aligned (D2Go); opencv: OpenCV's bilinear on uint8; opencv_float: on floats
     resize: Literal["antialias", "bilinear", "align_corners", "opencv", "opencv_float"] = "antialias"
-    size_rounding: Literal["round", "floor"] = "round"  # of the resized sides (floor: FCIS in Chainer)
+    # of the resized sides: to the nearest pixel, down (FCIS in Chainer), or as OpenCV rounds those of a factor, which
+    # then spaces the samples itself (chainer-mask-rcnn, DeNA); factor_limit: the longer side is rounded before it is
+    # compared with max_size, too (Detectron, mask-faster-rcnn)
+    size_rounding: Literal["round", "floor", "factor", "factor_limit"] = "round"
     # what boxes are divided by on their way back to the file's pixels: each axis by its own factor; both by that of the
     # width (ChainerCV) or of the height (chainer-fcis), by the mean of the two (tensorpack), by the one before rounding
     rescale: Literal["axes", "width", "height", "geometric", "factor"] = "axes"
@@ -50,6 +53,22 @@ class ResNetConfig:
     # strided convolutions: as PyTorch; 3 left and 2 right (tensorpack's AlignPadding); 2 left and 3 right (TensorFlow)
     padding: Literal["symmetric", "align", "tensorflow"] = "symmetric"
     res5_dilation: Literal[1, 2] = 1  # 2: res5 keeps the stride of 16, its 3x3 convolutions dilated (DC5, FCIS)
+    res5_stride: Literal[1, 2] = 2  # of an undilated res5; 1: as a head, on regions of 7x7 (mask-faster-rcnn)
+
+    def __post_init__(self) -> None:
+        if self.blocks and (len(self.blocks) != 4 or min(self.blocks) < 1):
+            raise ValueError(f"backbone.blocks is {self.blocks}; wanted four numbers, for res2, res3, res4 and res5")
+        if not self.stages or self.stages != (2, 3, 4, 5)[: len(self.stages)]:
+            raise ValueError(f"backbone.stages is {self.stages}; wanted (2, 3, 4, 5), or the first of them")
+        if not 0 <= self.frozen_stages <= 5:
+            raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; wanted 0 (nothing) to 5 (all)")
+        if self.trained_affine and self.norm != "frozen_bn":
+            raise ValueError(f"backbone.trained_affine is for norm=frozen_bn; norm={self.norm} trains its own anyway")
+        if self.padding != "symmetric" and self.stem_pool != "padded":
+            raise ValueError(
+                f"backbone.padding={self.padding} says how the stem pools, too, and so does "
+                f"backbone.stem_pool={self.stem_pool}: leave out one of the two"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,16 +175,21 @@ class RPNConfig:
     post_nms_train: int = 1000  # proposals kept, an image (all levels together)
     post_nms: int = 1000
     proposals: Literal["level", "joint"] = "level"  # pre_nms and NMS for each level, or for all together (tensorpack)
-    min_size: float = 0.0  # proposals with a side not longer than this are dropped, pixels
+    # MXNet's FCIS takes proposals from the map's cells that lie wholly in the image alone
+    whole_cells: bool = False
+    # proposals with a side not longer than this are dropped, pixels (inclusive boxes: with one shorter than this)
+    min_size: float = 0.0
     min_size_original: bool = False  # these are pixels of the file, not of the network's input (Chainer)
-    max_log_scale: float = MAX_LOG_SCALE  # logarithms of the predicted scales are cut here
+    max_log_scale: float = MAX_LOG_SCALE  # logarithms of the predicted scales are cut here; 100: nowhere
     smooth_l1_beta: float = 0.0  # 0: plain L1
-    # what the losses are divided by: the batch size, whatever was sampled (Detectron2), or the number sampled
-    normalizer: Literal["batch_size", "sampled"] = "batch_size"
+    # what the losses are divided by: the batch size, whatever was sampled (Detectron2, tensorpack); the number sampled
+    # (torchvision, Chainer, mask-faster-rcnn); or that for the scores alone (MXNet's FCIS)
+    normalizer: Literal["batch_size", "sampled", "sampled_objectness"] = "batch_size"
 
 
-# roi_align: He et al. 2017; roi_pool: the maximum of rounded bins (Girshick 2015); crop_resize: bilinear, one sample a
-# bin (RoIWarp: Dai et al. 2016); affine: samples from border to border, both included (mask-faster-rcnn)
+# roi_align: He et al. 2017; roi_pool: the maximum of rounded bins (Girshick 2015); crop_resize: cut out at whole cells
+# of the map, then resized (chainer-mask-rcnn); affine: bilinear samples from border to border, both included, zeros
+# outside the map (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016)
 Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine"]
 
 
@@ -208,6 +232,11 @@ class BoxHeadConfig:
     cap: Literal["best", "unsorted"] = "best"
     min_size: float = -1.0  # detections with a side not longer than this are dropped, pixels; -1: none
 
+    @property
+    def most_objects(self) -> int:
+        """How many regions of an image are objects at most, of those sampled for the loss."""
+        return max(1, int(self.batch_size * self.positive_fraction))
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaskHeadConfig:
@@ -225,8 +254,11 @@ class MaskHeadConfig:
     aligned: bool = True
     # true masks in a region's frame: outlines filled as pycocotools does (Detectron2);
     # bitmaps sampled and cut at one half (Detectron2's bitmask); or sampled only (torchvision); or one sample a cell
-    # (tensorpack); or cut out at whole pixels and resized (Chainer)
-    target: Literal["polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap"] = "polygon"
+    # (tensorpack); or cut out at whole pixels and resized: bilinear and cut at one half (chainer-mask-rcnn), so in
+    # integers (DeNA), or nearest (mask-faster-rcnn)
+    target: Literal[
+        "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
+    ] = "polygon"
     # how a predicted mask comes into the image: sampled at each pixel's centre; or enlarged by a border of zeros and
     # resized to whole pixels (Detectron, Chainer); the same into the box cut to the image (DeNA); resized to the
     # rounded box (tensorpack's fast way); or stretched to its own range first (mask-faster-rcnn)
@@ -246,6 +278,8 @@ class CascadeConfig:
     )
     loss_weights: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the stages; the paper and MMDetection take 1, .5, .25
     feature_gradient: float = 1 / 3  # each stage's gradient into the features is multiplied by it (Detectron2)
+    # of the stages: the softmaxes (paper, Detectron2, tensorpack), or the logits before one softmax (MMDetection)
+    average: Literal["probabilities", "logits"] = "probabilities"
     # regions of the later stages: all boxes of the stage before (Detectron2, tensorpack), or a new sample of them with
     # the true boxes added (MMDetection)
     resample: bool = False
@@ -337,5 +371,6 @@ class DetectorConfig:
     keypoint: KeypointHeadConfig | None = None
     fcis: FCISConfig | None = None  # in place of box and mask, which then are not used
     # half_open: width = x2 - x1; inclusive: width = x2 - x1 + 1 (Detectron, MXNet's FCIS); inclusive_loose: the same,
-    # but decoded boxes are a pixel larger (mask-faster-rcnn)
+    # but decoded boxes are a pixel larger (mask-faster-rcnn). Our tensors are half open all the same, ending where the
+    # last pixel ends (their x2 + 1): models/box_rules.py says why that is equal, and does what is not
     boxes: Literal["half_open", "inclusive", "inclusive_loose"] = "half_open"

@@ -15,6 +15,7 @@ from rcnn.models.backbones.fbnet import mask_blocks
 from rcnn.models.config import BackboneConfig, FBNetConfig, MaskHeadConfig
 from rcnn.models.layers import Conv2d, init_linear, zero_bias
 from rcnn.models.regions import Regions, pool_regions
+from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.masks import crop_bitmaps
 from rcnn.ops.polygons import crop_polygons
@@ -55,13 +56,18 @@ class MaskHead(nn.Module):
         self.logits = nn.Conv2d(channels, num_classes, 1)
         init_linear(self.logits, std=0.001)
 
-    def losses(self, features: dict[str, Tensor], regions: Regions, targets: Targets, most: int) -> dict[str, Tensor]:
-        """Binary cross-entropy of each object's own class (section 3); an image has at most `most` objects."""
+    def losses(
+        self, features: dict[str, Tensor], regions: Regions, targets: Targets, most: int, sizes: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Binary cross-entropy of each object's own class (section 3); an image has at most `most` objects.
+
+        `sizes` (B, 2) are the images' own, without padding; None: all is image.
+        """
         objects = regions.objects(most)
         maps = objects.features
         maps = self.pool(features, objects.boxes, objects.positive) if maps is None else maps.flatten(0, 1)
         logits = self.of_class(maps, objects.labels.clamp(max=self.logits.out_channels - 1))  # (B, R, m, m)
-        wanted = self.targets(objects, targets, size=logits.shape[-1])
+        wanted = self.targets(objects, targets, logits.shape[-1], sizes)
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))  # (B, R)
         drawn = objects.positive & self.outlined(targets).gather(1, objects.matched)
         return {"mask": (loss * drawn).sum() / drawn.sum().clamp(min=1)}
@@ -97,7 +103,7 @@ class MaskHead(nn.Module):
         return targets.valid if targets.bitmaps is None else targets.bitmaps.flatten(2).any(-1)
 
     @torch.no_grad()
-    def targets(self, regions: Regions, targets: Targets, size: int) -> Tensor:
+    def targets(self, regions: Regions, targets: Targets, size: int, sizes: Tensor | None = None) -> Tensor:
         """True masks (B, R, size, size) float32 in each region's frame."""
         matched, boxes, positive = regions.matched, regions.boxes, regions.positive
         if self.config.target == "polygon":
@@ -106,5 +112,16 @@ class MaskHead(nn.Module):
             return crop_polygons(targets.polygons, matched, boxes, positive, size)
         if targets.bitmaps is None:
             raise ValueError(f"mask.target={self.config.target} needs Targets.bitmaps; the batch has none")
-        soft = self.config.target == "soft_bitmap"
-        return crop_bitmaps(targets.bitmaps, matched, boxes, positive, size, not soft, None if soft else 0.5)
+        match self.config.target:
+            case "bitmap":
+                return crop_bitmaps(targets.bitmaps, matched, boxes, positive, size, True, 0.5)
+            case "soft_bitmap":
+                return crop_bitmaps(targets.bitmaps, matched, boxes, positive, size, False, None)
+            case "sampled_bitmap":
+                return cut_bitmaps(targets.bitmaps, matched, boxes, positive, size, "sampled", sizes)
+            case "resized_bitmap":
+                return cut_bitmaps(targets.bitmaps, matched, boxes, positive, size, "resized", sizes)
+            case "truncated_bitmap":
+                return cut_bitmaps(targets.bitmaps, matched, boxes, positive, size, "truncated", sizes)
+            case "nearest_bitmap":
+                return cut_bitmaps(targets.bitmaps, matched, boxes, positive, size, "nearest", sizes)

@@ -1,0 +1,55 @@
+"""OpenCV's bilinear resize without OpenCV, as the systems before torchvision prepared their images.
+
+A pixel's value sits at its centre, samples beyond the border take the border's value, nothing is averaged when an image
+shrinks. On uint8 OpenCV counts in integers, with 11 bits for a weight; so do we, to the same grey levels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+ONE = 2048  # a weight of 1, in OpenCV's fixed point
+
+
+def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None = None) -> Tensor:
+    """An image (C, H, W), uint8 or float32, at `size` (height, width), in its own type.
+
+    Args:
+        image: the pixels.
+        size: of the result.
+        factor: how much larger the result is taken to be (cv2.resize with fx = fy = factor, whose `size` is rounded and
+            so does not quite fit the samples' places); None: what the two sizes say, each axis by its own.
+    """
+    height, width = image.shape[1:]
+    rows, row_part = _places(height, size[0], factor)
+    columns, column_part = _places(width, size[1], factor)
+    # beyond the border a column is the border's alone; a row is mixed with itself
+    inside = (columns >= 0) & (columns < width - 1)
+    column_part = torch.where(inside, column_part, 0.0)
+    columns = columns.clamp(0, width - 1)
+    upper, lower = rows.clamp(0, height - 1), (rows + 1).clamp(0, height - 1)
+    used = torch.unique(torch.cat([upper, lower]))
+    source = image[:, used]
+    left, right = source[:, :, columns], source[:, :, (columns + 1).clamp(max=width - 1)]  # (C, rows used, w)
+    upper, lower = torch.searchsorted(used, upper), torch.searchsorted(used, lower)
+    if image.dtype == torch.uint8:
+        x0, x1, y0, y1 = (_fixed(part) for part in (1 - column_part, column_part, 1 - row_part, row_part))
+        # 22 bits of fraction would not fit beside 16 of a product: OpenCV drops 4, then 16, and rounds the last 2
+        across = (left.int() * x0 + right.int() * x1) >> 4
+        down = ((across[:, upper] * y0[:, None]) >> 16) + ((across[:, lower] * y1[:, None]) >> 16)
+        return ((down + 2) >> 2).clamp(0, 255).to(torch.uint8)
+    across = left * (1 - column_part) + right * column_part
+    return across[:, upper] * (1 - row_part)[:, None] + across[:, lower] * row_part[:, None]
+
+
+def _places(old: int, new: int, factor: float | None) -> tuple[Tensor, Tensor]:
+    """For each of `new` pixels of a line the pixel (new,) int64 at or before it, and how far it is past that one."""
+    step = 1.0 / (new / old if factor is None else factor)
+    place = ((torch.arange(new, dtype=torch.float64) + 0.5) * step - 0.5).float()
+    first = place.floor()
+    return first.long(), place - first
+
+
+def _fixed(part: Tensor) -> Tensor:
+    return (part * ONE).round().int()

@@ -1,0 +1,79 @@
+"""Predicted masks into their image the way the systems before Detectron2 did it: resized to whole pixels.
+
+`rcnn.ops.masks.paste_regions` is the accurate way (Detectron2, tensorpack, torchvision nearly so). Letters: N masks of
+one image, m the side of a mask in its box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcnn.ops.masks import Region, paste_regions
+from rcnn.ops.opencv import resize_bilinear
+
+Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched"]
+STRETCHED_CUT = 122  # of 255, above which mask-faster-rcnn sets a pixel
+
+
+def paste_as(kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Region]:
+    """The part of an image of `size` (H, W) that each mask (N, m, m) in [0, 1] of a box (N, 4) xyxy pixels sets.
+
+    accurate: bilinear at each pixel's centre, set from one half on.
+    padded: a border of zeros, the box as much larger, cut to whole numbers, both ends belonging to it; resized, set
+    above one half (Detectron, chainer-mask-rcnn).
+    squeezed: the same, but the whole mask goes into what the image shows of that box (DeNA).
+    rounded: resized to the pixels whose centres the box holds, set above one half (tensorpack's fast way).
+    stretched: to the whole numbers of the box, after each mask's least value became 0 and its largest 255; set above
+    122 (mask-faster-rcnn, by Pillow).
+    """
+    if kind == "accurate":
+        yield from paste_regions(masks, boxes, size)
+        return
+    for mask, box in zip(masks.detach().float().cpu(), boxes.detach().float().cpu(), strict=True):
+        if not bool(torch.isfinite(box).all()):
+            yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box that has no place sets nothing
+        elif kind == "stretched":
+            yield _stretched(mask, box, size)
+        elif kind == "rounded":
+            x0, y0 = int(box[0] + 0.5), int(box[1] + 0.5)
+            x1, y1 = max(x0, int(box[2] - 0.5)), max(y0, int(box[3] - 0.5))
+            yield _resized(mask, (x0, y0, x1, y1), size)
+        else:
+            padded = torch.nn.functional.pad(mask, (1, 1, 1, 1))
+            grown = padded.shape[-1] / mask.shape[-1]
+            centre, half = (box[2:] + box[:2]) * 0.5, (box[2:] - box[:2]) * 0.5 * grown
+            x0, y0, x1, y1 = (int(value) for value in torch.cat([centre - half, centre + half]))
+            if kind == "squeezed":
+                x0, y0, x1, y1 = max(x0, 0), max(y0, 0), min(x1, size[1] - 1), min(y1, size[0] - 1)
+            yield _resized(padded, (x0, y0, max(x0, x1), max(y0, y1)), size)
+
+
+def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
+    """`mask` over the pixels of `window` x0 y0 x1 y1, the last ones included, as far as the image has them."""
+    x0, y0, x1, y1 = window
+    if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
+        return Region(0, 0, np.zeros((0, 0), np.bool_))
+    set_there = (resize_bilinear(mask[None], (y1 - y0 + 1, x1 - x0 + 1))[0] > 0.5).numpy()
+    inside = set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0]
+    return Region(max(0, x0), max(0, y0), inside)
+
+
+def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:
+    """scipy.misc.imresize of 255 times the mask: stretched to all grey levels, then resized by Pillow's bilinear."""
+    limit = box.new_tensor([size[1] - 1, size[0] - 1, size[1] - 1, size[0] - 1])
+    x0, y0, x1, y1 = torch.minimum(box.clamp(min=0), limit).tolist()
+    height, width = int(y1 - y0 + 1), int(x1 - x0 + 1)
+    if height < 1 or width < 1:
+        return Region(0, 0, np.zeros((0, 0), np.bool_))
+    values = mask.numpy() * np.float32(255)
+    low, high = values.min(), values.max()
+    levels = (values - low) * (255.0 / ((high - low) or 1.0)) + 0.5
+    grey = Image.fromarray(levels.clip(0, 255).astype(np.uint8))
+    pasted = np.asarray(grey.resize((width, height), Image.Resampling.BILINEAR)) > STRETCHED_CUT
+    return Region(int(x0), int(y0), pasted[: size[0] - int(y0), : size[1] - int(x0)])
