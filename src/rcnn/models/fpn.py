@@ -36,6 +36,6 @@ class FPN(nn.Module):
 
 
 def _conv(in_channels: int, out_channels: int, kernel: int, config: FPNConfig) -> Conv2d:
-    conv = Conv2d(in_channels, out_channels, kernel, norm=config.norm)
+    conv = Conv2d(in_channels, out_channels, kernel, norm=config.norm, bias=config.conv_bias or None)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     return conv

@@ -2,85 +2,128 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcnn.models.config import ResNetConfig
-from rcnn.models.layers import Conv2d, Norm
+from rcnn.models.backbones.backbone import Backbone
+from rcnn.models.config import Norm, ResNetConfig
+from rcnn.models.layers import Conv2d, Padding, border
 
-BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # blocks of res2, res3, res4, res5
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks of res2, res3, res4, res5
+
+
+class ConvOptions(TypedDict):
+    """What all convolutions of one network have in common."""
+
+    norm: Norm
+    eps: float
+    trained_affine: bool
+    padding: Padding
+
+
+def conv_options(config: ResNetConfig) -> ConvOptions:
+    """The part of `config` that its convolutions see."""
+    return {
+        "norm": config.norm,
+        "eps": config.norm_eps,
+        "trained_affine": config.trained_affine,
+        "padding": config.padding,
+    }
 
 
 class Stem(nn.Module):
     """7x7 convolution and 3x3 max pooling, each of stride 2."""
 
-    def __init__(self, *, norm: Norm, eps: float) -> None:
+    def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        self.conv1 = Conv2d(3, 64, 7, stride=2, norm=norm, eps=eps, relu=True)
+        self.conv1 = Conv2d(3, 64, 7, stride=2, relu=True, **conv_options(config))
+        self.border = border(3, 2, config.padding)
+        self.padding = 0 if self.border is not None or config.stem_pool == "unpadded_ceil" else 1
+        self.ceil = config.stem_pool != "padded"
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.max_pool2d(self.conv1(x), kernel_size=3, stride=2, padding=1)
+        x = self.conv1(x)
+        if self.border is not None:
+            x = F.pad(x, self.border)  # zeros, which no maximum of what a ReLU gives will choose wrongly
+        return F.max_pool2d(x, kernel_size=3, stride=2, padding=self.padding, ceil_mode=self.ceil)
 
 
 class Bottleneck(nn.Module):
     """1x1 down, 3x3, 1x1 up, added to the input (or to its projection where the shape changes)."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, stride: int, stride_in_1x1: bool, norm: Norm, eps: float
+        self, in_channels: int, out_channels: int, *, width: int, stride: int, dilation: int, config: ResNetConfig
     ) -> None:
         super().__init__()
-        width = out_channels // 4
-        first, second = (stride, 1) if stride_in_1x1 else (1, stride)
+        options = conv_options(config)
+        first, second = (stride, 1) if config.stride_in_1x1 else (1, stride)
         self.shortcut = (
-            Conv2d(in_channels, out_channels, 1, stride=stride, norm=norm, eps=eps)
-            if in_channels != out_channels
-            else None
+            Conv2d(in_channels, out_channels, 1, stride=stride, **options) if in_channels != out_channels else None
         )
-        self.conv1 = Conv2d(in_channels, width, 1, stride=first, norm=norm, eps=eps, relu=True)
-        self.conv2 = Conv2d(width, width, 3, stride=second, norm=norm, eps=eps, relu=True)
-        self.conv3 = Conv2d(width, out_channels, 1, norm=norm, eps=eps)
+        self.conv1 = Conv2d(in_channels, width, 1, stride=first, relu=True, **options)
+        self.conv2 = Conv2d(
+            width, width, 3, stride=second, dilation=dilation, groups=config.groups, relu=True, **options
+        )
+        self.conv3 = Conv2d(width, out_channels, 1, **options)
+        self._begin_as_identity(config.norm)
+
+    def _begin_as_identity(self, norm: Norm) -> None:
+        """A block begins as its shortcut alone (Goyal et al. 2017; Wu and He 2018, section 4.1; tensorpack).
+
+        Not with frozen norms: their scales come from a file, and without one they would stay 0.
+        """
+        if norm == "none":
+            nn.init.zeros_(self.conv3.weight)
+        elif norm != "frozen_bn" and self.conv3.norm is not None:
+            nn.init.zeros_(self.conv3.norm.weight)
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return F.relu_(self.conv3(self.conv2(self.conv1(x))) + shortcut)
 
 
+def stage_stride(number: int, config: ResNetConfig) -> int:
+    """How many times smaller res`number` makes the map: res2 follows the pooling, a dilated res5 keeps the size."""
+    if number == 5 and config.res5_dilation == 2:
+        return 1
+    return {2: 1, 3: 2, 4: 2, 5: config.res5_stride}[number]
+
+
 def build_stage(number: int, config: ResNetConfig) -> nn.Sequential:
-    """res`number`, 2 to 5: its first block halves the map (but res2's, which follows the pooling)."""
+    """res`number`, 2 to 5: (N, C/2, h, w) -> (N, C, h/2, w/2), C of 256 to 2048, by its blocks."""
     out_channels = 256 * 2 ** (number - 2)
     in_channels = 64 if number == 2 else out_channels // 2
     blocks = []
-    for index in range(BLOCKS[config.depth][number - 2]):
+    for index in range((config.blocks or BLOCKS[config.depth])[number - 2]):
         blocks.append(
             Bottleneck(
                 in_channels if index == 0 else out_channels,
                 out_channels,
-                stride=2 if index == 0 and number > 2 else 1,
-                stride_in_1x1=config.stride_in_1x1,
-                norm=config.norm,
-                eps=config.norm_eps,
+                width=config.groups * config.width_per_group * 2 ** (number - 2),
+                stride=stage_stride(number, config) if index == 0 else 1,
+                dilation=config.res5_dilation if number == 5 else 1,
+                config=config,
             )
         )
     return nn.Sequential(*blocks)
 
 
-class ResNet(nn.Module):
+class ResNet(Backbone):
     """Images (B, 3, H, W) -> {"c2": (B, 256, H/4, W/4), "c3": (B, 512, H/8, W/8), ...} for the stages built."""
 
     def __init__(self, config: ResNetConfig) -> None:
         super().__init__()
-        self.stem = Stem(norm=config.norm, eps=config.norm_eps)
+        self.stem = Stem(config)
         self.stages = config.stages
+        self.channels, self.strides = {}, {}
+        stride = 4
         for number in config.stages:
             self.add_module(f"res{number}", build_stage(number, config))
-        self.channels = {f"c{n}": 256 * 2 ** (n - 2) for n in config.stages}
-        self.strides = {f"c{n}": 2**n for n in config.stages}
-        self._freeze(config.frozen_stages)
-
-    def _freeze(self, stages: int) -> None:
-        frozen = [self.stem, *(getattr(self, f"res{n}") for n in self.stages)][:stages]
-        for module in frozen:
-            module.requires_grad_(False)
+            stride *= stage_stride(number, config)
+            self.channels[f"c{number}"], self.strides[f"c{number}"] = 256 * 2 ** (number - 2), stride
+        self.freeze([self.stem, *(getattr(self, f"res{n}") for n in self.stages)][: config.frozen_stages])
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)

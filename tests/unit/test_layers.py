@@ -1,0 +1,182 @@
+"""The convolution with its norm, against torch's own layers one after another; how norms fold and freeze."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from rcnn.models.config import Norm
+from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm
+
+NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "none")
+
+
+def disturbed(module: nn.Module, seed: int = 0) -> nn.Module:
+    """Scales, shifts and statistics drawn at random: as built, a norm does nothing that could be seen."""
+    generator = torch.Generator().manual_seed(seed)
+    for layer in module.modules():
+        for name, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
+            if name in {"weight", "running_var"} and value.ndim == 1:
+                value.data.uniform_(0.5, 1.5, generator=generator)
+            elif name in {"bias", "running_mean"}:
+                value.data.normal_(0, 0.3, generator=generator)
+    return module
+
+
+def by_torch(conv: Conv2d, x: Tensor, *, training: bool) -> Tensor:
+    """What `conv` should compute, by functions of torch, one after another."""
+    y = F.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if conv.norm_after_relu:
+        y = y.relu()
+    norm = conv.norm
+    if isinstance(norm, nn.GroupNorm):
+        y = F.group_norm(y, 32, norm.weight, norm.bias, norm.eps)
+    elif norm is not None:
+        trained = training and not isinstance(norm, FrozenBatchNorm2d)
+        mean, variance = norm.running_mean.clone(), norm.running_var.clone()
+        y = F.batch_norm(y, mean, variance, norm.weight, norm.bias, training=trained, eps=norm.eps)
+    return y.relu() if conv.relu and not conv.norm_after_relu else y
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("norm_after_relu", [False, True])
+@pytest.mark.parametrize("bias", [None, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_convolution_equals_torchs_layers(
+    norm: Norm, bias: bool | None, norm_after_relu: bool, training: bool
+) -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(6, 64, 3, stride=2, norm=norm, bias=bias, relu=True, norm_after_relu=norm_after_relu, eps=1e-3)
+    disturbed(conv).train(training)
+    x = torch.randn(2, 6, 9, 11, requires_grad=True)
+    wanted = by_torch(conv, x, training=training)
+    push = torch.randn_like(wanted)
+    parameters = [x, *conv.parameters()]
+    wanted_gradients = torch.autograd.grad((wanted * push).sum(), parameters)
+    found = conv(x)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    for mine, theirs in zip(torch.autograd.grad((found * push).sum(), parameters), wanted_gradients, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_dilation_and_groups_keep_the_size() -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(64, 64, 3, dilation=2, groups=32)
+    x = torch.randn(1, 64, 13, 8)
+    assert conv(x).shape == x.shape
+    torch.testing.assert_close(conv(x), F.conv2d(x, conv.weight, conv.bias, padding=2, dilation=2, groups=32))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_there_is_a_bias_exactly_where_there_is_no_norm_unless_told(norm: Norm) -> None:
+    assert (Conv2d(4, 32, 1, norm=norm).bias is not None) == (norm == "none")
+    assert Conv2d(4, 32, 1, norm=norm, bias=True).bias is not None
+    assert Conv2d(4, 32, 1, norm=norm, bias=False).bias is None
+
+
+@pytest.mark.parametrize("bias", [None, True])
+@pytest.mark.parametrize("norm", NORMS)
+def test_folding_keeps_the_values_and_removes_every_norm_that_is_fixed(norm: Norm, bias: bool | None) -> None:
+    torch.manual_seed(0)
+    conv = disturbed(Conv2d(5, 32, 3, norm=norm, bias=bias, relu=True)).eval()
+    x = torch.randn(2, 5, 7, 7)
+    wanted = conv(x)
+    conv.fold_norm()
+    assert (conv.norm is None) == (norm != "gn")
+    torch.testing.assert_close(conv(x), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_norm_after_the_relu_is_not_folded() -> None:
+    conv = disturbed(Conv2d(5, 32, 3, norm="frozen_bn", relu=True, norm_after_relu=True))
+    x = torch.randn(2, 5, 7, 7)
+    wanted = conv(x)
+    conv.fold_norm()
+    assert conv.norm is not None
+    assert torch.equal(conv(x), wanted)
+
+
+def test_trained_scale_and_shift_of_fixed_statistics_have_gradients_and_the_same_names() -> None:
+    fixed, trained = Conv2d(3, 32, 1, norm="frozen_bn"), Conv2d(3, 32, 1, norm="frozen_bn", trained_affine=True)
+    assert set(fixed.state_dict()) == set(trained.state_dict())
+    assert isinstance(trained.norm, AffineBatchNorm2d)
+    trained.train()(torch.randn(2, 3, 4, 4)).square().sum().backward()
+    assert trained.norm.weight.grad is not None
+    assert float(trained.norm.weight.grad.abs().sum()) > 0
+    assert float(trained.norm.bias.grad.abs().sum()) > 0
+    assert torch.equal(trained.norm.running_mean, torch.zeros(32))
+    assert [name for name, _ in fixed.named_parameters()] == ["weight"]
+
+
+def test_channels_that_make_no_32_groups_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"32 groups.*48 channels"):
+        build_norm("gn", 48)
+    with pytest.raises(ValueError, match="16 channels"):
+        build_norm("gn", 16)
+
+
+def test_a_synchronised_norm_alone_is_batch_norm() -> None:
+    torch.manual_seed(0)
+    mine, theirs = SyncBatchNorm2d(8), nn.BatchNorm2d(8)
+    for _ in range(3):
+        x = 3 * torch.randn(4, 8, 5, 5) + 1
+        torch.testing.assert_close(mine(x), theirs(x), atol=1e-6, rtol=1e-6)
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(mine.state_dict()[name], value)
+
+
+def _synced(rank: int, folder: str, batch: Tensor, push: Tensor) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    norm = disturbed(SyncBatchNorm2d(4))
+    x = batch[rank : rank + 2 if rank else 1].clone().requires_grad_()  # one image here, two there
+    y = norm(x)
+    (y * push[rank : rank + 2 if rank else 1]).sum().backward()
+    torch.save({"y": y.detach(), "x": x.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_normalise_by_their_common_batch(tmp_path: object) -> None:
+    torch.manual_seed(1)
+    batch, push = 5 * torch.randn(3, 4, 6, 6) + 2, torch.randn(3, 4, 6, 6)
+    torch.multiprocessing.spawn(_synced, (str(tmp_path), batch, push), nprocs=2)
+    found = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(2)]
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(4)
+    disturbed(norm)
+    x = batch.clone().requires_grad_()
+    wanted = norm(x)
+    (wanted * push).sum().backward()
+    torch.testing.assert_close(torch.cat([part["y"] for part in found]), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([part["x"] for part in found]), x.grad, atol=1e-4, rtol=1e-4)
+    for part in found:
+        torch.testing.assert_close(part["running_mean"], norm.running_mean, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(part["running_var"], norm.running_var, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "more", "less"), [(7, 3, 2), (3, 1, 0)])
+@pytest.mark.parametrize("size", [(9, 12), (16, 7)])
+def test_tensorpacks_borders(kernel: int, more: int, less: int, size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 3, *size)
+    for padding, before, after in (("align", more, less), ("tensorflow", less, more)):
+        conv = Conv2d(3, 8, kernel, stride=2, padding=padding)
+        height, width = size
+        framed = torch.zeros(1, 3, height + before + after, width + before + after)
+        framed[:, :, before : before + height, before : before + width] = x
+        wanted = F.conv2d(framed, conv.weight, conv.bias, stride=2)
+        assert wanted.shape[2:] == (height // 2, width // 2)
+        torch.testing.assert_close(conv(x), wanted, atol=1e-5, rtol=1e-5)
+        plain = Conv2d(3, 8, kernel, padding=padding)  # without a stride there is nothing to place
+        torch.testing.assert_close(plain(x), F.conv2d(x, plain.weight, plain.bias, padding=kernel // 2))
+
+
+def test_a_strided_1x1_leaves_the_last_row_and_column_out_where_the_borders_are_tensorpacks() -> None:
+    x = torch.randn(1, 4, 9, 6)
+    conv = Conv2d(4, 8, 1, stride=2, padding="align")
+    wanted = F.conv2d(x[:, :, :8, :5], conv.weight, conv.bias, stride=2)
+    assert wanted.shape[2:] == (4, 3)
+    torch.testing.assert_close(conv(x), wanted)
