@@ -16,7 +16,10 @@ from torch import Tensor
 
 from rcnn.weights.converted import Converted, few
 from rcnn.weights.d2go import from_d2go, is_d2go
-from rcnn.weights.detectron2 import from_detectron2, is_detectron2
+from rcnn.weights.detectron2 import from_detectron2
+from rcnn.weights.detectron2 import recognises as is_detectron2
+from rcnn.weights.mmdetection import from_mmdetection
+from rcnn.weights.mmdetection import recognises as is_mmdetection
 from rcnn.weights.pickles import read_pickle
 from rcnn.weights.torchvision import from_torchvision, is_torchvision
 
@@ -57,6 +60,10 @@ def _torchvision(found: Found, settings: Settings) -> Converted:
     return from_torchvision(found.state, found.source)
 
 
+def _mmdetection(found: Found, settings: Settings) -> Converted:
+    return from_mmdetection(found.state, settings, found.source, found.extras)
+
+
 # tried in order; the first that recognises the names reads the file
 SYSTEMS: tuple[System, ...] = (
     System(name="D2Go", files=".pth, .pt of FBNetV3A detectors", recognises=is_d2go, read=_d2go),
@@ -68,6 +75,13 @@ SYSTEMS: tuple[System, ...] = (
         settings="its YAML",
     ),
     System(name="torchvision", files=".pth", recognises=is_torchvision, read=_torchvision),
+    System(
+        name="MMDetection",
+        files=".pth of 2.x and 3.x",
+        recognises=is_mmdetection,
+        read=_mmdetection,
+        settings="its config, a .py file",
+    ),
 )
 
 

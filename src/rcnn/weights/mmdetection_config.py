@@ -1,0 +1,135 @@
+"""The plain values of an MMDetection config: its Python is parsed, never run.
+
+Such a file is assignments of dicts, lists and numbers, and builds on others by `_base_`. What is no plain value (an
+import, a call other than `dict`, an environment variable) is left out and told.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+MAX_DEPTH = 20  # of files that build on each other, and of values inside values
+NUMBERS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+class _NotPlain(ValueError):
+    """An expression that would have to be run."""
+
+
+def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The values of a config file and of those it builds on, and what was left out ("mmdet.py:12 calls os.getenv").
+
+    Raises FileNotFoundError, or ValueError that names the file and line.
+    """
+    return _read(path, 0)
+
+
+def parse_config(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
+    """The values of a config's text that stands for itself, as checkpoints carry it; as `read_config` otherwise."""
+    values, left = _assignments(text, source)
+    values.pop("_base_", None)
+    return values, left
+
+
+def _read(path: Path, depth: int) -> tuple[dict[str, Any], list[str]]:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"{path}: more than {MAX_DEPTH} files build on each other; is one its own _base_?")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: want MMDetection's config, a .py file")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not text: want MMDetection's config, a .py file") from error
+    values, left = _assignments(text, str(path))
+    bases = values.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        file = path.parent / str(base)
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{path} builds on {base}, and {file} does not exist: put it there, or give the whole config that "
+                "training wrote to its work_dir"
+            )
+        below, also_left = _read(file, depth + 1)
+        merged, left = _merge(merged, below), also_left + left
+    return _merge(merged, values), left
+
+
+def _assignments(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
+    """Top-level `name = value` of plain values, and what else stands there."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ValueError(f"{source} cannot be read as a config ({error}): want MMDetection's .py file") from error
+    values: dict[str, Any] = {}
+    left: list[str] = []
+    for statement in tree.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                try:
+                    values[name] = _plain(value, values, 0)
+                except _NotPlain as error:
+                    left.append(f"{source}:{statement.lineno} {name}, which {error}")
+            case ast.Expr(value=ast.Constant()):
+                pass  # a docstring
+            case _:
+                left.append(f"{source}:{statement.lineno} {type(statement).__name__.lower()}, which is no assignment")
+    return values, left
+
+
+def _plain(node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
+    """What an expression of plain values stands for; `names` are those assigned above it."""
+    if depth > MAX_DEPTH:
+        raise _NotPlain("is nested too deeply")
+    deeper = depth + 1
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            if name not in names:
+                raise _NotPlain(f"uses {name}, which is no plain value above it")
+            return names[name]
+        case ast.List(elts=parts) | ast.Tuple(elts=parts):
+            return [_plain(part, names, deeper) for part in parts]
+        case ast.Dict(keys=keys, values=values) if all(key is not None for key in keys):
+            pairs = zip(keys, values, strict=True)
+            return {_plain(key, names, deeper): _plain(value, names, deeper) for key, value in pairs if key is not None}
+        case ast.Call(func=ast.Name(id="dict"), args=[], keywords=words):
+            made: dict[Any, Any] = {}
+            for word in words:
+                value = _plain(word.value, names, deeper)
+                made |= value if word.arg is None and isinstance(value, dict) else {word.arg: value}
+            return made
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            value = _plain(operand, names, deeper)
+            if isinstance(value, int | float):
+                return -value
+        case ast.BinOp(left=first, op=kind, right=second) if type(kind) in NUMBERS:
+            numbers = _plain(first, names, deeper), _plain(second, names, deeper)
+            if all(isinstance(number, int | float) for number in numbers) and not (
+                isinstance(kind, ast.Div) and numbers[1] == 0
+            ):
+                return NUMBERS[type(kind)](*numbers)
+    raise _NotPlain(f"holds `{ast.unparse(node)[:60]}`, which would have to be run")
+
+
+def _merge(base: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` written over `base`, dict into dict; a dict with `_delete_` replaces what it stands over."""
+    merged = dict(base)
+    for key, value in above.items():
+        if isinstance(value, dict):
+            value = dict(value)
+            below = {} if value.pop("_delete_", False) else merged.get(key)
+            merged[key] = _merge(below if isinstance(below, dict) else {}, value)
+        else:
+            merged[key] = value
+    return merged

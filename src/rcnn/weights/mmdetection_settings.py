@@ -1,0 +1,267 @@
+"""An MMDetection config's values as settings of ours: what they say of a network whose shape is known already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from rcnn.models import DetectorConfig
+from rcnn.models.config import BoxHeadConfig, InputConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+
+# what a key may be; anything else is another network than ours
+TYPES: dict[str, tuple[Any, ...]] = {
+    "type": ("FasterRCNN", "MaskRCNN", "CascadeRCNN", "RPN", "TwoStageDetector"),
+    "backbone.type": ("ResNet", "ResNeXt"),
+    "backbone.norm_cfg.type": ("BN", "SyncBN", "GN"),
+    "neck.type": ("FPN",),
+    "neck.num_outs": (5,),
+    "neck.start_level": (0,),
+    "neck.add_extra_convs": (False,),
+    "rpn_head.type": ("RPNHead",),
+    "rpn_head.anchor_generator.type": ("AnchorGenerator",),
+    "rpn_head.bbox_coder.type": ("DeltaXYWHBBoxCoder",),
+    "rpn_head.bbox_coder.target_stds": ([1.0, 1.0, 1.0, 1.0],),
+    "rpn_head.loss_cls.use_sigmoid": (True,),
+    "roi_head.type": ("StandardRoIHead", "CascadeRoIHead"),
+    "roi_head.shared_head.type": ("ResLayer",),
+    "roi_head.bbox_roi_extractor.type": ("SingleRoIExtractor",),
+    "roi_head.mask_roi_extractor.type": ("SingleRoIExtractor",),
+    "roi_head.bbox_head.type": ("BBoxHead", "ConvFCBBoxHead", "Shared2FCBBoxHead", "Shared4Conv1FCBBoxHead"),
+    "roi_head.bbox_head.bbox_coder.type": ("DeltaXYWHBBoxCoder",),
+    "roi_head.bbox_head.reg_decoded_bbox": (False,),
+    "roi_head.bbox_head.loss_cls.use_sigmoid": (False,),
+    "roi_head.mask_head.type": ("FCNMaskHead",),
+    "roi_head.mask_head.upsample_cfg.type": ("deconv",),
+}
+# parts of keys that change no result, or that the tensors have said already
+IDLE = re.compile(
+    r"(pretrained|.*init_cfg.*|backbone\.(depth|num_stages|out_indices|groups|base_width|with_cp|norm_cfg\.type)|"
+    r".*\.(in_channels|num_classes|roi_feat_size|featmap_strides|out_channels|type|class_agnostic|reg_class_agnostic)|"
+    r"backbone\.(strides|dilations)|neck\..*|.*norm_cfg.*|.*conv_cfg|.*conv_out_channels|.*fc_out_channels|"
+    r".*num_(shared_)?(convs|fcs)|.*feat_channels|.*use_(mask|sigmoid)|.*loss_(cls|mask|bbox)\.(type|beta|loss_weight)|"
+    r".*target_means|.*mask_size|.*pos_weight|.*debug|.*gpu_assign_thr|.*neg_pos_ub|.*add_gt_as_proposals|"
+    r".*ignore_iof_thr|.*nms_across_levels|.*nms_post|.*with_avg_pool|.*match_low_quality|roi_head\.num_stages|"
+    r"roi_head\.shared_head\..*|data_preprocessor\.(type|pad_mask|mask_pad_value|pad_value|pad_seg|batch_augments.*)|"
+    r".*min_bbox_size|.*clip_border|.*bbox_coder\.target_stds|.*center_offset|.*mask_thr_binary)"
+)
+
+
+def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str) -> tuple[DetectorConfig, list[str]]:
+    """`config`, whose shape the tensors gave, with what the `values` of MMDetection's config say; and what they do not.
+
+    Raises ValueError that names `source` and the key of a part that is no network of ours.
+    """
+    model = values.get("model")
+    if not isinstance(model, Mapping):
+        raise ValueError(f"{source} has no `model = dict(...)`: want MMDetection's config of a detector")
+    model = {**{key: values[key] for key in ("train_cfg", "test_cfg") if isinstance(values.get(key), Mapping)}, **model}
+    keys = _Keys(model)
+    for key, allowed in TYPES.items():
+        for path, value in keys.all(key):
+            if value not in allowed:
+                raise ValueError(f"{source}: model.{path}={value!r} is not supported; want {_or(allowed)}")
+    if deformable := [path for path in keys.values if re.search(r"\.(dcn|plugins|avg_down|deep_stem)(\.|$)", path)]:
+        wanted = [path for path in deformable if keys.values[path] not in (None, False)]
+        if wanted:
+            raise ValueError(f"{source}: model.{wanted[0]}={keys.values[wanted[0]]!r} is not supported: want it away")
+    config = replace(
+        config,
+        input=_input(config.input, keys, values),
+        backbone=_backbone(config.backbone, keys) if isinstance(config.backbone, ResNetConfig) else config.backbone,
+        rpn=_rpn(config.rpn, keys),
+        box=_box(config.box, keys),
+        mask=None if config.mask is None else _mask(config.mask, keys, shared=config.mask.features == "res5"),
+    )
+    if config.cascade is not None:
+        weights = keys.get("roi_head.stage_loss_weights", list(config.cascade.loss_weights))
+        ious = [value for _, value in keys.all("train_cfg.rcnn.assigner.pos_iou_thr")] or config.cascade.ious
+        stds = [value for _, value in keys.all("roi_head.bbox_head.bbox_coder.target_stds")]
+        cascade = replace(config.cascade, loss_weights=_floats(weights), ious=_floats(ious))
+        if stds:
+            cascade = replace(cascade, delta_weights=tuple(inverse(std) for std in stds))
+        config = replace(config, cascade=cascade)
+    return config, [f"model.{path}" for path in keys.unread() if not IDLE.fullmatch(path)]
+
+
+class _Keys:
+    """The leaves of nested dicts by their path; parts of a list of dicts share theirs."""
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self.values: dict[str, Any] = {}
+        self.read: set[str] = set()
+        for path, value in _leaves(tree, ""):
+            self.values[path] = value
+
+    def all(self, key: str) -> list[tuple[str, Any]]:
+        """Path and value of `key` wherever it stands, the places of lists left out of it, in order."""
+        found = [(path, value) for path, value in self.values.items() if re.sub(r"\.#\d+", "", path) == key]
+        self.read |= {path for path, _ in found}
+        return found
+
+    def get(self, *keys_and_default: Any) -> Any:
+        """The value of the first of the keys that is there, else the last argument; of a list, its first part's."""
+        *keys, default = keys_and_default
+        for key in keys:
+            if found := self.all(key):
+                return found[0][1]
+        return default
+
+    def unread(self) -> list[str]:
+        return [path for path in self.values if path not in self.read]
+
+
+def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{path}.")
+        elif isinstance(value, list) and value and all(isinstance(part, Mapping) for part in value):
+            for index, part in enumerate(value):
+                yield from _leaves(part, f"{path}.#{index}.")
+        else:
+            yield path, value
+
+
+def _input(config: InputConfig, keys: _Keys, values: Mapping[str, Any]) -> InputConfig:
+    steps = [step for name in ("test_pipeline", "data", "img_norm_cfg") for step in _steps(values.get(name))]
+    norm = next((step for step in steps if step.get("type") == "Normalize" or "to_rgb" in step), {})
+    mean = keys.get("data_preprocessor.mean", norm.get("mean", config.pixel_mean))
+    std = keys.get("data_preprocessor.std", norm.get("std", config.pixel_std))
+    rgb = keys.get("data_preprocessor.bgr_to_rgb", norm.get("to_rgb", config.channel_order == "rgb"))
+    pad = next((step["size_divisor"] for step in steps if "size_divisor" in step), config.divisor)
+    scale = next((step[key] for step in steps for key in ("scale", "img_scale") if _is_scale(step.get(key))), None)
+    sides = sorted(scale) if scale else [config.min_size, config.max_size]
+    return replace(
+        config,
+        pixel_mean=_floats(mean),
+        pixel_std=_floats(std),
+        channel_order="rgb" if rgb else "bgr",
+        divisor=int(keys.get("data_preprocessor.pad_size_divisor", pad)),
+        min_size=int(sides[0]),
+        max_size=int(sides[1]),
+    )
+
+
+def _is_scale(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(side, int) for side in value)
+
+
+def _steps(tree: Any) -> Iterator[Mapping[str, Any]]:
+    """Every dict inside dicts and lists, those of the test set alone where data sets are told apart."""
+    if isinstance(tree, Mapping):
+        yield tree
+        for key in ["test"] if "test" in tree and "train" in tree else list(tree):
+            yield from _steps(tree[key])
+    elif isinstance(tree, list):
+        for part in tree:
+            yield from _steps(part)
+
+
+def _backbone(config: ResNetConfig, keys: _Keys) -> ResNetConfig:
+    trained = bool(keys.get("backbone.norm_cfg.requires_grad", True))
+    evaluated = bool(keys.get("backbone.norm_eval", True))
+    norm = config.norm
+    if norm != "gn":
+        norm = "frozen_bn" if evaluated else keys.get("backbone.norm_cfg.type", "BN").lower().replace("sync", "sync_")
+    return replace(
+        config,
+        norm=norm,
+        trained_affine=trained and norm == "frozen_bn",
+        stride_in_1x1=keys.get("backbone.style", "pytorch") == "caffe",
+        frozen_stages=int(keys.get("backbone.frozen_stages", -1)) + 1,
+    )
+
+
+def _rpn(config: RPNConfig, keys: _Keys) -> RPNConfig:
+    base = "rpn_head.anchor_generator"
+    scales, strides = keys.get(f"{base}.scales", "rpn_head.anchor_scales", None), keys.get(f"{base}.strides", None)
+    ratios = keys.get(f"{base}.ratios", "rpn_head.anchor_ratios", list(config.ratios))
+    strides = strides or keys.get("rpn_head.anchor_strides", None)
+    sizes = config.sizes
+    if scales and strides:
+        sizes = tuple(tuple(float(scale * stride) for scale in scales) for stride in strides)
+    low_quality = keys.get("train_cfg.rpn.assigner.min_pos_iou", 0.3) >= config.negative_iou
+    return replace(
+        config,
+        sizes=sizes,
+        ratios=_floats(ratios),
+        positive_iou=float(keys.get("train_cfg.rpn.assigner.pos_iou_thr", config.positive_iou)),
+        negative_iou=float(keys.get("train_cfg.rpn.assigner.neg_iou_thr", config.negative_iou)),
+        low_quality="overruled" if low_quality else "kept",
+        straddle=float(keys.get("train_cfg.rpn.allowed_border", config.straddle)),
+        batch_size=int(keys.get("train_cfg.rpn.sampler.num", config.batch_size)),
+        positive_fraction=float(keys.get("train_cfg.rpn.sampler.pos_fraction", config.positive_fraction)),
+        nms_iou=float(keys.get("test_cfg.rpn.nms.iou_threshold", "test_cfg.rpn.nms_thr", config.nms_iou)),
+        pre_nms=int(keys.get("test_cfg.rpn.nms_pre", config.pre_nms)),
+        post_nms=int(keys.get("test_cfg.rpn.max_per_img", "test_cfg.rpn.max_num", config.post_nms)),
+        pre_nms_train=int(keys.get("train_cfg.rpn_proposal.nms_pre", config.pre_nms_train)),
+        post_nms_train=int(
+            keys.get("train_cfg.rpn_proposal.max_per_img", "train_cfg.rpn_proposal.max_num", config.post_nms_train)
+        ),
+        smooth_l1_beta=_beta(keys, "rpn_head.loss_bbox", config.smooth_l1_beta),
+    )
+
+
+def _box(config: BoxHeadConfig, keys: _Keys) -> BoxHeadConfig:
+    pool, train, test = "roi_head.bbox_roi_extractor.roi_layer", "train_cfg.rcnn", "test_cfg.rcnn"
+    stds = keys.get("roi_head.bbox_head.bbox_coder.target_stds", None)
+    soft = keys.get(f"{test}.nms.type", "nms") == "soft_nms"
+    gaussian = keys.get(f"{test}.nms.method", "linear") == "gaussian"
+    iou = float(keys.get(f"{train}.assigner.pos_iou_thr", config.positive_iou))
+    return replace(
+        config,
+        pooling="roi_pool" if keys.get(f"{pool}.type", "RoIAlign") == "RoIPool" else "roi_align",
+        roi_size=int(keys.get(f"{pool}.output_size", f"{pool}.out_size", config.roi_size)),
+        sampling_ratio=int(keys.get(f"{pool}.sampling_ratio", f"{pool}.sample_num", config.sampling_ratio)),
+        aligned=bool(keys.get(f"{pool}.aligned", True)),
+        delta_weights=inverse(stds) if stds else config.delta_weights,
+        positive_iou=iou,
+        batch_size=int(keys.get(f"{train}.sampler.num", config.batch_size)),
+        positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", config.positive_fraction)),
+        smooth_l1_beta=_beta(keys, "roi_head.bbox_head.loss_bbox", config.smooth_l1_beta),
+        score_threshold=float(keys.get(f"{test}.score_thr", config.score_threshold)),
+        nms=("soft_gaussian" if gaussian else "soft_linear") if soft else "hard",
+        soft_nms_sigma=float(keys.get(f"{test}.nms.sigma", config.soft_nms_sigma)),
+        soft_nms_threshold=float(keys.get(f"{test}.nms.min_score", config.soft_nms_threshold)),
+        nms_iou=float(keys.get(f"{test}.nms.iou_threshold", f"{test}.nms.iou_thr", config.nms_iou)),
+        max_detections=int(keys.get(f"{test}.max_per_img", config.max_detections)),
+    )
+
+
+def _mask(config: MaskHeadConfig, keys: _Keys, *, shared: bool) -> MaskHeadConfig:
+    pool = f"roi_head.{'bbox' if shared else 'mask'}_roi_extractor.roi_layer"  # C4 pools once for both heads
+    keys.all("roi_head.mask_roi_extractor")  # None with C4
+    return replace(
+        config,
+        pooling="roi_pool" if keys.get(f"{pool}.type", "RoIAlign") == "RoIPool" else "roi_align",
+        roi_size=int(keys.get(f"{pool}.output_size", f"{pool}.out_size", config.roi_size)),
+        sampling_ratio=int(keys.get(f"{pool}.sampling_ratio", f"{pool}.sample_num", config.sampling_ratio)),
+        aligned=bool(keys.get(f"{pool}.aligned", True)),
+    )
+
+
+def _beta(keys: _Keys, loss: str, default: float) -> float:
+    match keys.get(f"{loss}.type", None):
+        case "L1Loss":
+            return 0.0
+        case "SmoothL1Loss":
+            return float(keys.get(f"{loss}.beta", 1.0))
+        case None:
+            return default
+        case other:
+            raise ValueError(f"model.{loss}.type={other!r} is not supported; want L1Loss or SmoothL1Loss")
+
+
+def inverse(stds: Any) -> Any:
+    """Deltas over standard deviations are deltas times their inverses, rounded so that .2 gives 5 exactly."""
+    return tuple(round(1 / float(std), 9) for std in stds)
+
+
+def _floats(values: Any) -> Any:
+    return tuple(float(value) for value in values)
+
+
+def _or(values: tuple[Any, ...]) -> str:
+    return " or ".join(repr(value) for value in values)
