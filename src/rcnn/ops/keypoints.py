@@ -123,7 +123,8 @@ def _decode(maps: Tensor, boxes: Tensor) -> Tensor:
     # the others that may hold more
     filled = (y.last > y.first)[region][:, :, None] & (x.last > x.first)[region][:, None]
     open_cells = (_upper_bounds(padded) >= (value - SLACK * reach)[:, None, None]) & filled
-    value, place = _best(padded, *open_cells.nonzero(as_tuple=True), region, y, x)
+    candidate, row, column = open_cells.nonzero().unbind(1)
+    value, place = _best(padded, candidate, row, column, region, y, x)
     # x runs fastest in `place`, over the longest side of the chunk
     longest = x.weights.shape[1]
     pixel = torch.stack([place % longest, place // longest], -1).view(regions, joints, 2)
