@@ -1,189 +1,72 @@
-"""Detectron2's YAML as one of our configs. Every key is accounted for: one that would change results and is not ours is
-an error, never ignored.
-"""
+"""Detectron2's settings as one of our configs."""
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from rcnn.models import DetectorConfig, model_config
-from rcnn.models.config import BoxHeadConfig, FPNConfig, InputConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models import DetectorConfig
+from rcnn.models.config import (
+    COCO_FLIP_PAIRS,
+    COCO_KEYPOINTS,
+    COCO_SIGMAS,
+    BoxHeadConfig,
+    CascadeConfig,
+    FPNConfig,
+    InputConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    Norm,
+    Pooling,
+    ResNetConfig,
+    RPNConfig,
+)
+from rcnn.models.zoo import MODELS
+from rcnn.weights.converted import class_names
+from rcnn.weights.detectron2_settings import DEFAULTS, listed, require_known
 
 PYRAMID = ["res2", "res3", "res4", "res5"]
-
-# what we read, and the value Detectron2 0.6 takes where a file does not say (its config/defaults.py)
-DEFAULTS: dict[str, Any] = {
-    "INPUT.FORMAT": "BGR",
-    "INPUT.MASK_FORMAT": "polygon",
-    "INPUT.MAX_SIZE_TEST": 1333,
-    "INPUT.MIN_SIZE_TEST": 800,
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
-    "MODEL.BACKBONE.FREEZE_AT": 2,
-    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-    "MODEL.FPN.IN_FEATURES": [],
-    "MODEL.FPN.OUT_CHANNELS": 256,
-    "MODEL.MASK_ON": False,
-    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.NORM": "FrozenBN",
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
-    "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
-    "MODEL.ROI_BOX_HEAD.NAME": "",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 0,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
-    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
-    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.0,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.5],
-    "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
-    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.25,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
-    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignV2",
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
-    "MODEL.RPN.CONV_DIMS": [-1],
-    "MODEL.RPN.IN_FEATURES": ["res4"],
-    "MODEL.RPN.IOU_THRESHOLDS": [0.3, 0.7],
-    "MODEL.RPN.NMS_THRESH": 0.7,
-    "MODEL.RPN.POSITIVE_FRACTION": 0.5,
-    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
-    "MODEL.RPN.SMOOTH_L1_BETA": 0.0,
-    "TEST.DETECTIONS_PER_IMAGE": 100,
+NORMS: dict[str, Norm] = {
+    "": "none", "FrozenBN": "frozen_bn", "BN": "bn", "SyncBN": "sync_bn", "nnSyncBN": "sync_bn",
+    "naiveSyncBN": "sync_bn", "GN": "gn",
+}  # fmt: skip
+POOLERS: dict[str, Pooling] = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
+NO_ARCHITECTURES = {
+    "PanopticFPN": "a panoptic network, whose stuff head we do not have",
+    "SemanticSegmentor": "semantic segmentation, and no R-CNN",
+    "RetinaNet": "a one-stage detector, and no R-CNN",
+    "FCOS": "a one-stage detector, and no R-CNN",
 }
-
-# what we do one way only: any other value would give other results
-ONLY: dict[str, Any] = {
-    "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
-    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
-    "MODEL.FPN.FUSE_TYPE": "sum",
-    "MODEL.FPN.NORM": "",
-    "MODEL.KEYPOINT_ON": False,
-    "MODEL.LOAD_PROPOSALS": False,
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-    "MODEL.PROPOSAL_GENERATOR.NAME": "RPN",
-    "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False] * 4,
-    "MODEL.RESNETS.NUM_GROUPS": 1,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 256,
-    "MODEL.RESNETS.RES5_DILATION": 1,
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 64,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 1.0,
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": False,
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": False,
-    "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": False,
-    "MODEL.ROI_HEADS.IOU_LABELS": [0, 1],
-    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
-    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
-    "MODEL.ROI_MASK_HEAD.NAME": "MaskRCNNConvUpsampleHead",
-    "MODEL.ROI_MASK_HEAD.NORM": "",
-    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
-    "MODEL.RPN.BBOX_REG_WEIGHTS": [1.0, 1.0, 1.0, 1.0],
-    "MODEL.RPN.BOUNDARY_THRESH": -1,
-    "MODEL.RPN.HEAD_NAME": "StandardRPNHead",
-    "MODEL.RPN.IOU_LABELS": [0, -1, 1],
-    "MODEL.RPN.LOSS_WEIGHT": 1.0,
-    "TEST.AUG.ENABLED": False,
-    "VERSION": 2,
-}
-
-# beginnings of keys that say nothing of these networks: schedules, data, parts that ONLY or DEFAULTS keep switched off
-IDLE = (
-    "CUDNN_BENCHMARK", "DATALOADER.", "DATASETS.", "FLOAT32_PRECISION", "GLOBAL.", "OUTPUT_DIR", "SEED", "SOLVER.",
-    "VIS_PERIOD", "INPUT.CROP.", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN", "INPUT.RANDOM_FLIP",
-    "MODEL.ANCHOR_GENERATOR.ANGLES", "MODEL.DEVICE", "MODEL.PANOPTIC_FPN.", "MODEL.RETINANET.",
-    "MODEL.RESNETS.DEFORM_MODULATED", "MODEL.RESNETS.DEFORM_NUM_GROUPS", "MODEL.ROI_BOX_CASCADE_HEAD.",
-    "MODEL.ROI_BOX_HEAD.CONV_DIM", "MODEL.ROI_BOX_HEAD.FED_LOSS_", "MODEL.ROI_BOX_HEAD.NORM",
-    "MODEL.ROI_KEYPOINT_HEAD.", "MODEL.SEM_SEG_HEAD.", "MODEL.WEIGHTS", "TEST.AUG.", "TEST.EVAL_PERIOD",
-    "TEST.EXPECTED_RESULTS", "TEST.KEYPOINT_OKS_SIGMAS", "TEST.PRECISE_BN.",
+VOC = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a YAML file and of its `_BASE_`s, flat: {"MODEL.RPN.NMS_THRESH": 0.7}."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: want Detectron2's YAML (its config.yaml lies in OUTPUT_DIR)")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not plain YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings; want Detectron2's YAML, which has MODEL: and INPUT:")
-    settings: dict[str, Any] = {}
-    base = content.pop("_BASE_", None)
-    if base is not None:
-        file = path.parent / str(base)
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{path} builds on {base}, and {file} does not exist: put it there, or give the whole config.yaml that "
-                "training wrote to its OUTPUT_DIR"
-            )
-        if file.resolve() == path.resolve():
-            raise ValueError(f"{path} names itself as its _BASE_")
-        settings = read_settings(file)
-    return settings | _flat(content, "")
+CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
 
 def config_of(settings: Mapping[str, Any], source: str) -> DetectorConfig:
     """The config that Detectron2's flat `settings` describe; a ValueError names `source` and a key that is not ours."""
-    _require_known(settings, source)
-    get = DEFAULTS | dict(settings)
-    fpn = get["MODEL.BACKBONE.NAME"] == "build_resnet_fpn_backbone"
-    depth = get["MODEL.RESNETS.DEPTH"]
-    levels = ["p2", "p3", "p4", "p5", "p6"] if fpn else ["res4"]
-    allowed: dict[str, tuple[Any, ...]] = {
-        "INPUT.FORMAT": ("BGR", "RGB"),
-        "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
-        "MODEL.BACKBONE.NAME": ("build_resnet_fpn_backbone", "build_resnet_backbone"),
-        "MODEL.FPN.IN_FEATURES": (PYRAMID,) if fpn else ([], PYRAMID),
-        "MODEL.RESNETS.DEPTH": (50, 101),
-        "MODEL.RESNETS.NORM": ("FrozenBN", "BN", "SyncBN"),
-        "MODEL.RESNETS.OUT_FEATURES": (PYRAMID,) if fpn else (["res4"],),
-        "MODEL.ROI_HEADS.NAME": ("StandardROIHeads",) if fpn else ("Res5ROIHeads",),
-        "MODEL.ROI_HEADS.IN_FEATURES": (levels[:4],),
-        "MODEL.RPN.IN_FEATURES": (levels,),
-        "MODEL.ROI_BOX_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
-        "MODEL.ROI_MASK_HEAD.POOLER_TYPE": ("ROIAlignV2", "ROIAlign"),
-    }
-    if fpn:
-        allowed |= {"MODEL.ROI_BOX_HEAD.NUM_FC": (2,), "MODEL.ROI_BOX_HEAD.NAME": ("FastRCNNConvFCHead",)}
-    elif get["MODEL.MASK_ON"]:
-        allowed |= {"MODEL.ROI_MASK_HEAD.NUM_CONV": (0,)}
-    for key, values in allowed.items():
-        if _listed(get[key]) not in values:
-            raise ValueError(f"{source}: {key}={get[key]!r} is not supported; want {' or '.join(map(repr, values))}")
-    if get["INPUT.MIN_SIZE_TEST"] < 1:
+    get = {key: listed(value) for key, value in (DEFAULTS | dict(settings)).items()}
+    if get["MODEL.META_ARCHITECTURE"] in NO_ARCHITECTURES:
+        why = NO_ARCHITECTURES[get["MODEL.META_ARCHITECTURE"]]
+        raise ValueError(f"{source}: MODEL.META_ARCHITECTURE={get['MODEL.META_ARCHITECTURE']} is {why}")
+    if get.get("MODEL.LOAD_PROPOSALS"):
         raise ValueError(
-            f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; want a size in pixels"
+            f"{source}: MODEL.LOAD_PROPOSALS=True is Fast R-CNN on proposals from a file; here an RPN does"
         )
-    kind = f"{'mask' if get['MODEL.MASK_ON'] else 'faster'}_rcnn_r{depth}_{'fpn' if fpn else 'c4'}_caffe"
-    return replace(
-        model_config(kind),
-        num_classes=get["MODEL.ROI_HEADS.NUM_CLASSES"],
+    require_known(settings, source)
+    fpn = get["MODEL.BACKBONE.NAME"] == "build_resnet_fpn_backbone"
+    only = get["MODEL.META_ARCHITECTURE"] == "ProposalNetwork"
+    heads = get["MODEL.ROI_HEADS.NAME"]
+    _require_together(get, source, fpn=fpn, heads="" if only else heads)
+    cascade = not only and heads == "CascadeROIHeads"
+    masks = get["MODEL.MASK_ON"] and not only
+    keypoints = get["MODEL.KEYPOINT_ON"] and not only
+    levels = 5 if fpn else 1
+    backbone = _backbone(get, fpn)
+    return DetectorConfig(
+        name=_name(get, backbone, fpn=fpn, only=only, cascade=cascade, masks=masks, keypoints=keypoints),
+        num_classes=1 if only else get["MODEL.ROI_HEADS.NUM_CLASSES"],
         input=InputConfig(
             min_size=get["INPUT.MIN_SIZE_TEST"],
             max_size=get["INPUT.MAX_SIZE_TEST"],
@@ -193,38 +76,133 @@ def config_of(settings: Mapping[str, Any], source: str) -> DetectorConfig:
             pixel_std=_floats(get["MODEL.PIXEL_STD"], 3, "MODEL.PIXEL_STD", source),
             divisor=32 if fpn else 0,
         ),
-        backbone=ResNetConfig(
-            depth=depth,
-            stages=(2, 3, 4, 5) if fpn else (2, 3, 4),
-            stride_in_1x1=get["MODEL.RESNETS.STRIDE_IN_1X1"],
-            norm="frozen_bn" if get["MODEL.RESNETS.NORM"] == "FrozenBN" else "bn",
-            frozen_stages=get["MODEL.BACKBONE.FREEZE_AT"],
-        ),
-        fpn=FPNConfig(channels=get["MODEL.FPN.OUT_CHANNELS"]) if fpn else None,
-        rpn=_rpn(get, len(levels), source),
-        box=_box(get, fpn, source),
-        mask=_mask(get, fpn) if get["MODEL.MASK_ON"] else None,
+        backbone=backbone,
+        fpn=FPNConfig(channels=get["MODEL.FPN.OUT_CHANNELS"], norm=NORMS[get["MODEL.FPN.NORM"]]) if fpn else None,
+        rpn=_rpn(get, levels, source),
+        proposals_only=only,
+        box=BoxHeadConfig() if only else _box(get, source),
+        cascade=_cascade(get, source) if cascade else None,
+        mask=_mask(get) if masks else None,
+        keypoint=_keypoint(get, source) if keypoints else None,
+    )
+
+
+def classes_of(settings: Mapping[str, Any], config: DetectorConfig) -> tuple[str, ...]:
+    """Names of the classes, where the data set that was trained on tells; else COCO's for 80, else class_0, ..."""
+    data = listed(settings.get("DATASETS.TRAIN", []))
+    first = str(data[0]) if isinstance(data, list) and data else str(data)
+    if config.proposals_only:
+        return ("object",)
+    if config.num_classes == 1 and (config.keypoint is not None or first.startswith("keypoints_coco")):
+        return ("person",)
+    for begins, names in (("voc_", VOC), ("cityscapes_", CITYSCAPES)):
+        if first.startswith(begins) and config.num_classes == len(names):
+            return names
+    return class_names(config.num_classes)
+
+
+def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: str) -> None:
+    """A ValueError that names the first setting whose value is not to be had, or not with the others."""
+    out = get["MODEL.RESNETS.OUT_FEATURES"]
+    levels = ["p2", "p3", "p4", "p5", "p6"] if fpn else out
+    norms = tuple(name for name in NORMS if name)
+    allowed: dict[str, tuple[Any, ...]] = {
+        "INPUT.FORMAT": ("BGR", "RGB"),
+        "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
+        "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork"),
+        "MODEL.BACKBONE.NAME": ("build_resnet_fpn_backbone", "build_resnet_backbone"),
+        "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
+        "MODEL.FPN.IN_FEATURES": (PYRAMID,) if fpn else ([], PYRAMID),
+        "MODEL.FPN.NORM": tuple(NORMS),
+        "MODEL.RESNETS.DEPTH": (50, 101, 152),
+        "MODEL.RESNETS.NORM": norms,
+        "MODEL.RESNETS.OUT_FEATURES": (PYRAMID,) if fpn else (["res4"], ["res5"]),
+        "MODEL.RESNETS.RES5_DILATION": (1,) if fpn else (1, 2),
+        "MODEL.RPN.IN_FEATURES": (levels,),
+    }
+    if heads:
+        allowed |= {
+            "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", "CascadeROIHeads")
+            if fpn or out != ["res4"]
+            else ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads"),
+            "MODEL.ROI_HEADS.IN_FEATURES": (levels[:4],),
+            "MODEL.ROI_BOX_HEAD.NORM": tuple(NORMS),
+            "MODEL.ROI_MASK_HEAD.NORM": tuple(NORMS),
+            "MODEL.ROI_BOX_HEAD.POOLER_TYPE": tuple(POOLERS),
+            "MODEL.ROI_MASK_HEAD.POOLER_TYPE": tuple(POOLERS),
+            "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": tuple(POOLERS),
+        }
+    if heads == "CascadeROIHeads":
+        allowed |= {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (True,)}
+    if heads == "Res5ROIHeads":
+        allowed |= {"MODEL.KEYPOINT_ON": (False,), "MODEL.ROI_BOX_HEAD.NUM_CONV": (0,)}
+        if get["MODEL.MASK_ON"]:
+            allowed |= {"MODEL.ROI_MASK_HEAD.NUM_CONV": (0,)}
+    elif heads:
+        allowed |= {"MODEL.ROI_BOX_HEAD.NAME": ("FastRCNNConvFCHead",)}
+    for key, values in allowed.items():
+        if get[key] not in values:
+            raise ValueError(f"{source}: {key}={get[key]!r} is not supported; want {' or '.join(map(repr, values))}")
+    if get["INPUT.MIN_SIZE_TEST"] < 1:
+        raise ValueError(
+            f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; want a size in pixels"
+        )
+
+
+def _name(get: Mapping[str, Any], backbone: ResNetConfig, *, fpn: bool, only: bool, cascade: bool, masks: bool,
+          keypoints: bool) -> str:  # fmt: skip
+    """The name of our zoo for such a network, or one made in the same way."""
+    family = "rpn" if only else "keypoint_rcnn" if keypoints else "mask_rcnn" if masks else "faster_rcnn"
+    if cascade:
+        family = "cascade_mask_rcnn" if masks else "cascade_rcnn"
+    trunk = f"r{backbone.depth}"
+    if backbone.groups > 1:
+        trunk = f"x{backbone.depth}_{backbone.groups}x{backbone.width_per_group}d"
+    neck = "fpn" if fpn else "c4" if get["MODEL.RESNETS.OUT_FEATURES"] == ["res4"] else "dc5"
+    norm = {"gn": "_gn", "sync_bn": "_syncbn"}.get(backbone.norm, "")
+    plain = f"{family}_{trunk}_{neck}{norm}"
+    for name in (f"{plain}_caffe", plain):
+        if name in MODELS:
+            return name
+    return f"{plain}_caffe" if backbone.stride_in_1x1 else plain
+
+
+def _backbone(get: Mapping[str, Any], fpn: bool) -> ResNetConfig:
+    return ResNetConfig(
+        depth=get["MODEL.RESNETS.DEPTH"],
+        groups=get["MODEL.RESNETS.NUM_GROUPS"],
+        width_per_group=get["MODEL.RESNETS.WIDTH_PER_GROUP"],
+        stages=(2, 3, 4) if not fpn and get["MODEL.RESNETS.OUT_FEATURES"] == ["res4"] else (2, 3, 4, 5),
+        stride_in_1x1=get["MODEL.RESNETS.STRIDE_IN_1X1"],
+        norm=NORMS[get["MODEL.RESNETS.NORM"]],
+        frozen_stages=get["MODEL.BACKBONE.FREEZE_AT"],
+        res5_dilation=get["MODEL.RESNETS.RES5_DILATION"],
     )
 
 
 def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
     sizes, ratios = get["MODEL.ANCHOR_GENERATOR.SIZES"], get["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]
-    sizes = list(sizes) * levels if len(sizes) == 1 else list(sizes)
-    if len(sizes) != levels or any(list(row) != list(ratios[0]) for row in ratios):
+    sizes = sizes * levels if len(sizes) == 1 else sizes
+    if len(sizes) != levels or not ratios or any(row != ratios[0] for row in ratios):
         raise ValueError(
             f"{source}: MODEL.ANCHOR_GENERATOR.SIZES={sizes!r}, ASPECT_RATIOS={ratios!r} are not supported; want sizes "
             f"for one or {levels} levels, and the same ratios on all"
         )
-    convs = list(get["MODEL.RPN.CONV_DIMS"])
-    if any(width != -1 for width in convs):
-        raise ValueError(f"{source}: MODEL.RPN.CONV_DIMS={convs!r} is not supported; want -1 for each convolution")
-    negative, positive = get["MODEL.RPN.IOU_THRESHOLDS"]
+    convs = get["MODEL.RPN.CONV_DIMS"]
+    if not convs or len(set(convs)) > 1:
+        raise ValueError(
+            f"{source}: MODEL.RPN.CONV_DIMS={convs!r} is not supported; want one number of channels, or -1, for all"
+        )
+    negative, positive = _floats(get["MODEL.RPN.IOU_THRESHOLDS"], 2, "MODEL.RPN.IOU_THRESHOLDS", source)
     return RPNConfig(
         sizes=tuple(tuple(float(size) for size in row) for row in sizes),
         ratios=tuple(float(ratio) for ratio in ratios[0]),
+        anchor_offset=float(get["MODEL.ANCHOR_GENERATOR.OFFSET"]),
         convs=len(convs),
+        width=max(convs[0], 0),
         positive_iou=positive,
         negative_iou=negative,
+        straddle=float(get["MODEL.RPN.BOUNDARY_THRESH"]) if get["MODEL.RPN.BOUNDARY_THRESH"] >= 0 else -1.0,
         batch_size=get["MODEL.RPN.BATCH_SIZE_PER_IMAGE"],
         positive_fraction=get["MODEL.RPN.POSITIVE_FRACTION"],
         nms_iou=get["MODEL.RPN.NMS_THRESH"],
@@ -237,17 +215,25 @@ def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
     )
 
 
-def _box(get: Mapping[str, Any], fpn: bool, source: str) -> BoxHeadConfig:
-    (positive,) = get["MODEL.ROI_HEADS.IOU_THRESHOLDS"]
+def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
+    (positive,) = _floats(get["MODEL.ROI_HEADS.IOU_THRESHOLDS"], 1, "MODEL.ROI_HEADS.IOU_THRESHOLDS", source)
     weights = _floats(get["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"], 4, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", source)
+    layers: dict[str, Any] = {"features": "res5"}
+    if get["MODEL.ROI_HEADS.NAME"] != "Res5ROIHeads":
+        layers = {
+            "convs": get["MODEL.ROI_BOX_HEAD.NUM_CONV"],
+            "conv_width": get["MODEL.ROI_BOX_HEAD.CONV_DIM"],
+            "norm": NORMS[get["MODEL.ROI_BOX_HEAD.NORM"]],
+            "fcs": get["MODEL.ROI_BOX_HEAD.NUM_FC"],
+            "fc_width": get["MODEL.ROI_BOX_HEAD.FC_DIM"],
+        }
     return BoxHeadConfig(
-        features="fc" if fpn else "res5",
-        fc_width=get["MODEL.ROI_BOX_HEAD.FC_DIM"],
-        roi_size=get["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"],
-        sampling_ratio=get["MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO"],
-        aligned=get["MODEL.ROI_BOX_HEAD.POOLER_TYPE"] == "ROIAlignV2",
+        **layers,
+        **_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_"),
+        class_agnostic=get["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"],
         delta_weights=weights,
         positive_iou=positive,
+        append_objects=get["MODEL.ROI_HEADS.PROPOSAL_APPEND_GT"],
         batch_size=get["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
         positive_fraction=get["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
         smooth_l1_beta=float(get["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"]),
@@ -257,57 +243,67 @@ def _box(get: Mapping[str, Any], fpn: bool, source: str) -> BoxHeadConfig:
     )
 
 
-def _mask(get: Mapping[str, Any], fpn: bool) -> MaskHeadConfig:
-    pooler = "MODEL.ROI_MASK_HEAD.POOLER_" if fpn else "MODEL.ROI_BOX_HEAD.POOLER_"  # C4 pools once for both heads
+def _cascade(get: Mapping[str, Any], source: str) -> CascadeConfig:
+    key = "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"
+    ious, weights = get["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"], get[key]
+    if len(ious) != len(weights) or not ious or ious[0] != get["MODEL.ROI_HEADS.IOU_THRESHOLDS"][0]:
+        raise ValueError(
+            f"{source}: MODEL.ROI_BOX_CASCADE_HEAD.IOUS={ious!r} and BBOX_REG_WEIGHTS={weights!r}: want as many of "
+            f"each, the first IoU that of MODEL.ROI_HEADS.IOU_THRESHOLDS={get['MODEL.ROI_HEADS.IOU_THRESHOLDS']!r}"
+        )
+    return CascadeConfig(
+        ious=tuple(float(iou) for iou in ious),
+        delta_weights=tuple(_floats(row, 4, key, source) for row in weights),
+        loss_weights=(1.0,) * len(ious),
+        feature_gradient=1 / len(ious),
+    )
+
+
+def _mask(get: Mapping[str, Any]) -> MaskHeadConfig:
+    res5 = get["MODEL.ROI_HEADS.NAME"] == "Res5ROIHeads"  # which pools once for both heads
     return MaskHeadConfig(
-        features="convs" if fpn else "res5",
+        features="res5" if res5 else "convs",
         convs=get["MODEL.ROI_MASK_HEAD.NUM_CONV"],
         width=get["MODEL.ROI_MASK_HEAD.CONV_DIM"],
-        roi_size=get[f"{pooler}RESOLUTION"],
-        sampling_ratio=get[f"{pooler}SAMPLING_RATIO"],
-        aligned=get[f"{pooler}TYPE"] == "ROIAlignV2",
+        norm=NORMS["" if res5 else get["MODEL.ROI_MASK_HEAD.NORM"]],
+        class_agnostic=get["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"],
+        **_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_" if res5 else "MODEL.ROI_MASK_HEAD.POOLER_"),
         target="polygon" if get["INPUT.MASK_FORMAT"] == "polygon" else "bitmap",
     )
 
 
-def _require_known(settings: Mapping[str, Any], source: str) -> None:
-    for key, value in settings.items():
-        if key in ONLY:
-            if _listed(value) != ONLY[key]:
-                raise ValueError(f"{source}: {key}={value!r} is not supported; want {ONLY[key]!r}")
-        elif key in DEFAULTS:
-            wanted = DEFAULTS[key]
-            kinds = (int, float) if type(wanted) is float else (type(wanted),)
-            fits = type(_listed(value)) in kinds
-            if not fits:
-                raise ValueError(f"{source}: {key}={value!r} is of the wrong kind; want one such as {wanted!r}")
-        elif not key.startswith(IDLE):
-            raise ValueError(
-                f"{source}: {key}={value!r} is no setting of Detectron2 that we know, and might change results; "
-                "if it does not, take the line out"
-            )
+def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
+    convs, count = get["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"], get["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"]
+    sigmas = get["TEST.KEYPOINT_OKS_SIGMAS"]
+    if not convs or len(set(convs)) > 1:
+        raise ValueError(f"{source}: MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={convs!r}: want the same number for all")
+    if sigmas and len(sigmas) != count:
+        raise ValueError(f"{source}: TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {count} keypoints")
+    person = count == len(COCO_KEYPOINTS)
+    return KeypointHeadConfig(
+        convs=len(convs),
+        width=convs[0],
+        **_pooler(get, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
+        names=COCO_KEYPOINTS if person else tuple(f"keypoint_{number}" for number in range(count)),
+        flip_pairs=COCO_FLIP_PAIRS if person else (),
+        # COCO's mean where nobody says how far off annotators are
+        sigmas=tuple(float(sigma) for sigma in sigmas) or (COCO_SIGMAS if person else (0.06,) * count),
+        normalizer=("visible" if get["MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"] else "batch_size"),
+        loss_weight=float(get["MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT"]),
+    )
 
 
-def _flat(content: Mapping[Any, Any], prefix: str) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and value[:1] in ("(", "["):  # a tuple, as their files write it
-            try:
-                flat[f"{prefix}{key}"] = ast.literal_eval(value)
-            except (ValueError, SyntaxError) as error:
-                raise ValueError(f"{prefix}{key}={value!r} cannot be read as a list of values") from error
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _listed(value: Any) -> Any:
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+def _pooler(get: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    kind = get[f"{prefix}TYPE"]
+    return {
+        "pooling": POOLERS[kind],
+        "roi_size": get[f"{prefix}RESOLUTION"],
+        "sampling_ratio": get[f"{prefix}SAMPLING_RATIO"],
+        "aligned": kind != "ROIAlign",
+    }
 
 
 def _floats(values: Any, count: int, key: str, source: str) -> Any:
-    if len(values) != count:
+    if not isinstance(values, list) or len(values) != count:
         raise ValueError(f"{source}: {key}={values!r}: want {count} numbers")
     return tuple(float(value) for value in values)

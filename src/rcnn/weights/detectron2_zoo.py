@@ -1,0 +1,195 @@
+"""Detectron2's model zoo by the names of its configs: what each sets, so that a name stands for a file.
+
+Values are those of the files under `configs/` in facebookresearch/detectron2; schedules and augmentation are left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+Settings = dict[str, Any]
+
+LEVELS = ["p2", "p3", "p4", "p5", "p6"]
+STAGES = ["res2", "res3", "res4", "res5"]
+HEADS: Settings = {
+    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
+    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
+    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
+    "MODEL.ROI_MASK_HEAD.NUM_CONV": 4,
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
+}
+FPN: Settings = HEADS | {
+    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": STAGES,
+    "MODEL.FPN.IN_FEATURES": STAGES,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[32], [64], [128], [256], [512]],
+    "MODEL.RPN.IN_FEATURES": LEVELS,
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 2000,
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1000,
+    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
+    "MODEL.ROI_HEADS.IN_FEATURES": LEVELS[:4],
+}
+C4: Settings = {}  # Detectron2's own defaults
+DC5: Settings = HEADS | {
+    "MODEL.RESNETS.OUT_FEATURES": ["res5"],
+    "MODEL.RESNETS.RES5_DILATION": 2,
+    "MODEL.RPN.IN_FEATURES": ["res5"],
+    "MODEL.ROI_HEADS.IN_FEATURES": ["res5"],
+}
+NECKS = {"FPN": FPN, "C4": C4, "DC5": DC5}
+IMAGENET_STD: Settings = {"MODEL.PIXEL_STD": [57.375, 57.12, 58.395]}
+TRUNKS: dict[str, Settings] = {
+    "R_50": {},
+    "R_101": {"MODEL.RESNETS.DEPTH": 101},
+    "X_101_32x8d": IMAGENET_STD
+    | {
+        "MODEL.RESNETS.DEPTH": 101,
+        "MODEL.RESNETS.NUM_GROUPS": 32,
+        "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+        "MODEL.RESNETS.STRIDE_IN_1X1": False,
+    },
+}
+MASK: Settings = {"MODEL.MASK_ON": True}
+RPN: Settings = {"MODEL.META_ARCHITECTURE": "ProposalNetwork"}
+KEYPOINT: Settings = {
+    "MODEL.KEYPOINT_ON": True,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.5,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 1500,
+    "DATASETS.TRAIN": ["keypoints_coco_2017_train"],
+}
+CASCADE: Settings = {
+    "MODEL.ROI_HEADS.NAME": "CascadeROIHeads",
+    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
+}
+AGNOSTIC: Settings = {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True, "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True}
+SCRATCH: Settings = {"MODEL.BACKBONE.FREEZE_AT": 0}
+DETECTRON1: Settings = {
+    "MODEL.RPN.SMOOTH_L1_BETA": 0.1111,
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 1.0,
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 2,
+    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlign",
+}
+GIOU: Settings = {
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": "giou",
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 2.0,
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "giou",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 10.0,
+}
+
+
+def _normed(norm: str, stride_in_1x1: bool) -> Settings:
+    """Norms in the trunk, the pyramid and the heads, whose boxes come from four convolutions and one layer."""
+    return {
+        "MODEL.RESNETS.NORM": norm,
+        "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1,
+        "MODEL.FPN.NORM": norm,
+        "MODEL.ROI_BOX_HEAD.NUM_CONV": 4,
+        "MODEL.ROI_BOX_HEAD.NUM_FC": 1,
+        "MODEL.ROI_BOX_HEAD.NORM": norm,
+        "MODEL.ROI_MASK_HEAD.NORM": norm,
+    }
+
+
+def _lvis(classes: int) -> Settings:
+    return MASK | {
+        "MODEL.ROI_HEADS.NUM_CLASSES": classes,
+        "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0001,
+        "TEST.DETECTIONS_PER_IMAGE": 300,
+    }
+
+
+def _pascal(neck: Settings) -> Settings:
+    return neck | {"MODEL.ROI_HEADS.NUM_CLASSES": 20, "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"]}
+
+
+def _all() -> dict[str, Settings]:
+    """The settings of each config of the zoo, by the folder and name of its file."""
+    zoo: dict[str, Settings] = {
+        "COCO-Detection/rpn_R_50_C4_1x": C4 | RPN | {
+            "MODEL.RPN.PRE_NMS_TOPK_TEST": 12000, "MODEL.RPN.POST_NMS_TOPK_TEST": 2000,
+        },
+        "COCO-Detection/rpn_R_50_FPN_1x": FPN | RPN | {"MODEL.RPN.POST_NMS_TOPK_TEST": 2000},
+    }  # fmt: skip
+    for neck, base in NECKS.items():
+        for folder, kind, heads in (
+            ("COCO-Detection", "faster", {}),
+            ("COCO-InstanceSegmentation", "mask", MASK),
+        ):
+            for trunk, schedule in (("R_50", "1x"), ("R_50", "3x"), ("R_101", "3x"), ("X_101_32x8d", "3x")):
+                if neck == "FPN" or not trunk.startswith("X"):
+                    zoo[f"{folder}/{kind}_rcnn_{trunk}_{neck}_{schedule}"] = base | TRUNKS[trunk] | heads
+    for trunk, schedule in (("R_50", "1x"), ("R_50", "3x"), ("R_101", "3x"), ("X_101_32x8d", "3x")):
+        zoo[f"COCO-Keypoints/keypoint_rcnn_{trunk}_FPN_{schedule}"] = FPN | TRUNKS[trunk] | KEYPOINT
+    for trunk, extra in TRUNKS.items():
+        zoo[f"LVISv0.5-InstanceSegmentation/mask_rcnn_{trunk}_FPN_1x"] = FPN | extra | _lvis(1230)
+        zoo[f"LVISv1-InstanceSegmentation/mask_rcnn_{trunk}_FPN_1x"] = FPN | extra | _lvis(1203)
+    group, sync = _normed("GN", False), _normed("SyncBN", True)
+    masks = {"MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 2, "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlign"}
+    points = {"MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": 2, "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": "ROIAlign"}
+    return zoo | {
+        "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou": FPN | MASK | GIOU,
+        "Cityscapes/mask_rcnn_R_50_FPN": FPN | MASK | {
+            "MODEL.ROI_HEADS.NUM_CLASSES": 8, "INPUT.MIN_SIZE_TEST": 1024, "INPUT.MAX_SIZE_TEST": 2048,
+            "DATASETS.TRAIN": ["cityscapes_fine_instance_seg_train"],
+        },
+        "PascalVOC-Detection/faster_rcnn_R_50_C4": _pascal(C4),
+        "PascalVOC-Detection/faster_rcnn_R_50_FPN": _pascal(FPN),
+        "Misc/cascade_mask_rcnn_R_50_FPN_1x": FPN | MASK | CASCADE,
+        "Misc/cascade_mask_rcnn_R_50_FPN_3x": FPN | MASK | CASCADE,
+        "Misc/mask_rcnn_R_50_FPN_1x_cls_agnostic": FPN | MASK | AGNOSTIC,
+        "Misc/mask_rcnn_R_50_FPN_3x_gn": FPN | MASK | group,
+        "Misc/mask_rcnn_R_50_FPN_3x_syncbn": FPN | MASK | sync,
+        "Misc/scratch_mask_rcnn_R_50_FPN_3x_gn": FPN | MASK | group | SCRATCH,
+        "Misc/scratch_mask_rcnn_R_50_FPN_9x_gn": FPN | MASK | group | SCRATCH | IMAGENET_STD,
+        "Misc/scratch_mask_rcnn_R_50_FPN_9x_syncbn": FPN | MASK | _normed("SyncBN", False) | SCRATCH | IMAGENET_STD,
+        "Detectron1-Comparisons/faster_rcnn_R_50_FPN_noaug_1x": FPN | DETECTRON1,
+        "Detectron1-Comparisons/mask_rcnn_R_50_FPN_noaug_1x": FPN | MASK | DETECTRON1 | masks,
+        "Detectron1-Comparisons/keypoint_rcnn_R_50_FPN_1x": FPN | KEYPOINT | DETECTRON1 | points,
+    }  # fmt: skip
+
+
+ZOO = _all()
+# entries of the zoo that are not of our family, or not in our parts: (beginning or part of the name, why)
+REFUSED = (
+    ("COCO-PanopticSegmentation/", "a panoptic network, whose stuff head we do not have"),
+    ("Misc/panoptic", "a panoptic network, whose stuff head we do not have"),
+    ("Misc/semantic", "semantic segmentation, and no R-CNN"),
+    ("retinanet", "a one-stage detector, and no R-CNN"),
+    ("fast_rcnn_R", "Fast R-CNN on proposals from a file; here an RPN does that"),
+    ("dconv", "a network with deformable convolutions, which we do not have"),
+)
+
+
+def is_zoo_name(config: str | Path) -> bool:
+    """Whether `config` is no file at hand but looks like the name of one of Detectron2's zoo."""
+    name = _plain(config)
+    return not Path(config).exists() and (name in ZOO or name.split("/")[0] in {key.split("/")[0] for key in ZOO} or
+                                          any(part in name for part, _ in REFUSED))  # fmt: skip
+
+
+def zoo_settings(config: str) -> Settings:
+    """Detectron2's flat settings of its zoo's `config`, such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml.
+
+    Raises ValueError that says why one is not to be had, or names the nearest.
+    """
+    name = _plain(config)
+    if name in ZOO:
+        return dict(ZOO[name])
+    for part, why in REFUSED:
+        if name.startswith(part) or (not part.endswith("/") and part in name.rpartition("/")[2]):
+            raise ValueError(f"{config} of Detectron2's zoo is {why}")
+    close = difflib.get_close_matches(name, ZOO, n=3) or sorted(ZOO)[:3]
+    raise ValueError(
+        f"Detectron2's zoo has no {config!r}; did you mean {' or '.join(f'{near}.yaml' for near in close)}?"
+    )
+
+
+def _plain(config: str | Path) -> str:
+    """The name without `configs/` before it and `.yaml` after it."""
+    return str(config).replace("\\", "/").removeprefix("configs/").removesuffix(".yaml").removesuffix(".yml")
