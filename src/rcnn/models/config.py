@@ -299,6 +299,7 @@ COCO_SIGMAS = (
     0.089,
 )  # fmt: skip
 
+DEFAULT_SIGMA = 0.067  # of keypoints that nobody gave one: the mean of COCO's
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointHeadConfig:

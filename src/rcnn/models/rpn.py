@@ -5,18 +5,22 @@ Letters: B images, A anchors of all levels, S sampled anchors, P proposals, L le
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import rpn_blocks
+from rcnn.models.box_rules import BoxRules
 from rcnn.models.config import RPNConfig
 from rcnn.models.layers import Conv2d, init_linear
-from rcnn.ops.anchors import cell_anchors, grid_anchors
-from rcnn.ops.boxes import clip_boxes, is_nonempty
-from rcnn.ops.deltas import decode_deltas, encode_deltas
+from rcnn.ops.anchors import cell_anchors, grid_anchors, legacy_cell_anchors, whole_cells
+from rcnn.ops.boxes import inside_image
+from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.matching import match
+from rcnn.ops.matching import in_crowds, match
 from rcnn.ops.nms import nms
 from rcnn.ops.sampling import random_keys, sample
 from rcnn.structures import Proposals, Targets
@@ -25,59 +29,88 @@ DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
 RANDOM_STREAM = 0  # the RPN's draws; the box head has its own
 
 
+@dataclass(frozen=True, kw_only=True)
+class Level:
+    """What the network says about the anchors of one level; their order is y, x, anchor."""
+
+    logits: Tensor  # (B, A_l) float32, of holding an object
+    ranks: Tensor  # (B, A_l) float32, what proposals are sorted by
+    deltas: Tensor  # (B, A_l, 4) float32
+    anchors: Tensor  # (A_l, 4)
+    grid: tuple[int, int]  # (height, width) of its map
+    steps: tuple[float, float]  # pixels from one place of the map to the next, down and across
+
+
 class RPN(nn.Module):
     """Feature maps -> the boxes most likely to hold an object, whatever it is."""
 
-    def __init__(self, *, in_channels: int, strides: dict[str, int], config: RPNConfig) -> None:
+    def __init__(
+        self, *, in_channels: int, strides: dict[str, int], config: RPNConfig, rules: BoxRules | None = None
+    ) -> None:
         super().__init__()
-        if len(config.sizes) != len(strides):
-            raise ValueError(
-                f"rpn.sizes has anchors for {len(config.sizes)} levels, the backbone gives {list(strides)}"
-            )
-        self.config = config
-        self.strides = strides
+        require_consistent(config, list(strides))
+        self.config, self.strides = config, strides
+        self.rules = rules or BoxRules()
+        width = config.width or in_channels
         if config.head == "fbnet":
             self.convs = rpn_blocks(in_channels)
+            width = in_channels
         else:
-            convs = [Conv2d(in_channels, in_channels, 3, relu=True) for _ in range(config.convs)]
+            widths = [in_channels] + [width] * config.convs
+            convs = [Conv2d(before, after, 3, relu=True) for before, after in pairwise(widths)]
             for conv in convs:
                 init_linear(conv, std=0.01)
-            self.convs = nn.Sequential(*convs)
-        for name, sizes in zip(strides, config.sizes, strict=True):
-            cell = cell_anchors(sizes, config.ratios, rounded=config.rounded_anchors)  # (anchors of a cell, 4)
+            self.convs, width = nn.Sequential(*convs), widths[-1]
+        for (name, stride), sizes in zip(strides.items(), config.sizes, strict=True):
+            cell = (  # (anchors of a cell, 4)
+                legacy_cell_anchors(sizes, config.ratios, stride)
+                if config.legacy_anchors
+                else cell_anchors(sizes, config.ratios, rounded=config.rounded_anchors)
+            )
             self.register_buffer(f"cell_{name}", cell, persistent=False)  # constants of the config, not weights
         anchors = len(config.sizes[0]) * len(config.ratios)
-        self.objectness = nn.Conv2d(in_channels, anchors, 1)
-        self.deltas = nn.Conv2d(in_channels, 4 * anchors, 1)
+        self.objectness = nn.Conv2d(width, anchors * (2 if config.classifier == "softmax" else 1), 1)
+        self.deltas = nn.Conv2d(width, 4 * anchors, 1)
         for layer in (self.objectness, self.deltas):
             init_linear(layer, std=0.01)
 
     def losses(
-        self, features: dict[str, Tensor], sizes: Tensor, targets: Targets, seed: Tensor
+        self,
+        features: dict[str, Tensor],
+        sizes: Tensor,
+        targets: Targets,
+        seed: Tensor,
+        scales: Tensor | None = None,
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals for the second stage, and the losses of equation 1; `seed` () int64 draws the sample."""
-        logits, deltas, anchors = self.head(features)
-        flat_logits, flat_deltas, flat_anchors = torch.cat(logits, 1), torch.cat(deltas, 1), torch.cat(anchors)
-        losses = self.sampled_losses(flat_logits, flat_deltas, flat_anchors, targets, seed)
-        proposals = self.select(logits, deltas, anchors, sizes, self.config.pre_nms_train, self.config.post_nms_train)
+        levels = self.head(features)
+        losses = self.sampled_losses(levels, sizes, targets, seed)
+        proposals = self.select(levels, sizes, scales, self.config.pre_nms_train, self.config.post_nms_train)
         return proposals, losses
 
-    def predict(self, features: dict[str, Tensor], sizes: Tensor) -> Proposals:
-        """The best proposals (B, P) of images of `sizes` (B, 2)."""
-        logits, deltas, anchors = self.head(features)
-        return self.select(logits, deltas, anchors, sizes, self.config.pre_nms, self.config.post_nms)
+    def predict(self, features: dict[str, Tensor], sizes: Tensor, scales: Tensor | None = None) -> Proposals:
+        """The best proposals (B, P) of images of `sizes` (B, 2), resized by `scales` (B,), or not at all if None."""
+        return self.select(self.head(features), sizes, scales, self.config.pre_nms, self.config.post_nms)
 
-    def head(self, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-        """For each level: logits (B, A_l) and deltas (B, A_l, 4) in float32, anchors (A_l, 4); order y, x, anchor."""
-        logits, deltas, anchors = [], [], []
+    def head(self, features: dict[str, Tensor]) -> list[Level]:
+        """Two small layers at each place of each level's map say how likely its anchors are objects, and where."""
+        levels = []
         for name in self.strides:
             x = self.convs(features[name])
             batch, _, height, width = x.shape
-            logits.append(self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1).float())
-            deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(batch, -1, 4).float())
-            cell = getattr(self, f"cell_{name}")
-            anchors.append(grid_anchors(cell, (height, width), self.steps(name, features)))
-        return logits, deltas, anchors
+            logits = self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1).float()
+            ranks = logits
+            if self.config.classifier == "softmax":
+                background, ranks = logits.unflatten(1, (-1, 2)).unbind(-1)
+                logits = ranks - background  # the softmax of two is the sigmoid of their difference
+            if self.config.ranking == "probability":
+                ranks = logits
+            deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(batch, -1, 4).float()
+            steps = self.steps(name, features)
+            anchors = grid_anchors(getattr(self, f"cell_{name}"), (height, width), steps, self.config.anchor_offset)
+            level = Level(logits=logits, ranks=ranks, deltas=deltas, anchors=anchors, grid=(height, width), steps=steps)
+            levels.append(level)
+        return levels
 
     def steps(self, name: str, features: dict[str, Tensor]) -> tuple[float, float]:
         """Pixels from one anchor of level `name` to the next, down and across."""
@@ -90,38 +123,53 @@ class RPN(nn.Module):
 
     @torch.no_grad()
     def select(
-        self,
-        logits: list[Tensor],
-        deltas: list[Tensor],
-        anchors: list[Tensor],
-        sizes: Tensor,
-        pre_nms: int,
-        post_nms: int,
+        self, levels: list[Level], sizes: Tensor, scales: Tensor | None, pre_nms: int, post_nms: int
     ) -> Proposals:
-        """The `pre_nms` best anchors of each level, moved, clipped, thinned by NMS inside it; `post_nms` stay."""
-        scores, boxes, levels = [], [], []
-        for level, (logit, delta, anchor) in enumerate(zip(logits, deltas, anchors, strict=True)):
-            best, index = logit.topk(min(pre_nms, logit.shape[1]), dim=1)  # (B, k)
-            delta = delta.gather(1, index[..., None].expand(-1, -1, 4))  # (B, k, 4)
-            boxes.append(decode_deltas(delta, anchor[index], DELTA_WEIGHTS))
-            scores.append(best)
-            levels.append(torch.full_like(index, level))
-        box, score = clip_boxes(torch.cat(boxes, 1), sizes), torch.cat(scores, 1)
-        valid = is_nonempty(box, self.config.min_size) & score.isfinite() & box.isfinite().all(-1)
-        kept, valid = nms(box, score, torch.cat(levels, 1), valid, self.config.nms_iou, post_nms)
-        box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]
-        return Proposals(boxes=box, scores=score.gather(1, kept) * valid, valid=valid)
+        """The `pre_nms` best anchors of each level, moved, clipped, thinned by NMS inside it; `post_nms` stay.
 
-    def sampled_losses(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, targets: Targets, seed: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of a sample of the anchors (A, 4), given logits (B, A) and deltas (B, A, 4)."""
+        With proposals=joint all levels are one.
+        """
         config = self.config
+        pools = []  # of ranks (B, n), deltas (B, n, 4) and anchors (n, 4)
+        for level in levels:
+            ranks = level.ranks
+            if config.whole_cells:
+                ranks = ranks.masked_fill(~whole_cells(level.grid, level.steps, sizes, len(ranks[0])), -torch.inf)
+            pools.append((ranks, level.deltas, level.anchors))
+        if config.proposals == "joint":
+            ranks, deltas, anchors = zip(*pools, strict=True)
+            pools = [(torch.cat(ranks, 1), torch.cat(deltas, 1), torch.cat(anchors))]
+        scores, boxes, groups = [], [], []
+        for group, (ranks, deltas, anchors) in enumerate(pools):
+            best, index = ranks.topk(min(pre_nms, ranks.shape[1]), dim=1)  # (B, k)
+            deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))  # (B, k, 4)
+            boxes.append(self.rules.decode(deltas, anchors[index], DELTA_WEIGHTS, config.max_log_scale))
+            scores.append(best)
+            groups.append(torch.full_like(index, group))
+        box, score = self.rules.clip(torch.cat(boxes, 1), sizes), torch.cat(scores, 1)
+        valid = self.large_enough(box, scales) & score.isfinite() & box.isfinite().all(-1)
+        kept, valid = nms(box, score, torch.cat(groups, 1), valid, config.nms_iou, post_nms)
+        box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]
+        return Proposals(boxes=box, scores=score.gather(1, kept).where(valid, 0.0), valid=valid)
+
+    def large_enough(self, boxes: Tensor, scales: Tensor | None) -> Tensor:
+        """Which boxes (B, N, 4) have no side that `min_size` drops, bool (B, N)."""
+        least = self.config.min_size
+        width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
+        shorter = torch.minimum(width, height)
+        scale = scales[:, None] if self.config.min_size_original and scales is not None else 1.0  # (B, 1)
+        if self.rules.inclusive:
+            return (shorter - 1) / scale + 1 >= least  # Detectron's way to count the file's pixels
+        return shorter > least * scale
+
+    def sampled_losses(self, levels: list[Level], sizes: Tensor, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
+        """Losses of a sample of the anchors of all levels, in images of `sizes` (B, 2)."""
+        config = self.config
+        logits = torch.cat([level.logits for level in levels], 1)  # (B, A)
+        deltas = torch.cat([level.deltas for level in levels], 1)  # (B, A, 4)
+        anchors = torch.cat([level.anchors for level in levels])  # (A, 4)
         with torch.no_grad():
-            batch = len(targets.boxes)
-            matched, label = match(
-                anchors, targets.boxes, targets.valid, config.negative_iou, config.positive_iou, low_quality=True
-            )
+            matched, label = self.label(anchors, sizes, targets)
             keys = random_keys(seed, label.shape, RANDOM_STREAM)
             index, positive, valid = sample(label, keys, config.batch_size, config.positive_fraction)  # (B, S)
             # objects come first in the sample, and only they have a box to learn
@@ -130,10 +178,46 @@ class RPN(nn.Module):
             target = targets.boxes.gather(1, matched.gather(1, objects)[..., None].expand(-1, -1, 4))
             target = torch.where(is_object[..., None], target, anchors[objects])  # a padded box has no logarithm
             wanted = encode_deltas(target, anchors[objects], DELTA_WEIGHTS)
-            normalizer = valid.sum().clamp(min=1) if config.normalizer == "sampled" else batch * config.batch_size
+            sampled, places = valid.sum().clamp(min=1), len(targets.boxes) * config.batch_size
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), positive.float(), reduction="none")
         moved = smooth_l1(deltas.gather(1, objects[..., None].expand(-1, -1, 4)), wanted, config.smooth_l1_beta)
         return {
-            "rpn_objectness": (objectness * valid).sum() / normalizer,
-            "rpn_box": (moved * is_object[..., None]).sum() / normalizer,
+            "rpn_objectness": (objectness * valid).sum() / (places if config.normalizer == "batch_size" else sampled),
+            "rpn_box": (moved * is_object[..., None]).sum() / (sampled if config.normalizer == "sampled" else places),
         }
+
+    def label(self, anchors: Tensor, sizes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """For each anchor (B, A) the object it overlaps most; and 1 if it is an object, 0 background, -1 neither."""
+        config = self.config
+        matched, label = match(
+            anchors,
+            targets.boxes,
+            targets.valid,
+            config.negative_iou,
+            config.positive_iou,
+            low_quality=True,
+            usable=None if config.straddle < 0 else inside_image(anchors, sizes, config.straddle),
+            overruled=config.low_quality == "overruled",
+        )
+        if config.crowd_ioa < 1:
+            if targets.crowds is None:
+                raise ValueError(f"rpn.crowd_ioa={config.crowd_ioa} needs Targets.crowds; the batch has none")
+            label = torch.where(in_crowds(anchors, targets.crowds, config.crowd_ioa), -1, label)
+        return matched, label
+
+
+def require_consistent(config: RPNConfig, levels: list[str]) -> None:
+    """A ValueError for settings that contradict each other, or the `levels` that the backbone gives."""
+    if len(config.sizes) != len(levels):
+        raise ValueError(f"rpn.sizes has anchors for {len(config.sizes)} levels, the backbone gives {levels}")
+    if len({len(sizes) for sizes in config.sizes}) > 1:
+        raise ValueError(f"rpn.sizes is {config.sizes}; wanted as many on each level: they share their layers")
+    if config.legacy_anchors and (config.rounded_anchors or config.anchor_offset or config.floored_strides):
+        raise ValueError(
+            "rpn.legacy_anchors=true has its own rounding and centres: leave out rounded_anchors, anchor_offset and "
+            "floored_strides"
+        )
+    if config.ranking == "object_logit" and config.classifier != "softmax":
+        raise ValueError("rpn.ranking=object_logit takes one of two logits: it needs rpn.classifier=softmax")
+    if config.head == "fbnet" and config.width:
+        raise ValueError(f"rpn.width={config.width} is for rpn.head=conv; fbnet has its own: leave it 0")

@@ -30,6 +30,24 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
     return torch.tensor(cells, dtype=torch.float32).reshape(-1, 4)
 
 
+def legacy_cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: float) -> Tensor:
+    """Anchors (A, 4), float32 xyxy pixels of the map's first cell, of R-CNN's MATLAB (Detectron, MXNet's FCIS).
+
+    A square of `stride` is stretched to each ratio in whole pixels (halves to the even), then multiplied to the size.
+    There it is about the centre of the cell's pixels; here, its last pixel's end has been added. Sizes outer, ratios
+    inner: the systems themselves have it the other way about.
+    """
+    cells = []
+    middle = stride / 2
+    for size in sizes:
+        for ratio in ratios:
+            width = round(math.sqrt(stride * stride / ratio))
+            height = round(width * ratio)
+            across, down = width * size / stride / 2, height * size / stride / 2
+            cells.append([middle - across, middle - down, middle + across, middle + down])
+    return torch.tensor(cells, dtype=torch.float32).reshape(-1, 4)
+
+
 def grid_anchors(
     cell: Tensor, grid: tuple[int, int], stride: float | tuple[float, float], offset: float = 0.0
 ) -> Tensor:
@@ -45,3 +63,15 @@ def grid_anchors(
     x, y = x.expand(height, width), y[:, None].expand(height, width)
     shifts = torch.stack([x, y, x, y], -1)  # (H, W, 4)
     return (shifts[:, :, None] + cell.float()).reshape(-1, 4)
+
+
+def whole_cells(grid: tuple[int, int], steps: tuple[float, float], sizes: Tensor, anchors: int) -> Tensor:
+    """Which of a map's `anchors`, as `grid_anchors` orders them, are of cells all inside the image: bool (B, anchors).
+
+    `grid` is the map's (height, width), `steps` a cell's in pixels, `sizes` (B, 2) the images'.
+    """
+    height, width = grid
+    rows = (torch.arange(height, device=sizes.device) + 1) * steps[0] <= sizes[:, :1]  # (B, H)
+    columns = (torch.arange(width, device=sizes.device) + 1) * steps[1] <= sizes[:, 1:]  # (B, W)
+    cells = (rows[:, :, None] & columns[:, None]).flatten(1)  # (B, H * W)
+    return cells[..., None].expand(-1, -1, anchors // (height * width)).flatten(1)

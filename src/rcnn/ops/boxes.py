@@ -30,6 +30,27 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
+def move_ends(boxes: Tensor, by: Tensor | float) -> Tensor:
+    """Boxes (B, ..., 4) with right and lower ends `by` pixels farther: the same for all, or (B,), by image."""
+    if isinstance(by, Tensor) and by.ndim:
+        by = by.view(-1, *[1] * (boxes.ndim - 1))
+    return torch.cat([boxes[..., :2], boxes[..., 2:] + by], -1)
+
+
+def inside_image(boxes: Tensor, sizes: Tensor, straddle: float = 0.0) -> Tensor:
+    """Which boxes (N, 4) leave no image of `sizes` (B, 2), (height, width), by more than `straddle` pixels: (B, N)."""
+    limit = sizes.flip(-1).to(boxes.dtype)[:, None] + straddle  # (B, 1, 2): width, height
+    return (boxes[:, :2] >= -straddle).all(-1) & (boxes[:, 2:] <= limit).all(-1)
+
+
+def box_ioa(a: Tensor, b: Tensor) -> Tensor:
+    """What part (..., N, M) of each box `a` (..., N, 4) lies in each box `b` (..., M, 4); 0 for one without area."""
+    a, b = a.float()[..., :, None, :], b.float()[..., None, :, :]
+    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
+    intersection = sides.prod(-1)
+    return torch.where(intersection > 0, intersection / box_area(a), 0.0)
+
+
 def is_nonempty(boxes: Tensor, min_size: float = 0.0) -> Tensor:
     """Which of the boxes (..., 4) have both sides longer than `min_size` pixels, bool (...).
 

@@ -1,6 +1,6 @@
 """Batches of images, true objects, proposals and detections: padded tensors, each with a mask of what is real.
 
-Letters: B images, G true objects, E polygon edges, P proposals, D detections, J keypoints.
+Letters: B images, G true objects, I crowds, E polygon edges, P proposals, D detections, J keypoints.
 Boxes are float32 xyxy in absolute pixels of the *network input*, width = x2 - x1. Sizes are (height, width).
 Labels are 0..K-1; there is no background label here.
 """
@@ -47,8 +47,12 @@ class ImageBatch(_Batch):
 
     pixels: Tensor  # (B, 3, H, W) uint8, or float32 in 0..255; RGB
     sizes: Tensor  # (B, 2) int64, (height, width) of the real part of each image
+    # (B,) float32, by what each image's file was multiplied to that size; None: the pixels are the file's
+    scales: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if self.scales is not None and self.scales.shape != self.sizes.shape[:1]:
+            raise ValueError(f"scales are {tuple(self.scales.shape)} for {len(self.sizes)} images, wanted (B,)")
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
             raise ValueError(f"pixels are {tuple(self.pixels.shape)}, wanted (B, 3, H, W)")
         if self.sizes.shape != (self.pixels.shape[0], 2):
@@ -57,7 +61,7 @@ class ImageBatch(_Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(_Batch):
-    """The true objects of B images, G places each; a place is real where `valid`. Crowds never come here."""
+    """The true objects of B images, G places each; a place is real where `valid`. Crowds are no objects."""
 
     boxes: Tensor  # (B, G, 4) float32 xyxy
     labels: Tensor  # (B, G) int64 in [0, K)
@@ -67,6 +71,7 @@ class Targets(_Batch):
     polygons: Tensor | None = None  # (B, G, E, 5) float32
     bitmaps: Tensor | None = None  # (B, G, H, W) bool, where masks came as bitmaps
     keypoints: Tensor | None = None  # (B, G, J, 3) float32: x, y, visibility 0, 1 or 2
+    crowds: Tensor | None = None  # (B, I, 4) float32 xyxy, where anchors are kept out of crowds; empty boxes at the end
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
@@ -74,6 +79,10 @@ class Targets(_Batch):
         self._check_rows(("labels", "valid", "polygons", "bitmaps", "keypoints"), self.boxes.shape[:2])
         if self.polygons is not None and self.polygons.shape[-1] != 5:
             raise ValueError(f"polygons are {tuple(self.polygons.shape)}, wanted (B, G, E, 5)")
+        if self.crowds is not None and (
+            self.crowds.ndim != 3 or (len(self.crowds), self.crowds.shape[2]) != (len(self.boxes), 4)
+        ):
+            raise ValueError(f"crowds are {tuple(self.crowds.shape)} for {len(self.boxes)} images, wanted (B, I, 4)")
 
 
 @dataclass(frozen=True, kw_only=True)

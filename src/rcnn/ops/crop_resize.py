@@ -1,0 +1,76 @@
+"""Regions cut out of maps and resized bilinearly, one sample for each cell of the result: what came before RoIAlign.
+
+Letters: B images, R regions, C channels, L levels, s the side of a pooled map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def crop_resize(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    scales: Sequence[float],
+    size: int,
+    kind: Literal["affine", "crop_resize"],
+) -> Tensor:
+    """Each region's features from its own level, `size` x `size` bilinear samples, the corners' ones at its corners.
+
+    affine: from border to border of the region, wherever on the map that is; outside it all is zero (mask-faster-rcnn's
+    affine grid with aligned corners, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016). crop_resize: the region
+    is first cut to whole cells, one at least, and from the first of these cells to the last (chainer-mask-rcnn).
+
+    Args:
+        features: L maps (B, C, H_l, W_l) of one dtype; the arithmetic is float32 at least.
+        boxes: (B, R, 4) xyxy pixels of the network input.
+        levels: (B, R) int64 in [0, L).
+        valid: (B, R) bool; the other regions give zeros and no gradient.
+        scales: L steps of a map for one pixel, 1 / stride.
+
+    Returns:
+        (B, R, C, size, size) in the features' dtype. Its gradient goes to the features, not to the boxes.
+    """
+    pooled = None
+    for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
+        own = (levels == level) & valid
+        corners = boxes.detach() * scale
+        height, width = values.shape[2:]
+        if kind == "crop_resize":
+            corners = _whole_cells(corners, height, width)
+        corners = torch.where(own[..., None], corners, 0.0)  # a place that holds no region may hold anything
+        part = _samples(values, corners, size) * own[..., None, None, None]
+        pooled = part if pooled is None else pooled + part
+    if pooled is None:
+        raise ValueError("there are no feature maps to cut regions out of")
+    return pooled.to(features[0].dtype)
+
+
+def _whole_cells(corners: Tensor, height: int, width: int) -> Tensor:
+    """First and last cells (B, R, 4), x y x y, of regions given by `corners` (B, R, 4) in a map's steps."""
+    limit = corners.new_tensor([width, height])
+    first = corners[..., :2].round()
+    end = torch.minimum(torch.maximum(corners[..., 2:].round(), first + 1), limit)  # past the last cell
+    first = torch.minimum(first.clamp(min=0), limit - 1)
+    return torch.cat([first, torch.maximum(end - 1, first)], -1)
+
+
+def _samples(values: Tensor, corners: Tensor, size: int) -> Tensor:
+    """Samples (B, R, C, size, size) of a map (B, C, H, W), evenly from corner to corner; places are cells' centres."""
+    height, width = values.shape[2:]
+    share = torch.linspace(0, 1, size, dtype=corners.dtype, device=corners.device)
+    x1, y1, x2, y2 = corners[..., None].unbind(2)  # (B, R, 1) each
+    # grid_sample's own unit runs from -1 at the first cell to 1 at the last; a map of one cell has no such unit
+    x = (x1 + (x2 - x1) * share) * (2 / max(1, width - 1)) - 1  # (B, R, s)
+    y = (y1 + (y2 - y1) * share) * (2 / max(1, height - 1)) - 1
+    grid = torch.stack([x[:, :, None].expand(-1, -1, size, -1), y[..., None].expand(-1, -1, -1, size)], -1)
+    precise = values if values.dtype == torch.float64 else values.float()
+    found = F.grid_sample(precise, grid.flatten(1, 2).to(precise.dtype), padding_mode="zeros", align_corners=True)
+    return found.unflatten(2, (corners.shape[1], size)).transpose(1, 2)  # from (B, C, R, s, s)

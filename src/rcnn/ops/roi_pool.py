@@ -1,0 +1,95 @@
+"""RoI pooling (Girshick 2015, section 2.1): the maximum of each of a region's rounded bins, as the op `rcnn::roi_pool`.
+
+Letters: B images, R regions, C channels, L levels, s the side of a pooled map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torchvision  # noqa: F401  (its operators)
+from torch import Tensor
+
+
+@torch.library.custom_op("rcnn::roi_pool", mutates_args=())
+def roi_pool(
+    features: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: Sequence[float], size: int
+) -> tuple[Tensor, Tensor]:
+    """Each region's features from its own level: the maxima of `size` x `size` bins of whole cells.
+
+    A region's corners are rounded to cells, and the last cell belongs to it (Caffe's rule): it has one at least.
+
+    Args:
+        features: L maps (B, C, H_l, W_l) of one dtype.
+        boxes: (B, R, 4) float32 xyxy pixels of the network input.
+        levels: (B, R) int64 in [0, L).
+        valid: (B, R) bool; the other regions give zeros and no gradient.
+        scales: L steps of a map for one pixel, 1 / stride.
+
+    Returns:
+        pooled: (B, R, C, size, size) in the features' dtype; a bin without cells is 0. Its gradient goes to the maxima.
+        place: the same shape, int32: each maximum's place in its map (H_l * W_l), -1 for none.
+    """
+    shape = (*boxes.shape[:2], features[0].shape[1], size, size)
+    pooled, place = features[0].new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=boxes.device)
+    flat, flat_place = pooled.flatten(0, 1), place.flatten(0, 1)
+    image = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
+    rois = torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
+    for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
+        own = ((levels == level) & valid).flatten()
+        # where a level's regions can be told without waiting for the device, only they are pooled from it
+        rows = own.nonzero()[:, 0] if boxes.device.type == "cpu" else torch.arange(len(own), device=boxes.device)
+        maxima, index = torch.ops.torchvision.roi_pool(values.float(), rois[rows], scale, size, size)
+        mine = own[rows, None, None, None]
+        flat[rows] = torch.where(mine, maxima.to(flat.dtype), flat[rows])
+        flat_place[rows] = torch.where(mine, index, flat_place[rows])
+    return pooled, place
+
+
+@torch.library.custom_op("rcnn::roi_pool_backward", mutates_args=())
+def roi_pool_backward(
+    gradient: Tensor,
+    place: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    heights: Sequence[int],
+    widths: Sequence[int],
+) -> list[Tensor]:
+    """Gradients of the L maps (B, C, H_l, W_l) from that of the pooled regions (B, R, C, s, s); see `roi_pool`."""
+    batch, channels = len(gradient), gradient.shape[2]
+    maps = []
+    for level, (height, width) in enumerate(zip(heights, widths, strict=True)):
+        own = ((levels == level) & valid)[:, :, None, None, None] & (place >= 0)
+        index = torch.where(own, place, 0).to(torch.int64).transpose(1, 2).reshape(batch, channels, -1)
+        values = torch.where(own, gradient.float(), 0.0).transpose(1, 2).reshape(batch, channels, -1)
+        spread = values.new_zeros(batch, channels, height * width).scatter_add_(2, index, values)
+        maps.append(spread.view(batch, channels, height, width).to(gradient.dtype))
+    return maps
+
+
+@roi_pool.register_fake
+def _(features, boxes, levels, valid, scales, size):
+    shape = (*boxes.shape[:2], features[0].shape[1], size, size)
+    return features[0].new_empty(shape), boxes.new_empty(shape, dtype=torch.int32)
+
+
+@roi_pool_backward.register_fake
+def _(gradient, place, boxes, levels, valid, heights, widths):
+    return [gradient.new_empty((len(gradient), gradient.shape[2], h, w)) for h, w in zip(heights, widths, strict=True)]
+
+
+def _remember(ctx, inputs, output) -> None:
+    features, boxes, levels, valid, _, _ = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.save_for_backward(output[1], boxes, levels, valid)
+    ctx.sizes = [f.shape[2] for f in features], [f.shape[3] for f in features]
+
+
+def _backward(ctx, gradient, _):
+    place, boxes, levels, valid = ctx.saved_tensors
+    return roi_pool_backward(gradient, place, boxes, levels, valid, *ctx.sizes), None, None, None, None, None
+
+
+roi_pool.register_autograd(_backward, setup_context=_remember)
