@@ -29,20 +29,19 @@ def slow_resize(values: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def slow_vote(
-    boxes: np.ndarray, masks: np.ndarray, weights: np.ndarray, size: tuple[int, int], inclusive: bool
+    boxes: np.ndarray, masks: np.ndarray, weights: np.ndarray, size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """One detection's box and mask, on a canvas of the whole image; None where nothing reaches 0.4."""
     canvas = np.zeros(size)
     for box, mask, weight in zip(boxes, masks, weights, strict=True):
         x1, y1, x2, y2 = (round(float(value)) for value in box)
-        x2, y2 = x2 + inclusive, y2 + inclusive
         if weight > 0 and x2 > x1 and y2 > y1:
             canvas[y1:y2, x1:x2] += weight * (slow_resize(mask, y2 - y1, x2 - x1) >= 0.4)
     rows, columns = np.nonzero(canvas >= 0.4)
     if len(rows) == 0:
         return None
     y1, y2, x1, x2 = rows.min(), rows.max() + 1, columns.min(), columns.max() + 1
-    box = np.array([x1, y1, x2 - inclusive, y2 - inclusive])
+    box = np.array([x1, y1, x2, y2])
     return box, slow_resize(canvas[y1:y2, x1:x2], masks.shape[1], masks.shape[2])
 
 
@@ -57,19 +56,16 @@ def candidates(number: int, seed: int = 0, side: int = 7) -> tuple[Tensor, Tenso
     return boxes, masks, (torch.randn(1, number, 3, generator=generator) * 2).softmax(-1)
 
 
-@pytest.mark.parametrize("inclusive", [False, True])
-def test_equals_a_canvas_for_each_detection(inclusive: bool) -> None:
+def test_equals_a_canvas_for_each_detection() -> None:
     boxes, masks, _ = candidates(12)
     generator = torch.Generator().manual_seed(1)
     weights = torch.rand(1, 6, 12, generator=generator) * (torch.rand(1, 6, 12, generator=generator) < 0.3)
     weights[0, 4], weights[0, 5] = 0, 0.02  # without a vote; with too few
     weights[0, :4] /= weights[0, :4].sum(-1, keepdim=True)
-    fitted, voted, found = vote_masks(boxes, masks, weights, torch.tensor([[150, 200]]), 0.4, True, inclusive)
+    fitted, voted, found = vote_masks(boxes, masks, weights, torch.tensor([[150, 200]]), 0.4, True)
     assert found[0].tolist() == [True] * 4 + [False] * 2
     for place in range(4):
-        wanted = slow_vote(
-            boxes[0].numpy(), masks[0].double().numpy(), weights[0, place].numpy(), (150, 200), inclusive
-        )
+        wanted = slow_vote(boxes[0].numpy(), masks[0].double().numpy(), weights[0, place].numpy(), (150, 200))
         assert wanted is not None
         np.testing.assert_array_equal(fitted[0, place].numpy(), wanted[0])
         np.testing.assert_allclose(voted[0, place].numpy(), wanted[1], atol=1e-5)
@@ -92,7 +88,7 @@ def test_no_candidate_and_no_detection() -> None:
     for number, count in ((0, 3), (3, 0)):
         boxes, masks, _ = candidates(number)
         weights = torch.zeros(1, count, number)
-        fitted, voted, found = vote_masks(boxes, masks, weights, size, 0.4, True, False)
+        fitted, voted, found = vote_masks(boxes, masks, weights, size, 0.4, True)
         assert fitted.shape == (1, count, 4)
         assert voted.shape == (1, count, 7, 7)
         assert not found.any()
@@ -104,11 +100,11 @@ def test_images_do_not_see_each_other() -> None:
     sizes = torch.tensor([[150, 200]])
     both = vote_masks(
         torch.cat([boxes, others]), torch.cat([masks, other_masks]), weights.expand(2, -1, -1), sizes.expand(2, -1),
-        0.4, True, False,
+        0.4, True,
     )  # fmt: skip
     for image, alone in enumerate(
-        (vote_masks(boxes, masks, weights, sizes, 0.4, True, False),
-         vote_masks(others, other_masks, weights, sizes, 0.4, True, False))
+        (vote_masks(boxes, masks, weights, sizes, 0.4, True),
+         vote_masks(others, other_masks, weights, sizes, 0.4, True))
     ):  # fmt: skip
         for ours, wanted in zip(both, alone, strict=True):
             torch.testing.assert_close(ours[image], wanted[0], atol=0, rtol=0)
@@ -116,7 +112,7 @@ def test_images_do_not_see_each_other() -> None:
 
 def test_opcheck() -> None:
     boxes, masks, _ = candidates(6)
-    arguments = (boxes, masks, torch.rand(1, 4, 6), torch.tensor([[150, 200]]), 0.4, True, False)
+    arguments = (boxes, masks, torch.rand(1, 4, 6), torch.tensor([[150, 200]]), 0.4, True)
     assert set(torch.library.opcheck(vote_masks, arguments).values()) == {"SUCCESS"}
 
 
@@ -140,7 +136,7 @@ def test_golden(shared: Path, peer: str, ending: str, at_least: bool, clip: bool
     kept, valid = nms(every, scores.flatten(1), labels, scores.flatten(1) >= score, 0.3, limit)
     labels = labels.gather(1, kept)
     weights = vote_weights(boxes, scores, torch.ones(1, number, dtype=torch.bool), kept // classes, labels, valid, 0.5)
-    fitted, voted, found = vote_masks(boxes, masks, weights, torch.tensor([[90, 120]]), 0.4, at_least, False)
+    fitted, voted, found = vote_masks(boxes, masks, weights, torch.tensor([[90, 120]]), 0.4, at_least)
     voted = voted.clamp(0, 1) if clip else voted
     own_scores = scores.flatten(1).gather(1, kept)[0, found[0]].numpy()
     own_labels = labels[0, found[0]].numpy()

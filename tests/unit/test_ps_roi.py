@@ -13,9 +13,7 @@ from torch import Tensor
 from rcnn.ops.ps_roi import ps_roi_pool
 
 
-def slow_pool(
-    maps: Tensor, boxes: Tensor, scale: float, groups: int, size: int, rounded: bool, inclusive: bool
-) -> Tensor:
+def slow_pool(maps: Tensor, boxes: Tensor, scale: float, groups: int, size: int, rounded: bool) -> Tensor:
     """The definition, cell by cell (facts: msracver/FCIS); boxes (B, R, 4)."""
     channels, height, width = maps.shape[1] // groups**2, *maps.shape[2:]
     out = maps.new_zeros((*boxes.shape[:2], channels, size, size))
@@ -23,7 +21,7 @@ def slow_pool(
         for region, box in enumerate(boxes[image].tolist()):
             if rounded:
                 box = [math.copysign(math.floor(abs(value) + 0.5), value) for value in box]
-            x1, y1, x2, y2 = (value * scale for value in (box[0], box[1], box[2] + inclusive, box[3] + inclusive))
+            x1, y1, x2, y2 = (value * scale for value in box)
             high, wide = max(y2 - y1, 0.1) / size, max(x2 - x1, 0.1) / size
             for i in range(size):
                 for j in range(size):
@@ -49,12 +47,12 @@ def random_input(regions: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return maps, boxes, torch.ones(2, regions, dtype=torch.bool)
 
 
-@pytest.mark.parametrize(("rounded", "inclusive"), [(False, False), (True, False), (True, True)])
-def test_equals_a_loop_over_cells(rounded: bool, inclusive: bool) -> None:
+@pytest.mark.parametrize("rounded", [False, True])
+def test_equals_a_loop_over_cells(rounded: bool) -> None:
     maps, boxes, valid = random_input(7)
-    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 3, 6, rounded, inclusive)
+    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 3, 6, rounded)
     torch.testing.assert_close(
-        pooled, slow_pool(maps.double(), boxes, 1 / 16, 3, 6, rounded, inclusive).float(), atol=1e-6, rtol=1e-6
+        pooled, slow_pool(maps.double(), boxes, 1 / 16, 3, 6, rounded).float(), atol=1e-6, rtol=1e-6
     )
 
 
@@ -62,7 +60,7 @@ def test_places_that_are_not_valid_are_zero_and_get_no_gradient() -> None:
     maps, boxes, valid = random_input(5)
     maps.requires_grad_()
     valid[0] = False
-    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 3, 6, False, False)
+    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 3, 6, False)
     assert (pooled[0] == 0).all()
     assert pooled[1].abs().sum() > 0
     pooled.sum().backward()
@@ -74,21 +72,21 @@ def test_places_that_are_not_valid_are_zero_and_get_no_gradient() -> None:
 @pytest.mark.parametrize("regions", [0, 1])
 def test_no_region_and_one(regions: int) -> None:
     maps, boxes, valid = random_input(max(regions, 4))
-    pooled = ps_roi_pool(maps, boxes[:, :regions], valid[:, :regions], 1 / 16, 3, 6, False, False)
+    pooled = ps_roi_pool(maps, boxes[:, :regions], valid[:, :regions], 1 / 16, 3, 6, False)
     assert pooled.shape == (2, regions, 3, 6, 6)
 
 
 def test_gradient_equals_finite_differences() -> None:
     maps, boxes, valid = random_input(4)
     assert torch.autograd.gradcheck(
-        lambda value: ps_roi_pool(value, boxes, valid, 1 / 16, 3, 6, False, False),
+        lambda value: ps_roi_pool(value, boxes, valid, 1 / 16, 3, 6, False),
         maps.double()[:, :, :4, :5].clone().requires_grad_(),
     )
 
 
 def test_opcheck() -> None:
     maps, boxes, valid = random_input(4)
-    arguments = (maps.requires_grad_(), boxes, valid, 1 / 16, 3, 6, True, True)
+    arguments = (maps.requires_grad_(), boxes, valid, 1 / 16, 3, 6, True)
     assert set(torch.library.opcheck(ps_roi_pool, arguments).values()) == {"SUCCESS"}
 
 
@@ -102,7 +100,7 @@ def test_golden(shared: Path, name: str, rounded: bool) -> None:
     maps = torch.from_numpy(stored["x"]).requires_grad_()
     boxes = rois.expand(2, -1, -1)
     valid = torch.stack([image == 0, image == 1])
-    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 7, 21, rounded, False)
+    pooled = ps_roi_pool(maps, boxes, valid, 1 / 16, 7, 21, rounded)
     np.testing.assert_allclose(pooled.sum(0).detach().numpy(), stored["y"], atol=1e-5)
     pooled.sum(0).backward(torch.from_numpy(stored["gy"]))
     assert maps.grad is not None

@@ -298,8 +298,8 @@ COCO_SIGMAS = (
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107, 0.087, 0.087, 0.089,
     0.089,
 )  # fmt: skip
-
 DEFAULT_SIGMA = 0.067  # of keypoints that nobody gave one: the mean of COCO's
+
 
 @dataclass(frozen=True, kw_only=True)
 class KeypointHeadConfig:
@@ -328,11 +328,11 @@ class FCISConfig:
     The three systems that have it differ in details; each is a setting. The defaults are the original's (MXNet).
     """
 
-    width: int = 1024  # channels after the 1x1 convolution on res5
+    level: Literal["c3", "c4", "c5"] = "c5"  # map of the backbone that the head reads; the RPN reads c4
+    width: int = 1024  # channels after the 1x1 convolution on it
     groups: int = 7  # k: position groups a side
     roi_size: int = 21  # cells a side of the pooled maps
     rounded_regions: bool = True  # region borders to whole pixels before pooling (original, chainer-fcis)
-    inclusive_regions: bool = True  # their last pixel belongs to them (original)
     delta_weights: tuple[float, float, float, float] = (5.0, 5.0, 2.0, 2.0)
     refine: bool = True  # pool a second time, from the boxes found
     sampling: Literal["ohem", "random"] = "ohem"  # the hardest regions (Shrivastava et al. 2016), or a random sample
@@ -350,7 +350,6 @@ class FCISConfig:
     nms_iou: float = 0.3
     vote_iou: float = 0.5  # masks overlapping a detection so much are averaged into its own; 0: no voting
     clip_votes: bool = False  # sums of votes are cut to [0, 1] (ChainerCV)
-    class_limit: int = 100  # detections of a class that go into the vote; 0: all
     score_threshold: float = 0.001
     max_detections: int = 100
 

@@ -27,7 +27,6 @@ def vote_masks(
     sizes: Tensor,
     threshold: float,
     at_least: bool,
-    inclusive: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes and masks of detections from weighted votes of candidates, in pixels of the image.
 
@@ -43,7 +42,6 @@ def vote_masks(
         sizes: (B, 2) int64, (height, width) of the images.
         threshold: of masks and of canvases.
         at_least: a mask is set from the threshold on, otherwise above it; canvases always from it on.
-        inclusive: boxes contain their last pixel: they are one pixel wider than x2 - x1, also those given back.
 
     Returns:
         boxes: (B, D, 4) float32, whole numbers; 0 where nothing reaches the threshold.
@@ -57,13 +55,10 @@ def vote_masks(
     for image, size in enumerate(sizes.tolist()):
         used = (weights[image] > 0).any(0).nonzero()[:, 0]
         edges = boxes[image, used].float().round()  # (U, 4)
-        edges[:, 2:] += float(inclusive)
         share, drawn = weights[image][:, used].float(), masks[image, used].float()
         fitted[image] = _fit_boxes(edges, drawn, share, size, threshold, at_least)
         found[image] = fitted[image, :, 2] > 0
         voted[image] = _read_masks(edges, drawn, share, fitted[image], threshold, at_least)
-        if inclusive:
-            fitted[image, :, 2:] -= found[image, :, None].float()
     return fitted, voted, found
 
 
@@ -157,7 +152,7 @@ def _source(pixels: Tensor, start: Tensor, length: Tensor, side: Tensor) -> tupl
 
 
 @vote_masks.register_fake
-def _(boxes, masks, weights, sizes, threshold, at_least, inclusive):
+def _(boxes, masks, weights, sizes, threshold, at_least):
     shape = weights.shape[:2]
     return (
         boxes.new_empty((*shape, 4), dtype=torch.float32),

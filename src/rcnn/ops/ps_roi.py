@@ -24,7 +24,6 @@ def ps_roi_pool(
     groups: int,
     size: int,
     rounded: bool,
-    inclusive: bool,
 ) -> Tensor:
     """Each region's cells, every one the mean of the map's points that it touches, in the map of its own group.
 
@@ -39,7 +38,6 @@ def ps_roi_pool(
         groups: k.
         size: s, a multiple of k.
         rounded: borders are rounded to whole pixels first, halves away from zero (msracver/FCIS, chainer-fcis).
-        inclusive: the last pixel belongs to the region, which ends one pixel later (msracver/FCIS).
 
     Returns:
         (B, R, C, size, size) in the maps' dtype. Its gradient goes to the maps, not to the boxes.
@@ -49,7 +47,7 @@ def ps_roi_pool(
     pooled = maps.new_empty((batch, regions * size * size, channels))  # channels innermost, as the table is read
     for image in range(batch):
         table = _table(maps[image], groups)
-        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, inclusive, height, width)
+        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
         for start in range(0, len(share), CELLS_AT_A_TIME):
             cells = slice(start, start + CELLS_AT_A_TIME)
             first, above, left, last = (table[index[cells]] for index in corners)  # (n, C) each
@@ -67,7 +65,6 @@ def ps_roi_pool_backward(
     scale: float,
     groups: int,
     rounded: bool,
-    inclusive: bool,
 ) -> Tensor:
     """Gradient of the maps (B, C * k * k, H, W) from that of the pooled regions (B, R, C, s, s); see `ps_roi_pool`."""
     batch, regions, channels, size, _ = gradient.shape
@@ -75,7 +72,7 @@ def ps_roi_pool_backward(
     maps = gradient.new_empty((batch, channels * groups**2, height, width))
     for image in range(batch):
         table = gradient.new_zeros((groups**2 * (height + 1) * (width + 1), channels), dtype=torch.float64)
-        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, inclusive, height, width)
+        corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
         for start in range(0, len(share), CELLS_AT_A_TIME):
             cells = slice(start, start + CELLS_AT_A_TIME)
             part = flat[image, cells].double() * share[cells, None]
@@ -104,7 +101,6 @@ def _corners(
     groups: int,
     size: int,
     rounded: bool,
-    inclusive: bool,
     height: int,
     width: int,
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
@@ -112,8 +108,8 @@ def _corners(
 
     The corners are top left, top right, bottom left and bottom right.
     """
-    top, bottom = _cell_limits(boxes[:, 1], boxes[:, 3], scale, size, rounded, inclusive, height)  # (R, s) each
-    left, right = _cell_limits(boxes[:, 0], boxes[:, 2], scale, size, rounded, inclusive, width)
+    top, bottom = _cell_limits(boxes[:, 1], boxes[:, 3], scale, size, rounded, height)  # (R, s) each
+    left, right = _cell_limits(boxes[:, 0], boxes[:, 2], scale, size, rounded, width)
     group = torch.arange(size, device=boxes.device) * groups // size  # (s,)
     plane = (group[:, None] * groups + group) * (height + 1)  # (s, s)
     rows = [(plane + row[:, :, None]) * (width + 1) for row in (top, bottom)]  # (R, s, s) each
@@ -124,15 +120,12 @@ def _corners(
 
 
 def _cell_limits(
-    start: Tensor, end: Tensor, scale: float, size: int, rounded: bool, inclusive: bool, length: int
+    start: Tensor, end: Tensor, scale: float, size: int, rounded: bool, length: int
 ) -> tuple[Tensor, Tensor]:
     """First point, and one past the last, (R, s) int64 in [0, length], that each cell has along one axis."""
     start, end = start.double(), end.double()
     if rounded:
         start, end = (torch.trunc(value + 0.5 * value.sign()) for value in (start, end))
-    if inclusive:
-        end = end + 1
-    if rounded:
         # whole pixels put cells exactly on the map's points, where one bit decides: the kernels count in float32
         start, end = start.float(), end.float()
     start, end = start * scale, end * scale
@@ -145,26 +138,26 @@ def _cell_limits(
 
 
 @ps_roi_pool.register_fake
-def _(maps, boxes, valid, scale, groups, size, rounded, inclusive):
+def _(maps, boxes, valid, scale, groups, size, rounded):
     batch, regions = valid.shape
     return maps.new_empty((batch, regions, size, size, maps.shape[1] // groups**2)).permute(0, 1, 4, 2, 3)
 
 
 @ps_roi_pool_backward.register_fake
-def _(gradient, boxes, valid, height, width, scale, groups, rounded, inclusive):
+def _(gradient, boxes, valid, height, width, scale, groups, rounded):
     return gradient.new_empty((gradient.shape[0], gradient.shape[2] * groups**2, height, width))
 
 
 def _remember(ctx, inputs, output) -> None:
-    maps, boxes, valid, scale, groups, _, rounded, inclusive = inputs
+    maps, boxes, valid, scale, groups, _, rounded = inputs
     ctx.save_for_backward(boxes, valid)
-    ctx.settings = *maps.shape[2:], scale, groups, rounded, inclusive
+    ctx.settings = *maps.shape[2:], scale, groups, rounded
 
 
 def _backward(ctx, gradient):
     boxes, valid = ctx.saved_tensors
     maps = ps_roi_pool_backward(gradient, boxes, valid, *ctx.settings)
-    return maps, None, None, None, None, None, None, None
+    return maps, None, None, None, None, None, None
 
 
 ps_roi_pool.register_autograd(_backward, setup_context=_remember)
