@@ -6,54 +6,33 @@ Letters: B images, R regions, K classes, C channels, D detections.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcnn.models.backbones.fbnet import box_blocks
-from rcnn.models.backbones.resnet import build_stage
-from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, ResNetConfig
+from rcnn.models.box_features import build_box_features
+from rcnn.models.config import BackboneConfig, BoxHeadConfig
 from rcnn.models.layers import init_linear
 from rcnn.models.regions import Regions, pool_regions, sample_regions
-from rcnn.ops.boxes import clip_boxes, is_nonempty
+from rcnn.models.selection import select_detections
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.deltas import decode_deltas, encode_deltas
-from rcnn.ops.losses import smooth_l1
-from rcnn.ops.nms import nms
+from rcnn.ops.losses import focal_loss, smooth_l1
 from rcnn.structures import Detections, Proposals, Targets
 
 
-class FullyConnected(nn.Module):
-    """Regions (N, C, s, s) -> (N, width) by two fully connected layers (FPN's head)."""
+class BoxOutputs(NamedTuple):
+    """What a box head says of R regions of each image, float32; and with res5 the maps that it made of them."""
 
-    def __init__(self, *, in_channels: int, roi_size: int, width: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(in_channels * roi_size**2, width)
-        self.fc2 = nn.Linear(width, width)
-        for layer in (self.fc1, self.fc2):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
-        self.channels = width
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
-
-
-class Res5(nn.Module):
-    """Regions (N, 1024, 14, 14) -> (N, 2048, 7, 7) by a ResNet's last stage (He et al. 2016, appendix A)."""
-
-    def __init__(self, config: ResNetConfig) -> None:
-        super().__init__()
-        self.res5 = build_stage(5, config)
-        self.channels = 2048
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.res5(x)
+    scores: Tensor  # (B, R, K + 1) logits, background last
+    deltas: Tensor  # (B, R, K, 4), or (B, R, 1, 4) where the classes share a box
+    maps: Tensor | None  # (B, R, 2048, 7, 7)
 
 
 class BoxHead(nn.Module):
-    """Proposals -> detections: class scores, background last, and boxes of each class."""
+    """Proposals -> detections: class scores, background last, and boxes of each class or one for all."""
 
     def __init__(
         self,
@@ -66,73 +45,80 @@ class BoxHead(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.num_classes, self.strides = config, num_classes, strides
-        if config.features == "res5":
-            if not isinstance(backbone, ResNetConfig):
-                raise ValueError("box.features=res5 needs a ResNet backbone; this one is another: use fc")
-            self.features: nn.Module = Res5(backbone)
-        elif config.features == "fbnet":
-            self.features = box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
-        else:
-            self.features = FullyConnected(in_channels=in_channels, roi_size=config.roi_size, width=config.fc_width)
+        self.features = build_box_features(config, in_channels, backbone)
         self.scores = nn.Linear(self.features.channels, num_classes + 1)
-        self.deltas = nn.Linear(self.features.channels, num_classes * 4)
+        self.deltas = nn.Linear(self.features.channels, 4 if config.class_agnostic else num_classes * 4)
         init_linear(self.scores, std=0.01)
         init_linear(self.deltas, std=0.001)
+        self.class_weights: Tensor | None
+        weights = torch.tensor(config.class_weights) if config.class_weights else None
+        self.register_buffer("class_weights", weights, persistent=False)  # (K + 1,)
 
     def losses(
-        self, features: dict[str, Tensor], proposals: Proposals, targets: Targets, seed: Tensor
+        self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor, targets: Targets, seed: Tensor
     ) -> tuple[Regions, dict[str, Tensor]]:
         """The sampled regions (the mask head trains on the objects among them) and the two losses of Fast R-CNN."""
         config = self.config
         regions = sample_regions(proposals, targets, num_classes=self.num_classes, config=config, seed=seed)
-        scores, deltas, maps = self.classify(features, regions.boxes, regions.valid)  # (B, R, K + 1), (B, R, K, 4)
+        outputs = self.classify(features, regions.boxes, regions.valid)
+        losses = self.region_losses(outputs, regions, targets, config.most_objects)
+        return replace(regions, features=outputs.maps), losses
+
+    def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
+        """The best detections (B, D) over all classes of images of `sizes` (B, 2), boxes within them."""
+        live = live_prefix(proposals.valid)
+        regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
+        outputs = self.classify(features, regions, valid)
+        scores = outputs.scores.softmax(-1)[..., :-1]  # (B, R, K)
+        return select_detections(self.decode(outputs.deltas, regions), scores, valid, sizes, self.config)
+
+    def classify(
+        self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
+    ) -> BoxOutputs:
+        """Scores and deltas of the regions `boxes` (B, R, 4); the gradient into the maps is multiplied by a factor."""
+        pooled = pool_regions(features, self.strides, boxes, valid, self.config, self.config.level_eps_inside)
+        if feature_gradient != 1.0:
+            pooled = torch.lerp(pooled.detach(), pooled, feature_gradient)  # the value is `pooled` exactly
+        x = self.features(pooled.flatten(0, 1))
+        maps = x.unflatten(0, boxes.shape[:2]) if x.ndim == 4 else None
+        if maps is not None:
+            x = x.mean((2, 3))
+        scores = self.scores(x).float().unflatten(0, boxes.shape[:2])
+        deltas = self.deltas(x).float().view(*boxes.shape[:2], -1, 4)
+        return BoxOutputs(scores, deltas, maps)
+
+    def decode(self, deltas: Tensor, regions: Tensor) -> Tensor:
+        """Boxes (B, R, K or 1, 4) that `deltas` of that shape lead to from `regions` (B, R, 4); not clipped."""
+        return decode_deltas(deltas, regions[:, :, None], self.config.delta_weights, self.config.max_log_scale)
+
+    def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets, most: int) -> dict[str, Tensor]:
+        """Both losses, over the number of regions; an image has at most `most` objects among its regions, in front."""
+        config = self.config
         count = regions.valid.sum().clamp(min=1)
-        classes = F.cross_entropy(scores.flatten(0, 1), regions.labels.flatten(), reduction="none")
-        objects = regions.objects(max(1, int(config.batch_size * config.positive_fraction)))
+        scores, labels = outputs.scores.flatten(0, 1), regions.labels.flatten()
+        if config.loss == "focal":
+            classes = focal_loss(scores, labels, config.focal_gamma)
+        else:
+            classes = F.cross_entropy(scores, labels, reduction="none")
+        if self.class_weights is not None:
+            classes = classes * self.class_weights[labels]
+        objects = regions.objects(most)
         rows = objects.boxes.shape[1]
-        own = objects.labels.clamp(max=self.num_classes - 1)[..., None, None].expand(-1, -1, 1, 4)
         target = targets.boxes.gather(1, objects.matched[..., None].expand(-1, -1, 4))
         # a region that is no object may be empty, and an empty box has no logarithm: a unit square stands in
         square = torch.cat([objects.boxes[..., :2], objects.boxes[..., :2] + 1], -1)
         source = torch.where(objects.positive[..., None], objects.boxes, square)
         target = torch.where(objects.positive[..., None], target, square)
         wanted = encode_deltas(target, source, config.delta_weights)
-        moved = smooth_l1(deltas[:, :rows].gather(2, own)[:, :, 0], wanted, config.smooth_l1_beta)
-        return replace(regions, features=maps), {
+        moved = smooth_l1(self.of_class(outputs.deltas[:, :rows], objects.labels), wanted, config.smooth_l1_beta)
+        return {
             "box_class": (classes * regions.valid.flatten()).sum() / count,
             "box_delta": (moved * objects.positive[..., None]).sum() / count,
         }
 
-    def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
-        """The best detections (B, D) over all classes of images of `sizes` (B, 2), boxes within them."""
-        config = self.config
-        live = live_prefix(proposals.valid)
-        regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
-        logits, deltas, _ = self.classify(features, regions, valid)
-        scores = logits.softmax(-1)[..., :-1]  # (B, R, K)
-        boxes = decode_deltas(deltas, regions[:, :, None], config.delta_weights)  # (B, R, K, 4)
-        boxes = clip_boxes(boxes.flatten(1, 2), sizes)  # (B, R*K, 4)
-        valid = valid[..., None] & (scores > config.score_threshold) & scores.isfinite()
-        valid = valid.flatten(1) & is_nonempty(boxes, config.min_size) & boxes.isfinite().all(-1)
-        labels = torch.arange(self.num_classes, device=boxes.device).repeat(len(boxes), live)
-        scores = scores.flatten(1)
-        kept, valid = nms(boxes, scores, labels, valid, config.nms_iou, config.max_detections)
-        return Detections(
-            boxes=boxes.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None],
-            scores=scores.gather(1, kept) * valid,
-            labels=labels.gather(1, kept) * valid,
-            valid=valid,
-        )
-
-    def classify(
-        self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Class logits (B, R, K+1), deltas (B, R, K, 4), both float32, and with res5 its maps (B, R, 2048, 7, 7)."""
-        pooled = pool_regions(features, self.strides, boxes, valid, self.config, self.config.level_eps_inside)
-        x = self.features(pooled.flatten(0, 1))
-        maps = x.unflatten(0, boxes.shape[:2]) if x.ndim == 4 else None
-        if maps is not None:
-            x = x.mean((2, 3))
-        scores = self.scores(x).float().unflatten(0, boxes.shape[:2])
-        deltas = self.deltas(x).float().view(*boxes.shape[:2], self.num_classes, 4)
-        return scores, deltas, maps
+    def of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:
+        """Deltas (B, R, 4) of each region's class (B, R), out of (B, R, K, 4); the only ones of (B, R, 1, 4)."""
+        if self.config.class_agnostic:
+            return deltas[:, :, 0]
+        own = labels.clamp(max=self.num_classes - 1)[..., None, None].expand(-1, -1, 1, 4)
+        return deltas.gather(2, own)[:, :, 0]

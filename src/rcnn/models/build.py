@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rcnn.models.backbones.compact import CompactNet
 from rcnn.models.backbones.fbnet import FBNetTrunk
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.box_head import BoxHead
+from rcnn.models.cascade_head import CascadeHead, CascadeMaskHead
 from rcnn.models.config import BackboneConfig, CompactConfig, DetectorConfig, FBNetConfig, ResNetConfig
 from rcnn.models.detector import Detector
 from rcnn.models.fpn import FPN
 from rcnn.models.keypoint_head import KeypointHead
 from rcnn.models.mask_head import MaskHead
+from rcnn.models.refusals import refuse
 from rcnn.models.rpn import RPN
 
 
 def build_detector(config: DetectorConfig) -> Detector:
     """A detector of `config`, its weights drawn as the papers draw them; a ValueError says what cannot go together."""
+    refuse(config)
     backbone = build_backbone(config.backbone)
     if config.fpn is not None:
         fpn = FPN(in_channels=backbone.channels, config=config.fpn)
@@ -27,25 +32,26 @@ def build_detector(config: DetectorConfig) -> Detector:
         last = list(backbone.channels)[-1]
         strides = pooled = {last: backbone.strides[last]}
         channels = backbone.channels[last]
-    box_head = BoxHead(
-        in_channels=channels,
-        strides=pooled,
-        num_classes=config.num_classes,
-        config=config.box,
-        backbone=config.backbone,
-    )
-    mask_head = None
+    common: dict[str, Any] = {
+        "in_channels": channels,
+        "strides": pooled,
+        "num_classes": config.num_classes,
+        "backbone": config.backbone,
+    }
+    cascade = config.cascade
+    if cascade is None:
+        box_head: BoxHead | CascadeHead = BoxHead(config=config.box, **common)
+    else:
+        box_head = CascadeHead(config=config.box, cascade=cascade, **common)
+    mask_head: MaskHead | CascadeMaskHead | None = None
     if config.mask is not None:
-        if config.mask.features == "res5" and config.box.features != "res5":
-            raise ValueError("mask.features=res5 shares the box head's res5; box.features is " + config.box.features)
-        mask_head = MaskHead(
-            in_channels=2048 if config.mask.features == "res5" else channels,
-            strides=pooled,
-            num_classes=config.num_classes,
-            config=config.mask,
-            backbone=config.backbone,
-            level_eps_inside=config.box.level_eps_inside,
-        )
+        common["level_eps_inside"] = config.box.level_eps_inside
+        if config.mask.features == "res5":
+            common["in_channels"] = 2048
+        if cascade is not None and cascade.mask_heads == "each":
+            mask_head = CascadeMaskHead(config=config.mask, cascade=cascade, **common)
+        else:
+            mask_head = MaskHead(config=config.mask, **common)
     keypoint_head = None
     if config.keypoint is not None:
         keypoint_head = KeypointHead(

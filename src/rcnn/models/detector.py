@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.models.box_head import BoxHead
+from rcnn.models.cascade_head import CascadeHead, CascadeMaskHead
 from rcnn.models.config import DetectorConfig
 from rcnn.models.fpn import FPN
 from rcnn.models.keypoint_head import KeypointHead
@@ -24,8 +25,8 @@ class Detector(nn.Module):
         backbone: nn.Module,
         fpn: FPN | None,
         rpn: RPN,
-        box_head: BoxHead,
-        mask_head: MaskHead | None,
+        box_head: BoxHead | CascadeHead,
+        mask_head: MaskHead | CascadeMaskHead | None,
         keypoint_head: KeypointHead | None,
     ) -> None:
         super().__init__()
@@ -42,8 +43,7 @@ class Detector(nn.Module):
         regions, box_losses = self.box_head.losses(features, proposals, images.sizes, targets, seed)
         losses |= box_losses
         if self.mask_head is not None:
-            box = self.config.box
-            most = max(1, int(box.batch_size * box.positive_fraction))
+            most = self.config.box.most_objects
             losses |= self.mask_head.losses(features, regions, targets, most, images.sizes)
         if self.keypoint_head is not None:
             box = self.config.box
@@ -59,7 +59,9 @@ class Detector(nn.Module):
         proposals = self.rpn.predict(features, images.sizes)  # (B, P, 4), with `valid` (B, P)
         detections = self.box_head.predict(features, proposals, images.sizes)
         if self.mask_head is not None:
-            shared = self.box_head.features if self.mask_head.config.features == "res5" else None
+            shared = None
+            if self.mask_head.config.features == "res5" and isinstance(self.box_head, BoxHead):
+                shared = self.box_head.features
             detections = self.mask_head.predict(features, detections, shared)
         if self.keypoint_head is not None:
             detections = self.keypoint_head.predict(features, detections)

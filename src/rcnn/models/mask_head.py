@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import mask_blocks
+from rcnn.models.box_features import add_convs
 from rcnn.models.config import BackboneConfig, FBNetConfig, MaskHeadConfig
-from rcnn.models.layers import Conv2d, init_linear, zero_bias
+from rcnn.models.layers import init_linear, zero_bias
 from rcnn.models.regions import Regions, pool_regions
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.capacity import live_prefix
@@ -23,7 +24,7 @@ from rcnn.structures import Detections, Targets
 
 
 class MaskHead(nn.Module):
-    """Regions -> mask logits (K, m, m) each; `shared` is the box head's res5, where the two share it (C4)."""
+    """Regions -> mask logits (K or 1, m, m) each; `shared` is the box head's res5, where the two share it (C4)."""
 
     def __init__(
         self,
@@ -44,16 +45,16 @@ class MaskHead(nn.Module):
             channels = self.features.channels
         elif config.features == "convs":
             self.features = nn.Sequential()
-            for number in range(1, config.convs + 1):
-                self.features.add_module(f"conv{number}", Conv2d(channels, config.width, 3, relu=True))
-                channels = config.width
+            channels = add_convs(
+                self.features, channels, config.convs, config.width, config.norm, config.norm_after_relu
+            )
         self.deconv = None
         if config.features != "fbnet":  # whose blocks have enlarged the map already
             self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
             nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
             zero_bias(self.deconv)
             channels = config.width
-        self.logits = nn.Conv2d(channels, num_classes, 1)
+        self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
         init_linear(self.logits, std=0.001)
 
     def losses(
@@ -66,7 +67,7 @@ class MaskHead(nn.Module):
         objects = regions.objects(most)
         maps = objects.features
         maps = self.pool(features, objects.boxes, objects.positive) if maps is None else maps.flatten(0, 1)
-        logits = self.of_class(maps, objects.labels.clamp(max=self.logits.out_channels - 1))  # (B, R, m, m)
+        logits = self.of_class(maps, objects.labels)  # (B, R, m, m)
         wanted = self.targets(objects, targets, logits.shape[-1], sizes)
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))  # (B, R)
         drawn = objects.positive & self.outlined(targets).gather(1, objects.matched)
@@ -88,12 +89,13 @@ class MaskHead(nn.Module):
         return pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside).flatten(0, 1)
 
     def of_class(self, maps: Tensor, labels: Tensor) -> Tensor:
-        """Logits (B, R, m, m) float32 of each region's own class (B, R), from maps (B*R, C, s, s)."""
+        """Logits (B, R, m, m) float32 of each region's own class (B, R), or of all, from maps (B*R, C, s, s)."""
         x = maps if self.features is None else self.features(maps)
         if self.deconv is not None:
             x = F.relu(self.deconv(x))
-        logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K, m, m)
-        own = labels[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
+        logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
+        own = labels.clamp(max=logits.shape[2] - 1)  # a background region has a label too
+        own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
         return logits.gather(2, own)[:, :, 0].float()
 
     def outlined(self, targets: Targets) -> Tensor:

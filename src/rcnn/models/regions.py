@@ -89,7 +89,7 @@ def relabel_regions(
     """All of the `boxes` (B, R, 4) as regions, matched anew, objects first: nothing is drawn, nothing added."""
     matched, label = match(boxes, targets.boxes, targets.valid, positive_iou, positive_iou, low_quality=False)
     positive = (label == 1) & valid
-    order = torch.where(positive, 0, torch.where(valid, 1, 2)).argsort(1, stable=True)  # (B, R)
+    order = torch.where(positive, 0, torch.where(valid, 1, 2)).sort(dim=1, stable=True)[1]  # (B, R)
     matched, positive = matched.gather(1, order), positive.gather(1, order)
     return Regions(
         boxes=boxes.gather(1, order[..., None].expand(-1, -1, 4)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -12,3 +13,13 @@ def smooth_l1(input: Tensor, target: Tensor, beta: float) -> Tensor:
     if beta < 1e-5:
         return difference  # the square's gradient would be 0 / 0 there
     return torch.where(difference < beta, 0.5 * difference**2 / beta, difference - 0.5 * beta)
+
+
+def focal_loss(scores: Tensor, labels: Tensor, gamma: float) -> Tensor:
+    """Cross-entropy (N,) of logits (N, K) and labels (N,), times (1 - p)^gamma, p the probability of the label.
+
+    What is classified well weighs little (Lin et al. 2017b, equation 4, there for a sigmoid); gamma 0 is cross-entropy.
+    """
+    loss = F.cross_entropy(scores.float(), labels, reduction="none")
+    # -expm1 in place of 1 - exp: where p rounds to 1 the power's gradient would be 0 times infinity for gamma < 1
+    return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny) ** gamma * loss

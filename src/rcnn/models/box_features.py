@@ -1,0 +1,80 @@
+"""What the box and mask heads make of a region's maps before their last layers.
+
+Letters: N regions, C channels, s the pooled maps' side.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcnn.models.backbones.fbnet import RegionBlocks, box_blocks
+from rcnn.models.backbones.resnet import build_stage
+from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, Norm, ResNetConfig
+from rcnn.models.layers import Conv2d
+
+
+class ConvsAndFullyConnected(nn.Module):
+    """Regions (N, C, s, s) -> (N, width): convolutions, then fully connected layers with ReLU.
+
+    None and two are FPN's head (Lin et al. 2017), four and one that of Wu and He 2018 ("4conv1fc").
+    """
+
+    def __init__(self, *, in_channels: int, config: BoxHeadConfig) -> None:
+        super().__init__()
+        self.convs, self.fcs = config.convs, config.fcs
+        channels = add_convs(self, in_channels, config.convs, config.conv_width, config.norm, config.norm_after_relu)
+        channels *= config.roi_size**2
+        for number in range(1, config.fcs + 1):
+            layer = nn.Linear(channels, config.fc_width)
+            nn.init.kaiming_uniform_(layer.weight, a=1)
+            nn.init.zeros_(layer.bias)
+            self.add_module(f"fc{number}", layer)
+            channels = config.fc_width
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number in range(1, self.convs + 1):
+            x = self.get_submodule(f"conv{number}")(x)
+        x = x.flatten(1)
+        for number in range(1, self.fcs + 1):
+            x = F.relu(self.get_submodule(f"fc{number}")(x))
+        return x
+
+
+class Res5(nn.Module):
+    """Regions (N, 1024, 14, 14) -> (N, 2048, 7, 7) by a ResNet's last stage (He et al. 2016, appendix A)."""
+
+    def __init__(self, config: ResNetConfig) -> None:
+        super().__init__()
+        self.res5 = build_stage(5, config)
+        self.channels = 2048
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.res5(x)
+
+
+def build_box_features(
+    config: BoxHeadConfig, in_channels: int, backbone: BackboneConfig
+) -> ConvsAndFullyConnected | Res5 | RegionBlocks:
+    """The layers between the pooled maps and the box head's two outputs; `channels` says how many come out."""
+    match config.features:
+        case "res5":
+            if not isinstance(backbone, ResNetConfig):
+                raise ValueError(f"box.features=res5 needs a ResNet, and this backbone is a {backbone.kind}: use fc")
+            return Res5(backbone)
+        case "fbnet":
+            return box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
+        case "fc":
+            return ConvsAndFullyConnected(in_channels=in_channels, config=config)
+
+
+def add_convs(module: nn.Module, channels: int, count: int, width: int, norm: Norm, norm_after_relu: bool) -> int:
+    """Add `conv1`, `conv2`, ... of `width` to `module`, 3x3 with norm and ReLU; the channels that come out."""
+    for number in range(1, count + 1):
+        conv = Conv2d(
+            channels, width, 3, norm=norm, relu=True, norm_after_relu=norm_after_relu, bias=norm_after_relu or None
+        )
+        module.add_module(f"conv{number}", conv)
+        channels = width
+    return channels

@@ -1,0 +1,112 @@
+"""Soft non-maximum suppression of fixed capacity, as the opaque op `rcnn::soft_nms`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcnn.ops.boxes import box_iou
+
+
+@torch.library.custom_op("rcnn::soft_nms", mutates_args=())
+def soft_nms(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    valid: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The `keep` best boxes of each image after soft suppression (Bodla et al. 2017, figure 2).
+
+    Inside a group, again and again: the best box left is taken, and the scores of the others left are multiplied by
+    1 - IoU where their IoU with it exceeds `iou_threshold` (linear), or by exp(-IoU^2 / sigma) (Gaussian).
+
+    Args:
+        boxes: (B, N, 4) float xyxy pixels.
+        scores: (B, N) float; of equal scores the lower index is the better.
+        groups: (B, N) int64; any values.
+        valid: (B, N) bool; the other places take no part. N has no limit.
+        iou_threshold: of the linear form, in [0, 1].
+        sigma: of the Gaussian form, above 0; 0 chooses the linear form.
+        min_score: a box whose score is less, from the beginning or sunk, is gone.
+        keep: capacity D of the result.
+
+    Returns:
+        index: (B, D) int64 into N, best first; 0 where not valid.
+        scores: (B, D) float32, what they have sunk to; 0 where not valid.
+        valid: (B, D) bool, a prefix of each row.
+    """
+    index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
+    sunk = torch.zeros_like(index, dtype=torch.float32)
+    kept = torch.zeros_like(index, dtype=torch.bool)
+    for image in range(boxes.shape[0]):
+        candidates = valid[image].nonzero()[:, 0]
+        left, order = _soft_image(
+            boxes[image, candidates].float(),
+            scores[image, candidates].float(),
+            groups[image, candidates],
+            (iou_threshold, sigma, min_score),
+        )
+        order = order[:keep]
+        index[image, : len(order)] = candidates[order]
+        sunk[image, : len(order)] = left[order]
+        kept[image, : len(order)] = True
+    return index, sunk, kept
+
+
+def _soft_image(
+    boxes: Tensor, scores: Tensor, groups: Tensor, settings: tuple[float, float, float]
+) -> tuple[Tensor, Tensor]:
+    """Final scores (N,) of one image's boxes (N, 4), and the order (any number, int64) of those not gone, best first.
+
+    All groups go side by side, one a row: as many steps as the largest group has boxes.
+    """
+    iou_threshold, sigma, min_score = settings
+    number = len(boxes)
+    if number == 0:
+        return scores, groups
+    group, order = groups.sort(stable=True)  # within a group in order of index
+    _, row, counts = torch.unique_consecutive(group, return_inverse=True, return_counts=True)
+    place = torch.arange(number, device=boxes.device) - F.pad(counts.cumsum(0), (1, 0))[row]
+    rows, most = len(counts), int(counts.max())
+    table = boxes.new_zeros(rows, most, 4)
+    table[row, place] = boxes[order]
+    left = boxes.new_full((rows, most), -1.0)  # scores of what is left; -1: taken, gone, or no box
+    left[row, place] = scores[order]
+    final = torch.full_like(left, -1.0)
+    every = torch.arange(rows, device=boxes.device)
+    for _ in range(most):
+        left = torch.where(left < min_score, -1.0, left)
+        score, best = left.max(1)  # the first of equals
+        final[every, best] = torch.where(score >= 0, score, final[every, best])
+        left[every, best] = -1.0
+        iou = box_iou(table[every, best][:, None], table)[:, 0]  # (rows, most)
+        factor = torch.exp(-(iou**2) / sigma) if sigma > 0 else torch.where(iou > iou_threshold, 1 - iou, 1.0)
+        left = torch.where((left >= 0) & (score >= 0)[:, None], left * factor, left)
+    result = torch.empty_like(scores)
+    result[order] = final[row, place]
+    alive = (result >= 0).nonzero()[:, 0]
+    return result, alive[result[alive].sort(descending=True, stable=True)[1]]
+
+
+@soft_nms.register_fake
+def _(
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    valid: Tensor,
+    iou_threshold: float,
+    sigma: float,
+    min_score: float,
+    keep: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    shape = (boxes.shape[0], keep)
+    return (
+        boxes.new_empty(shape, dtype=torch.int64),
+        boxes.new_empty(shape, dtype=torch.float32),
+        boxes.new_empty(shape, dtype=torch.bool),
+    )
