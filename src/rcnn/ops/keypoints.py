@@ -59,7 +59,9 @@ def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
     area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     chunk = REGIONS_AT_A_TIME if maps.device.type == "cpu" else REGIONS_ELSEWHERE
     for places_of_like_size in area.argsort().split(chunk):
-        found[places_of_like_size] = _decode(flat[places_of_like_size].float(), corners[places_of_like_size])
+        found[places_of_like_size] = _decode(
+            flat[places_of_like_size].float().contiguous(), corners[places_of_like_size]
+        )
     return found.view(batch, places, joints, 4)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
+from rcnn.models.config import COCO_KEYPOINTS, DEFAULT_SIGMA, KeypointHeadConfig
 
 # COCO's categories in order of id: what label i of 80 means
 COCO_CLASSES = (
@@ -40,6 +41,17 @@ class Converted:
 def class_names(count: int) -> tuple[str, ...]:
     """COCO's names for 80 classes, else class_0, class_1, ...: these files carry no names."""
     return COCO_CLASSES if count == len(COCO_CLASSES) else tuple(f"class_{i}" for i in range(count))
+
+
+def unnamed_keypoints(config: KeypointHeadConfig, count: int) -> KeypointHeadConfig:
+    """`config` for `count` keypoints: COCO's of a person where they are 17, else names without meaning.
+
+    Weights carry no names: which keypoints change places in a mirror, and how exact each is, is then not known.
+    """
+    if count == len(COCO_KEYPOINTS):
+        return config
+    names = tuple(f"keypoint_{number}" for number in range(count))
+    return replace(config, names=names, flip_pairs=(), sigmas=(DEFAULT_SIGMA,) * count, skeleton=())
 
 
 def require_fit(config: DetectorConfig, state: Mapping[str, Tensor], source: str) -> None:

@@ -1,4 +1,4 @@
-"""D2Go's FBNetV3A detectors, exported to int8 and turned back into float32: Faster and Mask R-CNN.
+"""D2Go's FBNetV3A detectors, exported to int8 and turned back into float32: Faster, Mask and Keypoint R-CNN.
 
 The files hold the convolutions with their norms folded in, under Detectron2-like names, and beside them what each layer
 and block is (`meta`, `blocks`) and the constants (`buffers`); all of these are checked against the network we build.
@@ -18,13 +18,14 @@ from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.backbones.fbnet import TRUNK_CHANNELS, FBNetBlock, scaled
 from rcnn.models.config import FBNetConfig
 from rcnn.ops.anchors import cell_anchors
-from rcnn.weights.converted import Converted, class_names, few, require_fit
+from rcnn.weights.converted import Converted, class_names, few, require_fit, unnamed_keypoints
 
 BLOCK = r"fbnetv2_(\d+)_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)"
 HEADS = {
     "proposal_generator.rpn_head.rpn_feature.0.": "rpn.convs.",
     "roi_heads.box_head.roi_box_conv.0.": "box_head.features.",
     "roi_heads.mask_head.feature_extractor.0.": "mask_head.features.",
+    "roi_heads.keypoint_head.feature_extractor.0.": "keypoint_head.features.",
 }
 OUTPUTS = {
     "proposal_generator.rpn_head.rpn_regressor.cls_logits.": "rpn.objectness.",
@@ -34,7 +35,8 @@ OUTPUTS = {
     "roi_heads.mask_head.predictor.mask_fcn_logits.": "mask_head.logits.",
 }
 STEM = "backbone.body.trunk0.fbnetv2_0_0.conv."
-KEYPOINTS = "roi_heads.keypoint_head."
+# the keypoint head's last block
+KEYPOINT_LOGITS = r"roi_heads\.keypoint_head\.predictor\.kps_score_lowres\.(pw|dw|pwl)\.conv\.(weight|bias)"
 
 
 def is_d2go(names: Collection[str]) -> bool:
@@ -43,24 +45,21 @@ def is_d2go(names: Collection[str]) -> bool:
 
 
 def from_d2go(content: Mapping[str, Any], source: str = "") -> Converted:
-    """The detector of a file's `content`; a keypoint head is left behind, and the report says so.
+    """The detector of a file's `content`: its tensors, and what it says of them.
 
     Raises ValueError that names `source` and the layer where it is not the network that we build.
     """
     source = source or "the file"
     state: Mapping[str, Tensor] = content["model"]
-    keypoints = [name for name in state if name.startswith(KEYPOINTS)]
-    kept = {name: value for name, value in state.items() if name not in set(keypoints)}
-    names = _names(kept, source)
-    ours = {names[name]: value for name, value in kept.items()}
+    names = _names(state, source)
+    ours = {names[name]: value for name, value in state.items()}
     config = _config(ours, content.get("buffers", {}))
     require_fit(config, ours, source)
     _require_same_layers(config, names, content, source)
     count = config.num_classes
     report = f"D2Go {config.name}, {len(ours)} tensors, {count} classes; settings of its model zoo, 320 pixels"
-    if keypoints:
-        report += f"; its keypoint head ({len(keypoints)} tensors) is left behind: boxes alone"
-    return Converted(config=config, state=ours, classes=("person",) if keypoints else class_names(count), report=report)
+    classes = ("person",) if config.keypoint is not None else class_names(count)
+    return Converted(config=config, state=ours, classes=classes, report=report)
 
 
 def _names(state: Mapping[str, Tensor], source: str) -> dict[str, str]:
@@ -75,6 +74,8 @@ def _names(state: Mapping[str, Tensor], source: str) -> dict[str, str]:
         output = next((prefix for prefix in OUTPUTS if name.startswith(prefix)), None)
         if name.startswith(STEM):
             names[name] = f"backbone.stem.{name.removeprefix(STEM)}"
+        elif last := re.fullmatch(KEYPOINT_LOGITS, name):
+            names[name] = f"keypoint_head.logits.{last[1]}.{last[2]}"
         elif output is not None:
             names[name] = OUTPUTS[output] + name.removeprefix(output)
         elif found and found[1] in HEADS:
@@ -95,7 +96,11 @@ def _block(name: str) -> str:
 
 def _config(state: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> DetectorConfig:
     masks = any(name.startswith("mask_head.") for name in state)
-    config = model_config(f"{'mask' if masks else 'faster'}_rcnn_fbnetv3a_c4")
+    keypoints = state.get("keypoint_head.logits.pwl.weight")
+    kind = "keypoint" if keypoints is not None else "mask" if masks else "faster"
+    config = model_config(f"{kind}_rcnn_fbnetv3a_c4")
+    if keypoints is not None and config.keypoint is not None:
+        config = replace(config, keypoint=unnamed_keypoints(config.keypoint, len(keypoints)))
     given = config.input
     if "pixel_mean" in buffers and "pixel_std" in buffers:
         given = replace(given, pixel_mean=_three(buffers["pixel_mean"]), pixel_std=_three(buffers["pixel_std"]))

@@ -1,0 +1,128 @@
+"""Detectron2's Keypoint R-CNN stage by stage, its losses and gradients, and its keypoint ops (../shared/golden)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rcnn.models import Detector
+from rcnn.ops.keypoints import decode_keypoints, keypoint_places
+from rcnn.predictor import to_original
+from rcnn.structures import Targets
+from rcnn.weights.detectron2 import rename
+from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
+
+NAME = "keypoint_rcnn_R_50_FPN_1x"
+LOSSES = {
+    "rpn_objectness": "loss_rpn_cls",
+    "rpn_box": "loss_rpn_loc",
+    "box_class": "loss_cls",
+    "box_delta": "loss_box_reg",
+    "keypoint": "loss_keypoint",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("detectron2")
+
+
+def test_decoding_equals_detectron2(shared: Path) -> None:
+    stored = np.load(shared / "golden/ops/keypoints.npz")
+    maps = torch.from_numpy(stored["heatmaps_f16"].astype(np.float32))
+    found = decode_keypoints(maps[None], torch.from_numpy(stored["rois"])[None])[0].numpy()
+    wanted = stored["xy_logit_score"]
+    np.testing.assert_allclose(found[..., :2], wanted[..., :2], atol=1e-3)
+    np.testing.assert_allclose(found[..., 2], wanted[..., 2], atol=1e-4)
+    np.testing.assert_allclose(found[..., 3], wanted[..., 3], rtol=1e-4)
+
+
+def test_places_equal_detectron2(shared: Path) -> None:
+    stored = np.load(shared / "golden/ops/keypoints.npz")
+    keypoints, boxes = (torch.from_numpy(stored[name])[None] for name in ("gt_keypoints", "gt_boxes"))
+    place, counts = keypoint_places(keypoints, boxes, 56)
+    assert np.array_equal(place[0].numpy(), stored["target_heatmap_index"])
+    assert np.array_equal(counts[0].numpy(), stored["target_valid"].astype(bool))
+
+
+@torch.no_grad()
+def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
+    detector = golden_detector(shared, NAME, folder)
+    stored = dict(np.load(shared / "golden/detectron2" / NAME / "inference.npz"))
+    images = golden_images(shared, detector.config.input.divisor)
+    pixels = detector.normalize(images)
+    np.testing.assert_allclose(pixels[:, :, ::16, ::16].numpy(), stored["batch_slice"], atol=1e-4)
+    features = detector.features(images)
+    for level in detector.rpn.strides:
+        assert_stage(stored, f"feat_{level}", features[level], atol=2e-4)
+    proposals = detector.rpn.predict(features, images.sizes)
+    detections = detector.predict(images)
+    inputs = np.load(shared / "golden/detectron2/inputs.npz")
+    close, points = 0, 0
+    for image in range(2):
+        ours = proposals.boxes[image][proposals.valid[image]].numpy()
+        order = match_sets(ours, stored[f"proposals{image}_boxes"], None, None)
+        np.testing.assert_allclose(ours[order], stored[f"proposals{image}_boxes"], atol=0.01)
+        real = detections.valid[image]
+        ours = detections.boxes[image][real].numpy()
+        order = match_sets(ours, stored[f"det{image}_boxes_resized"], None, None)
+        np.testing.assert_allclose(ours[order], stored[f"det{image}_boxes_resized"], atol=0.02)
+        np.testing.assert_allclose(
+            detections.scores[image][real].numpy()[order], stored[f"det{image}_scores"], atol=3e-4
+        )
+        height, width = inputs[f"image{image}"].shape[:2]
+        size = (int(images.sizes[image, 0]), int(images.sizes[image, 1]))
+        original = to_original(detections, image, size, (height, width))
+        resized = detections.keypoints[image][real].numpy()[order]
+        for found, wanted in (
+            (resized, stored[f"det{image}_keypoints_resized"]),
+            (original.keypoints[order], stored[f"post{image}_keypoints"]),
+        ):
+            close += int((np.abs(found[..., :2] - wanted[..., :2]).max(-1) <= 0.05).sum())
+            points += found[..., 0].size
+            np.testing.assert_allclose(found[..., 2], wanted[..., 2], rtol=1e-3)
+    assert points == 2 * (53 + 60) * 17
+    assert close >= 0.99 * points
+
+
+def test_losses_and_gradients_equal_detectron2(shared: Path, folder: Path) -> None:
+    detector = golden_detector(shared, NAME, folder, config="config_train.yaml", suffix=".pth")
+    stored = dict(np.load(shared / "golden/detectron2" / NAME / "train.npz"))
+    images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
+    losses = detector.losses(images, targets(shared), seed)
+    assert_losses(losses, stored, "loss")
+    torch.stack(list(losses.values())).sum().backward()
+    assert_gradients(detector, stored)
+    with torch.no_grad():
+        losses = detector.losses(images, targets(shared, empty=(1,)), seed)
+    assert_losses(losses, stored, "loss_image1_empty")
+
+
+def targets(shared: Path, empty: tuple[int, ...] = ()) -> Targets:
+    """The fixture's persons and their keypoints; all classes are 0."""
+    plain = golden_targets(shared, empty)
+    stored = np.load(shared / "golden/detectron2/inputs.npz")
+    keypoints = torch.zeros(*plain.valid.shape, 17, 3)
+    for image in set(range(2)) - set(empty):
+        given = torch.from_numpy(stored[f"gt_keypoints{image}"])
+        keypoints[image, : len(given)] = given
+    return replace(plain, labels=torch.zeros_like(plain.labels), polygons=None, keypoints=keypoints)
+
+
+def assert_losses(losses: dict[str, torch.Tensor], stored: dict[str, np.ndarray], prefix: str) -> None:
+    assert set(losses) == set(LOSSES)
+    for ours, value in losses.items():
+        np.testing.assert_allclose(value.item(), stored[f"{prefix}/{LOSSES[ours]}"], rtol=1e-4, err_msg=ours)
+
+
+def assert_gradients(detector: Detector, stored: dict[str, np.ndarray]) -> None:
+    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    assert len(gradients) == int(stored["n_params_with_grad"])
+    for theirs, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
+        gradient = gradients[rename(str(theirs))]
+        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=5e-3, err_msg=theirs)
+        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)
