@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
 from rcnn.weights.converted import Converted, few, require_fit
+from rcnn.weights.detectron2_export import resnet_of, with_eps
 from rcnn.weights.detectron2_settings import not_kept, read_settings
 from rcnn.weights.detectron2_tensors import settings_of_tensors
 from rcnn.weights.detectron2_yaml import classes_of, config_of
@@ -135,8 +136,21 @@ def from_detectron2(state: Mapping[str, Tensor], config_file: str | Path | None 
 
 
 def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """The names that Detectron2 gives to our `state`: the way back. Its YAML: settings_of (detectron2_export.py)."""
-    return {_theirs(name, config): value for name, value in state.items()}
+    """The names that Detectron2 gives to our `state`: the way back. Its YAML: settings_of (detectron2_export.py).
+
+    Raises ValueError where Detectron2 has no such network.
+    """
+    trunk = resnet_of(config)
+    stages = ["backbone.stem.", *(f"backbone.res{number}." for number in (2, 3, 4, 5))]
+    frozen = tuple(stages[: trunk.frozen_stages])
+    theirs = {}
+    for name, value in state.items():
+        if name.endswith("num_batches_tracked") and name.startswith(frozen):
+            continue  # batch norm of frozen stages is another class there, without a step counter
+        if name.endswith("running_var") and name.startswith(("backbone.", "box_head.features.res5.")):
+            value = with_eps(value, trunk.norm_eps)
+        theirs[_theirs(name, config)] = value
+    return theirs
 
 
 def _theirs(name: str, config: DetectorConfig) -> str:
