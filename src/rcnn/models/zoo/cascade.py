@@ -1,0 +1,97 @@
+"""Cascade R-CNN (Cai and Vasconcelos 2018): three box heads in a row, one box for all classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rcnn.models.config import CascadeConfig, DetectorConfig, FPNConfig, ResNetConfig
+from rcnn.models.zoo.classic import (
+    caffe,
+    faster_rcnn_r50_fpn,
+    faster_rcnn_r101_fpn,
+    mask_rcnn_r50_fpn,
+    mask_rcnn_r101_fpn,
+)
+from rcnn.models.zoo.compact import mask_rcnn_compact
+from rcnn.models.zoo.naming import Models, named
+
+
+def cascade(config: DetectorConfig, name: str) -> DetectorConfig:
+    """The same with three stages of boxes shared by the classes, as Detectron2 and tensorpack have it."""
+    return replace(
+        config,
+        name=name,
+        rpn=replace(config.rpn, post_nms_train=max(2000, config.rpn.post_nms_train)),
+        box=replace(config.box, class_agnostic=True),
+        cascade=CascadeConfig(),
+    )
+
+
+def group_norm(config: DetectorConfig) -> DetectorConfig:
+    """The same with group norm everywhere and 4conv1fc and up4conv heads, in tensorpack's order of ReLU and norm."""
+    if not isinstance(config.backbone, ResNetConfig) or config.mask is None:
+        raise ValueError(f"{config.name} has no ResNet or no mask head, whose norms could change")
+    return replace(
+        config,
+        backbone=replace(config.backbone, norm="gn"),
+        fpn=FPNConfig(norm="gn", conv_bias=True),
+        box=replace(config.box, convs=4, fcs=1, norm="gn", norm_after_relu=True),
+        mask=replace(config.mask, norm="gn", norm_after_relu=True),
+    )
+
+
+def cascade_rcnn_r50_fpn() -> DetectorConfig:
+    """`faster_rcnn_r50_fpn` with a cascade of three box heads."""
+    return cascade(faster_rcnn_r50_fpn(), "cascade_rcnn_r50_fpn")
+
+
+def cascade_mask_rcnn_r50_fpn() -> DetectorConfig:
+    """`mask_rcnn_r50_fpn` with a cascade of three box heads; one mask head, run on the last boxes."""
+    return cascade(mask_rcnn_r50_fpn(), "cascade_mask_rcnn_r50_fpn")
+
+
+def cascade_rcnn_r101_fpn() -> DetectorConfig:
+    """`cascade_rcnn_r50_fpn` with 101 layers."""
+    return cascade(faster_rcnn_r101_fpn(), "cascade_rcnn_r101_fpn")
+
+
+def cascade_mask_rcnn_r101_fpn() -> DetectorConfig:
+    """`cascade_mask_rcnn_r50_fpn` with 101 layers."""
+    return cascade(mask_rcnn_r101_fpn(), "cascade_mask_rcnn_r101_fpn")
+
+
+def cascade_mask_rcnn_r50_fpn_gn() -> DetectorConfig:
+    """`cascade_mask_rcnn_r50_fpn` with group norm everywhere (tensorpack's R50-FPN-GN-Cascade)."""
+    return replace(group_norm(cascade_mask_rcnn_r50_fpn()), name="cascade_mask_rcnn_r50_fpn_gn")
+
+
+def cascade_mask_rcnn_r101_fpn_gn_scratch() -> DetectorConfig:
+    """He et al. 2019, "Rethinking ImageNet pre-training": group norm, all of it trained, from random weights.
+
+    The network of tensorpack's R101-FPN-GN-Cascade, its best published one.
+    """
+    config = group_norm(cascade_mask_rcnn_r101_fpn())
+    backbone = ResNetConfig(depth=101, norm="gn", frozen_stages=0)
+    return replace(config, name="cascade_mask_rcnn_r101_fpn_gn_scratch", backbone=backbone)
+
+
+def cascade_mask_rcnn_compact() -> DetectorConfig:
+    """`mask_rcnn_compact` with a cascade: small enough to be trained on a CPU."""
+    config = mask_rcnn_compact()
+    return replace(
+        config,
+        name="cascade_mask_rcnn_compact",
+        box=replace(config.box, class_agnostic=True),
+        cascade=CascadeConfig(),
+    )
+
+
+TORCHVISION_STYLE = named(
+    cascade_rcnn_r50_fpn, cascade_mask_rcnn_r50_fpn, cascade_rcnn_r101_fpn, cascade_mask_rcnn_r101_fpn
+)
+
+MODELS: Models = {
+    **TORCHVISION_STYLE,
+    **{f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in TORCHVISION_STYLE.items()},
+    **named(cascade_mask_rcnn_r50_fpn_gn, cascade_mask_rcnn_r101_fpn_gn_scratch, cascade_mask_rcnn_compact),
+}
