@@ -27,6 +27,7 @@ class Settings:
     flip: float = 0.0
     scales: tuple[int, ...] = ()
     jitter: float = 0.0
+    repeat_threshold: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,10 +22,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from rcnn.data.balance import repeat_factors, spread
 from rcnn.data.images import read_image
 from rcnn.data.records import Dataset
+from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample
-from rcnn.data.transforms import Augmentation, Input, augment, mirror_pairs
+from rcnn.data.transforms import Augmentation, Input, augment
 from rcnn.structures import ImageBatch, Targets
 
 Padding = Literal["exact", "bucket"]
@@ -54,6 +56,11 @@ class LoaderSettings(Augmentation, Protocol):
     @property
     def seed(self) -> int:
         """Draws the order of the images and their augmentation."""
+        ...
+
+    @property
+    def repeat_threshold(self) -> float:
+        """Part of the images below which a class is rare, and its images are shown oftener; 0: none is."""
         ...
 
 
@@ -117,6 +124,7 @@ def training_batches(
     *,
     masks: Masks | None = "polygon",
     keypoints: bool = False,
+    pairs: tuple[tuple[int, int], ...] | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> Iterator[TrainingBatch]:
@@ -124,8 +132,10 @@ def training_batches(
 
     Every image comes once in each pass over the data, in an order drawn anew. The images of a batch are all wide or all
     tall, but for one batch a pass, so that little is padded. `masks` and `keypoints` say what the model learns besides
-    boxes. Raises ValueError here for data that cannot be learnt from, and, when its turn comes, for an image that
-    cannot be read or is not of its annotation's size.
+    boxes, `pairs` which keypoints a mirror exchanges (None: left and right by their names in the file).
+
+    Raises ValueError here for data that cannot be learnt from, and, when its turn comes, for an image that cannot be
+    read or is not of its annotation's size.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, wanted 0 to {world - 1} of {world} processes")
@@ -136,32 +146,37 @@ def training_batches(
             f"{dataset.annotation_file} has boxes but no outlines, and this model learns masks: "
             "annotate polygons, or train one without masks (`rcnn models` lists them)"
         )
-    pairs: tuple[tuple[int, int], ...] = ()
     if keypoints:
-        if dataset.objects.keypoints is None:
-            raise ValueError(f"{dataset.annotation_file} has no keypoints, and this model learns them")
-        pairs = _mirror_pairs(dataset, settings.flip)
-    order = Order(dataset.sizes[:, 1] >= dataset.sizes[:, 0], settings.batch_size * world, settings.seed)
-    batches = Batches(dataset, model, settings, order, masks=masks, keypoints=keypoints, pairs=pairs, rank=rank)
+        skeleton_of(dataset)
+        pairs = _mirror_pairs(dataset, settings.flip) if pairs is None else pairs
+    factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
+    wide = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
+    order = Order(wide, settings.batch_size * world, settings.seed, factors)
+    batches = Batches(dataset, model, settings, order, masks=masks, keypoints=keypoints, pairs=pairs or (), rank=rank)
     return _in_turn(batches, first) if settings.workers == 0 else _by_workers(batches, first, settings.workers)
 
 
 class Order:
     """Which images batch n of a stream holds.
 
-    The stream is one permutation of the I images after the other, its places numbered from 0; a batch may reach from
-    one pass into the next. The batches that begin in one pass are put together from that stretch of the stream, wide
-    images with wide and tall with tall, then shuffled. So any batch is found without those before it.
+    The stream is one permutation of the I images after the other (with `factors`, of as many of each as these say), its
+    places numbered from 0; a batch may reach from one pass into the next. The batches that begin in one pass are put
+    together from that stretch of the stream, wide images with wide and tall with tall, then shuffled. So any batch is
+    found without those before it.
     """
 
-    def __init__(self, wide: np.ndarray, batch_size: int, seed: int) -> None:
-        """`wide` (I,) bool: which images are as wide as they are high, or wider; `batch_size` over all processes."""
-        self.wide, self.batch_size, self.seed = wide, batch_size, seed
+    def __init__(self, wide: np.ndarray, batch_size: int, seed: int, factors: np.ndarray | None = None) -> None:
+        """`wide` (I,) bool: which images are as wide as they are high, or wider; `batch_size` over all processes.
+
+        `factors` (I,) float64: how often each image is shown in a pass, 1 or more; none given: once.
+        """
+        self.wide, self.batch_size, self.seed, self.factors = wide, batch_size, seed, factors
+        self.length = len(wide) if factors is None else round(float(factors.sum()))  # places of a pass
         self._stretch: tuple[int, np.ndarray] | None = None  # the last one made, as (its number, its batches)
 
     def __call__(self, n: int) -> list[tuple[int, int]]:
         """Batch n: for each image its index in the data set, and its place in the stream, which is used once."""
-        stretch = n * self.batch_size // len(self.wide)
+        stretch = n * self.batch_size // self.length
         if self._stretch is None or self._stretch[0] != stretch:
             self._stretch = (stretch, self._batches(stretch))
         index, place = self._stretch[1][n - self._first(stretch)].tolist()
@@ -169,17 +184,24 @@ class Order:
 
     def _first(self, stretch: int) -> int:
         """The first batch that begins in pass `stretch`."""
-        return -(-stretch * len(self.wide) // self.batch_size)
+        return -(-stretch * self.length // self.batch_size)
 
     def _batches(self, stretch: int) -> np.ndarray:
         """The batches (n, 2, batch_size) that begin in pass `stretch`: index, and place in the stream."""
-        count = len(self.wide)
+        count = self.length
         place = np.arange(self._first(stretch) * self.batch_size, self._first(stretch + 1) * self.batch_size)
-        passes = [self._draws(ORDER, number).permutation(count) for number in range(stretch, place[-1] // count + 1)]
+        passes = [self._pass(number) for number in range(stretch, place[-1] // count + 1)]
         index = np.concatenate(passes)[place - stretch * count]
         grouped = np.argsort(~self.wide[index], kind="stable")
         batches = np.stack([index, place])[:, grouped].reshape(2, -1, self.batch_size).transpose(1, 0, 2)
         return self._draws(SHUFFLE, stretch).permutation(batches)
+
+    def _pass(self, number: int) -> np.ndarray:
+        """The images of one pass over the data, in its order."""
+        draws = self._draws(ORDER, number)
+        if self.factors is None:
+            return draws.permutation(len(self.wide))
+        return draws.permutation(spread(self.factors, draws.random()))
 
     def _draws(self, use: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed % 2**64, use, number])
@@ -303,10 +325,11 @@ def _any_outline(dataset: Dataset) -> bool:
 
 def _mirror_pairs(dataset: Dataset, flip: float) -> tuple[tuple[int, int], ...]:
     """The keypoints that a mirror exchanges, by the names in the annotation file."""
-    lists = [category["keypoints"] for category in dataset.categories if category.get("keypoints")]
-    if flip and not lists:
+    skeleton = skeleton_of(dataset)
+    if flip and not skeleton.named:
         raise ValueError(
             f"{dataset.annotation_file} does not name its keypoints, so that left and right cannot be told apart in a "
-            'mirror: add "keypoints": ["nose", "left_eye", ...] to the category, or train with train.flip=0'
+            'mirror: add "keypoints": ["nose", "left_eye", ...] to the category, give the pairs '
+            "(keypoint.flip_pairs=[[1,2],[3,4]], counted from 0), or train with train.flip=0"
         )
-    return mirror_pairs(lists[0]) if lists else ()
+    return skeleton.pairs

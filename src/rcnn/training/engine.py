@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rcnn.data.loader import TrainingBatch
 from rcnn.models import Detector
+from rcnn.training.average import Average
 from rcnn.training.log import RunLog
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import TrainConfig
@@ -63,15 +64,19 @@ class Run:
 
         replace_folder(self.folder / name, write)
 
-    def resume(self, detector: Detector, optimizer: torch.optim.Optimizer) -> tuple[int, float | None]:
-        """Put `detector` and `optimizer` where `last/` left them; the steps done, and the best value so far."""
+    def resume(
+        self, detector: Detector, optimizer: torch.optim.Optimizer, average: Average | None
+    ) -> tuple[int, float | None]:
+        """Put all three where `last/` left them; the steps done, and the best value so far."""
         last = self.folder / "last"
         recover_folder(last)
         if not last.exists():
             raise FileNotFoundError(f"{last} does not exist: {self.folder} holds nothing to resume; leave --resume out")
         load_state(detector, load_checkpoint(last).state, str(last))
         state = read_state(last)
-        state.restore(optimizer)
+        if average is not None:
+            average.detector.load_state_dict(detector.state_dict())
+        state.restore(optimizer, average)
         return state.step, state.best
 
 
@@ -97,7 +102,14 @@ def train(
     if settings.channels_last:
         detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = build_optimizer(detector, settings)
-    first, best = run.resume(detector, optimizer) if resume else (0, None)
+    average = Average(detector, settings.ema) if settings.ema else None
+    final = detector if average is None else average.detector  # what is evaluated, and may be best
+    first, best = run.resume(detector, optimizer, average) if resume else (0, None)
+
+    def keep(done: int) -> None:
+        state = TrainingState.capture(step=done, optimizer=optimizer, best=best, average=average)
+        run.save("last", detector, state)
+
     metrics, key = None, settings.best or ("segm.AP" if detector.config.mask is not None else "bbox.AP")
     detector.train()
     with stop_requests() as stop, RunLog(run.folder / "log.jsonl", steps=settings.steps, first_step=first) as log:
@@ -112,7 +124,7 @@ def train(
                     batch = next(stream).to(device)
                 except (ValueError, OSError):  # a file that cannot be read: what was learnt so far is kept
                     if step > first:
-                        run.save("last", detector, TrainingState.capture(step=step, optimizer=optimizer, best=best))
+                        keep(step)
                     raise
                 seed = torch.tensor((settings.seed << 32) + number, device=device)
                 with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
@@ -126,6 +138,8 @@ def train(
                 nn.utils.clip_grad_norm_(detector.parameters(), settings.clip_norm)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if average is not None:
+                average.update(detector, step)
 
             done = step + 1
             log.advance(step)
@@ -134,19 +148,21 @@ def train(
                 log.write(step=step, loss=sum(values.values()), lr=rate, **values)
             due = done == settings.steps or (settings.evaluate_every > 0 and done % settings.evaluate_every == 0)
             if due or stop.is_set() or done % settings.checkpoint_every == 0:
-                run.save("last", detector, TrainingState.capture(step=done, optimizer=optimizer, best=best))
+                keep(done)
             if evaluate is not None and due:  # last/ is written: breaking off a long evaluation loses no step
-                metrics = evaluate(detector)
+                metrics = evaluate(final)
                 log.write(step=step, **flatten(metrics))
                 log.say(f"step {done}: {describe(metrics)}")
                 value = choose(metrics, key)
                 if value is not None and (best is None or value > best):
                     best = value
-                    run.save("best", detector)
-                    run.save("last", detector, TrainingState.capture(step=done, optimizer=optimizer, best=best))
+                    run.save("best", final)
+                    keep(done)
             if stop.is_set() and done < settings.steps:
                 log.say(f"stopped after step {done} of {settings.steps}; --resume goes on from there")
                 return Outcome(step=done, finished=False, best=best, metrics=metrics)
+    if average is not None and evaluate is None:
+        run.save("averaged", final)  # with nothing to evaluate on there is no best/ that would hold it
     return Outcome(step=settings.steps, finished=True, best=best, metrics=metrics)
 
 

@@ -29,11 +29,17 @@ class TrainConfig:
     weight_decay: float = 1e-4
     norm_weight_decay: float = 0.0  # of the scales and shifts of norm layers
     clip_norm: float = 0.0  # longest gradient over all weights; 0: as it comes
+    # an average of the weights is kept, of which this part stays at each step (.999: about the last 1000 steps); it is
+    # what is evaluated and may be best. 0: no average
+    ema: float = 0.0
     bf16: bool = False  # features and products in bfloat16; losses, boxes and weights stay float32
     channels_last: bool = True  # feature maps with channels innermost, which convolutions on CPUs and GPUs prefer
     seed: int = 0  # draws the order of the images, their augmentation, and what is sampled for the losses
     workers: int = 2  # processes that read and augment images; 0: none but the main one
 
+    # images of a class that is in a smaller part of all images than this are shown oftener, by the root of how much
+    # rarer it is (Gupta et al. 2019: .001 for LVIS); 0: every image once a pass
+    repeat_threshold: float = 0.0
     flip: float = 0.5  # probability of mirroring left to right
     scales: tuple[int, ...] = ()  # shorter sides to draw from, pixels; none given: the model's input.min_size
     jitter: float = 0.0  # brightness, contrast and saturation change by at most this part; 0: not at all
@@ -52,6 +58,12 @@ class TrainConfig:
         for name, minimum in least.items():
             if not getattr(self, name) >= minimum:  # written so that nan is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}, wanted {minimum} or more")
+        if not 0 <= self.ema < 1:
+            raise ValueError(
+                f"train.ema is {self.ema}, wanted a part that stays from step to step, as .999; 0: no average"
+            )
+        if not 0 <= self.repeat_threshold <= 1:
+            raise ValueError(f"train.repeat_threshold is {self.repeat_threshold}, wanted a part of the images, 0 to 1")
         if self.seed >= 2**31:
             raise ValueError(f"train.seed is {self.seed}, wanted less than {2**31}")
         if not 0 <= self.flip <= 1:

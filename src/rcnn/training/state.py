@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rcnn.training.average import Average
+
 STATE_FILE = "training.pt"
 
 
@@ -28,9 +30,17 @@ class TrainingState:
     best: float | None  # the best value so far of what best/ is chosen by
     torch_rng: Tensor
     numpy_rng: tuple[str, Tensor, int, int, float]  # numpy's global generator; its key as a tensor
+    average: dict[str, Tensor] | None = None  # the averaged weights, where there are some (train.ema)
 
     @classmethod
-    def capture(cls, *, step: int, optimizer: torch.optim.Optimizer, best: float | None) -> TrainingState:
+    def capture(
+        cls,
+        *,
+        step: int,
+        optimizer: torch.optim.Optimizer,
+        best: float | None,
+        average: Average | None = None,
+    ) -> TrainingState:
         """The state now."""
         kind, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - code that draws from it must go on the same
         return cls(
@@ -39,14 +49,17 @@ class TrainingState:
             best=best,
             torch_rng=torch.get_rng_state(),
             numpy_rng=(str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), *rest),  # type: ignore[arg-type]
+            average=None if average is None else average.detector.state_dict(),
         )
 
-    def restore(self, optimizer: torch.optim.Optimizer) -> None:
-        """Put `optimizer` and the two global generators where they were; its settings stay those it was made with."""
+    def restore(self, optimizer: torch.optim.Optimizer, average: Average | None = None) -> None:
+        """Put `optimizer`, `average` and the two global generators where they were; settings stay those of now."""
         settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         optimizer.load_state_dict(self.optimizer)
         for group, own in zip(optimizer.param_groups, settings, strict=True):
             group.update(own)
+        if average is not None and self.average is not None:  # a run may begin to average when it is resumed
+            average.detector.load_state_dict(self.average)
         torch.set_rng_state(self.torch_rng)
         kind, key, place, has_gauss, gauss = self.numpy_rng
         np.random.set_state((kind, key.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
