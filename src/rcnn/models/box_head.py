@@ -13,12 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.box_features import build_box_features
+from rcnn.models.box_rules import HALF_OPEN, BoxRules, Pixel
 from rcnn.models.config import BackboneConfig, BoxHeadConfig
 from rcnn.models.layers import init_linear
 from rcnn.models.regions import Regions, pool_regions, sample_regions
 from rcnn.models.selection import select_detections
 from rcnn.ops.capacity import live_prefix
-from rcnn.ops.deltas import decode_deltas, encode_deltas
+from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
 from rcnn.structures import Detections, Proposals, Targets
 
@@ -42,9 +43,10 @@ class BoxHead(nn.Module):
         num_classes: int,
         config: BoxHeadConfig,
         backbone: BackboneConfig,
+        rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        self.config, self.num_classes, self.strides = config, num_classes, strides
+        self.config, self.num_classes, self.strides, self.rules = config, num_classes, strides, rules
         self.features = build_box_features(config, in_channels, backbone)
         self.scores = nn.Linear(self.features.channels, num_classes + 1)
         self.deltas = nn.Linear(self.features.channels, 4 if config.class_agnostic else num_classes * 4)
@@ -64,19 +66,28 @@ class BoxHead(nn.Module):
         losses = self.region_losses(outputs, regions, targets, config.most_objects)
         return replace(regions, features=outputs.maps), losses
 
-    def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
-        """The best detections (B, D) over all classes of images of `sizes` (B, 2), boxes within them."""
+    def predict(
+        self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor, scales: Tensor | None = None
+    ) -> Detections:
+        """The best detections (B, D) over all classes of images of `sizes` (B, 2), boxes within them.
+
+        `scales` (B,) are those by which the images were resized: inclusive boxes end with a pixel of the file.
+        """
         live = live_prefix(proposals.valid)
         regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
         outputs = self.classify(features, regions, valid)
         scores = outputs.scores.softmax(-1)[..., :-1]  # (B, R, K)
-        return select_detections(self.decode(outputs.deltas, regions), scores, valid, sizes, self.config)
+        pixel = 1.0 if scales is None else scales
+        boxes = self.decode(outputs.deltas, self.rules.in_file(regions, scales), pixel)
+        return select_detections(boxes, scores, valid, sizes, self.config, self.rules, pixel)
 
     def classify(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
         """Scores and deltas of the regions `boxes` (B, R, 4); the gradient into the maps is multiplied by a factor."""
-        pooled = pool_regions(features, self.strides, boxes, valid, self.config, self.config.level_eps_inside)
+        pooled = pool_regions(
+            features, self.strides, boxes, valid, self.config, self.config.level_eps_inside, self.rules
+        )
         if feature_gradient != 1.0:
             pooled = torch.lerp(pooled.detach(), pooled, feature_gradient)  # the value is `pooled` exactly
         x = self.features(pooled.flatten(0, 1))
@@ -87,9 +98,10 @@ class BoxHead(nn.Module):
         deltas = self.deltas(x).float().view(*boxes.shape[:2], -1, 4)
         return BoxOutputs(scores, deltas, maps)
 
-    def decode(self, deltas: Tensor, regions: Tensor) -> Tensor:
+    def decode(self, deltas: Tensor, regions: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Boxes (B, R, K or 1, 4) that `deltas` of that shape lead to from `regions` (B, R, 4); not clipped."""
-        return decode_deltas(deltas, regions[:, :, None], self.config.delta_weights, self.config.max_log_scale)
+        weights, most = self.config.delta_weights, self.config.max_log_scale
+        return self.rules.decode(deltas, regions[:, :, None], weights, most, pixel)
 
     def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets, most: int) -> dict[str, Tensor]:
         """Both losses, over the number of regions; an image has at most `most` objects among its regions, in front."""

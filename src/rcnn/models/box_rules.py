@@ -76,6 +76,12 @@ class BoxRules:
 
     def raw(self, boxes: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Boxes as the system itself writes them, which is what its pooling and its true masks read."""
-        if not self.inclusive:
-            return boxes
-        return move_ends(boxes, -pixel)
+        return move_ends(boxes, -pixel) if self.inclusive else boxes
+
+    def outline_frame(self, boxes: Tensor) -> Tensor:
+        """The boxes in which true outlines are filled: Detectron's are the raw ones, a pixel wide at least."""
+        raw = self.raw(boxes)
+        return torch.cat([raw[..., :2], torch.maximum(raw[..., 2:], raw[..., :2] + 1)], -1) if self.inclusive else raw
+
+
+HALF_OPEN = BoxRules()

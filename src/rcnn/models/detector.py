@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from rcnn.models.box_head import BoxHead
+from rcnn.models.box_rules import BoxRules
 from rcnn.models.cascade_head import CascadeHead, CascadeMaskHead
 from rcnn.models.config import DetectorConfig
+from rcnn.models.fcis_head import FCISHead
 from rcnn.models.fpn import FPN
 from rcnn.models.keypoint_head import KeypointHead
 from rcnn.models.mask_head import MaskHead
 from rcnn.models.rpn import RPN
-from rcnn.structures import Detections, ImageBatch, Targets
+from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
 class Detector(nn.Module):
@@ -25,12 +29,12 @@ class Detector(nn.Module):
         backbone: nn.Module,
         fpn: FPN | None,
         rpn: RPN,
-        box_head: BoxHead | CascadeHead,
+        box_head: BoxHead | CascadeHead | FCISHead | None,  # None: the proposals are the detections
         mask_head: MaskHead | CascadeMaskHead | None,
         keypoint_head: KeypointHead | None,
     ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.rules = config, BoxRules(config.boxes)
         self.backbone, self.fpn, self.rpn, self.box_head, self.mask_head = backbone, fpn, rpn, box_head, mask_head
         self.keypoint_head = keypoint_head
         self.register_buffer("pixel_mean", torch.tensor(config.input.pixel_mean)[:, None, None], persistent=False)
@@ -39,7 +43,10 @@ class Detector(nn.Module):
     def losses(self, images: ImageBatch, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
         """The losses to add up and minimise; `seed` () int64 draws which anchors and regions they are taken from."""
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
-        proposals, losses = self.rpn.losses(features, images.sizes, targets, seed)
+        targets = replace(targets, boxes=self.rules.in_input(targets.boxes, images.scales))
+        proposals, losses = self.rpn.losses(features, images.sizes, targets, seed, images.scales)
+        if self.box_head is None:
+            return losses
         regions, box_losses = self.box_head.losses(features, proposals, images.sizes, targets, seed)
         losses |= box_losses
         if self.mask_head is not None:
@@ -56,16 +63,30 @@ class Detector(nn.Module):
     def predict(self, images: ImageBatch) -> Detections:
         """Detections (B, D) in pixels of the network input, best first."""
         features = self.features(images)
-        proposals = self.rpn.predict(features, images.sizes)  # (B, P, 4), with `valid` (B, P)
-        detections = self.box_head.predict(features, proposals, images.sizes)
+        proposals = self.rpn.predict(features, images.sizes, images.scales)  # (B, P, 4), with `valid` (B, P)
+        if self.box_head is None:
+            return self.as_detections(proposals, images)
+        if isinstance(self.box_head, FCISHead):
+            return self.box_head.predict(features, proposals, images)
+        detections = self.box_head.predict(features, proposals, images.sizes, images.scales)
         if self.mask_head is not None:
             shared = None
             if self.mask_head.config.features == "res5" and isinstance(self.box_head, BoxHead):
                 shared = self.box_head.features
-            detections = self.mask_head.predict(features, detections, shared)
+            detections = self.mask_head.predict(features, detections, shared, images.scales)
         if self.keypoint_head is not None:
             detections = self.keypoint_head.predict(features, detections)
         return detections
+
+    def as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
+        """The proposals themselves, all of class 0, scored with the probability of holding an object."""
+        boxes = self.rules.in_file(proposals.boxes, images.scales)
+        return Detections(
+            boxes=boxes * proposals.valid[..., None],
+            scores=proposals.scores.sigmoid() * proposals.valid,
+            labels=torch.zeros_like(proposals.valid, dtype=torch.int64),
+            valid=proposals.valid,
+        )
 
     def features(self, images: ImageBatch) -> dict[str, Tensor]:
         """Feature maps of the normalised images: {"p2": (B, C, H/4, W/4), ..., "p6"}, or {"c4": ...} without FPN."""

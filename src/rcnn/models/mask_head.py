@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import mask_blocks
 from rcnn.models.box_features import add_convs
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import BackboneConfig, FBNetConfig, MaskHeadConfig
 from rcnn.models.layers import init_linear, zero_bias
 from rcnn.models.regions import Regions, pool_regions
@@ -35,9 +36,10 @@ class MaskHead(nn.Module):
         config: MaskHeadConfig,
         backbone: BackboneConfig,
         level_eps_inside: bool = True,
+        rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        self.config, self.strides, self.level_eps_inside = config, strides, level_eps_inside
+        self.config, self.strides, self.level_eps_inside, self.rules = config, strides, level_eps_inside, rules
         channels = in_channels
         self.features: nn.Module | None = None
         if config.features == "fbnet":
@@ -73,10 +75,20 @@ class MaskHead(nn.Module):
         drawn = objects.positive & self.outlined(targets).gather(1, objects.matched)
         return {"mask": (loss * drawn).sum() / drawn.sum().clamp(min=1)}
 
-    def predict(self, features: dict[str, Tensor], detections: Detections, shared: nn.Module | None) -> Detections:
-        """The detections with their masks: probabilities (B, D, m, m) in the frame of each box."""
+    def predict(
+        self,
+        features: dict[str, Tensor],
+        detections: Detections,
+        shared: nn.Module | None,
+        scales: Tensor | None = None,
+    ) -> Detections:
+        """The detections with their masks: probabilities (B, D, m, m) in the frame of each box.
+
+        `scales` (B,) are those by which the images were resized: inclusive boxes end with a pixel of the file.
+        """
         live = live_prefix(detections.valid)
-        maps = self.pool(features, detections.boxes[:, :live], detections.valid[:, :live])
+        boxes = self.rules.in_input(detections.boxes[:, :live], scales)
+        maps = self.pool(features, boxes, detections.valid[:, :live])
         if shared is not None:
             maps = shared(maps)
         masks = self.of_class(maps, detections.labels[:, :live]).sigmoid()
@@ -86,7 +98,8 @@ class MaskHead(nn.Module):
 
     def pool(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Regions' features (B*R, C, s, s)."""
-        return pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside).flatten(0, 1)
+        pooled = pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside, self.rules)
+        return pooled.flatten(0, 1)
 
     def of_class(self, maps: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, R, m, m) float32 of each region's own class (B, R), or of all, from maps (B*R, C, s, s)."""
@@ -111,7 +124,7 @@ class MaskHead(nn.Module):
         if self.config.target == "polygon":
             if targets.polygons is None:
                 raise ValueError("mask.target=polygon needs Targets.polygons; the batch has none")
-            return crop_polygons(targets.polygons, matched, boxes, positive, size)
+            return crop_polygons(targets.polygons, matched, self.rules.outline_frame(boxes), positive, size)
         if targets.bitmaps is None:
             raise ValueError(f"mask.target={self.config.target} needs Targets.bitmaps; the batch has none")
         match self.config.target:

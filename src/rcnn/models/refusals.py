@@ -7,11 +7,29 @@ from rcnn.models.config import DetectorConfig, ResNetConfig
 
 def refuse(config: DetectorConfig) -> None:
     """Raise a ValueError where parts of `config` cannot go together: what they are, why, and what to do."""
+    if config.proposals_only:
+        _refuse_beside_proposals(config)
     _refuse_heads(config)
+    if config.boxes != "half_open" and config.cascade is not None:
+        raise ValueError(
+            f"boxes={config.boxes} is of systems without a cascade, and nothing says how theirs would be: use "
+            "boxes=half_open, or cascade=null"
+        )
     if config.cascade is not None:
         _refuse_cascade(config)
     if config.fcis is not None:
         _refuse_beside_fcis(config)
+
+
+def _refuse_beside_proposals(config: DetectorConfig) -> None:
+    for name in ("mask", "cascade", "keypoint"):
+        if getattr(config, name) is not None:
+            raise ValueError(
+                f"proposals_only builds the RPN alone, and a {name} head needs the second stage: use {name}=null, or "
+                "proposals_only=false"
+            )
+    if config.num_classes != 1:
+        raise ValueError(f"proposals_only finds objects of whatever class: num_classes={config.num_classes}, wanted 1")
 
 
 def _refuse_heads(config: DetectorConfig) -> None:
@@ -72,5 +90,9 @@ def _refuse_beside_fcis(config: DetectorConfig) -> None:
                 f"FCIS finds boxes, classes and masks from maps of its own, and a {name} head has no place beside it: "
                 f"use {name}=null, or fcis=null"
             )
+    if config.fpn is not None:
+        raise ValueError(
+            "FCIS reads c4 and c5 of the backbone, and a pyramid gives maps of its own in their place: use fpn=null"
+        )
     if config.proposals_only:
         raise ValueError("proposals_only builds the RPN alone, and fcis a second stage: use one of the two")

@@ -10,10 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
 from rcnn.ops.capacity import live_prefix
+from rcnn.ops.crop_resize import crop_resize
 from rcnn.ops.matching import match
 from rcnn.ops.roi_align import assign_levels, roi_align
+from rcnn.ops.roi_pool import roi_pool
 from rcnn.ops.sampling import random_keys, sample
 from rcnn.structures import Proposals, Targets
 
@@ -107,6 +110,7 @@ def pool_regions(
     valid: Tensor,
     config: BoxHeadConfig | MaskHeadConfig | KeypointHeadConfig,
     level_eps_inside: bool,
+    rules: BoxRules = HALF_OPEN,
 ) -> Tensor:
     """Features (B, R, C, s, s) of regions (B, R, 4), each from the level that fits its size (FPN, equation 1)."""
     numbers = [int(name[1:]) for name in strides]
@@ -116,4 +120,11 @@ def pool_regions(
         levels = assign_levels(boxes, numbers[0], numbers[-1], eps_inside=level_eps_inside)
     maps = [features[name] for name in strides]
     scales = [1.0 / stride for stride in strides.values()]
-    return roi_align(maps, boxes, levels, valid, scales, config.roi_size, config.sampling_ratio, config.aligned)
+    boxes = rules.raw(boxes)
+    match config.pooling:
+        case "roi_align":
+            return roi_align(maps, boxes, levels, valid, scales, config.roi_size, config.sampling_ratio, config.aligned)
+        case "roi_pool":
+            return roi_pool(maps, boxes, levels, valid, scales, config.roi_size)[0]
+        case _:
+            return crop_resize(maps, boxes, levels, valid, scales, config.roi_size, config.pooling)

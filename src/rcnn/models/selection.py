@@ -9,14 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcnn.models.box_rules import HALF_OPEN, BoxRules, Pixel
 from rcnn.models.config import BoxHeadConfig
-from rcnn.ops.boxes import clip_boxes, is_nonempty
+from rcnn.ops.boxes import is_nonempty
 from rcnn.ops.nms import nms
 from rcnn.ops.soft_nms import soft_nms
 from rcnn.structures import Detections
 
 
-def select_detections(boxes: Tensor, scores: Tensor, valid: Tensor, sizes: Tensor, config: BoxHeadConfig) -> Detections:
+def select_detections(
+    boxes: Tensor,
+    scores: Tensor,
+    valid: Tensor,
+    sizes: Tensor,
+    config: BoxHeadConfig,
+    rules: BoxRules = HALF_OPEN,
+    pixel: Pixel = 1.0,
+) -> Detections:
     """The best detections (B, D) over all classes of images of `sizes` (B, 2), boxes within them.
 
     Args:
@@ -25,9 +34,10 @@ def select_detections(boxes: Tensor, scores: Tensor, valid: Tensor, sizes: Tenso
         valid: (B, R) bool.
         sizes: (B, 2) int64, (height, width).
         config: thresholds and kinds of suppression.
+        rules: by which boxes are cut to their image, whose last pixel is `pixel` wide.
     """
     batch, regions, classes = scores.shape
-    boxes = clip_boxes(boxes.expand(-1, -1, classes, -1).flatten(1, 2), sizes)  # (B, R*K, 4)
+    boxes = rules.clip(boxes.expand(-1, -1, classes, -1).flatten(1, 2), sizes, pixel)  # (B, R*K, 4)
     valid = valid[..., None] & (scores > config.score_threshold) & scores.isfinite()
     valid = valid.flatten(1) & is_nonempty(boxes, config.min_size) & boxes.isfinite().all(-1)
     scores = scores.flatten(1)
