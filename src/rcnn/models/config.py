@@ -87,6 +87,7 @@ class CompactConfig:
     kind: Literal["compact"] = "compact"
     widths: tuple[int, int, int, int] = (32, 48, 64, 96)  # channels of res2..res5, strides 4..32
     stem_width: int = 16
+    res5_stride: Literal[1, 2] = 2  # 1: c5 has the stride of c4, 16 (FCIS)
     norm: Literal["bn", "none"] = "bn"  # none: folded
     norm_eps: float = 1e-5
 
@@ -98,11 +99,15 @@ class CompactConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class MobileNetConfig:
-    """MobileNetV3-Large (Howard et al. 2019) as torchvision's detectors use it: c4 and c5, strides 16 and 32."""
+    """MobileNetV3-Large (Howard et al. 2019) as torchvision's detectors use it: two maps, both of stride 32."""
 
     kind: Literal["mobilenet"] = "mobilenet"
     norm: Literal["frozen_bn", "bn"] = "frozen_bn"
     frozen_stages: int = 0  # of six, from the image on
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.frozen_stages <= 6:
+            raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; wanted 0 (nothing) to 6 (all)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +117,13 @@ class TimmConfig:
     kind: Literal["timm"] = "timm"
     name: str = "resnet50d"  # as timm.list_models() has it
     pretrained: bool = False  # download timm's weights when the detector is built
-    frozen_stages: int = 0  # of the stages, from the image on
+    frozen_stages: int = 0  # not trained: 0 nothing, 1 all up to c2, ... 4 all
+    out_norm: bool = False  # layer norm of each map's channels, as Swin's and ConvNeXt's detectors have it
     drop_path: float = 0.0  # stochastic depth, where the network has it
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.frozen_stages <= 4:
+            raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; wanted 0 (nothing) to 4 (all)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,11 +131,11 @@ class ViTConfig:
     """Plain vision transformer of timm with ViTDet's windows and simple pyramid (Li et al. 2022). Needs rcnn[timm]."""
 
     kind: Literal["vit"] = "vit"
-    name: str = "vit_base_patch16_224"  # as timm.list_models() has it
+    name: str = "vit_base_patch16_224"  # as timm.list_models() has it; its patches are 16 pixels a side
     pretrained: bool = False
     window: int = 14  # tokens a side that attend to each other; 0: all to all in every block
     global_blocks: int = 4  # evenly spread blocks in which all attend to all
-    image_size: int = 1024  # pixels a side for which position embeddings are kept
+    image_size: int = 1024  # pixels a side for which position embeddings are kept; other sizes interpolate them
     channels: int = 256  # of the simple pyramid p2..p5
     drop_path: float = 0.1
 
@@ -328,8 +338,7 @@ class FCISConfig:
     The three systems that have it differ in details; each is a setting. The defaults are the original's (MXNet).
     """
 
-    level: Literal["c3", "c4", "c5"] = "c5"  # map of the backbone that the head reads; the RPN reads c4
-    width: int = 1024  # channels after the 1x1 convolution on it
+    width: int = 1024  # channels after the 1x1 convolution on c5 (the RPN reads c4)
     groups: int = 7  # k: position groups a side
     roi_size: int = 21  # cells a side of the pooled maps
     rounded_regions: bool = True  # region borders to whole pixels before pooling (original, chainer-fcis)

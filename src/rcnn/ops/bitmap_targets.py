@@ -17,7 +17,16 @@ Cut = Literal["sampled", "resized", "truncated", "nearest"]
 
 
 def cut_bitmaps(
-    bitmaps: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int, kind: Cut, sizes: Tensor | None = None
+    bitmaps: Tensor,
+    matched: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    size: int,
+    kind: Cut,
+    sizes: Tensor | None = None,
+    *,
+    within: Tensor | None = None,
+    least: float | None = None,
 ) -> Tensor:
     """True masks (B, R, size, size) float32 of regions, `size` pixels a side.
 
@@ -36,6 +45,8 @@ def cut_bitmaps(
         size: side of the result.
         kind: which of the above.
         sizes: (B, 2) int64, (height, width) of each image without its padding; None: H and W.
+        within: (B, G, 4) xyxy pixels; of an object only what lies in its own box, rounded, counts. None: all of it.
+        least: resized masks are set from this value on, in place of above one half (FCIS).
     """
     if sizes is None:
         sizes = torch.tensor(bitmaps.shape[2:], device=boxes.device).expand(len(bitmaps), 2)
@@ -45,8 +56,15 @@ def cut_bitmaps(
     image = torch.arange(len(bitmaps), device=boxes.device)[:, None, None, None]
     owner = matched[..., None, None]
 
+    own = None if within is None else within.gather(1, matched[..., None].expand(-1, -1, 4)).round()[..., None, None]
+
     def at(rows: Tensor, columns: Tensor) -> Tensor:
-        return bitmaps[image, owner, rows[..., :, None], columns[..., None, :]]  # (B, R, m, m) bool
+        rows, columns = rows[..., :, None], columns[..., None, :]
+        drawn = bitmaps[image, owner, rows, columns]  # (B, R, m, m) bool
+        if own is None:
+            return drawn
+        x1, y1, x2, y2 = own.unbind(2)  # (B, R, 1, 1) each
+        return drawn & (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
 
     if kind == "nearest":
         values = at(y[0], x[0]).float()
@@ -62,7 +80,10 @@ def cut_bitmaps(
         lower = at(y[1], x[0]) * (1 - right) + at(y[1], x[1]) * right
         values = upper * (1 - below) + lower * below
         inside = y[3][..., :, None] & x[3][..., None, :]
-        values = (values > 0.5).float() if kind == "resized" else values * inside
+        if kind == "resized":
+            values = (values > 0.5 if least is None else values >= least).float()
+        else:
+            values = values * inside
     return values * valid[..., None, None]
 
 

@@ -49,10 +49,13 @@ class ImageBatch(_Batch):
     sizes: Tensor  # (B, 2) int64, (height, width) of the real part of each image
     # (B,) float32, by what each image's file was multiplied to that size; None: the pixels are the file's
     scales: Tensor | None = None
+    originals: Tensor | None = None  # (B, 2) int64, (height, width) of the files; None: as they follow from `scales`
 
     def __post_init__(self) -> None:
         if self.scales is not None and self.scales.shape != self.sizes.shape[:1]:
             raise ValueError(f"scales are {tuple(self.scales.shape)} for {len(self.sizes)} images, wanted (B,)")
+        if self.originals is not None and self.originals.shape != self.sizes.shape:
+            raise ValueError(f"originals are {tuple(self.originals.shape)} for {len(self.sizes)} images, wanted (B, 2)")
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
             raise ValueError(f"pixels are {tuple(self.pixels.shape)}, wanted (B, 3, H, W)")
         if self.sizes.shape != (self.pixels.shape[0], 2):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import CompactConfig
 from rcnn.models.layers import Conv2d
 
@@ -25,21 +26,23 @@ class BasicBlock(nn.Module):
         return F.relu_(self.conv2(self.conv1(x)) + shortcut)
 
 
-class CompactNet(nn.Module):
-    """Images (B, 3, H, W) -> {"c2": (B, widths[0], H/4, W/4), ..., "c5": (B, widths[3], H/32, W/32)}."""
+class CompactNet(Backbone):
+    """Images (B, 3, H, W) -> {"c2": (B, widths[0], H/4, W/4), ..., "c5": (B, widths[3], H/32, W/32)}, or c5 of H/16."""
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.stem = Conv2d(3, config.stem_width, 3, stride=2, norm=config.norm, eps=config.norm_eps, relu=True)
         channels = config.stem_width
+        self.channels, self.strides, total = {}, {}, 2
         for number, width in enumerate(config.widths, start=2):
+            stride = config.res5_stride if number == 5 else 2
             stage = nn.Sequential(
-                BasicBlock(channels, width, stride=2, config=config), BasicBlock(width, width, stride=1, config=config)
+                BasicBlock(channels, width, stride=stride, config=config),
+                BasicBlock(width, width, stride=1, config=config),
             )
             self.add_module(f"res{number}", stage)
-            channels = width
-        self.channels = {f"c{n}": width for n, width in enumerate(config.widths, start=2)}
-        self.strides = {f"c{n}": 2**n for n in range(2, 2 + len(config.widths))}
+            channels, total = width, total * stride
+            self.channels[f"c{number}"], self.strides[f"c{number}"] = width, total
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)
