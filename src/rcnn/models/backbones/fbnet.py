@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import FBNetConfig
 from rcnn.models.layers import Conv2d
 
@@ -106,7 +107,7 @@ def build_blocks(table: tuple[Block, ...], in_channels: int, width: float = 1.0)
     return nn.Sequential(*blocks)
 
 
-class FBNetTrunk(nn.Module):
+class FBNetTrunk(Backbone):
     """Images (B, 3, H, W) -> {"c4": (B, 112, H/16, W/16)}, sides rounded up."""
 
     stride = 16

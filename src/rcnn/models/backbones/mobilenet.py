@@ -1,0 +1,40 @@
+"""MobileNetV3-Large (Howard et al. 2019) by torchvision's own layers, cut where torchvision's detectors cut it."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.models import mobilenet_v3_large
+from torchvision.ops import FrozenBatchNorm2d
+
+from rcnn.models.backbones.backbone import Backbone
+from rcnn.models.config import MobileNetConfig
+
+# layers that begin a stage: the stem, each that halves the map, and the last 1x1 convolution
+STAGES = (0, 2, 4, 7, 13, 16)
+MAPS = {"c4": (13, 160), "c5": (16, 960)}  # name: layer it comes out of, and its channels
+
+
+class MobileNet(Backbone):
+    """Images (B, 3, H, W) -> {"c4": (B, 160, H/32, W/32), "c5": (B, 960, H/32, W/32)}.
+
+    The maps are those of torchvision's Faster R-CNN, which takes what comes out of the last layer that halves the map,
+    not what goes in: so both have a stride of 32. Names below `features` are torchvision's.
+    """
+
+    def __init__(self, config: MobileNetConfig) -> None:
+        super().__init__()
+        norm = FrozenBatchNorm2d if config.norm == "frozen_bn" else nn.BatchNorm2d
+        self.features = mobilenet_v3_large(weights=None, norm_layer=norm).features
+        self.channels = {name: channels for name, (_, channels) in MAPS.items()}
+        self.strides = dict.fromkeys(MAPS, 32)
+        first = [*STAGES, len(self.features)][config.frozen_stages]
+        self.freeze(list(self.features)[:first])
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = {}
+        wanted = {layer: name for name, (layer, _) in MAPS.items()}
+        for number, layer in enumerate(self.features):
+            x = layer(x)
+            if number in wanted:
+                maps[wanted[number]] = x
+        return maps

@@ -1,0 +1,149 @@
+"""Networks of the timm library as backbones: any that gives feature maps of strides 4, 8, 16 and 32."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcnn.models.backbones.backbone import Backbone
+from rcnn.models.config import TimmConfig, ViTConfig
+
+STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
+# what lets a network of windows take images of any size: the first of these that its constructor knows
+ANY_SIZE: tuple[dict[str, bool], ...] = (
+    {"strict_img_size": False, "always_partition": True},  # Swin: shifted windows in the last stage, too
+    {"strict_img_size": False},
+    {},
+)
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of maps (B, C, H, W), at each place of its own."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-6)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class TimmNet(Backbone):
+    """Images (B, 3, H, W) -> {"c2": (B, C2, H/4, W/4), ..., "c5": (B, C5, H/32, W/32)}."""
+
+    def __init__(self, config: TimmConfig) -> None:
+        super().__init__()
+        self.net = build_features(config)
+        info = self.net.feature_info
+        reductions: list[int] = info.reduction()
+        if missing := [stride for stride in STRIDES.values() if stride not in reductions]:
+            raise ValueError(
+                f"backbone.name={config.name!r} gives maps of strides {reductions}, and a pyramid needs "
+                f"{', '.join(map(str, missing))} too: take another network, or for a plain ViT backbone.kind=vit"
+            )
+        # of several maps of one stride the last, which has seen most
+        places = {name: len(reductions) - 1 - reductions[::-1].index(stride) for name, stride in STRIDES.items()}
+        self.places = places
+        self.channels = {name: info.channels()[place] for name, place in places.items()}
+        self.strides = dict(STRIDES)
+        self.innermost = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
+        self.norms = nn.ModuleDict({name: ChannelNorm(width) for name, width in self.channels.items()})
+        if not config.out_norm:
+            self.norms.clear()
+        self._try(config.name)
+        if config.frozen_stages:
+            last = info.module_name()[places[f"c{config.frozen_stages + 1}"]]
+            self.freeze(parts_up_to(self.net, last, config))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.net(x)
+        features = {}
+        for name, place in self.places.items():
+            feature = maps[place].permute(0, 3, 1, 2) if self.innermost else maps[place]
+            features[name] = self.norms[name](feature) if name in self.norms else feature
+        return features
+
+    @torch.no_grad()
+    def _try(self, name: str) -> None:
+        """A ValueError unless an image of a size that the network was not made for gives maps as described."""
+        training = self.training
+        try:
+            maps = self.eval()(torch.zeros(1, 3, 96, 160))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(
+                f"backbone.name={name!r} does not take images of every size ({error}); take one that does, such as "
+                "a ResNet, ConvNeXt or Swin"
+            ) from error
+        self.train(training)
+        for key, feature in maps.items():
+            stride = self.strides[key]
+            if feature.shape != (wanted := (1, self.channels[key], 96 // stride, 160 // stride)):
+                raise ValueError(
+                    f"backbone.name={name!r} gives {tuple(feature.shape)} for an image of 96x160, not {wanted} as "
+                    "timm says it would: take another network"
+                )
+
+
+def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module]:
+    """The modules of `net` from the image on up to the end of its part `last`; a ValueError where there is no such."""
+    parts = dict(net.named_modules())
+    stage = next((parts[name] for name in (last, last.replace(".", "_"), f"model.{last}") if name in parts), None)
+    if stage is None:
+        raise ValueError(
+            f"backbone.frozen_stages={config.frozen_stages}: where that stage of {config.name} ends cannot be told "
+            f"(timm calls its end {last}); set it to 0"
+        )
+    order = {id(module): number for number, module in enumerate(net.modules())}
+    end = max(order[id(module)] for module in stage.modules())
+    return [part for part in net.modules() if max(order[id(module)] for module in part.modules()) <= end]
+
+
+def build_features(config: TimmConfig) -> Any:
+    """timm's network of `config` that gives its maps; a ValueError names networks called nearly so."""
+    options: dict[str, Any] = {"pretrained": config.pretrained, "features_only": True}
+    if config.drop_path:
+        options["drop_path_rate"] = config.drop_path
+    unknown = ""
+    for any_size in ANY_SIZE:
+        try:
+            return create(config, **options, **any_size)
+        except TypeError as error:
+            unknown = str(error)
+            if "unexpected keyword argument" not in unknown:
+                raise
+            if "drop_path_rate" in unknown:
+                raise ValueError(
+                    f"{config.name} has no stochastic depth: set backbone.drop_path to 0, not {config.drop_path}"
+                ) from error
+    raise ValueError(f"backbone.name={config.name!r} cannot be built for its maps alone: {unknown}")
+
+
+def create(config: TimmConfig | ViTConfig, **options: Any) -> Any:
+    """`timm.create_model` of the network that `config` names, with errors that say what to do."""
+    timm = import_timm()
+    known = timm.list_models(pretrained=False)
+    base = config.name.partition(".")[0]  # after the dot: which of its weights
+    if base not in known:
+        close = difflib.get_close_matches(base, known, n=3)
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() has the names"
+        raise ValueError(f"backbone.name={config.name!r} is no network of timm {timm.__version__}; {hint}")
+    return timm.create_model(config.name, **options)
+
+
+def pixel_statistics(config: TimmConfig | ViTConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation, 0..255, RGB, that timm's weights of the network want; None: there are no weights."""
+    found = import_timm().get_pretrained_cfg(config.name)
+    if found is None:
+        return None
+    return tuple(255 * value for value in found.mean), tuple(255 * value for value in found.std)
+
+
+def import_timm() -> Any:
+    """The timm library, which is an extra; an ImportError says how to get it."""
+    try:
+        return importlib.import_module("timm")
+    except ImportError as error:
+        raise ImportError("this backbone comes from the timm library: pip install 'rcnn[timm]'") from error

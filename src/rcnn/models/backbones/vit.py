@@ -1,0 +1,129 @@
+"""Plain vision transformer with windows, and the pyramid made of its last map alone (ViTDet: Li et al. 2022).
+
+Letters: B images, C channels of a token, h x w tokens of an image.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rcnn.models.backbones.backbone import Backbone
+from rcnn.models.backbones.timm import ChannelNorm, create
+from rcnn.models.config import ViTConfig
+from rcnn.models.layers import Conv2d
+
+PATCH = 16  # pixels a side of what becomes one token: the stride of p4
+PARTS = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")  # of a block
+
+
+class ViT(Backbone):
+    """Images (B, 3, H, W) -> {"p2": (B, C, H/4, W/4), ..., "p5", "p6": (B, C, H/64, W/64)}."""
+
+    def __init__(self, config: ViTConfig) -> None:
+        super().__init__()
+        net = build_plain(config)
+        self.patches = net.patch_embed.proj  # (B, 3, H, W) -> (B, C, h, w)
+        side = config.image_size // PATCH
+        positions = net.pos_embed.detach()[:, -(side**2) :]  # those of the class token, which is not used, come first
+        self.positions = nn.Parameter(positions.unflatten(1, (side, side)).permute(0, 3, 1, 2).contiguous())
+        self.first_norm, self.blocks = net.norm_pre, net.blocks
+        depth = len(self.blocks)
+        if config.window and not 0 <= config.global_blocks <= depth:
+            raise ValueError(f"backbone.global_blocks is {config.global_blocks}; {config.name} has {depth} blocks")
+        everywhere = {depth * (n + 1) // config.global_blocks - 1 for n in range(config.global_blocks)}
+        self.windows = [config.window * (number not in everywhere) for number in range(depth)]
+        self.pyramid = nn.ModuleDict(
+            {f"p{number}": Level(net.embed_dim, config.channels, 2.0 ** (4 - number)) for number in (2, 3, 4, 5)}
+        )
+        self.strides = {f"p{number}": 2**number for number in (2, 3, 4, 5, 6)}
+        self.channels = dict.fromkeys(self.strides, config.channels)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        height, width = x.shape[2:]
+        x = self.patches(F.pad(x, (0, -width % PATCH, 0, -height % PATCH)))  # (B, C, h, w)
+        x = x + resample(self.positions, (x.shape[2], x.shape[3]))
+        x = self.first_norm(x.permute(0, 2, 3, 1))  # (B, h, w, C)
+        for block, window in zip(self.blocks, self.windows, strict=True):
+            x = x + block.drop_path1(block.ls1(attend(block.attn, block.norm1(x), window)))
+            x = x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+        x = x.permute(0, 3, 1, 2)
+        pyramid = {name: level(x) for name, level in self.pyramid.items()}
+        pyramid["p6"] = pyramid["p5"][:, :, ::2, ::2]  # for the largest anchors only
+        return pyramid
+
+
+class Level(nn.Module):
+    """One level of the simple pyramid: tokens (B, C, h, w) -> (B, channels, scale * h, scale * w), section 3."""
+
+    def __init__(self, tokens: int, channels: int, scale: float) -> None:
+        super().__init__()
+        width = tokens
+        self.resize = nn.Sequential()
+        while scale > 1:
+            if width < tokens:
+                self.resize.extend([ChannelNorm(width), nn.GELU()])
+            self.resize.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+            width, scale = width // 2, scale / 2
+        if scale < 1:
+            self.resize.append(nn.MaxPool2d(2))
+        self.lateral = Conv2d(width, channels, 1, bias=False)
+        self.lateral_norm = ChannelNorm(channels)
+        self.output = Conv2d(channels, channels, 3, bias=False)
+        self.output_norm = ChannelNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.lateral_norm(self.lateral(self.resize(x)))
+        return self.output_norm(self.output(x))
+
+
+def attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:
+    """Self-attention of tokens (B, h, w, C) among those of each `window` x `window`, or among all where it is 0.
+
+    Windows at the right and at the bottom are filled up with zeros, to which the others attend too (as ViTDet does).
+    """
+    height, width = x.shape[1:3]
+    if window == 0:
+        return attention(x.flatten(1, 2)).unflatten(1, (height, width))
+    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    x = x.unflatten(2, (-1, window)).unflatten(1, (-1, window)).transpose(2, 3)  # (B, rows, columns, s, s, C)
+    batch, rows, columns = x.shape[:3]
+    x = attention(x.flatten(3, 4).flatten(0, 2)).view(batch, rows, columns, window, window, -1)
+    x = x.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return x[:, :height, :width]
+
+
+def resample(positions: Tensor, size: tuple[int, int]) -> Tensor:
+    """Position embeddings (1, C, n, n) for a map of `size` (height, width): bicubic, of corners not aligned."""
+    if positions.shape[2:] == size:
+        return positions
+    return F.interpolate(positions.float(), size=size, mode="bicubic", align_corners=False).to(positions.dtype)
+
+
+def build_plain(config: ViTConfig) -> Any:
+    """timm's transformer of `config`, its position embeddings made to fit; a ValueError where it is no plain one."""
+    if config.image_size % PATCH:
+        raise ValueError(f"backbone.image_size is {config.image_size}; wanted a multiple of {PATCH}")
+    try:
+        net = create(
+            config,
+            pretrained=config.pretrained,
+            img_size=config.image_size,
+            num_classes=0,
+            drop_path_rate=config.drop_path,
+        )
+    except TypeError as error:
+        raise ValueError(f"backbone.name={config.name!r} is not a plain ViT ({error}): see timm's vit_*") from error
+    plain = importlib.import_module("timm.models.vision_transformer").VisionTransformer
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    if not isinstance(net, plain) or not all(hasattr(block, part) for block in net.blocks for part in PARTS):
+        raise ValueError(f"backbone.name={config.name!r} is not a plain ViT: see timm's vit_*, or backbone.kind=timm")
+    if patch != (PATCH, PATCH) or net.pos_embed is None:
+        raise ValueError(
+            f"backbone.name={config.name!r} has patches of {patch} and {'no' if net.pos_embed is None else 'absolute'} "
+            f"position embeddings; wanted patches of {PATCH} pixels and absolute ones, as vit_base_patch16_224 has"
+        )
+    return net
