@@ -1,6 +1,6 @@
 """FCIS's second stage (Li et al. 2017): boxes, classes and masks of all regions from the same maps, and nothing after.
 
-Two maps for each class and each of k x k parts of an object: how much a pixel is inside of an object, and how much it is
+Two maps for each class and each of k x k parts of an object: how much a pixel is inside of an object, and how much
 outside of one but in its region. Pooled, their larger one says the class, which of the two is larger the mask.
 
 Letters: B images, P proposals, R regions, N candidates (both passes), D detections, K classes, k groups and s cells a

@@ -80,10 +80,8 @@ def cut_bitmaps(
         lower = at(y[1], x[0]) * (1 - right) + at(y[1], x[1]) * right
         values = upper * (1 - below) + lower * below
         inside = y[3][..., :, None] & x[3][..., None, :]
-        if kind == "resized":
-            values = (values > 0.5 if least is None else values >= least).float()
-        else:
-            values = values * inside
+        cut = values > 0.5 if least is None else values >= least
+        values = cut.float() if kind == "resized" else values * inside
     return values * valid[..., None, None]
 
 
