@@ -6,34 +6,23 @@ To add one: a module with `recognises(names)` and `from_<system>(state, config_f
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from rcnn.weights.converted import Converted, few
 from rcnn.weights.d2go import from_d2go, is_d2go
 from rcnn.weights.detectron2 import from_detectron2
 from rcnn.weights.detectron2 import recognises as is_detectron2
+from rcnn.weights.found import Found, find_weights
 from rcnn.weights.mmdetection import from_mmdetection
 from rcnn.weights.mmdetection import recognises as is_mmdetection
-from rcnn.weights.pickles import read_pickle
+from rcnn.weights.tensorpack import from_tensorpack
+from rcnn.weights.tensorpack import recognises as is_tensorpack
 from rcnn.weights.torchvision import from_torchvision, is_torchvision
 
-INSIDE = ("model", "state_dict", "model_state_dict")  # where trainers put the weights among other things
 Settings = str | Path | None  # a system's own configuration: a file, or a name or words that the system knows
-
-
-@dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a file of weights holds."""
-
-    state: Mapping[str, Tensor]  # names as the file has them, without DistributedDataParallel's `module.`
-    source: str  # the file, for messages
-    extras: Mapping[str, Any] = field(default_factory=dict)  # what lies beside the weights: meta, cfg, epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +71,13 @@ SYSTEMS: tuple[System, ...] = (
         read=_mmdetection,
         settings="its config, a .py file",
     ),
+    System(
+        name="tensorpack",
+        files=".npz",
+        recognises=is_tensorpack,
+        read=_plain(from_tensorpack),
+        settings="its settings, KEY=VALUE ... or a file of them",
+    ),
 )
 
 
@@ -95,37 +91,20 @@ def convert(file: str | Path, settings: Settings = None) -> Converted:
 
     Nothing in the file is run. Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
     """
-    found = _find(read_pickle(file), Path(file))
+    return convert_found(find_weights(file), settings)
+
+
+def convert_found(found: Found, settings: Settings = None) -> Converted:
+    """As `convert`, of a file that is open already."""
     names = list(found.state)
     for system in SYSTEMS:
         if system.recognises(names):
             if settings is not None and not system.settings:
                 raise ValueError(
-                    f"{settings}: files of {system.name} come without settings, as {file} does; leave it out"
+                    f"{settings}: files of {system.name} come without settings, as {found.source} does; leave it out"
                 )
-            return system.read(found, settings)
-    raise ValueError(f"{file} is of no system we know: its tensors are {few(names)}. Known: {known_systems()}")
-
-
-def _find(content: Any, file: Path) -> Found:
-    """The named tensors among what a file holds, in float32 (integers as they are), and what lies beside them."""
-    extras: Mapping[str, Any] = {}
-    for key in INSIDE:
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            extras, content = {name: value for name, value in content.items() if name != key}, content[key]
-            break
-    if isinstance(content, Mapping) and isinstance(content.get("blobs"), Mapping):
-        raise ValueError(
-            f"{file} is Detectron's (Caffe2), which this version does not convert. Known: {known_systems()}"
-        )
-    state = {}
-    for name, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, np.ndarray):
-            value = torch.from_numpy(np.array(value, copy=True))
-        if isinstance(name, str) and isinstance(value, Tensor):
-            value = value.detach()
-            state[name.removeprefix("module.")] = value.float() if value.is_floating_point() else value
-    if not state:
-        held = few([str(key) for key in content]) if isinstance(content, Mapping) else type(content).__name__
-        raise ValueError(f"{file} holds no named tensors: found {held or 'nothing'}. Known: {known_systems()}")
-    return Found(state=state, source=str(file), extras=extras)
+            converted = system.read(found, settings)
+            return replace(converted, system=converted.system or system.name, left=(*converted.left, *found.left))
+    if "box_head.scores.weight" in names and "rpn.objectness.weight" in names:
+        raise ValueError(f"{found.source} is of a checkpoint of ours: commands take the folder that it is in")
+    raise ValueError(f"{found.source} is of no system we know: its tensors are {few(names)}. Known: {known_systems()}")

@@ -1,153 +1,196 @@
 """Reading pickled weights without running what a pickle may carry: names outside a short list are refused.
 
-A pickle is a program. Python's own reader looks up and calls whatever it names; ours knows arrays, tensors and plain
-containers, and stops at anything else before it is called.
+A pickle is a program. Python's own reader looks up and calls whatever it names; ours (opcodes.py) knows arrays and
+plain containers, stops at anything else, and leaves the arrays in the file until they are asked for.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-ZIP_MAGIC = b"PK\x03\x04"  # torch.save since 1.6
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before: a pickled number, then pickles
-_DTYPES = ("?", *"bBhHiIlLqQ", *"efd", "U", "S")  # of arrays beside torch's tensors
+from rcnn.weights.opcodes import SCALARS, Build, Call, Name, Persistent, Source, Span, run
+from rcnn.weights.stored import Damaged, ForeignName, Refused, Stored, numpy_kind, require_shape, stored_array
 
-
-class _Refused(pickle.UnpicklingError):
-    """A name that is not on the list."""
-
-
-class _Call:
-    """Base of what stands in for a function; without attributes that a pickle could overwrite."""
-
-    __slots__ = ()
-
-
-class _FromBuffer(_Call):
-    """numpy's `_frombuffer`, what protocol 5 calls for an array."""
-
-    __slots__ = ()
-
-    def __call__(self, buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], order: str, *axes: Any) -> np.ndarray:
-        if axes:
-            raise _Refused("numpy array with permuted axes")
-        return np.frombuffer(buffer, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
+FIRST = (b"\x80", b"(", b"]", b"}", b"c")  # the first instruction of a pickle of weights
+NUMPY = ("numpy.core.", "numpy._core.")  # before and since numpy 2
+DTYPE = re.compile(r"[|<>=]?([?bBhHiIlLqQefdFD]|[biufc]\d{1,2}|[SU]\d{1,9})")
+SETS = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
+GETATTR = ("builtins.getattr", "__builtin__.getattr")
+# settings, logs and times that trainers leave beside the weights: kept as empty boxes of that name, without what they
+# hold, and never imported
+INERT = {
+    "argparse.Namespace", "yacs.config.CfgNode", "fvcore.common.config.CfgNode", "detectron2.config.config.CfgNode",
+    "easydict.EasyDict", "addict.addict.Dict", "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict",
+    "mmengine.logging.history_buffer.HistoryBuffer", "collections.Counter", "collections.defaultdict",
+    "datetime.datetime", "datetime.timedelta", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib._local.PosixPath",
+}  # fmt: skip
 
 
-class _Encode(_Call):
-    """`_codecs.encode`, by which Python 2's strings and protocol 2's bytes are written."""
+class Inert:
+    """An object of a class that is known and of no use here."""
 
-    __slots__ = ()
+    __slots__ = ("name",)
 
-    def __call__(self, text: str, encoding: str = "latin1") -> bytes:
-        if encoding not in ("latin1", "latin-1"):
-            raise _Refused(f"_codecs.encode to {encoding}")
-        return text.encode("latin1")
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-
-class _Scalar(_Call):
-    """numpy's `scalar`, for numbers only."""
-
-    __slots__ = ()
-
-    def __call__(self, dtype: np.dtype, buffer: bytes | str) -> Any:
-        if dtype.hasobject or dtype.kind not in "biuf":
-            raise _Refused(f"numpy scalar of {dtype}")
-        return np.frombuffer(buffer if isinstance(buffer, bytes) else buffer.encode("latin1"), dtype=dtype)[0]
+    def __repr__(self) -> str:
+        return f"<{self.name}>"
 
 
-_RECONSTRUCT = np.empty(0).__reduce__()[0]  # numpy's own function: private, and in another module in numpy 1 and 2
-_ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("_codecs", "encode"): _Encode(),
-}
-for _module in ("numpy.core", "numpy._core"):
-    _ALLOWED[f"{_module}.multiarray", "_reconstruct"] = _RECONSTRUCT
-    _ALLOWED[f"{_module}.multiarray", "scalar"] = _Scalar()
-    _ALLOWED[f"{_module}.numeric", "_frombuffer"] = _FromBuffer()
+class Dtype:
+    """A numpy type while its pickle is being read."""
+
+    __slots__ = ("dtype",)
+
+    def __init__(self, code: Any) -> None:
+        if not isinstance(code, str) or not DTYPE.fullmatch(code):
+            raise Refused(f"a numpy array of {str(code)[:40]}, which is neither numbers nor text")
+        self.dtype = np.dtype(code)
+
+    def set(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
+            raise Refused("a numpy array of records")
+        if state[1] in "<>":
+            self.dtype = self.dtype.newbyteorder(state[1])
 
 
-class _ArraysOnly(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise _Refused(f"{module}.{name}")
-        return _ALLOWED[module, name]
+class Array:
+    """A numpy array while its pickle is being read."""
+
+    __slots__ = ("stored",)
+
+    def __init__(self) -> None:
+        self.stored: Stored | None = None
+
+    def set(self, state: Any) -> None:
+        if not isinstance(state, tuple) or len(state) not in (4, 5):
+            raise Damaged("a numpy array has no contents")
+        shape, dtype, fortran, content = state[-4:]
+        self.stored = _array(content, dtype, shape, "F" if fortran is True or fortran == 1 else "C")
 
 
-def read_pickle(path: str | Path) -> Any:
-    """What a `.pkl` of arrays, or a `.pth` of tensors in either of torch's formats, holds.
+def call(name: Name, arguments: Any) -> Any:
+    """What pickles of numpy's arrays and of containers call; any other name is Refused."""
+    word = f"{name.module}.{name.name}"
+    inner = next((word.removeprefix(prefix) for prefix in NUMPY if word.startswith(prefix)), "")
+    if word == "collections.OrderedDict":
+        return _ordered(arguments)
+    if word in INERT:
+        return Inert(word)
+    if word == "_codecs.encode":
+        return _encoded(*arguments)
+    if word == "numpy.dtype":
+        return Dtype(arguments[0])
+    if inner == "multiarray._reconstruct" and arguments[:1] == (Name("numpy", "ndarray"),):
+        return Array()
+    if inner == "multiarray.scalar" and isinstance(arguments[0], Dtype):
+        return _scalar(*arguments)
+    if inner == "numeric._frombuffer":
+        content, dtype, shape, order, *axes = arguments
+        if axes and axes[0] is not None:
+            raise Refused("a numpy array with permuted axes")
+        return _array(content, dtype, shape, order)
+    if word in SETS and isinstance(arguments[0], list) and all(isinstance(item, SCALARS) for item in arguments[0]):
+        return set(arguments[0])
+    # how protocol 2 names a method of a class; of a known and idle class it is idle too
+    if word in GETATTR and isinstance(arguments[0], Name) and str(arguments[0]) in INERT:
+        return Inert(str(arguments[0]))
+    raise ForeignName(str(name))
 
-    Raises FileNotFoundError, or a ValueError that names the file and what was refused, or how it is damaged.
-    """
-    path = Path(path)
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist")
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: want a file of weights")
+
+def build(value: Any, state: Any) -> None:
+    """What `__setstate__` does for a pickle of arrays; an OrderedDict's own attributes are dropped."""
+    if isinstance(value, Array | Dtype):
+        value.set(state)
+    elif not isinstance(value, dict | Inert):
+        raise ForeignName(f"the attributes of {value if isinstance(value, Name) else type(value).__name__}")
+
+
+def unpickle(source: Source, call: Call = call, build: Build = build, persistent: Persistent | None = None) -> Any:
+    """The value of the pickle at `source`; every array in it is a Stored. Raises Damaged and Refused."""
+    value = run(source, call, build, persistent) if persistent else run(source, call, build)
+    return _finished(value, {}, 0)
+
+
+def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
+    """`value` without what was of use while reading alone; a container met twice is finished once."""
+    if id(value) in done:
+        return done[id(value)][1]
+    if isinstance(value, Array):
+        if value.stored is None:
+            raise Damaged("a numpy array has no contents")
+        return value.stored
+    if isinstance(value, Dtype):
+        return value.dtype
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if depth > 100:
+        raise Refused("containers more than 100 deep")
+    if isinstance(value, tuple):
+        new: Any = tuple(_finished(each, done, depth + 1) for each in value)
+        done[id(value)] = (value, new)
+        return new
+    done[id(value)] = (value, value)  # before what is in it, which may hold it again
+    for key, each in list(value.items()) if isinstance(value, dict) else list(enumerate(value)):
+        value[key] = _finished(each, done, depth + 1)
+    return value
+
+
+def is_pickle(head: bytes) -> bool:
+    """Whether a file that begins so may be a pickle of weights."""
+    return head.startswith(FIRST)
+
+
+def read_pickle_file(path: Path) -> Any:
+    """What the pickle `path` holds. Raises Damaged and Refused."""
     with path.open("rb") as file:
-        head = file.read(64)
-    if problem := _not_a_pickle(head):
-        raise ValueError(f"{path} {problem}")
-    try:
-        if head.startswith((ZIP_MAGIC, LEGACY_MAGIC)):
-            with torch.serialization.safe_globals(_torch_allowed()):
-                return torch.load(path, map_location="cpu", weights_only=True)
-        with path.open("rb") as file:
-            return _ArraysOnly(file, encoding="latin1").load()
-    except Exception as error:  # a damaged pickle may raise anything
-        if refused := _refused_name(error):
-            raise ValueError(
-                f"{path} asks for {refused}, which is neither array nor tensor: refused, and nothing of it was run. "
-                "If you trust its author, save its weights alone again where it was made"
-            ) from error
-        raise ValueError(f"{path} is truncated or damaged ({_reason(error)}): copy it again") from error
+        source = Source(file, 0, path.stat().st_size, lambda: path.open("rb"))
+        return unpickle(source)
 
 
-def _not_a_pickle(head: bytes) -> str:
-    """What else a file that begins so is, in words; empty where it may be a pickle."""
-    if not head:
-        return "is empty: copy it again"
-    if head.startswith(b"version https://git-lfs"):
-        return "is a pointer of Git LFS, not the weights: git lfs pull"
-    if head.lstrip()[:1] == b"<":
-        return "is a web page, not weights: the download went wrong, try again"
-    if head[8:9] == b"{":
-        return "looks like safetensors; want weights of another system (.pkl or .pth), or one of our checkpoint folders"
-    if head.lstrip()[:1] == b"{":
-        return "is text, not weights: want a .pkl or .pth"
-    if not head.startswith(
-        (ZIP_MAGIC, b"\x80", b"(", b"]", b"}", b"c")
-    ):  # the first instruction of a pickle of weights
-        return "is no pickle: want weights of another system, a .pkl or .pth"
-    return ""
+def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Stored:
+    if not isinstance(dtype, Dtype):
+        raise Damaged("a numpy array has no type")
+    if not isinstance(shape, tuple):
+        raise Damaged("a numpy array has no shape")
+    require_shape(shape)
+    if isinstance(content, Span):
+        if not content.text and content.length != np.prod(shape, dtype=object) * dtype.dtype.itemsize:
+            raise Damaged(f"a numpy array of {shape} {dtype.dtype} has {content.length} bytes")
+        read = (lambda: content.read().decode("utf-8").encode("latin1")) if content.text else content.read
+    elif isinstance(content, bytes | str):
+        raw = content if isinstance(content, bytes) else content.encode("latin1")
+        read = lambda: raw  # noqa: E731
+    else:  # a list: numpy pickles arrays of objects so
+        raise Refused("a numpy array of objects")
+    return stored_array(shape, dtype.dtype, str(order), read)
 
 
-def _torch_allowed() -> list[Any]:
-    """numpy's numbers beside tensors, as training scripts leave them in a `.pth` (a step, a best score)."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = [(function, f"{module}.multiarray.{name}") for module in ("numpy.core", "numpy._core")
-             for function, name in ((_RECONSTRUCT, "_reconstruct"), (scalar, "scalar"))]  # fmt: skip
-    return [np.ndarray, np.dtype, *{type(np.dtype(name)) for name in _DTYPES}, *names]
+def _scalar(dtype: Dtype, content: Any = b"") -> Any:
+    raw = content.encode("latin1") if isinstance(content, str) else content
+    if numpy_kind(dtype.dtype)[0] not in "biufSU" or not isinstance(raw, bytes) or len(raw) != dtype.dtype.itemsize:
+        raise Refused(f"a numpy number of {dtype.dtype}")
+    return np.frombuffer(raw, dtype=dtype.dtype)[0]
 
 
-def _reason(error: Exception) -> str:
-    """The line of torch's long messages that says what happened."""
-    lines = [line for line in str(error).rpartition("WeightsUnpickler error:")[2].splitlines() if line.strip()]
-    return lines[0].strip() if lines else type(error).__name__
+def _ordered(arguments: Any) -> dict[Any, Any]:
+    if not arguments:
+        return {}
+    pairs = arguments[0]
+    if not isinstance(pairs, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+        raise Damaged("an OrderedDict is not made of pairs")
+    if not all(isinstance(key, str | int) for key, _ in pairs):
+        raise Refused("an OrderedDict whose keys are not words or numbers")
+    return dict(pairs)
 
 
-def _refused_name(error: Exception) -> str:
-    if isinstance(error, _Refused):
-        return str(error)
-    # torch says what it refused in the midst of advice on how to let it run, which is not ours to give
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return found.group(1) if found and isinstance(error, pickle.UnpicklingError) else ""
+def _encoded(text: Any, encoding: Any = "latin1") -> Any:
+    """`_codecs.encode`, by which Python 2's strings and protocol 2's bytes are written."""
+    if encoding not in ("latin1", "latin-1"):
+        raise Refused(f"_codecs.encode to {str(encoding)[:40]}")
+    return text if isinstance(text, Span) else text.encode("latin1")
