@@ -120,7 +120,11 @@ class Predictor:
 
     def detect(self, images: Sequence[Tensor], originals: Sequence[tuple[int, int]]) -> list[ImageDetections]:
         """The detections in prepared `images`, each in pixels of its `originals` size."""
-        batch = pad_images(images, divisor=self.config.input.divisor, padding=self.padding).to(self.device)
+        scales = []  # by the number that takes boxes back to the file, so that both ways agree
+        for image, original in zip(images, originals, strict=True):
+            x, y = rescale(self.config.input, (image.shape[1], image.shape[2]), original)
+            scales.append(1 / math.sqrt(x * y))
+        batch = pad_images(images, self.config.input.divisor, self.padding, originals, scales).to(self.device)
         with torch.inference_mode():
             detections = self.detector.predict(batch).to("cpu")
         sizes = batch.sizes.tolist()

@@ -103,8 +103,18 @@ def padded_shape(sizes: Sequence[tuple[int, int]], divisor: int, padding: Paddin
     return (short, long) if height <= width else (long, short)
 
 
-def pad_images(images: Sequence[Tensor], divisor: int, padding: Padding) -> ImageBatch:
-    """B images (3, h, w), uint8 or float32 in 0..255, padded with zeros at the right and bottom to `padded_shape`."""
+def pad_images(
+    images: Sequence[Tensor],
+    divisor: int,
+    padding: Padding,
+    originals: Sequence[tuple[int, int]] | None = None,
+    scales: Sequence[float] | None = None,
+) -> ImageBatch:
+    """B images (3, h, w), uint8 or float32 in 0..255, padded with zeros at the right and bottom to `padded_shape`.
+
+    `originals` are the (height, width) of their files, `scales` by what these were multiplied; where only the files are
+    given, by the mean of both sides' factors.
+    """
     if not images:
         raise ValueError("a batch has no images, wanted one or more")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
@@ -113,7 +123,17 @@ def pad_images(images: Sequence[Tensor], divisor: int, padding: Padding) -> Imag
     pixels = torch.zeros(len(images), 3, *shape, dtype=torch.uint8 if whole else torch.float32)
     for slot, image, (height, width) in zip(pixels, images, sizes, strict=True):
         slot[:, :height, :width] = image
-    return ImageBatch(pixels=pixels, sizes=torch.tensor(sizes))
+    if originals is not None and scales is None:
+        scales = [
+            math.sqrt(size[0] * size[1] / (original[0] * original[1]))
+            for size, original in zip(sizes, originals, strict=True)
+        ]
+    return ImageBatch(
+        pixels=pixels,
+        sizes=torch.tensor(sizes),
+        scales=None if scales is None else torch.tensor(scales, dtype=torch.float32),
+        originals=None if originals is None else torch.tensor(originals),
+    )
 
 
 def training_batches(
@@ -124,6 +144,7 @@ def training_batches(
     *,
     masks: Masks | None = "polygon",
     keypoints: bool = False,
+    crowds: bool = False,
     pairs: tuple[tuple[int, int], ...] | None = None,
     rank: int = 0,
     world: int = 1,
@@ -132,7 +153,8 @@ def training_batches(
 
     Every image comes once in each pass over the data, in an order drawn anew. The images of a batch are all wide or all
     tall, but for one batch a pass, so that little is padded. `masks` and `keypoints` say what the model learns besides
-    boxes, `pairs` which keypoints a mirror exchanges (None: left and right by their names in the file).
+    boxes, `pairs` which keypoints a mirror exchanges (None: left and right by their names in the file); `crowds` keeps
+    the boxes of crowds, for a model that learns nothing from what lies in them.
 
     Raises ValueError here for data that cannot be learnt from, and, when its turn comes, for an image that cannot be
     read or is not of its annotation's size.
@@ -152,7 +174,17 @@ def training_batches(
     factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
     wide = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
     order = Order(wide, settings.batch_size * world, settings.seed, factors)
-    batches = Batches(dataset, model, settings, order, masks=masks, keypoints=keypoints, pairs=pairs or (), rank=rank)
+    batches = Batches(
+        dataset,
+        model,
+        settings,
+        order,
+        masks=masks,
+        keypoints=keypoints,
+        pairs=pairs or (),
+        rank=rank,
+        crowds=crowds,
+    )
     return _in_turn(batches, first) if settings.workers == 0 else _by_workers(batches, first, settings.workers)
 
 
@@ -221,22 +253,27 @@ class Batches(TorchDataset):
         keypoints: bool,
         pairs: tuple[tuple[int, int], ...],
         rank: int,
+        crowds: bool = False,
     ) -> None:
         self.dataset, self.model, self.settings, self.order = dataset, model, settings, order
+        self.crowds = crowds
         self.masks: Masks | None = masks
         self.keypoints, self.pairs, self.rank = keypoints, pairs, rank
 
     def __getitem__(self, index: int) -> TrainingBatch:
         """Batch `index` of the stream, this process's part of it."""
         size = self.settings.batch_size
-        samples, ids = [], []
+        samples, ids, originals = [], [], []
         for image, place in self.order(index)[self.rank * size : (self.rank + 1) * size]:
             record = self.dataset[image]
-            sample = make_sample(record, read_image(record.path), masks=self.masks, keypoints=self.keypoints)
+            pixels = read_image(record.path)
+            sample = make_sample(record, pixels, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
             draw = (self.settings.seed, AUGMENT, place)
             samples.append(augment(sample, self.settings, self.model, draw, self.pairs))
             ids.append(record.image_id)
-        images = pad_images([sample.image for sample in samples], self.model.divisor, self.settings.padding)
+            originals.append((record.height, record.width))
+        padded = [sample.image for sample in samples]
+        images = pad_images(padded, self.model.divisor, self.settings.padding, originals)
         height, width = images.pixels.shape[2:]
         return TrainingBatch(images=images, targets=collate_targets(samples, (height, width)), image_ids=tuple(ids))
 

@@ -1,9 +1,9 @@
 """Annotated objects to what a model learns from: one image's record to a `Sample`, a batch of samples to `Targets`.
 
-Crowds are left out: they are not objects. An object that has a box but no outline stays, with an outline of no edges
-(and an empty bitmap): it teaches its box, and is no object to a mask head.
+Crowds are left out of the objects, which they are not. An object that has a box but no outline stays, with an outline
+of no edges (and an empty bitmap): it teaches its box, and is no object to a mask head.
 
-Letters: B images, N objects of an image, G places for objects, E places for edges of an outline, J keypoints.
+Letters: B images, N objects of an image, G places for objects, I for crowds, E for edges of an outline, J keypoints.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ Masks = Literal[
     "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
 ]
 FEWEST_OBJECTS = 8  # the smallest G
+FEWEST_CROWDS = 2  # the smallest I
 FEWEST_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
 
 
-def make_sample(record: ImageRecord, image: Tensor, *, masks: Masks | None, keypoints: bool) -> Sample:
-    """The image (3, H, W) uint8 and the objects of its record, crowds left out; masks and keypoints only if asked for.
+def make_sample(
+    record: ImageRecord, image: Tensor, *, masks: Masks | None, keypoints: bool, crowds: bool = False
+) -> Sample:
+    """The image (3, H, W) uint8 and the objects of its record; masks, keypoints and crowds' boxes only if asked for.
 
     Raises ValueError if the image is not of the record's size.
     """
@@ -53,6 +56,7 @@ def make_sample(record: ImageRecord, image: Tensor, *, masks: Masks | None, keyp
         outlines=tuple(outline_edges(one) for one in segmentations) if masks == "polygon" else None,
         bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
+        crowds=torch.from_numpy(record.boxes[record.crowd]) if crowds else None,
     )
 
 
@@ -125,6 +129,7 @@ def collate_targets(samples: Sequence[Sample], shape: tuple[int, int]) -> Target
         polygons=_collate_outlines(samples, places),
         bitmaps=_collate_bitmaps(samples, places, shape),
         keypoints=_collate_keypoints(samples, places),
+        crowds=_collate_crowds(samples),
     )
 
 
@@ -150,6 +155,17 @@ def _collate_bitmaps(samples: Sequence[Sample], places: int, shape: tuple[int, i
     padded = torch.zeros(len(samples), places, *shape, dtype=torch.bool)
     for slot, one in zip(padded, bitmaps, strict=True):
         slot[: one.shape[0], : one.shape[1], : one.shape[2]] = one
+    return padded
+
+
+def _collate_crowds(samples: Sequence[Sample]) -> Tensor | None:
+    """(B, I, 4) float32, empty boxes where there is no crowd; None where the samples were made without."""
+    crowds = [sample.crowds for sample in samples if sample.crowds is not None]
+    if len(crowds) < len(samples):
+        return None
+    padded = torch.zeros(len(samples), capacity(max((len(one) for one in crowds), default=0), FEWEST_CROWDS), 4)
+    for slot, one in zip(padded, crowds, strict=True):
+        slot[: len(one)] = one
     return padded
 
 

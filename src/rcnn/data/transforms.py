@@ -29,7 +29,7 @@ Rounding = Literal["round", "floor", "factor", "factor_limit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image and the N objects that are to be learnt from it; crowds are not among them."""
+    """One image and the N objects that are to be learnt from it; crowds are not among them, but beside."""
 
     image: Tensor  # (3, H, W) uint8 RGB, or float32 in 0..255
     boxes: Tensor  # (N, 4) float32 xyxy pixels
@@ -38,6 +38,7 @@ class Sample:
     outlines: tuple[np.ndarray, ...] | None = None
     bitmaps: Tensor | None = None  # (N, H, W) bool
     keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
+    crowds: Tensor | None = None  # (I, 4) float32 xyxy pixels; None: not asked for
 
     def __post_init__(self) -> None:
         for name in ("labels", "outlines", "bitmaps", "keypoints"):
@@ -182,7 +183,8 @@ def resize(sample: Sample, size: tuple[int, int], kind: Resize, factor: float | 
     return replace(
         sample,
         image=resize_image(sample.image, size, kind, factor),
-        boxes=(sample.boxes.double() * torch.tensor([x, y, x, y], dtype=torch.float64)).float(),
+        boxes=_scaled(sample.boxes, x, y),
+        crowds=None if sample.crowds is None else _scaled(sample.crowds, x, y),
         outlines=None if sample.outlines is None else tuple(edges * (x, y, x, y, 1) for edges in sample.outlines),
         bitmaps=bitmaps,
         keypoints=keypoints,
@@ -204,10 +206,18 @@ def _nearest(old: int, new: int, kind: Resize) -> Tensor:
     return places.long().clamp(max=old - 1)
 
 
+def _scaled(boxes: Tensor, x: float, y: float) -> Tensor:
+    return (boxes.double() * torch.tensor([x, y, x, y], dtype=torch.float64)).float()
+
+
+def _mirrored(boxes: Tensor, width: int) -> Tensor:
+    x1, y1, x2, y2 = boxes.unbind(1)
+    return torch.stack([width - x2, y1, width - x1, y2], 1)
+
+
 def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     """A sample mirrored left to right; `pairs` are the keypoints, by index, that change places (left and right eye)."""
     width = sample.size[1]
-    x1, y1, x2, y2 = sample.boxes.unbind(1)
     outlines, keypoints = sample.outlines, sample.keypoints
     if outlines is not None:
         outlines = tuple(edges * (-1, 1, -1, 1, 1) + (width, 0, width, 0, 0) for edges in outlines)
@@ -223,7 +233,8 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     return replace(
         sample,
         image=pixels.horizontal_flip(sample.image),
-        boxes=torch.stack([width - x2, y1, width - x1, y2], 1),
+        boxes=_mirrored(sample.boxes, width),
+        crowds=None if sample.crowds is None else _mirrored(sample.crowds, width),
         outlines=outlines,
         bitmaps=None if sample.bitmaps is None else sample.bitmaps.flip(-1),
         keypoints=keypoints,

@@ -18,6 +18,7 @@ from rcnn.data import open_dataset
 from rcnn.data import splits as splits_of
 from rcnn.data.loader import training_batches
 from rcnn.data.records import Dataset
+from rcnn.data.skeletons import require_names
 from rcnn.drawing.curves import write_curve
 from rcnn.drawing.plots import plots_available, write_plot
 from rcnn.evaluation.coco import METRICS
@@ -25,7 +26,8 @@ from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.predictor import Predictor, choose_device
 from rcnn.training.engine import Metrics, Outcome, Run, train
-from rcnn.training.evaluate import evaluate_dataset
+from rcnn.training.evaluate import evaluate_dataset, measured_kinds
+from rcnn.training.keypoints import describe_keypoints, keypoints_of
 from rcnn.training.log import read_log
 from rcnn.training.settings import FINE_TUNING, TrainConfig, split_overrides
 from rcnn.weights.checkpoint import load_checkpoint, transfer
@@ -94,13 +96,16 @@ def run_training(
     model_words, train_words = split_overrides(overrides)
 
     learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]))
-    dataset = open_dataset(data, learn, classes=None if before is None else before["classes"])
-    validation = open_dataset(data, check, classes=dataset.classes) if check != NO_SPLIT else None
+    start = starting_config(model) if before is None else config_from_dict(before["model"])
+    opened = partial(open_dataset, data, keypoints=start.keypoint is not None)
+    dataset = opened(learn, classes=None if before is None else before["classes"])
+    validation = opened(check, classes=dataset.classes) if check != NO_SPLIT else None
     if before is None:
-        config = override(replace(starting_config(model), num_classes=len(dataset.classes)), model_words)
+        keypoint = None if start.keypoint is None else keypoints_of(dataset, start.keypoint)
+        config = override(replace(start, num_classes=len(dataset.classes), keypoint=keypoint), model_words)
         recipe = override(_Recipe(settings or starting_recipe(model)), train_words)
     else:
-        config = override(config_from_dict(before["model"]), model_words)
+        config = override(start, model_words)
         recipe = override(_Recipe(config_from_dict(before["train"], TrainConfig)), train_words)
     settings = recipe.train
     if config.num_classes != len(dataset.classes):
@@ -125,7 +130,13 @@ def run_training(
         say(line)
 
     masks = None if config.mask is None else config.mask.target
-    batches = partial(training_batches, dataset, config.input, settings, masks=masks)
+    crowds = config.rpn.crowd_ioa < 1
+    batches = partial(training_batches, dataset, config.input, settings, masks=masks, crowds=crowds)
+    if config.keypoint is not None:
+        for known in (dataset, validation):
+            if known is not None:
+                require_names(known, config.keypoint.names)
+        batches = partial(batches, keypoints=True, pairs=config.keypoint.flip_pairs or None)
     evaluate = None if validation is None else partial(measure, validation, settings, device)
     provenance = about | {"rcnn": __version__, "torch": torch.__version__, "train": config_to_dict(settings)}
     run = Run(folder=output, classes=tuple(dataset.classes), provenance=provenance)
@@ -148,7 +159,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def require_measured(best: str, config: DetectorConfig) -> None:
     """A ValueError unless train.best is empty or names something that an evaluation of such a detector measures."""
-    kinds = ("bbox", "segm") if config.mask is not None else ("bbox",)
+    kinds = measured_kinds(config)
     names = [f"{kind}.{name}" for kind in kinds for name in METRICS[kind]]
     if best and best not in names:
         near = difflib.get_close_matches(best, names, n=3) or names
@@ -191,4 +202,5 @@ def describe_run(
         f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(settings).items())}",
         f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {effective} images a step / "
         f"{settings.reference_batch}; {settings.steps} steps are {passes:.1f} passes over the data",
+        *(describe_keypoints(dataset, config.keypoint) if config.keypoint is not None else ()),
     ]

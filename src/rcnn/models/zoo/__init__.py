@@ -8,7 +8,14 @@ from rcnn.models.config import DetectorConfig
 from rcnn.models.zoo import cascade, classic, compact, d2go, keypoint, proposals
 from rcnn.models.zoo.naming import Models
 
-MODELS: Models = {**classic.MODELS, **d2go.MODELS, **compact.MODELS, **keypoint.MODELS, **cascade.MODELS, **proposals.MODELS}
+MODELS: Models = {
+    **classic.MODELS,
+    **d2go.MODELS,
+    **compact.MODELS,
+    **keypoint.MODELS,
+    **cascade.MODELS,
+    **proposals.MODELS,
+}
 
 
 def model_config(name: str) -> DetectorConfig:
