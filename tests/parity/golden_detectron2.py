@@ -49,7 +49,7 @@ def golden_detector(
     path = folder / f"{name}{suffix}"
     if not path.exists():
         write_peer_file(shared, name, path)
-    converted = convert(path, config_file=shared / "golden/detectron2" / name / config)
+    converted = convert(path, shared / "golden/detectron2" / name / config)
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)
     return detector.eval()

@@ -44,25 +44,33 @@ def evaluate(
     ] = Padding.exact,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Measure average precision of boxes and masks (COCO's definitions), over all and for each class.
+    """Measure average precision of boxes, masks and keypoints (COCO's definitions), over all and for each class.
 
     Example: rcnn eval runs/balloons --data balloons/ --split val --output measured
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.data import open_dataset
+    from rcnn.evaluation.coco import FIELDS
     from rcnn.evaluation.tables import metrics_table
     from rcnn.predictor import Predictor
     from rcnn.training.evaluate import evaluate_dataset
 
     predictor = Predictor.from_checkpoint(checkpoint, device=device, precision=precision.value, padding=padding.value)
-    dataset = open_dataset(data, split, classes=predictor.classes, ignore_others=ignore_other_classes)
+    dataset = open_dataset(
+        data,
+        split,
+        classes=predictor.classes,
+        ignore_others=ignore_other_classes,
+        keypoints=predictor.config.keypoint is not None,
+    )
+    typer.echo(f"truth: {dataset.annotation_file}")
     for line in dataset.warnings:
         typer.echo(f"warning: {line}", err=True)
     with progress_bar("eval", min(limit or len(dataset), len(dataset))) as advance:
         done = evaluate_dataset(predictor, dataset, limit=limit, batch_size=batch, workers=workers, advance=advance)
     output.mkdir(parents=True, exist_ok=True)
     (output / "metrics.json").write_text(json.dumps(done.metrics.to_dict(), indent=2) + "\n")
-    for kind, field in (("bbox", "bbox"), ("segm", "segmentation")):
+    for kind, field in FIELDS.items():
         if kind in done.metrics.kinds:
             keep = ("image_id", "category_id", "score", field)
             (output / f"results_{kind}.json").write_text(json.dumps([{k: r[k] for k in keep} for r in done.results]))

@@ -16,9 +16,10 @@ from rcnn.data import coco, via
 from rcnn.data.findings import close_to
 from rcnn.data.records import Dataset
 
+KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone
 ANNOTATIONS = (  # where the annotation file of a split may be, within the data set's folder
     "annotations/instances_{split}.json",  # COCO
-    "annotations/person_keypoints_{split}.json",  # COCO
+    KEYPOINTS,
     "annotations/{split}.json",
     "{split}/_annotations.coco.json",  # Roboflow
     "{split}/via_region_data.json",  # VIA
@@ -32,17 +33,23 @@ IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where
 
 
 def open_dataset(
-    directory: Path | str, split: str, classes: Sequence[str] | None = None, *, ignore_others: bool = False
+    directory: Path | str,
+    split: str,
+    classes: Sequence[str] | None = None,
+    *,
+    ignore_others: bool = False,
+    keypoints: bool = False,
 ) -> Dataset:
     """The images and objects of one split of the data set in a folder.
 
     `classes` give the labels their names and order (a checkpoint's, say): each class that the split has objects of must
     be among them, or its objects are left out by `ignore_others`. Without them, labels follow ascending category ids.
+    Where COCO's instances_SPLIT.json and person_keypoints_SPLIT.json both are there, `keypoints` takes the second.
 
     Raises FileNotFoundError where there is no such folder, split or image, ValueError for annotations that are wrong.
     """
     root = Path(directory)
-    file = _annotation_file(root, split)
+    file = _annotation_file(root, split, (KEYPOINTS, *ANNOTATIONS) if keypoints else ANNOTATIONS)
     folders = [file.parent, *(root / pattern.format(split=split) for pattern in IMAGES)]
     folders = list(dict.fromkeys(folder for folder in folders if folder != root / "annotations"))
     build = partial(
@@ -99,8 +106,8 @@ def _annotates(file: Path) -> bool:
     )
 
 
-def _annotation_file(root: Path, split: str) -> Path:
-    for pattern in ANNOTATIONS:
+def _annotation_file(root: Path, split: str, patterns: Sequence[str]) -> Path:
+    for pattern in patterns:
         file = root / pattern.format(split=split)
         if file.is_file():
             return file

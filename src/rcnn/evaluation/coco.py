@@ -203,6 +203,8 @@ def _prepared(data: dict[str, Any], numbers: dict[Id, int], kind: str, source: s
         if image["id"] in numbers
     ]
     annotations = []
+    # an object without keypoints is none to ask for, but has to have them in COCO's code: none of them given
+    numbers_each = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
     for annotation in data["annotations"]:
         if annotation["image_id"] not in numbers:
             continue
@@ -222,13 +224,13 @@ def _prepared(data: dict[str, Any], numbers: dict[Id, int], kind: str, source: s
                 corners = [x, y, x, y + height, x + width, y + height, x + width, y]
                 entry |= {"iscrowd": 1, "segmentation": [corners], "bare": True}
         elif kind == "keypoints":
-            points = annotation.get("keypoints") or []
+            points = annotation.get("keypoints") or [0] * numbers_each
             seen = sum(1 for visibility in points[2::3] if visibility > 0)
             entry |= {"keypoints": points, "num_keypoints": annotation.get("num_keypoints", seen)}
         annotations.append(entry)
     if kind == "segm" and annotations and all("bare" in entry for entry in annotations):
         raise ValueError(f"{source} has no outline in any annotation, so masks cannot be evaluated: ask for bbox only")
-    if kind == "keypoints" and annotations and not any(entry["keypoints"] for entry in annotations):
+    if kind == "keypoints" and annotations and not numbers_each:
         raise ValueError(f"{source} has no keypoints in any annotation: take the person_keypoints file of the split")
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
 

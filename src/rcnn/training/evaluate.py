@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.skeletons import require_names
 from rcnn.data.targets import require_size
 from rcnn.evaluation.coco import Metrics, evaluate
+from rcnn.models.config import DetectorConfig
 from rcnn.predictor import ImageDetections, Predictor
+
+HALF_A_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +29,7 @@ class Evaluation:
     metrics: Metrics
     results: list[
         dict[str, Any]
-    ]  # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation
+    ]  # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation, keypoints
 
 
 def evaluate_dataset(
@@ -45,6 +50,8 @@ def evaluate_dataset(
             f"the data set's classes are {_few(dataset.classes)}, the checkpoint's {_few(predictor.classes)}: "
             "open the data set with the checkpoint's classes"
         )
+    if predictor.config.keypoint is not None:
+        require_names(dataset, predictor.config.keypoint.names)
     records = [dataset[i] for i in range(min(limit or len(dataset), len(dataset)))]
     results: list[dict[str, Any]] = []
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -60,9 +67,21 @@ def evaluate_dataset(
                 results += encoded.popleft().result()
         while encoded:
             results += encoded.popleft().result()
-    kinds = ("bbox", "segm") if predictor.config.mask is not None else ("bbox",)
-    metrics = evaluate(dataset.to_coco(), results, kinds, image_ids=[record.image_id for record in records])
+    sigmas = None if predictor.config.keypoint is None else predictor.config.keypoint.sigmas
+    metrics = evaluate(
+        dataset.to_coco(),
+        results,
+        measured_kinds(predictor.config),
+        image_ids=[record.image_id for record in records],
+        keypoint_sigmas=sigmas,
+    )
     return Evaluation(metrics=metrics, results=results)
+
+
+def measured_kinds(config: DetectorConfig) -> tuple[str, ...]:
+    """What of the detections of such a detector COCO's metrics measure."""
+    parts = (("segm", config.mask is not None), ("keypoints", config.keypoint is not None))
+    return ("bbox", *(kind for kind, there in parts if there))
 
 
 def coco_results(
@@ -76,6 +95,9 @@ def coco_results(
         result |= {"score": float(detections.scores[i]), "bbox": [x1, y1, x2 - x1, y2 - y1]}
         if rles is not None:
             result["segmentation"] = rles[i]
+        if detections.keypoints is not None:
+            # COCO numbers a pixel where we have its middle; our score stands where a truth has its visibility
+            result["keypoints"] = (detections.keypoints[i] - HALF_A_PIXEL).reshape(-1).tolist()
         results.append(result)
     return results
 
