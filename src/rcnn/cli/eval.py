@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.views import TTA, TTAFlip, predictor_from
+
 
 class Precision(StrEnum):
     """Arithmetic of the network."""
@@ -42,6 +44,8 @@ def evaluate(
     padding: Annotated[
         Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")
     ] = Padding.exact,
+    tta: TTA = "",
+    tta_flip: TTAFlip = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Measure average precision of boxes, masks and keypoints (COCO's definitions), over all and for each class.
@@ -52,10 +56,11 @@ def evaluate(
     from rcnn.data import open_dataset
     from rcnn.evaluation.coco import FIELDS
     from rcnn.evaluation.tables import metrics_table
-    from rcnn.predictor import Predictor
     from rcnn.training.evaluate import evaluate_dataset
 
-    predictor = Predictor.from_checkpoint(checkpoint, device=device, precision=precision.value, padding=padding.value)
+    predictor = predictor_from(
+        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
+    )
     dataset = open_dataset(
         data,
         split,

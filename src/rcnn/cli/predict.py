@@ -14,6 +14,7 @@ import typer
 from rcnn.cli.eval import Padding, Precision
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, expand
+from rcnn.cli.views import TTA, TTAFlip, predictor_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,6 +47,8 @@ def predict(
     padding: Annotated[
         Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")
     ] = Padding.exact,
+    tta: TTA = "",
+    tta_flip: TTAFlip = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Find objects in images; write pictures of them, and OUTPUT/predictions.json.
@@ -56,9 +59,10 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
-    from rcnn.predictor import Predictor
 
-    predictor = Predictor.from_checkpoint(checkpoint, device=device, precision=precision.value, padding=padding.value)
+    predictor = predictor_from(
+        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
+    )
     if score < predictor.config.box.score_threshold:
         lowest = predictor.config.box.score_threshold
         typer.echo(f"the checkpoint itself drops what it scores under {lowest:g} (box.score_threshold)", err=True)

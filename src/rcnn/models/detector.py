@@ -63,20 +63,30 @@ class Detector(nn.Module):
     def predict(self, images: ImageBatch) -> Detections:
         """Detections (B, D) in pixels of the network input, best first."""
         features = self.features(images)
+        detections = self.find(features, images)
+        if self.mask_head is not None:
+            detections = self.outline(features, detections, images)
+        if self.keypoint_head is not None:
+            detections = self.keypoint_head.predict(features, detections)
+        return detections
+
+    def find(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
+        """What is in the images and where, without what the heads of masks and keypoints add."""
         proposals = self.rpn.predict(features, images.sizes, images.scales)  # (B, P, 4), with `valid` (B, P)
         if self.box_head is None:
             return self.as_detections(proposals, images)
         if isinstance(self.box_head, FCISHead):
             return self.box_head.predict(features, proposals, images)
-        detections = self.box_head.predict(features, proposals, images.sizes, images.scales)
-        if self.mask_head is not None:
-            shared = None
-            if self.mask_head.config.features == "res5" and isinstance(self.box_head, BoxHead):
-                shared = self.box_head.features
-            detections = self.mask_head.predict(features, detections, shared, images.scales)
-        if self.keypoint_head is not None:
-            detections = self.keypoint_head.predict(features, detections)
-        return detections
+        return self.box_head.predict(features, proposals, images.sizes, images.scales)
+
+    def outline(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
+        """The detections with their masks."""
+        if self.mask_head is None:
+            raise ValueError(f"{self.config.name} has no mask head")
+        shared = None
+        if self.mask_head.config.features == "res5" and isinstance(self.box_head, BoxHead):
+            shared = self.box_head.features
+        return self.mask_head.predict(features, detections, shared, images.scales)
 
     def as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
         """The proposals themselves, all of class 0, scored with the probability of holding an object."""
