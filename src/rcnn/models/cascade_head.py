@@ -106,8 +106,13 @@ class CascadeHead(nn.Module):
         deltas = stage.of_class(outputs.deltas, labels)[:, :, None]  # (B, R, 1, 4)
         return clip_boxes(stage.decode(deltas, boxes)[:, :, 0], sizes)
 
-    def predict(self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor) -> Detections:
-        """The best detections (B, D): boxes of the last stage, scores the mean of all, each on its own boxes."""
+    def predict(
+        self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor, scales: Tensor | None = None
+    ) -> Detections:
+        """The best detections (B, D): boxes of the last stage, scores the mean of all, each on its own boxes.
+
+        `scales` as a single head takes them, for boxes whose last pixel is one of the file: a cascade has none such.
+        """
         live = live_prefix(proposals.valid)
         boxes, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
         moved, scores = boxes[:, :, None], []
@@ -169,7 +174,13 @@ class CascadeMaskHead(nn.Module):
                 losses[f"{name}_{number}"] = self.cascade.loss_weights[number] * loss
         return losses
 
-    def predict(self, features: dict[str, Tensor], detections: Detections, shared: nn.Module | None) -> Detections:
+    def predict(
+        self,
+        features: dict[str, Tensor],
+        detections: Detections,
+        shared: nn.Module | None,
+        scales: Tensor | None = None,
+    ) -> Detections:
         """The detections with their masks: probabilities (B, D, m, m) in the frame of each box."""
-        masks = [stage.predict(features, detections, shared).masks for stage in self.heads()]
+        masks = [stage.predict(features, detections, shared, scales).masks for stage in self.heads()]
         return replace(detections, masks=torch.stack([mask for mask in masks if mask is not None]).mean(0))

@@ -1,0 +1,130 @@
+"""Detectron2's stored stages, losses and gradients compared with ours, for every family that has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.models import Detector
+from rcnn.models.box_head import BoxHead
+from rcnn.models.regions import pool_regions
+from rcnn.ops.masks import paste_masks
+from rcnn.structures import Detections, ImageBatch, Proposals
+from rcnn.weights.detectron2 import rename
+from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
+
+Stored = dict[str, np.ndarray]
+FIRST = 20  # proposals of each image for which the second stage's outputs are stored
+
+
+def load(shared: Path, name: str, file: str) -> Stored:
+    """One of a fixture's two files."""
+    return dict(np.load(shared / "golden/detectron2" / name / file))
+
+
+def assert_features(detector: Detector, images: ImageBatch, stored: Stored) -> dict[str, Tensor]:
+    """The batch, the trunk's stages and the maps; returns the maps."""
+    pixels = detector.normalize(images)
+    assert tuple(pixels.shape) == tuple(stored["batch_shape"])
+    np.testing.assert_allclose(pixels[:, :, ::16, ::16].numpy(), stored["batch_slice"], atol=1e-4)
+    assert_stage(stored, "stem", detector.backbone.stem(pixels), atol=2e-4)
+    maps = detector.backbone(pixels)
+    features = maps if detector.fpn is None else detector.fpn(maps)
+    for number in (2, 3, 4, 5):
+        if f"bottom_up_res{number}_shape" in stored:
+            assert_stage(stored, f"bottom_up_res{number}", maps[f"c{number}"], atol=2e-4)
+    for level in detector.rpn.strides:  # C4's trunk gives finer maps too, which nothing uses
+        assert_stage(stored, f"feat_{level.replace('c', 'res')}", features[level], atol=2e-4)
+    return features
+
+
+def assert_proposals(detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored) -> None:
+    """The RPN's outputs and the set of proposals."""
+    for level, key in enumerate(detector.rpn.strides):
+        x = detector.rpn.convs(features[key])
+        assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
+        assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)
+    proposals = detector.rpn.predict(features, images.sizes)
+    for image in range(2):
+        wanted = stored[f"proposals{image}_boxes"]
+        ours = proposals.boxes[image][proposals.valid[image]].numpy()
+        order = match_sets(ours, wanted, None, None)
+        np.testing.assert_allclose(ours[order], wanted, atol=0.01)
+        logits = proposals.scores[image][proposals.valid[image]].numpy()[order]
+        np.testing.assert_allclose(logits, stored[f"proposals{image}_logits"], atol=3e-4)
+
+
+def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
+    """The fixture's own proposals, whose order is then the peer's."""
+    boxes = torch.stack([torch.from_numpy(stored[f"proposals{image}_boxes"][:count]) for image in range(2)])
+    return Proposals(boxes=boxes, scores=boxes[..., 0], valid=torch.ones(boxes.shape[:2], dtype=torch.bool))
+
+
+def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, stored: Stored, stage: int = 0) -> None:
+    """A box head's hidden features, scores and deltas of the regions `boxes` (2, FIRST, 4)."""
+    valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
+    pooled = pool_regions(features, head.strides, boxes, valid, head.config, head.config.level_eps_inside)
+    hidden = head.features(pooled.flatten(0, 1))
+    hidden = (hidden.mean((2, 3)) if hidden.ndim == 4 else hidden).unflatten(0, boxes.shape[:2])
+    logits, deltas, _ = head.classify(features, boxes, valid)
+    for image in range(2):
+        for name, ours, atol in (
+            ("box_features", hidden[image, :, ::16], 2e-3),
+            ("cls_logits", logits[image], 2e-3),
+            ("box_deltas", deltas[image].flatten(1), 5e-4),
+        ):
+            key = f"stage{stage}_{name}{image}"
+            np.testing.assert_allclose(ours.numpy(), stored[key], atol=atol, rtol=1e-4, err_msg=key)
+
+
+def assert_detections(detections: Detections, images: ImageBatch, stored: Stored, shared: Path) -> None:
+    """Sets of detections, and masks as probabilities and at image size."""
+    inputs = np.load(shared / "golden/detectron2/inputs.npz")
+    for image in range(2):
+        real = detections.valid[image]
+        ours = detections.boxes[image][real].numpy()
+        labels = detections.labels[image][real].numpy()
+        order = match_sets(ours, stored[f"det{image}_boxes_resized"], labels, stored[f"det{image}_classes"])
+        np.testing.assert_allclose(ours[order], stored[f"det{image}_boxes_resized"], atol=0.02)
+        scores = detections.scores[image][real].numpy()[order]
+        np.testing.assert_allclose(scores, stored[f"det{image}_scores"], atol=3e-4)
+        if detections.masks is None:
+            continue
+        masks = detections.masks[image][real][order]
+        np.testing.assert_allclose(masks.numpy(), stored[f"det{image}_mask_probs"], atol=1e-3)
+        height, width = inputs[f"image{image}"].shape[:2]
+        scale = torch.tensor([width, height] * 2) / images.sizes[image].flip(0).repeat(2)
+        original = torch.from_numpy(ours[order]) * scale
+        np.testing.assert_allclose(original.numpy(), stored[f"post{image}_boxes"], atol=0.02)
+        pasted = paste_masks(masks, original, (height, width)).flatten(1).numpy()
+        bits = np.unpackbits(stored[f"post{image}_masks_bits"], axis=1)[:, : height * width].astype(bool)
+        assert (pasted != bits).mean() <= 1e-3
+
+
+def assert_training(detector: Detector, shared: Path, stored: Stored, names: dict[str, str]) -> None:
+    """Losses, also where one image is empty, and every stored gradient; `names` has their name of each loss of ours."""
+    images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
+    losses = detector.losses(images, golden_targets(shared), seed)
+    assert_losses(losses, stored, "loss", names)
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    assert len(gradients) == int(stored["n_params_with_grad"])
+    for theirs, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
+        gradient = gradients[rename(str(theirs))]
+        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=5e-3, err_msg=theirs)
+        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)
+    if any(key.startswith("loss_image1_empty/") for key in stored):
+        with torch.no_grad():
+            losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
+        assert_losses(losses, stored, "loss_image1_empty", names)
+
+
+def assert_losses(losses: dict[str, Tensor], stored: Stored, prefix: str, names: dict[str, str]) -> None:
+    """Each loss of ours, and that they have no other."""
+    theirs = {key.split("/")[1] for key in stored if key.startswith(f"{prefix}/")}
+    assert {names[name] for name in losses} == theirs
+    for ours, value in losses.items():
+        np.testing.assert_allclose(value.item(), stored[f"{prefix}/{names[ours]}"], rtol=1e-4, err_msg=ours)
