@@ -5,14 +5,17 @@ To add one: a module with `recognises(names)` and `from_<system>(state, config_f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import fnmatch
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
-from rcnn.weights.converted import Converted, few
+from rcnn.weights.converted import Converted, DoesNotFit, class_names, few
 from rcnn.weights.d2go import from_d2go, is_d2go
+from rcnn.weights.detectron import from_detectron
+from rcnn.weights.detectron import recognises as is_detectron
 from rcnn.weights.detectron2 import from_detectron2
 from rcnn.weights.detectron2 import recognises as is_detectron2
 from rcnn.weights.found import Found, find_weights
@@ -53,6 +56,10 @@ def _mmdetection(found: Found, settings: Settings) -> Converted:
     return from_mmdetection(found.state, settings, found.source, found.extras)
 
 
+def _detectron(found: Found, settings: Settings) -> Converted:
+    return from_detectron(found.state, settings, found.source, found.extras)
+
+
 # tried in order; the first that recognises the names reads the file
 SYSTEMS: tuple[System, ...] = (
     System(name="D2Go", files=".pth, .pt of FBNetV3A detectors", recognises=is_d2go, read=_d2go),
@@ -61,6 +68,13 @@ SYSTEMS: tuple[System, ...] = (
         files=".pkl, .pth",
         recognises=is_detectron2,
         read=_plain(from_detectron2),
+        settings="its YAML, or the name of one of its zoo",
+    ),
+    System(
+        name="Detectron",
+        files=".pkl of Caffe2 blobs",
+        recognises=is_detectron,
+        read=_detectron,
         settings="its YAML",
     ),
     System(name="torchvision", files=".pth", recognises=is_torchvision, read=_torchvision),
@@ -94,8 +108,8 @@ def convert(file: str | Path, settings: Settings = None) -> Converted:
     return convert_found(find_weights(file), settings)
 
 
-def convert_found(found: Found, settings: Settings = None) -> Converted:
-    """As `convert`, of a file that is open already."""
+def convert_found(found: Found, settings: Settings = None, allow_missing: Sequence[str] = ()) -> Converted:
+    """As `convert`, of a file that is open already; tensors of ours that match a pattern of `allow_missing` may lack."""
     names = list(found.state)
     for system in SYSTEMS:
         if system.recognises(names):
@@ -103,8 +117,28 @@ def convert_found(found: Found, settings: Settings = None) -> Converted:
                 raise ValueError(
                     f"{settings}: files of {system.name} come without settings, as {found.source} does; leave it out"
                 )
-            converted = system.read(found, settings)
+            converted = _read(system, found, settings, allow_missing)
             return replace(converted, system=converted.system or system.name, left=(*converted.left, *found.left))
     if "box_head.scores.weight" in names and "rpn.objectness.weight" in names:
         raise ValueError(f"{found.source} is of a checkpoint of ours: commands take the folder that it is in")
     raise ValueError(f"{found.source} is of no system we know: its tensors are {few(names)}. Known: {known_systems()}")
+
+
+def _read(system: System, found: Found, settings: Settings, allow_missing: Sequence[str]) -> Converted:
+    """What `system` makes of the file, as far as it goes where what is missing may be."""
+    try:
+        return system.read(found, settings)
+    except DoesNotFit as error:
+        if not error.missing:
+            raise
+        if not all(any(fnmatch.fnmatchcase(name, p) for p in allow_missing) for name in error.missing):
+            raise ValueError(f"{error}; --allow-missing PATTERN gives those that match initial values") from error
+        config = error.config
+        return Converted(
+            config=config,
+            state=dict(error.state),
+            classes=class_names(config.num_classes),
+            report=f"{system.name} {config.name}, incomplete; settings as for a whole file",
+        )
+    except KeyError as error:
+        raise ValueError(f"{found.source} looks like {system.name}'s, but has no tensor {error}") from error

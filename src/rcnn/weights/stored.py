@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,6 +120,12 @@ class LazyState(Mapping[str, Tensor]):
     def __contains__(self, name: object) -> bool:
         return name in self._stored
 
+    def without(self, names: Collection[str]) -> LazyState:
+        """The same without the tensors of these `names`."""
+        unwanted = set(names)
+        kept = {name: stored for name, stored in self._stored.items() if name not in unwanted}
+        return LazyState(kept, self._source)
+
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of tensor `name`, without reading it."""
         return self._stored[name].shape
@@ -127,3 +133,8 @@ class LazyState(Mapping[str, Tensor]):
     def kind(self, name: str) -> str:
         """Type of tensor `name` as the file has it: numpy's code (f4) or torch's word (bfloat16)."""
         return self._stored[name].kind
+
+
+def shape_of(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """Shape of tensor `name`; one that lies in a file is not read for it."""
+    return state.shape(name) if isinstance(state, LazyState) else tuple(state[name].shape)
