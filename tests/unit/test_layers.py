@@ -11,7 +11,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from rcnn.models.config import Norm
 from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm
 
-NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "none")
+NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "ln", "none")
 
 
 def disturbed(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -34,6 +34,9 @@ def by_torch(conv: Conv2d, x: Tensor, *, training: bool) -> Tensor:
     norm = conv.norm
     if isinstance(norm, nn.GroupNorm):
         y = F.group_norm(y, 32, norm.weight, norm.bias, norm.eps)
+    elif isinstance(norm, nn.LayerNorm):
+        mean, variance = y.mean(1, keepdim=True), y.var(1, keepdim=True, unbiased=False)
+        y = (y - mean) / (variance + norm.eps).sqrt() * norm.weight[:, None, None] + norm.bias[:, None, None]
     elif norm is not None:
         trained = training and not isinstance(norm, FrozenBatchNorm2d)
         mean, variance = norm.running_mean.clone(), norm.running_var.clone()
@@ -85,7 +88,7 @@ def test_folding_keeps_the_values_and_removes_every_norm_that_is_fixed(norm: Nor
     x = torch.randn(2, 5, 7, 7)
     wanted = conv(x)
     conv.fold_norm()
-    assert (conv.norm is None) == (norm != "gn")
+    assert (conv.norm is None) == (norm not in {"gn", "ln"})
     torch.testing.assert_close(conv(x), wanted, atol=1e-5, rtol=1e-5)
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # frozen_bn: fixed statistics, scale and shift; bn: of each process's batch; sync_bn: of the batch over all processes;
-# gn: 32 groups of channels of each image; none: no norm, or one folded into the convolution, which then has a bias
-Norm = Literal["frozen_bn", "bn", "sync_bn", "gn", "none"]
+# gn: 32 groups of channels of each image; ln: the channels at each place (ViTDet); none: no norm, or one folded into the
+# convolution, which then has a bias
+Norm = Literal["frozen_bn", "bn", "sync_bn", "gn", "ln", "none"]
 MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16)
 
 
@@ -131,7 +132,8 @@ class ViTConfig:
     """Plain vision transformer of timm with ViTDet's windows and simple pyramid (Li et al. 2022). Needs rcnn[timm]."""
 
     kind: Literal["vit"] = "vit"
-    name: str = "vit_base_patch16_224"  # as timm.list_models() has it; its patches are 16 pixels a side
+    # as timm.list_models() has it, after the dot which of its weights; patches of 16 pixels a side
+    name: str = "vit_base_patch16_224.mae"
     pretrained: bool = False
     window: int = 14  # tokens a side that attend to each other; 0: all to all in every block
     global_blocks: int = 4  # evenly spread blocks in which all attend to all
@@ -189,6 +191,7 @@ class RPNConfig:
     whole_cells: bool = False
     # proposals with a side not longer than this are dropped, pixels (inclusive boxes: with one shorter than this)
     min_size: float = 0.0
+    score_threshold: float = 0.0  # proposals of a lower probability are dropped (torchvision's MobileNet)
     min_size_original: bool = False  # these are pixels of the file, not of the network's input (Chainer)
     max_log_scale: float = MAX_LOG_SCALE  # logarithms of the predicted scales are cut here; 100: nowhere
     smooth_l1_beta: float = 0.0  # 0: plain L1

@@ -7,9 +7,10 @@ from typing import Literal
 
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.detector import Detector
-from rcnn.models.layers import Conv2d
+from rcnn.models.layers import Conv2d, affine_of
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -24,7 +25,30 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32") 
     for module in detector.modules():
         if isinstance(module, Conv2d):
             module.fold_norm()
+        elif isinstance(module, nn.Sequential):
+            fold_pairs(module)
+    for module in detector.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            continue  # one that could not be folded takes both precisions, and its statistics want the finer
         for name, weight in module.named_parameters(recurse=False):
             layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
             setattr(module, name, nn.Parameter(weight.to(dtype, memory_format=layout), requires_grad=False))
+    for parts in (detector.backbone, *(layer for layer in detector.modules() if isinstance(layer, Conv2d))):
+        for module in parts.modules():  # masks of windows, frozen statistics; not the anchors, which stay exact
+            if not isinstance(module, nn.modules.batchnorm._BatchNorm):
+                for name, buffer in module.named_buffers(recurse=False):
+                    setattr(module, name, buffer.to(dtype) if buffer.is_floating_point() else buffer)
     return detector
+
+
+@torch.no_grad()
+def fold_pairs(layers: nn.Sequential) -> None:
+    """Replace each convolution of `layers`, torchvision's, and the batch norm right after it by one convolution."""
+    for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
+        if type(conv) is nn.Conv2d and type(norm) in {nn.BatchNorm2d, FrozenBatchNorm2d}:  # no heirs, that may do more
+            scale, shift = affine_of(norm)
+            bias = shift if conv.bias is None else shift + conv.bias * scale
+            conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
+            conv.bias = nn.Parameter(bias, requires_grad=False)
+            place = next(name for name, layer in layers.named_children() if layer is norm)
+            setattr(layers, place, nn.Identity())

@@ -52,7 +52,14 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
         return input * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
 
 
-NormLayer = FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.GroupNorm
+class ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of maps (B, C, H, W), at each place of its own."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+NormLayer = FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.GroupNorm | ChannelNorm
 
 
 def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: bool = False) -> NormLayer | None:
@@ -73,7 +80,9 @@ def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: 
                     "choose a width that is, or norm=bn"
                 )
             return nn.GroupNorm(GROUPS, channels, eps=eps)
-    raise ValueError(f"no norm is called {norm!r}: want frozen_bn, bn, sync_bn, gn or none")
+        case "ln":
+            return ChannelNorm(channels, eps=eps)
+    raise ValueError(f"no norm is called {norm!r}: want frozen_bn, bn, sync_bn, gn, ln or none")
 
 
 def is_fixed(norm: nn.Module | None) -> bool:
@@ -163,9 +172,9 @@ class Conv2d(nn.Conv2d):
     def fold_norm(self) -> None:
         """Replace a norm with fixed statistics by the weight and bias that compute the same.
 
-        Group norm, which depends on the image, stays, and so does a norm that follows the ReLU.
+        Group and layer norm, which depend on the image, stay, and so does a norm that follows the ReLU.
         """
-        if self.norm is None or self.norm_after_relu or isinstance(self.norm, nn.GroupNorm):
+        if self.norm is None or self.norm_after_relu or isinstance(self.norm, nn.GroupNorm | nn.LayerNorm):
             return
         weight, bias = self.folded()
         trained = self.weight.requires_grad

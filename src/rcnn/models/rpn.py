@@ -135,6 +135,8 @@ class RPN(nn.Module):
             ranks = level.ranks
             if config.whole_cells:
                 ranks = ranks.masked_fill(~whole_cells(level.grid, level.steps, sizes, len(ranks[0])), -torch.inf)
+            if config.score_threshold > 0:
+                ranks = ranks.masked_fill(level.logits.sigmoid() < config.score_threshold, -torch.inf)
             pools.append((ranks, level.deltas, level.anchors))
         if config.proposals == "joint":
             ranks, deltas, anchors = zip(*pools, strict=True)

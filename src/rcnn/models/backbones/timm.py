@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import TimmConfig, ViTConfig
+from rcnn.models.layers import ChannelNorm
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
 # what lets a network of windows take images of any size: the first of these that its constructor knows
@@ -19,16 +20,6 @@ ANY_SIZE: tuple[dict[str, bool], ...] = (
     {"strict_img_size": False},
     {},
 )
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of maps (B, C, H, W), at each place of its own."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
-
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class TimmNet(Backbone):
@@ -50,7 +41,7 @@ class TimmNet(Backbone):
         self.channels = {name: info.channels()[place] for name, place in places.items()}
         self.strides = dict(STRIDES)
         self.innermost = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
-        self.norms = nn.ModuleDict({name: ChannelNorm(width) for name, width in self.channels.items()})
+        self.norms = nn.ModuleDict({name: ChannelNorm(width, eps=1e-6) for name, width in self.channels.items()})
         if not config.out_norm:
             self.norms.clear()
         self._try(config.name)

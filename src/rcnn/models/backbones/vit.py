@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.backbone import Backbone
-from rcnn.models.backbones.timm import ChannelNorm, create
+from rcnn.models.backbones.timm import create
 from rcnn.models.config import ViTConfig
-from rcnn.models.layers import Conv2d
+from rcnn.models.layers import ChannelNorm, Conv2d
 
 PATCH = 16  # pixels a side of what becomes one token: the stride of p4
+NORM_EPS = 1e-6  # of the pyramid's layer norms
 PARTS = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")  # of a block
 
 
@@ -65,19 +66,16 @@ class Level(nn.Module):
         self.resize = nn.Sequential()
         while scale > 1:
             if width < tokens:
-                self.resize.extend([ChannelNorm(width), nn.GELU()])
+                self.resize.extend([ChannelNorm(width, eps=NORM_EPS), nn.GELU()])
             self.resize.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
             width, scale = width // 2, scale / 2
         if scale < 1:
             self.resize.append(nn.MaxPool2d(2))
-        self.lateral = Conv2d(width, channels, 1, bias=False)
-        self.lateral_norm = ChannelNorm(channels)
-        self.output = Conv2d(channels, channels, 3, bias=False)
-        self.output_norm = ChannelNorm(channels)
+        self.lateral = Conv2d(width, channels, 1, norm="ln", eps=NORM_EPS)
+        self.output = Conv2d(channels, channels, 3, norm="ln", eps=NORM_EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.lateral_norm(self.lateral(self.resize(x)))
-        return self.output_norm(self.output(x))
+        return self.output(self.lateral(self.resize(x)))
 
 
 def attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:

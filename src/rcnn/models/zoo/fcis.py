@@ -1,0 +1,131 @@
+"""FCIS (Li et al. 2017): as its authors had it in MXNet, and as two ports to Chainer do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from rcnn.models.config import (
+    CompactConfig,
+    DetectorConfig,
+    FCISConfig,
+    InputConfig,
+    ResNetConfig,
+    RPNConfig,
+)
+from rcnn.models.zoo.naming import Models, named
+
+COCO_SIZES = ((64.0, 128.0, 256.0, 512.0),)
+VOC_SIZES = ((128.0, 256.0, 512.0),)
+NO_LIMIT = 100.0  # of logarithms of scales: none of the three cuts them
+
+
+def fcis_r101_coco() -> DetectorConfig:
+    """The authors' COCO model: OHEM, inclusive boxes, anchors of whole pixels."""
+    return DetectorConfig(
+        name="fcis_r101_coco",
+        input=InputConfig(
+            min_size=600, max_size=1000, resize="opencv", size_rounding="factor_limit", rescale="factor",
+            pixel_mean=(123.15, 115.90, 103.06), pixel_std=(1.0, 1.0, 1.0), divisor=0,
+        ),
+        backbone=ResNetConfig(depth=101, stride_in_1x1=True, stem_pool="unpadded_ceil", res5_dilation=2),
+        fpn=None,
+        rpn=RPNConfig(
+            sizes=COCO_SIZES, legacy_anchors=True, width=512, classifier="softmax", straddle=0.0,
+            pre_nms_train=6000, pre_nms=6000, post_nms_train=300, post_nms=300, whole_cells=True, min_size=2.0,
+            max_log_scale=NO_LIMIT, smooth_l1_beta=1 / 9, normalizer="sampled_objectness",
+        ),
+        fcis=FCISConfig(),
+        boxes="inclusive",
+    )  # fmt: skip
+
+
+def fcis_r50_coco() -> DetectorConfig:
+    """`fcis_r101_coco` with 50 layers."""
+    return with_depth(fcis_r101_coco(), 50)
+
+
+def fcis_r101_voc() -> DetectorConfig:
+    """The authors' model of VOC with SBD's masks: larger anchors, a random sample of regions."""
+    return for_voc(fcis_r101_coco(), "fcis_r101_voc")
+
+
+def fcis_r101_coco_chainercv() -> DetectorConfig:
+    """ChainerCV's port: half-open boxes, regions not rounded, votes cut to [0, 1]."""
+    config = fcis_r101_coco()
+    return replace(
+        config,
+        name="fcis_r101_coco_chainercv",
+        input=replace(config.input, resize="opencv_float", size_rounding="floor", rescale="width"),
+        rpn=replace(
+            config.rpn, legacy_anchors=False, anchor_offset=0.5, ranking="object_logit", whole_cells=False,
+            min_size_original=True, normalizer="sampled",
+        ),
+        fcis=FCISConfig(
+            rounded_regions=False, sampling="random", mask_within_box=False, mask_inclusive=False, clip_votes=True
+        ),
+        boxes="half_open",
+    )  # fmt: skip
+
+
+def fcis_r101_sbd_chainercv() -> DetectorConfig:
+    """`fcis_r101_coco_chainercv` for SBD."""
+    return for_voc(fcis_r101_coco_chainercv(), "fcis_r101_sbd_chainercv")
+
+
+def fcis_r101_coco_chainer() -> DetectorConfig:
+    """chainer-fcis's port: half-open boxes, regions rounded, a mask loss over pixels, small detections dropped last."""
+    config = fcis_r101_coco_chainercv()
+    return replace(
+        config,
+        name="fcis_r101_coco_chainer",
+        input=replace(config.input, rescale="height"),
+        fcis=FCISConfig(sampling="random", mask_loss="pixels", drop="after"),
+    )
+
+
+def fcis_r101_sbd_chainer() -> DetectorConfig:
+    """`fcis_r101_coco_chainer` for SBD."""
+    return for_voc(fcis_r101_coco_chainer(), "fcis_r101_sbd_chainer")
+
+
+def fcis_compact() -> DetectorConfig:
+    """A small FCIS to train from scratch in minutes on a CPU."""
+    return DetectorConfig(
+        name="fcis_compact",
+        num_classes=6,
+        input=InputConfig(min_size=160, max_size=320),
+        backbone=CompactConfig(res5_stride=1),
+        fpn=None,
+        rpn=RPNConfig(
+            sizes=((16.0, 26.0, 42.0, 66.0, 104.0),),
+            pre_nms_train=200, pre_nms=200, post_nms_train=100, post_nms=100, batch_size=128,
+        ),
+        fcis=FCISConfig(width=96, batch_size=48, rounded_regions=False),
+    )  # fmt: skip
+
+
+def with_depth(config: DetectorConfig, depth: int) -> DetectorConfig:
+    """The same on a ResNet of 50, 101 or 152 layers."""
+    if not isinstance(config.backbone, ResNetConfig) or depth not in (50, 101, 152):
+        raise ValueError(f"{config.name} cannot have {depth} layers: wanted a ResNet, and 50, 101 or 152")
+    name = config.name.replace("_r101_", f"_r{depth}_")
+    return replace(config, name=name, backbone=replace(config.backbone, depth=depth))
+
+
+def for_voc(config: DetectorConfig, name: str) -> DetectorConfig:
+    """The same for the 20 classes of VOC and SBD: larger anchors and detections, random regions, .1 for background."""
+    if config.fcis is None:
+        raise ValueError(f"{config.name} is no FCIS")
+    return replace(
+        config,
+        name=name,
+        num_classes=20,
+        rpn=replace(config.rpn, sizes=VOC_SIZES, min_size=16.0),
+        fcis=replace(config.fcis, sampling="random", background_iou=0.1, min_size=16.0),
+    )
+
+
+MODELS: Models = named(
+    fcis_r101_coco, fcis_r50_coco, fcis_r101_voc, fcis_r101_coco_chainercv, fcis_r101_sbd_chainercv,
+    fcis_r101_coco_chainer, fcis_r101_sbd_chainer, fcis_compact,
+)  # fmt: skip
