@@ -22,8 +22,9 @@ from torch import Tensor
 from rcnn.data.images import read_image
 from rcnn.data.loader import Padding, pad_images
 from rcnn.data.transforms import resize_factor, resize_shortest
+from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
-from rcnn.models.config import DetectorConfig, InputConfig
+from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig, InputConfig
 from rcnn.models.inference import prepare_for_inference
 from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.masks import Region
@@ -99,6 +100,14 @@ class Predictor:
         self.precision = choose_precision(precision, self.device)
         self.detector = prepare_for_inference(detector, self.precision).to(self.device)
         self.config, self.classes, self.padding = detector.config, tuple(classes), padding
+
+    @property
+    def skeleton(self) -> tuple[tuple[int, int], ...]:
+        """Which keypoints are joined by a line in pictures: as the data set had it; else, for COCO's 17, as COCO."""
+        keypoint = self.config.keypoint
+        if keypoint is None or keypoint.skeleton or keypoint.names != COCO_KEYPOINTS:
+            return () if keypoint is None else keypoint.skeleton
+        return PERSON_SKELETON
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, **settings: Any) -> Self:

@@ -76,7 +76,7 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
         )
         height, width = inputs[f"image{image}"].shape[:2]
         size = (int(images.sizes[image, 0]), int(images.sizes[image, 1]))
-        original = to_original(detections, image, size, (height, width))
+        original = to_original(detections, image, size, (height, width), detector.config)
         resized = detections.keypoints[image][real].numpy()[order]
         for found, wanted in (
             (resized, stored[f"det{image}_keypoints_resized"]),

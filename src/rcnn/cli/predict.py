@@ -19,7 +19,7 @@ from rcnn.cli.views import TTA, TTAFlip, predictor_from
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rcnn.predictor import ImageDetections
+    from rcnn.predictor import ImageDetections, Predictor
 
 READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the pictures, JPEG's
@@ -41,6 +41,9 @@ def predict(
         bool, typer.Option("--contour", help="Draw the outlines of masks in place of their areas.")
     ] = False,
     score: Annotated[float, typer.Option(help="Leave out detections scored lower.", min=0, max=1)] = 0.5,
+    keypoint_score: Annotated[
+        float, typer.Option(help="Leave keypoints scored lower out of the pictures; of persons, .05 is usual.", min=0)
+    ] = 0.0,
     precision: Annotated[
         Precision, typer.Option(help="auto: bfloat16 where the hardware multiplies it.")
     ] = Precision.float32,
@@ -83,7 +86,9 @@ def predict(
                 done.append(entry | {"detections": found.to_json(predictor.classes)})
                 objects += len(found)
                 if pictures:
-                    draw(image, found, predictor.classes, output / source.picture, contour=contour)
+                    draw(
+                        image, found, predictor, output / source.picture, contour=contour, keypoint_score=keypoint_score
+                    )
             advance()
     written: dict[str, Any] = {"images": done}
     if failed:
@@ -101,7 +106,15 @@ def predict(
         raise typer.Exit(1)
 
 
-def draw(image: Tensor, found: ImageDetections, classes: Sequence[str], path: Path, *, contour: bool) -> None:
+def draw(
+    image: Tensor,
+    found: ImageDetections,
+    predictor: Predictor,
+    path: Path,
+    *,
+    contour: bool,
+    keypoint_score: float,
+) -> None:
     """`path`: the image (3, H, W) uint8 RGB with what was found on it."""
     from rcnn.drawing.pictures import draw_objects
 
@@ -109,10 +122,12 @@ def draw(image: Tensor, found: ImageDetections, classes: Sequence[str], path: Pa
         image,
         found.boxes,
         found.labels,
-        classes,
+        predictor.classes,
         scores=found.scores,
         masks=found.regions(),
         keypoints=found.keypoints,
+        skeleton=predictor.skeleton,
+        keypoint_score=keypoint_score,
         contour=contour,
     )
     path.parent.mkdir(parents=True, exist_ok=True)

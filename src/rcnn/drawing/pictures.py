@@ -39,15 +39,17 @@ def draw_objects(
     masks: Iterable[Region | None] | None = None,
     keypoints: npt.ArrayLike | None = None,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
+    keypoint_score: float = 0.0,
     contour: bool = False,
     colour_by: Literal["instance", "class"] = "instance",
 ) -> Image.Image:
     """A copy of `image`, uint8 RGB, a tensor (3, H, W) or an array (H, W, 3), with its D objects drawn on it.
 
     `boxes` (D, 4), `labels` (D,) into `names`, `scores` (D,) where they are detections, `keypoints` (D, J, 3) whose
-    third number is above 0 where the point is to be drawn. `masks` gives one region an object, in order, and is read
-    one at a time; parts outside the image are left out. `contour` draws the outline of a mask in place of its area.
-    Colours go by place among the objects, or by class; either way they are the same from run to run.
+    third number, visibility or score, is above `keypoint_score` where the point is to be drawn. `masks` gives one
+    region an object, in order, and is read one at a time; parts outside the image are left out. `contour` draws the
+    outline of a mask in place of its area. Colours go by place among the objects, or by class; either way they are the
+    same from run to run.
     Labels stay inside the image, and are left out of an image too small to hold one.
     """
     canvas = _rgb(image).copy()
@@ -67,7 +69,8 @@ def draw_objects(
     for row in largest_first:
         _draw_box(pen, corners[row], colours[row], width)
     if keypoints is not None:
-        for row, points in enumerate(np.asarray(keypoints, dtype=np.float64).reshape(count, -1, 3)):
+        for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
+            points[:, 2] -= keypoint_score
             _draw_keypoints(pen, points, skeleton, colours[row], width)
     texts = [names[int(label)] for label in labels]
     if scores is not None:

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -29,6 +29,16 @@ FORMAT = 1  # raised when an older rcnn could no longer read what this one write
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin"}
 # tensors with rows of their own for each class, and how many rows that is; what is left over is background
 CLASS_ROWS = {"box_head.scores": 1, "box_head.deltas": 4, "mask_head.logits": 1}
+# tensors with one slice a keypoint, and the axis that counts them
+KEYPOINT_AXIS = {
+    "keypoint_head.logits.weight": 1,
+    "keypoint_head.logits.bias": 0,
+    "keypoint_head.logits.pwl.weight": 0,
+    "keypoint_head.logits.pwl.bias": 0,
+}
+
+
+Kind = Literal["detector", "backbone"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,33 +49,41 @@ class Checkpoint:
     classes: tuple[str, ...]  # K names; label i is classes[i]
     state: dict[str, Tensor]
     provenance: dict[str, Any]  # where the weights come from: the file converted, or the run's settings
+    kind: Kind = "detector"  # backbone: its tensors alone, to train from; `classes` is empty
 
 
 def save_checkpoint(
     directory: str | Path,
-    detector: nn.Module,
+    detector: nn.Module | Mapping[str, Tensor],
     config: DetectorConfig,
     classes: Sequence[str],
     provenance: Mapping[str, Any],
+    *,
+    kind: Kind = "detector",
 ) -> None:
-    """Write `detector` to the folder `directory`; a checkpoint that is there is replaced, anything else is an error.
+    """Write `detector`, or its state, to the folder `directory`; a checkpoint that is there is replaced.
 
     Raises ValueError where the number of classes is not the config's, FileExistsError where the folder holds another
-    thing.
+    thing, OSError where it cannot be written; then the folder is as it was.
     """
     directory = Path(directory)
-    require_class_names(classes, config.num_classes, str(directory))
-    if directory.exists() and not _replaceable(directory):
-        raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
+    if kind == "detector":
+        require_class_names(classes, config.num_classes, str(directory))
+    require_replaceable(directory)
     new, old = (directory.with_name(f"{directory.name}.{word}-{os.getpid()}") for word in ("writing", "replaced"))
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
     new.mkdir(parents=True)
     try:
-        state = {name: value.detach().cpu().contiguous() for name, value in detector.state_dict().items()}
-        save_file(state, new / WEIGHTS_FILE)
+        given = detector.state_dict() if isinstance(detector, nn.Module) else detector
+        state = {name: _alone(value.detach().cpu()) for name, value in given.items()}
+        try:
+            save_file(state, new / WEIGHTS_FILE)
+        except SafetensorError as error:
+            raise OSError(f"{directory} cannot be written ({error}): is the disk full?") from error
         record = {
             "format": FORMAT,
+            "kind": kind,
             "rcnn": __version__,
             "model": config_to_dict(config),
             "classes": list(classes),
@@ -86,6 +104,12 @@ def save_checkpoint(
         shutil.rmtree(old, ignore_errors=True)
 
 
+def require_replaceable(directory: Path) -> None:
+    """FileExistsError where `directory` is there and is neither empty nor a checkpoint."""
+    if directory.exists() and not _replaceable(directory):
+        raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
+
+
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
 
@@ -100,7 +124,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{folder / CONFIG_FILE}: {error}. It was written by rcnn {record.get('rcnn', '?')}, this is {__version__}"
         ) from error
     classes = tuple(record["classes"])
-    require_class_names(classes, config.num_classes, str(folder / CONFIG_FILE))
+    kind: Kind = "backbone" if record.get("kind") == "backbone" else "detector"
+    if kind == "detector":
+        require_class_names(classes, config.num_classes, str(folder / CONFIG_FILE))
     weights = folder / WEIGHTS_FILE
     try:
         state = load_file(weights)
@@ -113,12 +139,17 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"{weights} is not the file that {CONFIG_FILE} was written with: {len(state)} tensors where "
             f"{record['tensors']} were written, or other values; copy the whole folder again"
         )
-    return Checkpoint(config=config, classes=classes, state=state, provenance=record["provenance"])
+    return Checkpoint(config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind)
 
 
 def load_detector(path: str | Path) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint; errors as `load_checkpoint`."""
     checkpoint = load_checkpoint(path)
+    if checkpoint.kind == "backbone":
+        raise ValueError(
+            f"{path} holds a backbone alone, which detects nothing: train from it, "
+            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+        )
     detector = build_detector(checkpoint.config)
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint
@@ -137,14 +168,15 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
     """Copy into `detector`, of `classes`, all of the checkpoint that fits; returns a line that tells what did.
 
     Rows of classes that both know by the same name are copied, and those of background; rows of new classes keep their
-    initial values. A part that only one of the two has (a mask head) is named in the line. Raises ValueError that
-    names the tensors where a part that both have is built differently.
+    initial values. So it is with keypoints and their names. A part that only one of the two has (a mask head) is named
+    in the line. Raises ValueError that names the tensors where a part that both have is built differently.
     """
     state, given = detector.state_dict(), checkpoint.state
     rows = _matching_rows(classes, checkpoint.classes)
+    points, known_points = _keypoint_names(detector.config), _keypoint_names(checkpoint.config)
     new_parts = _parts(state) - _parts(given)
     dropped = _parts(given) - _parts(state)
-    problems, copied, partial = [], 0, 0
+    problems, copied, partial, partial_points = [], 0, 0, False
     for name, value in state.items():
         source = given.get(name)
         if name.split(".")[0] in new_parts or (source is None and name.endswith("num_batches_tracked")):
@@ -152,6 +184,11 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         per_class = CLASS_ROWS.get(name.rpartition(".")[0])
         if source is None:
             problems.append(f"{name} (not in the checkpoint)")
+        elif name in KEYPOINT_AXIS and points != known_points:
+            axis = KEYPOINT_AXIS[name]
+            for ours, theirs in _matching_rows(points, known_points):
+                value.select(axis, ours).copy_(source.select(axis, theirs))
+            copied, partial_points = copied + (set(points) <= set(known_points)), True
         elif per_class is not None and source.shape[1:] == value.shape[1:]:
             _copy_rows(value, source, rows, per_class, (len(classes), len(checkpoint.classes)))
             whole = len(rows) == len(classes)
@@ -174,6 +211,9 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
     if partial:
         line += f"; new heads for {_few(new_classes)}"
         line += f", those of {_few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+    if partial_points:
+        kept = [name for name in points if name in known_points]
+        line += f"; keypoints kept: {_few(kept) if kept else 'none'}"
     if new_parts:
         line += f"; new: {', '.join(sorted(new_parts))}"
     if dropped:
@@ -190,6 +230,12 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
         raise ValueError(
             f"{source}: class names must be different and not empty; repeated: {', '.join(twice) or repr('')}"
         )
+
+
+def _alone(value: Tensor) -> Tensor:
+    """`value` as safetensors wants it: in order, with memory of its own."""
+    whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
+    return value if whole else value.clone(memory_format=torch.contiguous_format)
 
 
 def _replaceable(directory: Path) -> bool:
@@ -255,6 +301,10 @@ def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[
     """(our label, their label) of each class that both have."""
     known = {name: label for label, name in enumerate(theirs)}
     return [(label, known[name]) for label, name in enumerate(classes) if name in known]
+
+
+def _keypoint_names(config: DetectorConfig) -> tuple[str, ...]:
+    return () if config.keypoint is None else config.keypoint.names
 
 
 def _copy_rows(
