@@ -1,0 +1,83 @@
+"""The region proposal network alone against Detectron2's, and RoIAlign against Chainer's two (../shared/golden)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from rcnn.ops.roi_align import roi_align
+from rcnn.weights.detectron2 import rename
+from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
+
+NAME = "rpn_R_50_FPN_1x"
+
+
+@torch.no_grad()
+def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
+    detector = golden_detector(shared, NAME, tmp_path)
+    assert detector.config.proposals_only
+    assert detector.config.num_classes == 1
+    stored = dict(np.load(shared / "golden/detectron2" / NAME / "inference.npz"))
+    images = golden_images(shared, detector.config.input.divisor)
+    features = detector.features(images)
+    for level, key in enumerate(detector.rpn.strides):
+        x = detector.rpn.convs(features[key])
+        assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
+        assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)
+    detections = detector.predict(images)
+    inputs = np.load(shared / "golden/detectron2/inputs.npz")
+    for image in range(2):
+        real = detections.valid[image]
+        ours, wanted = detections.boxes[image][real].numpy(), stored[f"proposals{image}_boxes"]
+        assert len(wanted) == 200
+        order = match_sets(ours, wanted, None, None)
+        np.testing.assert_allclose(ours[order], wanted, atol=0.01)
+        logits = torch.from_numpy(stored[f"proposals{image}_logits"])
+        np.testing.assert_allclose(detections.scores[image][real].numpy()[order], logits.sigmoid(), atol=1e-4)
+        assert (detections.labels[image] == 0).all()
+        height, width = inputs[f"image{image}"].shape[:2]
+        scale = np.array([width, height] * 2) / images.sizes[image].flip(0).repeat(2).numpy()
+        post = stored[f"post{image}_proposal_boxes"]
+        order = match_sets(ours * scale, post, None, None)
+        np.testing.assert_allclose((ours * scale)[order], post, atol=0.02)
+
+
+def test_losses_and_gradients_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
+    detector = golden_detector(shared, NAME, tmp_path, config="config_train.yaml", suffix=".pth")
+    stored = dict(np.load(shared / "golden/detectron2" / NAME / "train.npz"))
+    images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
+    theirs = {"rpn_objectness": "loss_rpn_cls", "rpn_box": "loss_rpn_loc"}
+
+    losses = detector.losses(images, golden_targets(shared), seed)
+    assert set(losses) == set(theirs)
+    for ours, value in losses.items():
+        np.testing.assert_allclose(value.item(), stored[f"loss/{theirs[ours]}"], rtol=1e-4)
+    torch.stack(list(losses.values())).sum().backward()
+    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    assert len(gradients) == int(stored["n_params_with_grad"])
+    for name, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
+        gradient = gradients[rename(str(name))]
+        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=5e-3, err_msg=name)
+        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)
+    with torch.no_grad():
+        losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
+    for ours, value in losses.items():
+        np.testing.assert_allclose(value.item(), stored[f"loss_image1_empty/{theirs[ours]}"], rtol=1e-4)
+
+
+@pytest.mark.parametrize(("system", "sampling_ratio"), [("wkentaro", 0), ("dena", 2)])
+def test_roi_align_equals_chainers(shared: Path, system: str, sampling_ratio: int) -> None:
+    stored = np.load(shared / "golden/chainer/ops/roi_align.npz")
+    maps = torch.from_numpy(stored["x"]).requires_grad_()
+    rois, owner = torch.from_numpy(stored["rois_yxyx"])[:, [1, 0, 3, 2]], torch.from_numpy(stored["roi_indices"])
+    boxes = rois.expand(2, -1, -1)
+    valid = owner == torch.arange(2)[:, None]  # each image pools its own
+    pooled = roi_align([maps], boxes, torch.zeros(2, len(rois)).long(), valid, [1 / 16], 14, sampling_ratio, False)
+    own = pooled.sum(0)  # of the two images' places for a region one is empty
+    np.testing.assert_allclose(own.detach().numpy(), stored[f"y_{system}"], atol=2e-5)
+    (own * torch.from_numpy(stored["gy"])).sum().backward()
+    assert maps.grad is not None
+    np.testing.assert_allclose(maps.grad.numpy(), stored[f"gx_{system}"], atol=2e-5)
