@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from rcnn.weights.chainer_fcis import from_chainer_fcis, from_chainercv, recognises_chainer_fcis, recognises_chainercv
 from rcnn.weights.converted import Converted, DoesNotFit, class_names, few
 from rcnn.weights.d2go import from_d2go, is_d2go
 from rcnn.weights.detectron import from_detectron
@@ -21,6 +22,8 @@ from rcnn.weights.detectron2 import recognises as is_detectron2
 from rcnn.weights.found import Found, find_weights
 from rcnn.weights.mmdetection import from_mmdetection
 from rcnn.weights.mmdetection import recognises as is_mmdetection
+from rcnn.weights.mxnet_fcis import from_mxnet_fcis
+from rcnn.weights.mxnet_fcis import recognises as is_mxnet_fcis
 from rcnn.weights.tensorpack import from_tensorpack
 from rcnn.weights.tensorpack import recognises as is_tensorpack
 from rcnn.weights.torchvision import from_torchvision, is_torchvision
@@ -92,6 +95,21 @@ SYSTEMS: tuple[System, ...] = (
         read=_plain(from_tensorpack),
         settings="its settings, KEY=VALUE ... or a file of them",
     ),
+    System(
+        name="ChainerCV's FCIS",
+        files=".npz",
+        recognises=recognises_chainercv,
+        read=_plain(from_chainercv),
+        settings="arguments of FCISResNet101, KEY=VALUE ... or a YAML of them",
+    ),
+    System(
+        name="chainer-fcis",
+        files=".npz",
+        recognises=recognises_chainer_fcis,
+        read=_plain(from_chainer_fcis),
+        settings="its demo.yaml or train.yaml, or KEY=VALUE ...",
+    ),
+    System(name="MXNet's FCIS", files=".params", recognises=is_mxnet_fcis, read=_plain(from_mxnet_fcis)),
 )
 
 
@@ -109,7 +127,7 @@ def convert(file: str | Path, settings: Settings = None) -> Converted:
 
 
 def convert_found(found: Found, settings: Settings = None, allow_missing: Sequence[str] = ()) -> Converted:
-    """As `convert`, of a file that is open already; tensors of ours that match a pattern of `allow_missing` may lack."""
+    """As `convert`, of a file that is open; tensors of ours that match a pattern of `allow_missing` may lack."""
     names = list(found.state)
     for system in SYSTEMS:
         if system.recognises(names):

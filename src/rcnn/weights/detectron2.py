@@ -127,7 +127,7 @@ def from_detectron2(state: Mapping[str, Tensor], config_file: str | Path | None 
     return Converted(
         config=config,
         state=ours,
-        classes=classes_of(settings, config),
+        classes=classes_of(settings.get("DATASETS.TRAIN", ()), config),
         report=report,
         system="Detectron2",
         assumed=(*assumed, *not_kept(settings)),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import (
-    COCO_FLIP_PAIRS,
-    COCO_KEYPOINTS,
-    COCO_SIGMAS,
     BoxHeadConfig,
     CascadeConfig,
     FPNConfig,
@@ -22,7 +20,7 @@ from rcnn.models.config import (
     RPNConfig,
 )
 from rcnn.models.zoo import MODELS
-from rcnn.weights.converted import class_names
+from rcnn.weights.converted import VOC_CLASSES, class_names, unnamed_keypoints
 from rcnn.weights.detectron2_settings import DEFAULTS, listed, require_known
 
 PYRAMID = ["res2", "res3", "res4", "res5"]
@@ -37,10 +35,6 @@ NO_ARCHITECTURES = {
     "RetinaNet": "a one-stage detector, and no R-CNN",
     "FCOS": "a one-stage detector, and no R-CNN",
 }
-VOC = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
-    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
-)  # fmt: skip
 CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
 
@@ -64,8 +58,9 @@ def config_of(settings: Mapping[str, Any], source: str) -> DetectorConfig:
     keypoints = get["MODEL.KEYPOINT_ON"] and not only
     levels = 5 if fpn else 1
     backbone = _backbone(get, fpn)
+    neck = "fpn" if fpn else "c4" if get["MODEL.RESNETS.OUT_FEATURES"] == ["res4"] else "dc5"
     return DetectorConfig(
-        name=_name(get, backbone, fpn=fpn, only=only, cascade=cascade, masks=masks, keypoints=keypoints),
+        name=network_name(backbone, neck, only=only, cascade=cascade, masks=masks, keypoints=keypoints),
         num_classes=1 if only else get["MODEL.ROI_HEADS.NUM_CLASSES"],
         input=InputConfig(
             min_size=get["INPUT.MIN_SIZE_TEST"],
@@ -87,15 +82,16 @@ def config_of(settings: Mapping[str, Any], source: str) -> DetectorConfig:
     )
 
 
-def classes_of(settings: Mapping[str, Any], config: DetectorConfig) -> tuple[str, ...]:
-    """Names of the classes, where the data set that was trained on tells; else COCO's for 80, else class_0, ..."""
-    data = listed(settings.get("DATASETS.TRAIN", []))
-    first = str(data[0]) if isinstance(data, list) and data else str(data)
+def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
+    """Names of the classes, where the data sets trained on tell (names, as they are registered with Detectron2);
+    else COCO's for 80, else class_0, class_1, ...
+    """
+    first = str(next(iter(data), "")) if isinstance(data, list | tuple) else str(data)
     if config.proposals_only:
         return ("object",)
     if config.num_classes == 1 and (config.keypoint is not None or first.startswith("keypoints_coco")):
         return ("person",)
-    for begins, names in (("voc_", VOC), ("cityscapes_", CITYSCAPES)):
+    for begins, names in (("voc_", VOC_CLASSES), ("cityscapes_", CITYSCAPES)):
         if first.startswith(begins) and config.num_classes == len(names):
             return names
     return class_names(config.num_classes)
@@ -149,16 +145,22 @@ def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: 
         )
 
 
-def _name(get: Mapping[str, Any], backbone: ResNetConfig, *, fpn: bool, only: bool, cascade: bool, masks: bool,
-          keypoints: bool) -> str:  # fmt: skip
-    """The name of our zoo for such a network, or one made in the same way."""
+def network_name(
+    backbone: ResNetConfig,
+    neck: str,
+    *,
+    only: bool = False,
+    cascade: bool = False,
+    masks: bool = False,
+    keypoints: bool = False,
+) -> str:
+    """The name of our zoo for a network of Caffe's descent, or one made in the same way; `neck` fpn, c4 or dc5."""
     family = "rpn" if only else "keypoint_rcnn" if keypoints else "mask_rcnn" if masks else "faster_rcnn"
     if cascade:
         family = "cascade_mask_rcnn" if masks else "cascade_rcnn"
     trunk = f"r{backbone.depth}"
     if backbone.groups > 1:
         trunk = f"x{backbone.depth}_{backbone.groups}x{backbone.width_per_group}d"
-    neck = "fpn" if fpn else "c4" if get["MODEL.RESNETS.OUT_FEATURES"] == ["res4"] else "dc5"
     norm = {"gn": "_gn", "sync_bn": "_syncbn"}.get(backbone.norm, "")
     plain = f"{family}_{trunk}_{neck}{norm}"
     for name in (f"{plain}_caffe", plain):
@@ -279,18 +281,15 @@ def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
         raise ValueError(f"{source}: MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={convs!r}: want the same number for all")
     if sigmas and len(sigmas) != count:
         raise ValueError(f"{source}: TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {count} keypoints")
-    person = count == len(COCO_KEYPOINTS)
-    return KeypointHeadConfig(
+    head = KeypointHeadConfig(
         convs=len(convs),
         width=convs[0],
         **_pooler(get, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
-        names=COCO_KEYPOINTS if person else tuple(f"keypoint_{number}" for number in range(count)),
-        flip_pairs=COCO_FLIP_PAIRS if person else (),
-        # COCO's mean where nobody says how far off annotators are
-        sigmas=tuple(float(sigma) for sigma in sigmas) or (COCO_SIGMAS if person else (0.06,) * count),
         normalizer=("visible" if get["MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"] else "batch_size"),
         loss_weight=float(get["MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT"]),
     )
+    head = unnamed_keypoints(head, count)
+    return replace(head, sigmas=tuple(float(sigma) for sigma in sigmas)) if sigmas else head
 
 
 def _pooler(get: Mapping[str, Any], prefix: str) -> dict[str, Any]:
