@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcnn.weights import hdf5, npz, pickles, torch_files, zips
-from rcnn.weights.stored import Damaged, ForeignName, Refused, Stored
+from rcnn.weights import hdf5, mxnet_params, npz, pickles, torch_files, zips
+from rcnn.weights.stored import Damaged, ForeignName, Refused
 
 HEAD = 512  # bytes that tell
 MXNET_MAGIC = (0x112).to_bytes(8, "little")  # of a list of arrays
@@ -99,14 +99,10 @@ def _is_npz(path: Path) -> bool:
     return npz.is_npz(zips.zip_members(path))
 
 
-def _mxnet(path: Path) -> Mapping[str, Stored]:
-    raise Refused("MXNet's arrays")
-
-
 _FORMATS: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
     (torch_files.LEGACY_MAGIC, "torch.save, before 1.6", torch_files.read_legacy),
     (hdf5.MAGIC, "HDF5", hdf5.read_hdf5),
-    (MXNET_MAGIC, "MXNet parameters", _mxnet),
+    (MXNET_MAGIC, "MXNet parameters", mxnet_params.read_params),
 )
 
 

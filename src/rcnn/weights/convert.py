@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rcnn.weights.chainer_fcis import from_chainer_fcis, from_chainercv, recognises_chainer_fcis, recognises_chainercv
+from rcnn.weights.chainer_mask_rcnn import from_dena, from_wkentaro, recognises_dena, recognises_wkentaro
 from rcnn.weights.converted import Converted, DoesNotFit, class_names, few
 from rcnn.weights.d2go import from_d2go, is_d2go
 from rcnn.weights.detectron import from_detectron
@@ -108,6 +109,20 @@ SYSTEMS: tuple[System, ...] = (
         recognises=recognises_chainer_fcis,
         read=_plain(from_chainer_fcis),
         settings="its demo.yaml or train.yaml, or KEY=VALUE ...",
+    ),
+    System(
+        name="chainer-mask-rcnn (wkentaro)",
+        files=".npz",
+        recognises=recognises_wkentaro,
+        read=_plain(from_wkentaro),
+        settings="the params.yaml of its log folder, or KEY=VALUE ...",
+    ),
+    System(
+        name="Chainer_Mask_R-CNN (DeNA)",
+        files=".npz",
+        recognises=recognises_dena,
+        read=_plain(from_dena),
+        settings="the flags it was run with (--bn2affine ...), or a file of them",
     ),
     System(name="MXNet's FCIS", files=".params", recognises=is_mxnet_fcis, read=_plain(from_mxnet_fcis)),
 )

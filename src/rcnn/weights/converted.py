@@ -24,6 +24,15 @@ COCO_CLASSES = (
     "hair drier", "toothbrush",
 )  # fmt: skip
 
+# VOC's, and SBD's
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+MOST_LISTED = 1000  # tensors that a message lists by name
+
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
@@ -54,10 +63,22 @@ def unnamed_keypoints(config: KeypointHeadConfig, count: int) -> KeypointHeadCon
     return replace(config, names=names, flip_pairs=(), sigmas=(DEFAULT_SIGMA,) * count, skeleton=())
 
 
-def require_fit(config: DetectorConfig, state: Mapping[str, Tensor], source: str) -> None:
-    """A ValueError, naming the tensors, unless `state` is what a detector of `config` holds."""
+class DoesNotFit(ValueError):
+    """A state that is not its config's; what is `missing` alone may be allowed."""
+
+    def __init__(self, message: str, config: DetectorConfig, state: Mapping[str, Tensor], missing: list[str]) -> None:
+        super().__init__(message)
+        self.config, self.state, self.missing = config, state, missing  # missing: empty where more is wrong
+
+
+def require_fit(config: DetectorConfig, state: Mapping[str, Tensor], source: str, part: str = "") -> None:
+    """DoesNotFit (a ValueError), naming the tensors, unless `state` is what a detector of `config` holds.
+
+    With `part`, of the detector's tensors only those whose names begin so are wanted.
+    """
     with torch.device("meta"):  # shapes alone: nothing is drawn or stored
         wanted = build_detector(config).state_dict()
+    wanted = {name: value for name, value in wanted.items() if name.startswith(part)}
     problems = {
         "missing": [name for name in wanted if name not in state],
         "without a place": [name for name in state if name not in wanted],
@@ -67,9 +88,15 @@ def require_fit(config: DetectorConfig, state: Mapping[str, Tensor], source: str
             if name in state and state[name].shape != value.shape
         ],
     }
-    found = "; ".join(f"{word}: {few(names)}" for word, names in problems.items() if names)
+    found = "; ".join(f"{word}: {few(names, MOST_LISTED)}" for word, names in problems.items() if names)
     if found:
-        raise ValueError(f"{source} does not fit {config.name}, which it was taken for: {found} (in our names)")
+        only_missing = problems["missing"] if not problems["without a place"] + problems["of another shape"] else []
+        raise DoesNotFit(
+            f"{source} does not fit {config.name}, which it was taken for: {found} (in our names)",
+            config,
+            state,
+            only_missing,
+        )
 
 
 def few(names: Sequence[str], most: int = 6) -> str:
