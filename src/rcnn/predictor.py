@@ -47,6 +47,7 @@ class ImageDetections:
     masks: np.ndarray | None = None  # (N, m, m) float32 probabilities, in the frame of their boxes
     keypoints: np.ndarray | None = None  # (N, J, 3) float32: x, y, score
     paste: Paste = "accurate"  # how masks come into the image
+    mask_threshold: float = 0.5  # where FCIS sets them; the other ways have thresholds of their own
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -67,7 +68,7 @@ class ImageDetections:
         if self.masks is None:
             return None
         masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
-        return paste_as(self.paste, masks, boxes, (self.height, self.width))
+        return paste_as(self.paste, masks, boxes, (self.height, self.width), self.mask_threshold)
 
     def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K classes."""
@@ -167,8 +168,16 @@ def to_original(
         labels=detections.labels[index].numpy()[keep],
         masks=None if masks is None else masks[index].float().numpy()[keep],
         keypoints=points,
-        paste="accurate" if config.mask is None else config.mask.paste,
+        paste=paste_of(config),
+        mask_threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
     )
+
+
+def paste_of(config: DetectorConfig) -> Paste:
+    """How the masks of a detector of `config` come into the image."""
+    if config.fcis is not None:
+        return "fitted" if config.fcis.mask_inclusive else "fitted_above"
+    return "accurate" if config.mask is None else config.mask.paste
 
 
 def rescale(settings: InputConfig, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:

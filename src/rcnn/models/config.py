@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 # frozen_bn: fixed statistics, scale and shift; bn: of each process's batch; sync_bn: of the batch over all processes;
-# gn: 32 groups of channels of each image; ln: the channels at each place (ViTDet); none: no norm, or one folded into the
-# convolution, which then has a bias
+# gn: 32 groups of channels of each image; ln: the channels at each place (ViTDet); none: no norm, or one folded into
+# the convolution, which then has a bias
 Norm = Literal["frozen_bn", "bn", "sync_bn", "gn", "ln", "none"]
 MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16)
 
@@ -386,3 +386,8 @@ class DetectorConfig:
     # but decoded boxes are a pixel larger (mask-faster-rcnn). Our tensors are half open all the same, ending where the
     # last pixel ends (their x2 + 1): models/box_rules.py says why that is equal, and does what is not
     boxes: Literal["half_open", "inclusive", "inclusive_loose"] = "half_open"
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether its detections have masks."""
+        return self.mask is not None or self.fcis is not None

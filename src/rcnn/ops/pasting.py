@@ -17,11 +17,13 @@ from torch import Tensor
 from rcnn.ops.masks import Region, paste_regions
 from rcnn.ops.opencv import resize_bilinear
 
-Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched"]
+Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched", "fitted", "fitted_above"]
 STRETCHED_CUT = 122  # of 255, above which mask-faster-rcnn sets a pixel
 
 
-def paste_as(kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -> Iterator[Region]:
+def paste_as(
+    kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
+) -> Iterator[Region]:
     """The part of an image of `size` (H, W) that each mask (N, m, m) in [0, 1] of a box (N, 4) xyxy pixels sets.
 
     accurate: bilinear at each pixel's centre, set from one half on.
@@ -31,6 +33,8 @@ def paste_as(kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -
     rounded: resized to the pixels whose centres the box holds, set above one half (tensorpack's fast way).
     stretched: to the whole numbers of the box, after each mask's least value became 0 and its largest 255; set above
     122 (mask-faster-rcnn, by Pillow).
+    fitted: resized to the box rounded to whole pixels, set from `threshold` on (FCIS); fitted_above: above it
+    (ChainerCV's). The others have thresholds of their own.
     """
     if kind == "accurate":
         yield from paste_regions(masks, boxes, size)
@@ -40,6 +44,8 @@ def paste_as(kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int]) -
             yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box that has no place sets nothing
         elif kind == "stretched":
             yield _stretched(mask, box, size)
+        elif kind in ("fitted", "fitted_above"):
+            yield _fitted(mask, box, size, threshold, at_least=kind == "fitted")
         elif kind == "rounded":
             x0, y0 = int(box[0] + 0.5), int(box[1] + 0.5)
             x1, y1 = max(x0, int(box[2] - 0.5)), max(y0, int(box[3] - 0.5))
@@ -62,6 +68,16 @@ def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, i
     set_there = (resize_bilinear(mask[None], (y1 - y0 + 1, x1 - x0 + 1))[0] > 0.5).numpy()
     inside = set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0]
     return Region(max(0, x0), max(0, y0), inside)
+
+
+def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, *, at_least: bool) -> Region:
+    """`mask` over the whole pixels of `box`, as far as the image has them; nothing where it has none."""
+    x0, y0, x1, y1 = (int(value) for value in box.round())
+    if x1 <= max(x0, 0) or y1 <= max(y0, 0) or x0 >= size[1] or y0 >= size[0]:
+        return Region(0, 0, np.zeros((0, 0), np.bool_))
+    values = resize_bilinear(mask[None], (y1 - y0, x1 - x0))[0]
+    set_there = (values >= threshold if at_least else values > threshold).numpy()
+    return Region(max(0, x0), max(0, y0), set_there[max(0, -y0) : size[0] - y0, max(0, -x0) : size[1] - x0])
 
 
 def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:

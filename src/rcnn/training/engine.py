@@ -110,7 +110,7 @@ def train(
         state = TrainingState.capture(step=done, optimizer=optimizer, best=best, average=average)
         run.save("last", detector, state)
 
-    metrics, key = None, settings.best or ("segm.AP" if detector.config.mask is not None else "bbox.AP")
+    metrics, key = None, settings.best or ("segm.AP" if detector.config.has_masks else "bbox.AP")
     detector.train()
     with stop_requests() as stop, RunLog(run.folder / "log.jsonl", steps=settings.steps, first_step=first) as log:
         stream = batches(first * settings.accumulate)

@@ -129,7 +129,7 @@ def run_training(
     for line in describe_run(config, settings, dataset, validation):
         say(line)
 
-    masks = None if config.mask is None else config.mask.target
+    masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
     crowds = config.rpn.crowd_ioa < 1
     batches = partial(training_batches, dataset, config.input, settings, masks=masks, crowds=crowds)
     if config.keypoint is not None:
