@@ -67,6 +67,8 @@ def _detectron(found: Found, settings: Settings) -> Converted:
 # tried in order; the first that recognises the names reads the file
 SYSTEMS: tuple[System, ...] = (
     System(name="D2Go", files=".pth, .pt of FBNetV3A detectors", recognises=is_d2go, read=_d2go),
+    # before Detectron2's, whose heads have the same names
+    System(name="torchvision", files=".pth", recognises=is_torchvision, read=_torchvision),
     System(
         name="Detectron2",
         files=".pkl, .pth",
@@ -81,7 +83,6 @@ SYSTEMS: tuple[System, ...] = (
         read=_detectron,
         settings="its YAML",
     ),
-    System(name="torchvision", files=".pth", recognises=is_torchvision, read=_torchvision),
     System(
         name="MMDetection",
         files=".pth of 2.x and 3.x",

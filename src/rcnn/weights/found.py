@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from rcnn.weights.containers import read_container
 from rcnn.weights.converted import few
 from rcnn.weights.opcodes import Span
@@ -26,7 +24,7 @@ MOST_BESIDE = 100_000  # values that lie beside the weights and are looked at
 class Found:
     """What a file of weights holds."""
 
-    state: Mapping[str, Tensor]  # read one at a time, float32; names without what wrappers put before all of them
+    state: LazyState  # read one at a time, float32; names without what wrappers put before all of them
     source: str  # the file, for messages
     extras: Mapping[str, Any] = field(default_factory=dict)  # what lies beside the weights: meta, cfg, epoch
     left: tuple[str, ...] = ()  # what else in the file holds arrays: the optimiser's, averaged weights
@@ -44,7 +42,7 @@ def find_weights(file: str | Path) -> Found:
         extras = {key: _plain(value, {}, 0) for key, value in others.items() if key != where}
     except (Refused, Damaged) as error:
         raise ValueError(f"{file} holds {error}: refused, and nothing of it was run") from error
-    counts = {str(key): _arrays(value, set(), 0) for key, value in others.items() if key != where}
+    counts = {str(key): _large_arrays(value, set(), 0) for key, value in others.items() if key != where}
     left = tuple(f"{key} ({count} arrays)" for key, count in counts.items() if count)
     if where is None and isinstance(container.content, Mapping):  # words and numbers among the weights themselves
         extras = {key: value for key, value in container.content.items() if not isinstance(value, Stored)}
@@ -119,11 +117,11 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
     return new
 
 
-def _arrays(value: Any, seen: set[int], depth: int) -> int:
-    """How many arrays are in `value`."""
+def _large_arrays(value: Any, seen: set[int], depth: int) -> int:
+    """How many arrays are in `value`, without the small ones, which are read."""
     if isinstance(value, Stored):
-        return 1
+        return int(value.nbytes > SMALL)
     if not isinstance(value, dict | list | tuple) or id(value) in seen or depth > 20 or len(seen) > MOST_BESIDE:
         return 0
     seen.add(id(value))
-    return sum(_arrays(each, seen, depth + 1) for each in (value.values() if isinstance(value, dict) else value))
+    return sum(_large_arrays(each, seen, depth + 1) for each in (value.values() if isinstance(value, dict) else value))

@@ -1,0 +1,95 @@
+"""A checkpoint that was just written, read back and run: what a conversion ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from rcnn.data.textures import noise
+from rcnn.models import build_detector
+from rcnn.models.config import DetectorConfig
+from rcnn.structures import ImageBatch
+from rcnn.weights.checkpoint import WEIGHTS_FILE, load_checkpoint, load_detector
+from rcnn.weights.converted import few
+
+SIDES = (224, 288)  # height, width of the image: small, and a multiple of every stride
+
+
+def generated_image(seed: int = 0) -> Tensor:
+    """A picture (3, H, W) uint8 RGB of shaded shapes on a textured ground; the same for the same `seed`."""
+    rng = np.random.default_rng(seed)
+    height, width = SIDES
+    picture = np.stack([noise(rng, height, width, cell) for cell in (64, 48, 32)], axis=-1)
+    rows, columns = np.mgrid[:height, :width]
+    for _ in range(4):
+        y, x, tall, wide = rng.integers((30, 30, 20, 20), (height - 30, width - 30, 60, 60))
+        inside = ((rows - y) / tall) ** 2 + ((columns - x) / wide) ** 2 < 1
+        light = 0.6 + 0.4 * (columns - x + rows - y) / (tall + wide)
+        picture[inside] = rng.random(3) * light[inside][:, None]
+    return torch.from_numpy((picture.clip(0, 1) * 255).astype(np.uint8)).permute(2, 0, 1).contiguous()
+
+
+def check_detector(folder: Path, state: Mapping[str, Tensor]) -> str:
+    """Read the checkpoint in `folder`, compare it bit for bit with `state`, run it; a line that tells what came out.
+
+    Raises ValueError where the disk gives back other numbers, or the detector gives numbers that are none.
+    """
+    _require_same(folder, state)
+    detector, checkpoint = load_detector(folder)
+    detector.eval()
+    with torch.inference_mode():
+        found = detector.predict(_batch(checkpoint.config))
+    values = {"boxes": found.boxes, "scores": found.scores, "masks": found.masks, "keypoints": found.keypoints}
+    real = {name: value[found.valid] for name, value in values.items() if value is not None}
+    if wrong := [name for name, value in real.items() if not bool(value.isfinite().all())]:
+        raise ValueError(f"{folder} was written, but on a generated image its {few(wrong)} are not finite")
+    best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
+    return (
+        f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
+        f"{len(real['scores'])} detections{best}; all finite"
+    )
+
+
+def check_backbone(folder: Path, state: Mapping[str, Tensor]) -> str:
+    """As `check_detector`, of a checkpoint that holds a backbone alone."""
+    _require_same(folder, state)
+    checkpoint = load_checkpoint(folder)
+    detector = build_detector(checkpoint.config)
+    detector.load_state_dict(checkpoint.state, strict=False)
+    detector.eval()
+    with torch.inference_mode():
+        features = detector.backbone(detector.normalize(_batch(checkpoint.config)))
+    if wrong := [name for name, value in features.items() if not bool(value.isfinite().all())]:
+        raise ValueError(f"{folder} was written, but on a generated image its features {few(wrong)} are not finite")
+    spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items())
+    return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
+
+
+def _batch(config: DetectorConfig) -> ImageBatch:
+    pixels = generated_image()
+    if config.input.divisor:
+        down, right = (-side % config.input.divisor for side in SIDES)
+        pixels = torch.nn.functional.pad(pixels, (0, right, 0, down))
+    return ImageBatch(pixels=pixels[None], sizes=torch.tensor([SIDES]))
+
+
+def _require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
+    """A ValueError unless the file has the very bits of `state`; one tensor is held at a time."""
+    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
+        names = set(file.keys())
+        other = list(names ^ set(state))
+        for name in names & set(state):
+            ours, theirs = (
+                value.contiguous().flatten().view(torch.uint8) for value in (state[name], file.get_tensor(name))
+            )
+            if not torch.equal(ours, theirs):
+                other.append(name)
+    if other:
+        raise ValueError(
+            f"{folder} gives back other numbers than were written ({few(sorted(other))}): is the disk sound?"
+        )
