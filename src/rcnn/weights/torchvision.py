@@ -1,4 +1,4 @@
-"""torchvision's `fasterrcnn_resnet50_fpn` and `maskrcnn_resnet50_fpn` (version 1, also with ResNet-101), both ways.
+"""torchvision's `fasterrcnn_`, `maskrcnn_` and `keypointrcnn_resnet50_fpn` (version 1, also ResNet-101), both ways.
 
 Theirs puts background first and gives it a box and a mask that nothing uses; ours puts it last, without either. Their
 COCO heads have 91 rows, one for each category id up to 90, of which ten were never used: K = 90 here, and those ten are
@@ -17,8 +17,15 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from rcnn.models import DetectorConfig, build_detector, model_config
-from rcnn.models.config import BoxHeadConfig, InputConfig, MaskHeadConfig, ResNetConfig, RPNConfig
-from rcnn.weights.converted import Converted, class_names, few, require_fit
+from rcnn.models.config import (
+    BoxHeadConfig,
+    InputConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    ResNetConfig,
+    RPNConfig,
+)
+from rcnn.weights.converted import Converted, class_names, few, require_fit, unnamed_keypoints
 
 PARTS = {  # ours -> theirs, where no number changes
     "backbone.stem.conv1.weight": "backbone.body.conv1.weight",
@@ -32,6 +39,7 @@ PARTS = {  # ours -> theirs, where no number changes
     "box_head.deltas.": "roi_heads.box_predictor.bbox_pred.",
     "mask_head.deconv.": "roi_heads.mask_predictor.conv5_mask.",
     "mask_head.logits.": "roi_heads.mask_predictor.mask_fcn_logits.",
+    "keypoint_head.logits.": "roi_heads.keypoint_predictor.kps_score_lowres.",
 }
 # names from before torchvision 0.13, which its published files keep -> those since
 OLD_NAMES = (
@@ -40,8 +48,12 @@ OLD_NAMES = (
     *((rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.(.+)", rf"roi_heads.mask_head.{i}.0.\1") for i in range(4)),
 )
 DEPTHS: dict[int, Literal[50, 101]] = {6: 50, 23: 101}  # blocks of layer3
-# these two were trained with a frozen norm that adds nothing to the variance: torchvision sets that when it loads them
-NO_EPS = ("fasterrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco")
+# these were trained with a frozen norm that adds nothing to the variance: torchvision sets that when it loads them
+NO_EPS = (
+    "fasterrcnn_resnet50_fpn_coco",
+    "maskrcnn_resnet50_fpn_coco",
+    "keypointrcnn_resnet50_fpn_coco-fc266e95",  # not the older file of that name
+)
 
 
 def is_torchvision(names: Collection[str]) -> bool:
@@ -66,11 +78,13 @@ def torchvision_name(name: str) -> str:
         return f"backbone.fpn.{'inner' if kind == 'lateral' else 'layer'}_blocks.{int(level) - 2}.0.{rest}"
     if found := re.fullmatch(r"mask_head\.features\.conv(\d)\.(.+)", name):
         return f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}"
+    if found := re.fullmatch(r"keypoint_head\.features\.conv(\d+)\.(.+)", name):
+        return f"roi_heads.keypoint_head.{2 * (int(found[1]) - 1)}.{found[2]}"  # a ReLU stands between
     raise ValueError(f"torchvision has no counterpart of our tensor {name!r}")
 
 
 def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted:
-    """torchvision's `state`; `source` names its file. ValueError for a network that is not one of the two.
+    """torchvision's `state`; `source` names its file. ValueError for a network that is not one of the three.
 
     The state holds no settings: those of torchvision's constructors are taken.
     """
@@ -88,7 +102,12 @@ def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted
         f"torchvision {config.name}, {len(ours)} tensors, {config.num_classes} classes; settings of torchvision's "
         f"constructor, norm eps {_eps(source):g}"
     )
-    return Converted(config=config, state=ours, classes=_classes(config.num_classes), report=report)
+    return Converted(
+        config=config,
+        state=ours,
+        classes=_classes(config.num_classes, persons=config.keypoint is not None and config.num_classes == 1),
+        report=report,
+    )
 
 
 def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
@@ -134,13 +153,13 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
             f"{source} looks like torchvision's, but is not fasterrcnn_resnet50_fpn or maskrcnn_resnet50_fpn: "
             f"{len(blocks)} blocks in layer3 (want 6, or 23), {few([n for n in state if '.box_head.' in n], 2)}"
         )
-    if keypoints := [name for name in state if name.startswith("roi_heads.keypoint_")]:
-        raise ValueError(f"{source} has a keypoint head ({keypoints[0]}), which this version does not convert")
     masks = any(name.startswith("roi_heads.mask_") for name in state)
+    keypoint = _keypoint(state)
+    kind = "keypoint" if keypoint is not None else "mask" if masks else "faster"
     depth = DEPTHS[len(blocks)]
     sizes = [(float(size),) for size in (32, 64, 128, 256, 512)]
     return replace(
-        model_config(f"{'mask' if masks else 'faster'}_rcnn_r{depth}_fpn"),
+        model_config(f"{kind}_rcnn_r{depth}_fpn"),
         num_classes=len(scores) - 1,
         input=InputConfig(resize="bilinear"),
         backbone=ResNetConfig(
@@ -159,14 +178,26 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         ),
         box=BoxHeadConfig(sampling_ratio=2, aligned=False, level_eps_inside=False, smooth_l1_beta=1 / 9, min_size=1e-2),
         mask=MaskHeadConfig(sampling_ratio=2, aligned=False, target="soft_bitmap") if masks else None,
+        keypoint=keypoint,
     )
+
+
+def _keypoint(state: Mapping[str, Tensor]) -> KeypointHeadConfig | None:
+    last = state.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")  # (512, J, 4, 4)
+    if last is None:
+        return None
+    convs = sum(re.fullmatch(r"roi_heads\.keypoint_head\.\d+\.weight", name) is not None for name in state)
+    config = KeypointHeadConfig(convs=convs, width=last.shape[0], sampling_ratio=2, aligned=False)
+    return unnamed_keypoints(config, last.shape[1])
 
 
 def _eps(source: str) -> float:
     return 0.0 if any(name in source for name in NO_EPS) else 1e-5
 
 
-def _classes(count: int) -> tuple[str, ...]:
+def _classes(count: int, persons: bool) -> tuple[str, ...]:
+    if persons:
+        return ("person",)
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     if count != len(names) - 1:
         return class_names(count)

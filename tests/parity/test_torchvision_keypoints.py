@@ -1,0 +1,155 @@
+"""torchvision's Keypoint R-CNN, same weights, random images: detections, keypoints, losses and gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet50
+from torchvision.models.detection import KeypointRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops import FrozenBatchNorm2d
+
+from rcnn.ops.keypoints import decode_keypoints
+from rcnn.structures import Targets
+from rcnn.weights.torchvision import from_torchvision, to_torchvision
+from tests.parity.test_torchvision_models import (
+    EXHAUSTIVE,
+    assert_same_detections,
+    batch_of,
+    images,
+    our_targets,
+    ours,
+    their_targets,
+)
+
+JOINTS = 17
+
+
+def peer(joints: int = JOINTS) -> nn.Module:
+    """torchvision's R50-FPN of persons, with heads whose scores differ from place to place."""
+    torch.manual_seed(0)
+    backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
+    model = KeypointRCNN(backbone, 2, num_keypoints=joints, min_size=160, max_size=240)
+    for name, buffer in model.named_buffers():
+        if name.endswith(("running_mean", "bias")):
+            buffer.normal_(std=0.1)
+        elif name.endswith("running_var"):
+            buffer.uniform_(0.7, 1.4)
+        elif "bn3.weight" in name:
+            buffer.fill_(0.25)  # the residual branch stays small, as in a trained network
+    for name, parameter in model.named_parameters():
+        if name.endswith("rpn.head.cls_logits.weight"):
+            nn.init.normal_(parameter, std=0.05)
+        elif name.endswith("cls_score.weight"):
+            nn.init.normal_(parameter, std=0.1)
+        elif name.endswith("box_predictor.bbox_pred.weight"):
+            nn.init.normal_(parameter, std=0.01)
+    return model
+
+
+def with_keypoints(theirs: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """All persons, with keypoints in and around their boxes, of which some are not given."""
+    generator = torch.Generator().manual_seed(3)
+    targets = []
+    for target in theirs:
+        boxes = target["boxes"]
+        spread = torch.rand(len(boxes), JOINTS, 2, generator=generator) * 1.2 - 0.1
+        points = boxes[:, None, :2] + spread * (boxes[:, 2:] - boxes[:, :2])[:, None]
+        seen = torch.randint(0, 3, (len(boxes), JOINTS, 1), generator=generator)
+        keypoints = torch.cat([points, seen], -1)
+        targets.append({"boxes": boxes, "labels": torch.ones_like(target["labels"]), "keypoints": keypoints})
+    return targets
+
+
+def our_keypoints(theirs: list[dict[str, Tensor]], plain: Targets) -> Targets:
+    keypoints = torch.zeros(*plain.valid.shape, JOINTS, 3)
+    for image, target in enumerate(theirs):
+        keypoints[image, : len(target["keypoints"])] = target["keypoints"]
+    return replace(plain, labels=torch.zeros_like(plain.labels), bitmaps=None, keypoints=keypoints)
+
+
+@pytest.mark.parametrize("joints", [17, 4])
+def test_state_dicts_go_both_ways(joints: int) -> None:
+    model = peer(joints)
+    detector = ours(model)
+    back = to_torchvision(detector.state_dict(), detector.config)
+    wanted = model.state_dict()
+    assert set(back) == set(wanted)
+    for name, value in wanted.items():
+        if name.startswith("roi_heads.box_predictor.bbox_pred"):
+            value = torch.cat([torch.zeros_like(value[:4]), value[4:]])  # of background: idle
+        assert torch.equal(back[name], value), name
+    model.load_state_dict(back)
+    converted = from_torchvision(wanted)
+    assert converted.classes == ("person",)
+    assert converted.config.keypoint is not None
+    assert len(converted.config.keypoint.names) == joints
+    assert (converted.config.keypoint.names[0] == "nose") == (joints == 17)
+
+
+def test_the_published_file_has_norms_without_eps() -> None:
+    state = peer().state_dict()
+    published = from_torchvision(state, "keypointrcnn_resnet50_fpn_coco-fc266e95.pth").config
+    older = from_torchvision(state, "keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
+    assert (published.backbone.norm_eps, older.backbone.norm_eps) == (0.0, 1e-5)
+
+
+@torch.no_grad()
+def test_detections_and_keypoints() -> None:
+    model = peer().eval()
+    detector = ours(model).eval()
+    batch, _ = batch_of(model)
+    transformed, _ = model.transform(images())
+    features = model.backbone(transformed.tensors)
+    proposals, _ = model.rpn(transformed, features)
+    results, _ = model.roi_heads(features, proposals, transformed.image_sizes)
+    detections = detector.predict(batch)
+    head = detector.keypoint_head
+    maps = head.maps(detector.features(batch), detections.boxes, detections.valid)
+    logits = decode_keypoints(maps, detections.boxes)[..., 2]
+    close, count = 0, 0
+    for i, result in enumerate(results):
+        assert_same_detections(detections, i, result)
+        real = detections.valid[i]
+        order = (detections.boxes[i][real][None] - result["boxes"][:, None]).abs().amax(-1).argmin(1)
+        points = detections.keypoints[i][real][order]
+        near = (points[..., :2] - result["keypoints"][..., :2]).abs().amax(-1) < 0.05
+        close, count = close + int(near.sum()), count + near.numel()
+        torch.testing.assert_close(logits[i][real][order], result["keypoints_scores"], atol=1e-3, rtol=1e-3)
+    assert count > 10 * JOINTS
+    assert close >= 0.99 * count  # between two peaks of one height rounding decides
+
+
+@pytest.mark.parametrize("counts", [(3, 5), (0, 4)], ids=["both", "one-empty"])
+def test_losses_and_gradients_with_exhaustive_sampling(counts: tuple[int, int]) -> None:
+    model = peer().train()
+    for sampler in (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
+        sampler.batch_size_per_image = EXHAUSTIVE
+    detector = ours(model, f"rpn.batch_size={EXHAUSTIVE}", f"box.batch_size={EXHAUSTIVE}").train()
+    batch, resized = batch_of(model)
+    plain = their_targets([tuple(image.shape[1:]) for image in resized], counts)
+    targets = with_keypoints(plain)
+
+    transformed, _ = model.transform(images())
+    features = model.backbone(transformed.tensors)
+    proposals, rpn_losses = model.rpn(transformed, features, targets)
+    _, head_losses = model.roi_heads(features, proposals, transformed.image_sizes, targets)
+    theirs = {**rpn_losses, **head_losses}
+    wanted = our_keypoints(targets, our_targets(plain, batch.pixels.shape[-2:]))
+    losses = detector.losses(batch, wanted, torch.tensor(0))
+    assert set(losses) == {"rpn_objectness", "rpn_box", "box_class", "box_delta", "keypoint"}
+    torch.testing.assert_close(losses["keypoint"], theirs["loss_keypoint"], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sum(losses.values()), sum(theirs.values()), rtol=1e-4, atol=1e-6)
+
+    torch.stack(list(losses.values())).sum().backward()
+    torch.stack(list(theirs.values())).sum().backward()
+    gradients = {name: p.grad for name, p in detector.named_parameters()}
+    back = to_torchvision({name: torch.zeros(()) if g is None else g for name, g in gradients.items()}, detector.config)
+    for name, parameter in model.named_parameters():
+        gradient = parameter.grad
+        assert gradient is not None, name
+        atol = 2e-3 * gradient.abs().max().item()
+        torch.testing.assert_close(back[name], gradient, rtol=1e-2, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
