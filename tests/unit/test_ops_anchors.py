@@ -8,7 +8,7 @@ import pytest
 import torch
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from rcnn.ops.anchors import cell_anchors, grid_anchors
+from rcnn.ops.anchors import cell_anchors, grid_anchors, legacy_cell_anchors, whole_cells
 
 RATIOS = (0.5, 1.0, 2.0)
 
@@ -52,3 +52,39 @@ def test_no_grid_and_one_cell() -> None:
     cell = cell_anchors((32,), (1.0,))
     assert grid_anchors(cell, (0, 4), 8).shape == (0, 4)
     assert grid_anchors(cell, (1, 1), 8).tolist() == [[-16.0, -16.0, 16.0, 16.0]]
+
+
+# Detectron's and MXNet FCIS's own tables: x1, y1, x2, y2 of the first and last pixel, ratios .5, 1, 2 of each size
+LEGACY_C4 = {
+    32: [(-15, -4, 30, 19), (-8, -8, 23, 23), (-3, -14, 18, 29)],
+    64: [(-38, -16, 53, 31), (-24, -24, 39, 39), (-14, -36, 29, 51)],
+    128: [(-84, -40, 99, 55), (-56, -56, 71, 71), (-36, -80, 51, 95)],
+    256: [(-176, -88, 191, 103), (-120, -120, 135, 135), (-80, -168, 95, 183)],
+    512: [(-360, -184, 375, 199), (-248, -248, 263, 263), (-168, -344, 183, 359)],
+}
+LEGACY_FPN = {
+    4: [(-22, -10, 25, 13), (-14, -14, 17, 17), (-10, -22, 13, 25)],
+    8: [(-40, -20, 47, 27), (-28, -28, 35, 35), (-20, -44, 27, 51)],
+    16: [(-84, -40, 99, 55), (-56, -56, 71, 71), (-36, -80, 51, 95)],
+    32: [(-164, -72, 195, 103), (-112, -112, 143, 143), (-76, -168, 107, 199)],
+    64: [(-332, -152, 395, 215), (-224, -224, 287, 287), (-148, -328, 211, 391)],
+}
+
+
+def test_legacy_anchors_are_those_of_the_tables() -> None:
+    last_pixel = torch.tensor([0.0, 0, 1, 1])
+    table = torch.tensor([box for boxes in LEGACY_C4.values() for box in boxes]).float()
+    assert torch.equal(legacy_cell_anchors(tuple(LEGACY_C4), (0.5, 1, 2), 16), table + last_pixel)
+    for stride, boxes in LEGACY_FPN.items():
+        found = legacy_cell_anchors((8.0 * stride,), (0.5, 1, 2), stride)
+        assert torch.equal(found, torch.tensor(boxes).float() + last_pixel)
+
+
+def test_whole_cells_end_inside_the_image() -> None:
+    sizes = torch.tensor([[33, 64], [15, 100]])
+    found = whole_cells((3, 5), (16, 16), sizes, 2 * 15)
+    for image, (height, width) in enumerate(sizes.tolist()):
+        wanted = [(y + 1) * 16 <= height and (x + 1) * 16 <= width for y in range(3) for x in range(5) for _ in (0, 1)]
+        assert found[image].tolist() == wanted
+    assert found[0].sum() == 2 * 2 * 4
+    assert not found[1].any()

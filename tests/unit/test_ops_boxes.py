@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torchvision
+from pycocotools import mask as mask_utils
 
-from rcnn.ops.boxes import box_area, box_iou, clip_boxes, is_nonempty
+from rcnn.ops.boxes import box_area, box_ioa, box_iou, clip_boxes, inside_image, is_nonempty, move_ends
 from tests.unit.random_boxes import random_boxes
 
 
@@ -69,3 +70,33 @@ def test_a_box_is_empty_unless_both_sides_are_longer_than_the_least() -> None:
     assert is_nonempty(boxes, 1.5).tolist() == [True, True, False, False, False]
     assert is_nonempty(boxes, -1.0).tolist() == [True, True, True, False, True]
     assert is_nonempty(boxes[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("straddle", [0.0, 4.0])
+def test_inside_image_equals_a_loop(straddle: float) -> None:
+    boxes = random_boxes(60, seed=5) - 8
+    sizes = torch.tensor([[60, 80], [100, 100]])
+    found = inside_image(boxes, sizes, straddle)
+    for image, (height, width) in enumerate(sizes.tolist()):
+        for box, inside in zip(boxes.tolist(), found[image].tolist(), strict=True):
+            x1, y1, x2, y2 = box
+            wanted = x1 >= -straddle and y1 >= -straddle and x2 <= width + straddle and y2 <= height + straddle
+            assert inside == wanted
+    assert found.any()
+    assert not found.all()
+
+
+def test_box_ioa_equals_pycocotools_overlap_with_crowds() -> None:
+    a, b = random_boxes(30, seed=6), random_boxes(7, seed=7)
+    a[0] = torch.tensor([5.0, 5, 5, 9])  # no area
+    sides = [torch.cat([c[:, :2], c[:, 2:] - c[:, :2]], 1).double().numpy() for c in (a, b)]
+    wanted = mask_utils.iou(sides[0], sides[1], [1] * len(b))  # of a crowd the union is the detection's own area
+    found = box_ioa(a, b)
+    assert found[0].eq(0).all()
+    torch.testing.assert_close(found[1:], torch.from_numpy(wanted).float()[1:], atol=1e-5, rtol=1e-5)
+
+
+def test_move_ends_by_one_number_or_one_an_image() -> None:
+    boxes = torch.tensor([[[[1.0, 2, 3, 4]]], [[[5, 6, 7, 8]]]])
+    assert move_ends(boxes, 1.0).flatten(1).tolist() == [[1, 2, 4, 5], [5, 6, 8, 9]]
+    assert move_ends(boxes, torch.tensor([1.0, -2.0])).flatten(1).tolist() == [[1, 2, 4, 5], [5, 6, 5, 6]]

@@ -1,0 +1,330 @@
+"""The region proposal network's choices, each against a loop over anchors or the paper's words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcnn.models.box_rules import BoxRules
+from rcnn.models.config import RPNConfig
+from rcnn.models.rpn import RPN
+from rcnn.ops.boxes import box_iou
+from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
+from rcnn.structures import Proposals, Targets
+from tests.unit import legacy_formulas as legacy
+
+SIZES = torch.tensor([[64, 80], [50, 61]])
+STRIDES = {"p3": 8, "p4": 16}
+SEED = torch.tensor(4)
+BASE = RPNConfig(sizes=((16,), (32,)), pre_nms=40, pre_nms_train=40, post_nms=15, post_nms_train=15, batch_size=64)
+ONES = (1.0, 1.0, 1.0, 1.0)
+
+
+def rpn(rules: BoxRules | None = None, strides: dict[str, int] | None = None, **settings: Any) -> RPN:
+    """A small RPN whose outputs are far from zero."""
+    torch.manual_seed(0)
+    network = RPN(
+        in_channels=6, strides=strides or STRIDES, config=replace(BASE, **settings), rules=rules or BoxRules()
+    )
+    for layer in (network.objectness, network.deltas):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+        torch.nn.init.normal_(layer.bias, std=0.3)
+    return network.eval()
+
+
+def maps(strides: dict[str, int] | None = None, height: int = 64, width: int = 80) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        name: torch.randn(2, 6, -(-height // stride), -(-width // stride), generator=generator)
+        for name, stride in (strides or STRIDES).items()
+    }
+
+
+def some_targets(crowds: Tensor | None = None) -> Targets:
+    boxes = torch.tensor(
+        [[[10.0, 12, 40, 40], [50, 5, 75, 60], [0, 0, 0, 0]], [[5, 5, 21, 20], [0, 0, 0, 0], [0, 0, 0, 0]]]
+    )
+    valid = torch.tensor([[True, True, False], [True, False, False]])
+    return Targets(boxes=boxes, labels=torch.zeros(2, 3).long(), valid=valid, crowds=crowds)
+
+
+def assert_same_proposals(a: Proposals, b: Proposals) -> None:
+    assert a.valid.any()
+    assert torch.equal(a.valid, b.valid)
+    torch.testing.assert_close(a.boxes, b.boxes)
+
+
+def test_the_hidden_layers_may_have_a_width_of_their_own() -> None:
+    network = rpn(width=10, convs=2)
+    assert [tuple(conv.weight.shape[:2]) for conv in network.convs] == [(10, 6), (10, 10)]
+    assert network.objectness.weight.shape[:2] == (3, 10)
+    assert network.predict(maps(), SIZES).valid.any()
+
+
+def as_softmax(network: RPN) -> RPN:
+    """The same network with two logits for each anchor, whose difference is the one it had."""
+    twin = rpn(classifier="softmax")
+    shift = torch.randn_like(network.objectness.weight)
+    with torch.no_grad():
+        twin.convs.load_state_dict(network.convs.state_dict())
+        twin.deltas.load_state_dict(network.deltas.state_dict())
+        twin.objectness.weight[0::2], twin.objectness.weight[1::2] = shift, network.objectness.weight + shift
+        twin.objectness.bias[0::2], twin.objectness.bias[1::2] = 0.3, network.objectness.bias + 0.3
+    return twin
+
+
+def test_softmax_of_two_logits_is_the_sigmoid_of_their_difference() -> None:
+    one = rpn()
+    two = as_softmax(one)
+    features = maps()
+    assert_same_proposals(two.predict(features, SIZES), one.predict(features, SIZES))
+    _, wanted = one.losses(features, SIZES, some_targets(), SEED)
+    _, found = two.losses(features, SIZES, some_targets(), SEED)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_softmax_loss_is_the_cross_entropy_of_background_and_object() -> None:
+    network = rpn(classifier="softmax", normalizer="sampled", batch_size=10**4, positive_fraction=0.5)
+    features, targets = maps(), some_targets()
+    _, losses = network.losses(features, SIZES, targets, SEED)
+    total, count = 0.0, 0
+    labels = network.label(torch.cat([level.anchors for level in network.head(features)]), SIZES, targets)[1]
+    pairs = [
+        network.objectness(network.convs(features[name])).permute(0, 2, 3, 1).reshape(2, -1, 2) for name in STRIDES
+    ]
+    for image in range(2):
+        for pair, label in zip(torch.cat(pairs, 1)[image], labels[image], strict=True):
+            if label >= 0:
+                total += F.cross_entropy(pair, label).item()
+                count += 1
+    assert {-1, 0, 1} <= set(labels.flatten().tolist())
+    np.testing.assert_allclose(losses["rpn_objectness"].item(), total / count, rtol=1e-5)
+
+
+def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
+    network = rpn(classifier="softmax", ranking="object_logit", nms_iou=1.0)
+    features = maps()
+    proposals = network.predict(features, SIZES)
+    logits = [network.objectness(network.convs(features[n])).permute(0, 2, 3, 1).reshape(2, -1, 2) for n in STRIDES]
+    wanted = torch.cat([logit[..., 1].topk(40 if logit.shape[1] > 40 else logit.shape[1])[0] for logit in logits], 1)
+    for image in range(2):
+        found = proposals.scores[image][proposals.valid[image]]
+        assert set(found.tolist()) <= set(wanted[image].tolist())
+    plain = rpn(classifier="softmax", nms_iou=1.0).predict(features, SIZES)
+    assert not torch.equal(plain.boxes, proposals.boxes)
+
+
+def test_anchors_may_stand_half_a_stride_off() -> None:
+    [plain, shifted] = [network.head(maps()) for network in (rpn(), rpn(anchor_offset=0.5))]
+    for level, other, stride in zip(plain, shifted, STRIDES.values(), strict=True):
+        torch.testing.assert_close(other.anchors, level.anchors + stride / 2)
+
+
+def label_slowly(
+    anchors: Tensor, boxes: Tensor, size: Tensor, straddle: float, overruled: bool, crowds: Tensor, ioa: float
+) -> list[int]:
+    """Detectron's and tensorpack's rules for one image, anchor by anchor."""
+    inside = []
+    for x1, y1, x2, y2 in anchors.tolist():
+        within = x1 >= -straddle and y1 >= -straddle and x2 <= size[1] + straddle and y2 <= size[0] + straddle
+        inside.append(straddle < 0 or bool(within))
+    iou = box_iou(boxes, anchors)
+    labels = []
+    for i in range(len(anchors)):
+        best = float(iou[:, i].max()) if len(boxes) else 0.0
+        forced = any(iou[g, i] == max(iou[g, k] for k in range(len(anchors)) if inside[k]) for g in range(len(boxes)))
+        label = 1 if best >= 0.7 or forced else 0 if best < 0.3 else -1
+        if overruled and best < 0.3:
+            label = 0
+        x1, y1, x2, y2 = anchors[i].tolist()
+        for c1, d1, c2, d2 in crowds.tolist():
+            part = max(0.0, min(x2, c2) - max(x1, c1)) * max(0.0, min(y2, d2) - max(y1, d1))
+            if part / ((x2 - x1) * (y2 - y1)) > ioa:
+                label = -1
+        labels.append(label if inside[i] else -1)
+    return labels
+
+
+@pytest.mark.parametrize("straddle", [-1.0, 0.0, 5.0])
+@pytest.mark.parametrize("low_quality", ["kept", "overruled"])
+@pytest.mark.parametrize("crowd_ioa", [2.0, 0.6])
+def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd_ioa: float) -> None:
+    crowds = torch.tensor([[[40.0, 20, 80, 64], [0, 0, 20, 20]], [[0, 0, 0, 0], [0, 0, 0, 0]]])
+    targets = some_targets(crowds)
+    targets = replace(targets, boxes=targets.boxes.clone())
+    targets.boxes[0, 2], targets.valid[0, 2] = torch.tensor([30.0, 50, 33, 53]), True  # its best anchor has IoU < .3
+    network = rpn(straddle=straddle, low_quality=low_quality, crowd_ioa=crowd_ioa)
+    anchors = torch.cat([level.anchors for level in network.head(maps())])
+    _, labels = network.label(anchors, SIZES, targets)
+    for image in range(2):
+        boxes = targets.boxes[image][targets.valid[image]]
+        overruled = low_quality == "overruled"
+        wanted = label_slowly(anchors, boxes, SIZES[image], straddle, overruled, crowds[image], crowd_ioa)
+        assert labels[image].tolist() == wanted
+    assert (labels == 1).any()
+
+
+def test_crowds_that_are_wanted_and_absent_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"crowd_ioa=0.6 needs Targets.crowds"):
+        rpn(crowd_ioa=0.6).losses(maps(), SIZES, some_targets(), SEED)
+
+
+def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: Any) -> list[np.ndarray]:
+    """Decode, cut, drop small ones, NMS: one anchor after the other, in inclusive boxes; all levels as one."""
+    found = []
+    levels = network.head(maps())
+    for image in range(2):
+        anchors = np.concatenate([level.anchors.numpy() - np.array([0, 0, 1, 1]) for level in levels])
+        deltas = torch.cat([level.deltas[image] for level in levels]).detach().numpy()
+        scores = torch.cat([level.logits[image] for level in levels]).detach().numpy()
+        order = np.argsort(-scores, kind="stable")[: network.config.pre_nms]
+        boxes = [clip(decode(anchors[i], deltas[i]), *sizes[image].tolist()) for i in order]
+        keep = [i for i, box in enumerate(boxes) if min(box[2] - box[0], box[3] - box[1]) + 1 >= drop]
+        left = legacy.suppress(np.stack([boxes[i] for i in keep]), scores[order][keep], network.config.nms_iou)
+        found.append(np.stack([boxes[keep[i]] for i in left])[: network.config.post_nms])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "decode"),
+    [
+        ("inclusive", legacy.decode_detectron),
+        ("inclusive", legacy.decode_fcis),
+        ("inclusive_loose", legacy.decode_loose),
+    ],
+)
+@torch.no_grad()
+def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> None:
+    """Also: all levels in one NMS, small ones dropped, no limit to the scale where the system has none."""
+    most = MAX_LOG_SCALE if decode is legacy.decode_detectron else 100.0
+    network = rpn(BoxRules(kind), legacy_anchors=True, proposals="joint", pre_nms=60, min_size=9.0, max_log_scale=most)
+    proposals = network.predict(maps(), SIZES)
+    wanted = propose_slowly(network, SIZES, 9.0, decode, legacy.clip)
+    for image in range(2):
+        found = network.rules.raw(proposals.boxes[image][proposals.valid[image]][None])[0]
+        assert len(wanted[image]) > 5
+        np.testing.assert_allclose(found, wanted[image], atol=2e-3)
+
+
+@torch.no_grad()
+def test_levels_have_an_nms_of_their_own_unless_joint() -> None:
+    features = maps()
+    many = {"post_nms": 500, "pre_nms": 500}
+    apart, joint = rpn(**many), rpn(**many, proposals="joint")
+    alone = [rpn(strides={"p3": 8}, sizes=((16,),), **many), rpn(strides={"p4": 16}, sizes=((32,),), **many)]
+    for network in alone:
+        network.load_state_dict(apart.state_dict())
+    counts = [network.predict(features, SIZES).valid.sum(1) for network in alone]
+    assert torch.equal(apart.predict(features, SIZES).valid.sum(1), counts[0] + counts[1])
+    assert (joint.predict(features, SIZES).valid.sum(1) < counts[0] + counts[1]).all()
+
+
+@torch.no_grad()
+def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
+    features, scales = maps(), torch.tensor([2.0, 0.5])
+    found = rpn(min_size=12.0, min_size_original=True, post_nms=200).predict(features, SIZES, scales)
+    for image, least in enumerate((24.0, 6.0)):
+        alone = rpn(min_size=least, post_nms=200).predict(features, SIZES)
+        assert torch.equal(found.valid[image], alone.valid[image])
+        torch.testing.assert_close(found.boxes[image], alone.boxes[image])
+    assert found.valid.sum(1)[0] < found.valid.sum(1)[1]
+
+
+@torch.no_grad()
+def test_proposals_of_whole_cells_only() -> None:
+    network = rpn(whole_cells=True, nms_iou=1.0, post_nms=500, pre_nms=500, min_size=-1e9)
+    proposals = network.predict(maps(), SIZES)
+    counts = [sum(3 * (h // stride) * (w // stride) for stride in STRIDES.values()) for h, w in SIZES.tolist()]
+    assert proposals.valid.sum(1).tolist() == counts
+
+
+@pytest.mark.parametrize("most", [MAX_LOG_SCALE, 100.0])
+@torch.no_grad()
+def test_scales_are_cut_where_the_config_says(most: float) -> None:
+    network = rpn(max_log_scale=most, nms_iou=1.0)
+    network.deltas.bias.fill_(4.3)
+    level = network.head(maps())[0]
+    box = decode_deltas(level.deltas, level.anchors, ONES, most)
+    unlimited = level.deltas[..., 2].exp() * (level.anchors[:, 2] - level.anchors[:, 0])
+    widths = box[..., 2] - box[..., 0]
+    assert torch.allclose(widths, unlimited, rtol=1e-4) == (most == 100.0)
+
+
+@pytest.mark.parametrize("normalizer", ["batch_size", "sampled", "sampled_objectness"])
+@pytest.mark.parametrize("beta", [0.0, 1 / 9])
+def test_losses_are_divided_as_each_system_does(normalizer: str, beta: float) -> None:
+    network = rpn(normalizer=normalizer, smooth_l1_beta=beta, batch_size=10**4, positive_fraction=0.5)
+    features, targets = maps(), some_targets()
+    _, losses = network.losses(features, SIZES, targets, SEED)
+    levels = network.head(features)
+    anchors = torch.cat([level.anchors for level in levels])
+    matched, labels = network.label(anchors, SIZES, targets)
+    scores, boxes, sampled = 0.0, 0.0, 0
+    for image in range(2):
+        logits = torch.cat([level.logits[image] for level in levels])
+        deltas = torch.cat([level.deltas[image] for level in levels])
+        for i, label in enumerate(labels[image].tolist()):
+            if label < 0:
+                continue
+            sampled += 1
+            scores += F.binary_cross_entropy_with_logits(logits[i], torch.tensor(float(label))).item()
+            if label:
+                wanted = encode_deltas(targets.boxes[image, matched[image, i]], anchors[i], ONES)
+                boxes += F.smooth_l1_loss(deltas[i], wanted, reduction="sum", beta=beta).item()
+    constant = 2 * 10**4
+    by = {"batch_size": (constant, constant), "sampled": (sampled, sampled)}
+    divisors = by.get(normalizer, (sampled, constant))
+    np.testing.assert_allclose(losses["rpn_objectness"].item(), scores / divisors[0], rtol=1e-4)
+    np.testing.assert_allclose(losses["rpn_box"].item(), boxes / divisors[1], rtol=1e-4)
+    assert boxes > 0
+
+
+CHOICES: list[dict[str, Any]] = [
+    {"width": 8, "classifier": "softmax", "normalizer": "sampled"},
+    {"classifier": "softmax", "ranking": "object_logit", "anchor_offset": 0.5, "max_log_scale": 100.0},
+    {"legacy_anchors": True, "straddle": 0.0, "low_quality": "overruled", "normalizer": "sampled_objectness"},
+    {"proposals": "joint", "crowd_ioa": 0.7, "min_size": 3.0, "min_size_original": True, "whole_cells": True},
+]
+
+
+@pytest.mark.parametrize("kind", ["half_open", "inclusive", "inclusive_loose"])
+@pytest.mark.parametrize("settings", CHOICES, ids=lambda s: "-".join(s))
+def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: dict[str, Any], kind: Any) -> None:
+    torch._dynamo.reset()
+    network = rpn(BoxRules(kind), **settings)
+    features, scales = maps(), torch.tensor([1.5, 0.7])
+    targets = some_targets(torch.tensor([[[40.0, 20, 80, 64]], [[0, 0, 0, 0]]]))
+
+    def both(x: dict[str, Tensor], sizes: Tensor, scales: Tensor) -> tuple[Proposals, dict[str, Tensor]]:
+        return network.losses(x, sizes, targets, SEED, scales)
+
+    wanted, losses = both(features, SIZES, scales)
+    found, compiled = torch.compile(both, fullgraph=True, backend="aot_eager")(features, SIZES, scales)
+    assert_same_proposals(found, wanted)
+    torch.testing.assert_close(compiled, losses)
+    for image in range(2):
+        one = slice(image, image + 1)
+        alone = network.predict({name: x[one] for name, x in features.items()}, SIZES[one], scales[one])
+        assert torch.equal(alone.valid[0], wanted.valid[image])
+        torch.testing.assert_close(alone.boxes[0], wanted.boxes[image], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sizes": ((16,),)}, "1 levels"),
+        ({"sizes": ((16,), (32, 64))}, "as many on each level"),
+        ({"legacy_anchors": True, "anchor_offset": 0.5}, "own rounding and centres"),
+        ({"ranking": "object_logit"}, "needs rpn.classifier=softmax"),
+        ({"head": "fbnet", "width": 8}, "fbnet has its own"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rpn(**settings)
