@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from rcnn.models import build_detector, model_config
 from rcnn.models.backbones.resnet import ResNet, build_stage
 from rcnn.models.config import FPNConfig, Norm, ResNetConfig
 from rcnn.models.fpn import FPN
@@ -108,6 +109,16 @@ def test_a_dilated_last_stage_equals_torchvisions_but_in_its_first_block() -> No
     assert mine.strides == {"c2": 4, "c3": 8, "c4": 16, "c5": 16}
     assert found["c5"].shape[2:] == found["c4"].shape[2:]
     torch.testing.assert_close(found["c5"], wanted[-1], atol=1e-4, rtol=1e-4)
+
+
+def test_a_dilated_last_stage_is_one_map_without_a_pyramid() -> None:
+    config = model_config("mask_rcnn_r50_dc5")
+    backbone = replace(TINY, res5_dilation=2)
+    detector = build_detector(replace(config, backbone=backbone, box=replace(config.box, fc_width=8)))
+    assert detector.rpn.strides == detector.box_head.strides == detector.mask_head.strides == {"c5": 16}
+    for change in ({"res5_dilation": 2}, {"res5_stride": 1}):
+        with pytest.raises(ValueError, match="res5 keeps the stride of res4"):
+            build_detector(replace(model_config("faster_rcnn_r50_fpn"), backbone=replace(TINY, **change)))
 
 
 @torch.no_grad()
