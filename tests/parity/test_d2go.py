@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
 from rcnn.models import Detector, build_detector
@@ -100,6 +101,9 @@ class Reference:
             pooled = roi_align(x, [found["boxes"]], 14, 1 / 16, 0, aligned=True)
             masks = self.run("roi_heads.mask_head", pooled).sigmoid()
             found["masks"] = masks[torch.arange(len(masks)), found["labels"]]
+        if "roi_heads.keypoint_head.predictor.kps_score_lowres.pwl.conv" in self.meta:
+            pooled = roi_align(x, [found["boxes"]], 14, 1 / 16, 0, aligned=True)
+            found["keypoints"] = heatmaps_to_keypoints(self.run("roi_heads.keypoint_head", pooled), found["boxes"])[0]
         return found
 
 
@@ -141,6 +145,10 @@ def test_detections_equal_those_of_the_files_own_layers(shared: Path, photos: li
         if "masks" in wanted:
             assert ours.masks is not None
             np.testing.assert_allclose(ours.masks[order], wanted["masks"], atol=1e-3)
+        if "keypoints" in wanted:
+            assert ours.keypoints is not None
+            off = np.abs(ours.keypoints[order][..., :2] - wanted["keypoints"][..., :2].numpy() * scale[:2]).max(-1)
+            assert (off < 0.1).mean() >= 0.99  # between two peaks of one height rounding decides
         found += len(order)
     assert found > 15
 
@@ -157,10 +165,11 @@ def test_a_converted_checkpoint_predicts_without_anything_else(
     assert len(ours) > 3
 
 
-def test_the_keypoint_head_is_left_behind_and_said_so(shared: Path) -> None:
+def test_the_keypoint_detector_is_of_persons(shared: Path) -> None:
     given = convert(weights(shared, "keypoint"))
     assert given.classes == ("person",)
-    assert "its keypoint head (36 tensors) is left behind: boxes alone" in given.report
+    assert given.config.name == "keypoint_rcnn_fbnetv3a_c4"
+    assert given.config.keypoint.names[16] == "right_ankle"
     assert given.config.input.pixel_std == (57.375, 57.12, 58.395)
     assert convert(weights(shared, "mask")).classes[79] == "toothbrush"
 
