@@ -145,7 +145,7 @@ def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
     frozen = tuple(stages[: trunk.frozen_stages])
     theirs = {}
     for name, value in state.items():
-        if name.endswith("num_batches_tracked") and name.startswith(frozen):
+        if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
             continue  # batch norm of frozen stages is another class there, without a step counter
         if name.endswith("running_var") and name.startswith(("backbone.", "box_head.features.res5.")):
             value = with_eps(value, trunk.norm_eps)
@@ -177,12 +177,13 @@ def _with_statistics(ours: dict[str, Tensor], config: DetectorConfig) -> tuple[d
         wanted = build_detector(config).state_dict()
     counters = {name for name in ours if name.endswith("num_batches_tracked") and name not in wanted}
     ours = {name: value for name, value in ours.items() if name not in counters}
+    first_version = not any(name.endswith("running_mean") for name in ours)
     for name, value in wanted.items():
         norm, _, field = name.rpartition(".")
         if name in ours or f"{norm}.weight" not in ours:
             continue
         if field == "num_batches_tracked":
             ours[name] = torch.zeros((), dtype=torch.int64)
-        elif field in ("running_mean", "running_var") and not any(key.endswith(field) for key in ours):
+        elif field in ("running_mean", "running_var") and first_version:
             ours[name] = torch.full(value.shape, float(field == "running_var"))
     return ours, counters

@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from rcnn.weights.detectron2_zoo import base_settings
+
 # what we read, and the value Detectron2 0.6 takes where a file does not say (its config/defaults.py)
 DEFAULTS: dict[str, Any] = {
     "INPUT.FORMAT": "BGR",
@@ -159,6 +161,9 @@ def read_settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("_BASE_", None)
     if base is not None:
         file = path.parent / str(base)
+        known = None if file.exists() else base_settings(str(base))
+        if known is not None:
+            return dict(known) | flat(content)
         if not file.exists():
             raise FileNotFoundError(
                 f"{path} builds on {base}, and {file} does not exist: put it there, or give the whole config.yaml that "

@@ -155,13 +155,20 @@ def _all() -> dict[str, Settings]:
 
 
 ZOO = _all()
+# what other files build on
+BASES: dict[str, Settings] = {
+    "Base-RCNN-FPN": FPN,
+    "Base-RCNN-C4": C4,
+    "Base-RCNN-DilatedC5": DC5,
+    "Base-Keypoint-RCNN-FPN": FPN | KEYPOINT,
+}
 # entries of the zoo that are not of our family, or not in our parts: (beginning or part of the name, why)
 REFUSED = (
     ("COCO-PanopticSegmentation/", "a panoptic network, whose stuff head we do not have"),
     ("Misc/panoptic", "a panoptic network, whose stuff head we do not have"),
     ("Misc/semantic", "semantic segmentation, and no R-CNN"),
     ("retinanet", "a one-stage detector, and no R-CNN"),
-    ("fast_rcnn_R", "Fast R-CNN on proposals from a file; here an RPN does that"),
+    ("/fast_rcnn_R", "Fast R-CNN on proposals from a file; here an RPN does that"),
     ("dconv", "a network with deformable convolutions, which we do not have"),
 )
 
@@ -169,8 +176,17 @@ REFUSED = (
 def is_zoo_name(config: str | Path) -> bool:
     """Whether `config` is no file at hand but looks like the name of one of Detectron2's zoo."""
     name = _plain(config)
-    return not Path(config).exists() and (name in ZOO or name.split("/")[0] in {key.split("/")[0] for key in ZOO} or
-                                          any(part in name for part, _ in REFUSED))  # fmt: skip
+    folders = {key.split("/")[0] for key in ZOO}
+    return not Path(config).exists() and bool(
+        _entry(name) or name.split("/")[0] in folders or any(part in f"/{name}" for part, _ in REFUSED)
+    )
+
+
+def base_settings(base: str) -> Settings | None:
+    """What a file of the zoo builds on, by the name in its `_BASE_`; None where that is none of the zoo's."""
+    name = _plain(base).rpartition("/")[2]
+    entry = _entry(name)
+    return BASES.get(name, ZOO[entry] if entry else None)
 
 
 def zoo_settings(config: str) -> Settings:
@@ -179,10 +195,10 @@ def zoo_settings(config: str) -> Settings:
     Raises ValueError that says why one is not to be had, or names the nearest.
     """
     name = _plain(config)
-    if name in ZOO:
-        return dict(ZOO[name])
+    if entry := _entry(name):
+        return dict(ZOO[entry])
     for part, why in REFUSED:
-        if name.startswith(part) or (not part.endswith("/") and part in name.rpartition("/")[2]):
+        if part in f"/{name}":
             raise ValueError(f"{config} of Detectron2's zoo is {why}")
     close = difflib.get_close_matches(name, ZOO, n=3) or sorted(ZOO)[:3]
     raise ValueError(
@@ -190,6 +206,13 @@ def zoo_settings(config: str) -> Settings:
     )
 
 
+def _entry(name: str) -> str:
+    """The entry of the zoo that is called so, its folder left out or not; of several, COCO's. Empty: none."""
+    found = [entry for entry in ZOO if name in (entry, entry.rpartition("/")[2])]
+    return next((entry for entry in found if entry == name or entry.startswith("COCO-")), found[0] if found else "")
+
+
 def _plain(config: str | Path) -> str:
-    """The name without `configs/` before it and `.yaml` after it."""
-    return str(config).replace("\\", "/").removeprefix("configs/").removesuffix(".yaml").removesuffix(".yml")
+    """The name without what comes before its folder (`configs/`) and without `.yaml` after it."""
+    name = str(config).replace("\\", "/").removesuffix(".yaml").removesuffix(".yml")
+    return name.rpartition("configs/")[2]
