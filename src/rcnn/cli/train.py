@@ -24,6 +24,9 @@ def train(
     val_split: Annotated[
         str, typer.Option(help="Split to evaluate on; found by its name (val...); `none`: no evaluation.")
     ] = "",
+    weights: Annotated[
+        str, typer.Option(help="Folder that `rcnn convert` made of ImageNet weights: the backbone begins so.")
+    ] = "",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
     ] = False,
@@ -38,7 +41,15 @@ def train(
     from rcnn.training.run import run_training
 
     outcome = run_training(
-        model, data, output, overrides or [], splits=(split, val_split), resume=resume, device=device, say=typer.echo
+        model,
+        data,
+        output,
+        overrides or [],
+        splits=(split, val_split),
+        resume=resume,
+        device=device,
+        weights=weights,
+        say=typer.echo,
     )
     typer.echo(f"{'finished' if outcome.finished else 'stopped'} after {outcome.step} steps; the run is in {output}")
     if outcome.best is not None:

@@ -30,6 +30,7 @@ from rcnn.training.evaluate import evaluate_dataset, measured_kinds
 from rcnn.training.keypoints import describe_keypoints, keypoints_of
 from rcnn.training.log import read_log
 from rcnn.training.settings import FINE_TUNING, TrainConfig, split_overrides
+from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 
 Say = Callable[[str], object]
@@ -39,7 +40,8 @@ NO_SPLIT = "none"  # the split to evaluate on, where nothing is to be evaluated
 
 FROZEN_AND_RANDOM = (
     "warning: the weights are random and the backbone's norms frozen, as trained weights want them. `rcnn convert` "
-    "makes a checkpoint of torchvision's or Detectron2's weights to start from; from nothing, train with "
+    "makes a checkpoint to start from of torchvision's or Detectron2's weights, and a backbone for --weights of "
+    "ImageNet's; from nothing, train with "
     "backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) train.optimizer=adamw train.lr=0.002"
 )
 
@@ -59,7 +61,10 @@ def starting_config(model: str) -> DetectorConfig:
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist: wanted a checkpoint folder, or a name from `rcnn models list`")
         return model_config(model)
-    return load_checkpoint(model).config
+    checkpoint = load_checkpoint(model)
+    if checkpoint.kind == "backbone":
+        raise ValueError(f"{model} holds a backbone alone: give a model by name, and --weights {model}")
+    return checkpoint.config
 
 
 def starting_recipe(model: str) -> TrainConfig:
@@ -77,9 +82,10 @@ def run_training(
     splits: tuple[str, str] = ("", ""),
     resume: bool = False,
     device: str = "auto",
+    weights: str = "",
     say: Say = print,
 ) -> Outcome:
-    """Train `model` (a name, or a checkpoint folder) on `data`.
+    """Train `model` (a name, or a checkpoint folder) on `data`; a named model's backbone begins as that in `weights`.
 
     `output` gets config.json, log.jsonl, curve.html, last/ and best/. `overrides` are KEY=VALUE words, of the model and
     of training. A run that is resumed keeps its own settings, on which `overrides` may improve (train.steps=2000).
@@ -111,18 +117,26 @@ def run_training(
     if config.num_classes != len(dataset.classes):
         raise ValueError(f"num_classes={config.num_classes}, but {data} has {len(dataset.classes)}: leave it out")
     require_measured(settings.best, config)
+    if weights and model not in MODELS:
+        raise ValueError(f"--weights {weights}: {model} has weights of its own; give a model by name, or leave it out")
+    backbone = load_checkpoint(weights) if weights and before is None else None
+    if backbone is not None:
+        config = adopt_backbone(config, backbone, weights, model_words)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         detector = build_detector(config)
     if before is None and model not in MODELS:
         say(transfer(detector, load_checkpoint(model), dataset.classes))
+    elif backbone is not None:
+        say(load_backbone(detector, backbone, weights))
     elif before is None and getattr(config.backbone, "norm", "") == "frozen_bn":
         say(FROZEN_AND_RANDOM)
     detector.to(choose_device(device))
 
     started_from = model if before is None else before["started_from"]
     about = {"started_from": started_from, "data": str(data), "splits": [learn, check]}
+    about |= {"weights": weights} if weights else {}
     recorded = {"model": config_to_dict(config), "train": config_to_dict(settings)} | about
     output.mkdir(parents=True, exist_ok=True)
     write_json(record, recorded | {"classes": list(dataset.classes)})

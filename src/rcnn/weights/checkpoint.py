@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.weights.differences import different_layers, different_tensors
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -159,7 +160,9 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     """Put `state` into `detector`; a ValueError names `source` and the tensors missing, unknown or misshapen."""
     wanted = detector.state_dict()
     if problems := _differences(wanted, state):
-        raise ValueError(f"{source} does not fit the detector of its config: {'; '.join(problems)}")
+        why = different_tensors(wanted, state)
+        words = f"{'; '.join(why)}. " if why else ""
+        raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {'; '.join(problems)}")
     detector.load_state_dict(dict(state))
 
 
@@ -202,9 +205,10 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         f"{name} (not in the detector)" for name in given if name not in state and name.split(".")[0] not in dropped
     ]
     if problems:
+        why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
         raise ValueError(
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {_few(problems)}; leave out the settings that change its layers"
+            f"differently: {'; '.join([*why, _few(problems)])}; leave out the settings that change its layers"
         )
     new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"

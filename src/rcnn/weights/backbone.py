@@ -1,0 +1,142 @@
+"""A detector's backbone from a checkpoint: the input it was trained with comes along, the heads begin anew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rcnn.models import Detector, DetectorConfig
+from rcnn.models.config import ResNetConfig
+from rcnn.weights.checkpoint import Checkpoint
+from rcnn.weights.converted import few
+
+# what weights were trained with, and no shape shows: taken over from the checkpoint
+CARRIED = (
+    "input.channel_order", "input.pixel_mean", "input.pixel_std", "backbone.stride_in_1x1", "backbone.stem_pool",
+    "backbone.padding", "backbone.norm_eps",
+)  # fmt: skip
+# what the weights' shapes depend on: the model has to have it
+SHAPED = ("backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group")
+
+
+def adopt_backbone(
+    config: DetectorConfig, checkpoint: Checkpoint, source: str, given: Sequence[str] = ()
+) -> DetectorConfig:
+    """`config` with the colours, strides and borders that the backbone in `checkpoint` was trained with.
+
+    `given` are the user's own KEY=VALUE words, which are in `config` already. Raises ValueError, with the cure, where
+    the two backbones are built differently or the user's words contradict the weights.
+    """
+    theirs = checkpoint.config
+    if not isinstance(config.backbone, ResNetConfig) or not isinstance(theirs.backbone, ResNetConfig):
+        raise ValueError(
+            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} one of kind {config.backbone.kind}"
+            ": --weights takes ResNets to ResNets"
+        )
+    if differ := [key for key in SHAPED if _get(config, key) != _get(theirs, key)]:
+        cure = " ".join(f"{key}={_text(_get(theirs, key))}" for key in differ)
+        raise ValueError(f"{source} has another ResNet than {config.name}: add {cure}, or take other weights")
+    _require_norms(config.backbone, theirs.backbone, checkpoint, source)
+    words = dict(word.split("=", 1) for word in given if "=" in word)
+    for key in CARRIED:
+        ours, want = _get(config, key), _get(theirs, key)
+        if key in words and ours != want:
+            raise ValueError(
+                f"{key}={words[key]}, but {source} was trained with {_text(want)}, and means nothing otherwise: leave "
+                f"{key} out, or give {key}={_text(want)}"
+            )
+        config = _set(config, key, want)
+    return config
+
+
+def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> str:
+    """Copy the backbone of `checkpoint` into `detector`; a line that accounts for every tensor.
+
+    A detector whose head has the ResNet's last stage (C4) takes it from there. Raises ValueError that names the tensors
+    where one of the detector's backbone is missing or has another shape.
+    """
+    state = detector.state_dict()
+    wanted: dict[str, str] = {}  # ours -> the checkpoint's
+    for name in state:
+        part, within, rest = name.partition(".features.res5.")
+        if name.startswith("backbone."):
+            wanted[name] = name
+        elif within and part in ("box_head", "mask_head"):
+            wanted[name] = f"backbone.res5.{rest}"
+    counters = [name for name in wanted if name.endswith("num_batches_tracked")]
+    copied = {name: their for name, their in wanted.items() if name not in counters}
+    missing = [their for their in copied.values() if their not in checkpoint.state]
+    other = [
+        f"{name} {tuple(checkpoint.state[their].shape)} (want {tuple(state[name].shape)})"
+        for name, their in copied.items()
+        if their in checkpoint.state and checkpoint.state[their].shape != state[name].shape
+    ]
+    if missing or other:
+        problems = [f"{word}: {few(names)}" for word, names in (("missing", missing), ("other shapes", other)) if names]
+        raise ValueError(f"{source} does not fit the backbone of {detector.config.name}: {'; '.join(problems)}")
+    with torch.no_grad():
+        for name, their in copied.items():
+            state[name].copy_(checkpoint.state[their])
+    used = set(copied.values())
+    unused = sorted({_part(name) for name in checkpoint.state if name not in used and not _counter(name)})
+    fresh = sorted({name.split(".")[0] for name in state if name not in wanted})
+    line = f"backbone: {len(copied)} tensors from {source}; new: {', '.join(fresh)}"
+    return line + (f"; left behind: {', '.join(unused)}" if unused else "")
+
+
+def _require_norms(ours: ResNetConfig, theirs: ResNetConfig, checkpoint: Checkpoint, source: str) -> None:
+    if ours.norm == theirs.norm:
+        return
+    batch = ("frozen_bn", "bn", "sync_bn")
+    if ours.norm not in batch or theirs.norm not in batch:
+        raise ValueError(
+            f"{source} has {_words(theirs.norm)}, the model {_words(ours.norm)}, whose numbers mean something else: "
+            f"add backbone.norm={theirs.norm}, or take weights that were trained with {_words(ours.norm)}"
+        )
+    if theirs.norm == "frozen_bn" and _folded(checkpoint.state):
+        raise ValueError(
+            f"{source} has its norms' statistics worked into scale and shift (as Caffe's files do): they cannot "
+            f"be trained as batch norm again: leave backbone.norm={ours.norm} out, or take torchvision's weights"
+        )
+
+
+def _folded(state: dict[str, Tensor]) -> bool:
+    """Whether all norms have mean 0 and one variance, as they never have when they were seen in training."""
+    means = [value for name, value in state.items() if name.endswith("norm.running_mean")]
+    variances = [value for name, value in state.items() if name.endswith("norm.running_var")]
+    return bool(means) and all(not value.any() for value in means) and all(v.std() < 1e-6 for v in variances)
+
+
+def _words(norm: str) -> str:
+    return {"gn": "group norm", "none": "no norms", "frozen_bn": "frozen batch norm"}.get(norm, "batch norm")
+
+
+def _part(name: str) -> str:
+    """What of a checkpoint a tensor belongs to: a stage of the backbone, or a head."""
+    first, second = (*name.split("."), "")[:2]
+    return f"{first}.{second}" if first == "backbone" else first
+
+
+def _counter(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def _get(config: Any, key: str) -> Any:
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def _set(config: DetectorConfig, key: str, value: Any) -> DetectorConfig:
+    part, name = key.split(".")
+    return replace(config, **{part: replace(getattr(config, part), **{name: value})})
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ",".join(str(each) for each in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

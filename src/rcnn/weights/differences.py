@@ -1,0 +1,82 @@
+"""Why weights do not fit a detector, in words, and what to do: what lies behind names that are missing or misshapen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from rcnn.models import DetectorConfig
+from rcnn.models.overrides import config_to_dict
+
+NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm", "sync_bn": "batch norm",
+         "none": "no norm"}  # fmt: skip
+# settings that decide which layers there are, and how large
+LAYERS = (
+    "backbone.kind", "backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group",
+    "backbone.width", "backbone.widths", "backbone.stem_width", "backbone.name", "backbone.stages", "backbone.norm",
+    "fpn", "fpn.channels", "fpn.norm", "fpn.conv_bias", "rpn.sizes", "rpn.ratios", "rpn.convs", "rpn.width",
+    "rpn.classifier", "rpn.head", "box.features", "box.convs", "box.conv_width", "box.norm", "box.fcs", "box.fc_width",
+    "box.roi_size", "box.class_agnostic", "cascade.ious", "cascade.mask_heads", "mask.features", "mask.convs",
+    "mask.width", "mask.norm", "mask.class_agnostic", "keypoint.names", "keypoint.convs", "keypoint.width",
+)  # fmt: skip
+
+
+def different_layers(theirs: DetectorConfig, ours: DetectorConfig) -> list[str]:
+    """What of the layers of two detectors differs, each with the setting that makes `ours` like `theirs`."""
+    a, b = _flat(config_to_dict(theirs)), _flat(config_to_dict(ours))
+    lines = []
+    for key in LAYERS:
+        if key in a and key in b and a[key] != b[key]:
+            if key.endswith(".norm"):
+                what = f"{key.split('.')[0]}: {NORMS[a[key]]} in the checkpoint, {NORMS[b[key]]} in the detector"
+                lines.append(f"{what} (add {key}={a[key]})")
+            else:
+                lines.append(f"{key} is {_short(a[key])} in the checkpoint, {_short(b[key])} in the detector "
+                             f"(add {key}={_short(a[key])})")  # fmt: skip
+    return lines
+
+
+def different_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """What names and shapes alone give away: norms of another kind, other classes, a part that is missing."""
+    lines = []
+    for part in sorted({name.split(".")[0] for name in wanted} & {name.split(".")[0] for name in given}):
+        ours, theirs = (
+            _norm({n: v for n, v in state.items() if n.startswith(f"{part}.")}) for state in (wanted, given)
+        )
+        if ours != theirs:
+            lines.append(f"its {part} has {theirs}, the detector's {ours}")
+    scores = [name for name in wanted if name.endswith("scores.weight") and name in given]
+    counts = {(len(given[name]) - 1, len(wanted[name]) - 1) for name in scores}
+    for theirs_count, ours_count in sorted(counts):
+        if theirs_count != ours_count:
+            lines.append(
+                f"it has {theirs_count} classes, the detector {ours_count} (`rcnn train CHECKPOINT` fits heads to a "
+                "data set's classes)"
+            )
+    heads = {name.split(".")[0] for name in wanted} ^ {name.split(".")[0] for name in given}
+    lines += [
+        f"only {'the detector' if any(n.startswith(h) for n in wanted) else 'it'} has a {h}" for h in sorted(heads)
+    ]
+    return lines
+
+
+def _norm(state: Mapping[str, Tensor]) -> str:
+    if any(name.endswith("norm.num_batches_tracked") for name in state):
+        return "batch norm"
+    if any(name.endswith("norm.running_mean") for name in state):
+        return "frozen batch norm"
+    return "group norm" if any(name.endswith("norm.weight") for name in state) else "no norm"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found = {k: v for key, each in value.items() for k, v in _flat(each, f"{prefix}.{key}" if prefix else key).items()}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = "[" + ",".join(_short(each) for each in value) + "]" if isinstance(value, list | tuple) else str(value)
+    return text.lower() if isinstance(value, bool) else text
