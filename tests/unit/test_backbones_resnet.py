@@ -16,6 +16,10 @@ from rcnn.models.backbones.resnet import ResNet, build_stage
 from rcnn.models.config import FPNConfig, Norm, ResNetConfig
 from rcnn.models.fpn import FPN
 from rcnn.models.layers import Conv2d
+from rcnn.models.zoo.norms import with_norm
+from rcnn.training.engine import build_optimizer
+from rcnn.training.settings import TrainConfig
+from tests.unit.random_batches import random_images, random_targets
 from tests.unit.test_layers import disturbed
 
 TINY = ResNetConfig(blocks=(1, 1, 1, 1), frozen_stages=0)
@@ -300,3 +304,41 @@ def test_one_graph_and_its_gradients(norm: Norm) -> None:
     for name, wanted in results[0][1].items():
         scale = wanted.abs().max().clamp(min=1e-6)
         torch.testing.assert_close(results[1][1][name] / scale, wanted / scale, atol=1e-3, rtol=0)
+
+
+def test_trained_scales_decay_as_norms_do() -> None:
+    network = ResNet(replace(TINY, trained_affine=True, stages=(2,)))
+    groups = build_optimizer(network, TrainConfig(weight_decay=0.1, norm_weight_decay=0.0)).param_groups
+    norms = {id(p) for n, p in network.named_parameters() if ".norm." in n}
+    assert norms
+    for group in groups:
+        assert all((id(p) in norms) == (group["weight_decay"] == 0) for p in group["params"])
+
+
+@pytest.mark.parametrize("norm", ["gn", "bn"])
+def test_from_scratch_it_learns_two_images(norm: Norm) -> None:
+    """The network of `mask_rcnn_r50_fpn_gn_scratch` and its like, one block a stage, from its own random weights."""
+    torch.manual_seed(0)
+    config = with_norm(model_config("mask_rcnn_r50_fpn"), norm, "tiny", frozen_stages=0)
+    config = replace(
+        config,
+        num_classes=2,
+        backbone=replace(config.backbone, blocks=(1, 1, 1, 1)),
+        fpn=replace(config.fpn, channels=32),
+        rpn=replace(config.rpn, pre_nms_train=50, post_nms_train=20, batch_size=32),
+        box=replace(config.box, fc_width=32, conv_width=32, batch_size=16),
+        mask=replace(config.mask, width=32, convs=1),
+    )
+    detector = build_detector(config).train()
+    sizes = [(64, 96), (96, 64)]
+    images, targets = random_images(sizes, seed=1), random_targets(sizes, [2, 2], num_classes=2, seed=2)
+    optimizer = torch.optim.SGD(detector.parameters(), lr=0.02, momentum=0.9)
+    totals = []
+    for _ in range(10):
+        total = torch.stack(list(detector(images, targets, torch.tensor(1)).values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        totals.append(total.item())
+    assert totals[0] < 10, totals  # no sum of blocks has blown up
+    assert totals[-1] < 0.8 * totals[0], totals

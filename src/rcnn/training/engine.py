@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.data.loader import TrainingBatch
 from rcnn.models import Detector
@@ -29,7 +30,7 @@ from rcnn.weights.checkpoint import load_checkpoint, load_state, save_checkpoint
 
 KINDS = ("bbox", "segm", "keypoints")
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm, nn.LayerNorm)
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 class DivergedError(ValueError):
