@@ -334,11 +334,11 @@ def test_from_scratch_it_learns_two_images(norm: Norm) -> None:
     images, targets = random_images(sizes, seed=1), random_targets(sizes, [2, 2], num_classes=2, seed=2)
     optimizer = torch.optim.SGD(detector.parameters(), lr=0.02, momentum=0.9)
     totals = []
-    for _ in range(10):
+    for _ in range(16):
         total = torch.stack(list(detector(images, targets, torch.tensor(1)).values())).sum()
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
         totals.append(total.item())
     assert totals[0] < 10, totals  # no sum of blocks has blown up
-    assert totals[-1] < 0.8 * totals[0], totals
+    assert min(totals[-4:]) < 0.75 * totals[0], totals  # which goes up where the RPN's proposals change
