@@ -26,6 +26,7 @@ from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig, InputConfig
 from rcnn.models.inference import prepare_for_inference
+from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.masks import Region
 from rcnn.ops.pasting import Paste, paste_as
@@ -47,6 +48,7 @@ class ImageDetections:
     masks: np.ndarray | None = None  # (N, m, m) float32 probabilities, in the frame of their boxes
     keypoints: np.ndarray | None = None  # (N, J, 3) float32: x, y, score
     paste: Paste = "accurate"  # how masks come into the image
+    last_pixel_inside: bool = False  # and whether that goes by boxes that end on their last pixel, not after it
     mask_threshold: float = 0.5  # where FCIS sets them; the other ways have thresholds of their own
 
     def __len__(self) -> int:
@@ -68,6 +70,8 @@ class ImageDetections:
         if self.masks is None:
             return None
         masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
+        if self.last_pixel_inside:
+            boxes = move_ends(boxes, -1.0)
         return paste_as(self.paste, masks, boxes, (self.height, self.width), self.mask_threshold)
 
     def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
@@ -169,6 +173,7 @@ def to_original(
         masks=None if masks is None else masks[index].float().numpy()[keep],
         keypoints=points,
         paste=paste_of(config),
+        last_pixel_inside=config.boxes != "half_open" and paste_of(config) in ("padded", "squeezed", "stretched"),
         mask_threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
     )
 

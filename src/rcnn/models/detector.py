@@ -54,7 +54,9 @@ class Detector(nn.Module):
             losses |= self.mask_head.losses(features, regions, targets, most, images.sizes)
         if self.keypoint_head is not None:
             box = self.config.box
-            losses |= self.keypoint_head.losses(features, regions, targets, box.batch_size * box.positive_fraction)
+            losses |= self.keypoint_head.losses(
+                features, regions, targets, box.batch_size * box.positive_fraction, images.scales
+            )
         return losses
 
     forward = losses  # what DistributedDataParallel calls
@@ -67,7 +69,7 @@ class Detector(nn.Module):
         if self.mask_head is not None:
             detections = self.outline(features, detections, images)
         if self.keypoint_head is not None:
-            detections = self.keypoint_head.predict(features, detections)
+            detections = self.keypoint_head.predict(features, detections, images.scales)
         return detections
 
     def find(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
@@ -77,7 +79,18 @@ class Detector(nn.Module):
             return self.as_detections(proposals, images)
         if isinstance(self.box_head, FCISHead):
             return self.box_head.predict(features, proposals, images)
-        return self.box_head.predict(features, proposals, images.sizes, images.scales)
+        return self.box_head.predict(features, proposals, self.limits(images), images.scales)
+
+    def limits(self, images: ImageBatch) -> Tensor:
+        """Heights and widths (B, 2) to which detections are cut: those of the input, or of the file at its scale.
+
+        Systems that take boxes back by one number for both axes cut them afterwards: rounding made the input a little
+        larger or smaller than the file at that scale.
+        """
+        back_by_one = self.config.input.rescale in ("width", "height", "factor")
+        if back_by_one and images.scales is not None and images.originals is not None:
+            return images.originals * images.scales[:, None]
+        return images.sizes
 
     def outline(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with their masks."""

@@ -1,0 +1,136 @@
+"""Mask R-CNN of the two Chainer ports, stage by stage, for weights converted from their own files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models.regions import pool_regions
+from rcnn.predictor import ImageDetections, Predictor
+from rcnn.structures import ImageBatch
+from tests.parity.golden_chainer import converted_detector
+from tests.parity.golden_detectron2 import match_sets
+
+NAMES = {"wkentaro": "mask_rcnn_resnet50_coco_wkentaro", "dena": "mask_rcnn_resnet50_coco_dena"}
+SETTINGS = {"wkentaro": "min_size=192 max_size=320", "dena": "min_size=192 max_size=320 --roi_size 14"}
+SMALL = ["rpn.post_nms=120", "rpn.post_nms_train=100"]
+COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
+SIZES, RATIOS = 5, 3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("chainer")
+
+
+def xyxy(boxes: np.ndarray) -> Tensor:
+    return torch.from_numpy(boxes[..., [1, 0, 3, 2]].copy())
+
+
+def their_anchors(values: Tensor) -> Tensor:
+    """Rows (H*W*A, ...) of ours, sizes outer, in their order: ratios outer."""
+    return values.unflatten(0, (-1, SIZES, RATIOS)).transpose(1, 2).flatten(0, 2)
+
+
+def prepared_batch(predictor: Predictor, image: np.ndarray) -> tuple[ImageBatch, Tensor]:
+    prepared, original = predictor.prepare(torch.from_numpy(image))
+    sizes = torch.tensor([prepared.shape[1:]])
+    batch = ImageBatch(
+        pixels=prepared[None],
+        sizes=sizes,
+        scales=torch.tensor([sizes[0, 1] / original[1]]),
+        originals=torch.tensor([original]),
+    )
+    return batch, prepared
+
+
+@pytest.mark.parametrize("system", NAMES)
+@torch.no_grad()
+def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, system: str) -> None:
+    changes = [*SMALL, "box.max_detections=1000"]
+    detector, _ = converted_detector(shared, NAMES[system], folder, SETTINGS[system], changes)
+    stored = dict(np.load(shared / "golden/chainer" / NAMES[system] / "inference.npz"))
+    predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
+    images, _ = prepared_batch(predictor, stored["image"])
+    np.testing.assert_allclose(detector.normalize(images)[0], stored["prepared"], atol=1e-4)
+
+    features = detector.features(images)
+    np.testing.assert_allclose(features["c4"][0, ::16], stored["c4"], atol=3e-5)
+    [level] = detector.rpn.head(features)
+    np.testing.assert_allclose(their_anchors(level.logits[0]), stored["rpn_score"], atol=1e-4)
+    np.testing.assert_allclose(their_anchors(level.deltas[0])[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
+    first = their_anchors(level.anchors)[:30]
+    np.testing.assert_allclose(first, xyxy(stored["anchor_first_cells"]), atol=1e-3)
+
+    proposals = detector.rpn.predict(features, images.sizes, images.scales)
+    wanted = xyxy(stored["proposals"])
+    assert proposals.valid.sum() == len(wanted)
+    np.testing.assert_allclose(proposals.boxes[0], wanted, atol=2e-3)
+
+    boxes, valid = wanted[None], torch.ones(1, len(wanted), dtype=torch.bool)
+    head = detector.box_head
+    pooled = pool_regions(features, head.strides, boxes[:, :2], valid[:, :2], head.config, head.config.level_eps_inside)
+    np.testing.assert_allclose(pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
+    outputs = head.classify(features, boxes, valid)
+    np.testing.assert_allclose(outputs.scores[0].roll(1, 1), stored["roi_score"], atol=1e-4)
+    deltas = stored["roi_cls_loc_first32"].reshape(32, 81, 4)[:, 1:][..., [1, 0, 3, 2]]
+    np.testing.assert_allclose(outputs.deltas[0, :32], deltas, atol=1e-4)
+    maps = head.features(pooled.flatten(0, 1))
+    assert detector.mask_head is not None
+    for label in (0, 41):
+        ours = detector.mask_head.of_class(maps, torch.full((1, 2), label), valid[:, :2])[0]
+        theirs = stored["roi_mask_logits_first2"][:, label if system == "wkentaro" else label + 1]
+        np.testing.assert_allclose(ours, theirs, atol=3e-4)
+
+    [found] = predictor.predict([torch.from_numpy(stored["image"])])
+    if system == "wkentaro":
+        assert_same(found, stored["nocap_bbox"], stored["nocap_label"], stored["nocap_score"])
+    else:
+        labels = np.searchsorted(COCO_IDS, stored["label"])
+        order = assert_same(found, stored["bbox"], labels, stored["score"])
+        assert_same_masks(found, order, stored)
+
+
+@pytest.mark.parametrize(("limit", "prefix"), [(100, ""), (20, "cap20_")])
+@torch.no_grad()
+def test_wkentaros_own_limit_by_option(shared: Path, folder: Path, limit: int, prefix: str) -> None:
+    changes = [*SMALL, "box.cap=unsorted", f"box.max_detections={limit}"]
+    detector, _ = converted_detector(shared, NAMES["wkentaro"], folder, SETTINGS["wkentaro"], changes)
+    stored = dict(np.load(shared / "golden/chainer" / NAMES["wkentaro"] / "inference.npz"))
+    predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
+    [found] = predictor.predict([torch.from_numpy(stored["image"])])
+    order = assert_same(found, *(stored[f"{prefix}{name}"] for name in ("bbox", "label", "score")))
+    if not prefix:
+        assert_same_masks(found, order, stored)
+
+
+def assert_same(found: ImageDetections, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> list[int]:
+    """The same detections, in any order; which of ours each of theirs is."""
+    wanted = xyxy(boxes).numpy()
+    order = match_sets(found.boxes, wanted, found.labels, labels)
+    np.testing.assert_allclose(found.boxes[order], wanted, atol=2e-2)
+    np.testing.assert_allclose(found.scores[order], scores, atol=1e-4)
+    return order
+
+
+def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str, np.ndarray]) -> None:
+    count, height, width = stored["mask_shape"]
+    masks = (
+        np.unpackbits(stored["masks_packed"], axis=1)[:, : height * width].reshape(count, height, width).astype(bool)
+    )
+    assert found.masks is not None
+    logits = torch.from_numpy(found.masks).logit()[order]
+    np.testing.assert_allclose(logits, stored["detection_mask_logits"], atol=3e-4)
+    regions = list(found.regions() or ())
+    ours = np.zeros_like(masks)
+    for canvas, place in zip(ours, order, strict=True):
+        x0, y0, part = regions[place]
+        canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+    assert (ours != masks).mean() <= 1e-3
+    together, either = (ours & masks).sum((1, 2)), (ours | masks).sum((1, 2))
+    large = masks.sum((1, 2)) > 100
+    assert ((together / either.clip(1))[large] < 0.97).sum() <= 2
