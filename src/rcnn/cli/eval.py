@@ -11,6 +11,8 @@ import typer
 
 from rcnn.cli.views import TTA, TTAFlip, predictor_from
 
+SCORE = 0.5  # what is scored lower is not drawn
+
 
 class Precision(StrEnum):
     """Arithmetic of the network."""
@@ -31,10 +33,13 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best).")],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
     split: Annotated[str, typer.Option(help="Its split, as val2017.")],
-    output: Annotated[Path, typer.Option(help="Folder for metrics.json and the results in COCO's format.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for metrics.json, report.html and the results in COCO's format.")
+    ],
     ignore_other_classes: Annotated[
         bool, typer.Option("--ignore-other-classes", help="Leave out true objects of classes that the model has not.")
     ] = False,
+    pictures: Annotated[int, typer.Option(help="So many images are drawn in report.html; 0: none.", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Only the first so many images; 0: all.", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
@@ -54,9 +59,11 @@ def evaluate(
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.data import open_dataset
+    from rcnn.drawing.report import write_report
     from rcnn.evaluation.coco import FIELDS
     from rcnn.evaluation.tables import metrics_table
     from rcnn.training.evaluate import evaluate_dataset
+    from rcnn.training.examples import chosen_records, example_of
 
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
@@ -79,5 +86,16 @@ def evaluate(
         if kind in done.metrics.kinds:
             keep = ("image_id", "category_id", "score", field)
             (output / f"results_{kind}.json").write_text(json.dumps([{k: r[k] for k in keep} for r in done.results]))
+    settings = f"{precision.value}, {padding.value} padding, {predictor.device.type}"
+    examples = [example_of(predictor, record, SCORE)[0] for record in chosen_records(dataset, pictures, limit)]
+    report = write_report(
+        output / "report.html",
+        title=f"{predictor.config.name} on {split}",
+        summary=f"{checkpoint} measured on {done.metrics.images} images of {dataset.annotation_file}. "
+        f"Pictures show what is scored {SCORE:g} or higher.",
+        metrics=done.metrics.to_dict(),
+        examples=examples,
+        made={"Checkpoint": str(checkpoint), "Truth": str(dataset.annotation_file), "Settings": settings},
+    )
     typer.echo(metrics_table(done.metrics))
-    typer.echo(f"wrote {output / 'metrics.json'}")
+    typer.echo(f"wrote {output / 'metrics.json'}, {report}")

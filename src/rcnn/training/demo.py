@@ -14,20 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
 from rcnn import __version__
-from rcnn.data import Dataset, ImageRecord, open_dataset
-from rcnn.data.images import read_image
+from rcnn.data import Dataset, open_dataset
 from rcnn.data.synthetic import SPLITS, make_shapes
-from rcnn.drawing.pictures import draw_objects, region_of
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.coco import Metrics
-from rcnn.ops.coco_backend import as_rle, rle_mask
 from rcnn.predictor import Predictor
 from rcnn.training.evaluate import evaluate_dataset
+from rcnn.training.examples import example_of
 from rcnn.training.log import read_log
 from rcnn.training.run import LOG, NO_SPLIT, Say, run_training, write_json
 from rcnn.training.settings import TrainConfig
@@ -186,36 +183,13 @@ def look(
 ) -> tuple[list[Example], list[dict[str, Any]]]:
     """Each image with what was found on it beside the truth, and the `images` of a predictions.json."""
     examples, predictions = [], []
-    for i in range(len(dataset)):
-        record = dataset[i]
-        image = read_image(record.path)
-        found = predictor.predict([image])[0].above(SCORE)
-        picture = draw_objects(
-            image,
-            found.boxes,
-            found.labels,
-            predictor.classes,
-            scores=found.scores,
-            masks=found.regions(),
-            colour_by="class",
-        )
-        truth = draw_truth(record, image, predictor.classes)
-        note = f"{len(found)} objects found, {int((~record.crowd).sum())} true"
-        examples.append(Example(name=record.path.name, found=picture, truth=truth, note=note))
+    for record in dataset:
+        example, found = example_of(predictor, record, SCORE)
+        examples.append(example)
         entry = {"file": str(record.path), "height": found.height, "width": found.width}
         predictions.append(entry | {"detections": found.to_json(predictor.classes)})
         advance()
     return examples, predictions
-
-
-def draw_truth(record: ImageRecord, image: torch.Tensor, classes: Sequence[str]) -> Image.Image:
-    """The true objects of an image (3, H, W), crowds left out, as detections are drawn."""
-    own = np.flatnonzero(~record.crowd)
-    regions = []
-    for mask in (record.segmentations[i] for i in own):
-        rle = mask if isinstance(mask, dict) else as_rle([part.tolist() for part in mask or ()], *image.shape[1:])
-        regions.append(region_of(rle_mask(rle)))
-    return draw_objects(image, record.boxes[own], record.labels[own], classes, masks=regions, colour_by="class")
 
 
 def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 320)) -> Image.Image:
