@@ -1,5 +1,7 @@
 """What the box and mask heads make of a region's maps before their last layers.
 
+Batch norm learns from the regions that are `real` (N,) alone, where it is told which are.
+
 Letters: N regions, C channels, s the pooled maps' side.
 """
 
@@ -33,9 +35,9 @@ class ConvsAndFullyConnected(nn.Module):
             channels = config.fc_width
         self.channels = channels
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         for number in range(1, self.convs + 1):
-            x = self.get_submodule(f"conv{number}")(x)
+            x = self.get_submodule(f"conv{number}")(x, real)
         x = x.flatten(1)
         for number in range(1, self.fcs + 1):
             x = F.relu(self.get_submodule(f"fc{number}")(x))
@@ -50,8 +52,19 @@ class Res5(nn.Module):
         self.res5 = build_stage(5, config)
         self.channels = 2048
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.res5(x)
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        for block in self.res5:
+            x = block(x, real)
+        return x
+
+
+class Convs(nn.Sequential):
+    """The mask head's convolutions: regions (N, C, s, s) -> (N, width, s, s)."""
+
+    def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
+        for conv in self:
+            input = conv(input, real)
+        return input
 
 
 def build_box_features(

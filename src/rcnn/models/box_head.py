@@ -90,7 +90,7 @@ class BoxHead(nn.Module):
         )
         if feature_gradient != 1.0:
             pooled = torch.lerp(pooled.detach(), pooled, feature_gradient)  # the value is `pooled` exactly
-        x = self.features(pooled.flatten(0, 1))
+        x = self.features(pooled.flatten(0, 1), valid.flatten())
         maps = x.unflatten(0, boxes.shape[:2]) if x.ndim == 4 else None
         if maps is not None:
             x = x.mean((2, 3))

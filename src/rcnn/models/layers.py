@@ -12,6 +12,7 @@ from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import Norm
+from rcnn.models.region_norm import norm_of_real
 
 GROUPS = 32  # of group norm (Wu and He 2018)
 Padding = Literal["symmetric", "align", "tensorflow"]
@@ -143,7 +144,7 @@ class Conv2d(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         zero_bias(self)
 
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
         if self.border is not None:
             input = F.pad(input, self.border)
         if self.norm is None:
@@ -151,13 +152,19 @@ class Conv2d(nn.Conv2d):
             return F.relu_(x) if self.relu else x
         if self.norm_after_relu:
             x = super().forward(input)
-            return self.norm(F.relu_(x) if self.relu else x)
+            return self.normed(F.relu_(x) if self.relu else x, real)
         if is_fixed(self.norm):
             weight, bias = self.folded()
             x = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         else:
-            x = self.norm(super().forward(input))
+            x = self.normed(super().forward(input), real)
         return F.relu_(x) if self.relu else x
+
+    def normed(self, x: Tensor, real: Tensor | None) -> Tensor:
+        """The norm of maps `x` (N, C, H, W); batch norm learns from those that are `real` (N,), or from all."""
+        if isinstance(self.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and self.norm.training and real is not None:
+            return norm_of_real(self.norm, x, real)
+        return x if self.norm is None else self.norm(x)
 
     def folded(self) -> tuple[Tensor, Tensor]:
         """Weight and bias that compute convolution and norm, whose statistics are fixed, in one."""

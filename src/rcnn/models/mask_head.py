@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import mask_blocks
-from rcnn.models.box_features import add_convs
+from rcnn.models.box_features import Convs, add_convs
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import BackboneConfig, FBNetConfig, MaskHeadConfig
 from rcnn.models.layers import init_linear, zero_bias
@@ -46,7 +46,7 @@ class MaskHead(nn.Module):
             self.features = mask_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
             channels = self.features.channels
         elif config.features == "convs":
-            self.features = nn.Sequential()
+            self.features = Convs()
             channels = add_convs(
                 self.features, channels, config.convs, config.width, config.norm, config.norm_after_relu
             )
@@ -69,7 +69,7 @@ class MaskHead(nn.Module):
         objects = regions.objects(most)
         maps = objects.features
         maps = self.pool(features, objects.boxes, objects.positive) if maps is None else maps.flatten(0, 1)
-        logits = self.of_class(maps, objects.labels)  # (B, R, m, m)
+        logits = self.of_class(maps, objects.labels, objects.positive)  # (B, R, m, m)
         wanted = self.targets(objects, targets, logits.shape[-1], sizes)
         loss = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((2, 3))  # (B, R)
         drawn = objects.positive & self.outlined(targets).gather(1, objects.matched)
@@ -91,7 +91,7 @@ class MaskHead(nn.Module):
         maps = self.pool(features, boxes, detections.valid[:, :live])
         if shared is not None:
             maps = shared(maps)
-        masks = self.of_class(maps, detections.labels[:, :live]).sigmoid()
+        masks = self.of_class(maps, detections.labels[:, :live], detections.valid[:, :live]).sigmoid()
         masks = masks * detections.valid[:, :live, None, None]
         missing = detections.valid.shape[1] - live
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, missing)))
@@ -101,9 +101,9 @@ class MaskHead(nn.Module):
         pooled = pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside, self.rules)
         return pooled.flatten(0, 1)
 
-    def of_class(self, maps: Tensor, labels: Tensor) -> Tensor:
+    def of_class(self, maps: Tensor, labels: Tensor, real: Tensor) -> Tensor:
         """Logits (B, R, m, m) float32 of each region's own class (B, R), or of all, from maps (B*R, C, s, s)."""
-        x = maps if self.features is None else self.features(maps)
+        x = maps if self.features is None else self.features(maps, real.flatten())
         if self.deconv is not None:
             x = F.relu(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)

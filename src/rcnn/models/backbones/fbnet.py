@@ -134,8 +134,8 @@ class RegionBlocks(nn.Sequential):
         self.channels = scaled(table[-1].out, width)
         self.pooled = pooled
 
-    def forward(self, input: Tensor) -> Tensor:
-        x = super().forward(input)
+    def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
+        x = super().forward(input)  # whose norms are folded: it matters to none which regions are real
         return x.mean((2, 3)) if self.pooled else x
 
 

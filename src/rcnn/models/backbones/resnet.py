@@ -79,9 +79,9 @@ class Bottleneck(nn.Module):
         elif norm != "frozen_bn" and self.conv3.norm is not None:
             nn.init.zeros_(self.conv3.norm.weight)
 
-    def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.shortcut is None else self.shortcut(x)
-        return F.relu_(self.conv3(self.conv2(self.conv1(x))) + shortcut)
+    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x, real)
+        return F.relu_(self.conv3(self.conv2(self.conv1(x, real), real), real) + shortcut)
 
 
 def stage_stride(number: int, config: ResNetConfig) -> int:

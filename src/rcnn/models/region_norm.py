@@ -1,0 +1,36 @@
+"""Batch norm over regions, of which only some places are real: padding must not be learnt from."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def norm_of_real(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor, real: Tensor) -> Tensor:
+    """What `norm`, in training, makes of the maps `x` (N, C, H, W), as if only those that are `real` (N,) were there.
+
+    A place that is not real is normed with the statistics of the others. Where none is real, nothing is learnt.
+    """
+    weight = real[:, None, None, None].float()  # (N, 1, 1, 1)
+    together = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+
+    def total(values: Tensor) -> Tensor:
+        return all_reduce(values) if together and dist.get_world_size() > 1 else values  # differentiable
+
+    values = x.float()
+    sums = total(torch.cat([(values * weight).sum((0, 2, 3)), (real.sum() * values[0, 0].numel()).float()[None]]))
+    count = sums[-1].clamp(min=1)
+    mean = sums[:-1] / count  # (C,)
+    centred = values - mean[:, None, None]
+    variance = total((centred.square() * weight).sum((0, 2, 3))) / count
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        with torch.no_grad():
+            step = (norm.momentum or 0.0) * (sums[-1] > 0)
+            norm.running_mean.copy_(torch.lerp(norm.running_mean, mean, step))
+            unbiased = variance * count / (count - 1).clamp(min=1)
+            norm.running_var.copy_(torch.lerp(norm.running_var, unbiased, step))
+            norm.num_batches_tracked.add_(1)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    return (centred * scale[:, None, None] + norm.bias[:, None, None]).to(x.dtype)
