@@ -183,3 +183,17 @@ def test_colours_are_many_and_names_on_them_can_be_read() -> None:
     assert min(contrast(value, readable_on(value)) for value in colours) >= 4.5  # WCAG AA
     near = min(np.abs(np.subtract(a, b)).sum() for i, a in enumerate(colours[:12]) for b in colours[:i])
     assert near >= 40
+
+
+def test_no_objects_with_no_keypoints_leave_the_picture_as_it_is() -> None:
+    drawn = draw_objects(GREY, np.zeros((0, 4)), [], NAMES, keypoints=np.zeros((0, 17, 3)))
+    assert np.array_equal(np.asarray(drawn), GREY)
+
+
+def test_keypoints_scored_too_low_are_not_drawn() -> None:
+    points = [[[20, 20, 0.04], [40, 40, 0.2]]]
+    drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, keypoints=points, skeleton=[(0, 1)], keypoint_score=0.05))
+    changed = (drawn != GREY).any(-1)
+    assert changed[40, 40]
+    assert not changed[20, 20]
+    assert not changed[30, 30]

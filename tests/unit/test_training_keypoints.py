@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 
 from rcnn.cli.main import main
+from rcnn.data import open_dataset
 from rcnn.models import build_detector
 from rcnn.predictor import ImageDetections, Predictor
 from rcnn.training.evaluate import coco_results
+from rcnn.training.examples import chosen_records, example_of
 from rcnn.training.run import run_training
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints
@@ -66,6 +68,7 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
     assert set(metrics) == {"bbox", "keypoints", "per_class", "counts"}
     results = json.loads((tmp_path / "e" / "results_keypoints.json").read_text())
     assert {len(result["keypoints"]) for result in results} == {12}
+    assert (tmp_path / "e" / "report.html").read_text().count("data:image/jpeg") >= 2
     assert rcnn("predict", trained, data / "val", "--output", tmp_path / "p", "--score", "0.01") == 0
     images = json.loads((tmp_path / "p" / "predictions.json").read_text())["images"]
     found = [one for image in images for one in image["detections"]]
@@ -74,6 +77,17 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
     assert {"label", "name", "score", "box", "keypoints"} == set(found[0])
     with Image.open(tmp_path / "p" / "val_1.jpg") as picture:
         assert picture.size == (96, 64)
+
+
+def test_pictures_of_the_truth_have_its_skeletons(data: Path, trained: Path) -> None:
+    predictor = Predictor.from_checkpoint(trained, device="cpu")
+    [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
+    example, _ = example_of(predictor, record, score=0.99)
+    bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(record.keypoints)), score=0.99)
+    drawn = (np.asarray(example.truth) != np.asarray(bare.truth)).any(-1)
+    x, y = (record.keypoints[:, :, :2].reshape(-1, 2)[0] + 0.5).astype(int)
+    assert drawn[y, x]
+    assert 0.01 < drawn.mean() < 0.5
 
 
 def test_results_are_in_cocos_pixels() -> None:

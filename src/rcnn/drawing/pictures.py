@@ -68,7 +68,7 @@ def draw_objects(
     largest_first = np.argsort(-(corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]), kind="stable")
     for row in largest_first:
         _draw_box(pen, corners[row], colours[row], width)
-    if keypoints is not None:
+    if keypoints is not None and count:
         for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             points[:, 2] -= keypoint_score
             _draw_keypoints(pen, points, skeleton, colours[row], width)
