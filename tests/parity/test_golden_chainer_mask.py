@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rcnn.models.regions import pool_regions
 from rcnn.predictor import ImageDetections, Predictor
-from rcnn.structures import ImageBatch
+from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.chainer_mask_rcnn import rename
 from tests.parity.golden_chainer import converted_detector
 from tests.parity.golden_detectron2 import match_sets
 
@@ -134,3 +135,65 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     together, either = (ours & masks).sum((1, 2)), (ours | masks).sum((1, 2))
     large = masks.sum((1, 2)) > 100
     assert ((together / either.clip(1))[large] < 0.97).sum() <= 2
+
+
+EVERYTHING = ["rpn.batch_size=8000", "box.batch_size=500", "backbone.trained_affine=true", "backbone.frozen_stages=0"]
+THEIR_LOSSES = {
+    "rpn_objectness": "rpn_cls_loss", "rpn_box": "rpn_loc_loss", "box_class": "roi_cls_loss",
+    "box_delta": "roi_loc_loss", "mask": "roi_mask_loss",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("system", NAMES)
+def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system: str) -> None:
+    """Every anchor and region is in the sample, as it was when the peer's numbers were taken."""
+    changes = [*SMALL, *EVERYTHING]
+    detector, _ = converted_detector(shared, NAMES[system], folder, SETTINGS[system], changes)
+    folded = shared / "golden/chainer" / NAMES[system]
+    stored = dict(np.load(folded / "losses.npz"))
+    image = np.load(folded / "inference.npz")["image"]
+    predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
+    images, _ = prepared_batch(predictor, image)
+    shape = tuple(stored["gt_mask_shape"])
+    bits = np.unpackbits(stored["gt_mask_packed"], axis=1)[:, : shape[1] * shape[2]].reshape(shape).astype(bool)
+    targets = Targets(
+        boxes=xyxy(stored["gt_bbox"])[None],
+        labels=torch.from_numpy(stored["gt_label_zero_based"].astype(np.int64))[None],
+        valid=torch.ones(1, shape[0], dtype=torch.bool),
+        bitmaps=torch.from_numpy(bits)[None],
+    )
+
+    losses = detector.losses(images, targets, torch.tensor(0))
+    wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"], strict=True))
+    for name, value in losses.items():
+        np.testing.assert_allclose(value.item(), wanted[THEIR_LOSSES[name]], rtol=2e-5, err_msg=name)
+    sum(losses.values()).backward()
+    gradients = {name: value.grad for name, value in detector.named_parameters()}
+    for name, norm, total, first in zip(
+        stored["grad_names"], stored["grad_l2"], stored["grad_sum"], stored["grad_first16"], strict=True
+    ):
+        ours = gradients[rename(str(name)) or ""]
+        assert ours is not None, name
+        gradient = in_their_order(str(name), ours)
+        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=1e-3, err_msg=name)
+        # a sum of thousands of either sign, in float32 on both sides: three times the rest
+        np.testing.assert_allclose(gradient.double().sum().item(), total, rtol=0, atol=3e-3 * norm, err_msg=name)
+        count = min(16, gradient.numel())
+        np.testing.assert_allclose(gradient.flatten()[:count].numpy(), first[:count], atol=1e-3 * norm, err_msg=name)
+
+
+def in_their_order(name: str, gradient: Tensor) -> Tensor:
+    """A gradient of ours with rows as the peer has them; what has no place here (a background's box) has none there."""
+    part = name.rpartition("/")[0]
+    if part in ("rpn/score", "rpn/loc"):
+        each = 4 if part == "rpn/loc" else 1
+        gradient = gradient.unflatten(0, (SIZES, RATIOS, each)).transpose(0, 1).flatten(0, 2)
+    if part == "head/score":
+        gradient = gradient.roll(1, 0)
+    if part == "head/cls_loc":
+        gradient = torch.cat([torch.zeros_like(gradient[:4]), gradient])
+    if part == "head/convm2":
+        gradient = torch.cat([torch.zeros_like(gradient[:1]), gradient])
+    if part in ("rpn/loc", "head/cls_loc"):
+        gradient = gradient.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
+    return gradient
