@@ -13,12 +13,15 @@ from torch import Tensor
 
 from rcnn.models.box_head import BoxHead, BoxOutputs
 from rcnn.models.box_rules import BoxRules
-from rcnn.models.config import BoxHeadConfig, CompactConfig, MaskHeadConfig
+from rcnn.models.config import BoxHeadConfig, CompactConfig, KeypointHeadConfig, MaskHeadConfig
+from rcnn.models.keypoint_head import KeypointHead
 from rcnn.models.mask_head import MaskHead
 from rcnn.models.regions import pool_regions
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import encode_deltas
+from rcnn.ops.keypoints import keypoint_places
 from rcnn.ops.roi_align import assign_levels
+from rcnn.predictor import ImageDetections
 from rcnn.structures import Detections, Proposals
 from tests.unit import legacy_formulas as legacy
 
@@ -175,3 +178,53 @@ def test_half_open_boxes_are_left_alone() -> None:
         assert same is boxes
     torch.testing.assert_close(INCLUSIVE.in_input(INCLUSIVE.in_file(boxes, scales), scales), boxes)
     assert replace(rules, kind="inclusive") == INCLUSIVE
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.6])
+def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detectron's heat maps lie over raw boxes: of the file when it predicts, of the input when it learns."""
+    head = KeypointHead(
+        in_channels=4,
+        strides={"p2": 4},
+        config=KeypointHeadConfig(names=("tip",), sigmas=(0.1,), flip_pairs=(), convs=1, width=4),
+        backbone=CompactConfig(),
+        rules=INCLUSIVE,
+    )
+    in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])
+    rows, columns = torch.arange(56.0)[:, None] - 30, torch.arange(56.0) - 12
+    logits = -(rows**2 + columns**2).expand(1, 2, 1, 56, 56) / 20
+    monkeypatch.setattr(head, "maps", lambda *_: logits)
+    detections = Detections(
+        boxes=(tensor(in_file) * scale)[None],
+        scores=torch.zeros(1, 2),
+        labels=torch.zeros(1, 2).long(),
+        valid=torch.ones(1, 2).bool(),
+    )
+    found = head.predict({}, detections, torch.tensor([scale])).keypoints
+    assert found is not None
+    for i, (x1, y1, x2, y2) in enumerate(in_file.tolist()):
+        width, height = x2 - x1, y2 - y1
+        place = np.array([(12.5 / 56) * width + x1, (30.5 / 56) * height + y1])  # Detectron's, to half a cell
+        ours = found[0, i, 0, :2].numpy() / scale - 0.5  # our pixels' middles, its pixels' numbers
+        assert (np.abs(ours - place) <= 0.5 * np.array([width, height]) / np.ceil([width, height])).all()
+        # the map's cell of that pixel, by Detectron's formula for targets, in the input's pixels
+        raw = (in_file[i] * scale).tolist()
+        cell = [int((p * scale - raw[k]) * 56 / (raw[k + 2] - raw[k])) for k, p in enumerate(place)]
+        points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
+        raw_points = INCLUSIVE.raw_points(points, torch.tensor([scale]))
+        box = INCLUSIVE.raw(tensor(np.array([raw]))[None])
+        learnt, counts = keypoint_places(raw_points, box, 56)
+        assert bool(counts.all())
+        assert int(learnt) == cell[1] * 56 + cell[0] == 30 * 56 + 12
+
+
+def test_masks_are_pasted_by_the_boxes_that_the_system_writes() -> None:
+    mask = torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(0)).numpy()
+    box = np.array([[3.0, 4, 30, 22]], dtype=np.float32)  # inclusive
+    fields = {"height": 40, "width": 40, "scores": np.ones(1), "labels": np.zeros(1), "masks": mask, "paste": "padded"}
+    ours = ImageDetections(boxes=legacy.half_open(box).astype(np.float32), last_pixel_inside=True, **fields)
+    theirs = ImageDetections(boxes=box, **fields)
+    assert ours.rles() == theirs.rles()
+    assert ours.rles() != replace(ours, last_pixel_inside=False).rles()

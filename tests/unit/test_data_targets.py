@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from pycocotools import mask as coco_mask
 from rcnn.data import Dataset
 from rcnn.data.loader import training_batches
 from rcnn.data.targets import capacity, collate_targets, make_sample, outline_edges
+from rcnn.data.transforms import flip, resize
 from tests.unit.coco_folders import annotation
 from tests.unit.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -43,6 +45,36 @@ class TestTargets:
             [28, 20, 28, 28, 1],
             [28, 28, 20, 20, 1],
         ]
+
+    def test_crowds_are_kept_where_they_are_wanted(self, dataset):
+        record = dataset[0]
+        image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+        sample = make_sample(record, image, masks=None, keypoints=False, crowds=True)
+        assert sample.crowds.tolist() == record.boxes[record.crowd].tolist()
+        assert len(sample.crowds) == 1
+        assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]
+        [[x1, y1, x2, y2]] = sample.crowds.tolist()
+        assert flip(sample).crowds.tolist() == [[60 - x2, y1, 60 - x1, y2]]
+        assert resize(sample, (80, 180), "antialias").crowds.tolist() == [[3 * x1, 2 * y1, 3 * x2, 2 * y2]]
+        without = replace(sample, crowds=torch.zeros(0, 4))
+        assert collate_targets([without, sample], (64, 96)).crowds.tolist() == [
+            [[0, 0, 0, 0], [0, 0, 0, 0]],
+            [[x1, y1, x2, y2], [0, 0, 0, 0]],
+        ]
+        plain = make_sample(record, image, masks=None, keypoints=False)
+        assert collate_targets([plain, sample], (64, 96)).crowds is None
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES)), crowds=True), 1)
+        assert int((batch.targets.crowds[..., 2] > 0).sum()) >= 1
+
+    def test_a_batch_knows_its_files(self, dataset):
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES))), 1)
+        by_id = {dataset[i].image_id: dataset[i] for i in range(len(dataset))}
+        for i, image_id in enumerate(batch.image_ids):
+            record = by_id[image_id]
+            assert batch.images.originals[i].tolist() == [record.height, record.width]
+            height, width = batch.images.sizes[i].tolist()
+            wanted = (height * width / (record.height * record.width)) ** 0.5
+            assert abs(float(batch.images.scales[i]) - wanted) < 1e-5
 
     def test_run_lengths_become_the_line_around_them(self, dataset):
         edges = outline_edges(dataset[0].segmentations[-1])

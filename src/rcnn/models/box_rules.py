@@ -78,6 +78,13 @@ class BoxRules:
         """Boxes as the system itself writes them, which is what its pooling and its true masks read."""
         return move_ends(boxes, -pixel) if self.inclusive else boxes
 
+    def raw_points(self, points: Tensor, pixel: Pixel) -> Tensor:
+        """Keypoints (B, R, J, 3) as the system writes them: a pixel by its number, not its middle. See `Pixel`."""
+        if not self.inclusive:
+            return points
+        half = 0.5 * (pixel.view(-1, 1, 1, 1) if isinstance(pixel, Tensor) else pixel)
+        return torch.cat([points[..., :2] - half, points[..., 2:]], -1)
+
     def outline_frame(self, boxes: Tensor) -> Tensor:
         """The boxes in which true outlines are filled: Detectron's are the raw ones, a pixel wide at least."""
         raw = self.raw(boxes)

@@ -87,6 +87,7 @@ def build_detector(config: DetectorConfig) -> Detector:
             config=config.keypoint,
             backbone=config.backbone,
             level_eps_inside=config.box.level_eps_inside,
+            rules=rules,
         )
     rpn = RPN(in_channels=channels, strides=strides, config=config.rpn, rules=rules)
     return Detector(

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.backbones.fbnet import FBNetBlock, keypoint_blocks, keypoint_logits
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import BackboneConfig, FBNetConfig, KeypointHeadConfig
 from rcnn.models.layers import Conv2d, zero_bias
 from rcnn.models.regions import Regions, pool_regions
@@ -31,9 +32,10 @@ class KeypointHead(nn.Module):
         config: KeypointHeadConfig,
         backbone: BackboneConfig,
         level_eps_inside: bool = True,
+        rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        self.config, self.strides, self.level_eps_inside = config, strides, level_eps_inside
+        self.config, self.strides, self.level_eps_inside, self.rules = config, strides, level_eps_inside, rules
         count = len(config.names)
         require_consistent(config)
         if config.features == "fbnet":  # whose blocks enlarge the map themselves
@@ -49,11 +51,18 @@ class KeypointHead(nn.Module):
         nn.init.kaiming_normal_(self.logits.weight, mode="fan_out", nonlinearity="relu")
         zero_bias(self.logits)
 
-    def losses(self, features: dict[str, Tensor], regions: Regions, targets: Targets, most: float) -> dict[str, Tensor]:
+    def losses(
+        self,
+        features: dict[str, Tensor],
+        regions: Regions,
+        targets: Targets,
+        most: float,
+        scales: Tensor | None = None,
+    ) -> dict[str, Tensor]:
         """Softmax cross-entropy over the m * m places of each keypoint that is given and lies in its region.
 
         An image has at most `most` objects. The loss is divided by those keypoints (normalizer=visible), or by the
-        keypoints of `most` objects in each image (batch_size).
+        keypoints of `most` objects in each image (batch_size). `scales` (B,) are those by which images were resized.
         """
         if targets.keypoints is None:
             raise ValueError("a keypoint head needs Targets.keypoints; the batch has none")
@@ -65,7 +74,8 @@ class KeypointHead(nn.Module):
         objects = regions.objects(max(1, int(most)))
         logits = self.maps(features, objects.boxes, objects.positive)  # (B, R, J, m, m)
         index = objects.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
-        place, counts = keypoint_places(targets.keypoints.gather(1, index), objects.boxes, logits.shape[-1])
+        points = self.rules.raw_points(targets.keypoints.gather(1, index), 1.0 if scales is None else scales)
+        place, counts = keypoint_places(points, self.rules.raw(objects.boxes), logits.shape[-1])
         counts = counts & objects.positive[..., None]  # (B, R, J)
         loss = F.cross_entropy(logits.flatten(3).flatten(0, 2), place.flatten(), reduction="none")
         loss = self.config.loss_weight * (loss * counts.flatten()).sum()
@@ -73,18 +83,28 @@ class KeypointHead(nn.Module):
             return {"keypoint": loss / (len(regions.boxes) * most * logits.shape[2])}
         return {"keypoint": loss / counts.sum().clamp(min=1)}
 
-    def predict(self, features: dict[str, Tensor], detections: Detections) -> Detections:
-        """The detections with their keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""
+    def predict(self, features: dict[str, Tensor], detections: Detections, scales: Tensor | None = None) -> Detections:
+        """The detections with their keypoints (B, D, J, 3): x, y in pixels of the network input, and score.
+
+        `scales` (B,) are those by which the images were resized.
+        """
         live = live_prefix(detections.valid)
         boxes, valid = detections.boxes[:, :live], detections.valid[:, :live]
-        found = decode_keypoints(self.maps(features, boxes, valid), boxes)  # (B, D, J, 4)
+        maps = self.maps(features, self.rules.in_input(boxes, scales), valid)
+        if self.rules.inclusive:  # found in the file's pixels, as its boxes are
+            pixel = torch.ones_like(boxes[:, 0, 0]) if scales is None else scales
+            by = pixel[:, None, None]  # (B, 1, 1)
+            found = decode_keypoints(maps, self.rules.raw(boxes, pixel) / by)  # (B, D, J, 4)
+            found = torch.cat([(found[..., :2] + 0.5) * by[..., None], found[..., 2:]], -1)
+        else:
+            found = decode_keypoints(maps, boxes)
         points = torch.cat([found[..., :2], found[..., 3:]], -1) * valid[..., None, None]
         return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
 
     def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4)."""
-        x = pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside).flatten(0, 1)
-        logits = self.logits(self.features(x)).float()
+        x = pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside, self.rules)
+        logits = self.logits(self.features(x.flatten(0, 1))).float()
         if not isinstance(self.logits, FBNetBlock):
             logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         return logits.unflatten(0, boxes.shape[:2])

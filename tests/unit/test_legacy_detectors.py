@@ -1,0 +1,138 @@
+"""Whole detectors with the older systems' choices: one graph, a batch that equals its images, gradients everywhere."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from rcnn.models import Detector, DetectorConfig, build_detector, model_config
+from rcnn.models.config import BoxHeadConfig, CompactConfig, FPNConfig, MaskHeadConfig
+from rcnn.structures import ImageBatch
+from tests.unit.random_batches import random_images, random_targets
+
+IMAGES = [(96, 128), (128, 80)]
+
+
+def tiny(**changes: Any) -> DetectorConfig:
+    config = model_config("mask_rcnn_compact")
+    return replace(
+        config,
+        num_classes=3,
+        backbone=CompactConfig(widths=(16, 16, 16, 16), stem_width=16),
+        fpn=FPNConfig(channels=16),
+        rpn=replace(config.rpn, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20, batch_size=16),
+        box=BoxHeadConfig(fc_width=16, batch_size=16, max_detections=10, score_threshold=0.0),
+        mask=MaskHeadConfig(convs=1, width=8),
+        **changes,
+    )
+
+
+def built(config: DetectorConfig) -> Detector:
+    torch.manual_seed(0)
+    detector = build_detector(config)
+    layers = [detector.rpn.objectness, detector.rpn.deltas]
+    if detector.box_head is not None:
+        layers += [detector.box_head.scores, detector.box_head.deltas]
+    for layer in layers:
+        torch.nn.init.normal_(layer.weight, std=0.05)  # as initialised all scores tie
+    return detector.eval()
+
+
+def with_pooling(kind: Any, **changes: Any) -> DetectorConfig:
+    config = tiny(**changes)
+    assert config.mask is not None
+    return replace(
+        config,
+        box=replace(config.box, pooling=kind, aligned=False),
+        mask=replace(config.mask, pooling=kind, aligned=False),
+    )
+
+
+CONFIGS = {
+    "roi_align": with_pooling("roi_align", boxes="inclusive"),
+    "roi_pool": with_pooling("roi_pool", boxes="inclusive"),
+    "crop_resize": with_pooling("crop_resize"),
+    "affine": with_pooling("affine", boxes="inclusive_loose"),
+    "proposals": replace(tiny(), mask=None, num_classes=1, proposals_only=True),
+}
+
+
+def images() -> ImageBatch:
+    return replace(random_images(IMAGES, seed=1), scales=torch.tensor([1.6, 0.7]))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> None:
+    torch._dynamo.reset()
+    detector, batch = built(CONFIGS[name]), images()
+    wanted = detector.predict(batch)
+    assert wanted.valid.any(1).all()
+    found = torch.compile(detector.predict, fullgraph=True, backend="aot_eager")(batch)
+    assert torch.equal(found.valid, wanted.valid)
+    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=1e-4)
+    if wanted.masks is not None:
+        torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
+    for image in range(2):
+        one = slice(image, image + 1)
+        scales = None if batch.scales is None else batch.scales[one]
+        alone = detector.predict(ImageBatch(pixels=batch.pixels[one], sizes=batch.sizes[one], scales=scales))
+        assert torch.equal(alone.valid[0], wanted.valid[image])
+        torch.testing.assert_close(alone.boxes[0], wanted.boxes[image], atol=1e-3, rtol=1e-4)
+        if wanted.masks is not None:
+            assert alone.masks is not None
+            torch.testing.assert_close(alone.masks[0], wanted.masks[image], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_losses_are_one_graph_and_reach_every_weight(name: str) -> None:
+    torch._dynamo.reset()
+    detector, batch = built(CONFIGS[name]), images()
+    targets = random_targets(IMAGES, [3, 1], num_classes=detector.config.num_classes, seed=2)
+    losses = detector.losses(batch, targets, torch.tensor(5))
+    torch.stack(list(losses.values())).sum().backward()
+    without = [n for n, p in detector.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert not without
+    found = torch.compile(detector, fullgraph=True, backend="aot_eager")(batch, targets, torch.tensor(5))
+    assert set(found) == set(losses)
+    for loss, value in losses.items():
+        assert value > 0
+        torch.testing.assert_close(found[loss], value, atol=1e-5, rtol=1e-4)
+
+
+def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:
+    detector, batch = built(CONFIGS["proposals"]), images()
+    assert detector.box_head is None
+    assert not [name for name, _ in detector.named_parameters() if "head" in name]
+    detections = detector.predict(batch)
+    proposals = detector.rpn.predict(detector.features(batch), batch.sizes)
+    assert torch.equal(detections.boxes, proposals.boxes)
+    torch.testing.assert_close(detections.scores[proposals.valid], proposals.scores[proposals.valid].sigmoid())
+    assert detections.labels.eq(0).all()
+    targets = random_targets(IMAGES, [3, 1], num_classes=1, seed=2)
+    assert set(detector.losses(batch, targets, torch.tensor(5))) == {"rpn_objectness", "rpn_box"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"proposals_only": True}, "mask head needs the second stage"),
+        ({"proposals_only": True, "mask": None}, "num_classes=3, wanted 1"),
+        ({"boxes": "inclusive", "cascade": model_config("cascade_rcnn_r50_fpn").cascade}, "without a cascade"),
+    ],
+)
+def test_what_cannot_be_says_why(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_detector(replace(tiny(), **changes))
+
+
+@pytest.mark.parametrize("name", ["rpn_r50_fpn", "rpn_r50_c4", "rpn_r50_fpn_caffe", "rpn_r50_c4_caffe"])
+def test_named_proposal_networks(name: str) -> None:
+    config = model_config(name)
+    assert config.name == name
+    assert config.proposals_only
+    assert ("caffe" in name) == (config.input.channel_order == "bgr")
+    assert (config.fpn is None) == ("c4" in name)
