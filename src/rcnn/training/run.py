@@ -103,12 +103,15 @@ def run_training(
 
     learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]))
     start = starting_config(model) if before is None else config_from_dict(before["model"])
-    opened = partial(open_dataset, data, keypoints=start.keypoint is not None)
+    wanted = override(start, model_words).keypoint  # words may give a model keypoints: keypoint={}
+    opened = partial(open_dataset, data, keypoints=wanted is not None)
     dataset = opened(learn, classes=None if before is None else before["classes"])
     validation = opened(check, classes=dataset.classes) if check != NO_SPLIT else None
     if before is None:
-        keypoint = None if start.keypoint is None else keypoints_of(dataset, start.keypoint)
-        config = override(replace(start, num_classes=len(dataset.classes), keypoint=keypoint), model_words)
+        if wanted is not None:
+            start = replace(start, keypoint=keypoints_of(dataset, wanted))
+            model_words = [word for word in model_words if not word.startswith("keypoint=")]
+        config = override(replace(start, num_classes=len(dataset.classes)), model_words)
         recipe = override(_Recipe(settings or starting_recipe(model)), train_words)
     else:
         config = override(start, model_words)
