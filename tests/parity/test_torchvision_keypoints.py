@@ -151,5 +151,7 @@ def test_losses_and_gradients_with_exhaustive_sampling(counts: tuple[int, int]) 
     for name, parameter in model.named_parameters():
         gradient = parameter.grad
         assert gradient is not None, name
-        atol = 2e-3 * gradient.abs().max().item()
-        torch.testing.assert_close(back[name], gradient, rtol=1e-2, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+        # a unit near 0 may come through a ReLU in one and not in the other; the bias of the maps, which a softmax over
+        # places does not see, has rounding errors for a gradient
+        off = (back[name] - gradient).norm().item()
+        assert off <= 5e-3 * gradient.norm().item() + 1e-6, f"{name}: {off} of {gradient.norm().item()}"
