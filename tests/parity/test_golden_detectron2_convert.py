@@ -1,0 +1,128 @@
+"""Detectron2's files as their users have them: with settings and without, and back to the same file bit for bit."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models import DetectorConfig
+from rcnn.weights.convert import convert
+from rcnn.weights.detectron2 import from_detectron2, rename, to_detectron2
+from rcnn.weights.detectron2_export import settings_of
+from rcnn.weights.detectron2_settings import read_settings
+from rcnn.weights.detectron2_yaml import config_of
+from tests.parity.golden_detectron2 import write_peer_file
+
+FIXTURES = {
+    "cascade_mask_rcnn_R_50_FPN_1x": "Misc",
+    "faster_rcnn_R_50_FPN_1x": "COCO-Detection",
+    "keypoint_rcnn_R_50_FPN_1x": "COCO-Keypoints",
+    "mask_rcnn_R_101_FPN_3x": "COCO-InstanceSegmentation",
+    "mask_rcnn_R_50_C4_1x": "COCO-InstanceSegmentation",
+    "mask_rcnn_R_50_DC5_1x": "COCO-InstanceSegmentation",
+    "mask_rcnn_R_50_FPN_1x": "COCO-InstanceSegmentation",
+    "mask_rcnn_R_50_FPN_3x_gn": "Misc",
+    "mask_rcnn_X_101_32x8d_FPN_3x": "COCO-InstanceSegmentation",
+    "rpn_R_50_FPN_1x": "COCO-Detection",
+    "scratch_mask_rcnn_R_50_FPN_3x_gn": "Misc",
+}
+# what the fixtures' settings change for a smaller run, and what tensors cannot tell
+RUN = {"input.min_size", "input.max_size", "rpn.post_nms", "box.score_threshold"}
+UNTOLD = {"scratch_mask_rcnn_R_50_FPN_3x_gn": {"backbone.frozen_stages"}}
+
+
+def shapes(shared: Path, name: str) -> dict[str, Tensor]:
+    """The fixture's tensors, by name and shape, without memory."""
+    entries = json.loads((shared / "golden/detectron2" / name / "names.json").read_text())
+    return {entry["name"]: torch.zeros(()).expand(entry["shape"]) for entry in entries}
+
+
+def differences(a: DetectorConfig, b: DetectorConfig) -> set[str]:
+    """Settings in which two configs differ: {"box.score_threshold"}."""
+    found = set()
+    for part in fields(a):
+        one, other = getattr(a, part.name), getattr(b, part.name)
+        if one != other and hasattr(one, "__dataclass_fields__") and type(one) is type(other):
+            found |= {f"{part.name}.{f.name}" for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)}
+        elif one != other:
+            found.add(part.name)
+    return found
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_fixture_converts_with_its_settings_without_and_by_the_zoos_name(shared: Path, name: str) -> None:
+    folder = shared / "golden/detectron2" / name
+    theirs = shapes(shared, name)
+    given = from_detectron2(theirs, folder / "config.yaml", name)
+    assert len(given.state) == len(theirs)
+    assert all(given.state[rename(key)] is value for key, value in theirs.items()), "taken as they are"
+    assert given.assumed == given.left == ()
+    assert given.system == "Detectron2"
+
+    guessed = from_detectron2(theirs, None, name)
+    assert differences(guessed.config, given.config) <= RUN | UNTOLD.get(name, set())
+    assert len(guessed.assumed) >= 5
+    assert all("Detectron2's zoo" in sentence for sentence in guessed.assumed)
+    named = from_detectron2(theirs, f"{FIXTURES[name]}/{name}.yaml", name)
+    assert differences(named.config, given.config) <= RUN
+    assert named.config.input.min_size == 800
+    if name.startswith("keypoint"):
+        assert given.classes == named.classes == guessed.classes == ("person",)
+    elif not name.startswith("rpn"):
+        assert given.classes[:2] == ("person", "bicycle")
+    assert len(given.classes) == given.config.num_classes
+
+
+@pytest.mark.parametrize("name", FIXTURES)
+def test_every_fixture_goes_back_to_its_own_names_and_settings(shared: Path, name: str, tmp_path: Path) -> None:
+    folder = shared / "golden/detectron2" / name
+    theirs = shapes(shared, name)
+    for file in ("config.yaml", "config_train.yaml"):
+        if not (folder / file).exists():
+            continue
+        given = from_detectron2(theirs, folder / file, name)
+        back = to_detectron2(given.state, given.config)
+        assert back.keys() == theirs.keys()
+        assert all(back[key] is value for key, value in theirs.items())
+        (tmp_path / file).write_text(settings_of(given.config))
+        assert config_of(read_settings(tmp_path / file), file) == given.config
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("rpn_R_50_FPN_1x", ".pkl"), ("mask_rcnn_R_50_FPN_3x_gn", ".pth")])
+def test_a_file_and_its_way_back_are_equal_bit_for_bit(shared: Path, tmp_path: Path, name: str, suffix: str) -> None:
+    weights = write_peer_file(shared, name, tmp_path / f"m{suffix}")
+    if suffix == ".pth":  # as DefaultTrainer writes it, from several processes
+        content = torch.load(tmp_path / "m.pth", weights_only=True)
+        model = {f"module.{key}": value for key, value in content["model"].items()}
+        extra = {"optimizer": {"state": {0: {"momentum_buffer": torch.zeros(99999)}}, "param_groups": [{"lr": 0.02}]},
+                 "scheduler": {"last_epoch": 89999, "base_lrs": [0.02]}, "iteration": 89999}  # fmt: skip
+        torch.save({"model": model, **extra}, tmp_path / "m.pth")
+    else:  # as the zoo's are, of older versions too
+        extra = {"pixel_mean": np.zeros((3, 1, 1), np.float32), "pixel_std": np.zeros((3, 1, 1), np.float32),
+                 "proposal_generator.anchor_generator.cell_anchors.0": np.zeros((3, 4), np.float32)}  # fmt: skip
+        content = {"model": {**weights, **extra}, "__author__": "Detectron2 Model Zoo"}
+        (tmp_path / "m.pkl").write_bytes(pickle.dumps(content, protocol=2))
+    given = convert(tmp_path / f"m{suffix}", shared / "golden/detectron2" / name / "config.yaml")
+    back = to_detectron2(given.state, given.config)
+    assert back.keys() == weights.keys()
+    for key, value in weights.items():
+        assert np.array_equal(back[key].numpy().view(np.uint32), value.view(np.uint32)), key
+    assert set(given.left) == ({"optimizer (1 arrays)"} if suffix == ".pth" else set(extra))
+
+
+def test_half_precision_is_read_as_float32(shared: Path, tmp_path: Path) -> None:
+    name = "rpn_R_50_FPN_1x"
+    weights = write_peer_file(shared, name, tmp_path / "m.pkl")
+    half = {key: value.astype(np.float16) for key, value in weights.items()}
+    (tmp_path / "h.pkl").write_bytes(pickle.dumps({"model": half}))
+    given = convert(tmp_path / "h.pkl")
+    for key, value in half.items():
+        assert given.state[rename(key)].dtype == torch.float32
+        assert np.array_equal(given.state[rename(key)].numpy(), value.astype(np.float32)), key
