@@ -1,0 +1,239 @@
+"""FCIS of ChainerCV and chainer-fcis, stage by stage: their files converted, their photo, their numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models import Detector
+from rcnn.models.fcis_head import FCISHead
+from rcnn.models.rpn import Level
+from rcnn.predictor import ImageDetections, Predictor
+from rcnn.structures import ImageBatch, Proposals, Targets
+from rcnn.weights.chainer_fcis import CHAINER_FCIS as CHAINER_FCIS_LAYERS
+from rcnn.weights.chainer_fcis import CHAINERCV as CHAINERCV_LAYERS
+from rcnn.weights.chainer_fcis import rename
+from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
+
+CHAINERCV, CHAINER_FCIS = FIXTURES
+LABEL_SHIFT = {CHAINERCV: 0, CHAINER_FCIS: 1}  # chainer-fcis counts the background
+SCALES, RATIOS = 4, 3
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A fixture's numbers, and what our detector from its file makes of its photo."""
+
+    name: str
+    stored: dict[str, np.ndarray]
+    losses: dict[str, np.ndarray]
+    detector: Detector
+    predictor: Predictor
+    batch: ImageBatch
+    features: dict[str, Tensor]
+
+    @property
+    def head(self) -> FCISHead:
+        assert isinstance(self.detector.box_head, FCISHead)
+        return self.detector.box_head
+
+
+@pytest.fixture(scope="module", params=FIXTURES)
+def peer(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Peer:
+    folder = shared / "golden/chainer" / request.param
+    path = write_peer_file(shared, request.param, tmp_path_factory.mktemp("fcis"))
+    detector, converted = converted_detector(path)
+    path.unlink()
+    stored = dict(np.load(folder / "inference.npz"))
+    predictor = Predictor(detector, classes=converted.classes, device="cpu")
+    prepared, _ = predictor.prepare(torch.from_numpy(stored["image"]))
+    scale = torch.tensor([float(stored["scale"])], dtype=torch.float32)
+    batch = ImageBatch(
+        pixels=prepared[None],
+        sizes=torch.tensor([prepared.shape[1:]]),
+        scales=scale,
+        originals=torch.tensor([stored["image"].shape[1:]]),
+    )
+    with torch.inference_mode():
+        features = detector.features(batch)
+    return Peer(request.param, stored, dict(np.load(folder / "losses.npz")), detector, predictor, batch, features)
+
+
+def test_prepared_image(peer: Peer) -> None:
+    """Within a few ten-thousandths of a grey level: OpenCV's vector code rounds a sample's place otherwise."""
+    stored = peer.stored
+    assert tuple(peer.batch.pixels.shape[1:]) == tuple(stored["prepared_shape"])
+    ours = peer.detector.normalize(peer.batch)[0].numpy()
+    if "prepared" in stored:
+        np.testing.assert_allclose(ours, stored["prepared"], atol=5e-4)
+    else:
+        np.testing.assert_allclose(ours[:, 64:96, 64:128], stored["prepared_slice"], atol=5e-4)
+
+
+def test_features(peer: Peer) -> None:
+    np.testing.assert_allclose(peer.features["c4"][0, ::16].numpy(), peer.stored["c4"], atol=3e-5)
+    np.testing.assert_allclose(peer.features["c5"][0, ::32].numpy(), peer.stored["c5"], atol=3e-5)
+
+
+def their_order(values: Tensor) -> Tensor:
+    """Our rows (y, x, size, ratio) as theirs: (y, x, ratio, size)."""
+    return values.unflatten(0, (-1, SCALES, RATIOS)).transpose(1, 2).flatten(0, 2)
+
+
+def rpn_level(peer: Peer) -> Level:
+    with torch.inference_mode():
+        [level] = peer.detector.rpn.head(peer.features)
+    return level
+
+
+def test_rpn(peer: Peer) -> None:
+    level, stored = rpn_level(peer), peer.stored
+    anchors = their_order(level.anchors)[:24].numpy()
+    np.testing.assert_allclose(anchors[:, [1, 0, 3, 2]], stored["anchor_first_cells"], atol=1e-3)
+    np.testing.assert_allclose(their_order(level.ranks[0]).numpy(), stored["rpn_score"][:, 1], atol=1e-4)
+    difference = stored["rpn_score"][:, 1] - stored["rpn_score"][:, 0]
+    np.testing.assert_allclose(their_order(level.logits[0]).numpy(), difference, atol=2e-4)
+    np.testing.assert_allclose(their_order(level.deltas[0]).numpy()[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
+
+
+def test_proposals(peer: Peer) -> None:
+    with torch.inference_mode():
+        proposals = peer.detector.rpn.predict(peer.features, peer.batch.sizes, peer.batch.scales)
+    assert proposals.valid.all()
+    np.testing.assert_allclose(proposals.boxes[0].numpy(), xyxy(peer.stored["proposals"]).numpy(), atol=2e-3)
+
+
+def test_maps(peer: Peer) -> None:
+    stored = peer.stored
+    with torch.inference_mode():
+        reduced = peer.head.reduce(peer.features["c5"])
+        maps, deltas = peer.head.score(peer.features)
+    np.testing.assert_allclose(reduced[0, ::32].numpy(), stored["head_conv"], atol=3e-5)
+    classes = maps[0].unflatten(0, (-1, 98)).roll(1, 0).flatten(0, 1)  # theirs: background first
+    np.testing.assert_allclose(classes[stored["cls_seg_channels"]].numpy(), stored["cls_seg_maps"], atol=3e-4)
+    channels = stored["ag_loc_channels"] - 4 * 49  # the foreground's slot
+    known = channels >= 0
+    x, y = channels // 49 % 4, channels % 49
+    ours = deltas[0].numpy()[(np.array([1, 0, 3, 2])[x] * 49 + y)[known]]
+    np.testing.assert_allclose(ours, stored["ag_loc_maps"][known], atol=3e-4)
+
+
+def test_regions(peer: Peer) -> None:
+    """Scores, offsets and masks of both passes from the stored boxes, and the boxes that the first pass moves to."""
+    stored, head = peer.stored, peer.head
+    boxes = xyxy(stored["rois_both"])[None]
+    valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
+    with torch.inference_mode():
+        maps = head.score(peer.features)
+        pooled = head.pool(maps, boxes, valid)
+        scores, masks, moved = head.read(maps, boxes, valid)
+    first = pooled.pairs[0, :3].roll(1, 1)[:, stored["pooled_classes"]]
+    np.testing.assert_allclose(first.numpy(), stored["pooled_cls_seg_first3"], atol=3e-4)
+    wanted = torch.from_numpy(stored["roi_cls_score"])
+    np.testing.assert_allclose(pooled.logits[0].roll(1, 1).numpy(), wanted.numpy(), atol=1e-4)
+    np.testing.assert_allclose(scores[0].numpy(), wanted.softmax(1)[:, 1:].numpy(), atol=1e-4)
+    np.testing.assert_allclose(pooled.deltas[0].numpy()[:, [1, 0, 3, 2]], stored["roi_ag_loc"][:, 1], atol=1e-4)
+    outside, inside = torch.from_numpy(stored["roi_seg_score"]).unbind(1)
+    ours = masks[0, stored["roi_seg_index"]]
+    np.testing.assert_allclose(ours.numpy(), (inside - outside).sigmoid().numpy(), atol=1e-4)
+    moved = peer.detector.rules.clip(moved[:, :300], peer.batch.sizes)
+    np.testing.assert_allclose(moved[0].numpy(), boxes[0, 300:].numpy(), atol=2e-3)
+
+
+@pytest.mark.parametrize("ending", ["", "03"])
+def test_detections(peer: Peer, ending: str) -> None:
+    """The whole way, as a user goes it: from the photo to boxes and masks in its pixels."""
+    stored = peer.stored
+    predictor = peer.predictor
+    if ending:
+        detector = predictor.detector
+        assert isinstance(detector.box_head, FCISHead)
+        before = detector.box_head.config
+        detector.box_head.config = replace(before, score_threshold=0.3)
+        [found] = predictor.predict([torch.from_numpy(stored["image"])])
+        detector.box_head.config = before
+    else:
+        [found] = predictor.predict([torch.from_numpy(stored["image"])])
+    prefix, boxes = ("score03_", "bbox_score03") if ending else ("", "bbox")
+    order = np.lexsort((-found.scores, found.labels))  # theirs: class after class
+    np.testing.assert_array_equal(found.labels[order], stored[f"{prefix}label"] - LABEL_SHIFT[peer.name])
+    np.testing.assert_allclose(found.scores[order], stored[f"{prefix}score"], atol=1e-4)
+    off = np.abs(found.boxes[order][:, [1, 0, 3, 2]] - stored[boxes]).max(1)
+    assert (off > 1e-3).sum() <= 3
+    assert off.max() <= 2 + 1e-3
+    compare_masks(found, order, unpacked(stored[f"{prefix}masks_packed"], stored["mask_shape"]))
+
+
+def compare_masks(found: ImageDetections, order: np.ndarray, wanted: np.ndarray) -> None:
+    """Masks at image size: at most a thousandth of all pixels differ, and each large mask is the same nearly wholly."""
+    pasted = found.regions()
+    assert pasted is not None
+    regions = list(pasted)
+    ours = np.zeros_like(wanted)
+    for canvas, place in zip(ours, order, strict=True):
+        x0, y0, mask = regions[place]
+        canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
+    assert (ours != wanted).mean() < 1e-3
+    both, either = (ours & wanted).sum((1, 2)), (ours | wanted).sum((1, 2))
+    large = wanted.sum((1, 2)) > 100
+    assert large.any()
+    assert (both[large] / either[large] < 0.97).sum() <= 2
+
+
+def truth(peer: Peer) -> Targets:
+    """The fixture's true objects, in pixels of the network's input."""
+    bitmaps = torch.from_numpy(unpacked(peer.losses["gt_mask_packed"], peer.losses["gt_mask_shape"]))
+    return Targets(
+        boxes=xyxy(peer.losses["gt_bbox"])[None],
+        labels=torch.from_numpy(peer.losses["gt_label_zero_based"]).long()[None],
+        valid=torch.ones(1, len(bitmaps), dtype=torch.bool),
+        bitmaps=bitmaps[None],
+    )
+
+
+def test_losses_and_gradients(peer: Peer) -> None:
+    """Every anchor and region is used, as in the fixture, so that nothing is drawn."""
+    detector, head, stored = peer.detector, peer.head, peer.losses
+    wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
+    part = "roi" if peer.name == CHAINERCV else "fcis"
+    rpn_before, head_before = detector.rpn.config, head.config
+    detector.rpn.config = replace(rpn_before, batch_size=4000, positive_fraction=1.0)
+    head.config = replace(head_before, batch_size=400, positive_fraction=1.0)
+    boxes = xyxy(stored["train_proposals"])[None]
+    proposals = Proposals(
+        boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)
+    )
+    targets, seed = truth(peer), torch.tensor(0)
+    features = detector.features(peer.batch)
+    losses = detector.rpn.sampled_losses(detector.rpn.head(features), peer.batch.sizes, targets, seed)
+    regions, head_losses = head.losses(features, proposals, peer.batch.sizes, targets, seed)
+    losses |= head_losses
+    ours = {name: value.item() for name, value in losses.items()}
+    detector.rpn.config, head.config = rpn_before, head_before
+
+    assert int(regions.valid.sum()) == len(stored["sample_roi"])
+    assert int(regions.positive.sum()) == int((stored["gt_roi_label"] > 0).sum())
+    assert ours["rpn_objectness"] == pytest.approx(wanted["rpn_cls_loss"], rel=1e-5)
+    assert ours["rpn_box"] == pytest.approx(wanted["rpn_loc_loss"], rel=1e-5)
+    assert ours["box_class"] == pytest.approx(wanted[f"{part}_cls_loss"], rel=1e-5)
+    assert ours["box_delta"] == pytest.approx(wanted[f"{part}_loc_loss"], rel=1e-5)
+    assert ours["mask"] == pytest.approx(wanted[f"{part}_mask_loss"], rel=1e-5)
+    assert sum(ours.values()) == pytest.approx(wanted["loss"], rel=2e-5)
+
+    torch.stack(list(losses.values())).sum().backward()
+    layers = CHAINERCV_LAYERS if peer.name == CHAINERCV else CHAINER_FCIS_LAYERS
+    parameters = dict(detector.named_parameters())
+    checked = 0
+    for name, length, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
+        gradient = parameters[str(rename(name, layers))].grad
+        assert gradient is not None, name
+        assert float(gradient.double().norm()) == pytest.approx(length, rel=1e-3), name
+        assert float(gradient.double().sum()) == pytest.approx(total, abs=1e-3 * length), name
+        checked += 1
+    assert checked == len(stored["grad_names"]) > 10
+    detector.zero_grad(set_to_none=True)
