@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -184,7 +185,7 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         source = given.get(name)
         if name.split(".")[0] in new_parts or (source is None and name.endswith("num_batches_tracked")):
             continue
-        per_class = CLASS_ROWS.get(name.rpartition(".")[0])
+        per_class = _class_rows(name, detector.config)
         if source is None:
             problems.append(f"{name} (not in the checkpoint)")
         elif name in KEYPOINT_AXIS and points != known_points:
@@ -192,7 +193,11 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
             for ours, theirs in _matching_rows(points, known_points):
                 value.select(axis, ours).copy_(source.select(axis, theirs))
             copied, partial_points = copied + (set(points) <= set(known_points)), True
-        elif per_class is not None and source.shape[1:] == value.shape[1:]:
+        elif (
+            per_class is not None
+            and per_class == _class_rows(name, checkpoint.config)
+            and source.shape[1:] == value.shape[1:]
+        ):
             _copy_rows(value, source, rows, per_class, (len(classes), len(checkpoint.classes)))
             whole = len(rows) == len(classes)
             copied, partial = copied + whole, partial + (not whole)
@@ -305,6 +310,18 @@ def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[
     """(our label, their label) of each class that both have."""
     known = {name: label for label, name in enumerate(theirs)}
     return [(label, known[name]) for label, name in enumerate(classes) if name in known]
+
+
+def _class_rows(name: str, config: DetectorConfig) -> int | None:
+    """How many rows of a tensor belong to each class; None where the classes share it."""
+    part = re.sub(r"\.stages\.\d+", "", name).rpartition(".")[0]
+    if config.fcis is not None:
+        return 2 * config.fcis.groups**2 if part == "box_head.maps" else None
+    shared = {
+        "box_head.deltas": config.box.class_agnostic,
+        "mask_head.logits": config.mask is not None and config.mask.class_agnostic,
+    }
+    return None if shared.get(part, False) else CLASS_ROWS.get(part)
 
 
 def _keypoint_names(config: DetectorConfig) -> tuple[str, ...]:
