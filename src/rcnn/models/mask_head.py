@@ -139,4 +139,5 @@ class MaskHead(nn.Module):
             case "truncated_bitmap":
                 return cut_bitmaps(targets.bitmaps, matched, boxes, positive, size, "truncated", sizes)
             case "nearest_bitmap":
-                return cut_bitmaps(targets.bitmaps, matched, boxes, positive, size, "nearest", sizes)
+                raw = self.rules.raw(boxes)
+                return cut_bitmaps(targets.bitmaps, matched, raw, positive, size, "nearest", sizes)

@@ -21,6 +21,8 @@ from rcnn.weights.detectron import recognises as is_detectron
 from rcnn.weights.detectron2 import from_detectron2
 from rcnn.weights.detectron2 import recognises as is_detectron2
 from rcnn.weights.found import Found, find_weights
+from rcnn.weights.mask_faster_rcnn import from_mask_faster_rcnn
+from rcnn.weights.mask_faster_rcnn import recognises as is_mask_faster_rcnn
 from rcnn.weights.mmdetection import from_mmdetection
 from rcnn.weights.mmdetection import recognises as is_mmdetection
 from rcnn.weights.mxnet_fcis import from_mxnet_fcis
@@ -124,6 +126,13 @@ SYSTEMS: tuple[System, ...] = (
         recognises=recognises_dena,
         read=_plain(from_dena),
         settings="the flags it was run with (--bn2affine ...), or a file of them",
+    ),
+    System(
+        name="mask-faster-rcnn",
+        files=".pth",
+        recognises=is_mask_faster_rcnn,
+        read=_plain(from_mask_faster_rcnn),
+        settings="its YAML (experiments/cfgs), or KEY=VALUE ...",
     ),
     System(name="MXNet's FCIS", files=".params", recognises=is_mxnet_fcis, read=_plain(from_mxnet_fcis)),
 )
