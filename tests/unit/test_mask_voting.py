@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from rcnn.models import build_detector, model_config
 from rcnn.ops.mask_voting import average_masks, vote_masks, vote_weights
 from rcnn.ops.nms import nms
+from tests.unit.random_batches import random_images
 
 
 def slow_resize(values: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -179,3 +182,26 @@ def read_at(mask: Tensor, box: list[float], y: float, x: float) -> float:
     upper = mask[a, b] * (1 - (column - b)) + mask[a, d] * (column - b)
     lower = mask[c, b] * (1 - (column - b)) + mask[c, d] * (column - b)
     return float(upper * (1 - (row - a)) + lower * (row - a))
+
+
+def test_mask_rcnn_votes_where_it_is_told_to() -> None:
+    """On the detector: where little is suppressed, detections overlap, and their masks become alike."""
+    config = model_config("mask_rcnn_compact")
+    assert config.mask is not None
+    box = replace(config.box, nms_iou=0.95, score_threshold=0.0, max_detections=60)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = build_detector(replace(config, box=box)).eval()
+        assert plain.mask_head is not None
+        for layer in plain.mask_head.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                torch.nn.init.normal_(layer.weight, std=0.3)
+    voting = build_detector(replace(config, box=box, mask=replace(config.mask, vote_iou=0.3))).eval()
+    voting.load_state_dict(plain.state_dict())
+    images = random_images([(128, 128)])
+    before, after = plain.predict(images), voting.predict(images)
+    assert before.masks is not None
+    assert after.masks is not None
+    wanted = average_masks(before.masks, before.boxes, before.scores, before.labels, before.valid, 0.3)
+    torch.testing.assert_close(after.masks, wanted)
+    assert (after.masks - before.masks).abs().max() > 0.01

@@ -19,6 +19,7 @@ from rcnn.models.layers import init_linear, zero_bias
 from rcnn.models.regions import Regions, pool_regions
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.capacity import live_prefix
+from rcnn.ops.mask_voting import average_masks
 from rcnn.ops.masks import crop_bitmaps
 from rcnn.ops.polygons import crop_polygons
 from rcnn.structures import Detections, Targets
@@ -93,6 +94,15 @@ class MaskHead(nn.Module):
             maps = shared(maps)
         masks = self.of_class(maps, detections.labels[:, :live], detections.valid[:, :live]).sigmoid()
         masks = masks * detections.valid[:, :live, None, None]
+        if self.config.vote_iou > 0:
+            masks = average_masks(
+                masks,
+                detections.boxes[:, :live],
+                detections.scores[:, :live],
+                detections.labels[:, :live],
+                detections.valid[:, :live],
+                self.config.vote_iou,
+            )
         missing = detections.valid.shape[1] - live
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, missing)))
 

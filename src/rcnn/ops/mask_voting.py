@@ -17,6 +17,7 @@ from rcnn.ops.boxes import box_iou
 
 TILE = 128  # pixels a side drawn at a time
 PAIRS_AT_A_TIME = 4096  # of detection and voter, when the new masks are read
+VALUES_AT_A_TIME = 2**23  # of masks read in the frames of others
 
 
 @torch.library.custom_op("rcnn::vote_masks", mutates_args=())
@@ -189,20 +190,29 @@ def average_masks(masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, 
     A vote weighs as much as its score. The other's mask is read, bilinearly, where the detection's own cells have their
     centres, and is 0 outside its box. Boxes and scores stay as they are.
     """
-    side = masks.shape[-1]
+    batch, detections, side = masks.shape[:3]
     same = (labels[:, :, None] == labels[:, None]) & valid[:, :, None] & valid[:, None]
     votes = torch.where(same & (box_iou(boxes, boxes) >= iou), scores[:, None], 0.0)  # (B, D, voter)
     votes = votes / votes.sum(-1, keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
-    cells = (torch.arange(side, device=masks.device) + 0.5) / side
+    rows = max(1, VALUES_AT_A_TIME // max(1, batch * detections * side * side))
+    averaged = [
+        (_read_in(masks, boxes, own) * weights[..., None, None]).sum(2)
+        for own, weights in zip(boxes.split(rows, 1), votes.split(rows, 1), strict=True)
+    ]
+    return torch.cat(averaged, 1).to(masks.dtype)
+
+
+def _read_in(masks: Tensor, boxes: Tensor, frames: Tensor) -> Tensor:
+    """Every mask (B, D, m, m) in the frame of every one of some boxes (B, d, 4): (B, d, D, m, m)."""
+    side = masks.shape[-1]
+    centres = (torch.arange(side, device=masks.device) + 0.5) / side
     samples = []
     for axis in (1, 0):
         start, extent = boxes[..., axis], boxes[..., axis + 2] - boxes[..., axis]  # (B, D)
-        points = start[..., None] + cells * extent[..., None]  # (B, D, m) pixels of the detection's cells
-        there = (points[:, :, None] - start[:, None, :, None]) / extent.clamp(min=1e-6)[:, None, :, None]
-        at = there * side - 0.5  # (B, D, voter, m) cells of the voter
-        inside = (there >= 0) & (there <= 1)
-        nearness = 1 - (at.clamp(0, side - 1)[..., None] - torch.arange(side, device=masks.device)).abs()
-        samples.append(nearness.clamp(min=0) * inside[..., None])  # (B, D, voter, m, m)
+        frame = frames[..., axis, None] + centres * (frames[..., axis + 2] - frames[..., axis])[..., None]  # (B, d, m)
+        part = (frame[:, :, None] - start[:, None, :, None]) / extent.clamp(min=1e-6)[:, None, :, None]
+        place = (part * side - 0.5).clamp(0, side - 1)  # (B, d, D, m) in cells of the mask that is read
+        nearness = 1 - (place[..., None] - torch.arange(side, device=masks.device)).abs()
+        samples.append(nearness.clamp(min=0) * ((part >= 0) & (part <= 1))[..., None])  # (B, d, D, m, m)
     down, across = samples
-    read = down @ (masks[:, None] @ across.transpose(-1, -2))  # (B, D, voter, m, m)
-    return (read * votes[..., None, None]).sum(2).to(masks.dtype)
+    return down @ (masks[:, None].float() @ across.transpose(-1, -2))
