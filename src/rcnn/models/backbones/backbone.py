@@ -22,6 +22,7 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
+        """As `nn.Module.train`, but for what is frozen, which stays in evaluation mode."""
         super().train(mode)
         for part in self.frozen:
             part.eval()
