@@ -122,11 +122,11 @@ def _decode(maps: Tensor, boxes: Tensor) -> Tensor:
     around = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=maps.device)
     seed_y, seed_x = ((torch.stack([at // size, at % size], 1)[:, None] + around).flatten(0, 1)).unbind(1)
     value, place = _best(padded, own.repeat_interleave(4), seed_y, seed_x, region, y, x)
-    # the others that may hold more
-    filled = (y.last > y.first)[region][:, :, None] & (x.last > x.first)[region][:, None]
-    open_cells = (_upper_bounds(padded) >= (value - SLACK * reach)[:, None, None]) & filled
-    candidate, row, column = open_cells.nonzero().unbind(1)
-    value, place = _best(padded, candidate, row, column, region, y, x)
+    # the others that may hold more, if any pixel lies in them
+    candidate, row, column = (_upper_bounds(padded) >= (value - SLACK * reach)[:, None, None]).nonzero().unbind(1)
+    box = region[candidate]
+    filled = (y.last > y.first)[box, row] & (x.last > x.first)[box, column]
+    value, place = _best(padded, candidate[filled], row[filled], column[filled], region, y, x)
     # x runs fastest in `place`, over the longest side of the chunk
     longest = x.weights.shape[1]
     pixel = torch.stack([place % longest, place // longest], -1).view(regions, joints, 2)
