@@ -122,6 +122,7 @@ CASCADE = CascadeConfig(
     ),
     loss_weights=(1.0, 0.5, 0.25),
     feature_gradient=1.0,
+    average="logits",  # one softmax of their mean
     resample=True,
     mask_heads="each",
 )  # fmt: skip

@@ -209,6 +209,7 @@ def _cascade(names: list[str]) -> CascadeConfig:
         delta_weights=weights[:stages],
         loss_weights=(1.0, 0.5, 0.25)[:stages],
         feature_gradient=1.0,
+        average="logits",
         resample=True,
         mask_heads="each",
     )
