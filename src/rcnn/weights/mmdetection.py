@@ -159,7 +159,7 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
             features="res5" if shared else "fc",
             convs=_count(names, rf"{re.escape(box_prefix)}shared_convs\.(\d+)\.conv\.weight"),
             norm=_norm(names, f"{box_prefix}shared_convs.0."),
-            fcs=_count(names, rf"{re.escape(box_prefix)}shared_fcs\.(\d+)\.weight"),
+            fcs=_count(names, rf"{re.escape(box_prefix)}shared_fcs\.(\d+)\.weight") if heads else 2,
             fc_width=len(state.get(f"{box_prefix}shared_fcs.0.bias", torch.empty(1024))),
             class_agnostic=bool(heads) and rows == 4,
             roi_size=14 if shared else 7,
