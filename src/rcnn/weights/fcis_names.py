@@ -18,6 +18,8 @@ from rcnn.weights.stored import shape_of
 
 RATIOS = 3
 DEPTHS = {6: 50, 23: 101, 36: 152}  # blocks of res4
+# rows of a layer come in so many
+MULTIPLES = {"rpn.objectness": 2 * RATIOS, "rpn.deltas": 4 * RATIOS, "box_head.maps": 98, "box_head.deltas": 392}
 XYXY, YXYX = (0, 1, 2, 3), (1, 0, 3, 2)  # order of a box's four numbers, x y w h
 
 
@@ -32,6 +34,8 @@ class Layout:
 def converted_tensor(ours: str, value: Tensor, layout: Layout) -> Tensor:
     """A tensor of theirs in the order of rows that `ours`, our name, wants."""
     layer = ours.rpartition(".")[0]
+    if value.ndim == 0 or len(value) % MULTIPLES.get(layer, 1):
+        return value  # it fits nowhere, which whoever reads the file says of all such at once
     if layer == "rpn.objectness":
         if not layout.interleaved:
             value = value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
