@@ -55,6 +55,8 @@ def evaluate(
 ) -> None:
     """Measure average precision of boxes, masks and keypoints (COCO's definitions), over all and for each class.
 
+    Of a region proposal network: average recall of its 100 and 1000 best, whatever the class.
+
     Example: rcnn eval runs/balloons --data balloons/ --split val --output measured
     """
     from rcnn.cli.progress import progress_bar
@@ -74,6 +76,7 @@ def evaluate(
         classes=predictor.classes,
         ignore_others=ignore_other_classes,
         keypoints=predictor.config.keypoint is not None,
+        one_class=predictor.config.proposals_only,
     )
     typer.echo(f"truth: {dataset.annotation_file}")
     for line in dataset.warnings:

@@ -39,15 +39,20 @@ def open_dataset(
     *,
     ignore_others: bool = False,
     keypoints: bool = False,
+    one_class: bool = False,
 ) -> Dataset:
     """The images and objects of one split of the data set in a folder.
 
     `classes` give the labels their names and order (a checkpoint's, say): each class that the split has objects of must
     be among them, or its objects are left out by `ignore_others`. Without them, labels follow ascending category ids.
     Where COCO's instances_SPLIT.json and person_keypoints_SPLIT.json both are there, `keypoints` takes the second.
+    `one_class` takes all objects for things of the one class in `classes`, or of "object": what finds proposals learns.
 
     Raises FileNotFoundError where there is no such folder, split or image, ValueError for annotations that are wrong.
     """
+    if one_class:
+        whole = open_dataset(directory, split, keypoints=keypoints)
+        return whole.as_one_class(classes[0] if classes else "object")
     root = Path(directory)
     file = _annotation_file(root, split, (KEYPOINTS, *ANNOTATIONS) if keypoints else ANNOTATIONS)
     folders = [file.parent, *(root / pattern.format(split=split) for pattern in IMAGES)]
@@ -65,9 +70,9 @@ def open_dataset(
         data = coco.read_json(file)
         if via.via_images(data) is None:
             return build(data)
-        one_class = root.resolve().name
-        tables, warnings = via.via_to_coco(data, file=file, one_class=one_class)
-        dataset = build(tables, reader=partial(via.read_annotations, one_class=one_class))
+        name = root.resolve().name
+        tables, warnings = via.via_to_coco(data, file=file, one_class=name)
+        dataset = build(tables, reader=partial(via.read_annotations, one_class=name))
     return replace(dataset, warnings=warnings + dataset.warnings)
 
 

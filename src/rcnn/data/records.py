@@ -9,7 +9,8 @@ Letters: I images, A objects of the whole data set, N objects of one image, P po
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,17 @@ class Dataset:
             annotation_ids=tuple(objects.ids[first:last].tolist()),
         )
 
+    def as_one_class(self, name: str) -> Dataset:
+        """The same objects, all of class `name`, whose category has the id 1."""
+        return replace(
+            self,
+            classes=(name,),
+            category_ids=(1,),
+            categories=({"id": 1, "name": name},),
+            objects=replace(self.objects, labels=np.zeros_like(self.objects.labels)),
+            read_annotations=partial(_annotations_of_one_class, self.read_annotations, self.category_ids),
+        )
+
     def to_coco(self) -> dict[str, Any]:
         """The truth in COCO's form, for evaluation: every annotation of the K classes in the file, under its own ids.
 
@@ -143,3 +155,10 @@ class Dataset:
         ours = set(self.category_ids)
         annotations = [annotation for annotation in self.read_annotations() if annotation["category_id"] in ours]
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}
+
+
+def _annotations_of_one_class(
+    read: Callable[[], list[dict[str, Any]]], category_ids: tuple[int, ...]
+) -> list[dict[str, Any]]:
+    """The annotations that `read` gives of these categories, all under category 1."""
+    return [annotation | {"category_id": 1} for annotation in read() if annotation["category_id"] in category_ids]

@@ -29,6 +29,7 @@ from rcnn.drawing.page import page, write_page
 _SIDE = 960  # pixels of the longer side of a picture in the page, at most
 _QUALITY = 85  # JPEG's
 _TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints"}
+_RECALLS = {"proposals"}  # kinds without a precision
 _MEANINGS = (
     "AP is COCO's average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one. "
     "s, m and l are objects under 32 x 32 pixels, up to 96 x 96, and larger. "
@@ -90,7 +91,7 @@ def write_report(
     """
     kinds = [kind for kind in _TITLES if kind in metrics]
     parts = [f'<h1>{escape(title)}</h1>\n<p class="lead">{escape(summary)}</p>', _tiles(metrics, kinds)]
-    parts.append(f"<h2>Average precision and recall</h2>\n{_overall(metrics, kinds)}")
+    parts.append(f"<h2>Average precision and recall</h2>\n{_overall(metrics, [*kinds, *_RECALLS & metrics.keys()])}")
     if examples:
         parts.append("<h2>Pictures</h2>")
         parts += [_pair(example) for example in examples]
@@ -118,7 +119,10 @@ def _overall(metrics: Mapping[str, Any], kinds: Sequence[str]) -> str:
     for kind in kinds:
         groups.setdefault(tuple(metrics[kind]), []).append(kind)
     tables = [
-        _table(["", *names], [[_TITLES[kind], *(_number(metrics[kind][name]) for name in names)] for kind in group])
+        _table(
+            ["", *names],
+            [[_TITLES.get(kind, kind), *(_number(metrics[kind][name]) for name in names)] for kind in group],
+        )
         for names, group in groups.items()
     ]
     return "\n".join(tables) + f'\n<p class="note">{_MEANINGS}</p>'

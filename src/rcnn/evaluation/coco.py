@@ -22,7 +22,8 @@ from rcnn.ops.coco_backend import COCO, COCOeval
 Number = float | None  # a fraction, or None where the truth holds nothing to measure on
 Id = int | str
 
-FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints"}  # kind -> the field of a result it measures
+# kind -> the field of a result that it measures
+FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
 
 # name -> (is it precision, IoU threshold or None for the mean over .50:.05:.95, area range, detections per image)
 _OBJECT_METRICS: dict[str, tuple[bool, float | None, str, int]] = {
@@ -51,7 +52,19 @@ _KEYPOINT_METRICS: dict[str, tuple[bool, float | None, str, int]] = {
     "ARm": (False, None, "medium", 20),
     "ARl": (False, None, "large", 20),
 }
-METRICS = {"bbox": _OBJECT_METRICS, "segm": _OBJECT_METRICS, "keypoints": _KEYPOINT_METRICS}
+_PROPOSAL_METRICS: dict[str, tuple[bool, float | None, str, int]] = {  # of boxes, whose classes are one
+    "AR100": (False, None, "all", 100),
+    "AR1000": (False, None, "all", 1000),
+    "AR1000s": (False, None, "small", 1000),
+    "AR1000m": (False, None, "medium", 1000),
+    "AR1000l": (False, None, "large", 1000),
+}
+METRICS = {
+    "bbox": _OBJECT_METRICS,
+    "segm": _OBJECT_METRICS,
+    "keypoints": _KEYPOINT_METRICS,
+    "proposals": _PROPOSAL_METRICS,
+}
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
@@ -116,7 +129,8 @@ def evaluate(
         curves = _curves(_prepared(data, numbers, kind, source), _fields(kept, numbers, kind), kind, keypoint_sigmas)
         metrics[kind] = {name: _summary(curves, definition) for name, definition in METRICS[kind].items()}
         for column, name in enumerate(names.values()):
-            per_class[name][kind] = {m: _summary(curves, METRICS[kind][m], column) for m in ("AP", "AP50")}
+            shown = [m for m in ("AP", "AP50") if m in METRICS[kind]]
+            per_class[name][kind] = {m: _summary(curves, METRICS[kind][m], column) for m in shown}
     count = Counter(a["category_id"] for a in data["annotations"] if a["image_id"] in numbers and not a.get("iscrowd"))
     objects = {name: count[category_id] for category_id, name in names.items()}
     return Metrics(kinds=metrics, per_class=per_class, images=len(chosen), objects=objects, detections=len(kept))
@@ -267,7 +281,9 @@ def _curves(
     truth: dict[str, Any], results: list[dict[str, Any]], kind: str, keypoint_sigmas: Sequence[float] | None
 ) -> Curves:
     coco = COCO(truth)
-    evaluation = COCOeval(coco, coco.loadRes(results), kind)
+    evaluation = COCOeval(coco, coco.loadRes(results), "bbox" if kind == "proposals" else kind)
+    if kind == "proposals":
+        evaluation.params.maxDets = sorted({limit for *_, limit in _PROPOSAL_METRICS.values()})
     if kind == "keypoints" and keypoint_sigmas is not None:
         evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
     evaluation.evaluate()

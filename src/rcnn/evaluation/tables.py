@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rcnn.evaluation.coco import METRICS, Metrics, Number
 
-TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints"}
+TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
 MEANINGS = {
     "AP": "mean over IoU .50:.05:.95",
     "AP50": "at IoU .50",
@@ -20,6 +20,10 @@ MEANINGS = {
     "AR1": "recall, of the best one an image",
     "AR10": "recall, of the 10 best an image",
     "AR100": "recall, of the 100 best an image",
+    "AR1000": "recall, of the 1000 best an image",
+    "AR1000s": "recall of 1000, small",
+    "AR1000m": "recall of 1000, medium",
+    "AR1000l": "recall of 1000, large",
     "ARs": "recall, small",
     "ARm": "recall, medium",
     "ARl": "recall, large",
@@ -54,10 +58,11 @@ def _overall(metrics: Metrics) -> list[str]:
 def _by_class(metrics: Metrics, width: int) -> list[str]:
     few = len(metrics.per_class) <= _FEW
     shown = ("AP", "AP50") if few else ("AP",)
-    titles = [f"{TITLES[kind]} {name}" if few else TITLES[kind] for kind in metrics.kinds for name in shown]
+    kinds = [kind for kind in metrics.kinds if "AP" in METRICS[kind]]
+    titles = [f"{TITLES[kind]} {name}" if few else TITLES[kind] for kind in kinds for name in shown]
     head = ["AP by class" if not few else "class", "objects", *titles]
     values = [
-        [f"{metrics.objects[name]:,}", *(number(found[kind][m]) for kind in metrics.kinds for m in shown)]
+        [f"{metrics.objects[name]:,}", *(number(found[kind][m]) for kind in kinds for m in shown)]
         for name, found in metrics.per_class.items()
     ]
     taken = sum(2 + max(len(row[place]) for row in [head[1:], *values]) for place in range(len(head) - 1))

@@ -80,7 +80,11 @@ def evaluate_dataset(
 
 def measured_kinds(config: DetectorConfig) -> tuple[str, ...]:
     """What of the detections of such a detector COCO's metrics measure."""
-    parts = (("segm", config.has_masks), ("keypoints", config.keypoint is not None))
+    parts = (
+        ("segm", config.has_masks),
+        ("keypoints", config.keypoint is not None),
+        ("proposals", config.proposals_only),
+    )
     return ("bbox", *(kind for kind, there in parts if there))
 
 

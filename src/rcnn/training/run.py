@@ -104,7 +104,9 @@ def run_training(
     learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]))
     start = starting_config(model) if before is None else config_from_dict(before["model"])
     wanted = override(start, model_words).keypoint  # words may give a model keypoints: keypoint={}
-    opened = partial(open_dataset, data, keypoints=wanted is not None)
+    opened = partial(
+        open_dataset, data, keypoints=wanted is not None, one_class=override(start, model_words).proposals_only
+    )
     dataset = opened(learn, classes=None if before is None else before["classes"])
     validation = opened(check, classes=dataset.classes) if check != NO_SPLIT else None
     if before is None:

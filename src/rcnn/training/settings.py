@@ -72,7 +72,7 @@ class TrainConfig:
             raise ValueError(f"train.milestones are {self.milestones}, wanted rising parts of the run, each in (0, 1]")
         if any(side < 1 for side in self.scales):
             raise ValueError(f"train.scales are {self.scales}, wanted shorter sides in pixels")
-        if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.")):
+        if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}, wanted bbox.NAME or segm.NAME, as in segm.AP")
 
     def images_per_step(self, world: int = 1) -> int:
