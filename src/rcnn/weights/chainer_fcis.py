@@ -129,7 +129,7 @@ def _converted(
     tensors = {}
     for name, our in ours.items():
         assert our is not None
-        value = converted_tensor(our, state[name], LAYOUT)
+        value = converted_tensor(our, state[name], LAYOUT, source)
         wider = "backbone.stem." if layers is CHAINERCV else ".shortcut."
         if wider in our and our.endswith("running_var"):
             value = value + (EPS - eps)

@@ -31,11 +31,14 @@ class Layout:
     interleaved: bool  # RPN logits: background and object of each anchor in turn; or all backgrounds, then all objects
 
 
-def converted_tensor(ours: str, value: Tensor, layout: Layout) -> Tensor:
+def converted_tensor(ours: str, value: Tensor, layout: Layout, source: str) -> Tensor:
     """A tensor of theirs in the order of rows that `ours`, our name, wants."""
     layer = ours.rpartition(".")[0]
-    if value.ndim == 0 or len(value) % MULTIPLES.get(layer, 1):
-        return value  # it fits nowhere, which whoever reads the file says of all such at once
+    multiple = MULTIPLES.get(layer, 1)
+    if value.ndim == 0 or len(value) % multiple:
+        raise ValueError(
+            f"{source}: {ours} (in our names) is {tuple(value.shape)}; wanted a multiple of {multiple} rows"
+        )
     if layer == "rpn.objectness":
         if not layout.interleaved:
             value = value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)

@@ -51,7 +51,7 @@ def from_mxnet_fcis(state: Mapping[str, Tensor], config_file: str | Path | None 
     if len(set(ours.values())) != len(ours):
         raise ValueError(f"{source} has tensors twice, as arg: and as aux:, or with and without these words")
     config, assumed = config_of(state, rename, fcis_r101_coco(), "fcis_r101_voc", source)
-    tensors = {our: converted_tensor(our, state[name], LAYOUT) for name, our in ours.items() if our is not None}
+    tensors = {our: converted_tensor(our, state[name], LAYOUT, source) for name, our in ours.items() if our is not None}
     require_fit(config, tensors, source)
     return Converted(
         config=config,
