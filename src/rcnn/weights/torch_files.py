@@ -40,6 +40,8 @@ CURE = {
     "torch._utils._rebuild_qtensor": "a quantised tensor: save the model before it is quantised, or its dequantised "
     "weights",
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor: save it again after .to_dense()",
+    "torch.serialization._get_layout": "a sparse tensor: save it again after .to_dense()",
+    "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without numbers (on the meta device)",
     "torch.jit._pickle.build_intlist": "a TorchScript program: save its state_dict() instead",
 }
 WORDS = {torch.bool: "b1", torch.int8: "i1", torch.uint8: "u1", torch.float32: "f4", torch.float16: "f2",
