@@ -237,6 +237,17 @@ def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
 
 
 @torch.no_grad()
+def test_small_proposals_may_be_dropped_before_the_best_are_taken() -> None:
+    settings: dict[str, Any] = {"proposals": "joint", "min_size": 14.0, "pre_nms": 20, "post_nms": 20, "nms_iou": 1.0}
+    after = rpn(**settings).predict(maps(), SIZES)
+    found = rpn(**settings, min_size_first=True).predict(maps(), SIZES)
+    assert found.valid.all()  # as many as are wanted, for large ones there are
+    assert (after.valid.sum(1) < 20).all()
+    network = rpn(**settings | {"pre_nms": 10**4, "post_nms": 20})  # takes all, then drops: the best 20 of the large
+    assert_same_proposals(found, network.predict(maps(), SIZES))
+
+
+@torch.no_grad()
 def test_proposals_of_whole_cells_only() -> None:
     network = rpn(whole_cells=True, nms_iou=1.0, post_nms=500, pre_nms=500, min_size=-1e9)
     proposals = network.predict(maps(), SIZES)
@@ -290,6 +301,7 @@ CHOICES: list[dict[str, Any]] = [
     {"classifier": "softmax", "ranking": "object_logit", "anchor_offset": 0.5, "max_log_scale": 100.0},
     {"legacy_anchors": True, "straddle": 0.0, "low_quality": "overruled", "normalizer": "sampled_objectness"},
     {"proposals": "joint", "crowd_ioa": 0.7, "min_size": 3.0, "min_size_original": True, "whole_cells": True},
+    {"min_size": 6.0, "min_size_first": True, "min_size_original": True},
 ]
 
 

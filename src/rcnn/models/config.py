@@ -23,8 +23,10 @@ class InputConfig:
     resize: Literal["antialias", "bilinear", "align_corners", "opencv", "opencv_float"] = "antialias"
     # of the resized sides: to the nearest pixel, down (FCIS in Chainer), or as OpenCV rounds those of a factor, which
     # then spaces the samples itself (chainer-mask-rcnn, DeNA); factor_limit: the longer side is rounded before it is
-    # compared with max_size, too (Detectron, mask-faster-rcnn)
-    size_rounding: Literal["round", "floor", "factor", "factor_limit"] = "round"
+    # compared with max_size, too (Detectron, mask-faster-rcnn); factor_up: the same, but no image is made smaller for
+    # min_size's sake, and the samples are spaced by the sides (matterport)
+    size_rounding: Literal["round", "floor", "factor", "factor_limit", "factor_up"] = "round"
+    canvas: int = 0  # side of a black square in whose middle images lie, pixels (matterport); 0: none
     # what boxes are divided by on their way back to the file's pixels: each axis by its own factor; both by that of the
     # width (ChainerCV) or of the height (chainer-fcis), by the mean of the two (tensorpack), by the one before rounding
     rescale: Literal["axes", "width", "height", "geometric", "factor"] = "axes"
@@ -166,6 +168,7 @@ class RPNConfig:
     floored_strides: bool = False
     # cell anchors of the first R-CNNs: rounded, and the last pixel belongs to a box (Detectron, MXNet's FCIS)
     legacy_anchors: bool = False
+    anchor_margin: float = 0.0  # pixels by which anchors and images end earlier (matterport: 1)
     anchor_offset: float = 0.0  # the first anchor's centre, in strides; Chainer's ports have 0.5
     head: Literal["conv", "fbnet"] = "conv"
     convs: int = 1  # 3x3 convolutions before the two outputs
@@ -193,6 +196,7 @@ class RPNConfig:
     min_size: float = 0.0
     score_threshold: float = 0.0  # proposals of a lower probability are dropped (torchvision's MobileNet)
     min_size_original: bool = False  # these are pixels of the file, not of the network's input (Chainer)
+    min_size_first: bool = False  # dropped before the best pre_nms are taken (Chainer, MXNet's FCIS), not after
     max_log_scale: float = MAX_LOG_SCALE  # logarithms of the predicted scales are cut here; 100: nowhere
     smooth_l1_beta: float = 0.0  # 0: plain L1
     # what the losses are divided by: the batch size, whatever was sampled (Detectron2, tensorpack); the number sampled
@@ -203,7 +207,8 @@ class RPNConfig:
 # roi_align: He et al. 2017; roi_pool: the maximum of rounded bins (Girshick 2015); crop_resize: cut out at whole cells
 # of the map, then resized (chainer-mask-rcnn); affine: bilinear samples from border to border, both included, zeros
 # outside the map (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016)
-Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine"]
+# normalized: the same, places counted from the first pixel's centre to the last's, levels to the nearest (matterport)
+Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine", "normalized"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -67,6 +67,7 @@ class RPN(nn.Module):
                 if config.legacy_anchors
                 else cell_anchors(sizes, config.ratios, rounded=config.rounded_anchors)
             )
+            cell[:, 2:] -= config.anchor_margin
             self.register_buffer(f"cell_{name}", cell, persistent=False)  # constants of the config, not weights
         anchors = len(config.sizes[0]) * len(config.ratios)
         self.objectness = nn.Conv2d(width, anchors * (2 if config.classifier == "softmax" else 1), 1)
@@ -137,6 +138,10 @@ class RPN(nn.Module):
                 ranks = ranks.masked_fill(~whole_cells(level.grid, level.steps, sizes, len(ranks[0])), -torch.inf)
             if config.score_threshold > 0:
                 ranks = ranks.masked_fill(level.logits.sigmoid() < config.score_threshold, -torch.inf)
+            if config.min_size_first:
+                moved = self.rules.decode(level.deltas, level.anchors, DELTA_WEIGHTS, config.max_log_scale)
+                small = ~self.large_enough(self.rules.clip(moved, sizes), scales)
+                ranks = ranks.masked_fill(small, -torch.inf)
             pools.append((ranks, level.deltas, level.anchors))
         if config.proposals == "joint":
             ranks, deltas, anchors = zip(*pools, strict=True)
@@ -148,7 +153,7 @@ class RPN(nn.Module):
             boxes.append(self.rules.decode(deltas, anchors[index], DELTA_WEIGHTS, config.max_log_scale))
             scores.append(best)
             groups.append(torch.full_like(index, group))
-        box, score = self.rules.clip(torch.cat(boxes, 1), sizes), torch.cat(scores, 1)
+        box, score = self.rules.clip(torch.cat(boxes, 1), sizes - config.anchor_margin), torch.cat(scores, 1)
         valid = self.large_enough(box, scales) & score.isfinite() & box.isfinite().all(-1)
         kept, valid = nms(box, score, torch.cat(groups, 1), valid, config.nms_iou, post_nms)
         box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]

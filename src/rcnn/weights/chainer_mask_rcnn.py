@@ -198,7 +198,7 @@ def _dena(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str
             pixel_mean=(102.9801, 115.9465, 122.7717),
         ),
         backbone=replace(_resnet(config), trained_affine=not settings.get("freeze_bn"), frozen_stages=0),
-        rpn=replace(config.rpn, min_size=4.0, min_size_original=True),
+        rpn=replace(config.rpn, min_size=4.0, min_size_original=True, min_size_first=True),
         box=replace(config.box, batch_size=128, sampling_ratio=2, max_detections=MOST),
         mask=replace(mask, sampling_ratio=2, target="truncated_bitmap", paste="squeezed"),
     )

@@ -32,7 +32,7 @@ def fcis_r101_coco() -> DetectorConfig:
         rpn=RPNConfig(
             sizes=COCO_SIZES, legacy_anchors=True, width=512, classifier="softmax", straddle=0.0,
             pre_nms_train=6000, pre_nms=6000, post_nms_train=300, post_nms=300, whole_cells=True, min_size=2.0,
-            max_log_scale=NO_LIMIT, smooth_l1_beta=1 / 9, normalizer="sampled_objectness",
+            min_size_first=True, max_log_scale=NO_LIMIT, smooth_l1_beta=1 / 9, normalizer="sampled_objectness",
         ),
         fcis=FCISConfig(),
         boxes="inclusive",
