@@ -41,7 +41,7 @@ def vote_masks(
         masks: (B, N, m, m) float in [0, 1], in the frames of their boxes.
         weights: (B, D, N) float, how much each candidate's vote counts; 0: not at all.
         sizes: (B, 2) int64, (height, width) of the images.
-        threshold: of masks and of canvases.
+        threshold: of masks and of canvases, above 0.
         at_least: a mask is set from the threshold on, otherwise above it; canvases always from it on.
 
     Returns:
@@ -49,6 +49,8 @@ def vote_masks(
         masks: (B, D, m, m) float32, sums of votes.
         found: (B, D) bool, whether anything reaches the threshold.
     """
+    if threshold <= 0:
+        raise ValueError(f"threshold is {threshold}, wanted more than 0: what lies outside of a mask has the value 0")
     batch, detections, _ = weights.shape
     fitted = boxes.new_zeros((batch, detections, 4), dtype=torch.float32)
     voted = boxes.new_zeros((batch, detections, *masks.shape[2:]), dtype=torch.float32)
@@ -121,21 +123,24 @@ def _read_masks(
 def _draw(edges: Tensor, masks: Tensor, y: Tensor, x: Tensor, threshold: float, at_least: bool) -> Tensor:
     """1.0 where the masks (U, m, m), resized to whole-pixel `edges` (U, 4), are set, at rows (U, h), columns (U, w)."""
     side = masks.shape[-1]
-    across, inside_x = _resize_weights(x, edges[:, 0], edges[:, 2], side)
-    down, inside_y = _resize_weights(y, edges[:, 1], edges[:, 3], side)
-    values = down @ (masks @ across.transpose(1, 2))  # (U, h, w)
-    bits = values >= threshold if at_least else values > threshold
-    return (bits & inside_y[:, :, None] & inside_x[:, None]).float()
+    across = _resize_weights(x, edges[:, 0], edges[:, 2], side)  # (U, m, w)
+    down = _resize_weights(y, edges[:, 1], edges[:, 3], side)  # (U, m, h)
+    values = torch.bmm(down.transpose(1, 2), torch.bmm(masks, across))  # (U, h, w)
+    return values.ge_(threshold) if at_least else values.gt_(threshold)
 
 
-def _resize_weights(pixels: Tensor, start: Tensor, end: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """Bilinear weights (U, n, side) of `pixels` (U, n) in a row of `side` cells over [start, end), and which are in."""
+def _resize_weights(pixels: Tensor, start: Tensor, end: Tensor, side: int) -> Tensor:
+    """Bilinear weights (U, side, n) of `pixels` (U, n) in a row of `side` cells over [start, end); outside it zeros.
+
+    A mask is then 0 there, which no threshold above 0 takes for set.
+    """
     length = (end - start).clamp(min=1)
     lower, share = _source(pixels, start, length, torch.full_like(length, side))
-    weights = torch.zeros((*pixels.shape, side), device=pixels.device)
-    weights.scatter_add_(2, lower[..., None], (1 - share)[..., None])
-    weights.scatter_add_(2, (lower + 1).clamp(max=side - 1)[..., None], share[..., None])
-    return weights, (pixels >= start[:, None]) & (pixels < end[:, None])
+    inside = ((pixels >= start[:, None]) & (pixels < end[:, None])).float()
+    weights = torch.zeros((len(pixels), side, pixels.shape[1]), device=pixels.device)
+    weights.scatter_add_(1, lower[:, None], ((1 - share) * inside)[:, None])
+    weights.scatter_add_(1, (lower + 1).clamp(max=side - 1)[:, None], (share * inside)[:, None])
+    return weights
 
 
 def _source(pixels: Tensor, start: Tensor, length: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
