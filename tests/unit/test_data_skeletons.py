@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rcnn.data import open_dataset
+from rcnn.data import open_dataset, splits
 from rcnn.data.skeletons import require_names, skeleton_of
 from rcnn.models.config import COCO_FLIP_PAIRS, COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
 from rcnn.training.keypoints import describe_keypoints, keypoints_of
@@ -138,3 +138,12 @@ def test_keypoints_are_asked_for_where_both_of_cocos_files_are_there(tmp_path: P
     other.write_text(json.dumps(tables(annotation(1, keypoints=POINTS))))
     assert open_dataset(root, "val", keypoints=True).annotation_file == other
     assert open_dataset(root, "val").annotation_file == plain
+    named = "annotations/person_keypoints_{split}.json"
+    assert open_dataset(root, "val", annotations=named).annotation_file == other
+    assert splits(root, named) == ["val"]
+    with pytest.raises(FileNotFoundError, match=r"has no labels/val\.json, the annotations asked for"):
+        open_dataset(root, "val", annotations="labels/{split}.json")
+    with pytest.raises(FileNotFoundError, match=r"looked in it for labels/SPLIT\.json"):
+        splits(root, "labels/{split}.json")
+    with pytest.raises(ValueError, match=r"annotations 'a\.json' are one file: write \{split\}"):
+        splits(root, "a.json")

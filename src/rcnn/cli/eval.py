@@ -36,6 +36,9 @@ def evaluate(
     output: Annotated[
         Path, typer.Option(help="Folder for metrics.json, report.html and the results in COCO's format.")
     ],
+    annotations: Annotated[
+        str, typer.Option(help="Annotation file within --data, as labels/{split}.json; found by its name otherwise.")
+    ] = "",
     ignore_other_classes: Annotated[
         bool, typer.Option("--ignore-other-classes", help="Leave out true objects of classes that the model has not.")
     ] = False,
@@ -76,6 +79,7 @@ def evaluate(
         classes=predictor.classes,
         ignore_others=ignore_other_classes,
         keypoints=predictor.config.keypoint is not None,
+        annotations=annotations,
         one_class=predictor.config.proposals_only,
     )
     typer.echo(f"truth: {dataset.annotation_file}")

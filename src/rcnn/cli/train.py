@@ -24,6 +24,9 @@ def train(
     val_split: Annotated[
         str, typer.Option(help="Split to evaluate on; found by its name (val...); `none`: no evaluation.")
     ] = "",
+    annotations: Annotated[
+        str, typer.Option(help="Annotation file within --data, as labels/{split}.json; found by its name otherwise.")
+    ] = "",
     weights: Annotated[
         str, typer.Option(help="Folder that `rcnn convert` made of ImageNet weights: the backbone begins so.")
     ] = "",
@@ -49,6 +52,7 @@ def train(
         resume=resume,
         device=device,
         weights=weights,
+        annotations=annotations,
         say=typer.echo,
     )
     typer.echo(f"{'finished' if outcome.finished else 'stopped'} after {outcome.step} steps; the run is in {output}")

@@ -40,22 +40,25 @@ def open_dataset(
     ignore_others: bool = False,
     keypoints: bool = False,
     one_class: bool = False,
+    annotations: str = "",
 ) -> Dataset:
     """The images and objects of one split of the data set in a folder.
 
     `classes` give the labels their names and order (a checkpoint's, say): each class that the split has objects of must
     be among them, or its objects are left out by `ignore_others`. Without them, labels follow ascending category ids.
-    Where COCO's instances_SPLIT.json and person_keypoints_SPLIT.json both are there, `keypoints` takes the second.
+    Where COCO's instances_SPLIT.json and person_keypoints_SPLIT.json both are there, `keypoints` takes the second;
+    `annotations` names the file, within the folder, "{split}" in it standing for the split: "labels/{split}_v2.json".
     `one_class` takes all objects for things of the one class in `classes`, or of "object": what finds proposals learns.
 
     Raises FileNotFoundError where there is no such folder, split or image, ValueError for annotations that are wrong.
     """
     if one_class:
-        whole = open_dataset(directory, split, keypoints=keypoints)
+        whole = open_dataset(directory, split, keypoints=keypoints, annotations=annotations)
         return whole.as_one_class(classes[0] if classes else "object")
     root = Path(directory)
-    file = _annotation_file(root, split, (KEYPOINTS, *ANNOTATIONS) if keypoints else ANNOTATIONS)
-    folders = [file.parent, *(root / pattern.format(split=split) for pattern in IMAGES)]
+    patterns = (KEYPOINTS, *ANNOTATIONS) if keypoints else ANNOTATIONS
+    file = _annotation_file(root, split, (annotations,) if annotations else patterns)
+    folders = [file.parent, *(root / pattern.replace("{split}", split) for pattern in IMAGES)]
     folders = list(dict.fromkeys(folder for folder in folders if folder != root / "annotations"))
     build = partial(
         coco.coco_dataset,
@@ -76,21 +79,27 @@ def open_dataset(
     return replace(dataset, warnings=warnings + dataset.warnings)
 
 
-def splits(directory: Path | str) -> list[str]:
-    """Names of the splits in a folder, sorted. Raises FileNotFoundError where there is none."""
+def splits(directory: Path | str, annotations: str = "") -> list[str]:
+    """Names of the splits in a folder, sorted; `annotations` as in `open_dataset`.
+
+    Raises FileNotFoundError where there is none, ValueError for `annotations` that are one file for all splits.
+    """
     root = Path(directory)
-    found = _found(root)
+    if annotations and "{split}" not in annotations:
+        raise ValueError(f"annotations {annotations!r} are one file: write {{split}} where the name of a split stands")
+    patterns = (annotations,) if annotations else ANNOTATIONS
+    found = _found(root, patterns)
     if not found:
-        raise FileNotFoundError(f"{_nothing(root)}; looked in it for {_patterns('SPLIT')}")
+        raise FileNotFoundError(f"{_nothing(root)}; looked in it for {_patterns('SPLIT', patterns)}")
     return found
 
 
-def _found(root: Path) -> list[str]:
+def _found(root: Path, patterns: Sequence[str] = ANNOTATIONS) -> list[str]:
     names: set[str] = set()
-    for pattern in ANNOTATIONS:
+    for pattern in patterns:
         before, after = pattern.split("{split}")
         shape = re.compile(re.escape(before) + "(?P<split>[^/]+)" + re.escape(after))
-        for path in sorted(root.glob(pattern.format(split="*"))):
+        for path in sorted(root.glob(pattern.replace("{split}", "*"))):
             named = shape.fullmatch(path.relative_to(root).as_posix())
             if named is None or not path.is_file():
                 continue
@@ -113,11 +122,13 @@ def _annotates(file: Path) -> bool:
 
 def _annotation_file(root: Path, split: str, patterns: Sequence[str]) -> Path:
     for pattern in patterns:
-        file = root / pattern.format(split=split)
+        file = root / pattern.replace("{split}", split)
         if file.is_file():
             return file
     if not root.is_dir():
         raise FileNotFoundError(f"{root} is not a folder; wanted that of a data set, with one of {_patterns(split)}")
+    if len(patterns) == 1:
+        raise FileNotFoundError(f"{root} has no {_patterns(split, patterns)}, the annotations asked for")
     there = _found(root)
     if there:
         raise FileNotFoundError(
@@ -138,5 +149,5 @@ def _nothing(root: Path) -> str:
     return f"{root} has no annotations of a known layout"
 
 
-def _patterns(split: str) -> str:
-    return ", ".join(pattern.format(split=split) for pattern in ANNOTATIONS)
+def _patterns(split: str, patterns: Sequence[str] = ANNOTATIONS) -> str:
+    return ", ".join(pattern.replace("{split}", split) for pattern in patterns)

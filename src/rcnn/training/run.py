@@ -83,13 +83,15 @@ def run_training(
     resume: bool = False,
     device: str = "auto",
     weights: str = "",
+    annotations: str = "",
     say: Say = print,
 ) -> Outcome:
     """Train `model` (a name, or a checkpoint folder) on `data`; a named model's backbone begins as that in `weights`.
 
     `output` gets config.json, log.jsonl, curve.html, last/ and best/. `overrides` are KEY=VALUE words, of the model and
     of training. A run that is resumed keeps its own settings, on which `overrides` may improve (train.steps=2000).
-    `splits` are those to learn and to evaluate on; empty ones are found by their names.
+    `splits` are those to learn and to evaluate on; empty ones are found by their names. `annotations` as in
+    `open_dataset`.
     """
     record = output / RECORD
     if resume and not record.exists():
@@ -101,11 +103,16 @@ def run_training(
         say(f"going on with {output}, which was started from {before['started_from']}, not {model}")
     model_words, train_words = split_overrides(overrides)
 
-    learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]))
+    annotations = annotations if before is None else before.get("annotations", "")
+    learn, check = choose_splits(data, splits if before is None else tuple(before["splits"]), annotations)
     start = starting_config(model) if before is None else config_from_dict(before["model"])
     wanted = override(start, model_words).keypoint  # words may give a model keypoints: keypoint={}
     opened = partial(
-        open_dataset, data, keypoints=wanted is not None, one_class=override(start, model_words).proposals_only
+        open_dataset,
+        data,
+        keypoints=wanted is not None,
+        one_class=override(start, model_words).proposals_only,
+        annotations=annotations,
     )
     dataset = opened(learn, classes=None if before is None else before["classes"])
     validation = opened(check, classes=dataset.classes) if check != NO_SPLIT else None
@@ -140,7 +147,7 @@ def run_training(
     detector.to(choose_device(device))
 
     started_from = model if before is None else before["started_from"]
-    about = {"started_from": started_from, "data": str(data), "splits": [learn, check]}
+    about = {"started_from": started_from, "data": str(data), "splits": [learn, check], "annotations": annotations}
     about |= {"weights": weights} if weights else {}
     recorded = {"model": config_to_dict(config), "train": config_to_dict(settings)} | about
     output.mkdir(parents=True, exist_ok=True)
@@ -191,9 +198,9 @@ def measure(validation: Dataset, settings: TrainConfig, device: str, detector: D
     return evaluate_dataset(predictor, validation, workers=max(1, settings.workers)).metrics.to_dict()
 
 
-def choose_splits(data: Path, wanted: tuple[str, ...]) -> tuple[str, str]:
+def choose_splits(data: Path, wanted: tuple[str, ...], annotations: str = "") -> tuple[str, str]:
     """Splits of `data` to learn and to evaluate on (NO_SPLIT: on none): those `wanted`, else by their names."""
-    there = splits_of(data)
+    there = splits_of(data, annotations)
     learn, check = wanted
     if not learn:
         named = [name for name in there if name.startswith("train")]
