@@ -55,6 +55,8 @@ class AugmentedPredictor(Predictor):
     def __init__(self, detector: Detector, *, scales: Sequence[int] = (), flip: bool = True, **settings: Any) -> None:
         """`scales` are shorter sides, pixels; none given: the checkpoint's own. `settings` as of `Predictor`."""
         super().__init__(detector, **settings)
+        if self.config.input.canvas:
+            raise ValueError("input.canvas fixes the size of the input: this model cannot look at others, or mirrored")
         if any(side < 1 for side in scales):
             raise ValueError(f"scales are {tuple(scales)}, wanted shorter sides in pixels")
         self.scales = tuple(scales) or (self.config.input.min_size,)

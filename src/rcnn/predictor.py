@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rcnn.data.images import read_image
 from rcnn.data.loader import Padding, pad_images
-from rcnn.data.transforms import resize_factor, resize_shortest
+from rcnn.data.transforms import canvas_place, on_canvas, resize_factor, resize_shortest, resized_size
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig, InputConfig
@@ -130,6 +130,8 @@ class Predictor:
         image = source if isinstance(source, Tensor) else read_image(source)
         settings = self.config.input
         resized = resize_shortest(image, settings.min_size, settings.max_size, settings.resize, settings.size_rounding)
+        if settings.canvas:
+            resized = on_canvas(resized, settings.canvas)
         return resized, (image.shape[1], image.shape[2])
 
     def detect(self, images: Sequence[Tensor], originals: Sequence[tuple[int, int]]) -> list[ImageDetections]:
@@ -158,7 +160,13 @@ def to_original(
     height, width = original
     scale = np.array(rescale(config.input, size, original) * 2, dtype=np.float32)
     limit = np.array([width, height] * 2, dtype=np.float32)
-    boxes = np.clip(detections.boxes[index].float().numpy() * scale, 0, limit)
+    boxes = detections.boxes[index].float().numpy()
+    if config.input.canvas:  # boxes end on their last pixel there, and are whole numbers
+        top, left = canvas_place(_resized(config.input, original), config.input.canvas)
+        boxes = np.round((boxes - np.array([left, top] * 2, np.float32)) * scale + np.array([0, 0, 1, 1], np.float32))
+    else:
+        boxes = boxes * scale
+    boxes = np.clip(boxes, 0, limit)
     keep = detections.valid[index].numpy() & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     masks, points = detections.masks, None
     if detections.keypoints is not None:
@@ -190,6 +198,9 @@ def rescale(settings: InputConfig, size: tuple[int, int], original: tuple[int, i
 
     Each axis has a factor of its own, as rounding to whole pixels made it; but older systems take one for both.
     """
+    if settings.canvas:  # from the first pixel's centre to the last's
+        (height, width), (whole_height, whole_width) = _resized(settings, original), original
+        return (whole_width - 1) / max(1, width - 1), (whole_height - 1) / max(1, height - 1)
     y, x = original[0] / size[0], original[1] / size[1]
     match settings.rescale:
         case "width":
@@ -202,6 +213,10 @@ def rescale(settings: InputConfig, size: tuple[int, int], original: tuple[int, i
             factor = resize_factor(original, settings.min_size, settings.max_size, settings.size_rounding)
             return 1 / factor, 1 / factor
     return x, y
+
+
+def _resized(settings: InputConfig, original: tuple[int, int]) -> tuple[int, int]:
+    return resized_size(original, settings.min_size, settings.max_size, settings.resize, settings.size_rounding)
 
 
 def choose_device(device: str | torch.device) -> torch.device:

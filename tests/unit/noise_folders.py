@@ -36,6 +36,7 @@ class Model:
     max_size: int = 80
     resize: str = "antialias"
     size_rounding: str = "round"
+    canvas: int = 0
     divisor: int = 32
 
 

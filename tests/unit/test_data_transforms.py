@@ -218,7 +218,7 @@ def settings(**changes) -> SimpleNamespace:
     return SimpleNamespace(**({"flip": 0.5, "scales": (), "jitter": 0.0} | changes))
 
 
-MODEL = SimpleNamespace(min_size=20, max_size=100, resize="antialias", size_rounding="round", divisor=32)
+MODEL = SimpleNamespace(min_size=20, max_size=100, resize="antialias", size_rounding="round", canvas=0, divisor=32)
 
 
 def test_augmentation_depends_on_its_place_alone():

@@ -24,7 +24,7 @@ from torchvision.transforms.v2 import functional as pixels
 from rcnn.ops.opencv import resize_bilinear
 
 Resize = Literal["antialias", "bilinear", "align_corners", "opencv", "opencv_float"]
-Rounding = Literal["round", "floor", "factor", "factor_limit"]
+Rounding = Literal["round", "floor", "factor", "factor_limit", "factor_up"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +95,11 @@ class Input(Protocol):
         ...
 
     @property
+    def canvas(self) -> int:
+        """Side of the square in whose middle images lie; 0: they lie on none."""
+        ...
+
+    @property
     def divisor(self) -> int:
         """What sides are multiples of under exact padding."""
         ...
@@ -131,8 +136,12 @@ def resized_size(
 def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding: Rounding) -> float:
     """What both sides of `size` are multiplied by, before any rounding; as the systems that use OpenCV compute it."""
     factor = min_size / min(size)
+    if rounding == "factor_up":
+        factor = max(1.0, factor)
     long = factor * max(size)
-    return max_size / max(size) if (round(long) if rounding == "factor_limit" else long) > max_size else factor
+    if rounding in ("factor_limit", "factor_up"):
+        long = round(long)
+    return max_size / max(size) if long > max_size else factor
 
 
 def resize_shortest(image: Tensor, min_size: int, max_size: int, kind: Resize, rounding: Rounding = "round") -> Tensor:
@@ -215,6 +224,41 @@ def _mirrored(boxes: Tensor, width: int) -> Tensor:
     return torch.stack([width - x2, y1, width - x1, y2], 1)
 
 
+def canvas_place(size: tuple[int, int], canvas: int) -> tuple[int, int]:
+    """(top, left) of an image of `size` (height, width) in the middle of a square of `canvas` pixels a side.
+
+    ValueError where it is larger.
+    """
+    if max(size) > canvas:
+        raise ValueError(f"an image of {size} does not fit on input.canvas={canvas}: max_size may be no more than that")
+    return (canvas - size[0]) // 2, (canvas - size[1]) // 2
+
+
+def on_canvas(image: Tensor, canvas: int) -> Tensor:
+    """An image (..., H, W) in the middle of (..., canvas, canvas) zeros."""
+    height, width = image.shape[-2:]
+    top, left = canvas_place((height, width), canvas)
+    return F.pad(image, (left, canvas - width - left, top, canvas - height - top))
+
+
+def sample_on_canvas(sample: Sample, canvas: int) -> Sample:
+    """A sample in the middle of a black square."""
+    top, left = canvas_place(sample.size, canvas)
+    moved = np.array([left, top, left, top, 0])
+    keypoints = sample.keypoints
+    if keypoints is not None:
+        given = keypoints[..., 2:] > 0  # absent ones stay zeros
+        keypoints = torch.where(given, keypoints + keypoints.new_tensor([left, top, 0]), 0)
+    return replace(
+        sample,
+        image=on_canvas(sample.image, canvas),
+        boxes=sample.boxes + sample.boxes.new_tensor([left, top, left, top]),
+        outlines=None if sample.outlines is None else tuple(e + moved for e in sample.outlines),
+        bitmaps=None if sample.bitmaps is None else on_canvas(sample.bitmaps, canvas),
+        keypoints=keypoints,
+    )
+
+
 def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     """A sample mirrored left to right; `pairs` are the keypoints, by index, that change places (left and right eye)."""
     width = sample.size[1]
@@ -270,6 +314,8 @@ def augment(
         resize_factor(sample.size, side, model.max_size, rounding) if rounding in ("factor", "factor_limit") else None
     )
     sample = resize(sample, size, model.resize, factor)
+    if model.canvas:
+        sample = sample_on_canvas(sample, model.canvas)
     return flip(sample, pairs) if mirrored else sample
 
 

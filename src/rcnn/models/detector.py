@@ -90,7 +90,8 @@ class Detector(nn.Module):
         back_by_one = self.config.input.rescale in ("width", "height", "factor")
         if back_by_one and images.scales is not None and images.originals is not None:
             return images.originals * images.scales[:, None]
-        return images.sizes
+        margin = self.config.rpn.anchor_margin
+        return images.sizes - margin if margin else images.sizes
 
     def outline(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with their masks."""

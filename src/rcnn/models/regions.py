@@ -117,7 +117,11 @@ def pool_regions(
     if len(numbers) == 1:
         levels = torch.zeros_like(valid, dtype=torch.int64)
     else:
-        levels = assign_levels(boxes, numbers[0], numbers[-1], eps_inside=level_eps_inside)
+        finest = features[next(iter(strides))]
+        # to the nearest level, of regions counted in sides from centre to centre: as much smaller is the canonical size
+        side = max(finest.shape[2:]) * next(iter(strides.values()))
+        canonical = 224 / 2**0.5 * (side - 1) / side if config.pooling == "normalized" else 224
+        levels = assign_levels(boxes, numbers[0], numbers[-1], canonical, eps_inside=level_eps_inside)
     maps = [features[name] for name in strides]
     scales = [1.0 / stride for stride in strides.values()]
     boxes = rules.raw(boxes)

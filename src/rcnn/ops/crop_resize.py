@@ -20,13 +20,14 @@ def crop_resize(
     valid: Tensor,
     scales: Sequence[float],
     size: int,
-    kind: Literal["affine", "crop_resize"],
+    kind: Literal["affine", "crop_resize", "normalized"],
 ) -> Tensor:
     """Each region's features from its own level, `size` x `size` bilinear samples, the corners' ones at its corners.
 
     affine: from border to border of the region, wherever on the map that is; outside it all is zero (mask-faster-rcnn's
     affine grid with aligned corners, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016). crop_resize: the region
     is first cut to whole cells, one at least, and from the first of these cells to the last (chainer-mask-rcnn).
+    normalized: affine, but the input's first and last pixels lie on the map's first and last cells (matterport).
 
     Args:
         features: L maps (B, C, H_l, W_l) of one dtype; the arithmetic is float32 at least.
@@ -45,6 +46,9 @@ def crop_resize(
         height, width = values.shape[2:]
         if kind == "crop_resize":
             corners = _whole_cells(corners, height, width)
+        elif kind == "normalized":
+            ends = [(side - 1) / max(side - scale, 1e-6) for side in (width, height)]  # a cell's steps for a pixel's
+            corners = corners * corners.new_tensor(ends * 2)
         corners = torch.where(own[..., None], corners, 0.0)  # a place that holds no region may hold anything
         part = _samples(values, corners, size) * own[..., None, None, None]
         pooled = part if pooled is None else pooled + part

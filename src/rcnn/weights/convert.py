@@ -23,6 +23,8 @@ from rcnn.weights.detectron2 import recognises as is_detectron2
 from rcnn.weights.found import Found, find_weights
 from rcnn.weights.mask_faster_rcnn import from_mask_faster_rcnn
 from rcnn.weights.mask_faster_rcnn import recognises as is_mask_faster_rcnn
+from rcnn.weights.matterport import from_matterport
+from rcnn.weights.matterport import recognises as is_matterport
 from rcnn.weights.mmdetection import from_mmdetection
 from rcnn.weights.mmdetection import recognises as is_mmdetection
 from rcnn.weights.mxnet_fcis import from_mxnet_fcis
@@ -133,6 +135,13 @@ SYSTEMS: tuple[System, ...] = (
         recognises=is_mask_faster_rcnn,
         read=_plain(from_mask_faster_rcnn),
         settings="its YAML (experiments/cfgs), or KEY=VALUE ...",
+    ),
+    System(
+        name="matterport's Mask R-CNN",
+        files=".h5",
+        recognises=is_matterport,
+        read=_plain(from_matterport),
+        settings="its Config, KEY=VALUE ... or a file of what display() prints",
     ),
     System(name="MXNet's FCIS", files=".params", recognises=is_mxnet_fcis, read=_plain(from_mxnet_fcis)),
 )

@@ -81,8 +81,10 @@ def parse_settings(config: str | Path) -> dict[str, Any]:
         path = None
     if path is not None:
         text, source = path.read_text(encoding="utf-8"), str(path)
-    elif "=" not in text and "{" not in text:
-        raise ValueError(f"{text!r} is no file, and no setting of tensorpack's: want KEY=VALUE, as MODE_FPN=True")
+    # what a program printed as a table has its equals signs put in (matterport's Config.display)
+    text = re.sub(r"(?m)^([A-Z][A-Z0-9_]+)[ \t]{2,}(?=[^=\s])", r"\1=", text)
+    if path is None and "=" not in text and "{" not in text:
+        raise ValueError(f"{text!r} is no file, and no setting: want KEY=VALUE, such as MODE_FPN=True")
     start = text.find("{")
     if start >= 0 and not KEY.search(text[:start]):
         try:
@@ -93,7 +95,7 @@ def parse_settings(config: str | Path) -> dict[str, Any]:
     text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     keys = list(KEY.finditer(text))
     if not keys:
-        raise ValueError(f"{source} holds no tensorpack setting: want KEY=VALUE, such as MODE_FPN=True, in lines")
+        raise ValueError(f"{source} hold no settings: want KEY=VALUE, such as MODE_FPN=True, in lines")
     ends = [key.start() for key in keys[1:]] + [len(text)]
     return {key[1]: _value(text[key.end() : end]) for key, end in zip(keys, ends, strict=True)}
 
