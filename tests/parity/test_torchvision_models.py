@@ -141,7 +141,7 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
 
     # 160 rows are 3 steps of the coarsest map, 53 pixels each to torchvision, whose stride is 64
     assert batch.pixels.shape[2] % 64
-    anchors = torch.cat(detector.rpn.head(features)[2])
+    anchors = torch.cat([level.anchors for level in detector.rpn.head(features)])
     for their in model.rpn.anchor_generator(transformed, list(theirs.values())):
         torch.testing.assert_close(anchors, their, atol=0, rtol=0)
     proposals, _ = model.rpn(transformed, theirs)

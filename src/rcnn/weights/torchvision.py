@@ -1,4 +1,4 @@
-"""torchvision's `fasterrcnn_`, `maskrcnn_` and `keypointrcnn_resnet50_fpn` (version 1, also ResNet-101), both ways.
+"""torchvision's R-CNNs both ways: Faster, Mask and Keypoint, versions 1 and 2, any ResNet depth, MobileNetV3.
 
 Theirs puts background first and gives it a box and a mask that nothing uses; ours puts it last, without either. Their
 COCO heads have 91 rows, one for each category id up to 90, of which ten were never used: K = 90 here, and those ten are
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,20 +18,14 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from rcnn.models import DetectorConfig, build_detector, model_config
-from rcnn.models.config import (
-    BoxHeadConfig,
-    InputConfig,
-    KeypointHeadConfig,
-    MaskHeadConfig,
-    ResNetConfig,
-    RPNConfig,
-)
+from rcnn.models.config import FPNConfig, InputConfig, KeypointHeadConfig, MobileNetConfig, Norm, ResNetConfig
+from rcnn.models.zoo.torchvision import BOX, MASK, RPN, faster_rcnn_r50_fpn_v2
 from rcnn.weights.converted import Converted, class_names, few, require_fit, unnamed_keypoints
 
 PARTS = {  # ours -> theirs, where no number changes
     "backbone.stem.conv1.weight": "backbone.body.conv1.weight",
     "backbone.stem.conv1.norm.": "backbone.body.bn1.",
-    "rpn.convs.0.": "rpn.head.conv.0.0.",
+    "backbone.features.": "backbone.body.",  # MobileNetV3
     "rpn.objectness.": "rpn.head.cls_logits.",
     "rpn.deltas.": "rpn.head.bbox_pred.",
     "box_head.features.fc1.": "roi_heads.box_head.fc6.",
@@ -47,7 +42,7 @@ OLD_NAMES = (
     (r"rpn\.head\.conv\.(weight|bias)", r"rpn.head.conv.0.0.\1"),
     *((rf"roi_heads\.mask_head\.mask_fcn{i + 1}\.(.+)", rf"roi_heads.mask_head.{i}.0.\1") for i in range(4)),
 )
-DEPTHS: dict[int, Literal[50, 101]] = {6: 50, 23: 101}  # blocks of layer3
+DEPTHS: dict[int, Literal[50, 101, 152]] = {6: 50, 23: 101, 36: 152}  # blocks of layer3
 # these were trained with a frozen norm that adds nothing to the variance: torchvision sets that when it loads them
 NO_EPS = (
     "fasterrcnn_resnet50_fpn_coco",
@@ -61,8 +56,11 @@ def is_torchvision(names: Collection[str]) -> bool:
     return any(name.startswith("backbone.body.") for name in names) and "rpn.head.cls_logits.weight" in names
 
 
-def torchvision_name(name: str) -> str:
-    """torchvision's name for our `name`."""
+def torchvision_name(name: str, config: DetectorConfig) -> str:
+    """torchvision's name for our `name` in a detector of `config`; a ValueError if it has none."""
+    convs = config.box.convs
+    if convs and (found := re.fullmatch(r"box_head\.features\.fc(\d+)\.(.+)", name)):
+        return f"roi_heads.box_head.{convs - 1 + 2 * int(found[1])}.{found[2]}"  # after the convolutions and a flatten
     for ours, theirs in PARTS.items():
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
@@ -75,16 +73,25 @@ def torchvision_name(name: str) -> str:
         return f"{place}.{conv.replace('conv', 'bn') if is_norm else conv}.{rest.removeprefix('norm.')}"
     if found := re.fullmatch(r"fpn\.(lateral|output)(\d)\.(.+)", name):
         kind, level, rest = found.groups()
-        return f"backbone.fpn.{'inner' if kind == 'lateral' else 'layer'}_blocks.{int(level) - 2}.0.{rest}"
-    if found := re.fullmatch(r"mask_head\.features\.conv(\d)\.(.+)", name):
-        return f"roi_heads.mask_head.{int(found[1]) - 1}.0.{found[2]}"
+        lowest = 2 if isinstance(config.backbone, ResNetConfig) else 4
+        place = f"backbone.fpn.{'inner' if kind == 'lateral' else 'layer'}_blocks.{int(level) - lowest}"
+        return f"{place}.{_in_block(rest)}"
+    if found := re.fullmatch(r"(box|mask)_head\.features\.conv(\d)\.(.+)", name):
+        return f"roi_heads.{found[1]}_head.{int(found[2]) - 1}.{_in_block(found[3])}"
+    if found := re.fullmatch(r"rpn\.convs\.(\d+)\.(.+)", name):
+        return f"rpn.head.conv.{found[1]}.0.{found[2]}"
     if found := re.fullmatch(r"keypoint_head\.features\.conv(\d+)\.(.+)", name):
         return f"roi_heads.keypoint_head.{2 * (int(found[1]) - 1)}.{found[2]}"  # a ReLU stands between
     raise ValueError(f"torchvision has no counterpart of our tensor {name!r}")
 
 
+def _in_block(rest: str) -> str:
+    """Inside its convolution blocks: the convolution, or the norm after it."""
+    return f"1.{rest.removeprefix('norm.')}" if rest.startswith("norm.") else f"0.{rest}"
+
+
 def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted:
-    """torchvision's `state`; `source` names its file. ValueError for a network that is not one of the three.
+    """torchvision's `state`; `source` names its file. ValueError for a network that is none of its R-CNNs.
 
     The state holds no settings: those of torchvision's constructors are taken.
     """
@@ -93,20 +100,23 @@ def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted
     config = _config(theirs, source)
     with torch.device("meta"):
         wanted = list(build_detector(config).state_dict())
-    names = {name: torchvision_name(name) for name in wanted}
+    names = {name: torchvision_name(name, config) for name in wanted}
     if unknown := [name for name in theirs if name not in set(names.values())]:
         raise ValueError(f"{source} looks like torchvision's {config.name}, but has tensors of another: {few(unknown)}")
     ours = {name: _background_last(name, theirs[their]) for name, their in names.items() if their in theirs}
     require_fit(config, ours, source)
-    report = (
-        f"torchvision {config.name}, {len(ours)} tensors, {config.num_classes} classes; settings of torchvision's "
-        f"constructor, norm eps {_eps(source):g}"
-    )
+    report = f"torchvision {config.name}, {len(ours)} tensors, {config.num_classes} classes"
     return Converted(
         config=config,
         state=ours,
         classes=_classes(config.num_classes, persons=config.keypoint is not None and config.num_classes == 1),
         report=report,
+        system="torchvision",
+        assumed=(
+            "input 800 to 1333 pixels (320 to 640 where the file's name says 320), anchors, thresholds: torchvision's "
+            "constructors'",
+            f"norm eps {_eps(source):g}: torchvision's for a file of this name",
+        ),
     )
 
 
@@ -115,9 +125,26 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
 
     Raises ValueError for a network that torchvision does not build.
     """
-    if config.fpn is None or not isinstance(config.backbone, ResNetConfig) or config.backbone.stride_in_1x1:
-        raise ValueError(f"torchvision has no {config.name}: want a ResNet with stride in the 3x3, and a pyramid")
-    return {torchvision_name(name): _background_first(name, value) for name, value in state.items()}
+    if reason := _why_not(config):
+        raise ValueError(f"torchvision has no {config.name}: {reason}")
+    return {torchvision_name(name, config): _background_first(name, value) for name, value in state.items()}
+
+
+def _why_not(config: DetectorConfig) -> str:
+    """What of a detector torchvision does not build, in words; empty if it does."""
+    backbone = config.backbone
+    if config.fpn is None:
+        return "want a feature pyramid"
+    if not isinstance(backbone, ResNetConfig | MobileNetConfig):
+        return "want a ResNet or MobileNetV3"
+    if isinstance(backbone, ResNetConfig) and backbone.stride_in_1x1:
+        return "want the stride in the 3x3 convolutions"
+    if config.cascade is not None or config.fcis is not None or config.proposals_only:
+        return "want Faster, Mask or Keypoint R-CNN"
+    if config.box.class_agnostic or (config.mask is not None and config.mask.class_agnostic):
+        return "want boxes and masks of each class"
+    norms = {getattr(backbone, "norm", ""), config.fpn.norm, config.box.norm}
+    return "want batch norm, frozen or not" if norms & {"gn"} else ""
 
 
 def _new_name(name: str) -> str:
@@ -146,38 +173,42 @@ def _background_first(name: str, value: Tensor) -> Tensor:
 
 
 def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
-    blocks = {name.split(".")[3] for name in state if name.startswith("backbone.body.layer3.")}
     scores = state.get("roi_heads.box_predictor.cls_score.weight")
-    if len(blocks) not in DEPTHS or "roi_heads.box_head.fc6.weight" not in state or scores is None:
+    mobile = "backbone.body.0.0.weight" in state
+    blocks = {name.split(".")[3] for name in state if name.startswith("backbone.body.layer3.")}
+    if scores is None or not (mobile or len(blocks) in DEPTHS):
         raise ValueError(
-            f"{source} looks like torchvision's, but is not fasterrcnn_resnet50_fpn or maskrcnn_resnet50_fpn: "
-            f"{len(blocks)} blocks in layer3 (want 6, or 23), {few([n for n in state if '.box_head.' in n], 2)}"
+            f"{source} looks like torchvision's, but is none of its R-CNNs on ResNet-50, 101, 152 or MobileNetV3: "
+            f"{len(blocks)} blocks in layer3 (want 6, 23 or 36), {few([n for n in state if '.box_' in n], 2)}"
         )
     masks = any(name.startswith("roi_heads.mask_") for name in state)
     keypoint = _keypoint(state)
     kind = "keypoint" if keypoint is not None else "mask" if masks else "faster"
+    trained = any(name.startswith("backbone.body.") and name.endswith("num_batches_tracked") for name in state)
+    norm: Literal["bn", "frozen_bn"] = "bn" if trained else "frozen_bn"
+    if mobile:
+        small = "320" in Path(source).name
+        base = model_config(f"faster_rcnn_mobilenet_v3_large_{'320_' if small else ''}fpn")
+        return replace(
+            base, num_classes=len(scores) - 1, backbone=MobileNetConfig(norm=norm, frozen_stages=0 if trained else 3)
+        )
     depth = DEPTHS[len(blocks)]
-    sizes = [(float(size),) for size in (32, 64, 128, 256, 512)]
+    convs = sum(re.fullmatch(r"roi_heads\.box_head\.\d+\.0\.weight", name) is not None for name in state)
+    second = convs > 0
+    name = f"{kind}_rcnn_r{depth}_fpn{'_v2' if second else ''}"
+    base = faster_rcnn_r50_fpn_v2() if second else model_config("faster_rcnn_r50_fpn")
+    group: Norm = "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none"
+    mask_norm: Norm = "bn" if "roi_heads.mask_head.0.1.weight" in state else "none"
     return replace(
-        model_config(f"{kind}_rcnn_r{depth}_fpn"),
+        base,
+        name=name,
         num_classes=len(scores) - 1,
         input=InputConfig(resize="bilinear"),
-        backbone=ResNetConfig(
-            depth=depth,
-            norm="bn" if any(name.endswith("num_batches_tracked") for name in state) else "frozen_bn",
-            norm_eps=_eps(source),
-        ),
-        rpn=RPNConfig(
-            sizes=tuple(sizes),
-            rounded_anchors=True,
-            floored_strides=True,
-            post_nms_train=2000,
-            min_size=1e-3,
-            smooth_l1_beta=1 / 9,
-            normalizer="sampled",
-        ),
-        box=BoxHeadConfig(sampling_ratio=2, aligned=False, level_eps_inside=False, smooth_l1_beta=1 / 9, min_size=1e-2),
-        mask=MaskHeadConfig(sampling_ratio=2, aligned=False, target="soft_bitmap") if masks else None,
+        backbone=ResNetConfig(depth=depth, norm=norm, norm_eps=_eps(source)),
+        fpn=FPNConfig(norm=group),
+        rpn=replace(RPN, convs=sum(re.fullmatch(r"rpn\.head\.conv\.\d+\.0\.weight", n) is not None for n in state)),
+        box=replace(BOX, convs=convs, fcs=1 if second else 2, norm="bn" if second else "none"),
+        mask=replace(MASK, norm=mask_norm) if masks else None,
         keypoint=keypoint,
     )
 
