@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
@@ -152,9 +153,29 @@ def load_detector(path: str | Path) -> tuple[Detector, Checkpoint]:
             f"{path} holds a backbone alone, which detects nothing: train from it, "
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
-    detector = build_detector(checkpoint.config)
+    detector = empty_detector(checkpoint.config)
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint
+
+
+def empty_detector(config: DetectorConfig) -> Detector:
+    """The detector of `config` with whatever numbers: its weights are to be loaded, and are not drawn first."""
+    with _Undrawn():
+        return build_detector(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves out what draws the first values of weights: most of the time that building takes."""
+
+    drawing = frozenset(
+        [getattr(nn.init, name) for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")]
+        + [Tensor.normal_, Tensor.uniform_]
+    )
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.drawing:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -20,7 +20,7 @@ from rcnn.weights.converted import Converted, few, require_fit
 from rcnn.weights.foreign import TARGETS
 from rcnn.weights.found import Found, find_weights
 from rcnn.weights.imagenet import KINDS, convert_backbone, is_backbone
-from rcnn.weights.selfcheck import check_backbone, check_detector
+from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
 
 Say = Callable[[str], object]
 MOST_LINES = 40  # names listed one a line before the rest are counted
@@ -49,6 +49,15 @@ def convert_to_folder(file: str | Path, output: str | Path, wishes: Wishes, say:
     require_replaceable(output)
     found, unused = _without(find_weights(file), wishes.allow_unused)
     backbone = is_backbone(list(found.state))
+    _write(found, unused, file, output, wishes, backbone, say)
+    say(f"wrote {output}")
+    say(check_backbone(output) if backbone else check_detector(output))
+
+
+def _write(
+    found: Found, unused: Sequence[str], file: Path, output: Path, wishes: Wishes, backbone: bool, say: Say
+) -> None:
+    """Convert and write; the weights are gone from memory when this is done."""
     converted = _convert(found, wishes, backbone)
     state = _complete(converted, wishes, backbone, str(file))
     left = (*converted.left, *unused)
@@ -70,8 +79,7 @@ def convert_to_folder(file: str | Path, output: str | Path, wishes: Wishes, say:
     }
     kind = "backbone" if backbone else "detector"
     save_checkpoint(output, state, converted.config, converted.classes, provenance, kind=kind)
-    say(f"wrote {output}")
-    say((check_backbone if backbone else check_detector)(output, state))
+    require_same(output, state)
 
 
 def list_systems() -> list[str]:
@@ -164,12 +172,17 @@ def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: boo
             f"{source} holds whole numbers where weights belong, as quantised models do: {few(integers)} (in our "
             "names); convert the checkpoint from before it was quantised"
         )
-    wrong = [name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())]
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not _finite(value)]
     if wrong and not allow_nonfinite:
         raise ValueError(
             f"{source} holds NaN or infinity in {len(wrong)} tensors: {few(wrong)} (in our names). The training "
             "diverged: take an earlier checkpoint (or --allow-nonfinite, to look at it)"
         )
+
+
+def _finite(value: Tensor) -> bool:
+    """Whether all numbers are; a part at a time, for the question takes as much memory again."""
+    return all(bool(part.isfinite().all()) for part in value.reshape(-1).split(1 << 22))
 
 
 def _counts(name: str) -> bool:

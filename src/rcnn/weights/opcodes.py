@@ -8,6 +8,7 @@ believed only as far as the file goes, and long byte strings stay in the file un
 from __future__ import annotations
 
 import codecs
+import io
 import pickle
 import struct
 from collections.abc import Callable
@@ -38,14 +39,16 @@ class Span:
     """A long byte string, left in its file: `read` gives it."""
 
     length: int  # bytes in the file
-    read: Callable[[], bytes]
+    read: Callable[[], bytes | bytearray]
     text: bool = False  # UTF-8
 
 
 class Source:
     """A file, or a part of one, of known length, of which no more is read than there is."""
 
-    def __init__(self, file: BinaryIO, start: int, length: int, reopen: Callable[[], BinaryIO]) -> None:
+    def __init__(
+        self, file: BinaryIO, start: int, length: int, reopen: Callable[[], io.BufferedReader | io.BytesIO]
+    ) -> None:
         self._file, self._start, self.length, self.at, self._reopen = file, start, length, 0, reopen
         file.seek(start)
 
@@ -80,14 +83,15 @@ class Source:
         self.seek(at + count)
         return Span(count, lambda: self.part(at, count), text)
 
-    def part(self, at: int, count: int) -> bytes:
+    def part(self, at: int, count: int) -> bytearray:
         """`count` bytes from byte `at` on, also when the file was closed since."""
         if at < 0 or count < 0 or at + count > self.length:
             raise Damaged(f"bytes {at} to {at + count} are wanted of {self.length}")
         with self._reopen() as file:
             file.seek(self._start + at)
-            content = file.read(count)
-        if len(content) != count:
+            content = bytearray(count)  # not bytes: an array made of these may be written to, and is no copy
+            got = file.readinto(content)
+        if got != count:
             raise Damaged(f"it ends amid {count} bytes that begin at {at}")
         return content
 
