@@ -14,6 +14,7 @@ from rcnn.weights.detectron2_settings import DEFAULTS
 from rcnn.weights.detectron2_yaml import NORMS, PYRAMID, config_of
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
+NUMBERS = (int, float)
 EPS = 1e-5  # of every norm there
 
 
@@ -123,7 +124,9 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         }
     if not config.proposals_only:
         settings |= _heads(config, levels[:4])
-    return settings
+    # there a whole number is no float, and the other way about
+    return {key: type(DEFAULTS[key])(value) if type(DEFAULTS.get(key)) in NUMBERS else value
+            for key, value in settings.items()}  # fmt: skip
 
 
 def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:

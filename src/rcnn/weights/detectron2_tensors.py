@@ -81,6 +81,9 @@ def _trunk(
         stem = f"{prefix}stem.conv1.norm.num_batches_tracked" in state
         settings["MODEL.BACKBONE.FREEZE_AT"] = 0 if stem else 2
         assumed.append(f"batch norm over all processes, where trained further: {ZOO}'s SyncBN")
+        if stem and "proposal_generator.rpn_head.conv.weight" in state:  # its large-scale jitter has two convolutions
+            settings |= IMAGENET_STD | {"MODEL.RESNETS.STRIDE_IN_1X1": False}
+            assumed.append(f"pixels divided by 57.375, 57.12, 58.395: {ZOO}'s SyncBN from scratch")
     else:
         assumed.append("the stem and res2 not trained, where trained further: " + ZOO)
     if groups > 1:

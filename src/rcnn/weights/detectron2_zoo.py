@@ -130,6 +130,10 @@ def _all() -> dict[str, Settings]:
         zoo[f"LVISv0.5-InstanceSegmentation/mask_rcnn_{trunk}_FPN_1x"] = FPN | extra | _lvis(1230)
         zoo[f"LVISv1-InstanceSegmentation/mask_rcnn_{trunk}_FPN_1x"] = FPN | extra | _lvis(1203)
     group, sync = _normed("GN", False), _normed("SyncBN", True)
+    for trunk, epochs in (("R_50", 50), *((trunk, many) for trunk in ("R_50", "R_101") for many in (100, 200, 400))):
+        zoo[f"new_baselines/mask_rcnn_{trunk}_FPN_{epochs}ep_LSJ"] = (
+            FPN | TRUNKS[trunk] | MASK | sync | SCRATCH | {"MODEL.RPN.CONV_DIMS": [-1, -1]}
+        )
     masks = {"MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 2, "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlign"}
     points = {"MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": 2, "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": "ROIAlign"}
     return zoo | {
@@ -169,6 +173,7 @@ REFUSED = (
     ("Misc/semantic", "semantic segmentation, and no R-CNN"),
     ("retinanet", "a one-stage detector, and no R-CNN"),
     ("/fast_rcnn_R", "Fast R-CNN on proposals from a file; here an RPN does that"),
+    ("regnet", "a network on RegNet, which we do not have"),
     ("dconv", "a network with deformable convolutions, which we do not have"),
 )
 
@@ -213,6 +218,6 @@ def _entry(name: str) -> str:
 
 
 def _plain(config: str | Path) -> str:
-    """The name without what comes before its folder (`configs/`) and without `.yaml` after it."""
-    name = str(config).replace("\\", "/").removesuffix(".yaml").removesuffix(".yml")
+    """The name without what comes before its folder (`configs/`) and without `.yaml` or `.py` after it."""
+    name = str(config).replace("\\", "/").removesuffix(".yaml").removesuffix(".yml").removesuffix(".py")
     return name.rpartition("configs/")[2]
