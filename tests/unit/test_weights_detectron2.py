@@ -370,6 +370,7 @@ def test_export_tells_what_detectron2_has_no_setting_for() -> None:
         ("mask_rcnn_compact", [], "kind compact"),
         ("mask_rcnn_r50_fpn", ["rpn.classifier=softmax"], "rpn.classifier=softmax"),
         ("mask_rcnn_r50_fpn", ["backbone.norm=none"], "folded"),
+        ("mask_rcnn_r50_fpn", ["mask.norm=ln"], "layer norm"),
         ("mask_rcnn_r50_fpn", ["fpn.norm=gn", "fpn.conv_bias=true"], "fpn.conv_bias"),
     ],
 )

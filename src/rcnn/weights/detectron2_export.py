@@ -52,7 +52,9 @@ def resnet_of(config: DetectorConfig) -> ResNetConfig:
     trunk, rpn, box = config.backbone, config.rpn, config.box
     if not isinstance(trunk, ResNetConfig):
         raise ValueError(f"{config.name} has a backbone of kind {trunk.kind}; Detectron2's R-CNNs have ResNets")
+    norms = {trunk.norm, box.norm, *(part.norm for part in (config.fpn, config.mask) if part is not None)}
     others = {
+        "layer norm, whose eps is another there": "ln" in norms,
         "fcis": config.fcis is not None,
         "backbone.norm=none (folded)": trunk.norm == "none",
         f"backbone.blocks={trunk.blocks}": bool(trunk.blocks),
