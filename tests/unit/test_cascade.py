@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.cascade_head import CascadeHead
-from rcnn.models.config import CascadeConfig, DetectorConfig
+from rcnn.models.config import CascadeConfig, DetectorConfig, KeypointHeadConfig
 from rcnn.structures import Proposals
 from tests.unit.random_batches import random_images, random_targets
 from tests.unit.random_boxes import random_boxes
@@ -236,6 +236,21 @@ def test_a_batch_equals_its_single_images() -> None:
         alone = detector.predict(random_images(SIZES, seed=3)._map(lambda value, i=image: value[i : i + 1]))
         for field in ("boxes", "scores", "labels", "valid", "masks"):
             torch.testing.assert_close(getattr(together, field)[image], getattr(alone, field)[0], atol=1e-3, rtol=1e-3)
+
+
+def test_keypoints_follow_the_first_stage_in_training_and_the_last_boxes_found() -> None:
+    detector = lively(replace(tiny(), num_classes=1, keypoint=KeypointHeadConfig(convs=1, width=16))).train()
+    images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 2], num_classes=1, seed=2)
+    middle = (targets.boxes[..., :2] + targets.boxes[..., 2:]) / 2
+    keypoints = torch.cat([middle[:, :, None].repeat(1, 1, 17, 1), torch.full((2, 8, 17, 1), 2.0)], -1)
+    losses = detector(images, replace(targets, keypoints=keypoints), torch.tensor(0))
+    assert losses["keypoint"] > 0
+    found = detector.eval().predict(images)
+    assert found.keypoints is not None
+    points, boxes = found.keypoints[found.valid], found.boxes[found.valid]
+    assert len(boxes) > 10
+    assert (points[..., :2] >= boxes[:, None, :2] - 1).all()
+    assert (points[..., :2] <= boxes[:, None, 2:] + 1).all()
 
 
 def test_the_published_networks_have_their_tensors() -> None:

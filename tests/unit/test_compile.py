@@ -14,8 +14,14 @@ from rcnn.models import Detector, build_detector, model_config
 from tests.unit.random_batches import random_images, random_targets
 
 BACKEND = "aot_eager"
-NAMES = ["mask_rcnn_r50_fpn", "mask_rcnn_r50_c4", "mask_rcnn_fbnetv3a_c4", "mask_rcnn_compact", "faster_rcnn_r50_fpn"]
-NAMES += ["cascade_mask_rcnn_compact"]
+NAMES = [
+    "mask_rcnn_r50_fpn",
+    "mask_rcnn_r50_c4",
+    "mask_rcnn_fbnetv3a_c4",
+    "mask_rcnn_compact",
+    "faster_rcnn_r50_fpn",
+    "cascade_mask_rcnn_compact",
+]
 
 
 def small(name: str) -> Detector:

@@ -1,4 +1,4 @@
-"""Smooth L1 against PyTorch's, values and gradients."""
+"""Smooth L1 against PyTorch's, focal loss against its formula; values and gradients."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rcnn.ops.losses import smooth_l1
+from rcnn.ops.losses import focal_loss, smooth_l1
 
 
 @pytest.mark.parametrize("beta", [0.0, 1 / 9, 1.0])
@@ -31,3 +31,31 @@ def test_half_precision_is_subtracted_in_float32() -> None:
     value, target = torch.tensor([1.0078125]), torch.tensor([1.0])
     assert smooth_l1(value.bfloat16(), target.bfloat16(), 0.0).dtype == torch.float32
     torch.testing.assert_close(smooth_l1(value.bfloat16(), target, 0.0), value - target)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_is_cross_entropy_times_a_power_of_what_is_missing(gamma: float) -> None:
+    torch.manual_seed(0)
+    scores, labels = 3 * torch.randn(50, 4, dtype=torch.float64), torch.randint(0, 4, (50,))
+    ours = scores.float().requires_grad_()
+    theirs = scores.clone().requires_grad_()
+    p = theirs.softmax(1)[torch.arange(50), labels]
+    wanted = -((1 - p) ** gamma) * p.log()
+    loss = focal_loss(ours, labels, gamma)
+    torch.testing.assert_close(loss.double(), wanted, atol=1e-5, rtol=1e-4)
+    loss.sum().backward()
+    wanted.sum().backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=1e-5, rtol=1e-3)
+    if gamma == 0:
+        torch.testing.assert_close(loss, F.cross_entropy(ours, labels, reduction="none"))
+
+
+def test_focal_loss_of_what_is_certain_has_a_gradient_of_nothing() -> None:
+    scores = torch.tensor([[1000.0, 0.0], [0.0, 1000.0]], requires_grad=True)
+    loss = focal_loss(scores, torch.tensor([0, 0]), 0.5)
+    loss.sum().backward()
+    assert loss.tolist() == [0, 1000]
+    assert scores.grad is not None
+    assert scores.grad.isfinite().all()
+    assert not scores.grad[0].any()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
@@ -77,3 +78,30 @@ def test_places_to_spare_do_not_change_what_heads_with_batch_norm_learn(name: st
             torch.testing.assert_close(
                 many[key], value, atol=1e-4, rtol=1e-3, msg=lambda text, key=key: f"{key}: {text}"
             )
+
+
+def _synced(rank: int, folder: str, batch: Tensor, real: Tensor, push: Tensor) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    norm, own = nn.SyncBatchNorm(4), slice(5 * rank, 5 * rank + 5)
+    x = batch[own].clone().requires_grad_()
+    y = norm_of_real(norm, x, real[own])
+    (y * push[own] * real[own][:, None, None, None]).sum().backward()
+    torch.save({"y": y.detach(), "x": x.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_learn_from_the_real_ones_of_both(tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    batch, push = 5 * torch.randn(10, 4, 3, 3) + 2, torch.randn(10, 4, 3, 3)
+    real = torch.tensor([1, 1, 0, 1, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
+    torch.multiprocessing.spawn(_synced, (str(tmp_path), batch, real, push), nprocs=2)
+    found = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(2)]
+    norm, x = nn.BatchNorm2d(4), batch[real].requires_grad_()
+    wanted = norm(x)
+    (wanted * push[real]).sum().backward()
+    torch.testing.assert_close(torch.cat([part["y"] for part in found])[real], wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([part["x"] for part in found])[real], x.grad, atol=1e-4, rtol=1e-4)
+    for part in found:
+        torch.testing.assert_close(part["running_mean"], norm.running_mean, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(part["running_var"], norm.running_var, atol=1e-4, rtol=1e-4)
