@@ -1,4 +1,4 @@
-"""A Mask R-CNN R50-FPN that detects the objects of one photo with confidence, without a download, for both peers.
+"""An R50-FPN that detects the objects of one photo with confidence, without a download, for both peers.
 
 An untrained network has no two scores apart: what it "detects" is decided by the last bit, and nothing can be compared.
 So the heads are fitted to one annotated photo; the trunk stays as drawn. Speed is that of any weights.
@@ -34,13 +34,14 @@ class Photo:
     targets: Targets
 
 
-def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Masks = "bitmap") -> Photo:
+def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Masks | None = "bitmap") -> Photo:
     """Image `index` of a data set; its labels are spread over the detector's classes as they are."""
-    dataset: Dataset = open_dataset(data, split)
+    keypoints = detector.config.keypoint is not None
+    dataset: Dataset = open_dataset(data, split, keypoints=keypoints)
     record = dataset[index]
     pixels = read_image(record.path)
     settings = detector.config.input
-    sample = make_sample(record, pixels, masks=masks, keypoints=False)
+    sample = make_sample(record, pixels, masks=masks, keypoints=keypoints)
     size = resized_size((record.height, record.width), settings.min_size, settings.max_size, settings.resize)
     small = resize(sample, size, settings.resize)
     images = pad_images([small.image], settings.divisor, "exact")
@@ -52,10 +53,10 @@ def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Ma
     )
 
 
-def new_detector() -> Detector:
-    """Ours, of torchvision's settings and torchvision's draw of weights."""
+def new_detector(name: str = "maskrcnn_resnet50_fpn") -> Detector:
+    """Ours, of the settings and the draw of weights of torchvision's `name`."""
     torch.manual_seed(0)
-    theirs = torchvision.models.detection.maskrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    theirs = torchvision.models.detection.__dict__[name](weights=None, weights_backbone=None)
     converted = from_torchvision(theirs.state_dict())
     config = replace(converted.config, backbone=replace(converted.config.backbone, norm="frozen_bn"))  # ty: ignore
     detector = build_detector(config)
@@ -81,15 +82,18 @@ def settle_norms(detector: Detector, photo: Photo) -> None:
     detector.load_state_dict(statistics, strict=False)
 
 
-def fit_heads(detector: Detector, photo: Photo, steps: int) -> float:
-    """Fit all but the trunk to the photo, on fewer regions a step than training takes; the loss at the end."""
+def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.25) -> float:
+    """Fit all but the trunk to the photo, on fewer regions a step than training takes; the loss at the end.
+
+    `objects` is the largest part of the 128 regions that are objects.
+    """
     settle_norms(detector, photo)
     config = detector.config
     learning = build_detector(
         replace(
             config,
             rpn=replace(config.rpn, post_nms_train=300),
-            box=replace(config.box, batch_size=128, positive_fraction=0.25),
+            box=replace(config.box, batch_size=128, positive_fraction=objects),
         )
     )
     learning.load_state_dict(detector.state_dict())
@@ -101,7 +105,7 @@ def fit_heads(detector: Detector, photo: Photo, steps: int) -> float:
     learning.features = lambda images: {  # type: ignore[method-assign]
         name: rattled(value, noise) for name, value in maps.items()
     }
-    heads = [learning.rpn, learning.box_head, learning.mask_head]
+    heads = [learning.rpn, learning.box_head, learning.mask_head, learning.keypoint_head]
     parameters = [parameter for head in heads if head is not None for parameter in head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-3, total_steps=steps)
@@ -123,7 +127,8 @@ def rattled(values: Tensor, generator: torch.Generator, by: float = 0.05) -> Ten
 
 def torchvision_twin(detector: Detector) -> torch.nn.Module:
     """torchvision's network with the same weights and its own settings."""
-    twin = torchvision.models.detection.maskrcnn_resnet50_fpn(
+    name = "keypointrcnn_resnet50_fpn" if detector.config.keypoint is not None else "maskrcnn_resnet50_fpn"
+    twin = torchvision.models.detection.__dict__[name](
         weights=None, weights_backbone=None, norm_layer=torchvision.ops.FrozenBatchNorm2d
     )
     twin.load_state_dict(to_torchvision(detector.state_dict(), detector.config))

@@ -1,0 +1,148 @@
+"""Keypoint R-CNN R50-FPN, ours beside torchvision's: same weights, same photo, one process, by turns.
+
+    python benchmarks/keypoints.py --data DIR --split NAME
+
+The heads are fitted to the photo (fitted.py). Timed with score threshold 0, so that as many detections as come pass
+through the heads; compared from a score of .05 on, in bfloat16 from .5 on. Then decoding alone, of 100 regions' maps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
+from torchvision.ops import box_iou
+
+from fitted import Photo, fit_heads, new_detector, open_photo, torchvision_twin
+from measure import alternate, in_a_process, peak_memory, write
+from rcnn.models import Detector
+from rcnn.ops.keypoints import decode_keypoints
+from rcnn.predictor import ImageDetections, Predictor
+
+PEERS = ("torchvision float32", "rcnn float32", "rcnn bfloat16")
+# from what score on detections are compared, and how near they must be: boxes in pixels, scores, and what part of the
+# keypoints within a pixel. In bfloat16 a point may go to another place of nearly the same height, and boxes of heads that
+# were fitted for a minute move by some pixels of 1,216
+WANTED = {"rcnn float32": (0.05, 1e-3, 1e-3, 0.99), "rcnn bfloat16": (0.5, 6.0, 0.03, 0.8)}
+CACHE = "fitted_keypoints.pt"
+
+
+def peers(detector: Detector, photo: Photo, threshold: float, only: str | None = None) -> dict[str, Any]:
+    """A call for each peer, from the photo's pixels to its detections."""
+    calls: dict[str, Any] = {}
+    if only in (None, PEERS[0]):
+        twin = torchvision_twin(detector).eval()
+        twin.roi_heads.score_thresh = threshold  # type: ignore[union-attr]
+        image = photo.pixels.float() / 255
+
+        @torch.inference_mode()
+        def theirs() -> dict[str, torch.Tensor]:
+            return twin([image])[0]
+
+        calls[PEERS[0]] = theirs
+    detector.box_head.config = replace(detector.box_head.config, score_threshold=threshold)
+    for name in PEERS[1:]:
+        if only in (None, name):
+            predictor = Predictor(detector, classes=("person",), device="cpu", precision=name.split()[1])
+            calls[name] = lambda predictor=predictor: predictor.predict([photo.pixels])[0]
+    return calls
+
+
+def compare(theirs: dict[str, torch.Tensor], ours: ImageDetections, least: float) -> dict[str, Any]:
+    """How far apart the detections scored `least` or higher are: each of theirs beside ours."""
+    theirs = {name: value[theirs["scores"] >= least] for name, value in theirs.items()}
+    ours = ours.above(least)
+    iou = box_iou(theirs["boxes"], torch.from_numpy(ours.boxes))
+    twin = iou.argmax(1)
+    assert ours.keypoints is not None
+    points = torch.from_numpy(ours.keypoints)[twin][..., :2]
+    off = (points - theirs["keypoints"][..., :2]).abs().amax(-1)  # (D, J)
+    return {
+        "scored_at_least": least,
+        "theirs": len(theirs["boxes"]),
+        "ours": len(ours),
+        "same_set": bool((iou.amax(1) > 0.5).all()) and len(set(twin.tolist())) == len(twin) == len(ours),
+        "box_px": float((theirs["boxes"] - torch.from_numpy(ours.boxes)[twin]).abs().max()),
+        "score": float((theirs["scores"] - torch.from_numpy(ours.scores)[twin]).abs().max()),
+        "keypoint_px_median": float(off.median()),
+        "keypoints_within_1_px": float((off <= 1).float().mean()),
+    }
+
+
+def decoding(repeats: int) -> dict[str, Any]:
+    """Seconds to decode the maps of 100 regions, 20 to 500 pixels a side, and the furthest point from torchvision's."""
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.randn(100, 17, 28, 28, generator=generator)
+    maps = F.interpolate(coarse, scale_factor=2.0, mode="bilinear")
+    corner = torch.rand(100, 2, generator=generator) * 500
+    boxes = torch.cat([corner, corner + 20 + torch.rand(100, 2, generator=generator) * torch.tensor([300, 480])], 1)
+    calls = {
+        "torchvision": lambda: heatmaps_to_keypoints(maps, boxes)[0],
+        "rcnn": lambda: decode_keypoints(maps[None], boxes[None])[0],
+    }
+    off = (calls["rcnn"]()[..., :2] - calls["torchvision"]()[..., :2]).abs().max()
+    times = alternate(calls, repeats)
+    faster = times["torchvision"]["median_s"] / times["rcnn"]["median_s"]
+    return {"times": times, "times_faster_than_torchvision": faster, "keypoint_px": float(off)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="a data set of persons with keypoints")
+    parser.add_argument("--split", required=True)
+    parser.add_argument("--image", type=int, default=0, help="which of its images")
+    parser.add_argument("--fit", type=int, default=60, help="steps that fit the heads to the photo")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--weights", type=Path, default=Path("build/benchmark"), help="folder for the fitted weights")
+    parser.add_argument("--memory-of", choices=PEERS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    detector = new_detector("keypointrcnn_resnet50_fpn")
+    photo = open_photo(options.data, options.split, options.image, detector, masks=None)
+    cache = options.weights / CACHE
+    if not cache.exists():
+        print(f"fitting the heads, {options.fit} steps: loss {fit_heads(detector, photo, options.fit, 1 / 16):.3f}")
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(detector.state_dict(), cache)
+    detector.load_state_dict(torch.load(cache, weights_only=True))
+    if options.memory_of:
+        call = peers(detector, photo, 0.0, options.memory_of)[options.memory_of]
+        for _ in range(2):
+            call()
+        print(json.dumps({"peak_mib": peak_memory()}))
+        return
+    found = {name: call() for name, call in peers(detector, photo, 0.05).items()}
+    agreement = {name: compare(found[PEERS[0]], found[name], WANTED[name][0]) for name in PEERS[1:]}
+    timed = peers(detector, photo, 0.0)
+    counts = {name: len(call()["boxes"] if name == PEERS[0] else call()) for name, call in timed.items()}
+    times = alternate(timed, options.repeats)
+    memory = {name: in_a_process(__file__, *sys.argv[1:], "--memory-of", name)["peak_mib"] for name in PEERS}
+    ratios = {name: times[PEERS[0]]["median_s"] / times[name]["median_s"] for name in PEERS[1:]}
+    values = {
+        "model": "keypoint_rcnn_r50_fpn, torchvision's settings",
+        "input": list(photo.images.pixels.shape),
+        "detections_timed": counts,
+        "times": times,
+        "times_faster_than_torchvision": ratios,
+        "peak_mib": memory,
+        "agreement": agreement,
+        "decoding_100_regions": decoding(options.repeats),
+    }
+    path = write("keypoints", "python benchmarks/keypoints.py " + " ".join(sys.argv[1:]), values)
+    print(json.dumps(values, indent=2))
+    for name, (_, pixels, score, within) in WANTED.items():
+        close = agreement[name]
+        near = close["box_px"] <= pixels and close["score"] <= score and close["keypoints_within_1_px"] >= within
+        if not (close["same_set"] and near):
+            sys.exit(f"{name} differs from torchvision by more than {pixels} px and {score}: {close}")
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    main()
