@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,7 +113,7 @@ def _read(config: str | Path) -> dict[str, Any]:
         if path is None:
             return _words(shlex.split(str(config)), str(config))
         text = path.read_text(encoding="utf-8")
-        if text.lstrip().startswith("-"):
+        if re.match(r"\s*--?\w", text):  # flags; a dash and a space would be a list
             return _words(shlex.split(text), str(config))
         content = yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
