@@ -27,6 +27,8 @@ from rcnn.models.fcis_head import FCISHead, of_class
 from rcnn.models.zoo import fcis
 from rcnn.ops.bitmap_targets import cut_bitmaps
 from rcnn.ops.boxes import box_iou
+from rcnn.ops.pasting import Paste, paste_as
+from rcnn.predictor import Predictor
 from rcnn.structures import ImageBatch, Targets
 from tests.unit.random_batches import random_images, random_targets
 from tests.unit.test_mask_voting import slow_resize
@@ -309,3 +311,31 @@ def test_the_zoo_builds(name: str) -> None:
     assert isinstance(head, FCISHead)
     assert head.maps.out_channels == 98 * (detector.config.num_classes + 1)
     assert detector.config.name == name
+
+
+@pytest.mark.parametrize("kind", ["fitted", "fitted_above"])
+def test_masks_come_into_the_image_at_their_own_threshold(kind: Paste) -> None:
+    """Resized to the rounded box, as far as the image has it; a value of exactly .4 is what the two kinds differ in."""
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.rand(4, 7, 7, generator=generator)
+    masks[3] = 0.4
+    boxes = torch.tensor([[3.2, 4.4, 21.7, 30.1], [-6.0, -3, 12, 9], [30, 20, 47, 45], [5, 5, 12, 12]])
+    for place, (x0, y0, mask) in enumerate(paste_as(kind, masks, boxes, (36, 40), 0.4)):
+        canvas = np.zeros((36, 40), dtype=bool)
+        canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
+        x1, y1, x2, y2 = (round(value) for value in boxes[place].tolist())
+        values = slow_resize(masks[place].double().numpy(), y2 - y1, x2 - x1)
+        wanted = np.zeros((36 + 40, 40 + 40), dtype=bool)
+        drawn = values >= 0.4 if kind == "fitted" else values > 0.4 + 1e-6
+        wanted[20 + y1 : 20 + y2, 20 + x1 : 20 + x2] = drawn
+        np.testing.assert_array_equal(canvas, wanted[20:56, 20:60])
+        assert wanted.any() or kind == "fitted_above"
+
+
+def test_predictor_pastes_with_the_systems_rule() -> None:
+    predictor = Predictor(detector_of(tiny(FCISConfig(width=32, mask_inclusive=False))), classes=("a", "b", "c"))
+    [found] = predictor.predict([random_images([(96, 128)]).pixels[0]])
+    assert (found.paste, found.mask_threshold) == ("fitted_above", 0.4)
+    regions = found.regions()
+    assert regions is not None
+    assert len(found) == len(list(regions)) > 5
