@@ -13,9 +13,9 @@ from torch import Tensor
 from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.config import BoxHeadConfig, CascadeConfig, FPNConfig, InputConfig, MaskHeadConfig, ResNetConfig
 from rcnn.ops.anchors import cell_anchors
+from rcnn.weights.anchor_order import ratio_outer
 from rcnn.weights.mmdetection import from_mmdetection, recognises, to_mmdetection
 from rcnn.weights.mmdetection_config import parse_config, read_config
-from rcnn.weights.mmdetection_names import ratio_outer
 
 # every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
 WEIGHT_AND_BIAS = ("weight", "bias")

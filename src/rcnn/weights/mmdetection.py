@@ -27,9 +27,10 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
+from rcnn.weights.anchor_order import ratio_outer, reorder_anchors
 from rcnn.weights.converted import Converted, class_names, few, require_fit
 from rcnn.weights.mmdetection_config import parse_config, read_config
-from rcnn.weights.mmdetection_names import mmdetection_name, ratio_outer, reorder_anchors
+from rcnn.weights.mmdetection_names import mmdetection_name
 from rcnn.weights.mmdetection_settings import inverse, with_settings
 
 DEPTHS: dict[int, Literal[50, 101, 152]] = {6: 50, 23: 101, 36: 152}  # blocks of layer3

@@ -1,11 +1,8 @@
-"""MMDetection's names for our tensors, and the order of their rows."""
+"""MMDetection's names for our tensors."""
 
 from __future__ import annotations
 
 import re
-
-import torch
-from torch import Tensor
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import Norm, ResNetConfig
@@ -44,21 +41,6 @@ def mmdetection_name(name: str, config: DetectorConfig) -> str:
                 rest = f"convs.{int(found[1]) - 1}.{_in_conv(found[2], config.mask.norm)}"
             return f"roi_head.mask_head.{stage}{rest}"
     raise ValueError(f"MMDetection has no counterpart of our tensor {name!r}")
-
-
-def ratio_outer(config: DetectorConfig) -> Tensor:
-    """For each anchor of a cell in MMDetection's order (ratio outer, size inner) its index in ours, (A,) int64."""
-    sizes, ratios = len(config.rpn.sizes[0]), len(config.rpn.ratios)
-    return torch.arange(sizes * ratios).view(sizes, ratios).T.reshape(-1)
-
-
-def reorder_anchors(name: str, value: Tensor, order: Tensor) -> Tensor:
-    """The rows of the RPN's outputs, one or four for each anchor, taken in another `order` of the anchors (A,)."""
-    if name.startswith(("rpn.objectness.", "rpn.deltas.")) and len(order) > 1:
-        if torch.equal(order, torch.arange(len(order))):
-            return value
-        return value.unflatten(0, (len(order), -1))[order].flatten(0, 1)
-    return value
 
 
 def _in_resnet(rest: str, norm: str) -> str:

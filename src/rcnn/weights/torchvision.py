@@ -20,6 +20,7 @@ from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.config import FPNConfig, InputConfig, KeypointHeadConfig, MobileNetConfig, Norm, ResNetConfig
 from rcnn.models.zoo.torchvision import BOX, MASK, RPN, faster_rcnn_r50_fpn_v2
+from rcnn.weights.anchor_order import ratio_outer, reorder_anchors
 from rcnn.weights.converted import Converted, class_names, few, require_fit, unnamed_keypoints
 
 PARTS = {  # ours -> theirs, where no number changes
@@ -103,7 +104,12 @@ def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted
     names = {name: torchvision_name(name, config) for name in wanted}
     if unknown := [name for name in theirs if name not in set(names.values())]:
         raise ValueError(f"{source} looks like torchvision's {config.name}, but has tensors of another: {few(unknown)}")
-    ours = {name: _background_last(name, theirs[their]) for name, their in names.items() if their in theirs}
+    order = ratio_outer(config).argsort()
+    ours = {
+        name: reorder_anchors(name, _background_last(name, theirs[their]), order)
+        for name, their in names.items()
+        if their in theirs
+    }
     require_fit(config, ours, source)
     report = f"torchvision {config.name}, {len(ours)} tensors, {config.num_classes} classes"
     return Converted(
@@ -127,7 +133,11 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     """
     if reason := _why_not(config):
         raise ValueError(f"torchvision has no {config.name}: {reason}")
-    return {torchvision_name(name, config): _background_first(name, value) for name, value in state.items()}
+    order = ratio_outer(config)
+    return {
+        torchvision_name(name, config): reorder_anchors(name, _background_first(name, value), order)
+        for name, value in state.items()
+    }
 
 
 def _why_not(config: DetectorConfig) -> str:

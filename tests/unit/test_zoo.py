@@ -1,0 +1,147 @@
+"""Every named model, made tiny: it builds, fits two images, predicts, is one graph, and goes to disk and back.
+
+Names whose models are alike when they are tiny (R-50 and R-101, say) share one run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
+from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
+from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.structures import Detections, ImageBatch, Targets
+from rcnn.weights.checkpoint import load_detector, save_checkpoint
+from tests.unit.random_batches import random_targets
+
+SIZES = [(64, 96), (64, 64)]
+STEPS = 14
+TINY_TIMM = {"resnet50d": "test_resnet", "convnext_tiny": "test_convnext"}  # Swin has no tiny one
+
+
+def tiny(name: str) -> DetectorConfig:
+    """The model with few channels, blocks and regions."""
+    config = model_config(name)
+    backbone = config.backbone
+    if isinstance(backbone, ResNetConfig):
+        backbone = replace(backbone, depth=50, blocks=(1, 1, 1, 1), frozen_stages=min(backbone.frozen_stages, 1))
+    elif isinstance(backbone, TimmConfig):
+        pytest.importorskip("timm", reason="timm is not installed: pip install 'rcnn[timm]'")
+        backbone = replace(backbone, name=TINY_TIMM.get(backbone.name, backbone.name))
+    elif isinstance(backbone, ViTConfig):
+        pytest.importorskip("timm", reason="timm is not installed: pip install 'rcnn[timm]'")
+        backbone = replace(backbone, name="test_vit", channels=32, window=4, global_blocks=1)
+    return replace(
+        config,
+        name="tiny",
+        num_classes=1 if config.proposals_only else 2,
+        input=InputConfig(min_size=64, max_size=96, divisor=config.input.divisor),
+        backbone=backbone,
+        fpn=None if config.fpn is None else replace(config.fpn, channels=32),
+        rpn=replace(
+            config.rpn,
+            sizes=tuple(tuple(max(16.0, size / 2) for size in level) for level in config.rpn.sizes),
+            pre_nms=40, pre_nms_train=60, post_nms=20, post_nms_train=30, batch_size=64,
+        ),
+        box=replace(
+            config.box, convs=min(config.box.convs, 1), conv_width=32, fc_width=32, batch_size=32, max_detections=10,
+            score_threshold=0.0,
+        ),
+        mask=None if config.mask is None else replace(config.mask, convs=min(config.mask.convs, 1), width=32),
+        keypoint=None if config.keypoint is None else replace(config.keypoint, convs=1, width=16),
+        fcis=None if config.fcis is None else replace(config.fcis, width=32, batch_size=32, max_detections=10),
+    )  # fmt: skip
+
+
+def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
+    """Two objects each, brighter than the noise around them, with all that a model may learn of them."""
+    generator = torch.Generator().manual_seed(0)
+    targets = random_targets(SIZES, [2, 2], num_classes=2, capacity=3, seed=1)
+    pixels = torch.randint(0, 60, (2, 3, 64, 96), generator=generator, dtype=torch.uint8)
+    bitmaps = torch.zeros(2, 3, 64, 96, dtype=torch.bool)
+    for image in range(2):
+        pixels[image, :, :, SIZES[image][1] :] = 0
+        for place in range(2):
+            x1, y1, x2, y2 = targets.boxes[image, place].round().int().tolist()
+            pixels[image, int(targets.labels[image, place]), y1:y2, x1:x2] = 250
+            bitmaps[image, place, y1:y2, x1:x2] = True
+    keypoints = None
+    if config.keypoint is not None:
+        share = torch.rand(2, 3, len(config.keypoint.names), 2, generator=generator)
+        corner, side = targets.boxes[..., None, :2], (targets.boxes[..., 2:] - targets.boxes[..., :2])[..., None, :]
+        keypoints = torch.cat([corner + share * side, torch.full((*share.shape[:3], 1), 2.0)], -1)
+    images = ImageBatch(pixels=pixels, sizes=torch.tensor(SIZES))
+    return images, replace(targets, bitmaps=bitmaps, keypoints=keypoints)
+
+
+def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> tuple[float, float]:
+    """The sum of the losses before and after a few steps on the two images."""
+    optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=2e-3)
+    sums = []
+    detector.train()
+    for step in range(STEPS):
+        loss = torch.stack(list(detector(images, targets, torch.tensor(step)).values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
+        optimizer.step()
+        sums.append(loss.item())
+    return sum(sums[:2]) / 2, sum(sums[-2:]) / 2
+
+
+def assert_close(found: Detections, wanted: Detections) -> None:
+    assert torch.equal(found.valid, wanted.valid)
+    for name in ("boxes", "scores", "masks"):
+        a, b = getattr(found, name), getattr(wanted, name)
+        if b is not None:
+            torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3, msg=name)
+
+
+@cache
+def outcome(config: DetectorConfig, folder: Path) -> str:
+    """Runs a model through all of it; asserts on the way."""
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    detector = build_detector(config)
+    images, targets = two_images(config)
+    before, after = fitted(detector, images, targets)
+    assert after < 0.85 * before, (before, after)
+
+    detector.eval()
+    found = detector.predict(images)
+    assert found.valid.any(1).all()
+    for value in (found.boxes, found.scores, found.masks, found.keypoints):
+        assert value is None or bool(value.isfinite().all())
+    assert (found.masks is not None) == (config.mask is not None or config.fcis is not None)
+    assert (found.keypoints is not None) == (config.keypoint is not None)
+
+    compiled = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
+    assert_close(compiled, found)
+    losses = torch.compile(detector, fullgraph=True, backend="eager")(images, targets, torch.tensor(3))
+    eager = detector(images, targets, torch.tensor(3))
+    assert losses.keys() == eager.keys()
+    for name, value in eager.items():
+        torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+    save_checkpoint(folder, detector, config, ("one", "other")[: config.num_classes], {})
+    again, checkpoint = load_detector(folder)
+    assert checkpoint.config == config == config_from_dict(config_to_dict(config))
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in detector.state_dict().items())
+    assert_close(again.eval().predict(images), found)
+    return f"{before:.2f} -> {after:.2f}"
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("zoo")
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_builds_fits_predicts_compiles_and_is_kept(name: str, checkpoints: Path) -> None:
+    config = tiny(name)
+    assert outcome(config, checkpoints / str(hash(config)))
