@@ -55,6 +55,15 @@ def test_roi_pool_and_its_gradient_equal_torchvision(size: int) -> None:
         torch.testing.assert_close(ours.grad, other.grad)
 
 
+def test_roi_pool_of_all_regions_from_every_level_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    boxes, levels, valid = regions()
+    wanted = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
+    monkeypatch.setattr("rcnn.ops.roi_pool._rows", lambda own: torch.arange(len(own)))  # as on an accelerator
+    found = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
+    assert torch.equal(found[0], wanted[0])
+    assert torch.equal(found[1], wanted[1])
+
+
 def test_roi_pool_takes_the_largest_of_whole_cells_and_the_last_one_belongs_to_it() -> None:
     values = torch.arange(36.0).view(1, 1, 6, 6)
     box = torch.tensor([[[8.0, 8, 24, 16]]])  # cells 2..6 by 2..4 at a stride of 4; the map ends at 5

@@ -38,13 +38,17 @@ def roi_pool(
     rois = torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
         own = ((levels == level) & valid).flatten()
-        # where a level's regions can be told without waiting for the device, only they are pooled from it
-        rows = own.nonzero()[:, 0] if boxes.device.type == "cpu" else torch.arange(len(own), device=boxes.device)
+        rows = _rows(own)
         maxima, index = torch.ops.torchvision.roi_pool(values.float(), rois[rows], scale, size, size)
         mine = own[rows, None, None, None]
         flat[rows] = torch.where(mine, maxima.to(flat.dtype), flat[rows])
         flat_place[rows] = torch.where(mine, index, flat_place[rows])
     return pooled, place
+
+
+def _rows(own: Tensor) -> Tensor:
+    """Regions to pool from a level, int64: its `own` (n,) bool; all where to tell them is to wait for the device."""
+    return own.nonzero()[:, 0] if own.device.type == "cpu" else torch.arange(len(own), device=own.device)
 
 
 @torch.library.custom_op("rcnn::roi_pool_backward", mutates_args=())
