@@ -14,13 +14,16 @@ from pycocotools import mask as coco_mask
 from rcnn.data.transforms import (
     Sample,
     augment,
+    canvas_place,
     flip,
     jitter,
     mirror_pairs,
     resize,
+    resize_factor,
     resize_image,
     resize_shortest,
     resized_size,
+    sample_on_canvas,
 )
 
 SIZES = [(480, 640), (640, 480), (427, 640), (333, 500), (1200, 1600), (97, 1000), (500, 500), (1, 3000)]
@@ -258,3 +261,55 @@ def test_a_negative_seed_is_a_seed():
 def test_mirror_pairs_of_coco():
     names = ["nose", "left_eye", "right_eye", "left_ear", "right_ear", "tail", "Left_Paw", "right_paw", "left_wing"]
     assert mirror_pairs(names) == ((1, 2), (3, 4), (6, 7))
+
+
+def test_sizes_of_the_systems_that_use_opencv() -> None:
+    """600 over 427 is 1.40515: 640 becomes 899.3. OpenCV rounds halves to even, some systems round before the limit."""
+    assert resized_size((427, 640), 600, 1000, "opencv_float", "floor") == (600, 899)
+    assert resized_size((427, 640), 600, 1000, "opencv_float", "factor") == (600, 899)
+    assert resized_size((150, 210), 192, 320, "opencv", "factor") == (192, 269)
+    assert resized_size((150, 210), 192, 320, "opencv_float", "floor") == (192, 268)
+    # 600 / 599 * 999 = 1000.67 is more than 1000; 600 / 2399 * 4000 = 1000.42 only before it is rounded
+    for rounding in ("factor", "factor_limit"):
+        assert resize_factor((599, 999), 600, 1000, rounding) == 1000 / 999
+    assert resize_factor((2399, 4000), 600, 1000, "factor") == 1000 / 4000
+    assert resize_factor((2399, 4000), 600, 1000, "factor_limit") == 600 / 2399
+    # tensorpack: 480 x 640 to 800 x 1067, 360 x 640 to 756 x 1344 with a pyramid (facts of the real program)
+    assert resized_size((480, 640), 800, 1344, "opencv") == (800, 1067)
+    assert resized_size((360, 640), 800, 1344, "opencv") == (756, 1344)
+    assert resized_size((360, 640), 800, 1333, "opencv") == (750, 1333)
+
+
+def test_a_sample_on_a_black_square() -> None:
+    sample = sample_of_one_square()
+    square = sample_on_canvas(sample, 50)
+    top, left = canvas_place(sample.size, 50)
+    assert square.size == (50, 50)
+    torch.testing.assert_close(square.boxes, sample.boxes + torch.tensor([left, top, left, top]).float())
+    assert square.outlines is not None
+    assert sample.outlines is not None
+    np.testing.assert_array_equal(square.outlines[0][:, :2], sample.outlines[0][:, :2] + (left, top))
+    assert square.bitmaps is not None
+    assert sample.bitmaps is not None
+    inside = (..., slice(top, top + sample.size[0]), slice(left, left + sample.size[1]))
+    assert torch.equal(square.bitmaps[inside], sample.bitmaps)
+    assert square.bitmaps.sum() == sample.bitmaps.sum()
+    assert torch.equal(square.image[inside], sample.image)
+    assert square.image.sum() == sample.image.sum()
+    with pytest.raises(ValueError, match="does not fit"):
+        sample_on_canvas(sample, 10)
+
+
+def sample_of_one_square() -> Sample:
+    """An image (20, 31) with one object of 6 x 5 pixels."""
+    bitmap = torch.zeros(1, 20, 31, dtype=torch.bool)
+    bitmap[0, 4:9, 7:13] = True
+    corners = np.array([[7.0, 4], [13, 4], [13, 9], [7, 9]])
+    edges = np.concatenate([corners, np.roll(corners, -1, 0), np.zeros((4, 1))], 1)
+    return Sample(
+        image=torch.randint(1, 256, (3, 20, 31), dtype=torch.uint8),
+        boxes=torch.tensor([[7.0, 4.0, 13.0, 9.0]]),
+        labels=torch.tensor([0]),
+        outlines=(edges,),
+        bitmaps=bitmap,
+    )

@@ -11,8 +11,9 @@ from PIL import Image
 from pycocotools import mask as pycoco
 
 from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.config import InputConfig
 from rcnn.models.overrides import override
-from rcnn.predictor import ImageDetections, Predictor, choose_device, to_original
+from rcnn.predictor import ImageDetections, Predictor, choose_device, rescale, to_original
 from rcnn.structures import Detections, ImageBatch
 from tests.tiny_data import TINY_MODEL
 
@@ -154,3 +155,18 @@ def test_a_device_that_is_not_there_is_named() -> None:
     with pytest.raises(ValueError, match="device cuda was asked for"):
         choose_device("cuda")
     assert choose_device("auto") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("settings", "x", "y"),
+    [
+        ({}, 210 / 269, 150 / 192),
+        ({"rescale": "width"}, 210 / 269, 210 / 269),
+        ({"rescale": "height"}, 150 / 192, 150 / 192),
+        ({"rescale": "geometric"}, (210 / 269 * 150 / 192) ** 0.5, (210 / 269 * 150 / 192) ** 0.5),
+        ({"rescale": "factor", "size_rounding": "factor", "min_size": 192, "max_size": 320}, 1 / 1.28, 1 / 1.28),
+    ],
+)
+def test_boxes_go_back_as_each_system_takes_them(settings: dict, x: float, y: float) -> None:
+    """150 x 210 becomes 192 x 269: the width was rounded, so five systems have five ways back."""
+    np.testing.assert_allclose(rescale(InputConfig(**settings), (192, 269), (150, 210)), (x, y))
