@@ -1,0 +1,38 @@
+"""Configs that cannot be: each is refused before anything is built, and the words say what to do."""
+
+from __future__ import annotations
+
+import pytest
+
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import apply_overrides
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("mask_rcnn_r50_c4", ["cascade={}"], r"a whole head for each stage, .*\(C4\).* use fpn=\{\}"),
+        ("mask_rcnn_fbnetv3a_c4", ["cascade={}"], r"a cascade of D2Go's light heads exists nowhere"),
+        ("mask_rcnn_compact", ["cascade={ious: [0.5]}"], r"cascade\.ious has 1, cascade\.delta_weights has 3"),
+        ("cascade_mask_rcnn_compact", ["cascade.loss_weights=[]"], r"cascade\.loss_weights has 0: wanted one of each"),
+        ("cascade_mask_rcnn_compact", ["boxes=inclusive"], r"boxes=inclusive is of systems without a cascade"),
+        ("fcis_compact", ["mask={}"], r"a mask head has no place beside it: use mask=null, or fcis=null"),
+        ("fcis_compact", ["cascade={}"], r"a cascade head has no place beside it"),
+        ("fcis_compact", ["keypoint={}"], r"a keypoint head has no place beside it"),
+        ("mask_rcnn_r50_fpn", ["mask.features=res5"], r"shares the box head's res5; box\.features is fc"),
+        (
+            "mask_rcnn_r50_fpn",
+            ["box.features=res5"],
+            r"continues a ResNet from res4, and a pyramid gives maps of its own",
+        ),
+        ("mask_rcnn_r50_c4", ["backbone.stages=[2, 3, 4, 5]"], r"this backbone has its own res5 before it"),
+        ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; wanted 7, .*background"),
+        ("mask_rcnn_compact", ["box.background_iou=0.6"], r"background_iou=0\.6 and positive_iou=0\.5"),
+        ("mask_rcnn_compact", ["box.nms=soft_gaussian", "box.soft_nms_sigma=0"], r"scores are divided by it"),
+        ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; wanted 1 or more"),
+    ],
+)
+def test_what_cannot_be_says_why(name: str, changes: list[str], words: str) -> None:
+    config = apply_overrides(model_config(name), changes)
+    with pytest.raises(ValueError, match=words):
+        build_detector(config)
