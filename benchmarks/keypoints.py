@@ -28,8 +28,8 @@ from rcnn.predictor import ImageDetections, Predictor
 
 PEERS = ("torchvision float32", "rcnn float32", "rcnn bfloat16")
 # from what score on detections are compared, and how near they must be: boxes in pixels, scores, and what part of the
-# keypoints within a pixel. In bfloat16 a point may go to another place of nearly the same height, and boxes of heads that
-# were fitted for a minute move by some pixels of 1,216
+# keypoints within a pixel. In bfloat16 a point may go to another place of nearly the same height, and boxes of heads
+# that were fitted for a minute move by some pixels of 1,216
 WANTED = {"rcnn float32": (0.05, 1e-3, 1e-3, 0.99), "rcnn bfloat16": (0.5, 6.0, 0.03, 0.8)}
 CACHE = "fitted_keypoints.pt"
 
