@@ -210,8 +210,10 @@ dictitems:
           ROI_XFORM_SAMPLING_RATIO: 2, RESOLUTION: 28}
   TRAIN: {BATCH_SIZE_PER_IM: 256, RPN_STRADDLE_THRESH: -1, FREEZE_AT: 0, BG_THRESH_LO: 0.1}
   TEST: {SCALE: 500, MAX_SIZE: 833, NMS: 0.45, SCORE_THRESH: 0.2, RPN_PRE_NMS_TOP_N: 500, RPN_POST_NMS_TOP_N: 400,
-         DETECTIONS_PER_IM: 50, SOFT_NMS: {ENABLED: true, METHOD: gaussian, SIGMA: 0.4}, BBOX_VOTE: {ENABLED: true}}
+         DETECTIONS_PER_IM: 50, BLUR: 2, SOFT_NMS: {ENABLED: true, METHOD: gaussian, SIGMA: 0.4},
+         BBOX_VOTE: {ENABLED: true}}
   MY: {WORD: 3}
+  RNG_SEED: !!python/long 3
   ROOT_DIR: folder
 state: {__immutable__: true}
 """
@@ -237,7 +239,7 @@ def test_the_settings_in_the_file_are_read_and_never_run(tmp_path: Path) -> None
     assert (config.box.nms_iou, config.box.score_threshold, config.box.max_detections) == (0.45, 0.2, 50)
     assert (config.box.nms, config.box.soft_nms_sigma) == ("soft_gaussian", 0.4)
     assert (config.rpn.pre_nms, config.rpn.post_nms) == (500, 400)
-    assert [line.split("=")[0] for line in given.assumed] == ["TEST.BBOX_VOTE.ENABLED", "MY.WORD"]
+    assert [line.split("=")[0] for line in given.assumed] == ["TEST.BLUR", "TEST.BBOX_VOTE.ENABLED", "MY.WORD"]
     assert config.mask is not None
     assert (config.mask.roi_size, config.mask.sampling_ratio) == (14, 2)
 
@@ -265,6 +267,7 @@ FAST_RCNN: {ROI_BOX_HEAD: fast_rcnn_heads.add_roi_2mlp_head, ROI_XFORM_METHOD: R
         ("MODEL: {FASTER_RCNN: false}", "Fast R-CNN on proposals from a file"),
         ("FPN: {FPN_ON: true, EXTRA_CONV_LEVELS: true}", r"FPN\.EXTRA_CONV_LEVELS=True is not supported; want False"),
         ("RESNETS: {RES5_DILATION: 2}", "RES5_DILATION"),
+        ("RETINANET: {RETINANET_ON: true}", "one-stage"),
         ("FAST_RCNN: {ROI_BOX_HEAD: my.head}", "ROI_BOX_HEAD='head' is not supported; want add_ResNet_roi_conv5_head"),
         ("FAST_RCNN: {ROI_BOX_HEAD: x.add_roi_2mlp_head, ROI_XFORM_METHOD: Crop}", "want RoIAlign or RoIPoolF"),
         ("TEST: {NMS: high}", r"TEST\.NMS='high' is of the wrong kind"),

@@ -93,13 +93,13 @@ def from_detectron(
 def settings_of_blobs(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The settings, in Detectron's words, under which its zoo trains a network of these blobs, and what was assumed."""
     fpn = any(name.startswith("fpn_inner_") for name in state)
-    group = "conv1_gn_s" in state
+    group, heads = "conv1_gn_s" in state, "cls_score_w" in state
     middle = state["res2_0_branch2b_w"]
     groups = len(middle) // middle.shape[1]
     stride = "3x3" if group or groups > 1 else "1x1"
     settings: dict[str, Any] = {
-        "MODEL.RPN_ONLY": "cls_score_w" not in state,
-        "MODEL.FASTER_RCNN": "cls_score_w" in state,
+        "MODEL.RPN_ONLY": not heads,
+        "MODEL.FASTER_RCNN": heads,
         "FPN.FPN_ON": fpn,
         "FPN.USE_GN": any(name.startswith("fpn_") and name.endswith("_gn_s") for name in state),
         "RESNETS.NUM_GROUPS": groups,
@@ -110,9 +110,9 @@ def settings_of_blobs(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tupl
         "TEST.SCALE": 800,
         "TEST.MAX_SIZE": 1333,
         "TEST.NMS": 0.5,
-        "TEST.RPN_PRE_NMS_TOP_N": 1000 if fpn else 6000,
-        "TEST.RPN_POST_NMS_TOP_N": 1000 if "cls_score_w" in state else 2000,
-        "TRAIN.RPN_PRE_NMS_TOP_N": 2000 if fpn else 12000,
+        "TEST.RPN_PRE_NMS_TOP_N": 1000 if fpn else 6000 if heads else 12000,
+        "TEST.RPN_POST_NMS_TOP_N": 1000 if heads else 2000,
+        "TRAIN.RPN_PRE_NMS_TOP_N": 2000 if fpn and heads else 12000,
         "TRAIN.BATCH_SIZE_PER_IM": 512,
         "FAST_RCNN.ROI_XFORM_METHOD": "RoIAlign",
         "FAST_RCNN.ROI_XFORM_RESOLUTION": 7 if fpn else 14,
@@ -120,7 +120,7 @@ def settings_of_blobs(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tupl
     }
     if fpn:
         settings["FPN.DIM"] = len(next(value for name, value in state.items() if re.fullmatch(r"fpn_res2_.*_w", name)))
-    if "cls_score_w" in state:
+    if heads:
         settings |= _heads(state, fpn)
     assumed = [
         f"stride in the {stride} convolutions: {ZOO}",
@@ -128,7 +128,7 @@ def settings_of_blobs(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tupl
         f"anchors of 32 to 512 pixels in the ratios 0.5, 1 and 2: {ZOO}",
         f"{settings['TEST.RPN_POST_NMS_TOP_N']} proposals an image, NMS at 0.7: {ZOO}",
     ]
-    if "cls_score_w" in state:
+    if heads:
         assumed.append(f"RoIAlign with {'two samples a side of a bin' if fpn else 'as many samples as fit'}: {ZOO}")
         assumed.append(f"detections above 0.05, NMS at 0.5: {ZOO}")
     return settings, tuple(assumed)

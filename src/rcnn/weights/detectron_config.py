@@ -43,6 +43,8 @@ def config_of(settings: Mapping[str, Any], *, depth: Literal[50, 101, 152], sour
     """
     get = {key: listed(value) for key, value in settings.items() if not isinstance(value, Unread)}
     get = DEFAULTS | get
+    if get.get("RETINANET.RETINANET_ON"):
+        raise ValueError(f"{source}: RETINANET.RETINANET_ON=True is a one-stage detector, and no R-CNN")
     only, masks, keypoints = get["MODEL.RPN_ONLY"], get["MODEL.MASK_ON"], get["MODEL.KEYPOINTS_ON"]
     masks, keypoints = masks and not only, keypoints and not only
     require_known(settings, source, masks=masks, keypoints=keypoints)

@@ -123,12 +123,20 @@ NOT_KEPT: dict[str, Any] = {
     "TEST.KPS_AUG.ENABLED": False,
     "TEST.MASK_AUG.ENABLED": False,
 }
-# beginnings of keys that say nothing of the network
+# keys, and beginnings of keys, that say nothing of the network: data, schedules, machines, parts that are off
 IDLE = (
     "CLUSTER.", "DATA_LOADER.", "DEDUP_BOXES", "DOWNLOAD_CACHE", "EPS", "EXPECTED_RESULTS", "FPN.MULTILEVEL_",
-    "FPN.ZERO_INIT_LATERAL", "KRCNN.", "MATLAB", "MEMONGER", "MODEL.EXECUTION_TYPE", "MODEL.PS_GRID_SIZE", "MRCNN.",
-    "NUM_GPUS", "OUTPUT_DIR", "RESNETS.SHORTCUT_FUNC", "RESNETS.STEM_FUNC", "RETINANET.", "RFCN.", "RNG_SEED",
-    "ROOT_DIR", "RPN.RPN_ON", "SOLVER.", "TEST.", "TRAIN.", "USE_NCCL", "VIS",
+    "FPN.ZERO_INIT_LATERAL", "KRCNN.CONV_INIT", "KRCNN.DECONV_DIM", "KRCNN.HEATMAP_SIZE", "KRCNN.MIN_KEYPOINT_COUNT",
+    "KRCNN.ROI_KEYPOINTS_HEAD", "MATLAB", "MEMONGER", "MODEL.EXECUTION_TYPE", "MRCNN.CONV_INIT", "MRCNN.RESOLUTION",
+    "MRCNN.WEIGHT_LOSS_MASK", "NUM_GPUS", "OUTPUT_DIR", "RESNETS.SHORTCUT_FUNC", "RESNETS.STEM_FUNC", "RETINANET.",
+    "RFCN.", "RNG_SEED", "ROOT_DIR", "RPN.RPN_ON", "SOLVER.", "TEST.BBOX_AUG.", "TEST.BBOX_VOTE.",
+    "TEST.CLASS_SPECIFIC_AR", "TEST.COMPETITION_MODE", "TEST.DATASETS", "TEST.FORCE_JSON_DATASET_EVAL",
+    "TEST.GENERATE_PROPOSALS_ON_GPU", "TEST.KPS_AUG.", "TEST.MASK_AUG.", "TEST.PRECOMPUTED_PROPOSALS",
+    "TEST.PROPOSAL_", "TEST.WEIGHTS", "TRAIN.ASPECT_GROUPING", "TRAIN.AUTO_RESUME", "TRAIN.BBOX_THRESH",
+    "TRAIN.BG_THRESH_HI", "TRAIN.COPY_WEIGHTS", "TRAIN.CROWD_FILTER_THRESH", "TRAIN.DATASETS",
+    "TRAIN.GENERATE_PROPOSALS_ON_GPU", "TRAIN.GT_MIN_AREA", "TRAIN.IMS_PER_BATCH", "TRAIN.MAX_SIZE",
+    "TRAIN.PROPOSAL_FILES", "TRAIN.RPN_MIN_SIZE", "TRAIN.RPN_NMS_THRESH", "TRAIN.SCALES", "TRAIN.SNAPSHOT_ITERS",
+    "TRAIN.USE_FLIPPED", "TRAIN.WEIGHTS", "USE_NCCL", "VIS", *ONLY_MASK, *ONLY_KEYPOINT,
 )  # fmt: skip
 RENAMED = {"MODEL.ROI_HEAD": "FAST_RCNN.ROI_BOX_HEAD", "MRCNN.MASK_HEAD_NAME": "MRCNN.ROI_MASK_HEAD"}
 
@@ -189,6 +197,10 @@ def _sequence(loader: _Plain, node: yaml.Node) -> list[Any]:
     return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
 
 
+def _whole(loader: _Plain, node: yaml.Node) -> Any:
+    return int(loader.construct_scalar(node)) if isinstance(node, yaml.ScalarNode) else Unread("long")
+
+
 def _text(loader: _Plain, node: yaml.Node) -> str:
     return str(loader.construct_scalar(node)) if isinstance(node, yaml.ScalarNode) else ""
 
@@ -199,6 +211,7 @@ _Plain.add_multi_constructor(f"{PYTHON}object/apply:", _object)
 _Plain.add_multi_constructor(f"{PYTHON}object:", _object)
 _Plain.add_multi_constructor(f"{PYTHON}name:", _name)
 _Plain.add_constructor(f"{PYTHON}tuple", _sequence)
+_Plain.add_constructor(f"{PYTHON}long", _whole)
 _Plain.add_constructor(f"{PYTHON}str", _text)
 _Plain.add_constructor(f"{PYTHON}unicode", _text)
 
