@@ -115,12 +115,21 @@ def _read(config: str | Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         if re.match(r"\s*--?\w", text):  # flags; a dash and a space would be a list
             return _words(shlex.split(text), str(config))
-        content = yaml.load(text, Loader=_Loader)
+        content = _data(text)
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{config}: cannot be read as settings ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{config} has no keys and values; want a params.yaml, such as min_size: 800")
     return content
+
+
+def _data(text: str) -> Any:
+    """What a YAML text holds, as plain values."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 def _words(words: list[str], source: str) -> dict[str, Any]:
@@ -140,5 +149,5 @@ def _words(words: list[str], source: str) -> dict[str, Any]:
             value = rest.pop(0)
         elif not word.startswith("-"):
             raise ValueError(f"{source!r} is neither a file nor settings: want KEY=VALUE, such as min_size=800")
-        found[name] = yaml.load(value, Loader=_Loader)
+        found[name] = _data(value)
     return found
