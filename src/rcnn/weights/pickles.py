@@ -53,6 +53,7 @@ class Dtype:
         self.dtype = np.dtype(code)
 
     def set(self, state: Any) -> None:
+        """Take the byte order from what a pickle says of the type; Refused for a record."""
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
             raise Refused("a numpy array of records")
         if state[1] in "<>":
@@ -68,6 +69,7 @@ class Array:
         self.stored: Stored | None = None
 
     def set(self, state: Any) -> None:
+        """Take shape, type and contents from what a pickle says of the array."""
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise Damaged("a numpy array has no contents")
         shape, dtype, fortran, content = state[-4:]

@@ -1,0 +1,67 @@
+"""`rcnn convert` as it is typed: a backbone to train from, the list, one-line errors, and the way back refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from rcnn.cli.main import main
+from rcnn.weights.checkpoint import load_checkpoint
+from tests.tiny_data import write_tiny_coco
+
+
+def rcnn(*words: object) -> int:
+    """The exit status of the command in this process."""
+    try:
+        main([str(word) for word in words])
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
+    return 0
+
+
+def test_a_backbone_of_imagenet_to_train_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch.save(ResNet(Bottleneck, [1, 1, 1, 1]).state_dict(), tmp_path / "resnet.pth")
+    assert rcnn("convert", tmp_path / "resnet.pth", "--output", tmp_path / "resnet") == 0
+    said = capsys.readouterr().out
+    assert "the backbone alone" in said
+    assert "self-check: read back bit for bit" in said
+    command = load_checkpoint(tmp_path / "resnet").provenance["command"]
+    assert command == f"rcnn convert {tmp_path / 'resnet.pth'} --output {tmp_path / 'resnet'}"
+
+    data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(64, 96))
+    small = [
+        "backbone.blocks=[1,1,1,1]",
+        "input.min_size=64",
+        "input.max_size=96",
+        "fpn.channels=16",
+        "box.fc_width=16",
+    ]
+    brief = ["train.steps=1", "train.batch_size=1", "train.workers=0"]
+    run = ("train", "faster_rcnn_r50_fpn", "--data", data, "--output", tmp_path / "run", *small, *brief)
+    assert rcnn(*run, "--weights", tmp_path / "resnet", "--device", "cpu") == 0
+    assert "backbone: 85 tensors from" in capsys.readouterr().out
+    assert rcnn(*run[:5], tmp_path / "run2", *small, "backbone.norm=gn", "--weights", tmp_path / "resnet") == 2
+    assert "add backbone.norm=frozen_bn" in capsys.readouterr().err
+    assert rcnn("predict", tmp_path / "resnet", data / "train", "--output", tmp_path / "found") == 2
+    assert "holds a backbone alone" in capsys.readouterr().err
+
+
+def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert rcnn("convert", "--list") == 0
+    assert "Detectron2: .pkl, .pth; --config takes" in capsys.readouterr().out
+    (tmp_path / "a.pkl").write_bytes(b"<html>")
+    for words, message in (
+        (("convert", tmp_path / "a.pkl"), "want a FILE and --output"),
+        (("convert", tmp_path / "a.pkl", "--output", tmp_path / "out"), "is a web page"),
+        (("convert", tmp_path / "gone.pkl", "--output", tmp_path / "out"), "does not exist"),
+        (("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"), "--to yolo: want detectron2"),
+        (("convert", tmp_path, "--to", "detectron2", "--classes", "a", "--output", "b.pth"), "--classes is of no use"),
+    ):
+        assert rcnn(*words) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pkl"]
