@@ -136,3 +136,14 @@ def test_named_proposal_networks(name: str) -> None:
     assert config.proposals_only
     assert ("caffe" in name) == (config.input.channel_order == "bgr")
     assert (config.fpn is None) == ("c4" in name)
+
+
+def test_batches_refuse_scales_and_crowds_of_another_number() -> None:
+    batch = images()
+    with pytest.raises(ValueError, match=r"scales are \(3,\) for 2 images"):
+        replace(batch, scales=torch.ones(3))
+    targets = random_targets(IMAGES, [3, 1], num_classes=1)
+    assert replace(targets, crowds=torch.zeros(2, 5, 4)).to("cpu").crowds is not None
+    for shape in ((3, 5, 4), (2, 5, 5), (2, 4)):
+        with pytest.raises(ValueError, match="crowds are .* for 2 images, wanted"):
+            replace(targets, crowds=torch.zeros(shape))
