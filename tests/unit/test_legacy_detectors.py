@@ -145,5 +145,5 @@ def test_batches_refuse_scales_and_crowds_of_another_number() -> None:
     targets = random_targets(IMAGES, [3, 1], num_classes=1)
     assert replace(targets, crowds=torch.zeros(2, 5, 4)).to("cpu").crowds is not None
     for shape in ((3, 5, 4), (2, 5, 5), (2, 4)):
-        with pytest.raises(ValueError, match="crowds are .* for 2 images, wanted"):
+        with pytest.raises(ValueError, match=r"crowds are .* for 2 images, wanted"):
             replace(targets, crowds=torch.zeros(shape))
