@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, MobileNetConfig, TimmConfig, ViTConfig
 from rcnn.models.inference import prepare_for_inference
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.checkpoint import load_detector, save_checkpoint
 from tests.unit.random_batches import random_images, random_targets
 
 timm = pytest.importorskip("timm", reason="needs rcnn[timm]")
@@ -258,6 +260,21 @@ def test_made_ready_for_prediction_it_gives_the_same_maps(
         error = (found.float() - wanted).abs().max() / wanted.abs().max()
         assert float(error) < (1e-4 if precision == "float32" else 0.05), name
     assert int(ready.predict(images).valid.sum()) > 0
+
+
+@pytest.mark.parametrize("backbone", [*BACKBONES, TimmConfig(name=SWIN)], ids=ident)
+@torch.no_grad()
+def test_a_checkpoint_brings_everything_back(
+    backbone: TimmConfig | ViTConfig | MobileNetConfig, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    detector = build_detector(tiny(backbone)).eval()
+    save_checkpoint(tmp_path / "run", detector, detector.config, ("a", "b"), {})
+    again, checkpoint = load_detector(tmp_path / "run")
+    assert checkpoint.config == detector.config
+    images, _ = batch()
+    for name, wanted in detector.features(images).items():
+        assert torch.equal(again.eval().features(images)[name], wanted)
 
 
 def test_padding_to_whole_patches_is_the_backbones_own() -> None:
