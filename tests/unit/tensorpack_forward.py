@@ -96,12 +96,13 @@ class Forward:
         gamma = f"fpn/{norm}{level}/gamma"
         return self.norm(x, gamma.removesuffix("/gamma"), "gn") if gamma in self.weights else x
 
-    def proposals(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+    def anchored(self, maps: list[Tensor]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Logits (A,), deltas (A, 4) and anchors (A, 4) of each level."""
         if self.pyramid:
             levels = [(x, 4 * 2**level, [32 * 2**level]) for level, x in enumerate(maps)]
         else:
             levels = [(maps[0], 16, [32, 64, 128, 256, 512])]
-        boxes, scores = [], []
+        found = []
         for x, stride, sides in levels:
             hidden = F.relu(self.conv(x, "rpn/conv0"))
             logits = self.conv(hidden, "rpn/class")[0].permute(1, 2, 0).flatten()
@@ -115,8 +116,14 @@ class Forward:
                             height = ratio * width
                             cx, cy = column * stride, row * stride
                             anchors.append([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2])
+            found.append((logits, deltas, torch.tensor(anchors)))
+        return found
+
+    def proposals(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
+        boxes, scores = [], []
+        for logits, deltas, anchors in self.anchored(maps):
             best, index = logits.topk(min(len(logits), 120 if not self.pyramid else self.topk))
-            moved = clip(self.decode(deltas[index], torch.tensor(anchors)[index], (1, 1, 1, 1)), size)
+            moved = clip(self.decode(deltas[index], anchors[index], (1, 1, 1, 1)), size)
             keep = torchvision.ops.nms(moved, best, 0.7)[: self.topk]
             boxes.append(moved[keep])
             scores.append(best[keep])
@@ -194,6 +201,71 @@ class Forward:
         x = F.relu(F.conv_transpose2d(x, kernel, self.weights["maskrcnn/deconv/b"], stride=2))
         logits = self.conv(x, "maskrcnn/conv")
         return boxes, scores, label, logits[torch.arange(len(label)), label].sigmoid()
+
+    def losses(self, image: np.ndarray, truth: Tensor, labels: Tensor, masks: Tensor) -> dict[str, float]:
+        """Means over every anchor and region that has a label; `masks` (G, H, W) bool, `labels` from 1."""
+        size = image.shape[:2]
+        maps = self.backbone(image)
+        maps = self.fpn(maps) if self.pyramid else maps[-1:]
+        logits, deltas, anchors = (torch.cat(part) for part in zip(*self.anchored(maps), strict=True))
+        limit = torch.tensor([size[1], size[0]])
+        inside = (anchors[:, :2] >= 0).all(1) & (anchors[:, 2:] <= limit).all(1)
+        iou = torchvision.ops.box_iou(anchors, truth) * inside[:, None] - 1.0 * ~inside[:, None]
+        label = torch.full_like(logits, -1)
+        label[(iou == iou.max(0)[0]).any(1)] = 1
+        label[iou.max(1)[0] >= 0.7] = 1
+        label[iou.max(1)[0] < 0.3] = 0  # last: it overrules an object's best anchor
+        label[~inside] = -1
+        entropy = F.binary_cross_entropy_with_logits(logits, label.clamp(min=0), reduction="none")[label >= 0].sum()
+        own = label == 1
+        moved = (deltas[own] - encode(truth[iou[own].argmax(1)], anchors[own])).abs()
+        rpn_box = torch.where(moved < 1 / 9, 4.5 * moved**2, moved - 1 / 18).sum()
+
+        boxes = torch.cat([self.proposals(maps, size), truth])
+        best, match = torchvision.ops.box_iou(boxes, truth).max(1)
+        object_ = best >= 0.5
+        wanted = torch.where(object_, labels[match], 0)
+        if self.pyramid:
+            x, name = self.head(self.pool(maps, boxes, 7), "fastrcnn"), "fastrcnn/outputs"
+        else:
+            x, name = self.group(self.pool(maps, boxes, 14), 3).mean((2, 3)), "fastrcnn"
+        scores, shifts = self.linear(x, f"{name}/class"), self.linear(x, f"{name}/box").unflatten(1, (-1, 4))
+        weighted = encode(truth[match], boxes) * torch.tensor([10.0, 10, 5, 5])
+        moved = (shifts[torch.arange(len(boxes)), wanted] - weighted).abs()[object_].sum()
+
+        pooled = self.pool(maps, boxes[object_], 14)
+        x = self.convs(pooled, "maskrcnn", "fcn") if self.pyramid else self.group(pooled, 3)
+        kernel = self.weights["maskrcnn/deconv/W"].permute(3, 2, 0, 1)
+        x = F.relu(F.conv_transpose2d(x, kernel, self.weights["maskrcnn/deconv/b"], stride=2))
+        mask = self.conv(x, "maskrcnn/conv")[torch.arange(len(x)), wanted[object_] - 1]
+        side = mask.shape[-1]
+        targets = torch.zeros_like(mask)
+        for row, (box, owner) in enumerate(zip(boxes[object_].tolist(), match[object_].tolist(), strict=True)):
+            x1, y1, x2, y2 = box
+            for i in range(side):
+                for j in range(side):
+                    y, x0 = y1 + (i + 0.5) * (y2 - y1) / side - 0.5, x1 + (j + 0.5) * (x2 - x1) / side - 0.5
+                    if not (0 <= y <= size[0] - 1 and 0 <= x0 <= size[1] - 1):
+                        continue  # crop_and_resize has nothing there
+                    top, left = min(int(y), size[0] - 2), min(int(x0), size[1] - 2)
+                    square = masks[owner, top : top + 2, left : left + 2].double()
+                    across = square[:, 0] * (1 - (x0 - left)) + square[:, 1] * (x0 - left)
+                    targets[row, i, j] = across[0] * (1 - (y - top)) + across[1] * (y - top)
+        return {
+            "rpn_objectness": entropy.item() / int((label >= 0).sum()),
+            "rpn_box": rpn_box.item() / int((label >= 0).sum()),
+            "box_class": F.cross_entropy(scores, wanted).item(),
+            "box_delta": moved.item() / len(boxes),
+            "mask": F.binary_cross_entropy_with_logits(mask, targets).item(),
+        }
+
+
+def encode(truth: Tensor, boxes: Tensor) -> Tensor:
+    wide, high = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    across, down = truth[:, 2] - truth[:, 0], truth[:, 3] - truth[:, 1]
+    x = ((truth[:, 0] + truth[:, 2]) - (boxes[:, 0] + boxes[:, 2])) / 2 / wide
+    y = ((truth[:, 1] + truth[:, 3]) - (boxes[:, 1] + boxes[:, 3])) / 2 / high
+    return torch.stack([x, y, (across / wide).log(), (down / high).log()], 1)
 
 
 def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:

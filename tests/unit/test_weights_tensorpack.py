@@ -15,7 +15,8 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
-from rcnn.structures import ImageBatch
+from rcnn.models.overrides import override
+from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.tensorpack import backbone_from_tensorpack, from_tensorpack, is_backbone, recognises
 from rcnn.weights.tensorpack_settings import read_settings
 from tests.parity.golden_detectron2 import match_sets
@@ -89,6 +90,34 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
     torch.testing.assert_close(found.scores[0][real][order], scores, atol=1e-4, rtol=0)
     assert found.masks is not None
     torch.testing.assert_close(found.masks[0][real][order], masks, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pyramid", [True, False])
+def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
+    """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
+    weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
+    words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
+    converted = from_tensorpack({k: torch.from_numpy(v) for k, v in weights.items()}, words)
+    everything = ["rpn.batch_size=9000", "rpn.normalizer=sampled", "box.batch_size=400"]
+    detector = build_detector(override(converted.config, everything))
+    detector.load_state_dict(converted.state)
+    boxes = torch.tensor([[12.0, 10.0, 60.0, 70.0], [70.5, 30.2, 139.0, 101.0], [30.0, 60.0, 50.0, 82.0], [3, 3, 9, 8]])
+    labels = torch.tensor([3, 1, 5, 2])
+    masks = torch.zeros(4, 101, 139, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = torch.ones(y2 - y1, x2 - x1).tril() > 0
+    image = peer_image()
+    images = batch_of(image, converted.config.input.divisor)
+    bitmaps = torch.zeros(1, 4, *images.pixels.shape[2:], dtype=torch.bool)
+    bitmaps[0, :, :101, :139] = masks
+    targets = Targets(
+        boxes=boxes[None], labels=labels[None] - 1, valid=torch.ones(1, 4, dtype=torch.bool), bitmaps=bitmaps
+    )
+    with torch.no_grad():
+        losses = detector.losses(images, targets, torch.tensor(0))
+        wanted = Forward(weights).losses(image, boxes, labels, masks)
+    for name, value in wanted.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-4), name
 
 
 def batch_of(image: np.ndarray, divisor: int) -> ImageBatch:
