@@ -316,3 +316,18 @@ def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> N
     with pytest.raises(ValueError, match="blocks in res2 to res4"):
         from_detectron({name: value for name, value in tensors().items() if not name.startswith("res4_5")})
     assert not recognises(name for name in blobs(classes=None) if "rpn" not in name)  # a trunk alone
+
+
+@pytest.mark.parametrize(
+    ("blob", "shape", "message"),
+    [
+        ("res2_0_branch2b_w", (64,), "want 4 dimensions"),
+        ("cls_score_w", (), "want 2 dimensions"),
+        ("rpn_cls_logits_w", (12, 1024, 1, 1), "rows are no multiple"),
+        ("res2_0_branch2a_bn_s", (), "of another shape"),
+        ("bbox_pred_b", (), "of another shape"),
+    ],
+)
+def test_wrong_shapes_are_told(blob: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_detectron({**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})

@@ -389,3 +389,17 @@ def test_export_moves_another_eps_into_the_variances() -> None:
     torch.testing.assert_close(theirs[name] + 1e-5, variance, rtol=1e-7, atol=0)
     assert (theirs[name][0] + 1e-5).rsqrt() == 1  # an AffineChannel stays what it is, to the bit
     assert torch.equal(theirs["backbone.stem.conv1.norm.weight"], variance)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("backbone.res2.0.conv2.weight", (64,), "want 4 dimensions"),
+        ("roi_heads.box_predictor.cls_score.weight", (0, 2048), "none of them empty"),
+        ("proposal_generator.rpn_head.objectness_logits.weight", (), "want 4 dimensions"),
+        ("roi_heads.mask_head.deconv.bias", (), "of another shape"),
+    ],
+)
+def test_wrong_shapes_are_told(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_detectron2({**c4_state(), name: torch.zeros(shape)})

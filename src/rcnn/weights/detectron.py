@@ -21,6 +21,9 @@ from rcnn.weights.detectron_names import REFUSED, in_our_order, sorted_blobs, wi
 from rcnn.weights.detectron_settings import not_kept, read_text, read_yaml
 
 ZOO = "Detectron's zoo"
+# dimensions of the weights whose shapes are looked at
+SHAPES = {"res2_0_branch2b_w": 4, "cls_score_w": 2, "bbox_pred_w": 2, "fc6_w": 2, "head_conv1_w": 4,
+          "mask_fcn_logits_w": 4, "kps_score_lowres_w": 4, "conv_fcn1_w": 4}  # fmt: skip
 BLOCKS: dict[tuple[int, ...], Literal[50, 101, 152]] = {(3, 4, 6): 50, (3, 4, 23): 101, (3, 8, 36): 152}
 
 
@@ -61,7 +64,12 @@ def from_detectron(
     elif isinstance(text, str) and text.strip():
         settings, said = read_text(text, source), "settings as in the file"
     else:
-        settings, assumed = settings_of_blobs(state)
+        try:
+            settings, assumed = settings_of_blobs(state)
+        except (KeyError, StopIteration) as error:
+            raise ValueError(f"{source} looks like Detectron's, but {error} is missing: is the file whole?") from error
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}") from error
         said = "no settings in the file, so those of its zoo; give its YAML with --config if it differs"
     config = config_of(settings, depth=depth, source=str(config_file or source))
     c4 = config.fpn is None
@@ -94,6 +102,9 @@ def settings_of_blobs(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tupl
     """The settings, in Detectron's words, under which its zoo trains a network of these blobs, and what was assumed."""
     fpn = any(name.startswith("fpn_inner_") for name in state)
     group, heads = "conv1_gn_s" in state, "cls_score_w" in state
+    for name, value in ((name, state[name]) for name in SHAPES if name in state):
+        if value.ndim != SHAPES[name] or 0 in value.shape:
+            raise ValueError(f"{name} is {tuple(value.shape)}; want {SHAPES[name]} dimensions, none of them empty")
     middle = state["res2_0_branch2b_w"]
     groups = len(middle) // middle.shape[1]
     stride = "3x3" if group or groups > 1 else "1x1"
@@ -119,7 +130,7 @@ def settings_of_blobs(state: Mapping[str, Tensor]) -> tuple[dict[str, Any], tupl
         "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 2 if fpn else 0,
     }
     if fpn:
-        settings["FPN.DIM"] = len(next(value for name, value in state.items() if re.fullmatch(r"fpn_res2_.*_w", name)))
+        settings["FPN.DIM"] = len(state[next(name for name in state if re.fullmatch(r"fpn_res2_.*_w", name))])
     if heads:
         settings |= _heads(state, fpn)
     assumed = [

@@ -14,6 +14,8 @@ from rcnn.weights.detectron2_settings import DEFAULTS
 from rcnn.weights.detectron2_yaml import NORMS, PYRAMID, config_of
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
+# what says nothing of predictions, or is in the weights: variances move by the difference of eps
+SAME = ("name", "keypoint.names", "keypoint.skeleton", "backbone.norm_eps")
 NUMBERS = (int, float)
 EPS = 1e-5  # of every norm there
 
@@ -197,12 +199,12 @@ def _pooler(prefix: str, head: BoxHeadConfig | MaskHeadConfig | KeypointHeadConf
 
 
 def _differences(ours: Any, theirs: Any, prefix: str) -> list[str]:
-    """Fields in which two configs differ; names say nothing of predictions."""
+    """Fields in which two configs differ; those of SAME do not count."""
     lines = []
     for item in fields(ours):
         mine, other = getattr(ours, item.name), getattr(theirs, item.name)
         if is_dataclass(mine) and type(mine) is type(other):
             lines += _differences(mine, other, f"{prefix}{item.name}.")
-        elif mine != other and prefix + item.name not in ("name", "keypoint.names", "keypoint.skeleton"):
+        elif mine != other and prefix + item.name not in SAME:
             lines.append(f"{prefix}{item.name}={mine!r}")
     return lines

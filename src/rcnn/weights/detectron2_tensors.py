@@ -112,7 +112,7 @@ def _rpn(state: Mapping[str, Tensor], sizes: int, source: str) -> dict[str, Any]
             "in the file. Give its YAML with --config"
         )
     several = sorted(name for name in state if re.fullmatch(rf"{re.escape(head)}conv\.conv\d+\.weight", name))
-    first = state[several[0]] if several else _of(state, f"{head}conv.weight", source)
+    first = _of(state, several[0] if several else f"{head}conv.weight", source)
     width = -1 if first.shape[0] == first.shape[1] else first.shape[0]
     return {"MODEL.RPN.CONV_DIMS": [width] * max(1, len(several))}
 
@@ -133,13 +133,13 @@ def _heads(state: Mapping[str, Tensor], shared: bool, source: str) -> dict[str, 
             state, rf"{re.escape(box)}fc(\d+)\.weight"
         )  # fmt: skip
         settings |= {"MODEL.ROI_BOX_HEAD.NUM_CONV": convs, "MODEL.ROI_BOX_HEAD.NUM_FC": layers}
-        channels = state["proposal_generator.rpn_head.objectness_logits.weight"].shape[1]
+        channels = _of(state, "proposal_generator.rpn_head.objectness_logits.weight", source).shape[1]
         if convs:
-            channels = len(state[f"{box}conv1.weight"])
+            channels = len(_of(state, f"{box}conv1.weight", source))
             settings["MODEL.ROI_BOX_HEAD.CONV_DIM"] = channels
             settings["MODEL.ROI_BOX_HEAD.NORM"] = _norm(state, f"{box}conv1")
         if layers:
-            first = state[f"{box}fc1.weight"]
+            first = _of(state, f"{box}fc1.weight", source)
             settings["MODEL.ROI_BOX_HEAD.FC_DIM"] = len(first)
             settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round((first.shape[1] / channels) ** 0.5)
     if cascade:
@@ -176,6 +176,11 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _of(state: Mapping[str, Tensor], name: str, source: str) -> Tensor:
+    """The weight called `name`; a ValueError where it is missing or no weight of such a layer."""
     if name not in state:
         raise ValueError(f"{source} looks like Detectron2's, but {name} is missing: is the file whole?")
-    return state[name]
+    value = state[name]
+    dims = 2 if re.search(r"\.(cls_score|bbox_pred|fc\d+)\.", name) else 4
+    if value.ndim != dims or 0 in value.shape:
+        raise ValueError(f"{source}: {name} is {tuple(value.shape)}; want {dims} dimensions, none of them empty")
+    return value

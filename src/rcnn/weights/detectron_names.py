@@ -99,7 +99,7 @@ def in_our_order(state: Mapping[str, Tensor], *, sizes: int, ratios: int, shared
     ours = {}
     for name, value in state.items():
         layer = name.rpartition(".")[0]
-        if layer in changes:
+        if layer in changes and value.ndim:  # a number alone is refused with the shapes
             value = changes[layer](value)
         if shared and name.startswith("backbone.res5."):
             name = f"box_head.features.{name.removeprefix('backbone.')}"
@@ -109,7 +109,12 @@ def in_our_order(state: Mapping[str, Tensor], *, sizes: int, ratios: int, shared
 
 
 def anchors_in_our_order(value: Tensor, sizes: int, ratios: int) -> Tensor:
-    """Rows of an output of ratios * sizes anchors, with sizes outer."""
+    """Rows of an output of ratios * sizes anchors, with sizes outer; a ValueError where they are not so many."""
+    if len(value) % (ratios * sizes):
+        raise ValueError(
+            f"an output of the RPN is {tuple(value.shape)}, for {sizes} sizes and {ratios} ratios of anchors: its rows "
+            "are no multiple of that; give the settings with --config"
+        )
     rows = value.unflatten(0, (ratios, sizes, -1))
     return value if 1 in (sizes, ratios) else rows.transpose(0, 1).flatten(0, 2)
 
@@ -120,6 +125,6 @@ def with_statistics(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for name, value in state.items():
         if name.endswith(".norm.weight"):
             norm = name.removesuffix("weight")
-            whole[f"{norm}running_mean"] = torch.zeros(len(value))
-            whole[f"{norm}running_var"] = torch.ones(len(value))
+            whole[f"{norm}running_mean"] = torch.zeros(value.shape)
+            whole[f"{norm}running_var"] = torch.ones(value.shape)
     return whole
