@@ -17,10 +17,10 @@ from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
-from rcnn.weights.tensorpack import backbone_from_tensorpack, from_tensorpack, is_backbone, recognises
+from rcnn.weights.tensorpack import from_tensorpack, recognises
 from rcnn.weights.tensorpack_settings import read_settings
 from tests.parity.golden_detectron2 import match_sets
-from tests.parity.peer_tensorpack import BLOCKS, SETTINGS, peer_image, peer_shapes, peer_value
+from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
 from tests.unit.tensorpack_forward import Forward
 
 # facts/tensorpack.md, 6.2: tensors of each published architecture; those of the graphs that were dumped
@@ -212,15 +212,3 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
 def test_settings_that_cannot_be(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         from_tensorpack(tiny(), words)
-
-
-def test_an_imagenet_file_is_a_backbone() -> None:
-    weights = {name: value for name, value in tiny().items() if name.startswith(("conv0", "group"))}
-    weights |= {"linear/W": torch.zeros(2048, 1000), "linear/b": torch.zeros(1000)}
-    assert is_backbone(weights)
-    assert not is_backbone(tiny())
-    ours = backbone_from_tensorpack(weights)
-    assert ours["backbone.stem.conv1.weight"].shape == (64, 3, 7, 7)
-    assert len(ours) == len(weights) - 2
-    detector = build_detector(DetectorConfig(name="any", backbone=ResNetConfig(blocks=BLOCKS)))
-    assert {name for name in detector.state_dict() if name.startswith("backbone.")} == set(ours)

@@ -74,12 +74,6 @@ def recognises(names: Collection[str]) -> bool:
     return {"conv0/W", "rpn/class/W"} <= {name.removesuffix(":0") for name in names}
 
 
-def is_backbone(names: Collection[str]) -> bool:
-    """Whether tensors of these names are of tensorpack's ResNet alone, trained on ImageNet."""
-    plain = {name.removesuffix(":0") for name in names}
-    return {"conv0/W", "group0/block0/conv1/W"} <= plain and "rpn/class/W" not in plain
-
-
 def rename(name: str) -> str | None:
     """Our name for tensorpack's (without `:0`); None for one that has no counterpart here."""
     if tensor := TENSOR.fullmatch(name):
@@ -139,16 +133,6 @@ def from_tensorpack(state: Mapping[str, Tensor], config_file: str | Path | None 
         config=config, state=tensors, classes=classes, report=report, system="tensorpack",
         assumed=_assumed(settings), left=left,
     )  # fmt: skip
-
-
-def backbone_from_tensorpack(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of our ResNet from tensorpack's ImageNet files, BGR as they are; the classifier is left out."""
-    tensors = {}
-    for name, value in state.items():
-        our = rename(name.removesuffix(":0"))
-        if our is not None and our.startswith("backbone."):
-            tensors[our] = converted_tensor(our, value)
-    return tensors
 
 
 def _missing_in_theirs(tensors: Mapping[str, Tensor], norm: Norm) -> dict[str, Tensor]:
