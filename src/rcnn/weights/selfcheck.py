@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from rcnn.data.textures import noise
@@ -16,7 +15,9 @@ from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
 from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoint
 from rcnn.weights.converted import few
+from rcnn.weights.torch_files import read_safetensors
 
+MOST_COMPARED = 1 << 22  # numbers at a time
 SIDES = (224, 288)  # height, width of the image: small, and a multiple of every stride
 
 
@@ -79,17 +80,21 @@ def _batch(config: DetectorConfig) -> ImageBatch:
 
 
 def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """A ValueError unless the file has the very bits of `state`; one tensor is held at a time."""
-    with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
-        names = set(file.keys())
-        other = list(names ^ set(state))
-        for name in names & set(state):
-            ours, theirs = (
-                value.contiguous().flatten().view(torch.uint8) for value in (state[name], file.get_tensor(name))
-            )
-            if not torch.equal(ours, theirs):
-                other.append(name)
+    """A ValueError unless the file has the very bits of `state`; one tensor of it is held at a time."""
+    stored = read_safetensors(folder / WEIGHTS_FILE)  # not mapped: the pages of a mapped file are memory too
+    other = list(set(stored) ^ set(state))
+    other += [
+        name for name in set(stored) & set(state) if not _same_bits(torch.as_tensor(stored[name].read()), state[name])
+    ]
     if other:
         raise ValueError(
             f"{folder} gives back other numbers than were written ({few(sorted(other))}): is the disk sound?"
         )
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors have the same bits, NaN included."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    pairs = zip(*(value.reshape(-1).split(MOST_COMPARED) for value in (a, b)), strict=True)
+    return all(torch.equal(*(each.contiguous().view(torch.uint8) for each in pair)) for pair in pairs)

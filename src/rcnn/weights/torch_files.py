@@ -243,7 +243,7 @@ def _stored(storage: Storage, offset: Any, shape: Any, strides: Any) -> Stored:
     size = storage.dtype.itemsize
 
     def read() -> Tensor:
-        content = bytearray(storage.part((storage.offset + offset) * size, extent * size))
+        content = storage.part((storage.offset + offset) * size, extent * size)
         if not numel:
             return torch.empty(shape, dtype=storage.dtype)
         return torch.frombuffer(content, dtype=storage.dtype).as_strided(shape, strides)
