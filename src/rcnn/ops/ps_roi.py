@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-CELLS_AT_A_TIME = 2**16  # whose corners are in memory together
+VALUES_AT_A_TIME = 2**17  # of cells and channels: few enough that their four corners stay in the cache
 SMALLEST = 0.1  # side of a region at least, in steps of the map
 
 
@@ -44,12 +44,13 @@ def ps_roi_pool(
     """
     batch, regions = valid.shape
     channels, height, width = maps.shape[1] // groups**2, *maps.shape[2:]
+    many = max(64, VALUES_AT_A_TIME // max(1, channels))
     pooled = maps.new_empty((batch, regions * size * size, channels))  # channels innermost, as the table is read
     for image in range(batch):
         table = _table(maps[image], groups)
         corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
-        for start in range(0, len(share), CELLS_AT_A_TIME):
-            cells = slice(start, start + CELLS_AT_A_TIME)
+        for start in range(0, len(share), many):
+            cells = slice(start, start + many)
             first, above, left, last = (table[index[cells]] for index in corners)  # (n, C) each
             pooled[image, cells] = ((last - above - left + first) * share[cells, None]).to(maps.dtype)
     return pooled.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
@@ -68,13 +69,14 @@ def ps_roi_pool_backward(
 ) -> Tensor:
     """Gradient of the maps (B, C * k * k, H, W) from that of the pooled regions (B, R, C, s, s); see `ps_roi_pool`."""
     batch, regions, channels, size, _ = gradient.shape
+    many = max(64, VALUES_AT_A_TIME // max(1, channels))
     flat = gradient.permute(0, 1, 3, 4, 2).reshape(batch, regions * size * size, channels)
     maps = gradient.new_empty((batch, channels * groups**2, height, width))
     for image in range(batch):
         table = gradient.new_zeros((groups**2 * (height + 1) * (width + 1), channels), dtype=torch.float64)
         corners, share = _corners(boxes[image], valid[image], scale, groups, size, rounded, height, width)
-        for start in range(0, len(share), CELLS_AT_A_TIME):
-            cells = slice(start, start + CELLS_AT_A_TIME)
+        for start in range(0, len(share), many):
+            cells = slice(start, start + many)
             part = flat[image, cells].double() * share[cells, None]
             for index, sign in zip(corners, (1, -1, -1, 1), strict=True):
                 table.index_add_(0, index[cells], part, alpha=sign)
