@@ -89,11 +89,11 @@ def ps_roi_pool_backward(
 
 def _table(maps: Tensor, groups: int) -> Tensor:
     """Sums (k * k * (H + 1) * (W + 1), C) float64 of all that lies above and left of a point, for every group."""
-    grouped = maps.unflatten(0, (-1, groups**2)).permute(1, 2, 3, 0).double()  # (k * k, H, W, C)
+    grouped = maps.unflatten(0, (-1, groups**2)).permute(1, 2, 3, 0)  # (k * k, H, W, C)
     number, height, width, channels = grouped.shape
-    table = grouped.new_zeros((number, height + 1, width + 1, channels))
-    torch.cumsum(grouped.cumsum(1), 2, out=table[:, 1:, 1:])
-    return table.flatten(0, 2)
+    table = grouped.new_zeros((number, height + 1, width + 1, channels), dtype=torch.float64)
+    table[:, 1:, 1:] = grouped
+    return table.cumsum_(1).cumsum_(2).flatten(0, 2)
 
 
 def _corners(
