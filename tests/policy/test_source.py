@@ -19,10 +19,11 @@ LEVELS = {
     "structures": 0, "ops": 0,
     "models": 1, "data": 1,
     "weights": 2, "evaluation": 2, "drawing": 2,
-    "training": 3, "predictor": 3, "export": 3, "app": 3,
+    "training": 3, "predictor": 3, "augmented": 3, "export": 3, "app": 3,
     "cli": 4,
 }  # fmt: skip
-ALLOWED_BESIDE = {("training", "predictor")}  # training evaluates with the predictor that users have
+# training evaluates with the predictor that users have; looking several times is a predictor that looks once, used again
+ALLOWED_BESIDE = {("training", "predictor"), ("augmented", "predictor")}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # written in pieces so that this file does not hold what it forbids
 FORBIDDEN_WORDS = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|for " + r"now)\b")

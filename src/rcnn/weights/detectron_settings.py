@@ -219,7 +219,7 @@ _Plain.add_constructor(f"{PYTHON}unicode", _text)
 def read_text(text: str, source: str) -> dict[str, Any]:
     """Flat settings of Detectron's YAML `text`, {"TEST.NMS": 0.5}; a ValueError names `source` and what is wrong."""
     try:
-        content = yaml.load(text, Loader=_Plain)
+        content = _Plain(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{source}: settings are not plain YAML ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(content, dict):
