@@ -82,7 +82,7 @@ def ps_roi_pool_backward(
                 table.index_add_(0, index[cells], part, alpha=sign)
         # a point of the map is in every sum that ends below and right of it
         sums = table.view(groups**2, height + 1, width + 1, channels)[:, 1:, 1:]
-        sums = sums.flip(1, 2).cumsum(1).cumsum(2).flip(1, 2)
+        sums = sums.flip(1, 2).cumsum_(1).cumsum_(2).flip(1, 2)
         maps[image] = sums.permute(3, 0, 1, 2).reshape(-1, height, width).to(gradient.dtype)
     return maps
 
