@@ -15,7 +15,7 @@ from torch import Tensor
 from rcnn.data.transforms import on_canvas, resize_shortest, resized_size
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor, to_original
-from rcnn.structures import Detections
+from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.convert import convert
 from rcnn.weights.matterport import from_matterport, recognises
 from tests.parity.golden_detectron2 import match_sets
@@ -268,3 +268,18 @@ def test_a_layer_that_lacks_or_is_strange() -> None:
         from_matterport(state, source="some.h5")
     with pytest.raises(ValueError, match="strange"):
         from_matterport(tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})
+
+
+@torch.no_grad()
+def test_one_graph_serves() -> None:
+    converted = from_matterport({name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS)
+    detector = build_detector(converted.config)
+    detector.load_state_dict(converted.state)
+    pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
+    images = ImageBatch(pixels=pixels, sizes=torch.tensor([[SIDE, SIDE]]))
+    torch._dynamo.reset()
+    wanted = detector.eval().predict(images)
+    found = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
+    assert wanted.valid.any()
+    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)

@@ -118,6 +118,11 @@ def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
         wanted = Forward(weights).losses(image, boxes, labels, masks)
     for name, value in wanted.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(detector.losses, fullgraph=True, backend="eager")(images, targets, torch.tensor(0))
+    for name, value in losses.items():
+        assert compiled[name].item() == pytest.approx(value.item(), rel=1e-4), name
 
 
 def batch_of(image: np.ndarray, divisor: int) -> ImageBatch:
