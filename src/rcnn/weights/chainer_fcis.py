@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 from rcnn.models.zoo.fcis import fcis_r101_coco_chainer, fcis_r101_coco_chainercv
-from rcnn.weights.converted import Converted, few, require_fit
+from rcnn.weights.converted import Converted, require_fit, unplaced
 from rcnn.weights.fcis_names import YXYX, Layout, config_of, converted_tensor, names_of
 
 EPS = 2e-5  # where it is not the 1e-5 of the rest
@@ -122,7 +122,7 @@ def _converted(
     left = tuple(name for name in state if COUNTER.fullmatch(name))
     ours = {name: rename(name, layers) for name in state if not COUNTER.fullmatch(name)}
     if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(f"{source} looks like {system}'s, but has tensors without a counterpart here: {few(unknown)}")
+        raise ValueError(f"{source} looks like {system}'s, but has {unplaced(unknown)}")
     config, assumed = config_of(state, lambda name: ours.get(name), base, sbd, source)
     config, said = _with_settings(config, config_file)
     eps = config.backbone.norm_eps if isinstance(config.backbone, ResNetConfig) else 1e-5

@@ -25,7 +25,7 @@ from rcnn.models.config import (
     RPNConfig,
 )
 from rcnn.weights.chainer_settings import Settings, read_settings
-from rcnn.weights.converted import VOC_CLASSES, Converted, class_names, few, require_fit
+from rcnn.weights.converted import VOC_CLASSES, Converted, class_names, few, require_fit, unplaced
 from rcnn.weights.detectron_names import anchors_in_our_order
 from rcnn.weights.stored import shape_of
 
@@ -130,7 +130,7 @@ def _converted(
     left = [name for name in state if name not in names or COUNTER.fullmatch(name)]
     ours = {name: rename(names[name]) for name in state if name not in left}
     if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(f"{source} looks like {said}'s, but has tensors without a counterpart here: {few(unknown)}")
+        raise ValueError(f"{source} looks like {said}'s, but has {unplaced(unknown)}")
     shapes = {our: shape_of(state, name) for name, our in ours.items() if our is not None}
     config = _wkentaro(settings, shapes, source) if system == "wkentaro" else _dena(settings, shapes, source)
     tensors = {our: converted_tensor(our, state[name], config.num_classes) for name, our in ours.items() if our}

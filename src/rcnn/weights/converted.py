@@ -102,3 +102,9 @@ def require_fit(config: DetectorConfig, state: Mapping[str, Tensor], source: str
 def few(names: Sequence[str], most: int = 6) -> str:
     """The first names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def unplaced(names: Sequence[str]) -> str:
+    """All tensors of a file that nothing here holds, and how to leave them behind."""
+    listed = few(names, MOST_LISTED)
+    return f"tensors without a counterpart here: {listed} (--allow-unused PATTERN leaves those behind that match)"

@@ -18,7 +18,7 @@ from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.backbones.fbnet import TRUNK_CHANNELS, FBNetBlock, scaled
 from rcnn.models.config import FBNetConfig
 from rcnn.ops.anchors import cell_anchors
-from rcnn.weights.converted import Converted, class_names, few, require_fit, unnamed_keypoints
+from rcnn.weights.converted import Converted, class_names, require_fit, unnamed_keypoints, unplaced
 
 BLOCK = r"fbnetv2_(\d+)_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)"
 HEADS = {
@@ -86,7 +86,7 @@ def _names(state: Mapping[str, Tensor], source: str) -> dict[str, str]:
         else:
             unknown.append(name)
     if unknown:
-        raise ValueError(f"{source} looks like D2Go's, but has tensors without a counterpart here: {few(unknown)}")
+        raise ValueError(f"{source} looks like D2Go's, but has {unplaced(unknown)}")
     return names
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from rcnn.weights.converted import Converted, few, require_fit
+from rcnn.weights.converted import Converted, require_fit, unplaced
 from rcnn.weights.detectron2_yaml import classes_of
 from rcnn.weights.detectron_config import config_of
 from rcnn.weights.detectron_names import REFUSED, in_our_order, sorted_blobs, with_statistics
@@ -55,7 +55,7 @@ def from_detectron(
         )
     names, left, unknown = sorted_blobs(state)
     if unknown:
-        raise ValueError(f"{source} looks like Detectron's, but has blobs without a counterpart here: {few(unknown)}")
+        raise ValueError(f"{source} looks like Detectron's, but has {unplaced(unknown)}")
     depth = _depth(names, source)
     text = (extras or {}).get("cfg")
     assumed: tuple[str, ...] = ()

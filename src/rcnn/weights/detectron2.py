@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
-from rcnn.weights.converted import Converted, few, require_fit
+from rcnn.weights.converted import Converted, require_fit, unplaced
 from rcnn.weights.detectron2_export import resnet_of, with_eps
 from rcnn.weights.detectron2_settings import not_kept, read_settings
 from rcnn.weights.detectron2_tensors import settings_of_tensors
@@ -106,9 +106,7 @@ def from_detectron2(state: Mapping[str, Tensor], config_file: str | Path | None 
     kept = {name: value for name, value in state.items() if not IDLE.fullmatch(name)}
     unknown = [name for name in kept if not any(re.fullmatch(theirs, name) for theirs, _ in NAMES)]
     if unknown:
-        raise ValueError(
-            f"{source} looks like Detectron2's, but has tensors without a counterpart here: {few(unknown)}"
-        )
+        raise ValueError(f"{source} looks like Detectron2's, but has {unplaced(unknown)}")
     ours = {rename(name): value for name, value in kept.items()}
     if config_file is None:
         settings, assumed = settings_of_tensors(kept, source)

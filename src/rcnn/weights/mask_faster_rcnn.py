@@ -23,7 +23,7 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
-from rcnn.weights.converted import Converted, class_names, few, require_fit
+from rcnn.weights.converted import Converted, class_names, few, require_fit, unplaced
 from rcnn.weights.detectron_names import anchors_in_our_order
 from rcnn.weights.stored import shape_of
 
@@ -108,9 +108,7 @@ def from_mask_faster_rcnn(
     left = tuple(name for name in state if LEFT.fullmatch(name))
     ours = {name: rename(name) for name in state if name not in left}
     if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(
-            f"{source} looks like mask-faster-rcnn's, but has tensors without a counterpart here: {few(unknown)}"
-        )
+        raise ValueError(f"{source} looks like mask-faster-rcnn's, but has {unplaced(unknown)}")
     shapes = {our: shape_of(state, name) for name, our in ours.items() if our is not None}
     config = _config(shapes, DEFAULTS | given, source)
     tensors = {our: converted_tensor(our, state[name]) for name, our in ours.items() if our is not None}

@@ -23,7 +23,7 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
-from rcnn.weights.converted import Converted, class_names, few, require_fit
+from rcnn.weights.converted import Converted, class_names, few, require_fit, unplaced
 from rcnn.weights.stored import shape_of
 from rcnn.weights.tensorpack_settings import parse_settings
 
@@ -103,9 +103,7 @@ def from_matterport(state: Mapping[str, Tensor], config_file: str | Path | None 
         else:
             layers.setdefault(layer, {})[field] = name
     if unknown:
-        raise ValueError(
-            f"{source} looks like matterport's, but has tensors without a counterpart here: {few(unknown)}"
-        )
+        raise ValueError(f"{source} looks like matterport's, but has {unplaced(unknown)}")
     if bare := [layer for layer, fields in layers.items() if not NORM.fullmatch(layer) and "kernel" not in fields]:
         raise ValueError(f"{source} is not whole: layers without a kernel: {few(bare)}")
     config = _config({name: shape_of(state, name) for name in state}, layers, DEFAULTS | given, source)

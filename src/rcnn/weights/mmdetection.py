@@ -28,7 +28,7 @@ from rcnn.models.config import (
     RPNConfig,
 )
 from rcnn.weights.anchor_order import ratio_outer, reorder_anchors
-from rcnn.weights.converted import Converted, class_names, few, require_fit
+from rcnn.weights.converted import Converted, class_names, require_fit, unplaced
 from rcnn.weights.mmdetection_config import parse_config, read_config
 from rcnn.weights.mmdetection_names import mmdetection_name
 from rcnn.weights.mmdetection_settings import inverse, with_settings
@@ -81,9 +81,7 @@ def from_mmdetection(
     known = set(names.values())
     counters = [name for name in theirs if name.endswith("num_batches_tracked") and name not in known]
     if unknown := [name for name in theirs if name not in known and name not in counters]:
-        raise ValueError(
-            f"{source} looks like MMDetection's, but has tensors without a counterpart here: {few(unknown)}"
-        )
+        raise ValueError(f"{source} looks like MMDetection's, but has {unplaced(unknown)}")
     order = ratio_outer(config).argsort()
     ours = {name: reorder_anchors(name, theirs[their], order) for name, their in names.items() if their in theirs}
     require_fit(config, ours, source)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor
 
 from rcnn.models.zoo.fcis import fcis_r101_coco
-from rcnn.weights.converted import Converted, few, require_fit
+from rcnn.weights.converted import Converted, require_fit, unplaced
 from rcnn.weights.fcis_names import XYXY, Layout, config_of, converted_tensor, names_of
 
 LAYOUT = Layout(coordinates=XYXY, interleaved=False)
@@ -45,9 +45,7 @@ def from_mxnet_fcis(state: Mapping[str, Tensor], config_file: str | Path | None 
     left = tuple(name for name in state if LEFT.fullmatch(_plain(name)))
     ours = {name: rename(name) for name in state if name not in left}
     if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(
-            f"{source} looks like MXNet's FCIS, but has tensors without a counterpart here: {few(unknown)}"
-        )
+        raise ValueError(f"{source} looks like MXNet's FCIS, but has {unplaced(unknown)}")
     if len(set(ours.values())) != len(ours):
         raise ValueError(f"{source} has tensors twice, as arg: and as aux:, or with and without these words")
     config, assumed = config_of(state, rename, fcis_r101_coco(), "fcis_r101_voc", source)

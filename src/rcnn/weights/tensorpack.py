@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models.config import Norm, ResNetConfig
-from rcnn.weights.converted import Converted, class_names, few, require_fit
+from rcnn.weights.converted import Converted, class_names, few, require_fit, unplaced
 from rcnn.weights.stored import shape_of
 from rcnn.weights.tensorpack_config import config_of
 from rcnn.weights.tensorpack_settings import Settings, read_settings
@@ -109,9 +109,7 @@ def from_tensorpack(state: Mapping[str, Tensor], config_file: str | Path | None 
     left = tuple(name for name, plain in names.items() if LEFT.fullmatch(plain))
     ours = {name: rename(plain) for name, plain in names.items() if name not in left}
     if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(
-            f"{source} looks like tensorpack's, but has tensors without a counterpart here: {few(unknown)}"
-        )
+        raise ValueError(f"{source} looks like tensorpack's, but has {unplaced(unknown)}")
     shapes = {plain: shape_of(state, name) for name, plain in names.items()}
     config = config_of(shapes, settings, source)
     shared = config.fpn is None  # res5 is the head

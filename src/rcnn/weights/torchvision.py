@@ -103,7 +103,9 @@ def from_torchvision(state: Mapping[str, Tensor], source: str = "") -> Converted
         wanted = list(build_detector(config).state_dict())
     names = {name: torchvision_name(name, config) for name in wanted}
     if unknown := [name for name in theirs if name not in set(names.values())]:
-        raise ValueError(f"{source} looks like torchvision's {config.name}, but has tensors of another: {few(unknown)}")
+        raise ValueError(
+            f"{source} looks like torchvision's {config.name}, but has tensors of another: {', '.join(unknown)}"
+        )
     order = ratio_outer(config).argsort()
     ours = {
         name: reorder_anchors(name, _background_last(name, theirs[their]), order)
