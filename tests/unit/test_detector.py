@@ -190,3 +190,19 @@ def test_configs_that_cannot_be_say_why() -> None:
         build_detector(replace(config, box=replace(config.box, features="res5")))
     with pytest.raises(ValueError, match=r"mask\.features=res5 shares"):
         build_detector(replace(config, mask=replace(config.mask, features="res5")))
+
+
+def test_losses_weigh_what_the_config_says() -> None:
+    plain = tiny_fpn()
+    weighed = replace(
+        plain, rpn=replace(plain.rpn, loss_weights=(2.0, 3.0)), box=replace(plain.box, delta_loss_weight=0.5)
+    )
+    sizes = [(96, 128), (128, 96)]
+    images, targets = random_images(sizes), random_targets(sizes, [2, 3], 5)
+    detectors = [build_detector(config).train() for config in (plain, weighed)]
+    detectors[1].load_state_dict(detectors[0].state_dict())
+    one, other = (detector.losses(images, targets, SEED) for detector in detectors)
+    factors = {"rpn_objectness": 2.0, "rpn_box": 3.0, "box_delta": 0.5}
+    for name, loss in one.items():
+        torch.testing.assert_close(other[name], loss * factors.get(name, 1.0))
+        assert loss > 0

@@ -42,7 +42,7 @@ def settings(folder: Path, text: str, name: str = "c.yaml") -> Path:
 
 # entries whose file says what tensors cannot: another data set's sizes and thresholds, another loss, RoIAlign's first
 # form, a trunk trained on other pixels
-SAID_BY_NAME_ALONE = ("LVIS", "Cityscapes", "Detectron1", "_gn", "rpn_")
+SAID_BY_NAME_ALONE = ("LVIS", "Cityscapes", "Detectron1", "_gn", "rpn_", "giou")
 
 
 @pytest.mark.parametrize("entry", sorted(ZOO))
@@ -167,11 +167,11 @@ MODEL:
   RESNETS: {DEPTH: 101, NUM_GROUPS: 64, WIDTH_PER_GROUP: 4, STRIDE_IN_1X1: false, NORM: SyncBN}
   FPN: {OUT_CHANNELS: 64, NORM: GN}
   ANCHOR_GENERATOR: {SIZES: [[8, 12], [16, 24], [32, 48], [64, 96], [128, 192]], ASPECT_RATIOS: [[0.5, 2.0]]}
-  RPN: {CONV_DIMS: [32, 32]}
+  RPN: {CONV_DIMS: [32, 32], LOSS_WEIGHT: 2.0, BBOX_REG_LOSS_WEIGHT: 1.5}
   ROI_HEADS: {NAME: CascadeROIHeads, NUM_CLASSES: 20, IOU_THRESHOLDS: [0.4]}
   ROI_BOX_CASCADE_HEAD: {IOUS: [0.4, 0.6], BBOX_REG_WEIGHTS: "((10.0, 10.0, 5.0, 5.0), (15.0, 15.0, 8.0, 8.0))"}
   ROI_BOX_HEAD: {CLS_AGNOSTIC_BBOX_REG: true, NUM_CONV: 2, CONV_DIM: 32, NUM_FC: 3, FC_DIM: 48, NORM: BN,
-                 POOLER_TYPE: ROIPool, POOLER_RESOLUTION: 5}
+                 POOLER_TYPE: ROIPool, POOLER_RESOLUTION: 5, BBOX_REG_LOSS_WEIGHT: 0.5}
   ROI_MASK_HEAD: {CLS_AGNOSTIC_MASK: true, NUM_CONV: 3, CONV_DIM: 96, NORM: GN, POOLER_RESOLUTION: 10}
   ROI_KEYPOINT_HEAD: {NUM_KEYPOINTS: 5, CONV_DIMS: [24, 24], POOLER_TYPE: ROIAlign, POOLER_SAMPLING_RATIO: 2,
                       LOSS_WEIGHT: 0.5, NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS: false}
@@ -179,7 +179,8 @@ MODEL:
 FPN_WANTED = """
 num_classes=20 input.channel_order=rgb backbone.groups=64 backbone.width_per_group=4 backbone.norm=sync_bn
 backbone.frozen_stages=3 fpn.channels=64 fpn.norm=gn rpn.sizes=[[8,12],[16,24],[32,48],[64,96],[128,192]]
-rpn.ratios=[0.5,2.0] rpn.convs=2 rpn.width=32 box.class_agnostic=true box.convs=2 box.conv_width=32 box.fcs=3
+rpn.ratios=[0.5,2.0] rpn.convs=2 rpn.width=32 rpn.loss_weights=[2,3] box.delta_loss_weight=0.5
+box.class_agnostic=true box.convs=2 box.conv_width=32 box.fcs=3
 box.fc_width=48 box.norm=bn box.pooling=roi_pool box.roi_size=5 box.positive_iou=0.4
 mask.class_agnostic=true mask.convs=3 mask.width=96 mask.norm=gn mask.roi_size=10
 """
@@ -282,7 +283,8 @@ def test_settings_that_are_not_kept_are_told(tmp_path: Path) -> None:
     entry = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou"
     config = config_of(zoo_settings(entry), entry)
     giou = from_detectron2(to_detectron2(blank(config), config), f"{entry}.yaml")
-    assert sum("LOSS" in line for line in giou.assumed) == 4
+    assert sum("LOSS_TYPE" in line for line in giou.assumed) == len(giou.assumed) == 2
+    assert (giou.config.rpn.loss_weights, giou.config.box.delta_loss_weight) == ((1.0, 2.0), 10.0)
 
 
 def test_no_key_is_read_in_two_ways() -> None:

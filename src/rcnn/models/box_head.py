@@ -125,7 +125,7 @@ class BoxHead(nn.Module):
         moved = smooth_l1(self.of_class(outputs.deltas[:, :rows], objects.labels), wanted, config.smooth_l1_beta)
         return {
             "box_class": (classes * regions.valid.flatten()).sum() / count,
-            "box_delta": (moved * objects.positive[..., None]).sum() / count,
+            "box_delta": config.delta_loss_weight * (moved * objects.positive[..., None]).sum() / count,
         }
 
     def of_class(self, deltas: Tensor, labels: Tensor) -> Tensor:

@@ -199,6 +199,7 @@ class RPNConfig:
     min_size_first: bool = False  # dropped before the best pre_nms are taken (Chainer, MXNet's FCIS), not after
     max_log_scale: float = MAX_LOG_SCALE  # logarithms of the predicted scales are cut here; 100: nowhere
     smooth_l1_beta: float = 0.0  # 0: plain L1
+    loss_weights: tuple[float, float] = (1.0, 1.0)  # of objectness and of boxes
     # what the losses are divided by: the batch size, whatever was sampled (Detectron2, tensorpack); the number sampled
     # (torchvision, Chainer, mask-faster-rcnn); or that for the scores alone (MXNet's FCIS)
     normalizer: Literal["batch_size", "sampled", "sampled_objectness"] = "batch_size"
@@ -236,6 +237,7 @@ class BoxHeadConfig:
     batch_size: int = 512  # regions sampled for the loss, an image
     positive_fraction: float = 0.25
     smooth_l1_beta: float = 0.0
+    delta_loss_weight: float = 1.0  # of the boxes' loss
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     focal_gamma: float = 2.0  # how little what is easy weighs (Lin et al. 2017b)
     class_weights: tuple[float, ...] = ()  # of the K classes and the background; none given: all 1

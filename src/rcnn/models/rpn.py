@@ -188,9 +188,11 @@ class RPN(nn.Module):
             sampled, places = valid.sum().clamp(min=1), len(targets.boxes) * config.batch_size
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), positive.float(), reduction="none")
         moved = smooth_l1(deltas.gather(1, objects[..., None].expand(-1, -1, 4)), wanted, config.smooth_l1_beta)
+        divisor = places if config.normalizer == "batch_size" else sampled
+        box_divisor = sampled if config.normalizer == "sampled" else places
         return {
-            "rpn_objectness": (objectness * valid).sum() / (places if config.normalizer == "batch_size" else sampled),
-            "rpn_box": (moved * is_object[..., None]).sum() / (sampled if config.normalizer == "sampled" else places),
+            "rpn_objectness": config.loss_weights[0] * (objectness * valid).sum() / divisor,
+            "rpn_box": config.loss_weights[1] * (moved * is_object[..., None]).sum() / box_divisor,
         }
 
     def label(self, anchors: Tensor, sizes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:

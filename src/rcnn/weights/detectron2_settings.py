@@ -48,6 +48,7 @@ DEFAULTS: dict[str, Any] = {
         [30.0, 30.0, 15.0, 15.0],
     ],
     "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": [0.5, 0.6, 0.7],
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 1.0,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
     "MODEL.ROI_BOX_HEAD.CONV_DIM": 256,
@@ -84,10 +85,12 @@ DEFAULTS: dict[str, Any] = {
     "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
     "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignV2",
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
+    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
     "MODEL.RPN.BOUNDARY_THRESH": -1,
     "MODEL.RPN.CONV_DIMS": [-1],
     "MODEL.RPN.IN_FEATURES": ["res4"],
     "MODEL.RPN.IOU_THRESHOLDS": [0.3, 0.7],
+    "MODEL.RPN.LOSS_WEIGHT": 1.0,
     "MODEL.RPN.NMS_THRESH": 0.7,
     "MODEL.RPN.POSITIVE_FRACTION": 0.5,
     "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
@@ -119,14 +122,11 @@ ONLY: dict[str, Any] = {
 # what says how a network was trained, or is asked for in another place here: predictions are the same whatever it is
 TRAINING: dict[str, tuple[Any, str]] = {
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("smooth_l1", "trained further, boxes are learnt by smooth L1"),
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": (1.0, "trained further, the losses weigh alike"),
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": (False, "trained further, masks are learnt on the proposals"),
     "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False, "trained further, all classes count in every image"),
     "MODEL.ROI_HEADS.IOU_LABELS": ([0, 1], "trained further, regions are objects or background"),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "trained further, proposals are learnt by smooth L1"),
-    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": (1.0, "trained further, the losses weigh alike"),
     "MODEL.RPN.IOU_LABELS": ([0, -1, 1], "trained further, anchors between the thresholds are not used"),
-    "MODEL.RPN.LOSS_WEIGHT": (1.0, "trained further, the losses weigh alike"),
     "TEST.AUG.ENABLED": (False, "test-time augmentation is asked for when predicting, not kept with the weights"),
 }
 

@@ -195,6 +195,7 @@ def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
         raise ValueError(
             f"{source}: MODEL.RPN.CONV_DIMS={convs!r} is not supported; want one number of channels, or -1, for all"
         )
+    weight = float(get["MODEL.RPN.LOSS_WEIGHT"])
     negative, positive = _floats(get["MODEL.RPN.IOU_THRESHOLDS"], 2, "MODEL.RPN.IOU_THRESHOLDS", source)
     return RPNConfig(
         sizes=tuple(tuple(float(size) for size in row) for row in sizes),
@@ -214,6 +215,7 @@ def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
         post_nms=get["MODEL.RPN.POST_NMS_TOPK_TEST"],
         min_size=float(get["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"]),
         smooth_l1_beta=float(get["MODEL.RPN.SMOOTH_L1_BETA"]),
+        loss_weights=(weight, weight * get["MODEL.RPN.BBOX_REG_LOSS_WEIGHT"]),
     )
 
 
@@ -239,6 +241,7 @@ def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
         batch_size=get["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
         positive_fraction=get["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
         smooth_l1_beta=float(get["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"]),
+        delta_loss_weight=float(get["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT"]),
         score_threshold=get["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
         nms_iou=get["MODEL.ROI_HEADS.NMS_THRESH_TEST"],
         max_detections=get["TEST.DETECTIONS_PER_IMAGE"],
