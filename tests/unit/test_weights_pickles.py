@@ -155,3 +155,37 @@ def test_what_is_no_pickle_is_named(tmp_path: Path, body: bytes, message: str) -
         read_pickle(tmp_path / "nowhere.pkl")
     with pytest.raises(ValueError, match="is a folder"):
         read_pickle(tmp_path)
+
+
+@pytest.mark.parametrize("write", [zipped, legacy])
+def test_tensors_of_every_kind_are_what_torch_itself_reads(tmp_path: Path, write: Callable[..., None]) -> None:
+    """Views of one storage, in any order, without numbers, of every type."""
+    path = tmp_path / "a.pth"
+    flat = torch.arange(60.0)
+    square = flat[:36].view(6, 6)
+    wanted = {
+        "whole": square, "part": flat[7:11], "turned": square.t(), "steps": square[::2, 1::3], "one": flat[5],
+        "none": torch.empty(0, 3), "spread": flat[:1].expand(4, 3), "same": square,
+        "parameter": torch.nn.Parameter(flat[50:]),
+    }  # fmt: skip
+    for dtype in (
+        torch.float64,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+    ):
+        wanted[str(dtype)] = torch.arange(5).to(dtype)
+    wanted["bool"] = torch.tensor([True, False])
+    write({"state_dict": OrderedDict(wanted)}, path)
+    theirs = torch.load(path, weights_only=True)["state_dict"]
+    got = read_pickle(path)["state_dict"]
+    assert list(got) == list(theirs)
+    for name, value in theirs.items():
+        assert got[name].dtype == value.dtype, name
+        assert got[name].shape == value.shape, name
+        assert torch.equal(got[name], value), name
+    assert read_container(path).content["state_dict"]["turned"].nbytes == 144
