@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -138,6 +139,45 @@ def test_torchvision(tmp_path: Path) -> None:
     )
     for name, wanted in features(network(), (image() - mean) / deviation).items():
         torch.testing.assert_close(ours(tmp_path / "backbone")[name], wanted, rtol=1e-4, atol=1e-4)
+
+
+def detectron2_names(net: ResNet) -> dict[str, Tensor]:
+    found = {}
+    for name, value in net.state_dict().items():
+        if name.startswith("fc") or name.endswith("tracked"):
+            continue
+        name = re.sub(r"layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)
+        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        name = re.sub(r"bn(\d)", r"conv\1.norm", name)
+        found[name if name.startswith("res") else f"stem.{name}"] = value
+    return found
+
+
+def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) -> None:
+    named = detectron2_names(network())
+    arrays = {name: value.numpy() for name, value in named.items()}
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    assert "RGB" in convert(tmp_path / "R-50.pkl", tmp_path / "detectron2")
+    state = load_checkpoint(tmp_path / "detectron2").state
+    assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in named.items())
+
+    theirs = {"linear/W": np.zeros((2048, 2)), "learning_rate": np.float32(0)}
+    words = {"norm.weight": "bn/gamma", "norm.bias": "bn/beta", "norm.running_mean": "bn/mean/EMA",
+             "norm.running_var": "bn/variance/EMA", "weight": "W"}  # fmt: skip
+    for name, value in named.items():
+        layer, word = re.fullmatch(r"(.+?)\.(norm\.\w+|weight)", name).groups()  # type: ignore[union-attr]
+        layer = layer.replace("stem.conv1", "conv0").replace("shortcut", "convshortcut")
+        layer = re.sub(r"res(\d)\.(\d)\.", lambda m: f"group{int(m[1]) - 2}/block{m[2]}/", layer)
+        array = value.numpy()
+        theirs[f"{layer}/{words[word]}:0"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    with (tmp_path / "ImageNet.npz").open("wb") as file:
+        np.savez_compressed(file, **theirs)
+    assert "BGR, mean 103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
+    other = load_checkpoint(tmp_path / "tensorpack")
+    assert other.config.backbone.padding == "align"  # type: ignore[union-attr]
+    assert set(other.state) == set(state)
+    assert all(torch.equal(other.state[name], value) for name, value in state.items())
 
 
 def test_resnext_is_known_by_its_groups(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def convert_backbone(found: Found) -> Converted:
     kind, source = _kind(list(found.state)), found.source
     if kind is None:
         raise ValueError(f"{source} is no ResNet that we know")
-    names = {name: kind.rename(name) for name in found.state if not LEFT.fullmatch(name.removesuffix(":0"))}
+    names = {name: kind.rename(name) for name in found.state if not _idle(name.removesuffix(":0"))}
     if unknown := [name for name, ours in names.items() if ours is None]:
         raise ValueError(
             f"{source} looks like a ResNet of {kind.name}, but has tensors without a counterpart here: "
@@ -149,6 +149,11 @@ def convert_backbone(found: Found) -> Converted:
         config=config, state=state, classes=(), report=report, system=kind.name, assumed=assumed,
         left=(*left, *found.left),
     )  # fmt: skip
+
+
+def _idle(name: str) -> bool:
+    """Whether a tensor is none of the backbone's, but lies beside it in such files."""
+    return bool(LEFT.fullmatch(name) or tensorpack.LEFT.fullmatch(name))
 
 
 def _move_biases(state: dict[str, Tensor]) -> None:
