@@ -33,5 +33,6 @@ def spread(factors: np.ndarray, draw: float) -> np.ndarray:
     length = round(float(factors.sum()))
     ends = np.cumsum(factors) * (length / factors.sum())
     ends[-1] = length  # whatever the last digit of the sum
-    counts = np.diff(np.floor(ends + draw).astype(np.int64), prepend=0)
+    places = np.minimum(np.floor(ends + draw), length)  # of a draw next to 1 the sum may be rounded up
+    counts = np.diff(places.astype(np.int64), prepend=0)
     return np.repeat(np.arange(len(factors)), counts)
