@@ -17,7 +17,9 @@ import rcnn
 from rcnn.cli.main import app
 from rcnn.models import MODELS, build_detector, model_config
 from rcnn.models.config import TimmConfig, ViTConfig
+from rcnn.models.cost import cost
 from rcnn.models.overrides import config_from_dict, config_to_dict, describe, override
+from rcnn.models.zoo.facts import facts
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if path.exists()]
@@ -36,6 +38,24 @@ def test_every_named_model_builds(name: str) -> None:
     assert sum(parameter.numel() for parameter in detector.parameters()) > 100_000
     assert (detector.mask_head is not None) == ("mask_rcnn" in name)
     assert MODELS[name].__doc__ or name.endswith("_caffe")
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_the_table_of_models_says_what_is_counted(name: str) -> None:
+    if isinstance(model_config(name).backbone, TimmConfig | ViTConfig):
+        pytest.importorskip("timm", reason="needs rcnn[timm]")
+    row, counted = facts()[name], cost(model_config(name))
+    assert row.parameters == counted.parameters, "run python benchmarks/model_sizes.py"
+    assert row.gflops == round(counted.flops / 1e9, 1), "run python benchmarks/model_sizes.py"
+    assert row.paper or name.endswith("_compact")
+
+
+def test_the_count_is_that_of_a_convolution_by_hand() -> None:
+    """One convolution more in the mask head: 256 * 256 * 9 weights at 14 x 14 places of 100 detections, twice."""
+    base = model_config("mask_rcnn_r50_fpn")
+    less = override(base, ["mask.convs=3"])
+    assert cost(base).parameters - cost(less).parameters == 256 * 256 * 9 + 256
+    assert cost(base).flops - cost(less).flops == 2 * 256 * 256 * 9 * 14 * 14 * 100
 
 
 def test_every_setting_says_what_it_is() -> None:

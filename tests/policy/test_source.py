@@ -22,7 +22,7 @@ LEVELS = {
     "training": 3, "predictor": 3, "augmented": 3, "export": 3, "app": 3,
     "cli": 4,
 }  # fmt: skip
-# training evaluates with the predictor that users have; looking several times is a predictor that looks once, used again
+# training evaluates with the predictor that users have, and looking several times is looking once, repeated
 ALLOWED_BESIDE = {("training", "predictor"), ("augmented", "predictor")}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # written in pieces so that this file does not hold what it forbids

@@ -218,7 +218,13 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
 def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn("models") == 0
     assert rcnn("models", "list") == 0
-    assert capsys.readouterr().out.count("mask_rcnn_r50_fpn ") == 2
+    listed = capsys.readouterr().out
+    assert listed.count("\nmask_rcnn_r50_fpn ") == 2
+    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in listed
+    assert rcnn("models", "list", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["mask_rcnn_r50_fpn"]["paper"] == "He et al. 2017"
+    assert rcnn("models", "cost", "faster_rcnn_compact", "num_classes=3", "--height", "128", "--width", "128") == 0
+    assert "parameters" in capsys.readouterr().out
     assert rcnn("models", "show", "mask_rcnn_r50_fpn") == 0
     shown = capsys.readouterr().out
     assert "rpn.nms_iou=0.7" in shown
