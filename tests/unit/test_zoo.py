@@ -20,7 +20,8 @@ from rcnn.weights.checkpoint import load_detector, save_checkpoint
 from tests.unit.random_batches import random_targets
 
 SIZES = [(64, 96), (64, 64)]
-STEPS = 14
+MOST_STEPS = 60
+FITTED = 0.8  # of the first losses
 TINY_TIMM = {"resnet50d": "test_resnet", "convnext_tiny": "test_convnext"}  # Swin has no tiny one
 
 
@@ -79,19 +80,21 @@ def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
     return images, replace(targets, bitmaps=bitmaps, keypoints=keypoints)
 
 
-def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> tuple[float, float]:
-    """The sum of the losses before and after a few steps on the two images."""
+def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> bool:
+    """Whether a few steps on the two images bring the sum of the losses well below where it began."""
     optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=2e-3)
-    sums = []
+    sums: list[float] = []
     detector.train()
-    for step in range(STEPS):
+    for step in range(MOST_STEPS):
         loss = torch.stack(list(detector(images, targets, torch.tensor(step)).values())).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(detector.parameters(), 5.0)
         optimizer.step()
         sums.append(loss.item())
-    return sum(sums[:2]) / 2, sum(sums[-2:]) / 2
+        if step > 3 and sum(sums[-2:]) < FITTED * sum(sums[:2]):
+            return True
+    return False
 
 
 def assert_close(found: Detections, wanted: Detections) -> None:
@@ -103,14 +106,13 @@ def assert_close(found: Detections, wanted: Detections) -> None:
 
 
 @cache
-def outcome(config: DetectorConfig, folder: Path) -> str:
-    """Runs a model through all of it; asserts on the way."""
+def run_through(config: DetectorConfig, folder: Path) -> bool:
+    """Runs a model through all of it, asserting on the way; once for models that are alike."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     detector = build_detector(config)
     images, targets = two_images(config)
-    before, after = fitted(detector, images, targets)
-    assert after < 0.85 * before, (before, after)
+    assert fitted(detector, images, targets), f"{MOST_STEPS} steps did not bring the losses to {FITTED} of the first"
 
     detector.eval()
     found = detector.predict(images)
@@ -133,7 +135,7 @@ def outcome(config: DetectorConfig, folder: Path) -> str:
     assert checkpoint.config == config == config_from_dict(config_to_dict(config))
     assert all(torch.equal(again.state_dict()[name], value) for name, value in detector.state_dict().items())
     assert_close(again.eval().predict(images), found)
-    return f"{before:.2f} -> {after:.2f}"
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -144,4 +146,4 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_builds_fits_predicts_compiles_and_is_kept(name: str, checkpoints: Path) -> None:
     config = tiny(name)
-    assert outcome(config, checkpoints / str(hash(config)))
+    assert run_through(config, checkpoints / str(hash(config)))
