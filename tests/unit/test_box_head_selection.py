@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -111,6 +113,21 @@ def test_the_unsorted_cap_sees_all_that_suppression_leaves() -> None:
         assert torch.equal(found.scores[image], score[wanted])
         torch.testing.assert_close(found.boxes[image], box[wanted])
         assert not torch.equal(found.scores[image], best.scores[image])
+
+
+@pytest.mark.parametrize("pixel", [1.0, torch.tensor([0.5, 2.0])])
+def test_what_has_no_area_in_the_files_pixels_is_dropped_before_the_cap(pixel: float | Tensor) -> None:
+    boxes, scores, valid = second_stage(5)
+    boxes[:, ::2, :, 2] = boxes[:, ::2, :, 0] + torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(5)) * 3
+    config = BoxHeadConfig(max_detections=20)
+    found = select_detections(boxes, scores, valid, SIZES, replace(config, drop_subpixel=True), pixel=pixel)
+    before = select_detections(boxes, scores, valid, SIZES, replace(config, max_detections=500))
+    for image, side in enumerate(torch.as_tensor(pixel).expand(2).tolist()):
+        box, score = before.boxes[image], before.scores[image]
+        whole = np.round(box.numpy() / side).astype(int)
+        seen = before.valid[image].numpy() & (np.prod(whole[:, 2:] - whole[:, :2], 1) > 0)
+        assert 20 < seen.sum() < before.valid[image].sum()
+        torch.testing.assert_close(found.scores[image], score[torch.from_numpy(seen)][:20])
 
 
 def test_where_no_region_is_real_nothing_is_found() -> None:

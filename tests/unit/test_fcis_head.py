@@ -234,6 +234,16 @@ def test_without_voting_and_a_second_pass_the_boxes_are_proposals() -> None:
     assert distance.max() < 1e-3
 
 
+def test_scales_are_not_cut() -> None:
+    """As in none of the three systems: a side grows a hundredfold where the map says so."""
+    head = detector_of(tiny()).box_head
+    assert isinstance(head, FCISHead)
+    maps = torch.zeros(1, 2 * (CLASSES + 1) * 49, 8, 8), torch.zeros(1, 4 * 49, 8, 8)
+    maps[1].unflatten(1, (4, 49))[:, 2] = np.log(100) * 2  # dw, whose weight is 2
+    moved = head.read(maps, torch.tensor([[[40.0, 40, 48, 60]]]), torch.ones(1, 1, dtype=torch.bool))[2]
+    torch.testing.assert_close(moved, torch.tensor([[[44.0 - 400, 40, 44 + 400, 60]]]))
+
+
 @pytest.mark.parametrize("drop", ["before", "after"])
 def test_small_detections_are_dropped(drop: str) -> None:
     settings = FCISConfig(width=32, min_size=20.0, drop="before" if drop == "before" else "after")

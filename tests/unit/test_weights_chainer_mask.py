@@ -114,6 +114,12 @@ def test_params_yaml_of_a_run(wkentaro: dict[str, Tensor], tmp_path: Path) -> No
     assert any("lr, step_size" in sentence for sentence in converted.assumed)
 
 
+def test_thresholds_as_yaml_and_people_write_them(wkentaro: dict[str, Tensor]) -> None:
+    box = from_wkentaro(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
+    assert (box.score_threshold, box.nms_iou, box.drop_subpixel) == (0.0, 0.4, True)
+    assert from_wkentaro(wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
+
+
 def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
     plain, parsed = from_dena(dena), from_dena(dena, "--bn2affine --freeze_bn --roialign --roi_size 7 --gpu 0")
     assert isinstance(plain.config.backbone, ResNetConfig)
@@ -140,6 +146,8 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
         ("pooling_func=warp", "align or pooling or resize"),
         ("anchor_scales=[4,8]", "say them with anchor_scales"),
         ("anchor_scales=['a']", "anchor_scales"),
+        ("score_thresh=low", "score_thresh is 'low'; want float"),
+        ("roi_size=21", "roi_size is 21"),
         ("nowhere.yaml", "neither a file nor settings"),
     ],
 )

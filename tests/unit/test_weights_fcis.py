@@ -189,6 +189,7 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     assert any("strange" in sentence and "lr" not in sentence.split(";")[0] for sentence in converted.assumed)
     words = from_chainer_fcis(state, "min_size=200 anchor_scales=[2,4,8,16]").config
     assert (words.input.min_size, words.rpn.sizes) == (200, ((32.0, 64.0, 128.0, 256.0),))
+    assert from_chainer_fcis(state, "proposal_min_size=0").config.rpn.min_size == -1  # 0 drops nothing
     for bad in ("min_size", "min_size=[1", "min_size=many"):
         with pytest.raises(ValueError, match="min_size"):
             from_chainer_fcis(state, bad)

@@ -153,6 +153,7 @@ def test_settings_of_the_finalizer() -> None:
     assert (pyramid.rpn.pre_nms_train, pyramid.rpn.pre_nms, single.rpn.pre_nms_train) == (2000, 1000, 12000)
     assert config("FPN.PROPOSAL_MODE=Joint").rpn.proposals == "joint"
     assert config("FPN.PROPOSAL_MODE=Joint").rpn.pre_nms == 6000
+    assert config("FPN.CASCADE=True", pyramid=False) == single  # without a pyramid it is passed over
 
 
 def test_optimiser_and_counters_are_left_behind() -> None:
@@ -211,6 +212,7 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
         ("BACKBONE.STRIDE_1X1=1", "bool"),
         ("BACKBONE.NORM=Batch", "FreezeBN, SyncBN"),
         ("PREPROC.MAX_SIZE=__import__('os').getcwd()", "__import__"),
+        ("FPN.ANCHOR_STRIDES=(8,16,32,64,128)", "FPN.ANCHOR_STRIDES=(8, 16"),
         ("nowhere.txt", "no file"),
     ],
 )

@@ -30,6 +30,7 @@ from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 MASK_WEIGHT = 10.0  # of the mask loss beside the two others, where it is a mean over regions
 OUTSIDE, INSIDE = 0, 1
+NO_LIMIT = 100.0  # of logarithms of the boxes' scales: none of the three systems cuts them
 
 
 class Pooled(NamedTuple):
@@ -154,7 +155,7 @@ class FCISHead(nn.Module):
         """Probabilities (B, R, K), masks (B, R, s, s) of the likeliest class, background too, and boxes moved."""
         pooled = self.pool(maps, boxes, valid)
         outside, inside = of_class(pooled.pairs, pooled.logits.argmax(-1)).unbind(2)
-        moved = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights)
+        moved = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
         return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), moved
 
     def detections(self, boxes: Tensor, scores: Tensor, masks: Tensor, valid: Tensor, images: ImageBatch) -> Detections:

@@ -34,12 +34,16 @@ def select_detections(
         valid: (B, R) bool.
         sizes: (B, 2) int64, (height, width).
         config: thresholds and kinds of suppression.
-        rules: by which boxes are cut to their image, whose last pixel is `pixel` wide.
+        rules: by which boxes are cut to their image.
+        pixel: side of a pixel of the file, in pixels of the input: one for all images or (B,).
     """
     batch, regions, classes = scores.shape
     boxes = rules.clip(boxes.expand(-1, -1, classes, -1).flatten(1, 2), sizes, pixel)  # (B, R*K, 4)
     valid = valid[..., None] & (scores > config.score_threshold) & scores.isfinite()
     valid = valid.flatten(1) & is_nonempty(boxes, config.min_size) & boxes.isfinite().all(-1)
+    if config.drop_subpixel:
+        side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).reshape(-1, 1, 1)
+        valid = valid & is_nonempty((boxes / side).round())
     scores = scores.flatten(1)
     labels = torch.arange(classes, device=boxes.device).repeat(batch, regions)  # (B, R*K)
     groups = torch.zeros_like(labels) if config.class_agnostic_nms else labels

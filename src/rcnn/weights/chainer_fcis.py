@@ -66,7 +66,10 @@ SETTINGS: dict[str, Callable[[DetectorConfig, Any], DetectorConfig]] = {
     "anchor_scales": lambda config, value: replace(
         config, rpn=replace(config.rpn, sizes=(tuple(16.0 * float(scale) for scale in value),))
     ),
-    "proposal_min_size": lambda config, value: replace(config, rpn=replace(config.rpn, min_size=float(value))),
+    "proposal_min_size": lambda config, value: replace(
+        config,
+        rpn=replace(config.rpn, min_size=float(value) or -1.0),  # 0 drops nothing, not even what has no area
+    ),
     "score_thresh": lambda config, value: _fcis(config, score_threshold=float(value)),
     "nms_thresh": lambda config, value: _fcis(config, nms_iou=float(value)),
     "mask_merge_thresh": lambda config, value: _fcis(config, vote_iou=float(value)),

@@ -173,7 +173,7 @@ def _wkentaro(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source:
     """chainer-mask-rcnn's detector: RGB, frozen scales and shifts, adaptive samples, pasted as Detectron pastes."""
     config = _common(settings, shapes, source, norm_eps=0.0)
     mean = settings.get("mean") or (123.152, 115.903, 103.063)
-    box = replace(config.box, batch_size=512, sampling_ratio=0)
+    box = replace(config.box, batch_size=512, sampling_ratio=0, drop_subpixel=True)
     mask = MaskHeadConfig() if config.mask is None else config.mask
     return replace(
         config,
@@ -220,6 +220,9 @@ def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: s
         )
     small = classes != 80  # VOC's size, unless it is COCO
     roi_size = settings.get("roi_size") or 14
+    if roi_size // 7 not in (1, 2):  # which is the stride of their res5
+        raise ValueError(f"{source}: roi_size is {roi_size}; want 7 to 20, of which res5 makes 7x7 or so")
+    score, suppress = settings.get("score_thresh"), settings.get("nms_thresh")
     pooling = POOLINGS[settings.get("pooling_func") or "align"]
     return DetectorConfig(
         name=f"mask_rcnn_r{DEPTHS[blocks]}_c4",
@@ -259,8 +262,8 @@ def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: s
             aligned=False,
             max_log_scale=NOWHERE,
             smooth_l1_beta=1.0,
-            score_threshold=settings.get("score_thresh") or 0.05,
-            nms_iou=settings.get("nms_thresh") or 0.5,
+            score_threshold=0.05 if score is None else score,
+            nms_iou=0.5 if suppress is None else suppress,
         ),
         mask=MaskHeadConfig(features="res5", convs=0, pooling=pooling, roi_size=roi_size, aligned=False),
     )

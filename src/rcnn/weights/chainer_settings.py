@@ -89,6 +89,8 @@ def read_settings(config: str | Path | None, system: Literal["wkentaro", "dena"]
     found = _read(config)
     values = {key: value for key, value in found.items() if key in KINDS and not isinstance(value, _Unread)}
     for key, value in values.items():
+        if float in KINDS[key] and isinstance(value, str):  # YAML's 1e-3, without a point, is a word
+            value = values[key] = _number(value)
         fits = isinstance(value, KINDS[key]) and (bool in KINDS[key] or not isinstance(value, bool))
         if isinstance(value, list) and key != "class_names":
             fits = fits and all(isinstance(item, int | float) for item in value)
@@ -102,6 +104,14 @@ def read_settings(config: str | Path | None, system: Literal["wkentaro", "dena"]
     others = [key for key in found if key not in values and key != "roialign"]
     ignored = tuple(key for key in others if key in OF_THE_RUN)
     return Settings(values, ignored, tuple(key for key in others if key not in OF_THE_RUN))
+
+
+def _number(text: str) -> float | str:
+    """The number that a word is, or the word."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _read(config: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
-from rcnn.weights.tensorpack_settings import Settings
+from rcnn.weights.tensorpack_settings import DEFAULTS, Settings
 
 DEPTHS: dict[tuple[int, ...], Literal[50, 101, 152]] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
@@ -30,13 +30,16 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Settings, source:
         if _plain(settings.get[key]) != _plain(seen[key]):
             raise ValueError(f"{source} has {key}={seen[key]!r} by its tensors, the settings say {settings.get[key]!r}")
     get = settings.get | seen
+    for key in ("RPN.ANCHOR_STRIDE", "FPN.ANCHOR_STRIDES"):
+        if _plain(get[key]) != _plain(DEFAULTS[key]):
+            raise ValueError(f"{key}={get[key]!r}: anchors are as far apart as the network's maps, {DEFAULTS[key]!r}")
     pyramid, blocks = get["MODE_FPN"], tuple(get["BACKBONE.RESNET_NUM_BLOCKS"])
     size = get["PREPROC.MAX_SIZE"]
     if pyramid:  # tensorpack's finalizer does so: 1333 becomes 1344
         size = math.ceil(size / 32) * 32
     most = math.log(size / 16)
     cascade = None
-    if get["FPN.CASCADE"]:
+    if pyramid and get["FPN.CASCADE"]:  # without one tensorpack passes it over
         weights = tuple(_four(row) for row in get["CASCADE.BBOX_REG_WEIGHTS"])
         cascade = CascadeConfig(ious=_floats(get["CASCADE.IOUS"]), delta_weights=weights)
     model = "cascade_mask" if cascade and get["MODE_MASK"] else "cascade" if cascade else "mask"

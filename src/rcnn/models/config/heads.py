@@ -54,6 +54,8 @@ class BoxHeadConfig:
     # best: the highest scored are kept; unsorted: those that chainer-mask-rcnn keeps, whose ranks are argsort's places
     cap: Literal["best", "unsorted"] = "best"
     min_size: float = -1.0  # detections with a side not longer than this are dropped, pixels; -1: none
+    # as are those that have no area in whole pixels of the file, their ends rounded (chainer-mask-rcnn)
+    drop_subpixel: bool = False
 
     @property
     def most_objects(self) -> int:
