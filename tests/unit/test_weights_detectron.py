@@ -244,6 +244,21 @@ def test_the_settings_in_the_file_are_read_and_never_run(tmp_path: Path) -> None
     assert (config.mask.roi_size, config.mask.sampling_ratio) == (14, 2)
 
 
+def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text(
+        "MODEL: {FASTER_RCNN: true, MASK_ON: true, NUM_CLASSES: 81}\nRPN: {SIZES: [32, 64, 128, 256, 512]}\n"
+        "FAST_RCNN: {ROI_BOX_HEAD: ResNet.add_ResNet_roi_conv5_head}\n"
+        "MRCNN: {ROI_MASK_HEAD: mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare, DILATION: 1, ROI_XFORM_RESOLUTION: 14,\n"
+        "        ROI_XFORM_SAMPLING_RATIO: 2}\n"
+        "TEST: {SCALES: !!python/tuple [640], RPN_MIN_SIZE: 3}\n"
+    )
+    config = from_detectron(tensors(fpn=False, masks=True), tmp_path / "c.yaml").config
+    assert config.mask is not None
+    assert (config.box.pooling, config.mask.pooling) == ("roi_pool", "roi_align")  # Detectron's defaults
+    assert (config.mask.roi_size, config.mask.sampling_ratio, config.mask.features) == (14, 2, "res5")
+    assert config.input.min_size == 640  # as older files say it
+
+
 def test_code_in_settings_is_never_run() -> None:
     text = "MODEL: {NUM_CLASSES: !!python/object/apply:os.system ['touch x']}\nTEST: !!python/name:os.system ''\n"
     settings = read_text(text, "f")

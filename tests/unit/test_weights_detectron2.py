@@ -145,7 +145,15 @@ MODEL:
     assert given.config == apply_overrides(model_config("mask_rcnn_r50_c4_caffe"), HONOURED.split())
     assert given.classes == ("class_0", "class_1", "class_2")
     assert "settings of c.yaml" in given.report
-    assert given.assumed == ()
+    assert [line.split(":")[0] for line in given.assumed] == ["MODEL.RPN.BOUNDARY_THRESH=3"]
+
+
+def test_what_detectron2_reads_more_freely_than_yaml(tmp_path: Path) -> None:
+    settings(tmp_path, C4, "base.yaml")
+    text = "MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 1e-4}, ANCHOR_GENERATOR: {SIZES: [8, 16, 32, 64, 128]}}"
+    given = from_detectron2(c4_state(), settings(tmp_path, f"_BASE_: base.yaml\n{text}"))
+    assert given.config.box.score_threshold == 1e-4
+    assert given.config.rpn.sizes == ((8.0, 16.0, 32.0, 64.0, 128.0),)
 
 
 FPN_YAML = """
@@ -248,6 +256,7 @@ def test_every_setting_of_an_fpn_yaml_is_honoured_and_comes_back(tmp_path: Path)
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: !!python/object/apply:os.getcwd []}}", "is not plain YAML"),
         ("MODEL: {RPN: {CONV_DIMS: [256, 128]}}", "one number of channels"),
         ("INPUT: {MIN_SIZE_TEST: 0}", "images as they are"),
+        ("TEST: {DETECTIONS_PER_IMAGE: -1}", "as many as there are"),
         ("INPUT: {FORMAT: L}", r"INPUT\.FORMAT='L'"),
         ("MODEL: {PIXEL_MEAN: [1, 2]}", r"MODEL\.PIXEL_MEAN=\[1, 2\]: want 3 numbers"),
         ("_BASE_: gone.yaml", r"builds on gone\.yaml, and .*gone\.yaml does not exist"),

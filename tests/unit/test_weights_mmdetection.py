@@ -62,7 +62,7 @@ def mmdetection_config(**changes: object) -> DetectorConfig:
         base,
         input=InputConfig(resize="opencv"),
         backbone=ResNetConfig(trained_affine=True),
-        rpn=replace(base.rpn, low_quality="overruled"),
+        rpn=replace(base.rpn, low_quality="overruled", normalizer="sampled"),
         mask=MaskHeadConfig(target="bitmap"),
         **changes,
     )
@@ -231,6 +231,32 @@ def test_the_config_in_a_file_and_its_class_names_are_used() -> None:
     assert converted.classes == names
     assert isinstance(converted.config.backbone, ResNetConfig)
     assert converted.config.backbone.stride_in_1x1
+
+
+def test_what_their_config_says_of_losses_anchors_and_samples_is_honoured_or_told() -> None:
+    config = mmdetection_config()
+    theirs = to_mmdetection(blank_state(config), config)
+    text = """
+model = dict(
+    rpn_head=dict(anchor_generator=dict(type='AnchorGenerator', center_offset=0.5),
+                  loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=2.0),
+                  loss_bbox=dict(type='L1Loss', loss_weight=3.0)),
+    neck=dict(type='FPN', upsample_cfg=dict(mode='bilinear')),
+    roi_head=dict(bbox_head=dict(loss_bbox=dict(type='L1Loss', loss_weight=10.0), loss_cls=dict(loss_weight=1.0)),
+                  mask_head=dict(loss_mask=dict(type='CrossEntropyLoss', use_mask=True, loss_weight=4.0))),
+    train_cfg=dict(rcnn=dict(pos_weight=-1, sampler=dict(add_gt_as_proposals=False))),
+    test_cfg=dict(rpn=dict(min_bbox_size=7), rcnn=dict(mask_thr_binary=0.4)))
+"""
+    given = from_mmdetection(theirs, extras={"meta": {"config": text}})
+    assert (given.config.rpn.loss_weights, given.config.box.delta_loss_weight) == ((2.0, 3.0), 10.0)
+    assert (given.config.rpn.anchor_offset, given.config.rpn.min_size) == (0.5, 7.0)
+    assert given.config.rpn.normalizer == "sampled"  # their RPN divides by the anchors that it sampled
+    assert not given.config.box.append_objects
+    assert [line.rpartition("model.")[2] for line in given.assumed] == [
+        "neck.upsample_cfg.mode",
+        "roi_head.mask_head.loss_mask.loss_weight",
+        "test_cfg.rcnn.mask_thr_binary",
+    ]
 
 
 @pytest.mark.parametrize(

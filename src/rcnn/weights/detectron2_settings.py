@@ -7,6 +7,7 @@ was trained, in a way that ours is not, or that we do not know, is listed for th
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -196,13 +197,21 @@ def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
             usual, meaning = TRAINING[key]
             if listed(value) != usual:
                 lines.append(f"{key}={value!r} is not kept: {meaning}")
+        elif key == "MODEL.RPN.BOUNDARY_THRESH" and value >= 0:
+            lines.append(
+                f"{key}={value!r}: trained further, anchors outside are no object's best either, and those that end on "
+                "the border are used"
+            )
         elif key not in DEFAULTS and key not in ONLY and not key.startswith(IDLE):
             lines.append(f"{key}={value!r} is no setting of Detectron2 that we know, and plays no part")
     return tuple(lines)
 
 
 def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted keys; tuples written as text, as these files have them, are read."""
+    """Nested settings by dotted keys; tuples written as text, as these files have them, are read.
+
+    So are numbers such as 1e-4, which YAML takes for words for want of a point, and these systems for numbers.
+    """
     settings: dict[str, Any] = {}
     for key, value in content.items():
         if isinstance(value, dict):
@@ -213,8 +222,12 @@ def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
             except (ValueError, SyntaxError) as error:
                 raise ValueError(f"{prefix}{key}={value!r} cannot be read as a list of values") from error
         else:
-            settings[f"{prefix}{key}"] = value
+            settings[f"{prefix}{key}"] = float(value) if _is_exponent(value) else value
     return settings
+
+
+def _is_exponent(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value) is not None
 
 
 def listed(value: Any) -> Any:

@@ -143,6 +143,11 @@ def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: 
         raise ValueError(
             f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; want a size in pixels"
         )
+    if heads and get["TEST.DETECTIONS_PER_IMAGE"] < 1:
+        raise ValueError(
+            f"{source}: TEST.DETECTIONS_PER_IMAGE={get['TEST.DETECTIONS_PER_IMAGE']} (as many as there are) is not "
+            "supported; want a number"
+        )
 
 
 def network_name(
@@ -183,7 +188,10 @@ def _backbone(get: Mapping[str, Any], fpn: bool) -> ResNetConfig:
 
 
 def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
-    sizes, ratios = get["MODEL.ANCHOR_GENERATOR.SIZES"], get["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"]
+    sizes, ratios = (
+        given if any(isinstance(row, list) for row in given) else [given]  # one row, for all levels
+        for given in (get["MODEL.ANCHOR_GENERATOR.SIZES"], get["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"])
+    )
     sizes = sizes * levels if len(sizes) == 1 else sizes
     if len(sizes) != levels or not ratios or any(row != ratios[0] for row in ratios):
         raise ValueError(

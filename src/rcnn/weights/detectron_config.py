@@ -162,13 +162,16 @@ def _mask(get: Mapping[str, Any], source: str) -> MaskHeadConfig:
         raise ValueError(f"{source}: MRCNN.ROI_MASK_HEAD={head!r} is not supported; want {known}")
     if not shared and get["MRCNN.DILATION"] != 1:
         raise ValueError(f"{source}: MRCNN.DILATION={get['MRCNN.DILATION']!r} is not supported; want 1")
+    pooler = _pooler(get, "MRCNN.ROI_XFORM_", source)
+    if shared:  # trained on the box head's regions; masks of detections are pooled by MRCNN's settings, as large
+        pooler["roi_size"] = get["FAST_RCNN.ROI_XFORM_RESOLUTION"]
     return MaskHeadConfig(
         features="res5" if shared else "convs",
         convs=0 if shared else MASK_HEADS[head],
         width=get["MRCNN.DIM_REDUCED"],
         norm="gn" if head.endswith("_gn") else "none",
         class_agnostic=not get["MRCNN.CLS_SPECIFIC_MASK"],
-        **_pooler(get, "FAST_RCNN.ROI_XFORM_" if shared else "MRCNN.ROI_XFORM_", source),
+        **pooler,
         paste="padded",
     )
 

@@ -225,6 +225,9 @@ def read_text(text: str, source: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{source} holds no settings; want Detectron's YAML, which has MODEL: and TEST:")
     settings = {RENAMED.get(key, key): value for key, value in flat(content).items()}
+    scales = listed(settings.get("TEST.SCALES"))  # what TEST.SCALE was before, a tuple
+    if "TEST.SCALE" not in settings and isinstance(scales, list) and len(scales) == 1:
+        settings["TEST.SCALE"] = settings.pop("TEST.SCALES")[0]
     means = settings.get("PIXEL_MEANS")
     if means is not None and not isinstance(means, Unread):
         settings["PIXEL_MEANS"] = np.ravel(np.asarray(listed(means), dtype=np.float64)).tolist()

@@ -149,6 +149,7 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
             convs=max(1, sum(bool(re.fullmatch(r"rpn_head\.rpn_conv\.\d+\.conv\.weight", name)) for name in names)),
             width=_width(state),
             low_quality="overruled",
+            normalizer="sampled",
             pre_nms_train=2000 if pyramid else 12000,
             pre_nms=1000 if pyramid else 6000,
             post_nms_train=1000 if pyramid else 2000,

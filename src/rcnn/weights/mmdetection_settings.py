@@ -35,16 +35,30 @@ TYPES: dict[str, tuple[Any, ...]] = {
     "roi_head.mask_head.type": ("FCNMaskHead",),
     "roi_head.mask_head.upsample_cfg.type": ("deconv",),
 }
+# ends of keys that play no part where they say what base configs do; anything else is told
+USUAL: dict[str, tuple[Any, ...]] = {
+    "loss_cls.loss_weight": (1.0,),
+    "loss_cls.type": ("CrossEntropyLoss",),
+    "loss_mask.loss_weight": (1.0,),
+    "loss_mask.type": ("CrossEntropyLoss",),
+    "clip_border": (True,),
+    "ignore_iof_thr": (-1,),
+    "mask_thr_binary": (0.5,),
+    "neg_pos_ub": (-1,),
+    "nms_across_levels": (False,),
+    "pos_weight": (-1,),
+    "target_means": ([0.0, 0.0, 0.0, 0.0],),
+}
 # parts of keys that change no result, or that the tensors have said already
 IDLE = re.compile(
     r"(pretrained|.*init_cfg.*|backbone\.(depth|num_stages|out_indices|groups|base_width|with_cp|norm_cfg\.type)|"
     r".*\.(in_channels|num_classes|roi_feat_size|featmap_strides|out_channels|type|class_agnostic|reg_class_agnostic)|"
-    r"backbone\.(strides|dilations)|neck\..*|.*norm_cfg.*|.*conv_cfg|.*conv_out_channels|.*fc_out_channels|"
-    r".*num_(shared_)?(convs|fcs)|.*feat_channels|.*use_(mask|sigmoid)|.*loss_(cls|mask|bbox)\.(type|beta|loss_weight)|"
-    r".*target_means|.*mask_size|.*pos_weight|.*debug|.*gpu_assign_thr|.*neg_pos_ub|.*add_gt_as_proposals|"
-    r".*ignore_iof_thr|.*nms_across_levels|.*nms_post|.*with_avg_pool|.*match_low_quality|roi_head\.num_stages|"
+    r"backbone\.(strides|dilations)|.*norm_cfg.*|.*conv_cfg|.*conv_out_channels|.*fc_out_channels|"
+    r".*num_(shared_)?(convs|fcs)|.*feat_channels|.*use_(mask|sigmoid)|.*loss_bbox\.(type|beta)|"
+    r".*mask_size|.*debug|.*gpu_assign_thr|.*add_gt_as_proposals|"
+    r".*nms_post|.*with_avg_pool|.*match_low_quality|roi_head\.num_stages|"
     r"roi_head\.shared_head\..*|data_preprocessor\.(type|pad_mask|mask_pad_value|pad_value|pad_seg|batch_augments.*)|"
-    r".*min_bbox_size|.*clip_border|.*bbox_coder\.target_stds|.*center_offset|.*mask_thr_binary)"
+    r"train_cfg\.rpn_proposal\.min_bbox_size|.*bbox_coder\.target_stds)"
 )
 
 
@@ -82,7 +96,13 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
         if stds:
             cascade = replace(cascade, delta_weights=tuple(inverse(std) for std in stds))
         config = replace(config, cascade=cascade)
-    return config, [f"model.{path}" for path in keys.unread() if not IDLE.fullmatch(path)]
+    return config, [f"model.{path}" for path in keys.unread() if not _plays_no_part(path, keys.values[path])]
+
+
+def _plays_no_part(path: str, value: Any) -> bool:
+    """Whether a setting that nothing read changes no result."""
+    usual = next((values for end, values in USUAL.items() if path.endswith(end)), None)
+    return value in usual if usual is not None else IDLE.fullmatch(path) is not None
 
 
 class _Keys:
@@ -200,7 +220,10 @@ def _rpn(config: RPNConfig, keys: _Keys) -> RPNConfig:
         post_nms_train=int(
             keys.get("train_cfg.rpn_proposal.max_per_img", "train_cfg.rpn_proposal.max_num", config.post_nms_train)
         ),
+        anchor_offset=float(keys.get(f"{base}.center_offset", config.anchor_offset)),
+        min_size=float(keys.get("test_cfg.rpn.min_bbox_size", config.min_size)),
         smooth_l1_beta=_beta(keys, "rpn_head.loss_bbox", config.smooth_l1_beta),
+        loss_weights=_floats(keys.get(f"rpn_head.loss_{part}.loss_weight", 1.0) for part in ("cls", "bbox")),
     )
 
 
@@ -220,7 +243,9 @@ def _box(config: BoxHeadConfig, keys: _Keys) -> BoxHeadConfig:
         positive_iou=iou,
         batch_size=int(keys.get(f"{train}.sampler.num", config.batch_size)),
         positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", config.positive_fraction)),
+        append_objects=bool(keys.get(f"{train}.sampler.add_gt_as_proposals", config.append_objects)),
         smooth_l1_beta=_beta(keys, "roi_head.bbox_head.loss_bbox", config.smooth_l1_beta),
+        delta_loss_weight=float(keys.get("roi_head.bbox_head.loss_bbox.loss_weight", 1.0)),
         score_threshold=float(keys.get(f"{test}.score_thr", config.score_threshold)),
         nms=("soft_gaussian" if gaussian else "soft_linear") if soft else "hard",
         soft_nms_sigma=float(keys.get(f"{test}.nms.sigma", config.soft_nms_sigma)),
