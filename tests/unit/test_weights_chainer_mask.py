@@ -114,6 +114,15 @@ def test_params_yaml_of_a_run(wkentaro: dict[str, Tensor], tmp_path: Path) -> No
     assert any("lr, step_size" in sentence for sentence in converted.assumed)
 
 
+def test_the_log_of_a_run_older_than_roi_size_means_seven(wkentaro: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    for text, size in (("git_hash: abc\n", 7), ("git_hash: abc\nroi_size: 14\n", 14), ("max_size: 900\n", 14)):
+        file.write_text("min_size: 600\n" + text)
+        converted = from_wkentaro(wkentaro, file)
+        assert converted.config.box.roi_size == size
+        assert any("7x7 cells" in sentence for sentence in converted.assumed) == (size == 7)
+
+
 def test_thresholds_as_yaml_and_people_write_them(wkentaro: dict[str, Tensor]) -> None:
     box = from_wkentaro(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
     assert (box.score_threshold, box.nms_iou, box.drop_subpixel) == (0.0, 0.4, True)
