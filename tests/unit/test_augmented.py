@@ -103,10 +103,9 @@ def test_masks_are_the_mean_of_the_views() -> None:
             if mirrored:
                 boxes = torch.stack([96 - boxes[:, 2], boxes[:, 1], 96 - boxes[:, 0], boxes[:, 3]], 1)
             for row, (own, label) in enumerate(zip(boxes, found.labels, strict=True)):
-                pooled = detector.mask_head.pool(
-                    detector.features(batch), own[None, None], torch.ones(1, 1, dtype=torch.bool)
-                )
-                mask = detector.mask_head.of_class(pooled, torch.tensor([[label]])).sigmoid()[0, 0].numpy()
+                real = torch.ones(1, 1, dtype=torch.bool)
+                pooled = detector.mask_head.pool(detector.features(batch), own[None, None], real)
+                mask = detector.mask_head.of_class(pooled, torch.tensor([[label]]), real).sigmoid()[0, 0].numpy()
                 total[row] += (mask[:, ::-1] if mirrored else mask) / 2
     np.testing.assert_allclose(found.masks, total, atol=1e-4)
 
