@@ -190,6 +190,9 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     words = from_chainer_fcis(state, "min_size=200 anchor_scales=[2,4,8,16]").config
     assert (words.input.min_size, words.rpn.sizes) == (200, ((32.0, 64.0, 128.0, 256.0),))
     assert from_chainer_fcis(state, "proposal_min_size=0").config.rpn.min_size == -1  # 0 drops nothing
+    path.write_text("proposal_creator_params: {min_size: 4, n_test_post_nms: 120, nms_thresh: 0.6}\n")
+    rpn = from_chainer_fcis(state, path).config.rpn
+    assert (rpn.min_size, rpn.post_nms, rpn.nms_iou, rpn.pre_nms) == (4, 120, 0.6, 6000)
     for bad in ("min_size", "min_size=[1", "min_size=many"):
         with pytest.raises(ValueError, match="min_size"):
             from_chainer_fcis(state, bad)

@@ -66,10 +66,8 @@ SETTINGS: dict[str, Callable[[DetectorConfig, Any], DetectorConfig]] = {
     "anchor_scales": lambda config, value: replace(
         config, rpn=replace(config.rpn, sizes=(tuple(16.0 * float(scale) for scale in value),))
     ),
-    "proposal_min_size": lambda config, value: replace(
-        config,
-        rpn=replace(config.rpn, min_size=float(value) or -1.0),  # 0 drops nothing, not even what has no area
-    ),
+    "proposal_min_size": lambda config, value: _proposals(config, {"min_size": value}),
+    "proposal_creator_params": lambda config, value: _proposals(config, dict(value)),
     "score_thresh": lambda config, value: _fcis(config, score_threshold=float(value)),
     "nms_thresh": lambda config, value: _fcis(config, nms_iou=float(value)),
     "mask_merge_thresh": lambda config, value: _fcis(config, vote_iou=float(value)),
@@ -196,6 +194,22 @@ def _read(given: str | Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
         raise ValueError(f"{given} has no keys and values; wanted min_size: 600 and the like")
     return content
+
+
+def _proposals(config: DetectorConfig, given: Mapping[str, Any]) -> DetectorConfig:
+    """`config` by the arguments of ChainerCV's ProposalCreator; that of where its NMS runs plays no part."""
+    counts = {
+        "n_train_pre_nms": "pre_nms_train", "n_train_post_nms": "post_nms_train",
+        "n_test_pre_nms": "pre_nms", "n_test_post_nms": "post_nms",
+    }  # fmt: skip
+    changes: dict[str, Any] = {ours: int(given[theirs]) for theirs, ours in counts.items() if theirs in given}
+    if "nms_thresh" in given:
+        changes["nms_iou"] = float(given["nms_thresh"])
+    if "min_size" in given:
+        changes["min_size"] = float(given["min_size"]) or -1.0  # 0 drops nothing, not even what has no area
+    if others := given.keys() - counts.keys() - {"nms_thresh", "min_size", "force_cpu_nms"}:
+        raise ValueError(f"proposals have no {', '.join(sorted(others))}")
+    return replace(config, rpn=replace(config.rpn, **changes))
 
 
 def _fcis(config: DetectorConfig, **changes: Any) -> DetectorConfig:
