@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,11 +146,16 @@ VARIANTS = {
     ),
     "rpn": replace(mmdetection_config(), name="rpn_r50_fpn", num_classes=1, mask=None, proposals_only=True),
 }
+# their base configs of these two
+OWN_RPN: dict[str, dict[str, Any]] = {
+    "cascade": {"post_nms_train": 2000, "smooth_l1_beta": 1 / 9},
+    "rpn": {"pre_nms": 2000},
+}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_family_comes_back_as_it_went(name: str) -> None:
-    config = VARIANTS[name]
+    config = replace(VARIANTS[name], rpn=replace(VARIANTS[name].rpn, **OWN_RPN.get(name, {})))
     state = blank_state(config)
     converted = from_mmdetection(to_mmdetection(state, config))
     assert {key: value.shape for key, value in converted.state.items()} == {k: v.shape for k, v in state.items()}

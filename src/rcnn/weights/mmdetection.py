@@ -151,8 +151,9 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
             low_quality="overruled",
             normalizer="sampled",
             pre_nms_train=2000 if pyramid else 12000,
-            pre_nms=1000 if pyramid else 6000,
-            post_nms_train=1000 if pyramid else 2000,
+            pre_nms=(1000 if heads else 2000) if pyramid else 6000,
+            post_nms_train=1000 if pyramid and not cascade else 2000,
+            smooth_l1_beta=1 / 9 if cascade else 0.0,
         ),
         proposals_only=not heads,
         box=BoxHeadConfig(
