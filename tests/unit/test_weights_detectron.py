@@ -251,8 +251,11 @@ def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Pat
         "MRCNN: {ROI_MASK_HEAD: mask_rcnn_heads.mask_rcnn_fcn_head_v0upshare, DILATION: 1, ROI_XFORM_RESOLUTION: 14,\n"
         "        ROI_XFORM_SAMPLING_RATIO: 2}\n"
         "TEST: {SCALES: !!python/tuple [640], RPN_MIN_SIZE: 3}\n"
+        "TRAIN: {RPN_NMS_THRESH: 0.8, BG_THRESH_HI: 0.5, RPN_MIN_SIZE: 0}\n"
     )
-    config = from_detectron(tensors(fpn=False, masks=True), tmp_path / "c.yaml").config
+    given = from_detectron(tensors(fpn=False, masks=True), tmp_path / "c.yaml")
+    assert [line.split(" is ")[0] for line in given.assumed] == ["TRAIN.RPN_NMS_THRESH=0.8"]
+    config = given.config
     assert config.mask is not None
     assert (config.box.pooling, config.mask.pooling) == ("roi_pool", "roi_align")  # Detectron's defaults
     assert (config.mask.roi_size, config.mask.sampling_ratio, config.mask.features) == (14, 2, "res5")
