@@ -17,6 +17,7 @@ from rcnn.ops.anchors import cell_anchors
 from rcnn.weights.anchor_order import ratio_outer
 from rcnn.weights.mmdetection import from_mmdetection, recognises, to_mmdetection
 from rcnn.weights.mmdetection_config import parse_config, read_config
+from rcnn.weights.torchvision import to_torchvision
 
 # every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
 WEIGHT_AND_BIAS = ("weight", "bias")
@@ -282,6 +283,21 @@ def test_what_is_not_ours_is_named(text: str, wanted: str, tmp_path: Path) -> No
     theirs = to_mmdetection(blank_state(config), config)
     with pytest.raises(ValueError, match=wanted):
         from_mmdetection(theirs, file)
+
+
+def test_networks_that_they_do_not_build_are_refused_on_the_way_out() -> None:
+    one = replace(
+        mmdetection_config(), cascade=replace(CASCADE, mask_heads="one"), box=BoxHeadConfig(class_agnostic=True)
+    )
+    with pytest.raises(ValueError, match="a mask head for each stage"):
+        to_mmdetection({}, one)
+    pairs = replace(mmdetection_config(), rpn=replace(mmdetection_config().rpn, classifier="softmax"))
+    with pytest.raises(ValueError, match="one score for an anchor"):
+        to_mmdetection({}, pairs)
+    with pytest.raises(ValueError, match="one score for an anchor"):
+        to_torchvision({}, pairs)
+    with pytest.raises(ValueError, match="want batch norm"):
+        to_torchvision({}, replace(mmdetection_config(), mask=MaskHeadConfig(norm="gn")))
 
 
 def test_plain_values_only() -> None:

@@ -100,6 +100,10 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     """The state dict of MMDetection's network for our `state`. ValueError for a network that it does not build."""
     if config.keypoint is not None or config.fcis is not None or not isinstance(config.backbone, ResNetConfig):
         raise ValueError(f"MMDetection builds no {config.name}: want Faster, Mask or Cascade R-CNN on a ResNet")
+    if config.cascade is not None and config.mask is not None and config.cascade.mask_heads == "one":
+        raise ValueError(f"MMDetection builds no {config.name}: its cascades have a mask head for each stage, not one")
+    if config.rpn.classifier == "softmax":
+        raise ValueError(f"MMDetection builds no {config.name}: its RPNs have one score for an anchor, not two")
     order = ratio_outer(config)
     theirs: dict[str, Tensor] = {}
     for name, value in state.items():

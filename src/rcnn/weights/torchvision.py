@@ -153,9 +153,11 @@ def _why_not(config: DetectorConfig) -> str:
         return "want the stride in the 3x3 convolutions"
     if config.cascade is not None or config.fcis is not None or config.proposals_only:
         return "want Faster, Mask or Keypoint R-CNN"
+    if config.rpn.classifier == "softmax":
+        return "want one score for an anchor"
     if config.box.class_agnostic or (config.mask is not None and config.mask.class_agnostic):
         return "want boxes and masks of each class"
-    norms = {getattr(backbone, "norm", ""), config.fpn.norm, config.box.norm}
+    norms = {getattr(backbone, "norm", ""), config.fpn.norm, config.box.norm, config.mask.norm if config.mask else ""}
     return "want batch norm, frozen or not" if norms & {"gn"} else ""
 
 
