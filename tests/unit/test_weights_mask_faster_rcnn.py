@@ -246,6 +246,7 @@ def test_what_the_file_says() -> None:
     assert (config.input.max_size, config.box.pooling, config.num_classes) == (1333, "roi_pool", CLASSES)
     assert config.rpn.sizes == ((64.0, 128.0, 256.0, 512.0),)
     assert config.boxes == "inclusive_loose"
+    assert from_mask_faster_rcnn(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.ratios == (0.25, 1.0, 4.0)
     assumed = from_mask_faster_rcnn(state, "TRAIN.GAMMA=0.1").assumed
     assert any("TRAIN.GAMMA" in sentence for sentence in assumed)
 
@@ -253,7 +254,7 @@ def test_what_the_file_says() -> None:
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "crop or pool"), ("TEST.MAX_SIZE=x", "want a int"),
-     ("ANCHOR_SCALES=[4,8]", "ANCHOR_SCALES"), ("res101.yml", "no settings")],
+     ("ANCHOR_SCALES=[4,8]", "ANCHOR_SCALES"), ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "no settings")],
 )  # fmt: skip
 def test_settings_that_cannot_be(words: str, wrong: str) -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}

@@ -52,6 +52,7 @@ DEFAULTS: dict[str, Any] = {
     "TEST.SCALES": [600], "TEST.MAX_SIZE": 1000, "TEST.NMS": 0.3, "TEST.RPN_NMS_THRESH": 0.7, "TEST.MODE": "nms",
     "TEST.RPN_PRE_NMS_TOP_N": 6000, "TEST.RPN_POST_NMS_TOP_N": 300, "POOLING_MODE": "crop", "POOLING_SIZE": 7,
     "POOLING_ALIGN": False, "RESNET.MAX_POOL": False, "RESNET.FIXED_BLOCKS": 1, "ANCHOR_SCALES": None,
+    "ANCHOR_RATIOS": [0.5, 1, 2],
     "PIXEL_MEANS": [[[102.9801, 115.9465, 122.7717]]], "TRAIN.RPN_PRE_NMS_TOP_N": 12000,
     "TRAIN.RPN_POST_NMS_TOP_N": 2000, "TRAIN.BATCH_SIZE": 256, "TRAIN.FG_FRACTION": 0.25, "TRAIN.FG_THRESH": 0.5,
     "TRAIN.BG_THRESH_LO": 0.0, "TRAIN.RPN_BATCHSIZE": 256, "TRAIN.RPN_POSITIVE_OVERLAP": 0.7,
@@ -151,6 +152,9 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         raise ValueError(
             f"{source} has {anchors} sizes of anchors, the settings {len(scales)}: say them with ANCHOR_SCALES"
         )
+    ratios = tuple(_numbers(get["ANCHOR_RATIOS"]))
+    if len(ratios) != RATIOS:
+        raise ValueError(f"{source}: ANCHOR_RATIOS is {get['ANCHOR_RATIOS']}; want {RATIOS} of them, as its files have")
     if get["POOLING_ALIGN"] or get["RESNET.MAX_POOL"] or get["TEST.MODE"] != "nms":
         raise ValueError(
             f"{source}: POOLING_ALIGN, RESNET.MAX_POOL and TEST.MODE=top are not supported; want its defaults"
@@ -186,6 +190,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         fpn=None,
         rpn=RPNConfig(
             sizes=(tuple(16.0 * scale for scale in scales),),
+            ratios=ratios,
             legacy_anchors=True,
             width=shapes["rpn.convs.0.weight"][0],
             classifier="softmax",
