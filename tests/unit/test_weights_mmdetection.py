@@ -266,6 +266,14 @@ model = dict(
     ]
 
 
+@pytest.mark.parametrize(("said", "divisor"), [(", pad_size_divisor=16", 16), ("", 1)])
+def test_padding_is_what_3x_says_or_none(said: str, divisor: int, tmp_path: Path) -> None:
+    file = tmp_path / "theirs.py"
+    file.write_text(f"model = dict(data_preprocessor=dict(type='DetDataPreprocessor'{said}))")
+    config = mmdetection_config()
+    assert from_mmdetection(to_mmdetection(blank_state(config), config), file).config.input.divisor == divisor
+
+
 @pytest.mark.parametrize(
     ("text", "wanted"),
     [

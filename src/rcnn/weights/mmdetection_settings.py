@@ -128,6 +128,10 @@ class _Keys:
                 return found[0][1]
         return default
 
+    def has(self, prefix: str) -> bool:
+        """Whether some key begins so."""
+        return any(path.startswith(prefix) for path in self.values)
+
     def unread(self) -> list[str]:
         return [path for path in self.values if path not in self.read]
 
@@ -158,7 +162,7 @@ def _input(config: InputConfig, keys: _Keys, values: Mapping[str, Any]) -> Input
         pixel_mean=_floats(mean),
         pixel_std=_floats(std),
         channel_order="rgb" if rgb else "bgr",
-        divisor=int(keys.get("data_preprocessor.pad_size_divisor", pad)),
+        divisor=int(keys.get("data_preprocessor.pad_size_divisor", 1 if keys.has("data_preprocessor.") else pad)),
         min_size=int(sides[0]),
         max_size=int(sides[1]),
     )
