@@ -223,9 +223,16 @@ def choose_device(device: str | torch.device) -> torch.device:
     """`auto` is the GPU if there is one; a ValueError names a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r} is none that torch knows: want auto, cpu, cuda or cuda:1") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device} was asked for, but torch sees no GPU here; `rcnn doctor` says more")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device {device} was asked for, and torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on"
+        )
     return chosen
 
 

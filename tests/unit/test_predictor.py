@@ -157,6 +157,11 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("auto") == torch.device("cpu")
 
 
+def test_a_device_of_no_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="device 'gpu' is none that torch knows: want auto, cpu, cuda"):
+        choose_device("gpu")
+
+
 @pytest.mark.parametrize(
     ("settings", "x", "y"),
     [

@@ -29,6 +29,9 @@ from rcnn.models.overrides import apply_overrides
         ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; wanted 7, .*background"),
         ("mask_rcnn_compact", ["box.background_iou=0.6"], r"background_iou=0\.6 and positive_iou=0\.5"),
         ("mask_rcnn_compact", ["box.nms=soft_gaussian", "box.soft_nms_sigma=0"], r"scores are divided by it"),
+        ("mask_rcnn_compact", ["fpn.channels=0"], r"fpn\.channels is 0; wanted 1 or more"),
+        ("mask_rcnn_compact", ["mask.roi_size=0"], r"mask\.roi_size is 0; wanted 1 or more"),
+        ("mask_rcnn_compact", ["box.nms_iou=-3"], r"box\.nms_iou is -3\.0; wanted 0 to 1"),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; wanted 1 or more"),
     ],
 )

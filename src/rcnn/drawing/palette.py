@@ -40,8 +40,3 @@ def readable_on(background: Colour) -> Colour:
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (255, 255, 255) if 1.05 / (luminance + 0.05) >= (luminance + 0.05) / 0.05 else (0, 0, 0)
-
-
-def hexadecimal(value: Colour) -> str:
-    """The colour as CSS writes it: #rrggbb."""
-    return "#{:02x}{:02x}{:02x}".format(*value)

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 
+# counts and sides of which nothing can be built when they are 0; a part that is None is passed over
+AT_LEAST_ONE = {
+    "input": ("min_size", "max_size"),
+    "fpn": ("channels",),
+    "rpn": ("batch_size", "pre_nms_train", "pre_nms", "post_nms_train", "post_nms"),
+    "box": ("conv_width", "fc_width", "roi_size", "batch_size", "max_detections"),
+    "mask": ("width", "roi_size"),
+    "keypoint": ("width", "roi_size"),
+    "fcis": ("width", "groups", "roi_size", "batch_size", "max_detections"),
+}
+PARTS_OF_ONE = {"rpn": ("nms_iou",), "box": ("nms_iou",), "mask": ("vote_iou",), "fcis": ("nms_iou", "vote_iou")}
+
 
 def refuse(config: DetectorConfig) -> None:
     """Raise a ValueError where parts of `config` cannot go together: what they are, why, and what to do."""
+    _refuse_numbers(config)
     if config.proposals_only:
         _refuse_beside_proposals(config)
     _refuse_heads(config)
@@ -19,6 +32,18 @@ def refuse(config: DetectorConfig) -> None:
         _refuse_cascade(config)
     if config.fcis is not None:
         _refuse_beside_fcis(config)
+
+
+def _refuse_numbers(config: DetectorConfig) -> None:
+    unused = {"box"} if config.proposals_only or config.fcis is not None else set()
+    for part, names in AT_LEAST_ONE.items():
+        for name in () if part in unused else names:
+            if getattr(getattr(config, part), name, 1) < 1:
+                raise ValueError(f"{part}.{name} is {getattr(getattr(config, part), name)}; wanted 1 or more")
+    for part, names in PARTS_OF_ONE.items():
+        for name in () if part in unused else names:
+            if not 0 <= getattr(getattr(config, part), name, 0) <= 1:
+                raise ValueError(f"{part}.{name} is {getattr(getattr(config, part), name)}; wanted 0 to 1")
 
 
 def _refuse_beside_proposals(config: DetectorConfig) -> None:
