@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from rcnn.models import build_detector, model_config
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.weights.detectron2 import to_detectron2
 from rcnn.weights.detectron2_export import settings_of
 
@@ -37,7 +37,7 @@ def write_synthetic(path: Path, gigabytes: float) -> int:
     """A Detectron2 checkpoint of about so many GB, and its YAML beside it; its size in bytes."""
     rest, inputs = 121e6, 256 * 7 * 7  # bytes of the network without its box head; numbers that this is given
     width = round(-inputs / 2 + math.sqrt(inputs**2 / 4 + (gigabytes * 1e9 - rest) / 4))
-    config = apply_overrides(model_config("mask_rcnn_r50_fpn_caffe"), [f"box.fc_width={width}"])
+    config = override(model_config("mask_rcnn_r50_fpn_caffe"), [f"box.fc_width={width}"])
     torch.manual_seed(0)
     state = to_detectron2(build_detector(config).state_dict(), config)
     if path.suffix == ".pkl":

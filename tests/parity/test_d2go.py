@@ -15,7 +15,7 @@ from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
 from rcnn.models import Detector, build_detector
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import save_checkpoint
 from rcnn.weights.convert import convert
@@ -116,7 +116,7 @@ def photos(shared: Path) -> list[Path]:
 
 def converted(shared: Path, name: str, *overrides: str) -> tuple[Detector, tuple[str, ...]]:
     given = convert(weights(shared, name))
-    detector = build_detector(apply_overrides(given.config, overrides))
+    detector = build_detector(override(given.config, overrides))
     detector.load_state_dict(given.state)
     return detector.eval(), given.classes
 

@@ -12,7 +12,7 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models import Detector, build_detector
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.structures import Detections, ImageBatch, Targets
 from rcnn.weights.torchvision import from_torchvision, to_torchvision
 
@@ -45,7 +45,7 @@ def peer(masks: bool) -> nn.Module:
 
 def ours(model: nn.Module, *overrides: str) -> Detector:
     converted = from_torchvision(model.state_dict())
-    config = apply_overrides(converted.config, ["backbone.frozen_stages=0", *overrides])
+    config = override(converted.config, ["backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
     detector.load_state_dict(converted.state)
     return detector

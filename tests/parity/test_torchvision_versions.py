@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 from rcnn.models import Detector, build_detector
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.weights.torchvision import from_torchvision, to_torchvision
 from tests.parity.test_torchvision_models import (
@@ -56,7 +56,7 @@ def ours(name: str, model: nn.Module, *overrides: str) -> Detector:
     source = "fasterrcnn_mobilenet_v3_large_320_fpn.pth" if "320" in name else ""
     converted = from_torchvision(model.state_dict(), source)
     assert converted.config.name == name
-    config = apply_overrides(converted.config, [*SMALL, "backbone.frozen_stages=0", *overrides])
+    config = override(converted.config, [*SMALL, "backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
     detector.load_state_dict(converted.state)
     return detector.eval()

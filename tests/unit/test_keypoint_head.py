@@ -12,7 +12,7 @@ from torch import Tensor
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import KeypointHeadConfig
 from rcnn.models.keypoint_head import require_consistent
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.models.regions import Regions
 from rcnn.structures import Targets
 from tests.unit.random_batches import random_images, random_targets
@@ -30,7 +30,7 @@ def compact(*overrides: str, joints: int = 17) -> Detector:
     config = model_config("keypoint_rcnn_compact")
     names = tuple(f"point {number}" for number in range(joints))
     keypoint = replace(config.keypoint, names=names, flip_pairs=(), sigmas=(0.1,) * joints)
-    return build_detector(apply_overrides(replace(config, keypoint=keypoint), [*SMALL, *overrides]))
+    return build_detector(override(replace(config, keypoint=keypoint), [*SMALL, *overrides]))
 
 
 def persons(counts: list[int], joints: int = 17, seed: int = 0) -> Targets:
@@ -144,7 +144,7 @@ def test_a_batch_equals_its_images() -> None:
 
 def test_masks_and_keypoints_live_together() -> None:
     config = replace(model_config("mask_rcnn_compact"), keypoint=model_config("keypoint_rcnn_compact").keypoint)
-    detector = build_detector(apply_overrides(replace(config, num_classes=1), [*SMALL, "mask.width=16"]))
+    detector = build_detector(override(replace(config, num_classes=1), [*SMALL, "mask.width=16"]))
     outlined = random_targets(SIZES, [2, 3], num_classes=1)
     targets = replace(outlined, keypoints=persons([2, 3]).keypoints)
     losses = detector.losses(random_images(SIZES), targets, torch.tensor(0))
@@ -159,7 +159,7 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     words = SMALL if name == "keypoint_rcnn_compact" else ("rpn.pre_nms=50", "rpn.post_nms=10", "rpn.post_nms_train=20")
-    detector = build_detector(apply_overrides(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
+    detector = build_detector(override(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
     images, targets = random_images(SIZES, seed=1), persons([3, 1])
     wanted = detector.predict(images)
     found = torch.compile(detector.predict, fullgraph=True, backend="aot_eager")(images)

@@ -11,7 +11,6 @@ import pytest
 
 from rcnn.models.config import BoxHeadConfig, CompactConfig, DetectorConfig, MaskHeadConfig, ResNetConfig, RPNConfig
 from rcnn.models.overrides import (
-    apply_overrides,
     config_from_dict,
     config_to_dict,
     describe,
@@ -22,7 +21,7 @@ from rcnn.models.zoo import MODELS, model_config
 
 
 def test_values_take_the_fields_own_types() -> None:
-    config = apply_overrides(
+    config = override(
         model_config("mask_rcnn_r50_fpn"),
         [
             "rpn.nms_iou=0.6",
@@ -52,11 +51,11 @@ def test_values_take_the_fields_own_types() -> None:
 
 def test_parts_are_taken_away_put_back_and_exchanged() -> None:
     config = model_config("mask_rcnn_r50_fpn")
-    assert apply_overrides(config, ["mask=null", "fpn=null"]).mask is None
-    assert apply_overrides(config, ["mask=null", "mask={}", "mask.width=64"]).mask == MaskHeadConfig(width=64)
-    assert apply_overrides(config, ["mask={features: res5}"]).mask == MaskHeadConfig(features="res5")
-    assert apply_overrides(config, ["backbone.kind=compact"]).backbone == CompactConfig()
-    exchanged = apply_overrides(config, ["backbone={kind: compact, stem_width: 24}"])
+    assert override(config, ["mask=null", "fpn=null"]).mask is None
+    assert override(config, ["mask=null", "mask={}", "mask.width=64"]).mask == MaskHeadConfig(width=64)
+    assert override(config, ["mask={features: res5}"]).mask == MaskHeadConfig(features="res5")
+    assert override(config, ["backbone.kind=compact"]).backbone == CompactConfig()
+    exchanged = override(config, ["backbone={kind: compact, stem_width: 24}"])
     assert exchanged.backbone == CompactConfig(stem_width=24)
 
 
@@ -92,14 +91,14 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
 )
 def test_what_does_not_fit_is_named(text: str, says: list[str]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the message is what is tested
-        apply_overrides(model_config("mask_rcnn_r50_fpn"), [text])
+        override(model_config("mask_rcnn_r50_fpn"), [text])
     for part in says:
         assert part in str(error.value)
 
 
 def test_a_part_that_is_off_says_how_to_turn_it_on() -> None:
     with pytest.raises(ValueError, match=r"mask is off here \(null\); set mask=\{\} first"):
-        apply_overrides(model_config("faster_rcnn_r50_fpn"), ["mask.width=64"])
+        override(model_config("faster_rcnn_r50_fpn"), ["mask.width=64"])
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -113,7 +112,7 @@ def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
     rows = [row for row in describe(config) if row.default is not None]
     assert len(rows) > 50
     for row in rows:
-        assert apply_overrides(config, [f"{row.path}={json.dumps(row.default)}"]) == config
+        assert override(config, [f"{row.path}={json.dumps(row.default)}"]) == config
         assert row.path in leaf_paths(DetectorConfig)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rcnn.models import build_detector, model_config
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,6 @@ from rcnn.models.overrides import apply_overrides
     ],
 )
 def test_what_cannot_be_says_why(name: str, changes: list[str], words: str) -> None:
-    config = apply_overrides(model_config(name), changes)
+    config = override(model_config(name), changes)
     with pytest.raises(ValueError, match=words):
         build_detector(config)

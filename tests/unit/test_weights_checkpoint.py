@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rcnn.models import Detector, build_detector, model_config
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint, transfer
 
 CLASSES = ("cat", "dog", "boat", "tree", "kite", "cup")
@@ -21,7 +21,7 @@ CLASSES = ("cat", "dog", "boat", "tree", "kite", "cup")
 def compact(seed: int = 0, *overrides: str) -> Detector:
     torch.manual_seed(seed)
     sizes = ["num_classes=6", "fpn.channels=64", "mask.convs=2"]  # what the tests below count on
-    return build_detector(apply_overrides(model_config("mask_rcnn_compact"), [*sizes, *overrides]))
+    return build_detector(override(model_config("mask_rcnn_compact"), [*sizes, *overrides]))
 
 
 def saved(folder: Path, seed: int = 0) -> Path:

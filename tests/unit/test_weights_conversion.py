@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import DetectorConfig
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.weights import checkpoint as checkpoints
 from rcnn.weights import conversion
 from rcnn.weights.checkpoint import load_checkpoint, transfer
@@ -26,7 +26,7 @@ Converting = tuple[Path, Path]
 
 
 def c4(*words: str) -> DetectorConfig:
-    return apply_overrides(model_config("faster_rcnn_r50_c4_caffe"), ["num_classes=3", *words])
+    return override(model_config("faster_rcnn_r50_c4_caffe"), ["num_classes=3", *words])
 
 
 def state() -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector, model_config
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.weights.convert import convert
 from rcnn.weights.torchvision import from_torchvision, to_torchvision
 
@@ -26,7 +26,7 @@ def blank(config: DetectorConfig) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn"])
 def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
-    config = apply_overrides(model_config(name), ["num_classes=90"])
+    config = override(model_config(name), ["num_classes=90"])
     theirs = to_torchvision(blank(config), config)
     older = {
         key.replace("_blocks.0.0.", "_blocks.0.")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig, model_config
 from rcnn.models.config import CascadeConfig, KeypointHeadConfig, ResNetConfig
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.weights.detectron2 import from_detectron2, recognises, rename, to_detectron2
 from rcnn.weights.detectron2_export import not_said, settings_of
 from rcnn.weights.detectron2_settings import DEFAULTS, ONLY, TRAINING, read_settings
@@ -98,7 +98,7 @@ def test_a_file_at_hand_is_read_whatever_it_is_called(tmp_path: Path, monkeypatc
 
 
 def c4_state() -> dict[str, Tensor]:
-    config = apply_overrides(model_config("mask_rcnn_r50_c4_caffe"), ["num_classes=3"])
+    config = override(model_config("mask_rcnn_r50_c4_caffe"), ["num_classes=3"])
     return to_detectron2(blank(config), config)
 
 
@@ -142,7 +142,7 @@ MODEL:
 """,
     )
     given = from_detectron2(c4_state(), file)
-    assert given.config == apply_overrides(model_config("mask_rcnn_r50_c4_caffe"), HONOURED.split())
+    assert given.config == override(model_config("mask_rcnn_r50_c4_caffe"), HONOURED.split())
     assert given.classes == ("class_0", "class_1", "class_2")
     assert "settings of c.yaml" in given.report
     assert [line.split(":")[0] for line in given.assumed] == ["MODEL.RPN.BOUNDARY_THRESH=3"]
@@ -190,7 +190,7 @@ mask.class_agnostic=true mask.convs=3 mask.width=96 mask.norm=gn mask.roi_size=1
 def test_every_setting_of_an_fpn_yaml_is_honoured_and_comes_back(tmp_path: Path) -> None:
     file = settings(tmp_path, FPN_YAML)
     wanted = replace(
-        apply_overrides(model_config("mask_rcnn_r101_fpn"), FPN_WANTED.split()),
+        override(model_config("mask_rcnn_r101_fpn"), FPN_WANTED.split()),
         cascade=CascadeConfig(
             ious=(0.4, 0.6),
             delta_weights=((10.0, 10.0, 5.0, 5.0), (15.0, 15.0, 8.0, 8.0)),
@@ -351,7 +351,7 @@ def test_part_of_a_file_is_told_from_a_whole_one(change: str, message: str) -> N
 
 
 def test_anchors_that_tensors_cannot_tell_ask_for_settings() -> None:
-    config = apply_overrides(model_config("faster_rcnn_r50_c4_caffe"), ["rpn.sizes=[[32,64]]"])
+    config = override(model_config("faster_rcnn_r50_c4_caffe"), ["rpn.sizes=[[32,64]]"])
     with pytest.raises(ValueError, match=r"has 6 anchors at a place.*--config"):
         from_detectron2(to_detectron2(blank(config), config))
 

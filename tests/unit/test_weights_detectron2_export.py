@@ -7,13 +7,13 @@ import torch
 import yaml
 
 from rcnn.models import model_config
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.weights.detectron2 import to_detectron2
 from rcnn.weights.detectron2_export import not_said, settings_of
 
 
 def test_export_tells_what_detectron2_has_no_setting_for() -> None:
-    config = apply_overrides(
+    config = override(
         model_config("mask_rcnn_r50_fpn"), ["rpn.rounded_anchors=true", "box.nms=soft_linear", "boxes=inclusive"]
     )
     said = not_said(config)
@@ -35,14 +35,14 @@ def test_export_tells_what_detectron2_has_no_setting_for() -> None:
     ],
 )
 def test_networks_that_detectron2_does_not_have(name: str, change: list[str], message: str) -> None:
-    config = apply_overrides(model_config(name), change)
+    config = override(model_config(name), change)
     for function in (lambda: to_detectron2({}, config), lambda: settings_of(config)):
         with pytest.raises(ValueError, match=message):
             function()
 
 
 def test_export_moves_another_eps_into_the_variances() -> None:
-    config = apply_overrides(model_config("faster_rcnn_r50_c4"), ["backbone.norm_eps=0.0"])
+    config = override(model_config("faster_rcnn_r50_c4"), ["backbone.norm_eps=0.0"])
     variance = torch.tensor([1.0, 0.25, 3.0, 1e-3])
     name = "backbone.stem.conv1.norm.running_var"
     theirs = to_detectron2({name: variance, "backbone.stem.conv1.norm.weight": variance}, config)

@@ -17,7 +17,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
-from rcnn.models.overrides import apply_overrides
+from rcnn.models.overrides import override
 from rcnn.training.run import run_training
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
@@ -237,7 +237,7 @@ def caffe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Path) -> None:
     checkpoint = load_checkpoint(caffe)
-    config = apply_overrides(model_config("mask_rcnn_r50_fpn"), [BLOCKS])
+    config = override(model_config("mask_rcnn_r50_fpn"), [BLOCKS])
     adopted = adopt_backbone(config, checkpoint, "DIR")
     assert adopted.input == replace(config.input, channel_order="bgr", pixel_mean=MEANS["msra"], pixel_std=(1, 1, 1))
     assert isinstance(adopted.backbone, ResNetConfig)
@@ -247,22 +247,20 @@ def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Pa
         ("backbone.stride_in_1x1=false", "backbone.stride_in_1x1=true"),
     ):
         with pytest.raises(ValueError, match=f"{word}, but DIR was trained with .*{cure}"):
-            adopt_backbone(apply_overrides(config, [word]), checkpoint, "DIR", [word])
+            adopt_backbone(override(config, [word]), checkpoint, "DIR", [word])
     with pytest.raises(ValueError, match=r"another ResNet.*add backbone\.blocks=\[1,1,1,1\]"):
         adopt_backbone(model_config("mask_rcnn_r50_fpn"), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"frozen batch norm, the model group norm.*backbone\.norm=frozen_bn"):
-        adopt_backbone(apply_overrides(config, ["backbone.norm=gn"]), checkpoint, "DIR")
+        adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"worked into scale and shift.*leave backbone\.norm=bn out"):
-        adopt_backbone(apply_overrides(config, ["backbone.norm=bn"]), checkpoint, "DIR")
+        adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match="ResNets to ResNets"):
         adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")
 
 
 def test_the_last_stage_of_a_c4_detector_comes_from_the_backbone_too(caffe: Path) -> None:
     checkpoint = load_checkpoint(caffe)
-    config = adopt_backbone(
-        apply_overrides(model_config("faster_rcnn_r50_c4"), [BLOCKS, "num_classes=2"]), checkpoint, "DIR"
-    )
+    config = adopt_backbone(override(model_config("faster_rcnn_r50_c4"), [BLOCKS, "num_classes=2"]), checkpoint, "DIR")
     detector = build_detector(config)
     line = load_backbone(detector, checkpoint, "DIR")
     assert "new: box_head, rpn" in line

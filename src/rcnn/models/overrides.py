@@ -37,11 +37,6 @@ class Setting(NamedTuple):
     comment: str
 
 
-def apply_overrides(config: DetectorConfig, overrides: Sequence[str]) -> DetectorConfig:
-    """The detector's config with `key.sub=value` applied in order; a ValueError says what does not fit."""
-    return override(config, overrides)
-
-
 def override(settings: T, overrides: Sequence[str]) -> T:
     """Any of our dataclasses of settings, changed by `key.sub=value` strings in order.
 

@@ -101,7 +101,7 @@ def from_detectron2(state: Mapping[str, Tensor], config_file: str | Path | None 
     source = source or "the state dict"
     for pattern, what in OTHERS:
         if found := [name for name in state if re.match(pattern, name)]:
-            raise ValueError(f"{source} has {what} ({found[0]}), which this version does not convert")
+            raise ValueError(f"{source} has {what} ({found[0]}), which rcnn does not have")
     left = [name for name in state if IDLE.fullmatch(name)]
     kept = {name: value for name, value in state.items() if not IDLE.fullmatch(name)}
     unknown = [name for name in kept if not any(re.fullmatch(theirs, name) for theirs, _ in NAMES)]
