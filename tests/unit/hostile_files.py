@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 
 Maker = Callable[[Path], None]
@@ -58,7 +59,7 @@ def write_safetensors(path: Path) -> None:
 
 def write_hdf5(path: Path) -> None:
     """HDF5."""
-    import h5py
+    h5py = pytest.importorskip("h5py", reason="needs rcnn[hdf5]")
 
     with h5py.File(path, "w") as file:
         for name, value in ARRAYS.items():

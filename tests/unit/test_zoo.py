@@ -55,7 +55,10 @@ def tiny(name: str) -> DetectorConfig:
         ),
         mask=None if config.mask is None else replace(config.mask, convs=min(config.mask.convs, 1), width=32),
         keypoint=None if config.keypoint is None else replace(config.keypoint, convs=1, width=16),
-        fcis=None if config.fcis is None else replace(config.fcis, width=32, batch_size=16, max_detections=6),
+        fcis=None if config.fcis is None else replace(
+            config.fcis, width=32, batch_size=16, max_detections=6, score_threshold=0.0, mask_threshold=0.05,
+            min_size=0.0,
+        ),
     )  # fmt: skip
 
 
