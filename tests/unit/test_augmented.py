@@ -47,7 +47,7 @@ def names_of(detector: Detector) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(detector.config.num_classes))
 
 
-def same(found: ImageDetections, wanted: ImageDetections, box: float = 1e-3) -> None:
+def assert_same(found: ImageDetections, wanted: ImageDetections, box: float = 1e-3) -> None:
     """The same detections, in whatever order equal scores put them."""
     assert len(found) == len(wanted) > 2
     distance = np.abs(found.boxes[None] - wanted.boxes[:, None]).max(-1)
@@ -67,7 +67,7 @@ def test_one_view_of_the_checkpoints_own_size_is_plain_prediction(name: str) -> 
     detector, image = tiny(name), noise(75, 100)
     plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
     augmented = AugmentedPredictor(detector, flip=False, classes=names_of(detector)).predict([image])[0]
-    same(augmented, plain)
+    assert_same(augmented, plain)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -84,7 +84,7 @@ def test_with_mirrors_a_mirrored_image_has_the_mirrored_result(name: str) -> Non
         swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in names]
         points = points[:, [names.index(name) for name in swapped]].copy()
         points[..., 0] = 96 - points[..., 0]
-    same(found, replace(other, boxes=boxes, masks=masks, keypoints=points))
+    assert_same(found, replace(other, boxes=boxes, masks=masks, keypoints=points))
     plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
     assert len(plain) != len(found) or np.abs(plain.scores - found.scores).max() > 1e-4  # the views had a say
 
