@@ -47,7 +47,7 @@ def unpacked(bits: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.unpackbits(bits, axis=1)[:, : height * width].reshape(-1, height, width).astype(bool)
 
 
-def close(ours: Tensor, golden: np.ndarray, rtol: float, atol: float) -> None:
+def assert_close(ours: Tensor, golden: np.ndarray, rtol: float, atol: float) -> None:
     torch.testing.assert_close(ours, torch.from_numpy(golden), rtol=rtol, atol=atol)
 
 
@@ -68,11 +68,11 @@ def test_anchors(golden: Golden, offset: float) -> None:
         zip(wanted["sizes"].tolist(), wanted["strides"].tolist(), wanted["grids_hw"].tolist(), strict=True)
     ):
         cell = cell_anchors((size,), RATIOS)
-        close(cell, wanted[f"fpn_cell_l{level}"], 0, 1e-4)
-        close(grid_anchors(cell, tuple(grid), stride, offset), wanted[f"fpn_offset{offset}_l{level}"], 0, 1e-4)
+        assert_close(cell, wanted[f"fpn_cell_l{level}"], 0, 1e-4)
+        assert_close(grid_anchors(cell, tuple(grid), stride, offset), wanted[f"fpn_offset{offset}_l{level}"], 0, 1e-4)
     cell = cell_anchors((32, 64, 128, 256, 512), RATIOS)
-    close(cell, wanted["c4_cell"], 0, 1e-4)
-    close(grid_anchors(cell, (2, 3), 16), wanted["c4_grid2x3"], 0, 1e-4)
+    assert_close(cell, wanted["c4_cell"], 0, 1e-4)
+    assert_close(grid_anchors(cell, (2, 3), 16), wanted["c4_grid2x3"], 0, 1e-4)
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15)])
@@ -81,10 +81,10 @@ def test_box_deltas(golden: Golden, weights: tuple[int, ...]) -> None:
     source, target = torch.from_numpy(wanted["src"]), torch.from_numpy(wanted["tgt"])
     tag = "w1" if weights[0] == 1 else "w" + "_".join(str(w) for w in weights)
     deltas = encode_deltas(target, source, weights)
-    close(deltas, wanted[f"encoded_{tag}"], 1e-5, 1e-5)
-    close(decode_deltas(deltas, source, weights), wanted[f"decoded_roundtrip_{tag}"], 1e-5, 1e-3)
+    assert_close(deltas, wanted[f"encoded_{tag}"], 1e-5, 1e-5)
+    assert_close(decode_deltas(deltas, source, weights), wanted[f"decoded_roundtrip_{tag}"], 1e-5, 1e-3)
     classes = torch.from_numpy(wanted[f"deltas_{tag}"]).unflatten(1, (3, 4))
-    close(decode_deltas(classes, source[:, None], weights).flatten(1), wanted[f"decoded_{tag}"], 1e-5, 1e-3)
+    assert_close(decode_deltas(classes, source[:, None], weights).flatten(1), wanted[f"decoded_{tag}"], 1e-5, 1e-3)
     assert float(wanted["scale_clamp"]) == MAX_LOG_SCALE
 
 
@@ -96,11 +96,11 @@ def test_box_deltas(golden: Golden, weights: tuple[int, ...]) -> None:
 def test_matching(golden: Golden, tag: str, low: float, high: float, low_quality: bool, objects: str) -> None:
     wanted = golden("matcher")
     anchors, targets = torch.from_numpy(wanted["anchors"]), torch.from_numpy(wanted["gt"])
-    close(box_iou(targets, anchors), wanted["iou"], 1e-6, 1e-6)
+    assert_close(box_iou(targets, anchors), wanted["iou"], 1e-6, 1e-6)
     valid = ones(1, 7)
     if objects == "_zerorow":
         targets[6] = torch.tensor([9000.0, 9000, 9010, 9010])  # the object that overlaps nothing
-        close(box_iou(targets, anchors), wanted["iou_with_zero_row"], 1e-6, 1e-6)
+        assert_close(box_iou(targets, anchors), wanted["iou_with_zero_row"], 1e-6, 1e-6)
     elif objects == "_nogt":
         valid = ~valid
     matched, label = match(anchors, targets[None], valid, low, high, low_quality)
@@ -117,10 +117,10 @@ def test_roi_align(golden: Golden, sampling: int, aligned: int) -> None:
     boxes, valid = rois[:, 1:].expand(2, -1, -1), rois[:, 0] == torch.arange(2)[:, None]  # (2, 24): each in its image
     levels = torch.zeros(2, 24, dtype=torch.int64)
     pooled = roi_align([features], boxes, levels, valid, [scale], 7, sampling, bool(aligned)).sum(0)
-    close(pooled.detach(), wanted[f"out_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
+    assert_close(pooled.detach(), wanted[f"out_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
     pooled.backward(torch.from_numpy(wanted["grad_output"]))
     assert features.grad is not None
-    close(features.grad, wanted[f"gradin_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
+    assert_close(features.grad, wanted[f"gradin_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
 
 
 def test_roi_pooler(golden: Golden) -> None:
@@ -132,8 +132,8 @@ def test_roi_pooler(golden: Golden) -> None:
     features = [torch.from_numpy(wanted[f"feat{level}"]) for level in range(4)]
     scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     pooled = roi_align(features, boxes, assign_levels(boxes), valid, scales, 7, 0, True)[valid]
-    close(pooled[:16], wanted["out_first16"], 0, 1e-5)
-    close(pooled[-8:], wanted["out_last8"], 0, 1e-5)
+    assert_close(pooled[:16], wanted["out_first16"], 0, 1e-5)
+    assert_close(pooled[-8:], wanted["out_last8"], 0, 1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
@@ -248,7 +248,7 @@ def test_smooth_l1(golden: Golden) -> None:
     given = golden("losses")
     x, y = torch.from_numpy(given["x"]), torch.from_numpy(given["y"])
     for beta, name in ((0.0, "smooth_l1_beta0_sum"), (1 / 9, "smooth_l1_beta_1_9_sum")):
-        close(smooth_l1(x, y, beta).sum(), given[name], 1e-5, 0)
+        assert_close(smooth_l1(x, y, beta).sum(), given[name], 1e-5, 0)
 
 
 def test_resizing(golden: Golden) -> None:

@@ -24,6 +24,7 @@ from torch.overrides import TorchFunctionMode
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.weights.converted import few
 from rcnn.weights.differences import different_layers, different_tensors
 
 WEIGHTS_FILE = "model.safetensors"
@@ -92,7 +93,7 @@ def save_checkpoint(
             "classes": list(classes),
             "provenance": dict(provenance),
             "tensors": len(state),
-            "sha256": _sha256(new / WEIGHTS_FILE),
+            "sha256": sha256_of(new / WEIGHTS_FILE),
         }
         (new / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
         # safetensors writes for the owner's eyes only; whoever may read the config may read the weights
@@ -137,7 +138,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise ValueError(
             f"{weights} is truncated or damaged ({error}): copy it again, or take another checkpoint"
         ) from error
-    if len(state) != record["tensors"] or _sha256(weights) != record["sha256"]:
+    if len(state) != record["tensors"] or sha256_of(weights) != record["sha256"]:
         raise ValueError(
             f"{weights} is not the file that {CONFIG_FILE} was written with: {len(state)} tensors where "
             f"{record['tensors']} were written, or other values; copy the whole folder again"
@@ -234,16 +235,16 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
         raise ValueError(
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, _few(problems)])}; leave out the settings that change its layers"
+            f"differently: {'; '.join([*why, few(problems)])}; leave out the settings that change its layers"
         )
     new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"
     if partial:
-        line += f"; new heads for {_few(new_classes)}"
-        line += f", those of {_few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+        line += f"; new heads for {few(new_classes)}"
+        line += f", those of {few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
     if partial_points:
         kept = [name for name in points if name in known_points]
-        line += f"; keypoints kept: {_few(kept) if kept else 'none'}"
+        line += f"; keypoints kept: {few(kept) if kept else 'none'}"
     if new_parts:
         line += f"; new: {', '.join(sorted(new_parts))}"
     if dropped:
@@ -324,7 +325,7 @@ def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
     ]
     found = {"missing": [n for n in wanted if n not in given], "unknown": [n for n in given if n not in wanted]}
     found["of another shape"] = other
-    return [f"{word}: {_few(names)}" for word, names in found.items() if names]
+    return [f"{word}: {few(names)}" for word, names in found.items() if names]
 
 
 def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
@@ -362,10 +363,7 @@ def _parts(state: dict[str, Tensor]) -> set[str]:
     return {name.split(".")[0] for name in state}
 
 
-def _few(names: Sequence[str], most: int = 6) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

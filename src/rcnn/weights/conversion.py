@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from rcnn.models import build_detector
 from rcnn.models.overrides import override
-from rcnn.weights.checkpoint import require_class_names, require_replaceable, save_checkpoint
+from rcnn.weights.checkpoint import require_class_names, require_replaceable, save_checkpoint, sha256_of
 from rcnn.weights.convert import SYSTEMS, Settings, convert_found
 from rcnn.weights.converted import Converted, few, require_fit
 from rcnn.weights.foreign import TARGETS
@@ -66,7 +65,7 @@ def _write(
     require_sound(state, str(file), wishes.allow_nonfinite)
     provenance = {
         "converted_from": file.name,
-        "sha256": _sha256(file),
+        "sha256": sha256_of(file),
         "system": converted.system,
         "format": found.kind,
         "report": converted.report,
@@ -208,8 +207,3 @@ def _without(found: Found, patterns: Sequence[str]) -> tuple[Found, tuple[str, .
 
 def _settings_name(settings: Settings) -> str:
     return Path(settings).name if isinstance(settings, Path) else str(settings or "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
