@@ -26,8 +26,8 @@ import torch
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
-from rcnn.weights.detectron2 import to_detectron2
-from rcnn.weights.detectron2_export import settings_of
+from rcnn.weights.systems.detectron2.export import settings_of
+from rcnn.weights.systems.detectron2.system import to_detectron2
 
 # ending -> what is written; `pt` stands for torch's format before 1.6
 FORMATS = {"pkl": "pickle of arrays", "pth": "torch.save", "pt": "torch.save, before 1.6"}

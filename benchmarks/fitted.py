@@ -15,13 +15,13 @@ from torch import Tensor
 
 from rcnn.data import open_dataset
 from rcnn.data.images import read_image
-from rcnn.data.loader import pad_images
+from rcnn.data.loading import pad_images
 from rcnn.data.records import Dataset
 from rcnn.data.targets import Masks, collate_targets, make_sample
 from rcnn.data.transforms import Sample, resize, resized_size
 from rcnn.models import Detector, build_detector
 from rcnn.structures import ImageBatch, Targets
-from rcnn.weights.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from rcnn.data.images import read_image
-from rcnn.data.loader import Padding, pad_images
+from rcnn.data.loading import Padding, pad_images
 from rcnn.data.transforms import canvas_place, on_canvas, resize_factor, resize_shortest, resized_size
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector

@@ -12,7 +12,7 @@ import numpy as np
 
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import override
-from rcnn.weights.convert import convert
+from rcnn.weights.systems.known import convert
 
 
 def chainer_rule(shared: Path) -> ModuleType:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rcnn.models import Detector, build_detector
 from rcnn.structures import ImageBatch, Targets
-from rcnn.weights.convert import convert
+from rcnn.weights.systems.known import convert
 
 
 def weights_rule(shared: Path) -> ModuleType:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector, build_detector
-from rcnn.weights.convert import convert
-from rcnn.weights.converted import Converted
+from rcnn.weights.systems.converted import Converted
+from rcnn.weights.systems.known import convert
 
 FIXTURES = ("fcis_resnet101_coco_chainercv", "fcis_resnet101_coco_chainer_fcis")
 # of the fixtures: their photos are small

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector
-from rcnn.models.box_head import BoxHead
-from rcnn.models.regions import pool_regions
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.regions import pool_regions
 from rcnn.ops.masks import paste_masks
 from rcnn.structures import Detections, ImageBatch, Proposals
-from rcnn.weights.detectron2 import rename
+from rcnn.weights.systems.detectron2.system import rename
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 
 Stored = dict[str, np.ndarray]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from tests.unit.detectron_blobs import BLOCKS
 from tests.unit.legacy_formulas import clip, decode_detectron, pyramid_level, suppress
+from tests.unit.weights.detectron_blobs import BLOCKS
 
 # x1, y1, x2, y2 of the first and the last pixel, at the map's first cell
 FPN_ANCHORS = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rcnn.evaluation.coco import METRICS, evaluate
+from rcnn.metrics.coco import METRICS, evaluate
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])

@@ -18,7 +18,7 @@ from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import save_checkpoint
-from rcnn.weights.convert import convert
+from rcnn.weights.systems.known import convert
 
 NAMES = ("mask", "faster", "keypoint")
 

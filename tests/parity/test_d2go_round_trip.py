@@ -10,9 +10,9 @@ import torch
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import load_detector
-from rcnn.weights.conversion import Wishes, convert_to_folder
-from rcnn.weights.convert import convert
-from rcnn.weights.foreign import TARGETS, write_foreign
+from rcnn.weights.convert import Wishes, convert_to_folder
+from rcnn.weights.export import TARGETS, write_foreign
+from rcnn.weights.systems.known import convert
 
 
 @pytest.mark.parametrize("kind", ["faster", "mask", "keypoint"])

@@ -15,10 +15,10 @@ import torch
 from rcnn.models import build_detector
 from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.structures import ImageBatch
-from rcnn.weights.convert import convert
+from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_detectron import C4_ANCHORS, Peer, Rules
-from tests.unit.detectron_blobs import blobs, python2_pickle
+from tests.unit.weights.detectron_blobs import blobs, python2_pickle
 
 CLASSES = 5
 RULES = Rules(pre=60, post=40, threshold=0.12, most=30)

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcnn.models.regions import pool_regions
+from rcnn.models.heads.regions import pool_regions
 from rcnn.predictor import ImageDetections, Predictor
 from rcnn.structures import ImageBatch, Targets
-from rcnn.weights.chainer_mask_rcnn import rename
+from rcnn.weights.systems.chainer.system import rename
 from tests.parity.golden_chainer import converted_detector
 from tests.parity.golden_detectron2 import match_sets
 

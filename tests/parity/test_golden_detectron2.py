@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.models.box_head import BoxHead
+from rcnn.models.heads.box import BoxHead
 from tests.parity.golden_detectron2 import golden_detector, golden_images
 from tests.parity.golden_stages import (
     FIRST,

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
-from rcnn.weights.convert import convert
-from rcnn.weights.detectron2 import from_detectron2, rename, to_detectron2
-from rcnn.weights.detectron2_export import settings_of
-from rcnn.weights.detectron2_settings import read_settings
-from rcnn.weights.detectron2_yaml import config_of
+from rcnn.weights.systems.detectron2.config import config_of
+from rcnn.weights.systems.detectron2.export import settings_of
+from rcnn.weights.systems.detectron2.settings import read_settings
+from rcnn.weights.systems.detectron2.system import from_detectron2, rename, to_detectron2
+from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import write_peer_file
 
 FIXTURES = {

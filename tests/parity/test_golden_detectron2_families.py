@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.models.cascade_head import CascadeHead
+from rcnn.models.heads.cascade import CascadeHead
 from tests.parity.golden_detectron2 import golden_detector, golden_images
 from tests.parity.golden_stages import (
     FIRST,

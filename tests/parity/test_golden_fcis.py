@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector
-from rcnn.models.fcis_head import FCISHead
+from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.rpn import Level
 from rcnn.predictor import ImageDetections, Predictor
 from rcnn.structures import ImageBatch, Proposals, Targets
-from rcnn.weights.chainer_fcis import CHAINER_FCIS as CHAINER_FCIS_LAYERS
-from rcnn.weights.chainer_fcis import CHAINERCV as CHAINERCV_LAYERS
-from rcnn.weights.chainer_fcis import rename
+from rcnn.weights.systems.fcis.system import CHAINER_FCIS as CHAINER_FCIS_LAYERS
+from rcnn.weights.systems.fcis.system import CHAINERCV as CHAINERCV_LAYERS
+from rcnn.weights.systems.fcis.system import rename
 from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
 
 CHAINERCV, CHAINER_FCIS = FIXTURES

@@ -13,7 +13,7 @@ from rcnn.models import Detector
 from rcnn.ops.keypoints import decode_keypoints, keypoint_places
 from rcnn.predictor import to_original
 from rcnn.structures import Targets
-from rcnn.weights.detectron2 import rename
+from rcnn.weights.systems.detectron2.system import rename
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
 
 NAME = "keypoint_rcnn_R_50_FPN_1x"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rcnn.ops.roi_align import roi_align
-from rcnn.weights.detectron2 import rename
+from rcnn.weights.systems.detectron2.system import rename
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
 
 NAME = "rpn_R_50_FPN_1x"

@@ -13,7 +13,7 @@ from rcnn.ops.boxes import clip_boxes
 from rcnn.ops.deltas import decode_deltas
 from rcnn.ops.pasting import paste_as
 from rcnn.structures import ImageBatch
-from rcnn.weights.convert import convert
+from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, write_peer_file
 

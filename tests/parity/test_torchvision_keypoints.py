@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.structures import Targets
-from rcnn.weights.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
 from tests.parity.test_torchvision_models import (
     EXHAUSTIVE,
     assert_same_detections,

@@ -14,7 +14,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.structures import Detections, ImageBatch, Targets
-from rcnn.weights.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
 
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]

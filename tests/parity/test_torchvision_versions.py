@@ -14,7 +14,7 @@ from torchvision.models import detection
 from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from rcnn.weights.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
 from tests.parity.test_torchvision_models import (
     CLASSES,
     EXHAUSTIVE,

@@ -17,13 +17,18 @@ LINES = 400
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
     "structures": 0, "ops": 0,
-    "models": 1, "data": 1,
-    "weights": 2, "evaluation": 2, "drawing": 2,
-    "training": 3, "predictor": 3, "augmented": 3, "export": 3, "app": 3,
-    "cli": 4,
+    "preprocess": 1,
+    "models": 2, "data": 2,
+    "weights": 3, "metrics": 3, "drawing": 3,
+    "runtime": 4,
+    "predictor": 5, "tta": 5,
+    "evaluation": 6, "export": 6,
+    "training": 7, "serving": 7, "bench": 7,
+    "demo": 8,
+    "cli": 9,
 }  # fmt: skip
-# training evaluates with the predictor that users have, and looking several times is looking once, repeated
-ALLOWED_BESIDE = {("training", "predictor"), ("augmented", "predictor")}
+# test-time augmentation is prediction, repeated
+ALLOWED_BESIDE = {("tta", "predictor")}
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 # written in pieces so that this file does not hold what it forbids
 FORBIDDEN_WORDS = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK|for " + r"now)\b")

@@ -12,8 +12,8 @@ from PIL import Image
 from pycocotools import mask as pycoco
 
 from rcnn.cli.main import main
-from rcnn.data.synthetic import CLASSES
-from rcnn.training.demo import RECIPE, Demo, run_demo
+from rcnn.demo.run import RECIPE, Demo, run_demo
+from rcnn.demo.synthetic import CLASSES
 from tests.tiny_data import TINY_MODEL
 
 IMAGES = {"train": 4, "val": 2, "unseen": 2}

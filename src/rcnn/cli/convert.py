@@ -43,8 +43,8 @@ def convert(
 
     Example: rcnn convert model_final.pkl --config mask_rcnn_R_50_FPN_3x.yaml --output converted
     """
-    from rcnn.weights.conversion import Wishes, convert_to_folder, list_systems
-    from rcnn.weights.foreign import write_foreign
+    from rcnn.weights.convert import Wishes, convert_to_folder, list_systems
+    from rcnn.weights.export import write_foreign
 
     if listed:
         for line in list_systems():

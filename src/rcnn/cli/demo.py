@@ -24,8 +24,8 @@ def demo(
 ) -> None:
     """Draw a small data set, train a Mask R-CNN on it from scratch, measure it, and write pictures and a report."""
     from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.tables import metrics_table
-    from rcnn.training.demo import computing_threads, run_demo
+    from rcnn.demo.run import computing_threads, run_demo
+    from rcnn.metrics.tables import metrics_table
 
     words = overrides or []
     with computing_threads(threads):

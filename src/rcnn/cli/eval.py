@@ -65,10 +65,10 @@ def evaluate(
     from rcnn.cli.progress import progress_bar
     from rcnn.data import open_dataset
     from rcnn.drawing.report import write_report
-    from rcnn.evaluation.coco import FIELDS
-    from rcnn.evaluation.tables import metrics_table
-    from rcnn.training.evaluate import evaluate_dataset
-    from rcnn.training.examples import chosen_records, example_of
+    from rcnn.evaluation.evaluate import evaluate_dataset
+    from rcnn.evaluation.examples import chosen_records, example_of
+    from rcnn.metrics.coco import FIELDS
+    from rcnn.metrics.tables import metrics_table
 
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value

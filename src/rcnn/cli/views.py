@@ -22,8 +22,8 @@ TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --
 
 def predictor_from(checkpoint: Path, tta: str, flip: bool, **settings: Any) -> Predictor:
     """The predictor of a checkpoint; with `tta` one that looks at several sizes. ValueError for what is no size."""
-    from rcnn.augmented import AugmentedPredictor
     from rcnn.predictor import Predictor
+    from rcnn.tta import AugmentedPredictor
 
     if not tta:
         return Predictor.from_checkpoint(checkpoint, **settings)

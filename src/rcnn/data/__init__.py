@@ -1,6 +1,6 @@
 """Annotated images: folders of them to data sets, files to tensors, tensors to batches."""
 
-from rcnn.data.layouts import open_dataset, splits
+from rcnn.data.formats.layouts import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 
 __all__ = ["Dataset", "ImageRecord", "open_dataset", "splits"]

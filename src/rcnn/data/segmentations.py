@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data.findings import Findings
+from rcnn.data.warnings import Findings
 from rcnn.ops.coco_backend import Rle, as_rle, rle_area, rle_box
 
 Annotation = dict[str, Any]

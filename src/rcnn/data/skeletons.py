@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rcnn.data.findings import few
 from rcnn.data.records import Dataset
 from rcnn.data.transforms import mirror_pairs
+from rcnn.data.warnings import few
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,7 @@ from rcnn.models.backbones.mobilenet import MobileNet
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.backbones.timm import TimmNet, pixel_statistics
 from rcnn.models.backbones.vit import ViT
-from rcnn.models.box_head import BoxHead
 from rcnn.models.box_rules import BoxRules
-from rcnn.models.cascade_head import CascadeHead, CascadeMaskHead
 from rcnn.models.config import (
     BackboneConfig,
     CompactConfig,
@@ -26,12 +24,14 @@ from rcnn.models.config import (
     ViTConfig,
 )
 from rcnn.models.detector import Detector
-from rcnn.models.fcis_head import FCISHead
 from rcnn.models.fpn import FPN
-from rcnn.models.keypoint_head import KeypointHead
-from rcnn.models.mask_head import MaskHead
-from rcnn.models.refusals import refuse
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
+from rcnn.models.heads.fcis import FCISHead
+from rcnn.models.heads.keypoint import KeypointHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.models.rpn import RPN
+from rcnn.models.validate import refuse
 
 
 def build_detector(config: DetectorConfig) -> Detector:

@@ -7,14 +7,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from rcnn.models.box_head import BoxHead
 from rcnn.models.box_rules import BoxRules
-from rcnn.models.cascade_head import CascadeHead, CascadeMaskHead
 from rcnn.models.config import DetectorConfig
-from rcnn.models.fcis_head import FCISHead
 from rcnn.models.fpn import FPN
-from rcnn.models.keypoint_head import KeypointHead
-from rcnn.models.mask_head import MaskHead
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
+from rcnn.models.heads.fcis import FCISHead
+from rcnn.models.heads.keypoint import KeypointHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.models.rpn import RPN
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 

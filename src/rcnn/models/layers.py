@@ -12,7 +12,7 @@ from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import Norm
-from rcnn.models.region_norm import norm_of_real
+from rcnn.models.heads.region_norm import norm_of_real
 
 GROUPS = 32  # of group norm (Wu and He 2018)
 Padding = Literal["symmetric", "align", "tensorflow"]

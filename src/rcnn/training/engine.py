@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from rcnn.data.loader import TrainingBatch
+from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector
-from rcnn.training.average import Average
+from rcnn.training.ema import Average
 from rcnn.training.log import RunLog
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import TrainConfig

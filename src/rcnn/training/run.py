@@ -16,17 +16,17 @@ import torch
 from rcnn import __version__
 from rcnn.data import open_dataset
 from rcnn.data import splits as splits_of
-from rcnn.data.loader import training_batches
+from rcnn.data.loading import training_batches
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
 from rcnn.drawing.curves import write_curve
 from rcnn.drawing.plots import plots_available, write_plot
-from rcnn.evaluation.coco import METRICS
+from rcnn.evaluation.evaluate import evaluate_dataset, measured_kinds
+from rcnn.metrics.coco import METRICS
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.predictor import Predictor, choose_device
 from rcnn.training.engine import Metrics, Outcome, Run, train
-from rcnn.training.evaluate import evaluate_dataset, measured_kinds
 from rcnn.training.keypoints import describe_keypoints, keypoints_of
 from rcnn.training.log import read_log
 from rcnn.training.settings import FINE_TUNING, TrainConfig, split_overrides

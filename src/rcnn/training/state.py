@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.training.average import Average
+from rcnn.training.ema import Average
 
 STATE_FILE = "training.pt"
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.weights.checkpoint import Checkpoint
-from rcnn.weights.converted import few
+from rcnn.weights.systems.converted import few
 
 # what weights were trained with, and no shape shows: taken over from the checkpoint
 CARRIED = (

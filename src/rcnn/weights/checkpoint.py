@@ -24,8 +24,8 @@ from torch.overrides import TorchFunctionMode
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
-from rcnn.weights.converted import few
 from rcnn.weights.differences import different_layers, different_tensors
+from rcnn.weights.systems.converted import few
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

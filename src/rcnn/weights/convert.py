@@ -1,196 +1,209 @@
-"""One way in for weights of other systems: which system a file is from is read from its tensors' names.
-
-To add one: a module with `recognises(names)` and `from_<system>(state, config_file, source)`, and a line in SYSTEMS.
-"""
+"""A whole conversion: a file of another system becomes a checkpoint folder of ours, and is tried out."""
 
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Collection, Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
-from rcnn.weights.chainer_fcis import from_chainer_fcis, from_chainercv, recognises_chainer_fcis, recognises_chainercv
-from rcnn.weights.chainer_mask_rcnn import from_dena, from_wkentaro, recognises_dena, recognises_wkentaro
-from rcnn.weights.converted import Converted, DoesNotFit, class_names, few
-from rcnn.weights.d2go import from_d2go, is_d2go
-from rcnn.weights.detectron import from_detectron
-from rcnn.weights.detectron import recognises as is_detectron
-from rcnn.weights.detectron2 import from_detectron2
-from rcnn.weights.detectron2 import recognises as is_detectron2
-from rcnn.weights.found import Found, find_weights
-from rcnn.weights.mask_faster_rcnn import from_mask_faster_rcnn
-from rcnn.weights.mask_faster_rcnn import recognises as is_mask_faster_rcnn
-from rcnn.weights.matterport import from_matterport
-from rcnn.weights.matterport import recognises as is_matterport
-from rcnn.weights.mmdetection import from_mmdetection
-from rcnn.weights.mmdetection import recognises as is_mmdetection
-from rcnn.weights.mxnet_fcis import from_mxnet_fcis
-from rcnn.weights.mxnet_fcis import recognises as is_mxnet_fcis
-from rcnn.weights.tensorpack import from_tensorpack
-from rcnn.weights.tensorpack import recognises as is_tensorpack
-from rcnn.weights.torchvision import from_torchvision, is_torchvision
+from rcnn.models import build_detector
+from rcnn.models.overrides import override
+from rcnn.weights.checkpoint import require_class_names, require_replaceable, save_checkpoint, sha256_of
+from rcnn.weights.export import TARGETS
+from rcnn.weights.readers.state_dict import Found, find_weights
+from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
+from rcnn.weights.systems.converted import Converted, few, require_fit
+from rcnn.weights.systems.imagenet import KINDS, convert_backbone, is_backbone
+from rcnn.weights.systems.known import SYSTEMS, Settings, convert_found
 
-Settings = str | Path | None  # a system's own configuration: a file, or a name or words that the system knows
+Say = Callable[[str], object]
+MOST_LINES = 40  # names listed one a line before the rest are counted
 
 
 @dataclass(frozen=True, kw_only=True)
-class System:
-    """A system whose files we read."""
+class Wishes:
+    """What the user asks of a conversion."""
 
-    name: str
-    files: str  # what its files are
-    recognises: Callable[[Collection[str]], bool]  # by the names of the tensors
-    read: Callable[[Found, Settings], Converted]
-    settings: str = ""  # what --config takes; empty: nothing
-
-
-def _plain(function: Callable[[Mapping[str, Tensor], Settings, str], Converted]) -> Callable[..., Converted]:
-    """A `from_<system>` that needs the weights and the settings alone."""
-    return lambda found, settings: function(found.state, settings, found.source)
+    settings: Settings = None  # the other system's own configuration
+    classes: str = ""  # names with commas between them, or a file of one a line; empty: those inferred
+    allow_missing: Sequence[str] = ()  # patterns of our names that may be missing: they get initial values
+    allow_unused: Sequence[str] = ()  # patterns of their names that are left behind
+    allow_nonfinite: bool = False
+    overrides: Sequence[str] = ()  # KEY=VALUE of our config, after what was inferred
+    command: str = ""  # as it was typed, for the record
 
 
-def _d2go(found: Found, settings: Settings) -> Converted:
-    return from_d2go({**found.extras, "model": found.state}, found.source)
+def convert_to_folder(file: str | Path, output: str | Path, wishes: Wishes, say: Say = print) -> None:
+    """Convert `file` into the checkpoint folder `output`, telling `say` what was found, and run what was written.
 
-
-def _torchvision(found: Found, settings: Settings) -> Converted:
-    return from_torchvision(found.state, found.source)
-
-
-def _mmdetection(found: Found, settings: Settings) -> Converted:
-    return from_mmdetection(found.state, settings, found.source, found.extras)
-
-
-def _detectron(found: Found, settings: Settings) -> Converted:
-    return from_detectron(found.state, settings, found.source, found.extras)
-
-
-# tried in order; the first that recognises the names reads the file
-SYSTEMS: tuple[System, ...] = (
-    System(name="D2Go", files=".pth, .pt of FBNetV3A detectors", recognises=is_d2go, read=_d2go),
-    # before Detectron2's, whose heads have the same names
-    System(name="torchvision", files=".pth", recognises=is_torchvision, read=_torchvision),
-    System(
-        name="Detectron2",
-        files=".pkl, .pth",
-        recognises=is_detectron2,
-        read=_plain(from_detectron2),
-        settings="its YAML, or the name of one of its zoo",
-    ),
-    System(
-        name="Detectron",
-        files=".pkl of Caffe2 blobs",
-        recognises=is_detectron,
-        read=_detectron,
-        settings="its YAML",
-    ),
-    System(
-        name="MMDetection",
-        files=".pth of 2.x and 3.x",
-        recognises=is_mmdetection,
-        read=_mmdetection,
-        settings="its config, a .py file",
-    ),
-    System(
-        name="tensorpack",
-        files=".npz",
-        recognises=is_tensorpack,
-        read=_plain(from_tensorpack),
-        settings="its settings, KEY=VALUE ... or a file of them",
-    ),
-    System(
-        name="ChainerCV's FCIS",
-        files=".npz",
-        recognises=recognises_chainercv,
-        read=_plain(from_chainercv),
-        settings="arguments of FCISResNet101, KEY=VALUE ... or a YAML of them",
-    ),
-    System(
-        name="chainer-fcis",
-        files=".npz",
-        recognises=recognises_chainer_fcis,
-        read=_plain(from_chainer_fcis),
-        settings="its demo.yaml or train.yaml, or KEY=VALUE ...",
-    ),
-    System(
-        name="chainer-mask-rcnn (wkentaro)",
-        files=".npz",
-        recognises=recognises_wkentaro,
-        read=_plain(from_wkentaro),
-        settings="the params.yaml of its log folder, or KEY=VALUE ...",
-    ),
-    System(
-        name="Chainer_Mask_R-CNN (DeNA)",
-        files=".npz",
-        recognises=recognises_dena,
-        read=_plain(from_dena),
-        settings="the flags it was run with (--bn2affine ...), or a file of them",
-    ),
-    System(
-        name="mask-faster-rcnn",
-        files=".pth",
-        recognises=is_mask_faster_rcnn,
-        read=_plain(from_mask_faster_rcnn),
-        settings="its YAML (experiments/cfgs), or KEY=VALUE ...",
-    ),
-    System(
-        name="matterport's Mask R-CNN",
-        files=".h5",
-        recognises=is_matterport,
-        read=_plain(from_matterport),
-        settings="its Config, KEY=VALUE ... or a file of what display() prints",
-    ),
-    System(name="MXNet's FCIS", files=".params", recognises=is_mxnet_fcis, read=_plain(from_mxnet_fcis)),
-)
-
-
-def known_systems() -> str:
-    """The systems and their files, for people."""
-    return ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS)
-
-
-def convert(file: str | Path, settings: Settings = None) -> Converted:
-    """The detector in `file`, a checkpoint of another system; `settings` are that system's own, where it has any.
-
-    Nothing in the file is run. Raises FileNotFoundError, or ValueError that names the file and what is wrong with it.
+    Raises FileNotFoundError, FileExistsError, ImportError or ValueError that says what is wrong and what to do; then
+    nothing is written.
     """
-    return convert_found(find_weights(file), settings)
+    file, output = Path(file), Path(output)
+    require_replaceable(output)
+    found, unused = _without(find_weights(file), wishes.allow_unused)
+    backbone = is_backbone(list(found.state))
+    _write(found, unused, file, output, wishes, backbone, say)
+    say(f"wrote {output}")
+    say(check_backbone(output) if backbone else check_detector(output))
 
 
-def convert_found(found: Found, settings: Settings = None, allow_missing: Sequence[str] = ()) -> Converted:
-    """As `convert`, of a file that is open; tensors of ours that match a pattern of `allow_missing` may lack."""
-    names = list(found.state)
-    for system in SYSTEMS:
-        if system.recognises(names):
-            if settings is not None and not system.settings:
-                raise ValueError(
-                    f"{settings}: files of {system.name} come without settings, as {found.source} does; leave it out"
-                )
-            converted = _read(system, found, settings, allow_missing)
-            return replace(converted, system=converted.system or system.name, left=(*converted.left, *found.left))
-    if "box_head.scores.weight" in names and "rpn.objectness.weight" in names:
-        raise ValueError(f"{found.source} is of a checkpoint of ours: commands take the folder that it is in")
-    raise ValueError(f"{found.source} is of no system we know: its tensors are {few(names)}. Known: {known_systems()}")
+def _write(
+    found: Found, unused: Sequence[str], file: Path, output: Path, wishes: Wishes, backbone: bool, say: Say
+) -> None:
+    """Convert and write; the weights are gone from memory when this is done."""
+    converted = _convert(found, wishes, backbone)
+    state = _complete(converted, wishes, backbone, str(file))
+    left = (*converted.left, *unused)
+    for line in describe(converted, state, file, found.kind, left):
+        say(line)
+    require_sound(state, str(file), wishes.allow_nonfinite)
+    provenance = {
+        "converted_from": file.name,
+        "sha256": sha256_of(file),
+        "system": converted.system,
+        "format": found.kind,
+        "report": converted.report,
+        "assumed": list(converted.assumed),
+        "left": list(left),
+        "settings": _settings_name(wishes.settings),
+        "overrides": list(wishes.overrides),
+        "command": wishes.command,
+        "torch": torch.__version__,
+    }
+    kind = "backbone" if backbone else "detector"
+    save_checkpoint(output, state, converted.config, converted.classes, provenance, kind=kind)
+    require_same(output, state)
 
 
-def _read(system: System, found: Found, settings: Settings, allow_missing: Sequence[str]) -> Converted:
-    """What `system` makes of the file, as far as it goes where what is missing may be."""
-    try:
-        return system.read(found, settings)
-    except DoesNotFit as error:
-        if not error.missing:
-            raise
-        if not all(any(fnmatch.fnmatchcase(name, p) for p in allow_missing) for name in error.missing):
-            raise ValueError(f"{error}; --allow-missing PATTERN gives those that match initial values") from error
-        config = error.config
-        return Converted(
-            config=config,
-            state=dict(error.state),
-            classes=class_names(config.num_classes),
-            report=f"{system.name} {config.name}, incomplete; settings as for a whole file",
+def list_systems() -> list[str]:
+    """What `rcnn convert --list` says: a line for each system."""
+    lines = [
+        f"{system.name}: {system.files}" + (f"; --config takes {system.settings}" if system.settings else "")
+        for system in SYSTEMS
+    ]
+    kinds = ", ".join(kind.name for kind in KINDS)
+    return [*lines, f"ImageNet ResNets (the backbone alone, to train from): {kinds}", f"--to: {', '.join(TARGETS)}"]
+
+
+def _convert(found: Found, wishes: Wishes, backbone: bool) -> Converted:
+    if backbone:
+        if wishes.classes or wishes.settings is not None:
+            raise ValueError(f"{found.source} is a backbone alone: it has no classes or settings; leave them out")
+        converted = convert_backbone(found)
+    else:
+        converted = convert_found(found, wishes.settings, wishes.allow_missing)
+    config = override(converted.config, wishes.overrides)
+    classes = converted.classes
+    if wishes.classes:
+        classes = read_classes(wishes.classes)
+        require_class_names(classes, config.num_classes, f"--classes {wishes.classes}")
+    return replace(converted, config=config, classes=classes)
+
+
+def _complete(converted: Converted, wishes: Wishes, backbone: bool, source: str) -> dict[str, Tensor]:
+    """The state to be written: all of a backbone's or a detector's tensors, initial values for what may be missing."""
+    if backbone:
+        require_fit(converted.config, converted.state, source, part="backbone.")
+        return converted.state
+    state = dict(converted.state)
+    with torch.device("meta"):
+        wanted = build_detector(converted.config).state_dict()
+    missing = [name for name in wanted if name not in state]
+    if missing and all(any(fnmatch.fnmatchcase(name, p) for p in wishes.allow_missing) for name in missing):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            fresh = build_detector(converted.config).state_dict()
+        state |= {name: fresh[name] for name in missing}
+    require_fit(converted.config, state, source)
+    return state
+
+
+def describe(
+    converted: Converted, state: Mapping[str, Tensor], file: Path, kind: str, left: Sequence[str]
+) -> list[str]:
+    """What was found, assumed and left behind, for people."""
+    numbers = sum(value.numel() for value in state.values())
+    names = converted.classes
+    shown = few([str(name) for name in names], 5) if names else ""
+    lines = [
+        f"{file}: {converted.system}, {kind}",
+        f"  {converted.report}",
+        f"  {converted.config.name}: {len(state)} tensors, {numbers / 1e6:.1f} million numbers"
+        + (f", {len(names)} classes ({shown})" if names else ""),
+    ]
+    fresh = [name for name in state if name not in converted.state]
+    lists = (
+        ("assumed, for the file cannot say", converted.assumed),
+        ("left behind", left),
+        ("missing, so they have initial values", fresh),
+    )
+    for title, items in lists:
+        items = _gathered(items)
+        if items:
+            lines.append(f"  {title}:")
+            lines += [f"    {item}" for item in items[:MOST_LINES]]
+            lines += [f"    and {len(items) - MOST_LINES} more"] if len(items) > MOST_LINES else []
+    return lines
+
+
+def _gathered(names: Sequence[str]) -> list[str]:
+    """The names; four and more that differ in their numbers alone are one, with * for these."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        groups.setdefault(name if " " in name else re.sub(r"\d+", "*", name), []).append(name)
+    gathered = []
+    for pattern, same in groups.items():
+        gathered += same if len(same) < 4 else [f"{pattern} ({len(same)} of them)"]
+    return gathered
+
+
+def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: bool = False) -> None:
+    """A ValueError that names the tensors which hold integers in place of weights, or numbers that are none."""
+    integers = [name for name, value in state.items() if not value.is_floating_point() and not _counts(name)]
+    if integers:
+        raise ValueError(
+            f"{source} holds whole numbers where weights belong, as quantised models do: {few(integers)} (in our "
+            "names); convert the checkpoint from before it was quantised"
         )
-    except KeyError as error:
-        raise ValueError(f"{found.source} looks like {system.name}'s, but has no tensor {error}") from error
+    wrong = [name for name, value in state.items() if value.is_floating_point() and not _finite(value)]
+    if wrong and not allow_nonfinite:
+        raise ValueError(
+            f"{source} holds NaN or infinity in {len(wrong)} tensors: {few(wrong)} (in our names). The training "
+            "diverged: take an earlier checkpoint (or --allow-nonfinite, to look at it)"
+        )
+
+
+def _finite(value: Tensor) -> bool:
+    """Whether all numbers are; a part at a time, for the question takes as much memory again."""
+    return all(bool(part.isfinite().all()) for part in value.reshape(-1).split(1 << 22))
+
+
+def _counts(name: str) -> bool:
+    return name.endswith("num_batches_tracked")
+
+
+def read_classes(words: str) -> tuple[str, ...]:
+    """Class names from `a,b,c`, or from a file that has one a line."""
+    path = Path(words)
+    if "," not in words and path.is_file():
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    return tuple(word.strip() for word in words.split(","))
+
+
+def _without(found: Found, patterns: Sequence[str]) -> tuple[Found, tuple[str, ...]]:
+    """`found` without the tensors of these names, and their names."""
+    if not patterns:
+        return found, ()
+    unused = tuple(name for name in found.state if any(fnmatch.fnmatchcase(name, p) for p in patterns))
+    kept = found.state.without(unused)
+    return replace(found, state=kept), unused
+
+
+def _settings_name(settings: Settings) -> str:
+    return Path(settings).name if isinstance(settings, Path) else str(settings or "")

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from rcnn.data.textures import noise
 from rcnn.models import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
 from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoint
-from rcnn.weights.converted import few
-from rcnn.weights.torch_files import read_safetensors
+from rcnn.weights.readers.torch_files import read_safetensors
+from rcnn.weights.systems.converted import few
 
 MOST_COMPARED = 1 << 22  # numbers at a time
 SIDES = (224, 288)  # height, width of the image: small, and a multiple of every stride
@@ -25,7 +25,8 @@ def generated_image(seed: int = 0) -> Tensor:
     """A picture (3, H, W) uint8 RGB of shaded shapes on a textured ground; the same for the same `seed`."""
     rng = np.random.default_rng(seed)
     height, width = SIDES
-    picture = np.stack([noise(rng, height, width, cell) for cell in (64, 48, 32)], axis=-1)
+    ground = torch.from_numpy(rng.random((1, 3, 7, 9)))
+    picture = F.interpolate(ground, (height, width), mode="bilinear", align_corners=True)[0].permute(1, 2, 0).numpy()
     rows, columns = np.mgrid[:height, :width]
     for _ in range(4):
         y, x, tall, wide = rng.integers((30, 30, 20, 20), (height - 30, width - 30, 60, 60))

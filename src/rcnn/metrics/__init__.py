@@ -1,0 +1,1 @@
+"""Numbers of COCO: average precision and per-class tables."""

@@ -1,0 +1,1 @@
+"""The second stage: box, cascade, mask, keypoint and FCIS heads."""

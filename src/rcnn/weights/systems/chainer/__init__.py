@@ -1,0 +1,1 @@
+"""Both Mask R-CNNs in Chainer."""

@@ -1,0 +1,1 @@
+"""Detectron (Caffe2)."""

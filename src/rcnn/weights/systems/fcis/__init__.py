@@ -1,0 +1,1 @@
+"""FCIS: ChainerCV, chainer-fcis and MXNet."""

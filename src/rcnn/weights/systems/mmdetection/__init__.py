@@ -1,0 +1,1 @@
+"""MMDetection 2 and 3."""

@@ -1,0 +1,1 @@
+"""tensorpack's Faster, Mask and Cascade R-CNN."""

@@ -1,0 +1,120 @@
+"""Folders as they are found in the world: which split is where, and what is said of a folder that is none of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rcnn.data import open_dataset, splits
+from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
+
+TABLES = coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)])
+NAMES = ["1.png", "2.png"]
+
+
+def place(root: Path, file: str, images: str) -> Path:
+    (root / file).parent.mkdir(parents=True, exist_ok=True)
+    (root / file).write_text(json.dumps(TABLES))
+    write_images(root / images, NAMES)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "split"),
+    [
+        ("annotations/instances_val2017.json", "val2017", "val2017"),
+        ("annotations/instances_val2017.json", "images/val2017", "val2017"),
+        ("annotations/instances_default.json", "images", "default"),
+        ("annotations/person_keypoints_val.json", "val", "val"),
+        ("annotations/test.json", "test", "test"),
+        ("train/_annotations.coco.json", "train", "train"),
+        ("train/annotations.json", "train/images", "train"),
+        ("trainval.json", "images", "trainval"),
+        ("trainval.json", ".", "trainval"),
+    ],
+)
+def test_coco_files_are_found_where_tools_put_them(tmp_path: Path, file: str, images: str, split: str) -> None:
+    root = place(tmp_path, file, images)
+    (root / "results.json").write_text(json.dumps([{"image_id": 1, "score": 0.5}]))
+    assert splits(root) == [split]
+    dataset = open_dataset(root, split)
+    assert dataset.annotation_file == root / file
+    assert (dataset.root, dataset.split) == (root, split)
+    assert [record.path.resolve() for record in dataset] == [(root / images / name).resolve() for name in NAMES]
+    assert dataset.classes == ("kite", "cup")
+
+
+def test_names_in_the_file_may_hold_folders(tmp_path: Path) -> None:
+    tables = coco_tables([], images=1)
+    tables["images"][0]["file_name"] = "photos/a/1.png"
+    (tmp_path / "all.json").write_text(json.dumps(tables))
+    write_images(tmp_path / "photos" / "a", ["1.png"])
+    assert open_dataset(tmp_path, "all")[0].path.is_file()
+
+
+def test_splits_are_sorted_and_captions_are_none(tmp_path: Path) -> None:
+    for split in ("val", "train"):
+        write_coco(tmp_path, TABLES, split)
+    (tmp_path / "annotations" / "captions_val.json").write_text(json.dumps(TABLES))
+    assert splits(tmp_path) == ["train", "val"]
+
+
+def test_the_shared_sets_are_recognised(shared: Path) -> None:
+    data = shared / "data"
+    assert splits(data / "coco449") == ["train2017", "val2017"]
+    assert splits(data / "balloon") == ["train", "val"]
+    assert splits(data / "fruits_nuts") == ["trainval"]
+    fruits = open_dataset(data / "fruits_nuts", "trainval")
+    assert (len(fruits), fruits.classes) == (18, ("date", "fig", "hazelnut"))
+    assert sum(len(record.boxes) for record in fruits) == 165
+    assert fruits[0].path == data / "fruits_nuts" / "images" / "0.jpg"
+
+
+def test_a_split_that_is_not_there(tmp_path: Path) -> None:
+    write_coco(tmp_path, TABLES, "val2017")
+    with pytest.raises(FileNotFoundError) as error:
+        open_dataset(tmp_path, "val")
+    assert "has no split 'val' (did you mean 'val2017'?); it has val2017" in str(error.value)
+    assert "annotations/instances_val.json" in str(error.value)
+
+
+def test_a_folder_without_annotations(tmp_path: Path) -> None:
+    write_images(tmp_path, NAMES)
+    for call in (lambda: splits(tmp_path), lambda: open_dataset(tmp_path, "train")):
+        with pytest.raises(FileNotFoundError, match=r"no annotations of a known layout.*via_region_data.json"):
+            call()
+
+
+def test_no_folder_at_all(tmp_path: Path) -> None:
+    for call in (lambda: splits(tmp_path / "absent"), lambda: open_dataset(tmp_path / "absent", "train")):
+        with pytest.raises(FileNotFoundError, match=r"absent is not a folder"):
+            call()
+
+
+def test_the_folder_of_one_split_says_what_to_give(tmp_path: Path) -> None:
+    root = place(tmp_path, "valid/_annotations.coco.json", "valid")
+    with pytest.raises(FileNotFoundError, match="give the folder above it, and valid as the split"):
+        open_dataset(root / "valid", "valid")
+
+
+def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
+    write_coco(tmp_path, TABLES)
+    (tmp_path / "val" / "2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"instances_val.json: 1 of its 2 images are not in .*val: 2.png"):
+        open_dataset(tmp_path, "val")
+    shutil.rmtree(tmp_path / "val")
+    with pytest.raises(FileNotFoundError, match=r"lists 2 images \(1.png, 2.png\), none of them in .*val, .*images"):
+        open_dataset(tmp_path, "val")
+
+
+def test_objects_of_other_classes_are_left_out_when_asked(tmp_path):
+    root = write_coco(tmp_path, coco_tables([annotation(1), annotation(2, category_id=7), annotation(3, image_id=2)]))
+    with pytest.raises(ValueError, match=r"1 classes that are not among the 1 asked for: 'cup'.*ignore-other-classes"):
+        open_dataset(root, "val", ["kite"])
+    dataset = open_dataset(root, "val", ["kite"], ignore_others=True)
+    assert [len(dataset[i].boxes) for i in range(len(dataset))] == [1, 1]
+    assert [entry["id"] for entry in dataset.to_coco()["annotations"]] == [1, 3]
+    assert [entry["name"] for entry in dataset.to_coco()["categories"]] == ["kite"]

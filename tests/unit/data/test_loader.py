@@ -1,0 +1,242 @@
+"""Batches: padding, order and the stream, against slow loops and what the annotation files say."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rcnn.data import Dataset
+from rcnn.data.images import ImageError
+from rcnn.data.loading import Batches, Order, TrainingBatch, pad_images, padded_shape, training_batches
+from tests.unit.data.coco_folders import annotation
+from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return seven_images(tmp_path)
+
+
+def tensors(batch: TrainingBatch) -> list[torch.Tensor]:
+    found = [batch.images.pixels, batch.images.sizes]
+    targets = batch.targets
+    return found + [v for v in (targets.boxes, targets.labels, targets.valid, targets.polygons) if v is not None]
+
+
+def assert_same(one: list[TrainingBatch], other: list[TrainingBatch]) -> None:
+    assert len(one) == len(other) > 0
+    for a, b in zip(one, other, strict=True):
+        assert a.image_ids == b.image_ids
+        for x, y in zip(tensors(a), tensors(b), strict=True):
+            assert torch.equal(x, y)
+
+
+class TestPadding:
+    @pytest.mark.parametrize(("divisor", "shape"), [(32, (64, 96)), (0, (40, 65)), (1, (40, 65)), (50, (50, 100))])
+    def test_exact(self, divisor, shape):
+        images = [torch.full((3, 40, 60), 7, dtype=torch.uint8), torch.full((3, 33, 65), 9, dtype=torch.uint8)]
+        batch = pad_images(images, divisor=divisor, padding="exact")
+        assert batch.pixels.shape == (2, 3, *shape)
+        assert batch.pixels.dtype == torch.uint8
+        assert batch.sizes.tolist() == [[40, 60], [33, 65]]
+        for slot, image in zip(batch.pixels, images, strict=True):
+            _, height, width = image.shape
+            assert torch.equal(slot[:, :height, :width], image)
+            assert slot.sum() == image.sum()
+
+    def test_floats_stay_floats(self):
+        image = torch.rand(3, 10, 12) * 255
+        batch = pad_images([image], divisor=0, padding="exact")
+        assert torch.equal(batch.pixels[0], image)
+
+    @pytest.mark.parametrize(
+        ("size", "shape"),
+        [
+            ((800, 800), (832, 960)),
+            ((800, 1067), (832, 1152)),
+            ((800, 1199), (832, 1344)),
+            ((800, 1333), (832, 1344)),
+            ((1333, 800), (1344, 832)),
+            ((320, 427), (320, 448)),
+            ((480, 320), (512, 320)),
+            ((3, 5), (64, 64)),
+        ],
+    )
+    def test_bucket(self, size, shape):
+        assert padded_shape([size], 32, "bucket") == shape
+
+    def test_buckets_are_few_and_hold_their_images(self):
+        sizes = [(800, width) for width in range(800, 1334)] + [(height, 800) for height in range(800, 1334)]
+        shapes = Counter()
+        for height, width in sizes:
+            shape = padded_shape([(height, width)], 32, "bucket")
+            assert shape[0] >= height
+            assert shape[1] >= width
+            assert shape[0] * shape[1] < 1.27 * height * width
+            shapes[shape] += 1
+        assert len(shapes) == 6
+
+    @pytest.mark.parametrize("divisor", [32, 48, 128])
+    def test_buckets_honour_the_divisor(self, divisor):
+        shape = padded_shape([(500, 700)], divisor, "bucket")
+        assert [side % divisor for side in shape] == [0, 0]
+
+    def test_no_images(self):
+        with pytest.raises(ValueError, match="no images"):
+            pad_images([], divisor=32, padding="exact")
+
+
+class TestOrder:
+    @pytest.mark.parametrize(("images", "size"), [(7, 2), (8, 2), (9, 4), (3, 3), (2, 5), (1, 4), (50, 8)])
+    def test_places_come_once_and_images_once_a_pass(self, images, size):
+        order = Order(np.arange(images) % 3 > 0, size, seed=1)
+        batches = [order(n) for n in range(4 * images)]
+        assert {len(batch) for batch in batches} == {size}
+        uses = sorted((place, image) for batch in batches for image, place in batch)
+        # the last pass may have only begun: the batches of each pass are shuffled
+        whole = len(uses) // images - size
+        assert [place for place, _ in uses][: whole * images] == list(range(whole * images))
+        for number in range(whole):
+            assert sorted(image for _, image in uses[number * images : (number + 1) * images]) == list(range(images))
+
+    def test_batches_of_a_pass_hold_every_image(self):
+        order = Order(np.arange(12) % 2 > 0, 4, seed=0)
+        for number in range(5):
+            seen = [image for n in range(3 * number, 3 * number + 3) for image, _ in order(n)]
+            assert sorted(seen) == list(range(12))
+
+    def test_wide_and_tall_do_not_mix(self):
+        wide = np.random.default_rng(0).random(100) < 0.7
+        order = Order(wide, 4, seed=0)
+        for number in range(3):
+            mixed = [len({bool(wide[image]) for image, _ in order(n)}) for n in range(25 * number, 25 * number + 25)]
+            assert mixed.count(2) <= 1
+            kinds = [bool(wide[order(n)[0][0]]) for n in range(25)]
+            assert kinds != sorted(kinds)  # neither come first
+            assert kinds != sorted(kinds, reverse=True)
+
+    def test_any_batch_alone(self):
+        ahead = Order(np.ones(10, bool), 3, seed=5)
+        batches = [ahead(n) for n in range(20)]
+        for n in reversed(range(20)):
+            assert Order(np.ones(10, bool), 3, seed=5)(n) == batches[n]
+        assert Order(np.ones(10, bool), 3, seed=6)(0) != batches[0]
+        assert sorted(batches[:3]) != sorted(batches[10:13])
+
+
+class TestStream:
+    settings = Settings(flip=0.5, jitter=0.3, scales=(32, 40))
+
+    def test_the_same_from_any_number_of_workers(self, dataset):
+        alone = take(training_batches(dataset, Model(), self.settings), 9)
+        by_two = training_batches(dataset, Model(), Settings(**(vars(self.settings) | {"workers": 2})))
+        assert_same(alone, take(by_two, 9))
+
+    def test_resumed_at_a_step(self, dataset):
+        whole = take(training_batches(dataset, Model(), self.settings), 9)
+        assert_same(whole[5:], take(training_batches(dataset, Model(), self.settings, 5), 4))
+        by_one = Settings(**(vars(self.settings) | {"workers": 1}))
+        assert_same(whole[7:], take(training_batches(dataset, Model(), by_one, 7), 2))
+
+    def test_global_random_numbers_are_left_alone(self, dataset):
+        torch.manual_seed(3)
+        expected = torch.rand(2)
+        torch.manual_seed(3)
+        take(training_batches(dataset, Model(), Settings(workers=1, flip=0.5, jitter=0.1)), 2)
+        assert torch.equal(torch.rand(2), expected)
+
+    def test_workers_ignore_ctrl_c(self, dataset):
+        """Ctrl-C reaches every process of a terminal; the main one then still wants the batches of its step."""
+        stream = training_batches(dataset, Model(), Settings(workers=2))
+        alone = take(training_batches(dataset, Model(), Settings()), 9)
+        found = take(stream, 2)  # one of each worker, so that both have begun
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGINT)
+        assert_same(alone, found + take(stream, 7))
+
+    @pytest.mark.parametrize(
+        "error",
+        [RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), EOFError(), ConnectionResetError()],
+    )
+    def test_a_killed_worker_is_told_with_a_cure(self, dataset, monkeypatch, error):
+        """What a worker's end looks like depends on the moment, so that the ways it shows are played here."""
+
+        def dying(*args, **settings):
+            raise error
+            yield
+
+        monkeypatch.setattr("rcnn.data.loading.DataLoader", dying)
+        with pytest.raises(OSError, match=r"a process that prepares images has ended.*train\.workers=0"):
+            next(training_batches(dataset, Model(), Settings(workers=1)))
+
+    def test_an_error_of_ours_is_not_taken_for_a_killed_worker(self, dataset, monkeypatch):
+        monkeypatch.setattr(Batches, "__getitem__", lambda self, index: [][index])
+        with pytest.raises(IndexError, match="list index out of range"):
+            next(training_batches(dataset, Model(), Settings(workers=1)))
+
+    def test_batches_travel_to_a_fresh_process(self, dataset):
+        order = Order(np.ones(len(dataset), bool), 2, seed=0)
+        batches = Batches(dataset, Model(), Settings(), order, masks="polygon", keypoints=False, pairs=(), rank=0)
+        sent = pickle.dumps(batches)
+        assert_same([batches[3]], [pickle.loads(sent)[3]])  # noqa: S301
+
+    def test_processes_share_a_stream(self, dataset):
+        together = take(training_batches(dataset, Model(), Settings(batch_size=4)), 6)
+        parts = [take(training_batches(dataset, Model(), Settings(), rank=rank, world=2), 6) for rank in (0, 1)]
+        for n, batch in enumerate(together):
+            assert batch.image_ids == parts[0][n].image_ids + parts[1][n].image_ids
+        with pytest.raises(ValueError, match="rank is 2, wanted 0 to 1"):
+            training_batches(dataset, Model(), Settings(), rank=2, world=2)
+
+    def test_images_without_objects_take_part(self, dataset):
+        ids = [
+            image_id
+            for batch in take(training_batches(dataset, Model(), Settings(batch_size=1)), 7)
+            for image_id in batch.image_ids
+        ]
+        assert sorted(ids) == [1, 2, 3, 4, 5, 6, 7]
+
+    def test_no_images(self, tmp_path):
+        empty = write_data(tmp_path / "d", [annotation(1)], sizes=[(40, 60)])
+        empty = replace(empty, image_ids=(), file_names=(), sizes=np.zeros((0, 2), int))
+        with pytest.raises(ValueError, match=r"instances_val\.json has no images"):
+            training_batches(empty, Model(), Settings())
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+class TestBadImages:
+    def expect(self, dataset: Dataset, workers: int, error: type[Exception], message: str) -> None:
+        with pytest.raises(error, match=message) as caught:
+            take(training_batches(dataset, Model(), Settings(batch_size=1, workers=workers)), len(SIZES))
+        assert type(caught.value).__name__ == error.__name__
+        assert "Traceback" not in str(caught.value)
+
+    def test_missing(self, dataset, workers):
+        dataset[2].path.unlink()
+        self.expect(dataset, workers, FileNotFoundError, r"3\.png does not exist: correct the path")
+
+    def test_truncated(self, dataset, workers):
+        path = dataset[2].path
+        path.write_bytes(path.read_bytes()[:2000])
+        self.expect(dataset, workers, ImageError, r"3\.png is cut off or damaged")
+
+    def test_other_size(self, dataset, workers):
+        Image.new("RGB", (50, 41)).save(dataset[2].path)
+        said = r"3\.png is 50x41 pixels .*\(image 3\) says 56x40: put the annotated image there"
+        self.expect(dataset, workers, ValueError, said)
+
+    def test_annotated_before_its_rotation(self, dataset, workers):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        Image.new("RGB", (56, 40)).save(dataset[2].path, exif=exif)
+        self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* says 56x40: .*EXIF rotation.*exiftool")

@@ -1,0 +1,171 @@
+"""Targets: records to padded tensors, against slow loops, pycocotools and what the annotation files say."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+
+from rcnn.data import Dataset
+from rcnn.data.loading import training_batches
+from rcnn.data.targets import capacity, collate_targets, make_sample, outline_edges
+from rcnn.data.transforms import flip, resize
+from tests.unit.data.coco_folders import annotation
+from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return seven_images(tmp_path)
+
+
+class TestTargets:
+    @pytest.mark.parametrize(
+        ("count", "places"), [(0, 8), (1, 8), (8, 8), (9, 16), (64, 64), (65, 128), (500, 512), (513, 1024)]
+    )
+    def test_capacity_grows(self, count, places):
+        assert capacity(count, 8) == places
+
+    def test_objects_of_an_image(self, dataset):
+        record = dataset[0]
+        sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="polygon", keypoints=False)
+        assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]  # no crowd
+        assert sample.labels.tolist() == [0, 0, 0]
+        assert sample.outlines[1].tolist() == [
+            [5, 5, 15, 5, 0],
+            [15, 5, 5, 12.5, 0],
+            [5, 12.5, 5, 5, 0],
+            [20, 20, 28, 20, 1],
+            [28, 20, 28, 28, 1],
+            [28, 28, 20, 20, 1],
+        ]
+
+    def test_crowds_are_kept_where_they_are_wanted(self, dataset):
+        record = dataset[0]
+        image = torch.zeros(3, 40, 60, dtype=torch.uint8)
+        sample = make_sample(record, image, masks=None, keypoints=False, crowds=True)
+        assert sample.crowds.tolist() == record.boxes[record.crowd].tolist()
+        assert len(sample.crowds) == 1
+        assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]
+        [[x1, y1, x2, y2]] = sample.crowds.tolist()
+        assert flip(sample).crowds.tolist() == [[60 - x2, y1, 60 - x1, y2]]
+        assert resize(sample, (80, 180), "antialias").crowds.tolist() == [[3 * x1, 2 * y1, 3 * x2, 2 * y2]]
+        without = replace(sample, crowds=torch.zeros(0, 4))
+        assert collate_targets([without, sample], (64, 96)).crowds.tolist() == [
+            [[0, 0, 0, 0], [0, 0, 0, 0]],
+            [[x1, y1, x2, y2], [0, 0, 0, 0]],
+        ]
+        plain = make_sample(record, image, masks=None, keypoints=False)
+        assert collate_targets([plain, sample], (64, 96)).crowds is None
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES)), crowds=True), 1)
+        assert int((batch.targets.crowds[..., 2] > 0).sum()) >= 1
+
+    def test_a_batch_knows_its_files(self, dataset):
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES))), 1)
+        by_id = {dataset[i].image_id: dataset[i] for i in range(len(dataset))}
+        for i, image_id in enumerate(batch.image_ids):
+            record = by_id[image_id]
+            assert batch.images.originals[i].tolist() == [record.height, record.width]
+            height, width = batch.images.sizes[i].tolist()
+            wanted = (height * width / (record.height * record.width)) ** 0.5
+            assert abs(float(batch.images.scales[i]) - wanted) < 1e-5
+
+    def test_run_lengths_become_the_line_around_them(self, dataset):
+        edges = outline_edges(dataset[0].segmentations[-1])
+        upright = edges[edges[:, 0] == edges[:, 2]]
+        found = np.zeros((40, 60), bool)
+        for y, x in itertools.product(range(40), range(60)):  # even-odd: edges crossed on the way from the left
+            low, high = np.minimum(upright[:, 1], upright[:, 3]), np.maximum(upright[:, 1], upright[:, 3])
+            found[y, x] = ((upright[:, 0] < x + 0.5) & (low < y + 0.5) & (high > y + 0.5)).sum() % 2
+        expected = np.zeros((40, 60), bool)
+        expected[10:13, 7:20] = expected[15:18, 9:12] = True
+        np.testing.assert_array_equal(found, expected)
+
+    def test_bitmaps_are_pycocotools(self, dataset):
+        record = dataset[0]
+        sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="bitmap", keypoints=False)
+        assert sample.outlines is None
+        parts = [part.tolist() for part in record.segmentations[1]]
+        expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 40, 60)))
+        np.testing.assert_array_equal(sample.bitmaps[1].numpy(), expected.astype(bool))
+        assert sample.bitmaps[2].sum() == 3 * 13 + 3 * 3
+        targets = collate_targets([sample], (64, 96))
+        assert targets.bitmaps.shape == (1, 8, 64, 96)
+        assert targets.bitmaps.sum() == sample.bitmaps.sum()
+
+    def test_batch(self, dataset):
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES))), 1)
+        targets = batch.targets
+        assert targets.boxes.shape == (7, 8, 4)
+        assert targets.polygons.shape == (7, 8, 128, 5)
+        counts = {1: 3, 7: 0}
+        for row, image_id in enumerate(batch.image_ids):
+            record = next(record for record in dataset if record.image_id == image_id)
+            count = counts.get(image_id, 1)
+            assert targets.valid[row].tolist() == [True] * count + [False] * (8 - count)
+            height, width = batch.images.sizes[row].tolist()
+            scale = np.array([width / record.width, height / record.height] * 2)
+            np.testing.assert_allclose(targets.boxes[row, :count], record.boxes[~record.crowd] * scale, rtol=1e-6)
+            edges = (targets.polygons[row, ..., 4] >= 0).sum(1).tolist()
+            assert edges[:count] == ([4, 6, 8] if image_id == 1 else [4])[:count]
+            assert sum(edges[count:]) == 0
+
+    def test_nothing_is_built_that_is_not_asked_for(self, dataset):
+        [batch] = take(training_batches(dataset, Model(), Settings(), masks=None), 1)
+        assert (batch.targets.polygons, batch.targets.bitmaps, batch.targets.keypoints) == (None, None, None)
+
+    def test_five_hundred_objects_are_all_there(self, tmp_path):
+        dataset = write_data(tmp_path / "d", [annotation(n) for n in range(1, 501)], sizes=[(40, 60)])
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
+        assert batch.targets.valid.shape == (1, 512)
+        assert batch.targets.valid.sum() == 500
+
+    def test_an_outline_of_many_edges_is_whole(self, tmp_path):
+        angle = np.arange(300) * 2 * np.pi / 300
+        circle = np.column_stack([20 + 10 * np.cos(angle), 20 + 10 * np.sin(angle)]).reshape(-1).tolist()
+        dataset = write_data(tmp_path / "d", [annotation(1, segmentation=[circle])], sizes=[(40, 60)])
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
+        edges = batch.targets.polygons[0, 0]
+        assert edges.shape == (512, 5)
+        assert (edges[:, 4] >= 0).tolist() == [True] * 300 + [False] * 212
+        twice_area = (edges[:300, 0] * edges[:300, 3] - edges[:300, 2] * edges[:300, 1]).sum().item()
+        assert twice_area / 2 == pytest.approx(np.pi * 100, rel=1e-3)
+
+    def test_a_box_without_outline_teaches_its_box(self, tmp_path):
+        bare = [annotation(1), annotation(2, segmentation=None)]
+        dataset = write_data(tmp_path / "d", bare, sizes=[(40, 60)])
+        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
+        assert batch.targets.valid[0, :3].tolist() == [True, True, False]
+        assert (batch.targets.polygons[0, :2, :, 4] >= 0).sum(1).tolist() == [4, 0]
+
+    def test_boxes_alone_cannot_teach_masks(self, tmp_path):
+        dataset = write_data(tmp_path / "d", [annotation(1, segmentation=None)])
+        with pytest.raises(ValueError, match=r"instances_val\.json has boxes but no outlines.*without masks"):
+            training_batches(dataset, Model(), Settings())
+        assert take(training_batches(dataset, Model(), Settings(), masks=None), 1)
+
+    def test_keypoints_sit_in_the_middle_of_their_pixel(self, tmp_path):
+        points = [10, 12, 2, 20, 15, 1, 0, 0, 0]
+        names = {"keypoints": ["left_eye", "right_eye", "nose"]}
+        dataset = write_data(tmp_path / "d", [annotation(1, keypoints=points)], sizes=[(40, 60)], **names)
+        straight, mirrored = (
+            take(training_batches(dataset, Model(), Settings(batch_size=1, flip=flip), keypoints=True), 1)[0]
+            for flip in (0.0, 1.0)
+        )
+        assert straight.targets.keypoints[0, 0].tolist() == [[10.5, 12.5, 2], [20.5, 15.5, 1], [0, 0, 0]]
+        assert mirrored.targets.keypoints[0, 0].tolist() == [[39.5, 15.5, 1], [49.5, 12.5, 2], [0, 0, 0]]
+        for one, (x, y) in ((straight, (10, 12)), (mirrored, (49, 12))):
+            pixel = np.array(Image.open(dataset[0].path))[12, 10].tolist()
+            assert one.images.pixels[0, :, y, x].tolist() == pixel
+
+    def test_nameless_keypoints_are_not_mirrored(self, tmp_path):
+        dataset = write_data(tmp_path / "d", [annotation(1, keypoints=[10, 12, 2])], sizes=[(40, 60)])
+        with pytest.raises(ValueError, match=r"does not name its keypoints.*train\.flip=0"):
+            training_batches(dataset, Model(), Settings(flip=0.5), keypoints=True)
+        assert take(training_batches(dataset, Model(), Settings(flip=0.0), keypoints=True), 1)

@@ -1,0 +1,143 @@
+"""VIA exports: shapes and classes against numbers worked by hand, the balloon set against its own file."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rcnn.data import Dataset, open_dataset
+from rcnn.data.formats.via import ellipse_points
+from rcnn.data.segmentations import polygon_area
+from tests.unit.data.coco_folders import write_images
+
+POLYGON = {"name": "polygon", "all_points_x": [10, 30, 30], "all_points_y": [5, 5, 25]}
+RECT = {"name": "rect", "x": 2, "y": 3, "width": 10, "height": 20}
+CIRCLE = {"name": "circle", "cx": 30, "cy": 20, "r": 10}
+ELLIPSE = {"name": "ellipse", "cx": 30, "cy": 20, "rx": 12, "ry": 6, "theta": math.pi / 2}
+
+
+def region(shape: dict[str, Any], **attributes: Any) -> dict[str, Any]:
+    return {"shape_attributes": shape, "region_attributes": attributes}
+
+
+def opened(root: Path, *images: list[dict[str, Any]] | dict[str, Any], classes: list[str] | None = None) -> Dataset:
+    """The split of a folder called kites, whose images 0.png, 1.png, .. (60x40) have the regions given."""
+    entries = {
+        f"{n}.png99": {"filename": f"{n}.png", "size": 99, "regions": r, "file_attributes": {}}
+        for n, r in enumerate(images)
+    }
+    write_images(root / "kites" / "val", [entry["filename"] for entry in entries.values()])
+    (root / "kites" / "val" / "via_region_data.json").write_text(json.dumps(entries))
+    return open_dataset(root / "kites", "val", classes)
+
+
+def test_shapes_become_boxes_and_polygons(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, [region(shape) for shape in (POLYGON, RECT, CIRCLE, ELLIPSE)])
+    record = dataset[0]
+    assert (record.height, record.width) == (40, 60)
+    np.testing.assert_allclose(
+        record.boxes, np.array([[10, 5, 30, 25], [2, 3, 12, 23], [20, 10, 40, 30], [24, 8, 36, 32]]), atol=1e-5
+    )
+    polygon, rectangle, circle, _ = record.segmentations
+    assert isinstance(polygon, tuple)
+    assert polygon[0].tolist() == [10, 5, 30, 5, 30, 25]
+    assert rectangle is None
+    assert isinstance(circle, tuple)
+    x, y = circle[0].reshape(-1, 2).T
+    np.testing.assert_allclose(np.hypot(x - 30, y - 20), 10)
+    np.testing.assert_allclose(record.areas, [200, 200, math.pi * 100, math.pi * 72], rtol=0.002)
+    assert dataset.classes == ("kites",)
+
+
+def test_an_ellipse_turns_clockwise_as_seen() -> None:
+    points = ellipse_points(0, 0, 10, 1, turn=math.pi / 4)
+    tip = points[0]
+    np.testing.assert_allclose(tip, [10 / math.sqrt(2)] * 2)  # to the right and down
+    assert polygon_area(points.reshape(-1).tolist()) == pytest.approx(math.pi * 10, rel=0.002)
+
+
+def test_classes_come_from_the_attribute(tmp_path: Path) -> None:
+    regions = [
+        region(POLYGON, type="kite", colour="red"),
+        region(RECT, type="cup", colour=""),
+        region(CIRCLE, type="kite"),
+    ]
+    dataset = opened(tmp_path, regions, [])
+    assert dataset.classes == ("cup", "kite")
+    assert dataset[0].labels.tolist() == [1, 0, 1]
+    assert len(dataset[1].boxes) == 0
+
+
+def test_a_ticked_box_is_a_class(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, [region(POLYGON, thing={"kite": True, "cup": False}), region(RECT, thing={"cup": True})])
+    assert dataset.classes == ("cup", "kite")
+    assert dataset[0].labels.tolist() == [1, 0]
+
+
+def test_given_classes_give_the_order(tmp_path: Path) -> None:
+    dataset = opened(tmp_path, [region(POLYGON, name="kite")], classes=["cup", "kite", "boat"])
+    assert dataset[0].labels.tolist() == [1]
+    truth = dataset.to_coco()
+    by_id = {category["id"]: category["name"] for category in truth["categories"]}
+    assert len(by_id) == 3
+    assert [by_id[a["category_id"]] for a in truth["annotations"]] == ["kite"]
+    assert [by_id[number] for number in dataset.category_ids] == ["cup", "kite", "boat"]
+
+
+def test_regions_may_be_a_dict_and_the_file_a_project(tmp_path: Path) -> None:
+    write_images(tmp_path / "val", ["a.png"])
+    entry = {"filename": "a.png", "size": 5, "regions": {"0": region(RECT), "4": region(CIRCLE)}}
+    project = {"_via_settings": {}, "_via_img_metadata": {"a.png5": entry}, "_via_attributes": {}}
+    (tmp_path / "val" / "via_region_data.json").write_text(json.dumps(project))
+    assert len(open_dataset(tmp_path, "val")[0].boxes) == 2
+
+
+def test_points_and_lines_are_left_out_and_told(tmp_path: Path) -> None:
+    line = {"name": "polyline", "all_points_x": [1, 2], "all_points_y": [1, 2]}
+    dataset = opened(tmp_path, [region(POLYGON), region({"name": "point", "cx": 1, "cy": 2}), region(line)])
+    assert len(dataset[0].boxes) == 1
+    [told] = dataset.warnings
+    assert "2 points or lines are no objects (region 1 of 0.png, region 2 of 0.png): left out" in told
+
+
+@pytest.mark.parametrize(
+    ("regions", "told"),
+    [
+        ([region(RECT, name="kite"), region(RECT)], "region 1 of 0.png has no 'name', which is the class"),
+        ([region(RECT, a="1", b="2")], "attributes a, b, and which of them is the class"),
+        ([region(RECT, thing={"cup": True, "kite": True})], "region 0 of 0.png has no 'thing'"),
+        ([region({"name": "star"})], "region 0 of 0.png is a 'star'; wanted polygon, rect, circle, ellipse"),
+        ([region({"name": "circle", "cx": 1, "cy": 2})], "region 0 of 0.png is a circle without cx, cy, r"),
+        ([region(POLYGON | {"all_points_y": [1]})], "region 0 of 0.png has 3 x and 1 y coordinates"),
+        ([{"shape": "rect"}], "region 0 of 0.png has no shape_attributes"),
+    ],
+)
+def test_what_is_no_shape_or_class_is_refused(tmp_path: Path, regions: list[dict[str, Any]], told: str) -> None:
+    with pytest.raises(ValueError, match=r"via_region_data\.json") as error:
+        opened(tmp_path, regions)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(("split", "images", "objects"), [("train", 61, 255), ("val", 13, 50)])
+def test_balloons(shared: Path, split: str, images: int, objects: int) -> None:
+    root = shared / "data" / "balloon"
+    dataset = open_dataset(root, split)
+    written = {e["filename"]: e for e in json.loads((root / split / "via_region_data.json").read_text()).values()}
+    assert (len(dataset), dataset.classes) == (images, ("balloon",))
+    for record in dataset:
+        shapes = [r["shape_attributes"] for r in written[record.path.name]["regions"].values()]
+        for shape, outline, box in zip(shapes, record.segmentations, record.boxes, strict=True):
+            xs, ys = shape["all_points_x"], shape["all_points_y"]
+            assert isinstance(outline, tuple)
+            assert outline[0].tolist() == [v for point in zip(xs, ys, strict=True) for v in point]
+            expected = [min(xs), min(ys), min(max(xs), record.width), min(max(ys), record.height)]
+            assert box.tolist() == expected
+    assert sum(len(record.boxes) for record in dataset) == objects
+    truth = dataset.to_coco()
+    assert len({a["id"] for a in truth["annotations"]}) == objects
+    assert all(a["bbox"][2] > 0 and a["area"] > 0 for a in truth["annotations"])

@@ -1,0 +1,102 @@
+"""Keypoint metrics beside pycocotools, with COCO's sigmas and with a data set's own."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from rcnn.metrics.coco import METRICS, evaluate
+from rcnn.metrics.tables import metrics_table
+from rcnn.models.config import COCO_SIGMAS
+
+SIGMAS = (0.05, 0.08, 0.03, 0.1, 0.06)
+
+
+def truth_and_results(count: int, classes: int = 1, seed: int = 0) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Objects of `count` keypoints and detections that are off by more and more; some objects have no keypoints."""
+    generator = np.random.default_rng(seed)
+    images = [{"id": i, "width": 400, "height": 400} for i in range(1, 9)]
+    annotations, results = [], []
+    for image in images:
+        for _ in range(5):
+            x, y, side = *generator.uniform(0, 200, 2), float(generator.uniform(30, 200))
+            points = np.column_stack([generator.uniform(0, side, (count, 2)) + np.array([x, y]), np.full(count, 2.0)])
+            points[generator.random(count) < 0.3] = 0
+            if generator.random() < 0.15:
+                points[:] = 0
+            category = int(generator.integers(classes)) + 1
+            common = {"image_id": image["id"], "category_id": category, "bbox": [x, y, side, side]}
+            given = {"keypoints": points.ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
+            entry = {"id": len(annotations) + 1, "area": side * side * 0.6, "iscrowd": int(generator.random() < 0.1)}
+            annotations.append(common | entry | given)
+            if generator.random() < 0.85:
+                moved = points + generator.normal(0, side * generator.choice([0.01, 0.05, 0.12]), points.shape)
+                moved[:, 2] = 0.3
+                results.append(common | {"score": float(generator.random()), "keypoints": moved.ravel().tolist()})
+    categories = [{"id": number + 1, "name": f"kind {number}"} for number in range(classes)]
+    return {"images": images, "annotations": annotations, "categories": categories}, results
+
+
+def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]], sigmas: tuple[float, ...]) -> list[float]:
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = truth
+        coco.createIndex()
+        # without their boxes: COCO takes a result with a box for one of boxes
+        plain = [{k: v for k, v in result.items() if k != "bbox"} for result in results]
+        evaluation = COCOeval(coco, coco.loadRes(plain), "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats.tolist()
+
+
+@pytest.mark.parametrize(("count", "sigmas", "classes"), [(17, COCO_SIGMAS, 1), (5, SIGMAS, 1), (5, SIGMAS, 3)])
+def test_metrics_equal_pycocotools(count: int, sigmas: tuple[float, ...], classes: int) -> None:
+    truth, results = truth_and_results(count, classes)
+    found = evaluate(truth, results, ("keypoints",), keypoint_sigmas=sigmas)
+    wanted = pycocotools(truth, results, sigmas)
+    assert 0.1 < wanted[0] < 0.9
+    assert list(found.kinds["keypoints"].values()) == pytest.approx(wanted, abs=1e-9)
+    assert list(found.kinds["keypoints"]) == list(METRICS["keypoints"])
+
+
+def test_sigmas_matter() -> None:
+    truth, results = truth_and_results(5)
+    loose = evaluate(truth, results, ("keypoints",), keypoint_sigmas=[0.3] * 5).kinds["keypoints"]["AP"]
+    strict = evaluate(truth, results, ("keypoints",), keypoint_sigmas=[0.01] * 5).kinds["keypoints"]["AP"]
+    assert loose > strict + 0.2
+
+
+def test_objects_without_the_field_are_not_asked_for() -> None:
+    truth, results = truth_and_results(5)
+    wanted = evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS)
+    bare = [
+        {k: v for k, v in one.items() if one["num_keypoints"] or k not in ("keypoints", "num_keypoints")}
+        for one in truth["annotations"]
+    ]
+    assert any("keypoints" not in one for one in bare)
+    found = evaluate(truth | {"annotations": bare}, results, ("keypoints",), keypoint_sigmas=SIGMAS)
+    assert found.kinds == wanted.kinds
+
+
+def test_boxes_and_keypoints_stand_in_one_table() -> None:
+    truth, results = truth_and_results(17)
+    table = metrics_table(evaluate(truth, results, ("bbox", "keypoints"), keypoint_sigmas=COCO_SIGMAS))
+    assert "keypoints" in table
+    assert "box" in table
+
+
+def test_a_truth_without_keypoints_is_named() -> None:
+    truth, results = truth_and_results(17)
+    for annotation in truth["annotations"]:
+        del annotation["keypoints"]
+    with pytest.raises(ValueError, match=r"has no keypoints in any annotation: take the person_keypoints file"):
+        evaluate(truth, results, ("keypoints",))

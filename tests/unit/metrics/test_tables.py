@@ -1,0 +1,70 @@
+"""The tables that a terminal shows."""
+
+from __future__ import annotations
+
+import pytest
+
+from rcnn.metrics.coco import Metrics, evaluate
+from rcnn.metrics.tables import metrics_table
+from tests.unit.random_truth import random_results, random_truth
+
+
+def metrics_of(classes: dict[str, tuple[float | None, float]]) -> Metrics:
+    """Metrics whose box and mask AP of a class are as given (AP, AP50), and overall .25 and .5 everywhere."""
+    truth = random_truth(0)
+    measured = evaluate(truth, random_results(truth, 1))
+    overall = {kind: dict.fromkeys(measured.kinds[kind], 0.25) | {"AP50": 0.5, "APl": None} for kind in measured.kinds}
+    by_class = {n: {kind: {"AP": ap, "AP50": ap50} for kind in overall} for n, (ap, ap50) in classes.items()}
+    objects = dict.fromkeys(classes, 1234)
+    return Metrics(kinds=overall, per_class=by_class, images=9, objects=objects, detections=4321)
+
+
+def test_the_whole_table_of_two_classes() -> None:
+    table = metrics_table(metrics_of({"cup": (0.1234, 1.0), "traffic light": (None, 0.0)}))
+    assert table.splitlines() == [
+        "9 images, 2,468 objects, 4,321 detections",
+        "",
+        "         box   mask",
+        "AP     0.250  0.250  mean over IoU .50:.05:.95",
+        "AP50   0.500  0.500  at IoU .50",
+        "AP75   0.250  0.250  at IoU .75",
+        "APs    0.250  0.250  small, under 32 x 32 pixels",
+        "APm    0.250  0.250  medium",
+        "APl        -      -  large, over 96 x 96 pixels",
+        "AR1    0.250  0.250  recall, of the best one an image",
+        "AR10   0.250  0.250  recall, of the 10 best an image",
+        "AR100  0.250  0.250  recall, of the 100 best an image",
+        "ARs    0.250  0.250  recall, small",
+        "ARm    0.250  0.250  recall, medium",
+        "ARl    0.250  0.250  recall, large",
+        "",
+        "class          objects  box AP  box AP50  mask AP  mask AP50",
+        "cup              1,234   0.123     1.000    0.123      1.000",
+        "traffic light    1,234       -     0.000        -      0.000",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("count", [1, 16, 17, 80, 1203])
+def test_every_class_is_there_once_and_no_line_is_too_long(count: int, width: int) -> None:
+    names = [f"kind-{place:04}" for place in range(count)]
+    lines = metrics_table(metrics_of(dict.fromkeys(names, (0.5, 0.75))), width).splitlines()
+    found = [word for line in lines for word in line.split() if word.startswith("kind-")]
+    assert sorted(found) == names
+    if count > 16:
+        assert max(len(line) for line in lines[17:]) <= width
+        by_column = [line.split()[0] for line in lines if line.startswith("kind-")]
+        assert by_column == names[: len(by_column)], "read downwards"
+
+
+def test_a_long_name_is_cut_rather_than_the_line_wrapped() -> None:
+    lines = metrics_table(metrics_of({"x" * 300: (0.5, 0.5), "cup": (0.5, 0.5)})).splitlines()
+    assert max(len(line) for line in lines) <= 80
+    assert lines[-2].split()[0].endswith("x…")
+
+
+def test_boxes_alone_have_no_column_of_masks() -> None:
+    truth = random_truth(0)
+    table = metrics_table(evaluate(truth, random_results(truth, 1), ("bbox",)))
+    assert "mask" not in table
+    assert "class           objects  box AP  box AP50" in table

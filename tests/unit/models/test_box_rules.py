@@ -1,0 +1,230 @@
+"""Inclusive boxes: our half-open tensors against the old systems' formulas, written out one box at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+
+from rcnn.models.box_rules import BoxRules
+from rcnn.models.config import BoxHeadConfig, CompactConfig, KeypointHeadConfig, MaskHeadConfig
+from rcnn.models.heads.box import BoxHead, BoxOutputs
+from rcnn.models.heads.keypoint import KeypointHead
+from rcnn.models.heads.mask import MaskHead
+from rcnn.models.heads.regions import pool_regions
+from rcnn.ops.boxes import box_iou
+from rcnn.ops.deltas import encode_deltas
+from rcnn.ops.keypoints import keypoint_places
+from rcnn.ops.roi_align import assign_levels
+from rcnn.predictor import ImageDetections
+from rcnn.structures import Detections, Proposals
+from tests.unit import legacy_formulas as legacy
+
+ONES = (1.0, 1.0, 1.0, 1.0)
+INCLUSIVE, LOOSE = BoxRules("inclusive"), BoxRules("inclusive_loose")
+
+
+def some_boxes(count: int, seed: int, limit: float = 300) -> np.ndarray:
+    """Inclusive boxes (count, 4) float64; the first is one pixel, the second has whole numbers."""
+    generator = np.random.default_rng(seed)
+    first = generator.uniform(-20, limit, (count, 2))
+    boxes = np.concatenate([first, first + generator.uniform(0, limit / 2, (count, 2))], 1)
+    boxes[0] = [7, 9, 7, 9]
+    boxes[1] = [10, 20, 109, 219]
+    return boxes
+
+
+def tensor(boxes: np.ndarray) -> Tensor:
+    return torch.from_numpy(legacy.half_open(boxes)).float()
+
+
+def test_encoding_is_the_same() -> None:
+    boxes, truth = some_boxes(40, seed=0), some_boxes(40, seed=1)
+    wanted = np.stack([legacy.encode(b, t) for b, t in zip(boxes, truth, strict=True)])
+    np.testing.assert_allclose(encode_deltas(tensor(truth), tensor(boxes), ONES), wanted, atol=2e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rules", "formula"),
+    [(INCLUSIVE, legacy.decode_detectron), (INCLUSIVE, legacy.decode_fcis), (LOOSE, legacy.decode_loose)],
+)
+def test_decoding(rules: BoxRules, formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+    boxes = some_boxes(40, seed=0)
+    deltas = np.random.default_rng(2).normal(0, 0.5, (40, 4))
+    wanted = np.stack([formula(b, d) for b, d in zip(boxes, deltas, strict=True)])
+    found = rules.decode(torch.from_numpy(deltas)[None], tensor(boxes)[None], ONES)
+    np.testing.assert_allclose(rules.raw(found)[0], wanted, atol=1e-3)
+
+
+def test_clipping_keeps_a_pixel_of_boxes_outside() -> None:
+    boxes = some_boxes(60, seed=3)
+    boxes[2], boxes[3] = [-90, -80, -20, -10], [900, 10, 950, 40]
+    wanted = np.stack([legacy.clip(box, 200, 150) for box in boxes])
+    for rules in (INCLUSIVE, LOOSE):
+        found = rules.clip(tensor(boxes)[None], torch.tensor([[200, 150]]))
+        np.testing.assert_allclose(rules.raw(found)[0], wanted, atol=1e-4)
+    assert (wanted[2] == 0).all()
+    assert wanted[3].tolist() == [149, 10, 149, 40]
+
+
+def test_overlaps_suppression_and_levels_are_the_same() -> None:
+    boxes = some_boxes(50, seed=4, limit=120)
+    wanted = [[legacy.overlap(a, b) for b in boxes] for a in boxes]
+    np.testing.assert_allclose(box_iou(tensor(boxes), tensor(boxes)), wanted, atol=1e-5)
+    scores = np.random.default_rng(5).uniform(size=50)
+    kept = torchvision.ops.nms(tensor(boxes), torch.from_numpy(scores).float(), 0.4)
+    assert kept.tolist() == legacy.suppress(boxes, scores, 0.4)
+    assert 10 < len(kept) < 50
+    large = np.concatenate([boxes * scale for scale in (1, 2, 5, 9)])
+    levels = [legacy.pyramid_level(box) for box in large]
+    assert len(set(levels)) > 3
+    assert (assign_levels(tensor(large)) + 2).tolist() == levels
+
+
+def test_pooling_reads_the_last_pixel_itself() -> None:
+    boxes = np.delete(some_boxes(12, seed=6, limit=60), 1, 0)
+    features = {"p2": torch.randn(1, 2, 20, 20), "p3": torch.randn(1, 2, 10, 10)}
+    config = BoxHeadConfig(aligned=False, sampling_ratio=2)
+    valid = torch.ones(1, len(boxes), dtype=torch.bool)
+    found = pool_regions(features, {"p2": 4, "p3": 8}, tensor(boxes)[None], valid, config, True, INCLUSIVE)
+    rois = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes).float()], 1)
+    wanted = torchvision.ops.roi_align(features["p2"], rois, 7, 1 / 4, 2, aligned=False)  # all are small: level 2
+    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_outlines_are_filled_in_frames_of_a_pixel_at_least() -> None:
+    frames = INCLUSIVE.outline_frame(tensor(np.array([[3.0, 4, 3, 9], [1, 1, 5, 5]])))
+    assert frames.tolist() == [[3, 4, 4, 9], [1, 1, 5, 5]]
+    same = torch.tensor([[3.0, 4, 3, 9]])
+    assert torch.equal(BoxRules().outline_frame(same), same)
+
+
+@pytest.mark.parametrize("rules", [INCLUSIVE, LOOSE])
+@pytest.mark.parametrize("scale", [1.0, 1.6, 0.55])
+def test_final_boxes_are_decoded_in_the_files_pixels(
+    rules: BoxRules, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detectron's and mask-faster-rcnn's last step: proposals over the scale, decode, clip to the file, NMS."""
+    height, width = 120, 160  # of the file
+    proposals = some_boxes(30, seed=7, limit=100).clip(0, 90) * scale  # inclusive, in pixels of the input
+    generator = np.random.default_rng(8)
+    deltas, scores = generator.normal(0, 2, (30, 4)), generator.normal(0, 2, (30, 2))
+    config = BoxHeadConfig(fc_width=4, class_agnostic=True, max_detections=30, nms_iou=0.3)
+    head = BoxHead(
+        in_channels=4, strides={"p2": 4}, num_classes=1, config=config, backbone=CompactConfig(), rules=rules
+    )
+    outputs = BoxOutputs(torch.from_numpy(scores).float()[None], torch.from_numpy(deltas).float()[None, :, None], None)
+    monkeypatch.setattr(head, "classify", lambda *_: outputs)
+    valid = torch.ones(1, 30, dtype=torch.bool)
+    detections = head.predict(
+        {},
+        Proposals(boxes=tensor(proposals)[None], scores=torch.zeros(1, 30), valid=valid),
+        torch.tensor([[round(height * scale), round(width * scale)]]),
+        torch.tensor([scale]),
+    )
+
+    decode = legacy.decode_detectron if rules == INCLUSIVE else legacy.decode_loose
+    weights = np.array(config.delta_weights)
+    boxes = [
+        legacy.clip(decode(box / scale, delta / weights), height, width)
+        for box, delta in zip(proposals, deltas, strict=True)
+    ]
+    probability = 1 / (1 + np.exp(scores[:, 1] - scores[:, 0]))
+    chosen = [i for i in range(30) if probability[i] > config.score_threshold]
+    left = legacy.suppress(np.stack([boxes[i] for i in chosen]), probability[chosen], 0.3)
+    wanted = np.stack([boxes[chosen[i]] for i in left])
+    found = (detections.boxes[0] / scale)[detections.valid[0]]  # the file's pixels, half open
+    assert len(wanted) > 5
+    np.testing.assert_allclose(rules.raw(found[None])[0], wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.6])
+def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    head = MaskHead(
+        in_channels=4,
+        strides={"p2": 4},
+        num_classes=1,
+        config=MaskHeadConfig(convs=0, width=4),
+        backbone=CompactConfig(),
+        rules=INCLUSIVE,
+    )
+    seen = []
+
+    def pool(_: object, boxes: Tensor, valid: Tensor) -> Tensor:
+        seen.append(head.rules.raw(boxes))
+        return torch.zeros(valid.numel(), 4, 14, 14)
+
+    monkeypatch.setattr(head, "pool", pool)
+    in_file = some_boxes(5, seed=9)  # inclusive, in the file's pixels
+    detections = Detections(
+        boxes=(tensor(in_file) * scale)[None],
+        scores=torch.zeros(1, 5),
+        labels=torch.zeros(1, 5).long(),
+        valid=torch.ones(1, 5).bool(),
+    )
+    head.predict({}, detections, None, torch.tensor([scale]))
+    np.testing.assert_allclose(seen[0][0], in_file * scale, atol=1e-3)  # Detectron's boxes times the scale
+
+
+def test_half_open_boxes_are_left_alone() -> None:
+    rules, boxes = BoxRules(), tensor(some_boxes(5, seed=10))[None]
+    scales = torch.tensor([1.7])
+    for same in (rules.raw(boxes), rules.in_file(boxes, scales), rules.in_input(boxes, scales)):
+        assert same is boxes
+    torch.testing.assert_close(INCLUSIVE.in_input(INCLUSIVE.in_file(boxes, scales), scales), boxes)
+    assert replace(rules, kind="inclusive") == INCLUSIVE
+
+
+@pytest.mark.parametrize("scale", [1.0, 1.6])
+def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
+    scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Detectron's heat maps lie over raw boxes: of the file when it predicts, of the input when it learns."""
+    head = KeypointHead(
+        in_channels=4,
+        strides={"p2": 4},
+        config=KeypointHeadConfig(names=("tip",), sigmas=(0.1,), flip_pairs=(), convs=1, width=4),
+        backbone=CompactConfig(),
+        rules=INCLUSIVE,
+    )
+    in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])
+    rows, columns = torch.arange(56.0)[:, None] - 30, torch.arange(56.0) - 12
+    logits = -(rows**2 + columns**2).expand(1, 2, 1, 56, 56) / 20
+    monkeypatch.setattr(head, "maps", lambda *_: logits)
+    detections = Detections(
+        boxes=(tensor(in_file) * scale)[None],
+        scores=torch.zeros(1, 2),
+        labels=torch.zeros(1, 2).long(),
+        valid=torch.ones(1, 2).bool(),
+    )
+    found = head.predict({}, detections, torch.tensor([scale])).keypoints
+    assert found is not None
+    for i, (x1, y1, x2, y2) in enumerate(in_file.tolist()):
+        width, height = x2 - x1, y2 - y1
+        place = np.array([(12.5 / 56) * width + x1, (30.5 / 56) * height + y1])  # Detectron's, to half a cell
+        ours = found[0, i, 0, :2].numpy() / scale - 0.5  # our pixels' middles, its pixels' numbers
+        assert (np.abs(ours - place) <= 0.5 * np.array([width, height]) / np.ceil([width, height])).all()
+        # the map's cell of that pixel, by Detectron's formula for targets, in the input's pixels
+        raw = (in_file[i] * scale).tolist()
+        cell = [int((p * scale - raw[k]) * 56 / (raw[k + 2] - raw[k])) for k, p in enumerate(place)]
+        points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
+        raw_points = INCLUSIVE.raw_points(points, torch.tensor([scale]))
+        box = INCLUSIVE.raw(tensor(np.array([raw]))[None])
+        learnt, counts = keypoint_places(raw_points, box, 56)
+        assert bool(counts.all())
+        assert int(learnt) == cell[1] * 56 + cell[0] == 30 * 56 + 12
+
+
+def test_masks_are_pasted_by_the_boxes_that_the_system_writes() -> None:
+    mask = torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(0)).numpy()
+    box = np.array([[3.0, 4, 30, 22]], dtype=np.float32)  # inclusive
+    fields = {"height": 40, "width": 40, "scores": np.ones(1), "labels": np.zeros(1), "masks": mask, "paste": "padded"}
+    ours = ImageDetections(boxes=legacy.half_open(box).astype(np.float32), last_pixel_inside=True, **fields)
+    theirs = ImageDetections(boxes=box, **fields)
+    assert ours.rles() == theirs.rles()
+    assert ours.rles() != replace(ours, last_pixel_inside=False).rles()

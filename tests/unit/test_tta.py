@@ -1,0 +1,116 @@
+"""Test-time augmentation: one view is plain prediction, mirrors cancel, masks and keypoint maps are means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.config import CompactConfig, FPNConfig
+from rcnn.predictor import ImageDetections, Predictor
+from rcnn.tta import AugmentedPredictor
+from tests.unit.random_batches import random_images
+
+MODELS = ("mask_rcnn_compact", "keypoint_rcnn_compact", "faster_rcnn_compact")
+
+
+def tiny(name: str) -> Detector:
+    """A random detector whose scores lie apart, so that what it finds is not decided by rounding."""
+    config = model_config(name)
+    torch.manual_seed(0)
+    detector = build_detector(
+        replace(
+            config,
+            num_classes=3,
+            input=replace(config.input, min_size=64, max_size=128),
+            backbone=CompactConfig(widths=(16, 16, 16, 16), stem_width=16),
+            fpn=FPNConfig(channels=16, norm="bn"),
+            rpn=replace(config.rpn, post_nms=30),
+            box=replace(config.box, fc_width=32, score_threshold=0.3, max_detections=20),
+        )
+    )
+    head = detector.box_head
+    for layer in (detector.rpn.objectness, detector.rpn.deltas, head.scores, head.deltas):
+        torch.nn.init.normal_(layer.weight, std=0.3)
+    return detector.eval()
+
+
+def noise(height: int, width: int) -> Tensor:
+    return random_images([(height, width)], seed=5).pixels[0].to(torch.uint8)
+
+
+def names_of(detector: Detector) -> tuple[str, ...]:
+    return tuple(f"class {i}" for i in range(detector.config.num_classes))
+
+
+def assert_same(found: ImageDetections, wanted: ImageDetections, box: float = 1e-3) -> None:
+    """The same detections, in whatever order equal scores put them."""
+    assert len(found) == len(wanted) > 2
+    distance = np.abs(found.boxes[None] - wanted.boxes[:, None]).max(-1)
+    distance = np.where(found.labels[None] == wanted.labels[:, None], distance, np.inf)
+    order = distance.argmin(1)
+    assert sorted(order) == list(range(len(found)))
+    np.testing.assert_allclose(found.boxes[order], wanted.boxes, atol=box)
+    np.testing.assert_allclose(found.scores[order], wanted.scores, atol=1e-5)
+    if wanted.masks is not None:
+        np.testing.assert_allclose(found.masks[order], wanted.masks, atol=1e-4)
+    if wanted.keypoints is not None:
+        np.testing.assert_allclose(found.keypoints[order], wanted.keypoints, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_view_of_the_checkpoints_own_size_is_plain_prediction(name: str) -> None:
+    detector, image = tiny(name), noise(75, 100)
+    plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
+    augmented = AugmentedPredictor(detector, flip=False, classes=names_of(detector)).predict([image])[0]
+    assert_same(augmented, plain)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_with_mirrors_a_mirrored_image_has_the_mirrored_result(name: str) -> None:
+    detector, image = tiny(name), noise(64, 96)
+    predictor = AugmentedPredictor(detector, scales=(64, 128), flip=True, classes=names_of(detector))
+    found, other = predictor.predict([image, image.flip(-1)])
+    boxes = other.boxes.copy()
+    boxes[:, [0, 2]] = 96 - other.boxes[:, [2, 0]]
+    masks = None if other.masks is None else other.masks[..., ::-1]
+    points = other.keypoints
+    if points is not None:
+        names = list(detector.config.keypoint.names)
+        swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in names]
+        points = points[:, [names.index(name) for name in swapped]].copy()
+        points[..., 0] = 96 - points[..., 0]
+    assert_same(found, replace(other, boxes=boxes, masks=masks, keypoints=points))
+    plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
+    assert len(plain) != len(found) or np.abs(plain.scores - found.scores).max() > 1e-4  # the views had a say
+
+
+def test_masks_are_the_mean_of_the_views() -> None:
+    detector, image = tiny("mask_rcnn_compact"), noise(64, 96)
+    predictor = AugmentedPredictor(detector, flip=True, classes=names_of(detector))
+    found = predictor.predict([image])[0]
+    detector = predictor.detector
+    total = np.zeros_like(found.masks)
+    with torch.inference_mode():
+        for mirrored in (False, True):
+            batch = random_images([(64, 96)], seed=0)
+            batch = replace(batch, pixels=(image.flip(-1) if mirrored else image)[None])
+            boxes = torch.from_numpy(found.boxes.copy())
+            if mirrored:
+                boxes = torch.stack([96 - boxes[:, 2], boxes[:, 1], 96 - boxes[:, 0], boxes[:, 3]], 1)
+            for row, (own, label) in enumerate(zip(boxes, found.labels, strict=True)):
+                real = torch.ones(1, 1, dtype=torch.bool)
+                pooled = detector.mask_head.pool(detector.features(batch), own[None, None], real)
+                mask = detector.mask_head.of_class(pooled, torch.tensor([[label]]), real).sigmoid()[0, 0].numpy()
+                total[row] += (mask[:, ::-1] if mirrored else mask) / 2
+    np.testing.assert_allclose(found.masks, total, atol=1e-4)
+
+
+def test_a_scale_that_is_none_is_refused() -> None:
+    detector = tiny("faster_rcnn_compact")
+    with pytest.raises(ValueError, match="shorter sides"):
+        AugmentedPredictor(detector, scales=(0,), classes=names_of(detector))

@@ -1,0 +1,245 @@
+"""The loop: steps against plain PyTorch, accumulation against a larger batch, precision, divergence, stopping."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcnn.data.loading import TrainingBatch
+from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.structures import ImageBatch, Targets
+from rcnn.training.engine import DivergedError, Run, build_optimizer, choose, describe, flatten, train
+from rcnn.training.log import read_log
+from rcnn.training.settings import TrainConfig
+from rcnn.weights.checkpoint import load_checkpoint
+from tests.tiny_data import TINY_MODEL
+from tests.unit.random_batches import random_images, random_targets
+
+CLASSES = ("square", "disc")
+SETTINGS = TrainConfig(steps=3, batch_size=2, lr=0.1, warmup_steps=0, milestones=(), momentum=0.5, log_every=1)
+
+
+def tiny(*words: str) -> Detector:
+    """A detector of two classes, the same each time."""
+    torch.manual_seed(0)
+    return build_detector(override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2", *words]))
+
+
+def batch_of(images: ImageBatch, targets: Targets, ids: tuple[int, ...]) -> TrainingBatch:
+    """What the loader gives."""
+    return TrainingBatch(images=images, targets=targets, image_ids=ids)
+
+
+def two_images(seed: int) -> tuple[ImageBatch, Targets]:
+    """Two of one size with three objects each."""
+    sizes = [(64, 96), (64, 96)]
+    return random_images(sizes, seed=seed), random_targets(sizes, [3, 3], 2, capacity=3, seed=seed)
+
+
+def stream(first: int) -> Iterator[TrainingBatch]:
+    """Endless, from batch `first` on."""
+    while True:
+        yield batch_of(*two_images(first), (2 * first, 2 * first + 1))
+        first += 1
+
+
+def run_in(folder: Path) -> Run:
+    """A run that writes to `folder`."""
+    return Run(folder=folder, classes=CLASSES, provenance={})
+
+
+def test_steps_are_those_of_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
+    ours, theirs = tiny(), tiny()
+    outcome = train(ours, stream, SETTINGS, run_in(tmp_path))
+    assert outcome.finished
+    assert outcome.step == 3
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1 * 2 / 16, momentum=0.5)
+    theirs.train()
+    losses = []
+    for step in range(3):
+        images, targets = two_images(step)
+        parts = theirs.losses(images, targets, torch.tensor(step))
+        optimizer.zero_grad()
+        sum(parts.values()).backward()
+        for name, parameter in theirs.named_parameters():
+            if ".norm." not in name and parameter.grad is not None:
+                parameter.grad += 1e-4 * parameter.detach()  # weight decay, not of norms
+        optimizer.step()
+        losses.append(sum(parts.values()).item())
+    for name, value in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value, atol=1e-5, rtol=1e-4, msg=name)
+    logged = read_log(tmp_path / "log.jsonl")
+    assert [line["loss"] for line in logged] == pytest.approx(losses, rel=1e-4)
+    assert all(line["lr"] == pytest.approx(0.0125) for line in logged)
+    parts = ("rpn_objectness", "rpn_box", "box_class", "box_delta", "mask")
+    assert all(line["loss"] == pytest.approx(sum(line[name] for name in parts)) for line in logged)
+    torch.testing.assert_close(load_checkpoint(tmp_path / "last").state, dict(ours.state_dict()))
+
+
+def test_accumulated_batches_give_the_gradient_of_one_larger_batch(tmp_path: Path) -> None:
+    """Where the losses are divided by the same: sampling exhaustive, as many regions in each image, no norms."""
+    words = ["mask=null", "backbone.norm=none", "fpn.norm=none", "rpn.batch_size=20000", "box.batch_size=64"]
+    words += ["rpn.post_nms_train=10", "rpn.nms_iou=0.95"]
+    images, targets = two_images(0)
+
+    def one(index: slice) -> TrainingBatch:
+        rows = {name: value[index] for name, value in vars(targets).items() if value is not None}
+        pixels = ImageBatch(pixels=images.pixels[index], sizes=images.sizes[index])
+        return batch_of(pixels, Targets(**rows), (0,))
+
+    def apart(first: int) -> Iterator[TrainingBatch]:
+        return iter([one(slice(0, 1)), one(slice(1, 2))])
+
+    def together(first: int) -> Iterator[TrainingBatch]:
+        return iter([one(slice(0, 2))])
+
+    settings = replace(SETTINGS, steps=1, lr=1.0, reference_batch=2, momentum=0.0, weight_decay=0.0)
+    before, small, large = (tiny(*words) for _ in range(3))
+    train(small, apart, replace(settings, batch_size=1, accumulate=2), run_in(tmp_path / "small"))
+    train(large, together, settings, run_in(tmp_path / "large"))
+    moved = 0.0
+    for name, value in large.state_dict().items():
+        torch.testing.assert_close(small.state_dict()[name], value, atol=1e-6, rtol=1e-5, msg=name)
+        moved = max(moved, float((value - before.state_dict()[name]).abs().max()))
+    assert moved > 1e-2
+    logged = [read_log(tmp_path / name / "log.jsonl")[0] for name in ("small", "large")]
+    assert logged[0]["loss"] == pytest.approx(logged[1]["loss"], rel=1e-5)
+    assert logged[0]["lr"] == logged[1]["lr"] == 1.0
+
+
+def test_bfloat16_changes_the_features_and_leaves_losses_and_weights_float32(tmp_path: Path) -> None:
+    images, targets = two_images(0)
+    detector = tiny().train()
+    exact = detector.losses(images, targets, torch.tensor(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = detector.losses(images, targets, torch.tensor(0))
+        assert all(value.dtype == torch.bfloat16 for value in detector.features(images).values())
+    assert {name: value.dtype for name, value in rough.items()} == dict.fromkeys(exact, torch.float32)
+    assert sum(rough.values()).item() == pytest.approx(sum(exact.values()).item(), rel=0.05)
+    assert any(not torch.equal(rough[name], exact[name]) for name in exact)
+    train(detector, stream, replace(SETTINGS, bf16=True), run_in(tmp_path))
+    assert {p.dtype for p in detector.parameters()} == {torch.float32}
+
+
+def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
+    detector = tiny()
+
+    def spoilt(first: int) -> Iterator[TrainingBatch]:
+        for number, batch in enumerate(stream(first), start=first):
+            if number == 2:
+                pixels = torch.full_like(batch.images.pixels, float("nan"), dtype=torch.float32)
+                batch = batch_of(replace(batch.images, pixels=pixels), batch.targets, (71, 72))
+            yield batch
+
+    with pytest.raises(DivergedError, match=r"step 2: .*nan.* images 71, 72\..*train\.lr") as error:
+        train(detector, spoilt, replace(SETTINGS, steps=5, checkpoint_every=1), run_in(tmp_path))
+    assert isinstance(error.value, ValueError)  # so that the command prints it on one line
+    assert all(value.isfinite().all() for name, value in detector.named_parameters())
+    last = load_checkpoint(tmp_path / "last")
+    assert all(torch.equal(value, last.state[name]) for name, value in detector.named_parameters())
+
+
+@pytest.mark.parametrize("at", [0, 2])
+def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path, at: int) -> None:
+    def broken(first: int) -> Iterator[TrainingBatch]:
+        for number, batch in enumerate(stream(first), start=first):
+            if number == at:
+                raise ValueError("photo.jpg is cut off")
+            yield batch
+
+    settings = replace(SETTINGS, steps=4)
+    whole, again = tiny(), tiny()
+    train(whole, stream, settings, run_in(tmp_path / "whole"))
+    with pytest.raises(ValueError, match=r"photo\.jpg is cut off"):
+        train(tiny(), broken, settings, run_in(tmp_path / "broken"))
+    assert (tmp_path / "broken" / "last").exists() == (at > 0)  # nothing learnt, nothing that stands in the way
+    train(again, stream, settings, run_in(tmp_path / "broken"), resume=at > 0)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
+
+
+def stopping(at: int, number: int) -> Callable[[int], Iterator[TrainingBatch]]:
+    """The stream, with a signal to this process while batch `at` is being read."""
+
+    def batches(first: int) -> Iterator[TrainingBatch]:
+        for index, batch in enumerate(stream(first), start=first):
+            if index == at:
+                os.kill(os.getpid(), number)
+            yield batch
+
+    return batches
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_run_after_its_step_and_resuming_is_bit_for_bit(tmp_path: Path, number: int) -> None:
+    settings = replace(SETTINGS, steps=4, clip_norm=5.0)
+    whole = tiny()
+    train(whole, stream, settings, run_in(tmp_path / "whole"))
+    before = signal.getsignal(number)
+    outcome = train(tiny(), stopping(1, number), settings, run_in(tmp_path / "broken"))
+    assert (outcome.step, outcome.finished) == (2, False)
+    assert signal.getsignal(number) is before
+    again = tiny("num_classes=2")
+    torch.manual_seed(1234)  # what came between must not matter
+    outcome = train(again, stream, settings, run_in(tmp_path / "broken"), resume=True)
+    assert (outcome.step, outcome.finished) == (4, True)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "broken")]
+    assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
+
+
+def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
+    values = iter([0.2, 0.5, None, 0.4])
+    weights = []
+
+    def evaluate(detector: Detector) -> dict[str, dict[str, float | None]]:
+        weights.append(copy.deepcopy(detector.state_dict()))
+        value = next(values)
+        return {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": value, "AP50": value}, "per_class": {}}
+
+    settings = replace(SETTINGS, steps=4, evaluate_every=1)
+    outcome = train(tiny(), stream, settings, run_in(tmp_path), evaluate=evaluate)
+    assert outcome.best == 0.5
+    assert outcome.metrics is not None
+    assert outcome.metrics["segm"]["AP"] == 0.4
+    for name, number in (("best", 1), ("last", 3)):
+        kept = load_checkpoint(tmp_path / name).state
+        assert all(torch.equal(value, kept[key]) for key, value in weights[number].items()), name
+    assert not (tmp_path / "best" / "training.pt").exists()
+    lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["segm_AP"] for line in lines if "segm_AP" in line] == [0.2, 0.5, None, 0.4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "log.jsonl"]
+
+
+def test_resuming_what_does_not_exist_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="leave --resume out"):
+        train(tiny(), stream, SETTINGS, run_in(tmp_path), resume=True)
+
+
+def test_metrics_are_chosen_and_described() -> None:
+    metrics = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
+    assert flatten(metrics) == {"bbox_AP": 0.25, "bbox_AP50": None}
+    assert describe(metrics) == "bbox AP 0.250 AP50 -"
+    assert choose(metrics, "bbox.AP") == 0.25
+    assert choose(metrics, "bbox.AP50") is None
+    with pytest.raises(ValueError, match=r"'segm\.AP'.*bbox\.AP"):
+        choose(metrics, "segm.AP")
+
+
+def test_what_is_frozen_stays(tmp_path: Path) -> None:
+    detector = tiny()
+    detector.backbone.requires_grad_(False)
+    held = {name: value.clone() for name, value in detector.backbone.named_parameters()}
+    count = sum(len(group["params"]) for group in build_optimizer(detector, SETTINGS).param_groups)
+    assert count == sum(parameter.requires_grad for parameter in detector.parameters())
+    train(detector, stream, SETTINGS, run_in(tmp_path))
+    assert all(torch.equal(value, held[name]) for name, value in detector.backbone.named_parameters())

@@ -1,0 +1,181 @@
+"""Files of the two Chainer Mask R-CNNs: every published architecture has its place, settings count, nothing is run."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models.config import ResNetConfig
+from rcnn.weights.systems.chainer.settings import read_settings
+from rcnn.weights.systems.chainer.system import (
+    converted_tensor,
+    from_dena,
+    from_wkentaro,
+    recognises_dena,
+    recognises_wkentaro,
+    rename,
+)
+from rcnn.weights.systems.converted import Converted
+
+
+def published(shared: Path) -> dict[str, dict[str, Tensor]]:
+    """Empty tensors of each architecture whose names were recorded."""
+    found = {}
+    for folder in sorted((shared / "golden/chainer").glob("mask_rcnn_*")):
+        arrays = json.loads((folder / "names.json").read_text())["arrays"]
+        found[folder.name] = {name: torch.zeros(shape) for name, (shape, _, _) in arrays.items()}
+    return found
+
+
+@pytest.fixture(scope="module")
+def wkentaro(shared: Path) -> dict[str, Tensor]:
+    return published(shared)["mask_rcnn_resnet50_voc_wkentaro_names_only"]
+
+
+@pytest.fixture(scope="module")
+def dena(shared: Path) -> dict[str, Tensor]:
+    return published(shared)["mask_rcnn_resnet50_coco_dena"]
+
+
+def test_every_recorded_architecture_has_its_place(shared: Path) -> None:
+    models = published(shared)
+    assert len(models) == 6
+    for name, state in models.items():
+        assert recognises_wkentaro(state) == ("wkentaro" in name)
+        assert recognises_dena(state) == ("dena" in name)
+        converted: Converted = (from_wkentaro if "wkentaro" in name else from_dena)(state, source=name)
+        config, coco = converted.config, "coco" in name
+        assert config.name == f"mask_rcnn_r{101 if 'resnet101' in name else 50}_c4"
+        assert config.num_classes == (80 if coco else 20)
+        assert (config.input.min_size, config.input.max_size) == ((800, 1333) if coco else (600, 1000))
+        assert converted.classes[0] == ("person" if coco else "aeroplane")
+        counters = [left for left in converted.left if left.endswith("/N")]
+        assert bool(counters) == ("dena" in name)
+
+
+def test_rows_by_hand() -> None:
+    """Two sizes, three ratios, four rows each: theirs ratio by ratio, ours size by size, y before x there."""
+    theirs = torch.arange(24.0)[:, None]
+    ours = converted_tensor("rpn.deltas.weight", theirs, 3)[:, 0].tolist()
+    # their anchors are (ratio 0, size 0), (ratio 0, size 1), (ratio 1, size 0), ...
+    assert ours[:8] == [1, 0, 3, 2, 9, 8, 11, 10]
+    assert ours[12:16] == [5, 4, 7, 6]
+    scores = converted_tensor("box_head.scores.bias", torch.tensor([9.0, 1, 2, 3]), 3)
+    assert scores.tolist() == [1, 2, 3, 9]  # background goes last
+    boxes = converted_tensor("box_head.deltas.bias", torch.arange(8.0), 1)
+    assert boxes.tolist() == [5, 4, 7, 6]
+    assert len(converted_tensor("mask_head.logits.bias", torch.zeros(4), 3)) == 3
+    assert len(converted_tensor("mask_head.logits.bias", torch.zeros(3), 3)) == 3
+
+
+def test_names_by_hand() -> None:
+    assert rename("extractor/res4/b12/conv2/W") == "backbone.res4.12.conv2.weight"
+    assert rename("extractor/res3/a/bn4/avg_var") == "backbone.res3.0.shortcut.norm.running_var"
+    assert rename("head/res5/b2/bn3/b") == "box_head.features.res5.2.conv3.norm.bias"
+    assert rename("head/fc9/W") is None
+
+
+def test_the_stems_bias_goes_into_its_norm(wkentaro: dict[str, Tensor]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    stem = {
+        name: torch.randn(64, generator=draw) for name in ("extractor/conv1/b", "extractor/bn1/W", "extractor/bn1/b")
+    }
+    tensors = from_wkentaro(wkentaro | stem).state
+    x = torch.randn(5, 64, generator=draw)
+    norm = "backbone.stem.conv1.norm"
+    scale = tensors[f"{norm}.weight"] * tensors[f"{norm}.running_var"].rsqrt()  # eps is 0
+    ours = (x - tensors[f"{norm}.running_mean"]) * scale + tensors[f"{norm}.bias"]
+    theirs = (x + stem["extractor/conv1/b"]) * stem["extractor/bn1/W"] + stem["extractor/bn1/b"]
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_params_yaml_of_a_run(wkentaro: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(
+        "anchor_scales: !!python/tuple\n- 4\n- 8\n- 16\n- 32\nclass_names: !!python/tuple\n"
+        + "".join(f"- thing{i}\n" for i in range(20))
+        + "min_size: 640\nmax_size: 1024\nmodel: resnet50\npooling_func: resize\nroi_size: 7\nlr: 0.01\n"
+        "step_size: !!python/tuple [8.1, 10.8]\nstrange: 1\n"
+        "git_hash: !!python/object/apply:os.getcwd []\nmean: !!python/tuple [1.0, 2.0, 3.0]\n"
+    )
+    converted = from_wkentaro(wkentaro, file)
+    config = converted.config
+    assert isinstance(config.backbone, ResNetConfig)
+    assert (config.input.min_size, config.input.max_size) == (640, 1024)
+    assert config.input.pixel_mean == (1.0, 2.0, 3.0)
+    assert (config.box.pooling, config.box.roi_size, config.backbone.res5_stride) == ("crop_resize", 7, 1)
+    assert converted.classes[3] == "thing3"
+    assert any("strange" in sentence for sentence in converted.assumed)
+    assert any("lr, step_size" in sentence for sentence in converted.assumed)
+
+
+def test_the_log_of_a_run_older_than_roi_size_means_seven(wkentaro: dict[str, Tensor], tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    for text, size in (("git_hash: abc\n", 7), ("git_hash: abc\nroi_size: 14\n", 14), ("max_size: 900\n", 14)):
+        file.write_text("min_size: 600\n" + text)
+        converted = from_wkentaro(wkentaro, file)
+        assert converted.config.box.roi_size == size
+        assert any("7x7 cells" in sentence for sentence in converted.assumed) == (size == 7)
+
+
+def test_thresholds_as_yaml_and_people_write_them(wkentaro: dict[str, Tensor]) -> None:
+    box = from_wkentaro(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
+    assert (box.score_threshold, box.nms_iou, box.drop_subpixel) == (0.0, 0.4, True)
+    assert from_wkentaro(wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
+
+
+def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
+    plain, parsed = from_dena(dena), from_dena(dena, "--bn2affine --freeze_bn --roialign --roi_size 7 --gpu 0")
+    assert isinstance(plain.config.backbone, ResNetConfig)
+    assert isinstance(parsed.config.backbone, ResNetConfig)
+    assert (plain.config.backbone.norm_eps, parsed.config.backbone.norm_eps) == (2e-5, 0.0)
+    assert (plain.config.backbone.trained_affine, parsed.config.backbone.trained_affine) == (True, False)
+    assert (plain.config.box.pooling, parsed.config.box.pooling) == ("roi_align", "roi_pool")
+    variance = "backbone.res2.0.conv1.norm.running_var"
+    assert plain.state[variance].eq(0).all()  # as the file has it
+    assert parsed.state[variance].eq(1).all()
+
+
+def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -> None:
+    snapshot = {f"updater/model:main/mask_rcnn/{name}": value for name, value in wkentaro.items()}
+    snapshot |= {"updater/iteration": torch.tensor(5), "updater/optimizer:main/t": torch.tensor(5)}
+    assert recognises_wkentaro(snapshot)
+    assert set(from_wkentaro(snapshot).left) == {"updater/iteration", "updater/optimizer:main/t"}
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("min_size=big", "min_size is 'big'; want int"),
+        ("pooling_func=warp", "align or pooling or resize"),
+        ("anchor_scales=[4,8]", "say them with anchor_scales"),
+        ("anchor_scales=['a']", "anchor_scales"),
+        ("score_thresh=low", "score_thresh is 'low'; want float"),
+        ("roi_size=21", "roi_size is 21"),
+        ("nowhere.yaml", "neither a file nor settings"),
+    ],
+)
+def test_settings_that_cannot_be(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(wrong)):
+        from_wkentaro(wkentaro, words)
+
+
+@pytest.mark.parametrize("text", ["[" * 5000, "a: b: c", "- 1\n- 2\n", "\x00", "5"])
+def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match="params"):
+        read_settings(file, "wkentaro")
+
+
+def test_what_lacks_is_named(wkentaro: dict[str, Tensor]) -> None:
+    state = {name: value for name, value in wkentaro.items() if name != "head/deconv6/W"}
+    with pytest.raises(ValueError, match=r"mask_head\.deconv\.weight"):
+        from_wkentaro(state)
+    with pytest.raises(ValueError, match="head/fc9/W"):
+        from_wkentaro(wkentaro | {"head/fc9/W": torch.zeros(1)})

@@ -1,0 +1,225 @@
+"""A whole conversion: what is listed, allowed, corrected and refused, and that nothing is left half-written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from rcnn.models import build_detector, model_config
+from rcnn.models.config import DetectorConfig
+from rcnn.models.overrides import override
+from rcnn.weights import checkpoint as checkpoints
+from rcnn.weights import convert as conversion
+from rcnn.weights.checkpoint import load_checkpoint, transfer
+from rcnn.weights.convert import Wishes, convert_to_folder, list_systems, read_classes
+from rcnn.weights.export import write_foreign
+from rcnn.weights.selfcheck import generated_image
+from rcnn.weights.systems.detectron2.system import to_detectron2
+from rcnn.weights.systems.known import SYSTEMS
+
+Converting = tuple[Path, Path]
+
+
+def c4(*words: str) -> DetectorConfig:
+    return override(model_config("faster_rcnn_r50_c4_caffe"), ["num_classes=3", *words])
+
+
+def state() -> dict[str, Tensor]:
+    """A Detectron2 detector of ones that take no memory."""
+    with torch.device("meta"):
+        ours = build_detector(c4()).state_dict()
+    one = {name: torch.ones((), dtype=value.dtype).expand(value.shape) for name, value in ours.items()}
+    return to_detectron2(one, c4())
+
+
+def run(file: Path, output: Path, **wishes: object) -> str:
+    said: list[str] = []
+    convert_to_folder(file, output, Wishes(**wishes), said.append)  # type: ignore[arg-type]
+    return "\n".join(said)
+
+
+def nothing_is_left(folder: Path) -> bool:
+    return sorted(path.name for path in folder.iterdir()) == ["model.pth"]
+
+
+SCORES = "roi_heads.box_predictor.cls_score.weight"
+WRONG = {
+    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensors: box_head\.scores\.weight"),
+    "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, {}, "NaN or infinity"),
+    "whole numbers": (
+        {SCORES: torch.ones(4, 2048, dtype=torch.int8)},
+        {},
+        r"whole numbers where weights belong.*box_head\.scores\.weight",
+    ),
+    "complex": ({SCORES: torch.zeros(4, 2048, dtype=torch.complex64)}, {}, "complex numbers"),
+    "another shape": ({SCORES: torch.zeros(4, 2047)}, {}, r"of another shape: box_head\.scores\.weight \(4, 2047\)"),
+    "other class counts": (
+        {SCORES: torch.zeros(9, 2048)},
+        {},
+        r"of another shape: .*box_head\.(deltas|scores)",
+    ),
+    "missing": (
+        {"proposal_generator.rpn_head.conv.bias": None},
+        {},
+        r"missing: rpn\.convs\.0\.bias .*--allow-missing PATTERN",
+    ),
+    "missing, another allowed": (
+        {"proposal_generator.rpn_head.conv.bias": None},
+        {"allow_missing": ("mask_head.*",)},
+        r"missing: rpn\.convs\.0\.bias",
+    ),
+    "unused": ({"backbone.res3.0.extra.weight": torch.zeros(2)}, {}, r"backbone\.res3\.0\.extra\.weight"),
+    "too few names": ({}, {"classes": "a,b"}, r"--classes a,b: 2 class names for a detector of num_classes=3"),
+    "the same name twice": ({}, {"classes": "a,b,a"}, "repeated: a"),
+    "a setting of another network": ({}, {"overrides": ("rpn.convs=2",)}, r"missing: rpn\.convs\.1"),
+    "no setting": ({}, {"overrides": ("rpm.convs=2",)}, "did you mean rpn"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_weights_that_are_wrong_leave_nothing_behind(tmp_path: Path, case: str) -> None:
+    changes, wishes, message = WRONG[case]
+    changed = {name: value for name, value in (state() | changes).items() if value is not None}
+    torch.save({"model": changed}, tmp_path / "model.pth")
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "model.pth", tmp_path / "out", **wishes)
+    assert nothing_is_left(tmp_path)
+
+
+def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Path) -> None:
+    weights = state() | {"ema.step": torch.zeros(1), "roi_heads.extra.weight": torch.zeros(2)}
+    del weights["proposal_generator.rpn_head.conv.bias"]
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(40_000)}}}
+    torch.save({"model": weights, "optimizer": optimizer, "iteration": 7}, tmp_path / "model.pth")
+    (tmp_path / "names.txt").write_text("square\ndisc\n\nstar\n")
+    said = run(
+        tmp_path / "model.pth",
+        tmp_path / "out",
+        allow_missing=("rpn.convs.0.bias",),
+        allow_unused=("ema.*", "roi_heads.extra.*"),
+        classes=str(tmp_path / "names.txt"),
+        overrides=("box.nms_iou=0.25",),
+        command="rcnn convert model.pth",
+    )
+    for line in (
+        "optimizer (1 arrays)",
+        "ema.step",
+        "roi_heads.extra.weight",
+        "rpn.convs.0.bias",
+        "read back bit for bit",
+    ):
+        assert line in said
+    written = load_checkpoint(tmp_path / "out")
+    assert written.classes == ("square", "disc", "star")
+    assert written.config.box.nms_iou == 0.25
+    assert {"converted_from", "sha256", "system", "assumed", "left", "command", "torch"} <= set(written.provenance)
+    assert written.provenance["converted_from"] == "model.pth"
+    assert written.provenance["command"] == "rcnn convert model.pth"
+    assert float(written.state["rpn.objectness.weight"].mean()) == 1
+    assert float(written.state["rpn.convs.0.bias"].abs().max()) == 0  # as it is drawn
+    with pytest.raises(ValueError, match=r"want the folder that holds|is of a checkpoint of ours"):
+        run(tmp_path / "out" / "model.safetensors", tmp_path / "again")
+
+
+def test_outputs_that_are_there(tmp_path: Path) -> None:
+    (tmp_path / "model.pth").write_bytes(b"")
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").touch()
+    with pytest.raises(FileExistsError, match="photos exists and is not a checkpoint"):
+        run(tmp_path / "model.pth", tmp_path / "photos")
+    assert (tmp_path / "photos" / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_conversion_that_is_broken_off_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+
+    def broken(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr(checkpoints, "save_file", broken)
+    with pytest.raises(type(failure)):
+        run(tmp_path / "model.pth", tmp_path / "out")
+    assert nothing_is_left(tmp_path)
+
+
+def test_a_disk_that_gives_back_other_numbers_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+
+    def forgetful(tensors: dict[str, Tensor], path: Path) -> None:
+        save_file(tensors | {"rpn.objectness.bias": tensors["rpn.objectness.bias"] + 1}, path)
+
+    monkeypatch.setattr(checkpoints, "save_file", forgetful)
+    with pytest.raises(ValueError, match=r"other numbers than were written \(rpn\.objectness\.bias\)"):
+        run(tmp_path / "model.pth", tmp_path / "out")
+
+
+def test_float16_prefixes_and_what_lies_beside(tmp_path: Path) -> None:
+    half = {f"module.{name}": value.half() for name, value in state().items() if value.is_floating_point()}
+    torch.save({"model": half, "model_ema": half, "epoch": 3}, tmp_path / "model.pth")
+    found = conversion.find_weights(tmp_path / "model.pth")
+    assert set(found.state) == set(state())
+    assert found.state[SCORES].dtype == torch.float32
+    assert found.state.kind(SCORES) == "f2"
+    assert found.extras["epoch"] == 3
+    assert found.left[0].startswith("model_ema (")
+
+
+def test_names_from_words_and_files(tmp_path: Path) -> None:
+    assert read_classes("a, b,c") == ("a", "b", "c")
+    (tmp_path / "names").write_text("traffic light\nstop sign\n")
+    assert read_classes(str(tmp_path / "names")) == ("traffic light", "stop sign")
+
+
+def test_every_system_is_listed() -> None:
+    lines = "\n".join(list_systems())
+    assert len(SYSTEMS) >= 10
+    assert all(system.name in lines for system in SYSTEMS)
+    assert "mmdetection" in lines
+
+
+def test_the_image_of_the_check_is_the_same_every_time_and_is_a_picture() -> None:
+    picture = generated_image()
+    assert torch.equal(picture, generated_image())
+    assert not torch.equal(picture, generated_image(1))
+    assert picture.float().std() > 20
+
+
+def test_what_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    run(tmp_path / "model.pth", tmp_path / "out")
+    given = load_checkpoint(tmp_path / "out")
+    detector = build_detector(c4("backbone.norm=gn"))
+    with pytest.raises(
+        ValueError,
+        match=r"backbone: frozen batch norm in the checkpoint, group norm in the detector \(add backbone\.norm=",
+    ):
+        transfer(detector, given, given.classes)
+    with pytest.raises(ValueError, match=r"its backbone has frozen batch norm, the detector's group norm"):
+        checkpoints.load_state(detector, given.state, "DIR")
+    with pytest.raises(ValueError, match=r"it has 3 classes, the detector 5 \(`rcnn train CHECKPOINT`"):
+        checkpoints.load_state(build_detector(c4("num_classes=5")), given.state, "DIR")
+    # the way back, and what it refuses
+    said: list[str] = []
+    write_foreign(tmp_path / "out", tmp_path / "back.pkl", "detectron2", said.append)
+    assert "all" in said[1]
+    assert "the same bit for bit" in said[1]
+    assert (tmp_path / "back.yaml").exists()
+    for output, system, message in (
+        ("back.pkl", "detectron2", "back.pkl exists"),
+        ("back.txt", "detectron2", "end in .pth or .pkl"),
+        ("other.pth", "yolo", "want detectron2, torchvision, mmdetection"),
+        ("other.pth", "torchvision", "torchvision"),
+    ):
+        with pytest.raises((ValueError, FileExistsError), match=message):
+            write_foreign(tmp_path / "out", tmp_path / output, system)
+    assert not (tmp_path / "other.pth").exists()
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["kind"] == "detector"

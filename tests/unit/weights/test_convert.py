@@ -1,0 +1,75 @@
+"""Files of other systems: recognised by their names, their settings kept or refused by name."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models import DetectorConfig, build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.weights.systems.known import convert
+from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+
+
+def blank(config: DetectorConfig) -> dict[str, Tensor]:
+    """Tensors of the right names and shapes that take no memory."""
+    with torch.device("meta"):
+        state = build_detector(config).state_dict()
+    return {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
+
+
+@pytest.mark.parametrize("name", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn"])
+def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
+    config = override(model_config(name), ["num_classes=90"])
+    theirs = to_torchvision(blank(config), config)
+    older = {
+        key.replace("_blocks.0.0.", "_blocks.0.")
+        .replace("conv.0.0.", "conv.")
+        .replace("mask_head.0.0.", "mask_head.mask_fcn1."): value
+        for key, value in theirs.items()
+    }
+    assert set(older) != set(theirs)
+    for state in (theirs, older):
+        given = from_torchvision(state)
+        assert set(given.state) == set(blank(config))
+        assert given.config.name == name
+        assert given.config.rpn.rounded_anchors
+    assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
+    assert len(set(given.classes)) == 90
+    assert given.config.backbone.norm_eps == 1e-5
+    published = from_torchvision(theirs, "downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    assert published.config.backbone.norm_eps == 0
+
+
+def test_torchvision_networks_that_we_do_not_have() -> None:
+    config = model_config("mask_rcnn_r50_fpn")
+    theirs = to_torchvision(blank(config), config)
+    with pytest.raises(ValueError, match=r"tensors of another: roi_heads\.keypoint_head\.0\.weight"):
+        from_torchvision({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"does not fit .* missing: rpn\.convs\.1\.bias"):
+        from_torchvision({**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="torchvision has no mask_rcnn_r50_c4"):
+        to_torchvision({}, model_config("mask_rcnn_r50_c4"))
+
+
+def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None:
+    def written(content: Any, name: str = "a.pkl") -> Path:
+        (tmp_path / name).write_bytes(pickle.dumps(content))
+        return tmp_path / name
+
+    names = {f"layer{i}.weight": np.zeros(2) for i in range(9)}
+    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer5\.weight and 3 more\. Known: D2Go"):
+        convert(written({"model": names}))
+    with pytest.raises(ValueError, match=r"holds no named tensors: found epoch"):
+        convert(written({"epoch": 3}))
+    with pytest.raises(ValueError, match=r"holds no named tensors: found int"):
+        convert(written(3))
+    torch.save({"model": {"backbone.body.trunk0.fbnetv2_0_0.conv.weight": torch.zeros(1)}}, tmp_path / "d.pth")
+    with pytest.raises(ValueError, match="files of D2Go come without settings"):
+        convert(tmp_path / "d.pth", tmp_path / "c.yaml")

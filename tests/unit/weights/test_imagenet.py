@@ -1,0 +1,285 @@
+"""ResNets of ImageNet: each publisher's file against torchvision's network run as that publisher runs it."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from rcnn.models import build_detector, model_config
+from rcnn.models.config import ResNetConfig
+from rcnn.models.overrides import override
+from rcnn.training.run import run_training
+from rcnn.weights.backbone import adopt_backbone, load_backbone
+from rcnn.weights.checkpoint import load_checkpoint, load_detector
+from rcnn.weights.convert import Wishes, convert_to_folder
+from tests.tiny_data import write_tiny_coco
+
+BLOCKS = "backbone.blocks=[1,1,1,1]"  # the smallest ResNet: a file of 30 MB in place of 100
+
+
+def network(**options: Any) -> ResNet:
+    """torchvision's, with norms that do something."""
+    torch.manual_seed(3)
+    net = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=2, **options).eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for value in (module.weight, module.running_var):
+                nn.init.uniform_(value, 0.5, 1.5)
+            for value in (module.bias, module.running_mean):
+                nn.init.normal_(value, std=0.1)
+    return net
+
+
+def as_caffe(net: ResNet, eps: float = 1e-5) -> ResNet:
+    """The same weights with Caffe's strides."""
+    for layer in (net.layer2, net.layer3, net.layer4):
+        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = eps
+    return net
+
+
+@torch.no_grad()
+def features(net: ResNet, pixels: Tensor) -> dict[str, Tensor]:
+    x = net.maxpool(net.relu(net.bn1(net.conv1(pixels))))
+    found = {}
+    for stage in (2, 3, 4, 5):
+        x = found[f"c{stage}"] = getattr(net, f"layer{stage - 1}")(x)
+    return found
+
+
+def image() -> Tensor:
+    return torch.randint(0, 256, (1, 3, 65, 97), generator=torch.Generator().manual_seed(1)).float()
+
+
+def ours(folder: Path) -> dict[str, Tensor]:
+    """Features of the checkpoint's backbone, for RGB pixels in 0..255."""
+    checkpoint = load_checkpoint(folder)
+    detector = build_detector(checkpoint.config).eval()
+    load_backbone(detector, checkpoint, "test")
+    order = image() if checkpoint.config.input.channel_order == "rgb" else image().flip(1)
+    mean, deviation = (torch.tensor(v)[None, :, None, None] for v in
+                       (checkpoint.config.input.pixel_mean, checkpoint.config.input.pixel_std))  # fmt: skip
+    with torch.no_grad():
+        return detector.backbone((order - mean) / deviation)
+
+
+def convert(file: Path, folder: Path, *words: str) -> str:
+    said: list[str] = []
+    convert_to_folder(file, folder, Wishes(overrides=words), said.append)
+    return "\n".join(said)
+
+
+def torch_file(net: ResNet, path: Path) -> None:
+    torch.save({"state_dict": {f"module.{name}": value for name, value in net.state_dict().items()}}, path)
+
+
+def chainer_file(net: ResNet, path: Path) -> None:
+    arrays = {"fc6/W": np.zeros((2, 2048)), "conv1/b": np.full(64, 0.25)}
+    for name, module in net.named_modules():
+        part = name.replace("layer", "res").replace("downsample.0", "conv4").replace("downsample.1", "bn4").split(".")
+        if part[0].startswith("res"):
+            part = [f"res{int(part[0][3:]) + 1}", "a", *part[2:]]
+        prefix = "/".join(part)
+        if isinstance(module, nn.Conv2d):
+            arrays[f"{prefix}/W"] = module.weight.detach().numpy()
+        elif isinstance(module, nn.BatchNorm2d):
+            arrays |= {
+                f"{prefix}/gamma": module.weight.detach().numpy(),
+                f"{prefix}/beta": module.bias.detach().numpy(),
+            }
+            arrays |= {
+                f"{prefix}/avg_mean": module.running_mean.numpy(),
+                f"{prefix}/avg_var": module.running_var.numpy(),
+            }
+            arrays[f"{prefix}/N"] = np.int64(7)
+    arrays["bn1/avg_mean"] = arrays["bn1/avg_mean"] + 0.25  # of which the bias is taken away again
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def msra_file(net: ResNet, path: Path) -> None:
+    branches = {"conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c", "downsample.0": "branch1"}
+    norms = {"bn1": "branch2a", "bn2": "branch2b", "bn3": "branch2c", "downsample.1": "branch1"}
+    blobs = {"conv1_w": net.conv1.weight.detach().numpy(), "conv1_b": np.zeros(64), "fc1000_w": np.zeros((2, 2048))}
+    for name, module in net.named_modules():
+        stage, _, rest = name.partition(".0.")
+        place = f"res{int(stage[5:]) + 1}_0_" if stage.startswith("layer") and rest else ""
+        if isinstance(module, nn.Conv2d) and place:
+            blobs[f"{place}{branches[rest]}_w"] = module.weight.detach().numpy()
+        elif isinstance(module, nn.BatchNorm2d):
+            scale = module.weight.detach() / (module.running_var + module.eps).sqrt()
+            prefix = f"{place}{norms[rest]}_bn" if place else "res_conv1_bn"
+            blobs[f"{prefix}_s"] = scale.numpy()
+            blobs[f"{prefix}_b"] = (module.bias.detach() - module.running_mean * scale).numpy()
+    path.write_bytes(pickle.dumps(blobs, protocol=2))
+
+
+MEANS = {"chainer": (103.063, 115.903, 123.152), "msra": (102.9801, 115.9465, 122.7717)}
+
+
+def test_torchvision(tmp_path: Path) -> None:
+    torch_file(network(), tmp_path / "resnet.pth")
+    said = convert(tmp_path / "resnet.pth", tmp_path / "backbone")
+    assert "pixels as torchvision's: RGB, mean 123.675" in said
+    assert "self-check: read back bit for bit" in said
+    mean, deviation = (
+        torch.tensor(v)[None, :, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    )
+    for name, wanted in features(network(), (image() - mean) / deviation).items():
+        torch.testing.assert_close(ours(tmp_path / "backbone")[name], wanted, rtol=1e-4, atol=1e-4)
+
+
+def detectron2_names(net: ResNet) -> dict[str, Tensor]:
+    found = {}
+    for name, value in net.state_dict().items():
+        if name.startswith("fc") or name.endswith("tracked"):
+            continue
+        name = re.sub(r"layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)
+        name = name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")
+        name = re.sub(r"bn(\d)", r"conv\1.norm", name)
+        found[name if name.startswith("res") else f"stem.{name}"] = value
+    return found
+
+
+def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) -> None:
+    named = detectron2_names(network())
+    arrays = {name: value.numpy() for name, value in named.items()}
+    content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
+    (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
+    assert "RGB" in convert(tmp_path / "R-50.pkl", tmp_path / "detectron2")
+    state = load_checkpoint(tmp_path / "detectron2").state
+    assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in named.items())
+
+    theirs = {"linear/W": np.zeros((2048, 2)), "learning_rate": np.float32(0)}
+    words = {"norm.weight": "bn/gamma", "norm.bias": "bn/beta", "norm.running_mean": "bn/mean/EMA",
+             "norm.running_var": "bn/variance/EMA", "weight": "W"}  # fmt: skip
+    for name, value in named.items():
+        layer, word = re.fullmatch(r"(.+?)\.(norm\.\w+|weight)", name).groups()  # type: ignore[union-attr]
+        layer = layer.replace("stem.conv1", "conv0").replace("shortcut", "convshortcut")
+        layer = re.sub(r"res(\d)\.(\d)\.", lambda m: f"group{int(m[1]) - 2}/block{m[2]}/", layer)
+        array = value.numpy()
+        theirs[f"{layer}/{words[word]}:0"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
+    with (tmp_path / "ImageNet.npz").open("wb") as file:
+        np.savez_compressed(file, **theirs)
+    assert "BGR, mean 103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
+    other = load_checkpoint(tmp_path / "tensorpack")
+    assert other.config.backbone.padding == "align"  # type: ignore[union-attr]
+    assert set(other.state) == set(state)
+    assert all(torch.equal(other.state[name], value) for name, value in state.items())
+
+
+def test_resnext_is_known_by_its_groups(tmp_path: Path) -> None:
+    torch_file(network(groups=32, width_per_group=8), tmp_path / "resnext.pth")
+    convert(tmp_path / "resnext.pth", tmp_path / "backbone")
+    trunk = load_checkpoint(tmp_path / "backbone").config.backbone
+    assert isinstance(trunk, ResNetConfig)
+    assert (trunk.groups, trunk.width_per_group) == (32, 8)
+
+
+@pytest.mark.parametrize(("kind", "write"), [("chainer", chainer_file), ("msra", msra_file)])
+def test_caffes_networks(tmp_path: Path, kind: str, write: Callable[[ResNet, Path], None]) -> None:
+    net = as_caffe(network(), 2e-5 if kind == "chainer" else 1e-5)
+    if kind == "chainer":
+        net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
+    write(net, tmp_path / "weights.bin")
+    said = convert(tmp_path / "weights.bin", tmp_path / "backbone")
+    assert "BGR" in said
+    assert "stride in the 1x1" in said
+    pixels = image().flip(1) - torch.tensor(MEANS[kind])[None, :, None, None]
+    for name, wanted in features(net, pixels).items():
+        found = ours(tmp_path / "backbone")[name]
+        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_path: Path) -> None:
+    net = as_caffe(network())
+    net.bn1.running_var.mul_(58.0**2)  # what pixels of 0 to 255 give, and no others
+    torch_file(net, tmp_path / "res101.pth")
+    said = convert(tmp_path / "res101.pth", tmp_path / "backbone")
+    assert "Caffe's (the first norm's variance is" in said
+    assert load_checkpoint(tmp_path / "backbone").config.input.channel_order == "bgr"
+    convert(tmp_path / "res101.pth", tmp_path / "corrected", "input.channel_order=rgb", "backbone.stride_in_1x1=false")
+    corrected = load_checkpoint(tmp_path / "corrected").config
+    assert corrected.input.channel_order == "rgb"
+
+
+def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
+    state = network().state_dict() | {"layer1.0.se.fc.weight": torch.zeros(1)}
+    torch.save(state, tmp_path / "seresnet.pth")
+    with pytest.raises(ValueError, match=r"looks like a ResNet of torchvision or timm.*layer1\.0\.se\.fc\.weight"):
+        convert(tmp_path / "seresnet.pth", tmp_path / "backbone")
+    torch_file(network(), tmp_path / "resnet.pth")
+    with pytest.raises(ValueError, match="has no classes or settings"):
+        convert_to_folder(tmp_path / "resnet.pth", tmp_path / "backbone", Wishes(classes="a"))
+    assert not (tmp_path / "backbone").exists()
+
+
+@pytest.fixture(scope="module")
+def caffe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of MSRA's backbone."""
+    folder = tmp_path_factory.mktemp("msra")
+    msra_file(network(), folder / "R-50.pkl")
+    convert(folder / "R-50.pkl", folder / "backbone")
+    return folder / "backbone"
+
+
+def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Path) -> None:
+    checkpoint = load_checkpoint(caffe)
+    config = override(model_config("mask_rcnn_r50_fpn"), [BLOCKS])
+    adopted = adopt_backbone(config, checkpoint, "DIR")
+    assert adopted.input == replace(config.input, channel_order="bgr", pixel_mean=MEANS["msra"], pixel_std=(1, 1, 1))
+    assert isinstance(adopted.backbone, ResNetConfig)
+    assert adopted.backbone.stride_in_1x1
+    for word, cure in (
+        ("input.channel_order=rgb", "input.channel_order=bgr"),
+        ("backbone.stride_in_1x1=false", "backbone.stride_in_1x1=true"),
+    ):
+        with pytest.raises(ValueError, match=f"{word}, but DIR was trained with .*{cure}"):
+            adopt_backbone(override(config, [word]), checkpoint, "DIR", [word])
+    with pytest.raises(ValueError, match=r"another ResNet.*add backbone\.blocks=\[1,1,1,1\]"):
+        adopt_backbone(model_config("mask_rcnn_r50_fpn"), checkpoint, "DIR")
+    with pytest.raises(ValueError, match=r"frozen batch norm, the model group norm.*backbone\.norm=frozen_bn"):
+        adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
+    with pytest.raises(ValueError, match=r"worked into scale and shift.*leave backbone\.norm=bn out"):
+        adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
+    with pytest.raises(ValueError, match="ResNets to ResNets"):
+        adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")
+
+
+def test_the_last_stage_of_a_c4_detector_comes_from_the_backbone_too(caffe: Path) -> None:
+    checkpoint = load_checkpoint(caffe)
+    config = adopt_backbone(override(model_config("faster_rcnn_r50_c4"), [BLOCKS, "num_classes=2"]), checkpoint, "DIR")
+    detector = build_detector(config)
+    line = load_backbone(detector, checkpoint, "DIR")
+    assert "new: box_head, rpn" in line
+    got = detector.state_dict()["box_head.features.res5.0.conv2.weight"]
+    assert torch.equal(got, checkpoint.state["backbone.res5.0.conv2.weight"])
+
+
+def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(64, 96))
+    words = [BLOCKS, "input.min_size=64", "input.max_size=96", "train.steps=1", "train.batch_size=1"]
+    words += ["train.workers=0", "fpn.channels=16", "box.fc_width=16", "mask.width=16", "rpn.pre_nms_train=50"]
+    said: list[str] = []
+    run_training("mask_rcnn_r50_fpn", data, tmp_path / "run", words, device="cpu", weights=str(caffe), say=said.append)
+    assert any(line.startswith("backbone: ") and "new: box_head, fpn, mask_head, rpn" in line for line in said)
+    detector, checkpoint = load_detector(tmp_path / "run" / "last")
+    assert checkpoint.config.input.channel_order == "bgr"
+    stem = load_checkpoint(caffe).state["backbone.stem.conv1.weight"]  # which is frozen
+    assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
+    with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
+        run_training(str(caffe), data, tmp_path / "other", [], device="cpu")
+    with pytest.raises(ValueError, match=r"holds a backbone alone, which detects nothing: train from it, `rcnn train"):
+        load_detector(caffe)

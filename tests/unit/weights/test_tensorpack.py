@@ -1,0 +1,221 @@
+"""tensorpack's files: every published architecture has its place, variants compute what the rules say."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from rcnn.models import DetectorConfig, build_detector
+from rcnn.models.config import ResNetConfig
+from rcnn.models.overrides import override
+from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.systems.tensorpack.settings import read_settings
+from rcnn.weights.systems.tensorpack.system import from_tensorpack, recognises
+from tests.parity.golden_detectron2 import match_sets
+from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
+from tests.unit.weights.tensorpack_forward import Forward
+
+# facts/tensorpack.md, 6.2: tensors of each published architecture; those of the graphs that were dumped
+CONFIGS = 19
+ELEMENTS = {"fpn": 44_453_556, "c4": 36_024_048, "fpngn": 45_719_348, "r101scratch": 94_974_622}
+
+
+def graphs(shared: Path) -> dict[str, tuple[str, dict[str, tuple[int, ...]]]]:
+    """Overrides, and shapes by name, of each configuration that was dumped from the real program."""
+    found: dict[str, tuple[str, dict[str, tuple[int, ...]]]] = defaultdict(lambda: ("", {}))
+    with (shared / "facts/tensorpack_vars.tsv").open() as file:
+        for row in csv.DictReader(file, delimiter="\t"):
+            shape = tuple(int(side) for side in row["shape"].split("x")) if row["shape"] else ()
+            found[row["config"]] = (row["command_line_overrides"], {**found[row["config"]][1], row["name"]: shape})
+    return dict(found)
+
+
+def test_every_dumped_graph_has_its_place(shared: Path) -> None:
+    dumped = graphs(shared)
+    assert len(dumped) == CONFIGS
+    for name, (words, shapes) in dumped.items():
+        state = {f"{key}:0": torch.empty(shape, device="meta") for key, shape in shapes.items()}
+        assert recognises(state)
+        converted = from_tensorpack(state, words or None, name)  # require_fit has compared names and shapes
+        assert not converted.left
+        if name in ELEMENTS:
+            assert sum(value.numel() for value in state.values()) == ELEMENTS[name]
+        backbone = converted.config.backbone
+        assert isinstance(backbone, ResNetConfig)
+        assert backbone.depth == (101 if name.startswith("r101") else 50)
+        assert (converted.config.fpn is None) == ("c4" in name)
+        assert (converted.config.cascade is not None) == ("CASCADE" in words)
+        assert (converted.config.mask is not None) == ("MODE_MASK=False" not in words)
+
+
+VARIANTS: dict[str, tuple[dict, str, dict]] = {
+    "all group norm": ({"norm": "gn", "head": "4conv1fc", "head_norm": True}, "BACKBONE.FREEZE_AT=0", {}),
+    "4conv1fc": ({"head": "4conv1fc"}, "", {}),
+    "cascade": ({"cascade": True}, "", {}),
+    "cascade, group norm": ({"cascade": True, "norm": "gn", "head": "4conv1fc", "head_norm": True}, "", {}),
+    "TensorFlow's padding": ({}, "BACKBONE.TF_PAD_MODE=True", {"tf_pad": True}),
+    "C4": ({"pyramid": False}, "", {}),
+    "C4, TensorFlow's padding": ({"pyramid": False}, "BACKBONE.TF_PAD_MODE=True", {"tf_pad": True}),
+    "C4, stride in the 1x1": ({"pyramid": False}, "BACKBONE.STRIDE_1X1=True", {"stride_1x1": True}),
+    "no norm": ({"norm": "none"}, "", {}),
+    "synchronised norm": ({}, "BACKBONE.NORM=SyncBN", {}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@torch.no_grad()
+def test_variants_compute_what_the_rules_say(variant: str) -> None:
+    network, words, rules = VARIANTS[variant]
+    weights = {name: peer_value(name, shape) for name, shape in peer_shapes(**network).items()}
+    if network.get("norm") == "none":  # nothing else keeps the maps from growing
+        weights = {name: value * (0.5 if "/conv" in name else 1) for name, value in weights.items()}
+    converted = from_tensorpack({k: torch.from_numpy(v) for k, v in weights.items()}, f"{SETTINGS} {words}")
+    detector = build_detector(converted.config)
+    detector.load_state_dict(converted.state)
+    image = peer_image()
+    found = detector.eval().predict(batch_of(image, converted.config.input.divisor))
+    boxes, scores, labels, masks = Forward(weights, **rules).detect(image)
+    real = found.valid[0]
+    order = match_sets(found.boxes[0][real].numpy(), boxes.numpy(), found.labels[0][real].numpy(), labels.numpy())
+    assert len(boxes) > 5
+    torch.testing.assert_close(found.boxes[0][real][order], boxes, atol=2e-3, rtol=0)
+    torch.testing.assert_close(found.scores[0][real][order], scores, atol=1e-4, rtol=0)
+    assert found.masks is not None
+    torch.testing.assert_close(found.masks[0][real][order], masks, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("pyramid", [True, False])
+def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
+    """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
+    weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
+    words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
+    converted = from_tensorpack({k: torch.from_numpy(v) for k, v in weights.items()}, words)
+    everything = ["rpn.batch_size=9000", "rpn.normalizer=sampled", "box.batch_size=400"]
+    detector = build_detector(override(converted.config, everything))
+    detector.load_state_dict(converted.state)
+    boxes = torch.tensor([[12.0, 10.0, 60.0, 70.0], [70.5, 30.2, 139.0, 101.0], [30.0, 60.0, 50.0, 82.0], [3, 3, 9, 8]])
+    labels = torch.tensor([3, 1, 5, 2])
+    masks = torch.zeros(4, 101, 139, dtype=torch.bool)
+    for mask, (x1, y1, x2, y2) in zip(masks, boxes.int().tolist(), strict=True):
+        mask[y1:y2, x1:x2] = torch.ones(y2 - y1, x2 - x1).tril() > 0
+    image = peer_image()
+    images = batch_of(image, converted.config.input.divisor)
+    bitmaps = torch.zeros(1, 4, *images.pixels.shape[2:], dtype=torch.bool)
+    bitmaps[0, :, :101, :139] = masks
+    targets = Targets(
+        boxes=boxes[None], labels=labels[None] - 1, valid=torch.ones(1, 4, dtype=torch.bool), bitmaps=bitmaps
+    )
+    with torch.no_grad():
+        losses = detector.losses(images, targets, torch.tensor(0))
+        wanted = Forward(weights).losses(image, boxes, labels, masks)
+    for name, value in wanted.items():
+        assert losses[name].item() == pytest.approx(value, rel=1e-4), name
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(detector.losses, fullgraph=True, backend="eager")(images, targets, torch.tensor(0))
+    for name, value in losses.items():
+        assert compiled[name].item() == pytest.approx(value.item(), rel=1e-4), name
+
+
+def batch_of(image: np.ndarray, divisor: int) -> ImageBatch:
+    """One image (H, W, 3) BGR, padded."""
+    pixels = torch.from_numpy(image[:, :, ::-1].copy()).permute(2, 0, 1)
+    height, width = pixels.shape[1:]
+    divisor = divisor or 1
+    padded = torch.zeros(1, 3, -(-height // divisor) * divisor, -(-width // divisor) * divisor, dtype=torch.uint8)
+    padded[0, :, :height, :width] = pixels
+    return ImageBatch(pixels=padded, sizes=torch.tensor([[height, width]]))
+
+
+def tiny(**network) -> dict[str, Tensor]:
+    return {name: torch.zeros(shape) for name, shape in peer_shapes(**network).items()}
+
+
+def config(words: str | Path | None = None, **network) -> DetectorConfig:
+    return from_tensorpack(tiny(**network), words).config
+
+
+def test_settings_of_the_finalizer() -> None:
+    """FPN raises the longest side to a multiple of 32, and with it the limit of decoded scales; C4 does not."""
+    pyramid, single = config(), config(pyramid=False)
+    assert (pyramid.input.max_size, single.input.max_size) == (1344, 1333)
+    assert pyramid.box.max_log_scale == pyramid.rpn.max_log_scale == math.log(1344 / 16)
+    assert single.box.max_log_scale == math.log(1333 / 16)
+    assert pyramid.input.pixel_mean == (103.53, 116.28, 123.675)  # BGR
+    assert (pyramid.rpn.pre_nms_train, pyramid.rpn.pre_nms, single.rpn.pre_nms_train) == (2000, 1000, 12000)
+    assert config("FPN.PROPOSAL_MODE=Joint").rpn.proposals == "joint"
+    assert config("FPN.PROPOSAL_MODE=Joint").rpn.pre_nms == 6000
+    assert config("FPN.CASCADE=True", pyramid=False) == single  # without a pyramid it is passed over
+
+
+def test_optimiser_and_counters_are_left_behind() -> None:
+    state = tiny() | {
+        "conv0/W/Momentum:0": torch.zeros(7, 7, 3, 64), "learning_rate:0": torch.zeros(()),
+        "global_step:0": torch.zeros(()), "EMA/total_loss:0": torch.zeros(()), "AccumGrad/counter:0": torch.zeros(()),
+        "rpn/conv0/W/AccumGrad:0": torch.zeros(1),
+    }  # fmt: skip
+    converted = from_tensorpack(state)
+    assert len(converted.left) == 6
+    assert "conv0/W/Momentum:0" in converted.left
+    with pytest.raises(ValueError, match=r"some\.npz.*rpn/strange/W"):
+        from_tensorpack(tiny() | {"rpn/strange/W": torch.zeros(1)}, source="some.npz")
+
+
+def test_a_file_of_another_class_count() -> None:
+    state = tiny()
+    state["fastrcnn/outputs/class/W"] = torch.zeros(64, 4)
+    state["fastrcnn/outputs/class/b"] = torch.zeros(4)
+    with pytest.raises(ValueError, match=r"another shape: box_head\.deltas"):
+        from_tensorpack(state)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "MODE_FPN=True PREPROC.MAX_SIZE=1024 DATA.TRAIN=('a','b') TRAIN.LR_SCHEDULE=[1000] BACKBONE.STRANGE=1",
+        "--config MODE_FPN=True\n--config PREPROC.MAX_SIZE=1024 \\\n DATA.TRAIN='a' TRAIN.LR_SCHEDULE=1x "
+        "BACKBONE.STRANGE=1",
+        "# notes\nMODE_FPN=True\n'PREPROC.MAX_SIZE=1024'\n\"DATA.TRAIN=('a', 'b')\"\nTRAIN.LR_SCHEDULE=9x\n"
+        "BACKBONE.STRANGE=x",
+        "{'MODE_FPN': True, 'PREPROC': {'MAX_SIZE': 1024},\n 'DATA': {'TRAIN': ('a', )}, 'TRAIN': {'LR_SCHEDULE': [1]},"
+        " 'BACKBONE': {'STRANGE': 1}}",
+    ],
+)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_path: Path) -> None:
+    given: str | Path = words
+    if as_file:
+        given = tmp_path / "settings.txt"
+        given.write_text(words)
+    settings = read_settings(given)
+    assert settings.given == {"MODE_FPN", "PREPROC.MAX_SIZE"}
+    assert settings.get["PREPROC.MAX_SIZE"] == 1024
+    assert settings.of_the_run == ("DATA.TRAIN", "TRAIN.LR_SCHEDULE")
+    assert settings.unknown == ("BACKBONE.STRANGE",)
+    assumed = from_tensorpack(tiny(), given).assumed
+    assert any("BACKBONE.STRANGE" in sentence for sentence in assumed)
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong"),
+    [
+        ("MODE_FPN=False", "MODE_FPN=True by its tensors"),
+        ("PREPROC.MAX_SIZE=large", "'large'"),
+        ("BACKBONE.STRIDE_1X1=1", "bool"),
+        ("BACKBONE.NORM=Batch", "FreezeBN, SyncBN"),
+        ("PREPROC.MAX_SIZE=__import__('os').getcwd()", "__import__"),
+        ("FPN.ANCHOR_STRIDES=(8,16,32,64,128)", "FPN.ANCHOR_STRIDES=(8, 16"),
+        ("nowhere.txt", "no file"),
+    ],
+)
+def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(wrong)):
+        from_tensorpack(tiny(), words)
