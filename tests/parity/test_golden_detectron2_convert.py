@@ -34,7 +34,7 @@ FIXTURES = {
     "scratch_mask_rcnn_R_50_FPN_3x_gn": "Misc",
 }
 # what the fixtures' settings change for a smaller run, and what tensors cannot tell
-RUN = {"input.min_size", "input.max_size", "rpn.post_nms", "box.score_threshold"}
+RUN = {"input.min_size", "input.max_size", "rpn.proposals.post_nms", "box.score_threshold"}
 UNTOLD = {"scratch_mask_rcnn_R_50_FPN_3x_gn": {"backbone.frozen_stages"}}
 
 

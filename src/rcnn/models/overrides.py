@@ -1,4 +1,4 @@
-"""Settings as text: `rpn.nms_iou=0.6` on a command line, a config as JSON and back, a table of what can be set.
+"""Settings as text: `box.score_threshold=0.6` on a command line, a config as JSON and back, a table of what can be set.
 
 Every value is checked against the field's own type; an error names the key, what was wanted and given, and near keys.
 OmegaConf reads the text (YAML values, nothing evaluated); its structured configs know neither a union of dataclasses
@@ -40,14 +40,14 @@ class Setting(NamedTuple):
 def override(settings: T, overrides: Sequence[str]) -> T:
     """Any of our dataclasses of settings, changed by `key.sub=value` strings in order.
 
-    Values are YAML: `0.6`, `null`, `[[32], [64]]`, `{features: res5}`. `mask={}` gives a part that is off its defaults,
+    Values are YAML: `0.6`, `null`, `[[32], [64]]`, `{trunk: res5}`. `mask={}` gives a part that is off its defaults,
     `mask=null` takes it away, `backbone.kind=compact` exchanges it for another kind with that kind's defaults.
     """
     for text in overrides:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise ValueError(f"{text!r} is not a setting: want key.sub=value, such as rpn.nms_iou=0.6")
+            raise ValueError(f"{text!r} is not a setting: want key.sub=value, e.g. box.score_threshold=0.6")
         settings = _set(settings, key.split("."), _parse(key, value), key, settings)
     return settings
 
@@ -145,7 +145,7 @@ def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> An
     prefix = path[: len(path) - len(".".join(rest)) - 1] if rest else path
     current = getattr(settings, name)
     if not rest:
-        return _replaced(settings, name, _checked(hints[name], value, path))
+        return _replaced(settings, name, _checked(hints[name], value, path, _default(type(settings), name)))
     parts = [part for part in _alternatives(hints[name]) if dataclasses.is_dataclass(part)]
     if rest == ["kind"] and len(parts) > 1:
         return _replaced(settings, name, _checked(hints[name], {"kind": value}, prefix))
@@ -185,14 +185,21 @@ def _kind(config_class: type) -> str:
     return get_args(field_types(config_class)["kind"])[0]
 
 
-def _checked(hint: Any, value: Any, path: str) -> Any:
+def _default(config_class: Any, name: str) -> Any:
+    """The default of a field; dataclasses.MISSING if it has none."""
+    [field] = [field for field in dataclasses.fields(config_class) if field.name == name]
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     """`value` as `hint` wants it: lists become tuples, whole numbers floats where a float is wanted, nothing else."""
     options = _alternatives(hint)
     if value is None and type(None) in options:
         return None
     parts = [part for part in options if dataclasses.is_dataclass(part)]
     if parts and isinstance(value, Mapping):
-        return _build(_of_kind(parts, value, path), value, path)
+        kind = _of_kind(parts, value, path)
+        return _build(kind, value, path, default if type(default) is kind else None)
     origin = get_origin(hint)
     if origin is Literal and any(value == known and type(value) is type(known) for known in get_args(hint)):
         return value
@@ -231,7 +238,8 @@ def _of_kind(parts: list[Any], value: Mapping[str, Any], path: str) -> type:
     return kinds[value["kind"]]
 
 
-def _build(config_class: Any, value: Any, path: str) -> Any:
+def _build(config_class: Any, value: Any, path: str, base: Any = None) -> Any:
+    """The dataclass with the fields of `value`; the others are those of `base`, or the defaults of the class."""
     dot = f"{path}." if path else ""
     hints = field_types(config_class)
     if not isinstance(value, Mapping):
@@ -242,7 +250,12 @@ def _build(config_class: Any, value: Any, path: str) -> Any:
             raise ValueError(
                 f"no setting {f'{dot}{name}'!r}; did you mean {' or '.join(dot + known for known in close)}?"
             )
-    fields = {name: _checked(hints[name], given, f"{dot}{name}") for name, given in value.items()}
+    fields = {
+        name: _checked(hints[name], given, f"{dot}{name}", _default(config_class, name))
+        for name, given in value.items()
+    }
+    if base is not None:
+        return dataclasses.replace(base, **fields)
     for field in dataclasses.fields(config_class):
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
         if required and field.name not in fields:
@@ -285,5 +298,5 @@ def _of_class(config_class: type, prefix: str) -> list[Setting]:
             shown = type(default).__name__ if dataclasses.is_dataclass(default) else default
             rows.append(Setting(path, type_name(hint), shown, comments.get(field.name, "")))
         for part in parts:
-            rows += _of_class(part, f"{path}.")
+            rows += _of_instance(default, f"{path}.") if type(default) is part else _of_class(part, f"{path}.")
     return rows
