@@ -72,9 +72,7 @@ def save_checkpoint(
     """
     directory = Path(directory)
     require_replaceable(directory)
-    replace_folder(
-        directory, lambda folder: write_checkpoint(folder, detector, config, classes, provenance, kind=kind)
-    )
+    replace_folder(directory, lambda folder: write_checkpoint(folder, detector, config, classes, provenance, kind=kind))
 
 
 def write_checkpoint(
@@ -141,7 +139,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
     files = record["files"]
     require_digest(weights, files)
-    return Checkpoint(config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind, files=files)
+    return Checkpoint(
+        config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind, files=files
+    )
 
 
 def require_digest(path: Path, files: Mapping[str, str]) -> None:
