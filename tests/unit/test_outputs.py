@@ -188,9 +188,12 @@ def test_a_kill_between_the_two_moves_is_repaired(tmp_path: Path) -> None:
 def test_a_lock_does_not_outlive_its_process_in_a_forked_one(tmp_path: Path) -> None:
     with OutputFolder(tmp_path) as output:
         output.write_text("a.txt", "a")
+        reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
+            os.write(writer, b"started")
             signal.pause()
+        os.read(reader, 7)
         assert output.is_free("a.txt")
     try:
         with OutputFolder(tmp_path) as output:  # the forked process lives on, without the lock
