@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
 
-from rcnn.models.config import BoxHeadConfig, CompactConfig, DetectorConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models.config import (
+    RPN_SAMPLING,
+    BoxHeadConfig,
+    CompactConfig,
+    DetectorConfig,
+    MaskHeadConfig,
+    PoolerConfig,
+    ResNetConfig,
+    RPNConfig,
+)
 from rcnn.models.describe import describe, setting_paths
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.suggestions import SYNONYMS, near_settings
