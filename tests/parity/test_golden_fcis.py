@@ -204,8 +204,10 @@ def test_losses_and_gradients(peer: Peer) -> None:
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
     rpn_before, head_before = detector.rpn.config, head.config
-    detector.rpn.config = replace(rpn_before, batch_size=4000, positive_fraction=1.0)
-    head.config = replace(head_before, batch_size=400, positive_fraction=1.0)
+    detector.rpn.config = replace(
+        rpn_before, sampling=replace(rpn_before.sampling, batch_size=4000, positive_fraction=1.0)
+    )
+    head.config = replace(head_before, sampling=replace(head_before.sampling, batch_size=400, positive_fraction=1.0))
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)

@@ -32,7 +32,7 @@ CONFIG_FILE = "config.json"
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 # tensors with rows of their own for each class, and how many rows that is; what is left over is background
-CLASS_ROWS = {"box_head.scores": 1, "box_head.deltas": 4, "mask_head.logits": 1}
+CLASS_ROWS = {"box_head.logits": 1, "box_head.deltas": 4, "mask_head.logits": 1}
 # tensors with one slice a keypoint, and the axis that counts them
 KEYPOINT_AXIS = {
     "keypoint_head.logits.weight": 1,
