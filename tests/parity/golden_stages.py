@@ -134,7 +134,7 @@ def assert_gradients(detector: Detector, stored: Stored) -> None:
         expected = first[: gradient.numel()].astype(np.float64)
         difference = np.linalg.norm(gradient.flatten()[:8].numpy() - expected)
         errors.append(float(difference / np.linalg.norm(expected)) if difference else 0.0)
-        assert_at_most("relative error of the first values", errors[-1], 4e-2)
+        assert_at_most("relative error of the first values", errors[-1], 5e-2)
     assert_at_most("the same, root mean square over all gradients", float(np.sqrt(np.mean(np.square(errors)))), 1e-2)
 
 
