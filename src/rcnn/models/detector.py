@@ -55,7 +55,7 @@ class Detector(nn.Module):
         if self.keypoint_head is not None:
             box = self.config.box.sampling
             losses |= self.keypoint_head.losses(
-                features, regions, targets, box.batch_size * box.positive_fraction, images.scales
+                features, regions, targets, box.sampling.batch_size * box.sampling.positive_fraction, images.scales
             )
         return losses
 

@@ -343,6 +343,7 @@ CHOICES = (
 )
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", ["half_open", "inclusive", "inclusive_loose"])
 @pytest.mark.parametrize("settings", CHOICES)
 def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, kind: Any) -> None:
