@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from rcnn.structures import ImageBatch, Proposals, Targets
 from rcnn.weights.systems.fcis.system import CHAINER_FCIS as CHAINER_FCIS_LAYERS
 from rcnn.weights.systems.fcis.system import CHAINERCV as CHAINERCV_LAYERS
 from rcnn.weights.systems.fcis.system import rename
+from tests.deviations import assert_at_most, assert_within
+from tests.parity.golden_detectron2 import assert_same_ranking
 from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
 
 CHAINERCV, CHAINER_FCIS = FIXTURES
@@ -71,14 +74,14 @@ def test_prepared_image(peer: Peer) -> None:
     assert tuple(peer.batch.pixels.shape[1:]) == tuple(stored["prepared_shape"])
     ours = peer.detector.normalize(peer.batch)[0].numpy()
     if "prepared" in stored:
-        np.testing.assert_allclose(ours, stored["prepared"], atol=2e-3)
+        assert_within("input batch", ours, stored["prepared"], atol=2e-3)
     else:
-        np.testing.assert_allclose(ours[:, 64:96, 64:128], stored["prepared_slice"], atol=2e-3)
+        assert_within("input batch", ours[:, 64:96, 64:128], stored["prepared_slice"], atol=2e-3)
 
 
 def test_features(peer: Peer) -> None:
-    np.testing.assert_allclose(peer.features["c4"][0, ::16].numpy(), peer.stored["c4"], atol=3e-5)
-    np.testing.assert_allclose(peer.features["c5"][0, ::32].numpy(), peer.stored["c5"], atol=3e-5)
+    assert_within("features c4", peer.features["c4"][0, ::16], peer.stored["c4"], atol=3e-5)
+    assert_within("features c5", peer.features["c5"][0, ::32], peer.stored["c5"], atol=3e-5)
 
 
 def their_order(values: Tensor) -> Tensor:
@@ -95,18 +98,19 @@ def rpn_level(peer: Peer) -> Level:
 def test_rpn(peer: Peer) -> None:
     level, stored = rpn_level(peer), peer.stored
     anchors = their_order(level.anchors)[:24].numpy()
-    np.testing.assert_allclose(anchors[:, [1, 0, 3, 2]], stored["anchor_first_cells"], atol=1e-3)
-    np.testing.assert_allclose(their_order(level.ranks[0]).numpy(), stored["rpn_score"][:, 1], atol=1e-4)
+    assert_within("anchors", anchors[:, [1, 0, 3, 2]], stored["anchor_first_cells"], atol=1e-3)
+    assert_within("rpn scores", their_order(level.ranks[0]), stored["rpn_score"][:, 1], atol=1e-4)
     difference = stored["rpn_score"][:, 1] - stored["rpn_score"][:, 0]
-    np.testing.assert_allclose(their_order(level.logits[0]).numpy(), difference, atol=2e-4)
-    np.testing.assert_allclose(their_order(level.deltas[0]).numpy()[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
+    assert_within("rpn logits", their_order(level.logits[0]), difference, atol=2e-4)
+    assert_within("rpn deltas", their_order(level.deltas[0]).numpy()[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
 
 
 def test_proposals(peer: Peer) -> None:
     with torch.inference_mode():
         proposals = peer.detector.rpn.predict(peer.features, peer.batch.sizes, peer.batch.scales)
     assert proposals.valid.all()
-    np.testing.assert_allclose(proposals.boxes[0].numpy(), xyxy(peer.stored["proposals"]).numpy(), atol=2e-3)
+    stored = xyxy(peer.stored["proposals"]).numpy()
+    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), stored, atol=2e-3)
 
 
 def test_maps(peer: Peer) -> None:
@@ -114,14 +118,14 @@ def test_maps(peer: Peer) -> None:
     with torch.inference_mode():
         reduced = peer.head.reduce(peer.features["c5"])
         maps, deltas = peer.head.score(peer.features)
-    np.testing.assert_allclose(reduced[0, ::32].numpy(), stored["head_conv"], atol=3e-5)
+    assert_within("reduced features", reduced[0, ::32], stored["head_conv"], atol=3e-5)
     classes = maps[0].unflatten(0, (-1, 98)).roll(1, 0).flatten(0, 1)  # theirs: background first
-    np.testing.assert_allclose(classes[stored["cls_seg_channels"]].numpy(), stored["cls_seg_maps"], atol=3e-4)
+    assert_within("score maps", classes[stored["cls_seg_channels"]], stored["cls_seg_maps"], atol=3e-4)
     channels = stored["ag_loc_channels"] - 4 * 49  # the foreground's slot
     known = channels >= 0
     x, y = channels // 49 % 4, channels % 49
     ours = deltas[0].numpy()[(np.array([1, 0, 3, 2])[x] * 49 + y)[known]]
-    np.testing.assert_allclose(ours, stored["ag_loc_maps"][known], atol=3e-4)
+    assert_within("delta maps", ours, stored["ag_loc_maps"][known], atol=3e-4)
 
 
 def test_regions(peer: Peer) -> None:
@@ -134,16 +138,16 @@ def test_regions(peer: Peer) -> None:
         pooled = head.pool(maps, boxes, valid)
         scores, masks, moved = head.read(maps, boxes, valid)
     first = pooled.pairs[0, :3].roll(1, 1)[:, stored["pooled_classes"]]
-    np.testing.assert_allclose(first.numpy(), stored["pooled_cls_seg_first3"], atol=3e-4)
+    assert_within("pooled maps", first, stored["pooled_cls_seg_first3"], atol=3e-4)
     wanted = torch.from_numpy(stored["roi_cls_score"])
-    np.testing.assert_allclose(pooled.logits[0].roll(1, 1).numpy(), wanted.numpy(), atol=1e-4)
-    np.testing.assert_allclose(scores[0].numpy(), wanted.softmax(1)[:, 1:].numpy(), atol=1e-4)
-    np.testing.assert_allclose(pooled.deltas[0].numpy()[:, [1, 0, 3, 2]], stored["roi_ag_loc"][:, 1], atol=1e-4)
+    assert_within("class logits", pooled.logits[0].roll(1, 1), wanted, atol=1e-4)
+    assert_within("class scores", scores[0], wanted.softmax(1)[:, 1:], atol=1e-4)
+    assert_within("box deltas", pooled.deltas[0].numpy()[:, [1, 0, 3, 2]], stored["roi_ag_loc"][:, 1], atol=1e-4)
     outside, inside = torch.from_numpy(stored["roi_seg_score"]).unbind(1)
     ours = masks[0, stored["roi_seg_index"]]
-    np.testing.assert_allclose(ours.numpy(), (inside - outside).sigmoid().numpy(), atol=1e-4)
+    assert_within("mask probabilities", ours, (inside - outside).sigmoid(), atol=1e-4)
     moved = peer.detector.rules.clip(moved[:, :300], peer.batch.sizes)
-    np.testing.assert_allclose(moved[0].numpy(), boxes[0, 300:].numpy(), atol=2e-3)
+    assert_within("refined boxes", moved[0], boxes[0, 300:], atol=2e-3)
 
 
 @pytest.mark.parametrize("ending", ["", "03"])
@@ -163,7 +167,7 @@ def test_detections(peer: Peer, ending: str) -> None:
     prefix, boxes = ("score03_", "bbox_score03") if ending else ("", "bbox")
     order = np.lexsort((-found.scores, found.labels))  # theirs: class after class
     np.testing.assert_array_equal(found.labels[order], stored[f"{prefix}label"] - LABEL_SHIFT[peer.name])
-    np.testing.assert_allclose(found.scores[order], stored[f"{prefix}score"], atol=1e-4)
+    assert_within("detection scores", found.scores[order], stored[f"{prefix}score"], atol=1e-4)
     off = np.abs(found.boxes[order][:, [1, 0, 3, 2]] - stored[boxes]).max(1)
     assert (off > 1e-3).sum() <= 3
     assert off.max() <= 2 + 1e-3
@@ -179,7 +183,7 @@ def compare_masks(found: ImageDetections, order: np.ndarray, wanted: np.ndarray)
     for canvas, place in zip(ours, order, strict=True):
         x0, y0, mask = regions[place]
         canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
-    assert (ours != wanted).mean() < 1e-3
+    assert_at_most("share of mask pixels that differ", float((ours != wanted).mean()), 1e-3)
     both, either = (ours & wanted).sum((1, 2)), (ours | wanted).sum((1, 2))
     large = wanted.sum((1, 2)) > 100
     assert large.any()
@@ -197,14 +201,20 @@ def truth(peer: Peer) -> Targets:
     )
 
 
-def test_losses_and_gradients(peer: Peer) -> None:
-    """Every anchor and region is used, as in the fixture, so that nothing is drawn."""
-    detector, head, stored = peer.detector, peer.head, peer.losses
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
+    """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
+
+    The sum of a gradient is compared in float64 only: it adds up to 8 million terms of both signs, so that a float32
+    error of 1e-5 of the gradient's norm, spread evenly, moves it by 1e-2 of that norm.
+    """
+    detector, stored = copy.deepcopy(peer.detector).to(dtype), peer.losses
+    head = detector.box_head
+    assert isinstance(head, FCISHead)
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
-    rpn_before, head_before = detector.rpn.config, head.config
-    detector.rpn.config = replace(rpn_before, batch_size=4000, positive_fraction=1.0)
-    head.config = replace(head_before, batch_size=400, positive_fraction=1.0)
+    detector.rpn.config = replace(detector.rpn.config, batch_size=4000, positive_fraction=1.0)
+    head.config = replace(head.config, batch_size=400, positive_fraction=1.0)
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)
@@ -215,28 +225,26 @@ def test_losses_and_gradients(peer: Peer) -> None:
     regions, head_losses = head.losses(features, proposals, peer.batch.sizes, targets, seed)
     losses |= head_losses
     ours = {name: value.item() for name, value in losses.items()}
-    detector.rpn.config, head.config = rpn_before, head_before
 
     assert int(regions.valid.sum()) == len(stored["sample_roi"])
     assert int(regions.positive.sum()) == int((stored["gt_roi_label"] > 0).sum())
-    assert ours["rpn_objectness"] == pytest.approx(wanted["rpn_cls_loss"], rel=1e-5)
-    assert ours["rpn_box"] == pytest.approx(wanted["rpn_loc_loss"], rel=1e-5)
-    assert ours["box_class"] == pytest.approx(wanted[f"{part}_cls_loss"], rel=1e-5)
-    assert ours["box_delta"] == pytest.approx(wanted[f"{part}_loc_loss"], rel=1e-5)
-    assert ours["mask"] == pytest.approx(wanted[f"{part}_mask_loss"], rel=1e-5)
-    assert sum(ours.values()) == pytest.approx(wanted["loss"], rel=2e-5)
+    theirs = {"rpn_objectness": "rpn_cls", "rpn_box": "rpn_loc", "box_class": f"{part}_cls", "box_delta": f"{part}_loc",
+              "mask": f"{part}_mask"}  # fmt: skip
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert_within("losses", value, wanted[f"{theirs[name]}_loss"], rtol=1e-5)
+    assert_within("sum of losses", sum(ours.values()), wanted["loss"], rtol=2e-5)
 
     torch.stack(list(losses.values())).sum().backward()
     layers = CHAINERCV_LAYERS if peer.name == CHAINERCV else CHAINER_FCIS_LAYERS
     parameters = dict(detector.named_parameters())
-    checked = 0
-    for name, length, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
+    assert len(stored["grad_names"]) > 10
+    for name, norm, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
         gradient = parameters[str(rename(name, layers))].grad
         assert gradient is not None, name
-        assert float(gradient.double().norm()) == pytest.approx(length, rel=1e-3), name
-        # below res5 the photo's last digits, rounded otherwise, switch a few ReLUs: sums of 10^5 terms show it
-        near = 2e-2 if re.match(r"extractor/res[34]", name) else 1e-3
-        assert float(gradient.double().sum()) == pytest.approx(total, abs=near * length), name
-        checked += 1
-    assert checked == len(stored["grad_names"]) > 10
-    detector.zero_grad(set_to_none=True)
+        assert_within("gradient norm", gradient.double().norm().item() / norm, 1.0, atol=1e-3)
+        if dtype == torch.float64:
+            # below res5 OpenCV's rounding of the resized photo, not ours, switches a few of the peer's ReLUs
+            shallow = re.match(r"extractor/res[34]", name) is not None
+            check = f"sum of a gradient / norm, {'below res5' if shallow else 'from res5 on'}"
+            assert_within(check, gradient.double().sum().item() / norm, total / norm, atol=2e-2 if shallow else 1e-3)
