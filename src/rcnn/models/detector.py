@@ -53,9 +53,9 @@ class Detector(nn.Module):
             most = self.config.box.sampling.max_positives
             losses |= self.mask_head.losses(features, regions, targets, most, images.sizes)
         if self.keypoint_head is not None:
-            box = self.config.box.sampling
+            sampling = self.config.box.sampling
             losses |= self.keypoint_head.losses(
-                features, regions, targets, box.sampling.batch_size * box.sampling.positive_fraction, images.scales
+                features, regions, targets, sampling.batch_size * sampling.positive_fraction, images.scales
             )
         return losses
 
