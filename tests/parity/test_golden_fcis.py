@@ -213,9 +213,9 @@ def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
     assert isinstance(head, FCISHead)
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
-    for part, size in ((detector.rpn, 4000), (head, 400)):
-        sampling = replace(part.config.sampling, batch_size=size, positive_fraction=1.0)
-        part.config = replace(part.config, sampling=sampling)
+    for owner, size in ((detector.rpn, 4000), (head, 400)):
+        sampling = replace(owner.config.sampling, batch_size=size, positive_fraction=1.0)
+        owner.config = replace(owner.config, sampling=sampling)
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)
