@@ -214,7 +214,7 @@ def test_the_same_seed_draws_the_same_sample_and_another_another() -> None:
 
 def test_configs_that_cannot_be_say_why() -> None:
     config = tiny_fpn()
-    with pytest.raises(ValueError, match=r"rpn\.sizes has anchors for 1 levels"):
+    with pytest.raises(ValueError, match=r"rpn\.anchors\.sizes has 1 levels; expected"):
         build_detector(replace(config, rpn=replace(config.rpn, anchors=replace(config.rpn.anchors, sizes=((16,),)))))
     with pytest.raises(ValueError, match=r"box\.trunk=res5 needs a ResNet"):
         build_detector(replace(config, box=replace(config.box, trunk="res5")))
