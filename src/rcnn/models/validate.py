@@ -77,7 +77,7 @@ def _refuse_beside_proposals(config: DetectorConfig) -> None:
 def _refuse_heads(config: DetectorConfig) -> None:
     box, mask = config.box, config.mask
     if config.num_classes < 1:
-        raise ValueError(f"num_classes is {config.num_classes}; wanted 1 or more, without background")
+        raise ValueError(f"num_classes is {config.num_classes}; expected 1 or more, without background")
     if box.class_weights and len(box.class_weights) != config.num_classes + 1:
         raise ValueError(
             f"box.class_weights has {len(box.class_weights)} numbers for {config.num_classes} classes; wanted "

@@ -160,7 +160,11 @@ def test_true_boxes_are_regions_and_told_apart() -> None:
     targets = targets_of(random_boxes(1, 3, seed=5), torch.randint(0, 3, (1, 3)), [2])
     config = BoxHeadConfig(sampling=replace(BOX_SAMPLING, batch_size=64))
     regions = sample_regions(
-        proposals_of(random_boxes(1, 20, seed=6)), targets, num_classes=3, config=config, seed=torch.tensor(0)
+        proposals_of(random_boxes(1, 20, seed=6)),
+        targets,
+        num_classes=3,
+        sampling=config.sampling,
+        seed=torch.tensor(0),
     )
     assert regions.appended is not None
     assert sorted(regions.boxes[regions.appended].tolist()) == sorted(targets.boxes[0, :2].tolist())

@@ -84,7 +84,9 @@ def test_what_has_no_area_in_the_files_pixels_is_dropped_before_the_cap(pixel: f
     boxes[:, ::2, :, 2] = boxes[:, ::2, :, 0] + torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(5)) * 3
     config = BoxHeadConfig(selection=SelectionConfig(max_detections=20))
     found = select_detections(boxes, scores, valid, SIZES, config, pixel=pixel, drop_subpixel=True)
-    before = select_detections(boxes, scores, valid, SIZES, replace(config, max_detections=500))
+    before = select_detections(
+        boxes, scores, valid, SIZES, replace(config, selection=SelectionConfig(max_detections=500))
+    )
     for image, side in enumerate(torch.as_tensor(pixel).expand(2).tolist()):
         box, score = before.boxes[image], before.scores[image]
         whole = np.round(box.numpy() / side).astype(int)

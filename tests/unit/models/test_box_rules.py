@@ -98,7 +98,7 @@ def test_pooling_reads_the_last_pixel_itself() -> None:
     features = {"p2": torch.randn(1, 2, 20, 20), "p3": torch.randn(1, 2, 10, 10)}
     config = BoxHeadConfig(pooler=PoolerConfig(size=7, aligned=False, sampling_ratio=2))
     valid = torch.ones(1, len(boxes), dtype=torch.bool)
-    found = pool_regions(features, {"p2": 4, "p3": 8}, tensor(boxes)[None], valid, config, True, INCLUSIVE)
+    found = pool_regions(features, {"p2": 4, "p3": 8}, tensor(boxes)[None], valid, config.pooler, True, INCLUSIVE)
     rois = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes).float()], 1)
     wanted = torchvision.ops.roi_align(features["p2"], rois, 7, 1 / 4, 2, aligned=False)  # all are small: level 2
     torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)

@@ -38,8 +38,8 @@ from rcnn.models.overrides import override
             r"expected a number above 0",
         ),
         ("mask_rcnn_compact", ["fpn.channels=0"], r"fpn\.channels is 0; expected 1 or more"),
-        ("mask_rcnn_compact", ["mask.pooler.size=0"], r"mask\.roi_size is 0; expected 1 or more"),
-        ("mask_rcnn_compact", ["box.selection.nms_iou=-3"], r"box\.nms_iou is -3\.0; expected 0 to 1"),
+        ("mask_rcnn_compact", ["mask.pooler.size=0"], r"mask\.pooler\.size is 0; expected 1 or more"),
+        ("mask_rcnn_compact", ["box.selection.nms_iou=-3"], r"box\.selection\.nms_iou is -3\.0; expected 0 to 1"),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
     ],
 )
