@@ -177,9 +177,11 @@ class Dataset:
                 self.image_ids, self.file_names, self.sizes.tolist(), strict=True
             )
         ]
-        annotations: list[Annotation] = [
-            annotation | {"category_id": self.category_ids[self.label_of[annotation["category_id"]]]}
-            for annotation in self.reader((self.folder, images)).annotations
-            if annotation["category_id"] in self.label_of
-        ]
+        annotations: list[Annotation] = []
+        for annotation in self.reader((self.folder, images)).annotations:
+            label = self.label_of.get(annotation["category_id"])
+            if label is not None:
+                ours = annotation.copy()
+                ours["category_id"] = self.category_ids[label]
+                annotations.append(ours)
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}

@@ -17,8 +17,9 @@ from rcnn.data.checks.outlines import Outline, fractions, outline_area, outline_
 from rcnn.data.checks.tables import Id
 from rcnn.data.warnings import Warnings
 
-CONTRADICTS, AGREES = 0.5, 0.8  # IoU of a box and the box around its outline: below, above
-MOST = 0.9  # of the boxes that contradict their outlines must agree in another form, to read them so
+CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: below, above
+MOST = 0.9  # fraction of the boxes that must agree with their outlines in another form, to read all of them so
+MANY = 0.5  # fraction of the boxes that must reach beyond their images, to suspect another form
 OVER_EDGE = 1.0  # pixels that a box may reach beyond its image: rounding does in most files
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # other tools' forms -> x, y, width, height
     "x1, y1, x2, y2": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
@@ -44,22 +45,19 @@ def check_boxes(
     boxes, text = number_rows(values, 4)
     warnings.add("a bbox with numbers that are text", "read as numbers", every[text].tolist())
     absent = np.array([value is None or value == [] for value in values], dtype=bool)
-    believed = (np.abs(boxes) <= limits[:, None]).all(axis=1)  # False for NaN
+    believed = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
     boxes[~believed] = np.nan
     around = outline_boxes(outlines, masks=False)
     relative = bool(believed.any()) and fractions(boxes[believed])
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
-        warnings.add(
-            "a bbox in fractions of the image", "multiplied by its width and height", every[believed].tolist()
-        )
+        warnings.add("a bbox in fractions of the image", "multiplied by its width and height", every[believed].tolist())
     boxes = _in_coco_form(boxes, around, sizes, every, warnings)
-    negative = (boxes[:, 2:] < 0).any(axis=1)
-    wrong = (~believed & ~absent) | negative
-    unusable = ~believed | negative
+    unusable = ~believed | (boxes[:, 2:] < 0).any(axis=1)
+    wrong = unusable & ~absent
     boxes[unusable] = np.nan
     if unusable.any():
-        around[unusable] = outline_boxes([o for o, bad in zip(outlines, unusable, strict=True) if bad], masks=True)
+        around[unusable] = outline_boxes([outlines[place] for place in np.flatnonzero(unusable).tolist()], masks=True)
         boxes[unusable] = around[unusable]
     lost = unusable & np.isnan(boxes).any(axis=1)
     what = "a bbox that is not 4 finite numbers (x, y, width, height), with a width and height of 0 or more"
@@ -79,7 +77,9 @@ def check_areas(
     """The areas (A,) float64 pixels: those of the file, else of the outline, else of the box."""
     areas = numbers(values)
     usable = np.isfinite(areas) & (areas >= 0)
-    wrong = [one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if not good and value is not None]
+    wrong = [
+        one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if not good and value is not None
+    ]
     warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong)
     for place in np.flatnonzero(~usable).tolist():
         area = outline_area(outlines[place])
@@ -95,18 +95,20 @@ def _in_coco_form(
     if not len(known):
         _warn_of_corners(boxes, sizes, ids, warnings)
         return boxes
-    odd = known[_iou(boxes[known], around[known]) < CONTRADICTS]
-    if len(odd) and len(odd) * 2 >= len(known):
-        for form, convert in FORMS.items():
-            if (_iou(convert(boxes[odd]), around[odd]) > AGREES).mean() >= MOST:
-                warnings.add(
-                    "a bbox that contradicts its outline as [x, y, width, height]",
-                    f"all boxes are read as [{form}], which agrees with the outlines",
-                    ids[odd].tolist(),
-                )
-                return convert(boxes)
+    agreement = _iou(boxes[known], around[known])
+    for form, convert in FORMS.items():
+        agrees = (_iou(convert(boxes[known]), around[known]) > AGREES).mean()
+        if agrees >= MOST and agrees > (agreement > AGREES).mean():
+            warnings.add(
+                "a bbox that contradicts its outline as [x, y, width, height]",
+                f"all boxes are read as [{form}], which agrees with the outlines",
+                ids[known[agreement <= AGREES]].tolist(),
+            )
+            return convert(boxes)
     warnings.add(
-        f"a bbox that contradicts its outline (IoU below {CONTRADICTS})", "used as it is written", ids[odd].tolist()
+        f"a bbox that contradicts its outline (IoU below {CONTRADICTS})",
+        "used as it is written",
+        ids[known[agreement < CONTRADICTS]].tolist(),
     )
     return boxes
 
@@ -117,7 +119,7 @@ def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warn
     written, limits = boxes[given], sizes[given, ::-1] + OVER_EDGE
     beyond = (written[:, :2] + written[:, 2:] > limits).any(axis=1)
     corners = (written[:, 2:] > written[:, :2]).all(axis=1) & (written[:, 2:] <= limits).all(axis=1)
-    if len(given) and beyond.mean() >= CONTRADICTS and corners.all():
+    if len(given) and beyond.mean() >= MANY and corners.all():
         warnings.add(
             "a bbox that reaches beyond its image as [x, y, width, height]",
             "used as it is written; the boxes are probably [x1, y1, x2, y2] and must then be converted",

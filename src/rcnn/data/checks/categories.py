@@ -39,12 +39,13 @@ def without_placeholder(categories: Sequence[Category], used: set[int], warnings
 def with_unique_names(categories: Sequence[Category]) -> list[Category]:
     """The categories; names used twice get the id added."""
     uses = Counter(category["name"] for category in categories)
-    return [
-        category
-        if uses[category["name"]] == 1
-        else category | {"name": f"{category['name']} (category {category['id']})"}
-        for category in categories
-    ]
+    unique: list[Category] = []
+    for category in categories:
+        renamed = category.copy()
+        if uses[category["name"]] > 1:
+            renamed["name"] = f"{category['name']} (category {category['id']})"
+        unique.append(renamed)
+    return unique
 
 
 def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:

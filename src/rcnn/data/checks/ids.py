@@ -20,11 +20,11 @@ MAX_DIGITS = 18
 
 def as_id(value: object) -> Id | None:
     """The id that a value is; None where it is none. 3.0 is the id 3."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+    if isinstance(value, bool):
         return None
-    if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value
+    if isinstance(value, (int, str)):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def as_whole(value: Id) -> int | None:
@@ -61,7 +61,7 @@ def category_ids(raw: RawTables) -> list[int]:
 
 
 def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[Id]:
-    """The ids of all annotations: new ones where there is none, and ids used twice reported, since nothing needs them."""
+    """The ids of all annotations, new ones where there is none. Ids used twice are reported: nothing needs them."""
     found = [as_id(entry.get("id")) for entry in annotations]
     free = max((one for one in found if isinstance(one, int)), default=0) + 1
     ids: list[Id] = []
@@ -94,7 +94,11 @@ def places_of(field: str, known: Sequence[Id], raw: RawTables, warnings: Warning
         _match_by_value(places, values, known)
         matched = np.flatnonzero(places >= 0).tolist()
         other = [raw.annotations[i].get("id") for i in matched if as_id(values[i]) != known[int(places[i])]]
-        warnings.add(f"a {field} that is text where the file has numbers, or the reverse", "matched by value", other)
+        warnings.add(
+            f"{_article(field)} {field} that is text where the file has numbers, or the reverse",
+            "matched by value",
+            other,
+        )
         _require_known(np.flatnonzero(places < 0).tolist(), field, known, raw)
     return places
 
@@ -123,10 +127,14 @@ def _require_known(unknown: Sequence[int], field: str, known: Sequence[Id], raw:
     listed = few(sorted(known, key=lambda one: (isinstance(one, str), one)))
     raise ValueError(
         f"{raw.file}: {counted(len(unknown), 'annotation')} (id {ids}) "
-        f"{'has' if len(unknown) == 1 else 'have'} {'an' if what == 'image' else 'a'} {field} that the file does not "
+        f"{'has' if len(unknown) == 1 else 'have'} {_article(field)} {field} that the file does not "
         f"list, e.g. {excerpt(first[field])} of annotation {excerpt(first.get('id'))}; it lists {listed}: add the "
         f"{what}, or remove the annotations"
     )
+
+
+def _article(field: str) -> str:
+    return "an" if field == "image_id" else "a"
 
 
 def _require_unique(ids: Sequence[Id], table: str, raw: RawTables) -> None:

@@ -96,9 +96,7 @@ class _Files:
         return os.path.join(parent, found[0]) if len(found) == 1 and self.inside(path) else None
 
 
-def find_images(
-    names: Sequence[str], ids: Sequence[Id], raw: RawTables, warnings: Warnings
-) -> tuple[Path, list[str]]:
+def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warnings: Warnings) -> tuple[Path, list[str]]:
     """The folder that holds the images, and the path of each within it.
 
     It is the first of the folders with a file of that name. Names that are not found there as they are written are
@@ -181,7 +179,8 @@ def _require_found(
         there = sorted({name for folder in files.folders for name in files.names(folder)})
         raise FileNotFoundError(
             f"{raw.file}: {len(missing)} of its {len(names)} images are not in {where}: "
-            f"{few(wanted)}{close_to(os.path.basename(wanted[0]), there)}; copy them there, or remove them from the file"
+            f"{few(wanted)}{close_to(os.path.basename(wanted[0]), there)}; copy them there, or remove them from the "
+            "file"
         )
     return [path for path in found if path is not None]
 

@@ -71,7 +71,9 @@ def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]
 
 
 def _with_visibility(flat: list[list[object]], named: Sequence[int]) -> tuple[list[list[object]], list[int]]:
-    """The points; those that have two numbers per name of their category get the visibility of a visible point."""
+    """The points; where the file has two numbers per named point, they get the visibility of a visible point."""
+    if any(names and len(points) == 3 * names for points, names in zip(flat, named, strict=True)):
+        return flat, []  # with visibility: fewer numbers are fewer points
     pairs = [place for place, points in enumerate(flat) if named[place] and len(points) == 2 * named[place]]
     for place in pairs:
         points = flat[place]
@@ -87,7 +89,8 @@ def _count(flat: Sequence[Sequence[object]], named: Sequence[int]) -> int | None
         return next(iter(names))
     counts.pop(0, None)
     common = counts.most_common(2)
-    if not common or len(names) > 1 and len(counts) > 1 or len(common) == 2 and common[0][1] == common[1][1]:
+    tie = len(common) == 2 and common[0][1] == common[1][1]
+    if not common or tie or (len(names) > 1 and len(counts) > 1):
         return None
     return common[0][0]
 
@@ -101,7 +104,7 @@ def _checked(
     points = rows.reshape(-1, count, 3)
     fitting = np.array([len(one) == 3 * count for one in flat], dtype=bool)
     warnings.add("keypoints with numbers that are text", "read as numbers", every[text].tolist())
-    wrong = ~(np.abs(points) <= limits[:, None, None]).all(axis=2)  # NaN is no number up to the limit
+    wrong = np.logical_not((np.abs(points) <= limits[:, None, None]).all(axis=2))  # (A, J), NaN included
     points[wrong] = 0
     warnings.add(
         "a keypoint that is not 3 finite numbers",

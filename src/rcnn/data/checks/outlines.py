@@ -145,7 +145,9 @@ def _check_masks(
 ) -> None:
     """Fill in the run lengths of the annotations at `masks`."""
     listed = [values[place] for place in masks]
-    rles: list[Rle] = [one for one in (one[0] if isinstance(one, list) else one for one in listed) if isinstance(one, dict)]
+    rles: list[Rle] = [
+        one for one in (one[0] if isinstance(one, list) else one for one in listed) if isinstance(one, dict)
+    ]
     wrong: list[Id] = []
     for place, rle in zip(masks, readable_rles(rles, sizes[list(masks)].reshape(-1, 2)), strict=True):
         if rle is None:
@@ -159,12 +161,12 @@ def _check_masks(
     )
 
 
-def _in_pixels(
-    outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], warnings: Warnings
-) -> list[Outline]:
+def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], warnings: Warnings) -> list[Outline]:
     """The outlines, scaled to pixels where all polygons of the file are written as fractions of the image."""
     polygons = [(place, one) for place, one in enumerate(outlines) if isinstance(one, list)]
-    flat = np.concatenate([np.asarray(part, dtype=np.float64) for _, one in polygons[:1] for part in one] or [np.zeros(1)])
+    flat = np.concatenate(
+        [np.asarray(part, dtype=np.float64) for _, one in polygons[:1] for part in one] or [np.zeros(1)]
+    )
     if not fractions(flat):  # most files: known from the first polygon
         return outlines
     if not all(fractions(np.concatenate([np.asarray(p, dtype=np.float64) for p in one])) for _, one in polygons):
@@ -173,7 +175,9 @@ def _in_pixels(
         height, width = sizes[place].tolist()
         outlines[place] = [[v * (height if i % 2 else width) for i, v in enumerate(part)] for part in one]
     warnings.add(
-        "a polygon in fractions of the image", "multiplied by its width and height", [ids[place] for place, _ in polygons]
+        "a polygon in fractions of the image",
+        "multiplied by its width and height",
+        [ids[place] for place, _ in polygons],
     )
     return outlines
 

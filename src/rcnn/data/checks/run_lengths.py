@@ -32,7 +32,7 @@ def run_totals(strings: Sequence[bytes]) -> np.ndarray:
 
 
 def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs (M,) of non-empty strings, to which string each belongs (M,), and which strings are damaged (S,) bool."""
+    """The runs (M,) of non-empty strings, the string that each belongs to (M,), and (S,) bool: a string is damaged."""
     starts = np.cumsum([0, *map(len, strings)])[:-1]
     codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
     owner = np.repeat(np.arange(len(strings)), list(map(len, strings)))

@@ -94,7 +94,8 @@ def nothing_found(folder: Path, split: str, splits: Sequence[str], patterns: Seq
         return FileNotFoundError(f"{folder} has no {tried}, the annotations asked for")
     if splits:
         return FileNotFoundError(
-            f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}. Searched for {tried}"
+            f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}. "
+            f"Searched for {tried}"
         )
     if inside:
         return FileNotFoundError(

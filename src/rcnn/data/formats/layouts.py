@@ -19,7 +19,10 @@ from rcnn.data.warnings import counted
 class Format(Protocol):
     """What the file of a format offers. `annotations` is the pattern of its files, if it is not a usual one."""
 
-    PATTERNS: Sequence[str]  # where the annotation file of a split may be, first found
+    @property
+    def PATTERNS(self) -> tuple[str, ...]:
+        """Where the annotation file of a split may be, first found."""
+        ...
 
     def splits(self, folder: Path, annotations: str = "") -> set[str]:
         """Names of the splits that `folder` has in this format."""
@@ -30,7 +33,13 @@ class Format(Protocol):
         ...
 
     def read(
-        self, folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+        self,
+        folder: Path,
+        split: str,
+        *,
+        annotations: str = "",
+        keypoints: bool = False,
+        known: KnownImages | None = None,
     ) -> Tables:
         """The checked tables of a split."""
         ...
