@@ -155,6 +155,7 @@ def test_keypoints_choose_between_cocos_two_files(tmp_path: Path) -> None:
         (["nw", "ne", "se", "sw", "左目", "右目"], ((0, 1), (3, 2), (4, 5))),
         (["RIGHT_EYE", "LEFT_EYE"], ((1, 0),)),
         (["left", "right"], ((0, 1),)),
+        (["nose", "left_eye", "right_eye", "tail", "Left_Paw", "right_paw", "left_wing"], ((1, 2), (4, 5))),
         (["0", "1", "2", "3"], ()),
         (["tail", "nail", "left_eye", "cleft"], ()),
     ],

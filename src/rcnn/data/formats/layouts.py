@@ -11,7 +11,7 @@ from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, via
-from rcnn.data.formats.files import collector_paused, nothing_found, require_one_per_split
+from rcnn.data.formats.files import annotation_file, collector_paused, nothing_found, require_one_per_split
 from rcnn.data.records import Dataset
 from rcnn.data.warnings import counted
 
@@ -109,10 +109,11 @@ def splits(directory: Path | str, annotations: str = "") -> list[str]:
 def _read(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
     """The tables of a split in the format that recognises it; `known` images are not searched for again."""
     patterns = _patterns(annotations)
-    if not any((folder / pattern.replace("{split}", split)).is_file() for pattern in patterns):
+    named = [one for one in FORMATS if annotation_file(folder, split, (annotations,) if annotations else one.PATTERNS)]
+    if not named:
         raise nothing_found(folder, split, _splits(folder, ""), patterns)
-    # a file that no format recognises is read as COCO's, which says what is wrong with it
-    chosen = next((one for one in FORMATS if one.recognises(folder, split, annotations)), FORMATS[0])
+    # a file that no format recognises is read by the first that has its name, whose error says what is wrong with it
+    chosen = next((one for one in named if one.recognises(folder, split, annotations)), named[0])
     return chosen.read(folder, split, annotations=annotations, keypoints=keypoints, known=known)
 
 
