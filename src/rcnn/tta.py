@@ -94,7 +94,7 @@ class AugmentedPredictor(Predictor):
         return View(
             images=images,
             features=features,
-            found=self.detector.find(features, images),
+            found=self.detector.detect_boxes(features, images),
             scale=torch.tensor([x, y, x, y], device=self.device),
             mirrored=mirrored,
         )
@@ -124,7 +124,7 @@ class AugmentedPredictor(Predictor):
 
     def _masks(self, views: Sequence[View], merged: Detections) -> Tensor:
         """Probabilities (1, D, m, m) of the merged boxes: the views' mean."""
-        seen = [self.detector.outline(view.features, self._inside(view, merged), view.images) for view in views]
+        seen = [self.detector.predict_masks(view.features, self._inside(view, merged), view.images) for view in views]
         masks = [
             _upright(view, found.masks) for view, found in zip(views, seen, strict=True) if found.masks is not None
         ]

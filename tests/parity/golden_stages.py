@@ -10,7 +10,6 @@ from torch import Tensor
 
 from rcnn.models import Detector
 from rcnn.models.heads.box import BoxHead
-from rcnn.models.heads.regions import pool_regions
 from rcnn.ops.masks import paste_masks
 from rcnn.structures import Detections, ImageBatch, Proposals
 from rcnn.weights.systems.detectron2.system import rename
@@ -48,7 +47,7 @@ def assert_proposals(detector: Detector, features: dict[str, Tensor], images: Im
         x = detector.rpn.convs(features[key])
         assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
         assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)
-    proposals = detector.rpn.predict(features, images.sizes)
+    proposals = detector.rpn.predict(features, images)
     for image in range(2):
         wanted = stored[f"proposals{image}_boxes"]
         ours = proposals.boxes[image][proposals.valid[image]].numpy()
@@ -67,7 +66,7 @@ def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
 def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, stored: Stored, stage: int = 0) -> None:
     """A box head's hidden features, scores and deltas of the regions `boxes` (2, FIRST, 4)."""
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
-    pooled = pool_regions(features, head.strides, boxes, valid, head.config.pooler, head.level_eps_inside)
+    pooled = head.pooler(features, boxes, valid)
     hidden = head.trunk(pooled.flatten(0, 1))
     hidden = (hidden.mean((2, 3)) if hidden.ndim == 4 else hidden).unflatten(0, boxes.shape[:2])
     logits, deltas, _ = head.classify(features, boxes, valid)

@@ -108,7 +108,7 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
         )
 
     regions = peer.proposals(maps, SIZE, RULES)
-    found = detector.rpn.predict(features, images.sizes, images.scales)
+    found = detector.rpn.predict(features, images)
     mine = found.boxes[0][found.valid[0]].numpy() - np.array([0, 0, 1, 1])
     assert 15 < len(regions) <= RULES.post
     assert_within("proposal boxes", mine[match_sets(mine, regions, None, None)], regions, atol=0.01)

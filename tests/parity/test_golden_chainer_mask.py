@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcnn.models.heads.regions import pool_regions
 from rcnn.predictor import ImageDetections, Predictor
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems.chainer.system import rename
@@ -68,14 +67,14 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     first = their_anchors(level.anchors)[:30]
     assert_within("anchors", first, xyxy(stored["anchor_first_cells"]), atol=1e-3)
 
-    proposals = detector.rpn.predict(features, images.sizes, images.scales)
+    proposals = detector.rpn.predict(features, images)
     wanted = xyxy(stored["proposals"])
     assert proposals.valid.sum() == len(wanted)
     assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), wanted.numpy(), atol=2e-3)
 
     boxes, valid = wanted[None], torch.ones(1, len(wanted), dtype=torch.bool)
     head = detector.box_head
-    pooled = pool_regions(features, head.strides, boxes[:, :2], valid[:, :2], head.config.pooler, head.level_eps_inside)
+    pooled = head.pooler(features, boxes[:, :2], valid[:, :2])
     assert_within("pooled features", pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
     outputs = head.classify(features, boxes, valid)
     assert_within("class logits", outputs.logits[0].roll(1, 1), stored["roi_score"], atol=1e-4)

@@ -107,7 +107,7 @@ def test_rpn(peer: Peer) -> None:
 
 def test_proposals(peer: Peer) -> None:
     with torch.inference_mode():
-        proposals = peer.detector.rpn.predict(peer.features, peer.batch.sizes, peer.batch.scales)
+        proposals = peer.detector.rpn.predict(peer.features, peer.batch)
     assert proposals.valid.all()
     stored = xyxy(peer.stored["proposals"]).numpy()
     assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), stored, atol=2e-3)
@@ -222,8 +222,8 @@ def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
     )
     targets, seed = truth(peer), torch.tensor(0)
     features = detector.features(peer.batch)
-    losses = detector.rpn.sampled_losses(detector.rpn.head(features), peer.batch.sizes, targets, seed)
-    regions, head_losses = head.losses(features, proposals, peer.batch.sizes, targets, seed)
+    losses = detector.rpn.sampled_losses(detector.rpn.head(features), peer.batch, targets, seed)
+    regions, head_losses = head.losses(features, proposals, peer.batch, targets, seed)
     losses |= head_losses
     ours = {name: value.item() for name, value in losses.items()}
 

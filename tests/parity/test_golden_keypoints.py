@@ -59,7 +59,7 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
     features = detector.features(images)
     for level in detector.rpn.strides:
         assert_stage(stored, f"feat_{level}", features[level], atol=2e-4)
-    proposals = detector.rpn.predict(features, images.sizes)
+    proposals = detector.rpn.predict(features, images)
     detections = detector.predict(images)
     inputs = np.load(shared / "golden/detectron2/inputs.npz")
     close, points = 0, 0

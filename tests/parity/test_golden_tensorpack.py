@@ -56,7 +56,7 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
         assert_within("corner of the maps", value[0, :8, :3, :3], stored[f"{name}_corner"], rtol=1e-4, atol=1e-4)
     assert compared == (9 if pyramid else 1)
 
-    proposals = detector.rpn.predict(features, images.sizes)
+    proposals = detector.rpn.predict(features, images)
     ours = proposals.boxes[0][proposals.valid[0]].numpy()
     order = match_sets(ours, stored["prop_boxes"], None, None)
     assert_within("proposal boxes", ours[order], stored["prop_boxes"], atol=2e-3)

@@ -146,7 +146,7 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
     for their in model.rpn.anchor_generator(transformed, list(theirs.values())):
         torch.testing.assert_close(anchors, their, atol=0, rtol=0)
     proposals, _ = model.rpn(transformed, theirs)
-    ours_proposals = detector.rpn.predict(features, batch.sizes)
+    ours_proposals = detector.rpn.predict(features, batch)
     for i, their in enumerate(proposals):
         mine = ours_proposals.boxes[i][ours_proposals.valid[i]]
         assert_same_boxes(mine, their, atol=0.01)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from rcnn.structures import ImageBatch, Targets
 
@@ -15,6 +16,11 @@ def random_images(sizes: list[tuple[int, int]], shape: tuple[int, int] | None = 
     for slot, (h, w) in zip(pixels, sizes, strict=True):
         slot[:, :h, :w] = torch.randint(0, 256, (3, h, w), generator=generator)
     return ImageBatch(pixels=pixels, sizes=torch.tensor(sizes))
+
+
+def images_of(sizes: Tensor, scales: Tensor | None = None) -> ImageBatch:
+    """Images of `sizes` (B, 2) without pixels, for parts that read only their geometry."""
+    return ImageBatch(pixels=torch.zeros(len(sizes), 3, 1, 1), sizes=sizes, scales=scales)
 
 
 def random_targets(

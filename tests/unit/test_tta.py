@@ -106,7 +106,7 @@ def test_masks_are_the_mean_of_the_views() -> None:
                 boxes = torch.stack([96 - boxes[:, 2], boxes[:, 1], 96 - boxes[:, 0], boxes[:, 3]], 1)
             for row, (own, label) in enumerate(zip(boxes, found.labels, strict=True)):
                 real = torch.ones(1, 1, dtype=torch.bool)
-                pooled = detector.mask_head.pool(detector.features(batch), own[None, None], real)
+                pooled = detector.mask_head.pooler(detector.features(batch), own[None, None], real).flatten(0, 1)
                 mask = detector.mask_head.of_class(pooled, torch.tensor([[label]]), real).sigmoid()[0, 0].numpy()
                 total[row] += (mask[:, ::-1] if mirrored else mask) / 2
     np.testing.assert_allclose(found.masks, total, atol=1e-4)

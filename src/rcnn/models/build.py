@@ -1,13 +1,13 @@
-"""From a config to a detector; what cannot go together is said here."""
+"""DetectorConfig -> Detector. This file chooses the parts; each part is built from its own settings."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
+from rcnn.models.anchors import AnchorGenerator
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
-from rcnn.models.backbones.fbnet import FBNetTrunk
+from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks
 from rcnn.models.backbones.mobilenet import MobileNet
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.backbones.timm import TimmNet, pixel_statistics
@@ -15,90 +15,184 @@ from rcnn.models.backbones.vit import ViT
 from rcnn.models.box_rules import BoxRules
 from rcnn.models.config import (
     BackboneConfig,
+    BoxHeadConfig,
     CompactConfig,
     DetectorConfig,
     FBNetConfig,
+    KeypointHeadConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
+    MaskHeadConfig,
     MobileNetConfig,
+    PoolerConfig,
     ResNetConfig,
+    RPNConfig,
     TimmConfig,
     ViTConfig,
 )
-from rcnn.models.detector import Detector
+from rcnn.models.detector import Detector, Heads
 from rcnn.models.fpn import FPN
-from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.box import BoxHead, input_sizes
 from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.heads.mask import MaskHead
+from rcnn.models.heads.mask_targets import BitmapTargets, PolygonTargets
+from rcnn.models.heads.trunks import Convs, Res5, Trunk, build_box_trunk
+from rcnn.models.legacy.anchors import DetectronAnchors, TorchvisionAnchors
+from rcnn.models.legacy.boxes import build_box_rules
+from rcnn.models.legacy.file_boxes import SubpixelBoxHead, scaled_file_sizes
+from rcnn.models.legacy.mask_targets import CutBitmapTargets
+from rcnn.models.legacy.pooling import AffinePooler, CropPooler, NormalizedPooler
+from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
+from rcnn.models.pooler import RegionPooler
 from rcnn.models.rpn import RPN
-from rcnn.models.validate import refuse
+from rcnn.models.validate import validate
 
 
 def build_detector(config: DetectorConfig) -> Detector:
-    """A detector of `config`, its weights drawn as the papers draw them; a ValueError says what cannot go together."""
-    refuse(config)
+    """A detector of `config` with initial weights as in the papers; a ValueError says which settings contradict."""
+    validate(config)
     require_pixels(config)
     backbone = build_backbone(config.backbone)
     fpn = build_pyramid(backbone, config)
-    strides, pooled, channels = levels(backbone, fpn)
-    if config.fcis is not None:  # the RPN reads c4, the second stage c5
-        if not {"c4", "c5"} <= set(backbone.channels):
-            raise ValueError(
-                f"FCIS reads c4 and c5, and this backbone gives {list(backbone.channels)}: use a ResNet of stages "
-                "[2, 3, 4, 5], or another that has both"
-            )
-        strides, channels = {"c4": backbone.strides["c4"]}, backbone.channels["c4"]
-    common: dict[str, Any] = {
-        "in_channels": channels,
-        "strides": pooled,
-        "num_classes": config.num_classes,
-        "backbone": config.backbone,
-        "level_eps_inside": config.legacy.level_eps_inside,
-    }
-    cascade, rules = config.cascade, BoxRules(config.legacy.boxes)
-    box_head: BoxHead | CascadeHead | FCISHead | None = None
-    if config.proposals_only:
-        pass
-    elif config.fcis is not None:
-        box_head = FCISHead(
-            in_channels=backbone.channels["c5"],
-            stride=backbone.strides["c5"],
-            num_classes=config.num_classes,
-            config=config.fcis,
-            rules=rules,
-        )
-    elif cascade is None:
-        box_head = BoxHead(config=config.box, rules=rules, drop_subpixel=config.legacy.drop_subpixel, **common)
-    else:
-        box_head = CascadeHead(config=config.box, cascade=cascade, **common)
-    mask_head: MaskHead | CascadeMaskHead | None = None
-    if config.mask is not None:
-        if config.mask.trunk == "res5":
-            common["in_channels"] = 2048
-        if cascade is not None and cascade.mask_heads == "each":
-            mask_head = CascadeMaskHead(config=config.mask, cascade=cascade, **common)
-        else:
-            mask_head = MaskHead(config=config.mask, rules=rules, **common)
-    keypoint_head = None
-    if config.keypoint is not None:
-        keypoint_head = KeypointHead(
-            in_channels=channels,
-            strides=pooled,
-            config=config.keypoint,
-            backbone=config.backbone,
-            level_eps_inside=config.legacy.level_eps_inside,
-            rules=rules,
-        )
-    rpn = RPN(in_channels=channels, strides=strides, config=config.rpn, rules=rules)
+    maps = feature_maps(backbone, fpn, config)
+    rules = build_box_rules(config.legacy.boxes)
+    heads = build_heads(config, backbone, maps, rules)
     return Detector(
-        config=settled(config),
+        config=without_pretrained(config),
         backbone=backbone,
         fpn=fpn,
-        rpn=rpn,
-        box_head=box_head,
-        mask_head=mask_head,
-        keypoint_head=keypoint_head,
+        rpn=build_rpn(config.rpn, maps, rules),
+        heads=heads,
+        rules=rules,
     )
+
+
+def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
+    """The region proposal network; that of an old system where `config.legacy` is not the plain rule."""
+    require_consistent(config, list(maps.rpn_strides))
+    generators = {"plain": AnchorGenerator, "torchvision": TorchvisionAnchors, "detectron": DetectronAnchors}
+    anchors = generators[config.legacy.anchors](config=config.anchors, strides=maps.rpn_strides, rules=rules)
+    networks = {"sigmoid": LegacyRPN, "softmax": SoftmaxRPN, "object_logit": ObjectLogitRPN}
+    plain = replace(config.legacy, anchors="plain") == LegacyRPNConfig()
+    network = RPN if plain else networks[config.legacy.objectness]
+    return network(in_channels=maps.channels, anchors=anchors, config=config, rules=rules)
+
+
+def build_heads(config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules) -> Heads:
+    """The second stage."""
+    if config.proposals_only:
+        return Heads()
+    if config.fcis is not None:
+        return Heads(box=build_fcis_head(config, backbone, rules))
+    box = build_box_head(config, maps, rules)
+    shared = box.trunk if isinstance(box, BoxHead) and isinstance(box.trunk, Res5) else None
+    return Heads(
+        box=box,
+        mask=None if config.mask is None else build_mask_head(config, config.mask, maps, rules, shared),
+        keypoint=None if config.keypoint is None else build_keypoint_head(config, config.keypoint, maps, rules),
+    )
+
+
+def build_pooler(config: PoolerConfig, legacy: LegacyConfig, maps: FeatureMaps, rules: BoxRules) -> RegionPooler:
+    """How regions are pooled from the maps."""
+    poolers = {"crop_resize": CropPooler, "affine": AffinePooler, "normalized": NormalizedPooler}
+    pooler = poolers.get(config.kind, RegionPooler)
+    return pooler(config=config, strides=maps.pooled_strides, rules=rules, level_eps_inside=legacy.level_eps_inside)
+
+
+def build_box_head(config: DetectorConfig, maps: FeatureMaps, rules: BoxRules) -> BoxHead | CascadeHead:
+    """The box head, or a cascade of several."""
+    one_scale = config.input.rescale in ("width", "height", "factor")
+    head = SubpixelBoxHead if config.legacy.drop_subpixel else BoxHead
+
+    def stage(settings: BoxHeadConfig) -> BoxHead:
+        return head(
+            trunk=build_box_trunk(settings, maps.channels, config.backbone),
+            pooler=build_pooler(settings.pooler, config.legacy, maps, rules),
+            num_classes=config.num_classes,
+            config=settings,
+            rules=rules,
+            clip_sizes=scaled_file_sizes if one_scale else input_sizes,
+        )
+
+    box, cascade = config.box, config.cascade
+    if cascade is None:
+        return stage(box)
+    stages = [
+        stage(replace(box, sampling=replace(box.sampling, positive_iou=iou), delta_weights=weights))
+        for iou, weights in zip(cascade.ious, cascade.delta_weights, strict=True)
+    ]
+    return CascadeHead(stages=stages, config=cascade)
+
+
+def build_mask_head(
+    config: DetectorConfig, mask: MaskHeadConfig, maps: FeatureMaps, rules: BoxRules, shared: Res5 | None
+) -> MaskHead | CascadeMaskHead:
+    """The mask head, or one per stage of a cascade; with C4 it uses the box head's res5, `shared`."""
+    classes = {"polygon": PolygonTargets, "bitmap": BitmapTargets, "soft_bitmap": BitmapTargets}
+    targets = classes.get(mask.target, CutBitmapTargets)(mask.target, rules)
+
+    def stage() -> MaskHead:
+        trunk: Trunk | None = None
+        if mask.trunk == "fbnet":
+            trunk = mask_blocks(fbnet_width(config.backbone))
+        elif mask.trunk == "convs":
+            trunk = Convs(
+                in_channels=maps.channels,
+                count=mask.convs,
+                width=mask.width,
+                norm=mask.norm,
+                norm_after_relu=mask.norm_after_relu,
+            )
+        return MaskHead(
+            trunk=trunk,
+            shared=shared if mask.trunk == "res5" else None,
+            pooler=build_pooler(mask.pooler, config.legacy, maps, rules),
+            num_classes=config.num_classes,
+            config=mask,
+            targets=targets,
+            rules=rules,
+        )
+
+    if config.cascade is not None and config.cascade.mask_heads == "each":
+        return CascadeMaskHead(stages=[stage() for _ in config.cascade.ious], config=config.cascade)
+    return stage()
+
+
+def build_keypoint_head(
+    config: DetectorConfig, keypoint: KeypointHeadConfig, maps: FeatureMaps, rules: BoxRules
+) -> KeypointHead:
+    """The keypoint head."""
+    light, width = keypoint.trunk == "fbnet", fbnet_width(config.backbone)
+    return KeypointHead(
+        trunk=keypoint_blocks(width)
+        if light
+        else Convs(in_channels=maps.channels, count=keypoint.convs, width=keypoint.width),
+        logits=keypoint_logits(width, len(keypoint.names)) if light else None,
+        pooler=build_pooler(keypoint.pooler, config.legacy, maps, rules),
+        config=keypoint,
+        positives_per_image=config.box.sampling.batch_size * config.box.sampling.positive_fraction,
+        rules=rules,
+    )
+
+
+def build_fcis_head(config: DetectorConfig, backbone: Backbone, rules: BoxRules) -> FCISHead:
+    """FCIS's second stage, which reads c5."""
+    assert config.fcis is not None
+    return FCISHead(
+        in_channels=backbone.channels["c5"],
+        stride=backbone.strides["c5"],
+        num_classes=config.num_classes,
+        config=config.fcis,
+        rules=rules,
+    )
+
+
+def fbnet_width(config: BackboneConfig) -> float:
+    """The width multiplier of D2Go's backbone, which its heads follow."""
+    return config.width if isinstance(config, FBNetConfig) else 1.0
 
 
 def build_backbone(config: BackboneConfig) -> Backbone:
@@ -118,8 +212,8 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             return ViT(config)
 
 
-def settled(config: DetectorConfig) -> DetectorConfig:
-    """`config` without the wish for weights from elsewhere, which the detector now has: a checkpoint brings its own."""
+def without_pretrained(config: DetectorConfig) -> DetectorConfig:
+    """`config` with pretrained=False: the detector has those weights now, and a checkpoint brings its own."""
     backbone = config.backbone
     if not isinstance(backbone, TimmConfig | ViTConfig) or not backbone.pretrained:
         return config
@@ -156,19 +250,54 @@ def build_pyramid(backbone: Backbone, config: DetectorConfig) -> FPN | None:
     return FPN(in_channels=backbone.channels, config=config.fpn)
 
 
-def levels(backbone: Backbone, fpn: FPN | None) -> tuple[dict[str, int], dict[str, int], int]:
-    """Strides of the maps that the RPN reads, of those that regions are cut from, and the channels of each."""
+@dataclass(frozen=True, kw_only=True)
+class FeatureMaps:
+    """The maps that the RPN and the heads read."""
+
+    rpn_strides: dict[str, int]  # pixels per cell of the maps that the RPN reads
+    pooled_strides: dict[str, int]  # ... of those that regions are pooled from
+    channels: int  # of each map
+
+
+def feature_maps(backbone: Backbone, fpn: FPN | None, config: DetectorConfig) -> FeatureMaps:
+    """The maps of a backbone and its pyramid."""
+    if config.fcis is not None:
+        if not {"c4", "c5"} <= set(backbone.channels):
+            raise ValueError(
+                f"FCIS reads c4 and c5, but this backbone gives {list(backbone.channels)}; use a ResNet with stages "
+                "[2, 3, 4, 5], or another backbone that has both"
+            )
+        return FeatureMaps(
+            rpn_strides={"c4": backbone.strides["c4"]}, pooled_strides={}, channels=backbone.channels["c4"]
+        )
     if fpn is not None:
         strides = {f"p{number}": backbone.strides[f"c{number}"] for number in fpn.numbers}
-        pooled = {}
+        pooled: dict[str, int] = {}
         for name, stride in strides.items():
-            if stride not in pooled.values():  # of two maps of one stride torchvision's MobileNet reads the first
+            if stride not in pooled.values():  # of two maps with one stride torchvision's MobileNet reads the first
                 pooled[name] = stride
         last = fpn.numbers[-1]
-        return strides | {f"p{last + 1}": 2 * strides[f"p{last}"]}, pooled, fpn.channels
+        strides |= {f"p{last + 1}": 2 * strides[f"p{last}"]}
+        return FeatureMaps(rpn_strides=strides, pooled_strides=pooled, channels=fpn.channels)
     names = list(backbone.channels)
-    last = names[-1]
-    if last.startswith("p"):  # the coarsest is for the largest anchors only
-        return backbone.strides, {name: backbone.strides[name] for name in names[:-1]}, backbone.channels[last]
-    strides = {last: backbone.strides[last]}
-    return strides, strides, backbone.channels[last]
+    last_name = names[-1]
+    if last_name.startswith("p"):  # the coarsest is for the largest anchors only
+        pooled = {name: backbone.strides[name] for name in names[:-1]}
+        return FeatureMaps(rpn_strides=backbone.strides, pooled_strides=pooled, channels=backbone.channels[last_name])
+    strides = {last_name: backbone.strides[last_name]}
+    return FeatureMaps(rpn_strides=strides, pooled_strides=strides, channels=backbone.channels[last_name])
+
+
+def require_consistent(config: RPNConfig, levels: list[str]) -> None:
+    """Raise a ValueError if settings of the RPN contradict each other, or the `levels` of the backbone."""
+    sizes = config.anchors.sizes
+    if len(sizes) != len(levels):
+        raise ValueError(f"rpn.anchors.sizes has {len(sizes)} levels; expected {len(levels)}, one for each of {levels}")
+    if len({len(level) for level in sizes}) > 1:
+        raise ValueError(
+            f"rpn.anchors.sizes is {sizes}; expected the same number of sizes on each level, since they share layers"
+        )
+    if config.head == "fbnet" and config.width:
+        raise ValueError(f"rpn.width={config.width} has no effect with rpn.head=fbnet; set rpn.width=0")
+    if config.legacy.anchors == "detectron" and config.anchors.offset:
+        raise ValueError("rpn.legacy.anchors=detectron sets the centres itself; set rpn.anchors.offset=0")

@@ -1,15 +1,14 @@
-"""The R-CNN family, one image batch followed from pixels to detections. Read this file first."""
+"""The R-CNN family, from an image batch to detections. Read this file first."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from rcnn.models.box_rules import BoxRules
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import DetectorConfig
-from rcnn.models.fpn import FPN
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
 from rcnn.models.heads.fcis import FCISHead
@@ -17,6 +16,15 @@ from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.rpn import RPN
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heads:
+    """The second stage. Without a box head the proposals are the detections."""
+
+    box: BoxHead | CascadeHead | FCISHead | None = None
+    mask: MaskHead | CascadeMaskHead | None = None
+    keypoint: KeypointHead | None = None
 
 
 class Detector(nn.Module):
@@ -27,36 +35,29 @@ class Detector(nn.Module):
         *,
         config: DetectorConfig,
         backbone: nn.Module,
-        fpn: FPN | None,
+        fpn: nn.Module | None,
         rpn: RPN,
-        box_head: BoxHead | CascadeHead | FCISHead | None,  # None: the proposals are the detections
-        mask_head: MaskHead | CascadeMaskHead | None,
-        keypoint_head: KeypointHead | None,
+        heads: Heads,
+        rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        self.config, self.rules = config, BoxRules(config.legacy.boxes)
-        self.backbone, self.fpn, self.rpn, self.box_head, self.mask_head = backbone, fpn, rpn, box_head, mask_head
-        self.keypoint_head = keypoint_head
+        self.config, self.rules = config, rules
+        self.backbone, self.fpn, self.rpn = backbone, fpn, rpn
+        self.box_head, self.mask_head, self.keypoint_head = heads.box, heads.mask, heads.keypoint
         self.register_buffer("pixel_mean", torch.tensor(config.input.pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.input.pixel_std)[:, None, None], persistent=False)
 
     def losses(self, images: ImageBatch, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
-        """The losses to add up and minimise; `seed` () int64 draws which anchors and regions they are taken from."""
+        """The losses to sum and minimize; `seed` () int64 draws the samples of anchors and regions."""
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
-        targets = replace(targets, boxes=self.rules.in_input(targets.boxes, images.scales))
-        proposals, losses = self.rpn.losses(features, images.sizes, targets, seed, images.scales)
+        targets = replace(targets, boxes=self.rules.in_input(targets.boxes, images.scales_or_one))
+        proposals, losses = self.rpn.losses(features, images, targets, seed)
         if self.box_head is None:
             return losses
-        regions, box_losses = self.box_head.losses(features, proposals, images.sizes, targets, seed)
+        regions, box_losses = self.box_head.losses(features, proposals, images, targets, seed)
         losses |= box_losses
-        if self.mask_head is not None:
-            most = self.config.box.sampling.max_positives
-            losses |= self.mask_head.losses(features, regions, targets, most, images.sizes)
-        if self.keypoint_head is not None:
-            sampling = self.config.box.sampling
-            losses |= self.keypoint_head.losses(
-                features, regions, targets, sampling.batch_size * sampling.positive_fraction, images.scales
-            )
+        for head in self.region_heads():
+            losses |= head.losses(features, regions, images, targets, seed)
         return losses
 
     forward = losses  # what DistributedDataParallel calls
@@ -65,45 +66,31 @@ class Detector(nn.Module):
     def predict(self, images: ImageBatch) -> Detections:
         """Detections (B, D) in pixels of the network input, best first."""
         features = self.features(images)
-        detections = self.find(features, images)
-        if self.mask_head is not None:
-            detections = self.outline(features, detections, images)
-        if self.keypoint_head is not None:
-            detections = self.keypoint_head.predict(features, detections, images.scales)
+        detections = self.detect_boxes(features, images)
+        for head in self.region_heads():
+            detections = head.predict(features, detections, images)
         return detections
 
-    def find(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
-        """What is in the images and where, without what the heads of masks and keypoints add."""
-        proposals = self.rpn.predict(features, images.sizes, images.scales)  # (B, P, 4), with `valid` (B, P)
+    def detect_boxes(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
+        """Detections (B, D) without what the mask and keypoint heads add."""
+        proposals = self.rpn.predict(features, images)  # (B, P, 4), with `valid` (B, P)
         if self.box_head is None:
-            return self.as_detections(proposals, images)
-        if isinstance(self.box_head, FCISHead):
-            return self.box_head.predict(features, proposals, images)
-        return self.box_head.predict(features, proposals, self.limits(images), images.scales)
+            return self.proposals_as_detections(proposals, images)
+        return self.box_head.predict(features, proposals, images)
 
-    def limits(self, images: ImageBatch) -> Tensor:
-        """Heights and widths (B, 2) to which detections are cut: those of the input, or of the file at its scale.
+    def region_heads(self) -> list[MaskHead | CascadeMaskHead | KeypointHead]:
+        """The heads that are trained on the box head's regions and add to its detections."""
+        return [head for head in (self.mask_head, self.keypoint_head) if head is not None]
 
-        Systems that take boxes back by one number for both axes cut them afterwards: rounding made the input a little
-        larger or smaller than the file at that scale.
-        """
-        back_by_one = self.config.input.rescale in ("width", "height", "factor")
-        if back_by_one and images.scales is not None and images.originals is not None:
-            return images.originals * images.scales[:, None]
-        return images.sizes
-
-    def outline(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
-        """The detections with their masks."""
+    def predict_masks(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
+        """The detections with masks."""
         if self.mask_head is None:
             raise ValueError(f"{self.config.name} has no mask head")
-        shared = None
-        if self.mask_head.config.trunk == "res5" and isinstance(self.box_head, BoxHead):
-            shared = self.box_head.trunk
-        return self.mask_head.predict(features, detections, shared, images.scales)
+        return self.mask_head.predict(features, detections, images)
 
-    def as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
-        """The proposals themselves, all of class 0, scored with the probability of holding an object."""
-        boxes = self.rules.in_file(proposals.boxes, images.scales)
+    def proposals_as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
+        """The proposals as detections of class 0, scored with the probability of containing an object."""
+        boxes = self.rules.in_file(proposals.boxes, images.scales_or_one)
         return Detections(
             boxes=boxes * proposals.valid[..., None],
             scores=proposals.scores.sigmoid() * proposals.valid,
@@ -112,12 +99,12 @@ class Detector(nn.Module):
         )
 
     def features(self, images: ImageBatch) -> dict[str, Tensor]:
-        """Feature maps of the normalised images: {"p2": (B, C, H/4, W/4), ..., "p6"}, or {"c4": ...} without FPN."""
+        """Feature maps of the normalized images: {"p2": (B, C, H/4, W/4), ..., "p6"}, or {"c4": ...} without FPN."""
         features = self.backbone(self.normalize(images))
         return features if self.fpn is None else self.fpn(features)
 
     def normalize(self, images: ImageBatch) -> Tensor:
-        """Pixels (B, 3, H, W) less mean over standard deviation, in the weights' channel order; padding is 0."""
+        """Pixels (B, 3, H, W), minus mean, over standard deviation, in the weights' channel order; padding is 0."""
         pixels = images.pixels.float()
         if self.config.input.channel_order == "bgr":
             pixels = pixels.flip(1)

@@ -1,238 +1,177 @@
-"""Region proposal network (Ren et al. 2015, section 3.1): where something may be, before asking what.
+"""Region proposal network (Ren et al. 2015, section 3.1): boxes that may contain an object, of any class.
 
 Letters: B images, A anchors of all levels, S sampled anchors, P proposals, L levels.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rcnn.models.anchors import AnchorGenerator
 from rcnn.models.backbones.fbnet import rpn_blocks
-from rcnn.models.box_rules import BoxRules
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import RPNConfig
 from rcnn.models.layers import Conv2d, init_linear
-from rcnn.ops.anchors import cell_anchors, grid_anchors, legacy_cell_anchors, whole_cells
-from rcnn.ops.boxes import inside_image
 from rcnn.ops.deltas import encode_deltas
+from rcnn.ops.layout import contiguous
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.matching import in_crowds, match
+from rcnn.ops.matching import match
 from rcnn.ops.nms import nms
 from rcnn.ops.sampling import random_keys, sample
-from rcnn.structures import Proposals, Targets
+from rcnn.structures import ImageBatch, Proposals, Targets
 
 DELTA_WEIGHTS = (1.0, 1.0, 1.0, 1.0)
-RANDOM_STREAM = 0  # the RPN's draws; the box head has its own
+RANDOM_STREAM = 0  # of the RPN's samples; the box head has its own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """What the network says about the anchors of one level; their order is y, x, anchor."""
+    """Predictions for the anchors of one level, in the order y, x, anchor; several levels joined are one, too."""
 
-    logits: Tensor  # (B, A_l) float32, of holding an object
+    logits: Tensor  # (B, A_l) float32, objectness
     ranks: Tensor  # (B, A_l) float32, what proposals are sorted by
     deltas: Tensor  # (B, A_l, 4) float32
     anchors: Tensor  # (A_l, 4)
     grid: tuple[int, int]  # (height, width) of its map
-    steps: tuple[float, float]  # pixels from one place of the map to the next, down and across
+    steps: tuple[float, float]  # pixels between neighbouring cells of the map, (down, across)
 
 
 class RPN(nn.Module):
-    """Feature maps -> the boxes most likely to hold an object, whatever it is."""
+    """Feature maps -> proposals. models/legacy/rpn.py has the variants of old systems."""
+
+    logits_per_anchor = 1
 
     def __init__(
-        self, *, in_channels: int, strides: dict[str, int], config: RPNConfig, rules: BoxRules | None = None
+        self, *, in_channels: int, anchors: AnchorGenerator, config: RPNConfig, rules: BoxRules = HALF_OPEN
     ) -> None:
         super().__init__()
-        require_consistent(config, list(strides))
-        self.config, self.strides = config, strides
-        self.rules = rules or BoxRules()
-        width = config.width or in_channels
+        self.config, self.anchors, self.rules = config, anchors, rules
         if config.head == "fbnet":
-            self.convs = rpn_blocks(in_channels)
-            width = in_channels
+            self.convs, width = rpn_blocks(in_channels), in_channels
         else:
-            widths = [in_channels] + [width] * config.convs
+            widths = [in_channels] + [config.width or in_channels] * config.convs
             convs = [Conv2d(before, after, 3, relu=True) for before, after in pairwise(widths)]
             for conv in convs:
                 init_linear(conv, std=0.01)
             self.convs, width = nn.Sequential(*convs), widths[-1]
-        for (name, stride), sizes in zip(strides.items(), config.anchors.sizes, strict=True):
-            cell = (  # (anchors of a cell, 4)
-                legacy_cell_anchors(sizes, config.anchors.ratios, stride)
-                if config.legacy.anchors == "detectron"
-                else cell_anchors(sizes, config.anchors.ratios, rounded=config.legacy.anchors == "torchvision")
-            )
-            cell[:, 2:] -= self.rules.margin
-            self.register_buffer(f"cell_{name}", cell, persistent=False)  # constants of the config, not weights
-        anchors = len(config.anchors.sizes[0]) * len(config.anchors.ratios)
-        self.objectness = nn.Conv2d(width, anchors * (1 if config.legacy.objectness == "sigmoid" else 2), 1)
-        self.deltas = nn.Conv2d(width, 4 * anchors, 1)
+        self.objectness = nn.Conv2d(width, anchors.per_cell * self.logits_per_anchor, 1)
+        self.deltas = nn.Conv2d(width, anchors.per_cell * 4, 1)
         for layer in (self.objectness, self.deltas):
             init_linear(layer, std=0.01)
 
     def losses(
-        self,
-        features: dict[str, Tensor],
-        sizes: Tensor,
-        targets: Targets,
-        seed: Tensor,
-        scales: Tensor | None = None,
+        self, features: dict[str, Tensor], images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Proposals, dict[str, Tensor]]:
         """Proposals for the second stage, and the losses of equation 1; `seed` () int64 draws the sample."""
         levels = self.head(features)
-        losses = self.sampled_losses(levels, sizes, targets, seed)
-        proposals = self.select(
-            levels, sizes, scales, self.config.proposals.pre_nms_train, self.config.proposals.post_nms_train
-        )
-        return proposals, losses
+        losses = self.sampled_losses(levels, images, targets, seed)
+        limits = self.config.proposals
+        return self.select(levels, images, limits.pre_nms_train, limits.post_nms_train), losses
 
-    def predict(self, features: dict[str, Tensor], sizes: Tensor, scales: Tensor | None = None) -> Proposals:
-        """The best proposals (B, P) of images of `sizes` (B, 2), resized by `scales` (B,), or not at all if None."""
-        return self.select(
-            self.head(features), sizes, scales, self.config.proposals.pre_nms, self.config.proposals.post_nms
-        )
+    def predict(self, features: dict[str, Tensor], images: ImageBatch) -> Proposals:
+        """The proposals (B, P) with the highest objectness."""
+        return self.select(self.head(features), images, self.config.proposals.pre_nms, self.config.proposals.post_nms)
 
     def head(self, features: dict[str, Tensor]) -> list[Level]:
-        """Two small layers at each place of each level's map say how likely its anchors are objects, and where."""
-        levels = []
-        for name in self.strides:
+        """Objectness and deltas of the anchors at each cell of each level (figure 3)."""
+        levels: list[Level] = []
+        for name, anchors in self.anchors(features).items():
             x = self.convs(features[name])
             batch, _, height, width = x.shape
-            logits = self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1).float()
-            ranks = logits
-            if self.config.legacy.objectness != "sigmoid":
-                background, ranks = logits.unflatten(1, (-1, 2)).unbind(-1)
-                logits = ranks - background  # the softmax of two is the sigmoid of their difference
-            if self.config.legacy.objectness != "object_logit":
-                ranks = logits
-            deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(batch, -1, 4).float()
-            steps = self.steps(name, features)
-            anchors = grid_anchors(getattr(self, f"cell_{name}"), (height, width), steps, self.config.anchors.offset)
-            level = Level(logits=logits, ranks=ranks, deltas=deltas, anchors=anchors, grid=(height, width), steps=steps)
+            logits, ranks = self.read(contiguous(self.objectness(x).permute(0, 2, 3, 1)).reshape(batch, -1).float())
+            deltas = contiguous(self.deltas(x).permute(0, 2, 3, 1)).reshape(batch, -1, 4).float()
+            level = Level(
+                logits=logits,
+                ranks=ranks,
+                deltas=deltas,
+                anchors=anchors,
+                grid=(height, width),
+                steps=self.anchors.steps(name, features),
+            )
             levels.append(level)
         return levels
 
-    def steps(self, name: str, features: dict[str, Tensor]) -> tuple[float, float]:
-        """Pixels from one anchor of level `name` to the next, down and across."""
-        stride = self.strides[name]
-        if self.config.legacy.anchors != "torchvision":
-            return stride, stride
-        finest = next(iter(self.strides))
-        (rows, columns), (height, width) = features[name].shape[2:], features[finest].shape[2:]
-        return height * self.strides[finest] // rows, width * self.strides[finest] // columns
+    def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, A_l) and ranks (B, A_l) from the outputs of the objectness layer."""
+        return outputs, outputs
 
     @torch.no_grad()
-    def select(
-        self, levels: list[Level], sizes: Tensor, scales: Tensor | None, pre_nms: int, post_nms: int
-    ) -> Proposals:
-        """The `pre_nms` best anchors of each level, moved, clipped, thinned by NMS inside it; `post_nms` stay.
-
-        With legacy.joint_levels all levels are one.
-        """
-        config = self.config
-        pools = []  # of ranks (B, n), deltas (B, n, 4) and anchors (n, 4)
-        for level in levels:
-            ranks = level.ranks
-            if config.legacy.whole_cells:
-                ranks = ranks.masked_fill(~whole_cells(level.grid, level.steps, sizes, len(ranks[0])), -torch.inf)
-            if config.proposals.score_threshold > 0:
-                ranks = ranks.masked_fill(level.logits.sigmoid() < config.proposals.score_threshold, -torch.inf)
-            if config.legacy.min_size_first:
-                moved = self.rules.decode(level.deltas, level.anchors, DELTA_WEIGHTS, config.max_log_scale)
-                small = ~self.large_enough(self.rules.clip(moved, sizes), scales)
-                ranks = ranks.masked_fill(small, -torch.inf)
-            pools.append((ranks, level.deltas, level.anchors))
-        if config.legacy.joint_levels:
-            ranks, deltas, anchors = zip(*pools, strict=True)
-            pools = [(torch.cat(ranks, 1), torch.cat(deltas, 1), torch.cat(anchors))]
-        scores, boxes, groups = [], [], []
-        for group, (ranks, deltas, anchors) in enumerate(pools):
-            best, index = ranks.topk(min(pre_nms, ranks.shape[1]), dim=1)  # (B, k)
-            deltas = deltas.gather(1, index[..., None].expand(-1, -1, 4))  # (B, k, 4)
-            boxes.append(self.rules.decode(deltas, anchors[index], DELTA_WEIGHTS, config.max_log_scale))
-            scores.append(best)
+    def select(self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int) -> Proposals:
+        """Per level the `pre_nms` best anchors, decoded, clipped, and NMS; the `post_nms` best of all levels."""
+        ranks: list[Tensor] = []
+        boxes: list[Tensor] = []
+        groups: list[Tensor] = []
+        for group, level in enumerate(self.candidates(levels, images)):
+            best, index = level.ranks.topk(min(pre_nms, level.ranks.shape[1]), dim=1)  # (B, k)
+            deltas = level.deltas.gather(1, index[..., None].expand(-1, -1, 4))  # (B, k, 4)
+            boxes.append(self.decode(deltas, level.anchors[index]))
+            ranks.append(best)
             groups.append(torch.full_like(index, group))
-        box, score = self.rules.clip(torch.cat(boxes, 1), sizes), torch.cat(scores, 1)
-        valid = self.large_enough(box, scales) & score.isfinite() & box.isfinite().all(-1)
-        kept, valid = nms(box, score, torch.cat(groups, 1), valid, config.proposals.nms_iou, post_nms)
+        box, rank = self.rules.clip(torch.cat(boxes, 1), images.sizes), torch.cat(ranks, 1)
+        valid = self.large_enough(box, images) & rank.isfinite() & box.isfinite().all(-1)
+        kept, valid = nms(box, rank, torch.cat(groups, 1), valid, self.config.proposals.nms_iou, post_nms)
         box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]
-        return Proposals(boxes=box, scores=score.gather(1, kept).where(valid, 0.0), valid=valid)
+        return Proposals(boxes=box, scores=rank.gather(1, kept).where(valid, 0.0), valid=valid)
 
-    def large_enough(self, boxes: Tensor, scales: Tensor | None) -> Tensor:
-        """Which boxes (B, N, 4) have no side that `min_size` drops, bool (B, N)."""
-        least = self.config.proposals.min_size
-        width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
-        shorter = torch.minimum(width, height)
-        scale = scales[:, None] if self.config.legacy.min_size_original and scales is not None else 1.0  # (B, 1)
-        if self.rules.inclusive:
-            return (shorter - 1) / scale + 1 >= least  # Detectron's way to count the file's pixels
-        return shorter > least * scale
+    def candidates(self, levels: list[Level], images: ImageBatch) -> list[Level]:
+        """The levels, with a rank of -inf for anchors that cannot become proposals."""
+        threshold = self.config.proposals.score_threshold
+        if threshold <= 0:
+            return levels
+        return [excluding(level, level.logits.sigmoid() < threshold) for level in levels]
 
-    def sampled_losses(self, levels: list[Level], sizes: Tensor, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
-        """Losses of a sample of the anchors of all levels, in images of `sizes` (B, 2)."""
-        config = self.config
+    def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
+        """Boxes (B, k, 4) from deltas (B, k, 4) and anchors (B, k, 4) or (k, 4)."""
+        return self.rules.decode(deltas, anchors, DELTA_WEIGHTS, self.config.max_log_scale)
+
+    def large_enough(self, boxes: Tensor, images: ImageBatch) -> Tensor:
+        """Which boxes (B, N, 4) `proposals.min_size` keeps, bool (B, N)."""
+        return self.rules.large_enough(boxes, self.config.proposals.min_size)
+
+    def sampled_losses(
+        self, levels: list[Level], images: ImageBatch, targets: Targets, seed: Tensor
+    ) -> dict[str, Tensor]:
+        """Both losses, of a sample of the anchors of all levels."""
+        sampling = self.config.sampling
         logits = torch.cat([level.logits for level in levels], 1)  # (B, A)
         deltas = torch.cat([level.deltas for level in levels], 1)  # (B, A, 4)
         anchors = torch.cat([level.anchors for level in levels])  # (A, 4)
         with torch.no_grad():
-            matched, label = self.label(anchors, sizes, targets)
+            matched, label = self.label(anchors, images, targets)
             keys = random_keys(seed, label.shape, RANDOM_STREAM)
-            index, positive, valid = sample(
-                label, keys, config.sampling.batch_size, config.sampling.positive_fraction
-            )  # (B, S)
-            # objects come first in the sample, and only they have a box to learn
-            objects = index[:, : config.sampling.max_positives]
-            is_object = positive[:, : objects.shape[1]]
-            target = targets.boxes.gather(1, matched.gather(1, objects)[..., None].expand(-1, -1, 4))
-            target = torch.where(is_object[..., None], target, anchors[objects])  # a padded box has no logarithm
-            wanted = encode_deltas(target, anchors[objects], DELTA_WEIGHTS)
-            sampled, places = valid.sum().clamp(min=1), len(targets.boxes) * config.sampling.batch_size
+            index, positive, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, S)
+            # positives come first in the sample, and only they have a target box
+            leading = index[:, : sampling.max_positives]
+            positives = positive[:, : leading.shape[1]]
+            target = targets.boxes.gather(1, matched.gather(1, leading)[..., None].expand(-1, -1, 4))
+            target = torch.where(positives[..., None], target, anchors[leading])  # padding has no logarithm
+            target_deltas = encode_deltas(target, anchors[leading], DELTA_WEIGHTS)
+            objectness_count, box_count = self.divisors(valid)
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), positive.float(), reduction="none")
-        moved = smooth_l1(deltas.gather(1, objects[..., None].expand(-1, -1, 4)), wanted, config.smooth_l1_beta)
-        divisor = places if config.legacy.normalizer == "batch_size" else sampled
-        box_divisor = sampled if config.legacy.normalizer == "sampled" else places
+        predicted = deltas.gather(1, leading[..., None].expand(-1, -1, 4))
+        box = smooth_l1(predicted, target_deltas, self.config.smooth_l1_beta)
+        weights = self.config.loss_weights
         return {
-            "rpn_objectness": config.loss_weights[0] * (objectness * valid).sum() / divisor,
-            "rpn_box": config.loss_weights[1] * (moved * is_object[..., None]).sum() / box_divisor,
+            "rpn_objectness": weights[0] * (objectness * valid).sum() / objectness_count,
+            "rpn_box": weights[1] * (box * positives[..., None]).sum() / box_count,
         }
 
-    def label(self, anchors: Tensor, sizes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
-        """For each anchor (B, A) the object it overlaps most; and 1 if it is an object, 0 background, -1 neither."""
-        config = self.config
-        matched, label = match(
-            anchors,
-            targets.boxes,
-            targets.valid,
-            config.sampling.low_iou,
-            config.sampling.positive_iou,
-            low_quality=True,
-            usable=None if config.legacy.straddle < 0 else inside_image(anchors, sizes, config.legacy.straddle),
-            overruled=config.legacy.low_quality == "overruled",
-        )
-        if config.legacy.crowd_ioa < 1:
-            if targets.crowds is None:
-                raise ValueError(
-                    f"rpn.legacy.crowd_ioa={config.legacy.crowd_ioa} needs Targets.crowds; the batch has none"
-                )
-            label = torch.where(in_crowds(anchors, targets.crowds, config.legacy.crowd_ioa), -1, label)
-        return matched, label
+    def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Per anchor (B, A): the ground-truth box with the highest IoU; and 1 positive, 0 negative, -1 ignored."""
+        low, high = self.config.sampling.low_iou, self.config.sampling.positive_iou
+        return match(anchors, targets.boxes, targets.valid, low, high, low_quality=True)
+
+    def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """What the objectness loss and the box loss are divided by; `valid` (B, S) is the sample."""
+        count = len(valid) * self.config.sampling.batch_size
+        return count, count
 
 
-def require_consistent(config: RPNConfig, levels: list[str]) -> None:
-    """Raise a ValueError if settings contradict each other, or the `levels` of the backbone."""
-    sizes = config.anchors.sizes
-    if len(sizes) != len(levels):
-        raise ValueError(f"rpn.anchors.sizes has {len(sizes)} levels; expected {len(levels)}, one for each of {levels}")
-    if len({len(level) for level in sizes}) > 1:
-        raise ValueError(
-            f"rpn.anchors.sizes is {sizes}; expected the same number of sizes on each level, since they share layers"
-        )
-    if config.head == "fbnet" and config.width:
-        raise ValueError(f"rpn.width={config.width} has no effect with rpn.head=fbnet; set rpn.width=0")
-    if config.legacy.anchors == "detectron" and config.anchors.offset:
-        raise ValueError("rpn.legacy.anchors=detectron sets the centres itself; set rpn.anchors.offset=0")
+def excluding(level: Level, excluded: Tensor) -> Level:
+    """The level with a rank of -inf where `excluded` (B, A_l)."""
+    return replace(level, ranks=level.ranks.masked_fill(excluded, -torch.inf))

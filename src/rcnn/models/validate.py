@@ -32,24 +32,24 @@ BETWEEN_0_AND_1 = {
 }
 
 
-def refuse(config: DetectorConfig) -> None:
+def validate(config: DetectorConfig) -> None:
     """Raise a ValueError where parts of `config` cannot go together: what they are, why, and what to do."""
-    _refuse_numbers(config)
+    _require_numbers(config)
     if config.proposals_only:
-        _refuse_beside_proposals(config)
-    _refuse_heads(config)
+        _require_beside_proposals(config)
+    _require_heads(config)
     if config.legacy.boxes != "half_open" and config.cascade is not None:
         raise ValueError(
             f"legacy.boxes={config.legacy.boxes} comes from systems without a cascade and is not defined for one; set "
             "legacy.boxes=half_open or cascade=null"
         )
     if config.cascade is not None:
-        _refuse_cascade(config)
+        _require_cascade(config)
     if config.fcis is not None:
-        _refuse_beside_fcis(config)
+        _require_beside_fcis(config)
 
 
-def _refuse_numbers(config: DetectorConfig) -> None:
+def _require_numbers(config: DetectorConfig) -> None:
     box_unused = config.proposals_only or config.fcis is not None
     for limits, least, most in ((AT_LEAST_ONE, 1, math.inf), (BETWEEN_0_AND_1, 0, 1)):
         for part, names in limits.items():
@@ -63,7 +63,7 @@ def _refuse_numbers(config: DetectorConfig) -> None:
                     raise ValueError(f"{part}.{name} is {value}; expected {expected}")
 
 
-def _refuse_beside_proposals(config: DetectorConfig) -> None:
+def _require_beside_proposals(config: DetectorConfig) -> None:
     for name in ("mask", "cascade", "keypoint"):
         if getattr(config, name) is not None:
             raise ValueError(
@@ -74,7 +74,7 @@ def _refuse_beside_proposals(config: DetectorConfig) -> None:
         raise ValueError(f"proposals_only finds objects of whatever class: num_classes={config.num_classes}, wanted 1")
 
 
-def _refuse_heads(config: DetectorConfig) -> None:
+def _require_heads(config: DetectorConfig) -> None:
     box, mask = config.box, config.mask
     if config.num_classes < 1:
         raise ValueError(f"num_classes is {config.num_classes}; expected 1 or more, without background")
@@ -106,7 +106,7 @@ def _refuse_heads(config: DetectorConfig) -> None:
         )
 
 
-def _refuse_cascade(config: DetectorConfig) -> None:
+def _require_cascade(config: DetectorConfig) -> None:
     cascade, box = config.cascade, config.box
     if cascade is None:
         return
@@ -124,7 +124,7 @@ def _refuse_cascade(config: DetectorConfig) -> None:
         raise ValueError("a cascade of D2Go's light heads exists nowhere: use box.trunk=fc")
 
 
-def _refuse_beside_fcis(config: DetectorConfig) -> None:
+def _require_beside_fcis(config: DetectorConfig) -> None:
     for name in ("mask", "cascade", "keypoint"):
         if getattr(config, name) is not None:
             raise ValueError(

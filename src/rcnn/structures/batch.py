@@ -51,6 +51,18 @@ class ImageBatch(_Batch):
     scales: Tensor | None = None
     originals: Tensor | None = None  # (B, 2) int64, (height, width) of the files; None: as they follow from `scales`
 
+    @property
+    def scales_or_one(self) -> Tensor:
+        """(B,) float32, `scales`, or 1 if the pixels are the file's."""
+        return torch.ones_like(self.sizes[:, 0], dtype=torch.float32) if self.scales is None else self.scales
+
+    @property
+    def file_sizes(self) -> Tensor:
+        """(B, 2) int64, (height, width) of the files."""
+        if self.originals is not None:
+            return self.originals
+        return (self.sizes / self.scales_or_one[:, None]).round().to(torch.int64)
+
     def __post_init__(self) -> None:
         if self.scales is not None and self.scales.shape != self.sizes.shape[:1]:
             raise ValueError(f"scales are {tuple(self.scales.shape)} for {len(self.sizes)} images, wanted (B,)")

@@ -11,22 +11,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 
-from rcnn.models.config import BOX_SAMPLING, BoxHeadConfig, CompactConfig, MaskHeadConfig, PoolerConfig
+from rcnn.models.box_rules import HALF_OPEN
+from rcnn.models.build import FeatureMaps, build_box_head, build_mask_head
+from rcnn.models.config import BOX_SAMPLING, BoxHeadConfig, CompactConfig, DetectorConfig, MaskHeadConfig, PoolerConfig
 from rcnn.models.heads.box import BoxHead, BoxOutputs
-from rcnn.models.heads.box_features import ConvsAndFullyConnected
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import Regions, sample_regions
+from rcnn.models.heads.trunks import ConvsAndFullyConnected
 from rcnn.models.overrides import override
 from rcnn.ops.boxes import box_iou
 from rcnn.structures import Detections, Proposals, Targets
+from tests.unit.random_batches import images_of
 from tests.unit.random_boxes import random_boxes
+
+
+def maps_of(channels: int) -> FeatureMaps:
+    return FeatureMaps(rpn_strides={"c4": 16}, pooled_strides={"c4": 16}, channels=channels)
 
 
 def head_of(config: BoxHeadConfig, classes: int = 3, channels: int = 8) -> BoxHead:
     torch.manual_seed(0)
-    head = BoxHead(
-        in_channels=channels, strides={"c4": 16}, num_classes=classes, config=config, backbone=CompactConfig()
-    )
+    detector = DetectorConfig(name="tiny", num_classes=classes, backbone=CompactConfig(), box=config)
+    head = build_box_head(detector, maps_of(channels), HALF_OPEN)
+    assert isinstance(head, BoxHead)
     for layer in (head.logits, head.deltas):
         nn.init.normal_(layer.weight, std=0.2)
     return head
@@ -119,7 +126,7 @@ def test_losses_equal_slow_formulas(changes: list[str]) -> None:
     features = {"c4": torch.randn(2, 8, 10, 10)}
     proposals = proposals_of(random_boxes(2, 40, seed=2, smallest=20))
     sizes = torch.tensor([[160, 160]] * 2)
-    regions, losses = head.losses(features, proposals, sizes, targets, torch.tensor(3))
+    regions, losses = head.losses(features, proposals, images_of(sizes), targets, torch.tensor(3))
     outputs = head.classify(features, regions.boxes, regions.valid)
     wanted = slow_losses(outputs, regions, targets, config)
     assert regions.positive.any(1).all()
@@ -179,7 +186,7 @@ def test_classes_that_share_a_box_are_found_as_if_each_had_it() -> None:
     own.load_state_dict(state)
     features, sizes = {"c4": torch.randn(2, 8, 10, 10)}, torch.tensor([[160, 150], [130, 160]])
     proposals = proposals_of(random_boxes(2, 30, seed=7, smallest=20))
-    found, wanted = (head.eval().predict(features, proposals, sizes) for head in (shared, own))
+    found, wanted = (head.eval().predict(features, proposals, images_of(sizes)) for head in (shared, own))
     assert found.valid.sum() > 10
     for field in ("boxes", "scores", "labels", "valid"):
         torch.testing.assert_close(getattr(found, field), getattr(wanted, field))
@@ -195,9 +202,10 @@ def test_a_lower_limit_of_the_scale_is_kept_to() -> None:
 def test_a_mask_for_all_classes_is_the_mask_of_each() -> None:
     def build(agnostic: bool) -> MaskHead:
         config = MaskHeadConfig(convs=1, width=32, class_agnostic=agnostic, norm="gn", pooler=PoolerConfig(size=4))
-        return MaskHead(
-            in_channels=8, strides={"c4": 16}, num_classes=3, config=config, backbone=CompactConfig()
-        ).eval()
+        detector = DetectorConfig(name="tiny", num_classes=3, backbone=CompactConfig(), mask=config)
+        head = build_mask_head(detector, config, maps_of(8), HALF_OPEN, None)
+        assert isinstance(head, MaskHead)
+        return head.eval()
 
     one, each = build(True), build(False)
     state = one.state_dict()
@@ -211,7 +219,9 @@ def test_a_mask_for_all_classes_is_the_mask_of_each() -> None:
     )
     features = {"c4": torch.randn(1, 8, 10, 10)}
     with torch.no_grad():
-        found, wanted = (head.predict(features, detections, None).masks for head in (one, each))
+        found, wanted = (
+            head.predict(features, detections, images_of(torch.tensor([[160, 160]]))).masks for head in (one, each)
+        )
     assert found is not None
     assert found[valid].std() > 0
     torch.testing.assert_close(found, wanted)

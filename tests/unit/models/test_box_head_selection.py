@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
 import torchvision
 from torch import Tensor
 
-from rcnn.models.config import BoxHeadConfig, SelectionConfig
+from rcnn.models.box_rules import HALF_OPEN
+from rcnn.models.build import FeatureMaps, build_box_head
+from rcnn.models.config import BoxHeadConfig, CompactConfig, DetectorConfig, LegacyConfig, SelectionConfig
 from rcnn.models.heads.selection import select_detections
+from rcnn.models.legacy.file_boxes import SubpixelBoxHead
+from rcnn.ops.boxes import clip_boxes
+from rcnn.structures import Detections
+from tests.unit.random_batches import images_of
 from tests.unit.random_boxes import random_boxes
 
 SIZES = torch.tensor([[120, 140], [150, 100]])
@@ -25,6 +29,12 @@ def second_stage(seed: int, regions: int = 60, classes: int = 4) -> tuple[Tensor
     return boxes, scores, torch.rand(2, regions, generator=generator) > 0.1
 
 
+def select(boxes: Tensor, scores: Tensor, valid: Tensor, config: SelectionConfig | None = None) -> Detections:
+    """The detections in images of SIZES with a score above 0.05."""
+    clipped = clip_boxes(boxes.flatten(1, 2), SIZES).view(boxes.shape)
+    return select_detections(clipped, scores, valid[..., None], config or SelectionConfig(), 0.05)
+
+
 def candidates(boxes: Tensor, scores: Tensor, valid: Tensor, image: int) -> tuple[Tensor, Tensor, Tensor]:
     """Clipped boxes, scores and labels of an image's regions and classes above 0.05."""
     region, label = ((scores[image] > 0.05) & valid[image][:, None]).nonzero(as_tuple=True)
@@ -35,8 +45,8 @@ def candidates(boxes: Tensor, scores: Tensor, valid: Tensor, image: int) -> tupl
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_suppression_within_and_across_classes_is_torchvisions(agnostic: bool) -> None:
     boxes, scores, valid = second_stage(0)
-    config = BoxHeadConfig(selection=SelectionConfig(class_agnostic_nms=agnostic, max_detections=50))
-    found = select_detections(boxes, scores, valid, SIZES, config)
+    config = SelectionConfig(class_agnostic_nms=agnostic, max_detections=50)
+    found = select(boxes, scores, valid, config)
     for image in range(2):
         box, score, label = candidates(boxes, scores, valid, image)
         group = torch.zeros_like(label) if agnostic else label
@@ -50,9 +60,7 @@ def test_suppression_within_and_across_classes_is_torchvisions(agnostic: bool) -
 def test_suppression_across_classes_leaves_less() -> None:
     boxes, scores, valid = second_stage(1)
     counts = [
-        select_detections(
-            boxes, scores, valid, SIZES, BoxHeadConfig(selection=SelectionConfig(class_agnostic_nms=agnostic))
-        ).valid.sum()
+        select(boxes, scores, valid, SelectionConfig(class_agnostic_nms=agnostic)).valid.sum()
         for agnostic in (False, True)
     ]
     assert counts[1] < counts[0]
@@ -61,9 +69,9 @@ def test_suppression_across_classes_leaves_less() -> None:
 @pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
 def test_soft_suppression_lowers_scores_and_loses_nothing_but_the_sunk(kind: str) -> None:
     boxes, scores, valid = second_stage(2, regions=20)
-    config = BoxHeadConfig(selection=SelectionConfig(nms=kind, soft_nms_threshold=0.04, max_detections=200))  # type: ignore[arg-type]
-    soft = select_detections(boxes, scores, valid, SIZES, config)
-    hard = select_detections(boxes, scores, valid, SIZES, BoxHeadConfig(selection=SelectionConfig(max_detections=200)))
+    config = SelectionConfig(nms=kind, soft_nms_threshold=0.04, max_detections=200)  # type: ignore[arg-type]
+    soft = select(boxes, scores, valid, config)
+    hard = select(boxes, scores, valid, SelectionConfig(max_detections=200))
     for image in range(2):
         box, score, label = candidates(boxes, scores, valid, image)
         real = soft.valid[image]
@@ -78,16 +86,23 @@ def test_soft_suppression_lowers_scores_and_loses_nothing_but_the_sunk(kind: str
             assert s <= score[same]
 
 
-@pytest.mark.parametrize("pixel", [1.0, torch.tensor([0.5, 2.0])])
-def test_what_has_no_area_in_the_files_pixels_is_dropped_before_the_cap(pixel: float | Tensor) -> None:
+@pytest.mark.parametrize("scale", [torch.ones(2), torch.tensor([0.5, 2.0])])
+def test_boxes_without_area_in_pixels_of_the_file_are_removed_before_the_limit(scale: Tensor) -> None:
     boxes, scores, valid = second_stage(5)
     boxes[:, ::2, :, 2] = boxes[:, ::2, :, 0] + torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(5)) * 3
-    config = BoxHeadConfig(selection=SelectionConfig(max_detections=20))
-    found = select_detections(boxes, scores, valid, SIZES, config, pixel=pixel, drop_subpixel=True)
-    before = select_detections(
-        boxes, scores, valid, SIZES, replace(config, selection=SelectionConfig(max_detections=500))
+    config = DetectorConfig(
+        name="tiny",
+        num_classes=4,
+        backbone=CompactConfig(),
+        box=BoxHeadConfig(fc_width=16, selection=SelectionConfig(max_detections=20)),
+        legacy=LegacyConfig(drop_subpixel=True),
     )
-    for image, side in enumerate(torch.as_tensor(pixel).expand(2).tolist()):
+    maps = FeatureMaps(rpn_strides={}, pooled_strides={"c4": 16}, channels=4)
+    head = build_box_head(config, maps, HALF_OPEN)
+    assert isinstance(head, SubpixelBoxHead)
+    found = head.select(boxes, scores, valid, images_of(SIZES, scale))
+    before = select(boxes, scores, valid, SelectionConfig(max_detections=500))
+    for image, side in enumerate(scale.tolist()):
         box, score = before.boxes[image], before.scores[image]
         whole = np.round(box.numpy() / side).astype(int)
         seen = before.valid[image].numpy() & (np.prod(whole[:, 2:] - whole[:, :2], 1) > 0)
@@ -98,10 +113,10 @@ def test_what_has_no_area_in_the_files_pixels_is_dropped_before_the_cap(pixel: f
 def test_where_no_region_is_real_nothing_is_found() -> None:
     boxes, scores, valid = second_stage(4, regions=5)
     for config in (
-        BoxHeadConfig(),
-        BoxHeadConfig(selection=SelectionConfig(nms="soft_linear")),
+        SelectionConfig(),
+        SelectionConfig(nms="soft_linear"),
     ):
-        found = select_detections(boxes, scores, torch.zeros_like(valid), SIZES, config)
+        found = select(boxes, scores, torch.zeros_like(valid), config)
         assert found.boxes.shape == (2, 100, 4)
         assert not found.valid.any()
         assert not found.boxes.any()

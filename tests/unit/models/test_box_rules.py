@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +13,20 @@ import torchvision
 from torch import Tensor
 
 from rcnn.models.box_rules import BoxRules
+from rcnn.models.build import FeatureMaps, build_box_head, build_keypoint_head, build_mask_head
 from rcnn.models.config import (
     BoxHeadConfig,
     CompactConfig,
+    DetectorConfig,
     KeypointHeadConfig,
     MaskHeadConfig,
     PoolerConfig,
     SelectionConfig,
 )
 from rcnn.models.heads.box import BoxHead, BoxOutputs
-from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.heads.mask import MaskHead
-from rcnn.models.heads.regions import pool_regions
+from rcnn.models.legacy.boxes import InclusiveBoxes, LooseInclusiveBoxes
+from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.keypoints import keypoint_places
@@ -31,9 +34,17 @@ from rcnn.ops.roi_align import assign_levels
 from rcnn.predictor import ImageDetections
 from rcnn.structures import Detections, Proposals
 from tests.unit import legacy_formulas as legacy
+from tests.unit.random_batches import images_of
 
 ONES = (1.0, 1.0, 1.0, 1.0)
-INCLUSIVE, LOOSE = BoxRules("inclusive"), BoxRules("inclusive_loose")
+INCLUSIVE, LOOSE = InclusiveBoxes(), LooseInclusiveBoxes()
+
+
+MAPS = FeatureMaps(rpn_strides={}, pooled_strides={"p2": 4}, channels=4)
+
+
+def tiny(**parts: Any) -> DetectorConfig:
+    return DetectorConfig(name="tiny", num_classes=1, backbone=CompactConfig(), **parts)
 
 
 def some_boxes(count: int, seed: int, limit: float = 300) -> np.ndarray:
@@ -96,19 +107,21 @@ def test_overlaps_suppression_and_levels_are_the_same() -> None:
 def test_pooling_reads_the_last_pixel_itself() -> None:
     boxes = np.delete(some_boxes(12, seed=6, limit=60), 1, 0)
     features = {"p2": torch.randn(1, 2, 20, 20), "p3": torch.randn(1, 2, 10, 10)}
-    config = BoxHeadConfig(pooler=PoolerConfig(size=7, aligned=False, sampling_ratio=2))
+    config = PoolerConfig(size=7, aligned=False, sampling_ratio=2)
     valid = torch.ones(1, len(boxes), dtype=torch.bool)
-    found = pool_regions(features, {"p2": 4, "p3": 8}, tensor(boxes)[None], valid, config.pooler, True, INCLUSIVE)
+    found = RegionPooler(config=config, strides={"p2": 4, "p3": 8}, rules=INCLUSIVE)(
+        features, tensor(boxes)[None], valid
+    )
     rois = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes).float()], 1)
     wanted = torchvision.ops.roi_align(features["p2"], rois, 7, 1 / 4, 2, aligned=False)  # all are small: level 2
     torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_outlines_are_filled_in_frames_of_a_pixel_at_least() -> None:
-    frames = INCLUSIVE.outline_frame(tensor(np.array([[3.0, 4, 3, 9], [1, 1, 5, 5]])))
+    frames = INCLUSIVE.mask_frames(tensor(np.array([[3.0, 4, 3, 9], [1, 1, 5, 5]])))
     assert frames.tolist() == [[3, 4, 4, 9], [1, 1, 5, 5]]
     same = torch.tensor([[3.0, 4, 3, 9]])
-    assert torch.equal(BoxRules().outline_frame(same), same)
+    assert torch.equal(BoxRules().mask_frames(same), same)
 
 
 @pytest.mark.parametrize("rules", [INCLUSIVE, LOOSE])
@@ -122,20 +135,18 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     generator = np.random.default_rng(8)
     deltas, scores = generator.normal(0, 2, (30, 4)), generator.normal(0, 2, (30, 2))
     config = BoxHeadConfig(fc_width=4, class_agnostic=True, selection=SelectionConfig(max_detections=30, nms_iou=0.3))
-    head = BoxHead(
-        in_channels=4, strides={"p2": 4}, num_classes=1, config=config, backbone=CompactConfig(), rules=rules
-    )
+    head = build_box_head(tiny(box=config), MAPS, rules)
+    assert isinstance(head, BoxHead)
     outputs = BoxOutputs(torch.from_numpy(scores).float()[None], torch.from_numpy(deltas).float()[None, :, None], None)
     monkeypatch.setattr(head, "classify", lambda *_: outputs)
     valid = torch.ones(1, 30, dtype=torch.bool)
     detections = head.predict(
         {},
         Proposals(boxes=tensor(proposals)[None], scores=torch.zeros(1, 30), valid=valid),
-        torch.tensor([[round(height * scale), round(width * scale)]]),
-        torch.tensor([scale]),
+        images_of(torch.tensor([[round(height * scale), round(width * scale)]]), torch.tensor([scale])),
     )
 
-    decode = legacy.decode_detectron if rules == INCLUSIVE else legacy.decode_loose
+    decode = legacy.decode_detectron if rules is INCLUSIVE else legacy.decode_loose
     weights = np.array(config.delta_weights)
     boxes = [
         legacy.clip(decode(box / scale, delta / weights), height, width)
@@ -152,21 +163,16 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
 def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    head = MaskHead(
-        in_channels=4,
-        strides={"p2": 4},
-        num_classes=1,
-        config=MaskHeadConfig(convs=0, width=4),
-        backbone=CompactConfig(),
-        rules=INCLUSIVE,
-    )
+    config = MaskHeadConfig(convs=0, width=4)
+    head = build_mask_head(tiny(mask=config), config, MAPS, INCLUSIVE, None)
+    assert isinstance(head, MaskHead)
     seen = []
 
     def pool(_: object, boxes: Tensor, valid: Tensor) -> Tensor:
         seen.append(head.rules.raw(boxes))
-        return torch.zeros(valid.numel(), 4, 14, 14)
+        return torch.zeros(*valid.shape, 4, 14, 14)
 
-    monkeypatch.setattr(head, "pool", pool)
+    monkeypatch.setattr(head, "pooler", pool)
     in_file = some_boxes(5, seed=9)  # inclusive, in the file's pixels
     detections = Detections(
         boxes=(tensor(in_file) * scale)[None],
@@ -174,7 +180,7 @@ def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, mon
         labels=torch.zeros(1, 5).long(),
         valid=torch.ones(1, 5).bool(),
     )
-    head.predict({}, detections, None, torch.tensor([scale]))
+    head.predict({}, detections, images_of(torch.tensor([[99, 99]]), torch.tensor([scale])))
     np.testing.assert_allclose(seen[0][0], in_file * scale, atol=1e-3)  # Detectron's boxes times the scale
 
 
@@ -184,7 +190,6 @@ def test_half_open_boxes_are_left_alone() -> None:
     for same in (rules.raw(boxes), rules.in_file(boxes, scales), rules.in_input(boxes, scales)):
         assert same is boxes
     torch.testing.assert_close(INCLUSIVE.in_input(INCLUSIVE.in_file(boxes, scales), scales), boxes)
-    assert replace(rules, kind="inclusive") == INCLUSIVE
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
@@ -192,13 +197,8 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Detectron's heat maps lie over raw boxes: of the file when it predicts, of the input when it learns."""
-    head = KeypointHead(
-        in_channels=4,
-        strides={"p2": 4},
-        config=KeypointHeadConfig(names=("tip",), sigmas=(0.1,), flip_pairs=(), convs=1, width=4),
-        backbone=CompactConfig(),
-        rules=INCLUSIVE,
-    )
+    config = KeypointHeadConfig(names=("tip",), sigmas=(0.1,), flip_pairs=(), convs=1, width=4)
+    head = build_keypoint_head(tiny(keypoint=config), config, MAPS, INCLUSIVE)
     in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])
     rows, columns = torch.arange(56.0)[:, None] - 30, torch.arange(56.0) - 12
     logits = -(rows**2 + columns**2).expand(1, 2, 1, 56, 56) / 20
@@ -209,7 +209,7 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
         labels=torch.zeros(1, 2).long(),
         valid=torch.ones(1, 2).bool(),
     )
-    found = head.predict({}, detections, torch.tensor([scale])).keypoints
+    found = head.predict({}, detections, images_of(torch.tensor([[99, 99]]), torch.tensor([scale]))).keypoints
     assert found is not None
     for i, (x1, y1, x2, y2) in enumerate(in_file.tolist()):
         width, height = x2 - x1, y2 - y1
@@ -220,7 +220,7 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
         raw = (in_file[i] * scale).tolist()
         cell = [int((p * scale - raw[k]) * 56 / (raw[k + 2] - raw[k])) for k, p in enumerate(place)]
         points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
-        raw_points = INCLUSIVE.raw_points(points, torch.tensor([scale]))
+        raw_points = INCLUSIVE.raw_keypoints(points, torch.tensor([scale]))
         box = INCLUSIVE.raw(tensor(np.array([raw]))[None])
         learnt, counts = keypoint_places(raw_points, box, 56)
         assert bool(counts.all())

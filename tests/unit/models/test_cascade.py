@@ -13,8 +13,8 @@ from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig, KeypointHeadConfig
 from rcnn.models.heads.cascade import CascadeHead
 from rcnn.models.overrides import override
-from rcnn.structures import Proposals
-from tests.unit.random_batches import random_images, random_targets
+from rcnn.structures import ImageBatch, Proposals
+from tests.unit.random_batches import images_of, random_images, random_targets
 from tests.unit.random_boxes import random_boxes
 
 SIZES = [(96, 128), (128, 80)]
@@ -40,14 +40,14 @@ def lively(config: DetectorConfig) -> Detector:
     return detector
 
 
-def inputs(seed: int = 1) -> tuple[dict[str, Tensor], Proposals, Tensor]:
-    """Random maps, proposals and sizes of two images."""
+def inputs(seed: int = 1) -> tuple[dict[str, Tensor], Proposals, ImageBatch]:
+    """Random maps and proposals of two images."""
     generator = torch.Generator().manual_seed(seed)
     features = {f"p{n}": torch.randn(2, 48, 128 // 2**n, 128 // 2**n, generator=generator) for n in (2, 3, 4, 5)}
     boxes = random_boxes(2, 25, seed=seed, extent=80, smallest=8)
     valid = torch.arange(25) < torch.tensor([[25], [18]])
     proposals = Proposals(boxes=boxes * valid[..., None], scores=torch.zeros(2, 25), valid=valid)
-    return features, proposals, torch.tensor(SIZES)
+    return features, proposals, images_of(torch.tensor(SIZES))
 
 
 def slow_decode(box: Tensor, delta: Tensor, weights: tuple[float, ...]) -> Tensor:
@@ -70,8 +70,8 @@ def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic
     ).eval()
     head = detector.box_head
     assert isinstance(head, CascadeHead)
-    features, proposals, sizes = inputs()
-    found = head.predict(features, proposals, sizes)
+    features, proposals, images = inputs()
+    found = head.predict(features, proposals, images)
     assert found.valid.sum() > 20
     for image in range(2):
         maps = {name: value[image : image + 1] for name, value in features.items()}
@@ -101,7 +101,7 @@ def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic
 
 def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_strictly() -> None:
     detector = lively(tiny(None, "sampling.batch_size=40", "sampling.positive_fraction=0.5"))
-    features, proposals, sizes = inputs(seed=2)
+    features, proposals, images = inputs(seed=2)
     targets = random_targets(SIZES, [4, 2], num_classes=3, seed=3)
     near = targets.boxes[:, :4].repeat(1, 4, 1) + torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0)) * 3
     boxes = torch.cat([near * targets.valid[:, :4].repeat(1, 4)[..., None], proposals.boxes[:, :9]], 1)
@@ -110,7 +110,7 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
     assert isinstance(head, CascadeHead)
     for stage in head.heads():
         nn.init.normal_(stage.deltas.weight, std=0.05)  # near enough to remain objects
-    first, losses = head.losses(features, proposals, sizes, targets, torch.tensor(0))
+    first, losses = head.losses(features, proposals, images, targets, torch.tensor(0))
     assert list(losses) == [f"box_{part}_{number}" for number in range(3) for part in ("class", "delta")]
     before, counts = first, [int(first.positive.sum())]
     for number, regions in enumerate(first.later, start=1):
@@ -145,11 +145,11 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
 
 def test_resampling_draws_anew_and_adds_the_true_boxes_to_each_stage() -> None:
     detector = lively(tiny(MMDETECTION, "sampling.batch_size=16", "sampling.positive_fraction=0.25"))
-    features, proposals, sizes = inputs(seed=4)
+    features, proposals, images = inputs(seed=4)
     targets = random_targets(SIZES, [3, 0], num_classes=3, seed=5)
     head = detector.box_head
     assert isinstance(head, CascadeHead)
-    first, losses = head.losses(features, proposals, sizes, targets, torch.tensor(0))
+    first, losses = head.losses(features, proposals, images, targets, torch.tensor(0))
     for regions in (first, *first.later):
         assert regions.valid.shape == (2, 16)
         assert regions.appended is not None
@@ -164,14 +164,14 @@ def test_resampling_draws_anew_and_adds_the_true_boxes_to_each_stage() -> None:
 
 
 def test_loss_weights_and_the_features_gradient() -> None:
-    features, proposals, sizes = inputs(seed=6)
+    features, proposals, images = inputs(seed=6)
     targets = random_targets(SIZES, [3, 2], num_classes=3, seed=7)
     for value in features.values():
         value.requires_grad_()
 
     def run(**changes: object) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         detector = lively(tiny(replace(CascadeConfig(), **changes)))
-        _, losses = detector.box_head.losses(features, proposals, sizes, targets, torch.tensor(0))
+        _, losses = detector.box_head.losses(features, proposals, images, targets, torch.tensor(0))
         total = torch.stack(list(losses.values())).sum()
         weight = detector.box_head.stages[0].logits.weight
         return losses, *torch.autograd.grad(total, (features["p2"], weight))
@@ -191,10 +191,10 @@ def test_loss_weights_and_the_features_gradient() -> None:
 def test_masks_of_each_stage_are_averaged() -> None:
     detector = lively(tiny(replace(CascadeConfig(), mask_heads="each"))).eval()
     assert {name.split(".")[2] for name in detector.state_dict() if name.startswith("mask_head.stages.")} == set("012")
-    features, proposals, sizes = inputs()
-    detections = detector.box_head.predict(features, proposals, sizes)
-    found = detector.mask_head.predict(features, detections, None).masks
-    each = [stage.predict(features, detections, None).masks for stage in detector.mask_head.heads()]
+    features, proposals, images = inputs()
+    detections = detector.box_head.predict(features, proposals, images)
+    found = detector.mask_head.predict(features, detections, images).masks
+    each = [stage.predict(features, detections, images).masks for stage in detector.mask_head.heads()]
     torch.testing.assert_close(found, (each[0] + each[1] + each[2]) / 3)
     assert not torch.equal(each[0], each[1])
 

@@ -82,9 +82,9 @@ def run_head(detector: Detector, targets: Targets) -> tuple[FCISHead, dict[str, 
     """The head's losses on the detector's own proposals, and the features that they came from."""
     images = random_images(SIZES)
     features = detector.features(images)
-    proposals, _ = detector.rpn.losses(features, images.sizes, targets, torch.tensor(0))
+    proposals, _ = detector.rpn.losses(features, images, targets, torch.tensor(0))
     assert isinstance(detector.box_head, FCISHead)
-    _, losses = detector.box_head.losses(features, proposals, images.sizes, targets, torch.tensor(0))
+    _, losses = detector.box_head.losses(features, proposals, images, targets, torch.tensor(0))
     return detector.box_head, losses, features
 
 
@@ -102,9 +102,9 @@ def test_ohem_takes_the_hardest_of_all() -> None:
     detector, targets = detector_of(tiny()), bitmap_targets()
     head, losses, features = run_head(detector, targets)
     images = random_images(SIZES)
-    proposals, _ = detector.rpn.losses(features, images.sizes, targets, torch.tensor(0))
+    proposals, _ = detector.rpn.losses(features, images, targets, torch.tensor(0))
     head.config = replace(head.config, sampling="random", batch_size=1000, positive_fraction=1.0)
-    regions, _ = head.losses(features, proposals, images.sizes, targets, torch.tensor(0))
+    regions, _ = head.losses(features, proposals, images, targets, torch.tensor(0))
     pooled = head.pool(head.score(features), regions.boxes, regions.valid)
     masks, _ = head.mask_losses(pooled.pairs, regions, images.sizes, targets)
     moved = head.box_losses(pooled.deltas, regions, targets)
@@ -133,8 +133,8 @@ def test_mask_loss_over_pixels_is_a_mean_over_objects() -> None:
     _, by_pixel, features = run_head(detector, targets)
     assert isinstance(detector.box_head, FCISHead)
     images = random_images(SIZES)
-    proposals, _ = detector.rpn.losses(features, images.sizes, targets, torch.tensor(0))
-    regions, _ = detector.box_head.losses(features, proposals, images.sizes, targets, torch.tensor(0))
+    proposals, _ = detector.rpn.losses(features, images, targets, torch.tensor(0))
+    regions, _ = detector.box_head.losses(features, proposals, images, targets, torch.tensor(0))
     share = regions.positive.sum() / regions.valid.sum()
     assert 0 < share < 1
     torch.testing.assert_close(by_pixel["mask"] * share * 10, by_region["mask"])
@@ -234,7 +234,7 @@ def test_without_voting_and_a_second_pass_the_boxes_are_proposals() -> None:
     detector = detector_of(tiny(FCISConfig(width=32, refine=False, vote_iou=0.0)))
     images = random_images([(128, 112)])
     found = detector.predict(images)
-    proposals = detector.rpn.predict(detector.features(images), images.sizes)
+    proposals = detector.rpn.predict(detector.features(images), images)
     distance = (found.boxes[found.valid][:, None] - proposals.boxes[0][None]).abs().amax(-1).amin(1)
     assert len(distance) > 5
     assert distance.max() < 1e-3

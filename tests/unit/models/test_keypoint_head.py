@@ -15,7 +15,7 @@ from rcnn.models.heads.keypoint import require_consistent
 from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
 from rcnn.structures import Targets
-from tests.unit.random_batches import random_images, random_targets
+from tests.unit.random_batches import images_of, random_images, random_targets
 
 SIZES = [(96, 128), (128, 80)]
 SMALL = (
@@ -56,6 +56,7 @@ def regions_of(targets: Targets) -> Regions:
         labels=torch.where(positive, 0, 1),
         positive=positive,
         valid=torch.ones_like(positive),
+        max_positives=positive.shape[1],
     )
 
 
@@ -79,8 +80,9 @@ def test_loss_equals_a_slow_loop(normalizer: str, weight: float) -> None:
     targets = persons([3, 2], joints=5)
     regions = regions_of(targets)
     features = detector.features(random_images(SIZES, seed=1))
-    most = 12.5
-    loss = detector.keypoint_head.losses(features, regions, targets, most)["keypoint"]
+    most = detector.keypoint_head.positives_per_image = 12.5
+    images = images_of(torch.tensor(SIZES))
+    loss = detector.keypoint_head.losses(features, regions, images, targets, torch.tensor(0))["keypoint"]
     logits = detector.keypoint_head.maps(features, regions.boxes, regions.positive)
     assert logits.shape == (2, 16, 5, 40, 40)
     total, count = slow_sum(logits, regions, targets)
@@ -103,7 +105,9 @@ def test_targets_of_another_kind_are_refused() -> None:
     detector = compact()
     with pytest.raises(ValueError, match=r"needs Targets\.keypoints; the batch has none"):
         detector.losses(random_images(SIZES), replace(persons([1, 1]), keypoints=None), torch.tensor(0))
-    with pytest.raises(ValueError, match=r"objects have 5 keypoints, this model 17 \(point 0, point 1, point 2, ...\)"):
+    with pytest.raises(
+        ValueError, match=r"objects have 5 keypoints, but this model has 17 \(point 0, point 1, point 2, ...\)"
+    ):
         detector.losses(random_images(SIZES), persons([1, 1], joints=5), torch.tensor(0))
 
 
@@ -111,9 +115,9 @@ def test_targets_of_another_kind_are_refused() -> None:
     ("change", "message"),
     [
         ({"names": ()}, "keypoint.names is empty"),
-        ({"sigmas": (0.1, 0.2)}, "keypoint.sigmas are 2 numbers for 17 keypoint.names"),
-        ({"flip_pairs": ((1, 17),)}, r"keypoint.flip_pairs holds \(1, 17\); the 17 keypoints are numbered from 0"),
-        ({"skeleton": ((-1, 2),)}, r"keypoint.skeleton holds \(-1, 2\)"),
+        ({"sigmas": (0.1, 0.2)}, "keypoint.sigmas has 2 numbers; expected 17"),
+        ({"flip_pairs": ((1, 17),)}, r"keypoint.flip_pairs has \(1, 17\); expected numbers from 0 to 16"),
+        ({"skeleton": ((-1, 2),)}, r"keypoint.skeleton has \(-1, 2\)"),
     ],
 )
 def test_what_does_not_belong_together_is_named(change: dict[str, tuple], message: str) -> None:

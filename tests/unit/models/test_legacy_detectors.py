@@ -127,7 +127,7 @@ def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:
     assert detector.box_head is None
     assert not [name for name, _ in detector.named_parameters() if "head" in name]
     detections = detector.predict(batch)
-    proposals = detector.rpn.predict(detector.features(batch), batch.sizes)
+    proposals = detector.rpn.predict(detector.features(batch), batch)
     assert torch.equal(detections.boxes, proposals.boxes)
     torch.testing.assert_close(detections.scores[proposals.valid], proposals.scores[proposals.valid].sigmoid())
     assert detections.labels.eq(0).all()

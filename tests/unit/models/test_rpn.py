@@ -11,14 +11,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rcnn.models.box_rules import BoxRules
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
+from rcnn.models.build import FeatureMaps, build_rpn
 from rcnn.models.config import RPN_SAMPLING, AnchorConfig, ProposalConfig, RPNConfig
+from rcnn.models.legacy.boxes import build_box_rules
 from rcnn.models.overrides import override
 from rcnn.models.rpn import RPN
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.structures import Proposals, Targets
 from tests.unit import legacy_formulas as legacy
+from tests.unit.random_batches import images_of
 
 SIZES = torch.tensor([[64, 80], [50, 61]])
 STRIDES = {"p3": 8, "p4": 16}
@@ -34,7 +37,9 @@ ONES = (1.0, 1.0, 1.0, 1.0)
 def rpn(*settings: str, rules: BoxRules | None = None, strides: dict[str, int] | None = None) -> RPN:
     """A small RPN whose outputs are far from zero."""
     torch.manual_seed(0)
-    network = RPN(in_channels=6, strides=strides or STRIDES, config=override(BASE, settings), rules=rules or BoxRules())
+    strides = strides or STRIDES
+    maps = FeatureMaps(rpn_strides=strides, pooled_strides={}, channels=6)
+    network = build_rpn(override(BASE, settings), maps, rules or HALF_OPEN)
     for layer in (network.objectness, network.deltas):
         torch.nn.init.normal_(layer.weight, std=0.3)
         torch.nn.init.normal_(layer.bias, std=0.3)
@@ -67,7 +72,7 @@ def test_the_hidden_layers_may_have_a_width_of_their_own() -> None:
     network = rpn("width=10", "convs=2")
     assert [tuple(conv.weight.shape[:2]) for conv in network.convs] == [(10, 6), (10, 10)]
     assert network.objectness.weight.shape[:2] == (3, 10)
-    assert network.predict(maps(), SIZES).valid.any()
+    assert network.predict(maps(), images_of(SIZES)).valid.any()
 
 
 def as_softmax(network: RPN) -> RPN:
@@ -86,9 +91,9 @@ def test_softmax_of_two_logits_is_the_sigmoid_of_their_difference() -> None:
     one = rpn()
     two = as_softmax(one)
     features = maps()
-    assert_same_proposals(two.predict(features, SIZES), one.predict(features, SIZES))
-    _, wanted = one.losses(features, SIZES, some_targets(), SEED)
-    _, found = two.losses(features, SIZES, some_targets(), SEED)
+    assert_same_proposals(two.predict(features, images_of(SIZES)), one.predict(features, images_of(SIZES)))
+    _, wanted = one.losses(features, images_of(SIZES), some_targets(), SEED)
+    _, found = two.losses(features, images_of(SIZES), some_targets(), SEED)
     torch.testing.assert_close(found, wanted)
 
 
@@ -100,9 +105,9 @@ def test_softmax_loss_is_the_cross_entropy_of_background_and_object() -> None:
         "sampling.positive_fraction=0.5",
     )
     features, targets = maps(), some_targets()
-    _, losses = network.losses(features, SIZES, targets, SEED)
+    _, losses = network.losses(features, images_of(SIZES), targets, SEED)
     total, count = 0.0, 0
-    labels = network.label(torch.cat([level.anchors for level in network.head(features)]), SIZES, targets)[1]
+    labels = network.label(torch.cat([level.anchors for level in network.head(features)]), images_of(SIZES), targets)[1]
     pairs = [
         network.objectness(network.convs(features[name])).permute(0, 2, 3, 1).reshape(2, -1, 2) for name in STRIDES
     ]
@@ -118,13 +123,13 @@ def test_softmax_loss_is_the_cross_entropy_of_background_and_object() -> None:
 def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
     network = rpn("legacy.objectness=object_logit", "proposals.nms_iou=1.0")
     features = maps()
-    proposals = network.predict(features, SIZES)
+    proposals = network.predict(features, images_of(SIZES))
     logits = [network.objectness(network.convs(features[n])).permute(0, 2, 3, 1).reshape(2, -1, 2) for n in STRIDES]
     wanted = torch.cat([logit[..., 1].topk(40 if logit.shape[1] > 40 else logit.shape[1])[0] for logit in logits], 1)
     for image in range(2):
         found = proposals.scores[image][proposals.valid[image]]
         assert set(found.tolist()) <= set(wanted[image].tolist())
-    plain = rpn("legacy.objectness=softmax", "proposals.nms_iou=1.0").predict(features, SIZES)
+    plain = rpn("legacy.objectness=softmax", "proposals.nms_iou=1.0").predict(features, images_of(SIZES))
     assert not torch.equal(plain.boxes, proposals.boxes)
 
 
@@ -169,7 +174,7 @@ def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd
     targets.boxes[0, 2], targets.valid[0, 2] = torch.tensor([30.0, 50, 33, 53]), True  # its best anchor has IoU < .3
     network = rpn(f"legacy.straddle={straddle}", f"legacy.low_quality={low_quality}", f"legacy.crowd_ioa={crowd_ioa}")
     anchors = torch.cat([level.anchors for level in network.head(maps())])
-    _, labels = network.label(anchors, SIZES, targets)
+    _, labels = network.label(anchors, images_of(SIZES), targets)
     for image in range(2):
         boxes = targets.boxes[image][targets.valid[image]]
         overruled = low_quality == "overruled"
@@ -180,7 +185,7 @@ def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd
 
 def test_crowds_that_are_wanted_and_absent_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"crowd_ioa=0.6 needs Targets.crowds"):
-        rpn("legacy.crowd_ioa=0.6").losses(maps(), SIZES, some_targets(), SEED)
+        rpn("legacy.crowd_ioa=0.6").losses(maps(), images_of(SIZES), some_targets(), SEED)
 
 
 def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: Any) -> list[np.ndarray]:
@@ -219,9 +224,9 @@ def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> N
         "proposals.pre_nms=60",
         "proposals.min_size=9.0",
         f"max_log_scale={most}",
-        rules=BoxRules(kind),
+        rules=build_box_rules(kind),
     )
-    proposals = network.predict(maps(), SIZES)
+    proposals = network.predict(maps(), images_of(SIZES))
     wanted = propose_slowly(network, SIZES, 9.0, decode, legacy.clip)
     for image in range(2):
         found = network.rules.raw(proposals.boxes[image][proposals.valid[image]][None])[0]
@@ -240,19 +245,19 @@ def test_levels_have_an_nms_of_their_own_unless_joint() -> None:
     ]
     for network in alone:
         network.load_state_dict(apart.state_dict())
-    counts = [network.predict(features, SIZES).valid.sum(1) for network in alone]
-    assert torch.equal(apart.predict(features, SIZES).valid.sum(1), counts[0] + counts[1])
-    assert (joint.predict(features, SIZES).valid.sum(1) < counts[0] + counts[1]).all()
+    counts = [network.predict(features, images_of(SIZES)).valid.sum(1) for network in alone]
+    assert torch.equal(apart.predict(features, images_of(SIZES)).valid.sum(1), counts[0] + counts[1])
+    assert (joint.predict(features, images_of(SIZES)).valid.sum(1) < counts[0] + counts[1]).all()
 
 
 @torch.no_grad()
 def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
     features, scales = maps(), torch.tensor([2.0, 0.5])
     found = rpn("proposals.min_size=12.0", "legacy.min_size_original=true", "proposals.post_nms=200").predict(
-        features, SIZES, scales
+        features, images_of(SIZES, scales)
     )
     for image, least in enumerate((24.0, 6.0)):
-        alone = rpn(f"proposals.min_size={least}", "proposals.post_nms=200").predict(features, SIZES)
+        alone = rpn(f"proposals.min_size={least}", "proposals.post_nms=200").predict(features, images_of(SIZES))
         assert torch.equal(found.valid[image], alone.valid[image])
         torch.testing.assert_close(found.boxes[image], alone.boxes[image])
     assert found.valid.sum(1)[0] < found.valid.sum(1)[1]
@@ -262,14 +267,14 @@ def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
 def test_small_proposals_may_be_dropped_before_the_best_are_taken() -> None:
     settings = ["legacy.joint_levels=true", "proposals.min_size=14", "proposals.post_nms=20", "proposals.nms_iou=1"]
     settings += ["proposals.pre_nms=20"]
-    after = rpn(*settings).predict(maps(), SIZES)
-    found = rpn(*settings, "legacy.min_size_first=true").predict(maps(), SIZES)
+    after = rpn(*settings).predict(maps(), images_of(SIZES))
+    found = rpn(*settings, "legacy.min_size_first=true").predict(maps(), images_of(SIZES))
     assert found.valid.all()  # as many as are wanted, for large ones there are
     assert (after.valid.sum(1) < 20).all()
     network = rpn(
         *settings, "proposals.pre_nms=10000", "proposals.post_nms=20"
     )  # takes all, then drops: the best 20 of the large
-    assert_same_proposals(found, network.predict(maps(), SIZES))
+    assert_same_proposals(found, network.predict(maps(), images_of(SIZES)))
 
 
 @torch.no_grad()
@@ -281,7 +286,7 @@ def test_proposals_of_whole_cells_only() -> None:
         "proposals.pre_nms=500",
         "proposals.min_size=-1000000000",
     )
-    proposals = network.predict(maps(), SIZES)
+    proposals = network.predict(maps(), images_of(SIZES))
     counts = [sum(3 * (h // stride) * (w // stride) for stride in STRIDES.values()) for h, w in SIZES.tolist()]
     assert proposals.valid.sum(1).tolist() == counts
 
@@ -308,10 +313,10 @@ def test_losses_are_divided_as_each_system_does(normalizer: str, beta: float) ->
         "sampling.positive_fraction=0.5",
     )
     features, targets = maps(), some_targets()
-    _, losses = network.losses(features, SIZES, targets, SEED)
+    _, losses = network.losses(features, images_of(SIZES), targets, SEED)
     levels = network.head(features)
     anchors = torch.cat([level.anchors for level in levels])
-    matched, labels = network.label(anchors, SIZES, targets)
+    matched, labels = network.label(anchors, images_of(SIZES), targets)
     scores, boxes, sampled = 0.0, 0.0, 0
     for image in range(2):
         logits = torch.cat([level.logits[image] for level in levels])
@@ -348,12 +353,12 @@ CHOICES = (
 @pytest.mark.parametrize("settings", CHOICES)
 def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, kind: Any) -> None:
     torch._dynamo.reset()
-    network = rpn(*settings.split(), rules=BoxRules(kind))
+    network = rpn(*settings.split(), rules=build_box_rules(kind))
     features, scales = maps(), torch.tensor([1.5, 0.7])
     targets = some_targets(torch.tensor([[[40.0, 20, 80, 64]], [[0, 0, 0, 0]]]))
 
     def both(x: dict[str, Tensor], sizes: Tensor, scales: Tensor) -> tuple[Proposals, dict[str, Tensor]]:
-        return network.losses(x, sizes, targets, SEED, scales)
+        return network.losses(x, images_of(sizes, scales), targets, SEED)
 
     wanted, losses = both(features, SIZES, scales)
     found, compiled = torch.compile(both, fullgraph=True, backend="aot_eager")(features, SIZES, scales)
@@ -361,7 +366,7 @@ def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, 
     torch.testing.assert_close(compiled, losses)
     for image in range(2):
         one = slice(image, image + 1)
-        alone = network.predict({name: x[one] for name, x in features.items()}, SIZES[one], scales[one])
+        alone = network.predict({name: x[one] for name, x in features.items()}, images_of(SIZES[one], scales[one]))
         assert torch.equal(alone.valid[0], wanted.valid[image])
         torch.testing.assert_close(alone.boxes[0], wanted.boxes[image], atol=1e-4, rtol=1e-4)
 

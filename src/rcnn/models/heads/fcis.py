@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rcnn.models.box_rules import BoxRules
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import FCISConfig
+from rcnn.models.heads.box import box_targets
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.layers import Conv2d, init_linear
 from rcnn.ops.bitmap_targets import cut_bitmaps
@@ -52,7 +53,7 @@ class FCISHead(nn.Module):
         stride: int,
         num_classes: int,
         config: FCISConfig,
-        rules: BoxRules | None = None,
+        rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
         if config.roi_size % config.groups:
@@ -61,7 +62,7 @@ class FCISHead(nn.Module):
                 "wanted a multiple"
             )
         self.config, self.num_classes, self.scale = config, num_classes, 1.0 / stride
-        self.rules = rules or BoxRules()
+        self.rules = rules
         self.reduce = Conv2d(in_channels, config.width, 1, relu=True)
         self.maps = nn.Conv2d(config.width, (num_classes + 1) * 2 * config.groups**2, 1)
         self.deltas = nn.Conv2d(config.width, 4 * config.groups**2, 1)
@@ -69,7 +70,7 @@ class FCISHead(nn.Module):
             init_linear(layer, std=0.01)
 
     def losses(
-        self, features: dict[str, Tensor], proposals: Proposals, sizes: Tensor, targets: Targets, seed: Tensor
+        self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Regions, dict[str, Tensor]]:
         """The regions and the three losses: of the sampled ones, or of the hardest (OHEM: Shrivastava et al. 2016)."""
         config = self.config
@@ -82,7 +83,7 @@ class FCISHead(nn.Module):
         classes = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
         classes = classes.view_as(regions.valid) * regions.valid  # (B, R)
         moved = self.box_losses(pooled.deltas, regions, targets)
-        masks, drawn = self.mask_losses(pooled.pairs, regions, sizes, targets)
+        masks, drawn = self.mask_losses(pooled.pairs, regions, images, targets)
         kept = regions.valid
         if ohem:
             hardness = torch.where(kept, classes + MASK_WEIGHT * masks + moved, -1.0).detach()
@@ -101,15 +102,14 @@ class FCISHead(nn.Module):
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
         """Smooth L1 (B, R) of each region's box, 0 for background."""
-        target = targets.boxes.gather(1, regions.matched[..., None].expand(-1, -1, 4))
-        # a region that is no object may be empty, and an empty box has no logarithm: a unit square stands in
-        square = torch.cat([regions.boxes[..., :2], regions.boxes[..., :2] + 1], -1)
-        source = torch.where(regions.positive[..., None], regions.boxes, square)
-        target = torch.where(regions.positive[..., None], target, square)
-        wanted = encode_deltas(target, source, self.config.delta_weights)
-        return smooth_l1(deltas, wanted, 1.0).sum(-1) * regions.positive
+        source, target = box_targets(regions, targets)
+        return (
+            smooth_l1(deltas, encode_deltas(target, source, self.config.delta_weights), 1.0).sum(-1) * regions.positive
+        )
 
-    def mask_losses(self, pairs: Tensor, regions: Regions, sizes: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def mask_losses(
+        self, pairs: Tensor, regions: Regions, images: ImageBatch, targets: Targets
+    ) -> tuple[Tensor, Tensor]:
         """Mean cross-entropy (B, R) of each object's cells, by the maps of its own class; and which have a mask."""
         if targets.bitmaps is None:
             raise ValueError("FCIS learns from Targets.bitmaps; the batch has none")
@@ -121,7 +121,7 @@ class FCISHead(nn.Module):
             regions.positive,
             config.roi_size,
             "resized",
-            sizes,
+            images.sizes,
             within=targets.boxes if config.legacy.mask_within_box else None,
             least=config.mask_threshold,
         )
@@ -161,12 +161,8 @@ class FCISHead(nn.Module):
         Without the files' scale the network's input is the file.
         """
         config = self.config
-        scales = boxes.new_ones(len(boxes)) if images.scales is None else images.scales
-        originals = images.originals
-        if originals is None:
-            originals = (images.sizes / scales[:, None]).round().to(torch.int64)
-        scale = scales[:, None, None]
-        boxes = self.rules.clip(self.rules.in_file(boxes, images.scales) / scale, originals)
+        scale, file_sizes = images.scales_or_one[:, None, None], images.file_sizes
+        boxes = self.rules.clip(self.rules.in_file(boxes, images.scales_or_one) / scale, file_sizes)
         classes = scores.shape[2]
         kept, real = nms(
             boxes.repeat_interleave(classes, 1),
@@ -180,7 +176,7 @@ class FCISHead(nn.Module):
         if config.vote_iou > 0:
             weights = vote_weights(boxes, scores, valid, owner, labels, real, config.vote_iou)
             boxes, masks, found = vote_masks(
-                boxes, masks, weights, originals, config.mask_threshold, config.legacy.mask_inclusive
+                boxes, masks, weights, file_sizes, config.mask_threshold, config.legacy.mask_inclusive
             )
             real = real & found
         else:

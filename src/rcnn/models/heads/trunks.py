@@ -1,8 +1,8 @@
-"""What the box and mask heads make of a region's maps before their last layers.
+"""Trunks of the heads: the layers between the pooled features and the last layers.
 
-Batch norm learns from the regions that are `real` (N,) alone, where it is told which are.
+Their second argument `real` (N,) says which regions are no padding: only these count in the statistics of batch norm.
 
-Letters: N regions, C channels, s the pooled maps' side.
+Letters: N regions, C channels, s side of the pooled map.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from rcnn.models.backbones.fbnet import RegionBlocks, box_blocks
 from rcnn.models.backbones.resnet import build_stage
 from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, Norm, ResNetConfig
 from rcnn.models.layers import Conv2d
+from rcnn.ops.layout import contiguous
 
 
 class ConvsAndFullyConnected(nn.Module):
@@ -38,7 +39,7 @@ class ConvsAndFullyConnected(nn.Module):
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         for number in range(1, self.convs + 1):
             x = self.get_submodule(f"conv{number}")(x, real)
-        x = x.flatten(1)
+        x = contiguous(x).flatten(1)
         for number in range(1, self.fcs + 1):
             x = F.relu(self.get_submodule(f"fc{number}")(x))
         return x
@@ -59,7 +60,13 @@ class Res5(nn.Module):
 
 
 class Convs(nn.Sequential):
-    """The mask head's convolutions: regions (N, C, s, s) -> (N, width, s, s)."""
+    """The mask and keypoint heads' 3x3 convolutions with ReLU: regions (N, C, s, s) -> (N, width, s, s)."""
+
+    def __init__(
+        self, *, in_channels: int, count: int, width: int, norm: Norm = "none", norm_after_relu: bool = False
+    ) -> None:
+        super().__init__()
+        self.channels = add_convs(self, in_channels, count, width, norm, norm_after_relu)
 
     def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
         for conv in self:
@@ -67,14 +74,16 @@ class Convs(nn.Sequential):
         return input
 
 
-def build_box_features(
-    config: BoxHeadConfig, in_channels: int, backbone: BackboneConfig
-) -> ConvsAndFullyConnected | Res5 | RegionBlocks:
-    """The layers between the pooled maps and the box head's two outputs; `channels` says how many come out."""
+BoxTrunk = ConvsAndFullyConnected | Res5 | RegionBlocks
+Trunk = Convs | RegionBlocks
+
+
+def build_box_trunk(config: BoxHeadConfig, in_channels: int, backbone: BackboneConfig) -> BoxTrunk:
+    """The layers between the pooled features and the box head's two outputs; `channels` is their number of outputs."""
     match config.trunk:
         case "res5":
             if not isinstance(backbone, ResNetConfig):
-                raise ValueError(f"box.trunk=res5 needs a ResNet, and this backbone is a {backbone.kind}: use fc")
+                raise ValueError(f"box.trunk=res5 needs a ResNet; the backbone is {backbone.kind}. Use box.trunk=fc")
             return Res5(backbone)
         case "fbnet":
             return box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)

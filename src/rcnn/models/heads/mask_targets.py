@@ -1,0 +1,52 @@
+"""Ground-truth masks in the frames of regions (He et al. 2017, section 3).
+
+Letters: B images, G ground-truth objects, R regions, m side of a mask.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rcnn.models.box_rules import HALF_OPEN, BoxRules
+from rcnn.models.heads.regions import Regions
+from rcnn.ops.masks import crop_bitmaps
+from rcnn.ops.polygons import crop_polygons
+from rcnn.structures import ImageBatch, Targets
+
+
+class PolygonTargets:
+    """Polygons, rasterized in each region's frame as pycocotools does (Detectron2)."""
+
+    def __init__(self, kind: str = "polygon", rules: BoxRules = HALF_OPEN) -> None:
+        self.kind, self.rules = kind, rules  # kind: MaskHeadConfig.target
+
+    def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
+        """Masks (B, R, size, size) float32 of each region's matched object."""
+        if targets.polygons is None:
+            raise ValueError("mask.target=polygon needs Targets.polygons; the batch has none")
+        frames = self.rules.mask_frames(regions.boxes)
+        return crop_polygons(targets.polygons, regions.matched, frames, regions.positive, size)
+
+    def has_mask(self, targets: Targets) -> Tensor:
+        """Which objects (B, G) have a mask; some are annotated with a box only."""
+        return targets.valid if targets.polygons is None else (targets.polygons[..., 4] >= 0).any(-1)
+
+
+class BitmapTargets(PolygonTargets):
+    """Bitmaps, sampled in each region's frame; binarized at 0.5 (Detectron2) or not (soft_bitmap, torchvision)."""
+
+    def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
+        """Masks (B, R, size, size) float32 of each region's matched object."""
+        if targets.bitmaps is None:
+            raise ValueError(f"mask.target={self.kind} needs Targets.bitmaps; the batch has none")
+        return self.crop(targets.bitmaps, regions, size, images)
+
+    def crop(self, bitmaps: Tensor, regions: Regions, size: int, images: ImageBatch) -> Tensor:
+        """Masks (B, R, size, size) from bitmaps (B, G, H, W)."""
+        soft = self.kind == "soft_bitmap"
+        threshold = None if soft else 0.5
+        return crop_bitmaps(bitmaps, regions.matched, regions.boxes, regions.positive, size, not soft, threshold)
+
+    def has_mask(self, targets: Targets) -> Tensor:
+        """Which objects (B, G) have a mask; some are annotated with a box only."""
+        return targets.valid if targets.bitmaps is None else targets.bitmaps.flatten(2).any(-1)

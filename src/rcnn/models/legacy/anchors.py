@@ -1,0 +1,30 @@
+"""Anchors that are rounded to whole pixels, in two ways."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rcnn.models.anchors import AnchorGenerator
+from rcnn.ops.anchors import cell_anchors, legacy_cell_anchors
+
+
+class TorchvisionAnchors(AnchorGenerator):
+    """Rounded to whole pixels, spaced by (input size // map size): 61 pixels where 800 pixels make 13 steps of 64."""
+
+    def cell(self, sizes: tuple[float, ...], stride: int) -> Tensor:
+        """The anchors (A, 4) of one cell, whole pixels."""
+        return cell_anchors(sizes, self.config.ratios, rounded=True)
+
+    def steps(self, name: str, features: dict[str, Tensor]) -> tuple[float, float]:
+        """Pixels between neighbouring anchors of level `name`, (down, across)."""
+        finest = next(iter(self.strides))
+        (rows, columns), (height, width) = features[name].shape[2:], features[finest].shape[2:]
+        return height * self.strides[finest] // rows, width * self.strides[finest] // columns
+
+
+class DetectronAnchors(AnchorGenerator):
+    """R-CNN's MATLAB anchors: stretched in whole pixels, the last pixel inside of the box (Detectron, MXNet's FCIS)."""
+
+    def cell(self, sizes: tuple[float, ...], stride: int) -> Tensor:
+        """The anchors (A, 4) of one cell, around the centre of its pixels."""
+        return legacy_cell_anchors(sizes, self.config.ratios, stride)

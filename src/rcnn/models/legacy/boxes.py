@@ -1,0 +1,106 @@
+"""Boxes that include their last pixel (R-CNN's MATLAB code, Detectron), and boxes between pixel centres (matterport).
+
+Tensors stay half open: a system's box (x1, x2) with width = x2 - x1 + 1 is stored as (x1, x2 + 1). Then its formulas
+give the same numbers as ours:
+
+- widths, centres x1 + width / 2 and areas; so encoding, IoU, NMS and the level of the pyramid;
+- decoding: Detectron ends a box at centre + width / 2 - 1, which is our end minus one. MXNet's FCIS uses the centres
+  and half widths of width - 1, which cancel;
+- anchors: those of rpn.legacy.anchors=detectron end on a last pixel, to which `ops.anchors` adds the one.
+
+What reads x2 itself differs, and is here: pooling, ground-truth masks, clipping (a box keeps at least one pixel), and
+mask-faster-rcnn's decoding, which omits the -1.
+
+The size of that pixel: one of the network input, except when Detectron and mask-faster-rcnn decode the final boxes.
+They divide the proposals by the scale of the image first, so the last pixel is one of the file. In pixels of the input
+it is `scale` wide, which is the argument `pixel`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rcnn.models.box_rules import BoxRules, Pixel, shorter_side
+from rcnn.ops.boxes import clip_boxes, move_ends
+from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas
+from rcnn.ops.keypoints import decode_keypoints
+
+
+class InclusiveBoxes(BoxRules):
+    """width = x2 - x1 + 1 (Detectron, MXNet's FCIS)."""
+
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
+        """Clip boxes (B, N, 4); even those entirely outside of the image keep one pixel."""
+        side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
+        # whole pixels of the file: rounding changed their number when the image was resized
+        limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height
+        low = torch.cat([torch.zeros_like(limit), side.expand_as(limit)], -1)[:, None]
+        high = torch.cat([limit - side, limit], -1)[:, None]
+        return torch.minimum(torch.maximum(boxes, low), high)
+
+    def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
+        """Which boxes have both sides of at least `min_size` pixels, as Detectron counts pixels of the file."""
+        return (shorter_side(boxes) - 1) / scale + 1 >= min_size
+
+    def in_file(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """Boxes whose last pixel is one of the input -> the same with one of the file in its place."""
+        return move_ends(boxes, scales - 1.0)
+
+    def in_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """The inverse of `in_file`."""
+        return move_ends(boxes, 1.0 - scales)
+
+    def raw(self, boxes: Tensor, pixel: Pixel = 1.0) -> Tensor:
+        """Boxes that end on their last pixel."""
+        return move_ends(boxes, -pixel)
+
+    def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
+        """Keypoints (B, N, J, 3) at the number of their pixel, not at its centre."""
+        return torch.cat([keypoints[..., :2] - 0.5 * scales.view(-1, 1, 1, 1), keypoints[..., 2:]], -1)
+
+    def mask_frames(self, boxes: Tensor) -> Tensor:
+        """Raw boxes of at least one pixel."""
+        raw = self.raw(boxes)
+        return torch.cat([raw[..., :2], torch.maximum(raw[..., 2:], raw[..., :2] + 1)], -1)
+
+    def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
+        """Keypoints decoded in pixels of the file, as the boxes are."""
+        scale = scales[:, None, None]  # (B, 1, 1)
+        found = decode_keypoints(maps, self.raw(boxes, scales) / scale)  # (B, N, J, 4)
+        return torch.cat([(found[..., :2] + 0.5) * scale[..., None], found[..., 2:]], -1)
+
+
+class LooseInclusiveBoxes(InclusiveBoxes):
+    """As `InclusiveBoxes`, but decoded boxes are one pixel larger (mask-faster-rcnn)."""
+
+    def decode(
+        self,
+        deltas: Tensor,
+        boxes: Tensor,
+        weights: Sequence[float],
+        max_log_scale: float = MAX_LOG_SCALE,
+        pixel: Pixel = 1.0,
+    ) -> Tensor:
+        """Apply `deltas` to `boxes`; the results end one pixel later."""
+        return move_ends(decode_deltas(deltas, boxes, weights, max_log_scale), pixel)
+
+
+class PixelCenterBoxes(BoxRules):
+    """From the first pixel's centre to the last's: images and anchors end one pixel earlier (matterport)."""
+
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
+        """Clip boxes (B, N, 4) to the centre of the last pixel."""
+        return clip_boxes(boxes, sizes - 1)
+
+    def anchors(self, cell: Tensor) -> Tensor:
+        """Anchors (A, 4) that end one pixel earlier."""
+        return move_ends(cell, -1.0)
+
+
+def build_box_rules(kind: str) -> BoxRules:
+    """The rules of `LegacyConfig.boxes`."""
+    classes = {"inclusive": InclusiveBoxes, "inclusive_loose": LooseInclusiveBoxes, "pixel_centers": PixelCenterBoxes}
+    return classes.get(kind, BoxRules)()

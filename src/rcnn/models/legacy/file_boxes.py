@@ -1,0 +1,28 @@
+"""Detections in whole pixels of the file, as systems have them that scale boxes back before they clip or filter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rcnn.models.heads.box import BoxHead
+from rcnn.ops.boxes import is_nonempty
+from rcnn.structures import ImageBatch
+
+
+def scaled_file_sizes(images: ImageBatch) -> Tensor:
+    """Sizes (B, 2) of the files, in pixels of the input, where they are known.
+
+    Systems that scale boxes back by one number for both axes clip them afterwards; rounding made the input slightly
+    larger or smaller than the scaled file.
+    """
+    if images.originals is None:
+        return images.sizes
+    return images.originals * images.scales_or_one[:, None]
+
+
+class SubpixelBoxHead(BoxHead):
+    """Also removes boxes without area after rounding to whole pixels of the file (chainer-mask-rcnn)."""
+
+    def allowed(self, boxes: Tensor, images: ImageBatch) -> Tensor:
+        """Which boxes (B, R, K, 4) have an area in whole pixels of the file."""
+        return is_nonempty((boxes / images.scales_or_one.view(-1, 1, 1, 1)).round())

@@ -1,0 +1,108 @@
+"""Region proposal networks of old systems; `LegacyRPNConfig` says which system has which rule."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rcnn.models.config import LegacyRPNConfig
+from rcnn.models.rpn import RPN, Level, excluding
+from rcnn.ops.anchors import whole_cells
+from rcnn.ops.boxes import inside_image
+from rcnn.ops.matching import in_crowds, match
+from rcnn.structures import ImageBatch, Targets
+
+
+class LegacyRPN(RPN):
+    """The RPN with the rules of `config.legacy`, beside those of objectness."""
+
+    @property
+    def legacy(self) -> LegacyRPNConfig:
+        """The rules."""
+        return self.config.legacy
+
+    def candidates(self, levels: list[Level], images: ImageBatch) -> list[Level]:
+        """The levels without anchors that cannot become proposals; one level of all with `joint_levels`."""
+        levels = super().candidates(levels, images)
+        if self.legacy.whole_cells:
+            levels = [
+                excluding(level, ~whole_cells(level.grid, level.steps, images.sizes, level.ranks.shape[1]))
+                for level in levels
+            ]
+        if self.legacy.min_size_first:
+            levels = [excluding(level, self.too_small(level, images)) for level in levels]
+        return [joined(levels)] if self.legacy.joint_levels else levels
+
+    def too_small(self, level: Level, images: ImageBatch) -> Tensor:
+        """Which anchors (B, A_l) become boxes that `proposals.min_size` removes."""
+        boxes = self.rules.clip(self.decode(level.deltas, level.anchors), images.sizes)
+        return ~self.large_enough(boxes, images)
+
+    def large_enough(self, boxes: Tensor, images: ImageBatch) -> Tensor:
+        """Which boxes (B, N, 4) `proposals.min_size` keeps; it can be in pixels of the file."""
+        scale = images.scales_or_one[:, None] if self.legacy.min_size_original else 1.0  # (B, 1)
+        return self.rules.large_enough(boxes, self.config.proposals.min_size, scale)
+
+    def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
+        """As the plain RPN; anchors outside of the image or in crowds are ignored, and low quality can be overruled."""
+        straddle, sampling = self.legacy.straddle, self.config.sampling
+        matched, label = match(
+            anchors,
+            targets.boxes,
+            targets.valid,
+            sampling.low_iou,
+            sampling.positive_iou,
+            low_quality=True,
+            usable=None if straddle < 0 else inside_image(anchors, images.sizes, straddle),
+            overruled=self.legacy.low_quality == "overruled",
+        )
+        if self.legacy.crowd_ioa < 1:
+            if targets.crowds is None:
+                raise ValueError(
+                    f"rpn.legacy.crowd_ioa={self.legacy.crowd_ioa} needs Targets.crowds; the batch has none"
+                )
+            label = torch.where(in_crowds(anchors, targets.crowds, self.legacy.crowd_ioa), -1, label)
+        return matched, label
+
+    def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
+        """The batch size, or the number of sampled anchors, for one loss or both."""
+        count, sampled = super().divisors(valid)[0], valid.sum().clamp(min=1)
+        match self.legacy.normalizer:
+            case "batch_size":
+                return count, count
+            case "sampled":
+                return sampled, sampled
+            case "sampled_objectness":
+                return sampled, count
+
+
+class SoftmaxRPN(LegacyRPN):
+    """Two logits per anchor, background and object, and their softmax."""
+
+    logits_per_anchor = 2
+
+    def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The softmax of two logits is the sigmoid of their difference, which also ranks the proposals."""
+        background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
+        return foreground - background, foreground - background
+
+
+class ObjectLogitRPN(SoftmaxRPN):
+    """As `SoftmaxRPN`, but the object's logit alone ranks the proposals (both Chainer ports of FCIS)."""
+
+    def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The difference of the two logits, and the object's own."""
+        background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
+        return foreground - background, foreground
+
+
+def joined(levels: list[Level]) -> Level:
+    """All levels as one."""
+    return Level(
+        logits=torch.cat([level.logits for level in levels], 1),
+        ranks=torch.cat([level.ranks for level in levels], 1),
+        deltas=torch.cat([level.deltas for level in levels], 1),
+        anchors=torch.cat([level.anchors for level in levels]),
+        grid=levels[0].grid,
+        steps=levels[0].steps,
+    )
