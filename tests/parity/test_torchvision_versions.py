@@ -95,8 +95,8 @@ def test_detections_are_theirs(name: str) -> None:
         np.testing.assert_allclose(ours_found.boxes[order], boxes, atol=0.05)
         np.testing.assert_allclose(ours_found.scores[order], theirs["scores"].numpy(), atol=1e-3)
         if "masks" in theirs:
-            assert ours_found.masks is not None
-            assert len(ours_found.masks) == len(theirs["masks"])
+            assert ours_found.box_masks is not None
+            assert len(ours_found.box_masks) == len(theirs["masks"])
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_v2", "faster_rcnn_mobilenet_v3_large_fpn"])

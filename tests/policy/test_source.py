@@ -22,6 +22,7 @@ LEVELS = {
     "models": 2, "data": 2,
     "weights": 3, "metrics": 3, "drawing": 3,
     "runtime": 4,
+    "results": 4,
     "predictor": 5, "tta": 5,
     "evaluation": 6, "export": 6,
     "training": 7, "serving": 7, "bench": 7,

@@ -27,7 +27,8 @@ from rcnn.data.images import read_image
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample
-from rcnn.data.transforms import Augmentation, Input, augment
+from rcnn.data.transforms import Augmentation, augment
+from rcnn.preprocess import InputConfig
 from rcnn.structures import ImageBatch, Targets
 
 Padding = Literal["exact", "bucket"]
@@ -138,7 +139,7 @@ def pad_images(
 
 def training_batches(
     dataset: Dataset,
-    model: Input,
+    model: InputConfig,
     settings: LoaderSettings,
     first: int = 0,
     *,
@@ -245,7 +246,7 @@ class Batches(TorchDataset):
     def __init__(
         self,
         dataset: Dataset,
-        model: Input,
+        model: InputConfig,
         settings: LoaderSettings,
         order: Order,
         *,
