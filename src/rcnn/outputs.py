@@ -19,14 +19,17 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PurePosixPath
 from types import TracebackType
 from typing import IO, Any, Self
 
 MARKER = ".rcnn-files"
-TEMPORARY = ".rcnn-writing-"  # start of the names of files that are not complete yet
+TEMPORARY = ".rcnn-writing-"  # start of the names of files and folders that are not complete yet
+REPLACED = ".rcnn-replaced-"  # start of the names of folders that a complete one is taking the place of
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ENTRY = '{"file": '  # start of each line of the marker
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
@@ -52,6 +55,7 @@ class OutputFolder:
         self._numbers = itertools.count(1)
         marker = self.path / MARKER
         self._marker: IO[str] | None = _open_marker(marker)
+        _OPEN.add(self)
         try:
             _lock(self._marker, self.path)
             self._written = _read_marker(marker)
@@ -60,7 +64,7 @@ class OutputFolder:
             self._marker.close()
             raise
         for leftover in self.path.glob(f"{TEMPORARY}*"):  # of a process that was killed: we hold the lock
-            leftover.unlink()
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -211,6 +215,38 @@ def numbered(path: PurePosixPath, number: int) -> PurePosixPath:
     return path.with_name(stem + ending)
 
 
+def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Have `fill` write the files of a new folder, then put it in the place of `folder`.
+
+    A kill or a power failure at any moment leaves the earlier folder or the new one, complete; see `recover_folder`.
+    """
+    recover_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
+    new.mkdir()
+    try:
+        fill(new)
+        for path in (*new.rglob("*"), new):
+            sync(path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.rename(folder, replaced)
+    os.rename(new, folder)
+    sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish a `replace_folder` that was killed: the earlier folder comes back if there is no new one yet."""
+    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
+    if not folder.exists() and replaced.exists():
+        os.rename(replaced, folder)
+    for leftover in (new, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
 def sync(path: Path) -> None:
     """Force a file or folder to the disk. Does nothing for folders on Windows, which cannot."""
     if os.name == "nt" and path.is_dir():
@@ -264,6 +300,19 @@ def _drop_unfinished_line(marker: IO[str]) -> None:
     text = marker.read()
     if not text.endswith("\n"):
         marker.truncate(len(text[: text.rfind("\n") + 1].encode()))
+
+
+def _release_after_fork() -> None:
+    """In a forked process: close the inherited markers, or the locks would outlive the process that took them."""
+    for folder in _OPEN:
+        if folder._marker is not None:
+            folder._marker.close()
+            folder._marker = None
+
+
+_OPEN: weakref.WeakSet[OutputFolder] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_release_after_fork)
 
 
 def _lock(file: IO[str], folder: Path) -> None:

@@ -178,6 +178,7 @@ def test_all_that_is_public_has_a_docstring() -> None:
                         for method in node.body
                         if isinstance(method, ast.FunctionDef) and not method.name.startswith("_")
                         and method.name != "forward"  # which the class describes
+                        and "overload" not in [ast.unparse(mark) for mark in method.decorator_list]
                     ]  # fmt: skip
         seen += len(public)
         without += [

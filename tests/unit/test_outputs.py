@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn, new_output, numbered
+from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn, new_output, numbered, recover_folder, replace_folder
 
 
 def test_a_file_of_the_user_is_never_written(tmp_path: Path) -> None:
@@ -147,3 +150,54 @@ def test_new_folders_count_up_and_are_never_shared(tmp_path: Path) -> None:
     assert new_output("train", "mask_rcnn_r50_fpn", below=tmp_path).name == "train-mask_rcnn_r50_fpn-1"
     (tmp_path / "model.v2.pth").touch()
     assert new_output("convert", tmp_path / "model.v2.pth", below=tmp_path).name == "convert-model.v2-1"
+
+
+def write_number(number: int) -> Callable[[Path], None]:
+    """Fills a folder with one file that contains `number`."""
+    return lambda folder: (folder / "number").write_text(str(number)) and None
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for number in (1, 2):
+        replace_folder(tmp_path / "last", write_number(number))
+        assert (tmp_path / "last" / "number").read_text() == str(number)
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_folder(tmp_path: Path) -> None:
+    def fail(new: Path) -> None:
+        write_number(2)(new)
+        raise KeyboardInterrupt
+
+    replace_folder(tmp_path / "last", write_number(1))
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(tmp_path / "last", fail)
+    assert (tmp_path / "last" / "number").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_kill_between_the_two_moves_is_repaired(tmp_path: Path) -> None:
+    for name, number in ((".rcnn-replaced-last", 1), (".rcnn-writing-last", 2)):
+        (tmp_path / name).mkdir()
+        write_number(number)(tmp_path / name)
+    recover_folder(tmp_path / "last")
+    assert (tmp_path / "last" / "number").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_lock_does_not_outlive_its_process_in_a_forked_one(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path) as output:
+        output.write_text("a.txt", "a")
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"started")
+            signal.pause()
+        os.read(reader, 7)
+        assert output.is_free("a.txt")
+    try:
+        with OutputFolder(tmp_path) as output:  # the forked process lives on, without the lock
+            output.write_text("a.txt", "b")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

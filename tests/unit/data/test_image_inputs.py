@@ -126,7 +126,7 @@ def test_one_or_several() -> None:
     assert not is_one_image((RGB,))
     assert not is_one_image(iter([RGB]))
     for value in (None, 3, {"a": RGB}, {1}, object()):
-        with pytest.raises(ValueError, match="expected a path.*or a list of these"):
+        with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)
     with pytest.raises(ValueError, match=r"image 1: the array is \(7, 5, 3\) of float64"):
         list(as_images([RGB, RGB / 255]))

@@ -218,7 +218,7 @@ class TestNoImage:
     def test_damaged_avif(self, tmp_path, read):
         path = write(tmp_path / "a.avif", COLOURS.repeat(20, 0).repeat(20, 1))
         data = path.read_bytes()
-        path.write_bytes(data[:300] + bytes(len(data) - 300))
+        path.write_bytes(data[: len(data) // 2])
         if read is read_image:
             with pytest.raises(ImageError, match=r"a\.avif is (truncated|not an image)"):
                 read(path)
