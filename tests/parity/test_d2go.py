@@ -145,13 +145,8 @@ def test_detections_equal_those_of_the_files_own_layers(shared: Path, photos: li
         assert_within("detection boxes", ours.boxes[order], boxes, atol=0.05)
         assert_within("detection scores", ours.scores[order], wanted["scores"], atol=1e-4)
         if "masks" in wanted:
-<<<<<<< HEAD
             assert ours.box_masks is not None
-            np.testing.assert_allclose(ours.box_masks[order], wanted["masks"], atol=1e-3)
-=======
-            assert ours.masks is not None
-            assert_within("mask probabilities", ours.masks[order], wanted["masks"], atol=1e-3)
->>>>>>> main
+            assert_within("mask probabilities", ours.box_masks[order], wanted["masks"], atol=1e-3)
         if "keypoints" in wanted:
             assert ours.keypoints is not None
             off = np.abs(ours.keypoints[order][..., :2] - wanted["keypoints"][..., :2].numpy() * scale[:2]).max(-1)

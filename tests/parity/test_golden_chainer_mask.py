@@ -125,15 +125,9 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     masks = (
         np.unpackbits(stored["masks_packed"], axis=1)[:, : height * width].reshape(count, height, width).astype(bool)
     )
-<<<<<<< HEAD
     assert found.box_masks is not None
     logits = torch.from_numpy(found.box_masks).logit()[order]
-    np.testing.assert_allclose(logits, stored["detection_mask_logits"], atol=3e-4)
-=======
-    assert found.masks is not None
-    logits = torch.from_numpy(found.masks).logit()[order]
     assert_within("mask logits", logits, stored["detection_mask_logits"], atol=3e-4)
->>>>>>> main
     regions = list(found.regions() or ())
     ours = np.zeros_like(masks)
     for canvas, place in zip(ours, order, strict=True):

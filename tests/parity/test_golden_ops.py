@@ -21,11 +21,8 @@ from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
 from rcnn.ops.rle import mask_outline
 from rcnn.ops.roi_align import assign_levels, roi_align
-<<<<<<< HEAD
 from rcnn.preprocess import InputConfig, build_preprocessor
-=======
 from tests.deviations import assert_within
->>>>>>> main
 
 RATIOS = (0.5, 1.0, 2.0)
 TESTED = ["anchors", "box2box", "losses", "matcher", "nms", "paste_masks", "polygons", "resize", "rle"]

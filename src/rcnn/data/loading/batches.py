@@ -22,6 +22,7 @@ from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample
 from rcnn.data.transforms import Augmentation, augment
+from rcnn.preprocess import InputConfig
 
 
 class LoaderSettings(Augmentation, Protocol):
