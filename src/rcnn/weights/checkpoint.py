@@ -170,11 +170,6 @@ def load_detector(path: str | Path, settings: Sequence[str] = ()) -> tuple[Detec
     return detector, checkpoint
 
 
-def load(path: str | Path) -> Detector:
-    """The detector of a checkpoint or run folder, on the CPU and in evaluation mode."""
-    return load_detector(path)[0].eval()
-
-
 def empty_detector(config: DetectorConfig) -> Detector:
     """The detector of `config` with whatever numbers: its weights are to be loaded, and are not drawn first."""
     with _Undrawn():

@@ -191,7 +191,7 @@ class TestBadImages:
 
     def test_missing(self, dataset, workers):
         dataset[2].path.unlink()
-        self.expect(dataset, workers, FileNotFoundError, r"3\.png does not exist: correct the path")
+        self.expect(dataset, workers, FileNotFoundError, r"3\.png does not exist: check the path")
 
     def test_truncated(self, dataset, workers):
         path = dataset[2].path
