@@ -40,13 +40,13 @@ def their_anchors(values: Tensor) -> Tensor:
 
 
 def prepared_batch(predictor: Predictor, image: np.ndarray) -> tuple[ImageBatch, Tensor]:
-    prepared, original = predictor.prepare(torch.from_numpy(image))
+    prepared, frame = predictor.prepare(torch.from_numpy(image))
     sizes = torch.tensor([prepared.shape[1:]])
     batch = ImageBatch(
         pixels=prepared[None],
         sizes=sizes,
-        scales=torch.tensor([sizes[0, 1] / original[1]]),
-        originals=torch.tensor([original]),
+        scales=torch.tensor([sizes[0, 1] / frame.original[1]]),
+        originals=torch.tensor([frame.original]),
     )
     return batch, prepared
 
