@@ -72,10 +72,15 @@ def training_curve(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def write_curve(path: Path, lines: Sequence[dict[str, Any]], title: str = "Training") -> Path:
-    """Writes the curve of a log's lines as an HTML page at `path`, which it gives back."""
+    """Write the charts of a log's lines as an HTML page to `path`, and return `path`."""
+    return write_page(path, curve_page(lines, title))
+
+
+def curve_page(lines: Sequence[dict[str, Any]], title: str = "Training") -> str:
+    """The charts of a log's lines as an HTML page."""
     last = f"{len(lines)} lines of the log, to step {lines[-1]['step']}" if lines else "The log is empty."
     card = f'<div class="card">{training_curve(lines)}</div>'
-    return write_page(path, page(title, f'<h1>{escape(title)}</h1>\n<p class="lead">{last}</p>\n{card}'))
+    return page(title, f'<h1>{escape(title)}</h1>\n<p class="lead">{last}</p>\n{card}')
 
 
 def loss_parts(lines: Sequence[dict[str, Any]]) -> list[str]:
