@@ -111,17 +111,31 @@ def assert_training(detector: Detector, shared: Path, stored: Stored, names: dic
     losses = detector.losses(images, golden_targets(shared), seed)
     assert_losses(losses, stored, "loss", names)
     torch.stack(list(losses.values())).sum().backward()
-    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
-    assert len(gradients) == int(stored["n_params_with_grad"])
-    for theirs, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
-        gradient = gradients[rename(str(theirs))]
-        found = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()  # DC5's fc1 has 1e8 numbers
-        np.testing.assert_allclose(found, norm, rtol=5e-3, err_msg=theirs)
-        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)
+    assert_gradients(detector, stored)
     if any(key.startswith("loss_image1_empty/") for key in stored):
         with torch.no_grad():
             losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
         assert_losses(losses, stored, "loss_image1_empty", names)
+
+
+def assert_gradients(detector: Detector, stored: Stored) -> None:
+    """The L2 norm and the first 8 values of every stored gradient.
+
+    The first values are compared as one vector: single values are sums that nearly cancel, and one ReLU that rounding
+    switches in the peer changes them by more than their size.
+    """
+    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    assert len(gradients) == int(stored["n_params_with_grad"])
+    errors = []
+    for theirs, norm, first in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
+        gradient = gradients[rename(str(theirs))]
+        found = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()  # DC5's fc1 has 1e8 numbers
+        assert_within("gradient norm", found / norm, 1.0, atol=5e-3)
+        expected = first[: gradient.numel()].astype(np.float64)
+        difference = np.linalg.norm(gradient.flatten()[:8].numpy() - expected)
+        errors.append(float(difference / np.linalg.norm(expected)) if difference else 0.0)
+        assert_at_most("relative error of the first values", errors[-1], 5e-2)
+    assert_at_most("the same, root mean square over all gradients", float(np.sqrt(np.mean(np.square(errors)))), 1e-2)
 
 
 def assert_losses(losses: dict[str, Tensor], stored: Stored, prefix: str, names: dict[str, str]) -> None:

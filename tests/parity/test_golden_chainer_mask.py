@@ -15,7 +15,7 @@ from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems.chainer.system import rename
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_chainer import converted_detector
-from tests.parity.golden_detectron2 import match_sets
+from tests.parity.golden_detectron2 import assert_same_ranking, match_sets
 
 NAMES = {"wkentaro": "mask_rcnn_resnet50_coco_wkentaro", "dena": "mask_rcnn_resnet50_coco_dena"}
 SETTINGS = {"wkentaro": "min_size=192 max_size=320", "dena": "min_size=192 max_size=320 --roi_size 14"}
@@ -71,7 +71,7 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     proposals = detector.rpn.predict(features, images.sizes, images.scales)
     wanted = xyxy(stored["proposals"])
     assert proposals.valid.sum() == len(wanted)
-    assert_within("proposal boxes", proposals.boxes[0], wanted, atol=2e-3)
+    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), wanted.numpy(), atol=2e-3)
 
     boxes, valid = wanted[None], torch.ones(1, len(wanted), dtype=torch.bool)
     head = detector.box_head
@@ -145,9 +145,14 @@ THEIR_LOSSES = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("system", NAMES)
-def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system: str) -> None:
-    """Every anchor and region is in the sample, as it was when the peer's numbers were taken."""
+def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system: str, dtype: torch.dtype) -> None:
+    """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
+
+    The sum of a gradient is compared in float64 only: it adds up to 2 million terms of both signs, so that a float32
+    error of 1e-5 of the gradient's norm, spread evenly, moves it by 1e-2 of that norm.
+    """
     changes = [*SMALL, *EVERYTHING]
     detector, _ = converted_detector(shared, NAMES[system], folder, SETTINGS[system], changes)
     folded = shared / "golden/chainer" / NAMES[system]
@@ -164,7 +169,7 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
         bitmaps=torch.from_numpy(bits)[None],
     )
 
-    losses = detector.losses(images, targets, torch.tensor(0))
+    losses = detector.to(dtype).losses(images, targets, torch.tensor(0))
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"], strict=True))
     for name, value in losses.items():
         assert_within("losses", value.item(), wanted[THEIR_LOSSES[name]], rtol=2e-5)
@@ -175,12 +180,12 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
     ):
         ours = gradients[rename(str(name)) or ""]
         assert ours is not None, name
-        gradient = in_their_order(str(name), ours)
-        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=1e-3, err_msg=name)
-        # a sum of thousands of either sign, in float32 on both sides: three times the rest
-        np.testing.assert_allclose(gradient.double().sum().item(), total, rtol=0, atol=3e-3 * norm, err_msg=name)
+        gradient = in_their_order(str(name), ours).double()
+        assert_within("gradient norm", gradient.norm().item() / norm, 1.0, atol=1e-3)
+        if dtype == torch.float64:
+            assert_within("sum of a gradient / norm", gradient.sum().item() / norm, total / norm, atol=3e-3)
         count = min(16, gradient.numel())
-        np.testing.assert_allclose(gradient.flatten()[:count].numpy(), first[:count], atol=1e-3 * norm, err_msg=name)
+        assert_within("first values / norm", gradient.flatten()[:count] / norm, first[:count] / norm, atol=1e-3)
 
 
 def in_their_order(name: str, gradient: Tensor) -> Tensor:

@@ -98,11 +98,11 @@ def evaluate(
     report = write_report(
         output / "report.html",
         title=f"{predictor.config.name} on {split}",
-        summary=f"{checkpoint} measured on {done.metrics.images} images of {dataset.annotation_file}. "
+        lead=f"{checkpoint} measured on {done.metrics.images} images of {dataset.annotation_file}. "
         f"Pictures show what is scored {SCORE:g} or higher.",
         metrics=done.metrics.to_dict(),
         examples=examples,
-        made={"Checkpoint": str(checkpoint), "Truth": str(dataset.annotation_file), "Settings": settings},
+        details={"Checkpoint": str(checkpoint), "Truth": str(dataset.annotation_file), "Settings": settings},
     )
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {output / 'metrics.json'}, {report}")

@@ -9,8 +9,7 @@ import torch
 
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, training_batches
-from rcnn.drawing.curves import curve_page
-from rcnn.drawing.plots import plots_available, write_plot
+from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.outputs import new_output
 from rcnn.training.describe import describe_start
@@ -102,9 +101,8 @@ def _draw_curve(run: RunFolder) -> None:
     lines = read_log(run.path / LOG)
     with run.writing(CURVE) as path:
         path.write_text(curve_page(lines, title=f"Training {run.path.name}"), encoding="utf-8")
-    if plots_available():
-        with run.writing(PLOT) as path:
-            write_plot(path, lines)
+    with run.writing(PLOT) as path:
+        write_plot(path, lines)
 
 
 def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:

@@ -16,6 +16,7 @@ BACKEND = "aot_eager"  # traces and differentiates, but needs no C++ compiler
 SIZES = [(96, 128), (128, 80)]
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     ("cascade", "box"),
     [

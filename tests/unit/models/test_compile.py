@@ -38,6 +38,7 @@ def small(name: str) -> Detector:
     )
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", NAMES)
 def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
     torch._dynamo.reset()
@@ -54,6 +55,7 @@ def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
         torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_backward_are_one_graph_and_equal_eager(name: str) -> None:
     torch._dynamo.reset()

@@ -254,6 +254,7 @@ def test_small_detections_are_dropped(drop: str) -> None:
         assert sides.min() > 20
 
 
+@pytest.mark.compile
 def test_fullgraph() -> None:
     detector, images, targets = detector_of(tiny()), random_images(SIZES), bitmap_targets()
     torch._dynamo.reset()

@@ -154,6 +154,7 @@ def test_masks_and_keypoints_live_together() -> None:
     assert found.keypoints is not None
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["keypoint_rcnn_compact", "keypoint_rcnn_fbnetv3a_c4"])
 def test_prediction_and_losses_are_one_graph(name: str) -> None:
     torch._dynamo.reset()

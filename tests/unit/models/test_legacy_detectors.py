@@ -64,6 +64,7 @@ def images() -> ImageBatch:
     return replace(random_images(IMAGES, seed=1), scales=torch.tensor([1.6, 0.7]))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> None:
     torch._dynamo.reset()
@@ -87,6 +88,7 @@ def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> Non
             torch.testing.assert_close(alone.masks[0], wanted.masks[image], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", CONFIGS)
 def test_losses_are_one_graph_and_reach_every_weight(name: str) -> None:
     torch._dynamo.reset()

@@ -305,6 +305,7 @@ CHOICES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", ["half_open", "inclusive", "inclusive_loose"])
 @pytest.mark.parametrize("settings", CHOICES, ids=lambda s: "-".join(s))
 def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: dict[str, Any], kind: Any) -> None:

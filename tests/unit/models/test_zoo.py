@@ -146,6 +146,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("zoo")
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_builds_fits_predicts_compiles_and_is_kept(name: str, checkpoints: Path) -> None:
     config = tiny(name)

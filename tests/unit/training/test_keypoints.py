@@ -84,7 +84,7 @@ def test_pictures_of_the_truth_have_its_skeletons(data: Path, trained: Path) -> 
     [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
     example, _ = example_of(predictor, record, score=0.99)
     bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(record.keypoints)), score=0.99)
-    drawn = (np.asarray(example.truth) != np.asarray(bare.truth)).any(-1)
+    drawn = (np.asarray(example.ground_truth) != np.asarray(bare.ground_truth)).any(-1)
     x, y = (record.keypoints[:, :, :2].reshape(-1, 2)[0] + 0.5).astype(int)
     assert drawn[y, x]
     assert 0.01 < drawn.mean() < 0.5

@@ -270,6 +270,7 @@ def test_a_layer_that_lacks_or_is_strange() -> None:
         from_matterport(tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_one_graph_serves() -> None:
     converted = from_matterport({name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS)

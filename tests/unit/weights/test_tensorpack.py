@@ -92,6 +92,7 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
     torch.testing.assert_close(found.masks[0][real][order], masks, atol=1e-4, rtol=0)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("pyramid", [True, False])
 def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
     """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""

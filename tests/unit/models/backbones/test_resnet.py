@@ -283,6 +283,7 @@ def test_a_pyramid_can_have_biases_beside_its_norms() -> None:
     assert parts == {"weight", "bias", "norm.weight", "norm.bias"}
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("norm", ["bn", "sync_bn", "gn", "frozen_bn"])
 def test_one_graph_and_its_gradients(norm: Norm) -> None:
     torch._dynamo.reset()

@@ -205,6 +205,7 @@ def test_a_detector_learns_two_images(backbone: TimmConfig | ViTConfig | MobileN
     assert int(found.valid.sum()) > 0
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
 def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
     torch._dynamo.reset()
@@ -229,6 +230,7 @@ def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNe
         torch.testing.assert_close(gradients[name] / scale, value / scale, atol=2e-3, rtol=0)
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> None:
     torch._dynamo.reset()
