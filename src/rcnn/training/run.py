@@ -19,7 +19,7 @@ from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import CURVE, LOG, PLOT, RunFolder
 from rcnn.training.starting import build_start
-from rcnn.training.state import TrainState
+from rcnn.training.state import TrainState, seed_random
 from rcnn.training.validation import Metrics, evaluate_detector
 
 Log = Callable[[str], object]
@@ -63,6 +63,7 @@ def _start(plan: RunPlan, log: Log) -> TrainState:
         plan.config, plan.dataset.classes, model=plan.started_from, weights=plan.weights, seed=plan.settings.seed
     )
     log(line)
+    seed_random(plan.settings.seed)
     return TrainState.start(detector.to(plan.device), plan.settings)
 
 

@@ -61,10 +61,11 @@ class TrainState:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Continue from what `read_state` returned; the weights of `detector` must be loaded already.
 
-        Learning rate, momentum and weight decay stay those of the optimizer's present settings. ValueError if the
-        optimizer does not fit.
+        Momentum and weight decay stay those of the optimizer's present settings; the learning rate is set in each
+        step. ValueError if the optimizer does not fit.
         """
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        kept = {"params", "lr"}
+        settings = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(values["optimizer"])
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
@@ -109,8 +110,15 @@ def read_state(folder: Path) -> dict[str, Any]:
     return values
 
 
+def seed_random(seed: int) -> None:
+    """Seed the global random generators, which modules such as dropout and user code may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
+
+
 def _random_state() -> dict[str, Any]:
-    """The global random generators: modules such as dropout and user code may draw from them."""
+    """The state of the global random generators."""
     kind, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
         "python": random.getstate(),
