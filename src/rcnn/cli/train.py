@@ -23,7 +23,7 @@ def train(
     ],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.nms_iou=0.6 train.steps=500."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
     output: Annotated[
         list[Path] | None,

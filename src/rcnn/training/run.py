@@ -110,7 +110,7 @@ def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, No
     config = plan.config
     masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
     batches = partial(
-        training_batches, plan.dataset, config.input, plan.settings, masks=masks, crowds=config.rpn.crowd_ioa < 1
+        training_batches, plan.dataset, config.input, plan.settings, masks=masks, crowds=config.rpn.legacy.crowd_ioa < 1
     )
     if config.keypoint is not None:
         batches = partial(batches, keypoints=True, pairs=config.keypoint.flip_pairs or None)
