@@ -10,7 +10,7 @@ import pytest
 from tests.faults.killed_runs import TinyRun, contents, differences, in_child, run_and_kill
 from tests.tiny_data import write_tiny_coco
 
-SAMPLE = 9  # places of `make test`, spread over the run; the mark `slow` has all
+SAMPLE = 6  # places of `make test`, spread over the run; the mark `slow` has all
 
 
 @pytest.fixture(scope="module")

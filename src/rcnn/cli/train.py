@@ -51,6 +51,11 @@ def train(
     device: Annotated[
         list[str] | None, typer.Option(help="cpu, cuda or cuda:1. Defaults to a GPU if there is one.")
     ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
+    ] = False,
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
     ] = False,
@@ -63,7 +68,8 @@ def train(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         raise typer.Exit(2)  # the process of rank 0 says why
-    from rcnn.training.describe import count, describe_plan
+    from rcnn.data.warnings import counted
+    from rcnn.training.describe import describe_plan
     from rcnn.training.plan import RunRequest, plan_training
     from rcnn.training.run import execute
 
@@ -77,6 +83,8 @@ def train(
         weights=_once("--weights", weights) or "",
         device=_once("--device", device) or "auto",
         resume=resume,
+        strict=strict,
+        allow_empty=allow_empty,
     )
     plan = plan_training(request)
     if dry_run:
@@ -86,7 +94,7 @@ def train(
     outcome = execute(plan, log=typer.echo)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
         ended = "finished" if outcome.finished else "stopped"
-        typer.echo(f"{ended} after {count(outcome.step, 'step')}; the run is in {outcome.output}")
+        typer.echo(f"{ended} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
         if outcome.best is not None:
             typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
     if not outcome.finished:

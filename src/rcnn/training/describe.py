@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rcnn.data import Dataset
+from rcnn.data.warnings import counted
 from rcnn.models import MODELS
 from rcnn.models.overrides import config_to_dict
 from rcnn.training.keypoints import describe_keypoints
@@ -18,8 +19,8 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings[:SHOWN_WARNINGS])
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
-        yield f"warning: {count(more, 'more warning')} about the data"
-    classes = count(plan.config.num_classes, "class", "classes")
+        yield f"warning: {counted(more, 'more warning')} about the data"
+    classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
     yield _learning_rate(plan)
@@ -56,14 +57,9 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     yield "nothing was written (--dry-run)"
 
 
-def count(number: int, one: str, many: str = "") -> str:
-    """`1 image`, `2 images`."""
-    return f"{number} {one if number == 1 else many or f'{one}s'}"
-
-
 def _data(dataset: Dataset) -> str:
-    objects = count(len(dataset.objects.labels), "object")
-    return f"{count(len(dataset), 'image')} with {objects} ({dataset.split})"
+    objects = counted(len(dataset.objects.labels), "object")
+    return f"{counted(len(dataset), 'image')} with {objects} ({dataset.split})"
 
 
 def _validation(plan: RunPlan) -> str:
@@ -74,6 +70,6 @@ def _learning_rate(plan: RunPlan) -> str:
     settings, images = plan.settings, plan.settings.images_per_step()
     epochs = settings.steps * images / max(1, len(plan.dataset))
     return (
-        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {count(images, 'image')} per step / "
-        f"{settings.reference_batch}; {count(settings.steps, 'step')} = {epochs:.1f} epochs"
+        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {counted(images, 'image')} per step / "
+        f"{settings.reference_batch}; {counted(settings.steps, 'step')} = {epochs:.1f} epochs"
     )

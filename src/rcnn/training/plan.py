@@ -45,6 +45,8 @@ class RunRequest:
     weights: str = ""  # folder of an ImageNet backbone, for a named model
     device: str = "auto"
     resume: bool = False
+    strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
+    allow_empty: bool = False  # accept a split without objects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +114,8 @@ def plan_training(request: RunRequest) -> RunPlan:
         keypoints=config.keypoint is not None,
         one_class=config.proposals_only,
         annotations=request.annotations,
+        strict=request.strict,
+        allow_empty=request.allow_empty,
     )
     dataset = opened(splits[0], classes=None if record is None else record["classes"])
     validation = opened(splits[1], classes=dataset.classes) if splits[1] != NO_SPLIT else None
@@ -122,8 +126,6 @@ def plan_training(request: RunRequest) -> RunPlan:
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
-    if not int((~dataset.objects.crowd).sum()):
-        raise ValueError(f"{dataset.annotation_file} has no objects to train on in {len(dataset)} images")
 
     changed = [] if before is None else _changes(start, config) + _changes(_Recipe(before), _Recipe(settings))
     if before is not None:

@@ -245,6 +245,6 @@ def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
     shutil.copytree(data, copy)
     path = copy / "annotations" / "instances_train.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
-    with pytest.raises(ValueError, match="no objects"):
+    with pytest.raises(ValueError, match="--allow-empty"):
         run(copy, tmp_path / "run")
     assert not (tmp_path / "run").exists()
