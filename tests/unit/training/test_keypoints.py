@@ -118,12 +118,12 @@ def test_data_without_keypoints_is_refused_before_anything_is_trained(data: Path
 
 def test_any_model_may_be_given_keypoints(data: Path, tmp_path: Path) -> None:
     words = [*TINY_KEYPOINT_MODEL, *BRIEF]
-    words = ["keypoint={}", *words, "keypoint.sigmas=[0.1,0.1,0.1,0.2]", "keypoint.roi_size=8"]
+    words = ["keypoint={}", *words, "keypoint.sigmas=[0.1,0.1,0.1,0.2]", "keypoint.pooler.size=8"]
     said: list[str] = []
     run_training("faster_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=said.append)
     keypoint = load_checkpoint(tmp_path / "run").config.keypoint
     assert keypoint is not None
-    assert (keypoint.names, keypoint.sigmas, keypoint.roi_size) == (CORNERS, (0.1, 0.1, 0.1, 0.2), 8)
+    assert (keypoint.names, keypoint.sigmas, keypoint.pooler.size) == (CORNERS, (0.1, 0.1, 0.1, 0.2), 8)
     assert any("person_keypoints_train.json: left_top, right_top" in line for line in said)
 
 
