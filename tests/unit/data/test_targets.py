@@ -187,6 +187,6 @@ def test_masks_of_very_many_objects_are_bounded(
     if not gibibytes:
         require_memory(dataset, masks, 800 * 1333)
         return
-    with pytest.raises(ValueError, match=rf"image 2 \(2\.png\) has 10000 objects, whose masks need .* GiB") as error:
+    with pytest.raises(ValueError, match=r"image 2 \(2\.png\) has 10000 objects, whose masks need .* GiB") as error:
         require_memory(dataset, masks, 800 * 1333)
     assert f"need {gibibytes:.1f} GiB" in str(error.value)
