@@ -9,22 +9,18 @@ Letters: N objects of the image, E edges of one object's outline, J keypoints.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as pixels
 
-from rcnn.ops.opencv import resize_bilinear
-
-Resize = Literal["antialias", "bilinear", "align_corners", "opencv", "opencv_float"]
-Rounding = Literal["round", "floor", "factor", "factor_limit", "factor_up"]
+from rcnn.preprocess import InputConfig, Preprocessor, Resize, build_preprocessor
+from rcnn.preprocess.legacy import canvas_corner, place_on_canvas
+from rcnn.preprocess.resizing import resize_image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,110 +65,6 @@ class Augmentation(Protocol):
     def jitter(self) -> float:
         """Largest relative change of brightness, contrast and saturation."""
         ...
-
-
-class Input(Protocol):
-    """What is read of a model's input settings."""
-
-    @property
-    def min_size(self) -> int:
-        """Shorter side after resizing, pixels."""
-        ...
-
-    @property
-    def max_size(self) -> int:
-        """Longer side at most, pixels."""
-        ...
-
-    @property
-    def resize(self) -> Resize:
-        """By which rule of `resize_shortest`."""
-        ...
-
-    @property
-    def size_rounding(self) -> Rounding:
-        """Of the resized sides, as `resized_size` says."""
-        ...
-
-    @property
-    def canvas(self) -> int:
-        """Side of the square in whose middle images lie; 0: they lie on none."""
-        ...
-
-    @property
-    def divisor(self) -> int:
-        """What sides are multiples of under exact padding."""
-        ...
-
-
-def resized_size(
-    size: tuple[int, int], min_size: int, max_size: int, kind: Resize, rounding: Rounding = "round"
-) -> tuple[int, int]:
-    """(height, width) after resizing `size`: the shorter side `min_size`, less where the longer would pass `max_size`.
-
-    Sides are rounded as the system rounds them whose resizing `kind` is: Detectron2, D2Go and tensorpack to the nearest
-    pixel, torchvision down. With a `rounding` other than "round" they are those of `resize_factor`: rounded down, or to
-    the nearest pixel as OpenCV does it.
-    """
-    height, width = size
-    short, long = min(size), max(size)
-    if rounding != "round":
-        scale = resize_factor(size, min_size, max_size, rounding)
-        cut = int if rounding == "floor" else round  # round(), like OpenCV, gives a half to the even neighbour
-        rounded = cut(height * scale), cut(width * scale)
-    elif kind != "bilinear":  # Detectron2's ResizeShortestEdge, operation by operation
-        scale = min_size / short
-        new = (min_size, scale * width) if height < width else (scale * height, min_size)
-        if max(new) > max_size:
-            scale = max_size / max(new)
-            new = (new[0] * scale, new[1] * scale)
-        rounded = int(new[0] + 0.5), int(new[1] + 0.5)
-    else:
-        scale = min(min_size / short, max_size / long)
-        rounded = math.floor(height * scale), math.floor(width * scale)
-    return max(1, rounded[0]), max(1, rounded[1])
-
-
-def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding: Rounding) -> float:
-    """What both sides of `size` are multiplied by, before any rounding; as the systems that use OpenCV compute it."""
-    factor = min_size / min(size)
-    if rounding == "factor_up":
-        factor = max(1.0, factor)
-    long = factor * max(size)
-    if rounding in ("factor_limit", "factor_up"):
-        long = round(long)
-    return max_size / max(size) if long > max_size else factor
-
-
-def resize_shortest(image: Tensor, min_size: int, max_size: int, kind: Resize, rounding: Rounding = "round") -> Tensor:
-    """An image (3, H, W) uint8 resized to `resized_size`.
-
-    antialias: Pillow's bilinear, bit for bit, uint8 (Detectron2). bilinear: between pixel centres without antialiasing,
-    float32 (torchvision, which normalises first; both being linear, the order does not matter). align_corners: the same
-    with the corners' centres on each other (D2Go). opencv: OpenCV's bilinear, bit for bit, uint8 (tensorpack when it
-    predicts, chainer-mask-rcnn); opencv_float: on floats (DeNA, FCIS in Chainer, Detectron, mask-faster-rcnn).
-    """
-    size = image.shape[1], image.shape[2]
-    factor = resize_factor(size, min_size, max_size, rounding) if rounding in ("factor", "factor_limit") else None
-    return resize_image(image, resized_size(size, min_size, max_size, kind, rounding), kind, factor)
-
-
-def resize_image(image: Tensor, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Tensor:
-    """An image (3, H, W) uint8 at `size` (height, width); `kind` as in `resize_shortest`.
-
-    OpenCV's kinds take samples 1 / `factor` pixels apart, where it is given, whatever `size` was rounded to.
-    """
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"an image is {tuple(image.shape)} {image.dtype}, wanted (3, H, W) uint8")
-    if kind == "antialias":
-        if tuple(image.shape[1:]) == tuple(size):
-            return image
-        rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-        return torch.from_numpy(np.array(rows.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
-    if kind in ("opencv", "opencv_float"):
-        return resize_bilinear(image if kind == "opencv" else image.float(), size, factor)
-    planes = image.contiguous()[None].float()  # for floats twice as fast as channels last
-    return F.interpolate(planes, size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
 
 
 def resize(sample: Sample, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Sample:
@@ -224,26 +116,16 @@ def _mirrored(boxes: Tensor, width: int) -> Tensor:
     return torch.stack([width - x2, y1, width - x1, y2], 1)
 
 
-def canvas_place(size: tuple[int, int], canvas: int) -> tuple[int, int]:
-    """(top, left) of an image of `size` (height, width) in the middle of a square of `canvas` pixels a side.
-
-    ValueError where it is larger.
-    """
-    if max(size) > canvas:
-        raise ValueError(f"an image of {size} does not fit on input.canvas={canvas}: max_size may be no more than that")
-    return (canvas - size[0]) // 2, (canvas - size[1]) // 2
-
-
-def on_canvas(image: Tensor, canvas: int) -> Tensor:
-    """An image (..., H, W) in the middle of (..., canvas, canvas) zeros."""
-    height, width = image.shape[-2:]
-    top, left = canvas_place((height, width), canvas)
-    return F.pad(image, (left, canvas - width - left, top, canvas - height - top))
+def preprocess(sample: Sample, preprocessor: Preprocessor) -> Sample:
+    """A sample as the network sees it: resized, and on a canvas if the config has one."""
+    size, factor = preprocessor.resized_size(sample.size), preprocessor.sample_spacing(sample.size)
+    sample = resize(sample, size, preprocessor.config.resize, factor)
+    return sample_on_canvas(sample, preprocessor.config.canvas) if preprocessor.config.canvas else sample
 
 
 def sample_on_canvas(sample: Sample, canvas: int) -> Sample:
     """A sample in the middle of a black square."""
-    top, left = canvas_place(sample.size, canvas)
+    top, left = canvas_corner(sample.size, canvas)
     moved = np.array([left, top, left, top, 0])
     keypoints = sample.keypoints
     if keypoints is not None:
@@ -251,10 +133,10 @@ def sample_on_canvas(sample: Sample, canvas: int) -> Sample:
         keypoints = torch.where(given, keypoints + keypoints.new_tensor([left, top, 0]), 0)
     return replace(
         sample,
-        image=on_canvas(sample.image, canvas),
+        image=place_on_canvas(sample.image, canvas),
         boxes=sample.boxes + sample.boxes.new_tensor([left, top, left, top]),
         outlines=None if sample.outlines is None else tuple(e + moved for e in sample.outlines),
-        bitmaps=None if sample.bitmaps is None else on_canvas(sample.bitmaps, canvas),
+        bitmaps=None if sample.bitmaps is None else place_on_canvas(sample.bitmaps, canvas),
         keypoints=keypoints,
     )
 
@@ -293,7 +175,11 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
 
 
 def augment(
-    sample: Sample, settings: Augmentation, model: Input, place: Sequence[int], pairs: Sequence[tuple[int, int]] = ()
+    sample: Sample,
+    settings: Augmentation,
+    model: InputConfig,
+    place: Sequence[int],
+    pairs: Sequence[tuple[int, int]] = (),
 ) -> Sample:
     """A sample resized for the model and changed at random.
 
@@ -308,14 +194,7 @@ def augment(
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
     if settings.jitter:  # while it is uint8: torchvision takes floats to end at 1
         sample = replace(sample, image=jitter(sample.image, *factors))
-    rounding = model.size_rounding
-    size = resized_size(sample.size, side, model.max_size, model.resize, rounding)
-    factor = (
-        resize_factor(sample.size, side, model.max_size, rounding) if rounding in ("factor", "factor_limit") else None
-    )
-    sample = resize(sample, size, model.resize, factor)
-    if model.canvas:
-        sample = sample_on_canvas(sample, model.canvas)
+    sample = preprocess(sample, build_preprocessor(replace(model, min_size=side)))
     return flip(sample, pairs) if mirrored else sample
 
 

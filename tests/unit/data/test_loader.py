@@ -196,7 +196,7 @@ class TestBadImages:
     def test_truncated(self, dataset, workers):
         path = dataset[2].path
         path.write_bytes(path.read_bytes()[:2000])
-        self.expect(dataset, workers, ImageError, r"3\.png is cut off or damaged")
+        self.expect(dataset, workers, ImageError, r"3\.png is truncated or damaged")
 
     def test_other_size(self, dataset, workers):
         Image.new("RGB", (50, 41)).save(dataset[2].path)

@@ -21,7 +21,8 @@ from rcnn.data.loading.workers import batches_of_workers
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample
-from rcnn.data.transforms import Augmentation, Input, augment
+from rcnn.data.transforms import Augmentation, augment
+from rcnn.preprocess import InputConfig
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -55,7 +56,7 @@ class LoaderSettings(Augmentation, Protocol):
 
 def training_batches(
     dataset: Dataset,
-    model: Input,
+    model: InputConfig,
     settings: LoaderSettings,
     first: int = 0,
     *,
@@ -112,7 +113,7 @@ class Batches:
     def __init__(
         self,
         dataset: Dataset,
-        model: Input,
+        model: InputConfig,
         settings: LoaderSettings,
         sampler: BatchSampler,
         *,
