@@ -54,6 +54,11 @@ def evaluate(
     ignore_other_classes: Annotated[
         bool, typer.Option("--ignore-other-classes", help="Do not warn about objects of classes the model lacks.")
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
+    ] = False,
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
     max_detections: Annotated[
         int | None,
         typer.Option(help="Detections per image that count. Defaults to COCO's 100 (keypoints: 20).", min=1),
@@ -107,10 +112,14 @@ def evaluate(
         keypoints=predictor is not None and predictor.config.keypoint is not None,
         annotations=annotations,
         one_class=predictor is not None and predictor.config.proposals_only,
+        strict=strict,
+        allow_empty=allow_empty,
     )
     typer.echo(f"ground truth: {dataset.annotation_file}")
     for line in dataset.warnings:
         typer.echo(f"warning: {line}", err=True)
+    for line in dataset.notes:
+        typer.echo(line)
     folder = output or new_output("eval", checkpoint)
     details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
     if predictor is not None:

@@ -196,13 +196,3 @@ def augment(
         sample = replace(sample, image=jitter(sample.image, *factors))
     sample = preprocess(sample, build_preprocessor(replace(model, min_size=side)))
     return flip(sample, pairs) if mirrored else sample
-
-
-def mirror_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """The keypoints that a mirror exchanges, by their names: left_eye and right_eye, and so on."""
-    places = {name.lower(): place for place, name in enumerate(names)}
-    return tuple(
-        (place, places[name.replace("left", "right")])
-        for name, place in places.items()
-        if "left" in name and name.replace("left", "right") in places
-    )

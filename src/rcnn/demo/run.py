@@ -112,7 +112,7 @@ def run_demo(
     predictor = Predictor.from_checkpoint(run, device=device)
     validation = open_dataset(data, "val", classes=predictor.classes)
     with progress("eval", len(validation)) as advance:
-        metrics = evaluate_dataset(predictor, validation, advance=advance).metrics
+        metrics = evaluate_dataset(predictor, validation, on_image=lambda image: advance()).metrics
     lap("evaluation")
 
     unseen = open_dataset(data, "unseen", classes=predictor.classes)

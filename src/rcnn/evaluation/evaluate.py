@@ -127,8 +127,8 @@ def _predict(
         prepared = _prepared(predictor, records, pool, ahead=batch_size + max(1, workers))
         while group := list(islice(prepared, batch_size)):
             sound = [(record, image) for record, image in group if not isinstance(image, str)]
-            found = predictor.detect([image for _, (image, _) in sound], [frame for _, (_, frame) in sound])
-            detections = iter(found)
+            images, frames = [image for _, (image, _) in sound], [frame for _, (_, frame) in sound]
+            detections = iter(predictor.detect(images, frames) if sound else ())
             for record, image in group:
                 if isinstance(image, str):
                     encoding.append(ImageResults(record=record, error=image))

@@ -82,8 +82,8 @@ def _outline_warning(file: Path, outlined: int, objects: int) -> str:
     if not outlined:
         return f"masks are not evaluated: {file} has boxes without outlines"
     return (
-        f"{file}: {without} of {counted(objects, 'object')} {'has' if without == 1 else 'have'} no outline: evaluated as "
-        "boxes, ignored for masks"
+        f"{file}: {without} of {counted(objects, 'object')} {'has' if without == 1 else 'have'} no outline: evaluated "
+        "as boxes, ignored for masks"
     )
 
 

@@ -15,7 +15,6 @@ from rcnn.data.transforms import (
     augment,
     flip,
     jitter,
-    mirror_pairs,
     resize,
     sample_on_canvas,
 )
@@ -188,11 +187,6 @@ def test_settings_do_not_disturb_each_other():
 
 def test_a_negative_seed_is_a_seed():
     assert augment(sample(), settings(), MODEL, (-1, 0)).size == (20, 30)
-
-
-def test_mirror_pairs_of_coco():
-    names = ["nose", "left_eye", "right_eye", "left_ear", "right_ear", "tail", "Left_Paw", "right_paw", "left_wing"]
-    assert mirror_pairs(names) == ((1, 2), (3, 4), (6, 7))
 
 
 def test_a_sample_on_a_black_square() -> None:
