@@ -48,11 +48,9 @@ def plan_evaluation(
     """
     chosen = list(kinds)
     warnings: list[str] = []
-    outlined, objects = _count_outlines(dataset, limit)
-    if "segm" in chosen and outlined < objects:
-        warnings.append(_outline_warning(dataset.annotation_file, outlined, objects))
-        if not outlined:
-            chosen.remove("segm")
+    if "segm" in chosen and _lacks_outlines(dataset, limit):
+        warnings.append(f"masks are not evaluated: {dataset.annotation_file} has boxes without outlines")
+        chosen.remove("segm")
     if "keypoints" in chosen:
         try:
             require_names(dataset, keypoint_names)
@@ -77,23 +75,13 @@ def choose_split(data: Path, split: str, annotations: str = "") -> str:
     return (named or known)[0]
 
 
-def _outline_warning(file: Path, outlined: int, objects: int) -> str:
-    without = objects - outlined
-    if not outlined:
-        return f"masks are not evaluated: {file} has boxes without outlines"
-    return (
-        f"{file}: {without} of {counted(objects, 'object')} {'has' if without == 1 else 'have'} no outline: evaluated "
-        "as boxes, ignored for masks"
-    )
-
-
-def _count_outlines(dataset: Dataset, limit: int) -> tuple[int, int]:
-    """How many objects, crowds not counted, have an outline, and how many there are."""
+def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
+    """Whether there are objects, crowds not counted, and none of them has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
     own = ~objects.crowd[:count]
-    return int((own & outlined[:count]).sum()), int(own.sum())
+    return bool(own.any() and not outlined[:count][own].any())
 
 
 def _crowding_warning(dataset: Dataset, limit: int, max_detections: int) -> str | None:
