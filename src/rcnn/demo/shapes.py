@@ -37,7 +37,9 @@ class Pose:
         """Unit coordinates to pixels."""
         return ring @ self.matrix.T + self.centre
 
-    def unit(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> tuple[npt.NDArray, npt.NDArray]:
+    def unit(
+        self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
         """Pixels to unit coordinates."""
         inverse = np.linalg.inv(self.matrix)
         x, y = x - self.centre[0], y - self.centre[1]

@@ -118,7 +118,7 @@ def _is_segmentation(value: Any) -> bool:
 
 
 def _numbers(value: Any, count: int | None = None) -> bool:
-    return isinstance(value, list | tuple) and count in (None, len(value)) and all(map(_finite, value))
+    return isinstance(value, (list, tuple)) and count in (None, len(value)) and all(map(_finite, value))
 
 
 def _finite(value: Any) -> bool:
