@@ -193,9 +193,9 @@ def pasting_of(config: DetectorConfig) -> Pasting:
     """How the masks of a detector of `config` are brought to image size."""
     kind: Paste = "accurate" if config.mask is None else config.mask.paste
     if config.fcis is not None:
-        kind = "fitted" if config.fcis.mask_inclusive else "fitted_above"
+        kind = "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
     return Pasting(
         kind=kind,
-        last_pixel_inside=config.boxes != "half_open" and kind in ("padded", "squeezed", "stretched"),
+        last_pixel_inside=config.legacy.boxes != "half_open" and kind in ("padded", "squeezed", "stretched"),
         threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
     )

@@ -138,12 +138,12 @@ class AugmentedPredictor(Predictor):
         scores = torch.cat([view.found.scores for view in views], 1)
         labels = torch.cat([view.found.labels for view in views], 1)
         valid = torch.cat([view.found.valid for view in views], 1)
-        threshold, limit = config.box.nms_iou, config.box.max_detections
+        threshold, limit = config.box.selection.nms_iou, config.box.selection.max_detections
         if config.fcis is not None:
             threshold, limit = config.fcis.nms_iou, config.fcis.max_detections
         elif config.proposals_only:
-            threshold, limit = config.rpn.nms_iou, config.rpn.post_nms
-        groups = torch.zeros_like(labels) if config.box.class_agnostic_nms else labels
+            threshold, limit = config.rpn.proposals.nms_iou, config.rpn.proposals.post_nms
+        groups = torch.zeros_like(labels) if config.box.selection.class_agnostic_nms else labels
         index, kept = nms(boxes, scores, groups, valid, threshold, limit)
         masks = [_unflip(view, view.found.masks) for view in views if view.found.masks is not None]
         return Detections(

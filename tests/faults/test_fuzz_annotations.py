@@ -47,7 +47,7 @@ def coco() -> dict[str, Any]:
             annotation(1, keypoints=[12, 12, 2, 20, 14, 1, 0, 0, 0], num_keypoints=2),
             annotation(2, image_id=2, category_id=7, segmentation=RUNS),
             annotation(3, image_id=2, iscrowd=1, segmentation=RUNS | {"counts": "Z<d0d0d0jk1"}),
-            annotation(4, segmentation=None),
+            annotation(4, area=None),
         ]
     )
     tables["categories"][1] |= KITE
@@ -115,7 +115,7 @@ def mutate(draw: st.DrawFn, data: Any) -> Any:
 def mutants(draw: st.DrawFn) -> tuple[str, str]:
     """The name of an annotation file, and its text with one to four mutations."""
     name = draw(st.sampled_from(["annotations/instances_val.json", "val/via_region_data.json"]))
-    data = coco() if "instances" in name else via()
+    data = copy.deepcopy(coco() if "instances" in name else via())  # entries share constants, which must stay
     for _ in range(draw(st.integers(1, 4))):
         if isinstance(data, (dict, list)):
             data = mutate(draw, data)

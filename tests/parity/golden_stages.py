@@ -67,8 +67,8 @@ def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
 def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, stored: Stored, stage: int = 0) -> None:
     """A box head's hidden features, scores and deltas of the regions `boxes` (2, FIRST, 4)."""
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
-    pooled = pool_regions(features, head.strides, boxes, valid, head.config, head.config.level_eps_inside)
-    hidden = head.features(pooled.flatten(0, 1))
+    pooled = pool_regions(features, head.strides, boxes, valid, head.config.pooler, head.level_eps_inside)
+    hidden = head.trunk(pooled.flatten(0, 1))
     hidden = (hidden.mean((2, 3)) if hidden.ndim == 4 else hidden).unflatten(0, boxes.shape[:2])
     logits, deltas, _ = head.classify(features, boxes, valid)
     for image in range(2):

@@ -214,8 +214,9 @@ def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
     assert isinstance(head, FCISHead)
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
-    detector.rpn.config = replace(detector.rpn.config, batch_size=4000, positive_fraction=1.0)
-    head.config = replace(head.config, batch_size=400, positive_fraction=1.0)
+    for owner, size in ((detector.rpn, 4000), (head, 400)):
+        sampling = replace(owner.config.sampling, batch_size=size, positive_fraction=1.0)
+        owner.config = replace(owner.config, sampling=sampling)
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)

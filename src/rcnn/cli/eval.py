@@ -86,8 +86,7 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     from rcnn.cli.progress import progress_bar
-    from rcnn.data import open_dataset
-    from rcnn.evaluation.plan import choose_split
+    from rcnn.evaluation.api import dataset_for
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
     from rcnn.metrics.tables import metrics_table
     from rcnn.outputs import new_output
@@ -103,15 +102,12 @@ def evaluate(
         predictor = load(settings=overrides or [])
         if more := settings_for(predictor, max_detections):
             predictor = load(settings=[*(overrides or []), *more])
-    split = choose_split(data, split, annotations)
-    dataset = open_dataset(
+    dataset = dataset_for(
+        predictor,
         data,
         split,
-        classes=None if predictor is None else predictor.classes,
-        ignore_others=ignore_other_classes,
-        keypoints=predictor is not None and predictor.config.keypoint is not None,
         annotations=annotations,
-        one_class=predictor is not None and predictor.config.proposals_only,
+        ignore_others=ignore_other_classes,
         strict=strict,
         allow_empty=allow_empty,
     )
@@ -132,7 +128,7 @@ def evaluate(
         options=EvaluationOptions(
             limit=limit, batch_size=batch, workers=workers, max_detections=max_detections, pictures=pictures
         ),
-        title=f"{checkpoint.name if predictor is None else predictor.config.name} on {split}",
+        title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
         details=details,
         log=partial(typer.echo, err=True),
         progress=progress_bar,

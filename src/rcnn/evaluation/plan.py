@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from rcnn.data import splits
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
 from rcnn.data.warnings import counted
@@ -62,17 +60,6 @@ def plan_evaluation(
         if warning := _crowding_warning(dataset, limit, max_detections or own):
             warnings.append(warning)
     return Plan(kinds=tuple(chosen), warnings=tuple(dict.fromkeys(warnings)))
-
-
-def choose_split(data: Path, split: str, annotations: str = "") -> str:
-    """`split`, or the data set's validation split: the first whose name starts with "val", or the only one."""
-    if split:
-        return split
-    known = splits(data, annotations)
-    named = [name for name in known if name.startswith("val")]
-    if not named and len(known) != 1:
-        raise ValueError(f"{data} has the splits {', '.join(known)} and none named val...; choose one with --split")
-    return (named or known)[0]
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:

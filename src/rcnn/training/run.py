@@ -156,7 +156,7 @@ def run_training(
         say(line)
 
     masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
-    crowds = config.rpn.crowd_ioa < 1
+    crowds = config.rpn.legacy.crowd_ioa < 1
     batches = partial(training_batches, dataset, config.input, settings, masks=masks, crowds=crowds)
     if config.keypoint is not None:
         for known in (dataset, validation):

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from rcnn.data import Dataset, open_dataset
+from rcnn.evaluation.api import validation_split
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_ground_truth, example_of
 from rcnn.evaluation.folder import UNFINISHED
-from rcnn.evaluation.plan import choose_split, plan_evaluation
+from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.results import evaluate_results
 from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
 from rcnn.models import build_detector, model_config
@@ -216,13 +217,12 @@ def _limit_path(predictor: Predictor) -> str:
 
 
 def test_the_validation_split_is_the_default(data: Path) -> None:
-    assert choose_split(data, "") == "val"
-    assert choose_split(data, "train") == "train"
+    assert validation_split(data) == "val"
     (data / "annotations" / "instances_val.json").rename(data / "annotations" / "instances_test.json")
-    with pytest.raises(ValueError, match=r"has the splits test, train and none named val.*--split"):
-        choose_split(data, "")
+    with pytest.raises(ValueError, match=r"has the splits test, train and none starts with val.*--split"):
+        validation_split(data)
     (data / "annotations" / "instances_train.json").unlink()
-    assert choose_split(data, "") == "test"
+    assert validation_split(data) == "test"
 
 
 def test_a_class_that_only_the_data_has_is_left_out_with_a_warning(predictor: Predictor, data: Path) -> None:

@@ -39,7 +39,7 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
         given = from_torchvision(state)
         assert set(given.state) == set(blank(config))
         assert given.config.name == name
-        assert given.config.rpn.rounded_anchors
+        assert given.config.rpn.legacy.anchors == "torchvision"
     assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
     assert len(set(given.classes)) == 90
     assert given.config.backbone.norm_eps == 1e-5

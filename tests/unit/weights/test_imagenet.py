@@ -264,14 +264,20 @@ def test_the_last_stage_of_a_c4_detector_comes_from_the_backbone_too(caffe: Path
     detector = build_detector(config)
     line = load_backbone(detector, checkpoint, "DIR")
     assert "new: box_head, rpn" in line
-    got = detector.state_dict()["box_head.features.res5.0.conv2.weight"]
+    got = detector.state_dict()["box_head.trunk.res5.0.conv2.weight"]
     assert torch.equal(got, checkpoint.state["backbone.res5.0.conv2.weight"])
 
 
 def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(64, 96))
     words = [BLOCKS, "input.min_size=64", "input.max_size=96", "train.steps=1", "train.batch_size=1"]
-    words += ["train.workers=0", "fpn.channels=16", "box.fc_width=16", "mask.width=16", "rpn.pre_nms_train=50"]
+    words += [
+        "train.workers=0",
+        "fpn.channels=16",
+        "box.fc_width=16",
+        "mask.width=16",
+        "rpn.proposals.pre_nms_train=50",
+    ]
     said: list[str] = []
     run_training("mask_rcnn_r50_fpn", data, tmp_path / "run", words, device="cpu", weights=str(caffe), say=said.append)
     assert any(line.startswith("backbone: ") and "new: box_head, fpn, mask_head, rpn" in line for line in said)

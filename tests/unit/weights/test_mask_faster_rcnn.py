@@ -243,10 +243,10 @@ def test_what_the_file_says() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     assert recognises(state)
     config = from_mask_faster_rcnn(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
-    assert (config.input.max_size, config.box.pooling, config.num_classes) == (1333, "roi_pool", CLASSES)
-    assert config.rpn.sizes == ((64.0, 128.0, 256.0, 512.0),)
-    assert config.boxes == "inclusive_loose"
-    assert from_mask_faster_rcnn(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.ratios == (0.25, 1.0, 4.0)
+    assert (config.input.max_size, config.box.pooler.kind, config.num_classes) == (1333, "roi_pool", CLASSES)
+    assert config.rpn.anchors.sizes == ((64.0, 128.0, 256.0, 512.0),)
+    assert config.legacy.boxes == "inclusive_loose"
+    assert from_mask_faster_rcnn(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.anchors.ratios == (0.25, 1.0, 4.0)
     assumed = from_mask_faster_rcnn(state, "TRAIN.GAMMA=0.1").assumed
     assert any("TRAIN.GAMMA" in sentence for sentence in assumed)
 

@@ -23,14 +23,14 @@ from rcnn.weights.systems.converted import Converted, class_names, require_fit, 
 BLOCK = r"fbnetv2_(\d+)_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)"
 HEADS = {
     "proposal_generator.rpn_head.rpn_feature.0.": "rpn.convs.",
-    "roi_heads.box_head.roi_box_conv.0.": "box_head.features.",
-    "roi_heads.mask_head.feature_extractor.0.": "mask_head.features.",
-    "roi_heads.keypoint_head.feature_extractor.0.": "keypoint_head.features.",
+    "roi_heads.box_head.roi_box_conv.0.": "box_head.trunk.",
+    "roi_heads.mask_head.feature_extractor.0.": "mask_head.trunk.",
+    "roi_heads.keypoint_head.feature_extractor.0.": "keypoint_head.trunk.",
 }
 OUTPUTS = {
     "proposal_generator.rpn_head.rpn_regressor.cls_logits.": "rpn.objectness.",
     "proposal_generator.rpn_head.rpn_regressor.bbox_pred.": "rpn.deltas.",
-    "roi_heads.box_predictor.cls_score.": "box_head.scores.",
+    "roi_heads.box_predictor.cls_score.": "box_head.logits.",
     "roi_heads.box_predictor.bbox_pred.": "box_head.deltas.",
     "roi_heads.mask_head.predictor.mask_fcn_logits.": "mask_head.logits.",
 }
@@ -107,7 +107,7 @@ def _config(state: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> Detec
     width = 0.75 if state["rpn.deltas.weight"].shape[1] == scaled(TRUNK_CHANNELS, 0.75) else 1.0
     return replace(
         config,
-        num_classes=len(state["box_head.scores.weight"]) - 1,
+        num_classes=len(state["box_head.logits.weight"]) - 1,
         input=given,
         backbone=FBNetConfig(width=width),
     )
@@ -139,6 +139,6 @@ def _require_same_layers(
         if isinstance(block, FBNetBlock) and (block.residual, block.upsample) != (said["res"], said["up"]):
             raise ValueError(f"{source}: block {theirs} is {said}, the network we build does otherwise")
     cell = content.get("buffers", {}).get("proposal_generator.anchor_generator.cell_anchors.0")
-    ours = cell_anchors(config.rpn.sizes[0], config.rpn.ratios)
+    ours = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     if cell is not None and (cell.shape != ours.shape or (cell - ours).abs().max() > 0.01):
         raise ValueError(f"{source}: its anchors are not those of {config.name}: {cell.tolist()}")

@@ -176,7 +176,7 @@ def convert_found(found: Found, settings: Settings = None, allow_missing: Sequen
                 )
             converted = _read(system, found, settings, allow_missing)
             return replace(converted, system=converted.system or system.name, left=(*converted.left, *found.left))
-    if "box_head.scores.weight" in names and "rpn.objectness.weight" in names:
+    if "box_head.logits.weight" in names and "rpn.objectness.weight" in names:
         raise ValueError(f"{found.source} is of a checkpoint of ours: commands take the folder that it is in")
     raise ValueError(f"{found.source} is of no system we know: its tensors are {few(names)}. Known: {known_systems()}")
 

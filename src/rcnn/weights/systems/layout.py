@@ -12,7 +12,7 @@ from rcnn.models import DetectorConfig
 
 def ratio_outer(config: DetectorConfig) -> Tensor:
     """For each anchor of a cell with the ratio outer and the size inner its index in ours, (A,) int64."""
-    sizes, ratios = len(config.rpn.sizes[0]), len(config.rpn.ratios)
+    sizes, ratios = len(config.rpn.anchors.sizes[0]), len(config.rpn.anchors.ratios)
     return torch.arange(sizes * ratios).view(sizes, ratios).T.reshape(-1)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,21 @@ import yaml
 from torch import Tensor
 
 from rcnn.models.config import (
+    RPN_SAMPLING,
+    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
     Pooling,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SamplingConfig,
+    SelectionConfig,
 )
 from rcnn.weights.readers.stored import shape_of
 from rcnn.weights.systems.converted import Converted, class_names, few, require_fit, unplaced
@@ -39,7 +48,7 @@ LAYERS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"rpn_net", lambda found: "rpn.convs.0"),
     (r"rpn_cls_score_net", lambda found: "rpn.objectness"),
     (r"rpn_bbox_pred_net", lambda found: "rpn.deltas"),
-    (r"cls_score_net", lambda found: "box_head.scores"),
+    (r"cls_score_net", lambda found: "box_head.logits"),
     (r"bbox_pred_net", lambda found: "box_head.deltas"),
     (r"mask_up_sampling", lambda found: "mask_head.deconv"),
     (r"mask_pred_net", lambda found: "mask_head.logits"),
@@ -61,7 +70,7 @@ DEFAULTS: dict[str, Any] = {
 
 
 def _block(found: re.Match[str]) -> str:
-    trunk = "box_head.features" if found[1] == "4" else "backbone"
+    trunk = "box_head.trunk" if found[1] == "4" else "backbone"
     return f"{trunk}.res{int(found[1]) + 1}.{found[2]}"
 
 
@@ -88,7 +97,7 @@ def converted_tensor(ours: str, value: Tensor) -> Tensor:
             value = anchors_in_our_order(value, len(value) // (2 * RATIOS), RATIOS)
         case "rpn.deltas":
             value = anchors_in_our_order(value, len(value) // (4 * RATIOS), RATIOS)
-        case "box_head.scores":
+        case "box_head.logits":
             value = value.roll(-1, 0)
         case "box_head.deltas":
             value = value[4:]
@@ -116,7 +125,7 @@ def from_mask_faster_rcnn(
     require_fit(config, tensors, source)
     assumed = [
         f"images of {config.input.min_size} to {config.input.max_size} pixels",
-        f"anchors of {', '.join(f'{size:g}' for size in config.rpn.sizes[0])} pixels",
+        f"anchors of {', '.join(f'{size:g}' for size in config.rpn.anchors.sizes[0])} pixels",
         "regions cropped by an affine grid, 7x7 (POOLING_MODE crop)",
     ]
     keys = ("TEST.SCALES", "ANCHOR_SCALES", "POOLING_MODE")
@@ -135,10 +144,10 @@ def from_mask_faster_rcnn(
 
 
 def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], source: str) -> DetectorConfig:
-    needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.scores.weight", "mask_head.deconv.weight")
+    needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.logits.weight", "mask_head.deconv.weight")
     if missing := [name for name in needed if name not in shapes]:
         raise ValueError(f"{source} is not whole: it has no {few(missing)} (in our names)")
-    trunks = ("backbone.res2.", "backbone.res3.", "backbone.res4.", "box_head.features.res5.")
+    trunks = ("backbone.res2.", "backbone.res3.", "backbone.res4.", "box_head.trunk.res5.")
     blocks = tuple(
         len({name.removeprefix(trunk).split(".")[0] for name in shapes if name.startswith(trunk)}) for trunk in trunks
     )
@@ -167,7 +176,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
     blue, green, red = _numbers(get["PIXEL_MEANS"])
     return DetectorConfig(
         name=f"mask_rcnn_r{DEPTHS.get(blocks, 50)}_c4",
-        num_classes=shapes["box_head.scores.weight"][0] - 1,
+        num_classes=shapes["box_head.logits.weight"][0] - 1,
         input=InputConfig(
             min_size=int(_numbers(get["TEST.SCALES"])[0]),
             max_size=get["TEST.MAX_SIZE"],
@@ -189,51 +198,50 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         ),
         fpn=None,
         rpn=RPNConfig(
-            sizes=(tuple(16.0 * scale for scale in scales),),
-            ratios=ratios,
-            legacy_anchors=True,
             width=shapes["rpn.convs.0.weight"][0],
-            classifier="softmax",
-            positive_iou=get["TRAIN.RPN_POSITIVE_OVERLAP"],
-            negative_iou=get["TRAIN.RPN_NEGATIVE_OVERLAP"],
-            straddle=0.0,
-            batch_size=get["TRAIN.RPN_BATCHSIZE"],
-            nms_iou=get["TEST.RPN_NMS_THRESH"],
-            pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
-            pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
-            post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
-            post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
-            min_size=-1.0,
             max_log_scale=NOWHERE,
             smooth_l1_beta=1 / 9,
-            normalizer="sampled",
+            anchors=AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), ratios=ratios),
+            legacy=LegacyRPNConfig(anchors="detectron", objectness="softmax", straddle=0.0, normalizer="sampled"),
+            sampling=replace(
+                RPN_SAMPLING,
+                positive_iou=get["TRAIN.RPN_POSITIVE_OVERLAP"],
+                negative_iou=get["TRAIN.RPN_NEGATIVE_OVERLAP"],
+                batch_size=get["TRAIN.RPN_BATCHSIZE"],
+            ),
+            proposals=ProposalConfig(
+                nms_iou=get["TEST.RPN_NMS_THRESH"],
+                pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
+                pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
+                post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
+                post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
+                min_size=-1.0,
+            ),
         ),
         box=BoxHeadConfig(
-            features="res5",
-            pooling=pooling,
-            roi_size=roi_size,
-            aligned=False,
+            trunk="res5",
             max_log_scale=NOWHERE,
-            positive_iou=get["TRAIN.FG_THRESH"],
-            background_iou=get["TRAIN.BG_THRESH_LO"],
-            append_objects=get["TRAIN.USE_GT"],
-            batch_size=get["TRAIN.BATCH_SIZE"],
-            positive_fraction=get["TRAIN.FG_FRACTION"],
+            append_ground_truth=get["TRAIN.USE_GT"],
             smooth_l1_beta=1.0,
             score_threshold=0.0,
-            nms_iou=get["TEST.NMS"],
+            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
+            sampling=SamplingConfig(
+                positive_iou=get["TRAIN.FG_THRESH"],
+                min_negative_iou=get["TRAIN.BG_THRESH_LO"],
+                batch_size=get["TRAIN.BATCH_SIZE"],
+                positive_fraction=get["TRAIN.FG_FRACTION"],
+            ),
+            selection=SelectionConfig(nms_iou=get["TEST.NMS"]),
         ),
         mask=MaskHeadConfig(
-            features="res5",
+            trunk="res5",
             convs=0,
             width=shapes["mask_head.deconv.weight"][1],
-            pooling=pooling,
-            roi_size=roi_size,
-            aligned=False,
             target="nearest_bitmap",
             paste="stretched",
+            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
         ),
-        boxes="inclusive_loose",
+        legacy=LegacyConfig(boxes="inclusive_loose"),
     )
 
 

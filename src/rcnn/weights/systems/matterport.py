@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +16,21 @@ import torch
 from torch import Tensor
 
 from rcnn.models.config import (
+    BOX_SAMPLING,
+    RPN_SAMPLING,
+    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     FPNConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SelectionConfig,
 )
 from rcnn.weights.readers.stored import shape_of
 from rcnn.weights.systems.converted import Converted, class_names, few, require_fit, unplaced
@@ -38,10 +47,10 @@ LAYERS = (
     (r"rpn_conv_shared", r"rpn.convs.0"),
     (r"rpn_class_raw", r"rpn.objectness"),
     (r"rpn_bbox_pred", r"rpn.deltas"),
-    (r"mrcnn_class_conv(\d)", r"box_head.features.fc\1"),
-    (r"mrcnn_class_logits", r"box_head.scores"),
+    (r"mrcnn_class_conv(\d)", r"box_head.trunk.fc\1"),
+    (r"mrcnn_class_logits", r"box_head.logits"),
     (r"mrcnn_bbox_fc", r"box_head.deltas"),
-    (r"mrcnn_mask_conv(\d)", r"mask_head.features.conv\1"),
+    (r"mrcnn_mask_conv(\d)", r"mask_head.trunk.conv\1"),
     (r"mrcnn_mask_deconv", r"mask_head.deconv"),
     (r"mrcnn_mask", r"mask_head.logits"),
 )
@@ -167,7 +176,7 @@ def _convolved(ours: str, values: Mapping[str, Tensor], norm: Mapping[str, Tenso
         scale = norm["gamma"].double() * (norm["moving_variance"].double() + EPS).rsqrt()
         weight = (weight.double() * scale[:, None, None, None]).float()
         bias = ((bias.double() - norm["moving_mean"].double()) * scale + norm["beta"].double()).float()
-    if ours.startswith("box_head.features."):
+    if ours.startswith("box_head.trunk."):
         weight = weight.flatten(1)  # a convolution as large as its region: channel, height, width
     match ours:
         case "rpn.deltas":  # its deltas are divided by their deviations, ours are not
@@ -177,7 +186,7 @@ def _convolved(ours: str, values: Mapping[str, Tensor], norm: Mapping[str, Tenso
             bias = bias * deviations.repeat(len(bias) // 4)
         case "box_head.deltas":
             weight, bias = (_across(value)[4:] for value in (weight, bias))
-        case "box_head.scores":
+        case "box_head.logits":
             weight, bias = weight.roll(-1, 0), bias.roll(-1, 0)
         case "mask_head.logits":
             weight, bias = weight[1:], bias[1:]
@@ -239,39 +248,41 @@ def _config(
         ),
         fpn=FPNConfig(channels=kernels["fpn_p2"][-1]),
         rpn=RPNConfig(
-            sizes=tuple((float(scale),) for scale in get["RPN_ANCHOR_SCALES"]),
-            ratios=ratios,
-            anchor_margin=1.0,
             width=kernels["rpn_conv_shared"][-1],
-            classifier="softmax",
-            batch_size=get["RPN_TRAIN_ANCHORS_PER_IMAGE"],
-            nms_iou=get["RPN_NMS_THRESHOLD"],
-            pre_nms_train=get["PRE_NMS_LIMIT"],
-            pre_nms=get["PRE_NMS_LIMIT"],
-            post_nms_train=get["POST_NMS_ROIS_TRAINING"],
-            post_nms=get["POST_NMS_ROIS_INFERENCE"],
-            proposals="joint",
-            min_size=-1.0,
             max_log_scale=NOWHERE,
             smooth_l1_beta=1.0,
-            normalizer="sampled",
+            anchors=AnchorConfig(sizes=tuple((float(scale),) for scale in get["RPN_ANCHOR_SCALES"]), ratios=ratios),
+            legacy=LegacyRPNConfig(objectness="softmax", normalizer="sampled", joint_levels=True),
+            sampling=replace(RPN_SAMPLING, batch_size=get["RPN_TRAIN_ANCHORS_PER_IMAGE"]),
+            proposals=ProposalConfig(
+                nms_iou=get["RPN_NMS_THRESHOLD"],
+                pre_nms_train=get["PRE_NMS_LIMIT"],
+                pre_nms=get["PRE_NMS_LIMIT"],
+                post_nms_train=get["POST_NMS_ROIS_TRAINING"],
+                post_nms=get["POST_NMS_ROIS_INFERENCE"],
+                min_size=-1.0,
+            ),
         ),
         box=BoxHeadConfig(
             fc_width=kernels["mrcnn_class_conv1"][-1],
-            pooling="normalized",
-            roi_size=get["POOL_SIZE"],
             max_log_scale=NOWHERE,
-            batch_size=get["TRAIN_ROIS_PER_IMAGE"],
-            positive_fraction=get["ROI_POSITIVE_RATIO"],
-            append_objects=False,
+            append_ground_truth=False,
             smooth_l1_beta=1.0,
             score_threshold=get["DETECTION_MIN_CONFIDENCE"],
-            nms_iou=get["DETECTION_NMS_THRESHOLD"],
-            max_detections=get["DETECTION_MAX_INSTANCES"],
+            pooler=PoolerConfig(kind="normalized", size=get["POOL_SIZE"]),
+            sampling=replace(
+                BOX_SAMPLING, batch_size=get["TRAIN_ROIS_PER_IMAGE"], positive_fraction=get["ROI_POSITIVE_RATIO"]
+            ),
+            selection=SelectionConfig(
+                nms_iou=get["DETECTION_NMS_THRESHOLD"], max_detections=get["DETECTION_MAX_INSTANCES"]
+            ),
         ),
         mask=MaskHeadConfig(
-            width=kernels["mrcnn_mask"][-2], pooling="normalized", roi_size=get["MASK_POOL_SIZE"], target="bitmap"
+            width=kernels["mrcnn_mask"][-2],
+            target="bitmap",
+            pooler=PoolerConfig(kind="normalized", size=get["MASK_POOL_SIZE"]),
         ),
+        legacy=LegacyConfig(boxes="pixel_centers"),
     )
 
 

@@ -18,8 +18,16 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from rcnn.models import DetectorConfig, build_detector, model_config
-from rcnn.models.config import FPNConfig, InputConfig, KeypointHeadConfig, MobileNetConfig, Norm, ResNetConfig
-from rcnn.models.zoo.torchvision import BOX, MASK, RPN, faster_rcnn_r50_fpn_v2
+from rcnn.models.config import (
+    FPNConfig,
+    InputConfig,
+    KeypointHeadConfig,
+    MobileNetConfig,
+    Norm,
+    PoolerConfig,
+    ResNetConfig,
+)
+from rcnn.models.zoo.torchvision import BOX, LEGACY, MASK, RPN, faster_rcnn_r50_fpn_v2
 from rcnn.weights.systems.converted import Converted, class_names, few, require_fit, unnamed_keypoints
 from rcnn.weights.systems.layout import ratio_outer, reorder_anchors
 
@@ -29,9 +37,9 @@ PARTS = {  # ours -> theirs, where no number changes
     "backbone.features.": "backbone.body.",  # MobileNetV3
     "rpn.objectness.": "rpn.head.cls_logits.",
     "rpn.deltas.": "rpn.head.bbox_pred.",
-    "box_head.features.fc1.": "roi_heads.box_head.fc6.",
-    "box_head.features.fc2.": "roi_heads.box_head.fc7.",
-    "box_head.scores.": "roi_heads.box_predictor.cls_score.",
+    "box_head.trunk.fc1.": "roi_heads.box_head.fc6.",
+    "box_head.trunk.fc2.": "roi_heads.box_head.fc7.",
+    "box_head.logits.": "roi_heads.box_predictor.cls_score.",
     "box_head.deltas.": "roi_heads.box_predictor.bbox_pred.",
     "mask_head.deconv.": "roi_heads.mask_predictor.conv5_mask.",
     "mask_head.logits.": "roi_heads.mask_predictor.mask_fcn_logits.",
@@ -60,7 +68,7 @@ def is_torchvision(names: Collection[str]) -> bool:
 def torchvision_name(name: str, config: DetectorConfig) -> str:
     """torchvision's name for our `name` in a detector of `config`; a ValueError if it has none."""
     convs = config.box.convs
-    if convs and (found := re.fullmatch(r"box_head\.features\.fc(\d+)\.(.+)", name)):
+    if convs and (found := re.fullmatch(r"box_head\.trunk\.fc(\d+)\.(.+)", name)):
         return f"roi_heads.box_head.{convs - 1 + 2 * int(found[1])}.{found[2]}"  # after the convolutions and a flatten
     for ours, theirs in PARTS.items():
         if name.startswith(ours):
@@ -77,11 +85,11 @@ def torchvision_name(name: str, config: DetectorConfig) -> str:
         lowest = 2 if isinstance(config.backbone, ResNetConfig) else 4
         place = f"backbone.fpn.{'inner' if kind == 'lateral' else 'layer'}_blocks.{int(level) - lowest}"
         return f"{place}.{_in_block(rest)}"
-    if found := re.fullmatch(r"(box|mask)_head\.features\.conv(\d)\.(.+)", name):
+    if found := re.fullmatch(r"(box|mask)_head\.trunk\.conv(\d)\.(.+)", name):
         return f"roi_heads.{found[1]}_head.{int(found[2]) - 1}.{_in_block(found[3])}"
     if found := re.fullmatch(r"rpn\.convs\.(\d+)\.(.+)", name):
         return f"rpn.head.conv.{found[1]}.0.{found[2]}"
-    if found := re.fullmatch(r"keypoint_head\.features\.conv(\d+)\.(.+)", name):
+    if found := re.fullmatch(r"keypoint_head\.trunk\.conv(\d+)\.(.+)", name):
         return f"roi_heads.keypoint_head.{2 * (int(found[1]) - 1)}.{found[2]}"  # a ReLU stands between
     raise ValueError(f"torchvision has no counterpart of our tensor {name!r}")
 
@@ -153,7 +161,7 @@ def _why_not(config: DetectorConfig) -> str:
         return "want the stride in the 3x3 convolutions"
     if config.cascade is not None or config.fcis is not None or config.proposals_only:
         return "want Faster, Mask or Keypoint R-CNN"
-    if config.rpn.classifier == "softmax":
+    if config.rpn.legacy.objectness != "sigmoid":
         return "want one score for an anchor"
     if config.box.class_agnostic or (config.mask is not None and config.mask.class_agnostic):
         return "want boxes and masks of each class"
@@ -170,7 +178,7 @@ def _new_name(name: str) -> str:
 
 def _background_last(name: str, value: Tensor) -> Tensor:
     part = name.rpartition(".")[0]
-    if part == "box_head.scores":
+    if part == "box_head.logits":
         return torch.cat([value[1:], value[:1]])
     if part == "box_head.deltas":
         return value[4:].clone()
@@ -179,7 +187,7 @@ def _background_last(name: str, value: Tensor) -> Tensor:
 
 def _background_first(name: str, value: Tensor) -> Tensor:
     part = name.rpartition(".")[0]
-    if part == "box_head.scores":
+    if part == "box_head.logits":
         return torch.cat([value[-1:], value[:-1]])
     if part == "box_head.deltas":
         return torch.cat([torch.zeros_like(value[:4]), value])
@@ -222,6 +230,7 @@ def _config(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         fpn=FPNConfig(norm=group),
         rpn=replace(RPN, convs=sum(re.fullmatch(r"rpn\.head\.conv\.\d+\.0\.weight", n) is not None for n in state)),
         box=replace(BOX, convs=convs, fcs=1 if second else 2, norm="bn" if second else "none"),
+        legacy=LEGACY,
         mask=replace(MASK, norm=mask_norm) if masks else None,
         keypoint=keypoint,
     )
@@ -232,7 +241,9 @@ def _keypoint(state: Mapping[str, Tensor]) -> KeypointHeadConfig | None:
     if last is None:
         return None
     convs = sum(re.fullmatch(r"roi_heads\.keypoint_head\.\d+\.weight", name) is not None for name in state)
-    config = KeypointHeadConfig(convs=convs, width=last.shape[0], sampling_ratio=2, aligned=False)
+    config = KeypointHeadConfig(
+        convs=convs, width=last.shape[0], pooler=PoolerConfig(size=14, sampling_ratio=2, aligned=False)
+    )
     return unnamed_keypoints(config, last.shape[1])
 
 

@@ -16,13 +16,19 @@ import torch
 from torch import Tensor
 
 from rcnn.models.config import (
+    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
     Pooling,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SelectionConfig,
 )
 from rcnn.weights.readers.stored import shape_of
 from rcnn.weights.systems.chainer.settings import Settings, read_settings
@@ -35,11 +41,11 @@ MOST = 1000  # detections, where the system has no limit
 LAYERS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"extractor/(?:conv|bn)1", lambda found: "backbone.stem.conv1"),
     (r"extractor/res([234])/(a|b\d+)/(?:conv|bn)(\d)", lambda found: f"backbone.res{found[1]}.{_branch(found)}"),
-    (r"head/res(5)/(a|b\d+)/(?:conv|bn)(\d)", lambda found: f"box_head.features.res5.{_branch(found)}"),
+    (r"head/res(5)/(a|b\d+)/(?:conv|bn)(\d)", lambda found: f"box_head.trunk.res5.{_branch(found)}"),
     (r"rpn/conv1", lambda found: "rpn.convs.0"),
     (r"rpn/score", lambda found: "rpn.objectness"),
     (r"rpn/loc", lambda found: "rpn.deltas"),
-    (r"head/score", lambda found: "box_head.scores"),
+    (r"head/score", lambda found: "box_head.logits"),
     (r"head/cls_loc", lambda found: "box_head.deltas"),
     (r"head/deconv(?:6|m1)", lambda found: "mask_head.deconv"),
     (r"head/(?:mask|convm2)", lambda found: "mask_head.logits"),
@@ -94,7 +100,7 @@ def converted_tensor(ours: str, value: Tensor, classes: int) -> Tensor:
     if layer in ("rpn.objectness", "rpn.deltas"):
         anchors = len(value) // (4 if layer == "rpn.deltas" else 1)
         value = anchors_in_our_order(value, anchors // RATIOS, RATIOS)
-    elif layer == "box_head.scores":
+    elif layer == "box_head.logits":
         value = value.roll(-1, 0)
     elif layer == "box_head.deltas":
         value = value[4:]
@@ -173,14 +179,19 @@ def _wkentaro(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source:
     """chainer-mask-rcnn's detector: RGB, frozen scales and shifts, adaptive samples, pasted as Detectron pastes."""
     config = _common(settings, shapes, source, norm_eps=0.0)
     mean = settings.get("mean") or (123.152, 115.903, 103.063)
-    box = replace(config.box, batch_size=512, sampling_ratio=0, drop_subpixel=True)
+    box = replace(
+        config.box,
+        sampling=replace(config.box.sampling, batch_size=512),
+        pooler=replace(config.box.pooler, sampling_ratio=0),
+    )
     mask = MaskHeadConfig() if config.mask is None else config.mask
     return replace(
         config,
         input=replace(config.input, resize="opencv", rescale="factor", pixel_mean=_three(mean)),
         backbone=replace(_resnet(config), stem_pool="padded_ceil"),
         box=box,
-        mask=replace(mask, sampling_ratio=0, target="resized_bitmap", paste="padded"),
+        legacy=LegacyConfig(drop_subpixel=True),
+        mask=replace(mask, target="resized_bitmap", paste="padded", pooler=replace(mask.pooler, sampling_ratio=0)),
     )
 
 
@@ -198,21 +209,30 @@ def _dena(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str
             pixel_mean=(102.9801, 115.9465, 122.7717),
         ),
         backbone=replace(_resnet(config), trained_affine=not settings.get("freeze_bn"), frozen_stages=0),
-        rpn=replace(config.rpn, min_size=4.0, min_size_original=True, min_size_first=True),
-        box=replace(config.box, batch_size=128, sampling_ratio=2, max_detections=MOST),
-        mask=replace(mask, sampling_ratio=2, target="truncated_bitmap", paste="squeezed"),
+        rpn=replace(
+            config.rpn,
+            proposals=replace(config.rpn.proposals, min_size=4.0),
+            legacy=replace(config.rpn.legacy, min_size_original=True, min_size_first=True),
+        ),
+        box=replace(
+            config.box,
+            sampling=replace(config.box.sampling, batch_size=128),
+            pooler=replace(config.box.pooler, sampling_ratio=2),
+            selection=replace(config.box.selection, max_detections=MOST),
+        ),
+        mask=replace(mask, target="truncated_bitmap", paste="squeezed", pooler=replace(mask.pooler, sampling_ratio=2)),
     )
 
 
 def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str, norm_eps: float) -> DetectorConfig:
     """What the two have in common."""
-    missing = [name for name in ("rpn.objectness.weight", "box_head.scores.weight") if name not in shapes]
+    missing = [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]
     blocks = len({name.split(".")[2] for name in shapes if name.startswith("backbone.res4.")})
     if missing or blocks not in DEPTHS:
         raise ValueError(
             f"{source} is not whole: {few(missing) or f'a ResNet of {blocks} blocks in res4'} (in our names)"
         )
-    anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.scores.weight"][0] - 1
+    anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.logits.weight"][0] - 1
     scales = settings.get("anchor_scales") or SCALES.get(anchors, ())
     if len(scales) != anchors:
         raise ValueError(
@@ -244,29 +264,22 @@ def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: s
         ),
         fpn=None,
         rpn=RPNConfig(
-            sizes=(tuple(16.0 * scale for scale in scales),),
-            anchor_offset=0.5,
             width=_width(shapes),
-            straddle=0.0,
-            pre_nms_train=12000,
-            pre_nms=6000,
-            post_nms_train=2000,
-            min_size=-1.0,  # not even what has no area is dropped
             max_log_scale=NOWHERE,
             smooth_l1_beta=1 / 9,
-            normalizer="sampled",
+            anchors=AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), offset=0.5),
+            legacy=LegacyRPNConfig(straddle=0.0, normalizer="sampled"),
+            proposals=ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000, min_size=-1.0),
         ),
         box=BoxHeadConfig(
-            features="res5",
-            pooling=pooling,
-            roi_size=roi_size,
-            aligned=False,
+            trunk="res5",
             max_log_scale=NOWHERE,
             smooth_l1_beta=1.0,
             score_threshold=0.05 if score is None else score,
-            nms_iou=0.5 if suppress is None else suppress,
+            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
+            selection=SelectionConfig(nms_iou=0.5 if suppress is None else suppress),
         ),
-        mask=MaskHeadConfig(features="res5", convs=0, pooling=pooling, roi_size=roi_size, aligned=False),
+        mask=MaskHeadConfig(trunk="res5", convs=0, pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False)),
     )
 
 
@@ -291,16 +304,16 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[s
     said = {
         "min_size": f"images of {given.min_size} to {given.max_size} pixels, as for "
         + ("COCO" if config.num_classes == 80 else "VOC"),
-        "anchor_scales": f"anchors of {', '.join(f'{size:g}' for size in config.rpn.sizes[0])} pixels",
+        "anchor_scales": f"anchors of {', '.join(f'{size:g}' for size in config.rpn.anchors.sizes[0])} pixels",
         "pooling_func": "RoIAlign",
-        "roi_size": f"regions of {config.box.roi_size}x{config.box.roi_size} cells",
+        "roi_size": f"regions of {config.box.pooler.size}x{config.box.pooler.size} cells",
     }
     if system == "wkentaro":
         said["mean"] = (
             "pixel means 123.152, 115.903, 103.063; those of a model copied from Detectron are 122.7717, 115.9465, "
             "102.9801"
         )
-        said["cap"] = "the best 100 detections are kept, not the 100 that its code keeps (box.cap=unsorted has those)"
+        said["cap"] = "the best 100 detections are kept; its own code keeps 100 others, by mistake"
     else:
         said["bn2affine"] = (
             "norms use the statistics of the file; bn2affine if the weights were parsed from Detectron's"

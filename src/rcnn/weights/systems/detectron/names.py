@@ -27,16 +27,16 @@ NAMES = (
     (r"conv_rpn(?:_fpn\d+)?_(w|b)", r"rpn.convs.0.\1"),
     (r"rpn_cls_logits(?:_fpn\d+)?_(w|b)", r"rpn.objectness.\1"),
     (r"rpn_bbox_pred(?:_fpn\d+)?_(w|b)", r"rpn.deltas.\1"),
-    (r"fc([67])_(w|b)", r"box_head.features.fc\1.\2"),
-    (r"head_conv(\d+)_gn_(s|b)", r"box_head.features.conv\1.norm.\2"),
-    (r"head_conv(\d+)_(w|b)", r"box_head.features.conv\1.\2"),
-    (r"cls_score_(w|b)", r"box_head.scores.\1"),
+    (r"fc([67])_(w|b)", r"box_head.trunk.fc\1.\2"),
+    (r"head_conv(\d+)_gn_(s|b)", r"box_head.trunk.conv\1.norm.\2"),
+    (r"head_conv(\d+)_(w|b)", r"box_head.trunk.conv\1.\2"),
+    (r"cls_score_(w|b)", r"box_head.logits.\1"),
     (r"bbox_pred_(w|b)", r"box_head.deltas.\1"),
-    (r"(?:_\[mask\]_|_mask_)fcn(\d+)_gn_(s|b)", r"mask_head.features.conv\1.norm.\2"),
-    (r"(?:_\[mask\]_|_mask_)fcn(\d+)_(w|b)", r"mask_head.features.conv\1.\2"),
+    (r"(?:_\[mask\]_|_mask_)fcn(\d+)_gn_(s|b)", r"mask_head.trunk.conv\1.norm.\2"),
+    (r"(?:_\[mask\]_|_mask_)fcn(\d+)_(w|b)", r"mask_head.trunk.conv\1.\2"),
     (r"conv5_mask_(w|b)", r"mask_head.deconv.\1"),
     (r"mask_fcn_logits_(w|b)", r"mask_head.logits.\1"),
-    (r"conv_fcn(\d+)_(w|b)", r"keypoint_head.features.conv\1.\2"),
+    (r"conv_fcn(\d+)_(w|b)", r"keypoint_head.trunk.conv\1.\2"),
     (r"kps_score_lowres_(w|b)", r"keypoint_head.logits.\1"),
 )
 BLOCK = re.compile(r"res([2-5])_(\d+)_branch(2a|2b|2c|1)_(?:(bn|gn)_(s|b)|(w))")
@@ -92,7 +92,7 @@ def in_our_order(state: Mapping[str, Tensor], *, sizes: int, ratios: int, shared
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         "rpn.objectness": lambda value: anchors_in_our_order(value, sizes, ratios),
         "rpn.deltas": lambda value: anchors_in_our_order(value, sizes, ratios),
-        "box_head.scores": lambda value: torch.cat([value[1:], value[:1]]),
+        "box_head.logits": lambda value: torch.cat([value[1:], value[:1]]),
         "box_head.deltas": lambda value: value[4:],
         "mask_head.logits": lambda value: value[1:] if len(value) > 1 else value,
     }
@@ -102,9 +102,9 @@ def in_our_order(state: Mapping[str, Tensor], *, sizes: int, ratios: int, shared
         if layer in changes and value.ndim:  # a number alone is refused with the shapes
             value = changes[layer](value)
         if shared and name.startswith("backbone.res5."):
-            name = f"box_head.features.{name.removeprefix('backbone.')}"
+            name = f"box_head.trunk.{name.removeprefix('backbone.')}"
         # the two fully connected layers are the sixth and seventh of VGG's
-        ours[name.replace("features.fc6.", "features.fc1.").replace("features.fc7.", "features.fc2.")] = value
+        ours[name.replace("trunk.fc6.", "trunk.fc1.").replace("trunk.fc7.", "trunk.fc2.")] = value
     return ours
 
 

@@ -79,8 +79,8 @@ def from_detectron(
         names = {name: ours for name, ours in names.items() if name not in idle}
     ours = in_our_order(
         {new: state[name] for name, new in names.items()},
-        sizes=len(config.rpn.sizes[0]),
-        ratios=len(config.rpn.ratios),
+        sizes=len(config.rpn.anchors.sizes[0]),
+        ratios=len(config.rpn.anchors.ratios),
         shared=c4,
     )
     if "conv1_gn_s" not in state:

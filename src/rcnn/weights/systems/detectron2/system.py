@@ -31,17 +31,17 @@ NAMES = (
     (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", r"rpn.convs.0.\1"),
     (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", r"rpn.objectness.\1"),
     (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", r"rpn.deltas.\1"),
-    (r"roi_heads\.(res5\..+)", r"box_head.features.\1"),
-    (r"roi_heads\.box_head\.((?:fc|conv)\d+\..+)", r"box_head.features.\1"),
-    (r"roi_heads\.box_predictor\.cls_score\.(.+)", r"box_head.scores.\1"),
+    (r"roi_heads\.(res5\..+)", r"box_head.trunk.\1"),
+    (r"roi_heads\.box_head\.((?:fc|conv)\d+\..+)", r"box_head.trunk.\1"),
+    (r"roi_heads\.box_predictor\.cls_score\.(.+)", r"box_head.logits.\1"),
     (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", r"box_head.deltas.\1"),
-    (r"roi_heads\.box_head\.(\d+)\.((?:fc|conv)\d+\..+)", r"box_head.stages.\1.features.\2"),
-    (r"roi_heads\.box_predictor\.(\d+)\.cls_score\.(.+)", r"box_head.stages.\1.scores.\2"),
+    (r"roi_heads\.box_head\.(\d+)\.((?:fc|conv)\d+\..+)", r"box_head.stages.\1.trunk.\2"),
+    (r"roi_heads\.box_predictor\.(\d+)\.cls_score\.(.+)", r"box_head.stages.\1.logits.\2"),
     (r"roi_heads\.box_predictor\.(\d+)\.bbox_pred\.(.+)", r"box_head.stages.\1.deltas.\2"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(.+)", r"mask_head.features.conv\1.\2"),
+    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(.+)", r"mask_head.trunk.conv\1.\2"),
     (r"roi_heads\.mask_head\.deconv\.(.+)", r"mask_head.deconv.\1"),
     (r"roi_heads\.mask_head\.predictor\.(.+)", r"mask_head.logits.\1"),
-    (r"roi_heads\.keypoint_head\.conv_fcn(\d+)\.(.+)", r"keypoint_head.features.conv\1.\2"),
+    (r"roi_heads\.keypoint_head\.conv_fcn(\d+)\.(.+)", r"keypoint_head.trunk.conv\1.\2"),
     (r"roi_heads\.keypoint_head\.score_lowres\.(.+)", r"keypoint_head.logits.\1"),
 )
 # the way back: (ours, theirs)
@@ -51,17 +51,17 @@ BACK = (
     (r"rpn\.convs\.(\d+)\.(.+)", r"proposal_generator.rpn_head.conv.conv\1.\2"),
     (r"rpn\.objectness\.(.+)", r"proposal_generator.rpn_head.objectness_logits.\1"),
     (r"rpn\.deltas\.(.+)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
-    (r"box_head\.features\.(res5\..+)", r"roi_heads.\1"),
-    (r"box_head\.features\.((?:fc|conv)\d+\..+)", r"roi_heads.box_head.\1"),
-    (r"box_head\.scores\.(.+)", r"roi_heads.box_predictor.cls_score.\1"),
+    (r"box_head\.trunk\.(res5\..+)", r"roi_heads.\1"),
+    (r"box_head\.trunk\.((?:fc|conv)\d+\..+)", r"roi_heads.box_head.\1"),
+    (r"box_head\.logits\.(.+)", r"roi_heads.box_predictor.cls_score.\1"),
     (r"box_head\.deltas\.(.+)", r"roi_heads.box_predictor.bbox_pred.\1"),
-    (r"box_head\.stages\.(\d+)\.features\.((?:fc|conv)\d+\..+)", r"roi_heads.box_head.\1.\2"),
-    (r"box_head\.stages\.(\d+)\.scores\.(.+)", r"roi_heads.box_predictor.\1.cls_score.\2"),
+    (r"box_head\.stages\.(\d+)\.trunk\.((?:fc|conv)\d+\..+)", r"roi_heads.box_head.\1.\2"),
+    (r"box_head\.stages\.(\d+)\.logits\.(.+)", r"roi_heads.box_predictor.\1.cls_score.\2"),
     (r"box_head\.stages\.(\d+)\.deltas\.(.+)", r"roi_heads.box_predictor.\1.bbox_pred.\2"),
-    (r"mask_head\.features\.conv(\d+)\.(.+)", r"roi_heads.mask_head.mask_fcn\1.\2"),
+    (r"mask_head\.trunk\.conv(\d+)\.(.+)", r"roi_heads.mask_head.mask_fcn\1.\2"),
     (r"mask_head\.deconv\.(.+)", r"roi_heads.mask_head.deconv.\1"),
     (r"mask_head\.logits\.(.+)", r"roi_heads.mask_head.predictor.\1"),
-    (r"keypoint_head\.features\.conv(\d+)\.(.+)", r"roi_heads.keypoint_head.conv_fcn\1.\2"),
+    (r"keypoint_head\.trunk\.conv(\d+)\.(.+)", r"roi_heads.keypoint_head.conv_fcn\1.\2"),
     (r"keypoint_head\.logits\.(.+)", r"roi_heads.keypoint_head.score_lowres.\1"),
 )
 # constants that older files carry and Detectron2 itself passes over
@@ -145,7 +145,7 @@ def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
     for name, value in state.items():
         if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
             continue  # batch norm of frozen stages is another class there, without a step counter
-        if name.endswith("running_var") and name.startswith(("backbone.", "box_head.features.res5.")):
+        if name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5.")):
             value = with_eps(value, trunk.norm_eps)
         theirs[_theirs(name, config)] = value
     return theirs

@@ -88,7 +88,13 @@ def config_of(
         f"to {config.input.max_size} pixels"
     ]
     if sizes not in known:
-        config = replace(config, rpn=replace(config.rpn, sizes=(tuple(512.0 / 2**n for n in range(sizes))[::-1],)))
+        config = replace(
+            config,
+            rpn=replace(
+                config.rpn,
+                anchors=replace(config.rpn.anchors, sizes=(tuple(512.0 / 2**n for n in range(sizes))[::-1],)),
+            ),
+        )
     config = replace(config, num_classes=classes, rpn=replace(config.rpn, width=width))
     depth = DEPTHS[blocks]
     if isinstance(config.backbone, ResNetConfig) and config.backbone.depth != depth:

@@ -29,7 +29,7 @@ def mmdetection_name(name: str, config: DetectorConfig) -> str:
                 rest = rest.replace("convs.0.", "rpn_conv.")
             return "rpn_head." + re.sub(r"convs\.(\d+)\.", r"rpn_conv.\1.conv.", rest)
         case "box_head":
-            if found := re.fullmatch(r"features\.res5\.(.+)", rest):
+            if found := re.fullmatch(r"trunk\.res5\.(.+)", rest):
                 norm = config.backbone.norm if isinstance(config.backbone, ResNetConfig) else "none"
                 return "roi_head.shared_head." + _in_resnet(f"res5.{found[1]}", NORM_NAMES.get(norm, ""))
             stage, rest = _stage(rest)
@@ -37,7 +37,7 @@ def mmdetection_name(name: str, config: DetectorConfig) -> str:
         case "mask_head" if config.mask is not None:
             stage, rest = _stage(rest)
             rest = rest.replace("deconv.", "upsample.").replace("logits.", "conv_logits.")
-            if found := re.fullmatch(r"features\.conv(\d+)\.(.+)", rest):
+            if found := re.fullmatch(r"trunk\.conv(\d+)\.(.+)", rest):
                 rest = f"convs.{int(found[1]) - 1}.{_in_conv(found[2], config.mask.norm)}"
             return f"roi_head.mask_head.{stage}{rest}"
     raise ValueError(f"MMDetection has no counterpart of our tensor {name!r}")
@@ -62,11 +62,11 @@ def _in_conv(rest: str, norm: Norm) -> str:
 
 
 def _in_box_head(rest: str, norm: Norm) -> str:
-    if found := re.fullmatch(r"features\.conv(\d+)\.(.+)", rest):
+    if found := re.fullmatch(r"trunk\.conv(\d+)\.(.+)", rest):
         return f"shared_convs.{int(found[1]) - 1}.{_in_conv(found[2], norm)}"
-    if found := re.fullmatch(r"features\.fc(\d+)\.(.+)", rest):
+    if found := re.fullmatch(r"trunk\.fc(\d+)\.(.+)", rest):
         return f"shared_fcs.{int(found[1]) - 1}.{found[2]}"
-    return rest.replace("scores.", "fc_cls.").replace("deltas.", "fc_reg.")
+    return rest.replace("logits.", "fc_cls.").replace("deltas.", "fc_reg.")
 
 
 def _stage(rest: str) -> tuple[str, str]:

@@ -37,19 +37,19 @@ LAYERS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
     (r"rpn/conv0", lambda found: "rpn.convs.0"),
     (r"rpn/class", lambda found: "rpn.objectness"),
     (r"rpn/box", lambda found: "rpn.deltas"),
-    (r"(?:fastrcnn|cascade_rcnn_stage(\d)/head)/fc6?", lambda found: f"{_box_head(found[1])}.features.fc1"),
-    (r"(?:fastrcnn|cascade_rcnn_stage(\d)/head)/fc7", lambda found: f"{_box_head(found[1])}.features.fc2"),
+    (r"(?:fastrcnn|cascade_rcnn_stage(\d)/head)/fc6?", lambda found: f"{_box_head(found[1])}.trunk.fc1"),
+    (r"(?:fastrcnn|cascade_rcnn_stage(\d)/head)/fc7", lambda found: f"{_box_head(found[1])}.trunk.fc2"),
     (
         r"(?:fastrcnn|cascade_rcnn_stage(\d)/head)/(conv|gn)(\d)",
-        lambda found: f"{_box_head(found[1])}.features.conv{int(found[3]) + 1}{'.norm' if found[2] == 'gn' else ''}",
+        lambda found: f"{_box_head(found[1])}.trunk.conv{int(found[3]) + 1}{'.norm' if found[2] == 'gn' else ''}",
     ),
     (
         r"(?:fastrcnn(?:/outputs)?|cascade_rcnn_stage(\d)/outputs)/(class|box)",
-        lambda found: f"{_box_head(found[1])}.{'scores' if found[2] == 'class' else 'deltas'}",
+        lambda found: f"{_box_head(found[1])}.{'logits' if found[2] == 'class' else 'deltas'}",
     ),
     (
         r"maskrcnn/(fcn|gn)(\d)",
-        lambda found: f"mask_head.features.conv{int(found[2]) + 1}{'.norm' if found[1] == 'gn' else ''}",
+        lambda found: f"mask_head.trunk.conv{int(found[2]) + 1}{'.norm' if found[1] == 'gn' else ''}",
     ),
     (r"maskrcnn/deconv", lambda found: "mask_head.deconv"),
     (r"maskrcnn/conv", lambda found: "mask_head.logits"),
@@ -91,7 +91,7 @@ def converted_tensor(ours: str, value: Tensor) -> Tensor:
     elif value.ndim == 2:
         value = value.t()
     layer = ours.rpartition(".")[0].rpartition(".")[2]
-    if ours.startswith("box_head.") and layer == "scores":
+    if ours.startswith("box_head.") and layer == "logits":
         value = value.roll(-1, 0)
     elif ours.startswith("box_head.") and layer == "deltas" and len(value) > 4:
         value = value[4:]
@@ -116,7 +116,7 @@ def from_tensorpack(state: Mapping[str, Tensor], config_file: str | Path | None 
     tensors = {}
     for name, our in ours.items():
         assert our is not None
-        place = our.replace("backbone.res5.", "box_head.features.res5.") if shared else our
+        place = our.replace("backbone.res5.", "box_head.trunk.res5.") if shared else our
         tensors[place] = converted_tensor(our, state[name])
     if isinstance(config.backbone, ResNetConfig):
         tensors |= _missing_in_theirs(tensors, config.backbone.norm)
