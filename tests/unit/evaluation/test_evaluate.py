@@ -219,7 +219,7 @@ def _limit_path(predictor: Predictor) -> str:
 def test_the_validation_split_is_the_default(data: Path) -> None:
     assert validation_split(data) == "val"
     (data / "annotations" / "instances_val.json").rename(data / "annotations" / "instances_test.json")
-    with pytest.raises(ValueError, match=r"has the splits test, train and none starts with val.*--split"):
+    with pytest.raises(ValueError, match=r"has the splits test, train, and none starts with val.*--split"):
         validation_split(data)
     (data / "annotations" / "instances_train.json").unlink()
     assert validation_split(data) == "test"
