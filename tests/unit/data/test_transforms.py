@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -190,10 +191,12 @@ def test_a_negative_seed_is_a_seed():
 
 
 def test_a_sample_on_a_black_square() -> None:
-    sample = sample_of_one_square()
+    sample = replace(sample_of_one_square(), crowds=torch.tensor([[1.0, 2.0, 5.0, 6.0]]))
     square = sample_on_canvas(sample, 50)
     top, left = canvas_corner(sample.size, 50)
     assert square.size == (50, 50)
+    assert square.crowds is not None
+    assert square.crowds.tolist() == [[1 + left, 2 + top, 5 + left, 6 + top]]
     torch.testing.assert_close(square.boxes, sample.boxes + torch.tensor([left, top, left, top]).float())
     assert square.outlines is not None
     assert sample.outlines is not None
