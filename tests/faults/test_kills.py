@@ -10,7 +10,7 @@ import pytest
 from tests.faults.killed_runs import TinyRun, contents, differences, in_child, run_and_kill
 from tests.tiny_data import write_tiny_coco
 
-SAMPLE = 6  # places of `make test`, spread over the run; the mark `slow` has all
+SAMPLE = 6  # places of `make test`, spread over the run; `pytest -m exhaustive` has all
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_a_killed_run_resumes_to_the_same(
     check(data, tmp_path / "run", part * (places - 1) // (SAMPLE - 1), expected)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_killed_at_each_place_resumes_to_the_same(
     data: Path, tmp_path: Path, uninterrupted: tuple[dict[str, object], int]
 ) -> None:

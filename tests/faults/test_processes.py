@@ -58,7 +58,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[int]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses pgrep")
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.exhaustive)])
 def test_a_lost_worker_ends_the_run_with_its_state_saved(
     running: subprocess.Popen[str], tmp_path: Path, number: int
 ) -> None:
@@ -73,7 +73,7 @@ def test_a_lost_worker_ends_the_run_with_its_state_saved(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="uses pgrep")
 @pytest.mark.parametrize(
-    "number", [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGTERM, signal.SIGINT))]
+    "number", [signal.SIGHUP, *(pytest.param(n, marks=pytest.mark.exhaustive) for n in (signal.SIGTERM, signal.SIGINT))]
 )
 def test_a_signal_ends_a_wait_for_data(running: subprocess.Popen[str], tmp_path: Path, number: int) -> None:
     for worker in workers_of(running):

@@ -19,7 +19,8 @@ from rcnn.cli.views import TTA, TTAFlip, predictor_from
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rcnn.predictor import ImageDetections, Predictor
+    from rcnn.predictor import Predictor
+    from rcnn.results import ImageDetections
 
 READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the pictures, JPEG's
@@ -62,6 +63,7 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
+    from rcnn.data.warnings import counted
 
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
@@ -98,9 +100,8 @@ def predict(
     if to_stdout:
         typer.echo(text)
     else:
-        typer.echo(
-            f"{objects} objects in {len(done)} images; wrote {output / 'predictions.json'}" + _beside(done, pictures)
-        )
+        found = f"{counted(objects, 'object')} in {counted(len(done), 'image')}"
+        typer.echo(f"{found}; wrote {output / 'predictions.json'}" + _beside(done, pictures))
     if failed:
         typer.echo(f"{len(failed)} of {len(done) + len(failed)} could not be read", err=True)
         raise typer.Exit(1)

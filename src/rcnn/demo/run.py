@@ -124,7 +124,7 @@ def run_demo(
     predictor = Predictor.from_checkpoint(run, device=device)
     validation = open_dataset(data, "val", classes=predictor.classes)
     with progress("eval", len(validation)) as advance:
-        metrics = evaluate_dataset(predictor, validation, advance=advance).metrics
+        evaluation = evaluate_dataset(predictor, validation, on_image=lambda image: advance())
     lap("evaluation")
 
     unseen = open_dataset(data, "unseen", classes=predictor.classes)
@@ -138,13 +138,13 @@ def run_demo(
     versions = {"rcnn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]}
     threads = torch.get_num_threads()
     made = {"versions": versions, "threads": threads, "seed": seed, "seconds": seconds, "steps": outcome.step}
-    write_json(output / "results.json", metrics.to_dict() | made)
+    write_json(output / "results.json", evaluation.to_dict() | made)
     report = write_report(
         output / "report.html",
         title="A Mask R-CNN trained from scratch",
         lead=f"{MODEL} learnt {images['train']} synthetic images in {seconds['training']:.0f} seconds on {device}; "
         f"measured on {images['val']} others. The pictures below are of {images['unseen']} more that it has not seen.",
-        metrics=metrics.to_dict(),
+        metrics=evaluation.to_dict(),
         examples=examples,
         log=read_log(run / LOG),
         details={
@@ -155,7 +155,7 @@ def run_demo(
         },
     )
     return Demo(
-        metrics=metrics,
+        metrics=evaluation.metrics,
         seconds=seconds,
         report=report,
         results=output / "results.json",

@@ -101,7 +101,7 @@ def chart_svg(chart: Chart) -> str:
         figure = Figure(figsize=_SIZE, layout="constrained")
         _draw(figure.subplots(), chart)
         file = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return _for_page(file.getvalue(), chart.describe())
 

@@ -17,7 +17,7 @@ from rcnn.data.skeletons import require_names
 from rcnn.models import MODELS, DetectorConfig
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
-from rcnn.predictor import choose_device
+from rcnn.runtime.devices import choose_device
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.run_folder import FoundRun, find_run

@@ -20,7 +20,7 @@ from rcnn.drawing.report import Example, write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "img"}
-LOG = [
+LOG: list[dict[str, Any]] = [
     {"step": 0, "seconds": 1.0, "loss": 4.0, "rpn_box": 1.0, "mask": 3.0, "lr": 0.01},
     {"step": 10, "seconds": 2.0, "loss": 2.0, "rpn_box": 0.5, "mask": 1.5, "lr": 0.02},
     {
@@ -34,7 +34,7 @@ LOG = [
     },
     {"step": 20, "seconds": 3.0, "loss": float("nan"), "rpn_box": 0.5, "mask": 1.5, "lr": 0.02},
 ]
-METRICS = {
+METRICS: dict[str, Any] = {
     "bbox": {"AP": 0.51234, "AP50": 0.75, "APl": None},
     "segm": {"AP": 0.25, "AP50": 0.5, "APl": None},
     "per_class": {
@@ -154,14 +154,17 @@ def test_the_plot_holds_the_same_charts(tmp_path: Path, monkeypatch: pytest.Monk
 
     def save(self: Figure, path: Path, dpi: int) -> None:
         assert dpi >= 100
-        drawn.update({str(line.get_label()): line.get_xydata().tolist() for axes in self.axes for line in axes.lines})
+        drawn.update(
+            {str(line.get_label()): np.asarray(line.get_xydata()).tolist() for axes in self.axes for line in axes.lines}
+        )
 
     monkeypatch.setattr(Figure, "savefig", save)
     write_plot(tmp_path / "curve.png", LOG)
     assert drawn["as logged"] == [[0, 4], [10, 2]]
     assert drawn["mask AP  0.125"] == [[10, 0.125]]
     monkeypatch.undo()
-    for lines in (LOG, []):
+    nothing: list[dict[str, Any]] = []
+    for lines in (LOG, nothing):
         with Image.open(write_plot(tmp_path / "curve.png", lines)) as picture:
             assert min(picture.size) > 300
 

@@ -67,7 +67,7 @@ def test_recall_is_pycocotools_without_classes() -> None:
         assert numbers[name] == pytest.approx(mean(*place), abs=1e-12)
     text = metrics_table(found)
     assert "AR1000l" in text
-    assert "recall, of the 1000 best an image" in text
+    assert "recall of the best 1000 detections per image" in text
 
 
 def test_a_data_set_as_one_class(data: Path) -> None:
@@ -89,7 +89,7 @@ def test_proposals_are_learnt_from_any_data_set_and_measured_by_recall(data: Pat
     assert detector.box_head is None
     assert len(CLASSES) == 2
     settings = {"ignore_other_classes": False, "limit": 0, "batch": 1, "workers": 1, "device": "cpu"}
-    eval_command(tmp_path / "run", data, "val", tmp_path / "measured", **settings)
+    eval_command(tmp_path / "run", data, split="val", output=tmp_path / "measured", **settings)
     metrics = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     results = json.loads((tmp_path / "measured" / "results_proposals.json").read_text())
     wanted = recall_without_classes(open_dataset(data, "val").to_coco(), [r | {"category_id": 10} for r in results])
