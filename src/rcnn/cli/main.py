@@ -56,8 +56,8 @@ def help_text() -> str:
     """The text of `rcnn --help`."""
     commands = [f"  {name:12}{text}" for name, text in COMMANDS.items()]
     options = [f"  {name:12}{text}" for name, text in OPTIONS.items()]
-    lines = ["Usage: rcnn COMMAND [ARGUMENTS]...", "", DESCRIPTION, "", "Commands:", *commands, "", "Options:", *options]
-    return "\n".join([*lines, "", "rcnn COMMAND --help describes a command."])
+    head, end = ["Usage: rcnn COMMAND [ARGUMENTS]...", "", DESCRIPTION, ""], "rcnn COMMAND --help describes a command."
+    return "\n".join([*head, "Commands:", *commands, "", "Options:", *options, "", end])
 
 
 def version_line() -> str:

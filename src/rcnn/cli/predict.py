@@ -75,6 +75,8 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
+    from rcnn.data.warnings import counted
+
     words, settings = split_settings(inputs)
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings
@@ -88,7 +90,7 @@ def predict(
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         if sources.skipped:
-            typer.echo(f"skipped {sources.skipped} files that are not images", err=True)
+            typer.echo(f"skipped {counted(sources.skipped, 'file')} not recognised as images", err=True)
         for name, reason in sources.failed:
             typer.echo(f"{name}: {reason}", err=True)
         run = _Run(
@@ -101,9 +103,9 @@ def predict(
         typer.echo(text)
     else:
         objects = sum(len(entry["detections"]) for entry in done)
-        typer.echo(f"{_count(objects, 'object')} in {_count(len(done), 'image')}; results in {path}")
+        typer.echo(f"{counted(objects, 'object')} in {counted(len(done), 'image')}; results in {path}")
     if sources.failed:
-        typer.echo(f"{_count(len(sources.failed), 'input')} failed", err=True)
+        typer.echo(f"{counted(len(sources.failed), 'input')} failed", err=True)
         raise typer.Exit(1)
 
 
@@ -176,7 +178,3 @@ def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """The inputs and the KEY=VALUE settings among the arguments; a file of that name is an input."""
     settings = [word for word in words if SETTING.match(word) and not Path(word).exists()]
     return [word for word in words if word not in settings], settings
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
