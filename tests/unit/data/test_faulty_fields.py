@@ -279,15 +279,13 @@ def test_the_reason_for_a_set_without_objects_is_given(tmp_path: Path) -> None:
     assert "1 annotation has a bbox that is not 4 finite numbers" in str(error.value)
 
 
-def test_the_largest_number_of_objects_in_an_image(tmp_path: Path) -> None:
-    annotations = [annotation(n, image_id=2) for n in range(150)] + [annotation(200), annotation(201, iscrowd=1)]
-    dataset = opened(tmp_path, annotations)
-    assert (dataset.max_objects, dataset.objects_to_learn, dataset.has_outlines, dataset.has_keypoints) == (
-        150,
-        151,
-        True,
-        False,
-    )
+def test_what_can_be_learned_from(tmp_path: Path) -> None:
+    crowd = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
+    boxes = [annotation(1, segmentation=None), annotation(2, iscrowd=1, segmentation=crowd)]
+    dataset = opened(tmp_path, boxes)
+    assert (dataset.objects_to_learn, dataset.has_outlines, dataset.has_keypoints) == (1, False, False)
+    dataset = opened(tmp_path, [*boxes, annotation(3, keypoints=[12, 12, 2])])
+    assert (dataset.objects_to_learn, dataset.has_outlines, dataset.has_keypoints) == (2, True, True)
 
 
 def test_a_hundred_thousand_annotations_are_checked_in_seconds(tmp_path: Path) -> None:
