@@ -196,6 +196,6 @@ def pasting_of(config: DetectorConfig) -> Pasting:
         kind = "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
     return Pasting(
         kind=kind,
-        last_pixel_inside=config.legacy.boxes != "half_open" and kind in ("padded", "squeezed", "stretched"),
+        last_pixel_inside=config.legacy.boxes.startswith("inclusive") and kind in ("padded", "squeezed", "stretched"),
         threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
     )

@@ -36,14 +36,14 @@ def assert_features(detector: Detector, images: ImageBatch, stored: Stored) -> d
     for number in (2, 3, 4, 5):
         if f"bottom_up_res{number}_shape" in stored:
             assert_stage(stored, f"bottom_up_res{number}", maps[f"c{number}"], atol=2e-4)
-    for level in detector.rpn.strides:  # C4's trunk gives finer maps too, which nothing uses
+    for level in detector.rpn.anchors.strides:  # C4's trunk gives finer maps too, which nothing uses
         assert_stage(stored, f"feat_{level.replace('c', 'res')}", features[level], atol=2e-4)
     return features
 
 
 def assert_proposals(detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored) -> None:
     """The RPN's outputs and the set of proposals."""
-    for level, key in enumerate(detector.rpn.strides):
+    for level, key in enumerate(detector.rpn.anchors.strides):
         x = detector.rpn.convs(features[key])
         assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
         assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)

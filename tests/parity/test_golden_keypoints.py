@@ -58,7 +58,7 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
     pixels = detector.normalize(images)
     assert_within("input batch", pixels[:, :, ::16, ::16], stored["batch_slice"], atol=1e-4)
     features = detector.features(images)
-    for level in detector.rpn.strides:
+    for level in detector.rpn.anchors.strides:
         assert_stage(stored, f"feat_{level}", features[level], atol=2e-4)
     proposals = detector.rpn.predict(features, images)
     detections = detector.predict(images)

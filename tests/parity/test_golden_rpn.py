@@ -24,7 +24,7 @@ def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
     stored = dict(np.load(shared / "golden/detectron2" / NAME / "inference.npz"))
     images = golden_images(shared, detector.config.input.divisor)
     features = detector.features(images)
-    for level, key in enumerate(detector.rpn.strides):
+    for level, key in enumerate(detector.rpn.anchors.strides):
         x = detector.rpn.convs(features[key])
         assert_stage(stored, f"rpn_logits_l{level}", detector.rpn.objectness(x), atol=3e-4)
         assert_stage(stored, f"rpn_deltas_l{level}", detector.rpn.deltas(x), atol=3e-5)

@@ -31,7 +31,7 @@ from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.keypoints import keypoint_places
 from rcnn.ops.roi_align import assign_levels
-from rcnn.predictor import ImageDetections
+from rcnn.results import ImageDetections, Pasting
 from rcnn.structures import Detections, Proposals
 from tests.unit import legacy_formulas as legacy
 from tests.unit.random_batches import images_of
@@ -230,8 +230,9 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
 def test_masks_are_pasted_by_the_boxes_that_the_system_writes() -> None:
     mask = torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(0)).numpy()
     box = np.array([[3.0, 4, 30, 22]], dtype=np.float32)  # inclusive
-    fields = {"height": 40, "width": 40, "scores": np.ones(1), "labels": np.zeros(1), "masks": mask, "paste": "padded"}
-    ours = ImageDetections(boxes=legacy.half_open(box).astype(np.float32), last_pixel_inside=True, **fields)
-    theirs = ImageDetections(boxes=box, **fields)
+    fields = {"height": 40, "width": 40, "scores": np.ones(1), "labels": np.zeros(1), "box_masks": mask}
+    inclusive = Pasting(kind="padded", last_pixel_inside=True)
+    ours = ImageDetections(boxes=legacy.half_open(box).astype(np.float32), pasting=inclusive, **fields)
+    theirs = ImageDetections(boxes=box, pasting=Pasting(kind="padded"), **fields)
     assert ours.rles() == theirs.rles()
-    assert ours.rles() != replace(ours, last_pixel_inside=False).rles()
+    assert ours.rles() != replace(ours, pasting=Pasting(kind="padded")).rles()

@@ -103,10 +103,12 @@ def test_ohem_takes_the_hardest_of_all() -> None:
     head, losses, features = run_head(detector, targets)
     images = random_images(SIZES)
     proposals, _ = detector.rpn.losses(features, images, targets, torch.tensor(0))
-    head.config = replace(head.config, sampling="random", batch_size=1000, positive_fraction=1.0)
+    head.config = replace(
+        head.config, ohem=False, sampling=replace(FCIS_SAMPLING, batch_size=1000, positive_fraction=1.0)
+    )
     regions, _ = head.losses(features, proposals, images, targets, torch.tensor(0))
     pooled = head.pool(head.score(features), regions.boxes, regions.valid)
-    masks, _ = head.mask_losses(pooled.pairs, regions, images.sizes, targets)
+    masks, _ = head.mask_losses(pooled.pairs, regions, images, targets)
     moved = head.box_losses(pooled.deltas, regions, targets)
     wanted = torch.zeros(3)
     count = 0
@@ -129,7 +131,7 @@ def test_mask_loss_over_pixels_is_a_mean_over_objects() -> None:
     targets = bitmap_targets()
     every = FCISConfig(width=32, ohem=False, sampling=replace(FCIS_SAMPLING, batch_size=1000, positive_fraction=1.0))
     _, by_region, _ = run_head(detector_of(tiny(every)), targets)
-    detector = detector_of(tiny(replace(every, mask_loss="pixels")))
+    detector = detector_of(tiny(replace(every, legacy=LegacyFCISConfig(mask_loss="pixels"))))
     _, by_pixel, features = run_head(detector, targets)
     assert isinstance(detector.box_head, FCISHead)
     images = random_images(SIZES)
@@ -364,7 +366,7 @@ def test_predictor_pastes_with_the_systems_rule() -> None:
         detector_of(tiny(FCISConfig(width=32, legacy=LegacyFCISConfig(mask_inclusive=False)))), classes=("a", "b", "c")
     )
     [found] = predictor.predict([random_images([(96, 128)]).pixels[0]])
-    assert (found.paste, found.mask_threshold) == ("fitted_above", 0.4)
+    assert (found.pasting.kind, found.pasting.threshold) == ("fitted_above", 0.4)
     regions = found.regions()
     assert regions is not None
     assert len(found) == len(list(regions)) > 5

@@ -46,8 +46,8 @@ def test_maps_are_torchvisions_and_so_is_the_level_that_regions_come_from() -> N
     boxes = torch.tensor([[0.0, 0, 16, 16], [0, 0, 2000, 2000]])
     assert mapper([boxes]).tolist() == [0, 0]
     assert theirs.roi_heads.box_roi_pool.scales == [1 / 32, 1 / 32]
-    assert mine.box_head.strides == {"p4": 32}
-    assert mine.rpn.strides == {"p4": 32, "p5": 32, "p6": 64}
+    assert mine.box_head.pooler.strides == {"p4": 32}
+    assert mine.rpn.anchors.strides == {"p4": 32, "p5": 32, "p6": 64}
 
 
 @pytest.mark.parametrize("frozen", range(7))

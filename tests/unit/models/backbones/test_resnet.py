@@ -119,7 +119,12 @@ def test_a_dilated_last_stage_is_one_map_without_a_pyramid() -> None:
     config = model_config("mask_rcnn_r50_dc5")
     backbone = replace(TINY, res5_dilation=2)
     detector = build_detector(replace(config, backbone=backbone, box=replace(config.box, fc_width=8)))
-    assert detector.rpn.strides == detector.box_head.strides == detector.mask_head.strides == {"c5": 16}
+    assert (
+        detector.rpn.anchors.strides
+        == detector.box_head.pooler.strides
+        == detector.mask_head.pooler.strides
+        == {"c5": 16}
+    )
     for change in ({"res5_dilation": 2}, {"res5_stride": 1}):
         with pytest.raises(ValueError, match="res5 keeps the stride of res4"):
             build_detector(replace(model_config("faster_rcnn_r50_fpn"), backbone=replace(TINY, **change)))
