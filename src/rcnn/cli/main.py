@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in words or os.environ.get("RCNN_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]  # it may stand anywhere, after the subcommand too
     try:
-        app(words, prog_name="rcnn")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(words, prog_name="rcnn")
     except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
@@ -70,6 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         typer.echo("rcnn: stopped", err=True)
         sys.exit(130)
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning of a library as one line, without the place in its source."""
+    typer.echo(f"warning: {message}", err=True)
 
 
 if __name__ == "__main__":
