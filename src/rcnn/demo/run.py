@@ -5,6 +5,7 @@ Every step is the one that `rcnn train`, `rcnn eval` and `rcnn predict` take.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -26,7 +27,9 @@ from rcnn.evaluation.examples import example_of
 from rcnn.metrics.coco import Metrics
 from rcnn.predictor import Predictor
 from rcnn.training.log import read_log
-from rcnn.training.run import LOG, NO_SPLIT, Say, run_training, write_json
+from rcnn.training.plan import NO_SPLIT, RunRequest
+from rcnn.training.run import Log, run_training
+from rcnn.training.run_folder import LOG
 from rcnn.training.settings import TrainConfig
 
 MODEL = "mask_rcnn_compact"
@@ -75,7 +78,7 @@ def run_demo(
     recipe: TrainConfig = RECIPE,
     overrides: Sequence[str] = (),
     device: str = "cpu",
-    say: Say = print,
+    say: Log = print,
     progress: Progress = lambda what, total: nullcontext(lambda: None),
 ) -> Demo:
     """Data, training, evaluation, prediction and a report in `output`; what an earlier demo left there goes first.
@@ -103,7 +106,16 @@ def run_demo(
     run = output / "run"
     recipe = replace(recipe, seed=seed)
     splits = ("train", NO_SPLIT)
-    outcome = run_training(MODEL, data, run, overrides, settings=recipe, splits=splits, device=device, say=say)
+    request = RunRequest(
+        model=MODEL,
+        data=data,
+        output=run,
+        overrides=tuple(overrides),
+        settings=recipe,
+        splits=splits,
+        device=device,
+    )
+    outcome = run_training(request, log=say)
     if not outcome.finished:
         raise KeyboardInterrupt
     lap("training")
@@ -190,6 +202,11 @@ def look(
         predictions.append(entry | {"detections": found.to_json(predictor.classes)})
         advance()
     return examples, predictions
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to the JSON file `path`."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 320)) -> Image.Image:
