@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rcnn.cli import main
+from rcnn.cli import app, main
 from rcnn.drawing import fonts
 from rcnn.drawing.fonts import base_font, font_runs, missing_characters, one_line
 from rcnn.drawing.labels import LabelWriter
@@ -97,6 +97,6 @@ def test_plain_names_import_no_matplotlib() -> None:
 def test_a_command_prints_the_warning_as_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(main, "app", lambda words, prog_name: warnings.warn("no font has 犬", stacklevel=1))
-    main.main([])
+    monkeypatch.setattr(app, "app", lambda words, prog_name: warnings.warn("no font has 犬", stacklevel=1))
+    main.main(["eval"])
     assert capsys.readouterr().err == "warning: no font has 犬\n"
