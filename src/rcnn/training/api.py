@@ -46,8 +46,6 @@ def train(
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
-    if resume and output is None:
-        raise ValueError("resume=True continues the run in `output`: give its folder")
     request = RunRequest(
         model=str(model),
         data=Path(data),

@@ -29,7 +29,7 @@ def evaluate_detector(
     """COCO metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all."""
     done = 0
 
-    def on_image(image: object) -> None:
+    def on_image(_: object) -> None:
         nonlocal done
         done += 1
         after_image(done, len(validation))
