@@ -115,9 +115,9 @@ def test_state_dicts_go_both_ways(masks: bool) -> None:
     model = peer(masks)
     detector = ours(model)
     back = to_torchvision(detector.state_dict(), detector.config)
-    wanted = model.state_dict()
-    assert set(back) == set(wanted)
-    for name, value in wanted.items():
+    expected = model.state_dict()
+    assert set(back) == set(expected)
+    for name, value in expected.items():
         if name.endswith(("bbox_pred.weight", "bbox_pred.bias")):
             value = torch.cat([torch.zeros_like(value[:4]), value[4:]]) if "roi_heads" in name else value
         if "mask_fcn_logits" in name:
@@ -212,8 +212,8 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
     gradients = {name: p.grad for name, p in detector.named_parameters()}
     back = to_torchvision({name: torch.zeros(()) if g is None else g for name, g in gradients.items()}, detector.config)
     for name, parameter in model.named_parameters():
-        wanted = parameter.grad
-        assert wanted is not None, name
+        expected = parameter.grad
+        assert expected is not None, name
         # our classes have no background box or mask: theirs get no gradient there
-        atol = 2e-3 * wanted.abs().max().item()
-        assert_within("gradients", back[name], wanted, rtol=1e-2, atol=atol)
+        atol = 2e-3 * expected.abs().max().item()
+        assert_within("gradients", back[name], expected, rtol=1e-2, atol=atol)
