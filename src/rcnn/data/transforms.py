@@ -1,8 +1,8 @@
-"""Geometry and colour of a training sample: image and objects changed together, on the CPU, nothing in place.
+"""Geometry and colour of a training sample: image and objects are changed together, on the CPU, never in place.
 
-Coordinates are continuous: a pixel covers [x, x + 1], its centre lies at x + 0.5, an image of width W ends at W. So a
-mirror takes x to W - x for boxes, outlines and keypoints alike. (COCO's files number keypoints by pixel: `make_sample`
-adds the half that puts them at the pixel's centre, without which the mirror would be W - 1 - x.)
+Coordinates are continuous: a pixel covers [x, x + 1], its centre is at x + 0.5, an image of width W ends at W. So a
+horizontal flip maps x to W - x for boxes, outlines and keypoints alike. (COCO's files give the pixel index of
+keypoints: `make_sample` adds 0.5, which moves them to the pixel's centre.)
 
 Letters: N objects of the image, E edges of one object's outline, J keypoints.
 """
@@ -25,16 +25,16 @@ from rcnn.preprocess.resizing import resize_image
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image and the N objects that are to be learnt from it; crowds are not among them, but beside."""
+    """One image and its N objects to learn from; crowds are kept apart."""
 
     image: Tensor  # (3, H, W) uint8 RGB, or float32 in 0..255
     boxes: Tensor  # (N, 4) float32 xyxy pixels
     labels: Tensor  # (N,) int64 in [0, K)
-    # an object's edges, each (E, 5) float64: x1, y1, x2, y2, part, as in Targets.polygons; None: not asked for
+    # the edges of each object, (E, 5) float64: x1, y1, x2, y2, part, as in Targets.polygons; None: not requested
     outlines: tuple[np.ndarray, ...] | None = None
     bitmaps: Tensor | None = None  # (N, H, W) bool
     keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
-    crowds: Tensor | None = None  # (I, 4) float32 xyxy pixels; None: not asked for
+    crowds: Tensor | None = None  # (I, 4) float32 xyxy pixels; None: not requested
 
     def __post_init__(self) -> None:
         for name in ("labels", "outlines", "bitmaps", "keypoints"):
@@ -49,16 +49,16 @@ class Sample:
 
 
 class Augmentation(Protocol):
-    """What `augment` reads of a run's settings."""
+    """The training settings that `augment` reads."""
 
     @property
     def flip(self) -> float:
-        """Probability of mirroring left to right."""
+        """Probability of a horizontal flip."""
         ...
 
     @property
     def scales(self) -> tuple[int, ...]:
-        """Shorter sides to draw from, pixels; none: the input's own."""
+        """Sizes of the shorter side to draw from, pixels; empty: the size in the input settings."""
         ...
 
     @property
@@ -68,9 +68,9 @@ class Augmentation(Protocol):
 
 
 def resize(sample: Sample, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Sample:
-    """A sample at `size` (height, width); each axis of its objects is scaled by its own factor, which rounding made.
+    """A sample at `size` (height, width); x and y of its objects are scaled separately, since sizes were rounded.
 
-    `factor`: that of the image's samples, as in `resize_image`.
+    `factor` as in `resize_image`.
     """
     y, x = size[0] / sample.size[0], size[1] / sample.size[1]
     bitmaps = sample.bitmaps
@@ -93,16 +93,16 @@ def resize(sample: Sample, size: tuple[int, int], kind: Resize, factor: float | 
 
 
 def _nearest(old: int, new: int, kind: Resize) -> Tensor:
-    """For each of `new` pixels of a line, which of its `old` pixels a resized bitmap takes: (new,) int64.
+    """Source index (new,) int64 of each pixel when a line of `old` pixels of a bitmap is resized to `new` pixels.
 
-    torchvision's that at floor(x scale), in float32, OpenCV's the same in float64; Detectron2's, by Pillow, that which
-    holds the new pixel's centre.
+    torchvision takes floor(x * scale) in float32, OpenCV the same in float64; Detectron2, with Pillow, takes the pixel
+    that contains the centre of the new one.
     """
     if kind in ("opencv", "opencv_float"):
         places = torch.arange(new, dtype=torch.float64) * (old / new)
     elif kind == "bilinear":
         places = torch.arange(new, dtype=torch.float32) * (old / new)
-    else:  # step by step as Pillow adds them up, whose rounding decides where a centre falls between two pixels
+    else:  # summed step by step as in Pillow: its rounding decides about centres between two pixels
         places = torch.from_numpy(np.add.accumulate([0.5 * old / new] + [old / new] * (new - 1)))
     return places.long().clamp(max=old - 1)
 
@@ -111,13 +111,13 @@ def _scaled(boxes: Tensor, x: float, y: float) -> Tensor:
     return (boxes.double() * torch.tensor([x, y, x, y], dtype=torch.float64)).float()
 
 
-def _mirrored(boxes: Tensor, width: int) -> Tensor:
+def _flipped(boxes: Tensor, width: int) -> Tensor:
     x1, y1, x2, y2 = boxes.unbind(1)
     return torch.stack([width - x2, y1, width - x1, y2], 1)
 
 
 def preprocess(sample: Sample, preprocessor: Preprocessor) -> Sample:
-    """A sample as the network sees it: resized, and on a canvas if the config has one."""
+    """A sample as the network gets it: resized, and on a canvas if the config has one."""
     size, factor = preprocessor.resized_size(sample.size), preprocessor.sample_spacing(sample.size)
     sample = resize(sample, size, preprocessor.config.resize, factor)
     return sample_on_canvas(sample, preprocessor.config.canvas) if preprocessor.config.canvas else sample
@@ -126,7 +126,8 @@ def preprocess(sample: Sample, preprocessor: Preprocessor) -> Sample:
 def sample_on_canvas(sample: Sample, canvas: int) -> Sample:
     """A sample in the middle of a black square."""
     top, left = canvas_corner(sample.size, canvas)
-    moved = np.array([left, top, left, top, 0])
+    offset = sample.boxes.new_tensor([left, top, left, top])
+    edge_offset = np.array([left, top, left, top, 0])
     keypoints = sample.keypoints
     if keypoints is not None:
         given = keypoints[..., 2:] > 0  # absent ones stay zeros
@@ -134,15 +135,16 @@ def sample_on_canvas(sample: Sample, canvas: int) -> Sample:
     return replace(
         sample,
         image=place_on_canvas(sample.image, canvas),
-        boxes=sample.boxes + sample.boxes.new_tensor([left, top, left, top]),
-        outlines=None if sample.outlines is None else tuple(e + moved for e in sample.outlines),
+        boxes=sample.boxes + offset,
+        crowds=None if sample.crowds is None else sample.crowds + offset,
+        outlines=None if sample.outlines is None else tuple(edges + edge_offset for edges in sample.outlines),
         bitmaps=None if sample.bitmaps is None else place_on_canvas(sample.bitmaps, canvas),
         keypoints=keypoints,
     )
 
 
 def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
-    """A sample mirrored left to right; `pairs` are the keypoints, by index, that change places (left and right eye)."""
+    """A sample flipped horizontally; `pairs` are the indices of keypoints to exchange (left and right eye)."""
     width = sample.size[1]
     outlines, keypoints = sample.outlines, sample.keypoints
     if outlines is not None:
@@ -159,8 +161,8 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
     return replace(
         sample,
         image=pixels.horizontal_flip(sample.image),
-        boxes=_mirrored(sample.boxes, width),
-        crowds=None if sample.crowds is None else _mirrored(sample.crowds, width),
+        boxes=_flipped(sample.boxes, width),
+        crowds=None if sample.crowds is None else _flipped(sample.crowds, width),
         outlines=outlines,
         bitmaps=None if sample.bitmaps is None else sample.bitmaps.flip(-1),
         keypoints=keypoints,
@@ -168,7 +170,7 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
 
 
 def jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    """An image (3, H, W) uint8 with each property multiplied by its factor (1: as it is), in this order."""
+    """An image (3, H, W) uint8 with each property multiplied by its factor (1: unchanged), in this order."""
     image = pixels.adjust_brightness(image, brightness)
     image = pixels.adjust_contrast(image, contrast)
     return pixels.adjust_saturation(image, saturation)
@@ -181,18 +183,18 @@ def augment(
     place: Sequence[int],
     pairs: Sequence[tuple[int, int]] = (),
 ) -> Sample:
-    """A sample resized for the model and changed at random.
+    """A sample resized for the model and augmented at random.
 
-    All that is random is drawn from `place`, numbers that name this use of the sample (the run's seed, a position in
-    its stream), so that it is the same whichever process does it. Every draw is made whether it is used or not:
-    changing one setting leaves the other draws as they were.
+    All random numbers depend on `place` only (the run's seed, the position in its stream), so that the result does not
+    depend on the process that computes it. Every number is drawn whether it is used or not: changing one setting does
+    not change the other draws.
     """
     generator = np.random.default_rng([number % 2**64 for number in place])
     sides = settings.scales or (model.min_size,)
     side = sides[int(generator.random() * len(sides))]
-    mirrored = generator.random() < settings.flip
+    flipped = generator.random() < settings.flip
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
-    if settings.jitter:  # while it is uint8: torchvision takes floats to end at 1
+    if settings.jitter:  # before the image becomes float: torchvision expects floats in 0..1
         sample = replace(sample, image=jitter(sample.image, *factors))
     sample = preprocess(sample, build_preprocessor(replace(model, min_size=side)))
-    return flip(sample, pairs) if mirrored else sample
+    return flip(sample, pairs) if flipped else sample

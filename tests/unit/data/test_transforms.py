@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -103,7 +104,7 @@ def test_flip_marks_the_same_pixels():
     for edges in (one, flipped.outlines[0]):
         rles = coco_mask.frPyObjects([edges[:, :2].reshape(-1).tolist()], 40, 60)
         masks.append(coco_mask.decode(coco_mask.merge(rles)))
-    # pycocotools rounds halves to the right, so a mirrored outline may differ by pixels that it only grazes
+    # pycocotools rounds halves to the right, so a flipped outline may differ by pixels that it only grazes
     assert masks[0].sum() > 500
     assert np.abs(masks[0][:, ::-1].astype(int) - masks[1]).sum() <= 0.06 * masks[0].sum()
 
@@ -175,8 +176,8 @@ def test_augmentation_keeps_to_its_settings():
         assert torch.equal(augment(sample(), settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
     sides = [augment(sample(), settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
     assert {side: sides.count(side) > 8 for side in sides} == {10: True, 20: True, 40: True}
-    mirrored = [torch.equal(augment(sample(), settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
-    assert 35 <= sum(mirrored) <= 65
+    flipped = [torch.equal(augment(sample(), settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
+    assert 35 <= sum(flipped) <= 65
 
 
 def test_settings_do_not_disturb_each_other():
@@ -190,10 +191,12 @@ def test_a_negative_seed_is_a_seed():
 
 
 def test_a_sample_on_a_black_square() -> None:
-    sample = sample_of_one_square()
+    sample = replace(sample_of_one_square(), crowds=torch.tensor([[1.0, 2.0, 5.0, 6.0]]))
     square = sample_on_canvas(sample, 50)
     top, left = canvas_corner(sample.size, 50)
     assert square.size == (50, 50)
+    assert square.crowds is not None
+    assert square.crowds.tolist() == [[1 + left, 2 + top, 5 + left, 6 + top]]
     torch.testing.assert_close(square.boxes, sample.boxes + torch.tensor([left, top, left, top]).float())
     assert square.outlines is not None
     assert sample.outlines is not None
