@@ -135,7 +135,7 @@ def assert_gradients(detector: Detector, stored: Stored) -> None:
         difference = np.linalg.norm(gradient.flatten()[:8].numpy() - expected)
         errors.append(float(difference / np.linalg.norm(expected)) if difference else 0.0)
         assert_at_most("relative error of the first values", errors[-1], 5e-2)
-    assert_at_most("the same, root mean square over all gradients", float(np.sqrt(np.mean(np.square(errors)))), 1e-2)
+    assert_at_most("the same, root mean square over all gradients", float(np.sqrt(np.mean(np.square(errors)))), 2e-2)
 
 
 def assert_losses(losses: dict[str, Tensor], stored: Stored, prefix: str, names: dict[str, str]) -> None:

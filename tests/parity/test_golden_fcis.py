@@ -107,8 +107,10 @@ def test_rpn(peer: Peer) -> None:
 
 
 def test_proposals(peer: Peer) -> None:
+    """In float64: in float32 without vector instructions a box moves by 1.5e-3 pixels, too near the tolerance."""
+    detector = copy.deepcopy(peer.detector).double()
     with torch.inference_mode():
-        proposals = peer.detector.rpn.predict(peer.features, peer.batch.sizes, peer.batch.scales)
+        proposals = detector.rpn.predict(detector.features(peer.batch), peer.batch.sizes, peer.batch.scales)
     assert proposals.valid.all()
     stored = xyxy(peer.stored["proposals"]).numpy()
     assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), stored, atol=2e-3)
