@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rcnn.outputs import output_or_new
+from rcnn.training.plan import RunRequest
 from rcnn.training.run import run_training
 
 
@@ -31,6 +31,8 @@ def train(
     annotations: str = "",
     weights: str | Path = "",
     resume: bool = False,
+    strict: bool = False,
+    allow_empty: bool = False,
     device: str = "auto",
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
@@ -39,23 +41,23 @@ def train(
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: KEY=VALUE changes, e.g.
     "train.steps=500" or "input.min_size=640" (`rcnn models show MODEL` lists all). `split` and `val_split` are found by
     their names (train..., val...); `val_split="none"`: no evaluation. `weights`: a converted ImageNet backbone.
-    `resume`: continue the run in `output`. `log` receives the lines of the progress.
+    `resume`: continue the run in `output`. `strict` and `allow_empty` as in `open_dataset`.
+    `log` receives the lines of the progress.
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
-    if resume and output is None:
-        raise ValueError("resume=True continues the run in `output`: give its folder")
-    with output_or_new(output, "train", model) as folder:
-        outcome = run_training(
-            str(model),
-            Path(data),
-            folder,
-            settings,
-            splits=(split, val_split),
-            resume=resume,
-            device=device,
-            weights=str(weights),
-            annotations=annotations,
-            say=log,
-        )
-    return TrainingRun(folder=folder, step=outcome.step, finished=outcome.finished, best=outcome.best)
+    request = RunRequest(
+        model=str(model),
+        data=Path(data),
+        output=None if output is None else Path(output),
+        overrides=tuple(settings),
+        splits=(split, val_split),
+        annotations=annotations,
+        weights=str(weights),
+        device=device,
+        resume=resume,
+        strict=strict,
+        allow_empty=allow_empty,
+    )
+    outcome = run_training(request, log=log)
+    return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -173,7 +173,7 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
     """The record of the run that is resumed, or None for a new run. ValueError if the folder allows neither."""
     output = request.output
     if request.resume and output is None:
-        raise ValueError("--resume needs --output, the folder of the run")
+        raise ValueError("--resume continues the run in --output: give its folder")
     if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
         return found.record if request.resume else None
     if not request.resume:

@@ -29,14 +29,14 @@ def evaluate_detector(
     """COCO metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all."""
     done = 0
 
-    def advance() -> None:
+    def on_image(_: object) -> None:
         nonlocal done
         done += 1
         after_image(done, len(validation))
 
     predictor = Predictor(detector, classes=validation.classes, device=str(device), padding=settings.padding)
     workers = max(1, settings.workers)
-    return evaluate_dataset(predictor, validation, workers=workers, advance=advance).metrics.to_dict()
+    return evaluate_dataset(predictor, validation, workers=workers, on_image=on_image).metrics.to_dict()
 
 
 def require_measured(best: str, config: DetectorConfig) -> None:
