@@ -14,7 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 import rcnn
-from rcnn.cli.main import app
+from rcnn.cli.app import app
+from rcnn.cli.main import COMMANDS as HELP
 from rcnn.models import MODELS, build_detector, model_config
 from rcnn.models.config import TimmConfig, ViTConfig
 from rcnn.models.cost import cost
@@ -23,7 +24,7 @@ from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.zoo.facts import facts
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if path.exists()]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 COMMANDS = {"train", "eval", "predict", "convert", "models", "doctor", "demo"}
 
 
@@ -132,6 +133,17 @@ def test_one_version() -> None:
     assert project["version"] == rcnn.__version__
     answer = CliRunner().invoke(app, ["--version"])
     assert answer.stdout.strip() == f"rcnn {rcnn.__version__}"
+    assert f"\nversion: {rcnn.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_pre_commit_runs_the_formatter_of_the_project() -> None:
+    pinned = re.search(r'"ruff==([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pinned
+    assert f"rev: v{pinned[1]}\n" in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+
+
+def test_the_workflow_runs_the_command_of_the_readme() -> None:
+    assert "run: make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -146,6 +158,23 @@ def test_help_imports_nothing_heavy() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert "train" in answer.stdout
     assert "heavy: []" in answer.stdout, answer.stdout.splitlines()[-1]
+
+
+def test_the_short_help_lists_every_command() -> None:
+    described = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    assert set(HELP) == COMMANDS
+    assert all(name in described.output for name in HELP)
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_and_version_import_next_to_nothing(word: str) -> None:
+    code = (
+        "import sys\nfrom rcnn.cli.main import main\n"
+        f"try:\n    main(['{word}'])\nexcept SystemExit as exit:\n    assert not exit.code\n"
+        "print(sorted({'typer', 'click', 'rich', 'json', 'inspect'} & set(sys.modules)))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert answer.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_the_package_starts_nothing() -> None:

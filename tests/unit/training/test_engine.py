@@ -288,7 +288,7 @@ def test_metrics_are_chosen_and_described() -> None:
     metrics = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
     assert flatten(metrics) == {"bbox_AP": 0.25, "bbox_AP50": None}
     assert describe(metrics) == "bbox AP 0.250 AP50 -"
-    assert choose(metrics, "bbox.AP") == 0.25
+    assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only
     assert choose(metrics, "bbox.AP50") is None
     with pytest.raises(ValueError, match=r"segm\.AP was not measured.*bbox\.AP"):
         choose(metrics, "segm.AP")
