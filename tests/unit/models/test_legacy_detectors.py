@@ -140,7 +140,10 @@ def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:
     [
         ({"proposals_only": True}, "mask head needs the second stage"),
         ({"proposals_only": True, "mask": None}, "num_classes=3, wanted 1"),
-        ({"boxes": "inclusive", "cascade": model_config("cascade_rcnn_r50_fpn").cascade}, "without a cascade"),
+        (
+            {"legacy": LegacyConfig(boxes="inclusive"), "cascade": model_config("cascade_rcnn_r50_fpn").cascade},
+            "without a cascade",
+        ),
     ],
 )
 def test_what_cannot_be_says_why(changes: dict[str, Any], message: str) -> None:
