@@ -83,7 +83,10 @@ def test_classes_may_share_their_keypoints_or_have_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (tables(annotation(1)), r"has no keypoints, and this model learns them: use a file .*person_keypoints_SPLIT"),
+        (
+            tables(annotation(1)),
+            r"has no keypoints, and this model is trained on them: use a file .*person_keypoints_SPLIT",
+        ),
         (
             tables(
                 annotation(1, keypoints=POINTS),
