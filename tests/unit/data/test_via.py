@@ -135,7 +135,7 @@ def test_faulty_regions_are_skipped(tmp_path: Path, faulty: Any, message: str) -
 
 
 def test_attributes_without_a_class_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"via_region_data\.json: regions have the attributes a, b, and it is not clear"):
+    with pytest.raises(ValueError, match=r"via_region_data\.json: regions have the attributes a, b, and it"):
         opened(tmp_path, [region(RECT, a="1", b="2")])
 
 
