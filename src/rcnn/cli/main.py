@@ -1,4 +1,4 @@
-"""The `rcnn` command. Its own help and version need nothing but Python, so that they are instant."""
+"""The `rcnn` command. Its help and version import nothing else, so they are instant."""
 
 from __future__ import annotations
 

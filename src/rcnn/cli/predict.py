@@ -51,7 +51,7 @@ def predict(
     contour: Annotated[
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
-    score: Annotated[float, typer.Option(help="Leave out detections with a lower score.", min=0, max=1)] = 0.5,
+    score: Annotated[float, typer.Option(help="Do not report detections with a lower score.", min=0, max=1)] = 0.5,
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,
@@ -142,7 +142,7 @@ class _Run:
                     lines.flush()
                     if self.pictures:
                         self._draw(source, result)
-                except Exception as error:  # one bad input never costs the others
+                except Exception as error:  # one bad input must not stop the others
                     reason = str(error).removeprefix(source.name).lstrip(": ") or type(error).__name__
                     sources.failed.append((source.name, reason))
                     typer.echo(f"{source.name}: {reason}", err=True)

@@ -42,7 +42,7 @@ def plan_evaluation(
 ) -> Plan:
     """The plan for detections of these `kinds` on the first `limit` images of `dataset` (0 = all).
 
-    A kind that the ground truth cannot measure is left out with a warning. `keypoint_names` are those of the model.
+    A kind that the ground truth cannot measure is skipped with a warning. `keypoint_names` are those of the model.
     """
     chosen = list(kinds)
     warnings: list[str] = []
@@ -63,7 +63,7 @@ def plan_evaluation(
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether there are objects, crowds not counted, and none of them has an outline."""
+    """Whether there are objects (without crowds), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)

@@ -2,7 +2,7 @@
 
 Ground truth and results are in COCO's formats: boxes [x, y, width, height] in pixels of the original image, category
 ids of the annotation file (not our labels). Every metric is a fraction 0..1, or None where the ground truth has no
-object to measure on (COCO's code prints -1), so that no mean is taken over it by accident.
+object to measure on (COCO's code prints -1), so that it is never averaged by accident.
 
 Letters: T IoU thresholds, K categories, A area ranges, M limits of detections per image.
 """

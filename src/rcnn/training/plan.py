@@ -51,7 +51,7 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """A run, decided and checked. `reasons` says why each value was chosen that was not given."""
+    """A run, decided and checked. `reasons` gives the reason for each value that the user did not give."""
 
     output: Path | None
     resumes: bool  # continues from output/last
@@ -280,7 +280,7 @@ def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[
     """`config` with the input settings that the backbone in --weights expects."""
     if request.model not in MODELS:
         raise ValueError(
-            f"--weights {request.weights}: {request.model} has weights of its own. Give a model by its name, or leave "
+            f"--weights {request.weights}: {request.model} has its own weights. Give a model by its name, or leave "
             "--weights out"
         )
     return adopt_backbone(config, load_checkpoint(request.weights), request.weights, words) if fresh else config
