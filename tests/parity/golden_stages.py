@@ -14,6 +14,7 @@ from rcnn.models.heads.regions import pool_regions
 from rcnn.ops.masks import paste_masks
 from rcnn.structures import Detections, ImageBatch, Proposals
 from rcnn.weights.systems.detectron2.system import rename
+from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 
 Stored = dict[str, np.ndarray]
@@ -29,7 +30,7 @@ def assert_features(detector: Detector, images: ImageBatch, stored: Stored) -> d
     """The batch, the trunk's stages and the maps; returns the maps."""
     pixels = detector.normalize(images)
     assert tuple(pixels.shape) == tuple(stored["batch_shape"])
-    np.testing.assert_allclose(pixels[:, :, ::16, ::16].numpy(), stored["batch_slice"], atol=1e-4)
+    assert_within("input batch", pixels[:, :, ::16, ::16], stored["batch_slice"], atol=1e-4)
     assert_stage(stored, "stem", detector.backbone.stem(pixels), atol=2e-4)
     maps = detector.backbone(pixels)
     features = maps if detector.fpn is None else detector.fpn(maps)
@@ -52,9 +53,9 @@ def assert_proposals(detector: Detector, features: dict[str, Tensor], images: Im
         wanted = stored[f"proposals{image}_boxes"]
         ours = proposals.boxes[image][proposals.valid[image]].numpy()
         order = match_sets(ours, wanted, None, None)
-        np.testing.assert_allclose(ours[order], wanted, atol=0.01)
+        assert_within("proposal boxes", ours[order], wanted, atol=0.01)
         logits = proposals.scores[image][proposals.valid[image]].numpy()[order]
-        np.testing.assert_allclose(logits, stored[f"proposals{image}_logits"], atol=3e-4)
+        assert_within("proposal logits", logits, stored[f"proposals{image}_logits"], atol=3e-4)
 
 
 def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
@@ -77,7 +78,7 @@ def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, 
             ("box_deltas", deltas[image].flatten(1), 5e-4),
         ):
             key = f"stage{stage}_{name}{image}"
-            np.testing.assert_allclose(ours.numpy(), stored[key], atol=atol, rtol=1e-4, err_msg=key)
+            assert_within(f"box head {name}", ours, stored[key], atol=atol, rtol=1e-4)
 
 
 def assert_detections(detections: Detections, images: ImageBatch, stored: Stored, shared: Path) -> None:
@@ -88,20 +89,20 @@ def assert_detections(detections: Detections, images: ImageBatch, stored: Stored
         ours = detections.boxes[image][real].numpy()
         labels = detections.labels[image][real].numpy()
         order = match_sets(ours, stored[f"det{image}_boxes_resized"], labels, stored[f"det{image}_classes"])
-        np.testing.assert_allclose(ours[order], stored[f"det{image}_boxes_resized"], atol=0.02)
+        assert_within("detection boxes", ours[order], stored[f"det{image}_boxes_resized"], atol=0.02)
         scores = detections.scores[image][real].numpy()[order]
-        np.testing.assert_allclose(scores, stored[f"det{image}_scores"], atol=3e-4)
+        assert_within("detection scores", scores, stored[f"det{image}_scores"], atol=3e-4)
         if detections.masks is None:
             continue
         masks = detections.masks[image][real][order]
-        np.testing.assert_allclose(masks.numpy(), stored[f"det{image}_mask_probs"], atol=1e-3)
+        assert_within("mask probabilities", masks, stored[f"det{image}_mask_probs"], atol=1e-3)
         height, width = inputs[f"image{image}"].shape[:2]
         scale = torch.tensor([width, height] * 2) / images.sizes[image].flip(0).repeat(2)
         original = torch.from_numpy(ours[order]) * scale
-        np.testing.assert_allclose(original.numpy(), stored[f"post{image}_boxes"], atol=0.02)
+        assert_within("boxes in the image", original, stored[f"post{image}_boxes"], atol=0.02)
         pasted = paste_masks(masks, original, (height, width)).flatten(1).numpy()
         bits = np.unpackbits(stored[f"post{image}_masks_bits"], axis=1)[:, : height * width].astype(bool)
-        assert (pasted != bits).mean() <= 1e-3
+        assert_at_most("share of mask pixels that differ", float((pasted != bits).mean()), 1e-3)
 
 
 def assert_training(detector: Detector, shared: Path, stored: Stored, names: dict[str, str]) -> None:
@@ -128,4 +129,4 @@ def assert_losses(losses: dict[str, Tensor], stored: Stored, prefix: str, names:
     theirs = {key.split("/")[1] for key in stored if key.startswith(f"{prefix}/")}
     assert {names[name] for name in losses} == theirs
     for ours, value in losses.items():
-        np.testing.assert_allclose(value.item(), stored[f"{prefix}/{names[ours]}"], rtol=1e-4, err_msg=ours)
+        assert_within("losses", value.item(), stored[f"{prefix}/{names[ours]}"], rtol=1e-4)

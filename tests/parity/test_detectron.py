@@ -16,6 +16,7 @@ from rcnn.models import build_detector
 from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.structures import ImageBatch
 from rcnn.weights.systems.known import convert
+from tests.deviations import assert_within
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_detectron import C4_ANCHORS, Peer, Rules
 from tests.unit.weights.detectron_blobs import blobs, python2_pickle
@@ -92,7 +93,7 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
 
     maps, features = peer.features(theirs), detector.features(images)
     for level, wanted in maps.items():
-        torch.testing.assert_close(features[f"{'p' if fpn else 'c'}{level}"], wanted, atol=2e-4, rtol=1e-4)
+        assert_within("features", features[f"{'p' if fpn else 'c'}{level}"], wanted, atol=2e-4, rtol=1e-4)
     place = list(range(3))
     if not fpn:  # where each of our anchors is among theirs
         ours = legacy_cell_anchors((32, 64, 128, 256, 512), (0.5, 1.0, 2.0), 16) - torch.tensor([0.0, 0, 1, 1])
@@ -101,23 +102,23 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     for level, x in maps.items():
         logits, deltas = peer.rpn(x)
         mine = detector.rpn.convs(features[f"{'p' if fpn else 'c'}{level}"])
-        torch.testing.assert_close(detector.rpn.objectness(mine)[0], logits[place], atol=3e-4, rtol=1e-4)
-        torch.testing.assert_close(
-            detector.rpn.deltas(mine)[0].unflatten(0, (-1, 4)), deltas[place], atol=1e-4, rtol=1e-4
+        assert_within("rpn logits", detector.rpn.objectness(mine)[0], logits[place], atol=3e-4, rtol=1e-4)
+        assert_within(
+            "rpn deltas", detector.rpn.deltas(mine)[0].unflatten(0, (-1, 4)), deltas[place], atol=1e-4, rtol=1e-4
         )
 
     regions = peer.proposals(maps, SIZE, RULES)
     found = detector.rpn.predict(features, images.sizes, images.scales)
     mine = found.boxes[0][found.valid[0]].numpy() - np.array([0, 0, 1, 1])
     assert 15 < len(regions) <= RULES.post
-    np.testing.assert_allclose(mine[match_sets(mine, regions, None, None)], regions, atol=0.01)
+    assert_within("proposal boxes", mine[match_sets(mine, regions, None, None)], regions, atol=0.01)
 
     boxes = torch.from_numpy(regions + np.array([0, 0, 1, 1])).float()[None]
     assert detector.box_head is not None
     outputs = detector.box_head.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
     scores, offsets = peer.box_head(maps, regions)
-    torch.testing.assert_close(outputs.scores[0].softmax(-1), scores.roll(-1, 1), atol=3e-4, rtol=1e-4)
-    torch.testing.assert_close(outputs.deltas[0], offsets[:, 1:], atol=5e-4, rtol=1e-4)
+    assert_within("class scores", outputs.scores[0].softmax(-1), scores.roll(-1, 1), atol=3e-4, rtol=1e-4)
+    assert_within("box deltas", outputs.deltas[0], offsets[:, 1:], atol=5e-4, rtol=1e-4)
 
     wanted_boxes, wanted_scores, kinds = peer.detections(maps, regions, SCALE, FILE, RULES)
     detections = detector.predict(images)
@@ -126,9 +127,9 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     order = match_sets(mine, wanted_boxes, detections.labels[0][real].numpy(), kinds - 1)
     assert 5 < len(kinds) <= RULES.most
     assert len(set(kinds)) > 1
-    np.testing.assert_allclose(mine[order], wanted_boxes, atol=0.02)
-    np.testing.assert_allclose(detections.scores[0][real].numpy()[order], wanted_scores, atol=3e-4)
+    assert_within("detection boxes", mine[order], wanted_boxes, atol=0.02)
+    assert_within("detection scores", detections.scores[0][real].numpy()[order], wanted_scores, atol=3e-4)
     wanted_masks = peer.masks(maps, wanted_boxes * SCALE, kinds)
     assert detections.masks is not None
-    torch.testing.assert_close(detections.masks[0][real][order], wanted_masks, atol=2e-3, rtol=0)
+    assert_within("mask probabilities", detections.masks[0][real][order], wanted_masks, atol=2e-3, rtol=0)
     assert 0.1 < (wanted_masks > 0.5).float().mean() < 0.9

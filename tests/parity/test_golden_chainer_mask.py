@@ -13,6 +13,7 @@ from rcnn.models.heads.regions import pool_regions
 from rcnn.predictor import ImageDetections, Predictor
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems.chainer.system import rename
+from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_chainer import converted_detector
 from tests.parity.golden_detectron2 import match_sets
 
@@ -57,35 +58,35 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     stored = dict(np.load(shared / "golden/chainer" / NAMES[system] / "inference.npz"))
     predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
     images, _ = prepared_batch(predictor, stored["image"])
-    np.testing.assert_allclose(detector.normalize(images)[0], stored["prepared"], atol=1e-4)
+    assert_within("input batch", detector.normalize(images)[0], stored["prepared"], atol=1e-4)
 
     features = detector.features(images)
-    np.testing.assert_allclose(features["c4"][0, ::16], stored["c4"], atol=3e-5)
+    assert_within("features", features["c4"][0, ::16], stored["c4"], atol=3e-5)
     [level] = detector.rpn.head(features)
-    np.testing.assert_allclose(their_anchors(level.logits[0]), stored["rpn_score"], atol=1e-4)
-    np.testing.assert_allclose(their_anchors(level.deltas[0])[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
+    assert_within("rpn logits", their_anchors(level.logits[0]), stored["rpn_score"], atol=1e-4)
+    assert_within("rpn deltas", their_anchors(level.deltas[0])[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
     first = their_anchors(level.anchors)[:30]
-    np.testing.assert_allclose(first, xyxy(stored["anchor_first_cells"]), atol=1e-3)
+    assert_within("anchors", first, xyxy(stored["anchor_first_cells"]), atol=1e-3)
 
     proposals = detector.rpn.predict(features, images.sizes, images.scales)
     wanted = xyxy(stored["proposals"])
     assert proposals.valid.sum() == len(wanted)
-    np.testing.assert_allclose(proposals.boxes[0], wanted, atol=2e-3)
+    assert_within("proposal boxes", proposals.boxes[0], wanted, atol=2e-3)
 
     boxes, valid = wanted[None], torch.ones(1, len(wanted), dtype=torch.bool)
     head = detector.box_head
     pooled = pool_regions(features, head.strides, boxes[:, :2], valid[:, :2], head.config, head.config.level_eps_inside)
-    np.testing.assert_allclose(pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
+    assert_within("pooled features", pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
     outputs = head.classify(features, boxes, valid)
-    np.testing.assert_allclose(outputs.scores[0].roll(1, 1), stored["roi_score"], atol=1e-4)
+    assert_within("class logits", outputs.scores[0].roll(1, 1), stored["roi_score"], atol=1e-4)
     deltas = stored["roi_cls_loc_first32"].reshape(32, 81, 4)[:, 1:][..., [1, 0, 3, 2]]
-    np.testing.assert_allclose(outputs.deltas[0, :32], deltas, atol=1e-4)
+    assert_within("box deltas", outputs.deltas[0, :32], deltas, atol=1e-4)
     maps = head.features(pooled.flatten(0, 1))
     assert detector.mask_head is not None
     for label in (0, 41):
         ours = detector.mask_head.of_class(maps, torch.full((1, 2), label), valid[:, :2])[0]
         theirs = stored["roi_mask_logits_first2"][:, label if system == "wkentaro" else label + 1]
-        np.testing.assert_allclose(ours, theirs, atol=3e-4)
+        assert_within("mask logits of given boxes", ours, theirs, atol=3e-4)
 
     [found] = predictor.predict([torch.from_numpy(stored["image"])])
     if system == "wkentaro":
@@ -113,8 +114,8 @@ def assert_same(found: ImageDetections, boxes: np.ndarray, labels: np.ndarray, s
     """The same detections, in any order; which of ours each of theirs is."""
     wanted = xyxy(boxes).numpy()
     order = match_sets(found.boxes, wanted, found.labels, labels)
-    np.testing.assert_allclose(found.boxes[order], wanted, atol=2e-2)
-    np.testing.assert_allclose(found.scores[order], scores, atol=1e-4)
+    assert_within("detection boxes", found.boxes[order], wanted, atol=2e-2)
+    assert_within("detection scores", found.scores[order], scores, atol=1e-4)
     return order
 
 
@@ -125,13 +126,13 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     )
     assert found.masks is not None
     logits = torch.from_numpy(found.masks).logit()[order]
-    np.testing.assert_allclose(logits, stored["detection_mask_logits"], atol=3e-4)
+    assert_within("mask logits", logits, stored["detection_mask_logits"], atol=3e-4)
     regions = list(found.regions() or ())
     ours = np.zeros_like(masks)
     for canvas, place in zip(ours, order, strict=True):
         x0, y0, part = regions[place]
         canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
-    assert (ours != masks).mean() <= 1e-3
+    assert_at_most("share of mask pixels that differ", float((ours != masks).mean()), 1e-3)
     together, either = (ours & masks).sum((1, 2)), (ours | masks).sum((1, 2))
     large = masks.sum((1, 2)) > 100
     assert ((together / either.clip(1))[large] < 0.97).sum() <= 2
@@ -166,7 +167,7 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
     losses = detector.losses(images, targets, torch.tensor(0))
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"], strict=True))
     for name, value in losses.items():
-        np.testing.assert_allclose(value.item(), wanted[THEIR_LOSSES[name]], rtol=2e-5, err_msg=name)
+        assert_within("losses", value.item(), wanted[THEIR_LOSSES[name]], rtol=2e-5)
     sum(losses.values()).backward()
     gradients = {name: value.grad for name, value in detector.named_parameters()}
     for name, norm, total, first in zip(

@@ -19,6 +19,7 @@ from rcnn.structures import ImageBatch, Proposals, Targets
 from rcnn.weights.systems.fcis.system import CHAINER_FCIS as CHAINER_FCIS_LAYERS
 from rcnn.weights.systems.fcis.system import CHAINERCV as CHAINERCV_LAYERS
 from rcnn.weights.systems.fcis.system import rename
+from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
 
 CHAINERCV, CHAINER_FCIS = FIXTURES
@@ -71,14 +72,14 @@ def test_prepared_image(peer: Peer) -> None:
     assert tuple(peer.batch.pixels.shape[1:]) == tuple(stored["prepared_shape"])
     ours = peer.detector.normalize(peer.batch)[0].numpy()
     if "prepared" in stored:
-        np.testing.assert_allclose(ours, stored["prepared"], atol=2e-3)
+        assert_within("input batch", ours, stored["prepared"], atol=2e-3)
     else:
-        np.testing.assert_allclose(ours[:, 64:96, 64:128], stored["prepared_slice"], atol=2e-3)
+        assert_within("input batch", ours[:, 64:96, 64:128], stored["prepared_slice"], atol=2e-3)
 
 
 def test_features(peer: Peer) -> None:
-    np.testing.assert_allclose(peer.features["c4"][0, ::16].numpy(), peer.stored["c4"], atol=3e-5)
-    np.testing.assert_allclose(peer.features["c5"][0, ::32].numpy(), peer.stored["c5"], atol=3e-5)
+    assert_within("features c4", peer.features["c4"][0, ::16], peer.stored["c4"], atol=3e-5)
+    assert_within("features c5", peer.features["c5"][0, ::32], peer.stored["c5"], atol=3e-5)
 
 
 def their_order(values: Tensor) -> Tensor:
@@ -95,11 +96,11 @@ def rpn_level(peer: Peer) -> Level:
 def test_rpn(peer: Peer) -> None:
     level, stored = rpn_level(peer), peer.stored
     anchors = their_order(level.anchors)[:24].numpy()
-    np.testing.assert_allclose(anchors[:, [1, 0, 3, 2]], stored["anchor_first_cells"], atol=1e-3)
-    np.testing.assert_allclose(their_order(level.ranks[0]).numpy(), stored["rpn_score"][:, 1], atol=1e-4)
+    assert_within("anchors", anchors[:, [1, 0, 3, 2]], stored["anchor_first_cells"], atol=1e-3)
+    assert_within("rpn scores", their_order(level.ranks[0]), stored["rpn_score"][:, 1], atol=1e-4)
     difference = stored["rpn_score"][:, 1] - stored["rpn_score"][:, 0]
-    np.testing.assert_allclose(their_order(level.logits[0]).numpy(), difference, atol=2e-4)
-    np.testing.assert_allclose(their_order(level.deltas[0]).numpy()[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
+    assert_within("rpn logits", their_order(level.logits[0]), difference, atol=2e-4)
+    assert_within("rpn deltas", their_order(level.deltas[0]).numpy()[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
 
 
 def test_proposals(peer: Peer) -> None:
@@ -114,14 +115,14 @@ def test_maps(peer: Peer) -> None:
     with torch.inference_mode():
         reduced = peer.head.reduce(peer.features["c5"])
         maps, deltas = peer.head.score(peer.features)
-    np.testing.assert_allclose(reduced[0, ::32].numpy(), stored["head_conv"], atol=3e-5)
+    assert_within("reduced features", reduced[0, ::32], stored["head_conv"], atol=3e-5)
     classes = maps[0].unflatten(0, (-1, 98)).roll(1, 0).flatten(0, 1)  # theirs: background first
-    np.testing.assert_allclose(classes[stored["cls_seg_channels"]].numpy(), stored["cls_seg_maps"], atol=3e-4)
+    assert_within("score maps", classes[stored["cls_seg_channels"]], stored["cls_seg_maps"], atol=3e-4)
     channels = stored["ag_loc_channels"] - 4 * 49  # the foreground's slot
     known = channels >= 0
     x, y = channels // 49 % 4, channels % 49
     ours = deltas[0].numpy()[(np.array([1, 0, 3, 2])[x] * 49 + y)[known]]
-    np.testing.assert_allclose(ours, stored["ag_loc_maps"][known], atol=3e-4)
+    assert_within("delta maps", ours, stored["ag_loc_maps"][known], atol=3e-4)
 
 
 def test_regions(peer: Peer) -> None:
@@ -134,16 +135,16 @@ def test_regions(peer: Peer) -> None:
         pooled = head.pool(maps, boxes, valid)
         scores, masks, moved = head.read(maps, boxes, valid)
     first = pooled.pairs[0, :3].roll(1, 1)[:, stored["pooled_classes"]]
-    np.testing.assert_allclose(first.numpy(), stored["pooled_cls_seg_first3"], atol=3e-4)
+    assert_within("pooled maps", first, stored["pooled_cls_seg_first3"], atol=3e-4)
     wanted = torch.from_numpy(stored["roi_cls_score"])
-    np.testing.assert_allclose(pooled.logits[0].roll(1, 1).numpy(), wanted.numpy(), atol=1e-4)
-    np.testing.assert_allclose(scores[0].numpy(), wanted.softmax(1)[:, 1:].numpy(), atol=1e-4)
-    np.testing.assert_allclose(pooled.deltas[0].numpy()[:, [1, 0, 3, 2]], stored["roi_ag_loc"][:, 1], atol=1e-4)
+    assert_within("class logits", pooled.logits[0].roll(1, 1), wanted, atol=1e-4)
+    assert_within("class scores", scores[0], wanted.softmax(1)[:, 1:], atol=1e-4)
+    assert_within("box deltas", pooled.deltas[0].numpy()[:, [1, 0, 3, 2]], stored["roi_ag_loc"][:, 1], atol=1e-4)
     outside, inside = torch.from_numpy(stored["roi_seg_score"]).unbind(1)
     ours = masks[0, stored["roi_seg_index"]]
-    np.testing.assert_allclose(ours.numpy(), (inside - outside).sigmoid().numpy(), atol=1e-4)
+    assert_within("mask probabilities", ours, (inside - outside).sigmoid(), atol=1e-4)
     moved = peer.detector.rules.clip(moved[:, :300], peer.batch.sizes)
-    np.testing.assert_allclose(moved[0].numpy(), boxes[0, 300:].numpy(), atol=2e-3)
+    assert_within("refined boxes", moved[0], boxes[0, 300:], atol=2e-3)
 
 
 @pytest.mark.parametrize("ending", ["", "03"])
@@ -163,7 +164,7 @@ def test_detections(peer: Peer, ending: str) -> None:
     prefix, boxes = ("score03_", "bbox_score03") if ending else ("", "bbox")
     order = np.lexsort((-found.scores, found.labels))  # theirs: class after class
     np.testing.assert_array_equal(found.labels[order], stored[f"{prefix}label"] - LABEL_SHIFT[peer.name])
-    np.testing.assert_allclose(found.scores[order], stored[f"{prefix}score"], atol=1e-4)
+    assert_within("detection scores", found.scores[order], stored[f"{prefix}score"], atol=1e-4)
     off = np.abs(found.boxes[order][:, [1, 0, 3, 2]] - stored[boxes]).max(1)
     assert (off > 1e-3).sum() <= 3
     assert off.max() <= 2 + 1e-3
@@ -179,7 +180,7 @@ def compare_masks(found: ImageDetections, order: np.ndarray, wanted: np.ndarray)
     for canvas, place in zip(ours, order, strict=True):
         x0, y0, mask = regions[place]
         canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
-    assert (ours != wanted).mean() < 1e-3
+    assert_at_most("share of mask pixels that differ", float((ours != wanted).mean()), 1e-3)
     both, either = (ours & wanted).sum((1, 2)), (ours | wanted).sum((1, 2))
     large = wanted.sum((1, 2)) > 100
     assert large.any()

@@ -10,6 +10,7 @@ import torch
 
 from rcnn.ops.roi_align import roi_align
 from rcnn.weights.systems.detectron2.system import rename
+from tests.deviations import assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
 
 NAME = "rpn_R_50_FPN_1x"
@@ -34,15 +35,15 @@ def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
         ours, wanted = detections.boxes[image][real].numpy(), stored[f"proposals{image}_boxes"]
         assert len(wanted) == 200
         order = match_sets(ours, wanted, None, None)
-        np.testing.assert_allclose(ours[order], wanted, atol=0.01)
+        assert_within("proposal boxes", ours[order], wanted, atol=0.01)
         logits = torch.from_numpy(stored[f"proposals{image}_logits"])
-        np.testing.assert_allclose(detections.scores[image][real].numpy()[order], logits.sigmoid(), atol=1e-4)
+        assert_within("proposal scores", detections.scores[image][real].numpy()[order], logits.sigmoid(), atol=1e-4)
         assert (detections.labels[image] == 0).all()
         height, width = inputs[f"image{image}"].shape[:2]
         scale = np.array([width, height] * 2) / images.sizes[image].flip(0).repeat(2).numpy()
         post = stored[f"post{image}_proposal_boxes"]
         order = match_sets(ours * scale, post, None, None)
-        np.testing.assert_allclose((ours * scale)[order], post, atol=0.02)
+        assert_within("boxes in the image", (ours * scale)[order], post, atol=0.02)
 
 
 def test_losses_and_gradients_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
@@ -54,7 +55,7 @@ def test_losses_and_gradients_equal_detectron2s(shared: Path, tmp_path: Path) ->
     losses = detector.losses(images, golden_targets(shared), seed)
     assert set(losses) == set(theirs)
     for ours, value in losses.items():
-        np.testing.assert_allclose(value.item(), stored[f"loss/{theirs[ours]}"], rtol=1e-4)
+        assert_within("losses", value.item(), stored[f"loss/{theirs[ours]}"], rtol=1e-4)
     torch.stack(list(losses.values())).sum().backward()
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
     assert len(gradients) == int(stored["n_params_with_grad"])
@@ -65,7 +66,9 @@ def test_losses_and_gradients_equal_detectron2s(shared: Path, tmp_path: Path) ->
     with torch.no_grad():
         losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
     for ours, value in losses.items():
-        np.testing.assert_allclose(value.item(), stored[f"loss_image1_empty/{theirs[ours]}"], rtol=1e-4)
+        assert_within(
+            "losses with an empty image", value.item(), stored[f"loss_image1_empty/{theirs[ours]}"], rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize(("system", "sampling_ratio"), [("wkentaro", 0), ("dena", 2)])
@@ -77,7 +80,7 @@ def test_roi_align_equals_chainers(shared: Path, system: str, sampling_ratio: in
     valid = owner == torch.arange(2)[:, None]  # each image pools its own
     pooled = roi_align([maps], boxes, torch.zeros(2, len(rois)).long(), valid, [1 / 16], 14, sampling_ratio, False)
     own = pooled.sum(0)  # of the two images' places for a region one is empty
-    np.testing.assert_allclose(own.detach().numpy(), stored[f"y_{system}"], atol=2e-5)
+    assert_within("pooled features", own, stored[f"y_{system}"], atol=2e-5)
     (own * torch.from_numpy(stored["gy"])).sum().backward()
     assert maps.grad is not None
-    np.testing.assert_allclose(maps.grad.numpy(), stored[f"gx_{system}"], atol=2e-5)
+    assert_within("gradient of the maps", maps.grad, stored[f"gx_{system}"], atol=2e-5)

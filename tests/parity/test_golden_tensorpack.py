@@ -14,6 +14,7 @@ from rcnn.ops.deltas import decode_deltas
 from rcnn.ops.pasting import paste_as
 from rcnn.structures import ImageBatch
 from rcnn.weights.systems.known import convert
+from tests.deviations import assert_within
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, write_peer_file
 
@@ -51,35 +52,35 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
             continue
         compared += 1
         assert tuple(value.shape) == tuple(stored[f"{name}_shape"]), name
-        np.testing.assert_allclose(value.mean((0, 2, 3)), stored[f"{name}_mean"], rtol=1e-4, atol=1e-4, err_msg=name)
-        np.testing.assert_allclose(value[0, :8, :3, :3], stored[f"{name}_corner"], rtol=1e-4, atol=1e-4, err_msg=name)
+        assert_within("channel means", value.mean((0, 2, 3)), stored[f"{name}_mean"], rtol=1e-4, atol=1e-4)
+        assert_within("corner of the maps", value[0, :8, :3, :3], stored[f"{name}_corner"], rtol=1e-4, atol=1e-4)
     assert compared == (9 if pyramid else 1)
 
     proposals = detector.rpn.predict(features, images.sizes)
     ours = proposals.boxes[0][proposals.valid[0]].numpy()
     order = match_sets(ours, stored["prop_boxes"], None, None)
-    np.testing.assert_allclose(ours[order], stored["prop_boxes"], atol=2e-3)
-    np.testing.assert_allclose(proposals.scores[0][order], stored["prop_scores"], atol=1e-4)
+    assert_within("proposal boxes", ours[order], stored["prop_boxes"], atol=2e-3)
+    assert_within("proposal logits", proposals.scores[0][order], stored["prop_scores"], atol=1e-4)
 
     # the second stage on the stored proposals
     boxes = torch.from_numpy(stored["prop_boxes"])[None]
     logits, deltas, *_ = detector.box_head.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
     scores = logits[0].softmax(-1).roll(1, 1)  # background first
-    np.testing.assert_allclose(scores, stored["all_scores"], atol=1e-4)
+    assert_within("class scores", scores, stored["all_scores"], atol=1e-4)
     box = converted.config.box
     moved = decode_deltas(deltas[0], boxes[0][:, None], box.delta_weights, box.max_log_scale)
     moved = clip_boxes(moved.flatten(0, 1)[None], images.sizes)[0].view(moved.shape)
-    np.testing.assert_allclose(moved, stored["all_boxes"][:, 1:], atol=2e-3)
+    assert_within("refined boxes", moved, stored["all_boxes"][:, 1:], atol=2e-3)
 
     detections = detector.predict(images)
     real = detections.valid[0]
     labels = detections.labels[0][real].numpy()
     ours = detections.boxes[0][real].numpy()
     order = match_sets(ours, stored["boxes"], labels, stored["labels"] - 1)
-    np.testing.assert_allclose(ours[order], stored["boxes"], atol=2e-3)
-    np.testing.assert_allclose(detections.scores[0][real][order], stored["scores"], atol=1e-4)
+    assert_within("detection boxes", ours[order], stored["boxes"], atol=2e-3)
+    assert_within("detection scores", detections.scores[0][real][order], stored["scores"], atol=1e-4)
     assert detections.masks is not None
-    np.testing.assert_allclose(detections.masks[0][real][order], stored["masks"], atol=1e-4)
+    assert_within("mask probabilities", detections.masks[0][real][order], stored["masks"], atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "key"), [("accurate", "p1"), ("rounded", "p2")])

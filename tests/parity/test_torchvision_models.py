@@ -15,6 +15,7 @@ from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.structures import Detections, ImageBatch, Targets
 from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from tests.deviations import assert_at_most, assert_within
 
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
@@ -132,12 +133,12 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
     detector = ours(model).eval()
     batch, _ = batch_of(model)
     transformed, _ = model.transform(images())
-    torch.testing.assert_close(detector.normalize(batch), transformed.tensors, atol=1e-4, rtol=1e-4)
+    assert_within("input batch", detector.normalize(batch), transformed.tensors, atol=1e-4, rtol=1e-4)
 
     theirs = model.backbone(transformed.tensors)
     features = detector.features(batch)
-    for (name, value), their in zip(features.items(), theirs.values(), strict=True):
-        torch.testing.assert_close(value, their, atol=1e-4, rtol=1e-4, msg=name)
+    for value, their in zip(features.values(), theirs.values(), strict=True):
+        assert_within("features", value, their, atol=1e-4, rtol=1e-4)
 
     # 160 rows are 3 steps of the coarsest map, 53 pixels each to torchvision, whose stride is 64
     assert batch.pixels.shape[2] % 64
@@ -171,10 +172,12 @@ def assert_same_detections(detections: Detections, i: int, result: dict[str, Ten
     distance = distance + 1e6 * (detections.labels[i][real][None] != result["labels"][:, None] - 1)
     order = distance.argmin(1)
     assert sorted(order.tolist()) == list(range(len(order)))
-    assert distance.min(1).values.max() < 0.01
-    torch.testing.assert_close(detections.scores[i][real][order], result["scores"], atol=1e-4, rtol=1e-3)
+    assert_at_most("detection boxes", distance.min(1).values.max().item(), 0.01)
+    assert_within("detection scores", detections.scores[i][real][order], result["scores"], atol=1e-4, rtol=1e-3)
     if detections.masks is not None:
-        torch.testing.assert_close(detections.masks[i][real][order], result["masks"][:, 0], atol=1e-3, rtol=1e-3)
+        assert_within(
+            "mask probabilities", detections.masks[i][real][order], result["masks"][:, 0], atol=1e-3, rtol=1e-3
+        )
 
 
 @pytest.mark.parametrize("counts", [(3, 5), (0, 4)], ids=["both", "one-empty"])
@@ -202,7 +205,7 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
     }
     assert len(losses) == len(theirs)
     for name, value in losses.items():
-        torch.testing.assert_close(value, theirs[names[name]], rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        assert_within("losses", value, theirs[names[name]], rtol=1e-4, atol=1e-6)
 
     sum(losses.values()).backward()
     sum(theirs.values()).backward()
@@ -213,4 +216,4 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
         assert wanted is not None, name
         # our classes have no background box or mask: theirs get no gradient there
         atol = 2e-3 * wanted.abs().max().item()
-        torch.testing.assert_close(back[name], wanted, rtol=1e-2, atol=atol, msg=lambda m, n=name: f"{n}: {m}")
+        assert_within("gradients", back[name], wanted, rtol=1e-2, atol=atol)

@@ -15,6 +15,7 @@ from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from tests.deviations import assert_within
 from tests.parity.test_torchvision_models import (
     CLASSES,
     EXHAUSTIVE,
@@ -92,8 +93,8 @@ def test_detections_are_theirs(name: str) -> None:
         distance = np.where(ours_found.labels[None] == labels[:, None], distance, np.inf)
         order = distance.argmin(1)
         assert sorted(order) == list(range(len(boxes)))
-        np.testing.assert_allclose(ours_found.boxes[order], boxes, atol=0.05)
-        np.testing.assert_allclose(ours_found.scores[order], theirs["scores"].numpy(), atol=1e-3)
+        assert_within("detection boxes", ours_found.boxes[order], boxes, atol=0.05)
+        assert_within("detection scores", ours_found.scores[order], theirs["scores"], atol=1e-3)
         if "masks" in theirs:
             assert ours_found.masks is not None
             assert len(ours_found.masks) == len(theirs["masks"])
@@ -120,7 +121,7 @@ def test_losses_are_theirs(name: str) -> None:
              "loss_box_reg": "box_delta", "loss_mask": "mask"}  # fmt: skip
     assert {names[key] for key in wanted} == set(found)
     for key, value in wanted.items():
-        torch.testing.assert_close(found[names[key]], value, rtol=2e-3, atol=1e-5, msg=key)
+        assert_within("losses", found[names[key]], value, rtol=2e-3, atol=1e-5)
 
 
 def test_files_of_other_networks_are_refused_by_name(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ from rcnn.cli.main import app
 from rcnn.models import MODELS, build_detector, model_config
 from rcnn.models.config import TimmConfig, ViTConfig
 from rcnn.models.cost import cost
-from rcnn.models.overrides import config_from_dict, config_to_dict, describe, override
+from rcnn.models.describe import describe
+from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.zoo.facts import facts
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +139,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys\n"
         "from rcnn.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'omegaconf', 'hotcoco', 'matplotlib', 'safetensors'}\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'yaml', 'hotcoco', 'matplotlib', 'safetensors'}\n"
         "found = sorted(heavy & set(sys.modules))\n"
         "print('heavy:', found, 'modules:', len(sys.modules))\n"
     )

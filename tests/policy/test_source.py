@@ -16,6 +16,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 LINES = 400
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
+    "outputs": 0,
     "structures": 0, "ops": 0,
     "preprocess": 1,
     "models": 2, "data": 2,
@@ -94,7 +95,7 @@ def test_imports_point_down() -> None:
         ("matplotlib", {"drawing"}),
         ("typer", {"cli"}),
         ("pickle", {"weights"}),
-        ("omegaconf", {"models/overrides.py"}),
+        ("yaml", {"models/overrides.py", "weights"}),
     ],
 )
 def test_a_library_is_imported_in_its_place_only(package: str, allowed: set[str]) -> None:

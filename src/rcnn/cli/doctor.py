@@ -10,7 +10,7 @@ import sys
 import typer
 
 EXTRAS = {"matplotlib": "pip install 'rcnn[plot]'"}  # module of an extra -> the line that installs it
-CORE = ("torchvision", "numpy", "pillow", "safetensors", "omegaconf", "typer", "rich", "hotcoco")
+CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotcoco")
 
 
 def doctor() -> None:

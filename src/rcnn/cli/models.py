@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rcnn.models.overrides import Setting
+    from rcnn.models.describe import Setting
     from rcnn.models.zoo.facts import Published
 
 models = typer.Typer(help="List the models, or show the settings of one.", invoke_without_command=True)
@@ -81,7 +81,7 @@ def show_model(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
 ) -> None:
     """Every setting of a model, and of how one is trained, written as `rcnn train` takes it: KEY=VALUE."""
-    from rcnn.models.overrides import describe
+    from rcnn.models.describe import describe
     from rcnn.training.run import starting_config, starting_recipe
     from rcnn.training.settings import PREFIX
 

@@ -1,17 +1,15 @@
-"""Our own checkpoints: a folder of `model.safetensors` and `config.json`, all that predicting and fine-tuning need.
+"""Our own checkpoints: a folder of `model.safetensors` and `config.json`, all that prediction and fine-tuning need.
 
-A checkpoint is written whole beside its place and then moved there. Reading one runs no code of its author's.
+A checkpoint is written beside its place and moved there when it is complete. Reading one runs no code from it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.outputs import replace_folder
 from rcnn.weights.differences import different_layers, different_tensors
 from rcnn.weights.systems.converted import few
 
@@ -54,6 +53,7 @@ class Checkpoint:
     state: dict[str, Tensor]
     provenance: dict[str, Any]  # where the weights come from: the file converted, or the run's settings
     kind: Kind = "detector"  # backbone: its tensors alone, to train from; `classes` is empty
+    files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of the files written with config.json
 
 
 def save_checkpoint(
@@ -65,47 +65,46 @@ def save_checkpoint(
     *,
     kind: Kind = "detector",
 ) -> None:
-    """Write `detector`, or its state, to the folder `directory`; a checkpoint that is there is replaced.
+    """Write `detector`, or its state, to the folder `directory`; an existing checkpoint is replaced once complete.
 
-    Raises ValueError where the number of classes is not the config's, FileExistsError where the folder holds another
-    thing, OSError where it cannot be written; then the folder is as it was.
+    Raises ValueError if the number of classes differs from the config's, FileExistsError if the folder contains
+    something else, OSError if it cannot be written; then the folder is as it was.
     """
     directory = Path(directory)
-    if kind == "detector":
-        require_class_names(classes, config.num_classes, str(directory))
     require_replaceable(directory)
-    new, old = (directory.with_name(f"{directory.name}.{word}-{os.getpid()}") for word in ("writing", "replaced"))
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    new.mkdir(parents=True)
+    replace_folder(directory, lambda folder: write_checkpoint(folder, detector, config, classes, provenance, kind=kind))
+
+
+def write_checkpoint(
+    folder: Path,
+    detector: nn.Module | Mapping[str, Tensor],
+    config: DetectorConfig,
+    classes: Sequence[str],
+    provenance: Mapping[str, Any],
+    *,
+    kind: Kind = "detector",
+) -> None:
+    """Write the files of a checkpoint into `folder`; config.json lists them, and any others there, with digests."""
+    if kind == "detector":
+        require_class_names(classes, config.num_classes, str(folder))
+    values = detector.state_dict() if isinstance(detector, nn.Module) else detector
+    state = {name: _contiguous(value.detach().cpu()) for name, value in values.items()}
     try:
-        given = detector.state_dict() if isinstance(detector, nn.Module) else detector
-        state = {name: _alone(value.detach().cpu()) for name, value in given.items()}
-        try:
-            save_file(state, new / WEIGHTS_FILE)
-        except SafetensorError as error:
-            raise OSError(f"{directory} cannot be written ({error}): is the disk full?") from error
-        record = {
-            "format": FORMAT,
-            "kind": kind,
-            "rcnn": __version__,
-            "model": config_to_dict(config),
-            "classes": list(classes),
-            "provenance": dict(provenance),
-            "tensors": len(state),
-            "sha256": sha256_of(new / WEIGHTS_FILE),
-        }
-        (new / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
-        # safetensors writes for the owner's eyes only; whoever may read the config may read the weights
-        (new / WEIGHTS_FILE).chmod((new / CONFIG_FILE).stat().st_mode)
-        if directory.exists():
-            os.rename(directory, old)
-        os.rename(new, directory)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-        if old.exists() and not directory.exists():
-            os.rename(old, directory)
-        shutil.rmtree(old, ignore_errors=True)
+        save_file(state, folder / WEIGHTS_FILE)
+    except SafetensorError as error:
+        raise OSError(f"{folder} cannot be written ({error}); is the disk full?") from error
+    record = {
+        "format": FORMAT,
+        "kind": kind,
+        "rcnn": __version__,
+        "model": config_to_dict(config),
+        "classes": list(classes),
+        "provenance": dict(provenance),
+        "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+    }
+    (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    # safetensors makes its file readable by the owner only; whoever may read the config may read the weights
+    (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
 def require_replaceable(directory: Path) -> None:
@@ -136,14 +135,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         state = load_file(weights)
     except (SafetensorError, OSError) as error:
         raise ValueError(
-            f"{weights} is truncated or damaged ({error}): copy it again, or take another checkpoint"
+            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
         ) from error
-    if len(state) != record["tensors"] or sha256_of(weights) != record["sha256"]:
+    files = record["files"]
+    require_digest(weights, files)
+    return Checkpoint(
+        config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind, files=files
+    )
+
+
+def require_digest(path: Path, files: Mapping[str, str]) -> None:
+    """ValueError unless the file `path` is the one whose digest config.json recorded in `files`."""
+    if files.get(path.name) != sha256_of(path):
         raise ValueError(
-            f"{weights} is not the file that {CONFIG_FILE} was written with: {len(state)} tensors where "
-            f"{record['tensors']} were written, or other values; copy the whole folder again"
+            f"{path} is not the file that was written with the {CONFIG_FILE} beside it: it is damaged, or comes from "
+            "another checkpoint. Copy the whole folder again, or use another checkpoint"
         )
-    return Checkpoint(config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind)
 
 
 def load_detector(path: str | Path) -> tuple[Detector, Checkpoint]:
@@ -263,8 +270,8 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
         )
 
 
-def _alone(value: Tensor) -> Tensor:
-    """`value` as safetensors wants it: in order, with memory of its own."""
+def _contiguous(value: Tensor) -> Tensor:
+    """`value` as safetensors requires it: contiguous, in memory of its own."""
     whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
     return value if whole else value.clone(memory_format=torch.contiguous_format)
 
@@ -311,8 +318,10 @@ def _read_record(path: Path) -> dict[str, Any]:
             f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
             f"which reads up to {FORMAT}: pip install --upgrade rcnn"
         )
-    if missing := [key for key in ("model", "classes", "provenance", "tensors", "sha256") if key not in record]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again, or take another checkpoint")
+    if missing := [key for key in ("model", "classes", "provenance", "files") if key not in record]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again, or use another checkpoint")
+    if not isinstance(record["files"], dict) or not all(isinstance(d, str) for d in record["files"].values()):
+        raise ValueError(f'{path}: expected "files" to map names to digests; copy it again, or use another checkpoint')
     return record
 
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rcnn.data.balance import repeat_factors, spread
-from rcnn.data.loading import Order, training_batches
+from rcnn.data.loading import BatchSampler, training_batches
 from rcnn.data.records import Dataset
 from tests.unit.training.noise_folders import Model, Settings, seven_images, take
 
@@ -65,12 +65,12 @@ def test_on_average_it_is_the_factor() -> None:
 def test_the_stream_shows_rare_images_oftener_and_is_found_at_any_batch() -> None:
     wide = np.array([True, False, True, True, False])
     factors = np.array([1.0, 2.5, 1.0, 4.0, 1.5])
-    order = Order(wide, batch_size=2, seed=3, factors=factors)
+    order = BatchSampler(wide, batch_size=2, seed=3, factors=factors)
     batches = [order(n) for n in range(500)]  # 1000 places, 100 passes
     shown = Counter(image for batch in batches for image, _ in batch)
     np.testing.assert_allclose([shown[i] / 100 for i in range(5)], factors, atol=0.15)
     assert len({place for batch in batches for _, place in batch}) == 1000
-    assert [Order(wide, 2, 3, factors)(n) for n in (499, 0, 77)] == [batches[499], batches[0], batches[77]]
+    assert [BatchSampler(wide, 2, 3, factors)(n) for n in (499, 0, 77)] == [batches[499], batches[0], batches[77]]
 
 
 def test_without_it_the_stream_is_what_it_was(tmp_path: Path) -> None:

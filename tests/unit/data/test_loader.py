@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import pickle
-import signal
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +14,7 @@ from PIL import Image
 
 from rcnn.data import Dataset
 from rcnn.data.images import ImageError
-from rcnn.data.loading import Batches, Order, TrainingBatch, pad_images, padded_shape, training_batches
+from rcnn.data.loading import Batches, BatchSampler, TrainingBatch, pad_images, padded_shape, training_batches
 from tests.unit.data.coco_folders import annotation
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -92,14 +89,14 @@ class TestPadding:
         assert [side % divisor for side in shape] == [0, 0]
 
     def test_no_images(self):
-        with pytest.raises(ValueError, match="no images"):
+        with pytest.raises(ValueError, match="at least one image"):
             pad_images([], divisor=32, padding="exact")
 
 
-class TestOrder:
+class TestBatchSampler:
     @pytest.mark.parametrize(("images", "size"), [(7, 2), (8, 2), (9, 4), (3, 3), (2, 5), (1, 4), (50, 8)])
     def test_places_come_once_and_images_once_a_pass(self, images, size):
-        order = Order(np.arange(images) % 3 > 0, size, seed=1)
+        order = BatchSampler(np.arange(images) % 3 > 0, size, seed=1)
         batches = [order(n) for n in range(4 * images)]
         assert {len(batch) for batch in batches} == {size}
         uses = sorted((place, image) for batch in batches for image, place in batch)
@@ -110,14 +107,14 @@ class TestOrder:
             assert sorted(image for _, image in uses[number * images : (number + 1) * images]) == list(range(images))
 
     def test_batches_of_a_pass_hold_every_image(self):
-        order = Order(np.arange(12) % 2 > 0, 4, seed=0)
+        order = BatchSampler(np.arange(12) % 2 > 0, 4, seed=0)
         for number in range(5):
             seen = [image for n in range(3 * number, 3 * number + 3) for image, _ in order(n)]
             assert sorted(seen) == list(range(12))
 
     def test_wide_and_tall_do_not_mix(self):
         wide = np.random.default_rng(0).random(100) < 0.7
-        order = Order(wide, 4, seed=0)
+        order = BatchSampler(wide, 4, seed=0)
         for number in range(3):
             mixed = [len({bool(wide[image]) for image, _ in order(n)}) for n in range(25 * number, 25 * number + 25)]
             assert mixed.count(2) <= 1
@@ -126,11 +123,11 @@ class TestOrder:
             assert kinds != sorted(kinds, reverse=True)
 
     def test_any_batch_alone(self):
-        ahead = Order(np.ones(10, bool), 3, seed=5)
+        ahead = BatchSampler(np.ones(10, bool), 3, seed=5)
         batches = [ahead(n) for n in range(20)]
         for n in reversed(range(20)):
-            assert Order(np.ones(10, bool), 3, seed=5)(n) == batches[n]
-        assert Order(np.ones(10, bool), 3, seed=6)(0) != batches[0]
+            assert BatchSampler(np.ones(10, bool), 3, seed=5)(n) == batches[n]
+        assert BatchSampler(np.ones(10, bool), 3, seed=6)(0) != batches[0]
         assert sorted(batches[:3]) != sorted(batches[10:13])
 
 
@@ -155,47 +152,18 @@ class TestStream:
         take(training_batches(dataset, Model(), Settings(workers=1, flip=0.5, jitter=0.1)), 2)
         assert torch.equal(torch.rand(2), expected)
 
-    def test_workers_ignore_ctrl_c(self, dataset):
-        """Ctrl-C reaches every process of a terminal; the main one then still wants the batches of its step."""
-        stream = training_batches(dataset, Model(), Settings(workers=2))
-        alone = take(training_batches(dataset, Model(), Settings()), 9)
-        found = take(stream, 2)  # one of each worker, so that both have begun
-        for worker in multiprocessing.active_children():
-            os.kill(worker.pid, signal.SIGINT)
-        assert_same(alone, found + take(stream, 7))
-
-    @pytest.mark.parametrize(
-        "error",
-        [RuntimeError("DataLoader worker (pid 3) is killed by signal: Killed."), EOFError(), ConnectionResetError()],
-    )
-    def test_a_killed_worker_is_told_with_a_cure(self, dataset, monkeypatch, error):
-        """What a worker's end looks like depends on the moment, so that the ways it shows are played here."""
-
-        def dying(*args, **settings):
-            raise error
-            yield
-
-        monkeypatch.setattr("rcnn.data.loading.DataLoader", dying)
-        with pytest.raises(OSError, match=r"a process that prepares images has ended.*train\.workers=0"):
-            next(training_batches(dataset, Model(), Settings(workers=1)))
-
-    def test_an_error_of_ours_is_not_taken_for_a_killed_worker(self, dataset, monkeypatch):
-        monkeypatch.setattr(Batches, "__getitem__", lambda self, index: [][index])
-        with pytest.raises(IndexError, match="list index out of range"):
-            next(training_batches(dataset, Model(), Settings(workers=1)))
-
     def test_batches_travel_to_a_fresh_process(self, dataset):
-        order = Order(np.ones(len(dataset), bool), 2, seed=0)
+        order = BatchSampler(np.ones(len(dataset), bool), 2, seed=0)
         batches = Batches(dataset, Model(), Settings(), order, masks="polygon", keypoints=False, pairs=(), rank=0)
         sent = pickle.dumps(batches)
-        assert_same([batches[3]], [pickle.loads(sent)[3]])  # noqa: S301
+        assert_same([batches.make(3)], [pickle.loads(sent).make(3)])  # noqa: S301
 
     def test_processes_share_a_stream(self, dataset):
         together = take(training_batches(dataset, Model(), Settings(batch_size=4)), 6)
         parts = [take(training_batches(dataset, Model(), Settings(), rank=rank, world=2), 6) for rank in (0, 1)]
         for n, batch in enumerate(together):
             assert batch.image_ids == parts[0][n].image_ids + parts[1][n].image_ids
-        with pytest.raises(ValueError, match="rank is 2, wanted 0 to 1"):
+        with pytest.raises(ValueError, match="rank is 2, expected 0 to 1"):
             training_batches(dataset, Model(), Settings(), rank=2, world=2)
 
     def test_images_without_objects_take_part(self, dataset):

@@ -144,9 +144,9 @@ class TestTargets:
         assert batch.targets.valid[0, :3].tolist() == [True, True, False]
         assert (batch.targets.polygons[0, :2, :, 4] >= 0).sum(1).tolist() == [4, 0]
 
-    def test_boxes_alone_cannot_teach_masks(self, tmp_path):
+    def test_masks_need_segmentations(self, tmp_path):
         dataset = write_data(tmp_path / "d", [annotation(1, segmentation=None)])
-        with pytest.raises(ValueError, match=r"instances_val\.json has boxes but no outlines.*without masks"):
+        with pytest.raises(ValueError, match=r"instances_val\.json has boxes but no segmentations.*without masks"):
             training_batches(dataset, Model(), Settings())
         assert take(training_batches(dataset, Model(), Settings(), masks=None), 1)
 

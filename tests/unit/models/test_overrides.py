@@ -10,14 +10,11 @@ from typing import Literal
 import pytest
 
 from rcnn.models.config import BoxHeadConfig, CompactConfig, DetectorConfig, MaskHeadConfig, ResNetConfig, RPNConfig
-from rcnn.models.overrides import (
-    config_from_dict,
-    config_to_dict,
-    describe,
-    leaf_paths,
-    override,
-)
+from rcnn.models.describe import describe, setting_paths
+from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.suggestions import SYNONYMS, near_settings
 from rcnn.models.zoo import MODELS, model_config
+from rcnn.training.settings import TrainConfig, split_overrides
 
 
 def test_values_take_the_fields_own_types() -> None:
@@ -66,7 +63,7 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
         ("nms_iou=0.6", ["rpn.nms_iou", "box.nms_iou"]),
         ("nms_iuo=0.6", ["rpn.nms_iou", "box.nms_iou"]),
         ("RPN.NMS_IOU=0.6", ["rpn.nms_iou"]),
-        ("xyzzy=1", ["xyzzy", "there are", "backbone"]),
+        ("xyzzy=1", ["xyzzy", "the settings start with", "backbone"]),
         ("rpn.nms_iou.more=1", ["rpn.nms_iou.more", "rpn.nms_iou"]),
         ("rpn.nms_iou=high", ["rpn.nms_iou", "float", "'high'"]),
         ("rpn.nms_iou=null", ["rpn.nms_iou", "float", "None"]),
@@ -82,11 +79,15 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
         ("rpn={nms: 3}", ["rpn.nms", "rpn.nms_iou"]),
         ("backbone.kind=vgg", ["backbone.kind", "resnet, fbnet, compact", "'vgg'"]),
         ("backbone.stem_width=24", ["backbone.stem_width", "backbone.kind=compact"]),
-        ("rpn.nms_iou", ["rpn.nms_iou", "key.sub=value"]),
-        ("=3", ["key.sub=value"]),
+        ("rpn.nms_iou", ["rpn.nms_iou", "expected KEY=VALUE"]),
+        ("=3", ["expected KEY=VALUE"]),
         ("rpn.sizes=[[32]", ["rpn.sizes", "cannot read"]),
         ("name=!!python/object/apply:os.getcwd []", ["name", "cannot read"]),
         ("rpn.nms_iou=${oc.env:HOME}", ["rpn.nms_iou", "float"]),
+        ("rpn.nms_iou=2024-99-99", ["rpn.nms_iou", "cannot read"]),
+        ("rpn.nms_iou=" + "[" * 5000, ["rpn.nms_iou", "cannot read"]),
+        ("rpn.nms_iou=1e400", ["rpn.nms_iou", "float", "inf"]),
+        ("rpn.nms_iou=", ["rpn.nms_iou", "expected float, got ''"]),
     ],
 )
 def test_what_does_not_fit_is_named(text: str, says: list[str]) -> None:
@@ -94,6 +95,43 @@ def test_what_does_not_fit_is_named(text: str, says: list[str]) -> None:
         override(model_config("mask_rcnn_r50_fpn"), [text])
     for part in says:
         assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-3", 0.001), ("1E+2", 100.0), ("2.5e-2", 0.025), (".5e1", 5.0), ("7", 7.0), (".25", 0.25)]
+)
+def test_numbers_with_an_exponent_are_numbers(text: str, value: float) -> None:
+    assert override(Solver(), [f"rate={text}"]).rate == value
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("train.learning_rate", ["train.lr"]),
+        ("train.epochs", ["train.steps"]),
+        ("train.num_workers", ["train.workers"]),
+        ("train.bach_size", ["train.batch_size"]),
+        ("train.warmup", ["train.warmup_steps"]),
+        ("train.checkpoint_evry", ["train.checkpoint_every"]),
+        ("learning_rate", ["train.lr"]),
+        ("train_lr", ["train.lr"]),
+        ("train.xyzzy", []),
+    ],
+)
+def test_a_wrong_key_suggests_what_was_meant(path: str, expected: list[str]) -> None:
+    known = [f"train.{name}" for name in setting_paths(TrainConfig)]
+    assert near_settings(path, known) == expected
+
+
+def test_a_training_setting_without_its_prefix_is_recognised() -> None:
+    with pytest.raises(ValueError, match=r"no setting 'learning_rate' of the model; did you mean train\.lr=1e-3\?"):
+        split_overrides(["learning_rate=1e-3"])
+
+
+def test_synonyms_lead_to_settings_that_exist() -> None:
+    words = {path.rpartition(".")[2] for root in (DetectorConfig, TrainConfig) for path in setting_paths(root)}
+    assert {target for targets in SYNONYMS.values() for target in targets} <= words
+    assert not set(SYNONYMS) & set(setting_paths(TrainConfig))
 
 
 def test_a_part_that_is_off_says_how_to_turn_it_on() -> None:
@@ -113,18 +151,18 @@ def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
     assert len(rows) > 50
     for row in rows:
         assert override(config, [f"{row.path}={json.dumps(row.default)}"]) == config
-        assert row.path in leaf_paths(DetectorConfig)
+        assert row.path in setting_paths(DetectorConfig)
 
 
 @pytest.mark.parametrize(
     ("change", "says"),
     [
         (lambda d: d["rpn"].update(nms=1), "rpn.nms"),
-        (lambda d: d["rpn"].update(nms_iou="high"), "rpn.nms_iou: want float"),
-        (lambda d: d["backbone"].pop("kind"), "backbone.kind: want one of resnet"),
-        (lambda d: d.update(box=[]), "box: want"),
+        (lambda d: d["rpn"].update(nms_iou="high"), "rpn.nms_iou: expected float"),
+        (lambda d: d["backbone"].pop("kind"), "backbone.kind: expected one of resnet"),
+        (lambda d: d.update(box=[]), "box: expected"),
         (lambda d: d.pop("name"), "name is missing"),
-        (lambda d: d.update(box=None), "box: want BoxHeadConfig, got None"),
+        (lambda d: d.update(box=None), "box: expected BoxHeadConfig, got None"),
     ],
 )
 def test_a_damaged_dict_is_refused(change, says: str) -> None:

@@ -106,7 +106,7 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     flipped = bytearray(whole)
     flipped[-5] ^= 1
     (folder / "model.safetensors").write_bytes(flipped)
-    with pytest.raises(ValueError, match=r"is not the file that config\.json was written with"):
+    with pytest.raises(ValueError, match=r"is not the file that was written with the config\.json"):
         load_checkpoint(folder)
     (folder / "model.safetensors").write_bytes(whole)
 
@@ -123,8 +123,8 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     edit(folder, classes=["cat"] * 6)
     with pytest.raises(ValueError, match="repeated: cat"):
         load_checkpoint(folder)
-    edit(folder, classes=list(CLASSES), sha256=None)
-    with pytest.raises(ValueError, match="lacks sha256"):
+    edit(folder, classes=list(CLASSES), files=None)
+    with pytest.raises(ValueError, match="lacks files"):
         load_checkpoint(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):

@@ -1,0 +1,19 @@
+"""Training batches: which images, padded to one shape, made by worker processes."""
+
+from rcnn.data.loading.batches import Batches, LoaderSettings, training_batches
+from rcnn.data.loading.padding import Padding, pad_images, padded_shape
+from rcnn.data.loading.sampler import BatchSampler
+from rcnn.data.loading.training_batch import TrainingBatch
+from rcnn.data.loading.workers import WorkerError
+
+__all__ = [
+    "BatchSampler",
+    "Batches",
+    "LoaderSettings",
+    "Padding",
+    "TrainingBatch",
+    "WorkerError",
+    "pad_images",
+    "padded_shape",
+    "training_batches",
+]

@@ -1,0 +1,165 @@
+"""The endless stream of training batches.
+
+Batch n depends on the data, the settings (including the seed) and n, and on nothing else: neither on the number of
+worker processes nor on earlier batches. So a run can resume at any step.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Generator
+from typing import Protocol
+
+import numpy as np
+
+from rcnn.data.balance import repeat_factors
+from rcnn.data.images import read_image
+from rcnn.data.loading.padding import Padding, pad_images
+from rcnn.data.loading.sampler import AUGMENT, BatchSampler
+from rcnn.data.loading.training_batch import TrainingBatch
+from rcnn.data.loading.workers import batches_of_workers
+from rcnn.data.records import Dataset
+from rcnn.data.skeletons import skeleton_of
+from rcnn.data.targets import Masks, collate_targets, make_sample
+from rcnn.data.transforms import Augmentation, Input, augment
+
+
+class LoaderSettings(Augmentation, Protocol):
+    """The training settings that the loader reads."""
+
+    @property
+    def batch_size(self) -> int:
+        """Images per batch, on each process."""
+        ...
+
+    @property
+    def padding(self) -> Padding:
+        """How the shape of a batch is chosen."""
+        ...
+
+    @property
+    def workers(self) -> int:
+        """Number of worker processes; 0: batches are made in the calling process."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Seed of the order of the images and of their augmentation."""
+        ...
+
+    @property
+    def repeat_threshold(self) -> float:
+        """Classes in a smaller fraction of the images than this are repeated more often; 0: none is."""
+        ...
+
+
+def training_batches(
+    dataset: Dataset,
+    model: Input,
+    settings: LoaderSettings,
+    first: int = 0,
+    *,
+    masks: Masks | None = "polygon",
+    keypoints: bool = False,
+    crowds: bool = False,
+    pairs: tuple[tuple[int, int], ...] | None = None,
+    rank: int = 0,
+    world: int = 1,
+) -> Generator[TrainingBatch, None, None]:
+    """The endless stream of training batches from batch `first` on, as process `rank` of `world` sees it.
+
+    Each epoch contains every image once, in random order. All images of a batch are landscape or all are portrait,
+    except for one batch per epoch. `masks` and `keypoints` say what the model is trained on besides boxes; `pairs` are
+    the keypoints that a horizontal flip exchanges (None: found by their names); `crowds` keeps the boxes of crowds,
+    for a model that ignores anchors inside them.
+
+    Raises ValueError at once for data that cannot be trained on; later, when its turn comes, ValueError or OSError for
+    an image that cannot be read or differs in size from its annotation, and WorkerError if a worker process ends.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
+    if not len(dataset):
+        raise ValueError(f"{dataset.annotation_file} has no images; there is nothing to train on")
+    if masks is not None and not _has_masks(dataset):
+        raise ValueError(
+            f"{dataset.annotation_file} has boxes but no segmentations, and this model is trained on masks: "
+            "annotate polygons, or train a model without masks (see `rcnn models`)"
+        )
+    if keypoints:
+        skeleton_of(dataset)
+        pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
+    factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
+    landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
+    batches = Batches(
+        dataset,
+        model,
+        settings,
+        BatchSampler(landscape, settings.batch_size * world, settings.seed, factors),
+        masks=masks,
+        keypoints=keypoints,
+        pairs=pairs or (),
+        rank=rank,
+        crowds=crowds,
+    )
+    if settings.workers == 0:
+        return (batches.make(n) for n in itertools.count(first))
+    return batches_of_workers(batches, first, settings.workers)
+
+
+class Batches:
+    """Training batches by number. Cheap to send to another process: a data set is a few arrays."""
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        model: Input,
+        settings: LoaderSettings,
+        sampler: BatchSampler,
+        *,
+        masks: Masks | None,
+        keypoints: bool,
+        pairs: tuple[tuple[int, int], ...],
+        rank: int,
+        crowds: bool = False,
+    ) -> None:
+        self.dataset, self.model, self.settings, self.sampler = dataset, model, settings, sampler
+        self.masks: Masks | None = masks
+        self.keypoints, self.pairs, self.rank, self.crowds = keypoints, pairs, rank, crowds
+
+    def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
+        """This process's part of batch `n`; `after_image` is called after each image."""
+        size = self.settings.batch_size
+        samples, ids, originals = [], [], list[tuple[int, int]]()
+        for index, position in self.sampler(n)[self.rank * size : (self.rank + 1) * size]:
+            record = self.dataset[index]
+            pixels = read_image(record.path)
+            sample = make_sample(record, pixels, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
+            seed = (self.settings.seed, AUGMENT, position)
+            samples.append(augment(sample, self.settings, self.model, seed, self.pairs))
+            ids.append(record.image_id)
+            originals.append((record.height, record.width))
+            if after_image is not None:
+                after_image()
+        images = pad_images([sample.image for sample in samples], self.model.divisor, self.settings.padding, originals)
+        height, width = images.pixels.shape[2:]
+        return TrainingBatch(images=images, targets=collate_targets(samples, (height, width)), image_ids=tuple(ids))
+
+
+def _has_masks(dataset: Dataset) -> bool:
+    """Whether an object has a segmentation; True if there are no objects at all."""
+    objects = dataset.objects
+    segmented = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
+    used = ~objects.crowd
+    return not used.any() or bool(segmented[used].any())
+
+
+def _flip_pairs(dataset: Dataset, flip: float) -> tuple[tuple[int, int], ...]:
+    """The keypoints that a horizontal flip exchanges, by the names in the annotation file."""
+    skeleton = skeleton_of(dataset)
+    if flip and not skeleton.named:
+        raise ValueError(
+            f"{dataset.annotation_file} does not name its keypoints, so a horizontal flip cannot exchange left and "
+            'right: add "keypoints": ["nose", "left_eye", ...] to the category, give the pairs '
+            "(keypoint.flip_pairs=[[1,2],[3,4]], counted from 0), or train with train.flip=0"
+        )
+    return skeleton.pairs

@@ -1,0 +1,71 @@
+"""Images of different sizes padded to one shape.
+
+Letters: B images of a batch, (h, w) size of an image, (H, W) size of the padded batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from rcnn.structures import ImageBatch
+
+Padding = Literal["exact", "bucket"]
+BUCKET = 64  # the sides of a bucket are multiples of this, pixels
+
+
+def padded_shape(sizes: Sequence[tuple[int, int]], divisor: int, padding: Padding) -> tuple[int, int]:
+    """The (height, width) to which images of `sizes` (height, width) are padded.
+
+    exact: the largest height and the largest width, rounded up to multiples of `divisor` (0: not rounded).
+    bucket: one of a few shapes, so that few graphs are compiled: the shorter side is a multiple of 64, the longer side
+    a multiple of a quarter of the shorter side (rounded down to a multiple of 64). For images resized to 800 with a
+    maximum of 1333, that is nearly always 832 x 960, 832 x 1152 or 832 x 1344, or the same in portrait.
+    """
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    if padding == "exact":
+        return _round_up(height, divisor), _round_up(width, divisor)
+    unit = math.lcm(BUCKET, max(1, divisor))
+    short = _round_up(min(height, width), unit)
+    long = _round_up(max(height, width), max(unit, short // 4 // unit * unit))
+    return (short, long) if height <= width else (long, short)
+
+
+def pad_images(
+    images: Sequence[Tensor],
+    divisor: int,
+    padding: Padding,
+    originals: Sequence[tuple[int, int]] | None = None,
+    scales: Sequence[float] | None = None,
+) -> ImageBatch:
+    """Pad B images (3, h, w), uint8 or float32 in 0..255, with zeros at the right and bottom to `padded_shape`.
+
+    `originals` are the (height, width) of the image files, `scales` the factors by which the files were resized. If
+    only `originals` are given, a scale is the geometric mean of the factors of height and width.
+    """
+    if not images:
+        raise ValueError("expected at least one image in a batch, got none")
+    sizes = [(image.shape[1], image.shape[2]) for image in images]
+    dtype = torch.uint8 if all(image.dtype == torch.uint8 for image in images) else torch.float32
+    pixels = torch.zeros(len(images), 3, *padded_shape(sizes, divisor, padding), dtype=dtype)
+    for slot, image, (height, width) in zip(pixels, images, sizes, strict=True):
+        slot[:, :height, :width] = image
+    if originals is not None and scales is None:
+        scales = [
+            math.sqrt(size[0] * size[1] / (original[0] * original[1]))
+            for size, original in zip(sizes, originals, strict=True)
+        ]
+    return ImageBatch(
+        pixels=pixels,
+        sizes=torch.tensor(sizes),
+        scales=None if scales is None else torch.tensor(scales, dtype=torch.float32),
+        originals=None if originals is None else torch.tensor(originals),
+    )
+
+
+def _round_up(side: int, divisor: int) -> int:
+    return -(-side // divisor) * divisor if divisor else side

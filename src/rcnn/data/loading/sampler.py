@@ -1,0 +1,65 @@
+"""Which images batch n of a training run contains, as a function of the seed and n alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rcnn.data.balance import spread
+
+ORDER, SHUFFLE, AUGMENT = range(3)  # purposes of random numbers; each has its own stream
+
+Indices = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+Factors = npt.NDArray[np.float64]
+
+
+class BatchSampler:
+    """Maps the number of a batch to its images.
+
+    The images form an endless sequence: one random permutation of the I images after the other (with `factors`, each
+    image is repeated in a permutation). Batches are cut from this sequence, so a batch may contain images of two
+    epochs. Within the batches that begin in one epoch, landscape images are grouped with landscape images and portrait
+    with portrait, so that little is padded; then the batches are shuffled. Any batch is found without the ones before.
+    """
+
+    def __init__(self, landscape: Flags, batch_size: int, seed: int, factors: Factors | None = None) -> None:
+        """`landscape` (I,): which images are at least as wide as high; `batch_size`: images over all processes.
+
+        `factors` (I,): how often each image is repeated per epoch, at least 1; None: once.
+        """
+        self.landscape, self.batch_size, self.seed, self.factors = landscape, batch_size, seed, factors
+        self.epoch_length = len(landscape) if factors is None else round(float(factors.sum()))
+        self._cached: tuple[int, Indices] | None = None  # (epoch, its batches) of the last call
+
+    def __call__(self, n: int) -> list[tuple[int, int]]:
+        """The images of batch n: (index in the data set, position in the sequence) for each; a position occurs once."""
+        epoch = n * self.batch_size // self.epoch_length
+        if self._cached is None or self._cached[0] != epoch:
+            self._cached = (epoch, self._batches(epoch))
+        index, position = self._cached[1][n - self._first_batch(epoch)].tolist()
+        return list(zip(index, position, strict=True))
+
+    def _first_batch(self, epoch: int) -> int:
+        """The first batch that begins in `epoch`."""
+        return -(-epoch * self.epoch_length // self.batch_size)
+
+    def _batches(self, epoch: int) -> Indices:
+        """The batches that begin in `epoch`, (n, 2, batch_size): image indices and positions."""
+        first, last = self._first_batch(epoch), self._first_batch(epoch + 1)
+        position = np.arange(first * self.batch_size, last * self.batch_size)
+        epochs = [self._permutation(number) for number in range(epoch, position[-1] // self.epoch_length + 1)]
+        index = np.concatenate(epochs)[position - epoch * self.epoch_length]
+        grouped = np.argsort(~self.landscape[index], kind="stable")
+        batches = np.stack([index, position])[:, grouped].reshape(2, -1, self.batch_size).transpose(1, 0, 2)
+        return self._generator(SHUFFLE, epoch).permutation(batches)
+
+    def _permutation(self, epoch: int) -> Indices:
+        """Image indices of one epoch, in its order."""
+        generator = self._generator(ORDER, epoch)
+        if self.factors is None:
+            return generator.permutation(len(self.landscape))
+        return generator.permutation(spread(self.factors, generator.random()))
+
+    def _generator(self, purpose: int, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed % 2**64, purpose, epoch])

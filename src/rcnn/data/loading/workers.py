@@ -1,0 +1,282 @@
+"""Worker processes that make training batches.
+
+Worker k of K makes batches first + k, first + k + K, ... and is at most AHEAD batches ahead. On Linux a batch travels
+in a memory file (memfd), which needs no space in /dev/shm; elsewhere its bytes travel through a pipe. Unlike those of
+torch's DataLoader, these workers install no signal handler in the main process, a worker that dies or stops is noticed
+while it is waited for, and closing the stream kills them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, fields
+from multiprocessing import connection, reduction
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from rcnn.data.loading.training_batch import TrainingBatch
+from rcnn.structures import ImageBatch, Targets
+
+AHEAD = 2  # batches that a worker makes before they are asked for
+PATIENCE = 25  # seconds without a sign of life from a worker (one per image) before it is given up
+STARTUP = 100  # the same before its first sign: where processes are not forked, they import torch first
+ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
+MEMORY_FILES = hasattr(os, "memfd_create")
+CURE = (
+    "Most often the memory ran out: reduce train.workers or train.batch_size. train.workers=0 prepares images in the "
+    "training process itself"
+)
+
+
+class WorkerError(OSError):
+    """A worker process ended or gives no sign of life. The message says which, why, and what to do."""
+
+
+class BatchMaker(Protocol):
+    """What the workers run."""
+
+    def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
+        """Batch `n`; `after_image` is called after each image."""
+        ...
+
+
+def batches_of_workers(batches: BatchMaker, first: int, count: int) -> Generator[TrainingBatch, None, None]:
+    """The endless stream of batches from batch `first` on, made by `count` processes; closing it ends them.
+
+    A thread receives one batch ahead and, if there is a GPU, copies it to pinned memory. What a worker raises is
+    raised here. WorkerError if a worker ends or gives no sign of life.
+    """
+    pin = torch.cuda.is_available()
+    workers = _Workers(batches, first, count)
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        try:
+            received = thread.submit(workers.receive, pin)
+            while True:
+                batch = received.result()
+                received = thread.submit(workers.receive, pin)
+                yield batch
+        finally:
+            workers.close()  # which also ends the wait of the thread
+
+
+@dataclass(frozen=True)
+class _Worker:
+    process: BaseProcess
+    channel: Connection
+
+
+class _Workers:
+    def __init__(self, batches: BatchMaker, first: int, count: int) -> None:
+        self._next = 0  # batches received
+        self._workers: list[_Worker] = []
+        self._alive: set[int] = set()  # workers that gave a sign of life
+        context = multiprocessing.get_context()
+        forked = context.get_start_method() == "fork"
+        for number in range(count):
+            ours, theirs = context.Pipe()
+            # a forked process inherits our ends of the pipes, which must close when this process ends
+            inherited = [ours, *(worker.channel for worker in self._workers)] if forked else []
+            process = context.Process(
+                target=_run_worker, args=(batches, first + number, count, theirs, inherited), daemon=True
+            )
+            process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours))
+
+    def receive(self, pin: bool) -> TrainingBatch:
+        """The next batch."""
+        number = self._next % len(self._workers)
+        worker = self._workers[number]
+        self._next += 1
+        waited = 0  # seconds; counted, not measured: a suspended computer does not count
+        while True:
+            ready = connection.wait([worker.channel, worker.process.sentinel], timeout=1)
+            if worker.channel in ready:
+                waited = 0
+                self._alive.add(number)
+                batch = _receive(worker)
+                if batch is not None:
+                    with suppress(OSError):  # it has ended, which its next turn reports
+                        worker.channel.send_bytes(b"+")
+                    return batch.pin_memory() if pin else batch
+            elif ready:
+                raise WorkerError(_ended(worker.process))
+            else:
+                waited += 1
+                if waited >= (PATIENCE if number in self._alive else STARTUP):
+                    raise WorkerError(
+                        f"the worker process {worker.process.pid}, which prepares images, gave no sign of life for "
+                        f"{waited} seconds: it is stopped, or waits for a disk or network that does not answer. {CURE}"
+                    )
+
+    def close(self) -> None:
+        """End the processes at once: they hold nothing that is worth saving."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(5)
+
+
+def _receive(worker: _Worker) -> TrainingBatch | None:
+    """The message that has arrived: a batch, an error (which is raised), or a sign of life (None)."""
+    try:
+        message = worker.channel.recv()
+        if isinstance(message, _Layout):
+            return _unpack(message, _receive_memory(worker.channel, message.size))
+    except (EOFError, OSError, RuntimeError) as error:  # it ended while it was sending
+        worker.process.join(1)
+        raise WorkerError(_ended(worker.process)) from error
+    if isinstance(message, Exception):
+        raise message
+    return None
+
+
+def _ended(process: BaseProcess) -> str:
+    process.join(1)
+    code = process.exitcode
+    how = f"was killed by {signal.Signals(-code).name}" if code is not None and code < 0 else f"ended (status {code})"
+    return f"the worker process {process.pid}, which prepares images, {how}. {CURE}"
+
+
+def _run_worker(
+    batches: BatchMaker, first: int, step: int, channel: Connection, inherited: Sequence[Connection]
+) -> None:
+    """Make batches first, first + step, ... until the main process kills this one, or ends itself."""
+    for other in inherited:
+        other.close()
+    torch.set_num_threads(1)
+    # signals sent to all processes of a terminal: the main process saves its state, then kills its workers
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with suppress(EOFError, OSError):  # the main process has ended
+        channel.send("ready")
+        made = 0
+        while True:
+            _make_and_send(batches, first + made * step, channel)
+            made += 1
+            if made >= AHEAD:
+                channel.recv_bytes()  # permission for one more
+
+
+def _make_and_send(batches: BatchMaker, n: int, channel: Connection) -> None:
+    last_sign = time.monotonic()
+
+    def after_image() -> None:
+        nonlocal last_sign
+        if time.monotonic() - last_sign > 1:
+            last_sign = time.monotonic()
+            channel.send("alive")
+
+    try:
+        layout, tensors = _pack(batches.make(n, after_image))
+        if MEMORY_FILES:
+            _send_memory(channel, layout, tensors)
+        else:
+            memory = bytearray(layout.size)
+            _write(tensors, memory)
+            channel.send(layout)
+            channel.send_bytes(memory)
+    except (BrokenPipeError, ConnectionError):
+        raise EOFError from None  # the main process has ended
+    except (ValueError, OSError) as error:  # an image that cannot be read
+        channel.send(error.with_traceback(None))
+    except Exception as error:  # a mistake in the code: its place is worth knowing
+        error.add_note("".join(traceback.format_exception(error)))
+        channel.send(error.with_traceback(None))
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in the memory of its batch."""
+
+    start: int  # bytes
+    dtype: torch.dtype
+    shape: torch.Size
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A batch without the values of its tensors; each of its fields is a `_Place`, or the value itself."""
+
+    size: int  # bytes
+    images: dict[str, Any]
+    targets: dict[str, Any]
+    image_ids: tuple[int | str, ...]
+
+
+def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
+    """The layout of a batch, and its tensors with their places."""
+    size, placed = 0, list[tuple[_Place, Tensor]]()
+    parts: dict[str, dict[str, Any]] = {"images": {}, "targets": {}}
+    for name, values in parts.items():
+        part = getattr(batch, name)
+        for field in fields(part):
+            value = getattr(part, field.name)
+            if isinstance(value, Tensor):
+                place = _Place(size, value.dtype, value.shape)
+                placed.append((place, value))
+                size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
+                value = place
+            values[field.name] = value
+    return _Layout(size, parts["images"], parts["targets"], batch.image_ids), placed
+
+
+def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
+    """The batch, whose tensors share `memory`."""
+
+    def values(part: dict[str, Any]) -> dict[str, Any]:
+        return {name: _view(value, memory) if isinstance(value, _Place) else value for name, value in part.items()}
+
+    return TrainingBatch(
+        images=ImageBatch(**values(layout.images)),
+        targets=Targets(**values(layout.targets)),
+        image_ids=layout.image_ids,
+    )
+
+
+def _write(tensors: Sequence[tuple[_Place, Tensor]], memory: mmap.mmap | bytearray) -> None:
+    for place, value in tensors:
+        _view(place, memory).copy_(value)
+
+
+def _view(place: _Place, memory: mmap.mmap | bytearray) -> Tensor:
+    count = place.shape.numel()
+    if count == 0:
+        return torch.empty(place.shape, dtype=place.dtype)
+    return torch.frombuffer(memory, dtype=place.dtype, count=count, offset=place.start).view(place.shape)
+
+
+def _send_memory(channel: Connection, layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> None:
+    file = os.memfd_create("rcnn-batch")
+    try:
+        os.ftruncate(file, layout.size)
+        _write(tensors, mmap.mmap(file, layout.size))
+        channel.send(layout)
+        reduction.send_handle(channel, file, os.getppid())
+    finally:
+        os.close(file)
+
+
+def _receive_memory(channel: Connection, size: int) -> mmap.mmap | bytearray:
+    if not MEMORY_FILES:
+        return bytearray(channel.recv_bytes())
+    file = reduction.recv_handle(channel)
+    try:
+        return mmap.mmap(file, size)
+    finally:
+        os.close(file)

@@ -1,0 +1,133 @@
+"""What the dataclasses of settings contain: paths, types, defaults, and the comments beside the fields.
+
+`rcnn models show` prints these tables, and errors of overrides.py name types and paths with them.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import io
+import textwrap
+import tokenize
+import types
+from functools import cache
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+
+class Setting(NamedTuple):
+    """One line of the table."""
+
+    path: str  # its name on the command line: `rpn.nms_iou`
+    type: str
+    default: Any  # the default, or an instance's value; dataclasses.MISSING if it has no default
+    comment: str
+
+
+def describe(config: Any) -> list[Setting]:
+    """Every setting of a dataclass, or of an instance (then with its values, and without the parts that are None).
+
+    A part that can be of several kinds, or None, has a line of its own before the lines of its settings.
+    """
+    if not isinstance(config, type):
+        return _settings_of_instance(config, "")
+    return _settings_of_class(config, "")
+
+
+def setting_paths(config_class: type) -> list[str]:
+    """Every path that can be set (`rpn.nms_iou`), including optional parts and each kind of a union."""
+    paths: dict[str, None] = {}
+    for name, hint in field_types(config_class).items():
+        parts = part_classes(hint)
+        for part in parts:
+            paths.update(dict.fromkeys(f"{name}.{path}" for path in setting_paths(part)))
+        if not parts:
+            paths[name] = None
+    return list(paths)
+
+
+@cache
+def field_types(config_class: type) -> dict[str, Any]:
+    """The type of each field, resolved."""
+    hints = get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; any other type alone."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def part_classes(hint: Any) -> list[type[Any]]:
+    """The dataclasses that a field of type `hint` can hold."""
+    return [part for part in alternatives(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
+
+
+def type_name(hint: Any) -> str:
+    """A type in the notation of the tables: `tuple[float, ...]`, `"rgb" | "bgr"`, `FPNConfig | null`."""
+    if hint is type(None) or hint is None:
+        return "null"
+    if get_origin(hint) is Literal:
+        return " | ".join(str(value) if not isinstance(value, str) else f'"{value}"' for value in get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " | ".join(type_name(part) for part in get_args(hint))
+    if get_origin(hint) is tuple:
+        return f"tuple[{', '.join('...' if part is Ellipsis else type_name(part) for part in get_args(hint))}]"
+    return getattr(hint, "__name__", str(hint))
+
+
+@cache
+def field_comments(config_class: type) -> dict[str, str]:
+    """Field name -> the comment after the field, or in the comment lines right above it."""
+    source = textwrap.dedent(inspect.getsource(config_class))
+    comment_at: dict[int, str] = {}  # line -> its comment
+    comment_lines: set[int] = set()  # lines that contain only a comment
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            comment_at[token.start[0]] = token.string.lstrip("# ").rstrip()
+            if not token.line[: token.start[1]].strip():
+                comment_lines.add(token.start[0])
+    comments: dict[str, str] = {}
+    definition = ast.parse(source).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    for node in definition.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            above: list[str] = []
+            line = node.lineno - 1
+            while line in comment_lines:
+                above.insert(0, comment_at[line])
+                line -= 1
+            beside = comment_at.get(node.end_lineno or node.lineno, "")
+            comments[node.target.id] = " ".join([*above, beside]).strip()
+    return comments
+
+
+def _settings_of_instance(config: Any, prefix: str) -> list[Setting]:
+    rows: list[Setting] = []
+    comments = field_comments(type(config))
+    for name, hint in field_types(type(config)).items():
+        value, path = getattr(config, name), f"{prefix}{name}"
+        if dataclasses.is_dataclass(value):
+            rows += _settings_of_instance(value, f"{path}.")
+        else:
+            rows.append(Setting(path, type_name(hint), value, comments.get(name, "")))
+    return rows
+
+
+def _settings_of_class(config_class: type[Any], prefix: str) -> list[Setting]:
+    rows: list[Setting] = []
+    comments = field_comments(config_class)
+    hints = field_types(config_class)
+    for field in dataclasses.fields(config_class):
+        hint, path = hints[field.name], f"{prefix}{field.name}"
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        parts = part_classes(hint)
+        if len(alternatives(hint)) > 1 or not parts:
+            shown = type(default).__name__ if dataclasses.is_dataclass(default) else default
+            rows.append(Setting(path, type_name(hint), shown, comments.get(field.name, "")))
+        for part in parts:
+            rows += _settings_of_class(part, f"{path}.")
+    return rows

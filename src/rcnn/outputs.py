@@ -1,0 +1,334 @@
+"""The one rule for output folders: nothing that rcnn did not write is ever overwritten.
+
+    with OutputFolder("found") as output:          # locked: a second process that opens it is refused
+        output.require_free("predictions.json")    # refuse before any work
+        picture = output.free_name("photo.jpg")    # or take another name: photo-2.jpg
+        with output.writing(picture) as path:      # a temporary path, renamed to `picture` when the block ends
+            image.save(path)
+        output.write_json("predictions.json", found)
+
+The file `.rcnn-files` in the folder (the marker) lists what rcnn wrote there, one JSON object per line, with a digest.
+A file is replaced only if it is listed and still has that content, and only when the new content is complete. Symbolic
+links inside the folder are never followed or replaced. The folder itself may be a link: the user named it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath, PurePosixPath
+from types import TracebackType
+from typing import IO, Any, Self
+
+MARKER = ".rcnn-files"
+TEMPORARY = ".rcnn-writing-"  # start of the names of files and folders that are not complete yet
+REPLACED = ".rcnn-replaced-"  # start of the names of folders that a complete one is taking the place of
+NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
+ENTRY = '{"file": '  # start of each line of the marker
+ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
+CHOOSE = "choose another --output, or move it away"
+
+
+class OutputFolder:
+    """A folder that one process writes to. Names are relative to it, e.g. `predictions.json` or `a/photo.jpg`."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Create the folder if needed, and lock it until `close`. Works as a context manager.
+
+        Raises NotADirectoryError if `path` is a file, FileExistsError if the marker is not rcnn's, BlockingIOError if
+        another process has the folder locked, OSError if it cannot be written.
+        """
+        self.path = Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise NotADirectoryError(f"{self.path} is a file; expected a folder: choose another --output")
+        if self.path.is_symlink() and not self.path.exists():
+            raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another --output")
+        self._created = not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._numbers = itertools.count(1)
+        marker = self.path / MARKER
+        self._marker: IO[str] | None = _open_marker(marker)
+        _OPEN.add(self)
+        try:
+            _lock(self._marker, self.path)
+            self._written = _read_marker(marker)
+            _drop_unfinished_line(self._marker)
+        except BaseException:
+            self._marker.close()
+            raise
+        for leftover in self.path.glob(f"{TEMPORARY}*"):  # of a process that was killed: we hold the lock
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release the lock. If nothing was ever written, the marker, and the folder if it is new, are removed."""
+        if self._marker is None:
+            return
+        if not self._written:
+            with suppress(OSError):  # Windows cannot remove what is open
+                (self.path / MARKER).unlink()
+                if self._created:
+                    self.path.rmdir()  # fails if the folder is not empty
+        self._marker.close()
+        self._marker = None
+
+    def is_free(self, name: str | PurePath) -> bool:
+        """Whether `name` may be written: it does not exist, or rcnn wrote it and nobody changed it since."""
+        return self._obstacle(_relative(name)) is None
+
+    def require_free(self, *names: str | PurePath) -> None:
+        """Raise FileExistsError unless every one of `names` may be written. Call it before any work."""
+        for name in names:
+            if obstacle := self._obstacle(_relative(name)):
+                raise FileExistsError(obstacle)
+
+    def free_name(self, name: str | PurePath) -> str:
+        """`name`, or `name-2`, `name-3`, ... if `name` may not be written; shortened if it is too long."""
+        path = _relative(name)
+        for number in itertools.count(1):
+            candidate = numbered(path, number)
+            if self.is_free(candidate):
+                return str(candidate)
+        raise AssertionError("count() does not end")
+
+    @contextmanager
+    def writing(self, name: str | PurePath, *, durable: bool = False) -> Iterator[Path]:
+        """A temporary path with the suffix of `name`; its file becomes `name` when the block ends without an error.
+
+        `durable`: it survives a power failure (fsync). Raises FileExistsError if `name` may not be written.
+        """
+        self.require_free(name)
+        relative = _relative(name)
+        temporary = self.path / f"{TEMPORARY}{next(self._numbers)}{relative.suffix[:16]}"
+        target = self.path / relative
+        try:
+            yield temporary
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if durable:
+                sync(temporary)
+            self._record(relative, _digest(temporary))  # before the rename: a kill in between loses nothing
+            os.replace(temporary, target)
+            if durable:
+                sync(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def write_text(self, name: str | PurePath, text: str, *, durable: bool = False) -> Path:
+        """Write `text` to the file `name` at once, and return its path."""
+        with self.writing(name, durable=durable) as path:
+            path.write_text(text, encoding="utf-8")
+        return self.path / name
+
+    def write_json(self, name: str | PurePath, value: Any, *, indent: int | None = None, durable: bool = False) -> Path:
+        """Write `value` to the JSON file `name` at once, and return its path."""
+        return self.write_text(name, json.dumps(value, indent=indent) + "\n", durable=durable)
+
+    def claim(self, name: str | PurePath) -> Path:
+        """The path of a file or folder that the caller writes by itself (log.jsonl, last/), recorded as rcnn's.
+
+        Raises FileExistsError if `name` may not be written.
+        """
+        self.require_free(name)
+        return self.adopt(name)
+
+    def adopt(self, name: str | PurePath) -> Path:
+        """Record what exists as rcnn's, whatever it holds. For callers that recognise their own files by content."""
+        relative = _relative(name)
+        if ANY_CONTENT not in self._written.get(str(relative), ()):
+            self._record(relative, ANY_CONTENT)
+        return self.path / relative
+
+    def _obstacle(self, relative: PurePosixPath) -> str | None:
+        """Why `relative` may not be written, as a message; None if it may."""
+        for parent in [*relative.parents][-2::-1]:  # outermost first, without "."
+            folder = self.path / parent
+            if folder.is_symlink():
+                return f"{folder} is a symbolic link, which rcnn does not follow: {CHOOSE}"
+            if folder.exists() and not folder.is_dir():
+                return f"{folder} is a file; expected a folder: {CHOOSE}"
+        path, digests = self.path / relative, self._written.get(str(relative), set[str]())
+        if relative.name.startswith(TEMPORARY) or str(relative) == MARKER:
+            return f"{path} is a name that rcnn uses itself: {CHOOSE}"
+        if path.is_symlink():
+            return f"{path} is a symbolic link, which rcnn does not replace: {CHOOSE}"
+        if not path.exists() or ANY_CONTENT in digests:
+            return None
+        if not digests or not path.is_file():
+            return f"{path} exists and was not written by rcnn: {CHOOSE}"
+        return None if _digest(path) in digests else f"{path} was changed after rcnn wrote it: {CHOOSE}"
+
+    def _record(self, relative: PurePosixPath, digest: str) -> None:
+        if self._marker is None:
+            raise ValueError(f"{self.path} is closed; open it again to write")
+        self._marker.write(json.dumps({"file": str(relative), "sha256": digest}) + "\n")
+        self._marker.flush()
+        self._written.setdefault(str(relative), set()).add(digest)
+
+
+def files_of_rcnn(folder: str | Path) -> set[str]:
+    """Names, relative to `folder`, of what rcnn wrote there; empty if it never did. Does not lock."""
+    return set(_read_marker(Path(folder) / MARKER))
+
+
+def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -> Path:
+    """A new folder `runs/COMMAND-MODEL-N`, created at once so that no other process gets the same N.
+
+    `model` is a name or a path, which gives its last part, e.g. `balloons` for `runs/balloons/best`.
+    """
+    path = Path(model)
+    if path.name in ("best", "last") and path.parent.name:
+        path = path.parent
+    name = path.stem if path.is_file() else path.name
+    stem = f"{command}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name).strip('._') or 'model'}"[:200]
+    parent = Path(below)
+    parent.mkdir(parents=True, exist_ok=True)
+    pattern = re.compile(re.escape(stem) + r"-(\d+)")
+    used = [int(match[1]) for name in os.listdir(parent) if (match := pattern.fullmatch(name))]
+    for number in itertools.count(max(used, default=0) + 1):
+        folder = parent / f"{stem}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
+    raise AssertionError("count() does not end")
+
+
+def numbered(path: PurePosixPath, number: int) -> PurePosixPath:
+    """`a/photo.jpg` for 1, `a/photo-2.jpg` for 2, ...; the stem is cut where the name exceeds 255 bytes."""
+    ending = ("" if number == 1 else f"-{number}") + path.suffix
+    stem = os.fsencode(path.stem)[: NAME_BYTES - len(os.fsencode(ending))].decode("utf-8", "ignore")
+    return path.with_name(stem + ending)
+
+
+def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
+    """Have `fill` write the files of a new folder, then put it in the place of `folder`.
+
+    A kill or a power failure at any moment leaves the earlier folder or the new one, complete; see `recover_folder`.
+    """
+    recover_folder(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
+    new.mkdir()
+    try:
+        fill(new)
+        for path in (*new.rglob("*"), new):
+            sync(path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    if folder.exists():
+        os.rename(folder, replaced)
+    os.rename(new, folder)
+    sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def recover_folder(folder: Path) -> None:
+    """Finish a `replace_folder` that was killed: the earlier folder comes back if there is no new one yet."""
+    new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
+    if not folder.exists() and replaced.exists():
+        os.rename(replaced, folder)
+    for leftover in (new, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Force a file or folder to the disk. Does nothing for folders on Windows, which cannot."""
+    if os.name == "nt" and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _relative(name: str | PurePath) -> PurePosixPath:
+    path = PurePosixPath(PurePath(name).as_posix())
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{name} is not a name inside the output folder: expected e.g. a/photo.jpg")
+    return path
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_marker(path: Path) -> IO[str]:
+    if path.is_symlink():
+        raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
+    return path.open("a+", encoding="utf-8")
+
+
+def _read_marker(path: Path) -> dict[str, set[str]]:
+    """Name -> digests of the contents that rcnn gave it. A last line without its end (a kill) does not count."""
+    written: dict[str, set[str]] = {}
+    if not path.is_file() or path.is_symlink():
+        return written
+    *lines, unfinished = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            entry = json.loads(line)
+            written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise FileExistsError(
+                f"{path}, line {number}, is not an entry of rcnn's list of files: choose another --output"
+            ) from error
+    if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
+        raise FileExistsError(f"{path} is not rcnn's list of files: choose another --output")
+    return written
+
+
+def _drop_unfinished_line(marker: IO[str]) -> None:
+    marker.seek(0)
+    text = marker.read()
+    if not text.endswith("\n"):
+        marker.truncate(len(text[: text.rfind("\n") + 1].encode()))
+
+
+def _release_after_fork() -> None:
+    """In a forked process: close the inherited markers, or the locks would outlive the process that took them."""
+    for folder in _OPEN:
+        if folder._marker is not None:
+            folder._marker.close()
+            folder._marker = None
+
+
+_OPEN: weakref.WeakSet[OutputFolder] = weakref.WeakSet()
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_release_after_fork)
+
+
+def _lock(file: IO[str], folder: Path) -> None:
+    """Lock an open file until it is closed or its process ends. BlockingIOError if another process holds it."""
+    try:
+        if os.name == "nt":
+            import msvcrt
+
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        raise BlockingIOError(
+            f"{folder} is in use by another rcnn process: wait until it ends, or choose another --output"
+        ) from error
+    except OSError:
+        return  # a file system without locks, e.g. some network ones

@@ -1,0 +1,203 @@
+"""Output folders: what rcnn wrote is replaced when complete, everything else is never touched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn, new_output, numbered, recover_folder, replace_folder
+
+
+def test_a_file_of_the_user_is_never_written(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_text("mine")
+    with OutputFolder(tmp_path) as output:
+        with pytest.raises(FileExistsError, match=r"photo\.jpg exists and was not written by rcnn: choose another"):
+            output.write_text("photo.jpg", "theirs")
+        assert output.free_name("photo.jpg") == "photo-2.jpg"
+        output.write_text("photo-2.jpg", "picture")
+    assert (tmp_path / "photo.jpg").read_text() == "mine"
+    assert files_of_rcnn(tmp_path) == {"photo-2.jpg"}
+
+
+def test_what_rcnn_wrote_is_replaced_unless_somebody_changed_it(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "new" / "out") as output:
+        output.write_json("found.json", [1])
+    with OutputFolder(tmp_path / "new" / "out") as output:
+        path = output.write_json("found.json", [2])
+    assert json.loads(path.read_text()) == [2]
+    path.write_text("corrected by hand")
+    with OutputFolder(path.parent) as output, pytest.raises(FileExistsError, match="was changed after rcnn wrote it"):
+        output.write_json("found.json", [3])
+    assert path.read_text() == "corrected by hand"
+
+
+def test_a_block_that_fails_leaves_the_earlier_file(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path) as output:
+        output.write_text("a.txt", "complete")
+        with suppress(RuntimeError), output.writing("a.txt") as path:
+            path.write_text("half")
+            raise RuntimeError
+    assert (tmp_path / "a.txt").read_text() == "complete"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, "a.txt"]
+
+
+def test_symbolic_links_are_not_followed(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "out"
+    outside.mkdir()
+    folder.mkdir()
+    (outside / "photo.jpg").write_text("mine")
+    (folder / "photo.jpg").symlink_to(outside / "photo.jpg")
+    (folder / "dangling.jpg").symlink_to(outside / "none.jpg")
+    (folder / "sub").symlink_to(outside, target_is_directory=True)
+    with OutputFolder(folder) as output:
+        for name in ("photo.jpg", "dangling.jpg", "sub/new.jpg", "sub/deep/new.jpg"):
+            with pytest.raises(FileExistsError, match="symbolic link"):
+                output.write_text(name, "picture")
+    assert [path.name for path in outside.iterdir()] == ["photo.jpg"]
+    assert (outside / "photo.jpg").read_text() == "mine"
+
+
+def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
+        OutputFolder(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError, match="broken symbolic link"):
+        OutputFolder(tmp_path / "link")
+
+
+def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
+    code = "import sys, rcnn.outputs as o; f = o.OutputFolder(sys.argv[1]); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "open\n"
+        with pytest.raises(BlockingIOError, match="in use by another rcnn process"):
+            OutputFolder(tmp_path)
+        other.kill()
+    OutputFolder(tmp_path).close()
+
+
+def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
+    (tmp_path / ".rcnn-writing-1.jpg").touch()
+    (tmp_path / MARKER).write_text('{"file": "a.txt", "sha256": "any"}\n{"file": "b.t')
+    (tmp_path / "a.txt").touch()
+    with OutputFolder(tmp_path) as output:
+        assert output.is_free("a.txt")
+        output.write_text("b.txt", "b")
+    assert files_of_rcnn(tmp_path) == {"a.txt", "b.txt"}
+    assert not (tmp_path / ".rcnn-writing-1.jpg").exists()
+
+
+@pytest.mark.parametrize("text", ["my notes", "my notes\n", "[1]\n"])
+def test_a_marker_that_is_not_ours_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / MARKER).write_text(text)
+    with pytest.raises(FileExistsError, match="rcnn's list of files"):
+        OutputFolder(tmp_path)
+    assert (tmp_path / MARKER).read_text() == text
+
+
+def test_a_refused_command_leaves_no_folder(tmp_path: Path) -> None:
+    OutputFolder(tmp_path / "new").close()
+    (tmp_path / "old").mkdir()
+    OutputFolder(tmp_path / "old").close()
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]
+    assert not list((tmp_path / "old").iterdir())
+
+
+def test_claimed_files_may_grow(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path) as output:
+        for line in ("a", "b"):
+            with output.claim("log.jsonl").open("a") as log:
+                log.write(line)
+        output.claim("last").mkdir()
+        assert output.claim("last").is_dir()
+    assert (tmp_path / "log.jsonl").read_text() == "ab"
+
+
+@pytest.mark.parametrize("name", ["../a", "/a", ".", "a/../../b"])
+def test_a_name_outside_the_folder_is_refused(tmp_path: Path, name: str) -> None:
+    with OutputFolder(tmp_path) as output, pytest.raises(ValueError, match="not a name inside the output folder"):
+        output.is_free(name)
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    long = "ü" * 125 + "x.jpg"  # 255 bytes
+    (tmp_path / long).touch()
+    with OutputFolder(tmp_path) as output:
+        name = output.free_name(long)
+        output.write_text(name, "picture")
+    assert len(name.encode()) <= 255
+    assert name.endswith("ü-2.jpg")
+    assert numbered(PurePosixPath("a/b.tar.gz"), 3) == PurePosixPath("a/b.tar-3.gz")
+
+
+def test_new_folders_count_up_and_are_never_shared(tmp_path: Path) -> None:
+    (tmp_path / "eval-balloons-7").mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda _: new_output("eval", "runs/balloons/best", below=tmp_path), range(20)))
+    assert sorted(path.name for path in made) == sorted(f"eval-balloons-{number}" for number in range(8, 28))
+    assert new_output("train", "mask_rcnn_r50_fpn", below=tmp_path).name == "train-mask_rcnn_r50_fpn-1"
+    (tmp_path / "model.v2.pth").touch()
+    assert new_output("convert", tmp_path / "model.v2.pth", below=tmp_path).name == "convert-model.v2-1"
+
+
+def write_number(number: int) -> Callable[[Path], None]:
+    """Fills a folder with one file that contains `number`."""
+    return lambda folder: (folder / "number").write_text(str(number)) and None
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for number in (1, 2):
+        replace_folder(tmp_path / "last", write_number(number))
+        assert (tmp_path / "last" / "number").read_text() == str(number)
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_write_that_fails_leaves_the_earlier_folder(tmp_path: Path) -> None:
+    def fail(new: Path) -> None:
+        write_number(2)(new)
+        raise KeyboardInterrupt
+
+    replace_folder(tmp_path / "last", write_number(1))
+    with pytest.raises(KeyboardInterrupt):
+        replace_folder(tmp_path / "last", fail)
+    assert (tmp_path / "last" / "number").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_kill_between_the_two_moves_is_repaired(tmp_path: Path) -> None:
+    for name, number in ((".rcnn-replaced-last", 1), (".rcnn-writing-last", 2)):
+        (tmp_path / name).mkdir()
+        write_number(number)(tmp_path / name)
+    recover_folder(tmp_path / "last")
+    assert (tmp_path / "last" / "number").read_text() == "1"
+    assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_lock_does_not_outlive_its_process_in_a_forked_one(tmp_path: Path) -> None:
+    with OutputFolder(tmp_path) as output:
+        output.write_text("a.txt", "a")
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(writer, b"started")
+            signal.pause()
+        os.read(reader, 7)
+        assert output.is_free("a.txt")
+    try:
+        with OutputFolder(tmp_path) as output:  # the forked process lives on, without the lock
+            output.write_text("a.txt", "b")
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
