@@ -16,9 +16,7 @@ from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.rpn import Level
 from rcnn.predictor import ImageDetections, Predictor
 from rcnn.structures import ImageBatch, Proposals, Targets
-from rcnn.weights.systems.fcis.system import CHAINER_FCIS as CHAINER_FCIS_LAYERS
-from rcnn.weights.systems.fcis.system import CHAINERCV as CHAINERCV_LAYERS
-from rcnn.weights.systems.fcis.system import rename
+from rcnn.weights.systems.fcis.system import CHAINER_FCIS_RULES, CHAINERCV_RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
 
@@ -228,11 +226,11 @@ def test_losses_and_gradients(peer: Peer) -> None:
     assert sum(ours.values()) == pytest.approx(wanted["loss"], rel=2e-5)
 
     torch.stack(list(losses.values())).sum().backward()
-    layers = CHAINERCV_LAYERS if peer.name == CHAINERCV else CHAINER_FCIS_LAYERS
+    layers = CHAINERCV_RULES if peer.name == CHAINERCV else CHAINER_FCIS_RULES
     parameters = dict(detector.named_parameters())
     checked = 0
     for name, length, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
-        gradient = parameters[str(rename(name, layers))].grad
+        gradient = parameters[str(layers.rename(name))].grad
         assert gradient is not None, name
         assert float(gradient.double().norm()) == pytest.approx(length, rel=1e-3), name
         # below res5 the photo's last digits, rounded otherwise, switch a few ReLUs: sums of 10^5 terms show it

@@ -13,7 +13,7 @@ from rcnn.models import Detector
 from rcnn.ops.keypoints import decode_keypoints, keypoint_places
 from rcnn.predictor import to_original
 from rcnn.structures import Targets
-from rcnn.weights.systems.detectron2.system import rename
+from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
 
@@ -124,6 +124,6 @@ def assert_gradients(detector: Detector, stored: dict[str, np.ndarray]) -> None:
     gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
     assert len(gradients) == int(stored["n_params_with_grad"])
     for theirs, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
-        gradient = gradients[rename(str(theirs))]
+        gradient = gradients[RULES.rename(str(theirs))]
         np.testing.assert_allclose(gradient.norm().item(), norm, rtol=5e-3, err_msg=theirs)
         np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)

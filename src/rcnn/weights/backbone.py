@@ -12,7 +12,7 @@ from torch import Tensor
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.weights.checkpoint import Checkpoint
-from rcnn.weights.systems.converted import few
+from rcnn.weights.listing import first_names
 
 # what weights were trained with, and no shape shows: taken over from the checkpoint
 CARRIED = (
@@ -76,7 +76,9 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
         if their in checkpoint.state and checkpoint.state[their].shape != state[name].shape
     ]
     if missing or other:
-        problems = [f"{word}: {few(names)}" for word, names in (("missing", missing), ("other shapes", other)) if names]
+        problems = [
+            f"{word}: {first_names(names)}" for word, names in (("missing", missing), ("other shapes", other)) if names
+        ]
         raise ValueError(f"{source} does not fit the backbone of {detector.config.name}: {'; '.join(problems)}")
     with torch.no_grad():
         for name, their in copied.items():

@@ -24,7 +24,7 @@ from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.outputs import replace_folder
 from rcnn.weights.differences import different_layers, different_tensors
-from rcnn.weights.systems.converted import few
+from rcnn.weights.listing import first_names
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -242,16 +242,18 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
         raise ValueError(
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, few(problems)])}; leave out the settings that change its layers"
+            f"differently: {'; '.join([*why, first_names(problems)])}; leave out the settings that change its layers"
         )
     new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"
     if partial:
-        line += f"; new heads for {few(new_classes)}"
-        line += f", those of {few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+        line += f"; new heads for {first_names(new_classes)}"
+        line += (
+            f", those of {first_names([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+        )
     if partial_points:
         kept = [name for name in points if name in known_points]
-        line += f"; keypoints kept: {few(kept) if kept else 'none'}"
+        line += f"; keypoints kept: {first_names(kept) if kept else 'none'}"
     if new_parts:
         line += f"; new: {', '.join(sorted(new_parts))}"
     if dropped:
@@ -334,7 +336,7 @@ def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> l
     ]
     found = {"missing": [n for n in wanted if n not in given], "unknown": [n for n in given if n not in wanted]}
     found["of another shape"] = other
-    return [f"{word}: {few(names)}" for word, names in found.items() if names]
+    return [f"{word}: {first_names(names)}" for word, names in found.items() if names]
 
 
 def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:

@@ -12,4 +12,4 @@ def first_names(names: Sequence[str], count: int = 6) -> str:
 
 def counted(number: int, noun: str) -> str:
     """`1 tensor`, `2 tensors`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+    return f"{number} {noun}" + ("" if number == 1 else "es" if noun.endswith("s") else "s")

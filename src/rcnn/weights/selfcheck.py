@@ -14,8 +14,8 @@ from rcnn.models import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
 from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoint
+from rcnn.weights.listing import first_names
 from rcnn.weights.readers.torch_files import read_safetensors
-from rcnn.weights.systems.converted import few
 
 MOST_COMPARED = 1 << 22  # numbers at a time
 SIDES = (224, 288)  # height, width of the image: small, and a multiple of every stride
@@ -50,7 +50,7 @@ def check_detector(folder: Path) -> str:
     values = {"boxes": found.boxes, "scores": found.scores, "masks": found.masks, "keypoints": found.keypoints}
     real = {name: value[found.valid] for name, value in values.items() if value is not None}
     if wrong := [name for name, value in real.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"{folder} was written, but on a generated image its {few(wrong)} are not finite")
+        raise ValueError(f"{folder} was written, but on a generated image its {first_names(wrong)} are not finite")
     best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
     return (
         f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
@@ -67,7 +67,9 @@ def check_backbone(folder: Path) -> str:
     with torch.inference_mode():
         features = detector.backbone(detector.normalize(_batch(checkpoint.config)))
     if wrong := [name for name, value in features.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"{folder} was written, but on a generated image its features {few(wrong)} are not finite")
+        raise ValueError(
+            f"{folder} was written, but on a generated image its features {first_names(wrong)} are not finite"
+        )
     spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items())
     return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
 
@@ -89,7 +91,7 @@ def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
     ]
     if other:
         raise ValueError(
-            f"{folder} gives back other numbers than were written ({few(sorted(other))}): is the disk sound?"
+            f"{folder} gives back other numbers than were written ({first_names(sorted(other))}): is the disk sound?"
         )
 
 

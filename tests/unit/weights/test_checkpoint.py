@@ -186,5 +186,5 @@ def test_transfer_names_parts_that_only_one_has_and_refuses_other_layers(tmp_pat
         match=r"built differently: mask.convs is 2 .*, 3 in .* \(add mask.convs=2\); mask_head.features.conv3.weight",
     ):
         transfer(compact(5, "mask.convs=3"), checkpoint, CLASSES)
-    with pytest.raises(ValueError, match=r"fpn.lateral2.weight \(64, 32, 1, 1\) \(want \(32, 32, 1, 1\)\)"):
+    with pytest.raises(ValueError, match=r"fpn.lateral2.weight \(64, 32, 1, 1\) \(expected \(32, 32, 1, 1\)\)"):
         transfer(compact(5, "fpn.channels=32"), checkpoint, CLASSES)

@@ -21,7 +21,7 @@ from rcnn.models.overrides import override
 from rcnn.training.run import run_training
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
-from rcnn.weights.convert import Wishes, convert_to_folder
+from rcnn.weights.convert import ConvertOptions, convert_to_folder
 from tests.tiny_data import write_tiny_coco
 
 BLOCKS = "backbone.blocks=[1,1,1,1]"  # the smallest ResNet: a file of 30 MB in place of 100
@@ -77,7 +77,7 @@ def ours(folder: Path) -> dict[str, Tensor]:
 
 def convert(file: Path, folder: Path, *words: str) -> str:
     said: list[str] = []
-    convert_to_folder(file, folder, Wishes(overrides=words), said.append)
+    convert_to_folder(file, folder, ConvertOptions(overrides=words), said.append)
     return "\n".join(said)
 
 
@@ -221,8 +221,8 @@ def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"looks like a ResNet of torchvision or timm.*layer1\.0\.se\.fc\.weight"):
         convert(tmp_path / "seresnet.pth", tmp_path / "backbone")
     torch_file(network(), tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match="has no classes or settings"):
-        convert_to_folder(tmp_path / "resnet.pth", tmp_path / "backbone", Wishes(classes="a"))
+    with pytest.raises(ValueError, match=r"has no settings file|which has no classes"):
+        convert_to_folder(tmp_path / "resnet.pth", tmp_path / "backbone", ConvertOptions(classes="a"))
     assert not (tmp_path / "backbone").exists()
 
 

@@ -16,7 +16,7 @@ MAX_DEPTH = 30
 
 
 def read_hdf5(path: Path) -> dict[str, Stored]:
-    """The data sets of `path` by their paths, without a leading slash; no values are read yet. Raises Damaged and Refused.
+    """The data sets of `path` by their paths, without a leading slash; none is read yet. Raises Damaged and Refused.
 
     Links to other files and external data are refused: through them a weight file could read any other file.
     """

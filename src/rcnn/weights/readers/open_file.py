@@ -114,7 +114,9 @@ def _problem(path: Path, head: bytes) -> str:
     if text.startswith((b"{", b"[")):
         return "is a text file; expected a binary weight file"
     if b"model_checkpoint_path" in head:
-        return "only names the newest TensorFlow checkpoint; TensorFlow checkpoints are not read, see docs/checkpoints.md"
+        return (
+            "only names the newest TensorFlow checkpoint; TensorFlow checkpoints are not read, see docs/checkpoints.md"
+        )
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8))
         tail = file.read()
@@ -123,7 +125,7 @@ def _problem(path: Path, head: bytes) -> str:
     if head.startswith(b"\x08") and (b"onnx" in head or b"pytorch" in head or b"main_graph" in head):
         return "is an ONNX model, which has lost the tensor names: convert the checkpoint that it was exported from"
     if head.startswith(b"\x0a"):
-        return "looks like a protocol buffer (TensorFlow .pb or Caffe .caffemodel): convert the checkpoint it was made from"
+        return "looks like a protocol buffer (TensorFlow .pb, Caffe .caffemodel): convert the checkpoint it came from"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
         return "is a text file; expected a binary weight file"
     return "has an unknown format; expected .pkl, .pth, .npz, .params, .h5 or .safetensors of a known system"
@@ -133,7 +135,7 @@ def _folder(path: Path) -> str:
     """Why folder `path` cannot be converted, and what to do."""
     names = {entry.name for entry in list(path.iterdir())[:1000]}
     if "model.safetensors" in names and "config.json" in names:
-        return f"{path} is already an rcnn checkpoint (or a Hugging Face one): use it directly, `rcnn predict {path} IMAGES`"
+        return f"{path} is an rcnn checkpoint (or a Hugging Face one): use it directly, `rcnn predict {path} IMAGES`"
     if "saved_model.pb" in names or any(".data-0000" in name for name in names):
         return (
             f"{path} is a TensorFlow checkpoint folder: save the variables by name with np.savez and convert that file "

@@ -73,7 +73,7 @@ def require_shape(shape: tuple[int, ...]) -> None:
 
 
 def require_room(claimed: int, size: int, free: int = FREE_BYTES) -> None:
-    """Refused where `size` bytes of a file claim to hold more than `free` + MAX_RATIO * `size` bytes, as a bomb does."""
+    """Refused where `size` bytes claim to hold more than `free` + MAX_RATIO * `size` bytes, as a bomb does."""
     if claimed > free + MAX_RATIO * size:
         raise Refused(f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)")
 

@@ -37,7 +37,8 @@ SAFE_DTYPES = {
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
 }  # fmt: skip
 CURE = {
-    "torch._utils._rebuild_qtensor": "a quantized tensor: save the model before quantization, or its dequantized weights",
+    "torch._utils._rebuild_qtensor": "a quantized tensor: save the model before quantization, or its dequantized "
+    "weights",
     "torch._utils._rebuild_sparse_tensor": "a sparse tensor: save it again after .to_dense()",
     "torch.serialization._get_layout": "a sparse tensor: save it again after .to_dense()",
     "torch._utils._rebuild_meta_tensor_no_storage": "a tensor without data (on the meta device)",

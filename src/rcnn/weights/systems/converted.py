@@ -38,7 +38,10 @@ class Assumption:
     keys: tuple[str, ...] = ()  # our settings: input.min_size
 
     def sentence(self, config: DetectorConfig, given: Sequence[str] = ()) -> str:
-        """`image size: input.min_size=800 (torchvision's constructors)`; empty where all keys are `given` by the user."""
+        """`image size: input.min_size=800 (torchvision's constructors)`.
+
+        Empty where all keys are `given` by the user.
+        """
         keys = [key for key in self.keys if key not in given]
         if self.keys and not keys:
             return ""

@@ -37,7 +37,7 @@ def rules(names: Collection[str]) -> Rules:
         (
             (rf"{re.escape(STEM)}\.conv\.(weight|bias)", "backbone.stem.{1}"),
             (TRUNK, "backbone.blocks.{1:number}.{2}.{3}"),
-            (rf"proposal_generator\.rpn_head\.rpn_feature\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
+            (r"proposal_generator\.rpn_head\.rpn_feature\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
              "rpn.convs.{1}.{2}.{3}"),
             (r"proposal_generator\.rpn_head\.rpn_regressor\.cls_logits\.(.+)", "rpn.objectness.{1}"),
             (r"proposal_generator\.rpn_head\.rpn_regressor\.bbox_pred\.(.+)", "rpn.deltas.{1}"),
@@ -97,9 +97,7 @@ def _three(value: Tensor) -> tuple[float, float, float]:
     return blue, green, red
 
 
-def _require_same_layers(
-    config: DetectorConfig, names: dict[str, str], extras: Mapping[str, Any], source: str
-) -> None:
+def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: Mapping[str, Any], source: str) -> None:
     """A ValueError unless the layers are what the file says: shapes do not tell a stride or a ReLU."""
     with torch.device("meta"):
         modules = dict(build_detector(config).named_modules())
@@ -109,7 +107,10 @@ def _require_same_layers(
         layer = modules[names[f"{theirs}.weight"].removesuffix(".weight")]
         if isinstance(layer, nn.Conv2d):
             relu = getattr(layer, "relu", False)
-            ours, expected = (list(layer.stride), layer.groups, relu), (list(said["stride"]), said["groups"], said["relu"])
+            ours, expected = (
+                (list(layer.stride), layer.groups, relu),
+                (list(said["stride"]), said["groups"], said["relu"]),
+            )
             if ours != expected:
                 raise ValueError(f"{source}: {theirs} has stride, groups, ReLU {expected}, our network has {ours}")
     for theirs, said in extras.get("blocks", {}).items():

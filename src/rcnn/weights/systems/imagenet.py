@@ -21,7 +21,6 @@ from rcnn.weights.systems.detectron.names import RULES as CAFFE2
 from rcnn.weights.systems.layout import fold_biases, identity_statistics, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
-from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System
 from rcnn.weights.systems.tensorpack.system import RULES as TENSORPACK_RULES
 
@@ -35,14 +34,15 @@ FAIR = replace(CAFFE, pixel_mean=(103.53, 116.28, 123.675))
 RESNEXT = replace(FAIR, pixel_std=(57.375, 57.12, 58.395))
 # variance of the first norm over the squares of its kernel: pixels of deviation 1 give 1, of deviation 58 give 3400
 CAFFE_SPREAD = 30.0
+VALUE = "(weight|bias|running_mean|running_var)"
 TORCH = Rules(
     (
         (r"conv1\.weight", "backbone.stem.conv1.weight"),
-        (r"bn1\.(weight|bias|running_mean|running_var)", "backbone.stem.conv1.norm.{1}"),
+        (rf"bn1\.{VALUE}", "backbone.stem.conv1.norm.{1}"),
         (r"layer(\d)\.(\d+)\.conv([123])\.weight", "backbone.res{1+1}.{2}.conv{3}.weight"),
-        (r"layer(\d)\.(\d+)\.bn([123])\.(weight|bias|running_mean|running_var)", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
+        (rf"layer(\d)\.(\d+)\.bn([123])\.{VALUE}", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
         (r"layer(\d)\.(\d+)\.downsample\.0\.weight", "backbone.res{1+1}.{2}.shortcut.weight"),
-        (r"layer(\d)\.(\d+)\.downsample\.1\.(weight|bias|running_mean|running_var)", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
+        (rf"layer(\d)\.(\d+)\.downsample\.1\.{VALUE}", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
     )
 )  # fmt: skip
 DETECTRON2 = Rules(((r"((?:stem\.conv1|res\d\.\d+\.(?:conv[123]|shortcut))\.(?!.*tracked).+)", "backbone.{1}"),))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found, find_weights
-from rcnn.weights.systems import d2go, imagenet, mask_faster_rcnn, matterport, torchvision
+from rcnn.weights.systems import d2go, imagenet, mask_faster_rcnn, maskrcnn_benchmark, matterport, torchvision
 from rcnn.weights.systems.chainer import system as chainer
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.detectron import system as detectron
@@ -22,6 +22,7 @@ from rcnn.weights.systems.tensorpack import system as tensorpack
 # tried in order; the first that recognises the names reads the file
 SYSTEMS: tuple[System, ...] = (
     d2go.SYSTEM,
+    maskrcnn_benchmark.SYSTEM,
     torchvision.SYSTEM,  # before Detectron2, whose heads have the same names
     detectron2.SYSTEM,
     detectron.SYSTEM,

@@ -1,7 +1,7 @@
 """mask-faster-rcnn's checkpoints (lichengunc, `.pth`): Mask R-CNN on one ResNet map, with torchvision's names inside.
 
-BGR; the RPN has two logits per anchor, all backgrounds before all objects; background is the first class, with a box and
-a mask of its own; layer4 works on regions of 7x7 with stride 1. The ImageNet classifier is in the file, too.
+BGR; the RPN has two logits per anchor, all backgrounds before all objects; background is the first class, with its own
+box and mask; layer4 works on regions of 7x7 with stride 1. The ImageNet classifier is in the file, too.
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
     blocks = blocks_of(shapes)
     if 0 in blocks:
-        raise ValueError(f"{source} has a ResNet of {blocks} blocks; its other networks (VGG, MobileNet) are not supported")
+        raise ValueError(
+            f"{source} has a ResNet of {blocks} blocks; its other networks (VGG, MobileNet) are not supported"
+        )
     depth, unusual = depth_and_blocks(blocks)
     anchors = shapes["rpn.deltas.weight"][0] // (4 * RATIOS)
     scales = get["ANCHOR_SCALES"] or SCALES.get(anchors, SCALES[5])
@@ -206,7 +208,9 @@ def _settings(given: SettingsSource) -> tuple[dict[str, Any], tuple[str, ...]]:
         if kind is float and isinstance(found[key], int):
             found[key] = float(found[key])
         if not isinstance(found[key], kind):
-            raise ValueError(f"{given}: {key}={found[key]!r} has the wrong type; expected a value such as {DEFAULTS[key]!r}")
+            raise ValueError(
+                f"{given}: {key}={found[key]!r} has the wrong type; expected a value such as {DEFAULTS[key]!r}"
+            )
     known = {key: value for key, value in found.items() if key in DEFAULTS}
     return known, tuple(key for key in found if key not in DEFAULTS)
 

@@ -1,8 +1,8 @@
 """matterport's Mask R-CNN (Keras, `.h5`): ResNet-50 or -101 with a pyramid, layers by name.
 
-Kernels are (height, width, in, out); every convolution has a bias, also before a norm, which is subtracted from its mean
-here; the heads' norms are folded into their layers. Boxes are y, x, height, width in units that end on the last pixel;
-background is first.
+Kernels are (height, width, in, out); every convolution has a bias, also before a norm, which is subtracted from its
+mean here; the heads' norms are folded into their layers. Boxes are y, x, height, width in units that end on the last
+pixel; background is first.
 """
 
 from __future__ import annotations
@@ -198,7 +198,8 @@ def _config(
     ratios = tuple(1 / float(ratio) for ratio in get["RPN_ANCHOR_RATIOS"])  # theirs are width over height
     if kernels["rpn_class_raw"][-1] != 2 * len(ratios):
         raise ValueError(
-            f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores, which do not fit the {len(ratios)} RPN_ANCHOR_RATIOS"
+            f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores, which do not fit the {len(ratios)} "
+            "RPN_ANCHOR_RATIOS"
         )
     if get["IMAGE_RESIZE_MODE"] != "square" or get["RPN_ANCHOR_STRIDE"] != 1:
         raise ValueError(f"{source}: only IMAGE_RESIZE_MODE=square and RPN_ANCHOR_STRIDE=1 are supported")

@@ -52,7 +52,10 @@ class Rules:
         return None
 
     def place(self, names: Iterable[str], source: str, system: str) -> Placed:
-        """Our name for each of `names`; a ValueError lists those that no rule knows, or two that are the same tensor."""
+        """Our name for each of `names`.
+
+        A ValueError lists those that no rule knows, or two that are the same tensor.
+        """
         ours: dict[str, str] = {}
         skipped: list[str] = []
         unknown: list[str] = []
@@ -93,7 +96,9 @@ class Rules:
         fields: dict[int, str] = {}  # group of `pattern` -> the field that stands for it
         for part in FIELD.finditer(template):
             number, shift, word = int(part[1]), part[2], part[3]
-            group = f"({'|'.join(map(re.escape, self.words[word].values()))})" if word else groups[number - 1]
+            group = r"(\d+)" if shift else groups[number - 1]
+            if word:
+                group = f"({'|'.join(map(re.escape, self.words[word].values()))})"
             back += re.escape(template[position : part.start()]) + group
             shift = {"+": "-", "-": "+"}[shift[0]] + shift[1:] if shift else ""
             fields[number] = f"{{{len(fields) + 1}{shift}{f':{word}' if word else ''}}}"

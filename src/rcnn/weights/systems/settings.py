@@ -50,7 +50,9 @@ def _python(loader: PlainLoader, suffix: str, node: yaml.Node) -> object:
     if isinstance(node, yaml.ScalarNode) and suffix in ("unicode", "str", "long"):
         text = str(loader.construct_scalar(node))
         return int(text) if suffix == "long" else text
-    return Unread(suffix)
+    if suffix.startswith(("object", "name:")):
+        return Unread(suffix)
+    raise yaml.constructor.ConstructorError(None, None, f"the tag python/{suffix} is not read", node.start_mark)
 
 
 PlainLoader.add_multi_constructor(PYTHON, _python)
@@ -76,7 +78,7 @@ def read_settings(given: str | Path) -> dict[str, Any]:
     """Settings by dotted key, from a file or from KEY=VALUE text.
 
     Read are KEY=VALUE (in lines or side by side), flags (`--bn2affine`), YAML, and the trees and tables that programs
-    print: tensorpack's `{'MODE_FPN': True}`, matterport's `IMAGE_MIN_DIM    800`. Raises ValueError that names the file.
+    print: tensorpack's `{'MODE_FPN': True}`, matterport's `IMAGE_MIN_DIM    800`. ValueErrors name the file.
     """
     path = existing_file(given)
     if path is None and isinstance(given, Path):
@@ -115,7 +117,7 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
     """Settings by dotted key of a YAML text; empty where it holds none. Raises ValueError that names `source`."""
     try:
-        content = yaml.load(text, loader)  # noqa: S506 the loader makes plain values only
+        content = yaml.load(text, loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{source} is not plain YAML ({' '.join(str(error).split())[:300]})") from error
     return flat(content) if isinstance(content, dict) else {}
@@ -150,7 +152,7 @@ def _value(text: str) -> object:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         pass
     try:
-        return yaml.load(text, PlainLoader)  # noqa: S506
+        return yaml.load(text, PlainLoader)
     except (yaml.YAMLError, RecursionError):
         return text
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
@@ -79,7 +80,9 @@ class System:
         and the tensors or settings that are wrong.
         """
         if settings is not None and not self.settings:
-            raise ValueError(f"--config {settings}: {self.name} has no settings file, as for {found.source}; leave it out")
+            raise ValueError(
+                f"--config {settings}: {self.name} has no settings file, as for {found.source}; leave it out"
+            )
         try:
             plan = self.read(found, settings)
         except KeyError as error:
@@ -94,7 +97,9 @@ class System:
         require_fit(config, state, found.source, part=part, allow_missing=allow_missing)
         given = [word.partition("=")[0] for word in overrides]
         sentences = (assumption.sentence(config, given) for assumption in plan.assumed)
-        what = f"the backbone {config.name}" if self.kind == "backbone" else f"{config.name}, {config.num_classes} classes"
+        what = (
+            f"the backbone {config.name}" if self.kind == "backbone" else f"{config.name}, {config.num_classes} classes"
+        )
         return Converted(
             config=config,
             state=state,
@@ -108,7 +113,14 @@ class System:
         )
 
     def convert_state(
-        self, state: Mapping[str, Tensor], settings: SettingsSource = None, source: str = "the state dict"
+        self,
+        state: Mapping[str, Tensor],
+        settings: SettingsSource = None,
+        source: str = "the state dict",
+        extras: Mapping[str, Any] | None = None,
     ) -> Converted:
-        """As `convert`, of a state dict in memory; `source` names it in messages."""
-        return self.convert(Found(state=state, source=source), settings)
+        """As `convert`, of a state dict in memory.
+
+        `source` names it in messages, `extras` is what is stored beside it.
+        """
+        return self.convert(Found(state=state, source=source, extras=extras or {}), settings)

@@ -35,7 +35,8 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Export, Plan, System
 
-# published files by the start of their SHA-256, which their names contain; their tensors alone do not tell these settings
+# published files by the start of their SHA-256, which their names contain; their tensors alone do not tell these
+# settings
 NO_EPS = {  # the frozen norms have no eps: torchvision sets that when it loads them
     "258fb6c6": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
     "bf2d0c1e": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
@@ -98,7 +99,7 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of a torchvision state dict, which holds no settings: those of torchvision's constructors are used."""
+    """The network of a torchvision state dict, which holds no settings: those of its constructors are used."""
     convs = _count(found.state, r"roi_heads\.box_head\.\d+\.0\.weight")
     config = _config(found)
     lowest = 2 if isinstance(config.backbone, ResNetConfig) else 4
@@ -171,8 +172,10 @@ def _config(found: Found) -> DetectorConfig:
     if scores is None or not (mobile or all(blocks)):
         backbone = first_names([name for name in state if name.startswith("backbone.")], 2)
         raise ValueError(
-            f"{source} is a torchvision detector on a network that rcnn does not support ({backbone}); expected Faster, "
-            "Mask or Keypoint R-CNN with an FPN on a ResNet of bottleneck blocks (ResNet-50, ResNeXt, wide) or MobileNetV3"
+            f"{source} is a torchvision detector on a network that rcnn does not support ({backbone}); expected "
+            "Faster, "
+            "Mask or Keypoint R-CNN with an FPN on a ResNet of bottleneck blocks (ResNet-50, ResNeXt, wide) or "
+            "MobileNetV3"
         )
     masks = any(name.startswith("roi_heads.mask_") for name in state)
     keypoint = _keypoint(state)

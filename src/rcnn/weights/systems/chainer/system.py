@@ -42,7 +42,14 @@ RATIOS = 3
 UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
 MAX_DETECTIONS = 1000  # where the system has no limit
 VALUES = {"W": "weight", "b": "bias"}
-NORMS = {"gamma": "weight", "beta": "bias", "avg_mean": "running_mean", "avg_var": "running_var", "W": "weight", "b": "bias"}
+NORMS = {
+    "gamma": "weight",
+    "beta": "bias",
+    "avg_mean": "running_mean",
+    "avg_var": "running_var",
+    "W": "weight",
+    "b": "bias",
+}
 CONVS = {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"}
 RULES = Rules(
     (
@@ -113,9 +120,10 @@ def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena
     config = (_wkentaro if system == "wkentaro" else _dena)(settings, shapes, found.source)
 
     def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-        whole = identity_statistics(state) if system == "wkentaro" or settings.get("bn2affine") else state
-        fold_biases(whole)
-        return whole
+        if system == "wkentaro" or settings.get("bn2affine"):  # the norms are scale and shift only
+            state = identity_statistics({name: value for name, value in state.items() if ".running_" not in name})
+        fold_biases(state)
+        return state
 
     named = settings.get("class_names")
     return Plan(
@@ -253,7 +261,9 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[A
             "pixel mean", ("input.pixel_mean",),
             "the system's default; models copied from Detectron have [122.7717,115.9465,102.9801]",
         )  # fmt: skip
-    return tuple(Assumption(what, source, keys) for key, (what, keys, source) in said.items() if settings.get(key) is None)
+    return tuple(
+        Assumption(what, source, keys) for key, (what, keys, source) in said.items() if settings.get(key) is None
+    )
 
 
 def _notes(settings: Settings, system: str) -> tuple[str, ...]:

@@ -10,7 +10,15 @@ import numpy as np
 import yaml
 
 from rcnn.weights.systems.detectron2.settings import listed
-from rcnn.weights.systems.settings import PYTHON, PlainLoader, SettingsSource, Unread, existing_file, plain_yaml, read_text
+from rcnn.weights.systems.settings import (
+    PYTHON,
+    PlainLoader,
+    SettingsSource,
+    Unread,
+    existing_file,
+    plain_yaml,
+    read_text,
+)
 
 # settings that we use, with Detectron's defaults (core/config.py)
 DEFAULTS: dict[str, Any] = {

@@ -41,7 +41,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
             raise ValueError(f"{source} has {what} ({others[0]}), which rcnn does not support")
     if not any(name.startswith("conv_rpn") for name in found.state):
         raise ValueError(
-            f"{source} is Fast R-CNN on proposals from a file: it has no RPN and cannot find boxes by itself; expected an "
+            f"{source} is Fast R-CNN on proposals from a file: it has no RPN and cannot find boxes by itself; "
+            "expected an "
             "end-to-end model"
         )
     placed = RULES.place(found.state, source, SYSTEM.name)
@@ -77,7 +78,11 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
     if isinstance(text, str) and text.strip():
         return yaml_settings(text, found.source) | words, "settings of the file", ()
     theirs, assumed = settings_of_blobs({name: found.shape(name) for name in found.state}, found.source)
-    return theirs | words, "no settings in the file: give its YAML with --config if it differs from the model zoo's", assumed
+    return (
+        theirs | words,
+        "no settings in the file: give its YAML with --config if it differs from the model zoo's",
+        assumed,
+    )
 
 
 def settings_of_blobs(shapes: Shapes, source: str) -> tuple[dict[str, Any], tuple[Assumption, ...]]:

@@ -58,7 +58,7 @@ def settings_of_tensors(shapes: Shapes, source: str) -> tuple[dict[str, Any], Ch
     _assume(assumed, "anchors", ("rpn.sizes", "rpn.ratios"), ANCHORS)
     _assume(assumed, "image size", ("input.min_size", "input.max_size"), ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"))
     _assume(assumed, "pixels", ("input.channel_order",), ("INPUT.FORMAT",))
-    _assume(assumed, "pixels", *reversed(PIXELS))
+    _assume(assumed, "pixels", PIXELS[1], PIXELS[0])
     return settings, assumed
 
 
@@ -123,7 +123,11 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
     if groups > 1:
         settings |= IMAGENET_STD
     _assume(assumed, "frozen stages in training", ("backbone.frozen_stages",), ("MODEL.BACKBONE.FREEZE_AT",))
-    stride = "stride in the 1x1 convolutions" if settings["MODEL.RESNETS.STRIDE_IN_1X1"] else "stride in the 3x3 convolutions"
+    stride = (
+        "stride in the 1x1 convolutions"
+        if settings["MODEL.RESNETS.STRIDE_IN_1X1"]
+        else "stride in the 3x3 convolutions"
+    )
     _assume(assumed, stride, ("backbone.stride_in_1x1",), ("MODEL.RESNETS.STRIDE_IN_1X1",))
     return settings
 
@@ -174,7 +178,8 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
         stages = _count(shapes, r"roi_heads\.box_predictor\.(\d+)\.cls_score\.weight")
         if stages != 3:
             raise ValueError(
-                f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its YAML with "
+                f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its "
+                "YAML with "
                 "--config"
             )
     if any(name.startswith("roi_heads.mask_head.") for name in shapes):

@@ -150,7 +150,8 @@ def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = existing_file(given)
     if path is None:
         raise FileNotFoundError(
-            f"{str(given)[:200]} does not exist; expected Detectron2's YAML (config.yaml in its OUTPUT_DIR), the name of a "
+            f"{str(given)[:200]} does not exist; expected Detectron2's YAML (config.yaml in its OUTPUT_DIR), the "
+            "name of a "
             "config of its model zoo such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or KEY=VALUE"
         )
     settings = plain_yaml(read_text(path), str(path), yaml.SafeLoader)
@@ -196,7 +197,8 @@ def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
                 lines.append(f"{key}={value!r} is not kept: {meaning}")
         elif key == "MODEL.RPN.BOUNDARY_THRESH" and value >= 0:
             lines.append(
-                f"{key}={value!r}: in further training, anchors outside of the image are not matched to any box, and those "
+                f"{key}={value!r}: in further training, anchors outside of the image are not matched to any box, "
+                "and those "
                 "that end on its border are used"
             )
         elif key not in DEFAULTS and key not in ONLY and not key.startswith(IDLE):

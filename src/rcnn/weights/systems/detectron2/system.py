@@ -1,8 +1,8 @@
 """Detectron2's checkpoints: Faster, Mask, Cascade and Keypoint R-CNN and the RPN alone, on ResNet and ResNeXt.
 
-Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are our conventions
-too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE; what is missing is taken from the
-buffers of the file, and else from the model zoo for such tensors (names.py).
+Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are conventions
+of ours, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE; what is missing is taken
+from the buffers of the file, and else from the model zoo for such tensors (names.py).
 """
 
 from __future__ import annotations
@@ -82,9 +82,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         expected = build_detector(config).state_dict()
     # frozen norms have no step counter here, and those of the frozen stages of a network with batch norm none there
     names = {
-        name: ours
-        for name, ours in placed.ours.items()
-        if not ours.endswith("num_batches_tracked") or ours in expected
+        name: ours for name, ours in placed.ours.items() if not ours.endswith("num_batches_tracked") or ours in expected
     }
     return Plan(
         config=config,
@@ -104,11 +102,13 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
         return zoo_settings(str(given)), f"settings of the model zoo's {given}", ()
     path = existing_file(given) if given is not None else None
     words = {} if given is None or path is not None else parse_settings(str(given), "--config")
-    if path is not None or (given is not None and not words):
-        return read_yaml(given), f"settings of {(path or given)}".replace(str(path), path.name if path else ""), ()
+    if given is not None and not words:
+        return read_yaml(given), f"settings of {path.name if path else given}", ()
     theirs, assumed = settings_of_tensors({name: found.shape(name) for name in found.state}, found.source)
     buffers, said = buffer_settings(found.state, theirs)
-    summary = "; ".join([f"settings of {', '.join(said)} in the file"] * bool(said) + ["settings as given"] * bool(words))
+    summary = "; ".join(
+        [f"settings of {', '.join(said)} in the file"] * bool(said) + ["settings as given"] * bool(words)
+    )
     known = buffers.keys() | words.keys()
     return (
         theirs | buffers | words,

@@ -86,7 +86,10 @@ GIOU: Settings = {
 
 
 def _normed(norm: str, stride_in_1x1: bool) -> Settings:
-    """Norms in the backbone, the FPN and the heads; the box head has four convolutions and one fully connected layer."""
+    """Norms in the backbone, the FPN and the heads.
+
+    The box head has four convolutions and one fully connected layer.
+    """
     return {
         "MODEL.RESNETS.NORM": norm,
         "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1,

@@ -28,7 +28,10 @@ RULES = Rules(
         (rf"(?:arg:|aux:)?bn_conv1_{NORM}", "backbone.stem.conv1.norm.{1:norm}"),
         # res4b7_branch2a: block 7; res5c: block 2
         (r"(?:arg:|aux:)?res(\d)([a-z]\d*)_branch(1|2[abc])_(weight|bias)", "backbone.res{1}.{2:block}.{3:conv}.{4}"),
-        (rf"(?:arg:|aux:)?bn(\d)([a-z]\d*)_branch(1|2[abc])_{NORM}", "backbone.res{1}.{2:block}.{3:conv}.norm.{4:norm}"),
+        (
+            rf"(?:arg:|aux:)?bn(\d)([a-z]\d*)_branch(1|2[abc])_{NORM}",
+            "backbone.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
+        ),
         (rf"(?:arg:|aux:)?({'|'.join(HEADS)})_(weight|bias)", "{1:head}.{2}"),
     ),
     skip=r"(?:arg:|aux:)?fcis_bbox_(weight|bias)_test",

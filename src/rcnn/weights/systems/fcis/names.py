@@ -35,7 +35,9 @@ class Layout:
         layer = layer_of(name)
         multiple = MULTIPLES.get(layer, 1)
         if value.ndim == 0 or len(value) % multiple:
-            raise ValueError(f"{name} (our name) has shape {tuple(value.shape)}; expected a multiple of {multiple} rows")
+            raise ValueError(
+                f"{name} (our name) has shape {tuple(value.shape)}; expected a multiple of {multiple} rows"
+            )
         match layer:
             case "rpn.objectness" if not self.interleaved:
                 value = paired_logits(value)

@@ -43,7 +43,10 @@ CHAINERCV_RULES = Rules(
         *COMMON,
         (rf"extractor/conv1/(?:conv|bn)/{VALUE}", "backbone.stem.conv1.{1:value}"),
         (rf"extractor/res(\d)/(a|b\d+)/(conv\d)/(?:conv|bn)/{VALUE}", "backbone.res{1}.{2:block}.{3}.{4:value}"),
-        (rf"extractor/res(\d)/(a|b\d+)/residual_conv/(?:conv|bn)/{VALUE}", "backbone.res{1}.{2:block}.shortcut.{3:value}"),
+        (
+            rf"extractor/res(\d)/(a|b\d+)/residual_conv/(?:conv|bn)/{VALUE}",
+            "backbone.res{1}.{2:block}.shortcut.{3:value}",
+        ),
         (rf"head/conv1/{VALUE}", "box_head.reduce.{1:value}"),
         (rf"head/cls_seg/{VALUE}", "box_head.maps.{1:value}"),
         (rf"head/ag_loc/{VALUE}", "box_head.deltas.{1:value}"),

@@ -81,7 +81,9 @@ def _assignments(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
             case ast.Expr(value=ast.Constant()):
                 pass  # a docstring
             case _:
-                skipped.append(f"{source}:{statement.lineno} {type(statement).__name__.lower()}, which is not an assignment")
+                skipped.append(
+                    f"{source}:{statement.lineno} {type(statement).__name__.lower()}, which is not an assignment"
+                )
     return values, skipped
 
 

@@ -12,7 +12,10 @@ EMA = r"ema_.+"
 
 
 def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn_convs: int = 0) -> Rules:
-    """MMDetection's names -> ours. The other direction needs the names of the norms and the number of RPN convolutions."""
+    """MMDetection's names -> ours.
+
+    The other direction needs the names of the norms and the number of RPN convolutions.
+    """
     one = ((r"rpn_head\.rpn_conv\.(weight|bias)", "rpn.convs.0.{1}"),)
     several = ((r"rpn_head\.rpn_conv\.(\d+)\.conv\.(.+)", "rpn.convs.{1}.{2}"),)
     pairs = [

@@ -1,8 +1,8 @@
-"""MMDetection's checkpoints (2.x and 3.x), import and export: Faster, Mask and Cascade R-CNN and RPN on ResNet and ResNeXt.
+"""MMDetection's checkpoints (2.x and 3.x), import and export: Faster, Mask and Cascade R-CNN and RPN on ResNets.
 
-Since 2.0 its conventions are ours: background last, half-open boxes, deltas dx dy dw dh per class. The anchors of a cell
-are in another order (ratio outer), and deltas are divided by standard deviations where ours are multiplied by weights.
-The config in the file's `meta`, or the one given, is parsed and never run.
+Since 2.0 its conventions are ours: background last, half-open boxes, deltas dx dy dw dh per class. The anchors of a
+cell are in another order (ratio outer), and deltas are divided by standard deviations where ours are multiplied by
+weights. The config in the file's `meta`, or the one given, is parsed and never run.
 """
 
 from __future__ import annotations
@@ -48,11 +48,16 @@ def recognises(names: Collection[str]) -> bool:
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of an MMDetection file; settings from its config file, else from its `meta`, else its base configs."""
+    """The network of an MMDetection file.
+
+    Settings from its config file, else from its `meta`, else its base configs.
+    """
     meta = found.extras.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
     if others := [name for name in found.state if re.search(OTHERS, name)]:
-        raise ValueError(f"{found.source} has a backbone that rcnn does not support ({others[0]}); expected a ResNet or ResNeXt")
+        raise ValueError(
+            f"{found.source} has a backbone that rcnn does not support ({others[0]}); expected a ResNet or ResNeXt"
+        )
     placed = rules().place(found.state, found.source, SYSTEM.name)
     shapes = {name: torch.empty(found.shape(name), device="meta") for name in placed.ours}
     config = _of_tensors(shapes, found.source)
@@ -69,9 +74,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     with torch.device("meta"):
         expected = build_detector(config).state_dict()
     names = {
-        name: ours
-        for name, ours in placed.ours.items()
-        if not ours.endswith("num_batches_tracked") or ours in expected
+        name: ours for name, ours in placed.ours.items() if not ours.endswith("num_batches_tracked") or ours in expected
     }
     return Plan(
         config=config,

@@ -44,6 +44,7 @@ OF_THE_RUN = re.compile(
     r"|RPN\.NUM_ANCHOR|FPN\.RESOLUTION_REQUIREMENT"
 )
 
+
 class Settings(NamedTuple):
     """tensorpack's settings as far as a detector has them."""
 

@@ -1,8 +1,8 @@
 """tensorpack's checkpoints (`.npz`): Faster, Mask and Cascade R-CNN on C4 and FPN; frozen, synchronized or group norm.
 
-Kernels are (height, width, in, out), deconvolutions (height, width, out, in), fully connected layers (in, out) over maps
-in our order. Background is the first class, with a box that nothing uses. Images are BGR. The names tell the network,
-the settings everything else.
+Kernels are (height, width, in, out), deconvolutions (height, width, out, in), fully connected layers (in, out) over
+maps in our order. Background is the first class, with a box that nothing uses. Images are BGR. The names tell the
+network, the settings everything else.
 """
 
 from __future__ import annotations
