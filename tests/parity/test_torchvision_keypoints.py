@@ -94,8 +94,10 @@ def test_state_dicts_go_both_ways(joints: int) -> None:
 
 def test_the_published_file_has_norms_without_eps() -> None:
     state = peer().state_dict()
-    published = torchvision_files.SYSTEM.convert_state(state, "keypointrcnn_resnet50_fpn_coco-fc266e95.pth").config
-    older = torchvision_files.SYSTEM.convert_state(state, "keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
+    published = torchvision_files.SYSTEM.convert_state(
+        state, source="keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
+    ).config
+    older = torchvision_files.SYSTEM.convert_state(state, source="keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
     assert (published.backbone.norm_eps, older.backbone.norm_eps) == (0.0, 1e-5)
 
 

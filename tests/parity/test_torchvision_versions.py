@@ -56,7 +56,7 @@ def peer(name: str) -> nn.Module:
 
 def ours(name: str, model: nn.Module, *overrides: str) -> Detector:
     source = "fasterrcnn_mobilenet_v3_large_320_fpn.pth" if "320" in name else ""
-    converted = torchvision_files.SYSTEM.convert_state(model.state_dict(), source)
+    converted = torchvision_files.SYSTEM.convert_state(model.state_dict(), source=source)
     assert converted.config.name == name
     config = override(converted.config, [*SMALL, "backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
@@ -128,4 +128,4 @@ def test_losses_are_theirs(name: str) -> None:
 def test_files_of_other_networks_are_refused_by_name(tmp_path: Path) -> None:
     model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
     with pytest.raises(ValueError, match="none of its R-CNNs"):
-        torchvision_files.SYSTEM.convert_state(model.state_dict(), "retina.pth")
+        torchvision_files.SYSTEM.convert_state(model.state_dict(), source="retina.pth")

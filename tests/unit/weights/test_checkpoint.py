@@ -95,7 +95,7 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "peer" / "model_final.pth").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"not a checkpoint.*Found: model_final.pth.*rcnn convert .*model_final.pth"):
         load_checkpoint(tmp_path / "peer")
-    with pytest.raises(ValueError, match=r"file of another system: `rcnn convert"):
+    with pytest.raises(ValueError, match=r"file of another framework: convert it with `rcnn convert"):
         load_checkpoint(tmp_path / "peer" / "model_final.pth")
 
     folder = saved(tmp_path / "m")
@@ -180,7 +180,7 @@ def test_transfer_to_the_same_classes_in_another_order_copies_all(tmp_path: Path
 
 def test_transfer_names_parts_that_only_one_has_and_refuses_other_layers(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(saved(tmp_path / "m"))
-    assert transfer(compact(5, "mask=null"), checkpoint, CLASSES).endswith("; left behind: mask_head")
+    assert transfer(compact(5, "mask=null"), checkpoint, CLASSES).endswith("; skipped: mask_head")
     with pytest.raises(
         ValueError,
         match=r"built differently: mask.convs is 2 .*, 3 in .* \(add mask.convs=2\); mask_head.features.conv3.weight",

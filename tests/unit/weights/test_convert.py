@@ -44,14 +44,16 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
     assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
     assert len(set(given.classes)) == 90
     assert given.config.backbone.norm_eps == 1e-5
-    published = torchvision_files.SYSTEM.convert_state(theirs, "downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    published = torchvision_files.SYSTEM.convert_state(
+        theirs, source="downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+    )
     assert published.config.backbone.norm_eps == 0
 
 
 def test_torchvision_networks_that_we_do_not_have() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     theirs = to_torchvision(blank(config), config)
-    with pytest.raises(ValueError, match=r"without a counterpart here: roi_heads\.keypoint_head\.0\.weight"):
+    with pytest.raises(ValueError, match=r"unexpected: keypoint_head\.features\.conv1\.weight"):
         torchvision_files.SYSTEM.convert_state({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"does not fit .* missing: rpn\.convs\.1\.bias"):
         torchvision_files.SYSTEM.convert_state({**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})

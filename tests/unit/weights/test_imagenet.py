@@ -252,7 +252,7 @@ def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Pa
         adopt_backbone(model_config("mask_rcnn_r50_fpn"), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"frozen batch norm, the model group norm.*backbone\.norm=frozen_bn"):
         adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
-    with pytest.raises(ValueError, match=r"worked into scale and shift.*leave backbone\.norm=bn out"):
+    with pytest.raises(ValueError, match=r"folded into scale and shift.*leave backbone\.norm=bn out"):
         adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match="ResNets to ResNets"):
         adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")
@@ -281,5 +281,5 @@ def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
     with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
         run_training(str(caffe), data, tmp_path / "other", [], device="cpu")
-    with pytest.raises(ValueError, match=r"holds a backbone alone, which detects nothing: train from it, `rcnn train"):
+    with pytest.raises(ValueError, match=r"holds a backbone alone, which cannot detect: train from it, `rcnn train"):
         load_detector(caffe)

@@ -38,7 +38,9 @@ SYSTEMS: tuple[System, ...] = (
     *imagenet.SYSTEMS,
 )
 EXPORTS: dict[str, tuple[System, Export]] = {
-    system.export.option: (system, system.export) for system in SYSTEMS if system.export is not None
+    system.export.option: (system, system.export)
+    for system in sorted(SYSTEMS, key=lambda system: system.name)
+    if system.export is not None
 }
 
 

@@ -185,7 +185,7 @@ def _settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
 
 
 def _in_pytorch(config: DetectorConfig) -> DetectorConfig:
-    """What differs from Detectron: Pillow resizes, boxes go back by each side's own factor, no proposal is too small."""
+    """Differences from Detectron: Pillow resizes, boxes are rescaled per side, and no proposal is too small."""
     plain = type(config.input)()
     given = replace(config.input, resize="antialias", size_rounding=plain.size_rounding, rescale=plain.rescale)
     return replace(config, input=given, rpn=replace(config.rpn, min_size=-1.0, min_size_original=False))
