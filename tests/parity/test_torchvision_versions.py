@@ -127,5 +127,5 @@ def test_losses_are_theirs(name: str) -> None:
 
 def test_files_of_other_networks_are_refused_by_name(tmp_path: Path) -> None:
     model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    with pytest.raises(ValueError, match="none of its R-CNNs"):
+    with pytest.raises(ValueError, match="on a network that rcnn does not support"):
         torchvision_files.SYSTEM.convert_state(model.state_dict(), source="retina.pth")

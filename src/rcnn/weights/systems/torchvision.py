@@ -35,14 +35,15 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Export, Plan, System
 
-# published files by the start of their SHA-256, which their names contain; their tensors alone do not tell these
-# settings
+# published files: the start of their SHA-256 -> their names; the tensors alone do not tell these settings
 NO_EPS = {  # the frozen norms have no eps: torchvision sets that when it loads them
-    "258fb6c6": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-    "bf2d0c1e": "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
-    "fc266e95": "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
+    "258fb6c6": ("fasterrcnn_resnet50_fpn_coco", "fasterrcnn_resnet50_fpn_coco-258fb6c6"),
+    "bf2d0c1e": ("maskrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco-bf2d0c1e"),
+    "fc266e95": ("keypointrcnn_resnet50_fpn_coco-fc266e95",),  # not the older file of that name
 }
-MOBILE_320 = {"907ea3f9": "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9.pth"}  # images of 320 pixels
+SMALL_IMAGES = {  # of 320 to 640 pixels
+    "907ea3f9": ("fasterrcnn_mobilenet_v3_large_320_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn-907ea3f9"),
+}
 CONSTRUCTORS = "torchvision's constructors"
 
 
@@ -107,8 +108,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     persons = config.keypoint is not None and config.num_classes == 1
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
     names = tuple(f"N/A {i}" if name == "N/A" else name for i, name in enumerate(categories) if i)
-    known = "known from the published file"
-    size = known if _is_published(found.source, MOBILE_320) else CONSTRUCTORS
+    known = f"torchvision's published file, known by its name {Path(found.source).name} or its content"
+    size = known if _is_published(found.source, SMALL_IMAGES) else CONSTRUCTORS
     eps = known if _is_published(found.source, NO_EPS) else CONSTRUCTORS
     return Plan(
         config=config,
@@ -183,7 +184,7 @@ def _config(found: Found) -> DetectorConfig:
     trained = any(name.startswith("backbone.body.") and name.endswith("num_batches_tracked") for name in state)
     norm: Literal["bn", "frozen_bn"] = "bn" if trained else "frozen_bn"
     if mobile:
-        small = _is_published(source, MOBILE_320)
+        small = _is_published(source, SMALL_IMAGES)
         base = model_config(f"faster_rcnn_mobilenet_v3_large_{'320_' if small else ''}fpn")
         return replace(
             base, num_classes=len(scores) - 1, backbone=MobileNetConfig(norm=norm, frozen_stages=0 if trained else 3)
@@ -223,10 +224,10 @@ def _keypoint(state: Mapping[str, Tensor]) -> KeypointHeadConfig | None:
     return unnamed_keypoints(config, last.shape[1])
 
 
-def _is_published(source: str, files: Mapping[str, str]) -> bool:
+def _is_published(source: str, files: Mapping[str, tuple[str, ...]]) -> bool:
     """Whether file `source` is one of the published `files`, by its exact name or by its content."""
     path = Path(source)
-    if path.name in files.values():
+    if any(path.stem in names for names in files.values()):
         return True
     if not path.is_file():
         return False
