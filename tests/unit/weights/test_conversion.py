@@ -49,12 +49,12 @@ def nothing_is_left(folder: Path) -> bool:
 
 SCORES = "roi_heads.box_predictor.cls_score.weight"
 WRONG = {
-    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensors: box_head\.scores\.weight"),
+    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensor: box_head\.scores\.weight"),
     "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, {}, "NaN or infinity"),
     "whole numbers": (
         {SCORES: torch.ones(4, 2048, dtype=torch.int8)},
         {},
-        r"whole numbers where weights belong.*box_head\.scores\.weight",
+        r"integers where weights are expected.*box_head\.scores\.weight",
     ),
     "complex": ({SCORES: torch.zeros(4, 2048, dtype=torch.complex64)}, {}, "complex numbers"),
     "another shape": ({SCORES: torch.zeros(4, 2047)}, {}, r"of another shape: box_head\.scores\.weight \(4, 2047\)"),
@@ -107,7 +107,7 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
         command="rcnn convert model.pth",
     )
     for line in (
-        "optimizer (1 arrays)",
+        "optimizer (1 array)",
         "ema.step",
         "roi_heads.extra.weight",
         "rpn.convs.0.bias",
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
     said: list[str] = []
     export_checkpoint(tmp_path / "out", tmp_path / "back.pkl", "detectron2", said.append)
     assert "all" in said[1]
-    assert "the same bit for bit" in said[1]
+    assert "equal bit for bit" in said[1]
     assert (tmp_path / "back.yaml").exists()
     for output, system, message in (
         ("back.pkl", "detectron2", "back.pkl exists"),

@@ -317,7 +317,7 @@ def test_a_yaml_given_goes_before_the_settings_in_the_file(tmp_path: Path) -> No
         tensors(classes=21), None, "f", {"cfg": (tmp_path / "c.yaml").read_text().replace("81", "21")}
     )
     assert (voc.classes[0], voc.classes[19]) == ("aeroplane", "tvmonitor")
-    with pytest.raises(ValueError, match=r"of another shape: box_head.scores.weight \(21, 1024\)"):
+    with pytest.raises(ValueError, match=r"of another shape: .*box_head.scores.weight \(21, 1024\)"):
         detectron.SYSTEM.convert_state(tensors(classes=21), tmp_path / "c.yaml")
 
 

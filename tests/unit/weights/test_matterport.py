@@ -253,7 +253,7 @@ def test_what_the_file_and_its_config_say() -> None:
     [
         ("IMAGE_RESIZE_MODE=crop", "square"),
         ("RPN_ANCHOR_RATIOS=[1]", "anchor scores"),
-        ("IMAGE_MAX_DIM=big", "expected such as 1024"),
+        ("IMAGE_MAX_DIM=big", "a value such as 1024"),
         ("BBOX_STD_DEV=[1,1,1,1]", "BBOX_STD_DEV"),
     ],
 )

@@ -44,7 +44,8 @@ class PlainLoader(yaml.SafeLoader):
     """YAML of plain values: tuples are lists, other Python objects are `Unread`."""
 
 
-def _python(loader: PlainLoader, suffix: str, node: yaml.Node) -> object:
+def python_object(loader: PlainLoader, suffix: str, node: yaml.Node) -> object:
+    """What a YAML tag of a Python object stands for: plain values are read, other objects are not."""
     if suffix == "tuple" and isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
     if isinstance(node, yaml.ScalarNode) and suffix in ("unicode", "str", "long"):
@@ -55,7 +56,7 @@ def _python(loader: PlainLoader, suffix: str, node: yaml.Node) -> object:
     raise yaml.constructor.ConstructorError(None, None, f"the tag python/{suffix} is not read", node.start_mark)
 
 
-PlainLoader.add_multi_constructor(PYTHON, _python)
+PlainLoader.add_multi_constructor(PYTHON, python_object)
 
 
 def existing_file(given: str | Path) -> Path | None:
@@ -105,7 +106,7 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
             return flat(ast.literal_eval(text[tree.start() : text.rindex("}") + 1]))
         except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
             raise ValueError(f"{source}: the tree of settings cannot be read ({error})") from error
-    if keys and not re.match(r"\s*[\w.]+:(\s|$)", text):
+    if keys and not re.match(r"\s*[\w.]+:[ \t]+\S", text):
         ends = [key.start() for key in keys[1:]] + [len(text)]
         return flat({key[1]: _value(text[key.end() : end]) for key, end in zip(keys, ends, strict=True)})
     if re.match(r"\s*--?[A-Za-z]", text):

@@ -17,6 +17,7 @@ from rcnn.weights.systems.settings import (
     Unread,
     existing_file,
     plain_yaml,
+    python_object,
     read_text,
 )
 
@@ -189,8 +190,13 @@ def _bytes(data: Any) -> bytes:
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
-for _tag in ("object/new:", "object/apply:", "object:"):
-    _Loader.add_multi_constructor(f"{PYTHON}{_tag}", _object)
+def _python(loader: _Loader, suffix: str, node: yaml.Node) -> object:
+    if suffix.startswith("object"):
+        return _object(loader, suffix.partition(":")[2], node)
+    return python_object(loader, suffix, node)
+
+
+_Loader.add_multi_constructor(PYTHON, _python)
 
 
 def yaml_settings(text: str, source: str) -> dict[str, Any]:
