@@ -1,20 +1,28 @@
 # make demo: install, then train, evaluate and predict on an embedded data set, on the CPU.
 # make test: install what the tests need, and run them all.
+# make test-all: also the slow tests, and those that need a browser or a heavy extra.
+# make test-portable: the parity and compile tests under six sets of vector instructions and versions of torch.
 # Needs Python 3.11 or later, make, and a package index that pip can reach. VENV=DIR puts the environment elsewhere.
 VENV ?= .venv
 PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml $(shell find src -name '*.py')
 
-.PHONY: demo test lint
+.PHONY: demo test test-all test-portable lint
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.rcnn-installed
 	@$(VENV)/bin/rcnn demo --output demo
 
-# one thread a test process: two processes on two cores, each as fast as it can be
+# one thread per process: two processes keep two cores busy
 test: lint
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m 'not slow'
+
+test-all: lint
 	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+
+test-portable: $(VENV)/.rcnn-developed $(VENV)-oldest/.rcnn-developed
+	@$(VENV)/bin/python benchmarks/portability.py --oldest $(VENV)-oldest/bin/python
 
 lint: $(VENV)/.rcnn-developed
 	@$(VENV)/bin/ruff check --quiet .
@@ -32,5 +40,11 @@ $(VENV)/.rcnn-installed: $(SOURCES) | $(VENV)/bin/python
 
 $(VENV)/.rcnn-developed: pyproject.toml | $(VENV)/bin/python
 	@echo "installing rcnn and what its tests need into $(VENV) (PyTorch is large: this takes minutes the first time)"
-	@$(PIP) --editable '.[dev,plot]'
+	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+# the oldest torch that pyproject.toml allows
+$(VENV)-oldest/.rcnn-developed: pyproject.toml | $(VENV)/bin/python
+	@$(PYTHON) -m venv $(VENV)-oldest
+	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'torch==2.11.*' 'torchvision==0.26.*'
 	@touch $@

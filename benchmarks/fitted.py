@@ -93,8 +93,8 @@ def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.2
     learning = build_detector(
         replace(
             config,
-            rpn=replace(config.rpn, post_nms_train=300),
-            box=replace(config.box, batch_size=128, positive_fraction=objects),
+            rpn=replace(config.rpn, proposals=replace(config.rpn.proposals, post_nms_train=300)),
+            box=replace(config.box, sampling=replace(config.box.sampling, batch_size=128, positive_fraction=objects)),
         )
     )
     learning.load_state_dict(detector.state_dict())

@@ -1,23 +1,54 @@
-"""What every test may ask for: where the shared data lie, and quiet, repeatable torch."""
+"""What every test may use: the shared data, repeatable torch, and the time that each mark took beside its budget."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 import torch
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of golden outputs, real weights and photos that lies beside a developer's checkout."""
     if not SHARED.is_dir():
-        pytest.skip("needs the project's shared data (../shared beside the checkout), which the repository has not")
+        pytest.skip("needs the project's shared data (../shared beside the checkout), which is not in the repository")
     return SHARED
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`budgets` of pyproject.toml: lines "mark: seconds"."""
+    parser.addini("budgets", "seconds that the tests of a mark may take on one idle core", type="linelist", default=[])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests below tests/parity and tests/faults have the mark of their folder."""
+    for item in items:
+        folder = item.path.relative_to(ROOT).parts[1]
+        if folder in ("parity", "faults"):
+            item.add_marker(folder)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Print the time of each mark beside its budget. Nothing fails: a busy machine is slow."""
+    budgets = {mark: float(seconds) for mark, seconds in (line.split(":") for line in config.getini("budgets"))}
+    tests: defaultdict[str, set[str]] = defaultdict(set)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                mark = next((mark for mark in budgets if mark in report.keywords), "unmarked")
+                tests[mark].add(report.nodeid)
+                seconds[mark] += report.duration
+    for mark in sorted(tests):
+        budget = f" of {budgets[mark]:.0f} s" if mark in budgets else ""
+        terminalreporter.write_line(f"{mark}: {len(tests[mark])} tests, {seconds[mark]:.0f} s{budget}")

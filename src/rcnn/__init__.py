@@ -1,3 +1,3 @@
 """The R-CNN family for PyTorch."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -181,7 +181,8 @@ def to_original(
         masks=None if masks is None else masks[index].float().numpy()[keep],
         keypoints=points,
         paste=paste_of(config),
-        last_pixel_inside=config.boxes != "half_open" and paste_of(config) in ("padded", "squeezed", "stretched"),
+        last_pixel_inside=config.legacy.boxes != "half_open"
+        and paste_of(config) in ("padded", "squeezed", "stretched"),
         mask_threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
     )
 
@@ -189,7 +190,7 @@ def to_original(
 def paste_of(config: DetectorConfig) -> Paste:
     """How the masks of a detector of `config` come into the image."""
     if config.fcis is not None:
-        return "fitted" if config.fcis.mask_inclusive else "fitted_above"
+        return "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
     return "accurate" if config.mask is None else config.mask.paste
 
 

@@ -106,12 +106,12 @@ class AugmentedPredictor(Predictor):
         scores = torch.cat([view.found.scores for view in views], 1)
         labels = torch.cat([view.found.labels for view in views], 1)
         valid = torch.cat([view.found.valid for view in views], 1)
-        threshold, most = config.box.nms_iou, config.box.max_detections
+        threshold, most = config.box.selection.nms_iou, config.box.selection.max_detections
         if config.fcis is not None:
             threshold, most = config.fcis.nms_iou, config.fcis.max_detections
         elif config.proposals_only:
-            threshold, most = config.rpn.nms_iou, config.rpn.post_nms
-        groups = torch.zeros_like(labels) if config.box.class_agnostic_nms else labels
+            threshold, most = config.rpn.proposals.nms_iou, config.rpn.proposals.post_nms
+        groups = torch.zeros_like(labels) if config.box.selection.class_agnostic_nms else labels
         index, kept = nms(boxes, scores, groups, valid, threshold, most)
         masks = [_upright(view, view.found.masks) for view in views if view.found.masks is not None]
         return Detections(

@@ -111,6 +111,13 @@ def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: f
     assert_within(f"{name}, mean and deviation", got, wanted, rtol=1e-4, atol=1e-5)
 
 
+def assert_same_ranking(check: str, boxes: np.ndarray, stored: np.ndarray, atol: float) -> None:
+    """The same boxes (N, 4) in the same order; neighbours of nearly equal score may change places by rounding."""
+    order = match_sets(boxes, stored, None, None)
+    assert_within(check, boxes[order], stored, atol=atol)
+    assert np.abs(np.array(order) - np.arange(len(order))).max() <= 1, f"{check}: not in the same order"
+
+
 def match_sets(
     boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray | None, stored_labels: np.ndarray | None
 ) -> list[int]:

@@ -13,7 +13,6 @@ from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.regions import pool_regions
 from rcnn.ops.masks import paste_masks
 from rcnn.structures import Detections, ImageBatch, Proposals
-from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 
@@ -67,8 +66,8 @@ def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
 def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, stored: Stored, stage: int = 0) -> None:
     """A box head's hidden features, scores and deltas of the regions `boxes` (2, FIRST, 4)."""
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
-    pooled = pool_regions(features, head.strides, boxes, valid, head.config, head.config.level_eps_inside)
-    hidden = head.features(pooled.flatten(0, 1))
+    pooled = pool_regions(features, head.strides, boxes, valid, head.config.pooler, head.level_eps_inside)
+    hidden = head.trunk(pooled.flatten(0, 1))
     hidden = (hidden.mean((2, 3)) if hidden.ndim == 4 else hidden).unflatten(0, boxes.shape[:2])
     logits, deltas, _ = head.classify(features, boxes, valid)
     for image in range(2):
@@ -111,17 +110,31 @@ def assert_training(detector: Detector, shared: Path, stored: Stored, names: dic
     losses = detector.losses(images, golden_targets(shared), seed)
     assert_losses(losses, stored, "loss", names)
     torch.stack(list(losses.values())).sum().backward()
-    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
-    assert len(gradients) == int(stored["n_params_with_grad"])
-    for theirs, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
-        gradient = gradients[RULES.rename(str(theirs))]
-        found = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()  # DC5's fc1 has 1e8 numbers
-        np.testing.assert_allclose(found, norm, rtol=5e-3, err_msg=theirs)
-        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)
+    assert_gradients(detector, stored)
     if any(key.startswith("loss_image1_empty/") for key in stored):
         with torch.no_grad():
             losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
         assert_losses(losses, stored, "loss_image1_empty", names)
+
+
+def assert_gradients(detector: Detector, stored: Stored) -> None:
+    """The L2 norm and the first 8 values of every stored gradient.
+
+    The first values are compared as one vector: single values are sums that nearly cancel, and one ReLU that rounding
+    switches in the peer changes them by more than their size.
+    """
+    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
+    assert len(gradients) == int(stored["n_params_with_grad"])
+    errors = []
+    for theirs, norm, first in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
+        gradient = gradients[RULES.rename(str(theirs))]
+        found = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()  # DC5's fc1 has 1e8 numbers
+        assert_within("gradient norm", found / norm, 1.0, atol=5e-3)
+        expected = first[: gradient.numel()].astype(np.float64)
+        difference = np.linalg.norm(gradient.flatten()[:8].numpy() - expected)
+        errors.append(float(difference / np.linalg.norm(expected)) if difference else 0.0)
+        assert_at_most("relative error of the first values", errors[-1], 5e-2)
+    assert_at_most("the same, root mean square over all gradients", float(np.sqrt(np.mean(np.square(errors)))), 1e-2)
 
 
 def assert_losses(losses: dict[str, Tensor], stored: Stored, prefix: str, names: dict[str, str]) -> None:

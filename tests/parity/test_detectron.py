@@ -117,7 +117,7 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     assert detector.box_head is not None
     outputs = detector.box_head.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
     scores, offsets = peer.box_head(maps, regions)
-    assert_within("class scores", outputs.scores[0].softmax(-1), scores.roll(-1, 1), atol=3e-4, rtol=1e-4)
+    assert_within("class scores", outputs.logits[0].softmax(-1), scores.roll(-1, 1), atol=3e-4, rtol=1e-4)
     assert_within("box deltas", outputs.deltas[0], offsets[:, 1:], atol=5e-4, rtol=1e-4)
 
     wanted_boxes, wanted_scores, kinds = peer.detections(maps, regions, SCALE, FILE, RULES)

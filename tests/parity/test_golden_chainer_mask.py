@@ -15,11 +15,11 @@ from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems.chainer.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_chainer import converted_detector
-from tests.parity.golden_detectron2 import match_sets
+from tests.parity.golden_detectron2 import assert_same_ranking, match_sets
 
 NAMES = {"wkentaro": "mask_rcnn_resnet50_coco_wkentaro", "dena": "mask_rcnn_resnet50_coco_dena"}
 SETTINGS = {"wkentaro": "min_size=192 max_size=320", "dena": "min_size=192 max_size=320 --roi_size 14"}
-SMALL = ["rpn.post_nms=120", "rpn.post_nms_train=100"]
+SMALL = ["rpn.proposals.post_nms=120", "rpn.proposals.post_nms_train=100"]
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 SIZES, RATIOS = 5, 3
 
@@ -53,7 +53,7 @@ def prepared_batch(predictor: Predictor, image: np.ndarray) -> tuple[ImageBatch,
 @pytest.mark.parametrize("system", NAMES)
 @torch.no_grad()
 def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, system: str) -> None:
-    changes = [*SMALL, "box.max_detections=1000"]
+    changes = [*SMALL, "box.selection.max_detections=1000"]
     detector, _ = converted_detector(shared, NAMES[system], folder, SETTINGS[system], changes)
     stored = dict(np.load(shared / "golden/chainer" / NAMES[system] / "inference.npz"))
     predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
@@ -71,17 +71,17 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     proposals = detector.rpn.predict(features, images.sizes, images.scales)
     wanted = xyxy(stored["proposals"])
     assert proposals.valid.sum() == len(wanted)
-    assert_within("proposal boxes", proposals.boxes[0], wanted, atol=2e-3)
+    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), wanted.numpy(), atol=2e-3)
 
     boxes, valid = wanted[None], torch.ones(1, len(wanted), dtype=torch.bool)
     head = detector.box_head
-    pooled = pool_regions(features, head.strides, boxes[:, :2], valid[:, :2], head.config, head.config.level_eps_inside)
+    pooled = pool_regions(features, head.strides, boxes[:, :2], valid[:, :2], head.config.pooler, head.level_eps_inside)
     assert_within("pooled features", pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
     outputs = head.classify(features, boxes, valid)
-    assert_within("class logits", outputs.scores[0].roll(1, 1), stored["roi_score"], atol=1e-4)
+    assert_within("class logits", outputs.logits[0].roll(1, 1), stored["roi_score"], atol=1e-4)
     deltas = stored["roi_cls_loc_first32"].reshape(32, 81, 4)[:, 1:][..., [1, 0, 3, 2]]
     assert_within("box deltas", outputs.deltas[0, :32], deltas, atol=1e-4)
-    maps = head.features(pooled.flatten(0, 1))
+    maps = head.trunk(pooled.flatten(0, 1))
     assert detector.mask_head is not None
     for label in (0, 41):
         ours = detector.mask_head.of_class(maps, torch.full((1, 2), label), valid[:, :2])[0]
@@ -94,19 +94,6 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     else:
         labels = np.searchsorted(COCO_IDS, stored["label"])
         order = assert_same(found, stored["bbox"], labels, stored["score"])
-        assert_same_masks(found, order, stored)
-
-
-@pytest.mark.parametrize(("limit", "prefix"), [(100, ""), (20, "cap20_")])
-@torch.no_grad()
-def test_wkentaros_own_limit_by_option(shared: Path, folder: Path, limit: int, prefix: str) -> None:
-    changes = [*SMALL, "box.cap=unsorted", f"box.max_detections={limit}"]
-    detector, _ = converted_detector(shared, NAMES["wkentaro"], folder, SETTINGS["wkentaro"], changes)
-    stored = dict(np.load(shared / "golden/chainer" / NAMES["wkentaro"] / "inference.npz"))
-    predictor = Predictor(detector, classes=[str(i) for i in range(80)], device="cpu")
-    [found] = predictor.predict([torch.from_numpy(stored["image"])])
-    order = assert_same(found, *(stored[f"{prefix}{name}"] for name in ("bbox", "label", "score")))
-    if not prefix:
         assert_same_masks(found, order, stored)
 
 
@@ -138,16 +125,26 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     assert ((together / either.clip(1))[large] < 0.97).sum() <= 2
 
 
-EVERYTHING = ["rpn.batch_size=8000", "box.batch_size=500", "backbone.trained_affine=true", "backbone.frozen_stages=0"]
+EVERYTHING = [
+    "rpn.sampling.batch_size=8000",
+    "box.sampling.batch_size=500",
+    "backbone.trained_affine=true",
+    "backbone.frozen_stages=0",
+]
 THEIR_LOSSES = {
     "rpn_objectness": "rpn_cls_loss", "rpn_box": "rpn_loc_loss", "box_class": "roi_cls_loss",
     "box_delta": "roi_loc_loss", "mask": "roi_mask_loss",
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("system", NAMES)
-def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system: str) -> None:
-    """Every anchor and region is in the sample, as it was when the peer's numbers were taken."""
+def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system: str, dtype: torch.dtype) -> None:
+    """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
+
+    The sum of a gradient is compared in float64 only: it adds up to 2 million terms of both signs, so that a float32
+    error of 1e-5 of the gradient's norm, spread evenly, moves it by 1e-2 of that norm.
+    """
     changes = [*SMALL, *EVERYTHING]
     detector, _ = converted_detector(shared, NAMES[system], folder, SETTINGS[system], changes)
     folded = shared / "golden/chainer" / NAMES[system]
@@ -164,7 +161,7 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
         bitmaps=torch.from_numpy(bits)[None],
     )
 
-    losses = detector.losses(images, targets, torch.tensor(0))
+    losses = detector.to(dtype).losses(images, targets, torch.tensor(0))
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"], strict=True))
     for name, value in losses.items():
         assert_within("losses", value.item(), wanted[THEIR_LOSSES[name]], rtol=2e-5)
@@ -175,12 +172,12 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
     ):
         ours = gradients[RULES.rename(str(name)) or ""]
         assert ours is not None, name
-        gradient = in_their_order(str(name), ours)
-        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=1e-3, err_msg=name)
-        # a sum of thousands of either sign, in float32 on both sides: three times the rest
-        np.testing.assert_allclose(gradient.double().sum().item(), total, rtol=0, atol=3e-3 * norm, err_msg=name)
+        gradient = in_their_order(str(name), ours).double()
+        assert_within("gradient norm", gradient.norm().item() / norm, 1.0, atol=1e-3)
+        if dtype == torch.float64:
+            assert_within("sum of a gradient / norm", gradient.sum().item() / norm, total / norm, atol=3e-3)
         count = min(16, gradient.numel())
-        np.testing.assert_allclose(gradient.flatten()[:count].numpy(), first[:count], atol=1e-3 * norm, err_msg=name)
+        assert_within("first values / norm", gradient.flatten()[:count] / norm, first[:count] / norm, atol=1e-3)
 
 
 def in_their_order(name: str, gradient: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
+from rcnn.models.describe import describe
 from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
 from rcnn.weights.systems.detectron2.export import settings_of
@@ -35,7 +35,7 @@ FIXTURES = {
     "scratch_mask_rcnn_R_50_FPN_3x_gn": "Misc",
 }
 # what the fixtures' settings change for a smaller run, and what tensors cannot tell
-RUN = {"input.min_size", "input.max_size", "rpn.post_nms", "box.score_threshold"}
+RUN = {"input.min_size", "input.max_size", "rpn.proposals.post_nms", "box.score_threshold"}
 UNTOLD = {"scratch_mask_rcnn_R_50_FPN_3x_gn": {"backbone.frozen_stages"}}
 
 
@@ -47,14 +47,8 @@ def shapes(shared: Path, name: str) -> dict[str, Tensor]:
 
 def differences(a: DetectorConfig, b: DetectorConfig) -> set[str]:
     """Settings in which two configs differ: {"box.score_threshold"}."""
-    found = set()
-    for part in fields(a):
-        one, other = getattr(a, part.name), getattr(b, part.name)
-        if one != other and hasattr(one, "__dataclass_fields__") and type(one) is type(other):
-            found |= {f"{part.name}.{f.name}" for f in fields(one) if getattr(one, f.name) != getattr(other, f.name)}
-        elif one != other:
-            found.add(part.name)
-    return found
+    one, other = ({setting.path: setting.default for setting in describe(config)} for config in (a, b))
+    return {path for path in one.keys() | other.keys() if one.get(path, ...) != other.get(path, ...)}
 
 
 @pytest.mark.parametrize("name", FIXTURES)

@@ -52,7 +52,7 @@ def test_inference_equals_detectron2_stage_by_stage(shared: Path, folder: Path, 
         for number, stage in enumerate(detector.box_head.heads()):
             assert_box_stage(stage, features, boxes, stored, number)
             outputs = stage.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
-            best = outputs.scores[..., :-1].argmax(-1)
+            best = outputs.logits[..., :-1].argmax(-1)
             boxes = detector.box_head.moved(stage, outputs, boxes, best, images.sizes)
     else:
         assert_box_stage(detector.box_head, features, boxes, stored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from rcnn.predictor import ImageDetections, Predictor
 from rcnn.structures import ImageBatch, Proposals, Targets
 from rcnn.weights.systems.fcis.system import CHAINER_FCIS_RULES, CHAINERCV_RULES
 from tests.deviations import assert_at_most, assert_within
+from tests.parity.golden_detectron2 import assert_same_ranking
 from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
 
 CHAINERCV, CHAINER_FCIS = FIXTURES
@@ -105,7 +107,8 @@ def test_proposals(peer: Peer) -> None:
     with torch.inference_mode():
         proposals = peer.detector.rpn.predict(peer.features, peer.batch.sizes, peer.batch.scales)
     assert proposals.valid.all()
-    np.testing.assert_allclose(proposals.boxes[0].numpy(), xyxy(peer.stored["proposals"]).numpy(), atol=2e-3)
+    stored = xyxy(peer.stored["proposals"]).numpy()
+    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), stored, atol=2e-3)
 
 
 def test_maps(peer: Peer) -> None:
@@ -196,14 +199,21 @@ def truth(peer: Peer) -> Targets:
     )
 
 
-def test_losses_and_gradients(peer: Peer) -> None:
-    """Every anchor and region is used, as in the fixture, so that nothing is drawn."""
-    detector, head, stored = peer.detector, peer.head, peer.losses
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
+    """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
+
+    The sum of a gradient is compared in float64 only: it adds up to 8 million terms of both signs, so that a float32
+    error of 1e-5 of the gradient's norm, spread evenly, moves it by 1e-2 of that norm.
+    """
+    detector, stored = copy.deepcopy(peer.detector).to(dtype), peer.losses
+    head = detector.box_head
+    assert isinstance(head, FCISHead)
     wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
-    rpn_before, head_before = detector.rpn.config, head.config
-    detector.rpn.config = replace(rpn_before, batch_size=4000, positive_fraction=1.0)
-    head.config = replace(head_before, batch_size=400, positive_fraction=1.0)
+    for owner, size in ((detector.rpn, 4000), (head, 400)):
+        sampling = replace(owner.config.sampling, batch_size=size, positive_fraction=1.0)
+        owner.config = replace(owner.config, sampling=sampling)
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)
@@ -214,28 +224,26 @@ def test_losses_and_gradients(peer: Peer) -> None:
     regions, head_losses = head.losses(features, proposals, peer.batch.sizes, targets, seed)
     losses |= head_losses
     ours = {name: value.item() for name, value in losses.items()}
-    detector.rpn.config, head.config = rpn_before, head_before
 
     assert int(regions.valid.sum()) == len(stored["sample_roi"])
     assert int(regions.positive.sum()) == int((stored["gt_roi_label"] > 0).sum())
-    assert ours["rpn_objectness"] == pytest.approx(wanted["rpn_cls_loss"], rel=1e-5)
-    assert ours["rpn_box"] == pytest.approx(wanted["rpn_loc_loss"], rel=1e-5)
-    assert ours["box_class"] == pytest.approx(wanted[f"{part}_cls_loss"], rel=1e-5)
-    assert ours["box_delta"] == pytest.approx(wanted[f"{part}_loc_loss"], rel=1e-5)
-    assert ours["mask"] == pytest.approx(wanted[f"{part}_mask_loss"], rel=1e-5)
-    assert sum(ours.values()) == pytest.approx(wanted["loss"], rel=2e-5)
+    theirs = {"rpn_objectness": "rpn_cls", "rpn_box": "rpn_loc", "box_class": f"{part}_cls", "box_delta": f"{part}_loc",
+              "mask": f"{part}_mask"}  # fmt: skip
+    assert ours.keys() == theirs.keys()
+    for name, value in ours.items():
+        assert_within("losses", value, wanted[f"{theirs[name]}_loss"], rtol=1e-5)
+    assert_within("sum of losses", sum(ours.values()), wanted["loss"], rtol=2e-5)
 
     torch.stack(list(losses.values())).sum().backward()
     layers = CHAINERCV_RULES if peer.name == CHAINERCV else CHAINER_FCIS_RULES
     parameters = dict(detector.named_parameters())
-    checked = 0
-    for name, length, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
+    assert len(stored["grad_names"]) > 10
+    for name, norm, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
         gradient = parameters[str(layers.rename(name))].grad
         assert gradient is not None, name
-        assert float(gradient.double().norm()) == pytest.approx(length, rel=1e-3), name
-        # below res5 the photo's last digits, rounded otherwise, switch a few ReLUs: sums of 10^5 terms show it
-        near = 2e-2 if re.match(r"extractor/res[34]", name) else 1e-3
-        assert float(gradient.double().sum()) == pytest.approx(total, abs=near * length), name
-        checked += 1
-    assert checked == len(stored["grad_names"]) > 10
-    detector.zero_grad(set_to_none=True)
+        assert_within("gradient norm", gradient.double().norm().item() / norm, 1.0, atol=1e-3)
+        if dtype == torch.float64:
+            # below res5 OpenCV's rounding of the resized photo, not ours, switches a few of the peer's ReLUs
+            shallow = re.match(r"extractor/res[34]", name) is not None
+            check = f"sum of a gradient / norm, {'below res5' if shallow else 'from res5 on'}"
+            assert_within(check, gradient.double().sum().item() / norm, total / norm, atol=2e-2 if shallow else 1e-3)

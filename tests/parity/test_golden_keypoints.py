@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.models import Detector
 from rcnn.ops.keypoints import decode_keypoints, keypoint_places
 from rcnn.predictor import to_original
 from rcnn.structures import Targets
-from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
+from tests.parity.golden_stages import assert_gradients
 
 NAME = "keypoint_rcnn_R_50_FPN_1x"
 LOSSES = {
@@ -118,12 +117,3 @@ def assert_losses(losses: dict[str, torch.Tensor], stored: dict[str, np.ndarray]
     assert set(losses) == set(LOSSES)
     for ours, value in losses.items():
         assert_within("losses", value.item(), stored[f"{prefix}/{LOSSES[ours]}"], rtol=1e-4)
-
-
-def assert_gradients(detector: Detector, stored: dict[str, np.ndarray]) -> None:
-    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
-    assert len(gradients) == int(stored["n_params_with_grad"])
-    for theirs, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
-        gradient = gradients[RULES.rename(str(theirs))]
-        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=5e-3, err_msg=theirs)
-        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)

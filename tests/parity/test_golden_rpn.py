@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rcnn.ops.roi_align import roi_align
-from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
+from tests.parity.golden_stages import assert_gradients
 
 NAME = "rpn_R_50_FPN_1x"
 
@@ -57,12 +57,7 @@ def test_losses_and_gradients_equal_detectron2s(shared: Path, tmp_path: Path) ->
     for ours, value in losses.items():
         assert_within("losses", value.item(), stored[f"loss/{theirs[ours]}"], rtol=1e-4)
     torch.stack(list(losses.values())).sum().backward()
-    gradients = {name: p.grad for name, p in detector.named_parameters() if p.grad is not None}
-    assert len(gradients) == int(stored["n_params_with_grad"])
-    for name, norm, head in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
-        gradient = gradients[RULES.rename(str(name))]
-        np.testing.assert_allclose(gradient.norm().item(), norm, rtol=5e-3, err_msg=name)
-        np.testing.assert_allclose(gradient.flatten()[:8].numpy(), head[: gradient.numel()], atol=1e-3 * norm)
+    assert_gradients(detector, stored)
     with torch.no_grad():
         losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
     for ours, value in losses.items():

@@ -187,7 +187,7 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
     model = peer(masks).train()
     for sampler in (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
         sampler.batch_size_per_image = EXHAUSTIVE
-    detector = ours(model, f"rpn.batch_size={EXHAUSTIVE}", f"box.batch_size={EXHAUSTIVE}").train()
+    detector = ours(model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}").train()
     batch, resized = batch_of(model)
     targets = their_targets([tuple(image.shape[1:]) for image in resized], counts)
 

@@ -109,7 +109,7 @@ def test_losses_are_theirs(name: str) -> None:
             module.eval()
     model.rpn.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
     model.roi_heads.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
-    detector = ours(name, model, f"rpn.batch_size={EXHAUSTIVE}", f"box.batch_size={EXHAUSTIVE}")
+    detector = ours(name, model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}")
     batch, resized = batch_of(model)
     targets = their_targets([tuple(image.shape[1:]) for image in resized], (4, 2))
     transformed, _ = model.transform(images())

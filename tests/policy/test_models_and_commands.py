@@ -139,7 +139,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import sys\n"
         "from rcnn.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'yaml', 'hotcoco', 'matplotlib', 'safetensors'}\n"
+        "heavy = {'torch', 'torchvision', 'numpy', 'PIL', 'yaml', 'hotcoco', 'jinja2', 'matplotlib', 'safetensors'}\n"
         "found = sorted(heavy & set(sys.modules))\n"
         "print('heavy:', found, 'modules:', len(sys.modules))\n"
     )

@@ -227,7 +227,7 @@ def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert "parameters" in capsys.readouterr().out
     assert rcnn("models", "show", "mask_rcnn_r50_fpn") == 0
     shown = capsys.readouterr().out
-    assert "rpn.nms_iou=0.7" in shown
+    assert "rpn.proposals.nms_iou=0.7" in shown
     assert "train.momentum=0.9" in shown
     assert rcnn("doctor") == 0
     assert torch.__version__ in capsys.readouterr().out

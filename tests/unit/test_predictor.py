@@ -24,9 +24,9 @@ CLASSES = ("square", "disc")
 def detector() -> Detector:
     """A tiny one whose random weights find something."""
     torch.manual_seed(0)
-    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.max_detections=20"]
+    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.selection.max_detections=20"]
     detector = build_detector(override(model_config("mask_rcnn_compact"), words)).eval()
-    torch.nn.init.normal_(detector.box_head.scores.weight, std=0.5)
+    torch.nn.init.normal_(detector.box_head.logits.weight, std=0.5)
     torch.nn.init.normal_(detector.mask_head.logits.weight, std=2.0)
     return detector
 

@@ -29,12 +29,14 @@ def tiny(name: str) -> Detector:
             input=replace(config.input, min_size=64, max_size=128),
             backbone=CompactConfig(widths=(16, 16, 16, 16), stem_width=16),
             fpn=FPNConfig(channels=16, norm="bn"),
-            rpn=replace(config.rpn, post_nms=30),
-            box=replace(config.box, fc_width=32, score_threshold=0.3, max_detections=20),
+            rpn=replace(config.rpn, proposals=replace(config.rpn.proposals, post_nms=30)),
+            box=replace(
+                config.box, fc_width=32, score_threshold=0.3, selection=replace(config.box.selection, max_detections=20)
+            ),
         )
     )
     head = detector.box_head
-    for layer in (detector.rpn.objectness, detector.rpn.deltas, head.scores, head.deltas):
+    for layer in (detector.rpn.objectness, detector.rpn.deltas, head.logits, head.deltas):
         torch.nn.init.normal_(layer.weight, std=0.3)
     return detector.eval()
 

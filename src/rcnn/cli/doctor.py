@@ -9,8 +9,11 @@ import sys
 
 import typer
 
-EXTRAS = {"matplotlib": "pip install 'rcnn[plot]'"}  # module of an extra -> the line that installs it
-CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotcoco")
+EXTRAS = {
+    "timm": "pip install 'rcnn[timm]'",
+    "h5py": "pip install 'rcnn[hdf5]'",
+}  # module of an extra -> the line that installs it
+CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotcoco", "jinja2", "matplotlib")
 
 
 def doctor() -> None:

@@ -40,8 +40,16 @@ def evaluate(
         str, typer.Option(help="Annotation file within --data, as labels/{split}.json; found by its name otherwise.")
     ] = "",
     ignore_other_classes: Annotated[
-        bool, typer.Option("--ignore-other-classes", help="Leave out true objects of classes that the model has not.")
+        bool,
+        typer.Option(
+            "--ignore-other-classes", help="Do not warn about ground truth of classes that the model does not have."
+        ),
     ] = False,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
+    ] = False,
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
     pictures: Annotated[int, typer.Option(help="So many images are drawn in report.html; 0: none.", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Only the first so many images; 0: all.", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 1,
@@ -81,10 +89,14 @@ def evaluate(
         keypoints=predictor.config.keypoint is not None,
         annotations=annotations,
         one_class=predictor.config.proposals_only,
+        strict=strict,
+        allow_empty=allow_empty,
     )
     typer.echo(f"truth: {dataset.annotation_file}")
     for line in dataset.warnings:
         typer.echo(f"warning: {line}", err=True)
+    for line in dataset.notes:
+        typer.echo(line)
     with progress_bar("eval", min(limit or len(dataset), len(dataset))) as advance:
         done = evaluate_dataset(predictor, dataset, limit=limit, batch_size=batch, workers=workers, advance=advance)
     output.mkdir(parents=True, exist_ok=True)
@@ -98,11 +110,11 @@ def evaluate(
     report = write_report(
         output / "report.html",
         title=f"{predictor.config.name} on {split}",
-        summary=f"{checkpoint} measured on {done.metrics.images} images of {dataset.annotation_file}. "
+        lead=f"{checkpoint} measured on {done.metrics.images} images of {dataset.annotation_file}. "
         f"Pictures show what is scored {SCORE:g} or higher.",
         metrics=done.metrics.to_dict(),
         examples=examples,
-        made={"Checkpoint": str(checkpoint), "Truth": str(dataset.annotation_file), "Settings": settings},
+        details={"Checkpoint": str(checkpoint), "Truth": str(dataset.annotation_file), "Settings": settings},
     )
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {output / 'metrics.json'}, {report}")

@@ -18,7 +18,7 @@ def train(
     output: Annotated[Path, typer.Option(help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, as rpn.nms_iou=0.6 train.steps=500."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, as rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
     split: Annotated[str, typer.Option(help="Split to learn; found by its name (train...) where not given.")] = "",
     val_split: Annotated[

@@ -1,4 +1,4 @@
-"""Annotated images: folders of them to data sets, files to tensors, tensors to batches."""
+"""Annotated images: folders to data sets, files to tensors, tensors to batches."""
 
 from rcnn.data.formats.layouts import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord

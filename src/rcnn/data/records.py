@@ -1,25 +1,26 @@
 """Annotated images: what one of them holds, and a data set of them kept in a few arrays.
 
-A data set of a million objects must be cheap to hand to worker processes, so its objects are columns with offsets, not
-Python objects: `dataset[i]` makes the record of one image when it is asked for.
+A data set of a million objects must be cheap to send to worker processes, so its objects are columns with offsets, not
+Python objects: `dataset[i]` makes the record of one image on request.
 
-Letters: I images, A objects of the whole data set, N objects of one image, P points of a polygon, J keypoints.
+Letters: I images, A objects of the whole data set, N objects of one image, P points of a polygon, J keypoints,
+K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rcnn.data.checks.check import KnownImages
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, Tables
 from rcnn.ops.coco_backend import Rle
 
-Id = int | str
 Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, .. original pixels
 Segmentation = Polygons | Rle | None  # an Rle is compressed: size [height, width] of the image, counts bytes
 
@@ -32,18 +33,18 @@ class ImageRecord:
     image_id: Id
     height: int
     width: int
-    boxes: np.ndarray  # (N, 4) float32 xyxy, within the image and not empty
+    boxes: np.ndarray  # (N, 4) float32 xyxy, clipped to the image and not empty
     labels: np.ndarray  # (N,) int64 in [0, K)
-    crowd: np.ndarray  # (N,) bool: a group of objects, neither to be learnt nor held against a detection
-    areas: np.ndarray  # (N,) float64 pixels, of the outline as the annotation says
+    crowd: np.ndarray  # (N,) bool: a group of objects, neither learned from nor counted against a detection
+    areas: np.ndarray  # (N,) float64 pixels, of the outline as the annotation states it
     segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
-    keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (seen)
+    keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
-            raise ValueError(f"image {self.image_id}: boxes are {self.boxes.shape}, wanted (N, 4)")
+            raise ValueError(f"image {self.image_id}: boxes are {self.boxes.shape}, expected (N, 4)")
         for name in ("labels", "crowd", "areas", "segmentations", "annotation_ids", "keypoints"):
             value = getattr(self, name)
             if value is not None and len(value) != count:
@@ -83,8 +84,8 @@ class Objects:
 class Dataset:
     """The annotated images of one split; `open_dataset` makes it.
 
-    Objects that cannot be learnt (an empty box, one outside its image) are not in the records, and `warnings` says so;
-    `to_coco` has them all, for evaluation measures against the truth as it was written.
+    Objects that cannot be learned from (an empty box, one outside its image) are not in the records, and `warnings`
+    counts them; `to_coco` has all that evaluation can use.
     """
 
     root: Path  # the folder that was opened
@@ -97,11 +98,11 @@ class Dataset:
     file_names: tuple[str, ...]  # (I,)
     sizes: np.ndarray  # (I, 2) int64: height, width
     objects: Objects
-    categories: tuple[dict[str, Any], ...]  # (K,) as the annotation file has them, names made unique
-    read_annotations: Callable[
-        [], list[dict[str, Any]]
-    ]  # COCO annotations with bbox and area, read from the file again
-    warnings: tuple[str, ...] = ()  # a line each: what is wrong, where, and what was done about it
+    categories: tuple[Category, ...]  # (K,) as the annotation file has them, names made unique
+    label_of: dict[int, int]  # category id of the annotation file -> label
+    reader: Callable[[KnownImages | None], Tables]  # reads the tables again, for `to_coco`
+    warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
+    notes: tuple[str, ...] = ()  # what was decided about things that are no faults, a line each
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -131,6 +132,29 @@ class Dataset:
             annotation_ids=tuple(objects.ids[first:last].tolist()),
         )
 
+    @property
+    def objects_to_learn(self) -> int:
+        """Number of objects that are no crowds."""
+        return int((~self.objects.crowd).sum())
+
+    @property
+    def max_objects(self) -> int:
+        """The largest number of objects in one image, crowds not counted: what metrics must let a detector find."""
+        before = np.concatenate([[0], np.cumsum(~self.objects.crowd)])
+        return int(np.diff(before[self.objects.starts]).max(initial=0))
+
+    @property
+    def has_outlines(self) -> bool:
+        """Whether some object, crowds not counted, has an outline, so that masks can be learned and evaluated."""
+        objects = self.objects
+        outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
+        return bool(outlined[~objects.crowd].any())
+
+    @property
+    def has_keypoints(self) -> bool:
+        """Whether some object has keypoints."""
+        return self.objects.keypoints is not None
+
     def as_one_class(self, name: str) -> Dataset:
         """The same objects, all of class `name`, whose category has the id 1."""
         return replace(
@@ -138,27 +162,26 @@ class Dataset:
             classes=(name,),
             category_ids=(1,),
             categories=({"id": 1, "name": name},),
+            label_of=dict.fromkeys(self.label_of, 0),
             objects=replace(self.objects, labels=np.zeros_like(self.objects.labels)),
-            read_annotations=partial(_annotations_of_one_class, self.read_annotations, self.category_ids),
         )
 
     def to_coco(self) -> dict[str, Any]:
-        """The truth in COCO's form, for evaluation: every annotation of the K classes in the file, under its own ids.
+        """The ground truth in COCO's form, for evaluation: every usable annotation of the K classes, under its own id.
 
-        What a file may leave out is filled in: sizes of images, `bbox`, `area`. Categories are the K classes by label.
+        Categories are the K classes by label. Raises ValueError where the annotation file has changed.
         """
-        sizes = self.sizes.tolist()
-        images = [
+        images: list[Image] = [
             {"id": image_id, "file_name": name, "height": height, "width": width}
-            for image_id, name, (height, width) in zip(self.image_ids, self.file_names, sizes, strict=True)
+            for image_id, name, (height, width) in zip(
+                self.image_ids, self.file_names, self.sizes.tolist(), strict=True
+            )
         ]
-        ours = set(self.category_ids)
-        annotations = [annotation for annotation in self.read_annotations() if annotation["category_id"] in ours]
+        annotations: list[Annotation] = []
+        for annotation in self.reader((self.folder, images)).annotations:
+            label = self.label_of.get(annotation["category_id"])
+            if label is not None:
+                ours = annotation.copy()
+                ours["category_id"] = self.category_ids[label]
+                annotations.append(ours)
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}
-
-
-def _annotations_of_one_class(
-    read: Callable[[], list[dict[str, Any]]], category_ids: tuple[int, ...]
-) -> list[dict[str, Any]]:
-    """The annotations that `read` gives of these categories, all under category 1."""
-    return [annotation | {"category_id": 1} for annotation in read() if annotation["category_id"] in category_ids]

@@ -1,18 +1,27 @@
-"""What the keypoints of a data set are: their names, which of them a mirror exchanges, the lines that join them.
+"""The keypoints of a data set: their names, which of them a flip exchanges, the lines that join them.
 
 COCO's form: a category has "keypoints" (names) and "skeleton" (pairs, counted from 1). A category may have "sigmas"
-too, one for each name: how far off annotators are, in sides of the object. COCO's own file has none; they are known.
+too, one per name: how far off annotators are, in units of the object's scale. COCO's own file has none; they are known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from rcnn.data.checks.tables import Category
 from rcnn.data.records import Dataset
-from rcnn.data.transforms import mirror_pairs
 from rcnn.data.warnings import few
+
+# How left and right are written, as whole words of a name; "l_eye", "eyeL", "tl" (top left) and "nw" are in use.
+OPPOSITES = (
+    ("left", "right"), ("lft", "rgt"), ("lt", "rt"), ("l", "r"),
+    ("tl", "tr"), ("bl", "br"), ("ul", "ur"), ("ll", "lr"), ("lb", "rb"), ("lu", "ru"), ("ld", "rd"),
+    ("west", "east"), ("nw", "ne"), ("sw", "se"), ("左", "右"),
+)  # fmt: skip
+WORDS = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
+HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a camelCase word begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,16 +30,16 @@ class Skeleton:
 
     names: tuple[str, ...]  # (J,)
     named: bool  # by the file; else they are keypoint_0, keypoint_1, ...
-    pairs: tuple[tuple[int, int], ...]  # which a mirror exchanges: left and right eye
+    pairs: tuple[tuple[int, int], ...]  # which a flip exchanges: left and right eye
     lines: tuple[tuple[int, int], ...]  # joined in pictures, counted from 0
-    sigmas: tuple[float, ...] | None  # (J,) where the file says them
+    sigmas: tuple[float, ...] | None  # (J,) where the file has them
 
 
 def skeleton_of(dataset: Dataset) -> Skeleton:
     """The keypoints that all objects of `dataset` have.
 
-    Raises ValueError, naming the file and what is wrong in it, where there are none, where categories with objects have
-    different ones, or where names and annotations are not of one number.
+    Raises ValueError, with the file and what is wrong in it, where there are none, where categories with objects have
+    different ones, or where names and annotations differ in number.
     """
     file = dataset.annotation_file
     points = dataset.objects.keypoints
@@ -42,8 +51,8 @@ def skeleton_of(dataset: Dataset) -> Skeleton:
         raise ValueError(
             odd[0]
             if odd
-            else f"{file} has no keypoints, and this model learns them: take a file whose annotations have "
-            '"keypoints", as COCO\'s person_keypoints_SPLIT.json, or a model without (`rcnn models` lists them)'
+            else f"{file} has no keypoints, and this model learns them: use a file whose annotations have "
+            '"keypoints", e.g. COCO\'s person_keypoints_SPLIT.json, or a model without (`rcnn models` lists them)'
         )
     count = points.shape[1]
     if not known:
@@ -56,68 +65,76 @@ def skeleton_of(dataset: Dataset) -> Skeleton:
             f"{file}: category {category['name']!r} names {len(names)} keypoints, its annotations have {count}: "
             "give each its name"
         )
-    if len(set(names)) < count:
-        raise ValueError(f"{file}: category {category['name']!r} names two keypoints alike: {', '.join(names)}")
+    sigmas = category.get("sigmas")
     return Skeleton(
         names=names,
         named=True,
-        pairs=mirror_pairs(names),
-        lines=_lines(category, count, dataset),
-        sigmas=_sigmas(category, count, dataset),
+        pairs=flip_pairs(names),
+        lines=tuple((first - 1, second - 1) for first, second in category.get("skeleton", ())),
+        sigmas=None if sigmas is None else tuple(sigmas),
     )
 
 
 def require_names(dataset: Dataset, names: Sequence[str]) -> None:
-    """A ValueError unless the keypoints of `dataset` are those called `names`, in this order, or have no names."""
+    """Raise ValueError unless the keypoints of `dataset` have these `names`, in this order, or no names."""
     skeleton = skeleton_of(dataset)
     if skeleton.named and skeleton.names != tuple(names):
         raise ValueError(
             f"{dataset.annotation_file} has the keypoints {', '.join(skeleton.names)}; the model's are "
-            f"{', '.join(names)}: take a data set with those, in that order"
+            f"{', '.join(names)}: use a data set with those, in that order"
         )
     if len(skeleton.names) != len(names):
         raise ValueError(
-            f"{dataset.annotation_file} has {len(skeleton.names)} keypoints an object, the model {len(names)}"
+            f"{dataset.annotation_file} has {len(skeleton.names)} keypoints per object, the model {len(names)}"
         )
 
 
-def _require_same(categories: Sequence[dict[str, Any]], dataset: Dataset) -> None:
+def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
+    """The keypoints that a horizontal flip exchanges, by their names: left_eye and right_eye, eyeL and eyeR, tl and tr.
+
+    Pairs (left, right) in the order of the left ones.
+    """
+    places = {name.lower(): place for place, name in enumerate(names)}
+    pairs: list[tuple[int, int]] = []
+    taken: set[int] = set()
+    for place, name in enumerate(names):
+        for other in _opposites(name):
+            partner = places.get(other.lower())
+            if partner is not None and partner != place and not {place, partner} & taken:
+                pairs.append((place, partner))
+                taken |= {place, partner}
+                break
+    return tuple(pairs)
+
+
+def _opposites(name: str) -> Iterator[str]:
+    """The names that a left keypoint's partner may have, the most certain first; nothing for other keypoints."""
+    words = [part for word in WORDS.findall(name) for part in HUMP.split(word)]
+    for left, right in OPPOSITES:
+        if left in map(str.lower, words):
+            yield "".join(right if word.lower() == left else word for word in words)
+    lower = name.lower()
+    for left, right in (("left", "right"), ("左", "右")):
+        if left in lower:
+            yield lower.replace(left, right)
+    # lhip, rhip or hipl, hipr: names that differ in the first or the last letter only
+    if len(lower) > 2 and lower.startswith("l"):
+        yield "r" + lower[1:]
+    if len(lower) > 2 and lower.endswith("l"):
+        yield lower[:-1] + "r"
+
+
+def _require_same(categories: Sequence[Category], dataset: Dataset) -> None:
     different: dict[tuple[str, ...], list[str]] = {}
     for category in categories:
-        different.setdefault(_names(category), []).append(str(category["name"]))
+        different.setdefault(_names(category), []).append(category["name"])
     if len(different) > 1:
-        told = "; ".join(f"{few(who)}: {len(names)} ({few(names, 3)})" for names, who in different.items())
+        shown = "; ".join(f"{few(who)}: {len(names)} ({few(names, 3)})" for names, who in different.items())
         raise ValueError(
-            f"{dataset.annotation_file} has categories with different keypoints ({told}), and a model has one set for "
+            f"{dataset.annotation_file} has categories with different keypoints ({shown}), and a model has one set for "
             "all of its classes: split the file by category, and train a model on each"
         )
 
 
-def _names(category: dict[str, Any]) -> tuple[str, ...]:
-    return tuple(str(name) for name in category["keypoints"])
-
-
-def _lines(category: dict[str, Any], count: int, dataset: Dataset) -> tuple[tuple[int, int], ...]:
-    lines = category.get("skeleton") or []
-    whole = all(
-        isinstance(line, list) and len(line) == 2 and all(isinstance(end, int) and 1 <= end <= count for end in line)
-        for line in lines
-    )
-    if not whole:
-        raise ValueError(
-            f"{dataset.annotation_file}: category {category['name']!r} has the skeleton {str(lines)[:80]}; wanted "
-            f"pairs of keypoints, counted from 1 to {count}"
-        )
-    return tuple((first - 1, second - 1) for first, second in lines)
-
-
-def _sigmas(category: dict[str, Any], count: int, dataset: Dataset) -> tuple[float, ...] | None:
-    sigmas = category.get("sigmas")
-    if sigmas is None:
-        return None
-    if len(sigmas) != count or not all(isinstance(one, (int, float)) and one > 0 for one in sigmas):
-        raise ValueError(
-            f"{dataset.annotation_file}: category {category['name']!r} has the sigmas {str(sigmas)[:80]}; wanted "
-            f"{count} numbers above 0"
-        )
-    return tuple(float(one) for one in sigmas)
+def _names(category: Category) -> tuple[str, ...]:
+    return tuple(category.get("keypoints", ()))

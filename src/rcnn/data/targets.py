@@ -1,7 +1,7 @@
-"""Annotated objects to what a model learns from: one image's record to a `Sample`, a batch of samples to `Targets`.
+"""Training targets: the record of one image -> `Sample`, a batch of samples -> `Targets`.
 
-Crowds are left out of the objects, which they are not. An object that has a box but no outline stays, with an outline
-of no edges (and an empty bitmap): it teaches its box, and is no object to a mask head.
+Crowds are not among the objects. An object that has a box but no outline is kept, with an outline without edges (and an
+empty bitmap): it trains the box head, and the mask head ignores it.
 
 Letters: B images, N objects of an image, G places for objects, I for crowds, E for edges of an outline, J keypoints.
 """
@@ -21,38 +21,38 @@ from rcnn.ops.coco_backend import as_rle, rle_box, rle_mask
 from rcnn.ops.rle import mask_outline
 from rcnn.structures import Targets
 
-# how a model wants true masks (its mask.target): as outlines, or as bitmaps, of which it makes different things
+# the form of ground-truth masks that a model is trained on (its mask.target): outlines, or bitmaps in several variants
 Masks = Literal[
     "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
 ]
-FEWEST_OBJECTS = 8  # the smallest G
-FEWEST_CROWDS = 2  # the smallest I
-FEWEST_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
+MIN_OBJECTS = 8  # the smallest G
+MIN_CROWDS = 2  # the smallest I
+MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
 
 
 def make_sample(
     record: ImageRecord, image: Tensor, *, masks: Masks | None, keypoints: bool, crowds: bool = False
 ) -> Sample:
-    """The image (3, H, W) uint8 and the objects of its record; masks, keypoints and crowds' boxes only if asked for.
+    """The image (3, H, W) uint8 and the objects of its record; masks, keypoints and boxes of crowds only on request.
 
-    Raises ValueError if the image is not of the record's size.
+    Raises ValueError if the size of the image is not that of the record.
     """
     require_size(record, (image.shape[1], image.shape[2]))
-    learnt = np.flatnonzero(~record.crowd)
-    segmentations = [record.segmentations[place] for place in learnt.tolist()] if masks else []
+    used = np.flatnonzero(~record.crowd)
+    segmentations = [record.segmentations[place] for place in used.tolist()] if masks else []
     size = (record.height, record.width)
     points = None
     if keypoints:
         if record.keypoints is None:
             raise ValueError(f"image {record.image_id} ({record.path}) has no keypoints, which this model learns")
-        # the file has the pixel, a sample the middle of it; absent keypoints stay zeros
-        given = record.keypoints[learnt]
-        middle = given + np.array([0.5, 0.5, 0], dtype=np.float32)
-        points = torch.from_numpy(np.where(given[..., 2:] > 0, middle, np.zeros_like(given)))
+        # the file has the index of a pixel, a sample its centre; absent keypoints stay zeros
+        given = record.keypoints[used]
+        centre = given + np.array([0.5, 0.5, 0], dtype=np.float32)
+        points = torch.from_numpy(np.where(given[..., 2:] > 0, centre, np.zeros_like(given)))
     return Sample(
         image=image,
-        boxes=torch.from_numpy(record.boxes[learnt]),
-        labels=torch.from_numpy(record.labels[learnt]),
+        boxes=torch.from_numpy(record.boxes[used]),
+        labels=torch.from_numpy(record.labels[used]),
         outlines=tuple(outline_edges(one) for one in segmentations) if masks == "polygon" else None,
         bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
@@ -61,26 +61,26 @@ def make_sample(
 
 
 def require_size(record: ImageRecord, size: tuple[int, int]) -> None:
-    """A ValueError unless an image of `size` (height, width) is what `record` was annotated on."""
+    """Raise ValueError unless `size` (height, width) of an image is the size that its annotation states."""
     if size == (record.height, record.width):
         return
     if size == (record.width, record.height):
-        cure = (
+        advice = (
             "it seems to be annotated as it was before its EXIF rotation: remove the orientation tag from the file "
             "(exiftool -Orientation= FILE), or annotate it as viewers show it"
         )
     else:
-        cure = "put the annotated image there, or correct its annotation"
+        advice = "replace it by the annotated image, or correct its annotation"
     raise ValueError(
         f"{record.path} is {size[1]}x{size[0]} pixels (width x height), its annotation (image {record.image_id}) "
-        f"says {record.width}x{record.height}: {cure}"
+        f"states {record.width}x{record.height}: {advice}"
     )
 
 
 def outline_edges(segmentation: Segmentation) -> np.ndarray:
-    """The edges (E, 5) float64 x1, y1, x2, y2, part of an object, in pixels of its image; none where it has no outline.
+    """The edges (E, 5) float64 x1, y1, x2, y2, part of an object, in pixels of its image; E is 0 without an outline.
 
-    A polygon is closed. Run lengths become the line around their pixels, filled even-odd, in one part.
+    Polygons are closed. Run lengths become the line around their pixels, filled even-odd, in one part.
     """
     if segmentation is None:
         return np.zeros((0, 5))
@@ -105,17 +105,17 @@ def _bitmaps(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Te
     return torch.from_numpy(bitmaps)
 
 
-def capacity(count: int, fewest: int) -> int:
-    """The smallest of `fewest` times 1, 2, 4, ... that holds `count`: few shapes, and nothing ever cut off."""
-    places = fewest
+def capacity(count: int, smallest: int) -> int:
+    """The smallest of `smallest` times 1, 2, 4, ... that holds `count`: few shapes, and nothing is ever cut off."""
+    places = smallest
     while places < count:
         places *= 2
     return places
 
 
 def collate_targets(samples: Sequence[Sample], shape: tuple[int, int]) -> Targets:
-    """The objects of B samples, each image's from place 0 on; `shape` (H, W) is that of the padded images."""
-    places = capacity(max((len(sample.boxes) for sample in samples), default=0), FEWEST_OBJECTS)
+    """The objects of B samples, those of each image from place 0 on; `shape` (H, W) is that of the padded images."""
+    places = capacity(max((len(sample.boxes) for sample in samples), default=0), MIN_OBJECTS)
     boxes = torch.zeros(len(samples), places, 4)
     labels = torch.zeros(len(samples), places, dtype=torch.int64)
     valid = torch.zeros(len(samples), places, dtype=torch.bool)
@@ -138,7 +138,7 @@ def _collate_outlines(samples: Sequence[Sample], places: int) -> Tensor | None:
     outlines = [sample.outlines for sample in samples if sample.outlines is not None]
     if len(outlines) < len(samples):
         return None
-    edges = capacity(max((len(one) for objects in outlines for one in objects), default=0), FEWEST_EDGES)
+    edges = capacity(max((len(one) for objects in outlines for one in objects), default=0), MIN_EDGES)
     polygons = np.zeros((len(samples), places, edges, 5), dtype=np.float32)
     polygons[..., 4] = -1
     for image, objects in enumerate(outlines):
@@ -159,11 +159,11 @@ def _collate_bitmaps(samples: Sequence[Sample], places: int, shape: tuple[int, i
 
 
 def _collate_crowds(samples: Sequence[Sample]) -> Tensor | None:
-    """(B, I, 4) float32, empty boxes where there is no crowd; None where the samples were made without."""
+    """(B, I, 4) float32, empty boxes where there is no crowd; None where the samples have none."""
     crowds = [sample.crowds for sample in samples if sample.crowds is not None]
     if len(crowds) < len(samples):
         return None
-    padded = torch.zeros(len(samples), capacity(max((len(one) for one in crowds), default=0), FEWEST_CROWDS), 4)
+    padded = torch.zeros(len(samples), capacity(max((len(one) for one in crowds), default=0), MIN_CROWDS), 4)
     for slot, one in zip(padded, crowds, strict=True):
         slot[: len(one)] = one
     return padded

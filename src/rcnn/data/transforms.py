@@ -317,13 +317,3 @@ def augment(
     if model.canvas:
         sample = sample_on_canvas(sample, model.canvas)
     return flip(sample, pairs) if mirrored else sample
-
-
-def mirror_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
-    """The keypoints that a mirror exchanges, by their names: left_eye and right_eye, and so on."""
-    places = {name.lower(): place for place, name in enumerate(names)}
-    return tuple(
-        (place, places[name.replace("left", "right")])
-        for name, place in places.items()
-        if "left" in name and name.replace("left", "right") in places
-    )

@@ -118,8 +118,8 @@ def run_demo(
     unseen = open_dataset(data, "unseen", classes=predictor.classes)
     with progress("predict", len(unseen)) as advance:
         examples, predictions = look(predictor, unseen, advance)
-    pictures = tuple(_saved(example.found, output / "pictures" / example.name) for example in examples)
-    overview = _saved(tiled([example.found for example in examples]), output / "overview.jpg")
+    pictures = tuple(_saved(example.detections, output / "pictures" / example.name) for example in examples)
+    overview = _saved(tiled([example.detections for example in examples]), output / "overview.jpg")
     write_json(output / "predictions.json", {"images": predictions})
     lap("prediction")
 
@@ -130,12 +130,12 @@ def run_demo(
     report = write_report(
         output / "report.html",
         title="A Mask R-CNN trained from scratch",
-        summary=f"{MODEL} learnt {images['train']} synthetic images in {seconds['training']:.0f} seconds on {device}; "
+        lead=f"{MODEL} learnt {images['train']} synthetic images in {seconds['training']:.0f} seconds on {device}; "
         f"measured on {images['val']} others. The pictures below are of {images['unseen']} more that it has not seen.",
         metrics=metrics.to_dict(),
         examples=examples,
         log=read_log(run / LOG),
-        made={
+        details={
             "Command": f"rcnn demo --output {output} --seed {seed}",
             "Seconds": ", ".join(f"{part} {time:.0f}" for part, time in seconds.items()),
             "Training": f"{outcome.step} steps, {threads} threads",

@@ -1,1 +1,1 @@
-"""What people look at: pictures of detections, the curves of a run, the page of a report."""
+"""Pictures of detections, charts of a training run, pages of reports."""

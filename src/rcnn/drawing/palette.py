@@ -1,4 +1,9 @@
-"""Colours that tell objects apart, on photographs and on a page, and stay the same from run to run."""
+"""Colours of objects on photos and of curves in charts, the same from run to run.
+
+Both lists were found by a search that maximises the smallest difference between two colours (CIE 1976 Lab), as seen
+with normal vision and with each of the three kinds of colour blindness (simulated as in Machado et al. 2009). A test
+repeats the measurement.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +11,43 @@ import colorsys
 
 Colour = tuple[int, int, int]  # red, green, blue, 0..255
 
-# By eye: far apart in hue, bright enough to be seen on a dark photo, dark enough to carry a white label.
-_FIRST = (
-    (230, 57, 70),
-    (29, 120, 216),
-    (33, 150, 83),
-    (244, 130, 20),
-    (142, 68, 173),
-    (0, 150, 167),
-    (216, 27, 130),
-    (141, 110, 30),
-    (85, 90, 220),
-    (110, 160, 20),
-    (190, 74, 40),
-    (0, 128, 120),
+OBJECT_COLOURS: tuple[Colour, ...] = (
+    (30, 90, 255),
+    (210, 45, 15),
+    (240, 150, 210),
+    (210, 225, 0),
+    (135, 75, 165),
+    (180, 75, 120),
+    (75, 240, 180),
+    (150, 225, 105),
+    (180, 135, 255),
+    (45, 165, 90),
 )
 
+# Of charts on a white page; on a dark page, CSS replaces them by those of templates/style.css.
+CHART_COLOURS = ("#1e00f0", "#ff5a78", "#69a500", "#691e87", "#b469ff", "#870053", "#3c4b00", "#d269b4")
+INK, SOFT, GRID = "#1b2230", "#5a6475", "#dfe3ea"  # titles; labels; lines behind the curves
 
-def colour(index: int) -> Colour:
-    """The colour of instance or class `index` >= 0: twelve chosen by hand, then hues a golden angle apart."""
-    if index < len(_FIRST):
-        return _FIRST[index]
-    step = index - len(_FIRST)
+
+def css_colours() -> dict[str, str]:
+    """Colour of a chart -> the CSS variable that takes its place in a page."""
+    curves = {colour: f"--c{place}" for place, colour in enumerate(CHART_COLOURS)}
+    return {**curves, INK: "--ink", SOFT: "--soft", GRID: "--line"}
+
+
+def object_colour(index: int) -> Colour:
+    """The colour of instance or class `index` >= 0: OBJECT_COLOURS, then hues a golden angle apart."""
+    if index < len(OBJECT_COLOURS):
+        return OBJECT_COLOURS[index]
+    step = index - len(OBJECT_COLOURS)
     hue = (0.13 + step * 0.6180339887) % 1.0
-    value = (0.85, 0.68)[step % 2]
+    value = (0.95, 0.7)[step % 2]
     red, green, blue = colorsys.hsv_to_rgb(hue, (0.85, 0.7, 0.95)[step % 3], value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def readable_on(background: Colour) -> Colour:
-    """Black or white, whichever stands out more on `background` (WCAG 2 contrast of relative luminance)."""
+    """Black or white, whichever has more contrast on `background` (WCAG 2, relative luminance)."""
     channels = [value / 255 for value in background]
     linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4 for value in channels]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -35,7 +35,7 @@ def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple
     )
     truth = draw_truth(record, image, predictor)
     note = f"{len(found)} objects found, {int((~record.crowd).sum())} true"
-    return Example(name=record.path.name, found=picture, truth=truth, note=note), found
+    return Example(name=record.path.name, detections=picture, ground_truth=truth, note=note), found
 
 
 def draw_truth(record: ImageRecord, image: Tensor, predictor: Predictor) -> Image.Image:

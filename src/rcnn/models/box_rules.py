@@ -7,7 +7,7 @@ boxes writes the last pixel itself, one less, and counts width = x2 - x1 + 1. Wi
 - widths, centres x1 + width / 2, areas: the same; so encoding, IoU, NMS and the pyramid's level formula are the same.
 - decoding: Detectron ends a box at centre + width / 2 - 1, which is where ours ends, less one. (MXNet's FCIS has
   centres and half widths of width - 1: the halves cancel.)
-- anchors: those of `legacy_anchors` end on a last pixel, to which `ops.anchors` adds the one.
+- anchors: those of `legacy.anchors=detectron` end on a last pixel, to which `ops.anchors` adds the one.
 
 What reads the raw x2 is not the same, and is here: what pooling and true masks cut out; the image's border, to which a
 box is cut but keeps one pixel; mask-faster-rcnn's decoding, which leaves out the -1.
@@ -34,14 +34,19 @@ Pixel = float | Tensor  # the side of a pixel, one for all images or (B,)
 
 @dataclass(frozen=True)
 class BoxRules:
-    """Decoding and cutting boxes (B, N, 4) by the rules of a system; `kind` as `DetectorConfig.boxes`."""
+    """Decoding and cutting boxes (B, N, 4) by the rules of a system; `kind` as `LegacyConfig.boxes`."""
 
-    kind: Literal["half_open", "inclusive", "inclusive_loose"] = "half_open"
+    kind: Literal["half_open", "inclusive", "inclusive_loose", "pixel_centers"] = "half_open"
 
     @property
     def inclusive(self) -> bool:
         """Whether the last pixel has a say at all."""
-        return self.kind != "half_open"
+        return self.kind in ("inclusive", "inclusive_loose")
+
+    @property
+    def margin(self) -> int:
+        """Pixels by which images and anchors end earlier."""
+        return int(self.kind == "pixel_centers")
 
     def decode(
         self,
@@ -58,7 +63,7 @@ class BoxRules:
     def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Boxes (B, N, 4) cut to images of `sizes` (B, 2); inclusive ones keep a pixel, be they outside altogether."""
         if not self.inclusive:
-            return clip_boxes(boxes, sizes)
+            return clip_boxes(boxes, sizes - self.margin)
         side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
         # whole pixels: those of the file, whose number rounding hid when the image was resized
         limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height

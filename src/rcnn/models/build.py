@@ -53,8 +53,9 @@ def build_detector(config: DetectorConfig) -> Detector:
         "strides": pooled,
         "num_classes": config.num_classes,
         "backbone": config.backbone,
+        "level_eps_inside": config.legacy.level_eps_inside,
     }
-    cascade, rules = config.cascade, BoxRules(config.boxes)
+    cascade, rules = config.cascade, BoxRules(config.legacy.boxes)
     box_head: BoxHead | CascadeHead | FCISHead | None = None
     if config.proposals_only:
         pass
@@ -67,13 +68,12 @@ def build_detector(config: DetectorConfig) -> Detector:
             rules=rules,
         )
     elif cascade is None:
-        box_head = BoxHead(config=config.box, rules=rules, **common)
+        box_head = BoxHead(config=config.box, rules=rules, drop_subpixel=config.legacy.drop_subpixel, **common)
     else:
         box_head = CascadeHead(config=config.box, cascade=cascade, **common)
     mask_head: MaskHead | CascadeMaskHead | None = None
     if config.mask is not None:
-        common["level_eps_inside"] = config.box.level_eps_inside
-        if config.mask.features == "res5":
+        if config.mask.trunk == "res5":
             common["in_channels"] = 2048
         if cascade is not None and cascade.mask_heads == "each":
             mask_head = CascadeMaskHead(config=config.mask, cascade=cascade, **common)
@@ -86,7 +86,7 @@ def build_detector(config: DetectorConfig) -> Detector:
             strides=pooled,
             config=config.keypoint,
             backbone=config.backbone,
-            level_eps_inside=config.box.level_eps_inside,
+            level_eps_inside=config.legacy.level_eps_inside,
             rules=rules,
         )
     rpn = RPN(in_channels=channels, strides=strides, config=config.rpn, rules=rules)

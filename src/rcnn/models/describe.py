@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_ty
 class Setting(NamedTuple):
     """One line of the table."""
 
-    path: str  # its name on the command line: `rpn.nms_iou`
+    path: str  # its name on the command line: `rpn.proposals.nms_iou`
     type: str
     default: Any  # the default, or an instance's value; dataclasses.MISSING if it has no default
     comment: str
@@ -36,7 +36,7 @@ def describe(config: Any) -> list[Setting]:
 
 
 def setting_paths(config_class: type) -> list[str]:
-    """Every path that can be set (`rpn.nms_iou`), including optional parts and each kind of a union."""
+    """Every path that can be set (`rpn.proposals.nms_iou`), including optional parts and each kind of a union."""
     paths: dict[str, None] = {}
     for name, hint in field_types(config_class).items():
         parts = part_classes(hint)
@@ -129,5 +129,6 @@ def _settings_of_class(config_class: type[Any], prefix: str) -> list[Setting]:
             shown = type(default).__name__ if dataclasses.is_dataclass(default) else default
             rows.append(Setting(path, type_name(hint), shown, comments.get(field.name, "")))
         for part in parts:
-            rows += _settings_of_class(part, f"{path}.")
+            own = type(default) is part  # a field's default may differ from the defaults of its class
+            rows += _settings_of_instance(default, f"{path}.") if own else _settings_of_class(part, f"{path}.")
     return rows

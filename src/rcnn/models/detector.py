@@ -34,7 +34,7 @@ class Detector(nn.Module):
         keypoint_head: KeypointHead | None,
     ) -> None:
         super().__init__()
-        self.config, self.rules = config, BoxRules(config.boxes)
+        self.config, self.rules = config, BoxRules(config.legacy.boxes)
         self.backbone, self.fpn, self.rpn, self.box_head, self.mask_head = backbone, fpn, rpn, box_head, mask_head
         self.keypoint_head = keypoint_head
         self.register_buffer("pixel_mean", torch.tensor(config.input.pixel_mean)[:, None, None], persistent=False)
@@ -50,12 +50,12 @@ class Detector(nn.Module):
         regions, box_losses = self.box_head.losses(features, proposals, images.sizes, targets, seed)
         losses |= box_losses
         if self.mask_head is not None:
-            most = self.config.box.most_objects
+            most = self.config.box.sampling.max_positives
             losses |= self.mask_head.losses(features, regions, targets, most, images.sizes)
         if self.keypoint_head is not None:
-            box = self.config.box
+            sampling = self.config.box.sampling
             losses |= self.keypoint_head.losses(
-                features, regions, targets, box.batch_size * box.positive_fraction, images.scales
+                features, regions, targets, sampling.batch_size * sampling.positive_fraction, images.scales
             )
         return losses
 
@@ -90,16 +90,15 @@ class Detector(nn.Module):
         back_by_one = self.config.input.rescale in ("width", "height", "factor")
         if back_by_one and images.scales is not None and images.originals is not None:
             return images.originals * images.scales[:, None]
-        margin = self.config.rpn.anchor_margin
-        return images.sizes - margin if margin else images.sizes
+        return images.sizes
 
     def outline(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with their masks."""
         if self.mask_head is None:
             raise ValueError(f"{self.config.name} has no mask head")
         shared = None
-        if self.mask_head.config.features == "res5" and isinstance(self.box_head, BoxHead):
-            shared = self.box_head.features
+        if self.mask_head.config.trunk == "res5" and isinstance(self.box_head, BoxHead):
+            shared = self.box_head.trunk
         return self.mask_head.predict(features, detections, shared, images.scales)
 
     def as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:

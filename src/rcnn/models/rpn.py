@@ -61,16 +61,16 @@ class RPN(nn.Module):
             for conv in convs:
                 init_linear(conv, std=0.01)
             self.convs, width = nn.Sequential(*convs), widths[-1]
-        for (name, stride), sizes in zip(strides.items(), config.sizes, strict=True):
+        for (name, stride), sizes in zip(strides.items(), config.anchors.sizes, strict=True):
             cell = (  # (anchors of a cell, 4)
-                legacy_cell_anchors(sizes, config.ratios, stride)
-                if config.legacy_anchors
-                else cell_anchors(sizes, config.ratios, rounded=config.rounded_anchors)
+                legacy_cell_anchors(sizes, config.anchors.ratios, stride)
+                if config.legacy.anchors == "detectron"
+                else cell_anchors(sizes, config.anchors.ratios, rounded=config.legacy.anchors == "torchvision")
             )
-            cell[:, 2:] -= config.anchor_margin
+            cell[:, 2:] -= self.rules.margin
             self.register_buffer(f"cell_{name}", cell, persistent=False)  # constants of the config, not weights
-        anchors = len(config.sizes[0]) * len(config.ratios)
-        self.objectness = nn.Conv2d(width, anchors * (2 if config.classifier == "softmax" else 1), 1)
+        anchors = len(config.anchors.sizes[0]) * len(config.anchors.ratios)
+        self.objectness = nn.Conv2d(width, anchors * (1 if config.legacy.objectness == "sigmoid" else 2), 1)
         self.deltas = nn.Conv2d(width, 4 * anchors, 1)
         for layer in (self.objectness, self.deltas):
             init_linear(layer, std=0.01)
@@ -86,12 +86,16 @@ class RPN(nn.Module):
         """Proposals for the second stage, and the losses of equation 1; `seed` () int64 draws the sample."""
         levels = self.head(features)
         losses = self.sampled_losses(levels, sizes, targets, seed)
-        proposals = self.select(levels, sizes, scales, self.config.pre_nms_train, self.config.post_nms_train)
+        proposals = self.select(
+            levels, sizes, scales, self.config.proposals.pre_nms_train, self.config.proposals.post_nms_train
+        )
         return proposals, losses
 
     def predict(self, features: dict[str, Tensor], sizes: Tensor, scales: Tensor | None = None) -> Proposals:
         """The best proposals (B, P) of images of `sizes` (B, 2), resized by `scales` (B,), or not at all if None."""
-        return self.select(self.head(features), sizes, scales, self.config.pre_nms, self.config.post_nms)
+        return self.select(
+            self.head(features), sizes, scales, self.config.proposals.pre_nms, self.config.proposals.post_nms
+        )
 
     def head(self, features: dict[str, Tensor]) -> list[Level]:
         """Two small layers at each place of each level's map say how likely its anchors are objects, and where."""
@@ -101,14 +105,14 @@ class RPN(nn.Module):
             batch, _, height, width = x.shape
             logits = self.objectness(x).permute(0, 2, 3, 1).reshape(batch, -1).float()
             ranks = logits
-            if self.config.classifier == "softmax":
+            if self.config.legacy.objectness != "sigmoid":
                 background, ranks = logits.unflatten(1, (-1, 2)).unbind(-1)
                 logits = ranks - background  # the softmax of two is the sigmoid of their difference
-            if self.config.ranking == "probability":
+            if self.config.legacy.objectness != "object_logit":
                 ranks = logits
             deltas = self.deltas(x).permute(0, 2, 3, 1).reshape(batch, -1, 4).float()
             steps = self.steps(name, features)
-            anchors = grid_anchors(getattr(self, f"cell_{name}"), (height, width), steps, self.config.anchor_offset)
+            anchors = grid_anchors(getattr(self, f"cell_{name}"), (height, width), steps, self.config.anchors.offset)
             level = Level(logits=logits, ranks=ranks, deltas=deltas, anchors=anchors, grid=(height, width), steps=steps)
             levels.append(level)
         return levels
@@ -116,7 +120,7 @@ class RPN(nn.Module):
     def steps(self, name: str, features: dict[str, Tensor]) -> tuple[float, float]:
         """Pixels from one anchor of level `name` to the next, down and across."""
         stride = self.strides[name]
-        if not self.config.floored_strides:
+        if self.config.legacy.anchors != "torchvision":
             return stride, stride
         finest = next(iter(self.strides))
         (rows, columns), (height, width) = features[name].shape[2:], features[finest].shape[2:]
@@ -128,22 +132,22 @@ class RPN(nn.Module):
     ) -> Proposals:
         """The `pre_nms` best anchors of each level, moved, clipped, thinned by NMS inside it; `post_nms` stay.
 
-        With proposals=joint all levels are one.
+        With legacy.joint_levels all levels are one.
         """
         config = self.config
         pools = []  # of ranks (B, n), deltas (B, n, 4) and anchors (n, 4)
         for level in levels:
             ranks = level.ranks
-            if config.whole_cells:
+            if config.legacy.whole_cells:
                 ranks = ranks.masked_fill(~whole_cells(level.grid, level.steps, sizes, len(ranks[0])), -torch.inf)
-            if config.score_threshold > 0:
-                ranks = ranks.masked_fill(level.logits.sigmoid() < config.score_threshold, -torch.inf)
-            if config.min_size_first:
+            if config.proposals.score_threshold > 0:
+                ranks = ranks.masked_fill(level.logits.sigmoid() < config.proposals.score_threshold, -torch.inf)
+            if config.legacy.min_size_first:
                 moved = self.rules.decode(level.deltas, level.anchors, DELTA_WEIGHTS, config.max_log_scale)
                 small = ~self.large_enough(self.rules.clip(moved, sizes), scales)
                 ranks = ranks.masked_fill(small, -torch.inf)
             pools.append((ranks, level.deltas, level.anchors))
-        if config.proposals == "joint":
+        if config.legacy.joint_levels:
             ranks, deltas, anchors = zip(*pools, strict=True)
             pools = [(torch.cat(ranks, 1), torch.cat(deltas, 1), torch.cat(anchors))]
         scores, boxes, groups = [], [], []
@@ -153,18 +157,18 @@ class RPN(nn.Module):
             boxes.append(self.rules.decode(deltas, anchors[index], DELTA_WEIGHTS, config.max_log_scale))
             scores.append(best)
             groups.append(torch.full_like(index, group))
-        box, score = self.rules.clip(torch.cat(boxes, 1), sizes - config.anchor_margin), torch.cat(scores, 1)
+        box, score = self.rules.clip(torch.cat(boxes, 1), sizes), torch.cat(scores, 1)
         valid = self.large_enough(box, scales) & score.isfinite() & box.isfinite().all(-1)
-        kept, valid = nms(box, score, torch.cat(groups, 1), valid, config.nms_iou, post_nms)
+        kept, valid = nms(box, score, torch.cat(groups, 1), valid, config.proposals.nms_iou, post_nms)
         box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]
         return Proposals(boxes=box, scores=score.gather(1, kept).where(valid, 0.0), valid=valid)
 
     def large_enough(self, boxes: Tensor, scales: Tensor | None) -> Tensor:
         """Which boxes (B, N, 4) have no side that `min_size` drops, bool (B, N)."""
-        least = self.config.min_size
+        least = self.config.proposals.min_size
         width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
         shorter = torch.minimum(width, height)
-        scale = scales[:, None] if self.config.min_size_original and scales is not None else 1.0  # (B, 1)
+        scale = scales[:, None] if self.config.legacy.min_size_original and scales is not None else 1.0  # (B, 1)
         if self.rules.inclusive:
             return (shorter - 1) / scale + 1 >= least  # Detectron's way to count the file's pixels
         return shorter > least * scale
@@ -178,18 +182,20 @@ class RPN(nn.Module):
         with torch.no_grad():
             matched, label = self.label(anchors, sizes, targets)
             keys = random_keys(seed, label.shape, RANDOM_STREAM)
-            index, positive, valid = sample(label, keys, config.batch_size, config.positive_fraction)  # (B, S)
+            index, positive, valid = sample(
+                label, keys, config.sampling.batch_size, config.sampling.positive_fraction
+            )  # (B, S)
             # objects come first in the sample, and only they have a box to learn
-            objects = index[:, : max(1, int(config.batch_size * config.positive_fraction))]
+            objects = index[:, : config.sampling.max_positives]
             is_object = positive[:, : objects.shape[1]]
             target = targets.boxes.gather(1, matched.gather(1, objects)[..., None].expand(-1, -1, 4))
             target = torch.where(is_object[..., None], target, anchors[objects])  # a padded box has no logarithm
             wanted = encode_deltas(target, anchors[objects], DELTA_WEIGHTS)
-            sampled, places = valid.sum().clamp(min=1), len(targets.boxes) * config.batch_size
+            sampled, places = valid.sum().clamp(min=1), len(targets.boxes) * config.sampling.batch_size
         objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), positive.float(), reduction="none")
         moved = smooth_l1(deltas.gather(1, objects[..., None].expand(-1, -1, 4)), wanted, config.smooth_l1_beta)
-        divisor = places if config.normalizer == "batch_size" else sampled
-        box_divisor = sampled if config.normalizer == "sampled" else places
+        divisor = places if config.legacy.normalizer == "batch_size" else sampled
+        box_divisor = sampled if config.legacy.normalizer == "sampled" else places
         return {
             "rpn_objectness": config.loss_weights[0] * (objectness * valid).sum() / divisor,
             "rpn_box": config.loss_weights[1] * (moved * is_object[..., None]).sum() / box_divisor,
@@ -202,31 +208,31 @@ class RPN(nn.Module):
             anchors,
             targets.boxes,
             targets.valid,
-            config.negative_iou,
-            config.positive_iou,
+            config.sampling.low_iou,
+            config.sampling.positive_iou,
             low_quality=True,
-            usable=None if config.straddle < 0 else inside_image(anchors, sizes, config.straddle),
-            overruled=config.low_quality == "overruled",
+            usable=None if config.legacy.straddle < 0 else inside_image(anchors, sizes, config.legacy.straddle),
+            overruled=config.legacy.low_quality == "overruled",
         )
-        if config.crowd_ioa < 1:
+        if config.legacy.crowd_ioa < 1:
             if targets.crowds is None:
-                raise ValueError(f"rpn.crowd_ioa={config.crowd_ioa} needs Targets.crowds; the batch has none")
-            label = torch.where(in_crowds(anchors, targets.crowds, config.crowd_ioa), -1, label)
+                raise ValueError(
+                    f"rpn.legacy.crowd_ioa={config.legacy.crowd_ioa} needs Targets.crowds; the batch has none"
+                )
+            label = torch.where(in_crowds(anchors, targets.crowds, config.legacy.crowd_ioa), -1, label)
         return matched, label
 
 
 def require_consistent(config: RPNConfig, levels: list[str]) -> None:
-    """A ValueError for settings that contradict each other, or the `levels` that the backbone gives."""
-    if len(config.sizes) != len(levels):
-        raise ValueError(f"rpn.sizes has anchors for {len(config.sizes)} levels, the backbone gives {levels}")
-    if len({len(sizes) for sizes in config.sizes}) > 1:
-        raise ValueError(f"rpn.sizes is {config.sizes}; wanted as many on each level: they share their layers")
-    if config.legacy_anchors and (config.rounded_anchors or config.anchor_offset or config.floored_strides):
+    """Raise a ValueError if settings contradict each other, or the `levels` of the backbone."""
+    sizes = config.anchors.sizes
+    if len(sizes) != len(levels):
+        raise ValueError(f"rpn.anchors.sizes has {len(sizes)} levels; expected {len(levels)}, one for each of {levels}")
+    if len({len(level) for level in sizes}) > 1:
         raise ValueError(
-            "rpn.legacy_anchors=true has its own rounding and centres: leave out rounded_anchors, anchor_offset and "
-            "floored_strides"
+            f"rpn.anchors.sizes is {sizes}; expected the same number of sizes on each level, since they share layers"
         )
-    if config.ranking == "object_logit" and config.classifier != "softmax":
-        raise ValueError("rpn.ranking=object_logit takes one of two logits: it needs rpn.classifier=softmax")
     if config.head == "fbnet" and config.width:
-        raise ValueError(f"rpn.width={config.width} is for rpn.head=conv; fbnet has its own: leave it 0")
+        raise ValueError(f"rpn.width={config.width} has no effect with rpn.head=fbnet; set rpn.width=0")
+    if config.legacy.anchors == "detectron" and config.anchors.offset:
+        raise ValueError("rpn.legacy.anchors=detectron sets the centres itself; set rpn.anchors.offset=0")

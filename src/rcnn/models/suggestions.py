@@ -78,13 +78,15 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "anchor_scales": ("sizes",),
     "aspect_ratios": ("ratios",),
     "anchor_ratios": ("ratios",),
-    "pooler_resolution": ("roi_size",),
+    "pooler_resolution": ("size",),
+    "roi_size": ("size",),
+    "background_iou": ("min_negative_iou",),
     "layers": ("depth",),
 }
 
 
 def near_settings(path: str, known: Sequence[str]) -> list[str]:
-    """Up to MOST of the `known` settings (`rpn.nms_iou`, ...) that `path` may stand for, best first.
+    """Up to MOST of the `known` settings (`rpn.proposals.nms_iou`, ...) that `path` may stand for, best first.
 
     The last word decides: settings that end in it or in a synonym of it; where there are none, settings of the same
     part whose last word is spelt alike, then those of other parts. Comparing whole paths would let the part's name

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import math
+from functools import reduce
+
 from rcnn.models.config import DetectorConfig, ResNetConfig
 
 # counts and sides of which nothing can be built when they are 0; a part that is None is passed over
 AT_LEAST_ONE = {
     "input": ("min_size", "max_size"),
     "fpn": ("channels",),
-    "rpn": ("batch_size", "pre_nms_train", "pre_nms", "post_nms_train", "post_nms"),
-    "box": ("conv_width", "fc_width", "roi_size", "batch_size", "max_detections"),
-    "mask": ("width", "roi_size"),
-    "keypoint": ("width", "roi_size"),
-    "fcis": ("width", "groups", "roi_size", "batch_size", "max_detections"),
+    "rpn.sampling": ("batch_size",),
+    "rpn.proposals": ("pre_nms_train", "pre_nms", "post_nms_train", "post_nms"),
+    "box": ("conv_width", "fc_width"),
+    "box.pooler": ("size",),
+    "box.sampling": ("batch_size",),
+    "box.selection": ("max_detections",),
+    "mask": ("width",),
+    "mask.pooler": ("size",),
+    "keypoint": ("width",),
+    "keypoint.pooler": ("size",),
+    "fcis": ("width", "groups", "roi_size", "max_detections"),
+    "fcis.sampling": ("batch_size",),
 }
-PARTS_OF_ONE = {"rpn": ("nms_iou",), "box": ("nms_iou",), "mask": ("vote_iou",), "fcis": ("nms_iou", "vote_iou")}
+BETWEEN_0_AND_1 = {
+    "rpn.proposals": ("nms_iou",),
+    "box.selection": ("nms_iou",),
+    "mask": ("vote_iou",),
+    "fcis": ("nms_iou", "vote_iou"),
+}
 
 
 def refuse(config: DetectorConfig) -> None:
@@ -23,10 +38,10 @@ def refuse(config: DetectorConfig) -> None:
     if config.proposals_only:
         _refuse_beside_proposals(config)
     _refuse_heads(config)
-    if config.boxes != "half_open" and config.cascade is not None:
+    if config.legacy.boxes != "half_open" and config.cascade is not None:
         raise ValueError(
-            f"boxes={config.boxes} is of systems without a cascade, and nothing says how theirs would be: use "
-            "boxes=half_open, or cascade=null"
+            f"legacy.boxes={config.legacy.boxes} comes from systems without a cascade and is not defined for one; set "
+            "legacy.boxes=half_open or cascade=null"
         )
     if config.cascade is not None:
         _refuse_cascade(config)
@@ -35,15 +50,17 @@ def refuse(config: DetectorConfig) -> None:
 
 
 def _refuse_numbers(config: DetectorConfig) -> None:
-    unused = {"box"} if config.proposals_only or config.fcis is not None else set()
-    for part, names in AT_LEAST_ONE.items():
-        for name in () if part in unused else names:
-            if getattr(getattr(config, part), name, 1) < 1:
-                raise ValueError(f"{part}.{name} is {getattr(getattr(config, part), name)}; wanted 1 or more")
-    for part, names in PARTS_OF_ONE.items():
-        for name in () if part in unused else names:
-            if not 0 <= getattr(getattr(config, part), name, 0) <= 1:
-                raise ValueError(f"{part}.{name} is {getattr(getattr(config, part), name)}; wanted 0 to 1")
+    box_unused = config.proposals_only or config.fcis is not None
+    for limits, least, most in ((AT_LEAST_ONE, 1, math.inf), (BETWEEN_0_AND_1, 0, 1)):
+        for part, names in limits.items():
+            if box_unused and part.startswith("box"):
+                continue
+            settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
+            for name in names if settings is not None else ():
+                value = getattr(settings, name)
+                if not least <= value <= most:
+                    expected = "1 or more" if least else "0 to 1"
+                    raise ValueError(f"{part}.{name} is {value}; expected {expected}")
 
 
 def _refuse_beside_proposals(config: DetectorConfig) -> None:
@@ -60,33 +77,32 @@ def _refuse_beside_proposals(config: DetectorConfig) -> None:
 def _refuse_heads(config: DetectorConfig) -> None:
     box, mask = config.box, config.mask
     if config.num_classes < 1:
-        raise ValueError(f"num_classes is {config.num_classes}; wanted 1 or more, without background")
+        raise ValueError(f"num_classes is {config.num_classes}; expected 1 or more, without background")
     if box.class_weights and len(box.class_weights) != config.num_classes + 1:
         raise ValueError(
             f"box.class_weights has {len(box.class_weights)} numbers for {config.num_classes} classes; wanted "
             f"{config.num_classes + 1}, one for each class in order and the last for background"
         )
-    if not 0 <= box.background_iou <= box.positive_iou:
+    sampling, selection = box.sampling, box.selection
+    if not 0 <= sampling.min_negative_iou <= sampling.positive_iou:
         raise ValueError(
-            f"box.background_iou={box.background_iou} and positive_iou={box.positive_iou}: what overlaps an object "
-            "less than the one is not used, more than the other is that object; wanted 0 <= background <= positive"
+            f"box.sampling has min_negative_iou={sampling.min_negative_iou} and positive_iou={sampling.positive_iou}; "
+            "expected 0 <= min_negative_iou <= positive_iou"
         )
-    if box.nms == "soft_gaussian" and box.soft_nms_sigma <= 0:
-        raise ValueError(f"box.soft_nms_sigma is {box.soft_nms_sigma}: scores are divided by it; wanted above 0")
-    if mask is not None and mask.features == "res5" and box.features != "res5":
-        raise ValueError(
-            f"mask.features=res5 shares the box head's res5; box.features is {box.features}: use mask.features=convs"
-        )
+    if selection.nms == "soft_gaussian" and selection.soft_nms_sigma <= 0:
+        raise ValueError(f"box.selection.soft_nms_sigma is {selection.soft_nms_sigma}; expected a number above 0")
+    if mask is not None and mask.trunk == "res5" and box.trunk != "res5":
+        raise ValueError(f"mask.trunk=res5 shares the box head's res5; box.trunk is {box.trunk}: use mask.trunk=convs")
     resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
-    if box.features == "res5" and resnet is not None and config.fpn is not None:
+    if box.trunk == "res5" and resnet is not None and config.fpn is not None:
         raise ValueError(
-            "box.features=res5 continues a ResNet from res4, and a pyramid gives maps of its own: use box.features=fc, "
+            "box.trunk=res5 continues a ResNet from res4, and a pyramid gives maps of its own: use box.trunk=fc, "
             "or fpn=null and backbone.stages=[2, 3, 4]"
         )
-    if box.features == "res5" and resnet is not None and 5 in resnet.stages:
+    if box.trunk == "res5" and resnet is not None and 5 in resnet.stages:
         raise ValueError(
-            "box.features=res5 continues a ResNet from res4, and this backbone has its own res5 before it: use "
-            "backbone.stages=[2, 3, 4], or box.features=fc"
+            "box.trunk=res5 continues a ResNet from res4, and this backbone has its own res5 before it: use "
+            "backbone.stages=[2, 3, 4], or box.trunk=fc"
         )
 
 
@@ -99,13 +115,13 @@ def _refuse_cascade(config: DetectorConfig) -> None:
     if len(set(lengths.values())) != 1 or not cascade.ious:
         told = ", ".join(f"cascade.{name} has {length}" for name, length in lengths.items())
         raise ValueError(f"{told}: wanted one of each for every stage")
-    if box.features == "res5":
+    if box.trunk == "res5":
         raise ValueError(
-            "a cascade has a whole head for each stage, and box.features=res5 (C4) is one network that the box and "
-            "mask heads share: use fpn={}, backbone.stages=[2, 3, 4, 5] and box.features=fc"
+            "a cascade has a whole head for each stage, and box.trunk=res5 (C4) is one network that the box and "
+            "mask heads share: use fpn={}, backbone.stages=[2, 3, 4, 5] and box.trunk=fc"
         )
-    if box.features == "fbnet":
-        raise ValueError("a cascade of D2Go's light heads exists nowhere: use box.features=fc")
+    if box.trunk == "fbnet":
+        raise ValueError("a cascade of D2Go's light heads exists nowhere: use box.trunk=fc")
 
 
 def _refuse_beside_fcis(config: DetectorConfig) -> None:

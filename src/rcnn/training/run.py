@@ -19,8 +19,7 @@ from rcnn.data import splits as splits_of
 from rcnn.data.loading import training_batches
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
-from rcnn.drawing.curves import write_curve
-from rcnn.drawing.plots import plots_available, write_plot
+from rcnn.drawing.charts import write_curve, write_plot
 from rcnn.evaluation.evaluate import evaluate_dataset, measured_kinds
 from rcnn.metrics.coco import METRICS
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
@@ -156,7 +155,7 @@ def run_training(
         say(line)
 
     masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
-    crowds = config.rpn.crowd_ioa < 1
+    crowds = config.rpn.legacy.crowd_ioa < 1
     batches = partial(training_batches, dataset, config.input, settings, masks=masks, crowds=crowds)
     if config.keypoint is not None:
         for known in (dataset, validation):
@@ -172,8 +171,7 @@ def run_training(
         if (output / LOG).exists():
             lines = read_log(output / LOG)
             write_curve(output / "curve.html", lines, title=f"Training {output.name}")
-            if plots_available():
-                write_plot(output / "curve.png", lines)
+            write_plot(output / "curve.png", lines)
 
 
 def write_json(path: Path, value: Any) -> None:

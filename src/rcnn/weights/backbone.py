@@ -62,7 +62,7 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
     state = detector.state_dict()
     sources: dict[str, str] = {}  # ours -> the checkpoint's
     for name in state:
-        part, within, rest = name.partition(".features.res5.")
+        part, within, rest = name.partition(".trunk.res5.")
         if name.startswith("backbone."):
             sources[name] = name
         elif within and part in ("box_head", "mask_head"):

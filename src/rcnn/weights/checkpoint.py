@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
+from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.outputs import replace_folder
 from rcnn.weights.differences import different_layers, different_tensors
@@ -31,7 +32,7 @@ CONFIG_FILE = "config.json"
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 # tensors with rows per class, and the number of these rows; the remaining rows belong to background
-CLASS_ROWS = {"box_head.scores": 1, "box_head.deltas": 4, "mask_head.logits": 1}
+CLASS_ROWS = {"box_head.logits": 1, "box_head.deltas": 4, "mask_head.logits": 1}
 # tensors with one slice per keypoint, and the axis of the keypoints
 KEYPOINT_AXIS = {
     "keypoint_head.logits.weight": 1,
@@ -97,6 +98,7 @@ def write_checkpoint(
         "format": FORMAT,
         "kind": kind,
         "rcnn": __version__,
+        "config_version": CONFIG_VERSION,
         "model": config_to_dict(config),
         "classes": list(classes),
         "provenance": dict(provenance),
@@ -120,6 +122,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     """
     folder = _locate(Path(path))
     record = _read_record(folder / CONFIG_FILE)
+    _require_config_version(record, folder / CONFIG_FILE)
     try:
         config = config_from_dict(record["model"])
     except ValueError as error:
@@ -259,6 +262,19 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
     if dropped:
         line += f"; skipped: {', '.join(sorted(dropped))}"
     return line
+
+
+def _require_config_version(record: Mapping[str, Any], path: Path) -> None:
+    """Raise a ValueError unless this version of rcnn knows the keys of the model's config."""
+    found = record.get("config_version")
+    if found == CONFIG_VERSION:
+        return
+    newer = isinstance(found, int) and found > CONFIG_VERSION
+    cure = "install that version of rcnn, or a later one" if newer else "convert or train the model again"
+    raise ValueError(
+        f"{path} has config_version {found}; this is rcnn {__version__}, which reads config_version {CONFIG_VERSION}. "
+        f"The checkpoint was written by rcnn {record.get('rcnn', '?')}: {cure}"
+    )
 
 
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:

@@ -16,10 +16,11 @@ NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm
 LAYERS = (
     "backbone.kind", "backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group",
     "backbone.width", "backbone.widths", "backbone.stem_width", "backbone.name", "backbone.stages", "backbone.norm",
-    "fpn", "fpn.channels", "fpn.norm", "fpn.conv_bias", "rpn.sizes", "rpn.ratios", "rpn.convs", "rpn.width",
-    "rpn.classifier", "rpn.head", "box.features", "box.convs", "box.conv_width", "box.norm", "box.fcs", "box.fc_width",
-    "box.roi_size", "box.class_agnostic", "cascade.ious", "cascade.mask_heads", "mask.features", "mask.convs",
-    "mask.width", "mask.norm", "mask.class_agnostic", "keypoint.names", "keypoint.convs", "keypoint.width",
+    "fpn", "fpn.channels", "fpn.norm", "fpn.conv_bias", "rpn.anchors.sizes", "rpn.anchors.ratios", "rpn.convs",
+    "rpn.width", "rpn.legacy.objectness", "rpn.head", "box.trunk", "box.convs", "box.conv_width", "box.norm",
+    "box.fcs", "box.fc_width", "box.pooler.size", "box.class_agnostic", "cascade.ious", "cascade.mask_heads",
+    "mask.trunk", "mask.convs", "mask.width", "mask.norm", "mask.class_agnostic", "keypoint.names", "keypoint.convs",
+    "keypoint.width",
 )  # fmt: skip
 
 
@@ -47,8 +48,10 @@ def different_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
         )
         if ours != theirs:
             lines.append(f"its {part} has {theirs}, the detector's {ours}")
-    scores = [name for name in expected if name.endswith("scores.weight") and name in given]
-    counts = {(len(given[name]) - 1, len(expected[name]) - 1) for name in scores}
+    logits = [
+        name for name in expected if name.startswith("box_head.") and name.endswith("logits.weight") and name in given
+    ]
+    counts = {(len(given[name]) - 1, len(expected[name]) - 1) for name in logits}
     for theirs_count, ours_count in sorted(counts):
         if theirs_count != ours_count:
             lines.append(

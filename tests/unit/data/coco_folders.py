@@ -11,7 +11,7 @@ from PIL import Image
 SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
 
-def annotation(number: int, image_id: Any = 1, category_id: int = 3, **fields: Any) -> dict[str, Any]:
+def annotation(number: Any, image_id: Any = 1, category_id: Any = 3, **fields: Any) -> dict[str, Any]:
     """A square of 20 pixels from (10, 10); a field that is given None is left out."""
     entry = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": [10, 10, 20, 20], "area": 400.0}
     entry |= {"iscrowd": 0, "segmentation": SQUARE} | fields
@@ -19,7 +19,7 @@ def annotation(number: int, image_id: Any = 1, category_id: int = 3, **fields: A
 
 
 def coco_tables(annotations: list[dict[str, Any]], images: int = 2) -> dict[str, Any]:
-    """Images 1, 2, .. of 60x40 pixels (width x height), and the categories 3 (kite) and 7 (cup), told in that order."""
+    """Images 1, 2, .. of 60x40 pixels (width x height), and the categories 3 (kite) and 7 (cup), in the order 7, 3."""
     entries = [{"id": n, "file_name": f"{n}.png", "height": 40, "width": 60} for n in range(1, images + 1)]
     categories = [{"id": 7, "name": "cup"}, {"id": 3, "name": "kite"}]
     return {"images": entries, "annotations": annotations, "categories": categories}
@@ -27,14 +27,19 @@ def coco_tables(annotations: list[dict[str, Any]], images: int = 2) -> dict[str,
 
 def write_images(folder: Path, names: list[str], size: tuple[int, int] = (60, 40)) -> None:
     """Black pictures of `size` (width, height)."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("L", size).save(folder / name)
 
 
 def write_coco(root: Path, tables: Any, split: str = "val") -> Path:
-    """COCO's layout, with pictures for the images of `tables`; gives the root back."""
+    """COCO's layout, with pictures for the images of `tables`; returns the root."""
     write_images(root / split, [image["file_name"] for image in tables["images"]])
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tables))
+    write_annotations(root, tables, split)
     return root
+
+
+def write_annotations(root: Path, tables: Any, split: str = "val") -> None:
+    """The annotation file alone."""
+    (root / "annotations").mkdir(parents=True, exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(tables))

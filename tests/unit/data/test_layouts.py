@@ -1,4 +1,4 @@
-"""Folders as they are found in the world: which split is where, and what is said of a folder that is none of them."""
+"""Layouts of data sets: where the files of a split are found, and the errors for folders of no known layout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from rcnn.data import open_dataset, splits
+from rcnn.data.formats.layouts import FORMATS
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
 
 TABLES = coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)])
@@ -48,7 +49,7 @@ def test_coco_files_are_found_where_tools_put_them(tmp_path: Path, file: str, im
 
 
 def test_names_in_the_file_may_hold_folders(tmp_path: Path) -> None:
-    tables = coco_tables([], images=1)
+    tables = coco_tables([annotation(1)], images=1)
     tables["images"][0]["file_name"] = "photos/a/1.png"
     (tmp_path / "all.json").write_text(json.dumps(tables))
     write_images(tmp_path / "photos" / "a", ["1.png"])
@@ -94,7 +95,7 @@ def test_no_folder_at_all(tmp_path: Path) -> None:
             call()
 
 
-def test_the_folder_of_one_split_says_what_to_give(tmp_path: Path) -> None:
+def test_the_error_for_the_folder_of_one_split_names_the_folder_to_give(tmp_path: Path) -> None:
     root = place(tmp_path, "valid/_annotations.coco.json", "valid")
     with pytest.raises(FileNotFoundError, match="give the folder above it, and valid as the split"):
         open_dataset(root / "valid", "valid")
@@ -103,18 +104,37 @@ def test_the_folder_of_one_split_says_what_to_give(tmp_path: Path) -> None:
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     write_coco(tmp_path, TABLES)
     (tmp_path / "val" / "2.png").unlink()
-    with pytest.raises(FileNotFoundError, match=r"instances_val.json: 1 of its 2 images are not in .*val: 2.png"):
+    with pytest.raises(FileNotFoundError, match=r"instances_val.json: 1 of its 2 images are not in .*: 2.png"):
         open_dataset(tmp_path, "val")
     shutil.rmtree(tmp_path / "val")
     with pytest.raises(FileNotFoundError, match=r"lists 2 images \(1.png, 2.png\), none of them in .*val, .*images"):
         open_dataset(tmp_path, "val")
 
 
-def test_objects_of_other_classes_are_left_out_when_asked(tmp_path):
+def test_objects_of_other_classes_are_ground_truth_of_none(tmp_path: Path) -> None:
     root = write_coco(tmp_path, coco_tables([annotation(1), annotation(2, category_id=7), annotation(3, image_id=2)]))
-    with pytest.raises(ValueError, match=r"1 classes that are not among the 1 asked for: 'cup'.*ignore-other-classes"):
-        open_dataset(root, "val", ["kite"])
     dataset = open_dataset(root, "val", ["kite"], ignore_others=True)
     assert [len(dataset[i].boxes) for i in range(len(dataset))] == [1, 1]
     assert [entry["id"] for entry in dataset.to_coco()["annotations"]] == [1, 3]
     assert [entry["name"] for entry in dataset.to_coco()["categories"]] == ["kite"]
+
+
+def test_all_objects_may_be_of_one_class(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(1), annotation(2, category_id=7)]))
+    dataset = open_dataset(root, "val", one_class=True)
+    assert (dataset.classes, dataset[0].labels.tolist()) == (("object",), [0, 0])
+    assert [entry["category_id"] for entry in dataset.to_coco()["annotations"]] == [1, 1]
+    assert dataset.to_coco()["categories"] == [{"id": 1, "name": "object"}]
+
+
+def test_each_format_recognises_its_own_folders(tmp_path: Path) -> None:
+    root = write_coco(tmp_path / "coco", TABLES)
+    regions = {"1.png": {"filename": "1.png", "regions": []}}
+    (tmp_path / "via" / "val").mkdir(parents=True)
+    (tmp_path / "via" / "val" / "via_region_data.json").write_text(json.dumps(regions))
+    for folder, expected in ((root, [True, False]), (tmp_path / "via", [False, True]), (tmp_path, [False, False])):
+        assert [one.recognises(folder) for one in FORMATS] == expected
+        assert [one.recognises(folder, "val") for one in FORMATS] == expected
+        assert not any(one.recognises(folder, "train") for one in FORMATS)
+    tables = FORMATS[0].read(root, "val")
+    assert [entry["id"] for entry in tables.annotations] == [1, 2]

@@ -200,11 +200,11 @@ class TestBadImages:
 
     def test_other_size(self, dataset, workers):
         Image.new("RGB", (50, 41)).save(dataset[2].path)
-        said = r"3\.png is 50x41 pixels .*\(image 3\) says 56x40: put the annotated image there"
+        said = r"3\.png is 50x41 pixels .*\(image 3\) states 56x40: replace it by the annotated image"
         self.expect(dataset, workers, ValueError, said)
 
     def test_annotated_before_its_rotation(self, dataset, workers):
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (56, 40)).save(dataset[2].path, exif=exif)
-        self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* says 56x40: .*EXIF rotation.*exiftool")
+        self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* states 56x40: .*EXIF rotation.*exiftool")

@@ -17,7 +17,6 @@ from rcnn.data.transforms import (
     canvas_place,
     flip,
     jitter,
-    mirror_pairs,
     resize,
     resize_factor,
     resize_image,
@@ -256,11 +255,6 @@ def test_settings_do_not_disturb_each_other():
 
 def test_a_negative_seed_is_a_seed():
     assert augment(sample(), settings(), MODEL, (-1, 0)).size == (20, 30)
-
-
-def test_mirror_pairs_of_coco():
-    names = ["nose", "left_eye", "right_eye", "left_ear", "right_ear", "tail", "Left_Paw", "right_paw", "left_wing"]
-    assert mirror_pairs(names) == ((1, 2), (3, 4), (6, 7))
 
 
 def test_sizes_of_the_systems_that_use_opencv() -> None:

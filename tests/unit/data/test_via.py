@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from rcnn.data import Dataset, open_dataset
+from rcnn.data.checks.outlines import polygon_area
 from rcnn.data.formats.via import ellipse_points
-from rcnn.data.segmentations import polygon_area
 from tests.unit.data.coco_folders import write_images
 
 POLYGON = {"name": "polygon", "all_points_x": [10, 30, 30], "all_points_y": [5, 5, 25]}
@@ -97,30 +97,44 @@ def test_regions_may_be_a_dict_and_the_file_a_project(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, "val")[0].boxes) == 2
 
 
-def test_points_and_lines_are_left_out_and_told(tmp_path: Path) -> None:
+def test_points_and_lines_are_skipped(tmp_path: Path) -> None:
     line = {"name": "polyline", "all_points_x": [1, 2], "all_points_y": [1, 2]}
     dataset = opened(tmp_path, [region(POLYGON), region({"name": "point", "cx": 1, "cy": 2}), region(line)])
     assert len(dataset[0].boxes) == 1
-    [told] = dataset.warnings
-    assert "2 points or lines are no objects (region 1 of 0.png, region 2 of 0.png): left out" in told
+    [warning] = dataset.warnings
+    assert "2 regions have a point or a line, which is no object (region 1 of 0.png, 2 of 0.png): skipped" in warning
 
 
 @pytest.mark.parametrize(
-    ("regions", "told"),
+    ("faulty", "message"),
     [
-        ([region(RECT, name="kite"), region(RECT)], "region 1 of 0.png has no 'name', which is the class"),
-        ([region(RECT, a="1", b="2")], "attributes a, b, and which of them is the class"),
-        ([region(RECT, thing={"cup": True, "kite": True})], "region 0 of 0.png has no 'thing'"),
-        ([region({"name": "star"})], "region 0 of 0.png is a 'star'; wanted polygon, rect, circle, ellipse"),
-        ([region({"name": "circle", "cx": 1, "cy": 2})], "region 0 of 0.png is a circle without cx, cy, r"),
-        ([region(POLYGON | {"all_points_y": [1]})], "region 0 of 0.png has 3 x and 1 y coordinates"),
-        ([{"shape": "rect"}], "region 0 of 0.png has no shape_attributes"),
+        (region(RECT), "1 region has no 'name', which is the class of other regions (region 1 of 0.png): skipped"),
+        (region(RECT, name="  "), "1 region has no 'name', which is the class"),
+        (region(RECT, name={"cup": True, "kite": True}), "2 boxes of its class attribute 'name' ticked (cup, kite)"),
+        (region(RECT, name={"cup": False}), "1 region has no 'name', which is the class"),
+        (region({"name": "star"}, name="kite"), "1 region has the shape 'star', expected polygon, rect, circle"),
+        (region({"name": "circle", "cx": 1, "cy": 2}, name="kite"), "1 region has a circle without r"),
+        (region(CIRCLE | {"r": math.nan}, name="kite"), "a circle with something that is not a finite number"),
+        (region(CIRCLE | {"r": "wide"}, name="kite"), "a circle with something that is not a finite number"),
+        (region(POLYGON | {"all_points_y": [1]}, name="kite"), "a polygon without as many x as y coordinates"),
+        (region(POLYGON | {"all_points_x": 7}, name="kite"), "a polygon without as many x as y coordinates"),
+        (region(RECT | {"width": -5}, name="kite"), "1 annotation has a bbox that is not 4 finite numbers"),
+        (region(RECT | {"x": math.inf}, name="kite"), "1 annotation has a bbox that is not 4 finite numbers"),
+        ({"shape": "rect"}, "1 region has no shape_attributes"),
+        (None, "1 region has no shape_attributes"),
     ],
 )
-def test_what_is_no_shape_or_class_is_refused(tmp_path: Path, regions: list[dict[str, Any]], told: str) -> None:
-    with pytest.raises(ValueError, match=r"via_region_data\.json") as error:
-        opened(tmp_path, regions)
-    assert told in str(error.value)
+def test_faulty_regions_are_skipped(tmp_path: Path, faulty: Any, message: str) -> None:
+    dataset = opened(tmp_path, [region(POLYGON, name="kite"), faulty, region(CIRCLE, name="kite")])
+    np.testing.assert_allclose(dataset[0].boxes, [[10, 5, 30, 25], [20, 10, 40, 30]], atol=1e-5)
+    assert dataset.classes == ("kite",)
+    assert message in dataset.warnings[0]
+    assert len(dataset.to_coco()["annotations"]) == 2
+
+
+def test_attributes_without_a_class_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"via_region_data\.json: regions have the attributes a, b, and nothing says"):
+        opened(tmp_path, [region(RECT, a="1", b="2")])
 
 
 @pytest.mark.parametrize(("split", "images", "objects"), [("train", 61, 255), ("val", 13, 50)])

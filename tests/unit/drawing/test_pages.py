@@ -1,4 +1,4 @@
-"""The pages: what they say, that they need nothing but themselves, and that their pictures are those given."""
+"""Pages and charts: what they contain, and that they need no other file."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import io
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from rcnn.drawing.curves import training_curve, write_curve
-from rcnn.drawing.page import write_page
-from rcnn.drawing.plots import write_plot
+from rcnn.drawing.charts import Chart, Curve, chart_svg, training_charts, write_curve, write_plot
+from rcnn.drawing.pages import write_page
 from rcnn.drawing.report import Example, write_report
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -82,76 +82,88 @@ def assert_self_contained(html: str) -> None:
     assert all(address.startswith("data:image/jpeg;base64,") for address in re.findall(r'(?:src|href)="([^"]*)', html))
 
 
-def points(svg: str) -> list[list[tuple[float, float]]]:
-    """The lines drawn, in order."""
-    found = ElementTree.fromstring(svg).iter(f"{SVG}polyline")
-    return [[tuple(float(v) for v in pair.split(",")) for pair in line.attrib["points"].split()] for line in found]  # type: ignore[misc]
-
-
 def texts(svg: str) -> list[str]:
-    return [element.text or "" for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
+    return ["".join(element.itertext()) for element in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
-def test_the_curve_is_where_its_values_are() -> None:
-    logged, smoothed, rpn_box, mask, bbox_ap, *_ = points(training_curve(LOG))
-    # Axes of 58..544 across for steps 0..20, 252..34 down; of the loss from 2 to 4, of its parts from 0 to 3.
-    assert logged == [(58, 34), (301, 252)], "the NaN of step 20 is left out"
-    assert smoothed[0] == (58, 34)
-    assert smoothed[1][1] == pytest.approx(252 - 218 * (4 * 0.25 + 2 * 0.5 - 2 * 0.75) / 0.75 / 2, abs=0.06)
-    assert mask[0] == (58, 34)
-    assert rpn_box[0] == (58, pytest.approx(252 - 218 / 3, abs=0.06))
-    assert bbox_ap == [(301, pytest.approx(252 - 218 * 0.25 / 0.5, abs=0.06))]
+def curves(lines: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Points by chart and name."""
+    return {f"{chart.title}/{c.name}": c.points for chart in training_charts(lines) for c in chart.curves}
 
 
-def test_the_curve_names_what_it_draws() -> None:
-    svg = training_curve(LOG)
-    written = texts(svg)
+def test_the_charts_hold_the_values_of_the_log() -> None:
+    found = curves(LOG)
+    assert found["Loss/as logged"] == [(0, 4), (10, 2)], "the NaN of step 20 is not drawn"
+    assert found["Loss/smoothed"][0] == (0, 4)
+    assert found["Loss/smoothed"][1] == (10, pytest.approx((4 * 0.25 + 2 * 0.5) / 0.75))
+    assert found["Parts of the loss, smoothed/mask"][0] == (0, 3)
+    assert found["Average precision/box AP"] == [(10, 0.25)]
+    assert found["Average precision/mask AP"] == [(10, 0.125)]
+    assert found["Learning rate/learning rate"] == [(0, 0.01), (10, 0.02), (20, 0.02)]
+    assert "Average precision/mask AP50" not in found
+
+
+def test_a_chart_draws_its_curves_where_the_values_are() -> None:
+    line = [(0.0, 0.0), (10.0, 1.0), (20.0, 0.5)]
+    svg = chart_svg(Chart("t", (Curve("a", line, 0),), (0, 20)))
+    [path] = [p for p in ElementTree.fromstring(svg).iter(f"{SVG}path") if "var(--c0)" in p.attrib.get("style", "")][:1]
+    (x0, y0), (x1, y1), (x2, y2) = [
+        tuple(map(float, pair)) for pair in re.findall(r"([\d.]+) ([\d.]+)", path.attrib["d"])
+    ]
+    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.01)
+    assert y0 - y1 == pytest.approx(2 * (y2 - y1), abs=0.01)
+
+
+def test_a_chart_names_what_it_draws() -> None:
+    written = [text for chart in training_charts(LOG) for text in texts(chart_svg(chart))]
     for title in ("Loss", "Parts of the loss, smoothed", "Average precision", "Learning rate"):
         assert written.count(title) == 1
-    assert {"rpn_box", "mask", "box AP", "box AP50", "mask AP"} <= set(written)
-    assert not {"bbox_APs", "seconds", "mask AP50", "lr"} & set(written)
-    label = ElementTree.fromstring(svg).attrib["aria-label"]
-    assert label == "Training curves: loss from 4 to 2.67 at step 10, box AP 0.250, box AP50 0.500, mask AP 0.125"
+    assert {"as logged", "smoothed  2.67", "rpn_box  0.571", "box AP  0.25", "mask AP  0.125"} <= set(written)
+    label = ElementTree.fromstring(chart_svg(training_charts(LOG)[2])).attrib["aria-label"]
+    assert label == "Average precision over training steps; at the end: box AP 0.25, box AP50 0.5, mask AP 0.125"
+
+
+def test_the_same_log_gives_the_same_page() -> None:
+    assert [chart_svg(chart) for chart in training_charts(LOG)] == [chart_svg(chart) for chart in training_charts(LOG)]
 
 
 @pytest.mark.parametrize("lines", [[{"step": 7, "loss": 2.0, "lr": 0.0}], [{"step": 7, "bbox_AP": 0.0}]])
-def test_one_line_is_enough_for_a_curve(lines: list[dict[str, float]]) -> None:
-    svg = training_curve(lines)
-    assert "nan" not in svg
-    assert len(list(ElementTree.fromstring(svg).iter(f"{SVG}circle"))) >= 1
+def test_one_line_is_enough_for_a_chart(lines: list[dict[str, float]]) -> None:
+    for chart in training_charts(lines):
+        svg = chart_svg(chart)
+        assert "nan" not in svg
+        assert "translate(" in svg, "the one point has a dot"
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 0, "loss": float("inf")}], [{"step": 3}]])
 def test_a_log_with_nothing_to_draw_says_so(lines: list[dict[str, float]], tmp_path: Path) -> None:
-    assert "no steps yet" in write_curve(tmp_path / "curve.html", lines).read_text()
+    assert "no training steps yet" in write_curve(tmp_path / "curve.html", lines).read_text()
 
 
 def test_a_long_log_is_thinned_but_keeps_its_ends() -> None:
     lines = [{"step": step, "lr": 1 / (1 + step)} for step in range(100_000)]
-    [line] = points(training_curve(lines))
-    assert len(line) <= 1501
-    assert line[0] == (58, 34)
-    assert line[-1][0] == 544
+    svg = chart_svg(training_charts(lines)[0])
+    assert len(svg) < 60_000
+    assert curves(lines)["Learning rate/learning rate"][-1][0] == 99_999
 
 
-def test_the_plot_holds_the_same_lines_where_matplotlib_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    figure = pytest.importorskip("matplotlib.figure", reason="needs the plot extra").Figure
-    drawn = {}
+def test_the_plot_holds_the_same_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
 
-    def save(self: figure, path: Path, dpi: int) -> None:
+    drawn: dict[str, list[list[float]]] = {}
+
+    def save(self: Figure, path: Path, dpi: int) -> None:
         assert dpi >= 100
-        drawn.update({line.get_label(): line.get_xydata().tolist() for axes in self.axes for line in axes.lines})
+        drawn.update({str(line.get_label()): line.get_xydata().tolist() for axes in self.axes for line in axes.lines})
 
-    monkeypatch.setattr(figure, "savefig", save)
+    monkeypatch.setattr(Figure, "savefig", save)
     write_plot(tmp_path / "curve.png", LOG)
-    assert list(drawn) == ["loss", "rpn_box", "mask", "box AP", "box AP50", "mask AP"]
-    assert drawn["loss"] == [[0, 4], [10, 2]]
-    assert drawn["mask"] == [[0, 3], [10, 1.5], [20, 1.5]]
-    assert drawn["mask AP"] == [[10, 0.125]]
+    assert drawn["as logged"] == [[0, 4], [10, 2]]
+    assert drawn["mask AP  0.125"] == [[10, 0.125]]
     monkeypatch.undo()
-    assert Image.open(write_plot(tmp_path / "curve.png", [])).size == (1200, 480)
+    for lines in (LOG, []):
+        with Image.open(write_plot(tmp_path / "curve.png", lines)) as picture:
+            assert min(picture.size) > 300
 
 
 def test_the_page_of_a_curve_needs_nothing_else(tmp_path: Path) -> None:
@@ -173,12 +185,19 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> Non
 def report(path: Path) -> str:
     red, blue = (Image.new("RGB", (1200, 600), colour) for colour in ((200, 0, 0), (0, 0, 200)))
     examples = [
-        Example(name="a&b.jpg", found=red, truth=blue, note="2 true, 1 found"),
-        Example(name="c.jpg", found=Image.new("L", (40, 30), 90)),
+        Example(name="a&b.jpg", detections=red, ground_truth=blue, note="2 objects, 1 detection"),
+        Example(name="c.jpg", detections=Image.new("L", (40, 30), 90)),
     ]
-    made = {"Command": "rcnn demo --output <here>", "Seconds": "212"}
+    details = {"Command": "rcnn demo --output <here>", "Seconds": "212"}
     return write_report(
-        path, title="Demo <1>", summary="what & why", metrics=METRICS, examples=examples, log=LOG, made=made
+        path,
+        title="Demo <1>",
+        lead="what & why",
+        metrics=METRICS,
+        warnings=["1 image < 2"],
+        examples=examples,
+        log=LOG,
+        details=details,
     ).read_text()
 
 
@@ -188,21 +207,22 @@ def test_the_report_says_what_it_was_given(tmp_path: Path) -> None:
     text = Reader(html).text
     assert text["h1"] == ["Demo <1>"]
     assert text["b"] == ["0.512", "0.750", "0.250", "0.500", "12", "1,234", "3,456"]
-    assert text["h2"] == ["Average precision and recall", "Pictures", "By class", "Training", "How it was made"]
+    assert text["h2"] == ["Average precision and recall", "Pictures", "By class", "Training", "Details"]
     assert text["td"][:6] == ["0.512", "0.750", "–", "0.250", "0.500", "–"]
     assert text["td"][6:16] == ["1,234", "0.512", "0.750", "0.250", "0.500", "0", "–", "–", "–", "–"]
     assert text["td"][16:] == ["rcnn demo --output <here>", "212"]
     assert {"cup & saucer", "<b>boat", "Box", "Mask", "Command"} <= set(text["th"])
     assert re.findall(r"width:([\d.]+)%", html) == ["51.2", "25.0"]
-    assert len(points(re.findall(r"<svg.*?</svg>", html)[0])) == len(points(training_curve(LOG)))
+    assert html.count("<svg") == len(training_charts(LOG))
+    assert text["li"] == ["1 image < 2"]
 
 
 def test_the_pictures_of_a_report_are_inside_it(tmp_path: Path) -> None:
     images = Reader(report(tmp_path / "report.html")).images
     assert [image["alt"] for image in images] == [
-        "What is truly in a&b.jpg",
-        "What was found in a&b.jpg",
-        "What was found in c.jpg",
+        "Ground truth of a&b.jpg",
+        "Detections in a&b.jpg",
+        "Detections in c.jpg",
     ]
     opened = [Image.open(io.BytesIO(base64.b64decode((image["src"] or "").split(",")[1]))) for image in images]
     assert [picture.size for picture in opened] == [(960, 480), (960, 480), (40, 30)]
@@ -214,7 +234,7 @@ def test_the_pictures_of_a_report_are_inside_it(tmp_path: Path) -> None:
 def test_a_report_of_boxes_alone_without_training(tmp_path: Path) -> None:
     per_class = {name: {"bbox": found["bbox"]} for name, found in METRICS["per_class"].items()}
     metrics = {"bbox": METRICS["bbox"], "per_class": per_class, "counts": METRICS["counts"]}
-    path = write_report(tmp_path / "report.html", title="t", summary="s", metrics=metrics, made={})
+    path = write_report(tmp_path / "report.html", title="t", lead="s", metrics=metrics, details={})
     text = Reader(path.read_text()).text
-    assert text["h2"] == ["Average precision and recall", "By class", "How it was made"]
+    assert text["h2"] == ["Average precision and recall", "By class", "Details"]
     assert "Mask" not in text["th"]

@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead
 
-from rcnn.models.config import BoxHeadConfig, CompactConfig, MaskHeadConfig
+from rcnn.models.config import BOX_SAMPLING, BoxHeadConfig, CompactConfig, MaskHeadConfig, PoolerConfig
 from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.box_features import ConvsAndFullyConnected
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import Regions, sample_regions
+from rcnn.models.overrides import override
 from rcnn.ops.boxes import box_iou
 from rcnn.structures import Detections, Proposals, Targets
 from tests.unit.random_boxes import random_boxes
@@ -26,7 +27,7 @@ def head_of(config: BoxHeadConfig, classes: int = 3, channels: int = 8) -> BoxHe
     head = BoxHead(
         in_channels=channels, strides={"c4": 16}, num_classes=classes, config=config, backbone=CompactConfig()
     )
-    for layer in (head.scores, head.deltas):
+    for layer in (head.logits, head.deltas):
         nn.init.normal_(layer.weight, std=0.2)
     return head
 
@@ -81,7 +82,7 @@ def slow_losses(outputs: BoxOutputs, regions: Regions, targets: Targets, config:
     for image, place in regions.valid.nonzero().tolist():
         count += 1
         label = int(regions.labels[image, place])
-        logits = outputs.scores[image, place].double().tolist()
+        logits = outputs.logits[image, place].double().tolist()
         total = sum(math.exp(value) for value in logits)
         p = math.exp(logits[label]) / total
         weight = config.class_weights[label] if config.class_weights else 1.0
@@ -103,16 +104,16 @@ def slow_losses(outputs: BoxOutputs, regions: Regions, targets: Targets, config:
 @pytest.mark.parametrize(
     "changes",
     [
-        {},
-        {"class_agnostic": True},
-        {"loss": "focal", "focal_gamma": 2.0},
-        {"loss": "focal", "focal_gamma": 0.5, "class_weights": (0.5, 2.0, 1.0, 0.1)},
-        {"class_weights": (0.5, 2.0, 1.0, 0.1), "background_iou": 0.1},
-        {"append_objects": False, "positive_iou": 0.3},
+        [],
+        ["class_agnostic=true"],
+        ["loss=focal", "focal_gamma=2"],
+        ["loss=focal", "focal_gamma=0.5", "class_weights=[0.5,2,1,0.1]"],
+        ["class_weights=[0.5,2,1,0.1]", "sampling.min_negative_iou=0.1"],
+        ["append_ground_truth=false", "sampling.positive_iou=0.3"],
     ],
 )
-def test_losses_equal_slow_formulas(changes: dict[str, object]) -> None:
-    config = BoxHeadConfig(fc_width=16, batch_size=24, **changes)
+def test_losses_equal_slow_formulas(changes: list[str]) -> None:
+    config = override(BoxHeadConfig(fc_width=16, sampling=replace(BOX_SAMPLING, batch_size=24)), changes)
     head = head_of(config)
     targets = targets_of(random_boxes(2, 4, seed=1, smallest=20), torch.randint(0, 3, (2, 4)), [4, 1])
     features = {"c4": torch.randn(2, 8, 10, 10)}
@@ -129,8 +130,18 @@ def test_losses_equal_slow_formulas(changes: dict[str, object]) -> None:
 def test_what_overlaps_too_little_is_not_background_where_so_told() -> None:
     boxes = random_boxes(2, 60, seed=3, smallest=10)
     targets = targets_of(random_boxes(2, 3, seed=4, smallest=30), torch.randint(0, 3, (2, 3)), [3, 2])
-    config = BoxHeadConfig(batch_size=200, background_iou=0.1, positive_iou=0.4, append_objects=False)
-    regions = sample_regions(proposals_of(boxes), targets, num_classes=3, config=config, seed=torch.tensor(0))
+    config = BoxHeadConfig(
+        append_ground_truth=False,
+        sampling=replace(BOX_SAMPLING, batch_size=200, min_negative_iou=0.1, positive_iou=0.4),
+    )
+    regions = sample_regions(
+        proposals_of(boxes),
+        targets,
+        num_classes=3,
+        sampling=config.sampling,
+        append=config.append_ground_truth,
+        seed=torch.tensor(0),
+    )
     for image, count in enumerate((3, 2)):
         best = box_iou(boxes[image], targets.boxes[image, :count]).amax(1)
         positive = boxes[image][best >= 0.4]
@@ -147,9 +158,13 @@ def test_what_overlaps_too_little_is_not_background_where_so_told() -> None:
 
 def test_true_boxes_are_regions_and_told_apart() -> None:
     targets = targets_of(random_boxes(1, 3, seed=5), torch.randint(0, 3, (1, 3)), [2])
-    config = BoxHeadConfig(batch_size=64)
+    config = BoxHeadConfig(sampling=replace(BOX_SAMPLING, batch_size=64))
     regions = sample_regions(
-        proposals_of(random_boxes(1, 20, seed=6)), targets, num_classes=3, config=config, seed=torch.tensor(0)
+        proposals_of(random_boxes(1, 20, seed=6)),
+        targets,
+        num_classes=3,
+        sampling=config.sampling,
+        seed=torch.tensor(0),
     )
     assert regions.appended is not None
     assert sorted(regions.boxes[regions.appended].tolist()) == sorted(targets.boxes[0, :2].tolist())
@@ -179,7 +194,7 @@ def test_a_lower_limit_of_the_scale_is_kept_to() -> None:
 
 def test_a_mask_for_all_classes_is_the_mask_of_each() -> None:
     def build(agnostic: bool) -> MaskHead:
-        config = MaskHeadConfig(convs=1, width=32, roi_size=4, class_agnostic=agnostic, norm="gn")
+        config = MaskHeadConfig(convs=1, width=32, class_agnostic=agnostic, norm="gn", pooler=PoolerConfig(size=4))
         return MaskHead(
             in_channels=8, strides={"c4": 16}, num_classes=3, config=config, backbone=CompactConfig()
         ).eval()
@@ -203,5 +218,5 @@ def test_a_mask_for_all_classes_is_the_mask_of_each() -> None:
 
 
 def test_the_most_objects_of_a_sample() -> None:
-    assert BoxHeadConfig().most_objects == 128
-    assert replace(BoxHeadConfig(), batch_size=3).most_objects == 1
+    assert BOX_SAMPLING.max_positives == 128
+    assert replace(BOX_SAMPLING, batch_size=3).max_positives == 1

@@ -10,8 +10,8 @@ import torch
 import torchvision
 from torch import Tensor
 
-from rcnn.models.config import BoxHeadConfig
-from rcnn.models.heads.selection import select_detections, unsorted_cap
+from rcnn.models.config import BoxHeadConfig, SelectionConfig
+from rcnn.models.heads.selection import select_detections
 from tests.unit.random_boxes import random_boxes
 
 SIZES = torch.tensor([[120, 140], [150, 100]])
@@ -35,7 +35,7 @@ def candidates(boxes: Tensor, scores: Tensor, valid: Tensor, image: int) -> tupl
 @pytest.mark.parametrize("agnostic", [False, True])
 def test_suppression_within_and_across_classes_is_torchvisions(agnostic: bool) -> None:
     boxes, scores, valid = second_stage(0)
-    config = BoxHeadConfig(class_agnostic_nms=agnostic, max_detections=50)
+    config = BoxHeadConfig(selection=SelectionConfig(class_agnostic_nms=agnostic, max_detections=50))
     found = select_detections(boxes, scores, valid, SIZES, config)
     for image in range(2):
         box, score, label = candidates(boxes, scores, valid, image)
@@ -50,7 +50,9 @@ def test_suppression_within_and_across_classes_is_torchvisions(agnostic: bool) -
 def test_suppression_across_classes_leaves_less() -> None:
     boxes, scores, valid = second_stage(1)
     counts = [
-        select_detections(boxes, scores, valid, SIZES, BoxHeadConfig(class_agnostic_nms=agnostic)).valid.sum()
+        select_detections(
+            boxes, scores, valid, SIZES, BoxHeadConfig(selection=SelectionConfig(class_agnostic_nms=agnostic))
+        ).valid.sum()
         for agnostic in (False, True)
     ]
     assert counts[1] < counts[0]
@@ -59,9 +61,9 @@ def test_suppression_across_classes_leaves_less() -> None:
 @pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
 def test_soft_suppression_lowers_scores_and_loses_nothing_but_the_sunk(kind: str) -> None:
     boxes, scores, valid = second_stage(2, regions=20)
-    config = BoxHeadConfig(nms=kind, soft_nms_threshold=0.04, max_detections=200)  # type: ignore[arg-type]
+    config = BoxHeadConfig(selection=SelectionConfig(nms=kind, soft_nms_threshold=0.04, max_detections=200))  # type: ignore[arg-type]
     soft = select_detections(boxes, scores, valid, SIZES, config)
-    hard = select_detections(boxes, scores, valid, SIZES, BoxHeadConfig(max_detections=200))
+    hard = select_detections(boxes, scores, valid, SIZES, BoxHeadConfig(selection=SelectionConfig(max_detections=200)))
     for image in range(2):
         box, score, label = candidates(boxes, scores, valid, image)
         real = soft.valid[image]
@@ -76,52 +78,15 @@ def test_soft_suppression_lowers_scores_and_loses_nothing_but_the_sunk(kind: str
             assert s <= score[same]
 
 
-def chainers_cap(labels: list[int], scores: list[float], most: int) -> set[int]:
-    """Indices into the detections (best first) that chainer-mask-rcnn keeps, in its own words."""
-    grouped = [i for kind in sorted(set(labels)) for i in range(len(labels)) if labels[i] == kind]
-    score = np.array([scores[i] for i in grouped], dtype=np.float32)
-    keep = np.argsort(score, kind="stable") >= len(score) - most
-    return {i for i, stays in zip(grouped, keep, strict=True) if stays}
-
-
-@pytest.mark.parametrize("count", [0, 5, 20, 21, 70])
-def test_the_unsorted_cap_is_chainers(count: int) -> None:
-    generator = np.random.default_rng(count)
-    capacity, most = 80, 20
-    labels = torch.from_numpy(generator.integers(0, 5, (2, capacity)))
-    scores = torch.from_numpy(-np.sort(-generator.random((2, capacity)).astype(np.float32)))
-    valid = torch.arange(capacity).expand(2, -1) < torch.tensor([[count], [max(0, count - 3)]])
-    place, kept = unsorted_cap(labels, scores, valid, most)
-    assert place.shape == kept.shape == (2, most)
-    for image in range(2):
-        number = int(valid[image].sum())
-        wanted = chainers_cap(labels[image, :number].tolist(), scores[image, :number].tolist(), most)
-        assert place[image][kept[image]].tolist() == sorted(wanted)
-        assert len(wanted) == min(number, most)
-        assert not place[image][~kept[image]].any()
-
-
-def test_the_unsorted_cap_sees_all_that_suppression_leaves() -> None:
-    boxes, scores, valid = second_stage(3, regions=120)
-    found = select_detections(boxes, scores, valid, SIZES, BoxHeadConfig(cap="unsorted", max_detections=30))
-    best = select_detections(boxes, scores, valid, SIZES, BoxHeadConfig(max_detections=30))
-    for image in range(2):
-        box, score, label = candidates(boxes, scores, valid, image)
-        kept = torchvision.ops.batched_nms(box, score, label, 0.5)
-        assert len(kept) > 60
-        wanted = kept[sorted(chainers_cap(label[kept].tolist(), score[kept].tolist(), 30))]
-        assert torch.equal(found.scores[image], score[wanted])
-        torch.testing.assert_close(found.boxes[image], box[wanted])
-        assert not torch.equal(found.scores[image], best.scores[image])
-
-
 @pytest.mark.parametrize("pixel", [1.0, torch.tensor([0.5, 2.0])])
 def test_what_has_no_area_in_the_files_pixels_is_dropped_before_the_cap(pixel: float | Tensor) -> None:
     boxes, scores, valid = second_stage(5)
     boxes[:, ::2, :, 2] = boxes[:, ::2, :, 0] + torch.rand(2, 30, 4, generator=torch.Generator().manual_seed(5)) * 3
-    config = BoxHeadConfig(max_detections=20)
-    found = select_detections(boxes, scores, valid, SIZES, replace(config, drop_subpixel=True), pixel=pixel)
-    before = select_detections(boxes, scores, valid, SIZES, replace(config, max_detections=500))
+    config = BoxHeadConfig(selection=SelectionConfig(max_detections=20))
+    found = select_detections(boxes, scores, valid, SIZES, config, pixel=pixel, drop_subpixel=True)
+    before = select_detections(
+        boxes, scores, valid, SIZES, replace(config, selection=SelectionConfig(max_detections=500))
+    )
     for image, side in enumerate(torch.as_tensor(pixel).expand(2).tolist()):
         box, score = before.boxes[image], before.scores[image]
         whole = np.round(box.numpy() / side).astype(int)
@@ -132,7 +97,10 @@ def test_what_has_no_area_in_the_files_pixels_is_dropped_before_the_cap(pixel: f
 
 def test_where_no_region_is_real_nothing_is_found() -> None:
     boxes, scores, valid = second_stage(4, regions=5)
-    for config in (BoxHeadConfig(), BoxHeadConfig(nms="soft_linear"), BoxHeadConfig(cap="unsorted")):
+    for config in (
+        BoxHeadConfig(),
+        BoxHeadConfig(selection=SelectionConfig(nms="soft_linear")),
+    ):
         found = select_detections(boxes, scores, torch.zeros_like(valid), SIZES, config)
         assert found.boxes.shape == (2, 100, 4)
         assert not found.valid.any()

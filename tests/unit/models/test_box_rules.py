@@ -12,7 +12,14 @@ import torchvision
 from torch import Tensor
 
 from rcnn.models.box_rules import BoxRules
-from rcnn.models.config import BoxHeadConfig, CompactConfig, KeypointHeadConfig, MaskHeadConfig
+from rcnn.models.config import (
+    BoxHeadConfig,
+    CompactConfig,
+    KeypointHeadConfig,
+    MaskHeadConfig,
+    PoolerConfig,
+    SelectionConfig,
+)
 from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.heads.mask import MaskHead
@@ -89,9 +96,9 @@ def test_overlaps_suppression_and_levels_are_the_same() -> None:
 def test_pooling_reads_the_last_pixel_itself() -> None:
     boxes = np.delete(some_boxes(12, seed=6, limit=60), 1, 0)
     features = {"p2": torch.randn(1, 2, 20, 20), "p3": torch.randn(1, 2, 10, 10)}
-    config = BoxHeadConfig(aligned=False, sampling_ratio=2)
+    config = BoxHeadConfig(pooler=PoolerConfig(size=7, aligned=False, sampling_ratio=2))
     valid = torch.ones(1, len(boxes), dtype=torch.bool)
-    found = pool_regions(features, {"p2": 4, "p3": 8}, tensor(boxes)[None], valid, config, True, INCLUSIVE)
+    found = pool_regions(features, {"p2": 4, "p3": 8}, tensor(boxes)[None], valid, config.pooler, True, INCLUSIVE)
     rois = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes).float()], 1)
     wanted = torchvision.ops.roi_align(features["p2"], rois, 7, 1 / 4, 2, aligned=False)  # all are small: level 2
     torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
@@ -114,7 +121,7 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     proposals = some_boxes(30, seed=7, limit=100).clip(0, 90) * scale  # inclusive, in pixels of the input
     generator = np.random.default_rng(8)
     deltas, scores = generator.normal(0, 2, (30, 4)), generator.normal(0, 2, (30, 2))
-    config = BoxHeadConfig(fc_width=4, class_agnostic=True, max_detections=30, nms_iou=0.3)
+    config = BoxHeadConfig(fc_width=4, class_agnostic=True, selection=SelectionConfig(max_detections=30, nms_iou=0.3))
     head = BoxHead(
         in_channels=4, strides={"p2": 4}, num_classes=1, config=config, backbone=CompactConfig(), rules=rules
     )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig, KeypointHeadConfig
 from rcnn.models.heads.cascade import CascadeHead
+from rcnn.models.overrides import override
 from rcnn.structures import Proposals
 from tests.unit.random_batches import random_images, random_targets
 from tests.unit.random_boxes import random_boxes
@@ -22,9 +23,9 @@ MMDETECTION = CascadeConfig(
 )
 
 
-def tiny(cascade: CascadeConfig | None = None, **box: object) -> DetectorConfig:
+def tiny(cascade: CascadeConfig | None = None, *box: str) -> DetectorConfig:
     config = model_config("cascade_mask_rcnn_compact")
-    config = replace(config, num_classes=3, box=replace(config.box, **box))
+    config = replace(config, num_classes=3, box=override(config.box, box))
     return config if cascade is None else replace(config, cascade=cascade)
 
 
@@ -34,7 +35,7 @@ def lively(config: DetectorConfig) -> Detector:
     detector = build_detector(config)
     assert isinstance(detector.box_head, CascadeHead)
     for stage in detector.box_head.heads():
-        nn.init.normal_(stage.scores.weight, std=0.3)
+        nn.init.normal_(stage.logits.weight, std=0.3)
         nn.init.normal_(stage.deltas.weight, std=0.5)
     return detector
 
@@ -64,7 +65,9 @@ def slow_decode(box: Tensor, delta: Tensor, weights: tuple[float, ...]) -> Tenso
 @torch.no_grad()
 def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic: bool) -> None:
     cascade = CascadeConfig(average=average)  # type: ignore[arg-type]
-    detector = lively(tiny(cascade, class_agnostic=agnostic, score_threshold=0.2, max_detections=50)).eval()
+    detector = lively(
+        tiny(cascade, f"class_agnostic={agnostic}", "score_threshold=0.2", "selection.max_detections=50")
+    ).eval()
     head = detector.box_head
     assert isinstance(head, CascadeHead)
     features, proposals, sizes = inputs()
@@ -97,7 +100,7 @@ def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic
 
 
 def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_strictly() -> None:
-    detector = lively(tiny(batch_size=40, positive_fraction=0.5))
+    detector = lively(tiny(None, "sampling.batch_size=40", "sampling.positive_fraction=0.5"))
     features, proposals, sizes = inputs(seed=2)
     targets = random_targets(SIZES, [4, 2], num_classes=3, seed=3)
     near = targets.boxes[:, :4].repeat(1, 4, 1) + torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0)) * 3
@@ -141,7 +144,7 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
 
 
 def test_resampling_draws_anew_and_adds_the_true_boxes_to_each_stage() -> None:
-    detector = lively(tiny(MMDETECTION, batch_size=16, positive_fraction=0.25))
+    detector = lively(tiny(MMDETECTION, "sampling.batch_size=16", "sampling.positive_fraction=0.25"))
     features, proposals, sizes = inputs(seed=4)
     targets = random_targets(SIZES, [3, 0], num_classes=3, seed=5)
     head = detector.box_head
@@ -170,7 +173,7 @@ def test_loss_weights_and_the_features_gradient() -> None:
         detector = lively(tiny(replace(CascadeConfig(), **changes)))
         _, losses = detector.box_head.losses(features, proposals, sizes, targets, torch.tensor(0))
         total = torch.stack(list(losses.values())).sum()
-        weight = detector.box_head.stages[0].scores.weight
+        weight = detector.box_head.stages[0].logits.weight
         return losses, *torch.autograd.grad(total, (features["p2"], weight))
 
     whole, gradient, own = run(feature_gradient=1.0)
@@ -228,7 +231,7 @@ def test_images_without_objects_teach_background_alone() -> None:
 
 @torch.no_grad()
 def test_a_batch_equals_its_single_images() -> None:
-    detector = lively(tiny(score_threshold=0.1)).eval()
+    detector = lively(tiny(None, "score_threshold=0.1")).eval()
     images = random_images(SIZES, seed=3)
     together = detector.predict(images)
     assert together.valid.any(1).all()
@@ -269,9 +272,9 @@ def test_cascades_that_cannot_be_say_why() -> None:
     with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*for every stage"):
         build_detector(replace(config, cascade=CascadeConfig(ious=(0.5, 0.6))))
     c4 = model_config("mask_rcnn_r50_c4")
-    with pytest.raises(ValueError, match=r"a whole head for each stage, and box\.features=res5 \(C4\)"):
+    with pytest.raises(ValueError, match=r"a whole head for each stage, and box\.trunk=res5 \(C4\)"):
         build_detector(replace(c4, cascade=CascadeConfig()))
     with pytest.raises(ValueError, match=r"box\.class_weights has 2 numbers for 3 classes; wanted 4"):
-        build_detector(tiny(class_weights=(1.0, 2.0)))
+        build_detector(tiny(None, "class_weights=[1, 2]"))
     with pytest.raises(ValueError, match=r"norm=gn makes 32 groups.* 40 channels"):
-        build_detector(tiny(convs=1, conv_width=40, norm="gn"))
+        build_detector(tiny(None, "convs=1", "conv_width=40", "norm=gn"))

@@ -10,27 +10,35 @@ import torch
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import CascadeConfig
+from rcnn.models.overrides import override
 from tests.unit.random_batches import random_images, random_targets
 
 BACKEND = "aot_eager"  # traces and differentiates, but needs no C++ compiler
 SIZES = [(96, 128), (128, 80)]
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize(
     ("cascade", "box"),
     [
-        (CascadeConfig(resample=True, mask_heads="each", average="logits"), {"nms": "soft_linear"}),
-        (CascadeConfig(mask_heads="each"), {"nms": "soft_gaussian", "loss": "focal", "class_agnostic_nms": True}),
-        (CascadeConfig(), {"cap": "unsorted", "convs": 1, "conv_width": 32, "norm": "gn", "class_agnostic": False}),
+        (CascadeConfig(resample=True, mask_heads="each", average="logits"), ["selection.nms=soft_linear"]),
+        (
+            CascadeConfig(mask_heads="each"),
+            ["selection.nms=soft_gaussian", "loss=focal", "selection.class_agnostic_nms=true"],
+        ),
+        (CascadeConfig(), ["convs=1", "conv_width=32", "norm=gn", "class_agnostic=false"]),
     ],
 )
-def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: dict[str, Any]) -> None:
+def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: list[str]) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     config = model_config("cascade_mask_rcnn_compact")
-    small = {"batch_size": 16, "max_detections": 10, "score_threshold": 0.05, **box}
-    rpn = replace(config.rpn, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20)
-    config = replace(config, num_classes=3, cascade=cascade, rpn=rpn, box=replace(config.box, **small))
+    small = ["sampling.batch_size=16", "selection.max_detections=10", "score_threshold=0.05", *box]
+    rpn = replace(
+        config.rpn,
+        proposals=replace(config.rpn.proposals, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20),
+    )
+    config = replace(config, num_classes=3, cascade=cascade, rpn=rpn, box=override(config.box, small))
     detector = build_detector(config).eval()
     images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 1], num_classes=3, seed=2)
 

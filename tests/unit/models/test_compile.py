@@ -32,12 +32,22 @@ def small(name: str) -> Detector:
         replace(
             config,
             num_classes=3,
-            rpn=replace(config.rpn, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20, batch_size=16),
-            box=replace(config.box, batch_size=16, max_detections=10, score_threshold=0.0),
+            rpn=replace(
+                config.rpn,
+                proposals=replace(config.rpn.proposals, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20),
+                sampling=replace(config.rpn.sampling, batch_size=16),
+            ),
+            box=replace(
+                config.box,
+                score_threshold=0.0,
+                sampling=replace(config.box.sampling, batch_size=16),
+                selection=replace(config.box.selection, max_detections=10),
+            ),
         )
     )
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", NAMES)
 def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
     torch._dynamo.reset()
@@ -54,6 +64,7 @@ def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
         torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", NAMES)
 def test_losses_and_backward_are_one_graph_and_equal_eager(name: str) -> None:
     torch._dynamo.reset()

@@ -8,7 +8,19 @@ import pytest
 import torch
 
 from rcnn.models import Detector, DetectorConfig, build_detector, model_config
-from rcnn.models.config import BoxHeadConfig, CompactConfig, FPNConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models.config import (
+    BOX_SAMPLING,
+    AnchorConfig,
+    BoxHeadConfig,
+    CompactConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    PoolerConfig,
+    ProposalConfig,
+    ResNetConfig,
+    RPNConfig,
+    SelectionConfig,
+)
 from rcnn.models.inference import prepare_for_inference
 from rcnn.structures import ImageBatch
 from tests.unit.random_batches import random_images, random_targets
@@ -23,8 +35,12 @@ def tiny_fpn() -> DetectorConfig:
         num_classes=5,
         backbone=CompactConfig(widths=(16, 16, 16, 16), stem_width=16),
         fpn=FPNConfig(channels=16),
-        rpn=replace(config.rpn, post_nms=40, post_nms_train=60, batch_size=32),
-        box=replace(config.box, fc_width=32, batch_size=24, score_threshold=0.0),
+        rpn=replace(
+            config.rpn,
+            proposals=replace(config.rpn.proposals, post_nms=40, post_nms_train=60),
+            sampling=replace(config.rpn.sampling, batch_size=32),
+        ),
+        box=replace(config.box, fc_width=32, score_threshold=0.0, sampling=replace(config.box.sampling, batch_size=24)),
         mask=MaskHeadConfig(convs=1, width=8),
     )
 
@@ -35,16 +51,24 @@ def tiny_c4() -> DetectorConfig:
         num_classes=5,
         backbone=ResNetConfig(stages=(2, 3, 4), frozen_stages=0),
         fpn=None,
-        rpn=RPNConfig(sizes=((16, 32, 64),), post_nms=12, post_nms_train=16),
-        box=BoxHeadConfig(features="res5", roi_size=14, batch_size=8, max_detections=8, score_threshold=0.0),
-        mask=MaskHeadConfig(features="res5", convs=0, width=16),
+        rpn=RPNConfig(
+            anchors=AnchorConfig(sizes=((16, 32, 64),)), proposals=ProposalConfig(post_nms=12, post_nms_train=16)
+        ),
+        box=BoxHeadConfig(
+            trunk="res5",
+            score_threshold=0.0,
+            pooler=PoolerConfig(size=14),
+            sampling=replace(BOX_SAMPLING, batch_size=8),
+            selection=SelectionConfig(max_detections=8),
+        ),
+        mask=MaskHeadConfig(trunk="res5", convs=0, width=16),
     )
 
 
 def built(config: DetectorConfig) -> Detector:
     torch.manual_seed(0)
     detector = build_detector(config)
-    for layer in (detector.rpn.objectness, detector.rpn.deltas, detector.box_head.scores, detector.box_head.deltas):
+    for layer in (detector.rpn.objectness, detector.rpn.deltas, detector.box_head.logits, detector.box_head.deltas):
         torch.nn.init.normal_(layer.weight, std=0.05)  # as initialised all scores tie
     for name, value in detector.named_buffers():
         if name.endswith("conv3.norm.weight"):
@@ -101,7 +125,11 @@ def test_losses_and_gradients_are_finite_for_any_number_of_objects(config: Detec
 
 def test_the_capacity_of_the_targets_changes_no_loss() -> None:
     sizes, config = [(64, 96), (96, 64)], tiny_fpn()
-    config = replace(config, rpn=replace(config.rpn, batch_size=10**6), box=replace(config.box, batch_size=10**4))
+    config = replace(
+        config,
+        rpn=replace(config.rpn, sampling=replace(config.rpn.sampling, batch_size=10**6)),
+        box=replace(config.box, sampling=replace(config.box.sampling, batch_size=10**4)),
+    )
     detector = built(config).eval()
     images = random_images(sizes)
     small = detector.losses(images, random_targets(sizes, [3, 5], 5, capacity=8), SEED)
@@ -119,7 +147,9 @@ def test_the_capacity_of_the_targets_changes_no_loss() -> None:
 @torch.no_grad()
 def test_no_proposals_give_no_detections() -> None:
     config = tiny_fpn()
-    detector = built(replace(config, rpn=replace(config.rpn, min_size=1e6))).eval()
+    detector = built(
+        replace(config, rpn=replace(config.rpn, proposals=replace(config.rpn.proposals, min_size=1e6)))
+    ).eval()
     detections = detector.predict(random_images([(64, 64)]))
     assert not detections.valid.any()
     assert not detections.boxes.any()
@@ -137,7 +167,7 @@ def test_no_score_above_the_threshold_gives_no_detections() -> None:
 
 def test_no_proposals_still_train() -> None:
     config = tiny_fpn()
-    detector = built(replace(config, rpn=replace(config.rpn, min_size=1e6)))
+    detector = built(replace(config, rpn=replace(config.rpn, proposals=replace(config.rpn.proposals, min_size=1e6))))
     sizes = [(64, 64)]
     losses = detector.losses(random_images(sizes), random_targets(sizes, [2], 5), SEED)
     sum(losses.values()).backward()
@@ -184,12 +214,12 @@ def test_the_same_seed_draws_the_same_sample_and_another_another() -> None:
 
 def test_configs_that_cannot_be_say_why() -> None:
     config = tiny_fpn()
-    with pytest.raises(ValueError, match=r"rpn\.sizes has anchors for 1 levels"):
-        build_detector(replace(config, rpn=replace(config.rpn, sizes=((16,),))))
-    with pytest.raises(ValueError, match=r"box\.features=res5 needs a ResNet"):
-        build_detector(replace(config, box=replace(config.box, features="res5")))
-    with pytest.raises(ValueError, match=r"mask\.features=res5 shares"):
-        build_detector(replace(config, mask=replace(config.mask, features="res5")))
+    with pytest.raises(ValueError, match=r"rpn\.anchors\.sizes has 1 levels; expected"):
+        build_detector(replace(config, rpn=replace(config.rpn, anchors=replace(config.rpn.anchors, sizes=((16,),)))))
+    with pytest.raises(ValueError, match=r"box\.trunk=res5 needs a ResNet"):
+        build_detector(replace(config, box=replace(config.box, trunk="res5")))
+    with pytest.raises(ValueError, match=r"mask\.trunk=res5 shares"):
+        build_detector(replace(config, mask=replace(config.mask, trunk="res5")))
 
 
 def test_losses_weigh_what_the_config_says() -> None:

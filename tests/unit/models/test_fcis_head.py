@@ -12,6 +12,8 @@ from torch import Tensor
 
 from rcnn.models import Detector, build_detector
 from rcnn.models.config import (
+    FCIS_SAMPLING,
+    AnchorConfig,
     CascadeConfig,
     CompactConfig,
     DetectorConfig,
@@ -20,7 +22,9 @@ from rcnn.models.config import (
     FPNConfig,
     InputConfig,
     KeypointHeadConfig,
+    LegacyFCISConfig,
     MaskHeadConfig,
+    ProposalConfig,
     RPNConfig,
 )
 from rcnn.models.heads.fcis import FCISHead, of_class
@@ -46,9 +50,11 @@ def tiny(settings: FCISConfig | None = None) -> DetectorConfig:
         backbone=CompactConfig(widths=(16, 16, 32, 32), res5_stride=1),
         fpn=None,
         rpn=RPNConfig(
-            sizes=((16.0, 32.0, 64.0),), width=32, pre_nms_train=100, pre_nms=100, post_nms_train=40, post_nms=30
+            width=32,
+            anchors=AnchorConfig(sizes=((16.0, 32.0, 64.0),)),
+            proposals=ProposalConfig(pre_nms_train=100, pre_nms=100, post_nms_train=40, post_nms=30),
         ),
-        fcis=settings or FCISConfig(width=32, batch_size=16),
+        fcis=settings or FCISConfig(width=32, sampling=replace(FCIS_SAMPLING, batch_size=16)),
     )
 
 
@@ -121,7 +127,7 @@ def test_ohem_takes_the_hardest_of_all() -> None:
 @torch.no_grad()
 def test_mask_loss_over_pixels_is_a_mean_over_objects() -> None:
     targets = bitmap_targets()
-    every = FCISConfig(width=32, batch_size=1000, positive_fraction=1.0, sampling="random")
+    every = FCISConfig(width=32, ohem=False, sampling=replace(FCIS_SAMPLING, batch_size=1000, positive_fraction=1.0))
     _, by_region, _ = run_head(detector_of(tiny(every)), targets)
     detector = detector_of(tiny(replace(every, mask_loss="pixels")))
     _, by_pixel, features = run_head(detector, targets)
@@ -246,7 +252,9 @@ def test_scales_are_not_cut() -> None:
 
 @pytest.mark.parametrize("drop", ["before", "after"])
 def test_small_detections_are_dropped(drop: str) -> None:
-    settings = FCISConfig(width=32, min_size=20.0, drop="before" if drop == "before" else "after")
+    settings = FCISConfig(
+        width=32, min_size=20.0, legacy=LegacyFCISConfig(drop="before" if drop == "before" else "after")
+    )
     found = detector_of(tiny(settings)).predict(random_images([(128, 112)]))
     sides = (found.boxes[..., 2:] - found.boxes[..., :2])[found.valid]
     assert len(sides) > 0
@@ -254,6 +262,7 @@ def test_small_detections_are_dropped(drop: str) -> None:
         assert sides.min() > 20
 
 
+@pytest.mark.compile
 def test_fullgraph() -> None:
     detector, images, targets = detector_of(tiny()), random_images(SIZES), bitmap_targets()
     torch._dynamo.reset()
@@ -273,7 +282,15 @@ def test_fullgraph() -> None:
 def test_it_fits_two_images() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        detector = build_detector(tiny(FCISConfig(width=32, batch_size=32, rounded_regions=False))).train()
+        detector = build_detector(
+            tiny(
+                FCISConfig(
+                    width=32,
+                    sampling=replace(FCIS_SAMPLING, batch_size=32),
+                    legacy=LegacyFCISConfig(rounded_regions=False),
+                )
+            )
+        ).train()
     targets = bitmap_targets()
     assert targets.bitmaps is not None
     images = random_images(SIZES)
@@ -343,7 +360,9 @@ def test_masks_come_into_the_image_at_their_own_threshold(kind: Paste) -> None:
 
 
 def test_predictor_pastes_with_the_systems_rule() -> None:
-    predictor = Predictor(detector_of(tiny(FCISConfig(width=32, mask_inclusive=False))), classes=("a", "b", "c"))
+    predictor = Predictor(
+        detector_of(tiny(FCISConfig(width=32, legacy=LegacyFCISConfig(mask_inclusive=False)))), classes=("a", "b", "c")
+    )
     [found] = predictor.predict([random_images([(96, 128)]).pixels[0]])
     assert (found.paste, found.mask_threshold) == ("fitted_above", 0.4)
     regions = found.regions()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rcnn.models import build_detector
-from rcnn.models.config import FCISConfig
+from rcnn.models.config import FCISConfig, LegacyConfig
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.structures import ImageBatch
 from tests.unit.models.test_fcis_head import tiny
@@ -62,7 +62,9 @@ def slow_detections(
 
 def test_candidates_to_detections() -> None:
     generator = torch.Generator().manual_seed(0)
-    head = build_detector(replace(tiny(FCISConfig(width=32, min_size=12.0)), boxes="inclusive")).box_head
+    head = build_detector(
+        replace(tiny(FCISConfig(width=32, min_size=12.0)), legacy=LegacyConfig(boxes="inclusive"))
+    ).box_head
     assert isinstance(head, FCISHead)
     count, size = 30, (round(HEIGHT * SCALE), round(WIDTH * SCALE))
     corner = torch.rand(count, 2, generator=generator) * torch.tensor([80.0, 50.0])
@@ -97,9 +99,11 @@ def test_it_learns_and_finds_with_the_authors_settings() -> None:
     """Legacy anchors, whole cells and inclusive boxes together; boxes are whole pixels of the file."""
     config = tiny(FCISConfig(width=32))
     rpn = replace(
-        config.rpn, sizes=((32.0, 64.0),), legacy_anchors=True, classifier="softmax", whole_cells=True, straddle=0.0
+        config.rpn,
+        anchors=replace(config.rpn.anchors, sizes=((32.0, 64.0),)),
+        legacy=replace(config.rpn.legacy, anchors="detectron", objectness="softmax", whole_cells=True, straddle=0.0),
     )
-    detector = build_detector(replace(config, rpn=rpn, boxes="inclusive")).eval()
+    detector = build_detector(replace(config, rpn=rpn, legacy=LegacyConfig(boxes="inclusive"))).eval()
     images = replace(random_images([(120, 112)], (128, 112)), scales=torch.tensor([1.6]))
     found = detector.predict(images)
     assert found.valid.any()

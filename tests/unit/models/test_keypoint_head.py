@@ -19,8 +19,9 @@ from tests.unit.random_batches import random_images, random_targets
 
 SIZES = [(96, 128), (128, 80)]
 SMALL = (
-    "backbone.widths=[16,16,16,16]", "fpn.channels=16", "rpn.batch_size=16", "rpn.pre_nms_train=50", "rpn.pre_nms=50",
-    "rpn.post_nms_train=20", "rpn.post_nms=20", "box.fc_width=32", "box.batch_size=16", "box.max_detections=6",
+    "backbone.widths=[16,16,16,16]", "fpn.channels=16", "rpn.sampling.batch_size=16", "rpn.proposals.pre_nms_train=50",
+    "rpn.proposals.pre_nms=50", "rpn.proposals.post_nms_train=20", "rpn.proposals.post_nms=20", "box.fc_width=32",
+    "box.sampling.batch_size=16", "box.selection.max_detections=6",
     "box.score_threshold=0.0", "keypoint.width=16", "keypoint.convs=1",
 )  # fmt: skip
 
@@ -154,11 +155,16 @@ def test_masks_and_keypoints_live_together() -> None:
     assert found.keypoints is not None
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", ["keypoint_rcnn_compact", "keypoint_rcnn_fbnetv3a_c4"])
 def test_prediction_and_losses_are_one_graph(name: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    words = SMALL if name == "keypoint_rcnn_compact" else ("rpn.pre_nms=50", "rpn.post_nms=10", "rpn.post_nms_train=20")
+    words = (
+        SMALL
+        if name == "keypoint_rcnn_compact"
+        else ("rpn.proposals.pre_nms=50", "rpn.proposals.post_nms=10", "rpn.proposals.post_nms_train=20")
+    )
     detector = build_detector(override(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
     images, targets = random_images(SIZES, seed=1), persons([3, 1])
     wanted = detector.predict(images)

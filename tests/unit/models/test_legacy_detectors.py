@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from rcnn.models import Detector, DetectorConfig, build_detector, model_config
-from rcnn.models.config import BoxHeadConfig, CompactConfig, FPNConfig, MaskHeadConfig
+from rcnn.models.config import (
+    BOX_SAMPLING,
+    BoxHeadConfig,
+    CompactConfig,
+    FPNConfig,
+    LegacyConfig,
+    MaskHeadConfig,
+    SelectionConfig,
+)
 from rcnn.structures import ImageBatch
 from tests.unit.random_batches import random_images, random_targets
 
@@ -23,8 +31,17 @@ def tiny(**changes: Any) -> DetectorConfig:
         num_classes=3,
         backbone=CompactConfig(widths=(16, 16, 16, 16), stem_width=16),
         fpn=FPNConfig(channels=16),
-        rpn=replace(config.rpn, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20, batch_size=16),
-        box=BoxHeadConfig(fc_width=16, batch_size=16, max_detections=10, score_threshold=0.0),
+        rpn=replace(
+            config.rpn,
+            proposals=replace(config.rpn.proposals, pre_nms=50, pre_nms_train=50, post_nms=20, post_nms_train=20),
+            sampling=replace(config.rpn.sampling, batch_size=16),
+        ),
+        box=BoxHeadConfig(
+            fc_width=16,
+            score_threshold=0.0,
+            sampling=replace(BOX_SAMPLING, batch_size=16),
+            selection=SelectionConfig(max_detections=10),
+        ),
         mask=MaskHeadConfig(convs=1, width=8),
         **changes,
     )
@@ -35,7 +52,7 @@ def built(config: DetectorConfig) -> Detector:
     detector = build_detector(config)
     layers = [detector.rpn.objectness, detector.rpn.deltas]
     if detector.box_head is not None:
-        layers += [detector.box_head.scores, detector.box_head.deltas]
+        layers += [detector.box_head.logits, detector.box_head.deltas]
     for layer in layers:
         torch.nn.init.normal_(layer.weight, std=0.05)  # as initialised all scores tie
     return detector.eval()
@@ -46,16 +63,16 @@ def with_pooling(kind: Any, **changes: Any) -> DetectorConfig:
     assert config.mask is not None
     return replace(
         config,
-        box=replace(config.box, pooling=kind, aligned=False),
-        mask=replace(config.mask, pooling=kind, aligned=False),
+        box=replace(config.box, pooler=replace(config.box.pooler, kind=kind, aligned=False)),
+        mask=replace(config.mask, pooler=replace(config.mask.pooler, kind=kind, aligned=False)),
     )
 
 
 CONFIGS = {
-    "roi_align": with_pooling("roi_align", boxes="inclusive"),
-    "roi_pool": with_pooling("roi_pool", boxes="inclusive"),
+    "roi_align": with_pooling("roi_align", legacy=LegacyConfig(boxes="inclusive")),
+    "roi_pool": with_pooling("roi_pool", legacy=LegacyConfig(boxes="inclusive")),
     "crop_resize": with_pooling("crop_resize"),
-    "affine": with_pooling("affine", boxes="inclusive_loose"),
+    "affine": with_pooling("affine", legacy=LegacyConfig(boxes="inclusive_loose")),
     "proposals": replace(tiny(), mask=None, num_classes=1, proposals_only=True),
 }
 
@@ -64,6 +81,7 @@ def images() -> ImageBatch:
     return replace(random_images(IMAGES, seed=1), scales=torch.tensor([1.6, 0.7]))
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", CONFIGS)
 def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> None:
     torch._dynamo.reset()
@@ -87,6 +105,7 @@ def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> Non
             torch.testing.assert_close(alone.masks[0], wanted.masks[image], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", CONFIGS)
 def test_losses_are_one_graph_and_reach_every_weight(name: str) -> None:
     torch._dynamo.reset()

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pytest
 
-from rcnn.models.config import BoxHeadConfig, CompactConfig, DetectorConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models.config import (
+    RPN_SAMPLING,
+    BoxHeadConfig,
+    CompactConfig,
+    DetectorConfig,
+    MaskHeadConfig,
+    PoolerConfig,
+    ResNetConfig,
+    RPNConfig,
+)
 from rcnn.models.describe import describe, setting_paths
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.suggestions import SYNONYMS, near_settings
@@ -21,25 +30,25 @@ def test_values_take_the_fields_own_types() -> None:
     config = override(
         model_config("mask_rcnn_r50_fpn"),
         [
-            "rpn.nms_iou=0.6",
-            "rpn.nms_iou=1",
-            "box.batch_size=128",
+            "rpn.proposals.nms_iou=0.6",
+            "rpn.proposals.nms_iou=1",
+            "box.sampling.batch_size=128",
             "backbone.depth=101",
             "input.channel_order=bgr",
             "input.pixel_mean=[1,2,3.5]",
-            "rpn.sizes=[[16],[32],[64],[128],[256]]",
-            "rpn.rounded_anchors=true",
+            "rpn.anchors.sizes=[[16],[32],[64],[128],[256]]",
+            "rpn.legacy.whole_cells=true",
             "rpn.smooth_l1_beta=1e-1",
             "mask.convs=2",
         ],
     )
-    assert config.rpn.nms_iou == 1.0
-    assert type(config.rpn.nms_iou) is float
-    assert config.box.batch_size == 128
+    assert config.rpn.proposals.nms_iou == 1.0
+    assert type(config.rpn.proposals.nms_iou) is float
+    assert config.box.sampling.batch_size == 128
     assert config.backbone == ResNetConfig(depth=101)
     assert config.input.pixel_mean == (1.0, 2.0, 3.5)
-    assert config.rpn.sizes == ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))
-    assert config.rpn.rounded_anchors is True
+    assert config.rpn.anchors.sizes == ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))
+    assert config.rpn.legacy.whole_cells is True
     assert config.rpn.smooth_l1_beta == 0.1
     assert config.mask is not None
     assert config.mask.convs == 2
@@ -50,7 +59,12 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     assert override(config, ["mask=null", "fpn=null"]).mask is None
     assert override(config, ["mask=null", "mask={}", "mask.width=64"]).mask == MaskHeadConfig(width=64)
-    assert override(config, ["mask={features: res5}"]).mask == MaskHeadConfig(features="res5")
+    assert override(config, ["mask={trunk: res5}"]).mask == MaskHeadConfig(trunk="res5")
+    # a part given in part has the other defaults of its owner, not of its class
+    assert override(config, ["rpn.sampling={batch_size: 8}"]).rpn.sampling == replace(RPN_SAMPLING, batch_size=8)
+    assert override(config, ["mask={pooler: {sampling_ratio: 2}}"]).mask == MaskHeadConfig(
+        pooler=PoolerConfig(size=14, sampling_ratio=2)
+    )
     assert override(config, ["backbone.kind=compact"]).backbone == CompactConfig()
     exchanged = override(config, ["backbone={kind: compact, stem_width: 24}"])
     assert exchanged.backbone == CompactConfig(stem_width=24)
@@ -59,35 +73,35 @@ def test_parts_are_taken_away_put_back_and_exchanged() -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("rpn.nms_iuo=0.6", ["rpn.nms_iuo", "rpn.nms_iou"]),
-        ("nms_iou=0.6", ["rpn.nms_iou", "box.nms_iou"]),
-        ("nms_iuo=0.6", ["rpn.nms_iou", "box.nms_iou"]),
-        ("RPN.NMS_IOU=0.6", ["rpn.nms_iou"]),
+        ("rpn.nms_iuo=0.6", ["rpn.nms_iuo", "rpn.proposals.nms_iou"]),
+        ("nms_iou=0.6", ["rpn.proposals.nms_iou", "box.selection.nms_iou"]),
+        ("nms_iuo=0.6", ["rpn.proposals.nms_iou", "box.selection.nms_iou"]),
+        ("RPN.NMS_IOU=0.6", ["rpn.proposals.nms_iou"]),
         ("xyzzy=1", ["xyzzy", "the settings start with", "backbone"]),
-        ("rpn.nms_iou.more=1", ["rpn.nms_iou.more", "rpn.nms_iou"]),
-        ("rpn.nms_iou=high", ["rpn.nms_iou", "float", "'high'"]),
-        ("rpn.nms_iou=null", ["rpn.nms_iou", "float", "None"]),
-        ("rpn.nms_iou=.nan", ["rpn.nms_iou", "float", "nan"]),
-        ("rpn.batch_size=2.5", ["rpn.batch_size", "int", "2.5"]),
-        ("rpn.batch_size=true", ["rpn.batch_size", "int", "True"]),
-        ("rpn.rounded_anchors=1", ["rpn.rounded_anchors", "bool", "1"]),
+        ("rpn.proposals.nms_iou.more=1", ["rpn.proposals.nms_iou.more", "rpn.proposals.nms_iou"]),
+        ("rpn.proposals.nms_iou=high", ["rpn.proposals.nms_iou", "float", "'high'"]),
+        ("rpn.proposals.nms_iou=null", ["rpn.proposals.nms_iou", "float", "None"]),
+        ("rpn.proposals.nms_iou=.nan", ["rpn.proposals.nms_iou", "float", "nan"]),
+        ("rpn.sampling.batch_size=2.5", ["rpn.sampling.batch_size", "int", "2.5"]),
+        ("rpn.sampling.batch_size=true", ["rpn.sampling.batch_size", "int", "True"]),
+        ("rpn.legacy.whole_cells=1", ["rpn.legacy.whole_cells", "bool", "1"]),
         ("backbone.depth=34", ["backbone.depth", "50 | 101", "34"]),
         ("input.channel_order=bgrr", ["input.channel_order", '"rgb" | "bgr"', "'bgrr'", "did you mean bgr"]),
         ("input.pixel_mean=[1,2]", ["input.pixel_mean", "3 values", "got 2"]),
-        ("rpn.sizes=[32,64]", ["rpn.sizes[0]", "tuple[float, ...]", "32"]),
+        ("rpn.anchors.sizes=[32,64]", ["rpn.anchors.sizes[0]", "tuple[float, ...]", "32"]),
         ("rpn=3", ["rpn", "RPNConfig", "3"]),
-        ("rpn={nms: 3}", ["rpn.nms", "rpn.nms_iou"]),
+        ("rpn={proposals: {nms: 3}}", ["rpn.proposals.nms", "rpn.proposals.nms_iou"]),
         ("backbone.kind=vgg", ["backbone.kind", "resnet, fbnet, compact", "'vgg'"]),
         ("backbone.stem_width=24", ["backbone.stem_width", "backbone.kind=compact"]),
-        ("rpn.nms_iou", ["rpn.nms_iou", "expected KEY=VALUE"]),
+        ("rpn.proposals.nms_iou", ["rpn.proposals.nms_iou", "expected KEY=VALUE"]),
         ("=3", ["expected KEY=VALUE"]),
-        ("rpn.sizes=[[32]", ["rpn.sizes", "cannot read"]),
+        ("rpn.anchors.sizes=[[32]", ["rpn.anchors.sizes", "cannot read"]),
         ("name=!!python/object/apply:os.getcwd []", ["name", "cannot read"]),
-        ("rpn.nms_iou=${oc.env:HOME}", ["rpn.nms_iou", "float"]),
-        ("rpn.nms_iou=2024-99-99", ["rpn.nms_iou", "cannot read"]),
-        ("rpn.nms_iou=" + "[" * 5000, ["rpn.nms_iou", "cannot read"]),
-        ("rpn.nms_iou=1e400", ["rpn.nms_iou", "float", "inf"]),
-        ("rpn.nms_iou=", ["rpn.nms_iou", "expected float, got ''"]),
+        ("rpn.proposals.nms_iou=${oc.env:HOME}", ["rpn.proposals.nms_iou", "float"]),
+        ("rpn.proposals.nms_iou=2024-99-99", ["rpn.proposals.nms_iou", "cannot read"]),
+        ("rpn.proposals.nms_iou=" + "[" * 5000, ["rpn.proposals.nms_iou", "cannot read"]),
+        ("rpn.proposals.nms_iou=1e400", ["rpn.proposals.nms_iou", "float", "inf"]),
+        ("rpn.proposals.nms_iou=", ["rpn.proposals.nms_iou", "expected float, got ''"]),
     ],
 )
 def test_what_does_not_fit_is_named(text: str, says: list[str]) -> None:
@@ -158,7 +172,7 @@ def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
     ("change", "says"),
     [
         (lambda d: d["rpn"].update(nms=1), "rpn.nms"),
-        (lambda d: d["rpn"].update(nms_iou="high"), "rpn.nms_iou: expected float"),
+        (lambda d: d["rpn"]["proposals"].update(nms_iou="high"), "rpn.proposals.nms_iou: expected float"),
         (lambda d: d["backbone"].pop("kind"), "backbone.kind: expected one of resnet"),
         (lambda d: d.update(box=[]), "box: expected"),
         (lambda d: d.pop("name"), "name is missing"),
@@ -198,14 +212,14 @@ def test_descriptions_are_the_comments_of_the_source() -> None:
     rows = {row.path: row for row in describe(Solver)}
     assert rows["rate"] == ("rate", "float", 0.02, "for a batch of 16")
     assert rows["stop"] == ("stop", "int | null", None, "where to stop: at a step, or never")
-    assert rows["rpn.nms_iou"].comment.startswith("of two proposals of one level")
+    assert rows["rpn.proposals.nms_iou"].comment.startswith("of two proposals of a level")
     rows = {row.path: row for row in describe(DetectorConfig)}
     assert rows["name"].default is dataclasses.MISSING
     kinds = ("ResNetConfig", "FBNetConfig", "CompactConfig", "MobileNetConfig", "TimmConfig", "ViTConfig")
     assert rows["backbone"].type == " | ".join(kinds)
     assert rows["input.resize"].comment.startswith("antialias: Pillow's bilinear on uint8")
-    assert rows["mask.roi_size"].default == 14
-    assert rows["box.nms_iou"].default == BoxHeadConfig().nms_iou
+    assert rows["mask.pooler.size"].default == 14
+    assert rows["box.selection.nms_iou"].default == BoxHeadConfig().selection.nms_iou
     of_instance = {row.path for row in describe(model_config("faster_rcnn_compact"))}
     assert "backbone.stem_width" in of_instance
     assert "backbone.depth" not in of_instance

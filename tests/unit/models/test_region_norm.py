@@ -50,7 +50,7 @@ def test_of_nothing_real_nothing_is_learnt() -> None:
 @pytest.mark.parametrize("name", ["mask_rcnn_compact", "cascade_mask_rcnn_compact", "mask_rcnn_r50_c4"])
 def test_places_to_spare_do_not_change_what_heads_with_batch_norm_learn(name: str) -> None:
     config = model_config(name)
-    rpn = replace(config.rpn, pre_nms_train=40, post_nms_train=12)
+    rpn = replace(config.rpn, proposals=replace(config.rpn.proposals, pre_nms_train=40, post_nms_train=12))
     config = replace(config, num_classes=3, rpn=rpn)
     if isinstance(config.backbone, ResNetConfig):
         backbone = replace(config.backbone, blocks=(1, 1, 1, 1), norm="bn")
@@ -59,7 +59,9 @@ def test_places_to_spare_do_not_change_what_heads_with_batch_norm_learn(name: st
         assert config.mask is not None
         box = replace(config.box, convs=1, conv_width=32, norm="bn")
         config = replace(config, box=box, mask=replace(config.mask, norm="bn"))
-    config = replace(config, box=replace(config.box, batch_size=200, positive_fraction=1.0))
+    config = replace(
+        config, box=replace(config.box, sampling=replace(config.box.sampling, batch_size=200, positive_fraction=1.0))
+    )
     images = random_images([(96, 128)], seed=1)
     answers = []
     for places in (3, 70):  # for true objects; regions are as many as they and the 12 proposals

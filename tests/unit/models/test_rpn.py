@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.models.box_rules import BoxRules
-from rcnn.models.config import RPNConfig
+from rcnn.models.config import RPN_SAMPLING, AnchorConfig, ProposalConfig, RPNConfig
+from rcnn.models.overrides import override
 from rcnn.models.rpn import RPN
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
@@ -22,16 +23,18 @@ from tests.unit import legacy_formulas as legacy
 SIZES = torch.tensor([[64, 80], [50, 61]])
 STRIDES = {"p3": 8, "p4": 16}
 SEED = torch.tensor(4)
-BASE = RPNConfig(sizes=((16,), (32,)), pre_nms=40, pre_nms_train=40, post_nms=15, post_nms_train=15, batch_size=64)
+BASE = RPNConfig(
+    anchors=AnchorConfig(sizes=((16,), (32,))),
+    proposals=ProposalConfig(pre_nms=40, pre_nms_train=40, post_nms=15, post_nms_train=15),
+    sampling=replace(RPN_SAMPLING, batch_size=64),
+)
 ONES = (1.0, 1.0, 1.0, 1.0)
 
 
-def rpn(rules: BoxRules | None = None, strides: dict[str, int] | None = None, **settings: Any) -> RPN:
+def rpn(*settings: str, rules: BoxRules | None = None, strides: dict[str, int] | None = None) -> RPN:
     """A small RPN whose outputs are far from zero."""
     torch.manual_seed(0)
-    network = RPN(
-        in_channels=6, strides=strides or STRIDES, config=replace(BASE, **settings), rules=rules or BoxRules()
-    )
+    network = RPN(in_channels=6, strides=strides or STRIDES, config=override(BASE, settings), rules=rules or BoxRules())
     for layer in (network.objectness, network.deltas):
         torch.nn.init.normal_(layer.weight, std=0.3)
         torch.nn.init.normal_(layer.bias, std=0.3)
@@ -61,7 +64,7 @@ def assert_same_proposals(a: Proposals, b: Proposals) -> None:
 
 
 def test_the_hidden_layers_may_have_a_width_of_their_own() -> None:
-    network = rpn(width=10, convs=2)
+    network = rpn("width=10", "convs=2")
     assert [tuple(conv.weight.shape[:2]) for conv in network.convs] == [(10, 6), (10, 10)]
     assert network.objectness.weight.shape[:2] == (3, 10)
     assert network.predict(maps(), SIZES).valid.any()
@@ -69,7 +72,7 @@ def test_the_hidden_layers_may_have_a_width_of_their_own() -> None:
 
 def as_softmax(network: RPN) -> RPN:
     """The same network with two logits for each anchor, whose difference is the one it had."""
-    twin = rpn(classifier="softmax")
+    twin = rpn("legacy.objectness=softmax")
     shift = torch.randn_like(network.objectness.weight)
     with torch.no_grad():
         twin.convs.load_state_dict(network.convs.state_dict())
@@ -90,7 +93,12 @@ def test_softmax_of_two_logits_is_the_sigmoid_of_their_difference() -> None:
 
 
 def test_softmax_loss_is_the_cross_entropy_of_background_and_object() -> None:
-    network = rpn(classifier="softmax", normalizer="sampled", batch_size=10**4, positive_fraction=0.5)
+    network = rpn(
+        "legacy.objectness=softmax",
+        "legacy.normalizer=sampled",
+        "sampling.batch_size=10000",
+        "sampling.positive_fraction=0.5",
+    )
     features, targets = maps(), some_targets()
     _, losses = network.losses(features, SIZES, targets, SEED)
     total, count = 0.0, 0
@@ -108,7 +116,7 @@ def test_softmax_loss_is_the_cross_entropy_of_background_and_object() -> None:
 
 
 def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
-    network = rpn(classifier="softmax", ranking="object_logit", nms_iou=1.0)
+    network = rpn("legacy.objectness=object_logit", "proposals.nms_iou=1.0")
     features = maps()
     proposals = network.predict(features, SIZES)
     logits = [network.objectness(network.convs(features[n])).permute(0, 2, 3, 1).reshape(2, -1, 2) for n in STRIDES]
@@ -116,12 +124,12 @@ def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
     for image in range(2):
         found = proposals.scores[image][proposals.valid[image]]
         assert set(found.tolist()) <= set(wanted[image].tolist())
-    plain = rpn(classifier="softmax", nms_iou=1.0).predict(features, SIZES)
+    plain = rpn("legacy.objectness=softmax", "proposals.nms_iou=1.0").predict(features, SIZES)
     assert not torch.equal(plain.boxes, proposals.boxes)
 
 
 def test_anchors_may_stand_half_a_stride_off() -> None:
-    [plain, shifted] = [network.head(maps()) for network in (rpn(), rpn(anchor_offset=0.5))]
+    [plain, shifted] = [network.head(maps()) for network in (rpn(), rpn("anchors.offset=0.5"))]
     for level, other, stride in zip(plain, shifted, STRIDES.values(), strict=True):
         torch.testing.assert_close(other.anchors, level.anchors + stride / 2)
 
@@ -159,7 +167,7 @@ def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd
     targets = some_targets(crowds)
     targets = replace(targets, boxes=targets.boxes.clone())
     targets.boxes[0, 2], targets.valid[0, 2] = torch.tensor([30.0, 50, 33, 53]), True  # its best anchor has IoU < .3
-    network = rpn(straddle=straddle, low_quality=low_quality, crowd_ioa=crowd_ioa)
+    network = rpn(f"legacy.straddle={straddle}", f"legacy.low_quality={low_quality}", f"legacy.crowd_ioa={crowd_ioa}")
     anchors = torch.cat([level.anchors for level in network.head(maps())])
     _, labels = network.label(anchors, SIZES, targets)
     for image in range(2):
@@ -172,7 +180,7 @@ def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd
 
 def test_crowds_that_are_wanted_and_absent_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"crowd_ioa=0.6 needs Targets.crowds"):
-        rpn(crowd_ioa=0.6).losses(maps(), SIZES, some_targets(), SEED)
+        rpn("legacy.crowd_ioa=0.6").losses(maps(), SIZES, some_targets(), SEED)
 
 
 def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: Any) -> list[np.ndarray]:
@@ -183,11 +191,13 @@ def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: 
         anchors = np.concatenate([level.anchors.numpy() - np.array([0, 0, 1, 1]) for level in levels])
         deltas = torch.cat([level.deltas[image] for level in levels]).detach().numpy()
         scores = torch.cat([level.logits[image] for level in levels]).detach().numpy()
-        order = np.argsort(-scores, kind="stable")[: network.config.pre_nms]
+        order = np.argsort(-scores, kind="stable")[: network.config.proposals.pre_nms]
         boxes = [clip(decode(anchors[i], deltas[i]), *sizes[image].tolist()) for i in order]
         keep = [i for i, box in enumerate(boxes) if min(box[2] - box[0], box[3] - box[1]) + 1 >= drop]
-        left = legacy.suppress(np.stack([boxes[i] for i in keep]), scores[order][keep], network.config.nms_iou)
-        found.append(np.stack([boxes[keep[i]] for i in left])[: network.config.post_nms])
+        left = legacy.suppress(
+            np.stack([boxes[i] for i in keep]), scores[order][keep], network.config.proposals.nms_iou
+        )
+        found.append(np.stack([boxes[keep[i]] for i in left])[: network.config.proposals.post_nms])
     return found
 
 
@@ -203,7 +213,14 @@ def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: 
 def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> None:
     """Also: all levels in one NMS, small ones dropped, no limit to the scale where the system has none."""
     most = MAX_LOG_SCALE if decode is legacy.decode_detectron else 100.0
-    network = rpn(BoxRules(kind), legacy_anchors=True, proposals="joint", pre_nms=60, min_size=9.0, max_log_scale=most)
+    network = rpn(
+        "legacy.anchors=detectron",
+        "legacy.joint_levels=true",
+        "proposals.pre_nms=60",
+        "proposals.min_size=9.0",
+        f"max_log_scale={most}",
+        rules=BoxRules(kind),
+    )
     proposals = network.predict(maps(), SIZES)
     wanted = propose_slowly(network, SIZES, 9.0, decode, legacy.clip)
     for image in range(2):
@@ -215,9 +232,12 @@ def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> N
 @torch.no_grad()
 def test_levels_have_an_nms_of_their_own_unless_joint() -> None:
     features = maps()
-    many = {"post_nms": 500, "pre_nms": 500}
-    apart, joint = rpn(**many), rpn(**many, proposals="joint")
-    alone = [rpn(strides={"p3": 8}, sizes=((16,),), **many), rpn(strides={"p4": 16}, sizes=((32,),), **many)]
+    many = ["proposals.post_nms=500", "proposals.pre_nms=500"]
+    apart, joint = rpn(*many), rpn(*many, "legacy.joint_levels=true")
+    alone = [
+        rpn("anchors.sizes=[[16]]", *many, strides={"p3": 8}),
+        rpn("anchors.sizes=[[32]]", *many, strides={"p4": 16}),
+    ]
     for network in alone:
         network.load_state_dict(apart.state_dict())
     counts = [network.predict(features, SIZES).valid.sum(1) for network in alone]
@@ -228,9 +248,11 @@ def test_levels_have_an_nms_of_their_own_unless_joint() -> None:
 @torch.no_grad()
 def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
     features, scales = maps(), torch.tensor([2.0, 0.5])
-    found = rpn(min_size=12.0, min_size_original=True, post_nms=200).predict(features, SIZES, scales)
+    found = rpn("proposals.min_size=12.0", "legacy.min_size_original=true", "proposals.post_nms=200").predict(
+        features, SIZES, scales
+    )
     for image, least in enumerate((24.0, 6.0)):
-        alone = rpn(min_size=least, post_nms=200).predict(features, SIZES)
+        alone = rpn(f"proposals.min_size={least}", "proposals.post_nms=200").predict(features, SIZES)
         assert torch.equal(found.valid[image], alone.valid[image])
         torch.testing.assert_close(found.boxes[image], alone.boxes[image])
     assert found.valid.sum(1)[0] < found.valid.sum(1)[1]
@@ -238,18 +260,27 @@ def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
 
 @torch.no_grad()
 def test_small_proposals_may_be_dropped_before_the_best_are_taken() -> None:
-    settings: dict[str, Any] = {"proposals": "joint", "min_size": 14.0, "pre_nms": 20, "post_nms": 20, "nms_iou": 1.0}
-    after = rpn(**settings).predict(maps(), SIZES)
-    found = rpn(**settings, min_size_first=True).predict(maps(), SIZES)
+    settings = ["legacy.joint_levels=true", "proposals.min_size=14", "proposals.post_nms=20", "proposals.nms_iou=1"]
+    settings += ["proposals.pre_nms=20"]
+    after = rpn(*settings).predict(maps(), SIZES)
+    found = rpn(*settings, "legacy.min_size_first=true").predict(maps(), SIZES)
     assert found.valid.all()  # as many as are wanted, for large ones there are
     assert (after.valid.sum(1) < 20).all()
-    network = rpn(**settings | {"pre_nms": 10**4, "post_nms": 20})  # takes all, then drops: the best 20 of the large
+    network = rpn(
+        *settings, "proposals.pre_nms=10000", "proposals.post_nms=20"
+    )  # takes all, then drops: the best 20 of the large
     assert_same_proposals(found, network.predict(maps(), SIZES))
 
 
 @torch.no_grad()
 def test_proposals_of_whole_cells_only() -> None:
-    network = rpn(whole_cells=True, nms_iou=1.0, post_nms=500, pre_nms=500, min_size=-1e9)
+    network = rpn(
+        "legacy.whole_cells=true",
+        "proposals.nms_iou=1.0",
+        "proposals.post_nms=500",
+        "proposals.pre_nms=500",
+        "proposals.min_size=-1000000000",
+    )
     proposals = network.predict(maps(), SIZES)
     counts = [sum(3 * (h // stride) * (w // stride) for stride in STRIDES.values()) for h, w in SIZES.tolist()]
     assert proposals.valid.sum(1).tolist() == counts
@@ -258,7 +289,7 @@ def test_proposals_of_whole_cells_only() -> None:
 @pytest.mark.parametrize("most", [MAX_LOG_SCALE, 100.0])
 @torch.no_grad()
 def test_scales_are_cut_where_the_config_says(most: float) -> None:
-    network = rpn(max_log_scale=most, nms_iou=1.0)
+    network = rpn(f"max_log_scale={most}", "proposals.nms_iou=1.0")
     network.deltas.bias.fill_(4.3)
     level = network.head(maps())[0]
     box = decode_deltas(level.deltas, level.anchors, ONES, most)
@@ -270,7 +301,12 @@ def test_scales_are_cut_where_the_config_says(most: float) -> None:
 @pytest.mark.parametrize("normalizer", ["batch_size", "sampled", "sampled_objectness"])
 @pytest.mark.parametrize("beta", [0.0, 1 / 9])
 def test_losses_are_divided_as_each_system_does(normalizer: str, beta: float) -> None:
-    network = rpn(normalizer=normalizer, smooth_l1_beta=beta, batch_size=10**4, positive_fraction=0.5)
+    network = rpn(
+        f"legacy.normalizer={normalizer}",
+        f"smooth_l1_beta={beta}",
+        "sampling.batch_size=10000",
+        "sampling.positive_fraction=0.5",
+    )
     features, targets = maps(), some_targets()
     _, losses = network.losses(features, SIZES, targets, SEED)
     levels = network.head(features)
@@ -296,20 +332,23 @@ def test_losses_are_divided_as_each_system_does(normalizer: str, beta: float) ->
     assert boxes > 0
 
 
-CHOICES: list[dict[str, Any]] = [
-    {"width": 8, "classifier": "softmax", "normalizer": "sampled"},
-    {"classifier": "softmax", "ranking": "object_logit", "anchor_offset": 0.5, "max_log_scale": 100.0},
-    {"legacy_anchors": True, "straddle": 0.0, "low_quality": "overruled", "normalizer": "sampled_objectness"},
-    {"proposals": "joint", "crowd_ioa": 0.7, "min_size": 3.0, "min_size_original": True, "whole_cells": True},
-    {"min_size": 6.0, "min_size_first": True, "min_size_original": True},
-]
+CHOICES = (
+    "width=8 legacy.objectness=softmax legacy.normalizer=sampled",
+    "legacy.objectness=object_logit anchors.offset=0.5 max_log_scale=100",
+    "legacy.anchors=detectron legacy.straddle=0 legacy.low_quality=overruled legacy.normalizer=sampled_objectness",
+    "legacy.joint_levels=true legacy.crowd_ioa=0.7 proposals.min_size=3 legacy.min_size_original=true "
+    "legacy.whole_cells=true",
+    "proposals.min_size=6 legacy.min_size_first=true legacy.min_size_original=true",
+    "legacy.anchors=torchvision proposals.score_threshold=0.4",
+)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", ["half_open", "inclusive", "inclusive_loose"])
-@pytest.mark.parametrize("settings", CHOICES, ids=lambda s: "-".join(s))
-def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: dict[str, Any], kind: Any) -> None:
+@pytest.mark.parametrize("settings", CHOICES)
+def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, kind: Any) -> None:
     torch._dynamo.reset()
-    network = rpn(BoxRules(kind), **settings)
+    network = rpn(*settings.split(), rules=BoxRules(kind))
     features, scales = maps(), torch.tensor([1.5, 0.7])
     targets = some_targets(torch.tensor([[[40.0, 20, 80, 64]], [[0, 0, 0, 0]]]))
 
@@ -330,13 +369,12 @@ def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: dict[
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sizes": ((16,),)}, "1 levels"),
-        ({"sizes": ((16,), (32, 64))}, "as many on each level"),
-        ({"legacy_anchors": True, "anchor_offset": 0.5}, "own rounding and centres"),
-        ({"ranking": "object_logit"}, "needs rpn.classifier=softmax"),
-        ({"head": "fbnet", "width": 8}, "fbnet has its own"),
+        ("anchors.sizes=[[16]]", "has 1 levels; expected 2"),
+        ("anchors.sizes=[[16],[32,64]]", "same number of sizes on each level"),
+        ("legacy.anchors=detectron anchors.offset=0.5", "sets the centres itself"),
+        ("head=fbnet width=8", "no effect with rpn.head=fbnet"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(settings: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        rpn(**settings)
+        rpn(*settings.split())

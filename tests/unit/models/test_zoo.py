@@ -46,20 +46,36 @@ def tiny(name: str) -> DetectorConfig:
         fpn=None if config.fpn is None else replace(config.fpn, channels=32),
         rpn=replace(
             config.rpn,
-            sizes=tuple(tuple(max(16.0, size / 2) for size in level) for level in config.rpn.sizes),
-            pre_nms=40, pre_nms_train=60, post_nms=12, post_nms_train=20, batch_size=64,
+            anchors=replace(
+                config.rpn.anchors,
+                sizes=tuple(tuple(max(16.0, size / 2) for size in level) for level in config.rpn.anchors.sizes),
+            ),
+            proposals=replace(config.rpn.proposals, pre_nms=40, pre_nms_train=60, post_nms=12, post_nms_train=20),
+            sampling=replace(config.rpn.sampling, batch_size=64),
         ),
         box=replace(
-            config.box, convs=min(config.box.convs, 1), conv_width=32, fc_width=32, batch_size=16, max_detections=6,
+            config.box,
+            convs=min(config.box.convs, 1),
+            conv_width=32,
+            fc_width=32,
             score_threshold=0.0,
+            sampling=replace(config.box.sampling, batch_size=16),
+            selection=replace(config.box.selection, max_detections=6),
         ),
         mask=None if config.mask is None else replace(config.mask, convs=min(config.mask.convs, 1), width=32),
         keypoint=None if config.keypoint is None else replace(config.keypoint, convs=1, width=16),
-        fcis=None if config.fcis is None else replace(
-            config.fcis, width=32, batch_size=16, max_detections=6, score_threshold=0.0, mask_threshold=0.05,
+        fcis=None
+        if config.fcis is None
+        else replace(
+            config.fcis,
+            width=32,
+            max_detections=6,
+            score_threshold=0.0,
+            mask_threshold=0.05,
             min_size=0.0,
+            sampling=replace(config.fcis.sampling, batch_size=16),
         ),
-    )  # fmt: skip
+    )
 
 
 def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
@@ -146,6 +162,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("zoo")
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_builds_fits_predicts_compiles_and_is_kept(name: str, checkpoints: Path) -> None:
     config = tiny(name)

@@ -95,6 +95,7 @@ def test_an_image_ends_where_its_own_size_says() -> None:
     assert ended[..., 15, :].max() == ended[..., :, 15].max() == 0
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("kind", ["sampled", "resized", "truncated", "nearest"])
 def test_places_that_are_not_real_give_zeros_and_one_graph_serves(kind: Cut) -> None:
     given = torch.ones(2, 3, 9, 9, dtype=torch.bool)

@@ -22,6 +22,7 @@ def test_one_place_where_none_is_in_use_and_none_where_there_is_none() -> None:
     assert live_prefix(torch.zeros(0, 5, dtype=torch.bool)) == 5
 
 
+@pytest.mark.compile
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:FutureWarning")
 def test_all_of_it_where_values_cannot_be_read() -> None:
     with FakeTensorMode():

@@ -188,7 +188,9 @@ def test_mask_rcnn_votes_where_it_is_told_to() -> None:
     """On the detector: where little is suppressed, detections overlap, and their masks become alike."""
     config = model_config("mask_rcnn_compact")
     assert config.mask is not None
-    box = replace(config.box, nms_iou=0.95, score_threshold=0.0, max_detections=60)
+    box = replace(
+        config.box, score_threshold=0.0, selection=replace(config.box.selection, nms_iou=0.95, max_detections=60)
+    )
     with torch.random.fork_rng():
         torch.manual_seed(0)
         plain = build_detector(replace(config, box=box)).eval()

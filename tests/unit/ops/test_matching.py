@@ -105,6 +105,7 @@ def test_working_in_pieces_changes_nothing(targets: int, monkeypatch: pytest.Mon
         assert torch.equal(label[0], wanted[1])
 
 
+@pytest.mark.compile
 def test_one_graph_whatever_is_valid() -> None:
     boxes, objects = random_boxes(40, seed=8), random_boxes(2, 6, seed=9)
     compiled = torch.compile(match, fullgraph=True, backend="eager")

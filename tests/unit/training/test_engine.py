@@ -87,8 +87,14 @@ def test_steps_are_those_of_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
 
 def test_accumulated_batches_give_the_gradient_of_one_larger_batch(tmp_path: Path) -> None:
     """Where the losses are divided by the same: sampling exhaustive, as many regions in each image, no norms."""
-    words = ["mask=null", "backbone.norm=none", "fpn.norm=none", "rpn.batch_size=20000", "box.batch_size=64"]
-    words += ["rpn.post_nms_train=10", "rpn.nms_iou=0.95"]
+    words = [
+        "mask=null",
+        "backbone.norm=none",
+        "fpn.norm=none",
+        "rpn.sampling.batch_size=20000",
+        "box.sampling.batch_size=64",
+    ]
+    words += ["rpn.proposals.post_nms_train=10", "rpn.proposals.nms_iou=0.95"]
     images, targets = two_images(0)
 
     def one(index: slice) -> TrainingBatch:

@@ -84,7 +84,7 @@ def test_pictures_of_the_truth_have_its_skeletons(data: Path, trained: Path) -> 
     [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
     example, _ = example_of(predictor, record, score=0.99)
     bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(record.keypoints)), score=0.99)
-    drawn = (np.asarray(example.truth) != np.asarray(bare.truth)).any(-1)
+    drawn = (np.asarray(example.ground_truth) != np.asarray(bare.ground_truth)).any(-1)
     x, y = (record.keypoints[:, :, :2].reshape(-1, 2)[0] + 0.5).astype(int)
     assert drawn[y, x]
     assert 0.01 < drawn.mean() < 0.5
@@ -118,23 +118,25 @@ def test_data_without_keypoints_is_refused_before_anything_is_trained(data: Path
 
 def test_any_model_may_be_given_keypoints(data: Path, tmp_path: Path) -> None:
     words = [*TINY_KEYPOINT_MODEL, *BRIEF]
-    words = ["keypoint={}", *words, "keypoint.sigmas=[0.1,0.1,0.1,0.2]", "keypoint.roi_size=8"]
+    words = ["keypoint={}", *words, "keypoint.sigmas=[0.1,0.1,0.1,0.2]", "keypoint.pooler.size=8"]
     said: list[str] = []
     run_training("faster_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=said.append)
     keypoint = load_checkpoint(tmp_path / "run").config.keypoint
     assert keypoint is not None
-    assert (keypoint.names, keypoint.sigmas, keypoint.roi_size) == (CORNERS, (0.1, 0.1, 0.1, 0.2), 8)
+    assert (keypoint.names, keypoint.sigmas, keypoint.pooler.size) == (CORNERS, (0.1, 0.1, 0.1, 0.2), 8)
     assert any("person_keypoints_train.json: left_top, right_top" in line for line in said)
 
 
-def test_the_annotation_file_may_be_named(data: Path, tmp_path: Path) -> None:
+def test_the_annotation_file_may_be_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in (*TINY_KEYPOINT_MODEL, *BRIEF) if not word.startswith("keypoint.")]
     named = "annotations/person_keypoints_{split}.json"
     run_training("faster_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=str, annotations=named)
     assert load_checkpoint(tmp_path / "run").classes == ("square",)
     command = ("eval", tmp_path / "run", "--data", data, "--split", "val", "--output", tmp_path / "e")
-    assert rcnn(*command) != 0  # the file of all classes
-    assert rcnn(*command, "--annotations", named) == 0
+    assert rcnn(*command, "--strict") == 2  # the file of all classes
+    assert rcnn(*command) == 0
+    assert "1 object of 1 class that is not among the 1 of the model (square): 'disc'" in capsys.readouterr().err
+    assert rcnn(*command, "--annotations", named, "--strict") == 0
 
 
 def test_keypoints_of_the_same_name_keep_their_weights(trained: Path) -> None:

@@ -134,14 +134,14 @@ def test_a_checkpoint_is_fine_tuned_on_other_classes(data: Path, tmp_path: Path)
     assert after.classes == ("square", "ring", "star")
     name = "fpn.lateral2.weight"
     assert torch.equal(before.state[name], after.state[name])
-    assert torch.equal(before.state["box_head.scores.weight"][0], after.state["box_head.scores.weight"][0])  # square
+    assert torch.equal(before.state["box_head.logits.weight"][0], after.state["box_head.logits.weight"][0])  # square
 
 
 def test_what_cannot_be_asked_for_is_refused_with_a_cure(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with pytest.raises(ValueError, match=r"train\.stps.*train\.steps"):
         run(data, output, "train.stps=3")
-    with pytest.raises(ValueError, match=r"rpn\.nms_io.*rpn\.nms_iou"):
+    with pytest.raises(ValueError, match=r"rpn\.nms_io.*rpn\.proposals\.nms_iou"):
         run(data, output, "rpn.nms_io=0.5")
     with pytest.raises(ValueError, match="num_classes=7"):
         run(data, output, "num_classes=7")
@@ -174,7 +174,8 @@ def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
 
 
 def test_random_weights_under_frozen_norms_are_told(data: Path, tmp_path: Path) -> None:
-    tiny = "input.min_size=64 rpn.post_nms_train=20 box.batch_size=8 train.steps=1 train.batch_size=1 train.workers=0"
+    tiny = "input.min_size=64 rpn.proposals.post_nms_train=20 box.sampling.batch_size=8"
+    tiny += " train.steps=1 train.batch_size=1 train.workers=0"
     said: list[str] = []
     arguments = {"splits": ("", "none"), "device": "cpu", "say": said.append}
     run_training("faster_rcnn_r50_fpn", data, tmp_path / "run", tiny.split(), **arguments)  # type: ignore[arg-type]

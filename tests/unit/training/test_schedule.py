@@ -90,8 +90,10 @@ def test_not_a_number_is_refused() -> None:
 
 
 def test_overrides_are_parted_and_typed() -> None:
-    model, training = split_overrides(["rpn.nms_iou=0.6", "train.steps=7", "train.scales=[160,192]", "mask=null"])
-    assert model == ["rpn.nms_iou=0.6", "mask=null"]
+    model, training = split_overrides(
+        ["rpn.proposals.nms_iou=0.6", "train.steps=7", "train.scales=[160,192]", "mask=null"]
+    )
+    assert model == ["rpn.proposals.nms_iou=0.6", "mask=null"]
     changed = override(Recipe(), training).train
     assert changed == replace(TrainConfig(), steps=7, scales=(160, 192))
 

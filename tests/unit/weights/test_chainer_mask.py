@@ -63,13 +63,13 @@ def test_every_recorded_architecture_has_its_place(shared: Path) -> None:
 
 def test_rows_by_hand() -> None:
     """Two sizes, three ratios, four rows each: theirs ratio by ratio, ours size by size, y before x there."""
-    config = override(model_config("mask_rcnn_r50_c4"), ["rpn.sizes=[[32,64]]", "num_classes=3"])
+    config = override(model_config("mask_rcnn_r50_c4"), ["rpn.anchors.sizes=[[32,64]]", "num_classes=3"])
     theirs = torch.arange(24.0)[:, None]
     ours = in_our_layout("rpn.deltas.weight", theirs, config)[:, 0].tolist()
     # their anchors are (ratio 0, size 0), (ratio 0, size 1), (ratio 1, size 0), ...
     assert ours[:8] == [1, 0, 3, 2, 9, 8, 11, 10]
     assert ours[12:16] == [5, 4, 7, 6]
-    scores = in_our_layout("box_head.scores.bias", torch.tensor([9.0, 1, 2, 3]), config)
+    scores = in_our_layout("box_head.logits.bias", torch.tensor([9.0, 1, 2, 3]), config)
     assert scores.tolist() == [1, 2, 3, 9]  # background goes last
     boxes = in_our_layout("box_head.deltas.bias", torch.arange(8.0), config)
     assert boxes.tolist() == [5, 4, 7, 6]
@@ -80,7 +80,7 @@ def test_rows_by_hand() -> None:
 def test_names_by_hand() -> None:
     assert RULES.rename("extractor/res4/b12/conv2/W") == "backbone.res4.12.conv2.weight"
     assert RULES.rename("extractor/res3/a/bn4/avg_var") == "backbone.res3.0.shortcut.norm.running_var"
-    assert RULES.rename("head/res5/b2/bn3/b") == "box_head.features.res5.2.conv3.norm.bias"
+    assert RULES.rename("head/res5/b2/bn3/b") == "box_head.trunk.res5.2.conv3.norm.bias"
     assert RULES.rename("head/fc9/W") is None
 
 
@@ -112,7 +112,7 @@ def test_params_yaml_of_a_run(wkentaro: dict[str, Tensor], tmp_path: Path) -> No
     assert isinstance(config.backbone, ResNetConfig)
     assert (config.input.min_size, config.input.max_size) == (640, 1024)
     assert config.input.pixel_mean == (1.0, 2.0, 3.0)
-    assert (config.box.pooling, config.box.roi_size, config.backbone.res5_stride) == ("crop_resize", 7, 1)
+    assert (config.box.pooler.kind, config.box.pooler.size, config.backbone.res5_stride) == ("crop_resize", 7, 1)
     assert converted.classes[3] == "thing3"
     assert any("strange" in sentence for sentence in converted.notes)
     assert any("lr, step_size" in sentence for sentence in converted.notes)
@@ -123,13 +123,13 @@ def test_the_log_of_a_run_older_than_roi_size_means_seven(wkentaro: dict[str, Te
     for text, size in (("git_hash: abc\n", 7), ("git_hash: abc\nroi_size: 14\n", 14), ("max_size: 900\n", 14)):
         file.write_text("min_size: 600\n" + text)
         converted = chainer.WKENTARO.convert_state(wkentaro, file)
-        assert converted.config.box.roi_size == size
-        assert any("box.roi_size=7" in sentence for sentence in converted.assumed) == (size == 7)
+        assert converted.config.box.pooler.size == size
+        assert any("box.pooler.size=7" in sentence for sentence in converted.assumed) == (size == 7)
 
 
 def test_thresholds_as_yaml_and_people_write_them(wkentaro: dict[str, Tensor]) -> None:
     box = chainer.WKENTARO.convert_state(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
-    assert (box.score_threshold, box.nms_iou, box.drop_subpixel) == (0.0, 0.4, True)
+    assert (box.score_threshold, box.selection.nms_iou) == (0.0, 0.4)
     assert chainer.WKENTARO.convert_state(wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
 
 
@@ -142,7 +142,7 @@ def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
     assert isinstance(parsed.config.backbone, ResNetConfig)
     assert (plain.config.backbone.norm_eps, parsed.config.backbone.norm_eps) == (2e-5, 0.0)
     assert (plain.config.backbone.trained_affine, parsed.config.backbone.trained_affine) == (True, False)
-    assert (plain.config.box.pooling, parsed.config.box.pooling) == ("roi_align", "roi_pool")
+    assert (plain.config.box.pooler.kind, parsed.config.box.pooler.kind) == ("roi_align", "roi_pool")
     variance = "backbone.res2.0.conv1.norm.running_var"
     assert plain.state[variance].eq(0).all()  # as the file has it
     assert parsed.state[variance].eq(1).all()
@@ -160,7 +160,7 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
     [
         ("min_size=big", "min_size is 'big'; expected int"),
         ("pooling_func=warp", "align or pooling or resize"),
-        ("anchor_scales=[4,8]", "rpn.sizes and rpn.ratios"),
+        ("anchor_scales=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
         ("anchor_scales=['a']", "anchor_scales"),
         ("score_thresh=low", "score_thresh is 'low'; expected float"),
         ("roi_size=21", "roi_size is 21"),

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint, transfer
 
@@ -32,11 +33,14 @@ def saved(folder: Path, seed: int = 0) -> Path:
 
 def test_what_is_written_comes_back(tmp_path: Path) -> None:
     detector = compact().to(memory_format=torch.channels_last)
-    config = replace(detector.config, rpn=replace(detector.config.rpn, nms_iou=0.625))
+    config = replace(
+        detector.config,
+        rpn=replace(detector.config.rpn, proposals=replace(detector.config.rpn.proposals, nms_iou=0.625)),
+    )
     save_checkpoint(tmp_path / "m", detector, config, CLASSES, {"from": "here"})
     loaded, checkpoint = load_detector(tmp_path / "m")
     assert checkpoint.config == config
-    assert loaded.config.rpn.nms_iou == 0.625
+    assert loaded.config.rpn.proposals.nms_iou == 0.625
     assert checkpoint.classes == CLASSES
     assert checkpoint.provenance == {"from": "here"}
     wanted = detector.state_dict()
@@ -99,6 +103,11 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "peer" / "model_final.pth")
 
     folder = saved(tmp_path / "m")
+    for version, cure in ((None, "convert or train the model again"), (99, "install that version of rcnn")):
+        edit(folder, config_version=version)
+        with pytest.raises(ValueError, match=rf"config_version {version}; .* reads config_version 1.*{cure}"):
+            load_checkpoint(folder)
+        edit(folder, config_version=CONFIG_VERSION)
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"model.safetensors is truncated or damaged"):
@@ -153,14 +162,14 @@ def test_transfer_to_other_classes_keeps_the_rows_of_names_that_match(tmp_path: 
         == f"transferred {len(source) - 6} of {len(source)} tensors; new heads for balloon, those of boat, cat kept"
     )
     ours = detector.state_dict()
-    scores, deltas, masks = (f"{n}.weight" for n in ("box_head.scores", "box_head.deltas", "mask_head.logits"))
+    scores, deltas, masks = (f"{n}.weight" for n in ("box_head.logits", "box_head.deltas", "mask_head.logits"))
     assert torch.equal(ours[scores][0], fresh[scores][0])
     assert torch.equal(ours[scores][1:], source[scores][[2, 0, 6]])  # boat, cat, background
     assert torch.equal(ours[deltas][:4], fresh[deltas][:4])
     assert torch.equal(ours[deltas][4:], torch.cat([source[deltas][8:12], source[deltas][:4]]))
     assert torch.equal(ours[masks][0], fresh[masks][0])
     assert torch.equal(ours[masks][1:], source[masks][[2, 0]])
-    heads = ("box_head.scores", "box_head.deltas", "mask_head.logits")
+    heads = ("box_head.logits", "box_head.deltas", "mask_head.logits")
     others = [name for name in source if not name.startswith(heads)]
     assert len(others) == len(source) - 6
     assert all(torch.equal(ours[name], source[name]) for name in others)
@@ -174,8 +183,8 @@ def test_transfer_to_the_same_classes_in_another_order_copies_all(tmp_path: Path
         transfer(detector, load_checkpoint(folder), CLASSES[::-1])
         == f"transferred {len(source)} of {len(source)} tensors"
     )
-    scores = detector.state_dict()["box_head.scores.bias"]
-    assert torch.equal(scores, source["box_head.scores.bias"][[5, 4, 3, 2, 1, 0, 6]])
+    scores = detector.state_dict()["box_head.logits.bias"]
+    assert torch.equal(scores, source["box_head.logits.bias"][[5, 4, 3, 2, 1, 0, 6]])
 
 
 def test_transfer_names_parts_that_only_one_has_and_refuses_other_layers(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_transfer_names_parts_that_only_one_has_and_refuses_other_layers(tmp_pat
     assert transfer(compact(5, "mask=null"), checkpoint, CLASSES).endswith("; skipped: mask_head")
     with pytest.raises(
         ValueError,
-        match=r"built differently: mask.convs is 2 .*, 3 in .* \(add mask.convs=2\); mask_head.features.conv3.weight",
+        match=r"built differently: mask.convs is 2 .*, 3 in .* \(add mask.convs=2\); mask_head.trunk.conv3.weight",
     ):
         transfer(compact(5, "mask.convs=3"), checkpoint, CLASSES)
     with pytest.raises(ValueError, match=r"fpn.lateral2.weight \(64, 32, 1, 1\) \(expected \(32, 32, 1, 1\)\)"):

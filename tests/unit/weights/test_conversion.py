@@ -49,15 +49,15 @@ def nothing_is_left(folder: Path) -> bool:
 
 SCORES = "roi_heads.box_predictor.cls_score.weight"
 WRONG = {
-    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensor: box_head\.scores\.weight"),
+    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensor: box_head\.logits\.weight"),
     "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, {}, "NaN or infinity"),
     "whole numbers": (
         {SCORES: torch.ones(4, 2048, dtype=torch.int8)},
         {},
-        r"integers where weights are expected.*box_head\.scores\.weight",
+        r"integers where weights are expected.*box_head\.logits\.weight",
     ),
     "complex": ({SCORES: torch.zeros(4, 2048, dtype=torch.complex64)}, {}, "complex numbers"),
-    "another shape": ({SCORES: torch.zeros(4, 2047)}, {}, r"of another shape: box_head\.scores\.weight \(4, 2047\)"),
+    "another shape": ({SCORES: torch.zeros(4, 2047)}, {}, r"of another shape: box_head\.logits\.weight \(4, 2047\)"),
     "other class counts": (
         {SCORES: torch.zeros(9, 2048)},
         {},
@@ -103,7 +103,7 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
         allow_missing=("rpn.convs.0.bias",),
         allow_unused=("ema.*", "roi_heads.extra.*"),
         classes=str(tmp_path / "names.txt"),
-        overrides=("box.nms_iou=0.25",),
+        overrides=("box.selection.nms_iou=0.25",),
         command="rcnn convert model.pth",
     )
     for line in (
@@ -116,7 +116,7 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
         assert line in said
     written = load_checkpoint(tmp_path / "out")
     assert written.classes == ("square", "disc", "star")
-    assert written.config.box.nms_iou == 0.25
+    assert written.config.box.selection.nms_iou == 0.25
     assert {"converted_from", "sha256", "system", "assumed", "left", "command", "torch"} <= set(written.provenance)
     assert written.provenance["converted_from"] == "model.pth"
     assert written.provenance["command"] == "rcnn convert model.pth"

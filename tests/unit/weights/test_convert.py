@@ -40,7 +40,7 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
         given = torchvision_files.SYSTEM.convert_state(state)
         assert set(given.state) == set(blank(config))
         assert given.config.name == name
-        assert given.config.rpn.rounded_anchors
+        assert given.config.rpn.legacy.anchors == "torchvision"
     assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
     assert len(set(given.classes)) == 90
     assert given.config.backbone.norm_eps == 1e-5
@@ -53,7 +53,7 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
 def test_torchvision_networks_that_we_do_not_have() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     theirs = to_torchvision(blank(config), config)
-    with pytest.raises(ValueError, match=r"unexpected: keypoint_head\.features\.conv1\.weight"):
+    with pytest.raises(ValueError, match=r"unexpected: keypoint_head\.trunk\.conv1\.weight"):
         torchvision_files.SYSTEM.convert_state({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"does not fit .* missing: rpn\.convs\.1\.bias"):
         torchvision_files.SYSTEM.convert_state({**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})

@@ -61,18 +61,19 @@ def test_every_family_without_settings_is_taken_for_its_zoo(name: str) -> None:
     assert given.classes[0] == {None: "object", 81: "person", 2: "person", 21: "class_0"}[classes]
     assert any("stride in the 1x1" in line for line in given.assumed) == name.endswith("_caffe")
     assert all("Detectron's model zoo" in line for line in given.assumed)
-    assert config.boxes == "inclusive"
-    assert (config.rpn.legacy_anchors, config.rpn.straddle, config.rpn.min_size) == (True, 0.0, 1.0)
+    assert config.legacy.boxes == "inclusive"
+    legacy = config.rpn.legacy
+    assert (legacy.anchors, legacy.straddle, config.rpn.proposals.min_size) == ("detectron", 0.0, 1.0)
     assert config.rpn.smooth_l1_beta == pytest.approx(1 / 9)
     assert (config.input.resize, config.input.rescale, config.input.channel_order) == ("opencv_float", "factor", "bgr")
     assert config.input.pixel_mean == (102.9801, 115.9465, 122.7717)
     assert isinstance(config.backbone, ResNetConfig)
     assert config.backbone.stride_in_1x1 == name.endswith("_caffe")
     if classes is not None:
-        assert (config.box.aligned, config.box.smooth_l1_beta) == (False, 1.0)
-        assert config.box.sampling_ratio == (0 if "c4" in name else 2)
+        assert (config.box.pooler.aligned, config.box.smooth_l1_beta) == (False, 1.0)
+        assert config.box.pooler.sampling_ratio == (0 if "c4" in name else 2)
     if config.mask is not None:
-        assert (config.mask.paste, config.mask.aligned) == ("padded", False)
+        assert (config.mask.paste, config.mask.pooler.aligned) == ("padded", False)
 
 
 C4_ANCHORS = {  # facts of the peer: sizes 32 to 512 of each ratio, x1, y1, x2, y2 of first and last pixel
@@ -95,21 +96,21 @@ def test_rows_of_anchors_go_where_our_anchors_are() -> None:
 def test_the_background_goes_last_or_away() -> None:
     classes = torch.tensor([-1.0, 0, 1, 2])  # the background first
     state = {
-        "box_head.scores.weight": classes[:, None].expand(4, 3),
-        "box_head.scores.bias": classes,
+        "box_head.logits.weight": classes[:, None].expand(4, 3),
+        "box_head.logits.bias": classes,
         "box_head.deltas.weight": torch.arange(16.0)[:, None],
         "mask_head.logits.weight": classes[:, None, None, None],
         "mask_head.logits.bias": classes,
     }
     config = model_config("mask_rcnn_r50_c4_caffe")
     ours = {name: in_our_layout(name, value, config) for name, value in state.items()}
-    assert ours["box_head.scores.weight"][:, 0].tolist() == [0, 1, 2, -1]
-    assert ours["box_head.scores.bias"].tolist() == [0, 1, 2, -1]
+    assert ours["box_head.logits.weight"][:, 0].tolist() == [0, 1, 2, -1]
+    assert ours["box_head.logits.bias"].tolist() == [0, 1, 2, -1]
     assert ours["box_head.deltas.weight"].flatten().tolist() == list(range(4, 16))
     assert ours["mask_head.logits.weight"].flatten().tolist() == ours["mask_head.logits.bias"].tolist() == [0, 1, 2]
-    assert RULES.rename("fc6_w") == "box_head.features.fc1.weight"
-    assert RULES.rename("fc7_b") == "box_head.features.fc2.bias"
-    assert below_the_head({"a": "backbone.res5.0.conv1.weight"}) == {"a": "box_head.features.res5.0.conv1.weight"}
+    assert RULES.rename("fc6_w") == "box_head.trunk.fc1.weight"
+    assert RULES.rename("fc7_b") == "box_head.trunk.fc2.bias"
+    assert below_the_head({"a": "backbone.res5.0.conv1.weight"}) == {"a": "box_head.trunk.res5.0.conv1.weight"}
     alone = in_our_layout("mask_head.logits.bias", torch.zeros(1), config)
     assert len(alone) == 1  # one mask for all classes has no background
 
@@ -227,18 +228,22 @@ def test_the_settings_in_the_file_are_read_and_never_run(tmp_path: Path) -> None
     assert config.box.max_log_scale == pytest.approx(4.135166556742356)
     assert config.num_classes == 3
     assert config.box.delta_weights == (8.0, 8.0, 4.0, 4.0)
-    assert config.rpn.sizes == ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))
-    assert (config.box.pooling, config.box.roi_size, config.box.batch_size) == ("roi_pool", 7, 256)
-    assert (config.box.background_iou, config.rpn.straddle) == (0.1, -1.0)
+    assert config.rpn.anchors.sizes == ((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))
+    assert (config.box.pooler.kind, config.box.pooler.size, config.box.sampling.batch_size) == ("roi_pool", 7, 256)
+    assert (config.box.sampling.min_negative_iou, config.rpn.legacy.straddle) == (0.1, -1.0)
     assert isinstance(config.backbone, ResNetConfig)
     assert config.backbone.frozen_stages == 0
     assert (config.input.min_size, config.input.max_size) == (500, 833)
-    assert (config.box.nms_iou, config.box.score_threshold, config.box.max_detections) == (0.45, 0.2, 50)
-    assert (config.box.nms, config.box.soft_nms_sigma) == ("soft_gaussian", 0.4)
-    assert (config.rpn.pre_nms, config.rpn.post_nms) == (500, 400)
+    assert (config.box.selection.nms_iou, config.box.score_threshold, config.box.selection.max_detections) == (
+        0.45,
+        0.2,
+        50,
+    )
+    assert (config.box.selection.nms, config.box.selection.soft_nms_sigma) == ("soft_gaussian", 0.4)
+    assert (config.rpn.proposals.pre_nms, config.rpn.proposals.post_nms) == (500, 400)
     assert [line.split("=")[0] for line in given.notes] == ["TEST.BLUR", "TEST.BBOX_VOTE.ENABLED", "MY.WORD"]
     assert config.mask is not None
-    assert (config.mask.roi_size, config.mask.sampling_ratio) == (14, 2)
+    assert (config.mask.pooler.size, config.mask.pooler.sampling_ratio) == (14, 2)
 
 
 def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Path) -> None:
@@ -254,8 +259,8 @@ def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Pat
     assert [line.split(" is ")[0] for line in given.notes] == ["TRAIN.RPN_NMS_THRESH=0.8"]
     config = given.config
     assert config.mask is not None
-    assert (config.box.pooling, config.mask.pooling) == ("roi_pool", "roi_align")  # Detectron's defaults
-    assert (config.mask.roi_size, config.mask.sampling_ratio, config.mask.features) == (14, 2, "res5")
+    assert (config.box.pooler.kind, config.mask.pooler.kind) == ("roi_pool", "roi_align")  # Detectron's defaults
+    assert (config.mask.pooler.size, config.mask.pooler.sampling_ratio, config.mask.trunk) == (14, 2, "res5")
     assert config.input.min_size == 640  # as older files say it
 
 
@@ -317,7 +322,7 @@ def test_a_yaml_given_goes_before_the_settings_in_the_file(tmp_path: Path) -> No
         tensors(classes=21), None, "f", {"cfg": (tmp_path / "c.yaml").read_text().replace("81", "21")}
     )
     assert (voc.classes[0], voc.classes[19]) == ("aeroplane", "tvmonitor")
-    with pytest.raises(ValueError, match=r"of another shape: .*box_head.scores.weight \(21, 1024\)"):
+    with pytest.raises(ValueError, match=r"of another shape: .*box_head.logits.weight \(21, 1024\)"):
         detectron.SYSTEM.convert_state(tensors(classes=21), tmp_path / "c.yaml")
 
 

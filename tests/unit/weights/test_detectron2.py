@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, model_config
-from rcnn.models.config import CascadeConfig, KeypointHeadConfig, ResNetConfig
+from rcnn.models.config import CascadeConfig, KeypointHeadConfig, PoolerConfig, ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
@@ -64,7 +64,7 @@ def test_the_zoo_is_whole() -> None:
     jitter = config_of(zoo_settings("new_baselines/mask_rcnn_R_50_FPN_400ep_LSJ.py"), "z")
     assert (jitter.rpn.convs, jitter.box.convs, jitter.box.norm) == (2, 4, "sync_bn")
     config = config_of(zoo_settings("configs/LVISv1-InstanceSegmentation/mask_rcnn_X_101_32x8d_FPN_1x.yaml"), "z")
-    assert (config.num_classes, config.box.max_detections, config.box.score_threshold) == (1203, 300, 0.0001)
+    assert (config.num_classes, config.box.selection.max_detections, config.box.score_threshold) == (1203, 300, 0.0001)
     assert isinstance(config.backbone, ResNetConfig)
     assert (config.backbone.groups, config.backbone.width_per_group, config.backbone.stride_in_1x1) == (32, 8, False)
     assert config.input.pixel_std == (57.375, 57.12, 58.395)
@@ -111,12 +111,17 @@ SOLVER: {BASE_LR: 0.01}
 HONOURED = """
 num_classes=3 backbone.stride_in_1x1=false backbone.frozen_stages=0
 input.min_size=480 input.max_size=900 input.channel_order=rgb input.pixel_mean=[1,2,3] input.pixel_std=[4,5,6]
-rpn.sizes=[[16,32,64,128,256]] rpn.ratios=[0.4,1.0,2.5] rpn.min_size=4 rpn.nms_iou=0.61 rpn.negative_iou=0.2
-rpn.positive_iou=0.6 rpn.batch_size=31 rpn.positive_fraction=0.4 rpn.pre_nms=101 rpn.post_nms=102
-rpn.pre_nms_train=103 rpn.post_nms_train=104 rpn.smooth_l1_beta=0.25 rpn.anchor_offset=0.5 rpn.straddle=3
-box.score_threshold=0.3 box.nms_iou=0.45 box.append_objects=false
-box.positive_iou=0.55 box.batch_size=33 box.positive_fraction=0.2 box.sampling_ratio=2 box.aligned=false
-box.delta_weights=[1,2,3,4] box.smooth_l1_beta=0.5 box.max_detections=7 mask.sampling_ratio=2 mask.aligned=false
+rpn.anchors.sizes=[[16,32,64,128,256]] rpn.anchors.ratios=[0.4,1.0,2.5] rpn.proposals.min_size=4
+rpn.proposals.nms_iou=0.61 rpn.sampling.negative_iou=0.2
+rpn.sampling.positive_iou=0.6 rpn.sampling.batch_size=31 rpn.sampling.positive_fraction=0.4 rpn.proposals.pre_nms=101
+rpn.proposals.post_nms=102
+rpn.proposals.pre_nms_train=103 rpn.proposals.post_nms_train=104 rpn.smooth_l1_beta=0.25 rpn.anchors.offset=0.5
+rpn.legacy.straddle=3
+box.score_threshold=0.3 box.selection.nms_iou=0.45 box.append_ground_truth=false
+box.sampling.positive_iou=0.55 box.sampling.batch_size=33 box.sampling.positive_fraction=0.2
+box.pooler.sampling_ratio=2 box.pooler.aligned=false
+box.delta_weights=[1,2,3,4] box.smooth_l1_beta=0.5 box.selection.max_detections=7 mask.pooler.sampling_ratio=2
+mask.pooler.aligned=false
 mask.target=bitmap
 """
 
@@ -155,7 +160,7 @@ def test_what_detectron2_reads_more_freely_than_yaml(tmp_path: Path) -> None:
     text = "MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 1e-4}, ANCHOR_GENERATOR: {SIZES: [8, 16, 32, 64, 128]}}"
     given = detectron2.SYSTEM.convert_state(c4_state(), settings(tmp_path, f"_BASE_: base.yaml\n{text}"))
     assert given.config.box.score_threshold == 1e-4
-    assert given.config.rpn.sizes == ((8.0, 16.0, 32.0, 64.0, 128.0),)
+    assert given.config.rpn.anchors.sizes == ((8.0, 16.0, 32.0, 64.0, 128.0),)
 
 
 FPN_YAML = """
@@ -181,11 +186,11 @@ MODEL:
 """
 FPN_WANTED = """
 num_classes=20 input.channel_order=rgb backbone.groups=64 backbone.width_per_group=4 backbone.norm=sync_bn
-backbone.frozen_stages=3 fpn.channels=64 fpn.norm=gn rpn.sizes=[[8,12],[16,24],[32,48],[64,96],[128,192]]
-rpn.ratios=[0.5,2.0] rpn.convs=2 rpn.width=32 rpn.loss_weights=[2,3] box.delta_loss_weight=0.5
+backbone.frozen_stages=3 fpn.channels=64 fpn.norm=gn rpn.anchors.sizes=[[8,12],[16,24],[32,48],[64,96],[128,192]]
+rpn.anchors.ratios=[0.5,2.0] rpn.convs=2 rpn.width=32 rpn.loss_weights=[2,3] box.delta_loss_weight=0.5
 box.class_agnostic=true box.convs=2 box.conv_width=32 box.fcs=3
-box.fc_width=48 box.norm=bn box.pooling=roi_pool box.roi_size=5 box.positive_iou=0.4
-mask.class_agnostic=true mask.convs=3 mask.width=96 mask.norm=gn mask.roi_size=10
+box.fc_width=48 box.norm=bn box.pooler.kind=roi_pool box.pooler.size=5 box.sampling.positive_iou=0.4
+mask.class_agnostic=true mask.convs=3 mask.width=96 mask.norm=gn mask.pooler.size=10
 """
 
 
@@ -205,10 +210,9 @@ def test_every_setting_of_an_fpn_yaml_is_honoured_and_comes_back(tmp_path: Path)
             sigmas=(0.1, 0.2, 0.3, 0.4, 0.5),
             convs=2,
             width=24,
-            sampling_ratio=2,
-            aligned=False,
             normalizer="batch_size",
             loss_weight=0.5,
+            pooler=PoolerConfig(size=14, sampling_ratio=2, aligned=False),
         ),
     )
     wanted = replace(wanted, name="cascade_mask_rcnn_x101_64x4d_fpn_syncbn")
@@ -299,7 +303,7 @@ def test_no_key_is_read_in_two_ways() -> None:
 def test_settings_of_another_network_are_named_by_its_tensors(tmp_path: Path) -> None:
     file = settings(tmp_path, "MODEL: {ROI_HEADS: {NUM_CLASSES: 5}}")
     with pytest.raises(
-        ValueError, match=r"unexpected: mask_head.*of another shape: .*box_head.scores.weight \(4, 2048\)"
+        ValueError, match=r"unexpected: mask_head.*of another shape: .*box_head.logits.weight \(4, 2048\)"
     ):
         detectron2.SYSTEM.convert_state(c4_state(), file, "model_final.pth")
 
@@ -353,8 +357,8 @@ def test_part_of_a_file_is_told_from_a_whole_one(change: str, message: str) -> N
 
 
 def test_anchors_that_tensors_cannot_tell_ask_for_settings() -> None:
-    config = override(model_config("faster_rcnn_r50_c4_caffe"), ["rpn.sizes=[[32,64]]"])
-    with pytest.raises(ValueError, match=r"does not fit 10 x 3 anchors|rpn.sizes and rpn.ratios"):
+    config = override(model_config("faster_rcnn_r50_c4_caffe"), ["rpn.anchors.sizes=[[32,64]]"])
+    with pytest.raises(ValueError, match=r"does not fit 10 x 3 anchors|rpn.anchors.sizes and rpn.anchors.ratios"):
         detectron2.SYSTEM.convert_state(to_detectron2(blank(config), config))
 
 

@@ -14,10 +14,11 @@ from rcnn.weights.systems.detectron2.system import to_detectron2
 
 def test_export_tells_what_detectron2_has_no_setting_for() -> None:
     config = override(
-        model_config("mask_rcnn_r50_fpn"), ["rpn.rounded_anchors=true", "box.nms=soft_linear", "boxes=inclusive"]
+        model_config("mask_rcnn_r50_fpn"),
+        ["rpn.legacy.anchors=torchvision", "box.selection.nms=soft_linear", "legacy.boxes=inclusive"],
     )
     said = not_said(config)
-    assert {line.split("=")[0] for line in said} == {"rpn.rounded_anchors", "box.nms", "boxes"}
+    assert {line.split("=")[0] for line in said} == {"rpn.legacy.anchors", "box.selection.nms", "legacy.boxes"}
     text = settings_of(config)
     assert all(f"# no setting of Detectron2 says {line}" in text for line in said)
     assert yaml.safe_load(text)["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is False
@@ -28,7 +29,7 @@ def test_export_tells_what_detectron2_has_no_setting_for() -> None:
     ("name", "change", "message"),
     [
         ("mask_rcnn_compact", [], "kind compact"),
-        ("mask_rcnn_r50_fpn", ["rpn.classifier=softmax"], "rpn.classifier=softmax"),
+        ("mask_rcnn_r50_fpn", ["rpn.legacy.objectness=softmax"], "rpn.legacy.objectness=softmax"),
         ("mask_rcnn_r50_fpn", ["backbone.norm=none"], "folded"),
         ("mask_rcnn_r50_fpn", ["mask.norm=ln"], "layer norm"),
         ("mask_rcnn_r50_fpn", ["fpn.norm=gn", "fpn.conv_bias=true"], "fpn.conv_bias"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from rcnn.models.config import FCISConfig, ResNetConfig
+from rcnn.models.config import FCIS_SAMPLING, FCISConfig, ResNetConfig
 from rcnn.weights.systems.classes import COCO_CLASSES, VOC_CLASSES
 from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
@@ -73,8 +74,8 @@ def test_mxnet_names_and_settings(depth: int) -> None:
     assert converted.config.name == f"fcis_r{depth}_coco"
     assert converted.classes == COCO_CLASSES
     assert converted.skipped == ("arg:fcis_bbox_weight_test", "arg:fcis_bbox_bias_test")
-    assert converted.config.boxes == "inclusive"
-    assert converted.config.rpn.legacy_anchors
+    assert converted.config.legacy.boxes == "inclusive"
+    assert converted.config.rpn.legacy.anchors == "detectron"
     assert isinstance(converted.config.backbone, ResNetConfig)
     assert converted.config.backbone.depth == depth
     assert converted.assumed
@@ -104,8 +105,10 @@ def test_mxnet_voc() -> None:
     converted = mxnet.SYSTEM.convert_state(mxnet_state(101, classes=21, sizes=3))
     assert converted.config.name == "fcis_r101_voc"
     assert converted.classes == VOC_CLASSES
-    assert converted.config.fcis == FCISConfig(sampling="random", background_iou=0.1, min_size=16.0)
-    assert converted.config.rpn.sizes == ((128.0, 256.0, 512.0),)
+    assert converted.config.fcis == FCISConfig(
+        ohem=False, min_size=16.0, sampling=replace(FCIS_SAMPLING, min_negative_iou=0.1)
+    )
+    assert converted.config.rpn.anchors.sizes == ((128.0, 256.0, 512.0),)
 
 
 def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
@@ -189,11 +192,18 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     assert (config.fcis.vote_iou, config.fcis.refine) == (0.6, False)
     assert any("strange" in sentence and "lr" not in sentence.split(";")[0] for sentence in converted.notes)
     words = fcis.CHAINER_FCIS.convert_state(state, "min_size=200 anchor_scales=[2,4,8,16]").config
-    assert (words.input.min_size, words.rpn.sizes) == (200, ((32.0, 64.0, 128.0, 256.0),))
-    assert fcis.CHAINER_FCIS.convert_state(state, "proposal_min_size=0").config.rpn.min_size == -1  # 0 drops nothing
+    assert (words.input.min_size, words.rpn.anchors.sizes) == (200, ((32.0, 64.0, 128.0, 256.0),))
+    assert (
+        fcis.CHAINER_FCIS.convert_state(state, "proposal_min_size=0").config.rpn.proposals.min_size == -1
+    )  # 0 drops nothing
     path.write_text("proposal_creator_params: {min_size: 4, n_test_post_nms: 120, nms_thresh: 0.6}\n")
     rpn = fcis.CHAINER_FCIS.convert_state(state, path).config.rpn
-    assert (rpn.min_size, rpn.post_nms, rpn.nms_iou, rpn.pre_nms) == (4, 120, 0.6, 6000)
+    assert (rpn.proposals.min_size, rpn.proposals.post_nms, rpn.proposals.nms_iou, rpn.proposals.pre_nms) == (
+        4,
+        120,
+        0.6,
+        6000,
+    )
     for bad in ("min_size", "min_size=[1", "min_size=many"):
         with pytest.raises(ValueError, match="min_size"):
             fcis.CHAINER_FCIS.convert_state(state, bad)

@@ -132,7 +132,7 @@ MEANS = {"chainer": (103.063, 115.903, 123.152), "msra": (102.9801, 115.9465, 12
 def test_torchvision(tmp_path: Path) -> None:
     torch_file(network(), tmp_path / "resnet.pth")
     said = convert(tmp_path / "resnet.pth", tmp_path / "backbone")
-    assert "pixels as torchvision's: RGB, mean 123.675" in said
+    assert "pixels: input.channel_order=rgb input.pixel_mean=[123.675" in said
     assert "self-check: read back bit for bit" in said
     mean, deviation = (
         torch.tensor(v)[None, :, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -158,7 +158,7 @@ def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) 
     arrays = {name: value.numpy() for name, value in named.items()}
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
-    assert "RGB" in convert(tmp_path / "R-50.pkl", tmp_path / "detectron2")
+    assert "channel_order=rgb" in convert(tmp_path / "R-50.pkl", tmp_path / "detectron2")
     state = load_checkpoint(tmp_path / "detectron2").state
     assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in named.items())
 
@@ -195,7 +195,7 @@ def test_caffes_networks(tmp_path: Path, kind: str, write: Callable[[ResNet, Pat
         net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     write(net, tmp_path / "weights.bin")
     said = convert(tmp_path / "weights.bin", tmp_path / "backbone")
-    assert "BGR" in said
+    assert "channel_order=bgr" in said
     assert "stride in the 1x1" in said
     pixels = image().flip(1) - torch.tensor(MEANS[kind])[None, :, None, None]
     for name, wanted in features(net, pixels).items():
@@ -208,7 +208,7 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
     net.bn1.running_var.mul_(58.0**2)  # what pixels of 0 to 255 give, and no others
     torch_file(net, tmp_path / "res101.pth")
     said = convert(tmp_path / "res101.pth", tmp_path / "backbone")
-    assert "Caffe's (the first norm's variance is" in said
+    assert "Caffe's: the first norm's variance is" in said
     assert load_checkpoint(tmp_path / "backbone").config.input.channel_order == "bgr"
     convert(tmp_path / "res101.pth", tmp_path / "corrected", "input.channel_order=rgb", "backbone.stride_in_1x1=false")
     corrected = load_checkpoint(tmp_path / "corrected").config
@@ -218,7 +218,9 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
 def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
     state = network().state_dict() | {"layer1.0.se.fc.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "seresnet.pth")
-    with pytest.raises(ValueError, match=r"looks like a ResNet of torchvision or timm.*layer1\.0\.se\.fc\.weight"):
+    with pytest.raises(
+        ValueError, match=r"looks like a file of an ImageNet ResNet of torchvision or timm.*layer1\.0\.se\.fc\.weight"
+    ):
         convert(tmp_path / "seresnet.pth", tmp_path / "backbone")
     torch_file(network(), tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=r"has no settings file|which has no classes"):
@@ -264,14 +266,20 @@ def test_the_last_stage_of_a_c4_detector_comes_from_the_backbone_too(caffe: Path
     detector = build_detector(config)
     line = load_backbone(detector, checkpoint, "DIR")
     assert "new: box_head, rpn" in line
-    got = detector.state_dict()["box_head.features.res5.0.conv2.weight"]
+    got = detector.state_dict()["box_head.trunk.res5.0.conv2.weight"]
     assert torch.equal(got, checkpoint.state["backbone.res5.0.conv2.weight"])
 
 
 def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(64, 96))
     words = [BLOCKS, "input.min_size=64", "input.max_size=96", "train.steps=1", "train.batch_size=1"]
-    words += ["train.workers=0", "fpn.channels=16", "box.fc_width=16", "mask.width=16", "rpn.pre_nms_train=50"]
+    words += [
+        "train.workers=0",
+        "fpn.channels=16",
+        "box.fc_width=16",
+        "mask.width=16",
+        "rpn.proposals.pre_nms_train=50",
+    ]
     said: list[str] = []
     run_training("mask_rcnn_r50_fpn", data, tmp_path / "run", words, device="cpu", weights=str(caffe), say=said.append)
     assert any(line.startswith("backbone: ") and "new: box_head, fpn, mask_head, rpn" in line for line in said)

@@ -244,10 +244,10 @@ def test_what_the_file_says() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     assert recognises(state)
     config = mask_faster_rcnn.SYSTEM.convert_state(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
-    assert (config.input.max_size, config.box.pooling, config.num_classes) == (1333, "roi_pool", CLASSES)
-    assert config.rpn.sizes == ((64.0, 128.0, 256.0, 512.0),)
-    assert config.boxes == "inclusive_loose"
-    assert mask_faster_rcnn.SYSTEM.convert_state(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.ratios == (
+    assert (config.input.max_size, config.box.pooler.kind, config.num_classes) == (1333, "roi_pool", CLASSES)
+    assert config.rpn.anchors.sizes == ((64.0, 128.0, 256.0, 512.0),)
+    assert config.legacy.boxes == "inclusive_loose"
+    assert mask_faster_rcnn.SYSTEM.convert_state(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.anchors.ratios == (
         0.25,
         1.0,
         4.0,
@@ -260,7 +260,7 @@ def test_what_the_file_says() -> None:
     ("words", "wrong"),
     [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "crop or pool"),
      ("TEST.MAX_SIZE=x", "such as 1000"),
-     ("ANCHOR_SCALES=[4,8]", "rpn.sizes and rpn.ratios"),
+     ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],
 )  # fmt: skip
 def test_settings_that_cannot_be(words: str, wrong: str) -> None:

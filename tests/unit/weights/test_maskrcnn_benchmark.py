@@ -18,9 +18,9 @@ from tests.unit.weights.detectron_blobs import blobs
 
 HEADS = {
     "rpn.convs.0": "rpn.head.conv", "rpn.objectness": "rpn.head.cls_logits", "rpn.deltas": "rpn.head.bbox_pred",
-    "box_head.features.fc1": "roi_heads.box.feature_extractor.fc6",
-    "box_head.features.fc2": "roi_heads.box.feature_extractor.fc7",
-    "box_head.scores": "roi_heads.box.predictor.cls_score", "box_head.deltas": "roi_heads.box.predictor.bbox_pred",
+    "box_head.trunk.fc1": "roi_heads.box.feature_extractor.fc6",
+    "box_head.trunk.fc2": "roi_heads.box.feature_extractor.fc7",
+    "box_head.logits": "roi_heads.box.predictor.cls_score", "box_head.deltas": "roi_heads.box.predictor.bbox_pred",
     "mask_head.deconv": "roi_heads.mask.predictor.conv5_mask",
     "mask_head.logits": "roi_heads.mask.predictor.mask_fcn_logits",
 }  # fmt: skip
@@ -31,7 +31,7 @@ def their_name(ours: str) -> str:
     layer, _, value = ours.rpartition(".")
     if layer in HEADS:
         return f"{HEADS[layer]}.{value}"
-    if layer.startswith("mask_head.features.conv"):
+    if layer.startswith("mask_head.trunk.conv"):
         return f"roi_heads.mask.feature_extractor.mask_fcn{layer[-1]}.{value}"
     if layer.startswith("fpn."):
         return f"backbone.fpn.fpn_{'inner' if 'lateral' in layer else 'layer'}{int(layer[-1]) - 1}.{value}"
@@ -39,7 +39,7 @@ def their_name(ours: str) -> str:
     layer = layer.removesuffix(".norm")
     if layer == "backbone.stem.conv1":
         return f"backbone.body.stem.{'bn1' if norm else 'conv1'}.{value}"
-    place, block, conv = layer.removeprefix("backbone.res").removeprefix("box_head.features.res").split(".")
+    place, block, conv = layer.removeprefix("backbone.res").removeprefix("box_head.trunk.res").split(".")
     trunk = "backbone.body" if layer.startswith("backbone.") else "roi_heads.box.feature_extractor.head"
     inner = f"downsample.{int(norm)}" if conv == "shortcut" else f"bn{conv[-1]}" if norm else conv
     return f"{trunk}.layer{int(place) - 1}.{block}.{inner}.{value}"
@@ -68,7 +68,7 @@ def test_it_is_detectrons_network_under_other_names(fpn: bool) -> None:
     assert converted.state.keys() == state.keys()
     assert all(torch.equal(converted.state[name], value) for name, value in state.items())
     ours = converted.config
-    assert (ours.boxes, ours.box, ours.mask) == ("inclusive", config.box, config.mask)
+    assert (ours.legacy.boxes, ours.box, ours.mask) == ("inclusive", config.box, config.mask)
     assert isinstance(converted.config.backbone, ResNetConfig)
     assert converted.config.backbone.norm_eps == 0
     assert converted.skipped == ("rpn.anchor_generator.cell_anchors.0",)
@@ -83,9 +83,9 @@ def test_a_training_file_with_settings(tmp_path: Path) -> None:
         "INPUT: {MIN_SIZE_TEST: 640}\nSOLVER: {BASE_LR: 0.01}\nSTRANGE: 1\n"
     )
     converted = convert(tmp_path / "model.pth", tmp_path / "c.yaml")
-    assert (converted.config.box.nms_iou, converted.config.input.min_size) == (0.4, 640)
+    assert (converted.config.box.selection.nms_iou, converted.config.input.min_size) == (0.4, 640)
     assert converted.notes == ("settings that are not used: STRANGE",)
     words = SYSTEM.convert_state(file, "MODEL.ROI_HEADS.NMS=0.3").config
-    assert words.box.nms_iou == 0.3
+    assert words.box.selection.nms_iou == 0.3
     with pytest.raises(ValueError, match=r"without a counterpart here: roi_heads\.box\.xconvs"):
         SYSTEM.convert_state(file | {"roi_heads.box.xconvs": torch.zeros(1)})

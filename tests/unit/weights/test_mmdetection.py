@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector, model_config
-from rcnn.models.config import BoxHeadConfig, CascadeConfig, FPNConfig, InputConfig, MaskHeadConfig, ResNetConfig
+from rcnn.models.config import (
+    BoxHeadConfig,
+    CascadeConfig,
+    FPNConfig,
+    InputConfig,
+    MaskHeadConfig,
+    ProposalConfig,
+    ResNetConfig,
+)
 from rcnn.ops.anchors import cell_anchors
 from rcnn.weights.systems.layout import anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection import system as mmdetection
@@ -65,7 +73,7 @@ def mmdetection_config(**changes: object) -> DetectorConfig:
         base,
         input=InputConfig(resize="opencv"),
         backbone=ResNetConfig(trained_affine=True),
-        rpn=replace(base.rpn, low_quality="overruled", normalizer="sampled"),
+        rpn=replace(base.rpn, legacy=replace(base.rpn.legacy, low_quality="overruled", normalizer="sampled")),
         mask=MaskHeadConfig(target="bitmap"),
         **changes,
     )
@@ -94,7 +102,7 @@ def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
     """C4 has 15 anchors a cell; theirs by their own formula, row by row beside ours."""
     config = replace(model_config("faster_rcnn_r50_c4"), num_classes=2)
     order = anchors_to_ratio_outer("rpn.objectness.", torch.arange(15), config)  # of ours, in their order
-    ours = cell_anchors(config.rpn.sizes[0], config.rpn.ratios)
+    ours = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     ratios, scales = np.array([0.5, 1.0, 2.0]), np.array([2, 4, 8, 16, 32])
     heights = (16 * np.sqrt(ratios)[:, None] * scales[None]).reshape(-1)
     widths = (16 / np.sqrt(ratios)[:, None] * scales[None]).reshape(-1)
@@ -111,7 +119,7 @@ def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
             out["rpn_head.rpn_reg.bias"][4 * row : 4 * row + 4], state["rpn.deltas.bias"][4 * index :][:4]
         )
     back = mmdetection.SYSTEM.convert_state(out)
-    assert back.config.box.features == "res5"
+    assert back.config.box.trunk == "res5"
     assert isinstance(back.config.backbone, ResNetConfig)
     assert back.config.backbone.stride_in_1x1
     assert all(torch.equal(back.state[name], value) for name, value in state.items())
@@ -150,8 +158,8 @@ VARIANTS = {
 }
 # their base configs of these two
 OWN_RPN: dict[str, dict[str, Any]] = {
-    "cascade": {"post_nms_train": 2000, "smooth_l1_beta": 1 / 9},
-    "rpn": {"pre_nms": 2000},
+    "cascade": {"proposals": ProposalConfig(post_nms_train=2000), "smooth_l1_beta": 1 / 9},
+    "rpn": {"proposals": ProposalConfig(pre_nms=2000)},
 }
 
 
@@ -217,15 +225,25 @@ def test_their_config_is_honoured_and_never_run(tmp_path: Path, monkeypatch: pyt
         pixel_std=(1.0, 1.0, 1.0),
     )  # fmt: skip
     assert got.backbone == ResNetConfig(stride_in_1x1=True, frozen_stages=0)
-    assert (got.rpn.nms_iou, got.rpn.post_nms, got.rpn.batch_size, got.rpn.straddle) == (0.65, 500, 128, 0.0)
+    assert (
+        got.rpn.proposals.nms_iou,
+        got.rpn.proposals.post_nms,
+        got.rpn.sampling.batch_size,
+        got.rpn.legacy.straddle,
+    ) == (0.65, 500, 128, 0.0)
     assert got.rpn.smooth_l1_beta == pytest.approx(1 / 9)
-    assert (got.box.sampling_ratio, got.box.score_threshold, got.box.nms, got.box.nms_iou) == (
+    assert (
+        got.box.pooler.sampling_ratio,
+        got.box.score_threshold,
+        got.box.selection.nms,
+        got.box.selection.nms_iou,
+    ) == (
         2,
         0.01,
         "soft_linear",
         0.4,
     )
-    assert got.box.max_detections == 50
+    assert got.box.selection.max_detections == 50
     told = " ".join(converted.notes)
     assert all(word in told for word in ("import", "os.getenv", "odd_word", "mine.py"))
 
@@ -257,9 +275,9 @@ model = dict(
 """
     given = mmdetection.SYSTEM.convert_state(theirs, extras={"meta": {"config": text}})
     assert (given.config.rpn.loss_weights, given.config.box.delta_loss_weight) == ((2.0, 3.0), 10.0)
-    assert (given.config.rpn.anchor_offset, given.config.rpn.min_size) == (0.5, 7.0)
-    assert given.config.rpn.normalizer == "sampled"  # their RPN divides by the anchors that it sampled
-    assert not given.config.box.append_objects
+    assert (given.config.rpn.anchors.offset, given.config.rpn.proposals.min_size) == (0.5, 7.0)
+    assert given.config.rpn.legacy.normalizer == "sampled"  # their RPN divides by the anchors that it sampled
+    assert not given.config.box.append_ground_truth
     assert [line.rpartition("model.")[2] for line in given.notes] == [
         "neck.upsample_cfg.mode",
         "roi_head.mask_head.loss_mask.loss_weight",
@@ -303,7 +321,10 @@ def test_networks_that_they_do_not_build_are_refused_on_the_way_out() -> None:
     )
     with pytest.raises(ValueError, match="a mask head for each stage"):
         to_mmdetection({}, one)
-    pairs = replace(mmdetection_config(), rpn=replace(mmdetection_config().rpn, classifier="softmax"))
+    pairs = replace(
+        mmdetection_config(),
+        rpn=replace(mmdetection_config().rpn, legacy=replace(mmdetection_config().rpn.legacy, objectness="softmax")),
+    )
     with pytest.raises(ValueError, match="one score per anchor"):
         to_mmdetection({}, pairs)
     with pytest.raises(ValueError, match="one score per anchor"):

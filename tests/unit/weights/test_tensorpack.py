@@ -97,13 +97,14 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
     torch.testing.assert_close(found.masks[0][real][order], masks, atol=1e-4, rtol=0)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("pyramid", [True, False])
 def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
     """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
     converted = tensorpack.SYSTEM.convert_state({k: torch.from_numpy(v) for k, v in weights.items()}, words)
-    everything = ["rpn.batch_size=9000", "rpn.normalizer=sampled", "box.batch_size=400"]
+    everything = ["rpn.sampling.batch_size=9000", "rpn.legacy.normalizer=sampled", "box.sampling.batch_size=400"]
     detector = build_detector(override(converted.config, everything))
     detector.load_state_dict(converted.state)
     boxes = torch.tensor([[12.0, 10.0, 60.0, 70.0], [70.5, 30.2, 139.0, 101.0], [30.0, 60.0, 50.0, 82.0], [3, 3, 9, 8]])
@@ -155,9 +156,13 @@ def test_settings_of_the_finalizer() -> None:
     assert pyramid.box.max_log_scale == pyramid.rpn.max_log_scale == math.log(1344 / 16)
     assert single.box.max_log_scale == math.log(1333 / 16)
     assert pyramid.input.pixel_mean == (103.53, 116.28, 123.675)  # BGR
-    assert (pyramid.rpn.pre_nms_train, pyramid.rpn.pre_nms, single.rpn.pre_nms_train) == (2000, 1000, 12000)
-    assert config("FPN.PROPOSAL_MODE=Joint").rpn.proposals == "joint"
-    assert config("FPN.PROPOSAL_MODE=Joint").rpn.pre_nms == 6000
+    assert (pyramid.rpn.proposals.pre_nms_train, pyramid.rpn.proposals.pre_nms, single.rpn.proposals.pre_nms_train) == (
+        2000,
+        1000,
+        12000,
+    )
+    assert config("FPN.PROPOSAL_MODE=Joint").rpn.legacy.joint_levels
+    assert config("FPN.PROPOSAL_MODE=Joint").rpn.proposals.pre_nms == 6000
     assert config("FPN.CASCADE=True", pyramid=False) == single  # without a pyramid it is passed over
 
 

@@ -43,7 +43,7 @@ def test_a_cascade_keeps_the_rows_of_names_that_match(agnostic: bool, mask_heads
     transfer(detector, checkpoint, OURS)
     ours, theirs = detector.state_dict(), checkpoint.state
     masks = [f"mask_head.stages.{i}.logits" for i in range(3)] if mask_heads == "each" else ["mask_head.logits"]
-    per_class = {f"box_head.stages.{i}.scores": 1 for i in range(3)}
+    per_class = {f"box_head.stages.{i}.logits": 1 for i in range(3)}
     per_class |= {} if agnostic else {f"box_head.stages.{i}.deltas": 4 for i in range(3)} | dict.fromkeys(masks, 1)
     seen = 0
     for name, value in ours.items():

@@ -44,20 +44,22 @@ def test_buffers_of_the_file_win_over_the_model_zoo() -> None:
 
 def test_anchors_of_the_file_win_over_the_model_zoo() -> None:
     cells = {f"{ANCHORS}.0": cell_anchors((16, 48), (0.5, 1.0, 2.0, 3.0))}
-    converted = detectron2.SYSTEM.convert_state(state_of("rpn.sizes=[[16,48]]", "rpn.ratios=[0.5,1,2,3]") | cells)
-    assert converted.config.rpn.sizes == ((16.0, 48.0),)
-    assert converted.config.rpn.ratios == (0.5, 1.0, 2.0, 3.0)
-    assert not any("rpn.sizes" in sentence for sentence in converted.assumed)
+    converted = detectron2.SYSTEM.convert_state(
+        state_of("rpn.anchors.sizes=[[16,48]]", "rpn.anchors.ratios=[0.5,1,2,3]") | cells
+    )
+    assert converted.config.rpn.anchors.sizes == ((16.0, 48.0),)
+    assert converted.config.rpn.anchors.ratios == (0.5, 1.0, 2.0, 3.0)
+    assert not any("rpn.anchors.sizes" in sentence for sentence in converted.assumed)
 
 
 def test_settings_on_the_command_line_win_over_both_and_are_applied_before_the_check() -> None:
-    theirs = state_of("rpn.ratios=[0.5,1,2,3]", name="faster_rcnn_r50_fpn_caffe")
-    with pytest.raises(ValueError, match=r"depend on rpn\.sizes and rpn\.ratios: give them as KEY=VALUE"):
+    theirs = state_of("rpn.anchors.ratios=[0.5,1,2,3]", name="faster_rcnn_r50_fpn_caffe")
+    with pytest.raises(ValueError, match=r"depend on rpn\.anchors\.sizes and rpn\.anchors\.ratios: give"):
         detectron2.SYSTEM.convert_state(theirs)
     found = Found(state=theirs | BUFFERS)
-    words = ["rpn.ratios=[0.5,1,2,3]", "input.min_size=160", "input.pixel_mean=[1,2,3]"]
+    words = ["rpn.anchors.ratios=[0.5,1,2,3]", "input.min_size=160", "input.pixel_mean=[1,2,3]"]
     converted = detectron2.SYSTEM.convert(found, overrides=words)
-    assert converted.config.rpn.ratios == (0.5, 1.0, 2.0, 3.0)
+    assert converted.config.rpn.anchors.ratios == (0.5, 1.0, 2.0, 3.0)
     assert converted.config.input.pixel_mean == (1.0, 2.0, 3.0)
     assert converted.state["rpn.objectness.weight"].shape[0] == 4
     size = next(sentence for sentence in converted.assumed if sentence.startswith("image size"))
@@ -66,7 +68,7 @@ def test_settings_on_the_command_line_win_over_both_and_are_applied_before_the_c
 
 def test_anchor_rows_follow_the_settings_of_the_command_line() -> None:
     """torchvision's rows are ordered ratio first: the order depends on the number of sizes, which the user gives."""
-    sizes = "rpn.sizes=[[32,48],[64,96],[128,192],[256,384],[512,768]]"
+    sizes = "rpn.anchors.sizes=[[32,48],[64,96],[128,192],[256,384],[512,768]]"
     config = override(model_config("faster_rcnn_r50_fpn"), [sizes])
     state = blank(config) | {"rpn.objectness.bias": torch.arange(6.0)}
     found = Found(state=to_torchvision(state, config))
@@ -97,7 +99,7 @@ def test_key_value_settings_of_detectron2() -> None:
     words = " ".join(["MODEL.ROI_HEADS.NMS_THRESH_TEST=0.4 INPUT.MIN_SIZE_TEST=640", *["SOLVER.BASE_LR=0.01"] * 20])
     assert len(words) > 300
     converted = detectron2.SYSTEM.convert_state(state_of(), words)
-    assert (converted.config.box.nms_iou, converted.config.input.min_size) == (0.4, 640)
+    assert (converted.config.box.selection.nms_iou, converted.config.input.min_size) == (0.4, 640)
     with pytest.raises(FileNotFoundError, match="does not exist; expected Detectron2's YAML"):
         detectron2.SYSTEM.convert_state(state_of(), "x" * 400)
 

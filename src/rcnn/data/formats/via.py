@@ -1,23 +1,31 @@
-"""VGG Image Annotator's export (via_region_data.json, VIA 1 and 2) -> COCO's tables.
+"""VGG Image Annotator's export (via_region_data.json, VIA 1 and 2).
 
 An object's class is what its region attribute says (the only one, or the one called class, label, name, category or
-type); where no region has any, all are of one class, called as the data set's folder is. Circles and ellipses become
-polygons; a rectangle is a box without an outline; points and lines are no objects and are left out with a warning.
+type); where no region has any, all are of one class, named like the data set's folder. Circles and ellipses become
+polygons; a rectangle is a box without an outline; points and lines are not objects and are skipped with a warning.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from rcnn.data.formats.coco import Table, read_json
-from rcnn.data.segmentations import complete
-from rcnn.data.warnings import few
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.numbers import as_number
+from rcnn.data.checks.tables import RawEntry, RawTables, Tables
+from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
+from rcnn.data.warnings import Warnings, excerpt, few
 
+PATTERNS = (
+    "{split}/via_region_data.json",
+    "annotations/{split}.json",
+    "{split}/annotations.json",
+    "{split}.json",
+)
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type")
 ROUND_POINTS = 64  # of a circle's polygon, whose area is then .16% too small
 SHAPES = {  # the numbers that each shape has
@@ -26,127 +34,168 @@ SHAPES = {  # the numbers that each shape has
     "circle": ("cx", "cy", "r"),
     "ellipse": ("cx", "cy", "rx", "ry"),
 }
+NO_OBJECTS = ("point", "polyline", "line")
+SKIPPED = "skipped"
 
 
-def via_images(data: Any) -> dict[str, Any] | None:
-    """The images of a parsed VIA export or project, by VIA's keys; None where it is neither."""
+@dataclass(frozen=True, kw_only=True)
+class _Region:
+    """A region of an image as the file has it."""
+
+    name: str  # how warnings name it: its key, and the image
+    image_id: int
+    shape: RawEntry
+    attributes: RawEntry
+
+    @property
+    def kind(self) -> str:
+        return str(self.shape.get("name"))
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the splits in `folder`; `annotations` is the pattern of their files, if it is not a usual one."""
+    return find_splits(folder, (annotations,) if annotations else PATTERNS, _holds_via)
+
+
+def recognises(folder: Path, split: str = "", annotations: str = "") -> bool:
+    """Whether `folder` has a VIA export of `split` ("": of any split)."""
+    if not split:
+        return bool(splits(folder, annotations))
+    file = annotation_file(folder, split, (annotations,) if annotations else PATTERNS)
+    return file is not None and _holds_via(file)
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split; image and annotation ids count from 1 in the order of the file.
+
+    `known` images are not searched for again; `keypoints` is of no use here. Raises ValueError or OSError, with the
+    file and what is wrong in it.
+    """
+    file = annotation_file(folder, split, (annotations,) if annotations else PATTERNS)
+    if file is None:
+        raise FileNotFoundError(f"{folder} has no VIA export of split {split!r}")
+    entries = _entries(read_json(file), file)
+    warnings = Warnings(file)
+    regions = [region for number, one in enumerate(entries, start=1) for region in _regions(one, number, warnings)]
+    shapes = [region for region in regions if region.kind not in NO_OBJECTS]
+    warnings.add(
+        "a point or a line, which is no object", SKIPPED, [r.name for r in regions if r.kind in NO_OBJECTS], "region"
+    )
+    attribute = _class_attribute(shapes, file)
+    annotations_of: list[RawEntry] = []
+    names: list[str] = []
+    for region in shapes:
+        name = folder.resolve().name if attribute is None else _class_name(region, attribute, warnings)
+        outline = _outline(region, warnings)
+        if name and outline is not None:
+            names.append(name)
+            annotations_of.append({"id": len(names), "image_id": region.image_id, "iscrowd": 0} | outline)
+    labels = {name: label for label, name in enumerate(sorted(set(names) or {folder.resolve().name}), start=1)}
+    raw = RawTables(
+        file=file,
+        root=folder,
+        folders=image_folders(file, folder, split),
+        images=[{"id": number, "file_name": one["filename"]} for number, one in enumerate(entries, start=1)],
+        annotations=[one | {"category_id": labels[name]} for one, name in zip(annotations_of, names, strict=True)],
+        categories=[{"id": label, "name": name} for name, label in labels.items()],
+    )
+    return check_tables(raw, warnings, known)
+
+
+def _holds_via(file: Path) -> bool:
+    """Whether a file has the words of VIA's regions, without parsing it."""
+    content = file.read_bytes()
+    return b'"regions"' in content and b'"filename"' in content
+
+
+def _entries(data: object, file: Path) -> list[RawEntry]:
+    """The images of a VIA export or project."""
     if isinstance(data, dict) and isinstance(data.get("_via_img_metadata"), dict):
         data = data["_via_img_metadata"]
-    if not isinstance(data, dict) or not data:
-        return None
-    there = all(isinstance(entry, dict) and {"filename", "regions"} <= entry.keys() for entry in data.values())
-    return data if there else None
+    entries = list(data.values()) if isinstance(data, dict) else []
+    if not entries or not all(isinstance(one, dict) and {"filename", "regions"} <= one.keys() for one in entries):
+        raise ValueError(f"{file} is not a VIA export: expected entries with filename and regions")
+    return entries
 
 
-def via_to_coco(data: Any, *, file: Path, one_class: str) -> tuple[Table, tuple[str, ...]]:
-    """COCO's tables of a parsed VIA export, ids from 1 in the order of the file, and warnings about what was left out.
-
-    `one_class` is the name of all objects where regions have no attributes. Raises ValueError, with the image and the
-    region, for what is neither a shape nor a class.
-    """
-    entries = via_images(data)
-    if entries is None:
-        raise ValueError(f"{file} is not a VIA export: wanted entries with filename and regions")
-    regions = [
-        (entry["filename"], number, place, region)
-        for number, entry in enumerate(entries.values(), start=1)
-        for place, region in _regions(entry, file)
-    ]
-    left_out = [(name, place) for name, _, place, region in regions if _shape(region) in ("point", "polyline", "line")]
-    regions = [found for found in regions if _shape(found[3]) not in ("point", "polyline", "line")]
-    attribute = _class_attribute([region for *_, region in regions], file)
-    annotations, names = [], []
-    for name, image_id, place, region in regions:
-        here = f"{file}: region {place} of {name}"
-        names.append(one_class if attribute is None else _class_name(region, attribute, here))
-        annotations.append({"id": len(annotations) + 1, "image_id": image_id, "iscrowd": 0} | _outline(region, here))
-    categories = {name: label for label, name in enumerate(sorted(set(names) or {one_class}), start=1)}
-    for annotation, name in zip(annotations, names, strict=True):
-        annotation["category_id"] = categories[name]
-    images = [{"id": number, "file_name": e["filename"]} for number, e in enumerate(entries.values(), start=1)]
-    tables = {
-        "images": images,
-        "annotations": annotations,
-        "categories": [{"id": label, "name": name} for name, label in categories.items()],
-    }
-    told = few([f"region {place} of {name}" for name, place in left_out])
-    lines = (f"{file}: {len(left_out)} points or lines are no objects ({told}): left out",) if left_out else ()
-    return tables, lines
-
-
-def read_annotations(file: Path, sizes: dict[Any, tuple[int, int]], *, one_class: str) -> list[Table]:
-    """All annotations of a VIA export in COCO's form; `sizes` are (height, width) by image id."""
-    tables, _ = via_to_coco(read_json(file), file=file, one_class=one_class)
-    complete(tables["annotations"], sizes, file)
-    return tables["annotations"]
-
-
-def _regions(entry: dict[str, Any], file: Path) -> list[tuple[str, dict[str, Any]]]:
+def _regions(entry: RawEntry, image_id: int, warnings: Warnings) -> list[_Region]:
     """The regions of an image with their keys: a dict in VIA 1, a list in VIA 2."""
     regions = entry["regions"]
-    pairs = list(regions.items()) if isinstance(regions, dict) else list(enumerate(regions or []))
-    for place, region in pairs:
-        if not isinstance(region, dict) or not isinstance(region.get("shape_attributes"), dict):
-            raise ValueError(
-                f"{file}: region {place} of {entry['filename']} has no shape_attributes; export it from VIA again"
-            )
-    return [(str(place), region) for place, region in pairs]
+    if isinstance(regions, dict):
+        pairs = [(str(key), region) for key, region in regions.items()]
+    else:
+        pairs = [(str(place), region) for place, region in enumerate(regions if isinstance(regions, list) else [])]
+    found: list[_Region] = []
+    for key, region in pairs:
+        name = f"{key} of {entry['filename']}"
+        shape = region.get("shape_attributes") if isinstance(region, dict) else None
+        if not isinstance(shape, dict):
+            warnings.add("no shape_attributes", SKIPPED, [name], "region")
+            continue
+        attributes = region.get("region_attributes")
+        known = attributes if isinstance(attributes, dict) else {}
+        found.append(_Region(name=name, image_id=image_id, shape=shape, attributes=known))
+    return found
 
 
-def _shape(region: dict[str, Any]) -> str:
-    return str(region["shape_attributes"].get("name"))
-
-
-def _class_attribute(regions: Sequence[dict[str, Any]], file: Path) -> str | None:
+def _class_attribute(regions: Sequence[_Region], file: Path) -> str | None:
     """The region attribute that tells the class; None where no region has one."""
-    there = sorted({name for region in regions for name in region.get("region_attributes") or {}})
+    there = sorted({name for region in regions for name in region.attributes})
     if len(there) <= 1:
         return there[0] if there else None
-    for wanted in CLASS_ATTRIBUTES:
+    for expected in CLASS_ATTRIBUTES:
         for name in there:
-            if name.lower() == wanted:
+            if name.lower() == expected:
                 return name
     raise ValueError(
-        f"{file}: regions have the attributes {few(there)}, and which of them is the class cannot be told: "
-        f"call it {' or '.join(CLASS_ATTRIBUTES)}"
+        f"{file}: regions have the attributes {few(there)}, and nothing says which of them is the class: "
+        f"rename it to {' or '.join(CLASS_ATTRIBUTES)}"
     )
 
 
-def _class_name(region: dict[str, Any], attribute: str, here: str) -> str:
-    """The value of the class attribute: text, or the one box that is ticked."""
-    value = (region.get("region_attributes") or {}).get(attribute)
+def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
+    """The value of the class attribute: text, or the one box that is ticked; empty where there is not exactly one."""
+    value = region.attributes.get(attribute)
     if isinstance(value, dict):
-        ticked = [name for name, on in value.items() if on]
-        value = ticked[0] if len(ticked) == 1 else None
-    text = "" if value is None else str(value).strip()
+        ticked = [str(name) for name, on in value.items() if on]
+        if len(ticked) > 1:
+            what = f"{len(ticked)} boxes of its class attribute {attribute!r} ticked ({few(ticked)}), expected one"
+            warnings.add(what, SKIPPED, [region.name], "region")
+            return ""
+        value = ticked[0] if ticked else None
+    text = str(value).strip() if isinstance(value, (str, int, float)) else ""
     if not text:
-        raise ValueError(f"{here} has no {attribute!r}, which is the class of other regions: give it one in VIA")
+        warnings.add(f"no {attribute!r}, which is the class of other regions", SKIPPED, [region.name], "region")
     return text
 
 
-def _outline(region: dict[str, Any], here: str) -> Table:
-    """`segmentation`, or `bbox` for a rectangle, of a region."""
-    shape = region["shape_attributes"]
-    kind = _shape(region)
+def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
+    """`segmentation`, or `bbox` for a rectangle, of a region; None where its shape cannot be used."""
+    kind, shape = region.kind, region.shape
     if kind not in SHAPES:
-        raise ValueError(f"{here} is a {kind!r}; wanted {', '.join(SHAPES)}")
-    try:
-        numbers = [np.asarray(shape[field], dtype=np.float64) for field in SHAPES[kind]]
-        turn = float(shape.get("theta") or 0.0)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{here} is a {kind} without {', '.join(SHAPES[kind])} as numbers: export it from VIA again"
-        ) from error
-    if kind == "rect":
-        return {"bbox": [float(value) for value in numbers]}
+        warnings.add(f"the shape {excerpt(kind)}, expected {', '.join(SHAPES)}", SKIPPED, [region.name], "region")
+        return None
+    missing = [field for field in SHAPES[kind] if field not in shape]
+    if missing:
+        warnings.add(f"a {kind} without {', '.join(missing)}", SKIPPED, [region.name], "region")
+        return None
     if kind == "polygon":
-        x, y = numbers
-        if x.ndim != 1 or x.shape != y.shape:
-            raise ValueError(f"{here} has {x.size} x and {y.size} y coordinates; wanted as many of each")
-        points = np.stack([x, y], axis=1)
-    else:
-        centre_x, centre_y, radius, *other = (float(value) for value in numbers)
-        points = ellipse_points(centre_x, centre_y, radius, *(other or [radius]), turn=turn)
+        xs, ys = shape["all_points_x"], shape["all_points_y"]
+        if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
+            warnings.add("a polygon without as many x as y coordinates", SKIPPED, [region.name], "region")
+            return None
+        return {"segmentation": [[value for point in zip(xs, ys, strict=True) for value in point]]}
+    if kind == "rect":
+        return {"bbox": [shape[field] for field in SHAPES[kind]]}
+    numbers = [as_number(shape[field]) for field in SHAPES[kind]]
+    turn = as_number(shape.get("theta") or 0.0)
+    if not all(map(math.isfinite, (*numbers, turn))) or min(numbers[2:]) < 0:
+        warnings.add(f"a {kind} with something that is not a finite number", SKIPPED, [region.name], "region")
+        return None
+    centre_x, centre_y, radius, *other = numbers
+    points = ellipse_points(centre_x, centre_y, radius, *(other or [radius]), turn=turn)
     return {"segmentation": [points.reshape(-1).tolist()]}
 
 

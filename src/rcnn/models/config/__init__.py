@@ -1,4 +1,4 @@
-"""Every setting of a detector, with its meaning and unit. A variant is a function that changes another (zoo)."""
+"""All settings of a detector, with meaning and unit. A variant is a function that changes another (zoo)."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ from rcnn.models.config.backbones import (
     TimmConfig,
     ViTConfig,
 )
-from rcnn.models.config.fcis import FCISConfig
-from rcnn.models.config.heads import BoxHeadConfig, CascadeConfig, MaskHeadConfig, Pooling
+from rcnn.models.config.fcis import FCIS_SAMPLING, FCISConfig
+from rcnn.models.config.heads import BOX_SAMPLING, BoxHeadConfig, CascadeConfig, MaskHeadConfig
 from rcnn.models.config.keypoints import COCO_FLIP_PAIRS, COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
-from rcnn.models.config.rpn import MAX_LOG_SCALE, RPNConfig
+from rcnn.models.config.legacy import LegacyConfig, LegacyFCISConfig, LegacyRPNConfig
+from rcnn.models.config.parts import MAX_LOG_SCALE, PoolerConfig, Pooling, SamplingConfig, SelectionConfig
+from rcnn.models.config.rpn import RPN_SAMPLING, AnchorConfig, ProposalConfig, RPNConfig
 
 __all__ = [
+    "BOX_SAMPLING",
     "COCO_FLIP_PAIRS",
     "COCO_KEYPOINTS",
     "COCO_SIGMAS",
+    "CONFIG_VERSION",
     "DEFAULT_SIGMA",
+    "FCIS_SAMPLING",
     "MAX_LOG_SCALE",
+    "RPN_SAMPLING",
+    "AnchorConfig",
     "BackboneConfig",
     "BoxHeadConfig",
     "CascadeConfig",
@@ -37,15 +44,24 @@ __all__ = [
     "FPNConfig",
     "InputConfig",
     "KeypointHeadConfig",
+    "LegacyConfig",
+    "LegacyFCISConfig",
+    "LegacyRPNConfig",
     "MaskHeadConfig",
     "MobileNetConfig",
     "Norm",
+    "PoolerConfig",
     "Pooling",
+    "ProposalConfig",
     "RPNConfig",
     "ResNetConfig",
+    "SamplingConfig",
+    "SelectionConfig",
     "TimmConfig",
     "ViTConfig",
 ]
+
+CONFIG_VERSION = 1  # increased when keys of DetectorConfig change; checkpoints store it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +90,7 @@ class InputConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """A whole detector. `name` says which function of the zoo it began as."""
+    """A whole detector. `name` is the function of the zoo that it started from."""
 
     name: str
     num_classes: int = 80  # K, without background
@@ -84,16 +100,13 @@ class DetectorConfig:
     rpn: RPNConfig = field(default_factory=RPNConfig)
     proposals_only: bool = False  # the RPN alone: its proposals are the detections, all of class 0
     box: BoxHeadConfig = field(default_factory=BoxHeadConfig)
-    cascade: CascadeConfig | None = None  # several box heads, each of which is as `box` says
+    cascade: CascadeConfig | None = None  # several box heads in a row, each with the settings of `box`
     mask: MaskHeadConfig | None = None
     keypoint: KeypointHeadConfig | None = None
-    fcis: FCISConfig | None = None  # in place of box and mask, which then are not used
-    # half_open: width = x2 - x1; inclusive: width = x2 - x1 + 1 (Detectron, MXNet's FCIS); inclusive_loose: the same,
-    # but decoded boxes are a pixel larger (mask-faster-rcnn). Our tensors are half open all the same, ending where the
-    # last pixel ends (their x2 + 1): models/box_rules.py says why that is equal, and does what is not
-    boxes: Literal["half_open", "inclusive", "inclusive_loose"] = "half_open"
+    fcis: FCISConfig | None = None  # replaces the box and mask heads
+    legacy: LegacyConfig = field(default_factory=LegacyConfig)
 
     @property
     def has_masks(self) -> bool:
-        """Whether its detections have masks."""
+        """Whether detections have masks."""
         return self.mask is not None or self.fcis is not None

@@ -27,7 +27,7 @@ from rcnn.structures import Detections, Proposals, Targets
 class BoxOutputs(NamedTuple):
     """What a box head says of R regions of each image, float32; and with res5 the maps that it made of them."""
 
-    scores: Tensor  # (B, R, K + 1) logits, background last
+    logits: Tensor  # (B, R, K + 1), background last
     deltas: Tensor  # (B, R, K, 4), or (B, R, 1, 4) where the classes share a box
     maps: Tensor | None  # (B, R, 2048, 7, 7)
 
@@ -43,14 +43,17 @@ class BoxHead(nn.Module):
         num_classes: int,
         config: BoxHeadConfig,
         backbone: BackboneConfig,
+        level_eps_inside: bool = True,
         rules: BoxRules = HALF_OPEN,
+        drop_subpixel: bool = False,
     ) -> None:
         super().__init__()
         self.config, self.num_classes, self.strides, self.rules = config, num_classes, strides, rules
-        self.features = build_box_features(config, in_channels, backbone)
-        self.scores = nn.Linear(self.features.channels, num_classes + 1)
-        self.deltas = nn.Linear(self.features.channels, 4 if config.class_agnostic else num_classes * 4)
-        init_linear(self.scores, std=0.01)
+        self.level_eps_inside, self.drop_subpixel = level_eps_inside, drop_subpixel
+        self.trunk = build_box_features(config, in_channels, backbone)
+        self.logits = nn.Linear(self.trunk.channels, num_classes + 1)
+        self.deltas = nn.Linear(self.trunk.channels, 4 if config.class_agnostic else num_classes * 4)
+        init_linear(self.logits, std=0.01)
         init_linear(self.deltas, std=0.001)
         self.class_weights: Tensor | None
         weights = torch.tensor(config.class_weights) if config.class_weights else None
@@ -61,9 +64,16 @@ class BoxHead(nn.Module):
     ) -> tuple[Regions, dict[str, Tensor]]:
         """The sampled regions (the mask head trains on the objects among them) and the two losses of Fast R-CNN."""
         config = self.config
-        regions = sample_regions(proposals, targets, num_classes=self.num_classes, config=config, seed=seed)
+        regions = sample_regions(
+            proposals,
+            targets,
+            num_classes=self.num_classes,
+            sampling=config.sampling,
+            append=config.append_ground_truth,
+            seed=seed,
+        )
         outputs = self.classify(features, regions.boxes, regions.valid)
-        losses = self.region_losses(outputs, regions, targets, config.most_objects)
+        losses = self.region_losses(outputs, regions, targets, config.sampling.max_positives)
         return replace(regions, features=outputs.maps), losses
 
     def predict(
@@ -76,27 +86,27 @@ class BoxHead(nn.Module):
         live = live_prefix(proposals.valid)
         regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
         outputs = self.classify(features, regions, valid)
-        scores = outputs.scores.softmax(-1)[..., :-1]  # (B, R, K)
+        scores = outputs.logits.softmax(-1)[..., :-1]  # (B, R, K)
         pixel = 1.0 if scales is None else scales
         boxes = self.decode(outputs.deltas, self.rules.in_file(regions, scales), pixel)
-        return select_detections(boxes, scores, valid, sizes, self.config, self.rules, pixel)
+        return select_detections(boxes, scores, valid, sizes, self.config, self.rules, pixel, self.drop_subpixel)
 
     def classify(
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
         """Scores and deltas of the regions `boxes` (B, R, 4); the gradient into the maps is multiplied by a factor."""
         pooled = pool_regions(
-            features, self.strides, boxes, valid, self.config, self.config.level_eps_inside, self.rules
+            features, self.strides, boxes, valid, self.config.pooler, self.level_eps_inside, self.rules
         )
         if feature_gradient != 1.0:
             pooled = torch.lerp(pooled.detach(), pooled, feature_gradient)  # the value is `pooled` exactly
-        x = self.features(pooled.flatten(0, 1), valid.flatten())
+        x = self.trunk(pooled.flatten(0, 1), valid.flatten())
         maps = x.unflatten(0, boxes.shape[:2]) if x.ndim == 4 else None
         if maps is not None:
             x = x.mean((2, 3))
-        scores = self.scores(x).float().unflatten(0, boxes.shape[:2])
+        logits = self.logits(x).float().unflatten(0, boxes.shape[:2])
         deltas = self.deltas(x).float().view(*boxes.shape[:2], -1, 4)
-        return BoxOutputs(scores, deltas, maps)
+        return BoxOutputs(logits, deltas, maps)
 
     def decode(self, deltas: Tensor, regions: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Boxes (B, R, K or 1, 4) that `deltas` of that shape lead to from `regions` (B, R, 4); not clipped."""
@@ -107,11 +117,11 @@ class BoxHead(nn.Module):
         """Both losses, over the number of regions; an image has at most `most` objects among its regions, in front."""
         config = self.config
         count = regions.valid.sum().clamp(min=1)
-        scores, labels = outputs.scores.flatten(0, 1), regions.labels.flatten()
+        logits, labels = outputs.logits.flatten(0, 1), regions.labels.flatten()
         if config.loss == "focal":
-            classes = focal_loss(scores, labels, config.focal_gamma)
+            classes = focal_loss(logits, labels, config.focal_gamma)
         else:
-            classes = F.cross_entropy(scores, labels, reduction="none")
+            classes = F.cross_entropy(logits, labels, reduction="none")
         if self.class_weights is not None:
             classes = classes * self.class_weights[labels]
         objects = regions.objects(most)

@@ -26,7 +26,7 @@ class ConvsAndFullyConnected(nn.Module):
         super().__init__()
         self.convs, self.fcs = config.convs, config.fcs
         channels = add_convs(self, in_channels, config.convs, config.conv_width, config.norm, config.norm_after_relu)
-        channels *= config.roi_size**2
+        channels *= config.pooler.size**2
         for number in range(1, config.fcs + 1):
             layer = nn.Linear(channels, config.fc_width)
             nn.init.kaiming_uniform_(layer.weight, a=1)
@@ -71,10 +71,10 @@ def build_box_features(
     config: BoxHeadConfig, in_channels: int, backbone: BackboneConfig
 ) -> ConvsAndFullyConnected | Res5 | RegionBlocks:
     """The layers between the pooled maps and the box head's two outputs; `channels` says how many come out."""
-    match config.features:
+    match config.trunk:
         case "res5":
             if not isinstance(backbone, ResNetConfig):
-                raise ValueError(f"box.features=res5 needs a ResNet, and this backbone is a {backbone.kind}: use fc")
+                raise ValueError(f"box.trunk=res5 needs a ResNet, and this backbone is a {backbone.kind}: use fc")
             return Res5(backbone)
         case "fbnet":
             return box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)

@@ -34,6 +34,7 @@ class CascadeHead(nn.Module):
         config: BoxHeadConfig,
         cascade: CascadeConfig,
         backbone: BackboneConfig,
+        level_eps_inside: bool = True,
     ) -> None:
         super().__init__()
         self.config, self.cascade, self.num_classes, self.strides = config, cascade, num_classes, strides
@@ -42,8 +43,9 @@ class CascadeHead(nn.Module):
                 in_channels=in_channels,
                 strides=strides,
                 num_classes=num_classes,
-                config=replace(config, positive_iou=iou, delta_weights=weights),
+                config=replace(config, sampling=replace(config.sampling, positive_iou=iou), delta_weights=weights),
                 backbone=backbone,
+                level_eps_inside=level_eps_inside,
             )
             for iou, weights in zip(cascade.ious, cascade.delta_weights, strict=True)
         )
@@ -59,13 +61,14 @@ class CascadeHead(nn.Module):
         losses: dict[str, Tensor] = {}
         rounds: list[Regions] = []
         for number, stage in enumerate(self.heads()):
-            most = self.config.most_objects
+            most = self.config.sampling.max_positives
             if number == 0 or self.cascade.resample:
                 regions = sample_regions(
                     proposals,
                     targets,
                     num_classes=self.num_classes,
-                    config=stage.config,
+                    sampling=stage.config.sampling,
+                    append=stage.config.append_ground_truth,
                     seed=seed,
                     stream=RANDOM_STREAM if number == 0 else RANDOM_STREAMS + number,
                 )
@@ -76,7 +79,7 @@ class CascadeHead(nn.Module):
                     proposals.valid,
                     targets,
                     num_classes=self.num_classes,
-                    positive_iou=stage.config.positive_iou,
+                    positive_iou=stage.config.sampling.positive_iou,
                 )
             outputs = stage.classify(features, regions.boxes, regions.valid, self.cascade.feature_gradient)
             weight = self.cascade.loss_weights[number]
@@ -93,7 +96,7 @@ class CascadeHead(nn.Module):
 
         Empty ones are left out, and with `resample` the true boxes, which the next stage adds itself.
         """
-        guessed = outputs.scores[..., :-1].argmax(-1)  # (B, R): the class of a background region
+        guessed = outputs.logits[..., :-1].argmax(-1)  # (B, R): the class of a background region
         labels = torch.where(regions.positive, regions.labels, guessed)
         boxes = self.moved(stage, outputs, regions.boxes, labels, sizes)
         valid = regions.valid & is_nonempty(boxes) & boxes.isfinite().all(-1)
@@ -118,11 +121,11 @@ class CascadeHead(nn.Module):
         moved, scores = boxes[:, :, None], []
         for number, stage in enumerate(self.heads()):
             outputs = stage.classify(features, boxes, valid)
-            scores.append(outputs.scores if self.cascade.average == "logits" else outputs.scores.softmax(-1))
+            scores.append(outputs.logits if self.cascade.average == "logits" else outputs.logits.softmax(-1))
             if number == len(self.stages) - 1:
                 moved = stage.decode(outputs.deltas, boxes)  # (B, R, K or 1, 4)
                 break
-            boxes = self.moved(stage, outputs, boxes, outputs.scores[..., :-1].argmax(-1), sizes)
+            boxes = self.moved(stage, outputs, boxes, outputs.logits[..., :-1].argmax(-1), sizes)
             valid = valid & boxes.isfinite().all(-1)
             boxes = torch.where(valid[..., None], boxes, 0.0)
         mean = torch.stack(scores).mean(0)  # (B, R, K + 1)

@@ -9,6 +9,7 @@ side.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.box_rules import BoxRules
-from rcnn.models.config import BoxHeadConfig, FCISConfig
+from rcnn.models.config import FCISConfig
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.layers import Conv2d, init_linear
 from rcnn.ops.bitmap_targets import cut_bitmaps
@@ -73,14 +74,10 @@ class FCISHead(nn.Module):
         """The regions and the three losses: of the sampled ones, or of the hardest (OHEM: Shrivastava et al. 2016)."""
         config = self.config
         every = proposals.boxes.shape[1] + targets.boxes.shape[1]
-        ohem = config.sampling == "ohem"
-        sampling = BoxHeadConfig(
-            positive_iou=config.positive_iou,
-            background_iou=config.background_iou,
-            batch_size=every if ohem else config.batch_size,
-            positive_fraction=1.0 if ohem else config.positive_fraction,
-        )
-        regions = sample_regions(proposals, targets, num_classes=self.num_classes, config=sampling, seed=seed)
+        ohem, sampling = config.ohem, config.sampling
+        if ohem:
+            sampling = replace(sampling, batch_size=every, positive_fraction=1.0)
+        regions = sample_regions(proposals, targets, num_classes=self.num_classes, sampling=sampling, seed=seed)
         pooled = self.pool(self.score(features), regions.boxes, regions.valid)
         classes = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
         classes = classes.view_as(regions.valid) * regions.valid  # (B, R)
@@ -89,10 +86,10 @@ class FCISHead(nn.Module):
         kept = regions.valid
         if ohem:
             hardness = torch.where(kept, classes + MASK_WEIGHT * masks + moved, -1.0).detach()
-            hardest = hardness.topk(min(config.batch_size, hardness.shape[1]), dim=1)[1]
+            hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
         count = kept.sum().clamp(min=1)
-        if config.mask_loss == "regions":
+        if config.legacy.mask_loss == "regions":
             mask = MASK_WEIGHT * (masks * kept).sum() / count
         else:
             mask = (masks * kept).sum() / (drawn & kept).sum().clamp(min=1)
@@ -125,7 +122,7 @@ class FCISHead(nn.Module):
             config.roi_size,
             "resized",
             sizes,
-            within=targets.boxes if config.mask_within_box else None,
+            within=targets.boxes if config.legacy.mask_within_box else None,
             least=config.mask_threshold,
         )
         outside, inside = of_class(pairs, regions.labels).unbind(2)  # (B, R, s, s) each
@@ -147,7 +144,7 @@ class FCISHead(nn.Module):
             boxes, valid = torch.cat([boxes, moved], 1), torch.cat([valid, valid], 1)  # (B, N, 4)
             scores, masks = torch.cat([scores, again], 1), torch.cat([masks, masks_again], 1)
         valid = valid & boxes.isfinite().all(-1) & scores.isfinite().all(-1)
-        if config.drop == "before":
+        if config.legacy.drop == "before":
             valid = valid & ((boxes[..., 2:] - boxes[..., :2]) >= config.min_size).all(-1)
         return self.detections(boxes, scores, masks, valid, images)
 
@@ -183,15 +180,15 @@ class FCISHead(nn.Module):
         if config.vote_iou > 0:
             weights = vote_weights(boxes, scores, valid, owner, labels, real, config.vote_iou)
             boxes, masks, found = vote_masks(
-                boxes, masks, weights, originals, config.mask_threshold, config.mask_inclusive
+                boxes, masks, weights, originals, config.mask_threshold, config.legacy.mask_inclusive
             )
             real = real & found
         else:
             boxes = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
             masks = masks.gather(1, owner[..., None, None].expand(-1, -1, *masks.shape[2:]))
-        if config.clip_votes:
+        if config.legacy.clip_votes:
             masks = masks.clamp(0, 1)
-        if config.drop == "after":
+        if config.legacy.drop == "after":
             real = real & ((boxes[..., 2:] - boxes[..., :2]) > config.min_size).all(-1)
         order = torch.where(real, 0, 1).sort(dim=1, stable=True)[1]  # the valid ones first, still best first
         real = real.gather(1, order)
@@ -212,7 +209,9 @@ class FCISHead(nn.Module):
         """What the maps say of regions (B, R, 4): means over the cells, of the classes the larger of each pair's."""
         config = self.config
         pairs, deltas = (
-            ps_roi_pool(each.float(), boxes, valid, self.scale, config.groups, config.roi_size, config.rounded_regions)
+            ps_roi_pool(
+                each.float(), boxes, valid, self.scale, config.groups, config.roi_size, config.legacy.rounded_regions
+            )
             for each in maps
         )
         pairs = pairs.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)

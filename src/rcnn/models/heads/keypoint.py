@@ -38,14 +38,14 @@ class KeypointHead(nn.Module):
         self.config, self.strides, self.level_eps_inside, self.rules = config, strides, level_eps_inside, rules
         count = len(config.names)
         require_consistent(config)
-        if config.features == "fbnet":  # whose blocks enlarge the map themselves
+        if config.trunk == "fbnet":  # whose blocks enlarge the map themselves
             width = backbone.width if isinstance(backbone, FBNetConfig) else 1.0
-            self.features: nn.Module = keypoint_blocks(width)
+            self.trunk: nn.Module = keypoint_blocks(width)
             self.logits: nn.ConvTranspose2d | FBNetBlock = keypoint_logits(width, count)
             return
-        self.features = nn.Sequential()
+        self.trunk = nn.Sequential()
         for number in range(1, config.convs + 1):
-            self.features.add_module(f"conv{number}", Conv2d(in_channels, config.width, 3, relu=True))
+            self.trunk.add_module(f"conv{number}", Conv2d(in_channels, config.width, 3, relu=True))
             in_channels = config.width
         self.logits = nn.ConvTranspose2d(in_channels, count, 4, stride=2, padding=1)
         nn.init.kaiming_normal_(self.logits.weight, mode="fan_out", nonlinearity="relu")
@@ -103,8 +103,8 @@ class KeypointHead(nn.Module):
 
     def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4)."""
-        x = pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside, self.rules)
-        logits = self.logits(self.features(x.flatten(0, 1))).float()
+        x = pool_regions(features, self.strides, boxes, valid, self.config.pooler, self.level_eps_inside, self.rules)
+        logits = self.logits(self.trunk(x.flatten(0, 1))).float()
         if not isinstance(self.logits, FBNetBlock):
             logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         return logits.unflatten(0, boxes.shape[:2])

@@ -42,17 +42,15 @@ class MaskHead(nn.Module):
         super().__init__()
         self.config, self.strides, self.level_eps_inside, self.rules = config, strides, level_eps_inside, rules
         channels = in_channels
-        self.features: nn.Module | None = None
-        if config.features == "fbnet":
-            self.features = mask_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
-            channels = self.features.channels
-        elif config.features == "convs":
-            self.features = Convs()
-            channels = add_convs(
-                self.features, channels, config.convs, config.width, config.norm, config.norm_after_relu
-            )
+        self.trunk: nn.Module | None = None
+        if config.trunk == "fbnet":
+            self.trunk = mask_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
+            channels = self.trunk.channels
+        elif config.trunk == "convs":
+            self.trunk = Convs()
+            channels = add_convs(self.trunk, channels, config.convs, config.width, config.norm, config.norm_after_relu)
         self.deconv = None
-        if config.features != "fbnet":  # whose blocks have enlarged the map already
+        if config.trunk != "fbnet":  # whose blocks have enlarged the map already
             self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
             nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
             zero_bias(self.deconv)
@@ -108,12 +106,14 @@ class MaskHead(nn.Module):
 
     def pool(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Regions' features (B*R, C, s, s)."""
-        pooled = pool_regions(features, self.strides, boxes, valid, self.config, self.level_eps_inside, self.rules)
+        pooled = pool_regions(
+            features, self.strides, boxes, valid, self.config.pooler, self.level_eps_inside, self.rules
+        )
         return pooled.flatten(0, 1)
 
     def of_class(self, maps: Tensor, labels: Tensor, real: Tensor) -> Tensor:
         """Logits (B, R, m, m) float32 of each region's own class (B, R), or of all, from maps (B*R, C, s, s)."""
-        x = maps if self.features is None else self.features(maps, real.flatten())
+        x = maps if self.trunk is None else self.trunk(maps, real.flatten())
         if self.deconv is not None:
             x = F.relu(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
-from rcnn.models.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig
+from rcnn.models.config import PoolerConfig, SamplingConfig
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.crop_resize import crop_resize
 from rcnn.ops.matching import match
@@ -55,25 +55,26 @@ def sample_regions(
     targets: Targets,
     *,
     num_classes: int,
-    config: BoxHeadConfig,
+    sampling: SamplingConfig,
+    append: bool = True,
     seed: Tensor,
     stream: int = RANDOM_STREAM,
 ) -> Regions:
     """Proposals and the true boxes themselves (a start while proposals are poor), matched and drawn."""
     boxes, real = proposals.boxes, proposals.valid
-    if config.append_objects:
+    if append:
         boxes = torch.cat([boxes, targets.boxes], 1)  # (B, P + G, 4)
         real = torch.cat([real, targets.valid], 1)
     matched, label = match(
-        boxes, targets.boxes, targets.valid, config.background_iou, config.positive_iou, low_quality=False
+        boxes, targets.boxes, targets.valid, sampling.min_negative_iou, sampling.positive_iou, low_quality=False
     )
     # what match leaves between its two thresholds is background here, and what lies below the first is not used; at 0
     # nothing does, in images without objects neither
-    below = -1 if config.background_iou > 0 else 0
+    below = -1 if sampling.min_negative_iou > 0 else 0
     label = torch.where(label == 1, 1, torch.where(label == 0, below, 0))
     label = torch.where(real, label, -1)
     keys = random_keys(seed, label.shape, stream)
-    index, positive, valid = sample(label, keys, config.batch_size, config.positive_fraction)  # (B, R)
+    index, positive, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, R)
     matched = matched.gather(1, index)
     return Regions(
         boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)),
@@ -108,7 +109,7 @@ def pool_regions(
     strides: dict[str, int],
     boxes: Tensor,
     valid: Tensor,
-    config: BoxHeadConfig | MaskHeadConfig | KeypointHeadConfig,
+    config: PoolerConfig,
     level_eps_inside: bool,
     rules: BoxRules = HALF_OPEN,
 ) -> Tensor:
@@ -120,15 +121,15 @@ def pool_regions(
         finest = features[next(iter(strides))]
         # to the nearest level, of regions counted in sides from centre to centre: as much smaller is the canonical size
         side = max(finest.shape[2:]) * next(iter(strides.values()))
-        canonical = 224 / 2**0.5 * (side - 1) / side if config.pooling == "normalized" else 224
+        canonical = 224 / 2**0.5 * (side - 1) / side if config.kind == "normalized" else 224
         levels = assign_levels(boxes, numbers[0], numbers[-1], canonical, eps_inside=level_eps_inside)
     maps = [features[name] for name in strides]
     scales = [1.0 / stride for stride in strides.values()]
     boxes = rules.raw(boxes)
-    match config.pooling:
+    match config.kind:
         case "roi_align":
-            return roi_align(maps, boxes, levels, valid, scales, config.roi_size, config.sampling_ratio, config.aligned)
+            return roi_align(maps, boxes, levels, valid, scales, config.size, config.sampling_ratio, config.aligned)
         case "roi_pool":
-            return roi_pool(maps, boxes, levels, valid, scales, config.roi_size)[0]
+            return roi_pool(maps, boxes, levels, valid, scales, config.size)[0]
         case _:
-            return crop_resize(maps, boxes, levels, valid, scales, config.roi_size, config.pooling)
+            return crop_resize(maps, boxes, levels, valid, scales, config.size, config.kind)

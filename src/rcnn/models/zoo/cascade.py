@@ -21,7 +21,10 @@ def cascade(config: DetectorConfig, name: str) -> DetectorConfig:
     return replace(
         config,
         name=name,
-        rpn=replace(config.rpn, post_nms_train=max(2000, config.rpn.post_nms_train)),
+        rpn=replace(
+            config.rpn,
+            proposals=replace(config.rpn.proposals, post_nms_train=max(2000, config.rpn.proposals.post_nms_train)),
+        ),
         box=replace(config.box, class_agnostic=True),
         cascade=CascadeConfig(),
     )

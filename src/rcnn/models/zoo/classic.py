@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rcnn.models.config import BoxHeadConfig, DetectorConfig, InputConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models.config import (
+    AnchorConfig,
+    BoxHeadConfig,
+    DetectorConfig,
+    InputConfig,
+    MaskHeadConfig,
+    PoolerConfig,
+    ProposalConfig,
+    ResNetConfig,
+    RPNConfig,
+)
 from rcnn.models.zoo.naming import Models, named
 
 CAFFE_INPUT = InputConfig(channel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
@@ -38,14 +48,17 @@ def faster_rcnn_r50_c4() -> DetectorConfig:
         input=InputConfig(divisor=0),
         backbone=ResNetConfig(stages=(2, 3, 4)),
         fpn=None,
-        rpn=RPNConfig(sizes=C4_SIZES, pre_nms_train=12000, pre_nms=6000, post_nms_train=2000),
-        box=BoxHeadConfig(features="res5", roi_size=14),
+        rpn=RPNConfig(
+            anchors=AnchorConfig(sizes=C4_SIZES),
+            proposals=ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000),
+        ),
+        box=BoxHeadConfig(trunk="res5", pooler=PoolerConfig(size=14)),
     )
 
 
 def mask_rcnn_r50_c4() -> DetectorConfig:
     """He et al. 2017, figure 4 left: masks from the same res5."""
-    return replace(faster_rcnn_r50_c4(), name="mask_rcnn_r50_c4", mask=MaskHeadConfig(features="res5", convs=0))
+    return replace(faster_rcnn_r50_c4(), name="mask_rcnn_r50_c4", mask=MaskHeadConfig(trunk="res5", convs=0))
 
 
 def faster_rcnn_r101_c4() -> DetectorConfig:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rcnn.models.config import (
+    BOX_SAMPLING,
+    RPN_SAMPLING,
+    AnchorConfig,
     BoxHeadConfig,
     CompactConfig,
     DetectorConfig,
     FPNConfig,
     InputConfig,
     MaskHeadConfig,
+    PoolerConfig,
+    ProposalConfig,
     RPNConfig,
 )
 from rcnn.models.zoo.naming import Models, named
@@ -25,12 +30,13 @@ def mask_rcnn_compact() -> DetectorConfig:
         backbone=CompactConfig(),
         fpn=FPNConfig(channels=48, norm="bn"),
         rpn=RPNConfig(
-            sizes=((16.0,), (26.0,), (42.0,), (66.0,), (104.0,)),
-            pre_nms_train=200, pre_nms=200, post_nms_train=150, post_nms=100, batch_size=128,
+            anchors=AnchorConfig(sizes=((16.0,), (26.0,), (42.0,), (66.0,), (104.0,))),
+            sampling=replace(RPN_SAMPLING, batch_size=128),
+            proposals=ProposalConfig(pre_nms_train=200, pre_nms=200, post_nms_train=150, post_nms=100),
         ),
-        box=BoxHeadConfig(fc_width=256, batch_size=36, positive_fraction=0.34),
-        mask=MaskHeadConfig(convs=2, width=48, roi_size=10),
-    )  # fmt: skip
+        box=BoxHeadConfig(fc_width=256, sampling=replace(BOX_SAMPLING, batch_size=36, positive_fraction=0.34)),
+        mask=MaskHeadConfig(convs=2, width=48, pooler=PoolerConfig(size=10)),
+    )
 
 
 def faster_rcnn_compact() -> DetectorConfig:

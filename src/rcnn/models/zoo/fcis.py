@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rcnn.models.config import (
+    FCIS_SAMPLING,
+    RPN_SAMPLING,
+    AnchorConfig,
     CompactConfig,
     DetectorConfig,
     FCISConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyFCISConfig,
+    LegacyRPNConfig,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
 )
@@ -24,19 +31,35 @@ def fcis_r101_coco() -> DetectorConfig:
     return DetectorConfig(
         name="fcis_r101_coco",
         input=InputConfig(
-            min_size=600, max_size=1000, resize="opencv", size_rounding="factor_limit", rescale="factor",
-            pixel_mean=(123.15, 115.90, 103.06), pixel_std=(1.0, 1.0, 1.0), divisor=0,
+            min_size=600,
+            max_size=1000,
+            resize="opencv",
+            size_rounding="factor_limit",
+            rescale="factor",
+            pixel_mean=(123.15, 115.90, 103.06),
+            pixel_std=(1.0, 1.0, 1.0),
+            divisor=0,
         ),
         backbone=ResNetConfig(depth=101, stride_in_1x1=True, stem_pool="unpadded_ceil", res5_dilation=2),
         fpn=None,
         rpn=RPNConfig(
-            sizes=COCO_SIZES, legacy_anchors=True, width=512, classifier="softmax", straddle=0.0,
-            pre_nms_train=6000, pre_nms=6000, post_nms_train=300, post_nms=300, whole_cells=True, min_size=2.0,
-            min_size_first=True, max_log_scale=NO_LIMIT, smooth_l1_beta=1 / 9, normalizer="sampled_objectness",
+            width=512,
+            max_log_scale=NO_LIMIT,
+            smooth_l1_beta=1 / 9,
+            anchors=AnchorConfig(sizes=COCO_SIZES),
+            legacy=LegacyRPNConfig(
+                anchors="detectron",
+                objectness="softmax",
+                straddle=0.0,
+                whole_cells=True,
+                min_size_first=True,
+                normalizer="sampled_objectness",
+            ),
+            proposals=ProposalConfig(pre_nms_train=6000, pre_nms=6000, post_nms_train=300, post_nms=300, min_size=2.0),
         ),
         fcis=FCISConfig(),
-        boxes="inclusive",
-    )  # fmt: skip
+        legacy=LegacyConfig(boxes="inclusive"),
+    )
 
 
 def fcis_r50_coco() -> DetectorConfig:
@@ -57,14 +80,25 @@ def fcis_r101_coco_chainercv() -> DetectorConfig:
         name="fcis_r101_coco_chainercv",
         input=replace(config.input, resize="opencv_float", size_rounding="floor", rescale="width"),
         rpn=replace(
-            config.rpn, legacy_anchors=False, anchor_offset=0.5, ranking="object_logit", whole_cells=False,
-            min_size_original=True, normalizer="sampled",
+            config.rpn,
+            legacy=replace(
+                config.rpn.legacy,
+                anchors="plain",
+                objectness="object_logit",
+                whole_cells=False,
+                min_size_original=True,
+                normalizer="sampled",
+            ),
+            anchors=replace(config.rpn.anchors, offset=0.5),
         ),
         fcis=FCISConfig(
-            rounded_regions=False, sampling="random", mask_within_box=False, mask_inclusive=False, clip_votes=True
+            ohem=False,
+            legacy=LegacyFCISConfig(
+                rounded_regions=False, mask_within_box=False, mask_inclusive=False, clip_votes=True
+            ),
         ),
-        boxes="half_open",
-    )  # fmt: skip
+        legacy=LegacyConfig(),
+    )
 
 
 def fcis_r101_sbd_chainercv() -> DetectorConfig:
@@ -79,7 +113,7 @@ def fcis_r101_coco_chainer() -> DetectorConfig:
         config,
         name="fcis_r101_coco_chainer",
         input=replace(config.input, rescale="height"),
-        fcis=FCISConfig(sampling="random", mask_loss="pixels", drop="after"),
+        fcis=FCISConfig(ohem=False, legacy=LegacyFCISConfig(mask_loss="pixels", drop="after")),
     )
 
 
@@ -97,11 +131,14 @@ def fcis_compact() -> DetectorConfig:
         backbone=CompactConfig(res5_stride=1),
         fpn=None,
         rpn=RPNConfig(
-            sizes=((16.0, 26.0, 42.0, 66.0, 104.0),),
-            pre_nms_train=200, pre_nms=200, post_nms_train=100, post_nms=100, batch_size=128,
+            anchors=AnchorConfig(sizes=((16.0, 26.0, 42.0, 66.0, 104.0),)),
+            proposals=ProposalConfig(pre_nms_train=200, pre_nms=200, post_nms_train=100, post_nms=100),
+            sampling=replace(RPN_SAMPLING, batch_size=128),
         ),
-        fcis=FCISConfig(width=96, batch_size=48, rounded_regions=False),
-    )  # fmt: skip
+        fcis=FCISConfig(
+            width=96, sampling=replace(FCIS_SAMPLING, batch_size=48), legacy=LegacyFCISConfig(rounded_regions=False)
+        ),
+    )
 
 
 def with_depth(config: DetectorConfig, depth: int) -> DetectorConfig:
@@ -120,8 +157,14 @@ def for_voc(config: DetectorConfig, name: str) -> DetectorConfig:
         config,
         name=name,
         num_classes=20,
-        rpn=replace(config.rpn, sizes=VOC_SIZES, min_size=16.0),
-        fcis=replace(config.fcis, sampling="random", background_iou=0.1, min_size=16.0),
+        rpn=replace(
+            config.rpn,
+            anchors=replace(config.rpn.anchors, sizes=VOC_SIZES),
+            proposals=replace(config.rpn.proposals, min_size=16.0),
+        ),
+        fcis=replace(
+            config.fcis, ohem=False, min_size=16.0, sampling=replace(config.fcis.sampling, min_negative_iou=0.1)
+        ),
     )
 
 

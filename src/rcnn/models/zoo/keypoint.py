@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rcnn.models.config import DetectorConfig, KeypointHeadConfig, ResNetConfig
+from rcnn.models.config import DetectorConfig, KeypointHeadConfig, PoolerConfig, ResNetConfig
 from rcnn.models.zoo.classic import caffe, faster_rcnn_r50_fpn
 from rcnn.models.zoo.compact import faster_rcnn_compact
 from rcnn.models.zoo.d2go import faster_rcnn_fbnetv3a_c4
@@ -15,7 +15,10 @@ def keypoint_rcnn_r50_fpn() -> DetectorConfig:
     """He et al. 2017, section 5: `faster_rcnn_r50_fpn` of persons with a head of 8 convolutions and 56 x 56 maps."""
     config = replace(faster_rcnn_r50_fpn(), name="keypoint_rcnn_r50_fpn", num_classes=1, keypoint=KeypointHeadConfig())
     # as Detectron2: 1000 proposals an image cost box AP, plain L1 keypoint AP
-    rpn, box = replace(config.rpn, post_nms_train=1500), replace(config.box, smooth_l1_beta=0.5)
+    rpn, box = (
+        replace(config.rpn, proposals=replace(config.rpn.proposals, post_nms_train=1500)),
+        replace(config.box, smooth_l1_beta=0.5),
+    )
     return replace(config, rpn=rpn, box=box)
 
 
@@ -40,7 +43,7 @@ def keypoint_rcnn_fbnetv3a_c4() -> DetectorConfig:
         faster_rcnn_fbnetv3a_c4(),
         name="keypoint_rcnn_fbnetv3a_c4",
         num_classes=1,
-        keypoint=KeypointHeadConfig(features="fbnet", convs=0),
+        keypoint=KeypointHeadConfig(trunk="fbnet", convs=0),
     )
 
 
@@ -50,7 +53,7 @@ def keypoint_rcnn_compact() -> DetectorConfig:
         faster_rcnn_compact(),
         name="keypoint_rcnn_compact",
         num_classes=1,
-        keypoint=KeypointHeadConfig(convs=2, width=48, roi_size=10),
+        keypoint=KeypointHeadConfig(convs=2, width=48, pooler=PoolerConfig(size=10)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rcnn.models.config import DetectorConfig, FPNConfig, Norm, ResNetConfig, RPNConfig
+from rcnn.models.config import AnchorConfig, DetectorConfig, FPNConfig, Norm, ProposalConfig, ResNetConfig, RPNConfig
 from rcnn.models.zoo.classic import C4_SIZES, CAFFE_INPUT, caffe, faster_rcnn_r50_fpn, mask_rcnn_r50_fpn
 from rcnn.models.zoo.naming import Models, named
 
@@ -75,7 +75,10 @@ def faster_rcnn_r50_dc5() -> DetectorConfig:
         input=replace(config.input, divisor=0),
         backbone=ResNetConfig(res5_dilation=2),
         fpn=None,
-        rpn=RPNConfig(sizes=C4_SIZES, pre_nms_train=12000, pre_nms=6000, post_nms_train=2000),
+        rpn=RPNConfig(
+            anchors=AnchorConfig(sizes=C4_SIZES),
+            proposals=ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000),
+        ),
     )
 
 

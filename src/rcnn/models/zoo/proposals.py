@@ -12,7 +12,7 @@ from rcnn.models.zoo.naming import Models, named
 def rpn_r50_fpn() -> DetectorConfig:
     """The RPN of `faster_rcnn_r50_fpn`, with 2000 proposals in training."""
     config = faster_rcnn_r50_fpn()
-    rpn = replace(config.rpn, post_nms_train=2000)
+    rpn = replace(config.rpn, proposals=replace(config.rpn.proposals, post_nms_train=2000))
     return replace(config, name="rpn_r50_fpn", proposals_only=True, num_classes=1, rpn=rpn)
 
 

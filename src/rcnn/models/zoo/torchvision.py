@@ -9,24 +9,31 @@ from rcnn.models.config import (
     DetectorConfig,
     FPNConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
     MobileNetConfig,
+    PoolerConfig,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SelectionConfig,
 )
 from rcnn.models.zoo.naming import Models, named
 
 # anchors in whole pixels, losses over what was sampled, regions cut out unaligned with two samples a bin's side
 RPN = RPNConfig(
-    rounded_anchors=True,
-    floored_strides=True,
-    post_nms_train=2000,
-    min_size=1e-3,
-    normalizer="sampled",
     smooth_l1_beta=1 / 9,
+    legacy=LegacyRPNConfig(anchors="torchvision", normalizer="sampled"),
+    proposals=ProposalConfig(post_nms_train=2000, min_size=1e-3),
 )
-BOX = BoxHeadConfig(sampling_ratio=2, aligned=False, level_eps_inside=False, smooth_l1_beta=1 / 9, min_size=1e-2)
-MASK = MaskHeadConfig(sampling_ratio=2, aligned=False, target="soft_bitmap")
+BOX = BoxHeadConfig(
+    smooth_l1_beta=1 / 9,
+    pooler=PoolerConfig(size=7, sampling_ratio=2, aligned=False),
+    selection=SelectionConfig(min_size=1e-2),
+)
+LEGACY = LegacyConfig(level_eps_inside=False)
+MASK = MaskHeadConfig(target="soft_bitmap", pooler=PoolerConfig(size=14, sampling_ratio=2, aligned=False))
 
 
 def faster_rcnn_r50_fpn_v2() -> DetectorConfig:
@@ -38,6 +45,7 @@ def faster_rcnn_r50_fpn_v2() -> DetectorConfig:
         fpn=FPNConfig(norm="bn"),
         rpn=replace(RPN, convs=2),
         box=replace(BOX, convs=4, fcs=1, norm="bn"),
+        legacy=LEGACY,
     )
 
 
@@ -52,8 +60,13 @@ def faster_rcnn_mobilenet_v3_large_fpn() -> DetectorConfig:
         name="faster_rcnn_mobilenet_v3_large_fpn",
         input=InputConfig(resize="bilinear"),
         backbone=MobileNetConfig(frozen_stages=3),
-        rpn=replace(RPN, sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) * 3, score_threshold=0.05),
+        rpn=replace(
+            RPN,
+            anchors=replace(RPN.anchors, sizes=((32.0, 64.0, 128.0, 256.0, 512.0),) * 3),
+            proposals=replace(RPN.proposals, score_threshold=0.05),
+        ),
         box=BOX,
+        legacy=LEGACY,
     )
 
 
@@ -64,7 +77,7 @@ def faster_rcnn_mobilenet_v3_large_320_fpn() -> DetectorConfig:
         config,
         name="faster_rcnn_mobilenet_v3_large_320_fpn",
         input=replace(config.input, min_size=320, max_size=640),
-        rpn=replace(config.rpn, pre_nms=150, post_nms=150),
+        rpn=replace(config.rpn, proposals=replace(config.rpn.proposals, pre_nms=150, post_nms=150)),
     )
 
 

@@ -18,11 +18,11 @@ MAX_LISTED = 1000  # tensors that a message lists by name
 Kind = Literal["detector", "backbone"]
 # settings that decide the shape of a layer, for the message where it does not fit
 SHAPED_BY = {
-    "rpn.objectness": "rpn.sizes and rpn.ratios",
-    "rpn.deltas": "rpn.sizes and rpn.ratios",
+    "rpn.objectness": "rpn.anchors.sizes and rpn.anchors.ratios",
+    "rpn.deltas": "rpn.anchors.sizes and rpn.anchors.ratios",
     "rpn.convs": "rpn.convs and rpn.width",
-    "box_head.features.fc1": "box.roi_size and box.fc_width",
-    "box_head.scores": "num_classes",
+    "box_head.trunk.fc1": "box.pooler.size and box.fc_width",
+    "box_head.logits": "num_classes",
     "box_head.deltas": "num_classes and box.class_agnostic",
     "mask_head.logits": "num_classes and mask.class_agnostic",
     "keypoint_head.logits": "keypoint.names",
@@ -65,7 +65,7 @@ class Converted:
 
 
 def setting_text(config: DetectorConfig, key: str) -> str:
-    """The value of setting `key` (box.nms_iou) as it is typed on the command line."""
+    """The value of setting `key` (box.selection.nms_iou) as it is typed on the command line."""
     value: object = config_to_dict(config)
     for part in key.split("."):
         value = value[part] if isinstance(value, dict) else None

@@ -42,10 +42,10 @@ def rules(names: Collection[str]) -> Rules:
             (r"proposal_generator\.rpn_head\.rpn_regressor\.cls_logits\.(.+)", "rpn.objectness.{1}"),
             (r"proposal_generator\.rpn_head\.rpn_regressor\.bbox_pred\.(.+)", "rpn.deltas.{1}"),
             (r"roi_heads\.box_head\.roi_box_conv\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
-             "box_head.features.{1}.{2}.{3}"),
+             "box_head.trunk.{1}.{2}.{3}"),
             (r"roi_heads\.(mask|keypoint)_head\.feature_extractor\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
-             "{1}_head.features.{2}.{3}.{4}"),
-            (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.scores.{1}"),
+             "{1}_head.trunk.{2}.{3}.{4}"),
+            (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.logits.{1}"),
             (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", "box_head.deltas.{1}"),
             (r"roi_heads\.mask_head\.predictor\.mask_fcn_logits\.(.+)", "mask_head.logits.{1}"),
             (r"roi_heads\.keypoint_head\.predictor\.kps_score_lowres\.(pw|dw|pwl)\.conv\.(weight|bias)",
@@ -86,7 +86,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], buffers: Mapping[str, Tensor]
     width = 0.75 if shapes["rpn.deltas.weight"][1] == scaled(TRUNK_CHANNELS, 0.75) else 1.0
     return replace(
         config,
-        num_classes=shapes["box_head.scores.weight"][0] - 1,
+        num_classes=shapes["box_head.logits.weight"][0] - 1,
         input=given,
         backbone=FBNetConfig(width=width),
     )
@@ -119,7 +119,7 @@ def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: 
         if isinstance(block, FBNetBlock) and (block.residual, block.upsample) != (said["res"], said["up"]):
             raise ValueError(f"{source}: block {theirs} is {said}, our network differs")
     cell = extras.get("buffers", {}).get("proposal_generator.anchor_generator.cell_anchors.0")
-    cells = cell_anchors(config.rpn.sizes[0], config.rpn.ratios)
+    cells = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     if cell is not None and (cell.shape != cells.shape or (cell - cells).abs().max() > 0.01):
         raise ValueError(f"{source}: its anchors differ from those of {config.name}: {cell.tolist()}")
 

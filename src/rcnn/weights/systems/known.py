@@ -64,7 +64,7 @@ def convert_found(
     for system in SYSTEMS:
         if system.recognises(names):
             return system.convert(found, settings, overrides=overrides, allow_missing=allow_missing)
-    if "box_head.scores.weight" in names and "rpn.objectness.weight" in names:
+    if "box_head.logits.weight" in names and "rpn.objectness.weight" in names:
         raise ValueError(f"{found.source} belongs to an rcnn checkpoint: give commands the folder that it is in")
     known = ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS if system.kind == "detector")
     raise ValueError(

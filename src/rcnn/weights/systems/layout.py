@@ -27,7 +27,7 @@ def background_last(name: str, value: Tensor) -> Tensor:
     boxes (4 rows) and masks (1 row) stay.
     """
     match layer_of(name):
-        case "box_head.scores":
+        case "box_head.logits":
             return value.roll(-1, 0)
         case "box_head.deltas" if len(value) > 4:
             return value[4:]
@@ -39,7 +39,7 @@ def background_last(name: str, value: Tensor) -> Tensor:
 def background_first(name: str, value: Tensor) -> Tensor:
     """The inverse of `background_last`: the box and the mask of background are zeros."""
     match layer_of(name):
-        case "box_head.scores":
+        case "box_head.logits":
             return value.roll(1, 0)
         case "box_head.deltas":
             return torch.cat([torch.zeros_like(value[:4]), value])
@@ -78,7 +78,7 @@ RPN_OUTPUTS = ("rpn.objectness.", "rpn.deltas.")
 
 
 def _anchors(config: DetectorConfig) -> tuple[int, int]:
-    return len(config.rpn.sizes[0]), len(config.rpn.ratios)
+    return len(config.rpn.anchors.sizes[0]), len(config.rpn.anchors.ratios)
 
 
 def paired_logits(value: Tensor) -> Tensor:

@@ -7,18 +7,27 @@ box and mask; layer4 works on regions of 7x7 with stride 1. The ImageNet classif
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from rcnn.models.config import (
+    RPN_SAMPLING,
+    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
     Pooling,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SamplingConfig,
+    SelectionConfig,
 )
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
@@ -41,14 +50,14 @@ RULES = Rules(
         (rf"resnet\.layer([123])\.(\d+)\.bn(\d)\.{VALUE}", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
         (r"resnet\.layer([123])\.(\d+)\.downsample\.0\.weight", "backbone.res{1+1}.{2}.shortcut.weight"),
         (rf"resnet\.layer([123])\.(\d+)\.downsample\.1\.{VALUE}", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
-        (r"resnet\.layer4\.(\d+)\.conv(\d)\.weight", "box_head.features.res5.{1}.conv{2}.weight"),
-        (rf"resnet\.layer4\.(\d+)\.bn(\d)\.{VALUE}", "box_head.features.res5.{1}.conv{2}.norm.{3}"),
-        (r"resnet\.layer4\.(\d+)\.downsample\.0\.weight", "box_head.features.res5.{1}.shortcut.weight"),
-        (rf"resnet\.layer4\.(\d+)\.downsample\.1\.{VALUE}", "box_head.features.res5.{1}.shortcut.norm.{2}"),
+        (r"resnet\.layer4\.(\d+)\.conv(\d)\.weight", "box_head.trunk.res5.{1}.conv{2}.weight"),
+        (rf"resnet\.layer4\.(\d+)\.bn(\d)\.{VALUE}", "box_head.trunk.res5.{1}.conv{2}.norm.{3}"),
+        (r"resnet\.layer4\.(\d+)\.downsample\.0\.weight", "box_head.trunk.res5.{1}.shortcut.weight"),
+        (rf"resnet\.layer4\.(\d+)\.downsample\.1\.{VALUE}", "box_head.trunk.res5.{1}.shortcut.norm.{2}"),
         (r"rpn_net\.(weight|bias)", "rpn.convs.0.{1}"),
         (r"rpn_cls_score_net\.(weight|bias)", "rpn.objectness.{1}"),
         (r"rpn_bbox_pred_net\.(weight|bias)", "rpn.deltas.{1}"),
-        (r"cls_score_net\.(weight|bias)", "box_head.scores.{1}"),
+        (r"cls_score_net\.(weight|bias)", "box_head.logits.{1}"),
         (r"bbox_pred_net\.(weight|bias)", "box_head.deltas.{1}"),
         (r"mask_up_sampling\.(weight|bias)", "mask_head.deconv.{1}"),
         (r"mask_pred_net\.(weight|bias)", "mask_head.logits.{1}"),
@@ -69,8 +78,8 @@ DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 ASSUMED = {
     "TEST.SCALES": Assumption("image size", "the system's default", ("input.min_size", "input.max_size")),
-    "ANCHOR_SCALES": Assumption("anchors", "the system's default", ("rpn.sizes",)),
-    "POOLING_MODE": Assumption("regions cropped by an affine grid", "the system's default", ("box.pooling",)),
+    "ANCHOR_SCALES": Assumption("anchors", "the system's default", ("rpn.anchors.sizes",)),
+    "POOLING_MODE": Assumption("regions cropped by an affine grid", "the system's default", ("box.pooler.kind",)),
 }
 
 
@@ -104,7 +113,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], source: str) -> DetectorConfig:
-    needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.scores.weight", "mask_head.deconv.weight")
+    needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.logits.weight", "mask_head.deconv.weight")
     if missing := [name for name in needed if name not in shapes]:
         raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
     blocks = blocks_of(shapes)
@@ -130,7 +139,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
     blue, green, red = _numbers(get["PIXEL_MEANS"])
     return DetectorConfig(
         name=f"mask_rcnn_r{depth}_c4",
-        num_classes=shapes["box_head.scores.weight"][0] - 1,
+        num_classes=shapes["box_head.logits.weight"][0] - 1,
         input=InputConfig(
             min_size=int(_numbers(get["TEST.SCALES"])[0]),
             max_size=get["TEST.MAX_SIZE"],
@@ -152,51 +161,50 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         ),
         fpn=None,
         rpn=RPNConfig(
-            sizes=(tuple(16.0 * scale for scale in scales),),
-            ratios=ratios,
-            legacy_anchors=True,
             width=shapes["rpn.convs.0.weight"][0],
-            classifier="softmax",
-            positive_iou=get["TRAIN.RPN_POSITIVE_OVERLAP"],
-            negative_iou=get["TRAIN.RPN_NEGATIVE_OVERLAP"],
-            straddle=0.0,
-            batch_size=get["TRAIN.RPN_BATCHSIZE"],
-            nms_iou=get["TEST.RPN_NMS_THRESH"],
-            pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
-            pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
-            post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
-            post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
-            min_size=-1.0,
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1 / 9,
-            normalizer="sampled",
+            anchors=AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), ratios=ratios),
+            legacy=LegacyRPNConfig(anchors="detectron", objectness="softmax", straddle=0.0, normalizer="sampled"),
+            sampling=replace(
+                RPN_SAMPLING,
+                positive_iou=get["TRAIN.RPN_POSITIVE_OVERLAP"],
+                negative_iou=get["TRAIN.RPN_NEGATIVE_OVERLAP"],
+                batch_size=get["TRAIN.RPN_BATCHSIZE"],
+            ),
+            proposals=ProposalConfig(
+                nms_iou=get["TEST.RPN_NMS_THRESH"],
+                pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
+                pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
+                post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
+                post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
+                min_size=-1.0,
+            ),
         ),
         box=BoxHeadConfig(
-            features="res5",
-            pooling=pooling,
-            roi_size=roi_size,
-            aligned=False,
+            trunk="res5",
             max_log_scale=UNLIMITED_SCALE,
-            positive_iou=get["TRAIN.FG_THRESH"],
-            background_iou=get["TRAIN.BG_THRESH_LO"],
-            append_objects=get["TRAIN.USE_GT"],
-            batch_size=get["TRAIN.BATCH_SIZE"],
-            positive_fraction=get["TRAIN.FG_FRACTION"],
+            append_ground_truth=get["TRAIN.USE_GT"],
             smooth_l1_beta=1.0,
             score_threshold=0.0,
-            nms_iou=get["TEST.NMS"],
+            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
+            sampling=SamplingConfig(
+                positive_iou=get["TRAIN.FG_THRESH"],
+                min_negative_iou=get["TRAIN.BG_THRESH_LO"],
+                batch_size=get["TRAIN.BATCH_SIZE"],
+                positive_fraction=get["TRAIN.FG_FRACTION"],
+            ),
+            selection=SelectionConfig(nms_iou=get["TEST.NMS"]),
         ),
         mask=MaskHeadConfig(
-            features="res5",
+            trunk="res5",
             convs=0,
             width=shapes["mask_head.deconv.weight"][1],
-            pooling=pooling,
-            roi_size=roi_size,
-            aligned=False,
             target="nearest_bitmap",
             paste="stretched",
+            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
         ),
-        boxes="inclusive_loose",
+        legacy=LegacyConfig(boxes="inclusive_loose"),
     )
 
 

@@ -41,19 +41,19 @@ RULES = Rules(
         (r"backbone\.body\.stem\.conv1\.(weight)", "backbone.stem.conv1.{1}"),
         (rf"backbone\.body\.stem\.bn1\.{VALUE}", "backbone.stem.conv1.norm.{1}"),
         *_blocks(r"backbone\.body\.layer([1234])", "backbone.res{1+1}", 2),
-        *_blocks(r"roi_heads\.box\.feature_extractor\.head\.layer4", "box_head.features.res5", 1),
+        *_blocks(r"roi_heads\.box\.feature_extractor\.head\.layer4", "box_head.trunk.res5", 1),
         (r"backbone\.fpn\.fpn_inner(\d)\.(weight|bias)", "fpn.lateral{1+1}.{2}"),
         (r"backbone\.fpn\.fpn_layer(\d)\.(weight|bias)", "fpn.output{1+1}.{2}"),
         (r"rpn\.head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
         (r"rpn\.head\.cls_logits\.(weight|bias)", "rpn.objectness.{1}"),
         (r"rpn\.head\.bbox_pred\.(weight|bias)", "rpn.deltas.{1}"),
-        (r"roi_heads\.box\.feature_extractor\.fc([67])\.(weight|bias)", "box_head.features.fc{1-5}.{2}"),
-        (r"roi_heads\.box\.predictor\.cls_score\.(weight|bias)", "box_head.scores.{1}"),
+        (r"roi_heads\.box\.feature_extractor\.fc([67])\.(weight|bias)", "box_head.trunk.fc{1-5}.{2}"),
+        (r"roi_heads\.box\.predictor\.cls_score\.(weight|bias)", "box_head.logits.{1}"),
         (r"roi_heads\.box\.predictor\.bbox_pred\.(weight|bias)", "box_head.deltas.{1}"),
-        (r"roi_heads\.mask\.feature_extractor\.mask_fcn(\d)\.(weight|bias)", "mask_head.features.conv{1}.{2}"),
+        (r"roi_heads\.mask\.feature_extractor\.mask_fcn(\d)\.(weight|bias)", "mask_head.trunk.conv{1}.{2}"),
         (r"roi_heads\.mask\.predictor\.conv5_mask\.(weight|bias)", "mask_head.deconv.{1}"),
         (r"roi_heads\.mask\.predictor\.mask_fcn_logits\.(weight|bias)", "mask_head.logits.{1}"),
-        (r"roi_heads\.keypoint\.feature_extractor\.conv_fcn(\d)\.(weight|bias)", "keypoint_head.features.conv{1}.{2}"),
+        (r"roi_heads\.keypoint\.feature_extractor\.conv_fcn(\d)\.(weight|bias)", "keypoint_head.trunk.conv{1}.{2}"),
         (r"roi_heads\.keypoint\.predictor\.kps_score_lowres\.(weight|bias)", "keypoint_head.logits.{1}"),
     ),
     # anchors, and the box head's res5 where the mask head shares it
@@ -94,8 +94,8 @@ ASSUMED = {
     "INPUT.MIN_SIZE_TEST": Assumption("image size", "its configs", ("input.min_size",)),
     "INPUT.MAX_SIZE_TEST": Assumption("image size", "its configs", ("input.max_size",)),
     "INPUT.PIXEL_MEAN": Assumption("pixel mean", "its default", ("input.pixel_mean",)),
-    "MODEL.RPN.ANCHOR_SIZES": Assumption("anchors", "its default", ("rpn.sizes", "rpn.ratios")),
-    "MODEL.ROI_HEADS.NMS": Assumption("detections", "its default", ("box.score_threshold", "box.nms_iou")),
+    "MODEL.RPN.ANCHOR_SIZES": Assumption("anchors", "its default", ("rpn.anchors.sizes", "rpn.anchors.ratios")),
+    "MODEL.ROI_HEADS.NMS": Assumption("detections", "its default", ("box.score_threshold", "box.selection.nms_iou")),
 }
 
 
@@ -133,7 +133,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 def _settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     """What names and shapes tell, in Detectron's settings; the rest is maskrcnn-benchmark's default."""
-    fpn, heads = any(name.startswith("fpn.") for name in shapes), "box_head.scores.weight" in shapes
+    fpn, heads = any(name.startswith("fpn.") for name in shapes), "box_head.logits.weight" in shapes
     out, inside = shapes["backbone.res2.0.conv2.weight"][:2]
     settings: dict[str, Any] = {
         "MODEL.RPN_ONLY": not heads,
@@ -158,13 +158,13 @@ def _settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     if fpn:
         settings["FPN.DIM"] = shapes["fpn.lateral2.weight"][0]
     if heads:
-        classes = shapes["box_head.scores.weight"][0]
+        classes = shapes["box_head.logits.weight"][0]
         settings["MODEL.NUM_CLASSES"] = classes
         settings["MODEL.CLS_AGNOSTIC_BBOX_REG"] = shapes["box_head.deltas.weight"][0] == 8 and classes > 2
-    if "box_head.features.fc1.weight" in shapes:
-        settings["FAST_RCNN.MLP_HEAD_DIM"] = shapes["box_head.features.fc1.weight"][0]
+    if "box_head.trunk.fc1.weight" in shapes:
+        settings["FAST_RCNN.MLP_HEAD_DIM"] = shapes["box_head.trunk.fc1.weight"][0]
     if "mask_head.logits.weight" in shapes:
-        stacked = any(name.startswith("mask_head.features.") for name in shapes)
+        stacked = any(name.startswith("mask_head.trunk.") for name in shapes)
         settings |= {
             "MODEL.MASK_ON": True,
             "MRCNN.ROI_MASK_HEAD": f"mask_rcnn_fcn_head_{'v1up4convs' if stacked else 'v0upshare'}",
@@ -188,7 +188,12 @@ def _in_pytorch(config: DetectorConfig) -> DetectorConfig:
     """Differences from Detectron: Pillow resizes, boxes are rescaled per side, and no proposal is too small."""
     plain = type(config.input)()
     given = replace(config.input, resize="antialias", size_rounding=plain.size_rounding, rescale=plain.rescale)
-    return replace(config, input=given, rpn=replace(config.rpn, min_size=-1.0, min_size_original=False))
+    rpn = replace(
+        config.rpn,
+        proposals=replace(config.rpn.proposals, min_size=-1.0),
+        legacy=replace(config.rpn.legacy, min_size_original=False),
+    )
+    return replace(config, input=given, rpn=rpn)
 
 
 SYSTEM = System(

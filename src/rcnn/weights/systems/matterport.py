@@ -9,19 +9,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcnn.models.config import (
+    BOX_SAMPLING,
+    RPN_SAMPLING,
+    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     FPNConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SelectionConfig,
 )
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
@@ -46,10 +55,10 @@ RULES = Rules(  # of layers with a kernel
         (r"rpn_conv_shared", "rpn.convs.0"),
         (r"rpn_class_raw", "rpn.objectness"),
         (r"rpn_bbox_pred", "rpn.deltas"),
-        (r"mrcnn_class_conv(\d)", "box_head.features.fc{1}"),
-        (r"mrcnn_class_logits", "box_head.scores"),
+        (r"mrcnn_class_conv(\d)", "box_head.trunk.fc{1}"),
+        (r"mrcnn_class_logits", "box_head.logits"),
         (r"mrcnn_bbox_fc", "box_head.deltas"),
-        (r"mrcnn_mask_conv(\d)", "mask_head.features.conv{1}"),
+        (r"mrcnn_mask_conv(\d)", "mask_head.trunk.conv{1}"),
         (r"mrcnn_mask_deconv", "mask_head.deconv"),
         (r"mrcnn_mask", "mask_head.logits"),
     ),
@@ -72,7 +81,7 @@ ASSUMED = {
     "IMAGE_MIN_DIM": Assumption("image size", COCO, ("input.min_size",)),
     "IMAGE_MAX_DIM": Assumption("image size", COCO, ("input.max_size", "input.canvas")),
     "MEAN_PIXEL": Assumption("pixel mean", COCO, ("input.pixel_mean",)),
-    "RPN_ANCHOR_SCALES": Assumption("anchors", COCO, ("rpn.sizes",)),
+    "RPN_ANCHOR_SCALES": Assumption("anchors", COCO, ("rpn.anchors.sizes",)),
     "DETECTION_MIN_CONFIDENCE": Assumption("detections", COCO, ("box.score_threshold",)),
 }
 DIFFERENCES = (
@@ -164,7 +173,7 @@ def _convolution(ours: str, values: Mapping[str, Tensor], norm: Mapping[str, Ten
         scale = norm["gamma"].double() * (norm["moving_variance"].double() + EPS).rsqrt()
         weight = (weight.double() * scale[:, None, None, None]).float()
         bias = ((bias.double() - norm["moving_mean"].double()) * scale + norm["beta"].double()).float()
-    if ours.startswith("box_head.features."):
+    if ours.startswith("box_head.trunk."):
         weight = weight.flatten(1)  # a convolution over the whole region: channel, height, width
     if ours in ("rpn.deltas", "box_head.deltas"):
         weight, bias = deltas_from_yx(weight), deltas_from_yx(bias)
@@ -198,8 +207,7 @@ def _config(
     ratios = tuple(1 / float(ratio) for ratio in get["RPN_ANCHOR_RATIOS"])  # theirs are width over height
     if kernels["rpn_class_raw"][-1] != 2 * len(ratios):
         raise ValueError(
-            f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores, which do not fit the {len(ratios)} "
-            "RPN_ANCHOR_RATIOS"
+            f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores; RPN_ANCHOR_RATIOS has {len(ratios)} ratios"
         )
     if get["IMAGE_RESIZE_MODE"] != "square" or get["RPN_ANCHOR_STRIDE"] != 1:
         raise ValueError(f"{source}: only IMAGE_RESIZE_MODE=square and RPN_ANCHOR_STRIDE=1 are supported")
@@ -229,39 +237,41 @@ def _config(
         ),
         fpn=FPNConfig(channels=kernels["fpn_p2"][-1]),
         rpn=RPNConfig(
-            sizes=tuple((float(scale),) for scale in get["RPN_ANCHOR_SCALES"]),
-            ratios=ratios,
-            anchor_margin=1.0,
             width=kernels["rpn_conv_shared"][-1],
-            classifier="softmax",
-            batch_size=get["RPN_TRAIN_ANCHORS_PER_IMAGE"],
-            nms_iou=get["RPN_NMS_THRESHOLD"],
-            pre_nms_train=get["PRE_NMS_LIMIT"],
-            pre_nms=get["PRE_NMS_LIMIT"],
-            post_nms_train=get["POST_NMS_ROIS_TRAINING"],
-            post_nms=get["POST_NMS_ROIS_INFERENCE"],
-            proposals="joint",
-            min_size=-1.0,
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1.0,
-            normalizer="sampled",
+            anchors=AnchorConfig(sizes=tuple((float(scale),) for scale in get["RPN_ANCHOR_SCALES"]), ratios=ratios),
+            legacy=LegacyRPNConfig(objectness="softmax", normalizer="sampled", joint_levels=True),
+            sampling=replace(RPN_SAMPLING, batch_size=get["RPN_TRAIN_ANCHORS_PER_IMAGE"]),
+            proposals=ProposalConfig(
+                nms_iou=get["RPN_NMS_THRESHOLD"],
+                pre_nms_train=get["PRE_NMS_LIMIT"],
+                pre_nms=get["PRE_NMS_LIMIT"],
+                post_nms_train=get["POST_NMS_ROIS_TRAINING"],
+                post_nms=get["POST_NMS_ROIS_INFERENCE"],
+                min_size=-1.0,
+            ),
         ),
         box=BoxHeadConfig(
             fc_width=kernels["mrcnn_class_conv1"][-1],
-            pooling="normalized",
-            roi_size=get["POOL_SIZE"],
             max_log_scale=UNLIMITED_SCALE,
-            batch_size=get["TRAIN_ROIS_PER_IMAGE"],
-            positive_fraction=get["ROI_POSITIVE_RATIO"],
-            append_objects=False,
+            append_ground_truth=False,
             smooth_l1_beta=1.0,
             score_threshold=get["DETECTION_MIN_CONFIDENCE"],
-            nms_iou=get["DETECTION_NMS_THRESHOLD"],
-            max_detections=get["DETECTION_MAX_INSTANCES"],
+            pooler=PoolerConfig(kind="normalized", size=get["POOL_SIZE"]),
+            sampling=replace(
+                BOX_SAMPLING, batch_size=get["TRAIN_ROIS_PER_IMAGE"], positive_fraction=get["ROI_POSITIVE_RATIO"]
+            ),
+            selection=SelectionConfig(
+                nms_iou=get["DETECTION_NMS_THRESHOLD"], max_detections=get["DETECTION_MAX_INSTANCES"]
+            ),
         ),
         mask=MaskHeadConfig(
-            width=kernels["mrcnn_mask"][-2], pooling="normalized", roi_size=get["MASK_POOL_SIZE"], target="bitmap"
+            width=kernels["mrcnn_mask"][-2],
+            target="bitmap",
+            pooler=PoolerConfig(kind="normalized", size=get["MASK_POOL_SIZE"]),
         ),
+        legacy=LegacyConfig(boxes="pixel_centers"),
     )
 
 

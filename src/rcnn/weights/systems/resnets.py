@@ -11,7 +11,7 @@ from rcnn.models.config import Norm
 Depth = Literal[50, 101, 152]
 # blocks of res2, res3, res4 and res5 (He et al. 2016, table 1)
 DEPTHS: dict[tuple[int, ...], Depth] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-OURS = r"(?:backbone|box_head\.features)\.res(\d)\.(\d+)\..+"
+OURS = r"(?:backbone|box_head\.trunk)\.res(\d)\.(\d+)\..+"
 
 
 def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...] = (2, 3, 4, 5)) -> tuple[int, ...]:

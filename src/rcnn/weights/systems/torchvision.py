@@ -18,8 +18,16 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from rcnn.models import DetectorConfig, model_config
-from rcnn.models.config import FPNConfig, InputConfig, KeypointHeadConfig, MobileNetConfig, Norm, ResNetConfig
-from rcnn.models.zoo.torchvision import BOX, MASK, RPN, faster_rcnn_r50_fpn_v2
+from rcnn.models.config import (
+    FPNConfig,
+    InputConfig,
+    KeypointHeadConfig,
+    MobileNetConfig,
+    Norm,
+    PoolerConfig,
+    ResNetConfig,
+)
+from rcnn.models.zoo.torchvision import BOX, LEGACY, MASK, RPN, faster_rcnn_r50_fpn_v2
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names, unnamed_keypoints
@@ -55,9 +63,9 @@ def rules(lowest: int, convs: int) -> Rules:
     level = f"{{1+{lowest}}}"
     heads = {str(convs - 1 + 2 * fc): str(fc) for fc in range(1, 9)}  # after the convolutions and a flatten
     box_head = (
-        (r"roi_heads\.box_head\.(\d+)\.0\.(.+)", "box_head.features.conv{1+1}.{2}"),
-        (r"roi_heads\.box_head\.(\d+)\.1\.(.+)", "box_head.features.conv{1+1}.norm.{2}"),
-        (rf"roi_heads\.box_head\.({'|'.join(heads)})\.(weight|bias)", "box_head.features.fc{1:fc}.{2}"),
+        (r"roi_heads\.box_head\.(\d+)\.0\.(.+)", "box_head.trunk.conv{1+1}.{2}"),
+        (r"roi_heads\.box_head\.(\d+)\.1\.(.+)", "box_head.trunk.conv{1+1}.norm.{2}"),
+        (rf"roi_heads\.box_head\.({'|'.join(heads)})\.(weight|bias)", "box_head.trunk.fc{1:fc}.{2}"),
     )
     return Rules(
         (
@@ -75,20 +83,20 @@ def rules(lowest: int, convs: int) -> Rules:
             (r"rpn\.head\.conv\.(\d+)\.0\.(.+)", "rpn.convs.{1}.{2}"),
             (r"rpn\.head\.cls_logits\.(.+)", "rpn.objectness.{1}"),
             (r"rpn\.head\.bbox_pred\.(.+)", "rpn.deltas.{1}"),
-            (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.scores.{1}"),
+            (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.logits.{1}"),
             (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", "box_head.deltas.{1}"),
-            *(box_head if convs else ((r"roi_heads\.box_head\.fc([67])\.(.+)", "box_head.features.fc{1-5}.{2}"),)),
+            *(box_head if convs else ((r"roi_heads\.box_head\.fc([67])\.(.+)", "box_head.trunk.fc{1-5}.{2}"),)),
             # norms before convolutions: in the other direction `conv1.norm.weight` matches both
-            (r"roi_heads\.mask_head\.(\d)\.1\.(.+)", "mask_head.features.conv{1+1}.norm.{2}"),
-            (r"roi_heads\.mask_head\.(\d)\.0\.(.+)", "mask_head.features.conv{1+1}.{2}"),
+            (r"roi_heads\.mask_head\.(\d)\.1\.(.+)", "mask_head.trunk.conv{1+1}.norm.{2}"),
+            (r"roi_heads\.mask_head\.(\d)\.0\.(.+)", "mask_head.trunk.conv{1+1}.{2}"),
             (r"roi_heads\.mask_predictor\.conv5_mask\.(.+)", "mask_head.deconv.{1}"),
             (r"roi_heads\.mask_predictor\.mask_fcn_logits\.(.+)", "mask_head.logits.{1}"),
-            (r"roi_heads\.keypoint_head\.(\d+)\.(.+)", "keypoint_head.features.conv{1:conv}.{2}"),
+            (r"roi_heads\.keypoint_head\.(\d+)\.(.+)", "keypoint_head.trunk.conv{1:conv}.{2}"),
             (r"roi_heads\.keypoint_predictor\.kps_score_lowres\.(.+)", "keypoint_head.logits.{1}"),
             (r"backbone\.fpn\.inner_blocks\.(\d)\.(weight|bias)", f"fpn.lateral{level}.{{2}}"),
             (r"backbone\.fpn\.layer_blocks\.(\d)\.(weight|bias)", f"fpn.output{level}.{{2}}"),
             (r"rpn\.head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
-            (r"roi_heads\.mask_head\.mask_fcn(\d)\.(.+)", "mask_head.features.conv{1}.{2}"),
+            (r"roi_heads\.mask_head\.mask_fcn(\d)\.(.+)", "mask_head.trunk.conv{1}.{2}"),
         ),
         words={"fc": heads, "conv": {str(2 * i): str(i + 1) for i in range(32)}},  # a ReLU follows each convolution
     )
@@ -118,8 +126,12 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         classes=("person",) if persons else class_names(config.num_classes, names),
         assumed=(
             Assumption("image size", size, ("input.min_size", "input.max_size")),
-            Assumption("anchors", CONSTRUCTORS, ("rpn.sizes", "rpn.ratios")),
-            Assumption("detections", CONSTRUCTORS, ("box.score_threshold", "box.nms_iou", "box.max_detections")),
+            Assumption("anchors", CONSTRUCTORS, ("rpn.anchors.sizes", "rpn.anchors.ratios")),
+            Assumption(
+                "detections",
+                CONSTRUCTORS,
+                ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections"),
+            ),
             *([Assumption("eps of the norms", eps, ("backbone.norm_eps",))] if lowest == 2 else []),
         ),
         skipped=placed.skipped,
@@ -153,7 +165,7 @@ def _unsupported(config: DetectorConfig) -> str:
         return "the stride in the 3x3 convolutions"
     if config.cascade is not None or config.fcis is not None or config.proposals_only:
         return "Faster, Mask or Keypoint R-CNN"
-    if config.rpn.classifier == "softmax":
+    if config.rpn.legacy.objectness == "softmax":
         return "one score per anchor"
     if config.box.class_agnostic or (config.mask is not None and config.mask.class_agnostic):
         return "boxes and masks per class"
@@ -174,8 +186,7 @@ def _config(found: Found) -> DetectorConfig:
         backbone = first_names([name for name in state if name.startswith("backbone.")], 2)
         raise ValueError(
             f"{source} is a torchvision detector on a network that rcnn does not support ({backbone}); expected "
-            "Faster, "
-            "Mask or Keypoint R-CNN with an FPN on a ResNet of bottleneck blocks (ResNet-50, ResNeXt, wide) or "
+            "Faster, Mask or Keypoint R-CNN with an FPN on a ResNet of bottleneck blocks (also ResNeXt, wide) or "
             "MobileNetV3"
         )
     masks = any(name.startswith("roi_heads.mask_") for name in state)
@@ -210,6 +221,7 @@ def _config(found: Found) -> DetectorConfig:
         fpn=FPNConfig(norm=group),
         rpn=replace(RPN, convs=max(1, _count(state, r"rpn\.head\.conv\.\d+\.0\.weight"))),
         box=replace(BOX, convs=convs, fcs=1 if second else 2, norm="bn" if second else "none"),
+        legacy=LEGACY,
         mask=replace(MASK, norm=mask_norm) if masks else None,
         keypoint=keypoint,
     )
@@ -220,7 +232,9 @@ def _keypoint(state: Mapping[str, Tensor]) -> KeypointHeadConfig | None:
     if last is None:
         return None
     convs = _count(state, r"roi_heads\.keypoint_head\.\d+\.weight")
-    config = KeypointHeadConfig(convs=convs, width=last.shape[0], sampling_ratio=2, aligned=False)
+    config = KeypointHeadConfig(
+        convs=convs, width=last.shape[0], pooler=PoolerConfig(size=14, sampling_ratio=2, aligned=False)
+    )
     return unnamed_keypoints(config, last.shape[1])
 
 

@@ -283,6 +283,7 @@ def test_a_pyramid_can_have_biases_beside_its_norms() -> None:
     assert parts == {"weight", "bias", "norm.weight", "norm.bias"}
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("norm", ["bn", "sync_bn", "gn", "frozen_bn"])
 def test_one_graph_and_its_gradients(norm: Norm) -> None:
     torch._dynamo.reset()
@@ -325,8 +326,12 @@ def test_from_scratch_it_learns_two_images(norm: Norm) -> None:
         num_classes=2,
         backbone=replace(config.backbone, blocks=(1, 1, 1, 1)),
         fpn=replace(config.fpn, channels=32),
-        rpn=replace(config.rpn, pre_nms_train=50, post_nms_train=20, batch_size=32),
-        box=replace(config.box, fc_width=32, conv_width=32, batch_size=16),
+        rpn=replace(
+            config.rpn,
+            proposals=replace(config.rpn.proposals, pre_nms_train=50, post_nms_train=20),
+            sampling=replace(config.rpn.sampling, batch_size=32),
+        ),
+        box=replace(config.box, fc_width=32, conv_width=32, sampling=replace(config.box.sampling, batch_size=16)),
         mask=replace(config.mask, width=32, convs=1),
     )
     detector = build_detector(config).train()

@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.backbones import timm as bridge
 from rcnn.models.backbones.backbone import Backbone
-from rcnn.models.config import BoxHeadConfig, FPNConfig, MaskHeadConfig, MobileNetConfig, TimmConfig, ViTConfig
+from rcnn.models.config import (
+    BOX_SAMPLING,
+    BoxHeadConfig,
+    FPNConfig,
+    MaskHeadConfig,
+    MobileNetConfig,
+    SelectionConfig,
+    TimmConfig,
+    ViTConfig,
+)
 from rcnn.models.inference import prepare_for_inference
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.checkpoint import load_detector, save_checkpoint
@@ -38,7 +47,7 @@ BACKBONES = [
 def tiny(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> DetectorConfig:
     """A small Mask R-CNN on `backbone`."""
     config = model_config("mask_rcnn_compact")
-    sizes = config.rpn.sizes
+    sizes = config.rpn.anchors.sizes
     if isinstance(backbone, MobileNetConfig):
         sizes = ((16.0, 32.0),) * 3
     return replace(
@@ -46,8 +55,17 @@ def tiny(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> DetectorConfig:
         num_classes=2,
         backbone=backbone,
         fpn=None if isinstance(backbone, ViTConfig) else FPNConfig(channels=32),
-        rpn=replace(config.rpn, sizes=sizes, pre_nms_train=50, pre_nms=50, post_nms_train=30, post_nms=20),
-        box=BoxHeadConfig(fc_width=64, batch_size=32, score_threshold=0.0, max_detections=10),
+        rpn=replace(
+            config.rpn,
+            anchors=replace(config.rpn.anchors, sizes=sizes),
+            proposals=replace(config.rpn.proposals, pre_nms_train=50, pre_nms=50, post_nms_train=30, post_nms=20),
+        ),
+        box=BoxHeadConfig(
+            fc_width=64,
+            score_threshold=0.0,
+            sampling=replace(BOX_SAMPLING, batch_size=32),
+            selection=SelectionConfig(max_detections=10),
+        ),
         mask=MaskHeadConfig(convs=1, width=16),
     )
 
@@ -205,6 +223,7 @@ def test_a_detector_learns_two_images(backbone: TimmConfig | ViTConfig | MobileN
     assert int(found.valid.sum()) > 0
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
 def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
     torch._dynamo.reset()
@@ -229,6 +248,7 @@ def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNe
         torch.testing.assert_close(gradients[name] / scale, value / scale, atol=2e-3, rtol=0)
 
 
+@pytest.mark.compile
 @torch.no_grad()
 def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> None:
     torch._dynamo.reset()

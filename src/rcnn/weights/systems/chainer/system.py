@@ -13,13 +13,19 @@ from typing import Any, Literal
 from torch import Tensor
 
 from rcnn.models.config import (
+    AnchorConfig,
     BoxHeadConfig,
     DetectorConfig,
     InputConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
     Pooling,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SelectionConfig,
 )
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
@@ -60,15 +66,15 @@ RULES = Rules(
             r"(?:.+/)?extractor/res([234])/(a|b\d+)/bn(\d)/(gamma|beta|avg_mean|avg_var|W|b)",
             "backbone.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
         ),
-        (r"(?:.+/)?head/res(5)/(a|b\d+)/conv(\d)/(W|b)", "box_head.features.res{1}.{2:block}.{3:conv}.{4:value}"),
+        (r"(?:.+/)?head/res(5)/(a|b\d+)/conv(\d)/(W|b)", "box_head.trunk.res{1}.{2:block}.{3:conv}.{4:value}"),
         (
             r"(?:.+/)?head/res(5)/(a|b\d+)/bn(\d)/(gamma|beta|avg_mean|avg_var|W|b)",
-            "box_head.features.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
+            "box_head.trunk.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
         ),
         (r"(?:.+/)?rpn/conv1/(W|b)", "rpn.convs.0.{1:value}"),
         (r"(?:.+/)?rpn/score/(W|b)", "rpn.objectness.{1:value}"),
         (r"(?:.+/)?rpn/loc/(W|b)", "rpn.deltas.{1:value}"),
-        (r"(?:.+/)?head/score/(W|b)", "box_head.scores.{1:value}"),
+        (r"(?:.+/)?head/score/(W|b)", "box_head.logits.{1:value}"),
         (r"(?:.+/)?head/cls_loc/(W|b)", "box_head.deltas.{1:value}"),
         (r"(?:.+/)?head/deconv(?:6|m1)/(W|b)", "mask_head.deconv.{1:value}"),
         (r"(?:.+/)?head/(?:mask|convm2)/(W|b)", "mask_head.logits.{1:value}"),
@@ -142,14 +148,19 @@ def _wkentaro(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source:
     """chainer-mask-rcnn's detector: RGB, frozen scales and shifts, adaptive sampling, masks pasted as in Detectron."""
     config = _common(settings, shapes, source, norm_eps=0.0)
     mean = settings.get("mean") or (123.152, 115.903, 103.063)
-    box = replace(config.box, batch_size=512, sampling_ratio=0, drop_subpixel=True)
+    box = replace(
+        config.box,
+        sampling=replace(config.box.sampling, batch_size=512),
+        pooler=replace(config.box.pooler, sampling_ratio=0),
+    )
     mask = MaskHeadConfig() if config.mask is None else config.mask
     return replace(
         config,
         input=replace(config.input, resize="opencv", rescale="factor", pixel_mean=_three(mean)),
         backbone=replace(_resnet(config), stem_pool="padded_ceil"),
         box=box,
-        mask=replace(mask, sampling_ratio=0, target="resized_bitmap", paste="padded"),
+        legacy=LegacyConfig(drop_subpixel=True),
+        mask=replace(mask, target="resized_bitmap", paste="padded", pooler=replace(mask.pooler, sampling_ratio=0)),
     )
 
 
@@ -167,18 +178,27 @@ def _dena(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str
             pixel_mean=(102.9801, 115.9465, 122.7717),
         ),
         backbone=replace(_resnet(config), trained_affine=not settings.get("freeze_bn"), frozen_stages=0),
-        rpn=replace(config.rpn, min_size=4.0, min_size_original=True, min_size_first=True),
-        box=replace(config.box, batch_size=128, sampling_ratio=2, max_detections=MAX_DETECTIONS),
-        mask=replace(mask, sampling_ratio=2, target="truncated_bitmap", paste="squeezed"),
+        rpn=replace(
+            config.rpn,
+            proposals=replace(config.rpn.proposals, min_size=4.0),
+            legacy=replace(config.rpn.legacy, min_size_original=True, min_size_first=True),
+        ),
+        box=replace(
+            config.box,
+            sampling=replace(config.box.sampling, batch_size=128),
+            pooler=replace(config.box.pooler, sampling_ratio=2),
+            selection=replace(config.box.selection, max_detections=MAX_DETECTIONS),
+        ),
+        mask=replace(mask, target="truncated_bitmap", paste="squeezed", pooler=replace(mask.pooler, sampling_ratio=2)),
     )
 
 
 def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str, norm_eps: float) -> DetectorConfig:
     """What both have in common."""
-    if missing := [name for name in ("rpn.objectness.weight", "box_head.scores.weight") if name not in shapes]:
+    if missing := [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]:
         raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), source)
-    anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.scores.weight"][0] - 1
+    anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.logits.weight"][0] - 1
     scales = settings.get("anchor_scales") or SCALES.get(anchors, SCALES[5])
     small = classes != 80  # VOC's sizes, unless it is COCO
     # runs whose log lacks the setting are older than it, and had 7
@@ -206,29 +226,22 @@ def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: s
         ),
         fpn=None,
         rpn=RPNConfig(
-            sizes=(tuple(16.0 * scale for scale in scales),),
-            anchor_offset=0.5,
             width=_width(shapes),
-            straddle=0.0,
-            pre_nms_train=12000,
-            pre_nms=6000,
-            post_nms_train=2000,
-            min_size=-1.0,  # boxes without area are kept, too
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1 / 9,
-            normalizer="sampled",
+            anchors=AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), offset=0.5),
+            legacy=LegacyRPNConfig(straddle=0.0, normalizer="sampled"),
+            proposals=ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000, min_size=-1.0),
         ),
         box=BoxHeadConfig(
-            features="res5",
-            pooling=pooling,
-            roi_size=roi_size,
-            aligned=False,
+            trunk="res5",
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1.0,
             score_threshold=0.05 if score is None else score,
-            nms_iou=0.5 if suppress is None else suppress,
+            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
+            selection=SelectionConfig(nms_iou=0.5 if suppress is None else suppress),
         ),
-        mask=MaskHeadConfig(features="res5", convs=0, pooling=pooling, roi_size=roi_size, aligned=False),
+        mask=MaskHeadConfig(trunk="res5", convs=0, pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False)),
     )
 
 
@@ -252,9 +265,9 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[A
     data = "the system's values for " + ("COCO" if config.num_classes == 80 else "VOC")
     said = {
         "min_size": ("image size", ("input.min_size", "input.max_size"), data),
-        "anchor_scales": ("anchors", ("rpn.sizes",), data),
-        "pooling_func": ("box pooling", ("box.pooling",), "the system's default"),
-        "roi_size": ("cells per region", ("box.roi_size",), "the system's default"),
+        "anchor_scales": ("anchors", ("rpn.anchors.sizes",), data),
+        "pooling_func": ("box pooling", ("box.pooler.kind",), "the system's default"),
+        "roi_size": ("cells per region", ("box.pooler.size",), "the system's default"),
     }
     if system == "wkentaro":
         said["mean"] = (
@@ -268,9 +281,9 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[A
 
 def _notes(settings: Settings, system: str) -> tuple[str, ...]:
     if system == "wkentaro":
-        return ("the best 100 detections are kept, not the arbitrary 100 that its code keeps (box.cap=unsorted does)",)
+        return ("the best 100 detections are kept; its own code keeps 100 others, by mistake",)
     affine = "norms use the statistics of the file; for weights parsed from Detectron's give --config bn2affine=true"
-    limit = f"at most {MAX_DETECTIONS} detections per image, where the system has no limit (box.max_detections)"
+    limit = f"at most {MAX_DETECTIONS} detections per image; the system has no limit (box.selection.max_detections)"
     return (limit,) if settings.get("bn2affine") is not None else (affine, limit)
 
 

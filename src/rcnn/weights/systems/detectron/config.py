@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import (
+    AnchorConfig,
     BoxHeadConfig,
     FPNConfig,
     InputConfig,
     KeypointHeadConfig,
+    LegacyConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
+    PoolerConfig,
     Pooling,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SamplingConfig,
+    SelectionConfig,
 )
 from rcnn.weights.systems.classes import unnamed_keypoints
 from rcnn.weights.systems.detectron.settings import DEFAULTS, require_known
@@ -91,7 +99,7 @@ def config_of(settings: Mapping[str, Any], *, depth: Literal[50, 101, 152], sour
         box=BoxHeadConfig() if only else _box(get, source),
         mask=_mask(get, source) if masks else None,
         keypoint=_keypoint(get, source) if keypoints else None,
-        boxes="inclusive",
+        legacy=LegacyConfig(boxes="inclusive"),
     )
 
 
@@ -100,30 +108,38 @@ def _rpn(get: Mapping[str, Any], fpn: bool) -> RPNConfig:
     if fpn:
         sizes = tuple((float(get["FPN.RPN_ANCHOR_START_SIZE"] * 2 ** (level - LEVELS[0])),) for level in LEVELS)
     return RPNConfig(
-        sizes=sizes,
-        ratios=tuple(float(ratio) for ratio in get["FPN.RPN_ASPECT_RATIOS" if fpn else "RPN.ASPECT_RATIOS"]),
-        legacy_anchors=True,
-        positive_iou=float(get["TRAIN.RPN_POSITIVE_OVERLAP"]),
-        negative_iou=float(get["TRAIN.RPN_NEGATIVE_OVERLAP"]),
-        straddle=float(get["TRAIN.RPN_STRADDLE_THRESH"]) if get["TRAIN.RPN_STRADDLE_THRESH"] >= 0 else -1.0,
-        batch_size=get["TRAIN.RPN_BATCH_SIZE_PER_IM"],
-        positive_fraction=get["TRAIN.RPN_FG_FRACTION"],
-        nms_iou=get["TEST.RPN_NMS_THRESH"],
-        pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
-        pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
-        post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
-        post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
-        min_size=float(max(get["TEST.RPN_MIN_SIZE"], 1)),  # in pixels of the file, the last one included
-        min_size_original=True,
         max_log_scale=float(get["BBOX_XFORM_CLIP"]),
         smooth_l1_beta=1 / 9,
-        normalizer="sampled",
+        anchors=AnchorConfig(
+            sizes=sizes,
+            ratios=tuple(float(ratio) for ratio in get["FPN.RPN_ASPECT_RATIOS" if fpn else "RPN.ASPECT_RATIOS"]),
+        ),
+        legacy=LegacyRPNConfig(
+            anchors="detectron",
+            straddle=float(get["TRAIN.RPN_STRADDLE_THRESH"]) if get["TRAIN.RPN_STRADDLE_THRESH"] >= 0 else -1.0,
+            min_size_original=True,
+            normalizer="sampled",
+        ),
+        sampling=SamplingConfig(
+            positive_iou=float(get["TRAIN.RPN_POSITIVE_OVERLAP"]),
+            negative_iou=float(get["TRAIN.RPN_NEGATIVE_OVERLAP"]),
+            batch_size=get["TRAIN.RPN_BATCH_SIZE_PER_IM"],
+            positive_fraction=get["TRAIN.RPN_FG_FRACTION"],
+        ),
+        proposals=ProposalConfig(
+            nms_iou=get["TEST.RPN_NMS_THRESH"],
+            pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
+            pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
+            post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
+            post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
+            min_size=float(max(get["TEST.RPN_MIN_SIZE"], 1)),
+        ),
     )
 
 
 def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
     head = get["FAST_RCNN.ROI_BOX_HEAD"].rpartition(".")[2]
-    layers: dict[str, Any] = {"features": "res5"}
+    layers: dict[str, Any] = {"trunk": "res5"}
     if head != "add_ResNet_roi_conv5_head":
         convs, fcs = BOX_HEADS.get(head, (0, 0))
         if not fcs:
@@ -139,21 +155,25 @@ def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
     soft = get["TEST.SOFT_NMS.METHOD"] if get["TEST.SOFT_NMS.ENABLED"] else "hard"
     return BoxHeadConfig(
         **layers,
-        **_pooler(get, "FAST_RCNN.ROI_XFORM_", source),
+        pooler=_pooler(get, "FAST_RCNN.ROI_XFORM_", source),
         class_agnostic=get["MODEL.CLS_AGNOSTIC_BBOX_REG"],
         delta_weights=_four(get["MODEL.BBOX_REG_WEIGHTS"], source),
         max_log_scale=float(get["BBOX_XFORM_CLIP"]),
-        positive_iou=get["TRAIN.FG_THRESH"],
-        background_iou=float(get["TRAIN.BG_THRESH_LO"]),
-        batch_size=get["TRAIN.BATCH_SIZE_PER_IM"],
-        positive_fraction=get["TRAIN.FG_FRACTION"],
         smooth_l1_beta=1.0,
         score_threshold=float(get["TEST.SCORE_THRESH"]),
-        nms_iou=float(get["TEST.NMS"]),
-        nms="hard" if soft == "hard" else "soft_linear" if soft == "linear" else "soft_gaussian",
-        soft_nms_sigma=float(get["TEST.SOFT_NMS.SIGMA"]),
-        soft_nms_threshold=0.0001,
-        max_detections=get["TEST.DETECTIONS_PER_IM"],
+        sampling=SamplingConfig(
+            positive_iou=get["TRAIN.FG_THRESH"],
+            min_negative_iou=float(get["TRAIN.BG_THRESH_LO"]),
+            batch_size=get["TRAIN.BATCH_SIZE_PER_IM"],
+            positive_fraction=get["TRAIN.FG_FRACTION"],
+        ),
+        selection=SelectionConfig(
+            nms_iou=float(get["TEST.NMS"]),
+            nms="hard" if soft == "hard" else "soft_linear" if soft == "linear" else "soft_gaussian",
+            soft_nms_sigma=float(get["TEST.SOFT_NMS.SIGMA"]),
+            soft_nms_threshold=0.0001,
+            max_detections=get["TEST.DETECTIONS_PER_IM"],
+        ),
     )
 
 
@@ -167,14 +187,14 @@ def _mask(get: Mapping[str, Any], source: str) -> MaskHeadConfig:
         raise ValueError(f"{source}: MRCNN.DILATION={get['MRCNN.DILATION']!r} is not supported; expected 1")
     pooler = _pooler(get, "MRCNN.ROI_XFORM_", source)
     if shared:  # trained on the box head's regions; masks of detections are pooled by MRCNN's settings, as large
-        pooler["roi_size"] = get["FAST_RCNN.ROI_XFORM_RESOLUTION"]
+        pooler = replace(pooler, size=get["FAST_RCNN.ROI_XFORM_RESOLUTION"])
     return MaskHeadConfig(
-        features="res5" if shared else "convs",
+        trunk="res5" if shared else "convs",
         convs=0 if shared else MASK_HEADS[head],
         width=get["MRCNN.DIM_REDUCED"],
         norm="gn" if head.endswith("_gn") else "none",
         class_agnostic=not get["MRCNN.CLS_SPECIFIC_MASK"],
-        **pooler,
+        pooler=pooler,
         paste="padded",
     )
 
@@ -183,23 +203,23 @@ def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
     head = KeypointHeadConfig(
         convs=get["KRCNN.NUM_STACKED_CONVS"],
         width=get["KRCNN.CONV_HEAD_DIM"],
-        **_pooler(get, "KRCNN.ROI_XFORM_", source),
+        pooler=_pooler(get, "KRCNN.ROI_XFORM_", source),
         normalizer="visible" if get["KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS"] else "batch_size",
         loss_weight=float(get["KRCNN.LOSS_WEIGHT"]),
     )
     return unnamed_keypoints(head, get["KRCNN.NUM_KEYPOINTS"])
 
 
-def _pooler(get: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:
+def _pooler(get: Mapping[str, Any], prefix: str, source: str) -> PoolerConfig:
     method = get[f"{prefix}METHOD"]
     if method not in POOLERS:
         raise ValueError(f"{source}: {prefix}METHOD={method!r} is not supported; expected {' or '.join(POOLERS)}")
-    return {
-        "pooling": POOLERS[method],
-        "roi_size": get[f"{prefix}RESOLUTION"],
-        "sampling_ratio": get[f"{prefix}SAMPLING_RATIO"],
-        "aligned": False,
-    }
+    return PoolerConfig(
+        kind=POOLERS[method],
+        size=get[f"{prefix}RESOLUTION"],
+        sampling_ratio=get[f"{prefix}SAMPLING_RATIO"],
+        aligned=False,
+    )
 
 
 def _three(values: list[float], source: str) -> tuple[float, float, float]:

@@ -29,16 +29,16 @@ RULES = Rules(
         (r"conv_rpn(?:_fpn\d+)?_(w|b)", "rpn.convs.0.{1:value}"),
         (r"rpn_cls_logits(?:_fpn\d+)?_(w|b)", "rpn.objectness.{1:value}"),
         (r"rpn_bbox_pred(?:_fpn\d+)?_(w|b)", "rpn.deltas.{1:value}"),
-        (r"fc([67])_(w|b)", "box_head.features.fc{1-5}.{2:value}"),  # VGG's sixth and seventh layers
-        (r"head_conv(\d+)_gn_(s|b)", "box_head.features.conv{1}.norm.{2:value}"),
-        (r"head_conv(\d+)_(w|b)", "box_head.features.conv{1}.{2:value}"),
-        (r"cls_score_(w|b)", "box_head.scores.{1:value}"),
+        (r"fc([67])_(w|b)", "box_head.trunk.fc{1-5}.{2:value}"),  # VGG's sixth and seventh layers
+        (r"head_conv(\d+)_gn_(s|b)", "box_head.trunk.conv{1}.norm.{2:value}"),
+        (r"head_conv(\d+)_(w|b)", "box_head.trunk.conv{1}.{2:value}"),
+        (r"cls_score_(w|b)", "box_head.logits.{1:value}"),
         (r"bbox_pred_(w|b)", "box_head.deltas.{1:value}"),
-        (r"(?:_\[mask\]_|_mask_)fcn(\d+)_gn_(s|b)", "mask_head.features.conv{1}.norm.{2:value}"),
-        (r"(?:_\[mask\]_|_mask_)fcn(\d+)_(w|b)", "mask_head.features.conv{1}.{2:value}"),
+        (r"(?:_\[mask\]_|_mask_)fcn(\d+)_gn_(s|b)", "mask_head.trunk.conv{1}.norm.{2:value}"),
+        (r"(?:_\[mask\]_|_mask_)fcn(\d+)_(w|b)", "mask_head.trunk.conv{1}.{2:value}"),
         (r"conv5_mask_(w|b)", "mask_head.deconv.{1:value}"),
         (r"mask_fcn_logits_(w|b)", "mask_head.logits.{1:value}"),
-        (r"conv_fcn(\d+)_(w|b)", "keypoint_head.features.conv{1}.{2:value}"),
+        (r"conv_fcn(\d+)_(w|b)", "keypoint_head.trunk.conv{1}.{2:value}"),
         (r"kps_score_lowres_(w|b)", "keypoint_head.logits.{1:value}"),
     ),
     # momentum, the ImageNet classifier that training started from, and the fixed bilinear kernel of keypoints
@@ -67,4 +67,4 @@ def with_statistics(state: dict[str, Tensor], names: Collection[str]) -> dict[st
 
 def below_the_head(names: Mapping[str, str]) -> dict[str, str]:
     """`names` of a C4 network, where res5 belongs to the box head."""
-    return {name: ours.replace("backbone.res5.", "box_head.features.res5.") for name, ours in names.items()}
+    return {name: ours.replace("backbone.res5.", "box_head.trunk.res5.") for name, ours in names.items()}

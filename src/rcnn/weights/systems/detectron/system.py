@@ -126,12 +126,12 @@ def settings_of_blobs(shapes: Shapes, source: str) -> tuple[dict[str, Any], tupl
         f"stride in the {'1x1' if stride_in_1x1 else '3x3'} convolutions": ("backbone.stride_in_1x1",),
         "image size": ("input.min_size", "input.max_size"),
         "pixels": ("input.channel_order", "input.pixel_mean"),
-        "anchors": ("rpn.sizes", "rpn.ratios"),
-        "proposals": ("rpn.post_nms", "rpn.nms_iou"),
+        "anchors": ("rpn.anchors.sizes", "rpn.anchors.ratios"),
+        "proposals": ("rpn.proposals.post_nms", "rpn.proposals.nms_iou"),
     }
     if heads:
-        assumed["box pooling"] = ("box.pooling", "box.sampling_ratio")
-        assumed["detections"] = ("box.score_threshold", "box.nms_iou")
+        assumed["box pooling"] = ("box.pooler.kind", "box.pooler.sampling_ratio")
+        assumed["detections"] = ("box.score_threshold", "box.selection.nms_iou")
     return settings, tuple(Assumption(what, ZOO, keys) for what, keys in assumed.items())
 
 

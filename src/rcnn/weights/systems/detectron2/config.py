@@ -8,16 +8,22 @@ from typing import Any
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import (
+    AnchorConfig,
     BoxHeadConfig,
     CascadeConfig,
     FPNConfig,
     InputConfig,
     KeypointHeadConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
     Norm,
+    PoolerConfig,
     Pooling,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SamplingConfig,
+    SelectionConfig,
 )
 from rcnn.models.zoo import MODELS
 from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
@@ -208,31 +214,39 @@ def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
     weight = float(get["MODEL.RPN.LOSS_WEIGHT"])
     negative, positive = _floats(get["MODEL.RPN.IOU_THRESHOLDS"], 2, "MODEL.RPN.IOU_THRESHOLDS", source)
     return RPNConfig(
-        sizes=tuple(tuple(float(size) for size in row) for row in sizes),
-        ratios=tuple(float(ratio) for ratio in ratios[0]),
-        anchor_offset=float(get["MODEL.ANCHOR_GENERATOR.OFFSET"]),
         convs=len(convs),
         width=max(convs[0], 0),
-        positive_iou=positive,
-        negative_iou=negative,
-        straddle=float(get["MODEL.RPN.BOUNDARY_THRESH"]) if get["MODEL.RPN.BOUNDARY_THRESH"] >= 0 else -1.0,
-        batch_size=get["MODEL.RPN.BATCH_SIZE_PER_IMAGE"],
-        positive_fraction=get["MODEL.RPN.POSITIVE_FRACTION"],
-        nms_iou=get["MODEL.RPN.NMS_THRESH"],
-        pre_nms_train=get["MODEL.RPN.PRE_NMS_TOPK_TRAIN"],
-        pre_nms=get["MODEL.RPN.PRE_NMS_TOPK_TEST"],
-        post_nms_train=get["MODEL.RPN.POST_NMS_TOPK_TRAIN"],
-        post_nms=get["MODEL.RPN.POST_NMS_TOPK_TEST"],
-        min_size=float(get["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"]),
         smooth_l1_beta=float(get["MODEL.RPN.SMOOTH_L1_BETA"]),
         loss_weights=(weight, weight * get["MODEL.RPN.BBOX_REG_LOSS_WEIGHT"]),
+        anchors=AnchorConfig(
+            sizes=tuple(tuple(float(size) for size in row) for row in sizes),
+            ratios=tuple(float(ratio) for ratio in ratios[0]),
+            offset=float(get["MODEL.ANCHOR_GENERATOR.OFFSET"]),
+        ),
+        sampling=SamplingConfig(
+            positive_iou=positive,
+            negative_iou=negative,
+            batch_size=get["MODEL.RPN.BATCH_SIZE_PER_IMAGE"],
+            positive_fraction=get["MODEL.RPN.POSITIVE_FRACTION"],
+        ),
+        legacy=LegacyRPNConfig(
+            straddle=float(get["MODEL.RPN.BOUNDARY_THRESH"]) if get["MODEL.RPN.BOUNDARY_THRESH"] >= 0 else -1.0
+        ),
+        proposals=ProposalConfig(
+            nms_iou=get["MODEL.RPN.NMS_THRESH"],
+            pre_nms_train=get["MODEL.RPN.PRE_NMS_TOPK_TRAIN"],
+            pre_nms=get["MODEL.RPN.PRE_NMS_TOPK_TEST"],
+            post_nms_train=get["MODEL.RPN.POST_NMS_TOPK_TRAIN"],
+            post_nms=get["MODEL.RPN.POST_NMS_TOPK_TEST"],
+            min_size=float(get["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"]),
+        ),
     )
 
 
 def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
     (positive,) = _floats(get["MODEL.ROI_HEADS.IOU_THRESHOLDS"], 1, "MODEL.ROI_HEADS.IOU_THRESHOLDS", source)
     weights = _floats(get["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"], 4, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", source)
-    layers: dict[str, Any] = {"features": "res5"}
+    layers: dict[str, Any] = {"trunk": "res5"}
     if get["MODEL.ROI_HEADS.NAME"] != "Res5ROIHeads":
         layers = {
             "convs": get["MODEL.ROI_BOX_HEAD.NUM_CONV"],
@@ -243,18 +257,21 @@ def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
         }
     return BoxHeadConfig(
         **layers,
-        **_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_"),
+        pooler=_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_"),
         class_agnostic=get["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"],
         delta_weights=weights,
-        positive_iou=positive,
-        append_objects=get["MODEL.ROI_HEADS.PROPOSAL_APPEND_GT"],
-        batch_size=get["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
-        positive_fraction=get["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
+        append_ground_truth=get["MODEL.ROI_HEADS.PROPOSAL_APPEND_GT"],
         smooth_l1_beta=float(get["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"]),
         delta_loss_weight=float(get["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT"]),
         score_threshold=get["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
-        nms_iou=get["MODEL.ROI_HEADS.NMS_THRESH_TEST"],
-        max_detections=get["TEST.DETECTIONS_PER_IMAGE"],
+        sampling=SamplingConfig(
+            positive_iou=positive,
+            batch_size=get["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
+            positive_fraction=get["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
+        ),
+        selection=SelectionConfig(
+            nms_iou=get["MODEL.ROI_HEADS.NMS_THRESH_TEST"], max_detections=get["TEST.DETECTIONS_PER_IMAGE"]
+        ),
     )
 
 
@@ -277,12 +294,12 @@ def _cascade(get: Mapping[str, Any], source: str) -> CascadeConfig:
 def _mask(get: Mapping[str, Any]) -> MaskHeadConfig:
     res5 = get["MODEL.ROI_HEADS.NAME"] == "Res5ROIHeads"  # which pools once for both heads
     return MaskHeadConfig(
-        features="res5" if res5 else "convs",
+        trunk="res5" if res5 else "convs",
         convs=get["MODEL.ROI_MASK_HEAD.NUM_CONV"],
         width=get["MODEL.ROI_MASK_HEAD.CONV_DIM"],
         norm=NORMS["" if res5 else get["MODEL.ROI_MASK_HEAD.NORM"]],
         class_agnostic=get["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"],
-        **_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_" if res5 else "MODEL.ROI_MASK_HEAD.POOLER_"),
+        pooler=_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_" if res5 else "MODEL.ROI_MASK_HEAD.POOLER_"),
         target="polygon" if get["INPUT.MASK_FORMAT"] == "polygon" else "bitmap",
     )
 
@@ -297,7 +314,7 @@ def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
     head = KeypointHeadConfig(
         convs=len(convs),
         width=convs[0],
-        **_pooler(get, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
+        pooler=_pooler(get, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
         normalizer=("visible" if get["MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"] else "batch_size"),
         loss_weight=float(get["MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT"]),
     )
@@ -305,14 +322,14 @@ def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
     return replace(head, sigmas=tuple(float(sigma) for sigma in sigmas)) if sigmas else head
 
 
-def _pooler(get: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def _pooler(get: Mapping[str, Any], prefix: str) -> PoolerConfig:
     kind = get[f"{prefix}TYPE"]
-    return {
-        "pooling": POOLERS[kind],
-        "roi_size": get[f"{prefix}RESOLUTION"],
-        "sampling_ratio": get[f"{prefix}SAMPLING_RATIO"],
-        "aligned": kind != "ROIAlign",
-    }
+    return PoolerConfig(
+        kind=POOLERS[kind],
+        size=get[f"{prefix}RESOLUTION"],
+        sampling_ratio=get[f"{prefix}SAMPLING_RATIO"],
+        aligned=kind != "ROIAlign",
+    )
 
 
 def _floats(values: Any, count: int, key: str, source: str) -> Any:

@@ -10,7 +10,7 @@ import yaml
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
-from rcnn.models.config import BoxHeadConfig, KeypointHeadConfig, MaskHeadConfig, ResNetConfig
+from rcnn.models.config import PoolerConfig, ResNetConfig
 from rcnn.weights.systems.detectron2.config import NORMS, PYRAMID, config_of
 from rcnn.weights.systems.detectron2.settings import DEFAULTS
 
@@ -47,7 +47,7 @@ def settings_of(config: DetectorConfig) -> str:
 
 
 def not_said(config: DetectorConfig) -> tuple[str, ...]:
-    """Our settings that a Detectron2 YAML cannot say, each as `rpn.rounded_anchors=True`: there they are otherwise."""
+    """Our settings that a Detectron2 YAML cannot express, e.g. `rpn.legacy.anchors='torchvision'`."""
     return tuple(_differences(config, config_of(_flat(config), config.name), ""))
 
 
@@ -64,11 +64,11 @@ def resnet_of(config: DetectorConfig) -> ResNetConfig:
         f"backbone.blocks={trunk.blocks}": bool(trunk.blocks),
         f"backbone.norm_eps={trunk.norm_eps} in group norm": trunk.norm == "gn" and trunk.norm_eps != EPS,
         "fpn.conv_bias": config.fpn is not None and config.fpn.conv_bias,
-        "rpn.classifier=softmax": rpn.classifier == "softmax",
+        "rpn.legacy.objectness=softmax": rpn.legacy.objectness != "sigmoid",
         f"rpn.head={rpn.head}": rpn.head != "conv",
         "norm_after_relu in the heads": box.norm_after_relu
         or (config.mask is not None and config.mask.norm_after_relu),
-        f"box.features={box.features}": box.features not in ("fc", "res5"),
+        f"box.trunk={box.trunk}": box.trunk not in ("fc", "res5"),
         "cascade.mask_heads=each": config.cascade is not None and config.cascade.mask_heads == "each",
     }
     if found := [what for what, there in others.items() if there]:
@@ -91,9 +91,9 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         "INPUT.FORMAT": given.channel_order.upper(),
         "INPUT.MAX_SIZE_TEST": given.max_size,
         "INPUT.MIN_SIZE_TEST": given.min_size,
-        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [list(rpn.ratios)],
-        "MODEL.ANCHOR_GENERATOR.OFFSET": rpn.anchor_offset,
-        "MODEL.ANCHOR_GENERATOR.SIZES": [list(sizes) for sizes in rpn.sizes],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [list(rpn.anchors.ratios)],
+        "MODEL.ANCHOR_GENERATOR.OFFSET": rpn.anchors.offset,
+        "MODEL.ANCHOR_GENERATOR.SIZES": [list(sizes) for sizes in rpn.anchors.sizes],
         "MODEL.BACKBONE.FREEZE_AT": trunk.frozen_stages,
         "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone" if fpn else "build_resnet_backbone",
         "MODEL.MASK_ON": config.mask is not None,
@@ -101,7 +101,7 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         "MODEL.META_ARCHITECTURE": "ProposalNetwork" if config.proposals_only else "GeneralizedRCNN",
         "MODEL.PIXEL_MEAN": list(given.pixel_mean),
         "MODEL.PIXEL_STD": list(given.pixel_std),
-        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": int(rpn.min_size),
+        "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": int(rpn.proposals.min_size),
         "MODEL.RESNETS.DEPTH": trunk.depth,
         "MODEL.RESNETS.NORM": WORDS[trunk.norm],
         "MODEL.RESNETS.NUM_GROUPS": trunk.groups,
@@ -109,19 +109,19 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         "MODEL.RESNETS.RES5_DILATION": trunk.res5_dilation,
         "MODEL.RESNETS.STRIDE_IN_1X1": trunk.stride_in_1x1,
         "MODEL.RESNETS.WIDTH_PER_GROUP": trunk.width_per_group,
-        "MODEL.RPN.BATCH_SIZE_PER_IMAGE": rpn.batch_size,
+        "MODEL.RPN.BATCH_SIZE_PER_IMAGE": rpn.sampling.batch_size,
         "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": rpn.loss_weights[1] / rpn.loss_weights[0] if rpn.loss_weights[0] else 0.0,
-        "MODEL.RPN.BOUNDARY_THRESH": int(rpn.straddle),
+        "MODEL.RPN.BOUNDARY_THRESH": int(rpn.legacy.straddle),
         "MODEL.RPN.CONV_DIMS": [rpn.width or -1] * rpn.convs,
         "MODEL.RPN.IN_FEATURES": levels,
-        "MODEL.RPN.IOU_THRESHOLDS": [rpn.negative_iou, rpn.positive_iou],
+        "MODEL.RPN.IOU_THRESHOLDS": [rpn.sampling.negative_iou, rpn.sampling.positive_iou],
         "MODEL.RPN.LOSS_WEIGHT": rpn.loss_weights[0],
-        "MODEL.RPN.NMS_THRESH": rpn.nms_iou,
-        "MODEL.RPN.POSITIVE_FRACTION": rpn.positive_fraction,
-        "MODEL.RPN.POST_NMS_TOPK_TEST": rpn.post_nms,
-        "MODEL.RPN.POST_NMS_TOPK_TRAIN": rpn.post_nms_train,
-        "MODEL.RPN.PRE_NMS_TOPK_TEST": rpn.pre_nms,
-        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": rpn.pre_nms_train,
+        "MODEL.RPN.NMS_THRESH": rpn.proposals.nms_iou,
+        "MODEL.RPN.POSITIVE_FRACTION": rpn.sampling.positive_fraction,
+        "MODEL.RPN.POST_NMS_TOPK_TEST": rpn.proposals.post_nms,
+        "MODEL.RPN.POST_NMS_TOPK_TRAIN": rpn.proposals.post_nms_train,
+        "MODEL.RPN.PRE_NMS_TOPK_TEST": rpn.proposals.pre_nms,
+        "MODEL.RPN.PRE_NMS_TOPK_TRAIN": rpn.proposals.pre_nms_train,
         "MODEL.RPN.SMOOTH_L1_BETA": rpn.smooth_l1_beta,
     }
     if config.fpn is not None:
@@ -139,23 +139,23 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
 
 def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
     box, mask, points, cascade = config.box, config.mask, config.keypoint, config.cascade
-    res5 = box.features == "res5"
+    res5 = box.trunk == "res5"
     settings: dict[str, Any] = {
-        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": box.batch_size,
+        "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": box.sampling.batch_size,
         "MODEL.ROI_HEADS.IN_FEATURES": levels,
-        "MODEL.ROI_HEADS.IOU_THRESHOLDS": [cascade.ious[0] if cascade else box.positive_iou],
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS": [cascade.ious[0] if cascade else box.sampling.positive_iou],
         "MODEL.ROI_HEADS.NAME": "CascadeROIHeads" if cascade else "Res5ROIHeads" if res5 else "StandardROIHeads",
-        "MODEL.ROI_HEADS.NMS_THRESH_TEST": box.nms_iou,
+        "MODEL.ROI_HEADS.NMS_THRESH_TEST": box.selection.nms_iou,
         "MODEL.ROI_HEADS.NUM_CLASSES": config.num_classes,
-        "MODEL.ROI_HEADS.POSITIVE_FRACTION": box.positive_fraction,
-        "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": box.append_objects,
+        "MODEL.ROI_HEADS.POSITIVE_FRACTION": box.sampling.positive_fraction,
+        "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": box.append_ground_truth,
         "MODEL.ROI_HEADS.SCORE_THRESH_TEST": box.score_threshold,
         "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": box.delta_loss_weight,
         "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": list(box.delta_weights),
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": box.class_agnostic,
         "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": box.smooth_l1_beta,
-        "TEST.DETECTIONS_PER_IMAGE": box.max_detections,
-        **_pooler("MODEL.ROI_BOX_HEAD.POOLER_", box),
+        "TEST.DETECTIONS_PER_IMAGE": box.selection.max_detections,
+        **_pooler("MODEL.ROI_BOX_HEAD.POOLER_", box.pooler),
     }
     if not res5:
         settings |= {
@@ -177,8 +177,8 @@ def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
             "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": mask.class_agnostic,
             "MODEL.ROI_MASK_HEAD.CONV_DIM": mask.width,
             "MODEL.ROI_MASK_HEAD.NORM": WORDS[mask.norm],
-            "MODEL.ROI_MASK_HEAD.NUM_CONV": 0 if mask.features == "res5" else mask.convs,
-            **_pooler("MODEL.ROI_MASK_HEAD.POOLER_", mask),
+            "MODEL.ROI_MASK_HEAD.NUM_CONV": 0 if mask.trunk == "res5" else mask.convs,
+            **_pooler("MODEL.ROI_MASK_HEAD.POOLER_", mask.pooler),
         }
     if points is not None:
         settings |= {
@@ -187,20 +187,20 @@ def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
             "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": points.normalizer == "visible",
             "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": len(points.names),
             "TEST.KEYPOINT_OKS_SIGMAS": list(points.sigmas),
-            **_pooler("MODEL.ROI_KEYPOINT_HEAD.POOLER_", points),
+            **_pooler("MODEL.ROI_KEYPOINT_HEAD.POOLER_", points.pooler),
         }
     # other importers read the number of classes and the poolers from the file, and have other defaults
     return {key: value for key, value in settings.items() if value != DEFAULTS.get(key) or EXPLICIT.search(key)}
 
 
-def _pooler(prefix: str, head: BoxHeadConfig | MaskHeadConfig | KeypointHeadConfig) -> dict[str, Any]:
-    if head.pooling not in ("roi_align", "roi_pool"):
-        raise ValueError(f"Detectron2 does not pool regions by {head.pooling}; it has roi_align and roi_pool")
-    kind = "ROIPool" if head.pooling == "roi_pool" else "ROIAlignV2" if head.aligned else "ROIAlign"
+def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:
+    if pooler.kind not in ("roi_align", "roi_pool"):
+        raise ValueError(f"Detectron2 does not pool regions by {pooler.kind}; it has roi_align and roi_pool")
+    kind = "ROIPool" if pooler.kind == "roi_pool" else "ROIAlignV2" if pooler.aligned else "ROIAlign"
     return {
         f"{prefix}TYPE": kind,
-        f"{prefix}RESOLUTION": head.roi_size,
-        f"{prefix}SAMPLING_RATIO": head.sampling_ratio,
+        f"{prefix}RESOLUTION": pooler.size,
+        f"{prefix}SAMPLING_RATIO": pooler.sampling_ratio,
     }
 
 

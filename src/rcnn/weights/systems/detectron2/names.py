@@ -47,15 +47,17 @@ def settings_of_tensors(shapes: Shapes, source: str) -> tuple[dict[str, Any], Ch
     settings |= _rpn(shapes, source)
     if heads:
         settings |= _heads(shapes, shared, source)
-        _assume(assumed, "box pooling", ("box.pooling", "box.aligned", "box.sampling_ratio"))
-        _assume(assumed, "detections", ("box.score_threshold", "box.nms_iou", "box.max_detections"),
+        _assume(assumed, "box pooling", ("box.pooler.kind", "box.pooler.aligned", "box.pooler.sampling_ratio"))
+        _assume(assumed, "detections", ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections"),
                 ("MODEL.ROI_HEADS.SCORE_THRESH_TEST", "MODEL.ROI_HEADS.NMS_THRESH_TEST"))  # fmt: skip
     else:
         settings |= RPN
-        _assume(assumed, "proposals", ("rpn.post_nms", "rpn.nms_iou"), ("MODEL.RPN.POST_NMS_TOPK_TEST",))
+        _assume(
+            assumed, "proposals", ("rpn.proposals.post_nms", "rpn.proposals.nms_iou"), ("MODEL.RPN.POST_NMS_TOPK_TEST",)
+        )
     if dilated:
         _assume(assumed, "res5", ("backbone.res5_dilation",), ("MODEL.RESNETS.RES5_DILATION",))
-    _assume(assumed, "anchors", ("rpn.sizes", "rpn.ratios"), ANCHORS)
+    _assume(assumed, "anchors", ("rpn.anchors.sizes", "rpn.anchors.ratios"), ANCHORS)
     _assume(assumed, "image size", ("input.min_size", "input.max_size"), ("INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST"))
     _assume(assumed, "pixels", ("input.channel_order",), ("INPUT.FORMAT",))
     _assume(assumed, "pixels", PIXELS[1], PIXELS[0])

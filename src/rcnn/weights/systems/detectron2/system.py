@@ -35,17 +35,17 @@ RULES = Rules(
         (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
         (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", "rpn.objectness.{1}"),
         (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", "rpn.deltas.{1}"),
-        (r"roi_heads\.(res5\..+)", "box_head.features.{1}"),
-        (r"roi_heads\.box_head\.((?:fc|conv)\d+\..+)", "box_head.features.{1}"),
-        (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.scores.{1}"),
+        (r"roi_heads\.(res5\..+)", "box_head.trunk.{1}"),
+        (r"roi_heads\.box_head\.((?:fc|conv)\d+\..+)", "box_head.trunk.{1}"),
+        (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.logits.{1}"),
         (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", "box_head.deltas.{1}"),
-        (r"roi_heads\.box_head\.(\d+)\.((?:fc|conv)\d+\..+)", "box_head.stages.{1}.features.{2}"),
-        (r"roi_heads\.box_predictor\.(\d+)\.cls_score\.(.+)", "box_head.stages.{1}.scores.{2}"),
+        (r"roi_heads\.box_head\.(\d+)\.((?:fc|conv)\d+\..+)", "box_head.stages.{1}.trunk.{2}"),
+        (r"roi_heads\.box_predictor\.(\d+)\.cls_score\.(.+)", "box_head.stages.{1}.logits.{2}"),
         (r"roi_heads\.box_predictor\.(\d+)\.bbox_pred\.(.+)", "box_head.stages.{1}.deltas.{2}"),
-        (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(.+)", "mask_head.features.conv{1}.{2}"),
+        (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(.+)", "mask_head.trunk.conv{1}.{2}"),
         (r"roi_heads\.mask_head\.deconv\.(.+)", "mask_head.deconv.{1}"),
         (r"roi_heads\.mask_head\.predictor\.(.+)", "mask_head.logits.{1}"),
-        (r"roi_heads\.keypoint_head\.conv_fcn(\d+)\.(.+)", "keypoint_head.features.conv{1}.{2}"),
+        (r"roi_heads\.keypoint_head\.conv_fcn(\d+)\.(.+)", "keypoint_head.trunk.conv{1}.{2}"),
         (r"roi_heads\.keypoint_head\.score_lowres\.(.+)", "keypoint_head.logits.{1}"),
     ),
     skip=BUFFERS,
@@ -125,7 +125,7 @@ def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
     for name, value in state.items():
         if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
             continue  # batch norm of frozen stages is another class there, without a step counter
-        if name.endswith("running_var") and name.startswith(("backbone.", "box_head.features.res5.")):
+        if name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5.")):
             value = with_eps(value, trunk.norm_eps)
         theirs[_detectron2_name(name, config)] = value
     return theirs

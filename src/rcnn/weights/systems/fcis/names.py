@@ -70,12 +70,18 @@ def config_of(
     voc = sizes == len(VOC_SIZES[0])
     config = for_voc(base, voc_name) if voc else base
     if sizes not in known:
-        config = replace(config, rpn=replace(config.rpn, sizes=(tuple(512.0 / 2**n for n in range(sizes))[::-1],)))
+        config = replace(
+            config,
+            rpn=replace(
+                config.rpn,
+                anchors=replace(config.rpn.anchors, sizes=(tuple(512.0 / 2**n for n in range(sizes))[::-1],)),
+            ),
+        )
     config = replace(config, num_classes=classes, rpn=replace(config.rpn, width=width))
     if isinstance(config.backbone, ResNetConfig) and config.backbone.depth != depth:
         config = with_depth(config, depth)
     return config, (
-        Assumption("anchors", known.get(sizes, "sizes from 512 pixels down"), ("rpn.sizes",)),
+        Assumption("anchors", known.get(sizes, "sizes from 512 pixels down"), ("rpn.anchors.sizes",)),
         Assumption("image size", "the system's default", ("input.min_size", "input.max_size")),
         Assumption("detections", "the system's default", ("fcis.score_threshold", "fcis.nms_iou", "fcis.vote_iou")),
     )

@@ -71,7 +71,10 @@ SETTINGS: dict[str, Callable[[DetectorConfig, Any], DetectorConfig]] = {
     "min_size": lambda config, value: replace(config, input=replace(config.input, min_size=int(value))),
     "max_size": lambda config, value: replace(config, input=replace(config.input, max_size=int(value))),
     "anchor_scales": lambda config, value: replace(
-        config, rpn=replace(config.rpn, sizes=(tuple(16.0 * float(scale) for scale in value),))
+        config,
+        rpn=replace(
+            config.rpn, anchors=replace(config.rpn.anchors, sizes=(tuple(16.0 * float(scale) for scale in value),))
+        ),
     ),
     "proposal_min_size": lambda config, value: _proposals(config, {"min_size": value}),
     "proposal_creator_params": lambda config, value: _proposals(config, dict(value)),
@@ -179,7 +182,8 @@ def _proposals(config: DetectorConfig, given: Mapping[str, Any]) -> DetectorConf
         changes["min_size"] = float(given["min_size"]) or -1.0  # 0 keeps boxes without area, too
     if others := given.keys() - counts.keys() - {"nms_thresh", "min_size", "force_cpu_nms"}:
         raise ValueError(f"proposals have no {', '.join(sorted(others))}")
-    return replace(config, rpn=replace(config.rpn, **changes))
+    proposals = replace(config.rpn.proposals, **changes)
+    return replace(config, rpn=replace(config.rpn, proposals=proposals))
 
 
 def _fcis(config: DetectorConfig, **changes: Any) -> DetectorConfig:

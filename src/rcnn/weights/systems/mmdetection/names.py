@@ -22,7 +22,7 @@ def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn
         (rf"backbone\.{trunk}1\.(.+)", "backbone.stem.conv1.norm.{1}"),
         (r"backbone\.conv1\.(weight)", "backbone.stem.conv1.{1}"),
         *_blocks(r"backbone\.layer(\d)\.(\d+)", "backbone.res{1+1}.{2}", trunk),
-        *_blocks(r"roi_head\.shared_head\.layer(\d)\.(\d+)", "box_head.features.res{1+1}.{2}", trunk),
+        *_blocks(r"roi_head\.shared_head\.layer(\d)\.(\d+)", "box_head.trunk.res{1+1}.{2}", trunk),
         (rf"neck\.lateral_convs\.(\d)\.{fpn}\.(.+)", "fpn.lateral{1+2}.norm.{2}"),
         (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", "fpn.lateral{1+2}.{2}"),
         (rf"neck\.fpn_convs\.(\d)\.{fpn}\.(.+)", "fpn.output{1+2}.norm.{2}"),
@@ -36,16 +36,16 @@ def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn
         conv = f"{{{first}+1}}"
         head, our_head = rf"roi_head\.bbox_head\.{stage}", f"box_head.{ours}"
         pairs += [
-            (rf"{head}fc_cls\.(.+)", f"{our_head}scores.{a}"),
+            (rf"{head}fc_cls\.(.+)", f"{our_head}logits.{a}"),
             (rf"{head}fc_reg\.(.+)", f"{our_head}deltas.{a}"),
-            (rf"{head}shared_fcs\.(\d+)\.(.+)", f"{our_head}features.fc{conv}.{b}"),
-            (rf"{head}shared_convs\.(\d+)\.{box}\.(.+)", f"{our_head}features.conv{conv}.norm.{b}"),
-            (rf"{head}shared_convs\.(\d+)\.conv\.(.+)", f"{our_head}features.conv{conv}.{b}"),
+            (rf"{head}shared_fcs\.(\d+)\.(.+)", f"{our_head}trunk.fc{conv}.{b}"),
+            (rf"{head}shared_convs\.(\d+)\.{box}\.(.+)", f"{our_head}trunk.conv{conv}.norm.{b}"),
+            (rf"{head}shared_convs\.(\d+)\.conv\.(.+)", f"{our_head}trunk.conv{conv}.{b}"),
         ]
         head, our_head = rf"roi_head\.mask_head\.{stage}", f"mask_head.{ours}"
         pairs += [
-            (rf"{head}convs\.(\d+)\.{mask}\.(.+)", f"{our_head}features.conv{conv}.norm.{b}"),
-            (rf"{head}convs\.(\d+)\.conv\.(.+)", f"{our_head}features.conv{conv}.{b}"),
+            (rf"{head}convs\.(\d+)\.{mask}\.(.+)", f"{our_head}trunk.conv{conv}.norm.{b}"),
+            (rf"{head}convs\.(\d+)\.conv\.(.+)", f"{our_head}trunk.conv{conv}.{b}"),
             (rf"{head}upsample\.(.+)", f"{our_head}deconv.{a}"),
             (rf"{head}conv_logits\.(.+)", f"{our_head}logits.{a}"),
         ]

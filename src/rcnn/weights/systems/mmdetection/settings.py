@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rcnn.models import DetectorConfig
-from rcnn.models.config import BoxHeadConfig, InputConfig, MaskHeadConfig, ResNetConfig, RPNConfig
+from rcnn.models.config import BoxHeadConfig, InputConfig, MaskHeadConfig, PoolerConfig, ResNetConfig, RPNConfig
 
 # what a key may be; anything else is another network than ours
 TYPES: dict[str, tuple[Any, ...]] = {
@@ -86,7 +86,7 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
         backbone=_backbone(config.backbone, keys) if isinstance(config.backbone, ResNetConfig) else config.backbone,
         rpn=_rpn(config.rpn, keys),
         box=_box(config.box, keys),
-        mask=None if config.mask is None else _mask(config.mask, keys, shared=config.mask.features == "res5"),
+        mask=None if config.mask is None else _mask(config.mask, keys, shared=config.mask.trunk == "res5"),
     )
     if config.cascade is not None:
         weights = keys.get("roi_head.stage_loss_weights", list(config.cascade.loss_weights))
@@ -199,35 +199,47 @@ def _backbone(config: ResNetConfig, keys: _Keys) -> ResNetConfig:
 
 
 def _rpn(config: RPNConfig, keys: _Keys) -> RPNConfig:
-    base = "rpn_head.anchor_generator"
+    anchors, sampling, proposals = config.anchors, config.sampling, config.proposals
+    base, train, test = "rpn_head.anchor_generator", "train_cfg.rpn", "test_cfg.rpn"
     scales, strides = keys.get(f"{base}.scales", "rpn_head.anchor_scales", None), keys.get(f"{base}.strides", None)
-    ratios = keys.get(f"{base}.ratios", "rpn_head.anchor_ratios", list(config.ratios))
+    ratios = keys.get(f"{base}.ratios", "rpn_head.anchor_ratios", list(anchors.ratios))
     strides = strides or keys.get("rpn_head.anchor_strides", None)
-    sizes = config.sizes
+    sizes = anchors.sizes
     if scales and strides:
         sizes = tuple(tuple(float(scale * stride) for scale in scales) for stride in strides)
-    low_quality = keys.get("train_cfg.rpn.assigner.min_pos_iou", 0.3) >= config.negative_iou
+    low_quality = keys.get(f"{train}.assigner.min_pos_iou", 0.3) >= sampling.negative_iou
+    kept = "train_cfg.rpn_proposal"
     return replace(
         config,
-        sizes=sizes,
-        ratios=_floats(ratios),
-        positive_iou=float(keys.get("train_cfg.rpn.assigner.pos_iou_thr", config.positive_iou)),
-        negative_iou=float(keys.get("train_cfg.rpn.assigner.neg_iou_thr", config.negative_iou)),
-        low_quality="overruled" if low_quality else "kept",
-        straddle=float(keys.get("train_cfg.rpn.allowed_border", config.straddle)),
-        batch_size=int(keys.get("train_cfg.rpn.sampler.num", config.batch_size)),
-        positive_fraction=float(keys.get("train_cfg.rpn.sampler.pos_fraction", config.positive_fraction)),
-        nms_iou=float(keys.get("test_cfg.rpn.nms.iou_threshold", "test_cfg.rpn.nms_thr", config.nms_iou)),
-        pre_nms=int(keys.get("test_cfg.rpn.nms_pre", config.pre_nms)),
-        post_nms=int(keys.get("test_cfg.rpn.max_per_img", "test_cfg.rpn.max_num", config.post_nms)),
-        pre_nms_train=int(keys.get("train_cfg.rpn_proposal.nms_pre", config.pre_nms_train)),
-        post_nms_train=int(
-            keys.get("train_cfg.rpn_proposal.max_per_img", "train_cfg.rpn_proposal.max_num", config.post_nms_train)
+        anchors=replace(
+            anchors,
+            sizes=sizes,
+            ratios=_floats(ratios),
+            offset=float(keys.get(f"{base}.center_offset", anchors.offset)),
         ),
-        anchor_offset=float(keys.get(f"{base}.center_offset", config.anchor_offset)),
-        min_size=float(keys.get("test_cfg.rpn.min_bbox_size", config.min_size)),
+        sampling=replace(
+            sampling,
+            positive_iou=float(keys.get(f"{train}.assigner.pos_iou_thr", sampling.positive_iou)),
+            negative_iou=float(keys.get(f"{train}.assigner.neg_iou_thr", sampling.negative_iou)),
+            batch_size=int(keys.get(f"{train}.sampler.num", sampling.batch_size)),
+            positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", sampling.positive_fraction)),
+        ),
+        proposals=replace(
+            proposals,
+            nms_iou=float(keys.get(f"{test}.nms.iou_threshold", f"{test}.nms_thr", proposals.nms_iou)),
+            pre_nms=int(keys.get(f"{test}.nms_pre", proposals.pre_nms)),
+            post_nms=int(keys.get(f"{test}.max_per_img", f"{test}.max_num", proposals.post_nms)),
+            pre_nms_train=int(keys.get(f"{kept}.nms_pre", proposals.pre_nms_train)),
+            post_nms_train=int(keys.get(f"{kept}.max_per_img", f"{kept}.max_num", proposals.post_nms_train)),
+            min_size=float(keys.get(f"{test}.min_bbox_size", proposals.min_size)),
+        ),
         smooth_l1_beta=_beta(keys, "rpn_head.loss_bbox", config.smooth_l1_beta),
         loss_weights=_floats(keys.get(f"rpn_head.loss_{part}.loss_weight", 1.0) for part in ("cls", "bbox")),
+        legacy=replace(
+            config.legacy,
+            low_quality="overruled" if low_quality else "kept",
+            straddle=float(keys.get(f"{train}.allowed_border", config.legacy.straddle)),
+        ),
     )
 
 
@@ -236,26 +248,29 @@ def _box(config: BoxHeadConfig, keys: _Keys) -> BoxHeadConfig:
     stds = keys.get("roi_head.bbox_head.bbox_coder.target_stds", None)
     soft = keys.get(f"{test}.nms.type", "nms") == "soft_nms"
     gaussian = keys.get(f"{test}.nms.method", "linear") == "gaussian"
-    iou = float(keys.get(f"{train}.assigner.pos_iou_thr", config.positive_iou))
+    sampling, selection = config.sampling, config.selection
     return replace(
         config,
-        pooling="roi_pool" if keys.get(f"{pool}.type", "RoIAlign") == "RoIPool" else "roi_align",
-        roi_size=int(keys.get(f"{pool}.output_size", f"{pool}.out_size", config.roi_size)),
-        sampling_ratio=int(keys.get(f"{pool}.sampling_ratio", f"{pool}.sample_num", config.sampling_ratio)),
-        aligned=bool(keys.get(f"{pool}.aligned", True)),
+        pooler=_pooler(config.pooler, keys, pool),
         delta_weights=inverse(stds) if stds else config.delta_weights,
-        positive_iou=iou,
-        batch_size=int(keys.get(f"{train}.sampler.num", config.batch_size)),
-        positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", config.positive_fraction)),
-        append_objects=bool(keys.get(f"{train}.sampler.add_gt_as_proposals", config.append_objects)),
+        sampling=replace(
+            sampling,
+            positive_iou=float(keys.get(f"{train}.assigner.pos_iou_thr", sampling.positive_iou)),
+            batch_size=int(keys.get(f"{train}.sampler.num", sampling.batch_size)),
+            positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", sampling.positive_fraction)),
+        ),
+        append_ground_truth=bool(keys.get(f"{train}.sampler.add_gt_as_proposals", config.append_ground_truth)),
         smooth_l1_beta=_beta(keys, "roi_head.bbox_head.loss_bbox", config.smooth_l1_beta),
         delta_loss_weight=float(keys.get("roi_head.bbox_head.loss_bbox.loss_weight", 1.0)),
         score_threshold=float(keys.get(f"{test}.score_thr", config.score_threshold)),
-        nms=("soft_gaussian" if gaussian else "soft_linear") if soft else "hard",
-        soft_nms_sigma=float(keys.get(f"{test}.nms.sigma", config.soft_nms_sigma)),
-        soft_nms_threshold=float(keys.get(f"{test}.nms.min_score", config.soft_nms_threshold)),
-        nms_iou=float(keys.get(f"{test}.nms.iou_threshold", f"{test}.nms.iou_thr", config.nms_iou)),
-        max_detections=int(keys.get(f"{test}.max_per_img", config.max_detections)),
+        selection=replace(
+            selection,
+            nms=("soft_gaussian" if gaussian else "soft_linear") if soft else "hard",
+            soft_nms_sigma=float(keys.get(f"{test}.nms.sigma", selection.soft_nms_sigma)),
+            soft_nms_threshold=float(keys.get(f"{test}.nms.min_score", selection.soft_nms_threshold)),
+            nms_iou=float(keys.get(f"{test}.nms.iou_threshold", f"{test}.nms.iou_thr", selection.nms_iou)),
+            max_detections=int(keys.get(f"{test}.max_per_img", selection.max_detections)),
+        ),
     )
 
 
@@ -264,8 +279,14 @@ def _mask(config: MaskHeadConfig, keys: _Keys, *, shared: bool) -> MaskHeadConfi
     keys.all("roi_head.mask_roi_extractor")  # None with C4
     return replace(
         config,
-        pooling="roi_pool" if keys.get(f"{pool}.type", "RoIAlign") == "RoIPool" else "roi_align",
-        roi_size=int(keys.get(f"{pool}.output_size", f"{pool}.out_size", config.roi_size)),
+        pooler=_pooler(config.pooler, keys, pool),
+    )
+
+
+def _pooler(config: PoolerConfig, keys: _Keys, pool: str) -> PoolerConfig:
+    return PoolerConfig(
+        kind="roi_pool" if keys.get(f"{pool}.type", "RoIAlign") == "RoIPool" else "roi_align",
+        size=int(keys.get(f"{pool}.output_size", f"{pool}.out_size", config.size)),
         sampling_ratio=int(keys.get(f"{pool}.sampling_ratio", f"{pool}.sample_num", config.sampling_ratio)),
         aligned=bool(keys.get(f"{pool}.aligned", True)),
     )

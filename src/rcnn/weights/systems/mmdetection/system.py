@@ -17,12 +17,16 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import (
+    AnchorConfig,
     BoxHeadConfig,
     CascadeConfig,
     FPNConfig,
     InputConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
     Norm,
+    PoolerConfig,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
 )
@@ -96,7 +100,7 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
         "a mask head for each stage of a cascade": config.cascade is not None
         and config.mask is not None
         and config.cascade.mask_heads == "one",
-        "one score per anchor": config.rpn.classifier == "softmax",
+        "one score per anchor": config.rpn.legacy.objectness == "softmax",
     }
     if expected := [what for what, wrong in unsupported.items() if wrong]:
         raise ValueError(f"MMDetection has no {config.name}: expected {expected[0]}")
@@ -137,26 +141,27 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         backbone=backbone,
         fpn=_fpn(state) if pyramid else None,
         rpn=RPNConfig(
-            sizes=sizes if pyramid else ((32.0, 64.0, 128.0, 256.0, 512.0)[: cells // 3],),
             convs=max(1, sum(bool(re.fullmatch(r"rpn_head\.rpn_conv\.\d+\.conv\.weight", name)) for name in names)),
             width=_width(state),
-            low_quality="overruled",
-            normalizer="sampled",
-            pre_nms_train=2000 if pyramid else 12000,
-            pre_nms=(1000 if heads else 2000) if pyramid else 6000,
-            post_nms_train=1000 if pyramid and not cascade else 2000,
             smooth_l1_beta=1 / 9 if cascade else 0.0,
+            anchors=AnchorConfig(sizes=sizes if pyramid else ((32.0, 64.0, 128.0, 256.0, 512.0)[: cells // 3],)),
+            legacy=LegacyRPNConfig(low_quality="overruled", normalizer="sampled"),
+            proposals=ProposalConfig(
+                pre_nms_train=2000 if pyramid else 12000,
+                pre_nms=(1000 if heads else 2000) if pyramid else 6000,
+                post_nms_train=1000 if pyramid and not cascade else 2000,
+            ),
         ),
         proposals_only=not heads,
         box=BoxHeadConfig(
-            features="res5" if shared else "fc",
+            trunk="res5" if shared else "fc",
             convs=_count(names, rf"{re.escape(box_prefix)}shared_convs\.(\d+)\.conv\.weight"),
             norm=_norm(names, f"{box_prefix}shared_convs.0."),
             fcs=_count(names, rf"{re.escape(box_prefix)}shared_fcs\.(\d+)\.weight") if heads else 2,
             fc_width=len(state.get(f"{box_prefix}shared_fcs.0.bias", torch.empty(1024))),
             class_agnostic=bool(heads) and rows == 4,
-            roi_size=14 if shared else 7,
             smooth_l1_beta=1.0 if cascade else 0.0,
+            pooler=PoolerConfig(size=14 if shared else 7),
         ),
         cascade=_cascade(names) if cascade else None,
         mask=_mask(state, f"roi_head.mask_head.{stage}", shared=shared) if masks else None,
@@ -212,7 +217,7 @@ def _mask(state: Mapping[str, Tensor], prefix: str, *, shared: bool) -> MaskHead
     names = list(state)
     upsample, logits = state.get(f"{prefix}upsample.weight"), state.get(f"{prefix}conv_logits.weight")
     return MaskHeadConfig(
-        features="res5" if shared else "convs",
+        trunk="res5" if shared else "convs",
         convs=_count(names, rf"{re.escape(prefix)}convs\.(\d+)\.conv\.weight"),
         width=256 if upsample is None else upsample.shape[1],
         norm=_norm(names, f"{prefix}convs.0."),
@@ -239,8 +244,10 @@ def _assumed(config: DetectorConfig) -> tuple[Assumption, ...]:
         Assumption(f"backbone style {style}", source, ("backbone.stride_in_1x1",)),
         Assumption("pixels", source, ("input.channel_order", "input.pixel_mean", "input.pixel_std")),
         Assumption("image size", source, ("input.min_size", "input.max_size")),
-        Assumption("anchors", source, ("rpn.sizes", "rpn.ratios")),
-        Assumption("detections", source, ("box.score_threshold", "box.nms_iou", "box.max_detections")),
+        Assumption("anchors", source, ("rpn.anchors.sizes", "rpn.anchors.ratios")),
+        Assumption(
+            "detections", source, ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections")
+        ),
     ]
     if config.cascade is not None:
         assumed.append(Assumption("cascade stages", source, ("cascade.ious", "cascade.delta_weights")))

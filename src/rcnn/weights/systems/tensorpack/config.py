@@ -9,14 +9,20 @@ from typing import Any
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import (
+    AnchorConfig,
     BoxHeadConfig,
     CascadeConfig,
     FPNConfig,
     InputConfig,
+    LegacyRPNConfig,
     MaskHeadConfig,
     Norm,
+    PoolerConfig,
+    ProposalConfig,
     ResNetConfig,
     RPNConfig,
+    SamplingConfig,
+    SelectionConfig,
 )
 from rcnn.weights.systems.resnets import depth_and_blocks
 from rcnn.weights.systems.tensorpack.settings import DEFAULTS, Settings
@@ -136,25 +142,32 @@ def _rpn(get: Mapping[str, Any], most: float) -> RPNConfig:
     sizes = _floats(get["RPN.ANCHOR_SIZES"])
     width = 0 if pyramid else get["RPN.HEAD_DIM"]
     return RPNConfig(
-        sizes=tuple((size,) for size in sizes) if pyramid else (sizes,),
-        ratios=_floats(get["RPN.ANCHOR_RATIOS"]),
         width=0 if width == 1024 else width,
-        positive_iou=get["RPN.POSITIVE_ANCHOR_THRESH"],
-        negative_iou=get["RPN.NEGATIVE_ANCHOR_THRESH"],
-        low_quality="overruled",
-        straddle=0.0,
-        crowd_ioa=float(get["RPN.CROWD_OVERLAP_THRESH"]),
-        batch_size=get["RPN.BATCH_PER_IM"],
-        positive_fraction=get["RPN.FG_RATIO"],
-        nms_iou=get["RPN.PROPOSAL_NMS_THRESH"],
-        pre_nms_train=get["RPN.TRAIN_PER_LEVEL_NMS_TOPK" if level else "RPN.TRAIN_PRE_NMS_TOPK"],
-        pre_nms=get["RPN.TEST_PER_LEVEL_NMS_TOPK" if level else "RPN.TEST_PRE_NMS_TOPK"],
-        post_nms_train=get["RPN.TRAIN_PER_LEVEL_NMS_TOPK" if level else "RPN.TRAIN_POST_NMS_TOPK"],
-        post_nms=get["RPN.TEST_PER_LEVEL_NMS_TOPK" if level else "RPN.TEST_POST_NMS_TOPK"],
-        proposals="joint" if pyramid and not level else "level",
-        min_size=float(get["RPN.MIN_SIZE"]) or -1.0,  # 0 drops nothing, not even what has no area
         max_log_scale=most,
         smooth_l1_beta=1 / 9,
+        anchors=AnchorConfig(
+            sizes=tuple((size,) for size in sizes) if pyramid else (sizes,), ratios=_floats(get["RPN.ANCHOR_RATIOS"])
+        ),
+        sampling=SamplingConfig(
+            positive_iou=get["RPN.POSITIVE_ANCHOR_THRESH"],
+            negative_iou=get["RPN.NEGATIVE_ANCHOR_THRESH"],
+            batch_size=get["RPN.BATCH_PER_IM"],
+            positive_fraction=get["RPN.FG_RATIO"],
+        ),
+        legacy=LegacyRPNConfig(
+            low_quality="overruled",
+            straddle=0.0,
+            crowd_ioa=float(get["RPN.CROWD_OVERLAP_THRESH"]),
+            joint_levels=pyramid and not level,
+        ),
+        proposals=ProposalConfig(
+            nms_iou=get["RPN.PROPOSAL_NMS_THRESH"],
+            pre_nms_train=get["RPN.TRAIN_PER_LEVEL_NMS_TOPK" if level else "RPN.TRAIN_PRE_NMS_TOPK"],
+            pre_nms=get["RPN.TEST_PER_LEVEL_NMS_TOPK" if level else "RPN.TEST_PRE_NMS_TOPK"],
+            post_nms_train=get["RPN.TRAIN_PER_LEVEL_NMS_TOPK" if level else "RPN.TRAIN_POST_NMS_TOPK"],
+            post_nms=get["RPN.TEST_PER_LEVEL_NMS_TOPK" if level else "RPN.TEST_POST_NMS_TOPK"],
+            min_size=float(get["RPN.MIN_SIZE"]) or -1.0,  # 0 removes nothing, not even proposals without area
+        ),
     )
 
 
@@ -162,7 +175,7 @@ def _box(get: Mapping[str, Any], most: float) -> BoxHeadConfig:
     pyramid, head = get["MODE_FPN"], get["FPN.FRCNN_HEAD_FUNC"]
     convs, normed = "4conv1fc" in head, head.endswith("_gn_head")
     return BoxHeadConfig(
-        features="fc" if pyramid else "res5",
+        trunk="fc" if pyramid else "res5",
         convs=4 if pyramid and convs else 0,
         conv_width=get["FPN.FRCNN_CONV_HEAD_DIM"],
         norm="gn" if pyramid and normed else "none",
@@ -170,16 +183,16 @@ def _box(get: Mapping[str, Any], most: float) -> BoxHeadConfig:
         fcs=1 if pyramid and convs else 2,
         fc_width=get["FPN.FRCNN_FC_HEAD_DIM"],
         class_agnostic=bool(get["FPN.CASCADE"]) and pyramid,
-        roi_size=7 if pyramid else 14,
-        sampling_ratio=2,
         delta_weights=_four(get["FRCNN.BBOX_REG_WEIGHTS"]),
         max_log_scale=most,
-        positive_iou=get["FRCNN.FG_THRESH"],
-        batch_size=get["FRCNN.BATCH_PER_IM"],
-        positive_fraction=get["FRCNN.FG_RATIO"],
         score_threshold=get["TEST.RESULT_SCORE_THRESH"],
-        nms_iou=get["TEST.FRCNN_NMS_THRESH"],
-        max_detections=get["TEST.RESULTS_PER_IM"],
+        pooler=PoolerConfig(size=7 if pyramid else 14, sampling_ratio=2),
+        sampling=SamplingConfig(
+            positive_iou=get["FRCNN.FG_THRESH"],
+            batch_size=get["FRCNN.BATCH_PER_IM"],
+            positive_fraction=get["FRCNN.FG_RATIO"],
+        ),
+        selection=SelectionConfig(nms_iou=get["TEST.FRCNN_NMS_THRESH"], max_detections=get["TEST.RESULTS_PER_IM"]),
     )
 
 
@@ -187,14 +200,14 @@ def _mask(get: Mapping[str, Any]) -> MaskHeadConfig:
     pyramid = get["MODE_FPN"]
     normed = pyramid and get["FPN.MRCNN_HEAD_FUNC"].endswith("_gn_head")
     return MaskHeadConfig(
-        features="convs" if pyramid else "res5",
+        trunk="convs" if pyramid else "res5",
         convs=4 if pyramid else 0,
         width=get["MRCNN.HEAD_DIM"],
         norm="gn" if normed else "none",
         norm_after_relu=normed,
-        sampling_ratio=2,
         target="sampled_bitmap",
         paste="accurate" if get["MRCNN.ACCURATE_PASTE"] else "rounded",
+        pooler=PoolerConfig(size=14, sampling_ratio=2),
     )
 
 

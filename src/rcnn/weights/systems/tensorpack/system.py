@@ -45,25 +45,25 @@ RULES = Rules(
         (rf"rpn/conv0/{VALUE}", "rpn.convs.0.{1:value}"),
         (rf"rpn/class/{VALUE}", "rpn.objectness.{1:value}"),
         (rf"rpn/box/{VALUE}", "rpn.deltas.{1:value}"),
-        (rf"fastrcnn/fc6?/{VALUE}", "box_head.features.fc1.{1:value}"),
-        (rf"fastrcnn/fc7/{VALUE}", "box_head.features.fc2.{1:value}"),
-        (rf"fastrcnn/conv(\d)/{VALUE}", "box_head.features.conv{1+1}.{2:value}"),
-        (rf"fastrcnn/gn(\d)/{VALUE}", "box_head.features.conv{1+1}.norm.{2:value}"),
+        (rf"fastrcnn/fc6?/{VALUE}", "box_head.trunk.fc1.{1:value}"),
+        (rf"fastrcnn/fc7/{VALUE}", "box_head.trunk.fc2.{1:value}"),
+        (rf"fastrcnn/conv(\d)/{VALUE}", "box_head.trunk.conv{1+1}.{2:value}"),
+        (rf"fastrcnn/gn(\d)/{VALUE}", "box_head.trunk.conv{1+1}.norm.{2:value}"),
         (rf"fastrcnn(?:/outputs)?/(class|box)/{VALUE}", "box_head.{1:output}.{2:value}"),
-        (rf"{STAGE}/head/fc6?/{VALUE}", "box_head.stages.{1-1}.features.fc1.{2:value}"),
-        (rf"{STAGE}/head/fc7/{VALUE}", "box_head.stages.{1-1}.features.fc2.{2:value}"),
-        (rf"{STAGE}/head/conv(\d)/{VALUE}", "box_head.stages.{1-1}.features.conv{2+1}.{3:value}"),
-        (rf"{STAGE}/head/gn(\d)/{VALUE}", "box_head.stages.{1-1}.features.conv{2+1}.norm.{3:value}"),
+        (rf"{STAGE}/head/fc6?/{VALUE}", "box_head.stages.{1-1}.trunk.fc1.{2:value}"),
+        (rf"{STAGE}/head/fc7/{VALUE}", "box_head.stages.{1-1}.trunk.fc2.{2:value}"),
+        (rf"{STAGE}/head/conv(\d)/{VALUE}", "box_head.stages.{1-1}.trunk.conv{2+1}.{3:value}"),
+        (rf"{STAGE}/head/gn(\d)/{VALUE}", "box_head.stages.{1-1}.trunk.conv{2+1}.norm.{3:value}"),
         (rf"{STAGE}/outputs/(class|box)/{VALUE}", "box_head.stages.{1-1}.{2:output}.{3:value}"),
-        (rf"maskrcnn/fcn(\d)/{VALUE}", "mask_head.features.conv{1+1}.{2:value}"),
-        (rf"maskrcnn/gn(\d)/{VALUE}", "mask_head.features.conv{1+1}.norm.{2:value}"),
+        (rf"maskrcnn/fcn(\d)/{VALUE}", "mask_head.trunk.conv{1+1}.{2:value}"),
+        (rf"maskrcnn/gn(\d)/{VALUE}", "mask_head.trunk.conv{1+1}.norm.{2:value}"),
         (rf"maskrcnn/deconv/{VALUE}", "mask_head.deconv.{1:value}"),
         (rf"maskrcnn/conv/{VALUE}", "mask_head.logits.{1:value}"),
     ),
     # the state of the training, and the ImageNet classifier
     skip=r"(?:learning_rate|global_step|apply_gradients.*|EMA/.*|(?:.*/)?(?:Momentum|AccumGrad[^/]*)(?:_\d+)?(?:/.*)?"
     r"|AccumGrad.*|beta[12]_power|linear/(?:W|b))(?::0)?",
-    words={"value": VALUES, "output": {"class": "scores", "box": "deltas"}},
+    words={"value": VALUES, "output": {"class": "logits", "box": "deltas"}},
 )
 # settings of ours whose values neither tensors nor given settings tell, by tensorpack's key
 ASSUMED = {
@@ -73,8 +73,8 @@ ASSUMED = {
     "PREPROC.PIXEL_STD": ("pixel deviation", ("input.pixel_std",)),
     "PREPROC.TEST_SHORT_EDGE_SIZE": ("image size", ("input.min_size",)),
     "PREPROC.MAX_SIZE": ("image size", ("input.max_size",)),
-    "RPN.ANCHOR_SIZES": ("anchors", ("rpn.sizes",)),
-    "FPN.PROPOSAL_MODE": ("proposals per level or over all levels", ("rpn.proposals",)),
+    "RPN.ANCHOR_SIZES": ("anchors", ("rpn.anchors.sizes",)),
+    "FPN.PROPOSAL_MODE": ("proposals per level or over all levels", ("rpn.legacy.joint_levels",)),
     "TEST.RESULT_SCORE_THRESH": ("detections", ("box.score_threshold",)),
     "DATA.CLASS_NAMES": ("class names: COCO's for 80 classes", ()),
 }
@@ -99,7 +99,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     config = config_of(shapes, theirs, found.source)
     names = placed.ours
     if config.fpn is None:  # res5 is the head
-        names = {name: our.replace("backbone.res5.", "box_head.features.res5.") for name, our in names.items()}
+        names = {name: our.replace("backbone.res5.", "box_head.trunk.res5.") for name, our in names.items()}
     return Plan(
         config=config,
         names=names,

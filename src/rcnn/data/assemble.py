@@ -1,0 +1,136 @@
+"""Checked tables -> Dataset: labels for the classes, and the objects to learn from as columns.
+
+Boxes are clipped to their images. Objects whose box is empty or outside its image are not learned from, but remain
+ground truth in evaluation, so that numbers agree with those of other tools on the same file.
+
+Letters: I images, A objects, K classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.checks.check import KnownImages
+from rcnn.data.checks.tables import Annotation, Category, Image, Tables
+from rcnn.data.records import Dataset, Objects
+from rcnn.data.segmentations import pack_outlines
+from rcnn.data.warnings import Warnings, close_to, counted, few
+
+NOT_LEARNED = "skipped in training, kept in evaluation"
+BEYOND_EDGE = 1.0  # pixels; rounding goes a little beyond the edge in most files
+
+
+def assemble(
+    tables: Tables,
+    *,
+    root: Path,
+    split: str,
+    classes: Sequence[str] | None,
+    ignore_others: bool,
+    reader: Callable[[KnownImages | None], Tables],
+) -> Dataset:
+    """The data set of the tables. `classes` and `ignore_others` as in `open_dataset`; `reader` reads the tables again.
+
+    Raises ValueError where `classes` holds a name twice.
+    """
+    warnings = Warnings(tables.file)
+    chosen = _chosen_categories(tables, classes)
+    label = {category["id"]: place for place, category in enumerate(chosen)}
+    annotations = [annotation for annotation in tables.annotations if annotation["category_id"] in label]
+    others = () if ignore_others else _other_classes(tables, label, classes or ())
+    return Dataset(
+        root=root,
+        split=split,
+        annotation_file=tables.file,
+        folder=tables.folder,
+        classes=tuple(category["name"] for category in chosen),
+        category_ids=tuple(category["id"] for category in chosen),
+        image_ids=tuple(image["id"] for image in tables.images),
+        file_names=tuple(image["file_name"] for image in tables.images),
+        sizes=np.array([(image["height"], image["width"]) for image in tables.images], dtype=np.int64).reshape(-1, 2),
+        objects=_objects(annotations, tables.images, label, warnings),
+        categories=chosen,
+        label_of=label,
+        reader=reader,
+        warnings=(*tables.warnings, *others, *warnings.lines()),
+        notes=tables.notes,
+    )
+
+
+def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[Category, ...]:
+    """The categories by label; a class that only `classes` knows gets an id that the file does not use."""
+    if classes is None:
+        return tuple(tables.categories)
+    if len(set(classes)) < len(classes):
+        raise ValueError(f"classes holds a name twice: {few([n for n, uses in Counter(classes).items() if uses > 1])}")
+    named = {category["name"]: category for category in tables.categories}
+    free = max(named[name]["id"] for name in named) + 1
+    return tuple(named.get(name) or {"id": free + place, "name": name} for place, name in enumerate(classes))
+
+
+def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]) -> tuple[str, ...]:
+    """A warning about the objects of classes that were not asked for."""
+    uses = Counter(a["category_id"] for a in tables.annotations if a["category_id"] not in label)
+    if not uses:
+        return ()
+    names = [category["name"] for category in tables.categories if category["id"] in uses]
+    shown = ", ".join(repr(name) + close_to(name, classes) for name in names[:5])
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return (
+        f"{tables.file}: {counted(sum(uses.values()), 'object')} of {len(names)} "
+        f"{'class that is' if len(names) == 1 else 'classes that are'} not among the {len(classes)} of the model "
+        f"({few(classes)}): {shown}{more}: left out. To use them, rename the categories in the file, or train on a "
+        "data set that has these classes",
+    )
+
+
+def _objects(
+    annotations: Sequence[Annotation], images: Sequence[Image], label: dict[int, int], warnings: Warnings
+) -> Objects:
+    """The objects that can be learned from, in the order of the images."""
+    place = {image["id"]: i for i, image in enumerate(images)}
+    image = np.array([place[annotation["image_id"]] for annotation in annotations], dtype=np.int64)
+    order = np.argsort(image, kind="stable")
+    annotations, image = [annotations[i] for i in order.tolist()], image[order]
+    sizes = np.array([(one["height"], one["width"]) for one in images], dtype=np.float64).reshape(-1, 2)
+    height, width = sizes[image].T
+
+    x, y, w, h = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4).T
+    boxes = np.stack([x, y, x + w, y + h], axis=1)
+    limits = np.stack([width, height, width, height], axis=1)
+    clipped = boxes.clip(0, limits).astype(np.float32)
+    solid = (w > 0) & (h > 0)
+    inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    kept = solid & inside
+    beyond = kept & (np.abs(boxes - clipped) > BEYOND_EDGE).any(axis=1)
+    ids = np.empty(len(annotations), dtype=object)
+    ids[:] = [one["id"] for one in annotations]
+    warnings.add("a box of zero size", NOT_LEARNED, ids[~solid].tolist())
+    warnings.add("a box outside the image", NOT_LEARNED, ids[solid & ~inside].tolist())
+    warnings.add("a box partly outside the image", "clipped to the image for training", ids[beyond].tolist())
+
+    annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
+    bare = [one["id"] for one in annotations if "segmentation" not in one]
+    if len(bare) < len(annotations):  # a data set of boxes only has nothing to warn of
+        warnings.add("a box but no outline", "used for boxes, not for masks", bare)
+    outlines = pack_outlines(annotations)
+    whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)
+    points = [one["keypoints"] for one in annotations if "keypoints" in one]
+    return Objects(
+        starts=np.searchsorted(image[kept], np.arange(len(images) + 1)),
+        boxes=clipped[kept],
+        labels=np.array([label[one["category_id"]] for one in annotations], dtype=np.int64),
+        crowd=np.array([one["iscrowd"] for one in annotations], dtype=bool),
+        areas=np.array([one["area"] for one in annotations], dtype=np.float64),
+        ids=ids[kept].astype(np.int64) if whole else ids[kept],
+        keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if points else None,
+        part_starts=outlines.part_starts,
+        point_starts=outlines.point_starts,
+        points=outlines.points,
+        rle_starts=outlines.rle_starts,
+        rle_bytes=outlines.rle_bytes,
+    )

@@ -1,0 +1,137 @@
+"""Boxes and areas: numbers that are finite, in COCO's form, and in agreement with the outlines.
+
+COCO's form is [x, y, width, height] in pixels of the original image. A box that cannot be used is taken from the
+outline of its object.
+
+Letters: A annotations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from rcnn.data.checks.numbers import number_rows, numbers
+from rcnn.data.checks.outlines import Outline, fractions, outline_area, outline_boxes
+from rcnn.data.checks.tables import Id
+from rcnn.data.warnings import Warnings
+
+CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: below, above
+MOST = 0.9  # fraction of the boxes that must agree with their outlines in another form, to read all of them so
+MANY = 0.5  # fraction of the boxes that must reach beyond their images, to suspect another form
+OVER_EDGE = 1.0  # pixels that a box may reach beyond its image: rounding does in most files
+FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # other tools' forms -> x, y, width, height
+    "x1, y1, x2, y2": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
+    "centre x, centre y, width, height": lambda b: np.concatenate([b[:, :2] - b[:, 2:] / 2, b[:, 2:]], axis=1),
+    "y1, x1, y2, x2": lambda b: np.stack([b[:, 1], b[:, 0], b[:, 3] - b[:, 1], b[:, 2] - b[:, 0]], axis=1),
+}
+
+
+def check_boxes(
+    values: Sequence[object],
+    outlines: Sequence[Outline],
+    sizes: np.ndarray,
+    limits: np.ndarray,
+    ids: Sequence[Id],
+    warnings: Warnings,
+) -> tuple[np.ndarray, bool]:
+    """The boxes (A, 4) float64 x, y, width, height, NaN where an object has neither box nor outline.
+
+    And whether they were fractions of the image in the file. `sizes` (A, 2) int64 are height and width of the images,
+    `limits` (A,) the largest coordinates that are believed.
+    """
+    every = np.asarray(ids, dtype=object)
+    boxes, text = number_rows(values, 4)
+    warnings.add("a bbox with numbers that are text", "read as numbers", every[text].tolist())
+    absent = np.array([value is None or value == [] for value in values], dtype=bool)
+    believed = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
+    boxes[~believed] = np.nan
+    around = outline_boxes(outlines, masks=False)
+    relative = bool(believed.any()) and fractions(boxes[believed])
+    if relative:
+        boxes *= np.tile(sizes[:, ::-1], 2)
+        warnings.add("a bbox in fractions of the image", "multiplied by its width and height", every[believed].tolist())
+    boxes = _in_coco_form(boxes, around, sizes, every, warnings)
+    unusable = ~believed | (boxes[:, 2:] < 0).any(axis=1)
+    wrong = unusable & ~absent
+    boxes[unusable] = np.nan
+    if unusable.any():
+        around[unusable] = outline_boxes([outlines[place] for place in np.flatnonzero(unusable).tolist()], masks=True)
+        boxes[unusable] = around[unusable]
+    lost = unusable & np.isnan(boxes).any(axis=1)
+    what = "a bbox that is not 4 finite numbers (x, y, width, height), with a width and height of 0 or more"
+    warnings.add(what, "the box around the outline is used", every[wrong & ~lost].tolist())
+    warnings.add(what + ", and no outline", "skipped", every[wrong & lost].tolist())
+    warnings.add("neither a bbox nor a segmentation that can be used", "skipped", every[absent & lost].tolist())
+    return boxes, relative
+
+
+def check_areas(
+    values: Sequence[object],
+    boxes: np.ndarray,
+    outlines: Sequence[Outline],
+    ids: Sequence[Id],
+    warnings: Warnings,
+) -> np.ndarray:
+    """The areas (A,) float64 pixels: those of the file, else of the outline, else of the box."""
+    areas = numbers(values)
+    usable = np.isfinite(areas) & (areas >= 0)
+    wrong = [
+        one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if not good and value is not None
+    ]
+    warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong)
+    for place in np.flatnonzero(~usable).tolist():
+        area = outline_area(outlines[place])
+        areas[place] = boxes[place, 2] * boxes[place, 3] if np.isnan(area) else area
+    return areas
+
+
+def _in_coco_form(
+    boxes: np.ndarray, around: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings
+) -> np.ndarray:
+    """The boxes, converted where those around the outlines (A, 4, NaN: none) prove that the file has another form."""
+    known = np.flatnonzero(np.isfinite(boxes).all(axis=1) & np.isfinite(around).all(axis=1))
+    if not len(known):
+        _warn_of_corners(boxes, sizes, ids, warnings)
+        return boxes
+    agreement = _iou(boxes[known], around[known])
+    for form, convert in FORMS.items():
+        agrees = (_iou(convert(boxes[known]), around[known]) > AGREES).mean()
+        if agrees >= MOST and agrees > (agreement > AGREES).mean():
+            warnings.add(
+                "a bbox that contradicts its outline as [x, y, width, height]",
+                f"all boxes are read as [{form}], which agrees with the outlines",
+                ids[known[agreement <= AGREES]].tolist(),
+            )
+            return convert(boxes)
+    warnings.add(
+        f"a bbox that contradicts its outline (IoU below {CONTRADICTS})",
+        "used as it is written",
+        ids[known[agreement < CONTRADICTS]].tolist(),
+    )
+    return boxes
+
+
+def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings) -> None:
+    """Without outlines nothing proves that boxes are corners; what shows is that they do not fit into their images."""
+    given = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+    written, limits = boxes[given], sizes[given, ::-1] + OVER_EDGE
+    beyond = (written[:, :2] + written[:, 2:] > limits).any(axis=1)
+    corners = (written[:, 2:] > written[:, :2]).all(axis=1) & (written[:, 2:] <= limits).all(axis=1)
+    if len(given) and beyond.mean() >= MANY and corners.all():
+        warnings.add(
+            "a bbox that reaches beyond its image as [x, y, width, height]",
+            "used as it is written; the boxes are probably [x1, y1, x2, y2] and must then be converted",
+            ids[given[beyond]].tolist(),
+        )
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union (A,) of boxes x, y, width, height, one by one; 1 for two that are equal and empty."""
+    low = np.maximum(a[:, :2], b[:, :2])
+    high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
+    intersection = np.clip(high - low, 0, None).prod(axis=1)
+    union = np.clip(a[:, 2:], 0, None).prod(axis=1) + b[:, 2:].prod(axis=1) - intersection
+    same = (np.abs(a - b) <= 1).all(axis=1)  # thin objects: a pixel of rounding is most of them
+    return np.where(same, 1.0, intersection / np.maximum(union, np.finfo(np.float64).tiny))

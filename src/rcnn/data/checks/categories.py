@@ -1,0 +1,120 @@
+"""Categories: names that are text and unique, and the keypoints that they name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rcnn.data.checks.ids import category_ids
+from rcnn.data.checks.numbers import as_number
+from rcnn.data.checks.tables import Category, RawEntry, RawTables
+from rcnn.data.warnings import Warnings, printable
+
+
+def check_categories(raw: RawTables, warnings: Warnings) -> list[Category]:
+    """The categories by ascending id. Raises ValueError for ids that are wrong or used twice."""
+    ids = category_ids(raw)
+    checked: list[Category] = []
+    for number, entry in sorted(zip(ids, raw.categories, strict=True), key=lambda pair: pair[0]):
+        category: Category = {"id": number, "name": _name(number, entry, warnings)}
+        supercategory = entry.get("supercategory")
+        if isinstance(supercategory, (str, int, float)):  # COCO's metrics read text only
+            category["supercategory"] = printable(str(supercategory))
+        _check_keypoints(category, entry, warnings)
+        checked.append(category)
+    return checked
+
+
+def without_placeholder(categories: Sequence[Category], used: set[int], warnings: Warnings) -> list[Category]:
+    """The categories without the one that Roboflow puts first: id 0, no objects, the supercategory of all others."""
+    first, others = categories[0], list(categories[1:])
+    if first["id"] != 0 or 0 in used or not others:
+        return list(categories)
+    if any(other.get("supercategory") != first["name"] for other in others):
+        return list(categories)
+    warnings.note(f"category 0 ({first['name']!r}) has no objects and is the supercategory of all others: not a class")
+    return others
+
+
+def with_unique_names(categories: Sequence[Category]) -> list[Category]:
+    """The categories; names used twice get the id added."""
+    uses = Counter(category["name"] for category in categories)
+    unique: list[Category] = []
+    for category in categories:
+        renamed = category.copy()
+        if uses[category["name"]] > 1:
+            renamed["name"] = f"{category['name']} (category {category['id']})"
+        unique.append(renamed)
+    return unique
+
+
+def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
+    name = entry.get("name")
+    if isinstance(name, str) and name.strip() and printable(name) == name:
+        return name
+    if isinstance(name, str) and name.strip():
+        named = printable(name)
+    elif isinstance(name, (int, float)) and not isinstance(name, bool):
+        named = str(name)
+    else:
+        named = f"category {number}"
+    warnings.add("a name that is not text", f"called {named!r}", [number], "category")
+    return named
+
+
+def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) -> None:
+    """Add the names, skeleton and sigmas of the keypoints, where the category has them."""
+    names = entry.get("keypoints")
+    if not names:
+        return
+    ids = [category["id"]]
+    if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
+        warnings.add("keypoints that are not a list of names", "the names are not used", ids, "category")
+        return
+    texts = [printable(str(name)) for name in names]
+    uses = Counter(texts)
+    if len(uses) < len(texts):
+        texts = [name if uses[name] == 1 else f"{name} ({place})" for place, name in enumerate(texts, start=1)]
+        warnings.add("two keypoints with the same name", "their numbers were added to the names", ids, "category")
+    category["keypoints"] = texts
+    if entry.get("skeleton"):
+        category["skeleton"] = _skeleton(entry["skeleton"], texts, ids, warnings)
+    sigmas = entry.get("sigmas")
+    if sigmas is not None:
+        values = [as_number(one) for one in sigmas] if isinstance(sigmas, list) else []
+        if len(values) == len(texts) and all(0 < value < float("inf") for value in values):
+            category["sigmas"] = values
+        else:
+            warnings.add(
+                f"sigmas that are not {len(texts)} numbers above 0, one per keypoint", "not used", ids, "category"
+            )
+
+
+def _skeleton(lines: object, names: Sequence[str], ids: Sequence[int], warnings: Warnings) -> list[list[int]]:
+    """The pairs of a skeleton, counted from 1; those that cannot be drawn are left out."""
+    if not isinstance(lines, list):
+        warnings.add("a skeleton that is not a list of pairs", "not drawn", ids, "category")
+        return []
+    pairs = [_pair(line, names) for line in lines]
+    ends = [end for pair in pairs if pair for end in pair]
+    if 0 in ends and max(ends) < len(names):
+        warnings.add("a skeleton that counts keypoints from 0", "1 was added (COCO counts from 1)", ids, "category")
+        pairs = [pair and [pair[0] + 1, pair[1] + 1] for pair in pairs]
+    drawn = [pair for pair in pairs if pair and pair[0] != pair[1] and all(1 <= end <= len(names) for end in pair)]
+    if len(drawn) < len(lines):
+        warnings.add(
+            f"a skeleton with {len(lines) - len(drawn)} of {len(lines)} lines that do not join two of the keypoints, "
+            f"counted from 1 to {len(names)}",
+            "these lines are not drawn",
+            ids,
+            "category",
+        )
+    return drawn
+
+
+def _pair(line: object, names: Sequence[str]) -> list[int] | None:
+    """Two keypoints by number, or by name; None for anything else."""
+    if not isinstance(line, list) or len(line) != 2:
+        return None
+    ends = [names.index(end) + 1 if isinstance(end, str) and end in names else as_number(end) for end in line]
+    return [int(end) for end in ends] if all(float(end).is_integer() for end in ends) else None

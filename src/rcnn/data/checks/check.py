@@ -1,0 +1,111 @@
+"""Every field of an annotation file, checked once, when the file is opened.
+
+A file that cannot be understood as a whole (its structure, the ids of images and categories, image files that are
+missing) is refused. A faulty object or field is repaired or skipped, and counted in a warning: one slip in a hundred
+thousand images must not stop a training run.
+
+Letters: A annotations, I images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.checks.boxes import check_areas, check_boxes
+from rcnn.data.checks.categories import check_categories, with_unique_names, without_placeholder
+from rcnn.data.checks.ids import annotation_ids, category_ids, image_ids, places_of
+from rcnn.data.checks.images import check_images
+from rcnn.data.checks.keypoints import check_keypoints
+from rcnn.data.checks.numbers import MAX_COORDINATE, flags
+from rcnn.data.checks.outlines import Outline, check_outlines
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawTables, Tables
+from rcnn.data.warnings import Warnings, excerpt
+
+REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
+KnownImages = tuple[Path, list[Image]]  # their folder, and what an earlier check found
+
+
+def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None = None) -> Tables:
+    """The tables of a split with every field checked.
+
+    `warnings` may hold what the format's reader found already. `known` images are not searched for and measured again.
+    Raises ValueError, or FileNotFoundError for missing images, with what is wrong and where.
+    """
+    _require_entries(raw)
+    ids = image_ids(raw)
+    folder, images = known or check_images(raw, ids, warnings)
+    if [image["id"] for image in images] != ids:
+        raise ValueError(f"{raw.file} has other images than when it was opened: do not change it while it is used")
+    categories = check_categories(raw, warnings)
+    annotations = _checked_annotations(raw, images, categories, warnings)
+    used = {annotation["category_id"] for annotation in annotations}
+    return Tables(
+        file=raw.file,
+        folder=folder,
+        images=images,
+        annotations=annotations,
+        categories=with_unique_names(without_placeholder(categories, used, warnings)),
+        warnings=warnings.lines(),
+        notes=warnings.notes(),
+    )
+
+
+def _require_entries(raw: RawTables) -> None:
+    """Raise unless each table has entries with the fields that nothing can stand in for."""
+    for name, fields in REQUIRED.items():
+        entries: list[object] = getattr(raw, name)
+        for place, entry in enumerate(entries):
+            if not isinstance(entry, dict) or not entry.keys() >= set(fields):
+                lacks = ", ".join(f for f in fields if not isinstance(entry, dict) or f not in entry)
+                raise ValueError(f"{raw.file}: entry {place} (from 0) of {name} has no {lacks}: {excerpt(entry)}")
+    if not raw.images:
+        raise ValueError(f"{raw.file} lists no images: export the split again")
+    if not raw.categories:
+        raise ValueError(f"{raw.file} lists no categories; expected at least one, {{'id': 1, 'name': ...}}")
+
+
+def _checked_annotations(
+    raw: RawTables, images: Sequence[Image], categories: Sequence[Category], warnings: Warnings
+) -> list[Annotation]:
+    """The annotations that can be used: those with a box."""
+    written = raw.annotations
+    image = places_of("image_id", [image["id"] for image in images], raw, warnings)
+    numbers = category_ids(raw)
+    category = [numbers[place] for place in places_of("category_id", numbers, raw, warnings).tolist()]
+    ids = annotation_ids(written, warnings)
+    sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64)[image]  # (A, 2)
+    limits = np.maximum(MAX_COORDINATE, 2.0 * sizes.max(axis=1, initial=0))  # (A,)
+    outlines = check_outlines([entry.get("segmentation") for entry in written], sizes, limits, ids, warnings)
+    boxes, relative = check_boxes([entry.get("bbox") for entry in written], outlines, sizes, limits, ids, warnings)
+    stated = [None if relative else entry.get("area") for entry in written]
+    areas = check_areas(stated, boxes, outlines, ids, warnings)
+    crowds, odd = flags([entry.get("iscrowd", 0) for entry in written])
+    warnings.add(
+        "an iscrowd that is neither 0 nor 1",
+        "null and unknown text count as 0, other numbers as 1",
+        [ids[place] for place in np.flatnonzero(odd).tolist()],
+    )
+    by_id = {category["id"]: category for category in categories}
+    keypoints = check_keypoints(written, [by_id[number] for number in category], limits, ids, warnings)
+    owners = [images[place]["id"] for place in image.tolist()]
+    usable = np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist()
+    rows = zip(ids, owners, category, boxes.tolist(), areas.tolist(), crowds.tolist(), outlines, strict=True)
+    checked = [_annotation(*row) for row in rows]
+    for entry, points in zip(checked, () if keypoints is None else keypoints, strict=keypoints is not None):
+        entry["keypoints"] = points.reshape(-1).tolist()
+        entry["num_keypoints"] = int((points[:, 2] > 0).sum())
+    return [checked[place] for place in usable]
+
+
+def _annotation(
+    number: Id, image: Id, category: int, box: list[float], area: float, crowd: int, outline: Outline
+) -> Annotation:
+    entry: Annotation = {
+        "id": number, "image_id": image, "category_id": category, "bbox": box, "area": area, "iscrowd": crowd
+    }  # fmt: skip
+    if outline is not None:
+        entry["segmentation"] = outline
+    return entry

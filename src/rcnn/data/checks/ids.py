@@ -1,0 +1,150 @@
+"""Ids of images, annotations and categories, and the references between the tables.
+
+Ids are whole numbers or text. Exporters mix the two (an annotation of image "7" beside an image with id 7): such a
+reference is matched where exactly one id has that value.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from rcnn.data.checks.tables import Id, RawEntry, RawTables
+from rcnn.data.warnings import Warnings, counted, excerpt, few
+
+MAX_ID = 2**63  # of a category: what COCO's metrics can count with
+MAX_DIGITS = 18
+
+
+def as_id(value: object) -> Id | None:
+    """The id that a value is; None where it is none. 3.0 is the id 3."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, (int, str)):
+        return value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
+
+
+def as_whole(value: Id) -> int | None:
+    """The number that an id is or spells; None where it is neither."""
+    if isinstance(value, int):
+        return value
+    text = value.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else None
+
+
+def image_ids(raw: RawTables) -> list[Id]:
+    """The ids of all images. Raises ValueError for a value that is no id, and for an id used twice."""
+    ids: list[Id] = []
+    for place, entry in enumerate(raw.images):
+        found = as_id(entry["id"])
+        if found is None:
+            raise ValueError(_wrong_id(raw, "images", place, entry["id"], "a whole number or text"))
+        ids.append(found)
+    _require_unique(ids, "images", raw)
+    return ids
+
+
+def category_ids(raw: RawTables) -> list[int]:
+    """The ids of all categories, from 0. Raises ValueError for a value that is no such id, and for an id used twice."""
+    ids: list[int] = []
+    for place, entry in enumerate(raw.categories):
+        found = as_id(entry["id"])
+        whole = None if found is None else as_whole(found)
+        if whole is None or not 0 <= whole < MAX_ID:
+            raise ValueError(_wrong_id(raw, "categories", place, entry["id"], "a whole number from 0"))
+        ids.append(whole)
+    _require_unique(ids, "categories", raw)
+    return ids
+
+
+def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[Id]:
+    """The ids of all annotations, new ones where there is none. Ids used twice are reported: nothing needs them."""
+    found = [as_id(entry.get("id")) for entry in annotations]
+    free = max((one for one in found if isinstance(one, int)), default=0) + 1
+    ids: list[Id] = []
+    missing: list[int] = []
+    for one in found:
+        if one is None:
+            missing.append(free)
+            free += 1
+        ids.append(missing[-1] if one is None else one)
+    warnings.add("no id (a whole number or text)", "these ids were assigned", missing)
+    if len(set(ids)) < len(ids):
+        twice = [one for one, uses in Counter(ids).items() if uses > 1]
+        warnings.add("an id that another annotation has too", "all are used", twice)
+    return ids
+
+
+def places_of(field: str, known: Sequence[Id], raw: RawTables, warnings: Warnings) -> np.ndarray:
+    """For each annotation, which of the `known` ids its `field` names: (A,) int64.
+
+    Raises ValueError, with the annotations' ids, where an id is not known.
+    """
+    place = {one: i for i, one in enumerate(known)}
+    values = [entry[field] for entry in raw.annotations]
+    if set(map(type, values)) <= {int, str}:
+        places = np.array([place.get(value, -1) for value in values], dtype=np.int64)
+    else:
+        ids = [as_id(value) for value in values]
+        places = np.array([-1 if one is None else place.get(one, -1) for one in ids], dtype=np.int64)
+    if (places < 0).any():
+        _match_by_value(places, values, known)
+        matched = np.flatnonzero(places >= 0).tolist()
+        other = [raw.annotations[i].get("id") for i in matched if as_id(values[i]) != known[int(places[i])]]
+        warnings.add(
+            f"{_article(field)} {field} that is text where the file has numbers, or the reverse",
+            "matched by value",
+            other,
+        )
+        _require_known(np.flatnonzero(places < 0).tolist(), field, known, raw)
+    return places
+
+
+def _match_by_value(places: np.ndarray, values: Sequence[object], known: Sequence[Id]) -> None:
+    """Fill `places` (A,) that are -1 with the one known id of the same numeric value."""
+    by_value: dict[int, int] = {}
+    uses = Counter(as_whole(one) for one in known)
+    for i, one in enumerate(known):
+        whole = as_whole(one)
+        if whole is not None and uses[whole] == 1:
+            by_value[whole] = i
+    for i in np.flatnonzero(places < 0).tolist():
+        one = as_id(values[i])
+        whole = None if one is None else as_whole(one)
+        if whole is not None:
+            places[i] = by_value.get(whole, -1)
+
+
+def _require_known(unknown: Sequence[int], field: str, known: Sequence[Id], raw: RawTables) -> None:
+    if not unknown:
+        return
+    what = field.removesuffix("_id")
+    first = raw.annotations[unknown[0]]
+    ids = few([raw.annotations[i].get("id") for i in unknown])
+    listed = few(sorted(known, key=lambda one: (isinstance(one, str), one)))
+    raise ValueError(
+        f"{raw.file}: {counted(len(unknown), 'annotation')} (id {ids}) "
+        f"{'has' if len(unknown) == 1 else 'have'} {_article(field)} {field} that the file does not "
+        f"list, e.g. {excerpt(first[field])} of annotation {excerpt(first.get('id'))}; it lists {listed}: add the "
+        f"{what}, or remove the annotations"
+    )
+
+
+def _article(field: str) -> str:
+    return "an" if field == "image_id" else "a"
+
+
+def _require_unique(ids: Sequence[Id], table: str, raw: RawTables) -> None:
+    if len(set(ids)) < len(ids):
+        twice = [one for one, uses in Counter(ids).items() if uses > 1]
+        raise ValueError(
+            f"{raw.file}: {counted(len(twice), 'id')} of {table} used more than once ({few(twice)}): give each entry "
+            "its own; files that were joined need their ids renumbered"
+        )
+
+
+def _wrong_id(raw: RawTables, table: str, place: int, value: object, expected: str) -> str:
+    return f"{raw.file}: entry {place} (from 0) of {table} has the id {excerpt(value)}; expected {expected}"

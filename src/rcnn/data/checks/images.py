@@ -1,0 +1,214 @@
+"""Images of an annotation file: their files, found whatever way the names are written, and their sizes."""
+
+from __future__ import annotations
+
+import math
+import os
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
+from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
+from rcnn.data.images import image_size
+from rcnn.data.warnings import Warnings, close_to, counted, excerpt, few
+
+BY_URL = "that is a URL"
+URL_FIELDS = ("coco_url", "flickr_url", "url")  # where an entry without file_name (LVIS v1) names its file
+
+
+def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple[Path, list[Image]]:
+    """The images with their files and sizes, and the folder that file names are relative to.
+
+    Raises FileNotFoundError for images that are not there, ValueError for names outside the data set.
+    """
+    names = _written_names(raw, ids, warnings)
+    folder, files = find_images(names, ids, raw, warnings)
+    sizes = _sizes(raw.images, ids, [folder / file for file in files], warnings)
+    if len(set(files)) < len(files):
+        uses = Counter(files)
+        shared = [one for one, file in zip(ids, files, strict=True) if uses[file] > 1]
+        warnings.add("a file that another image has too", "all are used", shared, "image")
+    return folder, [
+        {"id": one, "file_name": file, "height": height, "width": width}
+        for one, file, (height, width) in zip(ids, files, sizes, strict=True)
+    ]
+
+
+def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> list[str]:
+    names: list[str] = []
+    by_url = 0
+    for place, (entry, one) in enumerate(zip(raw.images, ids, strict=True)):
+        name = entry.get("file_name")
+        if name is None or name == "":
+            name = next((entry[field] for field in URL_FIELDS if entry.get(field)), None)
+        by_url += isinstance(name, str) and "://" in name
+        if not isinstance(name, str) or "\0" in name:
+            raise ValueError(
+                f"{raw.file}: entry {place} (from 0) of images (id {one}) has the file_name {excerpt(name)}; expected "
+                "the name of its image file"
+            )
+        names.append(name)
+    if by_url:
+        warnings.note(f"{counted(by_url, 'image')} named by a URL: the last part of it is the name of the file")
+    return names
+
+
+class _Files:
+    """The files below the folders that images may be in; each folder is listed once."""
+
+    def __init__(self, raw: RawTables) -> None:
+        self.root = os.path.abspath(raw.root)
+        self.folders = [os.path.abspath(folder) for folder in raw.folders if os.path.isdir(folder)]
+        self._listed: dict[str, frozenset[str]] = {}
+        self._alike: dict[str, dict[str, list[str]]] = {}
+
+    def inside(self, path: str) -> bool:
+        return path.startswith(self.root.rstrip(os.sep) + os.sep)
+
+    def names(self, folder: str) -> frozenset[str]:
+        """The files in a folder; none where there is no such folder."""
+        if folder not in self._listed:
+            try:
+                with os.scandir(folder) as entries:
+                    self._listed[folder] = frozenset(entry.name for entry in entries if not entry.is_dir())
+            except (OSError, ValueError):  # ValueError: a name that the file system cannot encode
+                self._listed[folder] = frozenset()
+        return self._listed[folder]
+
+    def exact(self, folder: str, name: str) -> str | None:
+        """The path of `name` in `folder`; None where there is no such file, or it lies outside the data set."""
+        path = os.path.normpath(os.path.join(folder, name))
+        return path if os.path.basename(path) in self.names(os.path.dirname(path)) and self.inside(path) else None
+
+    def alike(self, folder: str, name: str) -> str | None:
+        """The one file whose name differs from `name` in upper and lower case only, or in how accents are encoded."""
+        path = os.path.normpath(os.path.join(folder, name))
+        parent = os.path.dirname(path)
+        if parent not in self._alike:
+            keys: dict[str, list[str]] = {}
+            for there in self.names(parent):
+                keys.setdefault(_key(there), []).append(there)
+            self._alike[parent] = keys
+        found = self._alike[parent].get(_key(os.path.basename(path)), [])
+        return os.path.join(parent, found[0]) if len(found) == 1 and self.inside(path) else None
+
+
+def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warnings: Warnings) -> tuple[Path, list[str]]:
+    """The folder that holds the images, and the path of each within it.
+
+    It is the first of the folders with a file of that name. Names that are not found there as they are written are
+    searched for in all folders: with slashes for backslashes, without leading folders, in another case.
+    """
+    files = _Files(raw)
+    found: list[str | None] = [None] * len(names)
+    base = None
+    for folder in files.folders:
+        found = [files.exact(folder, name) for name in names]
+        if any(found):
+            base = folder
+            break
+    guesses: dict[str, list[int]] = {}
+    for place in [place for place, path in enumerate(found) if path is None]:
+        path, how = _guess(names[place], files)
+        found[place] = path
+        if path is not None:
+            guesses.setdefault(how, []).append(place)
+    _drop_ambiguous(found, guesses)
+    paths = _require_found(found, names, ids, raw, files)
+    for how, places in guesses.items():
+        if how != BY_URL:
+            warnings.add(f"a file_name {how}", "the file was found", [ids[place] for place in places], "image")
+    base = base or os.path.commonpath([os.path.dirname(path) for path in paths])
+    folder = raw.root / os.path.relpath(base, files.root)
+    return folder, [os.path.relpath(path, base).replace(os.sep, "/") for path in paths]
+
+
+def _guess(name: str, files: _Files) -> tuple[str | None, str]:
+    """The file that a name most likely means, and how it is written differently."""
+    path = unquote(urlsplit(name).path) if "://" in name else name
+    slashed = path.replace("\\", "/")
+    parts = [part for part in slashed.split("/") if part]
+    shorter = ["/".join(parts[start:]) for start in range(len(parts))]
+    for tail in shorter:
+        for folder in files.folders:
+            if found := files.exact(folder, tail):
+                if "://" in name:
+                    return found, BY_URL
+                if tail == slashed:
+                    return found, "with backslashes" if slashed != name else "in another folder than the others"
+                return found, "with leading folders that the data set does not have"
+    for tail in shorter:
+        for folder in files.folders:
+            if found := files.alike(folder, tail):
+                return found, "that differs from the file's name in upper and lower case"
+    return None, ""
+
+
+def _drop_ambiguous(found: list[str | None], guesses: dict[str, list[int]]) -> None:
+    """No file may be guessed for one image that another image has."""
+    uses = Counter(path for path in found if path is not None)
+    for places in guesses.values():
+        for place in places:
+            path = found[place]
+            if path is not None and uses[path] > 1:
+                found[place] = None
+
+
+def _require_found(
+    found: Sequence[str | None], names: Sequence[str], ids: Sequence[Id], raw: RawTables, files: _Files
+) -> list[str]:
+    """The paths, all of them there."""
+    missing = [place for place, path in enumerate(found) if path is None]
+    for place in missing:
+        paths = [os.path.normpath(os.path.join(folder, names[place])) for folder in files.folders]
+        if ".." in names[place] and not any(files.inside(path) for path in paths):
+            raise ValueError(
+                f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which lies outside the "
+                f"data set {raw.root}: copy the image into the data set and correct its name"
+            )
+    wanted = [names[place] for place in missing]
+    where = few([str(folder) for folder in raw.folders])
+    if missing and len(missing) == len(names):
+        raise FileNotFoundError(
+            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}: copy them there"
+        )
+    if missing:
+        there = sorted({name for folder in files.folders for name in files.names(folder)})
+        raise FileNotFoundError(
+            f"{raw.file}: {len(missing)} of its {len(names)} images are not in {where}: "
+            f"{few(wanted)}{close_to(os.path.basename(wanted[0]), there)}; copy them there, or remove them from the "
+            "file"
+        )
+    return [path for path in found if path is not None]
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _sizes(
+    entries: Sequence[RawEntry], ids: Sequence[Id], paths: Sequence[Path], warnings: Warnings
+) -> Iterator[tuple[int, int]]:
+    """Height and width of each image, by its entry or else by its file."""
+    wrong: list[Id] = []
+    for entry, one, path in zip(entries, ids, paths, strict=True):
+        height, width = entry.get("height"), entry.get("width")
+        size = _side(height), _side(width)
+        if size[0] and size[1]:
+            yield size
+            continue
+        if height is not None and width is not None:
+            wrong.append(one)
+        yield image_size(path)
+    warnings.add("a height or width that is not a number of pixels", "read from the image file", wrong, "image")
+
+
+def _side(value: object) -> int:
+    """A number of pixels; 0 where the value is none."""
+    if type(value) is int:
+        return value if 0 < value <= MAX_COORDINATE else 0
+    side = as_number(value)
+    return int(side) if math.isfinite(side) and side.is_integer() and 0 < side <= MAX_COORDINATE else 0

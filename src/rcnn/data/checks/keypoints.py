@@ -1,0 +1,131 @@
+"""Keypoints of annotations: x, y, visibility of the same J points in all of them.
+
+Letters: A annotations, J keypoints.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from rcnn.data.checks.numbers import number_rows
+from rcnn.data.checks.tables import Category, Id, RawEntry
+from rcnn.data.warnings import Warnings, few
+
+SEEN = 2.0  # the visibility of a point that is visible
+DROPPED = "no keypoints of these objects are used"
+
+
+def check_keypoints(
+    annotations: Sequence[RawEntry],
+    categories: Sequence[Category],
+    limits: np.ndarray,
+    ids: Sequence[Id],
+    warnings: Warnings,
+) -> np.ndarray | None:
+    """The keypoints (A, J, 3) float64, zeros where an object has none; None where no object has any.
+
+    `categories` (A) are those of the annotations, `limits` (A,) the largest coordinates that are believed.
+    """
+    given = [place for place, entry in enumerate(annotations) if entry.get("keypoints")]
+    if not given:
+        return None
+    own = [ids[place] for place in given]
+    flat, nested = _flattened([annotations[place]["keypoints"] for place in given])
+    named = [len(categories[place].get("keypoints", ())) for place in given]
+    warnings.add("keypoints as a list of points", "read as x, y, visibility of each", [own[i] for i in nested])
+    flat, pairs = _with_visibility(flat, named)
+    warnings.add("keypoints without visibility", "all are taken for visible", [own[i] for i in pairs])
+    count = _count(flat, named)
+    if count is None:
+        lengths = sorted({len(points) for points in flat})
+        warnings.add(f"keypoints of different counts ({few(lengths)} numbers)", "no keypoints are used", own)
+        return None
+    odd = [one for one, points in zip(own, flat, strict=True) if len(points) != 3 * count]
+    warnings.add(f"keypoints that are not {3 * count} numbers (x, y, visibility of {count} points)", DROPPED, odd)
+    points = np.zeros((len(annotations), count, 3))
+    points[given] = _checked(flat, count, limits[given], own, warnings)
+    _check_counts(annotations, points, given, ids, warnings)
+    return points
+
+
+def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]:
+    """The values as flat lists; and which of them were lists of points."""
+    flat: list[list[object]] = []
+    nested: list[int] = []
+    for place, value in enumerate(values):
+        if not isinstance(value, list):
+            flat.append([])
+        elif all(isinstance(point, list) and len(point) == 3 for point in value):
+            flat.append(list(chain.from_iterable(value)))
+            nested.append(place)
+        elif all(isinstance(point, list) and len(point) == 2 for point in value):
+            flat.append([one for x, y in value for one in (x, y, SEEN)])
+            nested.append(place)
+        else:
+            flat.append(value)
+    return flat, nested
+
+
+def _with_visibility(flat: list[list[object]], named: Sequence[int]) -> tuple[list[list[object]], list[int]]:
+    """The points; where the file has two numbers per named point, they get the visibility of a visible point."""
+    if any(names and len(points) == 3 * names for points, names in zip(flat, named, strict=True)):
+        return flat, []  # with visibility: fewer numbers are fewer points
+    pairs = [place for place, points in enumerate(flat) if named[place] and len(points) == 2 * named[place]]
+    for place in pairs:
+        points = flat[place]
+        flat[place] = [one for i in range(0, len(points), 2) for one in (points[i], points[i + 1], SEEN)]
+    return flat, pairs
+
+
+def _count(flat: Sequence[Sequence[object]], named: Sequence[int]) -> int | None:
+    """J: what the categories name, if any object has so many; else the count of most objects; None where none is."""
+    counts = Counter(len(points) // 3 if points and len(points) % 3 == 0 else 0 for points in flat)
+    names = {number for number in named if number}
+    if len(names) == 1 and counts[next(iter(names))]:
+        return next(iter(names))
+    counts.pop(0, None)
+    common = counts.most_common(2)
+    tie = len(common) == 2 and common[0][1] == common[1][1]
+    if not common or tie or (len(names) > 1 and len(counts) > 1):
+        return None
+    return common[0][0]
+
+
+def _checked(
+    flat: Sequence[Sequence[object]], count: int, limits: np.ndarray, ids: Sequence[Id], warnings: Warnings
+) -> np.ndarray:
+    """The points (A, J, 3), those with numbers that cannot be used as if they were not given."""
+    every = np.asarray(ids, dtype=object)
+    rows, text = number_rows(flat, 3 * count)
+    points = rows.reshape(-1, count, 3)
+    fitting = np.array([len(one) == 3 * count for one in flat], dtype=bool)
+    warnings.add("keypoints with numbers that are text", "read as numbers", every[text].tolist())
+    wrong = np.logical_not((np.abs(points) <= limits[:, None, None]).all(axis=2))  # (A, J), NaN included
+    points[wrong] = 0
+    warnings.add(
+        "a keypoint that is not 3 finite numbers",
+        "that point is taken for not given",
+        every[fitting & wrong.any(axis=1)].tolist(),
+    )
+    visibility = points[..., 2]
+    odd = ~np.isin(visibility, (0, 1, 2))
+    points[..., 2] = np.where(odd, np.where(visibility > 0, SEEN, 0.0), visibility)
+    warnings.add(
+        "a keypoint with a visibility other than 0, 1 and 2",
+        "above 0 it is taken for visible",
+        every[odd.any(axis=1)].tolist(),
+    )
+    return points
+
+
+def _check_counts(
+    annotations: Sequence[RawEntry], points: np.ndarray, given: Sequence[int], ids: Sequence[Id], warnings: Warnings
+) -> None:
+    """Report counts that contradict the points; COCO's metrics leave out objects without visible points."""
+    seen = (points[..., 2] > 0).sum(axis=1).tolist()
+    wrong = [ids[i] for i in given if annotations[i].get("num_keypoints", seen[i]) != seen[i]]
+    warnings.add("a num_keypoints that is not the number of its keypoints", "counted again", wrong)

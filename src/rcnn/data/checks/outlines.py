@@ -1,0 +1,225 @@
+"""Segmentations: polygons in any of the ways that tools write them, and run lengths.
+
+COCO's form is a list of polygons [[x, y, x, y, ...], ...], or a dict of run lengths {"size": ..., "counts": ...}.
+
+Letters: A annotations, P parts of all polygons.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from rcnn.data.checks.numbers import as_number
+from rcnn.data.checks.run_lengths import readable_rles
+from rcnn.data.checks.tables import Id
+from rcnn.data.warnings import Warnings
+from rcnn.ops.coco_backend import Rle, rle_area, rle_box
+
+Polygons = list[list[float]]
+Outline = Polygons | Rle | None
+NUMERIC = frozenset((int, float))
+MIN_NUMBERS = 6  # x and y of three points
+
+
+def check_outlines(
+    values: Sequence[object], sizes: np.ndarray, limits: np.ndarray, ids: Sequence[Id], warnings: Warnings
+) -> list[Outline]:
+    """The outline of each annotation; None where there is none, or none that can be used.
+
+    `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates that are believed.
+    """
+    outlines: list[Outline] = [None] * len(values)
+    masks: list[int] = []
+    faults: dict[str, list[Id]] = {}
+    for place, (value, limit) in enumerate(zip(values, limits.tolist(), strict=True)):
+        if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "counts" in value[0]:
+            value = value[0]
+        if not value and not isinstance(value, (bool, int, float)):  # null, [], {} and ""
+            continue
+        if isinstance(value, dict):
+            masks += [place] if value.get("counts") else []
+        elif isinstance(value, list) and all(_is_polygon(part, limit) for part in value):
+            outlines[place] = value
+        else:
+            outlines[place], wrong = _polygons(value, limit)
+            for what in wrong:
+                faults.setdefault(what, []).append(ids[place])
+    for what, wrong_ids in faults.items():
+        warnings.add(what, FAULTS[what], wrong_ids)
+    _check_masks(outlines, masks, values, sizes, ids, warnings)
+    return _in_pixels(outlines, sizes, ids, warnings)
+
+
+NOT_POLYGONS = "a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor run lengths"
+THIN = "a polygon of fewer than three points, or an odd number of coordinates"
+NOT_FINITE = "a polygon with a coordinate that is not finite, or far outside the image"
+FLAT = "a segmentation that is one polygon without the outer list"
+POINTS = "a segmentation of points [[x, y], ...]"
+TEXT = "a polygon with coordinates that are text"
+FAULTS = {  # and what is done about them
+    NOT_POLYGONS: "the outline was skipped, the box is used",
+    THIN: "that part was skipped",
+    NOT_FINITE: "that part was skipped",
+    FLAT: "read as one polygon",
+    POINTS: "read as polygons of these points",
+    TEXT: "read as numbers",
+}
+
+
+def _is_polygon(part: object, limit: float) -> bool:
+    """Whether a part is as COCO has it, and its numbers can be believed."""
+    return (
+        isinstance(part, list)
+        and len(part) >= MIN_NUMBERS
+        and len(part) % 2 == 0
+        and NUMERIC.issuperset(map(type, part))
+        and _believed(part, limit)
+    )
+
+
+def _believed(part: Sequence[float], limit: float) -> bool:
+    try:
+        return math.isfinite(sum(part)) and max(part) <= limit and min(part) >= -limit
+    except OverflowError:  # integers beyond float64
+        return False
+
+
+def _polygons(value: object, limit: float) -> tuple[Polygons | None, list[str]]:
+    """The polygons in a segmentation that is not as COCO has it, and what is wrong with it."""
+    if not isinstance(value, list):
+        return None, [NOT_POLYGONS]
+    wrong: list[str] = []
+    if not any(isinstance(part, (list, dict)) for part in value):
+        parts: list[object] = [value]
+        wrong.append(FLAT)
+    elif _flattened(value) is not None:
+        parts = [_flattened(value)]
+        wrong.append(POINTS)
+    else:
+        flat = [_flattened(part) for part in value]
+        parts = [part if points is None else points for part, points in zip(value, flat, strict=True)]
+        wrong += [POINTS] if any(points is not None for points in flat) else []
+    kept: Polygons = []
+    for part in parts:
+        if isinstance(part, list) and not part:
+            continue
+        numbers = [as_number(one) for one in part] if isinstance(part, list) else [math.nan]
+        if isinstance(part, list) and (len(part) < MIN_NUMBERS or len(part) % 2):
+            wrong.append(THIN)
+        elif not isinstance(part, list) or not all(isinstance(one, (int, float, str)) for one in part):
+            return None, [NOT_POLYGONS]
+        elif not _believed(numbers, limit):
+            wrong.append(NOT_FINITE)
+        else:
+            wrong += [TEXT] if any(isinstance(one, str) for one in part) else []
+            kept.append(numbers)
+    return kept or None, list(dict.fromkeys(wrong))
+
+
+def _flattened(points: object) -> list[object] | None:
+    """x, y, x, y, ... of a list of points [x, y] or {"x": x, "y": y}; None for anything else."""
+    if not isinstance(points, list) or not points:
+        return None
+    if all(isinstance(point, list) and len(point) == 2 for point in points):
+        pairs = points
+    elif all(isinstance(point, dict) and {"x", "y"} <= point.keys() for point in points):
+        pairs = [(point["x"], point["y"]) for point in points]
+    else:
+        return None
+    flat = list(chain.from_iterable(pairs))
+    return None if any(isinstance(one, (list, dict)) for one in flat) else flat
+
+
+def _check_masks(
+    outlines: list[Outline],
+    masks: Sequence[int],
+    values: Sequence[object],
+    sizes: np.ndarray,
+    ids: Sequence[Id],
+    warnings: Warnings,
+) -> None:
+    """Fill in the run lengths of the annotations at `masks`."""
+    listed = [values[place] for place in masks]
+    rles: list[Rle] = [
+        one for one in (one[0] if isinstance(one, list) else one for one in listed) if isinstance(one, dict)
+    ]
+    wrong: list[Id] = []
+    for place, rle in zip(masks, readable_rles(rles, sizes[list(masks)].reshape(-1, 2)), strict=True):
+        if rle is None:
+            wrong.append(ids[place])
+        elif rle["counts"]:
+            outlines[place] = rle
+    warnings.add(
+        "run lengths that are damaged, or not of the size of the image",
+        "the mask was skipped, the box is used",
+        wrong,
+    )
+
+
+def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], warnings: Warnings) -> list[Outline]:
+    """The outlines, scaled to pixels where all polygons of the file are written as fractions of the image."""
+    polygons = [(place, one) for place, one in enumerate(outlines) if isinstance(one, list)]
+    flat = np.concatenate(
+        [np.asarray(part, dtype=np.float64) for _, one in polygons[:1] for part in one] or [np.zeros(1)]
+    )
+    if not fractions(flat):  # most files: known from the first polygon
+        return outlines
+    if not all(fractions(np.concatenate([np.asarray(p, dtype=np.float64) for p in one])) for _, one in polygons):
+        return outlines
+    for place, one in polygons:
+        height, width = sizes[place].tolist()
+        outlines[place] = [[v * (height if i % 2 else width) for i, v in enumerate(part)] for part in one]
+    warnings.add(
+        "a polygon in fractions of the image",
+        "multiplied by its width and height",
+        [ids[place] for place, _ in polygons],
+    )
+    return outlines
+
+
+def fractions(values: np.ndarray) -> bool:
+    """Whether all of `values` lie in 0..1 and they are not whole pixels."""
+    return bool((values >= 0).all() and (values <= 1).all() and (values % 1 > 0).any())
+
+
+def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
+    """The boxes (A, 4) float64 x, y, width, height around outlines; NaN where there is none.
+
+    Of run lengths only if `masks`: decoding them takes long.
+    """
+    boxes = np.full((len(outlines), 4), np.nan)
+    points = array("d")
+    starts, owners = [], []
+    for place, outline in enumerate(outlines):
+        if isinstance(outline, list):
+            for part in outline:
+                starts.append(len(points) // 2)
+                owners.append(place)
+                points.extend(part)
+        elif outline is not None and masks:
+            boxes[place] = rle_box(outline)
+    if starts:
+        xy = np.frombuffer(points, dtype=np.float64).reshape(-1, 2)
+        low, high = np.minimum.reduceat(xy, starts), np.maximum.reduceat(xy, starts)  # (P, 2)
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        low, high = np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)
+        boxes[np.asarray(owners)[first]] = np.concatenate([low, high - low], axis=1)
+    return boxes
+
+
+def outline_area(outline: Outline) -> float:
+    """Pixels within an outline; NaN where there is none."""
+    if outline is None:
+        return math.nan
+    return float(rle_area(outline)) if isinstance(outline, dict) else sum(polygon_area(part) for part in outline)
+
+
+def polygon_area(part: Sequence[float]) -> float:
+    """Pixels within one polygon [x, y, x, y, ...] (shoelace formula, as COCO's own areas are)."""
+    x, y = np.asarray(part, dtype=np.float64).reshape(-1, 2).T
+    return float(abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2)

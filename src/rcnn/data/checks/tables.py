@@ -1,0 +1,75 @@
+"""The tables of one split: as a format's reader fills them, and as they are after every field has been checked.
+
+Both have the form of COCO's annotation files. `RawTables` hold whatever the file holds; the entries of `Tables` have
+the fields and types that are written here, and no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from rcnn.ops.coco_backend import Rle
+
+Id = int | str
+RawEntry = dict[str, Any]  # an entry of a table as the file has it: any fields, of any type
+
+
+class Image(TypedDict):
+    """An image of the split."""
+
+    id: Id
+    file_name: str  # relative to Tables.folder
+    height: int  # pixels, after the EXIF rotation
+    width: int
+
+
+class Annotation(TypedDict):
+    """An object in an image. Coordinates are pixels of the original image."""
+
+    id: Id
+    image_id: Id  # of an image in the tables
+    category_id: int  # of a category in the tables
+    bbox: list[float]  # x, y, width, height, finite; may be of zero size or outside the image
+    area: float  # pixels
+    iscrowd: int  # 0, or 1 for a group of objects
+    segmentation: NotRequired[list[list[float]] | Rle]  # polygons of 3 points or more, or run lengths of the image size
+    keypoints: NotRequired[list[float]]  # x, y, visibility (0, 1 or 2) of each; as many in every annotation
+    num_keypoints: NotRequired[int]  # those with visibility 1 or 2
+
+
+class Category(TypedDict):
+    """A class of objects."""
+
+    id: int
+    name: str
+    supercategory: NotRequired[str]
+    keypoints: NotRequired[list[str]]  # their names, each once
+    skeleton: NotRequired[list[list[int]]]  # pairs of keypoints that a line joins, counted from 1
+    sigmas: NotRequired[list[float]]  # one per keypoint, above 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawTables:
+    """What the annotation file of a split holds, unchecked."""
+
+    file: Path  # named in every message
+    root: Path  # the folder of the data set, which no image may lie outside of
+    folders: tuple[Path, ...]  # where the images may be, in this order
+    images: list[RawEntry]
+    annotations: list[RawEntry]
+    categories: list[RawEntry]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """One split, every field checked. Annotations that cannot be used at all are not in it; `warnings` counts them."""
+
+    file: Path
+    folder: Path  # what file names are relative to
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
+    warnings: tuple[str, ...]  # faults: a line each, with what was done about them
+    notes: tuple[str, ...]  # decisions about things that are no faults

@@ -1,0 +1,211 @@
+"""Charts of a training run, drawn with matplotlib from the lines of its log: losses, average precision, learning rate.
+
+A line of training is `{"step": 20, "loss": .., "rpn_objectness": .., "lr": ..}`, where every other number is a part of
+the loss; a line of an evaluation is `{"step": 499, "bbox_AP": .., "segm_AP50": ..}`. matplotlib takes .8 s to import,
+so only the functions that draw import it.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rcnn.drawing.pages import render, write_page
+from rcnn.drawing.palette import CHART_COLOURS, GRID, INK, SOFT, css_colours
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+LogLine = Mapping[str, Any]
+Points = list[tuple[float, float]]  # step, value
+
+_MAX_POINTS = 1500  # per curve: more are not visible at this width
+_NO_LOSSES = ("step", "seconds", "loss", "lr")  # fields of a training line that are not a part of the loss
+_PRECISIONS = {  # field of an evaluation line -> name in the chart
+    f"{kind}_{name}": f"{title} {name}"
+    for kind, title in (("bbox", "box"), ("segm", "mask"), ("keypoints", "keypoint"))
+    for name in ("AP", "AP50")
+}
+_SIZE = (5.2, 3.2)  # of one chart, inches
+_DASHES = ("-", "--", ":", "-.")  # changes after each round of colours
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart."""
+
+    name: str
+    points: Points
+    style: int  # which colour and dashes
+    faint: bool = False  # measured values behind their smoothed curve
+    dots: bool = False  # mark every point
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One pair of axes: values over training steps."""
+
+    title: str
+    curves: tuple[Curve, ...]
+    steps: tuple[float, float]  # first and last step of the log: the same axis for all charts
+    from_zero: bool = True  # the value axis starts at 0
+
+    def describe(self) -> str:
+        """The chart in words, for readers who cannot see it."""
+        ends = ", ".join(f"{c.name} {c.points[-1][1]:.3g}" for c in self.curves if not c.faint)
+        return f"{self.title} over training steps; at the end: {ends}"
+
+
+def training_charts(lines: Sequence[LogLine]) -> list[Chart]:
+    """The charts that a log has values for: loss, parts of the loss, average precision, learning rate."""
+    charts: list[Chart] = []
+    steps = [float(line["step"]) for line in lines]
+    span = (min(steps), max(steps)) if steps else (0.0, 0.0)
+    if total := series(lines, "loss"):
+        measured, smooth = Curve("as logged", total, 0, faint=True), Curve("smoothed", _smoothed(total), 0)
+        charts.append(Chart("Loss", (measured, smooth), span, from_zero=False))
+    parts = [(name, _smoothed(series(lines, name))) for name in loss_parts(lines)]
+    if curves := [Curve(name, points, style) for style, (name, points) in enumerate(parts) if points]:
+        charts.append(Chart("Parts of the loss, smoothed", tuple(curves), span))
+    precisions = [(title, series(lines, field)) for field, title in _PRECISIONS.items()]
+    if curves := [Curve(title, points, i, dots=True) for i, (title, points) in enumerate(precisions) if points]:
+        charts.append(Chart("Average precision", tuple(curves), span))
+    if rates := series(lines, "lr"):
+        charts.append(Chart("Learning rate", (Curve("learning rate", rates, 2),), span))
+    return charts
+
+
+def loss_parts(lines: Sequence[LogLine]) -> list[str]:
+    """The fields that are parts of the loss, in order of appearance."""
+    fields = dict.fromkeys(name for line in lines if "loss" in line for name in line)
+    return [name for name in fields if name not in _NO_LOSSES]
+
+
+def series(lines: Sequence[LogLine], name: str) -> Points:
+    """(step, value) of one field wherever it is a finite number."""
+    found = ((line["step"], line.get(name)) for line in lines)
+    return [(float(s), float(v)) for s, v in found if isinstance(v, int | float) and math.isfinite(v)]
+
+
+def chart_svg(chart: Chart) -> str:
+    """A chart as an `<svg>` element to put into a page: its text and lines take the colours of the page's CSS."""
+    import matplotlib as mpl
+    from matplotlib.figure import Figure  # not pyplot, which would look for a display and keep the figure
+
+    with mpl.rc_context({"svg.fonttype": "none", "font.size": 9.5}):
+        figure = Figure(figsize=_SIZE, layout="constrained")
+        _draw(figure.subplots(), chart)
+        file = io.StringIO()
+        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    return _for_page(file.getvalue(), chart.describe())
+
+
+def write_curve(path: Path, lines: Sequence[LogLine], title: str = "Training") -> Path:
+    """Write the charts of a log as an HTML page, and return its path."""
+    lead = f"{len(lines)} lines in the log, up to step {lines[-1]['step']}" if lines else "The log is empty."
+    charts = [chart_svg(chart) for chart in training_charts(lines)]
+    return write_page(path, render("curve.html", title=title, lead=lead, charts=charts))
+
+
+def write_plot(path: Path, lines: Sequence[LogLine]) -> Path:
+    """Write the charts of a log as one picture (PNG, PDF or SVG, by the suffix of `path`), and return its path."""
+    from matplotlib.figure import Figure
+
+    charts = training_charts(lines)
+    columns = max(1, min(2, len(charts)))
+    rows = max(1, math.ceil(len(charts) / columns))
+    figure = Figure(figsize=(_SIZE[0] * columns, _SIZE[1] * rows), layout="constrained")
+    for axes, chart in zip(figure.subplots(rows, columns, squeeze=False).flat, charts, strict=False):
+        _draw(axes, chart)
+    for axes in figure.axes[len(charts) :]:
+        axes.set_axis_off()
+    figure.savefig(path, dpi=120)
+    return path
+
+
+def _smoothed(points: Points) -> Points:
+    """An exponential mean over a twentieth of the run, without the bias towards the first value."""
+    keep = 1 - 1 / max(2.0, len(points) / 20)
+    mean, weight = 0.0, 0.0
+    smooth: Points = []
+    for step, value in points:
+        mean, weight = keep * mean + (1 - keep) * value, keep * weight + (1 - keep)
+        smooth.append((step, mean / weight))
+    return smooth
+
+
+def _draw(axes: Axes, chart: Chart) -> None:
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    for curve in chart.curves:
+        step = max(1, math.ceil(len(curve.points) / _MAX_POINTS))
+        kept = curve.points[:-1:step] + curve.points[-1:]
+        marker = "o" if curve.dots or len(kept) == 1 else ""
+        name = curve.name if curve.faint else f"{curve.name}  {curve.points[-1][1]:.3g}"
+        rounds, colour = divmod(curve.style, len(CHART_COLOURS))
+        axes.plot(
+            *zip(*kept, strict=True),
+            label=name,
+            color=CHART_COLOURS[colour],
+            linestyle=_DASHES[rounds % len(_DASHES)],
+            linewidth=0.8 if curve.faint else 1.8,
+            alpha=0.35 if curve.faint else 1,
+            marker=marker,
+            markersize=4.5,
+            clip_on=False,
+        )
+    axes.set_title(chart.title, loc="left", color=INK, fontweight="bold", fontsize=10)
+    if chart.steps[1] > chart.steps[0]:
+        axes.set_xlim(*chart.steps)
+    axes.set_xlabel("step", color=SOFT)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(_written))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    axes.yaxis.set_major_formatter(FuncFormatter(_written))
+    axes.tick_params(length=0, labelcolor=SOFT, bottom=False, left=False)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+    if chart.from_zero and all(value >= 0 for curve in chart.curves for _, value in curve.points):
+        axes.set_ylim(bottom=0)
+    if len(chart.curves) > 1:
+        axes.legend(fontsize=8, labelcolor=SOFT, framealpha=0, loc="best")
+
+
+def _for_page(svg: str, description: str) -> str:
+    """matplotlib's file as an element: no declarations, ids or references, and the page's colours.
+
+    Ids would be there twice in a page of several charts, and a reference (to the shape of a marker) looks like a link.
+    """
+    shapes = dict(re.findall(r'<path id="(\w+)" d="([^"]*)"', svg))
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(
+        r'<use xlink:href="#(\w+)" x="([^"]+)" y="([^"]+)"',
+        lambda use: f'<path d="{shapes[use[1]]}" transform="translate({use[2]} {use[3]})"',
+        svg,
+    )
+    svg = re.sub(r"<defs>.*?</defs>", "", svg, flags=re.DOTALL)
+    unwanted = r' (?:id|clip-path|xmlns:xlink)="[^"]*"|<!--.*?-->|font-family: [^;"]*; '
+    svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
+    for colour, variable in css_colours().items():
+        svg = svg.replace(colour, f"var({variable})")
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{_attribute(description)}"', 1).strip()
+
+
+def _attribute(text: str) -> str:
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+
+
+def _written(value: float, position: int | None = None) -> str:
+    """A tick's label: 1.5k, 20k, 0.5, 2e-05."""
+    if abs(value) >= 1000:
+        return f"{value / 1000:g}k"
+    return f"{value:.6g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.2g}"

@@ -1,0 +1,76 @@
+"""Names of objects, written beside their boxes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw
+
+from rcnn.drawing.fonts import Run, font_runs, one_line
+from rcnn.drawing.palette import Colour, readable_on
+
+Edges = tuple[float, float, float, float]  # left, top, right, bottom
+
+
+class LabelWriter:
+    """Writes names beside boxes, inside the image, where they hide no earlier name if there is such a place."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self.picture = picture
+        self.pen = ImageDraw.Draw(picture)
+        self.width, self.height = picture.size
+        self.size = max(10, round(math.sqrt(self.width * self.height) / 42))
+        self.padding = max(1, self.size // 6)
+        self.taken: list[Edges] = []  # where names were written
+
+    def write(self, text: str, box: npt.NDArray[np.float64], ink: Colour) -> None:
+        """`text` beside `box` (xyxy pixels), on a ground of `ink`; nothing if the image is too small for it."""
+        runs = font_runs(one_line(text), self.size)
+        if not runs:
+            return
+        # One height for all names of a script, whether or not they have letters that reach up or down.
+        metrics = [(run.scale * up, run.scale * down) for run in runs for up, down in [run.font.getmetrics()]]
+        ascent, descent = (math.ceil(max(values)) for values in zip(*metrics, strict=True))
+        wide = math.ceil(sum(run.width for run in runs)) + 2 * self.padding
+        high = ascent + descent + self.padding
+        if wide > self.width or high > self.height:
+            return
+        x, y = self._place(box, wide, high)
+        self.taken.append((x, y, x + wide, y + high))
+        self.pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=ink)
+        self._write_runs(runs, x + self.padding, y + self.padding / 2 + ascent, readable_on(ink))
+
+    def _place(self, box: npt.NDArray[np.float64], wide: float, high: float) -> tuple[float, float]:
+        """Left and top of a name: above the box, inside, below, or at its other end; where it hides the least."""
+        inset = min(max(0.0, box[1]), self.height - high)  # always inside the image, wherever the box is
+        tops = [y for y in (box[1] - high, box[1], box[3], box[3] - high) if 0 <= y <= self.height - high]
+        lefts = [min(max(0.0, edge), self.width - wide) for edge in (box[0], box[2] - wide)]
+        places = [(float(math.floor(x)), float(math.floor(y))) for x in lefts for y in [*tops, inset]]
+        return min(places, key=lambda place: self._hidden((*place, place[0] + wide, place[1] + high)))
+
+    def _hidden(self, place: Edges) -> float:
+        """Pixels of earlier names that a name at `place` would hide."""
+        return sum(
+            max(0.0, min(place[2], other[2]) - max(place[0], other[0]))
+            * max(0.0, min(place[3], other[3]) - max(place[1], other[1]))
+            for other in self.taken
+        )
+
+    def _write_runs(self, runs: list[Run], x: float, baseline: float, ink: Colour) -> None:
+        for run in runs:
+            if run.scale == 1:
+                self.pen.text((x, baseline), run.text, fill=ink, font=run.font, anchor="ls")
+            else:
+                self._paste_bitmaps(run, x, baseline)
+            x += run.width
+
+    def _paste_bitmaps(self, run: Run, x: float, baseline: float) -> None:
+        """A run of colour emoji, drawn at the font's own size and reduced."""
+        ascent, descent = run.font.getmetrics()
+        drawn = Image.new("RGBA", (max(1, math.ceil(run.font.getlength(run.text))), ascent + descent))
+        ImageDraw.Draw(drawn).text((0, ascent), run.text, font=run.font, anchor="ls", embedded_color=True)
+        size = (max(1, round(drawn.width * run.scale)), max(1, round(drawn.height * run.scale)))
+        small = drawn.resize(size, Image.Resampling.LANCZOS)
+        self.picture.paste(small, (round(x), round(baseline - ascent * run.scale)), small)

@@ -1,0 +1,59 @@
+"""Settings that reproduce the rules of old systems. The defaults are the plain rules; models/legacy/ has the others."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyConfig:
+    """Rules of old systems that concern the whole detector."""
+
+    # half_open: width = x2 - x1; inclusive: width = x2 - x1 + 1 (Detectron, MXNet's FCIS); inclusive_loose: as
+    # inclusive, but decoded boxes are one pixel larger (mask-faster-rcnn); pixel_centers: coordinates run from the
+    # first pixel's centre to the last's, so that images and anchors end one pixel earlier (matterport)
+    boxes: Literal["half_open", "inclusive", "inclusive_loose", "pixel_centers"] = "half_open"
+    # where the small number of FPN's equation 1 is added: inside the logarithm (Detectron2), or to it (torchvision)
+    level_eps_inside: bool = True
+    # also remove detections without area after rounding to whole pixels of the file (chainer-mask-rcnn)
+    drop_subpixel: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyRPNConfig:
+    """Rules of old systems in the region proposal network."""
+
+    # torchvision: rounded to whole pixels, spaced by (input size // map size); detectron: R-CNN's MATLAB anchors,
+    # stretched in whole pixels, with the last pixel inside of the box (Detectron, MXNet's FCIS, mask-faster-rcnn)
+    anchors: Literal["plain", "torchvision", "detectron"] = "plain"
+    # sigmoid: one logit per anchor; softmax: two logits, background and object; object_logit: as softmax, but proposals
+    # are sorted by the object's logit, not by its probability (both Chainer ports of FCIS)
+    objectness: Literal["sigmoid", "softmax", "object_logit"] = "sigmoid"
+    # the best anchor of each ground-truth box: positive whatever its IoU (kept), or negative if its IoU is below
+    # negative_iou (overruled: tensorpack, MMDetection)
+    low_quality: Literal["kept", "overruled"] = "kept"
+    straddle: float = -1.0  # anchors that leave the image by more than this are ignored, pixels; -1: none is
+    crowd_ioa: float = 2.0  # anchors with a larger part than this inside of a crowd are ignored; above 1: none is
+    # what the losses are divided by: the batch size, however many were sampled (Detectron2, tensorpack); the number
+    # sampled (torchvision, Chainer, mask-faster-rcnn); or that for the objectness loss alone (MXNet's FCIS)
+    normalizer: Literal["batch_size", "sampled", "sampled_objectness"] = "batch_size"
+    joint_levels: bool = False  # pre_nms and NMS over all levels together, not per level (tensorpack)
+    whole_cells: bool = False  # proposals only from cells that lie entirely in the image (MXNet's FCIS)
+    min_size_original: bool = False  # proposals.min_size is in pixels of the file (Detectron, Chainer)
+    min_size_first: bool = False  # apply proposals.min_size before pre_nms, not after (Chainer, MXNet's FCIS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyFCISConfig:
+    """Where the two Chainer ports of FCIS differ from the original (MXNet), which has the defaults."""
+
+    rounded_regions: bool = True  # round region borders to whole pixels before pooling (original, chainer-fcis)
+    # regions: ten times the mean over regions (original, ChainerCV); pixels: mean over the positive regions' pixels
+    mask_loss: Literal["regions", "pixels"] = "regions"
+    # ground-truth masks: the part inside of the object's own box (original, chainer-fcis), or all that the region shows
+    mask_within_box: bool = True
+    mask_inclusive: bool = True  # a pixel is set if its value is >= mask_threshold (original, chainer-fcis), or >
+    # small detections are removed before voting, in pixels of the input; or after it, in pixels of the file
+    drop: Literal["before", "after"] = "before"
+    clip_votes: bool = False  # clip sums of votes to [0, 1] (ChainerCV)

@@ -1,0 +1,58 @@
+"""Settings of parts that several stages have: pooling of regions, sampling for a loss, selection of detections."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# roi_align: He et al. 2017; roi_pool: maximum over rounded bins (Girshick 2015).
+# The other three are of old systems (models/legacy/pooling.py): crop_resize: crop whole cells of the map, then resize
+# (chainer-mask-rcnn); affine: bilinear samples from border to border, both included, zeros outside of the map
+# (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016); normalized: as affine, with coordinates
+# that run from the first pixel's centre to the last's (matterport)
+Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine", "normalized"]
+MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolerConfig:
+    """How the features of a region are pooled into a square of fixed size."""
+
+    kind: Pooling = "roi_align"
+    size: int  # side of the pooled map, cells
+    sampling_ratio: int = 0  # samples per bin and axis; 0: one per pixel of the bin, rounded up
+    aligned: bool = True  # shift by half a pixel (Detectron2's ROIAlignV2); False: as first published
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """Which boxes (anchors or regions) are positive or negative, and how many of each a loss is computed on."""
+
+    batch_size: int  # boxes sampled per image
+    positive_fraction: float  # up to this part of them is positive
+    positive_iou: float  # positive: IoU with a ground-truth box of at least this
+    negative_iou: float | None = None  # negative: IoU with all of them below this; None: below positive_iou
+    min_negative_iou: float = 0.0  # ... and at least this (Fast R-CNN: 0.1); the others are ignored
+
+    @property
+    def low_iou(self) -> float:
+        """The IoU below which boxes are negative."""
+        return self.positive_iou if self.negative_iou is None else self.negative_iou
+
+    @property
+    def max_positives(self) -> int:
+        """The most positive boxes that the sample of an image can have."""
+        return max(1, int(self.batch_size * self.positive_fraction))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """Which scored boxes become detections: NMS, and a limit per image."""
+
+    nms_iou: float = 0.5  # of two boxes of a class with a higher IoU, NMS removes the one with the lower score
+    class_agnostic_nms: bool = False  # suppress across classes, too
+    nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"  # soft: scores are reduced (Bodla et al. 2017)
+    soft_nms_sigma: float = 0.5  # of soft_gaussian
+    soft_nms_threshold: float = 0.001  # soft NMS removes boxes whose score falls below this
+    max_detections: int = 100  # per image
+    min_size: float = -1.0  # boxes with a side of at most this are removed, pixels; -1: none are

@@ -1,0 +1,197 @@
+"""Mutated annotation files: each is read, or refused by an error of rcnn that names the file; nothing else happens.
+
+What is read must also come through to the records and to COCO's metrics. RCNN_FUZZ sets the number of mutants.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rcnn.data import Dataset, open_dataset
+from rcnn.data.skeletons import skeleton_of
+from rcnn.data.targets import outline_edges
+from rcnn.metrics.coco import evaluate
+from tests.unit.data.coco_folders import annotation, coco_tables, write_images
+
+T = TypeVar("T")
+MUTANTS = int(os.environ.get("RCNN_FUZZ", "120"))
+RUNS = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
+KITE = {"keypoints": ["left_wing", "right_wing", "tail"], "skeleton": [[1, 3], [2, 3]], "supercategory": "toy"}
+VALUES: list[Any] = [
+    None, True, False, 0, 1, -1, 2, 3, 7, 40, 10**6, 10**18, 2**64, 10**400, 0.5, -0.0, 1e18, 1e308, 5e-324,
+    math.inf, -math.inf, math.nan, "", "0", "1", "7", "1.png", "2.PNG", "..", "../../x", "a\\1.png", "/", "\0",
+    "\ud800", "x" * 300, "left", "rle", [], [[]], [0], [1, 2], [1, 2, 3, 4], [[1, 2], [3, 4], [5, 6]],
+    [0.1, 0.1, 0.5, 0.5],    [1, 2, 3, 4, 5, 6], [["a"] * 6], [None] * 4, [1e300] * 6, [10**400] * 4, {}, {"id": 1},
+    {"x": 1, "y": 2}, RUNS,
+    {"size": [40, 60], "counts": "01"}, {"size": [40, 60], "counts": "P" * 50}, {"size": None, "counts": [2400]},
+    {"counts": [1, -1, 2400]}, {"size": [40, 60], "counts": [2400.0]},
+]  # fmt: skip
+
+
+def coco() -> dict[str, Any]:
+    tables = coco_tables(
+        [
+            annotation(1, keypoints=[12, 12, 2, 20, 14, 1, 0, 0, 0], num_keypoints=2),
+            annotation(2, image_id=2, category_id=7, segmentation=RUNS),
+            annotation(3, image_id=2, iscrowd=1, segmentation=RUNS | {"counts": "Z<d0d0d0jk1"}),
+            annotation(4, area=None),
+        ]
+    )
+    tables["categories"][1] |= KITE
+    return tables
+
+
+def via() -> dict[str, Any]:
+    shapes = [
+        {"name": "polygon", "all_points_x": [10, 30, 30], "all_points_y": [5, 5, 25]},
+        {"name": "rect", "x": 2, "y": 3, "width": 10, "height": 20},
+        {"name": "ellipse", "cx": 30, "cy": 20, "rx": 12, "ry": 6, "theta": 0.5},
+        {"name": "circle", "cx": 30, "cy": 20, "r": 10},
+    ]
+    regions = [{"shape_attributes": shape, "region_attributes": {"type": "kite"}} for shape in shapes]
+    return {
+        "1.png9": {"filename": "1.png", "size": 9, "regions": regions[:2], "file_attributes": {}},
+        "2.png9": {
+            "filename": "2.png",
+            "size": 9,
+            "regions": {"0": regions[2], "4": regions[3]},
+            "file_attributes": {},
+        },
+    }
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The path of every value within a JSON value."""
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, child in children for place in places(child, (*path, key)))]
+
+
+def mutate(draw: st.DrawFn, data: Any) -> Any:
+    """`data` with one value replaced, removed, doubled, renamed or swapped with another."""
+    path = draw(st.sampled_from(places(data)))
+    if not path:
+        return draw(st.sampled_from(VALUES))
+    parent = data
+    for key in path[:-1]:
+        parent = parent[key]
+    key = path[-1]
+    kind = draw(
+        st.sampled_from(["replace", "replace", "replace", "remove", "double", "text", "nest", "rename", "json"])
+    )
+    if kind == "replace":
+        parent[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))
+    elif kind == "remove":
+        del parent[key]
+    elif kind == "double" and isinstance(parent, list):
+        parent.insert(key, copy.deepcopy(parent[key]))
+    elif kind == "text":
+        parent[key] = str(parent[key])
+    elif kind == "nest":
+        for _ in range(draw(st.sampled_from([1, 2, 70, 400]))):
+            parent[key] = [parent[key]]
+    elif kind == "rename" and isinstance(parent, dict):
+        parent[draw(st.sampled_from(["", "id", "ID", "bbox", "regions", "name"]))] = parent.pop(key)
+    else:
+        parent[key] = draw(
+            st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=4), st.lists, max_leaves=6)
+        )
+    return data
+
+
+@st.composite
+def mutants(draw: st.DrawFn) -> tuple[str, str]:
+    """The name of an annotation file, and its text with one to four mutations."""
+    name = draw(st.sampled_from(["annotations/instances_val.json", "val/via_region_data.json"]))
+    data = copy.deepcopy(coco() if "instances" in name else via())  # entries share constants, which must stay
+    for _ in range(draw(st.integers(1, 4))):
+        if isinstance(data, (dict, list)):
+            data = mutate(draw, data)
+    text = json.dumps(data)
+    if draw(st.integers(0, 19)) == 0:
+        text = text[: draw(st.integers(0, len(text)))]
+    return name, text
+
+
+def outcome(root: Path, name: str, text: str) -> str:
+    """What becomes of a mutant: `read`, `warned` or `refused`. Anything else is raised."""
+    file = root / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8", errors="surrogatepass")
+    try:
+        dataset, refusal = refused_or(lambda: open_dataset(root, "val", allow_empty=True), file)
+        if dataset is None:
+            return refusal
+        check_records(dataset, root)
+        if dataset.has_keypoints:
+            refused_or(lambda: skeleton_of(dataset), file)
+        check_metrics(dataset)
+        return "warned" if dataset.warnings else "read"
+    finally:
+        file.unlink()
+
+
+def refused_or(make: Callable[[], T], file: Path) -> tuple[T | None, str]:
+    """What `make` returns, or that it refuses `file` by name."""
+    try:
+        return make(), ""
+    except (ValueError, FileNotFoundError) as error:
+        message = str(error)
+    assert file.name in message
+    assert message.encode(), "cannot be printed"
+    return None, "refused"
+
+
+def check_records(dataset: Dataset, root: Path) -> None:
+    """Every number can be trained on, and every file lies in the data set."""
+    "".join((*dataset.classes, *dataset.warnings, *dataset.notes)).encode()
+    for record in dataset:
+        assert record.path.is_file()
+        assert record.path.resolve().is_relative_to(root.resolve())
+        assert np.isfinite(record.boxes).all()
+        assert np.isfinite(record.areas).all()
+        assert (record.boxes[:, 2:] > record.boxes[:, :2]).all()
+        assert (record.boxes >= 0).all()
+        assert (record.boxes <= [record.width, record.height] * 2).all()
+        assert all(np.isfinite(outline_edges(one)).all() for one in record.segmentations)
+        assert record.keypoints is None or np.isfinite(record.keypoints).all()
+
+
+def check_metrics(dataset: Dataset) -> None:
+    """The ground truth is JSON that COCO's metrics take, with the objects counted right."""
+    truth = dataset.to_coco()
+    json.dumps(truth, allow_nan=False)
+    kinds = ["bbox", *(["segm"] if dataset.has_outlines else []), *(["keypoints"] if dataset.has_keypoints else [])]
+    metrics = evaluate(truth, [], kinds)
+    assert sum(metrics.objects.values()) == sum(not entry["iscrowd"] for entry in truth["annotations"])
+
+
+def test_mutated_annotation_files_are_read_or_refused(tmp_path_factory: pytest.TempPathFactory) -> None:
+    root = tmp_path_factory.mktemp("set")
+    write_images(root / "val", ["1.png", "2.png"])
+    seen: Counter[str] = Counter()
+
+    @settings(
+        max_examples=MUTANTS, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(mutants())
+    def check(mutant: tuple[str, str]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # numbers that numpy cannot hold are a fault found too late
+            seen[outcome(root, *mutant)] += 1
+
+    check()
+    print(f"{sum(seen.values())} mutants: {dict(seen)}")
+    assert set(seen) == {"read", "warned", "refused"}

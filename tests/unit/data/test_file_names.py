@@ -1,0 +1,113 @@
+"""How annotation files name their images: found where nothing is ambiguous, refused outside the data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcnn.data import Dataset, open_dataset
+from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_images
+
+
+def opened(root: Path, names: list[str], **fields: Any) -> Dataset:
+    tables = coco_tables([annotation(1)], images=len(names))
+    for image, name in zip(tables["images"], names, strict=True):
+        image["file_name"] = name
+        image |= fields
+    write_annotations(root, tables)
+    return open_dataset(root, "val")
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "warning"),
+    [
+        ("images\\a\\1.png", "images/a/1.png", "with backslashes"),
+        ("C:\\data\\val\\1.png", "val/1.png", "with leading folders that the data set does not have"),
+        ("/content/set/val/1.png", "val/1.png", "with leading folders that the data set does not have"),
+        ("../images/1.png", "images/1.png", ""),
+        ("./1.png", "val/1.png", ""),
+        ("photos/1.png", "val/1.png", "with leading folders that the data set does not have"),
+        ("IMG_1.PNG", "val/img_1.png", "that differs from the file's name in upper and lower case"),
+        ("sub/IMG_1.PNG", "val/sub/img_1.png", "that differs from the file's name in upper and lower case"),
+        ("caf\u00e9.png", "val/cafe\u0301.png", "that differs from the file's name in upper and lower case"),
+        ("https://example.org/x/val/my%20photo.png?token=1", "val/my photo.png", ""),
+    ],
+)
+def test_names_that_mean_one_file(tmp_path: Path, name: str, there: str, warning: str) -> None:
+    write_images(tmp_path, [there])
+    dataset = opened(tmp_path, [name])
+    assert dataset[0].path.resolve() == (tmp_path / there).resolve()
+    assert dataset[0].path.is_file()
+    assert len(dataset.warnings) == bool(warning)
+    assert all(f"1 image has a file_name {warning} (id 1): the file was found" in line for line in dataset.warnings)
+
+
+def test_most_images_in_one_folder_and_some_in_another(tmp_path: Path) -> None:
+    write_images(tmp_path, ["val/1.png", "images/2.png"])
+    dataset = opened(tmp_path, ["1.png", "2.png"])
+    assert [record.path.resolve() for record in dataset] == [
+        (tmp_path / name).resolve() for name in ("val/1.png", "images/2.png")
+    ]
+    assert "1 image has a file_name in another folder than the others (id 2)" in dataset.warnings[0]
+
+
+def test_a_url_stands_in_for_a_name(tmp_path: Path) -> None:
+    write_images(tmp_path, ["train2017/1.png", "val2017/2.png"])
+    tables = coco_tables([annotation(1)])
+    for image, folder in zip(tables["images"], ("train2017", "val2017"), strict=True):
+        image["coco_url"] = f"http://images.cocodataset.org/{folder}/{image.pop('file_name')}"
+    (tmp_path / "annotations").mkdir()
+    write_annotations(tmp_path, tables)
+    (tmp_path / "annotations" / "instances_val.json").rename(tmp_path / "annotations" / "lvis_v1_val.json")
+    dataset = open_dataset(tmp_path, "val")
+    assert [record.path.resolve() for record in dataset] == [
+        (tmp_path / name).resolve() for name in ("train2017/1.png", "val2017/2.png")
+    ]
+    assert dataset.warnings == ()
+    assert "2 images named by a URL" in dataset.notes[0]
+
+
+def test_one_file_cannot_be_guessed_for_two_images(tmp_path: Path) -> None:
+    write_images(tmp_path, ["val/1.png", "val/3.png"])
+    with pytest.raises(FileNotFoundError, match=r"2 of its 3 images are not in .*: a/1\.png, b/1\.png"):
+        opened(tmp_path, ["a/1.png", "b/1.png", "3.png"])
+    with pytest.raises(FileNotFoundError, match=r"1 of its 2 images are not in .*: 1\.PNG \(did you mean '1\.png'\?\)"):
+        opened(tmp_path, ["1.png", "1.PNG"])
+
+
+def test_two_entries_with_one_file_are_warned_of(tmp_path: Path) -> None:
+    write_images(tmp_path, ["val/1.png"])
+    dataset = opened(tmp_path, ["1.png", "1.png"])
+    assert "2 images have a file that another image has too (id 1, 2): all are used" in dataset.warnings[0]
+
+
+def test_the_nearest_file_is_named(tmp_path: Path) -> None:
+    write_images(tmp_path, ["val/street_01.png", "val/other.png"])
+    with pytest.raises(FileNotFoundError, match=r"street_1\.png \(did you mean 'street_01\.png'\?\)"):
+        opened(tmp_path, ["street_1.png", "other.png"])
+
+
+@pytest.mark.parametrize("name", ["../../secret.png", "../../outside/secret.png", "a/../../../secret.png", "ABSOLUTE"])
+def test_names_outside_the_data_set_are_refused(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, ["secret.png", "outside/secret.png", "set/val/1.png"])
+    name = str(tmp_path / "secret.png") if name == "ABSOLUTE" else name
+    error = FileNotFoundError if name.startswith("/") else ValueError
+    with pytest.raises(error, match=r"instances_val\.json.*secret\.png") as raised:
+        opened(tmp_path / "set", ["1.png", name])
+    assert name.startswith("/") or "image 2 has the file_name" in str(raised.value)
+    assert name.startswith("/") or "outside the data set" in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["a\0.png", ["1.png"], 7, {}])
+def test_names_that_are_none(tmp_path: Path, name: Any) -> None:
+    with pytest.raises(ValueError, match=r"entry 0 \(from 0\) of images \(id 1\) has the file_name"):
+        opened(tmp_path, [name])
+
+
+@pytest.mark.parametrize("name", [".", "..", "/", "val", "a\ud800.png", "x" * 300 + ".png"])
+def test_names_of_no_image(tmp_path: Path, name: str) -> None:
+    write_images(tmp_path, ["val/1.png"])
+    with pytest.raises((FileNotFoundError, ValueError), match=r"instances_val\.json"):
+        opened(tmp_path, ["1.png", name])
