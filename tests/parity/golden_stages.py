@@ -13,6 +13,7 @@ from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.regions import pool_regions
 from rcnn.ops.masks import paste_masks
 from rcnn.structures import Detections, ImageBatch, Proposals
+from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 

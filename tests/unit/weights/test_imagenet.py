@@ -218,9 +218,7 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
 def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
     state = network().state_dict() | {"layer1.0.se.fc.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "seresnet.pth")
-    with pytest.raises(
-        ValueError, match=r"looks like a file of an ImageNet ResNet of torchvision or timm.*layer1\.0\.se\.fc\.weight"
-    ):
+    with pytest.raises(ValueError, match=r"an ImageNet ResNet of torchvision or timm, but.*layer1\.0\.se\.fc\.weight"):
         convert(tmp_path / "seresnet.pth", tmp_path / "backbone")
     torch_file(network(), tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=r"has no settings file|which has no classes"):
