@@ -1,50 +1,52 @@
 # make demo: install, then train, evaluate and predict on an embedded data set, on the CPU.
 # make test: install what the tests need, and run them all.
-# make test-all: also the slow tests, and those that need a browser or a heavy extra.
+# make test-all: also the tests that need a browser or a heavy extra (today there are none).
 # make test-portable: the parity and compile tests under six sets of vector instructions and versions of torch.
 # Needs Python 3.11 or later, make, and a package index that pip can reach. VENV=DIR puts the environment elsewhere.
 VENV ?= .venv
 PYTHON ?= python3
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+# where a virtual environment keeps its programs
+BIN := $(VENV)/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml $(shell find src -name '*.py')
 
 .PHONY: demo test test-all test-portable lint
 .DEFAULT_GOAL := demo
 
 demo: $(VENV)/.rcnn-installed
-	@$(VENV)/bin/rcnn demo --output demo
+	@$(BIN)/rcnn demo --output demo
 
 # one thread per process: two processes keep two cores busy
 test: lint
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 -m 'not slow'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not heavy'
 
 test-all: lint
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-portable: $(VENV)/.rcnn-developed $(VENV)-oldest/.rcnn-developed
-	@$(VENV)/bin/python benchmarks/portability.py --oldest $(VENV)-oldest/bin/python
+	@$(BIN)/python benchmarks/portability.py --oldest $(subst $(VENV),$(VENV)-oldest,$(BIN))/python
 
 lint: $(VENV)/.rcnn-developed
-	@$(VENV)/bin/ruff check --quiet .
-	@$(VENV)/bin/ruff format --check --quiet .
-	@$(VENV)/bin/pyrefly check --python-interpreter-path $(VENV)/bin/python --summary=none
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python --summary=none
 
-$(VENV)/bin/python:
+$(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"rcnn needs Python 3.11 or later, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=python3.12")'
 	@$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.rcnn-installed: $(SOURCES) | $(VENV)/bin/python
+$(VENV)/.rcnn-installed: $(SOURCES) | $(BIN)/python
 	@echo "installing rcnn into $(VENV) (PyTorch is large: this takes minutes the first time)"
 	@$(PIP) .
 	@touch $@
 
-$(VENV)/.rcnn-developed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.rcnn-developed: pyproject.toml | $(BIN)/python
 	@echo "installing rcnn and what its tests need into $(VENV) (PyTorch is large: this takes minutes the first time)"
 	@$(PIP) --editable '.[dev]'
 	@touch $@
 
 # the oldest torch that pyproject.toml allows
-$(VENV)-oldest/.rcnn-developed: pyproject.toml | $(VENV)/bin/python
+$(VENV)-oldest/.rcnn-developed: pyproject.toml | $(BIN)/python
 	@$(PYTHON) -m venv $(VENV)-oldest
-	@$(VENV)-oldest/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' 'torch==2.11.*' 'torchvision==0.26.*'
+	@$(subst $(VENV),$(VENV)-oldest,$(PIP)) --editable '.[dev]' 'torch==2.11.*' 'torchvision==0.26.*'
 	@touch $@

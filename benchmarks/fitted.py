@@ -18,8 +18,9 @@ from rcnn.data.images import read_image
 from rcnn.data.loading import pad_images
 from rcnn.data.records import Dataset
 from rcnn.data.targets import Masks, collate_targets, make_sample
-from rcnn.data.transforms import Sample, resize, resized_size
+from rcnn.data.transforms import Sample, preprocess
 from rcnn.models import Detector, build_detector
+from rcnn.preprocess import build_preprocessor
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
@@ -41,11 +42,9 @@ def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Ma
     dataset: Dataset = open_dataset(data, split, keypoints=keypoints)
     record = dataset[index]
     pixels = read_image(record.path)
-    settings = detector.config.input
     sample = make_sample(record, pixels, masks=masks, keypoints=keypoints)
-    size = resized_size((record.height, record.width), settings.min_size, settings.max_size, settings.resize)
-    small = resize(sample, size, settings.resize)
-    images = pad_images([small.image], settings.divisor, "exact")
+    small = preprocess(sample, build_preprocessor(detector.config.input))
+    images = pad_images([small.image], detector.config.input.divisor, "exact")
     return Photo(
         pixels=pixels,
         sample=sample,

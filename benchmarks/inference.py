@@ -24,7 +24,8 @@ from fitted import Photo, fit_heads, new_detector, open_photo, torchvision_twin
 from measure import alternate, in_a_process, peak_memory, write
 from rcnn.models import Detector
 from rcnn.ops.coco_backend import rle_mask
-from rcnn.predictor import ImageDetections, Predictor
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 
 PEERS = ("torchvision float32", "rcnn float32", "rcnn bfloat16")
 # from what score on detections are compared, and how near they must be: boxes in pixels, scores. Which of two boxes

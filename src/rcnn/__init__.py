@@ -1,3 +1,112 @@
-"""The R-CNN family for PyTorch."""
+"""R-CNN models for PyTorch: Faster, Mask, Cascade and Keypoint R-CNN, FPN and FCIS.
+
+    import rcnn
+
+    predictor = rcnn.Predictor("runs/balloons")
+    result = predictor.predict("photo.jpg")
+
+The names in `__all__` are the public API, described in docs/api.md. Each is imported when it is first used, so that
+`import rcnn` itself takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rcnn.data import Dataset, ImageRecord, open_dataset
+    from rcnn.data.images import read_image
+    from rcnn.data.loading import TrainingBatch, training_batches
+    from rcnn.evaluation.api import evaluate
+    from rcnn.evaluation.evaluate import Evaluation
+    from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
+    from rcnn.models.overrides import override
+    from rcnn.predictor import Predictor
+    from rcnn.results import ImageDetections
+    from rcnn.structures import Detections, ImageBatch, Proposals, Targets
+    from rcnn.training.api import TrainingRun, train
+    from rcnn.training.settings import TrainConfig
+    from rcnn.tta import AugmentedPredictor
+    from rcnn.weights.api import convert, load
+    from rcnn.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 __version__ = "0.2.0.dev0"
+
+__all__ = [
+    "AugmentedPredictor",
+    "Checkpoint",
+    "Dataset",
+    "Detections",
+    "Detector",
+    "DetectorConfig",
+    "Evaluation",
+    "ImageBatch",
+    "ImageDetections",
+    "ImageRecord",
+    "Predictor",
+    "Proposals",
+    "Targets",
+    "TrainConfig",
+    "TrainingBatch",
+    "TrainingRun",
+    "__version__",
+    "build_detector",
+    "convert",
+    "evaluate",
+    "list_models",
+    "load",
+    "load_checkpoint",
+    "model_config",
+    "open_dataset",
+    "override",
+    "read_image",
+    "save_checkpoint",
+    "train",
+    "training_batches",
+]
+
+_MODULES = {  # public name -> the module that defines it
+    "AugmentedPredictor": "rcnn.tta",
+    "Checkpoint": "rcnn.weights.checkpoint",
+    "Dataset": "rcnn.data",
+    "Detections": "rcnn.structures",
+    "Detector": "rcnn.models",
+    "DetectorConfig": "rcnn.models",
+    "Evaluation": "rcnn.evaluation.evaluate",
+    "ImageBatch": "rcnn.structures",
+    "ImageDetections": "rcnn.results",
+    "ImageRecord": "rcnn.data",
+    "Predictor": "rcnn.predictor",
+    "Proposals": "rcnn.structures",
+    "Targets": "rcnn.structures",
+    "TrainConfig": "rcnn.training.settings",
+    "TrainingBatch": "rcnn.data.loading",
+    "TrainingRun": "rcnn.training.api",
+    "build_detector": "rcnn.models",
+    "convert": "rcnn.weights.api",
+    "evaluate": "rcnn.evaluation.api",
+    "list_models": "rcnn.models",
+    "load": "rcnn.weights.api",
+    "load_checkpoint": "rcnn.weights.checkpoint",
+    "model_config": "rcnn.models",
+    "open_dataset": "rcnn.data",
+    "override": "rcnn.models.overrides",
+    "read_image": "rcnn.data.images",
+    "save_checkpoint": "rcnn.weights.checkpoint",
+    "train": "rcnn.training.api",
+    "training_batches": "rcnn.data.loading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'rcnn' has no attribute {name!r}; see rcnn.__all__")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

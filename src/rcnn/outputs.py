@@ -208,6 +208,19 @@ def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -
     raise AssertionError("count() does not end")
 
 
+@contextmanager
+def output_or_new(output: str | Path | None, command: str, model: str | Path) -> Iterator[Path]:
+    """The folder `output`, or for None a new one, which is removed if an error ends the block while it is empty."""
+    folder = new_output(command, model) if output is None else Path(output)
+    try:
+        yield folder
+    except BaseException:
+        if output is None:
+            with suppress(OSError):
+                folder.rmdir()  # fails if the folder is not empty
+        raise
+
+
 def numbered(path: PurePosixPath, number: int) -> PurePosixPath:
     """`a/photo.jpg` for 1, `a/photo-2.jpg` for 2, ...; the stem is cut where the name exceeds 255 bytes."""
     ending = ("" if number == 1 else f"-{number}") + path.suffix

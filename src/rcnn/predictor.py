@@ -1,246 +1,201 @@
-"""One image file followed to its detections: decode, resize, pad, detect, back to the pixels of the file.
+"""One image followed to its detections: decode, resize, pad, detect, return to the pixels of the original image.
 
-    predictor = Predictor.from_checkpoint("runs/balloons")
-    [found] = predictor.predict(["photo.jpg"])
-    found.boxes, found.scores, found.labels, found.rles()
+    predictor = Predictor("runs/balloons")
+    result = predictor.predict("photo.jpg")
+    result.boxes, result.scores, result.names, result.masks
 
 Letters: N detections of one image, m the side of a mask in its box.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Self, overload
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.data.images import read_image
+from rcnn.data.image_inputs import Channels, ImageInput, as_image, as_images, is_one_image, require_channels
+from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
-from rcnn.data.transforms import canvas_place, on_canvas, resize_factor, resize_shortest, resized_size
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
-from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig, InputConfig
+from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.inference import prepare_for_inference
-from rcnn.ops.boxes import move_ends
-from rcnn.ops.coco_backend import encode_region
-from rcnn.ops.masks import Region
-from rcnn.ops.pasting import Paste, paste_as
+from rcnn.ops.pasting import Paste
+from rcnn.preprocess import Frame, build_preprocessor
+from rcnn.results import ImageDetections, ImageSource, Pasting
+from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_detector
 
-Precision = Literal["float32", "bfloat16", "auto"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageDetections:
-    """What was found in one image, best first, in pixels of the original image."""
-
-    height: int
-    width: int
-    boxes: np.ndarray  # (N, 4) float32 xyxy, within the image
-    scores: np.ndarray  # (N,) float32
-    labels: np.ndarray  # (N,) int64 in [0, K)
-    masks: np.ndarray | None = None  # (N, m, m) float32 probabilities, in the frame of their boxes
-    keypoints: np.ndarray | None = None  # (N, J, 3) float32: x, y, score
-    paste: Paste = "accurate"  # how masks come into the image
-    last_pixel_inside: bool = False  # and whether that goes by boxes that end on their last pixel, not after it
-    mask_threshold: float = 0.5  # where FCIS sets them; the other ways have thresholds of their own
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def above(self, score: float) -> ImageDetections:
-        """Those scored `score` or higher."""
-        keep = self.scores >= score
-        chosen = {name: getattr(self, name) for name in ("boxes", "scores", "labels", "masks", "keypoints")}
-        return replace(self, **{name: None if value is None else value[keep] for name, value in chosen.items()})
-
-    def rles(self) -> list[dict[str, Any]] | None:
-        """Each mask at image size as COCO run lengths {"size": [H, W], "counts": str}; None without masks."""
-        regions = self.regions()
-        return None if regions is None else [encode_region(*region, (self.height, self.width)) for region in regions]
-
-    def regions(self) -> Iterator[Region] | None:
-        """Each mask as the part of the image that it touches; None without masks."""
-        if self.masks is None:
-            return None
-        masks, boxes = torch.from_numpy(self.masks), torch.from_numpy(self.boxes)
-        if self.last_pixel_inside:
-            boxes = move_ends(boxes, -1.0)
-        return paste_as(self.paste, masks, boxes, (self.height, self.width), self.mask_threshold)
-
-    def to_json(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """The `detections` of one image in predictions.json; `names` are the K classes."""
-        rles = self.rles()
-        found = []
-        for i, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
-            one: dict[str, Any] = {"label": label, "name": names[label], "score": score, "box": self.boxes[i].tolist()}
-            if rles is not None:
-                one["mask"] = rles[i]
-            if self.keypoints is not None:
-                one["keypoints"] = self.keypoints[i].tolist()
-            found.append(one)
-        return found
-
 
 class Predictor:
-    """A detector with all it takes to read a file: its config, class names, device, precision and padding."""
+    """A detector and everything needed to run it on images: config, class names, device, precision, padding."""
 
     def __init__(
         self,
-        detector: Detector,
+        detector: Detector | str | Path,
         *,
-        classes: Sequence[str],
-        device: str | torch.device = "auto",
+        classes: Sequence[str] | None = None,
+        device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
+        settings: Sequence[str] = (),
     ) -> None:
-        """`detector` is copied. `auto`: the GPU if there is one; bfloat16 where the hardware multiplies it."""
+        """`detector` is a checkpoint, a run folder, or a detector, which is copied.
+
+        `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
+        there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `settings` are
+        KEY=VALUE changes to a checkpoint's config, e.g. "box.score_threshold=0.01".
+        """
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
+        if isinstance(detector, str | Path):
+            detector, checkpoint = load_detector(detector, settings)
+            classes = checkpoint.classes if classes is None else classes
+        elif settings:
+            raise ValueError("settings are for checkpoints; change a detector's config before building it")
+        self.config, self.padding = detector.config, padding
+        self.classes = tuple(map(str, range(self.config.num_classes)) if classes is None else classes)
+        if len(self.classes) != self.config.num_classes:
+            raise ValueError(f"got {len(self.classes)} classes; the detector has {self.config.num_classes}")
         self.detector = prepare_for_inference(detector, self.precision).to(self.device)
-        self.config, self.classes, self.padding = detector.config, tuple(classes), padding
+        self.preprocessor = build_preprocessor(self.config.input)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: Device = "auto",
+        precision: Precision = "float32",
+        padding: Padding = "exact",
+        settings: Sequence[str] = (),
+    ) -> Self:
+        """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
+        return cls(path, device=device, precision=precision, padding=padding, settings=settings)
+
+    @overload
+    def predict(
+        self, images: ImageInput, *, score: float = 0.0, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+    ) -> ImageDetections: ...
+
+    @overload
+    def predict(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        score: float = 0.0,
+        channels: Channels = "rgb",
+        batch_size: int = 4,
+        max_pixels: int = MAX_PIXELS,
+    ) -> list[ImageDetections]: ...
+
+    def predict(
+        self,
+        images: ImageInput | Iterable[ImageInput],
+        *,
+        score: float = 0.0,
+        channels: Channels = "rgb",
+        batch_size: int = 4,
+        max_pixels: int = MAX_PIXELS,
+    ) -> ImageDetections | list[ImageDetections]:
+        """The detections of one image, or a list of those of several.
+
+        An image is a path, encoded bytes, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), a Pillow image, or a
+        tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with `channels="bgr"` (OpenCV).
+
+        `score`: leave out detections with a lower score (the checkpoint itself drops those below
+        `box.score_threshold`). `batch_size`: number of images per forward pass. `max_pixels`: refuse larger images; 0:
+        no limit. Raises ValueError or FileNotFoundError for what cannot be read as an image.
+        """
+        require_channels(channels)
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}; expected 1 or more")
+        if is_one_image(images):
+            pixels = as_image(images, channels=channels, max_pixels=max_pixels)
+            return self._predict([(images, pixels)], score, max_pixels)[0]  # type: ignore[list-item]
+        values: Iterator[ImageInput] = iter(images)  # type: ignore[arg-type]
+        results: list[ImageDetections] = []
+        while chunk := list(islice(values, batch_size)):
+            decoded = as_images(chunk, first=len(results), channels=channels, max_pixels=max_pixels)
+            results += self._predict(list(zip(chunk, decoded, strict=True)), score, max_pixels)
+        return results
+
+    def _predict(
+        self, batch: Sequence[tuple[ImageInput, Tensor]], score: float, max_pixels: int
+    ) -> list[ImageDetections]:
+        """The detections of a batch of images, each given by the user and decoded."""
+        prepared = [self.prepare(pixels) for _, pixels in batch]
+        results = self.detect([image for image, _ in prepared], [frame for _, frame in prepared])
+        sources = [
+            # files and bytes are decoded again when needed; the others would cost their memory twice
+            ImageSource(image=given, max_pixels=max_pixels)
+            if isinstance(given, str | Path | bytes)
+            else ImageSource(image=pixels)
+            for given, pixels in batch
+        ]
+        return [
+            replace(result if score <= 0 else result.above(score), source=source)
+            for result, source in zip(results, sources, strict=True)
+        ]
+
+    def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
+        """An image resized for the network (3, h, w), and its frame. Threads may call it."""
+        return self.preprocessor(as_image(source))
+
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+        """The detections in one batch of prepared `images`, in pixels of their original images."""
+        originals, scales = [frame.original for frame in frames], [frame.scale for frame in frames]
+        batch = pad_images(images, self.config.input.divisor, self.padding, originals, scales).to(self.device)
+        with torch.inference_mode():
+            detections = self.detector.predict(batch).to("cpu")
+        return [self.results(detections, index, frame) for index, frame in enumerate(frames)]
+
+    def results(self, detections: Detections, index: int, frame: Frame) -> ImageDetections:
+        """Image `index` of a batch of detections, in pixels of its original image, with class names."""
+        return replace(to_original(detections, index, frame, self.config), classes=self.classes, skeleton=self.skeleton)
 
     @property
     def skeleton(self) -> tuple[tuple[int, int], ...]:
-        """Which keypoints are joined by a line in pictures: as the data set had it; else, for COCO's 17, as COCO."""
+        """Pairs of keypoints joined by a line in pictures: the data set's; for COCO's 17 keypoints, COCO's."""
         keypoint = self.config.keypoint
         if keypoint is None or keypoint.skeleton or keypoint.names != COCO_KEYPOINTS:
             return () if keypoint is None else keypoint.skeleton
         return PERSON_SKELETON
 
-    @classmethod
-    def from_checkpoint(cls, path: str | Path, **settings: Any) -> Self:
-        """The predictor of a checkpoint or run folder; `settings` as of the constructor."""
-        detector, checkpoint = load_detector(path)
-        return cls(detector, classes=checkpoint.classes, **settings)
 
-    def predict(self, sources: Sequence[str | Path | bytes | Tensor]) -> list[ImageDetections]:
-        """The detections in each of a batch of images: files, encoded bytes, or uint8 RGB tensors (3, H, W)."""
-        prepared = [self.prepare(source) for source in sources]
-        return self.detect([image for image, _ in prepared], [size for _, size in prepared])
+def to_original(detections: Detections, index: int, frame: Frame, config: DetectorConfig) -> ImageDetections:
+    """Image `index` of a batch of detections, on the CPU, in pixels of its original image.
 
-    def prepare(self, source: str | Path | bytes | Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """An image (3, h, w) resized as the checkpoint wants it, and its own (height, width). Threads may call it."""
-        image = source if isinstance(source, Tensor) else read_image(source)
-        settings = self.config.input
-        resized = resize_shortest(image, settings.min_size, settings.max_size, settings.resize, settings.size_rounding)
-        if settings.canvas:
-            resized = on_canvas(resized, settings.canvas)
-        return resized, (image.shape[1], image.shape[2])
-
-    def detect(self, images: Sequence[Tensor], originals: Sequence[tuple[int, int]]) -> list[ImageDetections]:
-        """The detections in prepared `images`, each in pixels of its `originals` size."""
-        scales = []  # by the number that takes boxes back to the file, so that both ways agree
-        for image, original in zip(images, originals, strict=True):
-            x, y = rescale(self.config.input, (image.shape[1], image.shape[2]), original)
-            scales.append(1 / math.sqrt(x * y))
-        batch = pad_images(images, self.config.input.divisor, self.padding, originals, scales).to(self.device)
-        with torch.inference_mode():
-            detections = self.detector.predict(batch).to("cpu")
-        sizes = batch.sizes.tolist()
-        return [
-            to_original(detections, i, (size[0], size[1]), originals[i], self.config) for i, size in enumerate(sizes)
-        ]
-
-
-def to_original(
-    detections: Detections, index: int, size: tuple[int, int], original: tuple[int, int], config: DetectorConfig
-) -> ImageDetections:
-    """Image `index` of a batch, from network input of (height, width) `size` to the `original` image.
-
-    Boxes are multiplied as `rescale` says, then cut to the image, and those left without area are dropped (Detectron2's
-    detector_postprocess).
+    Boxes are clipped to the image; those that become empty are dropped (Detectron2's detector_postprocess).
     """
-    height, width = original
-    scale = np.array(rescale(config.input, size, original) * 2, dtype=np.float32)
-    limit = np.array([width, height] * 2, dtype=np.float32)
-    boxes = detections.boxes[index].float().numpy()
-    if config.input.canvas:  # boxes end on their last pixel there, and are whole numbers
-        top, left = canvas_place(_resized(config.input, original), config.input.canvas)
-        boxes = np.round((boxes - np.array([left, top] * 2, np.float32)) * scale + np.array([0, 0, 1, 1], np.float32))
-    else:
-        boxes = boxes * scale
-    boxes = np.clip(boxes, 0, limit)
+    boxes = frame.to_original(detections.boxes[index].float().numpy())
     keep = detections.valid[index].numpy() & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    masks, points = detections.masks, None
-    if detections.keypoints is not None:
-        points = detections.keypoints[index].float().numpy()[keep]
-        points[..., :2] *= scale[:2]
+    masks, points = detections.masks, detections.keypoints
     return ImageDetections(
-        height=height,
-        width=width,
+        height=frame.original[0],
+        width=frame.original[1],
         boxes=boxes[keep],
         scores=detections.scores[index].float().numpy()[keep],
         labels=detections.labels[index].numpy()[keep],
-        masks=None if masks is None else masks[index].float().numpy()[keep],
-        keypoints=points,
-        paste=paste_of(config),
-        last_pixel_inside=config.legacy.boxes != "half_open"
-        and paste_of(config) in ("padded", "squeezed", "stretched"),
-        mask_threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
+        box_masks=None if masks is None else masks[index].float().numpy()[keep],
+        keypoints=None if points is None else frame.points_to_original(points[index].float().numpy()[keep]),
+        pasting=pasting_of(config),
     )
 
 
-def paste_of(config: DetectorConfig) -> Paste:
-    """How the masks of a detector of `config` come into the image."""
+def pasting_of(config: DetectorConfig) -> Pasting:
+    """How the masks of a detector of `config` are brought to image size."""
+    kind: Paste = "accurate" if config.mask is None else config.mask.paste
     if config.fcis is not None:
-        return "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
-    return "accurate" if config.mask is None else config.mask.paste
-
-
-def rescale(settings: InputConfig, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
-    """What x and y of the network input, (height, width) `size`, are multiplied by to be those of the `original`.
-
-    Each axis has a factor of its own, as rounding to whole pixels made it; but older systems take one for both.
-    """
-    if settings.canvas:  # from the first pixel's centre to the last's
-        (height, width), (whole_height, whole_width) = _resized(settings, original), original
-        return (whole_width - 1) / max(1, width - 1), (whole_height - 1) / max(1, height - 1)
-    y, x = original[0] / size[0], original[1] / size[1]
-    match settings.rescale:
-        case "width":
-            return x, x
-        case "height":
-            return y, y
-        case "geometric":
-            return math.sqrt(x * y), math.sqrt(x * y)
-        case "factor":
-            factor = resize_factor(original, settings.min_size, settings.max_size, settings.size_rounding)
-            return 1 / factor, 1 / factor
-    return x, y
-
-
-def _resized(settings: InputConfig, original: tuple[int, int]) -> tuple[int, int]:
-    return resized_size(original, settings.min_size, settings.max_size, settings.resize, settings.size_rounding)
-
-
-def choose_device(device: str | torch.device) -> torch.device:
-    """`auto` is the GPU if there is one; a ValueError names a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f"device {device!r} is none that torch knows: want auto, cpu, cuda or cuda:1") from error
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device} was asked for, but torch sees no GPU here; `rcnn doctor` says more")
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device {device} was asked for, and torch sees {torch.cuda.device_count()} GPUs, from cuda:0 on"
-        )
-    return chosen
-
-
-def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
-    """`auto` is bfloat16 where the hardware multiplies it, which makes up for the digits that it loses."""
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"
+        kind = "fitted" if config.fcis.legacy.mask_inclusive else "fitted_above"
+    return Pasting(
+        kind=kind,
+        last_pixel_inside=config.legacy.boxes != "half_open" and kind in ("padded", "squeezed", "stretched"),
+        threshold=0.5 if config.fcis is None else config.fcis.mask_threshold,
+    )

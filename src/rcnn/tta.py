@@ -1,9 +1,9 @@
-"""Test-time augmentation: an image seen at several sizes and mirrored, and what was found put together.
+"""Test-time augmentation: predict at several sizes and with horizontal flips, and merge the results.
 
-    predictor = AugmentedPredictor.from_checkpoint("runs/balloons", scales=(640, 800, 960))
+    predictor = AugmentedPredictor("runs/balloons", scales=(640, 800, 960))
 
-Boxes of all views compete in one suppression; masks and keypoint maps of those that stay are averaged over the views
-(Detectron, test_time_aug; He et al. 2017, appendix A).
+The boxes of all views go through one non-maximum suppression; masks and keypoint heatmaps of the boxes that remain are
+averaged over the views (Detectron's test_time_aug; He et al. 2017, appendix A).
 
 Letters: V views of one image, N boxes of all views, D detections, m the side of a mask in its box.
 """
@@ -13,36 +13,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from rcnn.data.images import read_image
-from rcnn.data.loading import pad_images
-from rcnn.data.transforms import resize_shortest
+from rcnn.data.image_inputs import ImageInput, as_image
+from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.ops.nms import nms
-from rcnn.predictor import ImageDetections, Predictor, rescale, to_original
+from rcnn.predictor import Predictor
+from rcnn.preprocess import Frame, build_preprocessor
+from rcnn.results import ImageDetections
+from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 
-MOST_SIDE = 4000  # pixels of a view's longer side, whatever is asked for
+MAX_SIDE = 4000  # limit of a view's longer side, pixels
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """An image as the network saw it once, and what was found there."""
+    """One image resized, and perhaps flipped, for the network, and the detections in it."""
 
     images: ImageBatch  # of one image
     features: dict[str, Tensor]
-    found: Detections  # (1, D) in pixels of the view, mirrored as it is
-    scale: Tensor  # (4,) what x, y, x, y of the view are multiplied by to be those of the file
-    mirrored: bool
+    found: Detections  # (1, D) in pixels of the view, flipped if the view is
+    back: Tensor  # (4,) factors from x, y, x, y of the view to those of the original image
+    flipped: bool
 
-    def mirror(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) of the view as they lie in the image that is not mirrored, or the other way round."""
-        if not self.mirrored:
+    def flip(self, boxes: Tensor) -> Tensor:
+        """Boxes (..., 4) of the view as they lie in the image that is not flipped, or the other way round."""
+        if not self.flipped:
             return boxes
         x1, y1, x2, y2 = boxes.unbind(-1)
         width = self.images.sizes[0, 1]
@@ -50,70 +52,100 @@ class View:
 
 
 class AugmentedPredictor(Predictor):
-    """A predictor that looks at each image several times: once for each of `scales`, with `flip` once more mirrored."""
+    """A predictor that runs each image once per size in `scales`, and again flipped with `flip`."""
 
-    def __init__(self, detector: Detector, *, scales: Sequence[int] = (), flip: bool = True, **settings: Any) -> None:
-        """`scales` are shorter sides, pixels; none given: the checkpoint's own. `settings` as of `Predictor`."""
-        super().__init__(detector, **settings)
+    def __init__(
+        self,
+        detector: Detector | str | Path,
+        *,
+        scales: Sequence[int] = (),
+        flip: bool = True,
+        classes: Sequence[str] | None = None,
+        device: Device = "auto",
+        precision: Precision = "float32",
+        padding: Padding = "exact",
+        settings: Sequence[str] = (),
+    ) -> None:
+        """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
+        super().__init__(
+            detector, classes=classes, device=device, precision=precision, padding=padding, settings=settings
+        )
         if self.config.input.canvas:
-            raise ValueError("input.canvas fixes the size of the input: this model cannot look at others, or mirrored")
+            raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
         if any(side < 1 for side in scales):
-            raise ValueError(f"scales are {tuple(scales)}, wanted shorter sides in pixels")
+            raise ValueError(f"scales={tuple(scales)}; expected shorter sides in pixels, e.g. (640, 800)")
         self.scales = tuple(scales) or (self.config.input.min_size,)
-        self.mirrors = (False, True) if flip else (False,)
+        self.flips = (False, True) if flip else (False,)
 
-    def prepare(self, source: str | Path | bytes | Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """An image (3, h, w) as it is, and its (height, width): the views are made when it is looked at."""
-        image = source if isinstance(source, Tensor) else read_image(source)
-        return image, (image.shape[1], image.shape[2])
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        scales: Sequence[int] = (),
+        flip: bool = True,
+        device: Device = "auto",
+        precision: Precision = "float32",
+        padding: Padding = "exact",
+        settings: Sequence[str] = (),
+    ) -> Self:
+        """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
+        return cls(
+            path, scales=scales, flip=flip, device=device, precision=precision, padding=padding, settings=settings
+        )
 
-    def detect(self, images: Sequence[Tensor], originals: Sequence[tuple[int, int]]) -> list[ImageDetections]:
-        """The detections in `images` (3, h, w), one after the other."""
+    def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
+        """An image (3, H, W) at its own size: `detect` makes the views."""
+        image = as_image(source)
+        size = image.shape[1], image.shape[2]
+        return image, Frame(original=size, size=size, back=(1.0, 1.0))
+
+    def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
+        """The detections in `images` (3, H, W), one after the other."""
         with torch.inference_mode():
-            return [self._detect(image, size) for image, size in zip(images, originals, strict=True)]
+            return [self._detect(image, frame) for image, frame in zip(images, frames, strict=True)]
 
-    def _detect(self, image: Tensor, original: tuple[int, int]) -> ImageDetections:
-        views = [self._view(image, side, mirrored) for side in self.scales for mirrored in self.mirrors]
-        merged = self._merge(views)  # in pixels of the file
+    def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
+        views = [self._view(image, side, flipped) for side in self.scales for flipped in self.flips]
+        merged = self._merge(views)  # in pixels of the original image
         if self.detector.mask_head is not None:
             merged = replace(merged, masks=self._masks(views, merged))
         if self.detector.keypoint_head is not None:
             merged = replace(merged, keypoints=self._keypoints(views, merged))
-        return to_original(merged.to("cpu"), 0, original, original, self.config)
+        return self.results(merged.to("cpu"), 0, frame)
 
-    def _view(self, image: Tensor, side: int, mirrored: bool) -> View:
-        settings = self.config.input
-        longest = min(MOST_SIDE, round(settings.max_size * side / settings.min_size))
-        settings = replace(settings, min_size=side, max_size=max(side, longest))
-        resized = resize_shortest(image, side, settings.max_size, settings.resize, settings.size_rounding)
-        size, original = (resized.shape[1], resized.shape[2]), (image.shape[1], image.shape[2])
-        images = pad_images([resized.flip(-1) if mirrored else resized], settings.divisor, self.padding)
-        images = replace(images, scales=torch.tensor([size[0] / original[0]])).to(self.device)
-        x, y = rescale(settings, size, original)
+    def _view(self, image: Tensor, side: int, flipped: bool) -> View:
+        config = self.config.input
+        longest = min(MAX_SIDE, round(config.max_size * side / config.min_size))
+        config = replace(config, min_size=side, max_size=max(side, longest))
+        resized, frame = build_preprocessor(config)(image)
+        images = pad_images(
+            [resized.flip(-1) if flipped else resized], config.divisor, self.padding, [frame.original], [frame.scale]
+        ).to(self.device)
         features = self.detector.features(images)
         return View(
             images=images,
             features=features,
             found=self.detector.find(features, images),
-            scale=torch.tensor([x, y, x, y], device=self.device),
-            mirrored=mirrored,
+            back=torch.tensor(frame.back * 2, device=self.device),
+            flipped=flipped,
         )
 
     def _merge(self, views: Sequence[View]) -> Detections:
-        """The best of all views' detections (1, D), boxes in pixels of the file; masks that came with them stay."""
+        """The best detections (1, D) of all views, in pixels of the original image; with masks if `found` has them."""
         config = self.config
-        boxes = torch.cat([view.mirror(view.found.boxes) * view.scale for view in views], 1)  # (1, N, 4)
+        boxes = torch.cat([view.flip(view.found.boxes) * view.back for view in views], 1)  # (1, N, 4)
         scores = torch.cat([view.found.scores for view in views], 1)
         labels = torch.cat([view.found.labels for view in views], 1)
         valid = torch.cat([view.found.valid for view in views], 1)
-        threshold, most = config.box.selection.nms_iou, config.box.selection.max_detections
+        threshold, limit = config.box.selection.nms_iou, config.box.selection.max_detections
         if config.fcis is not None:
-            threshold, most = config.fcis.nms_iou, config.fcis.max_detections
+            threshold, limit = config.fcis.nms_iou, config.fcis.max_detections
         elif config.proposals_only:
-            threshold, most = config.rpn.proposals.nms_iou, config.rpn.proposals.post_nms
+            threshold, limit = config.rpn.proposals.nms_iou, config.rpn.proposals.post_nms
         groups = torch.zeros_like(labels) if config.box.selection.class_agnostic_nms else labels
-        index, kept = nms(boxes, scores, groups, valid, threshold, most)
-        masks = [_upright(view, view.found.masks) for view in views if view.found.masks is not None]
+        index, kept = nms(boxes, scores, groups, valid, threshold, limit)
+        masks = [_unflip(view, view.found.masks) for view in views if view.found.masks is not None]
         return Detections(
             boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * kept[..., None],
             scores=scores.gather(1, index) * kept,
@@ -123,40 +155,38 @@ class AugmentedPredictor(Predictor):
         )
 
     def _masks(self, views: Sequence[View], merged: Detections) -> Tensor:
-        """Probabilities (1, D, m, m) of the merged boxes: the views' mean."""
-        seen = [self.detector.outline(view.features, self._inside(view, merged), view.images) for view in views]
-        masks = [
-            _upright(view, found.masks) for view, found in zip(views, seen, strict=True) if found.masks is not None
-        ]
+        """Mask probabilities (1, D, m, m) of the merged boxes: the mean over the views."""
+        found = [self.detector.outline(view.features, self._in_view(view, merged), view.images) for view in views]
+        masks = [_unflip(view, each.masks) for view, each in zip(views, found, strict=True) if each.masks is not None]
         return torch.stack(masks).mean(0)
 
     def _keypoints(self, views: Sequence[View], merged: Detections) -> Tensor:
-        """Keypoints (1, D, J, 3) in pixels of the file, found in the views' mean maps."""
-        maps = torch.stack([self._maps(view, self._inside(view, merged)) for view in views]).mean(0)
-        first = views[0]  # at whose size places are read off the maps, as without augmentation
-        found = decode_keypoints(maps, merged.boxes / first.scale)  # (1, D, J, 4)
-        points = torch.cat([found[..., :2] * first.scale[:2], found[..., 3:]], -1)
+        """Keypoints (1, D, J, 3) in pixels of the original image, located in the mean heatmaps of the views."""
+        maps = torch.stack([self._maps(view, self._in_view(view, merged)) for view in views]).mean(0)
+        first = views[0]  # at its size the maxima are located, as without augmentation
+        found = decode_keypoints(maps, merged.boxes / first.back)  # (1, D, J, 4)
+        points = torch.cat([found[..., :2] * first.back[:2], found[..., 3:]], -1)
         return points * merged.valid[..., None, None]
 
     def _maps(self, view: View, inside: Detections) -> Tensor:
-        """Keypoint logits (1, D, J, m, m) of a view, left and right as in the image that is not mirrored."""
+        """Heatmap logits (1, D, J, m, m) of a view, with left and right as in the image that is not flipped."""
         head = self.detector.keypoint_head
         if head is None:
             raise ValueError(f"{self.config.name} has no keypoint head")
         maps = head.maps(view.features, inside.boxes, inside.valid)
-        if not view.mirrored:
+        if not view.flipped:
             return maps
         other = list(range(maps.shape[2]))
         for left, right in head.config.flip_pairs:
             other[left], other[right] = right, left
         return maps.flip(-1)[:, :, other]
 
-    def _inside(self, view: View, merged: Detections) -> Detections:
+    def _in_view(self, view: View, merged: Detections) -> Detections:
         """The merged detections with their boxes in pixels of a view."""
-        boxes = view.mirror(merged.boxes / view.scale) * merged.valid[..., None]
+        boxes = view.flip(merged.boxes / view.back) * merged.valid[..., None]
         return replace(merged, boxes=boxes, masks=None)
 
 
-def _upright(view: View, masks: Tensor) -> Tensor:
-    """Masks (1, D, m, m) of a view as they are in the image that is not mirrored."""
-    return masks.flip(-1) if view.mirrored else masks
+def _unflip(view: View, masks: Tensor) -> Tensor:
+    """Masks (1, D, m, m) of a view as they are in the image that is not flipped."""
+    return masks.flip(-1) if view.flipped else masks

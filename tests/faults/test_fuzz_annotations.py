@@ -24,10 +24,11 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import outline_edges
 from rcnn.metrics.coco import evaluate
+from rcnn.ops.coco_backend import as_rle
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 
 T = TypeVar("T")
-MUTANTS = int(os.environ.get("RCNN_FUZZ", "120"))
+MUTANTS = int(os.environ.get("RCNN_FUZZ", "400"))
 RUNS = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
 KITE = {"keypoints": ["left_wing", "right_wing", "tail"], "skeleton": [[1, 3], [2, 3]], "supercategory": "toy"}
 VALUES: list[Any] = [
@@ -46,7 +47,9 @@ def coco() -> dict[str, Any]:
         [
             annotation(1, keypoints=[12, 12, 2, 20, 14, 1, 0, 0, 0], num_keypoints=2),
             annotation(2, image_id=2, category_id=7, segmentation=RUNS),
-            annotation(3, image_id=2, iscrowd=1, segmentation=RUNS | {"counts": "Z<d0d0d0jk1"}),
+            annotation(
+                3, image_id=2, iscrowd=1, segmentation=RUNS | {"counts": as_rle(RUNS, 40, 60)["counts"].decode()}
+            ),
             annotation(4, area=None),
         ]
     )
@@ -83,7 +86,7 @@ def mutate(draw: st.DrawFn, data: Any) -> Any:
     """`data` with one value replaced, removed, doubled, renamed or swapped with another."""
     path = draw(st.sampled_from(places(data)))
     if not path:
-        return draw(st.sampled_from(VALUES))
+        return copy.deepcopy(draw(st.sampled_from(VALUES)))
     parent = data
     for key in path[:-1]:
         parent = parent[key]

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rcnn.models.heads.regions import pool_regions
-from rcnn.predictor import ImageDetections, Predictor
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems.chainer.system import RULES
 from tests.deviations import assert_at_most, assert_within
@@ -39,13 +40,13 @@ def their_anchors(values: Tensor) -> Tensor:
 
 
 def prepared_batch(predictor: Predictor, image: np.ndarray) -> tuple[ImageBatch, Tensor]:
-    prepared, original = predictor.prepare(torch.from_numpy(image))
+    prepared, frame = predictor.prepare(torch.from_numpy(image))
     sizes = torch.tensor([prepared.shape[1:]])
     batch = ImageBatch(
         pixels=prepared[None],
         sizes=sizes,
-        scales=torch.tensor([sizes[0, 1] / original[1]]),
-        originals=torch.tensor([original]),
+        scales=torch.tensor([sizes[0, 1] / frame.original[1]]),
+        originals=torch.tensor([frame.original]),
     )
     return batch, prepared
 
@@ -111,8 +112,8 @@ def assert_same_masks(found: ImageDetections, order: list[int], stored: dict[str
     masks = (
         np.unpackbits(stored["masks_packed"], axis=1)[:, : height * width].reshape(count, height, width).astype(bool)
     )
-    assert found.masks is not None
-    logits = torch.from_numpy(found.masks).logit()[order]
+    assert found.box_masks is not None
+    logits = torch.from_numpy(found.box_masks).logit()[order]
     assert_within("mask logits", logits, stored["detection_mask_logits"], atol=3e-4)
     regions = list(found.regions() or ())
     ours = np.zeros_like(masks)

@@ -15,7 +15,8 @@ from torch import Tensor
 from rcnn.models import Detector
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.rpn import Level
-from rcnn.predictor import ImageDetections, Predictor
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 from rcnn.structures import ImageBatch, Proposals, Targets
 from rcnn.weights.systems.fcis.system import CHAINER_FCIS_RULES, CHAINERCV_RULES
 from tests.deviations import assert_at_most, assert_within

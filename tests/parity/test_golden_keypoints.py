@@ -11,6 +11,7 @@ import torch
 
 from rcnn.ops.keypoints import decode_keypoints, keypoint_places
 from rcnn.predictor import to_original
+from rcnn.preprocess import Frame
 from rcnn.structures import Targets
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
@@ -76,7 +77,8 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
         )
         height, width = inputs[f"image{image}"].shape[:2]
         size = (int(images.sizes[image, 0]), int(images.sizes[image, 1]))
-        original = to_original(detections, image, size, (height, width), detector.config)
+        frame = Frame(original=(height, width), size=size, back=(width / size[1], height / size[0]))
+        original = to_original(detections, image, frame, detector.config)
         resized = detections.keypoints[image][real].numpy()[order]
         for found, wanted in (
             (resized, stored[f"det{image}_keypoints_resized"]),

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from rcnn.data.transforms import resize_shortest, resized_size
 from rcnn.ops.anchors import cell_anchors, grid_anchors
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_box, rle_mask
@@ -22,6 +21,7 @@ from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
 from rcnn.ops.rle import mask_outline
 from rcnn.ops.roi_align import assign_levels, roi_align
+from rcnn.preprocess import InputConfig, build_preprocessor
 from tests.deviations import assert_within
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -256,7 +256,8 @@ def test_resizing(golden: Golden) -> None:
     given = golden("resize")
     image = torch.from_numpy(given["image"]).permute(2, 0, 1)
     for shortest, longest in ((64, 1000), (20, 1000), (64, 80)):
-        ours = resize_shortest(image, shortest, longest, "antialias").permute(1, 2, 0).numpy()
+        resized, _ = build_preprocessor(InputConfig(min_size=shortest, max_size=longest))(image)
+        ours = resized.permute(1, 2, 0).numpy()
         assert np.array_equal(ours, given[f"resized_min{shortest}_max{longest}"])
     for before, after in zip(given["sizes_in"].tolist(), given["sizes_800_1333"].tolist(), strict=True):
-        assert list(resized_size(tuple(before), 800, 1333, "antialias")) == after
+        assert list(build_preprocessor(InputConfig()).resized_size(tuple(before))) == after

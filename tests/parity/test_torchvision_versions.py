@@ -97,8 +97,8 @@ def test_detections_are_theirs(name: str) -> None:
         assert_within("detection boxes", ours_found.boxes[order], boxes, atol=0.05)
         assert_within("detection scores", ours_found.scores[order], theirs["scores"], atol=1e-3)
         if "masks" in theirs:
-            assert ours_found.masks is not None
-            assert len(ours_found.masks) == len(theirs["masks"])
+            assert ours_found.box_masks is not None
+            assert len(ours_found.box_masks) == len(theirs["masks"])
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_v2", "faster_rcnn_mobilenet_v3_large_fpn"])

@@ -14,7 +14,16 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from rcnn.outputs import MARKER, OutputFolder, files_of_rcnn, new_output, numbered, recover_folder, replace_folder
+from rcnn.outputs import (
+    MARKER,
+    OutputFolder,
+    files_of_rcnn,
+    new_output,
+    numbered,
+    output_or_new,
+    recover_folder,
+    replace_folder,
+)
 
 
 def test_a_file_of_the_user_is_never_written(tmp_path: Path) -> None:
@@ -201,3 +210,16 @@ def test_a_lock_does_not_outlive_its_process_in_a_forked_one(tmp_path: Path) -> 
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+def test_a_new_folder_is_removed_if_nothing_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with suppress(ValueError), output_or_new(None, "eval", "m"):
+        raise ValueError
+    assert not list((tmp_path / "runs").iterdir())
+    with output_or_new(None, "eval", "m") as folder:
+        assert folder == Path("runs/eval-m-1")
+    with suppress(ValueError), output_or_new("mine", "eval", "m") as folder:
+        folder.mkdir()
+        raise ValueError
+    assert (tmp_path / "mine").is_dir()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CompactConfig, FPNConfig
-from rcnn.predictor import ImageDetections, Predictor
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 from rcnn.tta import AugmentedPredictor
 from tests.unit.random_batches import random_images
 
@@ -58,8 +59,8 @@ def assert_same(found: ImageDetections, wanted: ImageDetections, box: float = 1e
     assert sorted(order) == list(range(len(found)))
     np.testing.assert_allclose(found.boxes[order], wanted.boxes, atol=box)
     np.testing.assert_allclose(found.scores[order], wanted.scores, atol=1e-5)
-    if wanted.masks is not None:
-        np.testing.assert_allclose(found.masks[order], wanted.masks, atol=1e-4)
+    if wanted.box_masks is not None:
+        np.testing.assert_allclose(found.box_masks[order], wanted.box_masks, atol=1e-4)
     if wanted.keypoints is not None:
         np.testing.assert_allclose(found.keypoints[order], wanted.keypoints, atol=1e-2)
 
@@ -79,14 +80,14 @@ def test_with_mirrors_a_mirrored_image_has_the_mirrored_result(name: str) -> Non
     found, other = predictor.predict([image, image.flip(-1)])
     boxes = other.boxes.copy()
     boxes[:, [0, 2]] = 96 - other.boxes[:, [2, 0]]
-    masks = None if other.masks is None else other.masks[..., ::-1]
+    masks = None if other.box_masks is None else other.box_masks[..., ::-1]
     points = other.keypoints
     if points is not None:
         names = list(detector.config.keypoint.names)
         swapped = [name.replace("left", "*").replace("right", "left").replace("*", "right") for name in names]
         points = points[:, [names.index(name) for name in swapped]].copy()
         points[..., 0] = 96 - points[..., 0]
-    assert_same(found, replace(other, boxes=boxes, masks=masks, keypoints=points))
+    assert_same(found, replace(other, boxes=boxes, box_masks=masks, keypoints=points))
     plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
     assert len(plain) != len(found) or np.abs(plain.scores - found.scores).max() > 1e-4  # the views had a say
 
@@ -96,7 +97,7 @@ def test_masks_are_the_mean_of_the_views() -> None:
     predictor = AugmentedPredictor(detector, flip=True, classes=names_of(detector))
     found = predictor.predict([image])[0]
     detector = predictor.detector
-    total = np.zeros_like(found.masks)
+    total = np.zeros_like(found.box_masks)
     with torch.inference_mode():
         for mirrored in (False, True):
             batch = random_images([(64, 96)], seed=0)
@@ -109,7 +110,7 @@ def test_masks_are_the_mean_of_the_views() -> None:
                 pooled = detector.mask_head.pool(detector.features(batch), own[None, None], real)
                 mask = detector.mask_head.of_class(pooled, torch.tensor([[label]]), real).sigmoid()[0, 0].numpy()
                 total[row] += (mask[:, ::-1] if mirrored else mask) / 2
-    np.testing.assert_allclose(found.masks, total, atol=1e-4)
+    np.testing.assert_allclose(found.box_masks, total, atol=1e-4)
 
 
 def test_a_scale_that_is_none_is_refused() -> None:

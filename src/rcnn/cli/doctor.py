@@ -56,7 +56,7 @@ def _torch(torch) -> None:
     else:
         built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch is built without CUDA"
         _row("gpu", "none", f"{built}; everything runs on the CPU")
-    from rcnn.predictor import choose_precision
+    from rcnn.runtime.devices import choose_precision
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     _row("bfloat16", "fast" if choose_precision("auto", device) == "bfloat16" else "slow here: use float32")

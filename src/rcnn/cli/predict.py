@@ -19,7 +19,8 @@ from rcnn.cli.views import TTA, TTAFlip, predictor_from
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rcnn.predictor import ImageDetections, Predictor
+    from rcnn.predictor import Predictor
+    from rcnn.results import ImageDetections
 
 READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the pictures, JPEG's

@@ -1,19 +1,23 @@
-"""Image files to pixels: the one module that decodes. Everything that Pillow reads becomes RGB uint8 (3, H, W).
+"""Decodes image files: the only module that does. Everything that Pillow reads becomes RGB uint8 (3, H, W).
 
-What is decided here, once, for training, evaluation and prediction alike:
- - EXIF (or XMP) orientation is applied: an image is what a viewer shows, and so are its height and width;
- - transparency is dropped, not blended: the colours stored under it count, as in OpenCV's and Pillow's conversions, on
-   which the peers' models were trained;
- - 16-bit samples are scaled to 8 bits (65535 -> 255), where Pillow's own conversion of grey ones cuts them off at 255;
- - of an animation or a multi-picture file, the first frame counts;
- - colour profiles are not applied, as no detector's training applied them; CMYK becomes RGB without one.
+These rules hold for training, evaluation and prediction:
+ - EXIF (or XMP) orientation is applied: height and width are those that an image viewer shows;
+ - transparency is dropped, not blended, as OpenCV and Pillow do for the images that other systems were trained on;
+ - 16-bit samples are scaled to 8 bits (65535 -> 255); Pillow's own conversion of grey images would clip them at 255;
+ - the first frame of an animation or multi-page file is used;
+ - colour profiles are not applied, because no detector was trained with them; CMYK is converted without a profile;
+ - the format is detected from the content, never from the file name. Formats that Pillow passes to another program
+   (PostScript) are refused.
+
+Memory: decoding needs about 10 bytes per pixel. Images of more than MAX_PIXELS are refused before they are decoded.
 """
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import io
-import struct
-import zlib
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +25,9 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-ORIENTATION = 0x0112  # EXIF's tag
-TURNS = {  # EXIF's value -> what brings the image upright
+MAX_PIXELS = 180_000_000  # default limit: about 1.8 GB while decoding
+ORIENTATION = 0x0112  # EXIF tag
+TURNS = {  # EXIF value -> the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -31,119 +36,173 @@ TURNS = {  # EXIF's value -> what brings the image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)  # those that swap height and width
-# what Pillow raises, by its decoders, for files that are cut off or damaged
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+SWAPS_SIDES = (5, 6, 7, 8)  # EXIF values that swap height and width
+# EPS and WMF start other programs or system renderers; the others are only identified by Pillow, never decoded
+REFUSED_FORMATS = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # at byte 8 of the file
+Source = str | Path | bytes
+
+_pillow_limit = threading.Lock()  # Pillow's own limit is one global variable
 
 
 class ImageError(ValueError):
-    """A file that cannot be read as an image. The message names it, says what is wrong, and what to do."""
+    """An image that cannot be read. The message says which one, what is wrong, and what to do."""
 
 
-def read_image(source: str | Path | bytes) -> Tensor:
-    """The image in a file, or in its encoded bytes: uint8 RGB (3, H, W), upright.
+def read_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """Decode an image file, or its encoded bytes: uint8 RGB (3, H, W), upright, channels last in memory.
 
-    The memory lies channels last, as decoders write it and resizing reads it. Raises FileNotFoundError where there is
-    no file, ImageError where it is not an image, is cut off, too large, or of a kind whose range nobody can know.
+    Raises FileNotFoundError if there is no file, and ImageError if it is not an image, is damaged, has more than
+    `max_pixels` (0: no limit), or has samples of an unknown range.
     """
-    with _opened(source) as image:
-        try:
-            image.load()
-            pixels = _to_rgb(image, source)
-            turn = TURNS.get(_orientation(image))
-        except ImageError:
-            raise
-        except DAMAGED as error:
-            raise _damaged(source, error) from error
-        if turn is not None:
-            pixels = pixels.transpose(turn)
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
+    with _open(source, max_pixels) as image:
+        return decode(image, _name(source))
 
 
-def image_size(source: str | Path | bytes) -> tuple[int, int]:
-    """(height, width) that `read_image` would give, from the head of the file. Raises the same errors."""
-    with _opened(source) as image:
+def decode(image: Image.Image, name: str) -> Tensor:
+    """The pixels of a Pillow image of any mode: uint8 RGB (3, H, W), upright. Raises ImageError, which gives `name`."""
+    try:
+        image.load()
+        pixels = _to_rgb(image, name)
+        turn = TURNS.get(_orientation(image))
+        upright = pixels if turn is None else pixels.transpose(turn)
+        return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    except ImageError:
+        raise
+    except MemoryError as error:
         width, height = image.size
-        if image.format == "TIFF":  # whose size some versions of Pillow give upright already: take the stored one
+        raise ImageError(
+            f"{name} ({width} x {height}) does not fit in memory: shrink it or cut it into tiles"
+        ) from error
+    except Exception as error:  # decoders raise all kinds for damaged files
+        raise _damaged(name, error) from error
+
+
+def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(height, width) of what `read_image` returns, from the file's header. Raises the same errors."""
+    with _open(source, max_pixels) as image:
+        width, height = image.size
+        if image.format == "TIFF":  # some versions of Pillow return the upright size: take the stored one
             width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
         if image.format == "PNG" and "exif" not in image.info and not _has_late_exif(source):
-            return height, width  # Pillow would decode all of a PNG in search of EXIF data behind the pixels
+            return height, width  # Pillow would decode the whole PNG to look for EXIF data behind the pixels
         try:
-            sideways = _orientation(image) in SIDEWAYS
-        except DAMAGED as error:
-            raise _damaged(source, error) from error
-    return (width, height) if sideways else (height, width)
+            swapped = _orientation(image) in SWAPS_SIDES
+        except Exception as error:  # decoders raise all kinds for damaged files
+            raise _damaged(_name(source), error) from error
+    return (width, height) if swapped else (height, width)
 
 
-def _opened(source: str | Path | bytes) -> Image.Image:
-    """The file with its head read, its pixels not yet."""
-    if isinstance(source, bytes):
-        empty, file = len(source) == 0, io.BytesIO(source)
-    else:
-        path = Path(source)
-        if not path.exists():
-            raise FileNotFoundError(f"{path} does not exist: correct the path, or put the image there")
-        if path.is_dir():
-            raise ImageError(f"{path} is a folder, wanted an image file: name the files in it")
-        empty, file = path.stat().st_size == 0, path
-    if empty:
-        raise ImageError(f"{_name(source)} is empty (0 bytes): copy or download it again, or take it out of the data")
+def is_image(path: Path) -> bool:
+    """Whether the content of a file looks like an image that `read_image` reads. Reads the header only."""
     try:
-        return Image.open(file)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(
-            f"{_name(source)} is too large to decode safely ({error}): cut it into tiles or shrink it; "
-            "if you trust it, raise PIL.Image.MAX_IMAGE_PIXELS"
-        ) from error
+        with _open(path, max_pixels=0) as image:
+            return image.format != "TGA"  # which has no signature: text files pass as TGA
+    except (ImageError, OSError) as error:
+        return "HEIC" in str(error)
+
+
+def _open(source: Source, max_pixels: int) -> Image.Image:
+    """The image with its header read; its pixels are not decoded yet."""
+    name = _name(source)
+    try:
+        head = _head(source)
+    except PermissionError as error:
+        raise ImageError(f"{name} cannot be read: permission denied (try chmod u+r)") from error
+    if not head:
+        raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
+    heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
+    if heif and importlib.util.find_spec("pillow_heif") is None:
+        raise ImageError(f"{name} is a HEIC image, which needs an extra: pip install 'rcnn[heif]'")
+    try:
+        image = _open_without_limit(io.BytesIO(source) if isinstance(source, bytes) else Path(source), heif)
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{_name(source)} is not an image that can be read here: save it as JPEG or PNG "
-            "(`rcnn doctor` lists the formats)"
+            f"{name} is not an image that can be read: save it as JPEG or PNG (`rcnn doctor` lists the formats)"
         ) from error
-    except PermissionError as error:
-        raise ImageError(f"{_name(source)} may not be read: give yourself permission to (chmod u+r)") from error
-    except DAMAGED as error:
-        raise _damaged(source, error) from error
+    except Exception as error:  # decoders raise all kinds for damaged files
+        raise _damaged(name, error) from error
+    pixels = image.width * image.height
+    if max_pixels and pixels > max_pixels:
+        image.close()
+        raise ImageError(
+            f"{name} has {pixels / 1e6:,.1f} million pixels ({image.width} x {image.height}); the limit is "
+            f"{max_pixels / 1e6:g} million: cut it into tiles, shrink it, or raise the limit (--max-pixels, max_pixels)"
+        )
+    return image
 
 
-def _to_rgb(image: Image.Image, source: str | Path | bytes) -> Image.Image:
-    """A decoded image of any mode as 8-bit RGB, not yet upright."""
+def _head(source: Source) -> bytes:
+    """The first bytes of a regular file, or of `source` itself."""
+    if isinstance(source, bytes):
+        return source[:16]
+    path = Path(source)
+    if "\0" in str(path) or not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: check the path")
+    if path.is_dir():
+        raise ImageError(f"{path} is a folder; expected an image file: give the files in it")
+    if not path.is_file():  # a pipe or device could block for ever
+        raise ImageError(f"{path} is not a regular file; expected an image file")
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _open_without_limit(file: Path | io.BytesIO, heif: bool) -> Image.Image:
+    """`Image.open` without Pillow's own limit and warnings: `max_pixels` replaces them."""
+    if heif:
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+    with _pillow_limit:
+        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(file, formats=["HEIF"] if heif else _formats())
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in Image.ID if name not in REFUSED_FORMATS)
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """A decoded image of any mode as 8-bit RGB, not upright yet."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         values = np.asarray(image).astype(np.uint32)
-        eight = ((values * 255 + 32767) // 65535).astype(np.uint8)  # rounded, where a shift by 8 bits would darken
+        eight = ((values * 255 + 32767) // 65535).astype(np.uint8)  # rounded; a shift by 8 bits would darken
         return Image.fromarray(eight).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ImageError(
-            f"{_name(source)} has 32-bit samples, whose range no file tells: save it with 8 or 16 bits a channel"
-        )
+        raise ImageError(f"{name} has 32-bit samples of unknown range: save it with 8 or 16 bits per channel")
     if image.mode in ("P", "PA", "RGBa", "La"):
-        image = image.convert("LA" if image.mode == "La" else "RGBA")  # which keeps the colours under transparency
+        image = image.convert("LA" if image.mode == "La" else "RGBA")  # keeps the colours of transparent pixels
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise ImageError(f"{_name(source)} has colours of kind {image.mode}: save it as RGB or grey") from error
+        raise ImageError(f"{name} has colour mode {image.mode}: save it as RGB or grey") from error
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF's orientation, 1 to 8; 1 where it is absent or not readable, as viewers do."""
+    """EXIF orientation, 1 to 8; 1 if it is missing or unreadable, as in image viewers."""
     try:
         return int(image.getexif().get(ORIENTATION, 1))
-    except DAMAGED:
+    except Exception:  # broken EXIF data raises all kinds
         return 1
 
 
-def _has_late_exif(source: str | Path | bytes) -> bool:
-    """Whether a PNG may carry EXIF data behind its pixels (or the same words by chance, which costs only time)."""
+def _has_late_exif(source: Source) -> bool:
+    """Whether a PNG may have EXIF data behind its pixels (or the same words by chance, which only costs time)."""
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     return b"eXIf" in data or b"Raw profile type exif" in data or b"XML:com.adobe.xmp" in data
 
 
-def _damaged(source: str | Path | bytes, error: Exception) -> ImageError:
-    cure = "copy or download it again, or take it out of the data"
-    return ImageError(f"{_name(source)} is cut off or damaged ({error}): {cure}")
+def _damaged(name: str, error: Exception) -> ImageError:
+    reason = str(error) or type(error).__name__
+    return ImageError(f"{name} is truncated or damaged ({reason}): copy or download it again, or remove it")
 
 
-def _name(source: str | Path | bytes) -> str:
+def _name(source: Source) -> str:
     return f"the image given as {len(source)} bytes" if isinstance(source, bytes) else str(source)

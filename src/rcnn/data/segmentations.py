@@ -35,7 +35,7 @@ def pack_outlines(annotations: Sequence[Annotation]) -> Outlines:
             rles += outline["counts"].encode("ascii")
         else:
             for part in outline:
-                points.extend(part)
+                points.fromlist(part)
                 point_ends.append(len(points))
         part_ends.append(len(point_ends) - 1)
         rle_ends.append(len(rles))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.data.records import ImageRecord, Segmentation
+from rcnn.data.records import Dataset, ImageRecord, Segmentation
 from rcnn.data.transforms import Sample
 from rcnn.ops.coco_backend import as_rle, rle_box, rle_mask
 from rcnn.ops.rle import mask_outline
@@ -27,6 +27,7 @@ Masks = Literal[
 ]
 MIN_OBJECTS = 8  # the smallest G
 MIN_CROWDS = 2  # the smallest I
+MAX_BYTES = 4 * 2**30  # of the masks of one image; an image with 10,000 objects must not fill the memory
 MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
 
 
@@ -111,6 +112,35 @@ def capacity(count: int, smallest: int) -> int:
     while places < count:
         places *= 2
     return places
+
+
+def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
+    """Raise ValueError where the masks of an image need more than MAX_BYTES; `pixels` has the network input, padded.
+
+    Polygons take 20 bytes per edge, as many edges for every object as the largest one has; bitmaps one byte per pixel.
+    """
+    objects = dataset.objects
+    if not len(objects.labels):
+        return
+    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    counts = np.bincount(image[~objects.crowd], minlength=len(dataset))
+    if masks == "polygon":
+        points = objects.point_starts[objects.part_starts]
+        edges = np.zeros(len(dataset), dtype=np.int64)
+        np.maximum.at(edges, image, np.diff(points) // 2)
+        sizes = [20 * capacity(e, MIN_EDGES) for e in edges.tolist()]
+    else:
+        sizes = (pixels + dataset.sizes.prod(axis=1)).tolist()
+    needed = [capacity(count, MIN_OBJECTS) * size for count, size in zip(counts.tolist(), sizes, strict=True)]
+    worst = int(np.argmax(needed))
+    if needed[worst] > MAX_BYTES:
+        raise ValueError(
+            f"{dataset.annotation_file}: image {dataset.image_ids[worst]} ({dataset.file_names[worst]}) has "
+            f"{counts[worst]} objects, whose masks need {needed[worst] / 2**30:.1f} GiB of memory; expected at most "
+            f"{MAX_BYTES / 2**30:.0f} GiB. Cut the image into tiles, use a smaller input.max_size"
+            + ("" if masks == "polygon" else ", use mask.target=polygon if the model allows it")
+            + ", or train a model without masks"
+        )
 
 
 def collate_targets(samples: Sequence[Sample], shape: tuple[int, int]) -> Targets:

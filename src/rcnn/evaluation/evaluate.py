@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from rcnn.data.records import Dataset, ImageRecord
@@ -17,9 +16,8 @@ from rcnn.data.skeletons import require_names
 from rcnn.data.targets import require_size
 from rcnn.metrics.coco import Metrics, evaluate
 from rcnn.models.config import DetectorConfig
-from rcnn.predictor import ImageDetections, Predictor
-
-HALF_A_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
+from rcnn.predictor import Predictor
+from rcnn.preprocess import Frame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,9 +56,9 @@ def evaluate_dataset(
         encoded: deque[Future[list[dict[str, Any]]]] = deque()
         prepared = _prepared(predictor, records, pool, ahead=batch_size + max(1, workers))
         while batch := list(islice(prepared, batch_size)):
-            found = predictor.detect([image for _, image, _ in batch], [size for _, _, size in batch])
+            found = predictor.detect([image for _, image, _ in batch], [frame for _, _, frame in batch])
             for (record, _, _), detections in zip(batch, found, strict=True):
-                encoded.append(pool.submit(coco_results, detections, record.image_id, dataset.category_ids))
+                encoded.append(pool.submit(detections.to_coco, record.image_id, dataset.category_ids))
                 if advance is not None:
                     advance()
             while len(encoded) > batch_size:
@@ -88,29 +86,11 @@ def measured_kinds(config: DetectorConfig) -> tuple[str, ...]:
     return ("bbox", *(kind for kind, there in parts if there))
 
 
-def coco_results(
-    detections: ImageDetections, image_id: int | str, category_ids: Sequence[int | str]
-) -> list[dict[str, Any]]:
-    """Detections of one image in COCO's results format; `category_ids` (K,) are those of the truth."""
-    rles = detections.rles()
-    results = []
-    for i, (x1, y1, x2, y2) in enumerate(detections.boxes.tolist()):
-        result: dict[str, Any] = {"image_id": image_id, "category_id": category_ids[int(detections.labels[i])]}
-        result |= {"score": float(detections.scores[i]), "bbox": [x1, y1, x2 - x1, y2 - y1]}
-        if rles is not None:
-            result["segmentation"] = rles[i]
-        if detections.keypoints is not None:
-            # COCO numbers a pixel where we have its middle; our score stands where a truth has its visibility
-            result["keypoints"] = (detections.keypoints[i] - HALF_A_PIXEL).reshape(-1).tolist()
-        results.append(result)
-    return results
-
-
 def _prepared(
     predictor: Predictor, records: Sequence[ImageRecord], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[ImageRecord, Tensor, tuple[int, int]]]:
+) -> Iterator[tuple[ImageRecord, Tensor, Frame]]:
     """The images in order, read by threads, `ahead` of them before they are asked for."""
-    waiting: deque[tuple[ImageRecord, Future[tuple[Tensor, tuple[int, int]]]]] = deque()
+    waiting: deque[tuple[ImageRecord, Future[tuple[Tensor, Frame]]]] = deque()
     for record in records:
         waiting.append((record, pool.submit(predictor.prepare, record.path)))
         if len(waiting) > ahead:
@@ -119,12 +99,10 @@ def _prepared(
         yield _checked(*waiting.popleft())
 
 
-def _checked(
-    record: ImageRecord, work: Future[tuple[Tensor, tuple[int, int]]]
-) -> tuple[ImageRecord, Tensor, tuple[int, int]]:
-    image, size = work.result()
-    require_size(record, size)
-    return record, image, size
+def _checked(record: ImageRecord, work: Future[tuple[Tensor, Frame]]) -> tuple[ImageRecord, Tensor, Frame]:
+    image, frame = work.result()
+    require_size(record, frame.original)
+    return record, image, frame
 
 
 def _few(names: Sequence[str]) -> str:

@@ -14,7 +14,8 @@ from rcnn.drawing.pictures import draw_objects, region_of
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import measured_kinds
 from rcnn.ops.coco_backend import as_rle, rle_mask
-from rcnn.predictor import ImageDetections, Predictor
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 
 
 def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple[Example, ImageDetections]:

@@ -3,6 +3,6 @@
 from rcnn.models.build import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.models.detector import Detector
-from rcnn.models.zoo import MODELS, model_config
+from rcnn.models.zoo import MODELS, list_models, model_config
 
-__all__ = ["MODELS", "Detector", "DetectorConfig", "build_detector", "model_config"]
+__all__ = ["MODELS", "Detector", "DetectorConfig", "build_detector", "list_models", "model_config"]

@@ -24,7 +24,8 @@ from rcnn.evaluation.evaluate import evaluate_dataset, measured_kinds
 from rcnn.metrics.coco import METRICS
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
-from rcnn.predictor import Predictor, choose_device
+from rcnn.predictor import Predictor
+from rcnn.runtime.devices import choose_device
 from rcnn.training.engine import Metrics, Outcome, Run, train
 from rcnn.training.keypoints import describe_keypoints, keypoints_of
 from rcnn.training.log import read_log

@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.config import CONFIG_VERSION
-from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.outputs import replace_folder
 from rcnn.weights.differences import different_layers, different_tensors
 from rcnn.weights.listing import first_names
@@ -40,7 +40,6 @@ KEYPOINT_AXIS = {
     "keypoint_head.logits.pwl.weight": 0,
     "keypoint_head.logits.pwl.bias": 0,
 }
-
 
 Kind = Literal["detector", "backbone"]
 
@@ -156,14 +155,18 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def load_detector(path: str | Path) -> tuple[Detector, Checkpoint]:
-    """The detector of a checkpoint or run folder with its weights, and the checkpoint; errors as `load_checkpoint`."""
+def load_detector(path: str | Path, settings: Sequence[str] = ()) -> tuple[Detector, Checkpoint]:
+    """The detector of a checkpoint or run folder with its weights, and the checkpoint.
+
+    `settings` are KEY=VALUE changes to its config, e.g. "box.score_threshold=0.01". Errors as in `load_checkpoint`.
+    """
     checkpoint = load_checkpoint(path)
     if checkpoint.kind == "backbone":
         raise ValueError(
-            f"{path} holds a backbone alone, which cannot detect: train from it, "
+            f"{path} contains only a backbone, which detects nothing: train from it, "
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
+    checkpoint = replace(checkpoint, config=override(checkpoint.config, settings))
     detector = empty_detector(checkpoint.config)
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data.images import ImageError, image_size, read_image
+from rcnn.data.images import ImageError, image_size, is_image, read_image
 
 COLOURS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 
@@ -171,11 +171,11 @@ def test_truncated_file_is_named_with_a_cure(tmp_path, suffix):
 @pytest.mark.parametrize("read", [read_image, image_size])
 class TestNoImage:
     def test_missing(self, tmp_path, read):
-        with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist: correct the path"):
+        with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist: check the path"):
             read(tmp_path / "none.jpg")
 
     def test_folder(self, tmp_path, read):
-        with pytest.raises(ImageError, match="is a folder, wanted an image file"):
+        with pytest.raises(ImageError, match="is a folder; expected an image file"):
             read(tmp_path)
 
     def test_text(self, tmp_path, read):
@@ -194,11 +194,34 @@ class TestNoImage:
         with pytest.raises(ImageError, match="given as 9 bytes is not an image"):
             read(b"some text")
 
-    def test_bomb(self, tmp_path, read, monkeypatch):
-        path = write(tmp_path / "bomb.png", np.zeros((100, 100), np.uint8))
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-        with pytest.raises(ImageError, match=r"bomb\.png is too large .* cut it into tiles"):
+    @pytest.mark.filterwarnings("error")
+    def test_too_large(self, tmp_path, read):
+        path = write(tmp_path / "bomb.png", np.zeros((100_000, 3000), np.bool_))
+        with pytest.raises(ImageError, match=r"300\.0 million pixels \(3000 x 100000\); the limit is 180 million"):
             read(path)
+        small = write(tmp_path / "small.png", np.zeros((10, 20), np.uint8))
+        with pytest.raises(ImageError, match=r"raise the limit \(--max-pixels, max_pixels\)"):
+            read(small, max_pixels=199)
+        read(small, max_pixels=200)
+        assert image_size(path, max_pixels=0) == (100_000, 3000)
+
+    def test_postscript_starts_no_program(self, tmp_path, read):
+        (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
+        with pytest.raises(ImageError, match=r"a\.jpg is not an image that can be read"):
+            read(tmp_path / "a.jpg")
+
+    def test_a_pipe(self, tmp_path, read):
+        os.mkfifo(tmp_path / "pipe.jpg")
+        with pytest.raises(ImageError, match="is not a regular file"):
+            read(tmp_path / "pipe.jpg")
+
+    def test_damaged_avif(self, tmp_path, read):
+        path = write(tmp_path / "a.avif", COLOURS.repeat(20, 0).repeat(20, 1))
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+        if read is read_image:
+            with pytest.raises(ImageError, match=r"a\.avif is (truncated|not an image)"):
+                read(path)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
     def test_forbidden(self, tmp_path, read):
@@ -213,3 +236,36 @@ def test_size_equals_what_is_read_on_real_photos(shared):
     assert paths
     for path in paths:
         assert image_size(path) == tuple(read_image(path).shape[1:])
+
+
+@pytest.mark.parametrize("suffix", ["jfif", "jpe", "mpo", "tga", "qoi", "sgi", "pcx", "ico", "dds", "jp2", "ppm"])
+def test_every_format_of_pillow_is_read_whatever_its_name(tmp_path, suffix):
+    path = write(tmp_path / f"a.{suffix}", COLOURS.repeat(8, 0).repeat(8, 1))
+    other = path.rename(tmp_path / "a.bin")
+    assert read_image(other).shape[0] == 3
+    assert is_image(other) == (suffix != "tga")  # which has no signature
+
+
+def test_heic(tmp_path):
+    heif = pytest.importorskip("pillow_heif", reason="needs rcnn[heif]")
+    flat = np.full((32, 48, 3), 90, np.uint8)
+    heif.from_bytes("RGB", (48, 32), flat.tobytes()).save(tmp_path / "a.heic")
+    image = read_image((tmp_path / "a.heic").rename(tmp_path / "a.jpg"))
+    assert image.shape == (3, 32, 48)
+    assert np.abs(as_array(image).astype(int) - 90).max() < 8
+
+
+def test_heic_without_the_extra_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    with pytest.raises(ImageError, match=r"a\.heic is a HEIC image.*pip install 'rcnn\[heif\]'"):
+        read_image(tmp_path / "a.heic")
+    assert is_image(tmp_path / "a.heic")
+
+
+def test_what_is_no_image_by_content(tmp_path):
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "empty.txt").touch()
+    assert not is_image(tmp_path / "notes.txt")
+    assert not is_image(tmp_path / "empty.txt")
+    assert not is_image(tmp_path)

@@ -191,12 +191,12 @@ class TestBadImages:
 
     def test_missing(self, dataset, workers):
         dataset[2].path.unlink()
-        self.expect(dataset, workers, FileNotFoundError, r"3\.png does not exist: correct the path")
+        self.expect(dataset, workers, FileNotFoundError, r"3\.png does not exist: check the path")
 
     def test_truncated(self, dataset, workers):
         path = dataset[2].path
         path.write_bytes(path.read_bytes()[:2000])
-        self.expect(dataset, workers, ImageError, r"3\.png is cut off or damaged")
+        self.expect(dataset, workers, ImageError, r"3\.png is truncated or damaged")
 
     def test_other_size(self, dataset, workers):
         Image.new("RGB", (50, 41)).save(dataset[2].path)

@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from rcnn.data import Dataset
+from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import training_batches
-from rcnn.data.targets import capacity, collate_targets, make_sample, outline_edges
+from rcnn.data.targets import Masks, capacity, collate_targets, make_sample, outline_edges, require_memory
 from rcnn.data.transforms import flip, resize
-from tests.unit.data.coco_folders import annotation
+from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
 
@@ -169,3 +169,24 @@ class TestTargets:
         with pytest.raises(ValueError, match=r"does not name its keypoints.*train\.flip=0"):
             training_batches(dataset, Model(), Settings(flip=0.5), keypoints=True)
         assert take(training_batches(dataset, Model(), Settings(flip=0.0), keypoints=True), 1)
+
+
+@pytest.mark.parametrize(
+    ("masks", "count", "corners", "gibibytes"),
+    [("polygon", 10_000, 4, 0), ("polygon", 10_000, 20_000, 10), ("bitmap", 900, 4, 0), ("bitmap", 10_000, 4, 16.3)],
+)
+def test_masks_of_very_many_objects_are_bounded(
+    tmp_path: Path, masks: Masks, count: int, corners: int, gibibytes: float
+) -> None:
+    turns = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    ring = np.stack([20 + 10 * np.cos(turns), 20 + 10 * np.sin(turns)], axis=1).reshape(-1).tolist()
+    annotations = [
+        annotation(n, image_id=2, bbox=None, segmentation=[ring if n == 7 else ring[:6]]) for n in range(count)
+    ]
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(annotations)), "val")
+    if not gibibytes:
+        require_memory(dataset, masks, 800 * 1333)
+        return
+    with pytest.raises(ValueError, match=r"image 2 \(2\.png\) has 10000 objects, whose masks need .* GiB") as error:
+        require_memory(dataset, masks, 800 * 1333)
+    assert f"need {gibibytes:.1f} GiB" in str(error.value)

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 from pycocotools import mask as coco_mask
 
 from rcnn.data.transforms import (
     Sample,
     augment,
-    canvas_place,
     flip,
     jitter,
     resize,
-    resize_factor,
-    resize_image,
-    resize_shortest,
-    resized_size,
     sample_on_canvas,
 )
-
-SIZES = [(480, 640), (640, 480), (427, 640), (333, 500), (1200, 1600), (97, 1000), (500, 500), (1, 3000)]
+from rcnn.preprocess import InputConfig
+from rcnn.preprocess.legacy import canvas_corner
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -56,68 +51,6 @@ def sample(height: int = 40, width: int = 60) -> Sample:
             [[[10.5, 5.5, 2], [29.5, 6.5, 1], [0, 0, 0]], [[50.5, 8.5, 2], [0, 0, 0], [59.5, 8.5, 2]]]
         ),
     )
-
-
-def test_sizes_and_pixels_equal_detectron2(shared):
-    golden = np.load(shared / "golden" / "ops" / "resize.npz")
-    found = [resized_size((h, w), 800, 1333, "antialias") for h, w in golden["sizes_in"].tolist()]
-    assert found == [tuple(size) for size in golden["sizes_800_1333"].tolist()]
-    image = torch.from_numpy(golden["image"]).permute(2, 0, 1)
-    for low, high in ((64, 1000), (20, 1000), (64, 80)):
-        resized = resize_shortest(image, low, high, "antialias")
-        assert resized.dtype == torch.uint8
-        np.testing.assert_array_equal(resized.permute(1, 2, 0).numpy(), golden[f"resized_min{low}_max{high}"])
-
-
-@pytest.mark.parametrize("size", [(53, 37), (37, 53), (64, 64), (200, 31)])
-@pytest.mark.parametrize("contiguous", [True, False])
-def test_antialias_is_pillow(size, contiguous):
-    image = noise(*size)
-    rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
-    if not contiguous:
-        image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    resized = resize_image(image, (48, 29), "antialias")
-    np.testing.assert_array_equal(resized.permute(1, 2, 0).numpy(), np.array(rows.resize((29, 48), Image.BILINEAR)))
-
-
-@pytest.mark.parametrize("size", [size for size in SIZES if min(size) > 1])
-def test_bilinear_is_torchvisions_transform(size):
-    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    low, high = 64, 100
-    transform = torchvision.models.detection.transform.GeneralizedRCNNTransform(low, high, mean, std)
-    image = noise(*size)
-    batch, _ = transform([image / 255])
-    height, width = batch.image_sizes[0]
-    ours = resize_shortest(image, low, high, "bilinear")
-    assert tuple(ours.shape[1:]) == (height, width)
-    normal = (ours / 255 - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
-    torch.testing.assert_close(normal, batch.tensors[0, :, :height, :width], atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("size", [(48, 64), (31, 20), (64, 48), (27, 40)])
-def test_align_corners_by_a_loop(size):
-    image = noise(*size)
-    resized = resize_shortest(image, 24, 40, "align_corners")
-    scale = min(24 / min(size), 40 / max(size))
-    height, width = int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-    assert tuple(resized.shape) == (3, height, width)
-    for y, x in ((0, 0), (height - 1, width - 1), (5, 7), (height // 2, 1)):
-        v, u = y * (size[0] - 1) / (height - 1), x * (size[1] - 1) / (width - 1)
-        top, left = min(int(v), size[0] - 2), min(int(u), size[1] - 2)
-        window = image[:, top : top + 2, left : left + 2].double()
-        rows = window[:, 0] * (1 - (v - top)) + window[:, 1] * (v - top)
-        expected = rows[:, 0] * (1 - (u - left)) + rows[:, 1] * (u - left)
-        torch.testing.assert_close(resized[:, y, x].double(), expected, atol=1e-2, rtol=0)
-
-
-def test_a_line_of_pixels_keeps_a_pixel():
-    assert resized_size((1, 3000), 800, 1333, "antialias") == (1, 1333)
-    assert resize_shortest(noise(1, 3000), 800, 1333, "bilinear").shape == (3, 1, 1333)
-
-
-def test_resizing_takes_uint8_rgb_only():
-    with pytest.raises(ValueError, match=r"\(1, 8, 8\) torch.uint8, wanted \(3, H, W\) uint8"):
-        resize_shortest(noise(8, 8)[:1], 8, 8, "antialias")
 
 
 def test_resize_moves_objects_with_the_image():
@@ -220,7 +153,7 @@ def settings(**changes) -> SimpleNamespace:
     return SimpleNamespace(**({"flip": 0.5, "scales": (), "jitter": 0.0} | changes))
 
 
-MODEL = SimpleNamespace(min_size=20, max_size=100, resize="antialias", size_rounding="round", canvas=0, divisor=32)
+MODEL = InputConfig(min_size=20, max_size=100)
 
 
 def test_augmentation_depends_on_its_place_alone():
@@ -257,28 +190,13 @@ def test_a_negative_seed_is_a_seed():
     assert augment(sample(), settings(), MODEL, (-1, 0)).size == (20, 30)
 
 
-def test_sizes_of_the_systems_that_use_opencv() -> None:
-    """600 over 427 is 1.40515: 640 becomes 899.3. OpenCV rounds halves to even, some systems round before the limit."""
-    assert resized_size((427, 640), 600, 1000, "opencv_float", "floor") == (600, 899)
-    assert resized_size((427, 640), 600, 1000, "opencv_float", "factor") == (600, 899)
-    assert resized_size((150, 210), 192, 320, "opencv", "factor") == (192, 269)
-    assert resized_size((150, 210), 192, 320, "opencv_float", "floor") == (192, 268)
-    # 600 / 599 * 999 = 1000.67 is more than 1000; 600 / 2399 * 4000 = 1000.42 only before it is rounded
-    for rounding in ("factor", "factor_limit"):
-        assert resize_factor((599, 999), 600, 1000, rounding) == 1000 / 999
-    assert resize_factor((2399, 4000), 600, 1000, "factor") == 1000 / 4000
-    assert resize_factor((2399, 4000), 600, 1000, "factor_limit") == 600 / 2399
-    # tensorpack: 480 x 640 to 800 x 1067, 360 x 640 to 756 x 1344 with a pyramid (facts of the real program)
-    assert resized_size((480, 640), 800, 1344, "opencv") == (800, 1067)
-    assert resized_size((360, 640), 800, 1344, "opencv") == (756, 1344)
-    assert resized_size((360, 640), 800, 1333, "opencv") == (750, 1333)
-
-
 def test_a_sample_on_a_black_square() -> None:
-    sample = sample_of_one_square()
+    sample = replace(sample_of_one_square(), crowds=torch.tensor([[1.0, 2.0, 5.0, 6.0]]))
     square = sample_on_canvas(sample, 50)
-    top, left = canvas_place(sample.size, 50)
+    top, left = canvas_corner(sample.size, 50)
     assert square.size == (50, 50)
+    assert square.crowds is not None
+    assert square.crowds.tolist() == [[1 + left, 2 + top, 5 + left, 6 + top]]
     torch.testing.assert_close(square.boxes, sample.boxes + torch.tensor([left, top, left, top]).float())
     assert square.outlines is not None
     assert sample.outlines is not None

@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import TrainingBatch
+from rcnn.preprocess import InputConfig
 from tests.unit.data.coco_folders import annotation
 
 SIZES = [(40, 60), (60, 40), (40, 56), (50, 50), (64, 40), (30, 60), (60, 31)]  # height, width
@@ -31,13 +32,9 @@ class Settings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Model:
+class Model(InputConfig):
     min_size: int = 40
     max_size: int = 80
-    resize: str = "antialias"
-    size_rounding: str = "round"
-    canvas: int = 0
-    divisor: int = 32
 
 
 def write_data(root: Path, annotations: list[dict], sizes: list[tuple[int, int]] = SIZES, **category) -> Dataset:

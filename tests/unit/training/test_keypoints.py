@@ -13,10 +13,10 @@ from PIL import Image
 
 from rcnn.cli.main import main
 from rcnn.data import open_dataset
-from rcnn.evaluation.evaluate import coco_results
 from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.models import build_detector
-from rcnn.predictor import ImageDetections, Predictor
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 from rcnn.training.run import run_training
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints
@@ -100,7 +100,7 @@ def test_results_are_in_cocos_pixels() -> None:
         labels=np.zeros(1, dtype=np.int64),
         keypoints=points,
     )
-    [result] = coco_results(found, 3, [10])
+    [result] = found.to_coco(3, [10])
     assert result["keypoints"] == pytest.approx([10, 20, 0.3, 3.5, 4.5, 0])
     assert result["bbox"] == [1, 2, 10, 20]
 

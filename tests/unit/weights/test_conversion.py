@@ -117,7 +117,7 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
     written = load_checkpoint(tmp_path / "out")
     assert written.classes == ("square", "disc", "star")
     assert written.config.box.selection.nms_iou == 0.25
-    assert {"converted_from", "sha256", "system", "assumed", "left", "command", "torch"} <= set(written.provenance)
+    assert {"converted_from", "sha256", "system", "assumed", "skipped", "command", "torch"} <= set(written.provenance)
     assert written.provenance["converted_from"] == "model.pth"
     assert written.provenance["command"] == "rcnn convert model.pth"
     assert float(written.state["rpn.objectness.weight"].mean()) == 1
@@ -215,7 +215,7 @@ def test_what_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
     assert (tmp_path / "back.yaml").exists()
     for output, system, message in (
         ("back.pkl", "detectron2", "back.pkl exists"),
-        ("back.txt", "detectron2", "end in .pth or .pkl"),
+        ("back.txt", "detectron2", "ends in .pth or .pkl"),
         ("other.pth", "yolo", "expected detectron2, torchvision, mmdetection"),
         ("other.pth", "torchvision", "torchvision"),
     ):

@@ -173,7 +173,7 @@ def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) 
         theirs[f"{layer}/{words[word]}:0"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
     with (tmp_path / "ImageNet.npz").open("wb") as file:
         np.savez_compressed(file, **theirs)
-    assert "BGR, mean 103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
+    assert "channel_order=bgr input.pixel_mean=[103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
     other = load_checkpoint(tmp_path / "tensorpack")
     assert other.config.backbone.padding == "align"  # type: ignore[union-attr]
     assert set(other.state) == set(state)
@@ -287,5 +287,7 @@ def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
     with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
         run_training(str(caffe), data, tmp_path / "other", [], device="cpu")
-    with pytest.raises(ValueError, match=r"holds a backbone alone, which cannot detect: train from it, `rcnn train"):
+    with pytest.raises(
+        ValueError, match=r"contains only a backbone, which detects nothing: train from it, `rcnn train"
+    ):
         load_detector(caffe)

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from rcnn.data.transforms import on_canvas, resize_shortest, resized_size
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor, to_original
+from rcnn.preprocess import build_preprocessor
 from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.systems import matterport
 from rcnn.weights.systems.known import convert
@@ -199,34 +199,33 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     order = match_sets(found.boxes, wanted, found.labels, labels.numpy())
     np.testing.assert_allclose(found.boxes[order], wanted, atol=0.01)
     np.testing.assert_allclose(found.scores[order], scores.numpy(), atol=1e-4)
-    assert found.masks is not None
-    np.testing.assert_allclose(found.masks[order], masks.numpy(), atol=1e-3)
+    assert found.box_masks is not None
+    np.testing.assert_allclose(found.box_masks[order], masks.numpy(), atol=1e-3)
 
 
 def test_the_square_and_the_way_back_by_hand() -> None:
     """A wide image becomes 100 x 128 and lies 14 pixels from the top; boxes come back in whole pixels of the file."""
     config = matterport.SYSTEM.convert_state(tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
     image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, 50, 64), dtype=np.uint8))
-    resized = resize_shortest(image, 100, 128, config.input.resize, config.input.size_rounding)
+    preprocessor = build_preprocessor(config.input)
+    square, frame = preprocessor(image)
     twice = F.interpolate(image[None].double(), scale_factor=2, mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(resized.double(), twice, atol=1e-3, rtol=0)
-    square = on_canvas(resized, 128)
     assert not square[:, :14].any()
     assert not square[:, 114:].any()
-    torch.testing.assert_close(square[:, 14:114], resized)
+    torch.testing.assert_close(square[:, 14:114].double(), twice, atol=1e-3, rtol=0)
     detections = Detections(
         boxes=torch.tensor([[[0.0, 14.0, 127.0, 113.0], [40.0, 34.0, 80.0, 54.0], [0.0, 0.0, 9.0, 9.0]]]),
         scores=torch.ones(1, 3),
         labels=torch.zeros(1, 3, dtype=torch.int64),
         valid=torch.ones(1, 3, dtype=torch.bool),
     )
-    found = to_original(detections, 0, (128, 128), (50, 64), config)
+    found = to_original(detections, 0, frame, config)
     # 40 * 63 / 127 = 19.8, 20 * 49 / 99 = 9.9, 80 * 63 / 127 + 1 = 40.7, 40 * 49 / 99 + 1 = 20.8; the third is border
     np.testing.assert_array_equal(found.boxes, [[0, 0, 64, 50], [20, 10, 41, 21]])
     # smaller images grow to the shorter side, larger ones shrink to the longer alone
-    assert resized_size((50, 60), 100, 128, "opencv_float", "factor_up") == (100, 120)
-    assert resized_size((120, 126), 100, 128, "opencv_float", "factor_up") == (120, 126)
-    assert resized_size((200, 400), 100, 128, "opencv_float", "factor_up") == (64, 128)
+    assert preprocessor.resized_size((50, 60)) == (100, 120)
+    assert preprocessor.resized_size((120, 126)) == (120, 126)
+    assert preprocessor.resized_size((200, 400)) == (64, 128)
 
 
 def tiny_state() -> dict[str, Tensor]:

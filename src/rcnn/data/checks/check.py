@@ -94,9 +94,10 @@ def _checked_annotations(
     usable = np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist()
     rows = zip(ids, owners, category, boxes.tolist(), areas.tolist(), crowds.tolist(), outlines, strict=True)
     checked = [_annotation(*row) for row in rows]
-    for entry, points in zip(checked, () if keypoints is None else keypoints, strict=keypoints is not None):
-        entry["keypoints"] = points.reshape(-1).tolist()
-        entry["num_keypoints"] = int((points[:, 2] > 0).sum())
+    if keypoints is not None:
+        for entry, points in zip(checked, keypoints, strict=True):
+            entry["keypoints"] = points.reshape(-1).tolist()
+            entry["num_keypoints"] = int((points[:, 2] > 0).sum())
     return [checked[place] for place in usable]
 
 

@@ -200,7 +200,7 @@ def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
             for part in outline:
                 starts.append(len(points) // 2)
                 owners.append(place)
-                points.extend(part)
+                points.fromlist(part)
         elif outline is not None and masks:
             boxes[place] = rle_box(outline)
     if starts:

@@ -20,8 +20,9 @@ from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
-from rcnn.data.targets import Masks, collate_targets, make_sample
-from rcnn.data.transforms import Augmentation, Input, augment
+from rcnn.data.targets import Masks, collate_targets, make_sample, require_memory
+from rcnn.data.transforms import Augmentation, augment
+from rcnn.preprocess import InputConfig
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -55,7 +56,7 @@ class LoaderSettings(Augmentation, Protocol):
 
 def training_batches(
     dataset: Dataset,
-    model: Input,
+    model: InputConfig,
     settings: LoaderSettings,
     first: int = 0,
     *,
@@ -85,6 +86,8 @@ def training_batches(
             f"{dataset.annotation_file} has boxes but no segmentations, and this model is trained on masks: "
             "annotate polygons, or train a model without masks (see `rcnn models`)"
         )
+    if masks is not None:
+        require_memory(dataset, masks, model.min_size * model.max_size)
     if keypoints:
         skeleton_of(dataset)
         pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
@@ -112,7 +115,7 @@ class Batches:
     def __init__(
         self,
         dataset: Dataset,
-        model: Input,
+        model: InputConfig,
         settings: LoaderSettings,
         sampler: BatchSampler,
         *,

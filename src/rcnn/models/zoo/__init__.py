@@ -22,6 +22,11 @@ MODELS: Models = {
 }
 
 
+def list_models() -> list[str]:
+    """The names that `model_config` accepts, sorted."""
+    return sorted(MODELS)
+
+
 def model_config(name: str) -> DetectorConfig:
     """The config called `name`; a ValueError names the nearest if there is none."""
     if name not in MODELS:

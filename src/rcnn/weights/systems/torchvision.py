@@ -63,30 +63,29 @@ def rules(lowest: int, convs: int) -> Rules:
     level = f"{{1+{lowest}}}"
     heads = {str(convs - 1 + 2 * fc): str(fc) for fc in range(1, 9)}  # after the convolutions and a flatten
     box_head = (
-        (r"roi_heads\.box_head\.(\d+)\.0\.(.+)", "box_head.trunk.conv{1+1}.{2}"),
         (r"roi_heads\.box_head\.(\d+)\.1\.(.+)", "box_head.trunk.conv{1+1}.norm.{2}"),
+        (r"roi_heads\.box_head\.(\d+)\.0\.(.+)", "box_head.trunk.conv{1+1}.{2}"),
         (rf"roi_heads\.box_head\.({'|'.join(heads)})\.(weight|bias)", "box_head.trunk.fc{1:fc}.{2}"),
     )
     return Rules(
-        (
+        (  # norms before convolutions: in the other direction the norm's name matches both
             (r"backbone\.body\.conv1\.weight", "backbone.stem.conv1.weight"),
             (r"backbone\.body\.bn1\.(.+)", "backbone.stem.conv1.norm.{1}"),
             (r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)\.weight", "backbone.res{1+1}.{2}.conv{3}.weight"),
             (r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
-            (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", "backbone.res{1+1}.{2}.shortcut.{3}"),
             (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
+            (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", "backbone.res{1+1}.{2}.shortcut.{3}"),
             (r"backbone\.body\.(\d+\..+)", "backbone.features.{1}"),  # MobileNetV3
-            (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.(.+)", f"fpn.lateral{level}.{{2}}"),
             (r"backbone\.fpn\.inner_blocks\.(\d)\.1\.(.+)", f"fpn.lateral{level}.norm.{{2}}"),
-            (r"backbone\.fpn\.layer_blocks\.(\d)\.0\.(.+)", f"fpn.output{level}.{{2}}"),
+            (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.(.+)", f"fpn.lateral{level}.{{2}}"),
             (r"backbone\.fpn\.layer_blocks\.(\d)\.1\.(.+)", f"fpn.output{level}.norm.{{2}}"),
+            (r"backbone\.fpn\.layer_blocks\.(\d)\.0\.(.+)", f"fpn.output{level}.{{2}}"),
             (r"rpn\.head\.conv\.(\d+)\.0\.(.+)", "rpn.convs.{1}.{2}"),
             (r"rpn\.head\.cls_logits\.(.+)", "rpn.objectness.{1}"),
             (r"rpn\.head\.bbox_pred\.(.+)", "rpn.deltas.{1}"),
             (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.logits.{1}"),
             (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", "box_head.deltas.{1}"),
             *(box_head if convs else ((r"roi_heads\.box_head\.fc([67])\.(.+)", "box_head.trunk.fc{1-5}.{2}"),)),
-            # norms before convolutions: in the other direction `conv1.norm.weight` matches both
             (r"roi_heads\.mask_head\.(\d)\.1\.(.+)", "mask_head.trunk.conv{1+1}.norm.{2}"),
             (r"roi_heads\.mask_head\.(\d)\.0\.(.+)", "mask_head.trunk.conv{1+1}.{2}"),
             (r"roi_heads\.mask_predictor\.conv5_mask\.(.+)", "mask_head.deconv.{1}"),

@@ -1,0 +1,134 @@
+"""What users pass as an image (paths, bytes, arrays, Pillow images, tensors) as uint8 RGB (3, H, W)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcnn.data.images import MAX_PIXELS, decode, read_image
+
+ImageInput: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image | Tensor
+Channels = Literal["rgb", "bgr"]
+
+ACCEPTED = (
+    "a path (str or Path), encoded bytes, a Pillow image, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), "
+    "or a tensor uint8 (3, H, W)"
+)
+
+
+def is_one_image(value: object) -> bool:
+    """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
+    if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image | Tensor):
+        return True
+    if isinstance(value, Sequence | Iterator):
+        return False
+    raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}, or a list of these")
+
+
+def as_images(
+    values: Iterable[ImageInput], *, first: int = 0, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+) -> Iterator[Tensor]:
+    """Each of several images as uint8 RGB (3, H, W). Errors of values without a name give their index, from `first`."""
+    for index, value in enumerate(values, start=first):
+        try:
+            yield as_image(value, channels=channels, max_pixels=max_pixels)
+        except ValueError as error:
+            if isinstance(value, str | os.PathLike):
+                raise  # the message has the path
+            raise ValueError(f"image {index}: {error}") from error
+
+
+def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS) -> Tensor:
+    """One image as uint8 RGB (3, H, W), upright, on the CPU.
+
+    `channels` is the order of the colours in arrays and tensors: "bgr" for frames from OpenCV. Files and Pillow images
+    know their own order. Alpha is dropped. An array or tensor of the right type shares its memory with the result.
+
+    Raises FileNotFoundError for a missing file, ValueError (ImageError for files) for everything that cannot be used.
+    """
+    require_channels(channels)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return read_image(bytes(value), max_pixels=max_pixels)
+    if isinstance(value, str | os.PathLike):
+        path = os.fspath(value)
+        if isinstance(path, str) and path.startswith(("http://", "https://")):
+            raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")
+        return read_image(Path(path), max_pixels=max_pixels)
+    if isinstance(value, Image.Image):
+        if min(value.size) < 1:
+            raise ValueError(f"the Pillow image is empty ({value.width} x {value.height})")
+        return decode(value, "the Pillow image")
+    if isinstance(value, Tensor):
+        return _from_tensor(value, channels)
+    if isinstance(value, np.ndarray):
+        return _from_array(value, channels)
+    raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}")
+
+
+def require_channels(channels: str) -> None:
+    """Raise ValueError unless `channels` is "rgb" or "bgr"."""
+    if channels not in get_args(Channels):
+        raise ValueError(f"channels={channels!r} is not known; expected 'rgb' or 'bgr' (OpenCV)")
+
+
+def _from_array(array: npt.NDArray[Any], channels: Channels) -> Tensor:
+    got = f"the array is {array.shape} of {array.dtype}"
+    expected = "expected uint8 (H, W), (H, W, 3) or (H, W, 4)"
+    if array.dtype != np.uint8:
+        raise ValueError(f"{got}; {expected} with values 0..255{_advice(array.dtype.kind)}")
+    if array.size == 0:
+        raise ValueError(f"{got}, which has no pixels; {expected}")
+    if array.ndim == 4:
+        raise ValueError(f"{got}; {expected}: pass several images as a list, e.g. list(images)")
+    if array.ndim not in (2, 3):
+        raise ValueError(f"{got}; {expected}")
+    if array.ndim == 3 and array.shape[2] not in (3, 4):
+        hint = ""
+        if array.shape[2] == 1:
+            hint = ": pass image[:, :, 0]"
+        elif array.shape[0] in (1, 3, 4):
+            hint = ": channels come last in arrays, use np.moveaxis(image, 0, -1)"
+        raise ValueError(f"{got}; {expected}{hint}")
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    array = array[:, :, 2::-1] if channels == "bgr" else array[:, :, :3]
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.copy()  # what torch cannot share
+    return torch.from_numpy(np.asarray(array)).permute(2, 0, 1)
+
+
+def _from_tensor(tensor: Tensor, channels: Channels) -> Tensor:
+    got = f"the tensor is {tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
+    expected = "expected uint8 (3, H, W)"
+    if tensor.dtype != torch.uint8:
+        raise ValueError(f"{got}; {expected} with values 0..255{_advice('f' if tensor.is_floating_point() else 'i')}")
+    if tensor.ndim == 4:
+        raise ValueError(f"{got}; {expected}: pass several images as a list, e.g. list(images)")
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        hint = ": use image.permute(2, 0, 1)" if tensor.ndim == 3 and tensor.shape[2] == 3 else ""
+        raise ValueError(f"{got}; {expected}{hint}")
+    if tensor.numel() == 0:
+        raise ValueError(f"{got}, which has no pixels; {expected}")
+    tensor = tensor.detach().cpu()
+    return tensor.flip(0) if channels == "bgr" else tensor
+
+
+def _advice(kind: str) -> str:
+    """How to convert an image of another number type; `kind` as in numpy's `dtype.kind`."""
+    if kind == "f":
+        return ": for values in 0..1, convert with (255 * image).round() and then to uint8"
+    if kind in "iub":
+        return ": scale the values to 0..255 and convert to uint8"
+    return ""
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -1,0 +1,7 @@
+"""Image file <-> network input: resizing on the way in, coordinates on the way back. Read preprocessor.py first."""
+
+from rcnn.preprocess.build import build_preprocessor
+from rcnn.preprocess.config import InputConfig, Resize, Rounding
+from rcnn.preprocess.preprocessor import Frame, Preprocessor
+
+__all__ = ["Frame", "InputConfig", "Preprocessor", "Resize", "Rounding", "build_preprocessor"]

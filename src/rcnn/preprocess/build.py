@@ -1,0 +1,16 @@
+"""Chooses the preprocessor of a config."""
+
+from __future__ import annotations
+
+from rcnn.preprocess.config import InputConfig
+from rcnn.preprocess.legacy import CanvasPreprocessor, FactorPreprocessor
+from rcnn.preprocess.preprocessor import Preprocessor
+
+
+def build_preprocessor(config: InputConfig) -> Preprocessor:
+    """The plain preprocessor, or that of an older system if the config has one of its settings."""
+    if config.canvas:
+        return CanvasPreprocessor(config)
+    if config.size_rounding != "round" or config.rescale != "axes":
+        return FactorPreprocessor(config)
+    return Preprocessor(config)

@@ -1,0 +1,33 @@
+"""Settings of the network's input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Resize = Literal["antialias", "bilinear", "align_corners", "opencv", "opencv_float"]
+Rounding = Literal["round", "floor", "factor", "factor_limit", "factor_up"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputConfig:
+    """How an image file becomes the network's input."""
+
+    min_size: int = 800  # shorter side after resizing, pixels
+    max_size: int = 1333  # limit of the longer side, pixels
+    # antialias: Pillow's bilinear on uint8 (Detectron2); bilinear: on floats, without antialiasing (torchvision);
+    # align_corners: bilinear with aligned corners (D2Go); opencv: OpenCV's bilinear on uint8; opencv_float: on floats
+    resize: Resize = "antialias"
+    # how the resized sides are rounded: round: to the nearest pixel; floor: down (FCIS in Chainer); factor: as OpenCV
+    # does for a given factor, which also spaces the samples (chainer-mask-rcnn, DeNA); factor_limit: the longer side is
+    # also rounded before the comparison with max_size (Detectron, mask-faster-rcnn); factor_up: like factor_limit, but
+    # images are never made smaller to reach min_size, and the sides space the samples (matterport)
+    size_rounding: Rounding = "round"
+    canvas: int = 0  # side of the black square in whose centre images are placed, pixels (matterport); 0: none
+    # what boxes are divided by on their way back to the file: axes: each axis by its own factor; width (ChainerCV),
+    # height (chainer-fcis), geometric (tensorpack: their mean): both axes by one; factor: by the factor before rounding
+    rescale: Literal["axes", "width", "height", "geometric", "factor"] = "axes"
+    channel_order: Literal["rgb", "bgr"] = "rgb"  # order that the weights were trained on
+    pixel_mean: tuple[float, float, float] = (123.675, 116.28, 103.53)  # 0..255, in channel_order
+    pixel_std: tuple[float, float, float] = (58.395, 57.12, 57.375)
+    divisor: int = 32  # exact padding: sides become multiples of this; 0: only to the largest image of the batch

@@ -1,0 +1,104 @@
+"""Preprocessing of older systems, which differ in rounding, in the way back to the file, or in a fixed input size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcnn.preprocess.config import Rounding
+from rcnn.preprocess.preprocessor import Floats, Frame, Preprocessor
+
+
+class FactorPreprocessor(Preprocessor):
+    """Systems that compute one factor for both axes: Detectron, MXNet's and Chainer's networks, tensorpack."""
+
+    def resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """(height, width): `original` times one factor, rounded down ("floor") or as OpenCV does it."""
+        rounding = self.config.size_rounding
+        if rounding == "round":
+            return super().resized_size(original)
+        factor = resize_factor(original, self.config.min_size, self.config.max_size, rounding)
+        to_integer = int if rounding == "floor" else round  # round(), like OpenCV, takes the even neighbour of .5
+        return max(1, to_integer(original[0] * factor)), max(1, to_integer(original[1] * factor))
+
+    def sample_spacing(self, original: tuple[int, int]) -> float | None:
+        """The factor itself where the system passes it to OpenCV, and not the rounded size."""
+        if self.config.size_rounding not in ("factor", "factor_limit"):
+            return None
+        return resize_factor(original, self.config.min_size, self.config.max_size, self.config.size_rounding)
+
+    def way_back(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
+        """(x, y): one factor for both axes, taken from an axis, from both, or from before rounding."""
+        x, y = super().way_back(size, original)
+        match self.config.rescale:
+            case "axes":
+                return x, y
+            case "width":
+                return x, x
+            case "height":
+                return y, y
+            case "geometric":
+                return math.sqrt(x * y), math.sqrt(x * y)
+            case "factor":
+                config = self.config
+                factor = resize_factor(original, config.min_size, config.max_size, config.size_rounding)
+                return 1 / factor, 1 / factor
+
+
+class CanvasPreprocessor(FactorPreprocessor):
+    """Images in the centre of a black square of `canvas` pixels a side (matterport)."""
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
+        """An image (3, H, W) as the square (3, canvas, canvas), and its frame."""
+        resized, frame = super().__call__(image)
+        return place_on_canvas(resized, self.config.canvas), frame
+
+    def frame(self, original: tuple[int, int]) -> Frame:
+        """The frame of an image of size `original`; scales go from the first pixel's centre to the last one's."""
+        resized, canvas = self.resized_size(original), self.config.canvas
+        back = [(side - 1) / max(1, new - 1) for side, new in zip(original, resized, strict=True)]
+        return CanvasFrame(
+            original=original, size=(canvas, canvas), back=(back[1], back[0]), corner=canvas_corner(resized, canvas)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanvasFrame(Frame):
+    """The frame of an image on a canvas."""
+
+    corner: tuple[int, int]  # (top, left) of the image on the canvas
+
+    def to_original(self, boxes: Floats) -> Floats:
+        """Boxes (N, 4) in pixels of the file: whole numbers, because boxes end on their last pixel there."""
+        top, left = self.corner
+        moved = (boxes - np.array([left, top] * 2, np.float32)) * np.array(self.back * 2, dtype=np.float32)
+        return self.clip(np.round(moved + np.array([0, 0, 1, 1], np.float32)))
+
+
+def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding: Rounding) -> float:
+    """The factor for both sides of `size`, before any rounding, as the systems that use OpenCV compute it."""
+    factor = min_size / min(size)
+    if rounding == "factor_up":
+        factor = max(1.0, factor)
+    long = factor * max(size)
+    if rounding in ("factor_limit", "factor_up"):
+        long = round(long)
+    return max_size / max(size) if long > max_size else factor
+
+
+def canvas_corner(size: tuple[int, int], canvas: int) -> tuple[int, int]:
+    """(top, left) of an image of `size` in the centre of a square canvas. ValueError if it does not fit."""
+    if max(size) > canvas:
+        raise ValueError(f"an image of {size} does not fit on input.canvas={canvas}; input.max_size must not exceed it")
+    return (canvas - size[0]) // 2, (canvas - size[1]) // 2
+
+
+def place_on_canvas(image: Tensor, canvas: int) -> Tensor:
+    """An image (..., H, W) in the centre of (..., canvas, canvas) zeros."""
+    height, width = image.shape[-2:]
+    top, left = canvas_corner((height, width), canvas)
+    return F.pad(image, (left, canvas - width - left, top, canvas - height - top))

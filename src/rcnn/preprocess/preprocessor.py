@@ -1,0 +1,93 @@
+"""An image of a file becomes the network's input, and what is found there returns to the pixels of the file.
+
+    image, frame = build_preprocessor(config.input)(image)    # resized for the network, and how
+    boxes = frame.to_original(boxes)                          # detections, in pixels of the file
+
+This is the way of Detectron2 and torchvision. Older systems differ in details: see legacy.py. Normalisation and padding
+belong to the model, which does them on its device.
+
+Letters: N boxes of one image, J keypoints. Sizes are (height, width). Boxes are float32 xyxy in absolute pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from rcnn.preprocess.config import InputConfig
+from rcnn.preprocess.resizing import resize_image
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """How one image lies in the network's input."""
+
+    original: tuple[int, int]  # (height, width) of the file's image
+    size: tuple[int, int]  # (height, width) of the network's image, without padding
+    back: tuple[float, float]  # (x, y): coordinates of the network's image times this are those of the file
+
+    @property
+    def scale(self) -> float:
+        """Pixels of the network's image per pixel of the file (the geometric mean of both axes)."""
+        return 1 / math.sqrt(self.back[0] * self.back[1])
+
+    def to_original(self, boxes: Floats) -> Floats:
+        """Boxes (N, 4) of the network's image in pixels of the file, clipped to it (Detectron2's postprocessing)."""
+        return self.clip(boxes * np.array(self.back * 2, dtype=np.float32))
+
+    def points_to_original(self, points: Floats) -> Floats:
+        """Keypoints (N, J, 3) of the network's image, x, y, score, in pixels of the file. Not clipped."""
+        return points * np.array([*self.back, 1], dtype=np.float32)
+
+    def clip(self, boxes: Floats) -> Floats:
+        """Boxes (N, 4) in pixels of the file, clipped to it."""
+        height, width = self.original
+        return np.clip(boxes, 0, np.array([width, height] * 2, dtype=np.float32))
+
+
+class Preprocessor:
+    """Resizes images for the network: the shorter side to `min_size`, less if the longer would exceed `max_size`."""
+
+    def __init__(self, config: InputConfig) -> None:
+        self.config = config
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
+        """An image (3, H, W) uint8 RGB as the network's image (3, h, w), uint8 or float32 in 0..255, and its frame."""
+        original = image.shape[1], image.shape[2]
+        resized = resize_image(image, self.resized_size(original), self.config.resize, self.sample_spacing(original))
+        return resized, self.frame(original)
+
+    def frame(self, original: tuple[int, int]) -> Frame:
+        """The frame of an image of size `original`."""
+        size = self.resized_size(original)
+        return Frame(original=original, size=size, back=self.way_back(size, original))
+
+    def resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of an image of size `original` after resizing.
+
+        Rounded to the nearest pixel as in Detectron2, D2Go and tensorpack, or down as in torchvision ("bilinear").
+        """
+        (height, width), low, high = original, self.config.min_size, self.config.max_size
+        if self.config.resize == "bilinear":
+            scale = min(low / min(original), high / max(original))
+            return max(1, math.floor(height * scale)), max(1, math.floor(width * scale))
+        scale = low / min(original)  # Detectron2's ResizeShortestEdge, operation by operation
+        new = (low, scale * width) if height < width else (scale * height, low)
+        if max(new) > high:
+            scale = high / max(new)
+            new = (new[0] * scale, new[1] * scale)
+        return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
+
+    def sample_spacing(self, original: tuple[int, int]) -> float | None:
+        """The factor whose inverse is the distance of the samples; None: it follows from the two sizes."""
+        return None
+
+    def way_back(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
+        """(x, y) factors from an image of `size` to one of size `original`: each axis has its own, due to rounding."""
+        return original[1] / size[1], original[0] / size[0]

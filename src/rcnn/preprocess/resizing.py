@@ -1,0 +1,34 @@
+"""Interpolation: one image resized to a given size, bit for bit as each system does it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from rcnn.ops.opencv import resize_bilinear
+from rcnn.preprocess.config import Resize
+
+
+def resize_image(image: Tensor, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Tensor:
+    """An image (3, H, W) uint8 resized to `size` (height, width).
+
+    antialias: Pillow's bilinear, bit for bit, uint8 (Detectron2). bilinear: between pixel centres, without
+    antialiasing, float32 (torchvision normalises first; both operations are linear, so the order does not matter).
+    align_corners: the same with aligned corner pixels (D2Go). opencv: OpenCV's bilinear, bit for bit, uint8
+    (tensorpack's prediction, chainer-mask-rcnn); opencv_float: on floats (DeNA, FCIS in Chainer, Detectron,
+    mask-faster-rcnn). OpenCV's two kinds space their samples by 1 / `factor` pixels if given, else by the sizes.
+    """
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"the image is {tuple(image.shape)} of {image.dtype}; expected (3, H, W) of torch.uint8")
+    if kind == "antialias":
+        if tuple(image.shape[1:]) == tuple(size):
+            return image
+        rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        return torch.from_numpy(np.array(rows.resize(size[::-1], Image.Resampling.BILINEAR))).permute(2, 0, 1)
+    if kind in ("opencv", "opencv_float"):
+        return resize_bilinear(image if kind == "opencv" else image.float(), size, factor)
+    planes = image.contiguous()[None].float()  # for floats twice as fast as channels last
+    return F.interpolate(planes, size=size, mode="bilinear", align_corners=kind == "align_corners")[0]

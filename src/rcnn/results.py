@@ -1,0 +1,232 @@
+"""The detections of one image, as arrays on the CPU, and what they convert to: JSON, COCO, masks, pictures.
+
+Letters: N detections, H x W the image, m the side of a mask in its box, J keypoints, K classes.
+Boxes are float32 xyxy in absolute pixels of the original image, width = x2 - x1.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcnn.data.image_inputs import Channels, ImageInput, as_image
+from rcnn.drawing.pictures import draw_objects
+from rcnn.ops.boxes import move_ends
+from rcnn.ops.coco_backend import encode_region
+from rcnn.ops.masks import Region
+from rcnn.ops.pasting import Paste, paste_as
+
+if TYPE_CHECKING:
+    import supervision
+
+HALF_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
+SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
+SHOWN_ROWS = 20  # detections listed in a notebook
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pasting:
+    """How masks in the frame of their box are brought to image size; see `rcnn.ops.pasting`."""
+
+    kind: Paste = "accurate"
+    last_pixel_inside: bool = False  # whether boxes end on their last pixel, and not behind it
+    threshold: float = 0.5  # used by FCIS; the other kinds have fixed thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """The image that detections belong to, read again when it is drawn."""
+
+    image: ImageInput
+    channels: Channels = "rgb"
+    max_pixels: int = 0
+
+    def read(self) -> Tensor:
+        """uint8 RGB (3, H, W)."""
+        return as_image(self.image, channels=self.channels, max_pixels=self.max_pixels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDetections:
+    """The detections of one image, best first."""
+
+    height: int  # of the original image, pixels
+    width: int
+    boxes: npt.NDArray[np.float32]  # (N, 4) xyxy, inside the image
+    scores: npt.NDArray[np.float32]  # (N,) in 0..1
+    labels: npt.NDArray[np.int64]  # (N,) in 0..K-1
+    box_masks: npt.NDArray[np.float32] | None = None  # (N, m, m) probabilities, in the frame of their boxes
+    keypoints: npt.NDArray[np.float32] | None = None  # (N, J, 3): x, y, score
+    classes: tuple[str, ...] = ()  # the K class names
+    skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints that are joined by a line in pictures
+    pasting: Pasting = field(default_factory=Pasting)
+    source: ImageSource | None = None  # None: `draw` needs the image as an argument
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __repr__(self) -> str:
+        found = ", ".join(
+            f"{name} {score:.2f}" for name, score in zip(self.names[:5], self.scores[:5].tolist(), strict=True)
+        )
+        more = f", and {len(self) - 5} more" if len(self) > 5 else ""
+        return f"ImageDetections({self.width} x {self.height}, {len(self)} objects: {found or 'none'}{more})"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The class name of each detection; its label as text if the classes are not known."""
+        return tuple(self.classes[label] if self.classes else str(label) for label in self.labels.tolist())
+
+    @cached_property
+    def masks(self) -> npt.NDArray[np.bool_] | None:
+        """Masks (N, H, W) bool at image size, computed when first used; None for models without masks.
+
+        They take N x H x W bytes. `rles` and `regions` need little memory.
+        """
+        regions = self.regions()
+        if regions is None:
+            return None
+        masks = np.zeros((len(self), self.height, self.width), dtype=np.bool_)
+        for mask, (left, top, part) in zip(masks, regions, strict=True):
+            mask[top : top + part.shape[0], left : left + part.shape[1]] = part
+        return masks
+
+    def above(self, score: float) -> ImageDetections:
+        """The detections with a score of `score` or higher."""
+        keep = self.scores >= score
+        return replace(
+            self,
+            boxes=self.boxes[keep],
+            scores=self.scores[keep],
+            labels=self.labels[keep],
+            box_masks=None if self.box_masks is None else self.box_masks[keep],
+            keypoints=None if self.keypoints is None else self.keypoints[keep],
+        )
+
+    def regions(self) -> Iterator[Region] | None:
+        """Each mask as the part of the image that it touches; None for models without masks."""
+        if self.box_masks is None:
+            return None
+        masks, boxes = torch.from_numpy(self.box_masks), torch.from_numpy(self.boxes)
+        if self.pasting.last_pixel_inside:
+            boxes = move_ends(boxes, -1.0)
+        return paste_as(self.pasting.kind, masks, boxes, (self.height, self.width), self.pasting.threshold)
+
+    def rles(self) -> list[dict[str, Any]] | None:
+        """Each mask at image size in COCO's run lengths {"size": [H, W], "counts": str}; None without masks."""
+        regions = self.regions()
+        return None if regions is None else [encode_region(*region, (self.height, self.width)) for region in regions]
+
+    def to_json(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+        """The `detections` of one image in predictions.json; `names` are the K class names (default: `classes`)."""
+        own = self.names if names is None else [names[label] for label in self.labels.tolist()]
+        rles = self.rles()
+        entries: list[dict[str, Any]] = []
+        for i, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
+            entry = {"label": label, "name": own[i], "score": score, "box": self.boxes[i].tolist()}
+            if rles is not None:
+                entry["mask"] = rles[i]
+            if self.keypoints is not None:
+                entry["keypoints"] = self.keypoints[i].tolist()
+            entries.append(entry)
+        return entries
+
+    def to_coco(self, image_id: int | str, category_ids: Sequence[int | str] | None = None) -> list[dict[str, Any]]:
+        """The detections in COCO's results format, as pycocotools reads them.
+
+        `category_ids` (K,) are the data set's ids of the classes; the default is label + 1.
+        """
+        rles = self.rles()
+        results: list[dict[str, Any]] = []
+        for i, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
+            label = int(self.labels[i])
+            result: dict[str, Any] = {
+                "image_id": image_id,
+                "category_id": label + 1 if category_ids is None else category_ids[label],
+                "score": float(self.scores[i]),
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+            }
+            if rles is not None:
+                result["segmentation"] = rles[i]
+            if self.keypoints is not None:
+                # COCO's coordinate x of a pixel is its centre x + .5 here; our score is in the place of visibility
+                result["keypoints"] = (self.keypoints[i] - HALF_PIXEL).reshape(-1).tolist()
+            results.append(result)
+        return results
+
+    def to_supervision(self) -> supervision.Detections:
+        """The same as `supervision.Detections`. Needs the extra: pip install 'rcnn[supervision]'."""
+        try:
+            import supervision
+        except ImportError as error:
+            raise ImportError("to_supervision needs an extra: pip install 'rcnn[supervision]'") from error
+        return supervision.Detections(
+            xyxy=self.boxes,
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=self.labels.astype(int),
+            data={"class_name": np.array(self.names)},
+        )
+
+    def draw(
+        self, image: ImageInput | None = None, *, contour: bool = False, keypoint_score: float = 0.0
+    ) -> Image.Image:
+        """The image with boxes, masks, keypoints and names drawn on it.
+
+        `image` is the image itself; the default is the one that was predicted on (a file is read again). `contour`
+        draws the outlines of masks in place of their areas; keypoints scored lower than `keypoint_score` are left out.
+        """
+        if image is None and self.source is None:
+            raise ValueError("these detections do not know their image: pass it, result.draw(image)")
+        pixels = self.source.read() if image is None and self.source is not None else as_image(image)
+        if tuple(pixels.shape[1:]) != (self.height, self.width):
+            raise ValueError(
+                f"the image is {tuple(pixels.shape[1:])} (height, width), "
+                f"but the detections are of an image of {(self.height, self.width)}"
+            )
+        return draw_objects(
+            pixels,
+            self.boxes,
+            self.labels,
+            self.classes or tuple(str(label) for label in range(int(self.labels.max(initial=0)) + 1)),
+            scores=self.scores,
+            masks=self.regions(),
+            keypoints=self.keypoints,
+            skeleton=self.skeleton,
+            keypoint_score=keypoint_score,
+            contour=contour,
+        )
+
+    def _repr_png_(self) -> bytes | None:
+        """The picture, for notebooks; None if the image is not known."""
+        if self.source is None:
+            return None
+        picture = self.draw()
+        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        data = io.BytesIO()
+        picture.save(data, "PNG")
+        return data.getvalue()
+
+    def _repr_html_(self) -> str | None:
+        """The picture and a table of the detections, for notebooks; None if the image is not known."""
+        png = self._repr_png_()
+        if png is None:
+            return None
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{score:.2f}</td></tr>"
+            for name, score in zip(self.names[:SHOWN_ROWS], self.scores[:SHOWN_ROWS].tolist(), strict=True)
+        )
+        rest = f"<p>and {len(self) - SHOWN_ROWS} more</p>" if len(self) > SHOWN_ROWS else ""
+        encoded = base64.b64encode(png).decode()
+        return f'<img src="data:image/png;base64,{encoded}"><table>{rows}</table>{rest}'

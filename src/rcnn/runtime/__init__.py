@@ -1,0 +1,1 @@
+"""What runs a model: its device and its arithmetic."""

@@ -1,0 +1,51 @@
+"""Checks and chooses the device and the precision, the same way for every command and function."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import torch
+
+Precision = Literal["float32", "bfloat16", "auto"]
+Device: TypeAlias = str | int | torch.device
+
+DEVICES = "auto, cpu, cuda, cuda:N or mps"
+
+
+def choose_device(device: Device = "auto") -> torch.device:
+    """The device to use: `auto` is the GPU if there is one, else the CPU; an integer N is `cuda:N`.
+
+    Raises ValueError if the device is not known or not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(f"cuda:{device}" if isinstance(device, int) else device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device {device!r} is not known; expected {DEVICES}") from error
+    if chosen.type not in ("cpu", "cuda", "mps"):
+        raise ValueError(f"device {device!r} is not supported; expected {DEVICES}")
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device}: torch finds no GPU here; use cpu, or run `rcnn doctor`")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise ValueError(f"device {device}: torch finds {count} GPU{'s' if count > 1 else ''}, numbered from cuda:0")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device}: torch finds no Apple GPU here; use cpu, or run `rcnn doctor`")
+    return chosen
+
+
+def choose_precision(precision: Precision, device: torch.device) -> Literal["float32", "bfloat16"]:
+    """The arithmetic of the network: `auto` is bfloat16 where the hardware has instructions for it, else float32.
+
+    Raises ValueError if `precision` is not known.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(Precision))}")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "mps":
+        return "float32"
+    return "bfloat16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "float32"

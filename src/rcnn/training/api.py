@@ -1,0 +1,61 @@
+"""The public function `rcnn.train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.outputs import output_or_new
+from rcnn.training.run import run_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A training run that has ended. `rcnn.Predictor(run.folder)` predicts with its best checkpoint."""
+
+    folder: Path  # config.json, log.jsonl, last/, best/
+    step: int  # steps done
+    finished: bool  # False: stopped by a signal; continue it with `resume=True`
+    best: float | None  # the best value of `train.best`, e.g. segm.AP, in 0..1; None if nothing was evaluated
+
+
+def train(
+    model: str | Path,
+    data: str | Path,
+    output: str | Path | None = None,
+    *,
+    settings: Sequence[str] = (),
+    split: str = "",
+    val_split: str = "",
+    annotations: str = "",
+    weights: str | Path = "",
+    resume: bool = False,
+    device: str = "auto",
+    log: Callable[[str], object] = print,
+) -> TrainingRun:
+    """Train a model by name, or fine-tune a checkpoint, on the data set in the folder `data`.
+
+    `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: KEY=VALUE changes, e.g.
+    "train.steps=500" or "input.min_size=640" (`rcnn models show MODEL` lists all). `split` and `val_split` are found by
+    their names (train..., val...); `val_split="none"`: no evaluation. `weights`: a converted ImageNet backbone.
+    `resume`: continue the run in `output`. `log` receives the lines of the progress.
+
+    Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
+    """
+    if resume and output is None:
+        raise ValueError("resume=True continues the run in `output`: give its folder")
+    with output_or_new(output, "train", model) as folder:
+        outcome = run_training(
+            str(model),
+            Path(data),
+            folder,
+            settings,
+            splits=(split, val_split),
+            resume=resume,
+            device=device,
+            weights=str(weights),
+            annotations=annotations,
+            say=log,
+        )
+    return TrainingRun(folder=folder, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -1,0 +1,58 @@
+"""The public functions `rcnn.load` and `rcnn.convert`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rcnn.models import Detector
+from rcnn.outputs import output_or_new
+from rcnn.weights.checkpoint import load_detector
+from rcnn.weights.convert import Wishes, convert_to_folder
+
+
+def load(path: str | Path) -> Detector:
+    """The detector of a checkpoint or run folder (its best), on the CPU and in evaluation mode.
+
+    Its class names are in `rcnn.load_checkpoint(path).classes`. `rcnn.Predictor(path)` is what predicts on images.
+    """
+    return load_detector(path)[0].eval()
+
+
+def convert(
+    file: str | Path,
+    output: str | Path | None = None,
+    *,
+    config: str | Path | None = None,
+    classes: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    allow_missing: Sequence[str] = (),
+    allow_unused: Sequence[str] = (),
+    log: Callable[[str], object] | None = None,
+) -> Path:
+    """Convert a checkpoint of another framework to ours, and return its folder. Code in the file is never run.
+
+    `output`: the folder to write; default: a new `runs/convert-FILE-N`. `config`: the other framework's configuration
+    file, or the name of a model in its zoo. `classes`: the class names; default: those that can be inferred.
+    `settings`: KEY=VALUE changes to our config, e.g. "input.min_size=640". `allow_missing`: patterns of our tensors
+    that may be missing and get initial values; `allow_unused`: patterns of their tensors to ignore. `log` receives the
+    lines of the report.
+
+    Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
+    """
+    file = Path(file)
+    options = Wishes(
+        settings=Path(config) if config is not None and Path(config).is_file() else config and str(config),
+        classes=",".join(classes),
+        allow_missing=allow_missing,
+        allow_unused=allow_unused,
+        overrides=settings,
+        command="rcnn.convert",
+    )
+    with output_or_new(output, "convert", file) as folder:
+        convert_to_folder(file, folder, options, log or _ignore)
+    return folder
+
+
+def _ignore(line: str) -> None:
+    del line

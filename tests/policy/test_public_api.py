@@ -1,0 +1,64 @@
+"""The public API: `rcnn.__all__`, docs/api.md and what can be imported agree, and `import rcnn` is fast."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import rcnn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_all_names_exist_and_are_documented() -> None:
+    assert len(rcnn.__all__) > 20
+    assert rcnn.__all__ == sorted(rcnn.__all__)
+    assert set(rcnn.__all__) <= set(dir(rcnn))
+    for name in rcnn.__all__:
+        value = getattr(rcnn, name)
+        if name != "__version__":
+            assert inspect.getdoc(value), name
+            assert value.__name__ == name
+
+
+def test_the_page_lists_all_names_once_and_no_others() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `rcnn\.(\w+)` \|", text, flags=re.MULTILINE)
+    assert sorted([*rows, "__version__"]) == rcnn.__all__
+    assert "`rcnn.__version__`" in text
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    tree = ast.parse((ROOT / "src" / "rcnn" / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If)]
+    imported = {
+        alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    assert imported == rcnn._MODULES
+    assert sorted([*imported, "__version__"]) == rcnn.__all__
+    assert (ROOT / "src" / "rcnn" / "py.typed").exists()
+
+
+def test_import_is_fast_and_light() -> None:
+    code = "import sys, rcnn; print(sorted({'torch', 'numpy', 'PIL', 'typer', 'rich'} & set(sys.modules)))"
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+        times.append(time.perf_counter() - start)
+    assert answer.stdout.strip() == "[]"
+    bare = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", "pass"], check=True, timeout=60)
+        bare.append(time.perf_counter() - start)
+    assert min(times) - min(bare) < 0.2, f"{times} s, Python alone {bare} s"
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    assert not hasattr(rcnn, "Predicter")
