@@ -1,17 +1,15 @@
-"""`rcnn eval`: COCO's metrics of a checkpoint on a data set."""
+"""`rcnn eval`: COCO's metrics of a checkpoint, or of saved results, on a data set."""
 
 from __future__ import annotations
 
-import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from rcnn.cli.views import TTA, TTAFlip, predictor_from
-
-SCORE = 0.5  # what is scored lower is not drawn
 
 
 class Precision(StrEnum):
@@ -30,91 +28,112 @@ class Padding(StrEnum):
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best).")],
-    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
-    split: Annotated[str, typer.Option(help="Its split, as val2017.")],
-    output: Annotated[
-        Path, typer.Option(help="Folder for metrics.json, report.html and the results in COCO's format.")
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT_OR_RESULTS",
+            help="Folder of a checkpoint or of a run (its best); or a file of results in COCO's format.",
+        ),
     ],
+    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.001."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to evaluate on. Defaults to the validation split (val...).")] = "",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for metrics.json, report.html and the results in COCO's format. "
+            "Defaults to a new runs/eval-MODEL-N."
+        ),
+    ] = None,
     annotations: Annotated[
-        str, typer.Option(help="Annotation file within --data, as labels/{split}.json; found by its name otherwise.")
+        str, typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Found by its name by default.")
     ] = "",
     ignore_other_classes: Annotated[
-        bool,
-        typer.Option(
-            "--ignore-other-classes", help="Do not warn about ground truth of classes that the model does not have."
-        ),
+        bool, typer.Option("--ignore-other-classes", help="Do not warn about objects of classes the model lacks.")
     ] = False,
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
     ] = False,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
-    pictures: Annotated[int, typer.Option(help="So many images are drawn in report.html; 0: none.", min=0)] = 8,
-    limit: Annotated[int, typer.Option(help="Only the first so many images; 0: all.", min=0)] = 0,
-    batch: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 1,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(help="Detections per image that count. Defaults to COCO's 100 (keypoints: 20).", min=1),
+    ] = None,
+    pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
+    limit: Annotated[int, typer.Option(help="Evaluate only the first images, up to this number (0 = all).", min=0)] = 0,
+    batch: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
     precision: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 where the hardware multiplies it.")
+        Precision, typer.Option(help="auto: bfloat16 where the hardware has instructions for it.")
     ] = Precision.float32,
     padding: Annotated[
-        Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")
+        Padding, typer.Option(help="exact: as in training; bucket: a few fixed shapes, which is faster.")
     ] = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Measure average precision of boxes, masks and keypoints (COCO's definitions), over all and for each class.
+    """Compute average precision of boxes, masks and keypoints (COCO's definitions), overall and per class.
 
-    Of a region proposal network: average recall of its 100 and 1000 best, whatever the class.
+    For a region proposal network: average recall of the best 100 and 1000 proposals, whatever the class.
 
-    Example: rcnn eval runs/balloons --data balloons/ --split val --output measured
+    An image that cannot be read is listed and counts as an image without detections; the exit status is then 1.
+
+    Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     from rcnn.cli.progress import progress_bar
-    from rcnn.data import open_dataset
-    from rcnn.drawing.report import write_report
-    from rcnn.evaluation.evaluate import evaluate_dataset
-    from rcnn.evaluation.examples import chosen_records, example_of
-    from rcnn.metrics.coco import FIELDS
+    from rcnn.evaluation.api import dataset_for
+    from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
     from rcnn.metrics.tables import metrics_table
+    from rcnn.outputs import new_output
 
-    predictor = predictor_from(
-        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
-    )
-    dataset = open_dataset(
+    predictor = None
+    if checkpoint.is_file():
+        if overrides:
+            raise ValueError(f"{overrides[0]}: settings change a model, but {checkpoint} has results; leave them out")
+    else:
+        load = partial(
+            predictor_from, checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
+        )
+        predictor = load(settings=overrides or [])
+        if more := settings_for(predictor, max_detections):
+            predictor = load(settings=[*(overrides or []), *more])
+    dataset = dataset_for(
+        predictor,
         data,
         split,
-        classes=predictor.classes,
-        ignore_others=ignore_other_classes,
-        keypoints=predictor.config.keypoint is not None,
         annotations=annotations,
-        one_class=predictor.config.proposals_only,
+        ignore_others=ignore_other_classes,
         strict=strict,
         allow_empty=allow_empty,
     )
-    typer.echo(f"truth: {dataset.annotation_file}")
+    typer.echo(f"ground truth: {dataset.annotation_file}")
     for line in dataset.warnings:
         typer.echo(f"warning: {line}", err=True)
     for line in dataset.notes:
         typer.echo(line)
-    with progress_bar("eval", min(limit or len(dataset), len(dataset))) as advance:
-        done = evaluate_dataset(predictor, dataset, limit=limit, batch_size=batch, workers=workers, advance=advance)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "metrics.json").write_text(json.dumps(done.metrics.to_dict(), indent=2) + "\n")
-    for kind, field in FIELDS.items():
-        if kind in done.metrics.kinds:
-            keep = ("image_id", "category_id", "score", field)
-            (output / f"results_{kind}.json").write_text(json.dumps([{k: r[k] for k in keep} for r in done.results]))
-    settings = f"{precision.value}, {padding.value} padding, {predictor.device.type}"
-    examples = [example_of(predictor, record, SCORE)[0] for record in chosen_records(dataset, pictures, limit)]
-    report = write_report(
-        output / "report.html",
-        title=f"{predictor.config.name} on {split}",
-        lead=f"{checkpoint} measured on {done.metrics.images} images of {dataset.annotation_file}. "
-        f"Pictures show what is scored {SCORE:g} or higher.",
-        metrics=done.metrics.to_dict(),
-        examples=examples,
-        details={"Checkpoint": str(checkpoint), "Truth": str(dataset.annotation_file), "Settings": settings},
+    folder = output or new_output("eval", checkpoint)
+    details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
+    if predictor is not None:
+        settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]
+        details["Settings"] = ", ".join(settings)
+    done = run_evaluation(
+        predictor or checkpoint,
+        dataset,
+        folder,
+        options=EvaluationOptions(
+            limit=limit, batch_size=batch, workers=workers, max_detections=max_detections, pictures=pictures
+        ),
+        title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
+        details=details,
+        log=partial(typer.echo, err=True),
+        progress=progress_bar,
     )
     typer.echo(metrics_table(done.metrics))
-    typer.echo(f"wrote {output / 'metrics.json'}, {report}")
+    typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
+    if done.failed:
+        raise typer.Exit(1)

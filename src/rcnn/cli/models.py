@@ -70,7 +70,7 @@ def show_cost(
     """
     from rcnn.models.cost import cost
     from rcnn.models.overrides import override
-    from rcnn.training.run import starting_config
+    from rcnn.training.starting import starting_config
 
     counted = cost(override(starting_config(model), overrides or []), height, width)
     typer.echo(f"{counted.parameters:,} parameters, {counted.flops / 1e9:.1f} GFLOPs at {height} x {width}")
@@ -82,8 +82,8 @@ def show_model(
 ) -> None:
     """Every setting of a model, and of how one is trained, written as `rcnn train` takes it: KEY=VALUE."""
     from rcnn.models.describe import describe
-    from rcnn.training.run import starting_config, starting_recipe
     from rcnn.training.settings import PREFIX
+    from rcnn.training.starting import starting_config, starting_recipe
 
     _print(describe(starting_config(model)))
     _print(setting._replace(path=PREFIX + setting.path) for setting in describe(starting_recipe(model)))

@@ -63,6 +63,7 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
+    from rcnn.data.warnings import counted
 
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
@@ -99,9 +100,8 @@ def predict(
     if to_stdout:
         typer.echo(text)
     else:
-        typer.echo(
-            f"{objects} objects in {len(done)} images; wrote {output / 'predictions.json'}" + _beside(done, pictures)
-        )
+        found = f"{counted(objects, 'object')} in {counted(len(done), 'image')}"
+        typer.echo(f"{found}; wrote {output / 'predictions.json'}" + _beside(done, pictures))
     if failed:
         typer.echo(f"{len(failed)} of {len(done) + len(failed)} could not be read", err=True)
         raise typer.Exit(1)

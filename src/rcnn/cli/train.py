@@ -1,62 +1,109 @@
-"""`rcnn train`: learn a data set."""
+"""`rcnn train`: train a model on a data set."""
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
+
+T = TypeVar("T", str, Path)
 
 
 def train(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL_OR_CHECKPOINT", help="A name from `rcnn models list`, or a folder.")
+        str,
+        typer.Argument(metavar="MODEL_OR_CHECKPOINT", help="A name from `rcnn models list`, or a checkpoint folder."),
     ],
     data: Annotated[
-        Path, typer.Option(help="Folder of the data set: annotations/instances_SPLIT.json + SPLIT/, or another.")
+        list[Path],
+        typer.Option(help="Folder of the data set: annotations/instances_SPLIT.json and SPLIT/, or another layout."),
     ],
-    output: Annotated[Path, typer.Option(help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/.")],
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, as rpn.proposals.nms_iou=0.6 train.steps=500."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to learn; found by its name (train...) where not given.")] = "",
+    output: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/. Defaults to a new "
+            "runs/train-MODEL-N."
+        ),
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Training split. Defaults to the split whose name starts with `train`.")
+    ] = None,
     val_split: Annotated[
-        str, typer.Option(help="Split to evaluate on; found by its name (val...); `none`: no evaluation.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="Validation split; `none`: no evaluation. Defaults to the split that starts with `val`."),
+    ] = None,
     annotations: Annotated[
-        str, typer.Option(help="Annotation file within --data, as labels/{split}.json; found by its name otherwise.")
-    ] = "",
+        list[str] | None,
+        typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names."),
+    ] = None,
     weights: Annotated[
-        str, typer.Option(help="Folder that `rcnn convert` made of ImageNet weights: the backbone begins so.")
-    ] = "",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in --output, with its settings.")
+        list[str] | None,
+        typer.Option(help="Folder that `rcnn convert` made of ImageNet weights, for the backbone of a named model."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
+    device: Annotated[
+        list[str] | None, typer.Option(help="cpu, cuda or cuda:1. Defaults to a GPU if there is one.")
+    ] = None,
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
     ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
+    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
+    ] = False,
 ) -> None:
-    """Train a model from scratch, or fine-tune a checkpoint, whose classes may be others.
+    """Train a model from scratch, or fine-tune a checkpoint, also on other classes.
 
-    Ctrl-C stops after the step that is going on; --resume goes on from there.
+    Ctrl-C stops after the current step and saves; --resume continues from there.
 
     Example: rcnn train mask_rcnn_compact --data balloons/ --output runs/balloons train.steps=500
     """
-    from rcnn.training.run import run_training
+    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
+        raise typer.Exit(2)  # the process of rank 0 says why
+    from rcnn.data.warnings import counted
+    from rcnn.training.describe import describe_plan
+    from rcnn.training.plan import RunRequest, plan_training
+    from rcnn.training.run import execute
 
-    outcome = run_training(
-        model,
-        data,
-        output,
-        overrides or [],
-        splits=(split, val_split),
+    request = RunRequest(
+        model=model,
+        data=_once("--data", data) or Path(),
+        output=_once("--output", output),
+        overrides=tuple(overrides or ()),
+        splits=(_once("--split", split) or "", _once("--val-split", val_split) or ""),
+        annotations=_once("--annotations", annotations) or "",
+        weights=_once("--weights", weights) or "",
+        device=_once("--device", device) or "auto",
         resume=resume,
-        device=device,
-        weights=weights,
-        annotations=annotations,
-        say=typer.echo,
+        strict=strict,
+        allow_empty=allow_empty,
     )
-    typer.echo(f"{'finished' if outcome.finished else 'stopped'} after {outcome.step} steps; the run is in {output}")
-    if outcome.best is not None:
-        typer.echo(f"best {outcome.best:.4f}, in {output / 'best'}")
+    plan = plan_training(request)
+    if dry_run:
+        for line in describe_plan(plan):
+            typer.echo(line)
+        return
+    outcome = execute(plan, log=typer.echo)
+    with suppress(OSError):  # the terminal is gone (SIGHUP)
+        ended = "finished" if outcome.finished else "stopped"
+        typer.echo(f"{ended} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
+        if outcome.best is not None:
+            typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
     if not outcome.finished:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (outcome.signal or 2))
+
+
+def _once(option: str, values: list[T] | None) -> T | None:
+    """The value of an option that may be given once."""
+    if values and len(values) > 1:
+        shown = ", ".join(str(value) for value in values)
+        raise ValueError(f"{option} is given {len(values)} times ({shown}); expected once")
+    return values[0] if values else None

@@ -138,12 +138,6 @@ class Dataset:
         return int((~self.objects.crowd).sum())
 
     @property
-    def max_objects(self) -> int:
-        """The largest number of objects in one image, crowds not counted: what metrics must let a detector find."""
-        before = np.concatenate([[0], np.cumsum(~self.objects.crowd)])
-        return int(np.diff(before[self.objects.starts]).max(initial=0))
-
-    @property
     def has_outlines(self) -> bool:
         """Whether some object, crowds not counted, has an outline, so that masks can be learned and evaluated."""
         objects = self.objects

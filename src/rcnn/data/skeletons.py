@@ -107,6 +107,21 @@ def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(pairs)
 
 
+def describe_flip(names: Sequence[str], pairs: Sequence[tuple[int, int]], flip: float) -> str:
+    """One line about the keypoints that a horizontal flip exchanges, or a warning that it exchanges none.
+
+    `flip` is the probability of a flip in training.
+    """
+    if pairs:
+        return f"a horizontal flip exchanges {', '.join(f'{names[a]} and {names[b]}' for a, b in pairs)}"
+    if not flip:
+        return "no keypoints are exchanged by a horizontal flip; train.flip=0"
+    return (
+        "warning: a horizontal flip exchanges no keypoints, since no two names are a left and a right one. If some "
+        "keypoints are left and right, set keypoint.flip_pairs=[[1,2],[3,4]] (counted from 0), or train.flip=0"
+    )
+
+
 def _opposites(name: str) -> Iterator[str]:
     """The names that a left keypoint's partner may have, the most certain first; nothing for other keypoints."""
     words = [part for word in WORDS.findall(name) for part in HUMP.split(word)]

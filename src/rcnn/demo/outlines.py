@@ -1,7 +1,7 @@
-"""Coverage of pixels to COCO polygons: the outline where half a pixel is covered, holes joined to it, points thinned.
+"""Pixel coverage to COCO polygons: trace where half a pixel is covered, join holes to the outline, drop points.
 
-COCO's polygons are filled one by one and united, so a hole cannot be a polygon of its own: it is joined to the outline
-around it by a cut of no width, walked in both directions (a keyhole).
+COCO fills the polygons of an object one by one and unites them, so a hole cannot be a polygon of its own. It is joined
+to the outline around it by a cut without width that is passed in both directions (a keyhole).
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels, whose centres are at .5; the last point joins the first
+Ring = npt.NDArray[np.float64]  # (P, 2) x, y in pixels (centres at .5); the last point joins the first
 
-# For each pattern of covered corners of a cell (1 top left, 2 top right, 4 bottom right, 8 bottom left) the sides that
-# the outline enters and leaves by, the covered part on its right hand; sides: 0 top, 1 right, 2 bottom, 3 left. In the
-# two patterns of opposite corners, the corners are taken as apart.
+# For each pattern of covered corners of a cell (1 top left, 2 top right, 4 bottom right, 8 bottom left): the sides
+# where the outline enters and leaves, with the covered part on its right. Sides: 0 top, 1 right, 2 bottom, 3 left.
+# Opposite corners count as not connected.
 _SEGMENTS: tuple[tuple[tuple[int, int], ...], ...] = (
     (), ((0, 3),), ((1, 0),), ((1, 3),), ((2, 1),), ((0, 3), (2, 1)), ((2, 0),), ((2, 3),),
     ((3, 2),), ((0, 2),), ((1, 0), (3, 2)), ((1, 2),), ((3, 1),), ((0, 1),), ((3, 0),), (),
@@ -23,8 +23,8 @@ _SEGMENTS: tuple[tuple[tuple[int, int], ...], ...] = (
 def trace(coverage: npt.NDArray[np.floating], level: float = 0.5) -> list[Ring]:
     """Closed lines along which `coverage` (h, w) is `level` (marching squares, Lorensen and Cline 1987).
 
-    Between pixel centres the line is where linear interpolation puts it; outside the array nothing is covered. Outlines
-    have positive `signed_area`, holes negative.
+    Values between pixel centres are interpolated linearly; outside the array nothing is covered. Outlines have
+    a positive `signed_area`, holes a negative one.
     """
     values = np.pad(np.asarray(coverage, dtype=np.float64), 1)
     inside = values >= level
@@ -46,13 +46,13 @@ def trace(coverage: npt.NDArray[np.floating], level: float = 0.5) -> list[Ring]:
 
 
 def signed_area(ring: Ring) -> float:
-    """Area enclosed, positive where the ring turns as x does towards y."""
+    """The enclosed area, positive if the ring turns from x towards y."""
     following = np.roll(ring, -1, 0)
     return float((ring[:, 0] * following[:, 1] - following[:, 0] * ring[:, 1]).sum() / 2)
 
 
 def simplify(ring: Ring, tolerance: float) -> Ring:
-    """The ring with fewer points, none of those left out further off than `tolerance` (Douglas and Peucker 1973)."""
+    """The ring with fewer points; removed points are at most `tolerance` away from it (Douglas and Peucker 1973)."""
     far = int(((ring - ring[0]) ** 2).sum(1).argmax())
     closed = np.concatenate([ring, ring[:1]])
     keep = np.zeros(len(closed), dtype=bool)
@@ -76,7 +76,7 @@ def simplify(ring: Ring, tolerance: float) -> Ring:
 
 
 def polygons(coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smallest: float = 6.0) -> list[list[float]]:
-    """COCO polygons [x1, y1, x2, y2, ...] of what is covered; parts and holes below `smallest` pixels are left out."""
+    """COCO polygons [x1, y1, x2, y2, ...] of the covered area, without parts and holes below `smallest` pixels."""
     rings = [simplify(ring, tolerance) for ring in trace(coverage)]
     outlines = [ring for ring in rings if len(ring) > 2 and signed_area(ring) >= smallest]
     holes = [ring for ring in rings if len(ring) > 2 and -signed_area(ring) >= smallest]
@@ -84,14 +84,14 @@ def polygons(coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smal
         point = hole[hole[:, 0].argmin()]
         around = [i for i, outline in enumerate(outlines) if _contains(outline, point)]
         if around:
-            # of several outlines around a hole (it lies in a part that lies in another's hole), the smallest is its own
+            # the smallest outline around a hole is its own: a part can lie inside the hole of another part
             own = min(around, key=lambda i: signed_area(outlines[i]))
             outlines[own] = _keyhole(outlines[own], hole)
     return [np.round(ring, 2).ravel().tolist() for ring in outlines]
 
 
 def _crossing(row: int, column: int, side: int) -> tuple[int, int, int]:
-    """The grid line that `side` of a cell is: row and column of its first end, 1 if it is vertical."""
+    """The grid line of a cell's `side`: row and column of its first end, and 1 if it is vertical."""
     return ((row, column, 0), (row, column + 1, 1), (row + 1, column, 0), (row, column, 1))[side]
 
 
@@ -112,7 +112,7 @@ def _contains(ring: Ring, point: npt.NDArray[np.float64]) -> bool:
 
 
 def _keyhole(outline: Ring, hole: Ring) -> Ring:
-    """One ring around both, cut from the hole's leftmost point straight to the left, where the outline is met first."""
+    """One ring around both, cut from the hole's leftmost point to the left, up to the nearest point of the outline."""
     start = int(hole[:, 0].argmin())
     x, y = hole[start]
     following = np.roll(outline, -1, 0)

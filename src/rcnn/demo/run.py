@@ -5,6 +5,7 @@ Every step is the one that `rcnn train`, `rcnn eval` and `rcnn predict` take.
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import time
@@ -26,7 +27,9 @@ from rcnn.evaluation.examples import example_of
 from rcnn.metrics.coco import Metrics
 from rcnn.predictor import Predictor
 from rcnn.training.log import read_log
-from rcnn.training.run import LOG, NO_SPLIT, Say, run_training, write_json
+from rcnn.training.plan import NO_SPLIT, RunRequest
+from rcnn.training.run import Log, run_training
+from rcnn.training.run_folder import LOG
 from rcnn.training.settings import TrainConfig
 
 MODEL = "mask_rcnn_compact"
@@ -75,7 +78,7 @@ def run_demo(
     recipe: TrainConfig = RECIPE,
     overrides: Sequence[str] = (),
     device: str = "cpu",
-    say: Say = print,
+    say: Log = print,
     progress: Progress = lambda what, total: nullcontext(lambda: None),
 ) -> Demo:
     """Data, training, evaluation, prediction and a report in `output`; what an earlier demo left there goes first.
@@ -103,7 +106,16 @@ def run_demo(
     run = output / "run"
     recipe = replace(recipe, seed=seed)
     splits = ("train", NO_SPLIT)
-    outcome = run_training(MODEL, data, run, overrides, settings=recipe, splits=splits, device=device, say=say)
+    request = RunRequest(
+        model=MODEL,
+        data=data,
+        output=run,
+        overrides=tuple(overrides),
+        settings=recipe,
+        splits=splits,
+        device=device,
+    )
+    outcome = run_training(request, log=say)
     if not outcome.finished:
         raise KeyboardInterrupt
     lap("training")
@@ -112,7 +124,7 @@ def run_demo(
     predictor = Predictor.from_checkpoint(run, device=device)
     validation = open_dataset(data, "val", classes=predictor.classes)
     with progress("eval", len(validation)) as advance:
-        metrics = evaluate_dataset(predictor, validation, advance=advance).metrics
+        evaluation = evaluate_dataset(predictor, validation, on_image=lambda image: advance())
     lap("evaluation")
 
     unseen = open_dataset(data, "unseen", classes=predictor.classes)
@@ -126,13 +138,13 @@ def run_demo(
     versions = {"rcnn": __version__, "torch": torch.__version__, "python": sys.version.split()[0]}
     threads = torch.get_num_threads()
     made = {"versions": versions, "threads": threads, "seed": seed, "seconds": seconds, "steps": outcome.step}
-    write_json(output / "results.json", metrics.to_dict() | made)
+    write_json(output / "results.json", evaluation.to_dict() | made)
     report = write_report(
         output / "report.html",
         title="A Mask R-CNN trained from scratch",
         lead=f"{MODEL} learnt {images['train']} synthetic images in {seconds['training']:.0f} seconds on {device}; "
         f"measured on {images['val']} others. The pictures below are of {images['unseen']} more that it has not seen.",
-        metrics=metrics.to_dict(),
+        metrics=evaluation.to_dict(),
         examples=examples,
         log=read_log(run / LOG),
         details={
@@ -143,7 +155,7 @@ def run_demo(
         },
     )
     return Demo(
-        metrics=metrics,
+        metrics=evaluation.metrics,
         seconds=seconds,
         report=report,
         results=output / "results.json",
@@ -190,6 +202,11 @@ def look(
         predictions.append(entry | {"detections": found.to_json(predictor.classes)})
         advance()
     return examples, predictions
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` to the JSON file `path`."""
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, int] = (400, 320)) -> Image.Image:

@@ -37,7 +37,9 @@ class Pose:
         """Unit coordinates to pixels."""
         return ring @ self.matrix.T + self.centre
 
-    def unit(self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]) -> tuple[npt.NDArray, npt.NDArray]:
+    def unit(
+        self, x: npt.NDArray[np.floating], y: npt.NDArray[np.floating]
+    ) -> tuple[npt.NDArray[np.floating], npt.NDArray[np.floating]]:
         """Pixels to unit coordinates."""
         inverse = np.linalg.inv(self.matrix)
         x, y = x - self.centre[0], y - self.centre[1]
@@ -45,7 +47,7 @@ class Pose:
 
 
 def random_pose(rng: np.random.Generator, centre: tuple[float, float], radius: float, tilt: float = 0.3) -> Pose:
-    """`radius` pixels large, turned anywhere, and seen from the side by as much as `tilt` (0: from above)."""
+    """A random rotation at `radius` pixels, foreshortened in one direction by up to `tilt` (0 = seen from above)."""
     turn, lean = rng.uniform(0, 2 * np.pi, 2)
     squash = np.diag([1.0, 1.0 - rng.uniform(0, tilt)])
     return Pose(np.asarray(centre), radius * _rotation(lean) @ squash @ _rotation(-lean) @ _rotation(turn))
@@ -77,7 +79,7 @@ def star(rng: np.random.Generator) -> Shape:
 
 
 def ring(rng: np.random.Generator) -> Shape:
-    """A doughnut: round, with a hole that is not quite in the middle."""
+    """A doughnut: round, with a hole near the middle."""
     angle = _around(64)
     wobble = 1 + rng.uniform(0, 0.03) * np.sin(3 * angle + rng.uniform(0, 6))
     hole = _polar(angle, rng.uniform(0.32, 0.55) * wobble[::-1]) + rng.uniform(-0.05, 0.05, 2)
@@ -109,7 +111,7 @@ def gear(rng: np.random.Generator) -> Shape:
 
 
 def crescent(rng: np.random.Generator) -> Shape:
-    """A moon, or a banana: an arc that thins towards both ends."""
+    """A moon or a banana: an arc that becomes thin at both ends."""
     reach = rng.uniform(1.9, 2.5)
     angle = np.linspace(-reach / 2, reach / 2, 36)
     bulge = np.clip(np.cos(angle * np.pi / reach), 0, 1)  # the cosine of a right angle may fall below zero
@@ -134,7 +136,7 @@ def bottle(rng: np.random.Generator) -> Shape:
 
 
 def pebble(rng: np.random.Generator) -> Shape:
-    """A smooth stone: clutter, of no class."""
+    """A smooth stone: clutter without a class."""
     angle = _around(48)
     radius = 1 + sum(rng.uniform(-0.12, 0.12) * np.sin(k * angle + rng.uniform(0, 6)) for k in (2, 3, 4))
     return Shape(_polar(angle, radius) * [1.0, rng.uniform(0.6, 0.9)])
@@ -173,7 +175,7 @@ def _polar(angle: npt.NDArray[np.float64], radius: npt.NDArray[np.float64] | flo
 
 
 def _rounded(points: Ring, times: int) -> Ring:
-    """The ring with its corners cut off, `times` over (Chaikin 1974)."""
+    """The ring with its corners cut off, `times` times (Chaikin 1974)."""
     for _ in range(times):
         following = np.roll(points, -1, 0)
         points = np.stack([0.75 * points + 0.25 * following, 0.25 * points + 0.75 * following], 1).reshape(-1, 2)

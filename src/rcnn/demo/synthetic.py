@@ -1,12 +1,11 @@
-"""A small instance data set, made up and drawn: six kinds of textured, overlapping objects on things like photographs.
+"""A small synthetic instance data set: six kinds of textured, overlapping objects on photo-like backgrounds.
 
-It is written in COCO's layout: annotations/instances_SPLIT.json and SPLIT/*.jpg. A file depends on its seed, split and
-number alone.
+It has COCO's layout: annotations/instances_SPLIT.json and SPLIT/*.jpg. A file depends only on its seed, split and
+number.
 """
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,43 +19,44 @@ from PIL import Image
 from rcnn.demo.outlines import polygons
 from rcnn.demo.shapes import CLUTTER, OBJECTS, Coverage, Pose, cover, random_pose
 from rcnn.demo.textures import BACKGROUNDS, SURFACES, Picture, Plane, blur, dull, noise, paint, relief
+from rcnn.outputs import OutputFolder
 
 CLASSES = tuple(OBJECTS)
 SPLITS = {"train": 500, "val": 60, "unseen": 8}
-LEAST_SEEN = 0.4  # of an object's area: one that hides more of another is put elsewhere
-LEAST_AREA = 90.0  # pixels of an object that can be seen
-CROWDED = 0.06  # part of the images that have a crowd
+MIN_VISIBLE = 0.4  # fraction of an object's area; an object that would hide more of another is placed elsewhere
+MIN_AREA = 90.0  # visible pixels of an object
+CROWDED = 0.06  # fraction of the images with a crowd
 
 
 @dataclass
 class Layer:
-    """One thing in a scene, as much of it as those painted later leave to be seen."""
+    """One thing in a scene, and the part of it that later layers leave visible."""
 
     name: str
     top: int
     left: int
     whole: Coverage  # (h, w) within the image
-    seen: Coverage  # (h, w), less what others hide
+    visible: Coverage  # (h, w), without what others hide
     crowd: bool = False
 
     def hide(self, other: Layer) -> Coverage:
-        """`seen` once `other` lies on top."""
-        seen = self.seen.copy()
+        """`visible` after `other` is painted on top."""
+        visible = self.visible.copy()
         top, left = max(self.top, other.top), max(self.left, other.left)
-        bottom = min(self.top + seen.shape[0], other.top + other.whole.shape[0])
-        right = min(self.left + seen.shape[1], other.left + other.whole.shape[1])
+        bottom = min(self.top + visible.shape[0], other.top + other.whole.shape[0])
+        right = min(self.left + visible.shape[1], other.left + other.whole.shape[1])
         if bottom > top and right > left:
             above = other.whole[top - other.top : bottom - other.top, left - other.left : right - other.left]
-            seen[top - self.top : bottom - self.top, left - self.left : right - self.left] *= 1 - above
-        return seen
+            visible[top - self.top : bottom - self.top, left - self.left : right - self.left] *= 1 - above
+        return visible
 
 
 @dataclass
 class Scene:
-    """An image being painted, farthest things first."""
+    """An image while it is painted, from back to front."""
 
     picture: Picture  # (H, W, 3) float32 in [0, 1]
-    light: tuple[float, float]  # x, y towards the light
+    light: tuple[float, float]  # x, y of the direction towards the light
     layers: list[Layer] = field(default_factory=list)
 
     @property
@@ -65,20 +65,20 @@ class Scene:
         return self.picture.shape[0], self.picture.shape[1]
 
     def add(self, rng: np.random.Generator, name: str, pose: Pose, radius: float, crowd: bool = False) -> bool:
-        """Paint one thing on top; False, and nothing, if it or another could hardly be seen then."""
+        """Paint one thing on top. False, and nothing painted, if too little of it or of another would be visible."""
         shape = (OBJECTS | CLUTTER)[name](rng)
         top, left, coverage = cover(shape, pose, *self.size)
         area = float(abs(np.linalg.det(pose.matrix))) * _unit_area(shape.outer, shape.holes)
-        if coverage.sum() < max(0.6 * area, 0 if crowd else LEAST_AREA):
+        if coverage.sum() < max(0.6 * area, 0 if crowd else MIN_AREA):
             return False
-        layer = Layer(name=name, top=top, left=left, whole=coverage, seen=coverage, crowd=crowd)
-        left_to_see = [other.hide(layer) for other in self.layers]
-        for other, seen in zip(self.layers, left_to_see, strict=True):
+        layer = Layer(name=name, top=top, left=left, whole=coverage, visible=coverage, crowd=crowd)
+        remaining = [other.hide(layer) for other in self.layers]
+        for other, visible in zip(self.layers, remaining, strict=True):
             alone = other.name in OBJECTS and not other.crowd
-            if alone and seen.sum() < max(LEAST_SEEN * other.whole.sum(), LEAST_AREA):
+            if alone and visible.sum() < max(MIN_VISIBLE * other.whole.sum(), MIN_AREA):
                 return False
-        for other, seen in zip(self.layers, left_to_see, strict=True):
-            other.seen = seen
+        for other, visible in zip(self.layers, remaining, strict=True):
+            other.visible = visible
         self.layers.append(layer)
         self._paint(rng, layer, pose, radius)
         return True
@@ -100,7 +100,7 @@ class Scene:
         window += (colour - window) * layer.whole[..., None]
 
     def _shade(self, layer: Layer, radius: float) -> None:
-        """The shadow that a thing casts on what is under it."""
+        """Draw the shadow of a thing on what is below it."""
         soft = max(1.0, 0.1 * radius)
         reach = int(4 * soft)
         shadow = 1 - 0.5 * blur(np.pad(layer.whole, reach), soft)
@@ -120,41 +120,41 @@ def make_shapes(
     seed: int = 0,
     advance: Callable[[], None] | None = None,
 ) -> Path:
-    """Write the data set into `directory`, which is returned: `splits` are names and their numbers of images.
+    """Write the data set into `directory`, and return that. `splits`: name -> number of images.
 
-    `size` is (height, width), of one image in four (width, height); objects grow with it. `advance` is called after
-    each image.
+    `size` is (height, width); one image in four is turned to portrait. Objects scale with it. `advance` is called after
+    each image. Files that rcnn did not write are not replaced (FileExistsError).
     """
-    (directory / "annotations").mkdir(parents=True, exist_ok=True)
-    for split, count in splits.items():
-        (directory / split).mkdir(exist_ok=True)
-        images: list[dict[str, Any]] = []
-        annotations: list[dict[str, Any]] = []
-        for number in range(1, count + 1):
-            rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
-            scene = draw_scene(rng, size if rng.random() < 0.75 else (size[1], size[0]))
-            height, width = scene.size
-            name = f"{number:06d}.jpg"
-            photograph(rng, scene).save(directory / split / name, quality=int(rng.integers(84, 96)))
-            images.append({"id": number, "file_name": name, "height": height, "width": width})
-            for annotation in annotate(scene):
-                annotations.append({"id": len(annotations) + 1, "image_id": number} | annotation)
-            if advance is not None:
-                advance()
-        document = {
-            "info": {"description": f"rcnn's synthetic objects, split {split}, seed {seed}"},
-            "images": images,
-            "annotations": annotations,
-            "categories": [
-                {"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(CLASSES, start=1)
-            ],
-        }
-        (directory / "annotations" / f"instances_{split}.json").write_text(json.dumps(document))
+    with OutputFolder(directory) as folder:
+        for split, count in splits.items():
+            images: list[dict[str, Any]] = []
+            annotations: list[dict[str, Any]] = []
+            for number in range(1, count + 1):
+                rng = np.random.default_rng([seed, zlib.crc32(split.encode()), number])
+                scene = draw_scene(rng, size if rng.random() < 0.75 else (size[1], size[0]))
+                height, width = scene.size
+                name = f"{number:06d}.jpg"
+                with folder.writing(f"{split}/{name}") as path:
+                    photograph(rng, scene).save(path, quality=int(rng.integers(84, 96)))
+                images.append({"id": number, "file_name": name, "height": height, "width": width})
+                for annotation in annotate(scene):
+                    annotations.append({"id": len(annotations) + 1, "image_id": number} | annotation)
+                if advance is not None:
+                    advance()
+            content = {
+                "info": {"description": f"rcnn's synthetic objects, split {split}, seed {seed}"},
+                "images": images,
+                "annotations": annotations,
+                "categories": [
+                    {"id": i, "name": name, "supercategory": "object"} for i, name in enumerate(CLASSES, start=1)
+                ],
+            }
+            folder.write_json(f"annotations/instances_{split}.json", content)
     return directory
 
 
 def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
-    """A background, clutter, up to seven objects in part upon each other, now and then a crowd, twigs across it all."""
+    """A background, clutter, up to seven objects that overlap, sometimes a crowd, and twigs across everything."""
     height, width = size
     angle = rng.uniform(0, 2 * np.pi)
     kind = list(BACKGROUNDS)[rng.integers(len(BACKGROUNDS))]
@@ -174,10 +174,10 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
         scene.add(rng, ("pebble", "card")[rng.integers(2)], random_pose(rng, place(None), radius), radius)
     if rng.random() < CROWDED:
         _add_crowd(rng, scene, unit)
-    wanted = rng.integers(3, 8)
-    for _ in range(4 * wanted):
+    count = rng.integers(3, 8)
+    for _ in range(4 * count):
         objects = [layer for layer in scene.layers if layer.name in OBJECTS and not layer.crowd]
-        if len(objects) >= wanted:
+        if len(objects) >= count:
             break
         near = objects[rng.integers(len(objects))] if objects and rng.random() < 0.3 else None
         radius = unit * float(np.exp(rng.uniform(np.log(30), np.log(85))))
@@ -189,20 +189,20 @@ def draw_scene(rng: np.random.Generator, size: tuple[int, int]) -> Scene:
 
 
 def annotate(scene: Scene) -> list[dict[str, Any]]:
-    """COCO annotations, but for their ids, of the objects of a scene: polygons, and one RLE for its crowd."""
+    """COCO annotations without ids for the objects of a scene: polygons, and one RLE for its crowd."""
     found: list[dict[str, Any]] = []
     crowd = np.zeros(scene.size, dtype=np.float32)
     name = ""
     for layer in scene.layers:
         window = np.s_[layer.top : layer.top + layer.whole.shape[0], layer.left : layer.left + layer.whole.shape[1]]
         if layer.crowd:
-            crowd[window] = np.maximum(crowd[window], layer.seen)
+            crowd[window] = np.maximum(crowd[window], layer.visible)
             name = layer.name
         elif layer.name in OBJECTS:
-            outlines = [_moved(outline, layer.left, layer.top) for outline in polygons(layer.seen)]
+            outlines = [_moved(outline, layer.left, layer.top) for outline in polygons(layer.visible)]
             if outlines:
                 points = np.concatenate([np.reshape(outline, (-1, 2)) for outline in outlines])
-                area = float((layer.seen >= 0.5).sum())
+                area = float((layer.visible >= 0.5).sum())
                 found.append(_annotation(layer.name, outlines, area, points.min(0), points.max(0)))
     mask = crowd >= 0.5
     if mask.any():
@@ -214,7 +214,7 @@ def annotate(scene: Scene) -> list[dict[str, Any]]:
 
 
 def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
-    """COCO's uncompressed counts of a mask (H, W): runs down the columns, the first of unset pixels."""
+    """COCO's uncompressed run lengths of a mask (H, W): down the columns, starting with pixels that are not set."""
     flat = mask.ravel(order="F")
     ends = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     runs = np.diff(np.concatenate([[0], ends, [flat.size]])).tolist()
@@ -222,7 +222,7 @@ def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def photograph(rng: np.random.Generator, scene: Scene) -> Image.Image:
-    """The scene as a camera would have it: uneven light, darker corners, a colour cast, a little blur and grain."""
+    """The scene as a camera would take it: uneven light, darker corners, a colour cast, a little blur and grain."""
     height, width = scene.size
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     lit: Plane = 1 + 0.14 * (scene.light[0] * x + scene.light[1] * y) - rng.uniform(0.02, 0.16) * (x**2 + y**2)
@@ -234,7 +234,7 @@ def photograph(rng: np.random.Generator, scene: Scene) -> Image.Image:
 
 
 def _add_crowd(rng: np.random.Generator, scene: Scene, unit: float) -> None:
-    """A heap of one kind, too small to be told apart one by one."""
+    """Many objects of one kind, too small to annotate one by one."""
     height, width = scene.size
     name = CLASSES[rng.integers(len(CLASSES))]
     centre = rng.uniform(0.2, 0.8, 2) * [width, height]

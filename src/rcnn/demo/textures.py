@@ -15,7 +15,7 @@ Colour = npt.NDArray[np.floating]  # (3,)
 
 
 def noise(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int = 4) -> Plane:
-    """Value noise in about [0, 1]: random grids of `cell` pixels, each octave half as coarse and half as strong."""
+    """Value noise, about [0, 1]: random grids of `cell` pixels; each octave halves the cell size and the weight."""
     total, strength = np.zeros((height, width), dtype=np.float32), 0.0
     for octave in range(octaves):
         pitch = max(1.0, cell / 2**octave)
@@ -31,13 +31,13 @@ def noise(rng: np.random.Generator, height: int, width: int, cell: float, octave
 
 
 def contrast(plane: Plane) -> Plane:
-    """The plane stretched to [0, 1]."""
+    """The plane scaled to [0, 1]."""
     low, high = float(plane.min()), float(plane.max())
     return (plane - low) / np.float32(max(high - low, 1e-6))
 
 
 def hsv(hue: float, saturation: float, value: float) -> Colour:
-    """A colour; the hue goes around once from 0 to 1."""
+    """A colour from its hue (a circle from 0 to 1), saturation and value."""
     return np.array(colorsys.hsv_to_rgb(hue % 1, min(1, max(0, saturation)), min(1, max(0, value))), dtype=np.float32)
 
 
@@ -62,7 +62,7 @@ def blur(plane: Plane, radius: float) -> Plane:
 
 
 def relief(coverage: Plane, roundness: float, light: tuple[float, float]) -> tuple[Plane, Plane]:
-    """Diffuse and specular light on a body as if blown up behind its outline; `light` (x, y) points to its source."""
+    """Diffuse and specular light on an inflated body with this outline; `light` (x, y) points to the light source."""
     pad = max(2, round(roundness * 1.5))
     height = np.sqrt(np.clip(blur(np.pad(coverage, pad), roundness), 0, 1)) * np.float32(roundness * 1.8)
     down, right = np.gradient(height)
@@ -154,7 +154,7 @@ def glass(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
 
 
 def paint(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
-    """Stripes, checks or marble in any two colours: so that an object's class is not in its colour alone."""
+    """Stripes, checks or marble in two random colours, so that colour alone does not give the class away."""
     hue = rng.random()
     first, second = hsv(hue, rng.uniform(0.2, 0.9), rng.uniform(0.4, 1)), hsv(hue + rng.uniform(0.1, 0.6), 0.6, 0.8)
     kind, pitch = rng.integers(3), rng.uniform(6, 16)
@@ -168,7 +168,7 @@ def paint(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]
 
 
 def dull(rng: np.random.Generator, u: Plane, v: Plane) -> tuple[Picture, float]:
-    """Stone, bark or paper: of clutter."""
+    """Stone, bark or paper, for clutter."""
     base = hsv(rng.uniform(0.04, 0.11), rng.uniform(0.1, 0.55), rng.uniform(0.35, 0.85))
     return mix(base * 0.75, base, contrast(noise(rng, *u.shape, cell=6, octaves=3) + 0.1 * u + 0.1 * v)), 0.1
 
@@ -196,7 +196,7 @@ def wood(rng: np.random.Generator, height: int, width: int) -> Picture:
 
 
 def cloth(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """Woven, in folds, some of it checked."""
+    """Woven cloth in folds, sometimes checked."""
     y, x = np.mgrid[:height, :width].astype(np.float32)
     weave = 0.5 + 0.25 * (np.sin(x * 2.1) + np.sin(y * 2.1))
     folds = contrast(noise(rng, height, width, cell=130, octaves=2))
@@ -210,7 +210,7 @@ def cloth(rng: np.random.Generator, height: int, width: int) -> Picture:
 
 
 def ground(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """Sand, soil, moss or concrete: grain upon grain."""
+    """Sand, soil, moss or concrete: coarse and fine grain."""
     coarse, fine = (
         contrast(noise(rng, height, width, cell=90, octaves=5)),
         rng.random((height, width), dtype=np.float32),
@@ -224,7 +224,7 @@ def ground(rng: np.random.Generator, height: int, width: int) -> Picture:
 
 
 def lights(rng: np.random.Generator, height: int, width: int) -> Picture:
-    """Something far behind, out of focus: soft slopes and discs of light."""
+    """A distant background out of focus: soft gradients and discs of light."""
     slope = contrast(noise(rng, height, width, cell=200, octaves=2))
     hue = rng.random()
     picture = mix(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rcnn.drawing.pages import render, write_page
+from rcnn.drawing.pages import render
 from rcnn.drawing.palette import CHART_COLOURS, GRID, INK, SOFT, css_colours
 
 if TYPE_CHECKING:
@@ -101,16 +101,16 @@ def chart_svg(chart: Chart) -> str:
         figure = Figure(figsize=_SIZE, layout="constrained")
         _draw(figure.subplots(), chart)
         file = io.StringIO()
-        nothing = {"Date": None, "Creator": None, "Format": None, "Type": None}
+        nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     return _for_page(file.getvalue(), chart.describe())
 
 
-def write_curve(path: Path, lines: Sequence[LogLine], title: str = "Training") -> Path:
-    """Write the charts of a log as an HTML page, and return its path."""
+def curve_page(lines: Sequence[LogLine], title: str = "Training") -> str:
+    """The charts of a log as an HTML page."""
     lead = f"{len(lines)} lines in the log, up to step {lines[-1]['step']}" if lines else "The log is empty."
     charts = [chart_svg(chart) for chart in training_charts(lines)]
-    return write_page(path, render("curve.html", title=title, lead=lead, charts=charts))
+    return render("curve.html", title=title, lead=lead, charts=charts)
 
 
 def write_plot(path: Path, lines: Sequence[LogLine]) -> Path:

@@ -1,4 +1,4 @@
-"""The public function `rcnn.evaluate`."""
+"""The public function `rcnn.evaluate`, and the data set that fits a predictor."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rcnn.data import Dataset, open_dataset, splits
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
+from rcnn.evaluation.run import settings_for
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision
 
@@ -19,6 +20,7 @@ def evaluate(
     limit: int = 0,
     batch_size: int = 1,
     workers: int = 2,
+    max_detections: int | None = None,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> Evaluation:
@@ -26,31 +28,60 @@ def evaluate(
 
     `split` defaults to the validation split, see `validation_split`. `annotations`: the annotation file within the
     folder, e.g. "labels/{split}.json"; default: found by its name. `limit`: only the first images; 0: all.
+    `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints 20).
     `device` and `precision` are for a checkpoint; a predictor has its own.
 
-    The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`) and `results`, the detections in COCO's format.
+    The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
+    the images that could not be read, and `warnings`.
     Raises FileNotFoundError or ValueError for a checkpoint or data set that cannot be used.
     """
-    predictor = model if isinstance(model, Predictor) else Predictor(model, device=device, precision=precision)
-    if not isinstance(data, Dataset):
-        data = open_dataset(
-            Path(data),
-            split or validation_split(data, annotations),
-            classes=predictor.classes,
-            keypoints=predictor.config.keypoint is not None,
-            annotations=annotations,
-            one_class=predictor.config.proposals_only,
-        )
-    return evaluate_dataset(predictor, data, limit=limit, batch_size=batch_size, workers=workers)
+    if isinstance(model, Predictor):
+        predictor = model
+    else:
+        predictor = Predictor(model, device=device, precision=precision)
+        if more := settings_for(predictor, max_detections):
+            predictor = Predictor(model, device=device, precision=precision, settings=more)
+    dataset = data if isinstance(data, Dataset) else dataset_for(predictor, data, split, annotations=annotations)
+    return evaluate_dataset(
+        predictor, dataset, limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections
+    )
+
+
+def dataset_for(
+    predictor: Predictor | None,
+    data: str | Path,
+    split: str = "",
+    *,
+    annotations: str = "",
+    ignore_others: bool = False,
+    strict: bool = False,
+    allow_empty: bool = False,
+) -> Dataset:
+    """The split of a data set (default: the validation split) with the classes and keypoints that a predictor needs.
+
+    Without a predictor: with all of its classes. The other arguments as in `open_dataset`.
+    """
+    config = None if predictor is None else predictor.config
+    return open_dataset(
+        Path(data),
+        split or validation_split(data, annotations),
+        classes=None if predictor is None else predictor.classes,
+        ignore_others=ignore_others,
+        keypoints=config is not None and config.keypoint is not None,
+        one_class=config is not None and config.proposals_only,
+        annotations=annotations,
+        strict=strict,
+        allow_empty=allow_empty,
+    )
 
 
 def validation_split(data: str | Path, annotations: str = "") -> str:
-    """The split of a data set to evaluate on: the only one, or the first whose name starts with "val".
+    """The split of a data set to evaluate on: the first whose name starts with "val", or the only one.
 
     Raises ValueError, with the names of all splits, if there is none.
     """
-    found = splits(Path(data), annotations)
-    named = [name for name in found if name.startswith("val")]
-    if not named and len(found) != 1:
-        raise ValueError(f"{data} has splits {', '.join(found)}; none of them starts with val: choose one with split")
-    return (named or found)[0]
+    known = splits(Path(data), annotations)
+    named = [name for name in known if name.startswith("val")]
+    if not named and len(known) != 1:
+        raise ValueError(f"{data} has the splits {', '.join(known)}, and none starts with val; choose one (--split)")
+    return (named or known)[0]

@@ -1,4 +1,4 @@
-"""A data set predicted on and measured: images -> Predictor -> COCO results -> COCO's metrics."""
+"""Evaluate a predictor on a data set: images -> detections -> COCO results -> COCO's metrics."""
 
 from __future__ import annotations
 
@@ -12,22 +12,42 @@ from typing import Any
 from torch import Tensor
 
 from rcnn.data.records import Dataset, ImageRecord
-from rcnn.data.skeletons import require_names
 from rcnn.data.targets import require_size
+from rcnn.data.warnings import counted
+from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.metrics.coco import Metrics, evaluate
-from rcnn.models.config import DetectorConfig
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
+from rcnn.results import ImageDetections
+
+Prepared = tuple[Tensor, Frame]  # what Predictor.prepare returns
+Result = dict[
+    str, Any
+]  # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation, keypoints
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageResults:
+    """One image evaluated: its results, or why there are none."""
+
+    record: ImageRecord
+    results: tuple[Result, ...] = ()
+    error: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was measured, and the detections that it was measured on."""
+    """Metrics, and the detections that they were computed from."""
 
     metrics: Metrics
-    results: list[
-        dict[str, Any]
-    ]  # COCO's format: image_id, category_id, score, bbox (x, y, width, height), segmentation, keypoints
+    results: list[Result]
+    failed: tuple[ImageResults, ...] = ()  # images that could not be read: they count as images without detections
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of metrics.json; nothing in it depends on the time or the computer."""
+        content = self.metrics.to_dict()
+        return content | {"counts": {**content["counts"], "failed": len(self.failed)}}
 
 
 def evaluate_dataset(
@@ -37,72 +57,119 @@ def evaluate_dataset(
     limit: int = 0,
     batch_size: int = 1,
     workers: int = 2,
-    advance: Callable[[], None] | None = None,
+    max_detections: int | None = None,
+    on_image: Callable[[ImageResults], object] | None = None,
 ) -> Evaluation:
-    """Predict on the images of `dataset` (the first `limit`; 0: all) and measure; `advance` is called once an image.
+    """Predict on the first `limit` images of `dataset` (0 = all), and compute the metrics that both allow.
 
-    Raises ValueError where the classes differ from the predictor's, or an image's size from its annotation.
+    `on_image` is called for each image in order. An image that cannot be read, or is not of the annotated size, counts
+    as an image without detections. `max_detections` as in metrics.coco.evaluate.
+
+    Raises ValueError if the classes are not the predictor's, or if no image can be read.
     """
     if tuple(dataset.classes) != predictor.classes:
         raise ValueError(
-            f"the data set's classes are {_few(dataset.classes)}, the checkpoint's {_few(predictor.classes)}: "
-            "open the data set with the checkpoint's classes"
+            f"the data set has the classes {_few(dataset.classes)}, the checkpoint {_few(predictor.classes)}; open the "
+            "data set with the classes of the checkpoint"
         )
-    if predictor.config.keypoint is not None:
-        require_names(dataset, predictor.config.keypoint.names)
-    records = [dataset[i] for i in range(min(limit or len(dataset), len(dataset)))]
-    results: list[dict[str, Any]] = []
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        encoded: deque[Future[list[dict[str, Any]]]] = deque()
-        prepared = _prepared(predictor, records, pool, ahead=batch_size + max(1, workers))
-        while batch := list(islice(prepared, batch_size)):
-            found = predictor.detect([image for _, image, _ in batch], [frame for _, _, frame in batch])
-            for (record, _, _), detections in zip(batch, found, strict=True):
-                encoded.append(pool.submit(detections.to_coco, record.image_id, dataset.category_ids))
-                if advance is not None:
-                    advance()
-            while len(encoded) > batch_size:
-                results += encoded.popleft().result()
-        while encoded:
-            results += encoded.popleft().result()
-    sigmas = None if predictor.config.keypoint is None else predictor.config.keypoint.sigmas
+    plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections)
+    count = min(limit, len(dataset)) if limit else len(dataset)
+    images: list[ImageResults] = []
+    for image in _predict(predictor, dataset, [dataset[i] for i in range(count)], batch_size, workers):
+        images.append(image)
+        if on_image is not None:
+            on_image(image)
+    failed = tuple(image for image in images if image.error)
+    if images and len(failed) == len(images):
+        raise ValueError(f"none of {counted(count, 'image')} could be evaluated; the first: {failed[0].error}")
+    keypoint = predictor.config.keypoint
+    results = [result for image in images for result in image.results]
     metrics = evaluate(
         dataset.to_coco(),
         results,
+        plan.kinds,
+        image_ids=[image.record.image_id for image in images],
+        keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
+        max_detections=max_detections,
+    )
+    warnings = plan.warnings + failure_warnings(failed, count)
+    return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings)
+
+
+def plan_for(predictor: Predictor, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None) -> Plan:
+    """What an evaluation of `predictor` on `dataset` measures."""
+    keypoint = predictor.config.keypoint
+    return plan_evaluation(
         measured_kinds(predictor.config),
-        image_ids=[record.image_id for record in records],
-        keypoint_sigmas=sigmas,
+        dataset,
+        limit=limit,
+        max_detections=max_detections,
+        keypoint_names=() if keypoint is None else keypoint.names,
     )
-    return Evaluation(metrics=metrics, results=results)
 
 
-def measured_kinds(config: DetectorConfig) -> tuple[str, ...]:
-    """What of the detections of such a detector COCO's metrics measure."""
-    parts = (
-        ("segm", config.has_masks),
-        ("keypoints", config.keypoint is not None),
-        ("proposals", config.proposals_only),
+def failure_warnings(failed: Sequence[ImageResults], count: int) -> tuple[str, ...]:
+    """A line that counts the images that failed, if any did."""
+    if not failed:
+        return ()
+    return (
+        f"{len(failed)} of {counted(count, 'image')} could not be evaluated and "
+        f"{'counts' if len(failed) == 1 else 'count'} as having no detections",
     )
-    return ("bbox", *(kind for kind, there in parts if there))
+
+
+def _predict(
+    predictor: Predictor, dataset: Dataset, records: Sequence[ImageRecord], batch_size: int, workers: int
+) -> Iterator[ImageResults]:
+    """The results of all images in order; threads read images and encode masks while the model works."""
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        encoding: deque[ImageResults | Future[ImageResults]] = deque()
+        prepared = _prepared(predictor, records, pool, ahead=batch_size + max(1, workers))
+        while group := list(islice(prepared, batch_size)):
+            sound = [(record, image) for record, image in group if not isinstance(image, str)]
+            images, frames = [image for _, (image, _) in sound], [frame for _, (_, frame) in sound]
+            detections = iter(predictor.detect(images, frames) if sound else ())
+            for record, image in group:
+                if isinstance(image, str):
+                    encoding.append(ImageResults(record=record, error=image))
+                else:
+                    encoding.append(pool.submit(_encoded, record, next(detections), dataset.category_ids))
+            while len(encoding) > batch_size:
+                yield _finished(encoding.popleft())
+        while encoding:
+            yield _finished(encoding.popleft())
+
+
+def _finished(image: ImageResults | Future[ImageResults]) -> ImageResults:
+    return image if isinstance(image, ImageResults) else image.result()
+
+
+def _encoded(record: ImageRecord, found: ImageDetections, category_ids: Sequence[int | str]) -> ImageResults:
+    return ImageResults(record=record, results=tuple(found.to_coco(record.image_id, category_ids)))
 
 
 def _prepared(
     predictor: Predictor, records: Sequence[ImageRecord], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[ImageRecord, Tensor, Frame]]:
-    """The images in order, read by threads, `ahead` of them before they are asked for."""
-    waiting: deque[tuple[ImageRecord, Future[tuple[Tensor, Frame]]]] = deque()
+) -> Iterator[tuple[ImageRecord, Prepared | str]]:
+    """The images in order, or why one cannot be read; threads read `ahead` of them in advance."""
+    waiting: deque[tuple[ImageRecord, Future[Prepared | str]]] = deque()
     for record in records:
-        waiting.append((record, pool.submit(predictor.prepare, record.path)))
+        waiting.append((record, pool.submit(_read, predictor, record)))
         if len(waiting) > ahead:
-            yield _checked(*waiting.popleft())
+            first, image = waiting.popleft()
+            yield first, image.result()
     while waiting:
-        yield _checked(*waiting.popleft())
+        first, image = waiting.popleft()
+        yield first, image.result()
 
 
-def _checked(record: ImageRecord, work: Future[tuple[Tensor, Frame]]) -> tuple[ImageRecord, Tensor, Frame]:
-    image, frame = work.result()
-    require_size(record, frame.original)
-    return record, image, frame
+def _read(predictor: Predictor, record: ImageRecord) -> Prepared | str:
+    try:
+        image, frame = predictor.prepare(record.path)
+        require_size(record, frame.original)
+    except (ValueError, OSError, MemoryError) as error:
+        return str(error) or f"{record.path}: {type(error).__name__}"
+    return image, frame
 
 
 def _few(names: Sequence[str]) -> str:

@@ -1,144 +1,162 @@
-"""COCO's detection metrics (Lin et al. 2014; the definitions of cocodataset.org/#detection-eval).
+"""COCO's detection metrics (Lin et al. 2014; defined at cocodataset.org/#detection-eval).
 
-Truth and results are in COCO's own formats: boxes [x, y, width, height] in pixels of the original image, category ids
-of the truth, not our labels. Every number is a fraction 0..1; `None` stands where the truth holds nothing to measure
-on (COCO's code prints -1 there), so that no mean is ever taken over it by accident.
+Ground truth and results are in COCO's formats: boxes [x, y, width, height] in pixels of the original image, category
+ids of the annotation file (not our labels). Every metric is a fraction 0..1, or None where the ground truth has no
+object to measure on (COCO's code prints -1), so that no mean is taken over it by accident.
+
+Letters: T IoU thresholds, K categories, A area ranges, M limits of detections per image.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from rcnn.metrics.inputs import (
+    Entry,
+    GroundTruth,
+    Id,
+    check_masks,
+    check_results,
+    chosen_images,
+    read_ground_truth,
+)
 from rcnn.ops.coco_backend import COCO, COCOeval
 
-Number = float | None  # a fraction, or None where the truth holds nothing to measure on
-Id = int | str
+Number = float | None
+
+MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
+MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
+_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 # kind -> the field of a result that it measures
 FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
 
-# name -> (is it precision, IoU threshold or None for the mean over .50:.05:.95, area range, detections per image)
-_OBJECT_METRICS: dict[str, tuple[bool, float | None, str, int]] = {
-    "AP": (True, None, "all", 100),
-    "AP50": (True, 0.5, "all", 100),
-    "AP75": (True, 0.75, "all", 100),
-    "APs": (True, None, "small", 100),
-    "APm": (True, None, "medium", 100),
-    "APl": (True, None, "large", 100),
-    "AR1": (False, None, "all", 1),
-    "AR10": (False, None, "all", 10),
-    "AR100": (False, None, "all", 100),
-    "ARs": (False, None, "small", 100),
-    "ARm": (False, None, "medium", 100),
-    "ARl": (False, None, "large", 100),
-}
-_KEYPOINT_METRICS: dict[str, tuple[bool, float | None, str, int]] = {
-    "AP": (True, None, "all", 20),
-    "AP50": (True, 0.5, "all", 20),
-    "AP75": (True, 0.75, "all", 20),
-    "APm": (True, None, "medium", 20),
-    "APl": (True, None, "large", 20),
-    "AR": (False, None, "all", 20),
-    "AR50": (False, 0.5, "all", 20),
-    "AR75": (False, 0.75, "all", 20),
-    "ARm": (False, None, "medium", 20),
-    "ARl": (False, None, "large", 20),
-}
-_PROPOSAL_METRICS: dict[str, tuple[bool, float | None, str, int]] = {  # of boxes, whose classes are one
-    "AR100": (False, None, "all", 100),
-    "AR1000": (False, None, "all", 1000),
-    "AR1000s": (False, None, "small", 1000),
-    "AR1000m": (False, None, "medium", 1000),
-    "AR1000l": (False, None, "large", 1000),
-}
-METRICS = {
-    "bbox": _OBJECT_METRICS,
-    "segm": _OBJECT_METRICS,
-    "keypoints": _KEYPOINT_METRICS,
-    "proposals": _PROPOSAL_METRICS,
-}
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+class Metric(NamedTuple):
+    """How one number is taken from the curves."""
+
+    precision: bool  # else recall
+    iou: float | None  # threshold; None: the mean over .50:.05:.95
+    area: str  # size range of the objects: all, small (under 32 x 32 pixels), medium, large (over 96 x 96)
+    limit: int  # detections per image and class
+
+
+def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
+    """Name -> definition of the metrics of `kind`; `max_detections` replaces COCO's limit (100, keypoints 20)."""
+    if kind == "proposals":
+        sizes = {"s": "small", "m": "medium", "l": "large"}
+        recalls = {"AR100": Metric(False, None, "all", 100), "AR1000": Metric(False, None, "all", 1000)}
+        return recalls | {f"AR1000{letter}": Metric(False, None, size, 1000) for letter, size in sizes.items()}
+    if kind == "keypoints":
+        limit = max_detections or MAX_KEYPOINT_DETECTIONS
+        sizes = {"m": "medium", "l": "large"}
+        recalls = {"AR": Metric(False, None, "all", limit)}
+        recalls |= {"AR50": Metric(False, 0.5, "all", limit), "AR75": Metric(False, 0.75, "all", limit)}
+    else:
+        limit = max_detections or MAX_DETECTIONS
+        sizes = {"s": "small", "m": "medium", "l": "large"}
+        recalls = {f"AR{count}": Metric(False, None, "all", count) for count in sorted({1, 10, limit})}
+    precisions = {"AP": Metric(True, None, "all", limit)}
+    precisions |= {"AP50": Metric(True, 0.5, "all", limit), "AP75": Metric(True, 0.75, "all", limit)}
+    precisions |= {f"AP{letter}": Metric(True, None, size, limit) for letter, size in sizes.items()}
+    return precisions | recalls | {f"AR{letter}": Metric(False, None, size, limit) for letter, size in sizes.items()}
+
+
+METRICS = {kind: metrics_of(kind) for kind in FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """What an evaluation found. Numbers are fractions 0..1, or None where the truth holds nothing to measure on."""
+    """The metrics of one set of results."""
 
     kinds: dict[str, dict[str, Number]]  # {"bbox": {"AP": .., "AP50": .., ...}, "segm": {...}}
     per_class: dict[str, dict[str, dict[str, Number]]]  # {"person": {"bbox": {"AP": .., "AP50": ..}, ...}}
-    images: int  # images evaluated, those without detections or objects among them
-    objects: dict[str, int]  # true objects of each class, crowds not counted
+    images: int  # evaluated, including those without detections or objects
+    objects: dict[str, int]  # ground-truth objects of each class, without crowds
     detections: int  # results evaluated
 
     def to_dict(self) -> dict[str, Any]:
-        """What `metrics.json` holds: one entry a kind, then `per_class` and `counts`, whose `objects` are by class."""
+        """The content of metrics.json: one entry per kind, then `per_class` and `counts`."""
         counts = {"images": self.images, "detections": self.detections, "objects": self.objects}
         return {**self.kinds, "per_class": self.per_class, "counts": counts}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Curves:
-    """The arrays behind the numbers, -1 where undefined: T=10 IoU thresholds, K categories, A area ranges, M limits."""
+    """The arrays behind the metrics, -1 where undefined."""
 
-    precision: np.ndarray  # (T, 101, K, A, M) float64, at recalls 0, .01, .. 1
-    recall: np.ndarray  # (T, K, A, M) float64, the highest reached
+    precision: npt.NDArray[np.float64]  # (T, 101, K, A, M), at recalls 0, .01, .. 1
+    recall: npt.NDArray[np.float64]  # (T, K, A, M), the highest reached
     areas: tuple[str, ...]
     limits: tuple[int, ...]
 
+    def value(self, metric: Metric, category: int | slice = slice(None)) -> Number:
+        """The mean over what is defined, of all categories or of the one at place `category`."""
+        values = self.precision if metric.precision else self.recall
+        values = values[..., category, self.areas.index(metric.area), self.limits.index(metric.limit)]
+        if metric.iou is not None:
+            values = values[np.isclose(_THRESHOLDS, metric.iou)]
+        values = values[values > -1]
+        return float(values.mean()) if values.size else None
+
 
 def evaluate(
-    truth: Path | str | dict[str, Any],
-    results: Sequence[dict[str, Any]],
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
     kinds: Sequence[str] = ("bbox", "segm"),
     image_ids: Iterable[Id] | None = None,
     keypoint_sigmas: Sequence[float] | None = None,
+    max_detections: int | None = None,
 ) -> Metrics:
-    """COCO's numbers for `results` (COCO results format) against `truth` (a COCO file, or what it holds).
+    """COCO's metrics of `results` (COCO results format) against `ground_truth` (a COCO file, or its content).
 
-    One result may carry several fields ("bbox" and "segmentation"): each kind sees its own field only, so that sizes
-    (APs, APm, APl) are the mask's for "segm" and the box's for "bbox", as when COCO reads a results file of that kind.
-    All images of the truth are evaluated, or those of `image_ids`; results of other images of the truth are left out.
-    `keypoint_sigmas` are needed where objects have other keypoints than COCO's 17 of a person.
+    One result may have several fields ("bbox" and "segmentation"): each kind sees its own field only, so that sizes
+    (APs, APm, APl) are the mask's for "segm" and the box's for "bbox", as if COCO read one results file per kind.
+    All images are evaluated, or those of `image_ids`; results of other known images are not used.
+    `keypoint_sigmas` are needed if objects have other keypoints than COCO's 17 of a person. `max_detections` replaces
+    COCO's limit of detections per image and class (100; keypoints 20).
 
-    Raises ValueError for an unknown kind, a result of an image or a category that the truth lacks, a result without
-    the field of its kind, a mask of another size than its image, or a truth without any outline or keypoints where
-    those are asked for.
+    Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
+    mask of another size than its image, or ground truth without any outline or keypoints if those are evaluated.
     """
     for kind in kinds:
-        if kind not in METRICS:
-            raise ValueError(f"no evaluation is called {kind!r}; there are {', '.join(METRICS)}")
-    data, source = _read_truth(truth)
-    chosen = _chosen_images(data, image_ids, source)
-    _check_results(data, results, source)
+        if kind not in FIELDS:
+            raise ValueError(f"kind {kind!r} is not known; expected {', '.join(FIELDS)}")
+    if max_detections is not None and max_detections < 1:
+        raise ValueError(f"max_detections={max_detections}; expected 1 or more")
+    data, source = read_ground_truth(ground_truth)
+    chosen = chosen_images(data, image_ids, source)
+    check_results(data, results, source)
     numbers = {image_id: number for number, image_id in enumerate(chosen, start=1)}
     kept = [result for result in results if result["image_id"] in numbers]
     if "segm" in kinds:
-        _check_masks(data, kept, source)
+        check_masks(data, kept, source)
     names = class_names(data)
-    metrics: dict[str, dict[str, Number]] = {}
+    values: dict[str, dict[str, Number]] = {}
     per_class: dict[str, dict[str, dict[str, Number]]] = {name: {} for name in names.values()}
     for kind in kinds:
-        curves = _curves(_prepared(data, numbers, kind, source), _fields(kept, numbers, kind), kind, keypoint_sigmas)
-        metrics[kind] = {name: _summary(curves, definition) for name, definition in METRICS[kind].items()}
-        for column, name in enumerate(names.values()):
-            shown = [m for m in ("AP", "AP50") if m in METRICS[kind]]
-            per_class[name][kind] = {m: _summary(curves, METRICS[kind][m], column) for m in shown}
+        metrics = metrics_of(kind, max_detections)
+        truth = _ground_truth_of_kind(data, numbers, kind, source)
+        curves = _curves(truth, _results_of_kind(kept, numbers, kind), kind, metrics, keypoint_sigmas)
+        values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
+        for place, name in enumerate(names.values()):
+            shown = [m for m in ("AP", "AP50") if m in metrics]
+            per_class[name][kind] = {m: curves.value(metrics[m], place) for m in shown}
     count = Counter(a["category_id"] for a in data["annotations"] if a["image_id"] in numbers and not a.get("iscrowd"))
     objects = {name: count[category_id] for category_id, name in names.items()}
-    return Metrics(kinds=metrics, per_class=per_class, images=len(chosen), objects=objects, detections=len(kept))
+    return Metrics(kinds=values, per_class=per_class, images=len(chosen), objects=objects, detections=len(kept))
 
 
-def class_names(truth: dict[str, Any]) -> dict[Id, str]:
-    """Category id -> name, by ascending id as COCO's arrays are; names used twice are told apart by their id."""
-    categories = sorted(truth["categories"], key=lambda category: category["id"])
+def class_names(data: GroundTruth) -> dict[Id, str]:
+    """Category id -> name, by ascending id as in COCO's arrays; names that occur twice get their id."""
+    categories = sorted(data["categories"], key=lambda category: category["id"])
     uses = Counter(str(category["name"]) for category in categories)
     return {
         c["id"]: str(c["name"]) if uses[str(c["name"])] == 1 else f"{c['name']} (category {c['id']})"
@@ -146,144 +164,80 @@ def class_names(truth: dict[str, Any]) -> dict[Id, str]:
     }
 
 
-def _read_truth(truth: Path | str | dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """The truth and what to call it in an error."""
-    source = "the truth" if isinstance(truth, dict) else str(truth)
-    try:
-        data = truth if isinstance(truth, dict) else json.loads(Path(truth).read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{source} is not JSON ({error}); wanted a COCO annotation file") from error
-    missing = [k for k in ("images", "annotations", "categories") if not isinstance(data, dict) or k not in data]
-    if missing:
-        raise ValueError(f"{source} has no {', '.join(missing)}: wanted COCO's images, annotations and categories")
-    return data, source
-
-
-def _chosen_images(data: dict[str, Any], image_ids: Iterable[Id] | None, source: str) -> list[Id]:
-    """Ids of the images to evaluate, ascending: COCO's order, which decides between equal scores."""
-    known = {image["id"] for image in data["images"]}
-    if image_ids is None:
-        return _ascending(known)
-    chosen = set(image_ids)
-    if strangers := _ascending(chosen - known):
-        raise ValueError(f"{source} has no image {_few(strangers)}, which `image_ids` asks for")
-    return _ascending(chosen)
-
-
-def _ascending(ids: set[Id]) -> list[Id]:
-    return sorted(ids, key=lambda value: (isinstance(value, str), value))
-
-
-def _few(values: Sequence[object]) -> str:
-    shown = ", ".join(repr(value) for value in values[:5])
-    return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"
-
-
-def _check_results(data: dict[str, Any], results: Sequence[dict[str, Any]], source: str) -> None:
-    for row, result in enumerate(results):
-        missing = [name for name in ("image_id", "category_id", "score") if name not in result]
-        if missing:
-            raise ValueError(f"result {row} has no {', '.join(missing)}; wanted COCO's results format")
-        if not math.isfinite(result["score"]):
-            raise ValueError(
-                f"result {row} (image {result['image_id']!r}) has score {result['score']}; wanted a finite one"
-            )
-    for field, table in (("image_id", "images"), ("category_id", "categories")):
-        strangers = _ascending({result[field] for result in results} - {entry["id"] for entry in data[table]})
-        if strangers:
-            raise ValueError(
-                f"results have {field} {_few(strangers)}, which {source} does not list under {table!r}: "
-                "evaluate against the annotation file of the images that were predicted on"
-            )
-
-
-def _check_masks(data: dict[str, Any], results: Sequence[dict[str, Any]], source: str) -> None:
-    """COCO's code would give an IoU of 0, and no word, for a mask of another size than the true one."""
-    sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
-    for row, result in enumerate(results):
-        mask, image_id = result.get("segmentation"), result["image_id"]
-        if isinstance(mask, dict) and list(mask["size"]) != (size := sizes.get(image_id, list(mask["size"]))):
-            raise ValueError(
-                f"result {row} (image {image_id!r}) has a mask of (height, width) {tuple(mask['size'])}, but {source} "
-                f"says {tuple(size)}: masks are wanted at the size of the original image"
-            )
-
-
-def _prepared(data: dict[str, Any], numbers: dict[Id, int], kind: str, source: str) -> dict[str, Any]:
-    """The truth for one kind, images renumbered by `numbers`, annotations from 1 (COCO's code misreads an id of 0)."""
+def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: str, source: str) -> GroundTruth:
+    """The ground truth of one kind; images numbered by `numbers`, annotations from 1 (COCO's code misreads id 0)."""
     images = [
         {"id": numbers[image["id"]], "height": image.get("height", 0), "width": image.get("width", 0)}
         for image in data["images"]
         if image["id"] in numbers
     ]
-    annotations = []
-    # an object without keypoints is none to ask for, but has to have them in COCO's code: none of them given
-    numbers_each = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
+    annotations: list[Entry] = []
+    without = 0  # objects without an outline
+    # COCO's code needs keypoints in every object; one without any gets points that are not visible
+    keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
     for annotation in data["annotations"]:
         if annotation["image_id"] not in numbers:
             continue
-        entry = {
+        entry: Entry = {
             "id": len(annotations) + 1,
             "image_id": numbers[annotation["image_id"]],
             "category_id": annotation["category_id"],
             "bbox": annotation["bbox"],
             "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": int(annotation.get("iscrowd", 0)),
+            "iscrowd": int(annotation.get("iscrowd") or 0),
         }
         if kind == "segm":
             entry["segmentation"] = outline = _outline(annotation.get("segmentation"))
             if outline is None:
-                # An object without an outline is neither asked for nor held against a detection: its box is a crowd.
+                # Neither required nor counted against a detection: its box becomes a crowd.
                 x, y, width, height = annotation["bbox"]
                 corners = [x, y, x, y + height, x + width, y + height, x + width, y]
-                entry |= {"iscrowd": 1, "segmentation": [corners], "bare": True}
+                entry |= {"iscrowd": 1, "segmentation": [corners]}
+                without += 1
         elif kind == "keypoints":
-            points = annotation.get("keypoints") or [0] * numbers_each
-            seen = sum(1 for visibility in points[2::3] if visibility > 0)
-            entry |= {"keypoints": points, "num_keypoints": annotation.get("num_keypoints", seen)}
+            points = annotation.get("keypoints") or [0] * keypoint_values
+            visible = sum(1 for visibility in points[2::3] if visibility > 0)
+            entry |= {"keypoints": points, "num_keypoints": annotation.get("num_keypoints", visible)}
         annotations.append(entry)
-    if kind == "segm" and annotations and all("bare" in entry for entry in annotations):
-        raise ValueError(f"{source} has no outline in any annotation, so masks cannot be evaluated: ask for bbox only")
-    if kind == "keypoints" and annotations and not numbers_each:
-        raise ValueError(f"{source} has no keypoints in any annotation: take the person_keypoints file of the split")
+    if kind == "segm" and annotations and without == len(annotations):
+        raise ValueError(f"{source} has no outline in any annotation, so masks cannot be evaluated; use kind bbox only")
+    if kind == "keypoints" and annotations and not keypoint_values:
+        raise ValueError(f"{source} has no keypoints in any annotation; use the person_keypoints file of the split")
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
 
 
 def _outline(segmentation: Any) -> Any:
-    """The segmentation without its parts of fewer than three points; None where nothing is left."""
+    """The segmentation without parts of fewer than three points; None if nothing remains."""
     if isinstance(segmentation, dict):
         return segmentation if segmentation.get("counts") else None
     return [part for part in segmentation or [] if len(part) >= 6] or None
 
 
-def _fields(results: Sequence[dict[str, Any]], numbers: dict[Id, int], kind: str) -> list[dict[str, Any]]:
+def _results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: str) -> list[Entry]:
     """The results with the one field that `kind` measures, images renumbered."""
     field = FIELDS[kind]
-    kept = []
+    kept: list[Entry] = []
     for row, result in enumerate(results):
         if field not in result:
             raise ValueError(
-                f"result {row} (image {result['image_id']!r}) has no {field!r}, which {kind!r} measures: "
-                "evaluate the kinds that the model predicts"
+                f"result {row} (image {result['image_id']!r}) has no {field!r}, which kind {kind!r} measures; evaluate "
+                "the kinds that the results have"
             )
-        kept.append(
-            {
-                "image_id": numbers[result["image_id"]],
-                "category_id": result["category_id"],
-                "score": result["score"],
-                field: result[field],
-            }
-        )
+        image, score = numbers[result["image_id"]], result["score"]
+        kept.append({"image_id": image, "category_id": result["category_id"], "score": score, field: result[field]})
     return kept
 
 
 def _curves(
-    truth: dict[str, Any], results: list[dict[str, Any]], kind: str, keypoint_sigmas: Sequence[float] | None
+    ground_truth: GroundTruth,
+    results: list[Entry],
+    kind: str,
+    metrics: Mapping[str, Metric],
+    keypoint_sigmas: Sequence[float] | None,
 ) -> Curves:
-    coco = COCO(truth)
+    coco = COCO(ground_truth)
     evaluation = COCOeval(coco, coco.loadRes(results), "bbox" if kind == "proposals" else kind)
-    if kind == "proposals":
-        evaluation.params.maxDets = sorted({limit for *_, limit in _PROPOSAL_METRICS.values()})
+    evaluation.params.maxDets = sorted({metric.limit for metric in metrics.values()})
     if kind == "keypoints" and keypoint_sigmas is not None:
         evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
     evaluation.evaluate()
@@ -295,16 +249,3 @@ def _curves(
         areas=tuple(params.areaRngLbl),
         limits=tuple(params.maxDets),
     )
-
-
-def _summary(
-    curves: Curves, definition: tuple[bool, float | None, str, int], column: int | slice = slice(None)
-) -> Number:
-    """One of COCO's numbers: the mean over what is defined, of all classes or of that in one `column`."""
-    is_precision, threshold, area, limit = definition
-    values = curves.precision if is_precision else curves.recall
-    values = values[..., column, curves.areas.index(area), curves.limits.index(limit)]
-    if threshold is not None:
-        values = values[np.isclose(_THRESHOLDS, threshold)]
-    values = values[values > -1]
-    return float(values.mean()) if values.size else None

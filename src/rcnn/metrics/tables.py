@@ -1,10 +1,10 @@
-"""COCO's numbers as text for a terminal or a log: what each one means beside it, then one row a class."""
+"""COCO's metrics as text for a terminal or a log: each with its meaning, then one row per class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rcnn.metrics.coco import METRICS, Metrics, Number
+from rcnn.metrics.coco import Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
 MEANINGS = {
@@ -14,13 +14,9 @@ MEANINGS = {
     "APs": "small, under 32 x 32 pixels",
     "APm": "medium",
     "APl": "large, over 96 x 96 pixels",
-    "AR": "recall, of the 20 best an image",
+    "AR": "recall, mean over IoU .50:.05:.95",
     "AR50": "recall at IoU .50",
     "AR75": "recall at IoU .75",
-    "AR1": "recall, of the best one an image",
-    "AR10": "recall, of the 10 best an image",
-    "AR100": "recall, of the 100 best an image",
-    "AR1000": "recall, of the 1000 best an image",
     "AR1000s": "recall of 1000, small",
     "AR1000m": "recall of 1000, medium",
     "AR1000l": "recall of 1000, large",
@@ -28,37 +24,45 @@ MEANINGS = {
     "ARm": "recall, medium",
     "ARl": "recall, large",
 }
-_FEW = 16  # classes of which AP50 is shown too, in one column
+_ONE_COLUMN = 16  # up to this number of classes: one column of classes, with AP50
 _GAP = 4  # characters between the columns of a table of many classes
 
 
 def metrics_table(metrics: Metrics, width: int = 80) -> str:
-    """Two aligned tables, overall and by class, in lines of at most `width` characters; "-": nothing to measure on.
+    """Two aligned tables, overall and per class, in lines of up to `width` characters; "-": no object to measure on.
 
-    Many classes stand in as many columns as fit, to be read downwards. Names too long to fit are cut, ending in "…".
+    Many classes are set in as many columns as fit, to be read downwards. Names that do not fit are cut, ending in "…".
     """
-    counts = f"{metrics.images:,} images, {sum(metrics.objects.values()):,} objects, {metrics.detections:,} detections"
+    numbers = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
+    counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in numbers.items())
     return "\n".join([counts, "", *_overall(metrics), "", *_by_class(metrics, width)])
 
 
 def number(value: Number) -> str:
-    """A metric as we print it everywhere: three digits, or "-" where the truth held nothing to measure."""
+    """A metric with three digits, or "-" if the ground truth has no object to measure on."""
     return "-" if value is None else f"{value:.3f}"
 
 
+def _meaning(name: str) -> str:
+    if name in MEANINGS:
+        return MEANINGS[name]
+    count = name.removeprefix("AR")  # AR1, AR10, AR100, or another limit of detections
+    return f"recall of the best {f'{count} detections' if count != '1' else 'detection'} per image"
+
+
 def _overall(metrics: Metrics) -> list[str]:
-    names = list(dict.fromkeys(name for kind in metrics.kinds for name in METRICS[kind]))
+    names = list(dict.fromkeys(name for values in metrics.kinds.values() for name in values))
     rows = [["", *(TITLES[kind] for kind in metrics.kinds), ""]]
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
-        rows.append([name, *values, MEANINGS[name]])
+        rows.append([name, *values, _meaning(name)])
     return _aligned(rows, left=(0, len(rows[0]) - 1))
 
 
 def _by_class(metrics: Metrics, width: int) -> list[str]:
-    few = len(metrics.per_class) <= _FEW
+    few = len(metrics.per_class) <= _ONE_COLUMN
     shown = ("AP", "AP50") if few else ("AP",)
-    kinds = [kind for kind in metrics.kinds if "AP" in METRICS[kind]]
+    kinds = [kind for kind in metrics.kinds if "AP" in metrics.kinds[kind]]
     titles = [f"{TITLES[kind]} {name}" if few else TITLES[kind] for kind in kinds for name in shown]
     head = ["AP by class" if not few else "class", "objects", *titles]
     values = [
@@ -86,7 +90,7 @@ def _cut(name: str, room: int) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
-    """Rows of equal length as lines: two spaces between columns, those of `left` aligned left, the others right."""
+    """Rows of equal length as lines, two spaces between columns; columns in `left` are aligned left."""
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
     return [
         "  ".join(

@@ -132,7 +132,7 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     origin = get_origin(hint)
     if origin is Literal and any(value == known and type(value) is type(known) for known in get_args(hint)):
         return value
-    if origin is tuple and isinstance(value, list | tuple):
+    if origin is tuple and isinstance(value, (list, tuple)):
         return _checked_tuple(hint, value, path)
     for option in options:
         if option is float and type(value) in (int, float) and math.isfinite(value):
@@ -197,6 +197,6 @@ def _build(config_class: type[Any], value: Any, path: str, base: Any = None) -> 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return config_to_dict(value)
-    if isinstance(value, tuple | list):
+    if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value

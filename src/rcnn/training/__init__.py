@@ -1,1 +1,1 @@
-"""Training: the loop on one screen (engine.py), its settings, schedule, state and log; run.py puts a run together."""
+"""Training: the plan of a run, the loop, and what a run keeps on disk."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rcnn.outputs import output_or_new
+from rcnn.training.plan import RunRequest
 from rcnn.training.run import run_training
 
 
@@ -43,19 +43,16 @@ def train(
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
-    if resume and output is None:
-        raise ValueError("resume=True continues the run in `output`: give its folder")
-    with output_or_new(output, "train", model) as folder:
-        outcome = run_training(
-            str(model),
-            Path(data),
-            folder,
-            settings,
-            splits=(split, val_split),
-            resume=resume,
-            device=device,
-            weights=str(weights),
-            annotations=annotations,
-            say=log,
-        )
-    return TrainingRun(folder=folder, step=outcome.step, finished=outcome.finished, best=outcome.best)
+    request = RunRequest(
+        model=str(model),
+        data=Path(data),
+        output=None if output is None else Path(output),
+        overrides=tuple(settings),
+        splits=(split, val_split),
+        annotations=annotations,
+        weights=str(weights),
+        device=device,
+        resume=resume,
+    )
+    outcome = run_training(request, log=log)
+    return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -1,4 +1,4 @@
-"""From the keypoints of a data set to the settings of the head that learns them."""
+"""The settings of the keypoint head that follow from the keypoints of a data set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rcnn.models.config import COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, Keypo
 def keypoints_of(dataset: Dataset, config: KeypointHeadConfig) -> KeypointHeadConfig:
     """`config` with the names, flip pairs, skeleton and sigmas of the keypoints in `dataset`.
 
-    Sigmas that the file does not say are COCO's for its 17 keypoints, else DEFAULT_SIGMA for each. Keypoints without
-    names are taken for COCO's where they are 17. ValueError as of `skeleton_of`.
+    If the file has no sigmas, they are COCO's for COCO's 17 keypoints, else DEFAULT_SIGMA for each. If it has no names,
+    17 keypoints are taken for COCO's. ValueError as for `skeleton_of`.
     """
     skeleton = skeleton_of(dataset)
     if not skeleton.named and len(skeleton.names) == len(COCO_KEYPOINTS):
@@ -26,14 +26,14 @@ def keypoints_of(dataset: Dataset, config: KeypointHeadConfig) -> KeypointHeadCo
 
 
 def describe_keypoints(dataset: Dataset, config: KeypointHeadConfig) -> list[str]:
-    """What is taken for granted about the keypoints of `dataset`, in words."""
+    """The keypoints of `dataset`, and what was assumed about them, one sentence per line."""
     skeleton = skeleton_of(dataset)
-    told = [f"{len(config.names)} keypoints of {dataset.annotation_file}: {', '.join(config.names)}"]
+    lines = [f"{len(config.names)} keypoints of {dataset.annotation_file}: {', '.join(config.names)}"]
     if not skeleton.named and config.names == COCO_KEYPOINTS:
-        told.append("the file does not name its 17 keypoints: they are taken for COCO's")
+        lines.append("the file does not name its 17 keypoints: they are assumed to be COCO's")
     if skeleton.sigmas is None and config.sigmas == (DEFAULT_SIGMA,) * len(config.names):
-        told.append(
-            f'the file does not say how exact its keypoints are (a category\'s "sigmas"): each has {DEFAULT_SIGMA}, '
-            "the mean of COCO's"
+        lines.append(
+            f'the file has no "sigmas" (the precision of each keypoint) in its category: each is {DEFAULT_SIGMA}, the '
+            "mean of COCO's"
         )
-    return told
+    return lines

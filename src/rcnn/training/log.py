@@ -1,31 +1,39 @@
-"""What a run tells: lines of JSON in a file, and to a terminal a progress bar with the time left."""
+"""What a run reports: JSON lines in a file, and to people a progress bar, or plain lines without a terminal."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+QUIET = 30.0  # seconds after which a plain line reports the progress, where there is no terminal
+
 
 class RunLog:
-    """`log.jsonl` of a run, one object a line, each on disk when `write` returns, and the bar on a terminal."""
+    """`log.jsonl` of a run, one JSON object per line, written at once; and its progress on stderr."""
 
-    def __init__(self, path: Path, *, steps: int, first_step: int = 0) -> None:
-        """Lines of `first_step` and later, left by a run that was broken off, are dropped: they will come again."""
-        self.path, self.steps = path, steps
-        kept = [line for line in read_log(path) if line["step"] < first_step]
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, steps: int, first_step: int = 0, evaluation_due: bool = False) -> None:
+        """Drop the lines that will come again: those of `first_step` and later, left by a run that was killed.
+
+        `evaluation_due`: the evaluation after step `first_step` - 1 will be repeated too.
+        """
+        self.path, self.steps, self._step = path, steps, first_step
+        self._loss: float | None = None
+        repeated = first_step - 1 if evaluation_due else first_step
+        kept = [line for line in read_log(path) if line["step"] < (first_step if "loss" in line else repeated)]
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(new, path)
         self._file = path.open("a", encoding="utf-8")
-        self._started = time.perf_counter()
+        self._started = self._reported = time.perf_counter()
+        self._first_step = first_step
         self.console = Console(stderr=True)
         self._bar = Progress(
             TextColumn("train"),
@@ -46,34 +54,69 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        with suppress(OSError):  # the terminal is gone (SIGHUP)
+            self._bar.stop()
         self._file.close()
 
-    def advance(self, step: int) -> None:
-        """`step` is done."""
-        self._bar.update(self._task, completed=step + 1)
-
     def write(self, *, step: int, **values: object) -> None:
-        """One line of `values`, with the seconds since the run (or its resumption) began."""
+        """One line: the step, the seconds since the run was started or resumed, and `values`."""
         line = {"step": step, "seconds": round(time.perf_counter() - self._started, 3), **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if isinstance(loss := values.get("loss"), float):
-            self._bar.update(self._task, note=f"loss {loss:.3f}")
+            self._loss = loss
 
-    def say(self, text: str) -> None:
-        """A line for people, on stderr, above the bar."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def sync(self) -> None:
+        """Force the lines to the disk."""
+        os.fsync(self._file.fileno())
+
+    def advance(self, step: int) -> None:
+        """Report that `step` (counted from 0) is done."""
+        self._step = step + 1
+        loss = "" if self._loss is None else f"loss {self._loss:.3f}"
+        self._bar.update(self._task, completed=self._step, note=loss)
+        if self._step == self._first_step + 1 or self._is_quiet():
+            spent = time.perf_counter() - self._started
+            left = spent / (self._step - self._first_step) * (self.steps - self._step)
+            text = f"step {self._step} of {self.steps}"
+            self._plain(", ".join(part for part in (text, loss, f"about {_duration(left)} left") if part))
+
+    def evaluated(self, images: int, total: int) -> None:
+        """Report that `images` of `total` images of the validation set are done."""
+        self._bar.update(self._task, note=f"evaluating: image {images} of {total}")
+        if self._is_quiet():
+            self._plain(f"evaluating after step {self._step}: image {images} of {total}")
+
+    def log(self, text: str) -> None:
+        """A line for people, on stderr, above the bar. A terminal that is gone is no error."""
+        self._reported = time.perf_counter()
+        with suppress(OSError):
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _is_quiet(self) -> bool:
+        return time.perf_counter() - self._reported >= QUIET
+
+    def _plain(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.log(text)
 
 
-def read_log(path: Path) -> list[dict]:
-    """The lines of a log, oldest first; none where there is no file, and none of a line that a crash cut short."""
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log, oldest first; empty if there is no file. Lines that were cut short or damaged are skipped."""
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    lines = list[dict[str, Any]]()
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
             continue
+        if isinstance(line, dict) and type(line.get("step")) is int:
+            lines.append(line)
     return lines
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -1,4 +1,4 @@
-"""The learning rate as a function of the step: linear warm-up, then falls at fixed parts of the run."""
+"""The learning-rate schedule: linear warm-up, then a decay at fixed fractions of the run."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from rcnn.training.settings import TrainConfig
 
 
 def learning_rate(step: int, settings: TrainConfig, world: int = 1) -> float:
-    """The rate for `step`, counted from 0 (Goyal et al. 2017, section 2.2, for the warm-up)."""
+    """The learning rate of `step`, counted from 0 (warm-up: Goyal et al. 2017, section 2.2)."""
     rate = settings.scaled_lr(world)
     rate *= settings.decay ** sum(step >= round(part * settings.steps) for part in settings.milestones)
     if step < settings.warmup_steps:
-        done = step / settings.warmup_steps
-        rate *= settings.warmup_factor * (1 - done) + done
+        progress = step / settings.warmup_steps
+        rate *= settings.warmup_factor * (1 - progress) + progress
     return rate

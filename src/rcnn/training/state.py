@@ -1,103 +1,137 @@
-"""A run on disk: `last/` and `best/`, each a checkpoint; `last/` has beside it what it takes to go on training.
-
-A folder is written whole beside its place and then moved there, so that a crash at any moment leaves one that loads.
-"""
+"""Everything that a training step changes, and the file that keeps all of it but the weights: `training.pt`."""
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable
+import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
-from rcnn.training.ema import Average
+from rcnn.models import Detector
+from rcnn.training.ema import EMA
+from rcnn.training.settings import TrainConfig
 
 STATE_FILE = "training.pt"
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+KEYS = {"step", "best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingState:
-    """All of a run but its weights, after `step` optimizer steps."""
+@dataclass(kw_only=True)
+class TrainState:
+    """A run after `step` optimizer steps. Training changes it in place."""
 
-    step: int
-    optimizer: dict[str, Any]  # the optimizer's own state dict
-    best: float | None  # the best value so far of what best/ is chosen by
-    torch_rng: Tensor
-    numpy_rng: tuple[str, Tensor, int, int, float]  # numpy's global generator; its key as a tensor
-    average: dict[str, Tensor] | None = None  # the averaged weights, where there are some (train.ema)
+    detector: Detector
+    optimizer: torch.optim.Optimizer
+    ema: EMA | None
+    step: int = 0
+    best: float | None = None  # the best value so far of the metric that best/ is chosen by
+    evaluation_due: bool = False  # the evaluation after `step` is not done yet
 
     @classmethod
-    def capture(
-        cls,
-        *,
-        step: int,
-        optimizer: torch.optim.Optimizer,
-        best: float | None,
-        average: Average | None = None,
-    ) -> TrainingState:
-        """The state now."""
-        kind, key, *rest = np.random.get_state(legacy=True)  # noqa: NPY002 - code that draws from it must go on the same
-        return cls(
-            step=step,
-            optimizer=optimizer.state_dict(),
-            best=best,
-            torch_rng=torch.get_rng_state(),
-            numpy_rng=(str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), *rest),  # type: ignore[arg-type]
-            average=None if average is None else average.detector.state_dict(),
-        )
+    def start(cls, detector: Detector, settings: TrainConfig) -> TrainState:
+        """The state before the first step."""
+        if settings.channels_last:
+            detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ema = EMA(detector, settings.ema) if settings.ema else None
+        return cls(detector=detector, optimizer=build_optimizer(detector, settings), ema=ema)
 
-    def restore(self, optimizer: torch.optim.Optimizer, average: Average | None = None) -> None:
-        """Put `optimizer`, `average` and the two global generators where they were; settings stay those of now."""
-        settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        optimizer.load_state_dict(self.optimizer)
-        for group, own in zip(optimizer.param_groups, settings, strict=True):
+    @property
+    def evaluated(self) -> Detector:
+        """The detector that is evaluated and saved in best/: the EMA if there is one."""
+        return self.detector if self.ema is None else self.ema.detector
+
+    def write(self, folder: Path) -> None:
+        """Write `training.pt` to `folder`. It holds tensors, numbers and strings only, so reading it runs no code."""
+        values = {
+            "step": self.step,
+            "best": self.best,
+            "evaluation_due": self.evaluation_due,
+            "optimizer": self.optimizer.state_dict(),
+            "ema": None if self.ema is None else self.ema.detector.state_dict(),
+            "random": _random_state(),
+        }
+        torch.save(values, folder / STATE_FILE)
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Continue from what `read_state` returned; the weights of `detector` must be loaded already.
+
+        Momentum and weight decay stay those of the optimizer's present settings; the learning rate is set in each
+        step. ValueError if the optimizer does not fit.
+        """
+        kept = {"params", "lr"}
+        settings = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(values["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
-        if average is not None and self.average is not None:  # a run may begin to average when it is resumed
-            average.detector.load_state_dict(self.average)
-        torch.set_rng_state(self.torch_rng)
-        kind, key, place, has_gauss, gauss = self.numpy_rng
-        np.random.set_state((kind, key.numpy().astype(np.uint32), place, has_gauss, gauss))  # noqa: NPY002
+        if self.ema is not None:  # it may have been turned on at this resume: then it starts from the weights
+            self.ema.detector.load_state_dict(values["ema"] or self.detector.state_dict())
+        self.step, self.best, self.evaluation_due = values["step"], values["best"], values["evaluation_due"]
+        _restore_random_state(values["random"])
 
 
-def write_state(folder: Path, state: TrainingState) -> None:
-    """`training.pt` in `folder`: tensors, numbers and words only, so that reading it runs no code."""
-    torch.save(vars(state), folder / STATE_FILE)
+def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
+    """The optimizer of all parameters that are not frozen; norm layers have a weight decay of their own."""
+    norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in norms], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if id(p) in norms], "weight_decay": settings.norm_weight_decay},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
 
 
-def read_state(folder: Path) -> TrainingState:
-    """The state kept in `folder`; a ValueError says what is wrong with the file."""
+def read_state(folder: Path) -> dict[str, Any]:
+    """The contents of `training.pt` in `folder`. ValueError if it is missing or damaged."""
     path = folder / STATE_FILE
     if not path.exists():
         raise ValueError(
-            f"{path} is missing: {folder} holds weights, but no training to go on with; start a run from it"
+            f"{path} is missing: {folder} contains weights, but not the state of the optimizer. "
+            f"Start a new run from the weights: rcnn train {folder} --data DATA --output NEW_RUN"
         )
     try:
-        return TrainingState(**torch.load(path, map_location="cpu", weights_only=True))
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(values, dict) or set(values) != KEYS:
+            raise ValueError(f"expected the fields {', '.join(sorted(KEYS))}")
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a training state ({error}); start a run from {folder}") from error
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f"{path} cannot be read as a training state ({reason[0]}). "
+            f"Start a new run from the weights: rcnn train {folder} --data DATA --output NEW_RUN"
+        ) from error
+    return values
 
 
-def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a new folder, then put it in the place of `folder`; what was there goes only after that."""
-    recover_folder(folder)
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    write(new)
-    if folder.exists():
-        os.rename(folder, old)
-    os.rename(new, folder)
-    shutil.rmtree(old, ignore_errors=True)
+def seed_random(seed: int) -> None:
+    """Seed the global random generators, which modules such as dropout and user code may draw from."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    torch.manual_seed(seed)
 
 
-def recover_folder(folder: Path) -> None:
-    """Finish a `replace_folder` that a crash broke off between its two moves: the earlier folder comes back."""
-    old = folder.with_name(folder.name + ".old")
-    if not folder.exists() and old.exists():
-        os.rename(old, folder)
+def _random_state() -> dict[str, Any]:
+    """The state of the global random generators."""
+    kind, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "python": random.getstate(),
+        "numpy": (str(kind), torch.from_numpy(np.asarray(key).astype(np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+
+
+def _restore_random_state(state: Mapping[str, Any]) -> None:
+    random.setstate(state["python"])
+    kind, key, position, has_gauss, gauss = state["numpy"]
+    np.random.set_state((kind, key.numpy().astype(np.uint32), position, has_gauss, gauss))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_initialized():
+        torch.cuda.set_rng_state(state["cuda"])

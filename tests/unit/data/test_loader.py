@@ -200,8 +200,8 @@ class TestBadImages:
 
     def test_other_size(self, dataset, workers):
         Image.new("RGB", (50, 41)).save(dataset[2].path)
-        said = r"3\.png is 50x41 pixels .*\(image 3\) states 56x40: replace it by the annotated image"
-        self.expect(dataset, workers, ValueError, said)
+        message = r"3\.png is 50x41 pixels .*\(image 3\) states 56x40: replace it by the annotated image"
+        self.expect(dataset, workers, ValueError, message)
 
     def test_annotated_before_its_rotation(self, dataset, workers):
         exif = Image.Exif()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rcnn.data import open_dataset, splits
-from rcnn.data.skeletons import flip_pairs, require_names, skeleton_of
+from rcnn.data.skeletons import describe_flip, flip_pairs, require_names, skeleton_of
 from rcnn.models.config import COCO_FLIP_PAIRS, COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
 from rcnn.training.keypoints import describe_keypoints, keypoints_of
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
@@ -252,3 +252,9 @@ def test_keypoints_of_two_counts_without_names(tmp_path: Path) -> None:
     dataset = open_dataset(write_coco(tmp_path / "one", tables(points[0], points[2])), "val")
     assert dataset[0].keypoints is not None
     assert dataset[0].keypoints.tolist() == [[[1, 2, 2]] * 3, [[0, 0, 0]] * 3]
+
+
+def test_the_pairs_of_a_flip_are_printed_and_none_is_warned_of() -> None:
+    assert describe_flip(["tl", "tr", "br", "bl"], ((0, 1), (3, 2)), 0.5).endswith("exchanges tl and tr, bl and br")
+    assert describe_flip(["0", "1"], (), 0.5).startswith("warning: a horizontal flip exchanges no keypoints")
+    assert not describe_flip(["0", "1"], (), 0).startswith("warning:")

@@ -46,7 +46,7 @@ class TestTargets:
             [28, 28, 20, 20, 1],
         ]
 
-    def test_crowds_are_kept_where_they_are_wanted(self, dataset):
+    def test_crowds_are_kept_on_request(self, dataset):
         record = dataset[0]
         image = torch.zeros(3, 40, 60, dtype=torch.uint8)
         sample = make_sample(record, image, masks=None, keypoints=False, crowds=True)
@@ -73,8 +73,8 @@ class TestTargets:
             record = by_id[image_id]
             assert batch.images.originals[i].tolist() == [record.height, record.width]
             height, width = batch.images.sizes[i].tolist()
-            wanted = (height * width / (record.height * record.width)) ** 0.5
-            assert abs(float(batch.images.scales[i]) - wanted) < 1e-5
+            expected = (height * width / (record.height * record.width)) ** 0.5
+            assert abs(float(batch.images.scales[i]) - expected) < 1e-5
 
     def test_run_lengths_become_the_line_around_them(self, dataset):
         edges = outline_edges(dataset[0].segmentations[-1])
@@ -154,17 +154,17 @@ class TestTargets:
         points = [10, 12, 2, 20, 15, 1, 0, 0, 0]
         names = {"keypoints": ["left_eye", "right_eye", "nose"]}
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=points)], sizes=[(40, 60)], **names)
-        straight, mirrored = (
+        straight, flipped = (
             take(training_batches(dataset, Model(), Settings(batch_size=1, flip=flip), keypoints=True), 1)[0]
             for flip in (0.0, 1.0)
         )
         assert straight.targets.keypoints[0, 0].tolist() == [[10.5, 12.5, 2], [20.5, 15.5, 1], [0, 0, 0]]
-        assert mirrored.targets.keypoints[0, 0].tolist() == [[39.5, 15.5, 1], [49.5, 12.5, 2], [0, 0, 0]]
-        for one, (x, y) in ((straight, (10, 12)), (mirrored, (49, 12))):
+        assert flipped.targets.keypoints[0, 0].tolist() == [[39.5, 15.5, 1], [49.5, 12.5, 2], [0, 0, 0]]
+        for one, (x, y) in ((straight, (10, 12)), (flipped, (49, 12))):
             pixel = np.array(Image.open(dataset[0].path))[12, 10].tolist()
             assert one.images.pixels[0, :, y, x].tolist() == pixel
 
-    def test_nameless_keypoints_are_not_mirrored(self, tmp_path):
+    def test_nameless_keypoints_are_not_flipped(self, tmp_path):
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=[10, 12, 2])], sizes=[(40, 60)])
         with pytest.raises(ValueError, match=r"does not name its keypoints.*train\.flip=0"):
             training_batches(dataset, Model(), Settings(flip=0.5), keypoints=True)

@@ -104,7 +104,7 @@ def test_flip_marks_the_same_pixels():
     for edges in (one, flipped.outlines[0]):
         rles = coco_mask.frPyObjects([edges[:, :2].reshape(-1).tolist()], 40, 60)
         masks.append(coco_mask.decode(coco_mask.merge(rles)))
-    # pycocotools rounds halves to the right, so a mirrored outline may differ by pixels that it only grazes
+    # pycocotools rounds halves to the right, so a flipped outline may differ by pixels that it only grazes
     assert masks[0].sum() > 500
     assert np.abs(masks[0][:, ::-1].astype(int) - masks[1]).sum() <= 0.06 * masks[0].sum()
 
@@ -176,8 +176,8 @@ def test_augmentation_keeps_to_its_settings():
         assert torch.equal(augment(sample(), settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
     sides = [augment(sample(), settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
     assert {side: sides.count(side) > 8 for side in sides} == {10: True, 20: True, 40: True}
-    mirrored = [torch.equal(augment(sample(), settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
-    assert 35 <= sum(mirrored) <= 65
+    flipped = [torch.equal(augment(sample(), settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
+    assert 35 <= sum(flipped) <= 65
 
 
 def test_settings_do_not_disturb_each_other():

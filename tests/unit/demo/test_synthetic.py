@@ -102,10 +102,10 @@ def test_run_lengths_are_coco_s() -> None:
 
 def test_what_lies_above_hides_what_is_below() -> None:
     whole = np.ones((10, 10), dtype=np.float32)
-    below = Layer(name="star", top=5, left=5, whole=whole, seen=whole)
-    above = Layer(name="star", top=0, left=0, whole=np.ones((8, 9), dtype=np.float32), seen=whole)
+    below = Layer(name="star", top=5, left=5, whole=whole, visible=whole)
+    above = Layer(name="star", top=0, left=0, whole=np.ones((8, 9), dtype=np.float32), visible=whole)
     assert below.hide(above).sum() == 100 - 3 * 4
-    far = Layer(name="star", top=40, left=0, whole=whole, seen=whole)
+    far = Layer(name="star", top=40, left=0, whole=whole, visible=whole)
     assert below.hide(far).sum() == 100
 
 
@@ -144,8 +144,8 @@ def test_objects_of_a_scene_do_not_share_pixels() -> None:
         scene = draw_scene(np.random.default_rng(number), (150, 200))
         taken = np.zeros(scene.size)
         for layer in scene.layers:
-            h, w = layer.seen.shape
-            taken[layer.top : layer.top + h, layer.left : layer.left + w] += layer.seen
+            h, w = layer.visible.shape
+            taken[layer.top : layer.top + h, layer.left : layer.left + w] += layer.visible
         assert taken.max() <= 1 + 1e-5
 
 
@@ -161,8 +161,8 @@ def test_crowds_are_one_uncompressed_rle() -> None:
     seen = np.zeros(scene.size, dtype=bool)
     for layer in scene.layers:
         if layer.crowd:
-            h, w = layer.seen.shape
-            seen[layer.top : layer.top + h, layer.left : layer.left + w] |= layer.seen >= 0.5
+            h, w = layer.visible.shape
+            seen[layer.top : layer.top + h, layer.left : layer.left + w] |= layer.visible >= 0.5
     np.testing.assert_array_equal(mask, seen)
     assert mask.sum() == crowd["area"]
 

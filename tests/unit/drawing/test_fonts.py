@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,15 @@ BOX = [[10.0, 60.0, 300.0, 110.0]]
 
 
 @pytest.fixture
-def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_system_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Only DejaVu Sans, as on a bare server."""
+    cached = (fonts._fonts_of, fonts.missing_characters)
     monkeypatch.setattr(fonts, "_candidates", lambda: (base_font(),))
-    for cached in (fonts._fonts_of, fonts.missing_characters):
-        cached.cache_clear()
+    for function in cached:
+        function.cache_clear()
+    yield
+    for function in cached:
+        function.cache_clear()
 
 
 def drawn(text: str) -> np.ndarray:

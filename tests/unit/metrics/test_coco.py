@@ -204,8 +204,8 @@ def test_metrics_json_has_the_form_that_scripts_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 77}, "image_id 77, which the truth does not list"),
-        ({"category_id": 5}, "category_id 5, which the truth does not list"),
+        ({"image_id": 77}, "image_id 77, which the ground truth does not list"),
+        ({"category_id": 5}, "category_id 5, which the ground truth does not list"),
         ({"score": float("nan")}, "result 0 .image 1. has score nan"),
         ({"bbox": None}, "result 0 .image 1. has no 'bbox'"),
         (
@@ -220,17 +220,57 @@ def test_wrong_results_are_named(change: Entry, message: str) -> None:
         evaluate(small_truth(square(1, 20)), [result])
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (3, r"result 0 is 3; expected COCO's results format"),
+        ({"image_id": None}, "has image_id None; expected an id"),
+        ({"category_id": True}, "has category_id True; expected an id"),
+        ({"score": "high"}, "has score 'high'; expected a finite number"),
+        ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]; expected \[x, y, width, height\]"),
+        ({"bbox": [1, 2, 3, float("inf")]}, "has bbox"),
+        ({"keypoints": [1, 2]}, "has keypoints .*; expected"),
+        ({"segmentation": []}, None),
+        ({"segmentation": {"counts": "PPb01"}}, "has segmentation .*; expected run lengths"),
+        ({"segmentation": [[1, 2]]}, "has segmentation .*; expected run lengths"),
+        ({"segmentation": "PPb01"}, "has segmentation 'PPb01'; expected run lengths"),
+    ],
+)
+def test_results_of_a_wrong_form_are_named(change: Any, message: str | None) -> None:
+    result = {**found(1, 20, 0.5), **change} if isinstance(change, dict) else change
+    if message is None:
+        evaluate(small_truth(square(1, 20)), [result], ("bbox",))
+        return
+    with pytest.raises(ValueError, match=message):
+        evaluate(small_truth(square(1, 20)), [result], ("bbox",))
+
+
+def test_more_detections_count_if_asked_for() -> None:
+    """150 objects in an image, all found: COCO's limit of 100 leaves a third of them out (fault B9)."""
+    truth = small_truth(*({**square(1, 20), "id": i, "bbox": [30 * i, 0, 20, 20]} for i in range(1, 151)))
+    results = [{"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [30 * i, 0, 20, 20]} for i in range(1, 151)]
+    limited = evaluate(truth, results, ("bbox",)).kinds["bbox"]
+    assert limited["AP"] == pytest.approx(67 / 101)  # precision 1 up to recall 2/3
+    more = evaluate(truth, results, ("bbox",), max_detections=150).kinds["bbox"]
+    assert more["AP"] == more["AP50"] == more["AR150"] == 1
+    assert more["AR10"] == pytest.approx(10 / 150)
+    assert list(more) == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR150", "ARs", "ARm", "ARl"]
+    assert evaluate(truth, results, ("bbox",), max_detections=5).kinds["bbox"]["AR5"] == pytest.approx(5 / 150)
+    with pytest.raises(ValueError, match="max_detections=0; expected 1 or more"):
+        evaluate(truth, results, ("bbox",), max_detections=0)
+
+
 def test_masks_cannot_be_measured_where_the_truth_has_none() -> None:
-    with pytest.raises(ValueError, match=r"no outline in any annotation.*ask for bbox only"):
+    with pytest.raises(ValueError, match=r"no outline in any annotation.*use kind bbox only"):
         evaluate(small_truth(square(1, 20, segmentation=None)), [found(1, 20, 0.5)])
-    with pytest.raises(ValueError, match=r"no evaluation is called 'box'; there are bbox, segm, keypoints"):
+    with pytest.raises(ValueError, match=r"kind 'box' is not known; expected bbox, segm, keypoints"):
         evaluate(small_truth(), [], ("box",))
 
 
 def test_a_truth_that_is_not_coco_is_named(tmp_path: Path) -> None:
     path = tmp_path / "truth.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match=r"truth\.json is not JSON.*wanted a COCO annotation file"):
+    with pytest.raises(ValueError, match=r"truth\.json is not JSON.*expected a file in COCO's format"):
         evaluate(path, [])
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match=r"truth\.json has no annotations, categories"):

@@ -98,5 +98,5 @@ def test_a_truth_without_keypoints_is_named() -> None:
     truth, results = truth_and_results(17)
     for annotation in truth["annotations"]:
         del annotation["keypoints"]
-    with pytest.raises(ValueError, match=r"has no keypoints in any annotation: take the person_keypoints file"):
+    with pytest.raises(ValueError, match=r"has no keypoints in any annotation; use the person_keypoints file"):
         evaluate(truth, results, ("keypoints",))

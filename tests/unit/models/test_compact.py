@@ -11,8 +11,8 @@ from rcnn.models.config import FPNConfig
 from rcnn.models.fpn import FPN
 from rcnn.models.inference import prepare_for_inference
 from rcnn.structures import ImageBatch
-from rcnn.training.engine import build_optimizer
 from rcnn.training.settings import TrainConfig
+from rcnn.training.state import build_optimizer
 
 
 def test_a_norm_in_the_pyramid_normalises_each_map() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -179,7 +180,7 @@ def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
         (lambda d: d.update(box=None), "box: expected BoxHeadConfig, got None"),
     ],
 )
-def test_a_damaged_dict_is_refused(change, says: str) -> None:
+def test_a_damaged_dict_is_refused(change: Callable[[dict[str, Any]], object], says: str) -> None:
     settings = config_to_dict(model_config("mask_rcnn_r50_fpn"))
     change(settings)
     with pytest.raises(ValueError, match=says.replace("[", r"\[")):

@@ -17,10 +17,10 @@ from rcnn.cli.eval import evaluate as eval_command
 from rcnn.data import open_dataset
 from rcnn.metrics.coco import evaluate
 from rcnn.metrics.tables import metrics_table
-from rcnn.training.run import run_training
 from rcnn.weights.checkpoint import load_detector
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 from tests.unit.random_truth import random_results, random_truth
+from tests.unit.training.runs import run
 
 WORDS = [word for word in TINY_MODEL if not word.startswith(("mask.", "mask=", "box."))]
 BRIEF = ["train.steps=2", "train.batch_size=2", "train.workers=0", "train.log_every=1", "train.warmup_steps=1"]
@@ -67,7 +67,7 @@ def test_recall_is_pycocotools_without_classes() -> None:
         assert numbers[name] == pytest.approx(mean(*place), abs=1e-12)
     text = metrics_table(found)
     assert "AR1000l" in text
-    assert "recall, of the 1000 best an image" in text
+    assert "recall of the best 1000 detections per image" in text
 
 
 def test_a_data_set_as_one_class(data: Path) -> None:
@@ -83,13 +83,13 @@ def test_a_data_set_as_one_class(data: Path) -> None:
 
 def test_proposals_are_learnt_from_any_data_set_and_measured_by_recall(data: Path, tmp_path: Path) -> None:
     words = [*WORDS, "mask=null", "proposals_only=true", *BRIEF, "train.best=proposals.AR1000"]
-    run_training("mask_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=lambda _: None)
+    run("mask_rcnn_compact", data, tmp_path / "run", words)
     detector, checkpoint = load_detector(tmp_path / "run")
     assert checkpoint.classes == ("object",)
     assert detector.box_head is None
     assert len(CLASSES) == 2
     settings = {"ignore_other_classes": False, "limit": 0, "batch": 1, "workers": 1, "device": "cpu"}
-    eval_command(tmp_path / "run", data, "val", tmp_path / "measured", **settings)
+    eval_command(tmp_path / "run", data, split="val", output=tmp_path / "measured", **settings)
     metrics = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     results = json.loads((tmp_path / "measured" / "results_proposals.json").read_text())
     wanted = recall_without_classes(open_dataset(data, "val").to_coco(), [r | {"category_id": 10} for r in results])

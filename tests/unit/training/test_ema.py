@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector
-from rcnn.training.ema import Average
-from rcnn.training.engine import train
+from rcnn.training.ema import EMA
 from rcnn.training.settings import TrainConfig
 from rcnn.weights.checkpoint import load_checkpoint
-from tests.unit.training.test_engine import SETTINGS, run_in, stopping, stream, tiny
+from tests.unit.training.runs import train
+from tests.unit.training.test_engine import SETTINGS, stopping, stream, tiny
 
 AVERAGED = replace(SETTINGS, steps=4, ema=0.9)
 METRICS = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.1, "AP50": 0.2}, "per_class": {}}
@@ -27,7 +27,7 @@ def after_each_step(folder: Path, steps: int) -> list[dict[str, Tensor]]:
     found = []
     for count in range(1, steps + 1):
         detector = tiny()
-        train(detector, stream, replace(SETTINGS, steps=count), run_in(folder / str(count)))
+        train(detector, stream, replace(SETTINGS, steps=count), folder / str(count))
         found.append({name: value.clone() for name, value in detector.state_dict().items()})
     return found
 
@@ -40,7 +40,7 @@ def test_the_average_is_that_of_a_loop_and_is_what_is_evaluated_and_best(tmp_pat
         return METRICS
 
     trained = tiny()
-    train(trained, stream, replace(AVERAGED, evaluate_every=0), run_in(tmp_path / "run"), evaluate=evaluate)
+    train(trained, stream, replace(AVERAGED, evaluate_every=0), tmp_path / "run", evaluate=evaluate)
     steps = after_each_step(tmp_path, 4)
     assert all(torch.equal(trained.state_dict()[name], value) for name, value in steps[-1].items())
     wanted = {name: value.double() for name, value in tiny().state_dict().items()}
@@ -59,26 +59,26 @@ def test_the_average_is_that_of_a_loop_and_is_what_is_evaluated_and_best(tmp_pat
 
 
 def test_without_anything_to_evaluate_on_the_average_is_kept_by_itself(tmp_path: Path) -> None:
-    train(tiny(), stream, AVERAGED, run_in(tmp_path))
+    train(tiny(), stream, AVERAGED, tmp_path)
     averaged, last = (load_checkpoint(tmp_path / name).state for name in ("averaged", "last"))
     assert averaged.keys() == last.keys()
     assert any(not torch.equal(averaged[name], value) for name, value in last.items())
 
 
 def test_a_run_that_was_stopped_goes_on_with_its_average(tmp_path: Path) -> None:
-    train(tiny(), stream, AVERAGED, run_in(tmp_path / "whole"))
-    train(tiny(), stopping(1, signal.SIGINT), AVERAGED, run_in(tmp_path / "broken"))
-    train(tiny(), stream, AVERAGED, run_in(tmp_path / "broken"), resume=True)
+    train(tiny(), stream, AVERAGED, tmp_path / "whole")
+    train(tiny(), stopping(1, signal.SIGINT), AVERAGED, tmp_path / "broken")
+    train(tiny(), stream, AVERAGED, tmp_path / "broken", resume=True)
     whole, broken = (load_checkpoint(tmp_path / name / "averaged").state for name in ("whole", "broken"))
     assert all(torch.equal(broken[name], value) for name, value in whole.items())
 
 
 def test_an_average_begun_when_resuming_begins_at_the_weights_of_then(tmp_path: Path) -> None:
-    train(tiny(), stream, replace(SETTINGS, steps=2), run_in(tmp_path))
+    train(tiny(), stream, replace(SETTINGS, steps=2), tmp_path)
     before = load_checkpoint(tmp_path / "last").state
     again = tiny()
-    train(again, stream, replace(AVERAGED, steps=3), run_in(tmp_path), resume=True)
-    wanted = Average(tiny(), 0.9)
+    train(again, stream, replace(AVERAGED, steps=3), tmp_path, resume=True)
+    wanted = EMA(tiny(), 0.9)
     wanted.detector.load_state_dict(before)
     wanted.update(again, 2)
     kept = load_checkpoint(tmp_path / "averaged").state

@@ -17,14 +17,17 @@ from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
-from rcnn.training.engine import DivergedError, Run, build_optimizer, choose, describe, flatten, train
+from rcnn.training.engine import DivergedError
 from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
+from rcnn.training.signals import stop_requests
+from rcnn.training.state import build_optimizer
+from rcnn.training.validation import choose, describe, flatten
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
+from tests.unit.training.runs import train
 
-CLASSES = ("square", "disc")
 SETTINGS = TrainConfig(steps=3, batch_size=2, lr=0.1, warmup_steps=0, milestones=(), momentum=0.5, log_every=1)
 
 
@@ -52,14 +55,9 @@ def stream(first: int) -> Iterator[TrainingBatch]:
         first += 1
 
 
-def run_in(folder: Path) -> Run:
-    """A run that writes to `folder`."""
-    return Run(folder=folder, classes=CLASSES, provenance={})
-
-
 def test_steps_are_those_of_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
     ours, theirs = tiny(), tiny()
-    outcome = train(ours, stream, SETTINGS, run_in(tmp_path))
+    outcome = train(ours, stream, SETTINGS, tmp_path)
     assert outcome.finished
     assert outcome.step == 3
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1 * 2 / 16, momentum=0.5)
@@ -103,15 +101,15 @@ def test_accumulated_batches_give_the_gradient_of_one_larger_batch(tmp_path: Pat
         return batch_of(pixels, Targets(**rows), (0,))
 
     def apart(first: int) -> Iterator[TrainingBatch]:
-        return iter([one(slice(0, 1)), one(slice(1, 2))])
+        yield from [one(slice(0, 1)), one(slice(1, 2))]
 
     def together(first: int) -> Iterator[TrainingBatch]:
-        return iter([one(slice(0, 2))])
+        yield one(slice(0, 2))
 
     settings = replace(SETTINGS, steps=1, lr=1.0, reference_batch=2, momentum=0.0, weight_decay=0.0)
     before, small, large = (tiny(*words) for _ in range(3))
-    train(small, apart, replace(settings, batch_size=1, accumulate=2), run_in(tmp_path / "small"))
-    train(large, together, settings, run_in(tmp_path / "large"))
+    train(small, apart, replace(settings, batch_size=1, accumulate=2), tmp_path / "small")
+    train(large, together, settings, tmp_path / "large")
     moved = 0.0
     for name, value in large.state_dict().items():
         torch.testing.assert_close(small.state_dict()[name], value, atol=1e-6, rtol=1e-5, msg=name)
@@ -132,7 +130,7 @@ def test_bfloat16_changes_the_features_and_leaves_losses_and_weights_float32(tmp
     assert {name: value.dtype for name, value in rough.items()} == dict.fromkeys(exact, torch.float32)
     assert sum(rough.values()).item() == pytest.approx(sum(exact.values()).item(), rel=0.05)
     assert any(not torch.equal(rough[name], exact[name]) for name in exact)
-    train(detector, stream, replace(SETTINGS, bf16=True), run_in(tmp_path))
+    train(detector, stream, replace(SETTINGS, bf16=True), tmp_path)
     assert {p.dtype for p in detector.parameters()} == {torch.float32}
 
 
@@ -147,7 +145,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path: 
             yield batch
 
     with pytest.raises(DivergedError, match=r"step 2: .*nan.* images 71, 72\..*train\.lr") as error:
-        train(detector, spoilt, replace(SETTINGS, steps=5, checkpoint_every=1), run_in(tmp_path))
+        train(detector, spoilt, replace(SETTINGS, steps=5, checkpoint_every=1), tmp_path)
     assert isinstance(error.value, ValueError)  # so that the command prints it on one line
     assert all(value.isfinite().all() for name, value in detector.named_parameters())
     last = load_checkpoint(tmp_path / "last")
@@ -164,16 +162,16 @@ def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path, at: int) -> No
 
     settings = replace(SETTINGS, steps=4)
     whole, again = tiny(), tiny()
-    train(whole, stream, settings, run_in(tmp_path / "whole"))
+    train(whole, stream, settings, tmp_path / "whole")
     with pytest.raises(ValueError, match=r"photo\.jpg is cut off"):
-        train(tiny(), broken, settings, run_in(tmp_path / "broken"))
+        train(tiny(), broken, settings, tmp_path / "broken")
     assert (tmp_path / "broken" / "last").exists() == (at > 0)  # nothing learnt, nothing that stands in the way
-    train(again, stream, settings, run_in(tmp_path / "broken"), resume=at > 0)
+    train(again, stream, settings, tmp_path / "broken", resume=at > 0)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 
 
 def stopping(at: int, number: int) -> Callable[[int], Iterator[TrainingBatch]]:
-    """The stream, with a signal to this process while batch `at` is being read."""
+    """The stream, with a signal to this process while it waits for batch `at`."""
 
     def batches(first: int) -> Iterator[TrainingBatch]:
         for index, batch in enumerate(stream(first), start=first):
@@ -184,23 +182,78 @@ def stopping(at: int, number: int) -> Callable[[int], Iterator[TrainingBatch]]:
     return batches
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_run_after_its_step_and_resuming_is_bit_for_bit(tmp_path: Path, number: int) -> None:
-    settings = replace(SETTINGS, steps=4, clip_norm=5.0)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_signal_during_a_wait_for_data_ends_the_run_and_resuming_is_bit_for_bit(
+    tmp_path: Path, number: int, accumulate: int
+) -> None:
+    """Also in the middle of a step of several batches: its earlier batches have changed nothing yet."""
+    settings = replace(SETTINGS, steps=4, clip_norm=5.0, accumulate=accumulate)
     whole = tiny()
-    train(whole, stream, settings, run_in(tmp_path / "whole"))
+    train(whole, stream, settings, tmp_path / "whole")
     before = signal.getsignal(number)
-    outcome = train(tiny(), stopping(1, number), settings, run_in(tmp_path / "broken"))
-    assert (outcome.step, outcome.finished) == (2, False)
+    outcome = train(tiny(), stopping(3, number), settings, tmp_path / "broken")
+    assert (outcome.step, outcome.finished, outcome.signal) == (3 // accumulate, False, number)
     assert signal.getsignal(number) is before
     again = tiny("num_classes=2")
     torch.manual_seed(1234)  # what came between must not matter
-    outcome = train(again, stream, settings, run_in(tmp_path / "broken"), resume=True)
+    outcome = train(again, stream, settings, tmp_path / "broken", resume=True)
     assert (outcome.step, outcome.finished) == (4, True)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, again.state_dict()[name]), name
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "broken")]
     assert [{**line, "seconds": 0} for line in logs[0]] == [{**line, "seconds": 0} for line in logs[1]]
+
+
+def test_a_signal_during_a_step_lets_the_step_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = tiny()
+    detector.register_forward_hook(lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    outcome = train(detector, stream, SETTINGS, tmp_path)
+    assert (outcome.step, outcome.finished, outcome.signal) == (1, False, signal.SIGTERM)
+    assert (tmp_path / "last").exists()
+
+
+def test_only_the_second_ctrl_c_ends_the_run_at_once() -> None:
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)  # a terminal and its shell may both send one
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.signal == signal.SIGHUP
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_a_signal_during_an_evaluation_ends_the_run_and_the_evaluation_is_repeated(tmp_path: Path) -> None:
+    metrics = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.3, "AP50": 0.4}}
+
+    def interrupted(detector: Detector) -> dict[str, dict[str, float]]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("an evaluation goes on after a stop request")
+
+    settings = replace(SETTINGS, evaluate_every=2)
+    outcome = train(tiny(), stream, settings, tmp_path, evaluate=interrupted)
+    assert (outcome.step, outcome.finished, outcome.best) == (2, False, None)
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [0, 1]
+    outcome = train(tiny(), stream, settings, tmp_path, evaluate=lambda detector: metrics, resume=True)
+    assert (outcome.step, outcome.finished, outcome.best) == (3, True, 0.3)
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [(line["step"], "loss" in line) for line in lines] == [
+        (0, True), (1, True), (1, False), (2, True), (2, False)
+    ]  # fmt: skip
+
+
+def test_an_error_within_a_step_saves_nothing(tmp_path: Path) -> None:
+    """Batch statistics have changed by then: the state would be that of no step."""
+
+    def fail(detector: Detector, *_: object) -> None:
+        if (tmp_path / "log.jsonl").read_text().count("\n") == 2:
+            raise RuntimeError("no memory")
+
+    detector = tiny()
+    detector.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(detector, stream, SETTINGS, tmp_path)
+    assert not (tmp_path / "last").exists()
 
 
 def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
@@ -213,7 +266,7 @@ def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
         return {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": value, "AP50": value}, "per_class": {}}
 
     settings = replace(SETTINGS, steps=4, evaluate_every=1)
-    outcome = train(tiny(), stream, settings, run_in(tmp_path), evaluate=evaluate)
+    outcome = train(tiny(), stream, settings, tmp_path, evaluate=evaluate)
     assert outcome.best == 0.5
     assert outcome.metrics is not None
     assert outcome.metrics["segm"]["AP"] == 0.4
@@ -223,12 +276,7 @@ def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
     assert not (tmp_path / "best" / "training.pt").exists()
     lines = [json.loads(text) for text in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["segm_AP"] for line in lines if "segm_AP" in line] == [0.2, 0.5, None, 0.4]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "last", "log.jsonl"]
-
-
-def test_resuming_what_does_not_exist_says_so(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="leave --resume out"):
-        train(tiny(), stream, SETTINGS, run_in(tmp_path), resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".rcnn-files", "best", "last", "log.jsonl"]
 
 
 def test_metrics_are_chosen_and_described() -> None:
@@ -237,7 +285,7 @@ def test_metrics_are_chosen_and_described() -> None:
     assert describe(metrics) == "bbox AP 0.250 AP50 -"
     assert choose(metrics, "bbox.AP") == 0.25
     assert choose(metrics, "bbox.AP50") is None
-    with pytest.raises(ValueError, match=r"'segm\.AP'.*bbox\.AP"):
+    with pytest.raises(ValueError, match=r"segm\.AP was not measured.*bbox\.AP"):
         choose(metrics, "segm.AP")
 
 
@@ -247,5 +295,5 @@ def test_what_is_frozen_stays(tmp_path: Path) -> None:
     held = {name: value.clone() for name, value in detector.backbone.named_parameters()}
     count = sum(len(group["params"]) for group in build_optimizer(detector, SETTINGS).param_groups)
     assert count == sum(parameter.requires_grad for parameter in detector.parameters())
-    train(detector, stream, SETTINGS, run_in(tmp_path))
+    train(detector, stream, SETTINGS, tmp_path)
     assert all(torch.equal(value, held[name]) for name, value in detector.backbone.named_parameters())

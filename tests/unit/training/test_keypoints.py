@@ -17,9 +17,9 @@ from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
-from rcnn.training.run import run_training
 from rcnn.weights.checkpoint import load_checkpoint, transfer
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints
+from tests.unit.training.runs import run
 
 BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
 
@@ -54,7 +54,7 @@ def test_the_checkpoint_knows_the_keypoints_of_its_data(trained: Path) -> None:
     assert keypoint.names == CORNERS
     assert keypoint.flip_pairs == ((0, 1), (3, 2))
     assert keypoint.skeleton == ((0, 1), (1, 2), (2, 3), (3, 0))
-    assert Predictor.from_checkpoint(trained, device="cpu").skeleton == keypoint.skeleton
+    assert Predictor.from_checkpoint(trained).skeleton == keypoint.skeleton
     lines = [json.loads(line) for line in (trained / "log.jsonl").read_text().splitlines()]
     assert any("keypoint" in line for line in lines)
     assert any("keypoints_AP" in line for line in lines)
@@ -80,7 +80,7 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
 
 
 def test_pictures_of_the_truth_have_its_skeletons(data: Path, trained: Path) -> None:
-    predictor = Predictor.from_checkpoint(trained, device="cpu")
+    predictor = Predictor.from_checkpoint(trained)
     [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
     example, _ = example_of(predictor, record, score=0.99)
     bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(record.keypoints)), score=0.99)
@@ -112,7 +112,7 @@ def test_data_without_keypoints_is_refused_before_anything_is_trained(data: Path
     for split in ("train", "val"):
         (tmp_path / "d" / split).symlink_to(data / split)
     with pytest.raises(ValueError, match=r"instances_train\.json has no keypoints, and this model learns them"):
-        run_training("keypoint_rcnn_compact", tmp_path / "d", tmp_path / "run", device="cpu")
+        run("keypoint_rcnn_compact", tmp_path / "d", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -120,7 +120,7 @@ def test_any_model_may_be_given_keypoints(data: Path, tmp_path: Path) -> None:
     words = [*TINY_KEYPOINT_MODEL, *BRIEF]
     words = ["keypoint={}", *words, "keypoint.sigmas=[0.1,0.1,0.1,0.2]", "keypoint.pooler.size=8"]
     said: list[str] = []
-    run_training("faster_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=said.append)
+    run("faster_rcnn_compact", data, tmp_path / "run", words, lines=said)
     keypoint = load_checkpoint(tmp_path / "run").config.keypoint
     assert keypoint is not None
     assert (keypoint.names, keypoint.sigmas, keypoint.pooler.size) == (CORNERS, (0.1, 0.1, 0.1, 0.2), 8)
@@ -130,7 +130,7 @@ def test_any_model_may_be_given_keypoints(data: Path, tmp_path: Path) -> None:
 def test_the_annotation_file_may_be_named(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in (*TINY_KEYPOINT_MODEL, *BRIEF) if not word.startswith("keypoint.")]
     named = "annotations/person_keypoints_{split}.json"
-    run_training("faster_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=str, annotations=named)
+    run("faster_rcnn_compact", data, tmp_path / "run", words, annotations=named)
     assert load_checkpoint(tmp_path / "run").classes == ("square",)
     command = ("eval", tmp_path / "run", "--data", data, "--split", "val", "--output", tmp_path / "e")
     assert rcnn(*command, "--strict") == 2  # the file of all classes

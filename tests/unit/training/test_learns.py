@@ -8,8 +8,8 @@ from statistics import mean
 import pytest
 
 from rcnn.training.log import read_log
-from rcnn.training.run import run_training
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.training.runs import run
 
 SMALL = (
     *TINY_MODEL,
@@ -35,15 +35,7 @@ SMALL = (
 def test_two_images_are_learnt_by_heart(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(128, 192))
     words = [*SMALL, "input.min_size=128", "input.max_size=192", "train.steps=320", "train.flip=0"]
-    outcome = run_training(
-        "mask_rcnn_compact",
-        data,
-        tmp_path / "run",
-        words,
-        splits=("train", "train"),
-        device="cpu",
-        say=lambda line: None,
-    )
+    outcome = run("mask_rcnn_compact", data, tmp_path / "run", words, splits=("train", "train"))
     assert outcome.metrics is not None
     assert outcome.metrics["segm"]["AP"] > 0.9
     assert outcome.metrics["bbox"]["AP"] > 0.9
@@ -52,7 +44,7 @@ def test_two_images_are_learnt_by_heart(tmp_path: Path) -> None:
 def test_the_loss_falls_in_sixty_steps(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 16}, size=(96, 128))
     words = [*SMALL, "train.steps=60", "train.log_every=1", "train.warmup_steps=5"]
-    run_training("mask_rcnn_compact", data, tmp_path / "run", words, device="cpu", say=lambda line: None)
+    run("mask_rcnn_compact", data, tmp_path / "run", words)
     lines = read_log(tmp_path / "run" / "log.jsonl")
     assert len(lines) == 60
     # box_delta rises at first: it is taken over the regions that are objects, of which more are found

@@ -1,9 +1,10 @@
-"""Whole runs on a tiny data set: resumed bit for bit, the learning rate told, bad requests refused with a cure."""
+"""Whole runs on a tiny data set: what they leave, how they are planned, what is refused."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcnn.cli.main import main
+from rcnn.outputs import OutputFolder
 from rcnn.training.log import read_log
-from rcnn.training.run import choose_splits, run_training, starting_config
+from rcnn.training.plan import choose_splits
+from rcnn.training.starting import starting_config
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+from tests.unit.training import runs
 
 ROOT = Path(__file__).resolve().parents[3]
 BRIEF = ("train.steps=4", "train.batch_size=2", "train.workers=0", "train.log_every=1", "train.warmup_steps=2")
@@ -28,23 +33,23 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 5, "val": 2}, size=(64, 96))
 
 
-def run(data: Path, output: Path, *words: str, **others: object) -> list[str]:
-    """A run of the tiny model on the CPU; what it said."""
-    said: list[str] = []
-    overrides = [*(() if others.get("resume") else (*TINY_MODEL, *BRIEF)), *words]
-    run_training("mask_rcnn_compact", data, output, overrides, device="cpu", say=said.append, **others)  # type: ignore[arg-type]
-    return said
+def run(data: Path, output: Path, *words: str, resume: bool = False, splits: tuple[str, str] = ("", "")) -> list[str]:
+    """A run of the tiny model on the CPU; the lines that it reported."""
+    lines: list[str] = []
+    overrides = [*(() if resume else (*TINY_MODEL, *BRIEF)), *words]
+    runs.run("mask_rcnn_compact", data, output, overrides, resume=resume, splits=splits, lines=lines)
+    return lines
 
 
 def test_a_run_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
     said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04"))
-    assert "learning rate 0.015 = 0.04 x 6 images a step / 16" in said
-    assert "4 steps are 4.8 passes" in said
-    assert "learning 5 images (train), evaluated on 2 (val)" in said
+    assert "learning rate 0.015 = 0.04 x 6 images per step / 16" in said
+    assert "4 steps = 4.8 epochs" in said
+    assert "training on 5 images with 10 objects (train), evaluated on 2 images with 4 objects (val)" in said
     assert "steps=4" in said
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "log.jsonl", "curve.html", "last"} <= names
-    assert names <= {"config.json", "log.jsonl", "curve.html", "curve.png", "last", "best"}
+    assert names <= {".rcnn-files", "config.json", "log.jsonl", "curve.html", "curve.png", "last", "best"}
     for name in names & {"best", "last"}:
         checkpoint = load_checkpoint(tmp_path / "run" / name)
         assert checkpoint.classes == CLASSES
@@ -108,9 +113,9 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
         process.kill()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "--resume goes on from there" in err
+    assert "continue with --resume" in err
     done = len(read_log(output / "log.jsonl"))
-    assert f"stopped after {done} steps" in out
+    assert f"stopped after {done} step" in out
     assert 2 <= done < 400
     run(data, output, f"train.steps={done + 2}", resume=True)
     assert [line["step"] for line in read_log(output / "log.jsonl")] == list(range(done + 2))
@@ -123,10 +128,10 @@ def test_a_checkpoint_is_fine_tuned_on_other_classes(data: Path, tmp_path: Path)
     annotations = json.loads(path.read_text())
     annotations["categories"] = [{"id": 10, "name": "square"}, {"id": 20, "name": "ring"}, {"id": 30, "name": "star"}]
     path.write_text(json.dumps(annotations))
-    said: list[str] = []
+    lines: list[str] = []
     words = ["train.steps=1", "train.batch_size=1", "train.workers=0", "train.lr=0"]
-    run_training(str(tmp_path / "first"), other, tmp_path / "second", words, device="cpu", say=said.append)
-    assert any("transferred" in line for line in said)
+    runs.run(str(tmp_path / "first"), other, tmp_path / "second", words, lines=lines)
+    assert any("transferred" in line for line in lines)
     recorded = json.loads((tmp_path / "second" / "config.json").read_text())["train"]
     milder = {name: recorded[name] for name in ("optimizer", "clip_norm", "reference_batch", "lr", "steps")}
     assert milder == {"optimizer": "adamw", "clip_norm": 5.0, "reference_batch": 2, "lr": 0, "steps": 1}
@@ -137,7 +142,7 @@ def test_a_checkpoint_is_fine_tuned_on_other_classes(data: Path, tmp_path: Path)
     assert torch.equal(before.state["box_head.logits.weight"][0], after.state["box_head.logits.weight"][0])  # square
 
 
-def test_what_cannot_be_asked_for_is_refused_with_a_cure(data: Path, tmp_path: Path) -> None:
+def test_an_impossible_request_is_refused_and_writes_nothing(data: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     with pytest.raises(ValueError, match=r"train\.stps.*train\.steps"):
         run(data, output, "train.stps=3")
@@ -147,45 +152,99 @@ def test_what_cannot_be_asked_for_is_refused_with_a_cure(data: Path, tmp_path: P
         run(data, output, "num_classes=7")
     with pytest.raises(ValueError, match=r"train\.best=keypoints\.AP"):
         run(data, output, "train.best=keypoints.AP")
-    with pytest.raises(FileNotFoundError, match="leave --resume out"):
-        run(data, output, resume=True)
     assert not output.exists()
     run(data, output, "train.steps=1", splits=("", "none"))
-    with pytest.raises(ValueError, match="--resume goes on with it"):
+    with pytest.raises(ValueError, match="continue it with --resume"):
         run(data, output)
 
 
-def test_a_run_killed_before_its_first_checkpoint_can_begin_again(data: Path, tmp_path: Path) -> None:
-    output = tmp_path / "run"
-    output.mkdir()
-    (output / "config.json").write_text("{}")
-    (output / "log.jsonl").write_text('{"step": 0, "loss": 99.0}\n')
-    run(data, output, "train.steps=1", splits=("", "none"))
-    assert [line["loss"] < 99 for line in read_log(output / "log.jsonl")] == [True]
-
-
 def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
-    assert choose_splits(data, ("", "")) == ("train", "val")
-    assert choose_splits(data, ("", "none")) == ("train", "none")
-    assert choose_splits(data, ("val", "train")) == ("val", "train")
+    assert choose_splits(data, ("", ""))[0] == ("train", "val")
+    assert choose_splits(data, ("", "none")) == (("train", "none"), {"split": "its name starts with 'train'"})
+    assert choose_splits(data, ("val", "train")) == (("val", "train"), {})
     odd = write_tiny_coco(tmp_path / "odd", {"first": 1, "second": 1}, size=(64, 96))
     with pytest.raises(ValueError, match=r"first, second.*--split"):
         choose_splits(odd, ("", ""))
 
 
-def test_random_weights_under_frozen_norms_are_told(data: Path, tmp_path: Path) -> None:
-    tiny = "input.min_size=64 rpn.proposals.post_nms_train=20 box.sampling.batch_size=8"
-    tiny += " train.steps=1 train.batch_size=1 train.workers=0"
-    said: list[str] = []
-    arguments = {"splits": ("", "none"), "device": "cpu", "say": said.append}
-    run_training("faster_rcnn_r50_fpn", data, tmp_path / "run", tiny.split(), **arguments)  # type: ignore[arg-type]
-    assert sum("weights are random" in line and "rcnn convert" in line for line in said) == 1
-    assert not any("weights are random" in line for line in run(data, tmp_path / "other", splits=("", "none")))
+def test_random_weights_under_frozen_norms_are_reported(data: Path, tmp_path: Path) -> None:
+    words = "input.min_size=64 rpn.proposals.post_nms_train=20 box.sampling.batch_size=8"
+    words += " train.steps=1 train.batch_size=1 train.workers=0"
+    lines: list[str] = []
+    runs.run("faster_rcnn_r50_fpn", data, tmp_path / "run", words.split(), splits=("", "none"), lines=lines)
+    assert sum("random weights, but" in line and "rcnn convert" in line for line in lines) == 1
+    assert not any("random weights, but" in line for line in run(data, tmp_path / "other", splits=("", "none")))
 
 
 @pytest.mark.parametrize(
-    ("model", "said"), [("mask_rcnn_compat", "mask_rcnn_compact"), ("runs/gone", "runs/gone does not exist")]
+    ("model", "message"), [("mask_rcnn_compat", "mask_rcnn_compact"), ("runs/gone", "runs/gone does not exist")]
 )
-def test_a_model_that_is_not_there(model: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_unknown_model(model: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         starting_config(model)
+
+
+def test_a_plan_gives_reasons_and_writes_nothing(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    main_status = rcnn("train", "mask_rcnn_compact", "--data", data, "--dry-run", "train.lr=0.04")
+    assert main_status == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "split 5 images with 10 objects (train) (its name starts with 'train')" in lines
+    assert "train.lr 0.04" in lines
+    assert "train.steps 1000 (default)" in lines
+    assert "nothing was written (--dry-run)" in lines
+    assert not list(tmp_path.iterdir())
+
+
+def rcnn(*words: object) -> int:
+    """The exit status of the command in this process."""
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    return caught.value.code if isinstance(caught.value.code, int) else 0
+
+
+@pytest.mark.parametrize("option", ["--split", "--val-split", "--output", "--data", "--device"])
+def test_an_option_that_is_given_twice_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    words = ["--data", data, "--output", tmp_path / "run"]
+    again = [option, "a"] if option in ("--data", "--output") else [option, "a", option, "b"]
+    assert rcnn("train", "mask_rcnn_compact", *words, *again) == 2
+    assert f"{option} is given 2 times" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, lines in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run") == 2
+        assert len(capsys.readouterr().err.splitlines()) == lines
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "log.jsonl", "last", "curve.html"])
+def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"lr": 1}')
+    with pytest.raises(FileExistsError, match=f"contains {name}, which rcnn did not write"):
+        run(data, tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, '{"lr": 1}')]
+
+
+def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "run"), pytest.raises(BlockingIOError, match="in use by another rcnn process"):
+        run(data, tmp_path / "run")
+
+
+def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    path = copy / "annotations" / "instances_train.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"annotations": []}))
+    with pytest.raises(ValueError, match="--allow-empty"):
+        run(copy, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -10,10 +10,10 @@ from torch import nn
 
 from rcnn.models.config import DetectorConfig
 from rcnn.models.overrides import override
-from rcnn.training.engine import build_optimizer
-from rcnn.training.run import require_measured
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import TrainConfig, split_overrides
+from rcnn.training.state import build_optimizer
+from rcnn.training.validation import require_measured
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, wor
         ("train.steps=0", ["train.steps", "0", "1 or more"]),
         ("train.lr=-1", ["train.lr", "-1", "0 or more"]),
         ("train.flip=2", ["train.flip", "2", "between 0 and 1"]),
-        ("train.milestones=[0.9,0.5]", ["train.milestones", "rising"]),
+        ("train.milestones=[0.9,0.5]", ["train.milestones", "increasing"]),
         ("train.milestones=[60,80]", ["train.milestones", "(0, 1]"]),
         ("train.padding=buckets", ["train.padding", "bucket"]),
         ("train.bf16=1", ["train.bf16", "bool"]),
@@ -77,7 +77,7 @@ def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, wor
         ("train.seed=-1", ["train.seed", "-1", "0 or more"]),
     ],
 )
-def test_a_setting_that_cannot_be_names_itself_and_what_was_wanted(word: str, parts: list[str]) -> None:
+def test_an_impossible_setting_is_named_with_what_was_expected(word: str, parts: list[str]) -> None:
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the parts are what is matched
         override(Recipe(), [word])
     for part in parts:

@@ -1,9 +1,10 @@
-"""A run on disk: the state comes back bit for bit, folders are replaced whole, the log survives a crash."""
+"""The state of a run comes back bit for bit; the log survives a crash and damage."""
 
 from __future__ import annotations
 
-import json
 import pickle
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,56 +13,67 @@ import torch
 from torch import nn
 
 from rcnn.training.log import RunLog, read_log
-from rcnn.training.run import write_json
-from rcnn.training.state import TrainingState, read_state, recover_folder, replace_folder, write_state
+from rcnn.training.settings import TrainConfig
+from rcnn.training.state import TrainState, read_state
+
+SETTINGS = TrainConfig(lr=0.01, momentum=0.9, channels_last=False)
 
 
-def steps(layer: nn.Linear, optimizer: torch.optim.Optimizer, count: int) -> None:
-    """Some steps that draw from both global generators."""
+class Layer(nn.Linear):
+    """Stands for a detector."""
+
+    def __init__(self) -> None:
+        super().__init__(3, 2)
+
+
+def steps(state: TrainState, count: int) -> None:
+    """Some steps that draw from all global generators."""
     for _ in range(count):
-        optimizer.zero_grad()
-        noise = float(np.random.random())  # noqa: NPY002 - the global generator is what is tested
-        (layer(torch.randn(5, 3)) + noise).square().sum().backward()
-        optimizer.step()
+        state.optimizer.zero_grad()
+        noise = float(np.random.random()) + random.random()  # noqa: NPY002 - the global generator is what is tested
+        (state.detector(torch.randn(5, 3)) + noise).square().sum().backward()
+        state.optimizer.step()
+        state.step += 1
 
 
-def fresh() -> tuple[nn.Linear, torch.optim.Optimizer]:
+def fresh(settings: TrainConfig = SETTINGS) -> TrainState:
     """The same layer each time, with momentum."""
     torch.manual_seed(3)
-    layer = nn.Linear(3, 2)
-    return layer, torch.optim.SGD(layer.parameters(), lr=0.01, momentum=0.9)
+    return TrainState.start(Layer(), settings)  # type: ignore[arg-type]
 
 
-def test_a_state_that_was_kept_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    layer, optimizer = fresh()
+def test_a_restored_state_continues_bit_for_bit(tmp_path: Path) -> None:
+    state = fresh()
     np.random.seed(1)  # noqa: NPY002
-    steps(layer, optimizer, 4)
-    write_state(tmp_path, TrainingState.capture(step=4, optimizer=optimizer, best=0.25))
-    weights = {name: value.clone() for name, value in layer.state_dict().items()}
-    steps(layer, optimizer, 3)
+    random.seed(1)
+    steps(state, 4)
+    state.best, state.evaluation_due = 0.25, True
+    state.write(tmp_path)
+    weights = {name: value.clone() for name, value in state.detector.state_dict().items()}
+    steps(state, 3)
 
-    other, its_optimizer = fresh()
-    other.load_state_dict(weights)
+    other = fresh()
+    other.detector.load_state_dict(weights)
     torch.randn(17)
     np.random.seed(99)  # noqa: NPY002
-    state = read_state(tmp_path)
-    state.restore(its_optimizer)
-    assert (state.step, state.best) == (4, 0.25)
-    steps(other, its_optimizer, 3)
-    for name, value in layer.state_dict().items():
-        assert torch.equal(value, other.state_dict()[name]), name
+    random.seed(99)
+    other.restore(read_state(tmp_path))
+    assert (other.step, other.best, other.evaluation_due) == (4, 0.25, True)
+    steps(other, 3)
+    for name, value in state.detector.state_dict().items():
+        assert torch.equal(value, other.detector.state_dict()[name]), name
 
 
-def test_settings_changed_on_resuming_count(tmp_path: Path) -> None:
-    layer, optimizer = fresh()
-    steps(layer, optimizer, 2)
-    write_state(tmp_path, TrainingState.capture(step=2, optimizer=optimizer, best=None))
-    other = torch.optim.SGD(layer.parameters(), lr=0.5, momentum=0.7, weight_decay=0.1)
-    read_state(tmp_path).restore(other)
-    group = other.param_groups[0]
-    assert (group["lr"], group["momentum"], group["weight_decay"]) == (0.5, 0.7, 0.1)
-    for parameter in layer.parameters():
-        assert torch.equal(other.state[parameter]["momentum_buffer"], optimizer.state[parameter]["momentum_buffer"])
+def test_changed_settings_apply_after_resuming(tmp_path: Path) -> None:
+    state = fresh()
+    steps(state, 2)
+    state.write(tmp_path)
+    other = fresh(replace(SETTINGS, momentum=0.7, weight_decay=0.1))
+    other.restore(read_state(tmp_path))
+    group = other.optimizer.param_groups[0]
+    assert (group["momentum"], group["weight_decay"]) == (0.7, 0.1)
+    for one, two in zip(other.detector.parameters(), state.detector.parameters(), strict=True):
+        assert torch.equal(other.optimizer.state[one]["momentum_buffer"], state.optimizer.state[two]["momentum_buffer"])
 
 
 class Hostile:
@@ -83,63 +95,13 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_missing_or_truncated_state_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="start a run from it"):
+    with pytest.raises(ValueError, match="Start a new run from the weights"):
         read_state(tmp_path)
-    _, optimizer = fresh()
-    write_state(tmp_path, TrainingState.capture(step=1, optimizer=optimizer, best=None))
+    fresh().write(tmp_path)
     whole = (tmp_path / "training.pt").read_bytes()
     (tmp_path / "training.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"training\.pt cannot be read"):
         read_state(tmp_path)
-
-
-def write_number(number: int):
-    """What fills a folder with one file that holds `number`."""
-
-    def write(folder: Path) -> None:
-        folder.mkdir()
-        (folder / "number").write_text(str(number))
-
-    return write
-
-
-def test_a_folder_is_replaced_whole(tmp_path: Path) -> None:
-    folder = tmp_path / "last"
-    for number in (1, 2):
-        replace_folder(folder, write_number(number))
-        assert (folder / "number").read_text() == str(number)
-    assert [path.name for path in tmp_path.iterdir()] == ["last"]
-
-
-def test_a_write_that_fails_leaves_the_folder_that_was(tmp_path: Path) -> None:
-    folder = tmp_path / "last"
-    replace_folder(folder, write_number(1))
-
-    def breaks(new: Path) -> None:
-        write_number(2)(new)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace_folder(folder, breaks)
-    assert (folder / "number").read_text() == "1"
-    replace_folder(folder, write_number(3))
-    assert (folder / "number").read_text() == "3"
-
-
-def test_a_crash_between_the_two_moves_is_mended(tmp_path: Path) -> None:
-    folder = tmp_path / "last"
-    write_number(1)(tmp_path / "last.old")
-    write_number(2)(tmp_path / "last.new")
-    recover_folder(folder)
-    assert (folder / "number").read_text() == "1"
-
-
-def test_json_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "config.json"
-    write_json(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
 
 
 def test_the_log_holds_each_line_as_soon_as_it_is_written(tmp_path: Path) -> None:
@@ -162,11 +124,48 @@ def test_a_resumed_log_drops_what_will_come_again(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in read_log(path)] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 40.0)]
 
 
-def test_the_log_is_quiet_where_there_is_no_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_the_log_writes_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RunLog(tmp_path / "log.jsonl", steps=3) as log:
-        log.advance(0)
         log.write(step=0, loss=1.0)
-        log.say("step 1: [bold] stays as it is")
+        log.advance(0)
+        log.advance(1)
+        log.evaluated(1, 2)
+        log.log("step 1: [bold] stays as it is")
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == "step 1: [bold] stays as it is\n"
+    assert err.splitlines() == ["step 1 of 3, loss 1.000, about 0:00:00 left", "step 1: [bold] stays as it is"]
+
+
+def test_without_a_terminal_the_log_reports_every_30_seconds(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr("rcnn.training.log.time.perf_counter", lambda: now)
+    with RunLog(tmp_path / "log.jsonl", steps=100) as log:
+        for step in range(60):
+            now += 1.0
+            log.advance(step)
+        for image in range(1, 46):
+            now += 1.0
+            log.evaluated(image, 45)
+    assert capfd.readouterr().err.splitlines() == [
+        "step 1 of 100, about 0:01:39 left",
+        "step 31 of 100, about 0:01:09 left",
+        "evaluating after step 60: image 1 of 45",
+        "evaluating after step 60: image 31 of 45",
+    ]
+
+
+@pytest.mark.parametrize("line", ["12", "null", "[]", '{"loss": 1.0}', '{"step": "1"}', "{", "\ufffd"])
+def test_a_damaged_line_of_the_log_is_skipped(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(f'{{"step": 0}}\n{line}\n{{"step": 1}}\n')
+    assert [entry["step"] for entry in read_log(path)] == [0, 1]
+
+
+def test_the_line_of_an_evaluation_that_is_repeated_is_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    for due, kept in ((False, 3), (True, 2)):
+        path.write_text('{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 1.0}\n{"step": 1, "bbox_AP": 0.5}\n')
+        with RunLog(path, steps=3, first_step=2, evaluation_due=due):
+            assert len(read_log(path)) == kept

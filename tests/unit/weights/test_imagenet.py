@@ -18,11 +18,11 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
-from rcnn.training.run import run_training
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 from tests.tiny_data import write_tiny_coco
+from tests.unit.training.runs import run
 
 BLOCKS = "backbone.blocks=[1,1,1,1]"  # the smallest ResNet: a file of 30 MB in place of 100
 
@@ -279,15 +279,13 @@ def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
         "rpn.proposals.pre_nms_train=50",
     ]
     said: list[str] = []
-    run_training("mask_rcnn_r50_fpn", data, tmp_path / "run", words, device="cpu", weights=str(caffe), say=said.append)
+    run("mask_rcnn_r50_fpn", data, tmp_path / "run", words, weights=str(caffe), lines=said)
     assert any(line.startswith("backbone: ") and "new: box_head, fpn, mask_head, rpn" in line for line in said)
     detector, checkpoint = load_detector(tmp_path / "run" / "last")
     assert checkpoint.config.input.channel_order == "bgr"
     stem = load_checkpoint(caffe).state["backbone.stem.conv1.weight"]  # which is frozen
     assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
     with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
-        run_training(str(caffe), data, tmp_path / "other", [], device="cpu")
-    with pytest.raises(
-        ValueError, match=r"contains only a backbone, which detects nothing: train from it, `rcnn train"
-    ):
+        run(str(caffe), data, tmp_path / "other", [])
+    with pytest.raises(ValueError, match=r"holds a backbone alone, which detects nothing: train from it, `rcnn train"):
         load_detector(caffe)

@@ -80,6 +80,8 @@ def check_areas(
     wrong = [
         one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if not good and value is not None
     ]
+    text = [one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if good and type(value) is str]
+    warnings.add("an area that is text", "read as a number", text)
     warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong)
     for place in np.flatnonzero(~usable).tolist():
         area = outline_area(outlines[place])

@@ -194,15 +194,18 @@ def _sizes(
 ) -> Iterator[tuple[int, int]]:
     """Height and width of each image, by its entry or else by its file."""
     wrong: list[Id] = []
+    text: list[Id] = []
     for entry, one, path in zip(entries, ids, paths, strict=True):
         height, width = entry.get("height"), entry.get("width")
         size = _side(height), _side(width)
         if size[0] and size[1]:
+            text += [one] if isinstance(height, str) or isinstance(width, str) else []
             yield size
             continue
         if height is not None and width is not None:
             wrong.append(one)
         yield image_size(path)
+    warnings.add("a height or width that is text", "read as a number", text, "image")
     warnings.add("a height or width that is not a number of pixels", "read from the image file", wrong, "image")
 
 

@@ -69,7 +69,7 @@ def open_dataset(
     `one_class` takes all objects for instances of the one class in `classes`, or of "object", as proposals need it.
 
     Faulty objects and fields are repaired or skipped, and counted in `Dataset.warnings`; `strict` raises ValueError
-    instead. A split in which no object can be learnt from is refused unless `allow_empty`.
+    instead. A split in which no object can be learned from is refused unless `allow_empty`.
     Raises FileNotFoundError where there is no such folder, split or image, ValueError for files that make no sense.
     """
     folder = Path(directory)

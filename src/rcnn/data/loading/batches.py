@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Callable, Generator
 from typing import Protocol
 
-import numpy as np
-
 from rcnn.data.balance import repeat_factors
 from rcnn.data.images import read_image
 from rcnn.data.loading.padding import Padding, pad_images
@@ -81,7 +79,7 @@ def training_batches(
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
     if not len(dataset):
         raise ValueError(f"{dataset.annotation_file} has no images; there is nothing to train on")
-    if masks is not None and not _has_masks(dataset):
+    if masks is not None and dataset.objects_to_learn and not dataset.has_outlines:
         raise ValueError(
             f"{dataset.annotation_file} has boxes but no segmentations, and this model is trained on masks: "
             "annotate polygons, or train a model without masks (see `rcnn models`)"
@@ -146,14 +144,6 @@ class Batches:
         images = pad_images([sample.image for sample in samples], self.model.divisor, self.settings.padding, originals)
         height, width = images.pixels.shape[2:]
         return TrainingBatch(images=images, targets=collate_targets(samples, (height, width)), image_ids=tuple(ids))
-
-
-def _has_masks(dataset: Dataset) -> bool:
-    """Whether an object has a segmentation; True if there are no objects at all."""
-    objects = dataset.objects
-    segmented = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
-    used = ~objects.crowd
-    return not used.any() or bool(segmented[used].any())
 
 
 def _flip_pairs(dataset: Dataset, flip: float) -> tuple[tuple[int, int], ...]:

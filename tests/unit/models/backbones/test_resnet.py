@@ -17,8 +17,8 @@ from rcnn.models.config import FPNConfig, Norm, ResNetConfig
 from rcnn.models.fpn import FPN
 from rcnn.models.layers import Conv2d
 from rcnn.models.zoo.norms import with_norm
-from rcnn.training.engine import build_optimizer
 from rcnn.training.settings import TrainConfig
+from rcnn.training.state import build_optimizer
 from tests.unit.models.test_layers import disturbed
 from tests.unit.random_batches import random_images, random_targets
 

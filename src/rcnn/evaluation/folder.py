@@ -1,0 +1,69 @@
+"""The output folder of an evaluation: results as they come, then metrics.json, results_KIND.json and report.html."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rcnn.drawing.report import Example, write_report
+from rcnn.evaluation.evaluate import Evaluation, ImageResults
+from rcnn.metrics.coco import FIELDS
+from rcnn.outputs import OutputFolder
+
+METRICS_FILE, REPORT = "metrics.json", "report.html"
+UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
+RESULTS = {kind: f"results_{kind}.json" for kind in FIELDS}
+_LISTED = 20  # failed images in the report
+
+
+@contextmanager
+def results_as_they_come(folder: OutputFolder) -> Iterator[Callable[[ImageResults], None]]:
+    """A function that appends the results of an image to results.jsonl, which `rcnn eval` can score.
+
+    Refuses before any work if a file of the evaluation may not be written.
+    """
+    folder.require_free(METRICS_FILE, REPORT, UNFINISHED, *RESULTS.values())
+    with folder.claim(UNFINISHED).open("w", encoding="utf-8") as file:
+
+        def write(image: ImageResults) -> None:
+            file.write(json.dumps(image.results) + "\n")
+            file.flush()
+
+        yield write
+
+
+def write_evaluation(
+    folder: OutputFolder,
+    evaluation: Evaluation,
+    *,
+    title: str,
+    lead: str,
+    details: Mapping[str, str],
+    examples: Sequence[Example] = (),
+    warnings: Sequence[str] = (),
+) -> Path:
+    """Write metrics, results and report; results.jsonl goes. Returns the path of the report.
+
+    `title`, `lead`, `details`, `examples` as in write_report; `warnings` beside those of the evaluation.
+    """
+    content = evaluation.to_dict()
+    folder.write_json(METRICS_FILE, content, indent=2)
+    for kind, name in RESULTS.items():
+        if kind in evaluation.metrics.kinds:
+            fields = ("image_id", "category_id", "score", FIELDS[kind])
+            folder.write_json(name, [{field: result[field] for field in fields} for result in evaluation.results])
+    failures = [image.error for image in evaluation.failed[:_LISTED]]
+    with folder.writing(REPORT) as path:
+        write_report(
+            path,
+            title=title,
+            lead=lead,
+            metrics=content,
+            warnings=[*warnings, *evaluation.warnings, *failures],
+            examples=examples,
+            details=details,
+        )
+    (folder.path / UNFINISHED).unlink(missing_ok=True)
+    return folder.path / REPORT

@@ -1,0 +1,96 @@
+"""What an evaluation measures, decided before anything is predicted: what the model predicts and the data set has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rcnn.data.records import Dataset
+from rcnn.data.skeletons import require_names
+from rcnn.data.warnings import counted
+from rcnn.metrics.coco import MAX_DETECTIONS, MAX_KEYPOINT_DETECTIONS
+from rcnn.models.config import DetectorConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which kinds of metrics are computed, and what the user should know about it."""
+
+    kinds: tuple[str, ...]  # of "bbox", "segm", "keypoints", "proposals"
+    warnings: tuple[str, ...] = ()
+
+
+def measured_kinds(config: DetectorConfig) -> tuple[str, ...]:
+    """The kinds of metrics that the detections of a model allow."""
+    allowed = {
+        "segm": config.has_masks,
+        "keypoints": config.keypoint is not None,
+        "proposals": config.proposals_only,
+    }
+    return ("bbox", *(kind for kind, has in allowed.items() if has))
+
+
+def plan_evaluation(
+    kinds: Sequence[str],
+    dataset: Dataset,
+    *,
+    limit: int = 0,
+    max_detections: int | None = None,
+    keypoint_names: Sequence[str] = (),
+) -> Plan:
+    """The plan for detections of these `kinds` on the first `limit` images of `dataset` (0 = all).
+
+    A kind that the ground truth cannot measure is left out with a warning. `keypoint_names` are those of the model.
+    """
+    chosen = list(kinds)
+    warnings: list[str] = []
+    if "segm" in chosen and _lacks_outlines(dataset, limit):
+        warnings.append(f"masks are not evaluated: {dataset.annotation_file} has boxes without outlines")
+        chosen.remove("segm")
+    if "keypoints" in chosen:
+        try:
+            require_names(dataset, keypoint_names)
+        except ValueError as error:
+            warnings.append(f"keypoints are not evaluated: {error}")
+            chosen.remove("keypoints")
+    for limited in (kind for kind in ("bbox", "segm", "keypoints") if kind in chosen and "proposals" not in chosen):
+        own = MAX_KEYPOINT_DETECTIONS if limited == "keypoints" else MAX_DETECTIONS
+        if warning := _crowding_warning(dataset, limit, max_detections or own):
+            warnings.append(warning)
+    return Plan(kinds=tuple(chosen), warnings=tuple(dict.fromkeys(warnings)))
+
+
+def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
+    """Whether there are objects, crowds not counted, and none of them has an outline."""
+    count = _objects_of(dataset, limit)
+    objects = dataset.objects
+    outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
+    own = ~objects.crowd[:count]
+    return bool(own.any() and not outlined[:count][own].any())
+
+
+def _crowding_warning(dataset: Dataset, limit: int, max_detections: int) -> str | None:
+    """A warning if images have more objects of a class than detections count."""
+    count = _objects_of(dataset, limit)
+    objects = dataset.objects
+    images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
+    keys = images * len(dataset.classes) + objects.labels[:count]
+    per_class = np.unique(keys[~objects.crowd[:count]], return_counts=True)[1]
+    too_many = int((per_class > max_detections).sum())
+    if not too_many:
+        return None
+    largest = int(per_class.max())
+    has = "has" if too_many == 1 else "have"
+    return (
+        f"{counted(too_many, 'image')} {has} more than {max_detections} objects of one class (up to {largest}), but "
+        f"only the best {max_detections} detections per image and class count, so that even perfect detections would "
+        f"miss some: use --max-detections {largest}"
+    )
+
+
+def _objects_of(dataset: Dataset, limit: int) -> int:
+    """Number of objects in the first `limit` images (0 = all)."""
+    images = min(limit, len(dataset)) if limit else len(dataset)
+    return int(dataset.objects.starts[images])

@@ -1,0 +1,120 @@
+"""What `rcnn eval` does: evaluate a checkpoint or saved results, with everything written to an output folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.data.records import Dataset
+from rcnn.drawing.report import Example
+from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
+from rcnn.evaluation.examples import chosen_records, example_of
+from rcnn.evaluation.folder import results_as_they_come, write_evaluation
+from rcnn.evaluation.results import evaluate_results
+from rcnn.models.describe import describe
+from rcnn.outputs import OutputFolder
+from rcnn.predictor import Predictor
+
+SCORE = 0.5  # detections with a lower score are not drawn
+
+Log = Callable[[str], object]
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], object]]]  # name and total -> one step of a bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How an evaluation is done."""
+
+    limit: int = 0  # images, the first ones; 0: all
+    batch_size: int = 1  # images per forward pass
+    workers: int = 2  # threads that read images
+    max_detections: int | None = None  # per image and class that count; None: COCO's limits
+    pictures: int = 8  # images drawn in the report
+
+
+def run_evaluation(
+    source: Predictor | Path,
+    dataset: Dataset,
+    output: str | Path,
+    *,
+    options: EvaluationOptions,
+    title: str,
+    details: Mapping[str, str],
+    log: Log,
+    progress: Progress = lambda name, total: nullcontext(lambda: None),
+) -> Evaluation:
+    """Evaluate a predictor, or the saved results in a file, and write metrics, results and report to `output`.
+
+    `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction.
+    """
+    with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
+        examples: list[Example] = []
+        if isinstance(source, Predictor):
+            evaluation = _evaluate_predictor(source, dataset, options, keep, log, progress)
+            examples = _examples(source, dataset, options, [image.record.path for image in evaluation.failed])
+        else:
+            evaluation = evaluate_results(source, dataset, limit=options.limit, max_detections=options.max_detections)
+            _log_warnings(evaluation.warnings, log)
+        write_evaluation(
+            folder,
+            evaluation,
+            title=title,
+            lead=f"Evaluated on {evaluation.metrics.images:,} images of {dataset.annotation_file.name}."
+            + (f" Pictures show detections with a score of at least {SCORE:g}." if examples else ""),
+            details=details,
+            examples=examples,
+            warnings=dataset.warnings,
+        )
+    return evaluation
+
+
+def settings_for(predictor: Predictor, max_detections: int | None) -> list[str]:
+    """KEY=VALUE settings without which the model returns fewer than `max_detections` per image; [] if it does not."""
+    limits = {row.path: row.default for row in describe(predictor.config) if row.path.endswith("max_detections")}
+    return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
+
+
+def _evaluate_predictor(
+    predictor: Predictor,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    keep: Callable[[ImageResults], None],
+    log: Log,
+    progress: Progress,
+) -> Evaluation:
+    plan = plan_for(predictor, dataset, limit=options.limit, max_detections=options.max_detections)
+    _log_warnings(plan.warnings, log)
+    with progress("eval", min(options.limit or len(dataset), len(dataset))) as advance:
+
+        def on_image(image: ImageResults) -> None:
+            keep(image)
+            if image.error:
+                log(f"warning: {image.error}")
+            advance()
+
+        evaluation = evaluate_dataset(
+            predictor,
+            dataset,
+            limit=options.limit,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            max_detections=options.max_detections,
+            on_image=on_image,
+        )
+    _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)
+    return evaluation
+
+
+def _examples(
+    predictor: Predictor, dataset: Dataset, options: EvaluationOptions, failed: Sequence[Path]
+) -> list[Example]:
+    """Pictures of images spread over the data set, without those that could not be read."""
+    records = chosen_records(dataset, options.pictures, options.limit)
+    return [example_of(predictor, record, SCORE)[0] for record in records if record.path not in failed]
+
+
+def _log_warnings(lines: Sequence[str], log: Log) -> None:
+    for line in lines:
+        log(f"warning: {line}")

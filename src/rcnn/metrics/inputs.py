@@ -1,0 +1,135 @@
+"""Ground truth and results in COCO's formats, checked before anything is computed from them.
+
+COCO's own code reads a mask of the wrong size, a missing field or an unknown id without a word, and then computes
+something else.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+Id: TypeAlias = int | str
+Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result as JSON has it
+GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..], "categories": [..]}
+
+
+def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTruth, str]:
+    """The content of a COCO annotation file, and its name in error messages."""
+    if isinstance(ground_truth, dict):
+        data, source = ground_truth, "the ground truth"
+    else:
+        data, source = read_json(Path(ground_truth)), str(ground_truth)
+    missing = [k for k in ("images", "annotations", "categories") if not isinstance(data, dict) or k not in data]
+    if missing:
+        raise ValueError(f"{source} has no {', '.join(missing)}; expected COCO's images, annotations and categories")
+    return data, source
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, or of one with a JSON list per line. ValueError if it is neither."""
+    text = path.read_bytes()
+    try:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError:
+            if path.suffix != ".jsonl":
+                raise
+            *lines, _unfinished = text.split(b"\n")  # a process that was killed leaves a line without its end
+            return [entry for line in lines for entry in json.loads(line)]
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); expected a file in COCO's format") from error
+
+
+def chosen_images(data: GroundTruth, image_ids: Iterable[Id] | None, source: str) -> list[Id]:
+    """Ids of the images to evaluate, ascending: COCO's order, which decides between equal scores."""
+    known = {image["id"] for image in data["images"]}
+    if image_ids is None:
+        return ascending(known)
+    chosen = set(image_ids)
+    if unknown := ascending(chosen - known):
+        raise ValueError(f"{source} has no image {_few(unknown)}, which `image_ids` names")
+    return ascending(chosen)
+
+
+def ascending(ids: set[Id]) -> list[Id]:
+    """Ids in order: numbers, then text."""
+    return sorted(ids, key=lambda value: (isinstance(value, str), value))
+
+
+def check_results(data: GroundTruth, results: Sequence[Entry], source: str, results_source: str = "result") -> None:
+    """Raise ValueError unless every result has a known image and category, a finite score and sound fields."""
+    for row, result in enumerate(results):
+        _check_result(result, f"{results_source} {row}")
+    for field, table in (("image_id", "images"), ("category_id", "categories")):
+        unknown = ascending({result[field] for result in results} - {entry["id"] for entry in data[table]})
+        if unknown:
+            raise ValueError(
+                f"results have {field} {_few(unknown)}, which {source} does not list under {table!r}; evaluate against "
+                "the annotation file of the images that were predicted on"
+            )
+
+
+def _check_result(result: Entry, name: str) -> None:
+    if not isinstance(result, dict):
+        raise ValueError(f"{name} is {_excerpt(result)}; expected COCO's results format, e.g. {{'image_id': 1, ...}}")
+    missing = [field for field in ("image_id", "category_id", "score") if field not in result]
+    if missing:
+        raise ValueError(f"{name} has no {', '.join(missing)}; expected COCO's results format")
+    name = f"{name} (image {result['image_id']!r})"
+    for field in ("image_id", "category_id"):
+        if isinstance(result[field], bool) or not isinstance(result[field], int | str):
+            raise ValueError(f"{name} has {field} {_excerpt(result[field])}; expected an id, a whole number or text")
+    if not _finite(result["score"]):
+        raise ValueError(f"{name} has score {_excerpt(result['score'])}; expected a finite number")
+    if "bbox" in result and not _numbers(result["bbox"], 4):
+        raise ValueError(f"{name} has bbox {_excerpt(result['bbox'])}; expected [x, y, width, height]")
+    if "keypoints" in result and not (_numbers(result["keypoints"]) and len(result["keypoints"]) % 3 == 0):
+        raise ValueError(
+            f"{name} has keypoints {_excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ..]"
+        )
+    if "segmentation" in result and not _is_segmentation(result["segmentation"]):
+        raise ValueError(
+            f"{name} has segmentation {_excerpt(result['segmentation'])}; expected run lengths "
+            "{'size': [height, width], 'counts': ..} or polygons [[x, y, x, y, x, y, ..], ..]"
+        )
+
+
+def check_masks(data: GroundTruth, results: Sequence[Entry], source: str) -> None:
+    """Raise ValueError for a mask that is not of the size of its image: COCO's code would call its IoU 0."""
+    sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
+    for row, result in enumerate(results):
+        mask, image_id = result.get("segmentation"), result["image_id"]
+        if isinstance(mask, dict) and list(mask["size"]) != (size := sizes.get(image_id, list(mask["size"]))):
+            raise ValueError(
+                f"result {row} (image {image_id!r}) has a mask of (height, width) {tuple(mask['size'])}, but {source} "
+                f"says {tuple(size)}; expected masks at the size of the original image"
+            )
+
+
+def _is_segmentation(value: Any) -> bool:
+    if isinstance(value, dict):
+        runs = value.get("counts")
+        return _numbers(value.get("size"), 2) and (isinstance(runs, str | bytes) or _numbers(runs))
+    return isinstance(value, list) and all(_numbers(part) and len(part) >= 6 for part in value)
+
+
+def _numbers(value: Any, count: int | None = None) -> bool:
+    return isinstance(value, (list, tuple)) and count in (None, len(value)) and all(map(_finite, value))
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _few(values: Sequence[object]) -> str:
+    shown = ", ".join(repr(value) for value in values[:5])
+    return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"
+
+
+def _excerpt(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,75 @@
+"""A plan in words: what `rcnn train` prints first, and `--dry-run` prints alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rcnn.data import Dataset
+from rcnn.data.warnings import counted
+from rcnn.models import MODELS
+from rcnn.models.overrides import config_to_dict
+from rcnn.training.keypoints import describe_keypoints
+from rcnn.training.plan import RunPlan
+
+SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
+
+
+def describe_start(plan: RunPlan) -> Iterator[str]:
+    """The lines that a run prints first: warnings about the data, the data, all settings, the learning rate."""
+    yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings[:SHOWN_WARNINGS])
+    more = len(plan.warnings) - SHOWN_WARNINGS
+    if more > 0:
+        yield f"warning: {counted(more, 'more warning')} about the data"
+    classes = counted(plan.config.num_classes, "class")
+    yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
+    yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
+    yield _learning_rate(plan)
+    if plan.config.keypoint is not None:
+        yield from describe_keypoints(plan.dataset, plan.config.keypoint)
+    if plan.changed:
+        yield f"changed since the run was started: {'; '.join(plan.changed)}"
+
+
+def describe_plan(plan: RunPlan) -> Iterator[str]:
+    """The whole plan, one value per line; values that were not given have their reason in brackets."""
+    yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings)
+    kind = "a named model, random weights" if plan.started_from in MODELS else "a checkpoint"
+    validation = "none" if plan.validation is None else _data(plan.validation)
+    rows = {
+        "model": f"{plan.started_from} ({kind})",
+        "weights": plan.weights or "none",
+        "data": str(plan.data),
+        "split": _data(plan.dataset),
+        "val-split": validation,
+        "classes": ", ".join(plan.dataset.classes),
+        "output": str(plan.output or "a new folder runs/train-MODEL-N"),
+        "device": str(plan.device),
+    }
+    if plan.resumes:
+        rows["resume"] = f"from {plan.output}/last"
+    rows |= {f"train.{key}": str(value) for key, value in config_to_dict(plan.settings).items()}
+    for name, value in rows.items():
+        reason = plan.reasons.get(name)
+        yield f"{name:<24} {value}" + (f"   ({reason})" if reason else "")
+    yield _learning_rate(plan)
+    if plan.changed:
+        yield f"changed since the run was started: {'; '.join(plan.changed)}"
+    yield "nothing was written (--dry-run)"
+
+
+def _data(dataset: Dataset) -> str:
+    objects = counted(len(dataset.objects.labels), "object")
+    return f"{counted(len(dataset), 'image')} with {objects} ({dataset.split})"
+
+
+def _validation(plan: RunPlan) -> str:
+    return "never evaluated" if plan.validation is None else f"evaluated on {_data(plan.validation)}"
+
+
+def _learning_rate(plan: RunPlan) -> str:
+    settings, images = plan.settings, plan.settings.images_per_step()
+    epochs = settings.steps * images / max(1, len(plan.dataset))
+    return (
+        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {counted(images, 'image')} per step / "
+        f"{settings.reference_batch}; {counted(settings.steps, 'step')} = {epochs:.1f} epochs"
+    )

@@ -1,0 +1,297 @@
+"""The plan of a run: everything that is decided and checked before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnn.data import Dataset, open_dataset
+from rcnn.data import splits as splits_of
+from rcnn.data.skeletons import require_names
+from rcnn.models import MODELS, DetectorConfig
+from rcnn.models.describe import describe
+from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.runtime.devices import choose_device
+from rcnn.training.identity import data_identity
+from rcnn.training.keypoints import keypoints_of
+from rcnn.training.run_folder import FoundRun, find_run
+from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
+from rcnn.training.starting import starting_config, starting_recipe
+from rcnn.training.validation import require_measured
+from rcnn.weights.backbone import adopt_backbone
+from rcnn.weights.checkpoint import load_checkpoint
+
+NO_SPLIT = "none"  # name of the validation split for a run without evaluation
+FIXED_AT_RESUME = ("optimizer",)  # training settings that cannot change during a run
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What the user asked for. Empty strings stand for what was not given."""
+
+    model: str  # a name from `rcnn models list`, or a checkpoint folder
+    data: Path
+    output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
+    overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
+    settings: TrainConfig | None = None  # default training settings, instead of those of `model`
+    splits: tuple[str, str] = ("", "")  # training split, validation split
+    annotations: str = ""  # annotation file within `data`, as in `open_dataset`
+    weights: str = ""  # folder of an ImageNet backbone, for a named model
+    device: str = "auto"
+    resume: bool = False
+    strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
+    allow_empty: bool = False  # accept a split without objects
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """A run, decided and checked. `reasons` says why each value was chosen that was not given."""
+
+    output: Path | None
+    resumes: bool  # continues from output/last
+    config: DetectorConfig
+    settings: TrainConfig
+    dataset: Dataset
+    validation: Dataset | None  # None: the run is never evaluated
+    device: torch.device
+    started_from: str
+    data: Path
+    annotations: str
+    weights: str
+    reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason
+    changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
+    warnings: tuple[str, ...]
+    identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
+
+    def about(self) -> dict[str, Any]:
+        """Where the run comes from, for config.json and for the provenance of its checkpoints."""
+        validation = NO_SPLIT if self.validation is None else self.validation.split
+        about: dict[str, Any] = {"started_from": self.started_from, "data": str(self.data)}
+        about |= {"splits": [self.dataset.split, validation], "annotations": self.annotations}
+        about |= {"weights": self.weights, "data_identity": self.identity}
+        return about | {"train": config_to_dict(self.settings)}
+
+    def record(self) -> dict[str, Any]:
+        """The contents of config.json."""
+        return {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    """Gives the training settings their prefix, so that an error names `train.steps` as the user wrote it."""
+
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def plan_training(request: RunRequest) -> RunPlan:
+    """Decide and check everything about a run; reads files and writes none.
+
+    A ValueError or OSError says what is wrong and what to do.
+    """
+    require_one_process()
+    found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
+    record = _record_to_resume(request, found)
+    if record is not None:
+        request = _as_recorded(request, record)
+    model_words, train_words = split_overrides(request.overrides)
+    start = starting_config(request.model) if record is None else config_from_dict(record["model"])
+    before = None if record is None else config_from_dict(record["train"], TrainConfig)
+    recipe = before or request.settings or starting_recipe(request.model)
+    settings = override(_Recipe(recipe), train_words).train
+
+    splits, reasons = choose_splits(request.data, request.splits, request.annotations)
+    reasons |= _setting_reasons(request, settings, recipe, train_words, resumes=record is not None)
+    config = override(start, model_words)  # before the data: a wrong word is refused at once
+    opened = partial(
+        open_dataset,
+        request.data,
+        keypoints=config.keypoint is not None,
+        one_class=config.proposals_only,
+        annotations=request.annotations,
+        strict=request.strict,
+        allow_empty=request.allow_empty,
+    )
+    dataset = opened(splits[0], classes=None if record is None else record["classes"])
+    validation = opened(splits[1], classes=dataset.classes) if splits[1] != NO_SPLIT else None
+    config = _fit_to_data(start, model_words, dataset, fresh=record is None)
+    if request.weights:
+        config = _with_backbone(request, config, model_words, fresh=record is None)
+    require_measured(settings.best, config)
+    for known in (dataset, validation):
+        if config.keypoint is not None and known is not None:
+            require_names(known, config.keypoint.names)
+
+    changed = [] if before is None else _changes(start, config) + _changes(_Recipe(before), _Recipe(settings))
+    if before is not None:
+        for name in FIXED_AT_RESUME:
+            if getattr(settings, name) != getattr(before, name):
+                raise ValueError(
+                    f"train.{name} cannot change when a run is resumed: it is {getattr(before, name)} in "
+                    f"{request.output}, got {getattr(settings, name)}. Leave it out, or start a new run from "
+                    f"{request.output}/last"
+                )
+    device = choose_device(request.device)
+    if request.device == "auto":
+        reasons["device"] = "a GPU is available" if device.type != "cpu" else "no GPU is available"
+    known = {known.split: known for known in (dataset, validation) if known is not None}
+    return RunPlan(
+        output=request.output,
+        resumes=record is not None and "last" in found.checkpoints,
+        config=config,
+        settings=settings,
+        dataset=dataset,
+        validation=validation,
+        device=device,
+        started_from=request.model,
+        data=request.data,
+        annotations=request.annotations,
+        weights=request.weights,
+        reasons=reasons,
+        changed=tuple(changed),
+        warnings=tuple(line for dataset in known.values() for line in dataset.warnings),
+        identity={split: data_identity(dataset) for split, dataset in known.items()},
+    )
+
+
+def require_one_process() -> None:
+    """ValueError if a launcher such as torchrun started several processes."""
+    world = os.environ.get("WORLD_SIZE", "").strip()
+    if world not in ("", "1"):
+        raise ValueError(
+            f"WORLD_SIZE={world}: training with several processes is not supported yet. Start `rcnn train` directly, "
+            "without torchrun (or unset WORLD_SIZE)"
+        )
+
+
+def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
+    """The record of the run that is resumed, or None for a new run. ValueError if the folder allows neither."""
+    output = request.output
+    if request.resume and output is None:
+        raise ValueError("--resume continues the run in --output: give its folder")
+    if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
+        return found.record if request.resume else None
+    if not request.resume:
+        raise ValueError(
+            f"{output} contains a run ({_listed(found.checkpoints)}): continue it with --resume, or choose another "
+            "--output"
+        )
+    if "last" not in found.checkpoints:
+        raise ValueError(
+            f"{output}/last is missing, so the run cannot be resumed: only {_listed(found.checkpoints)} is there, "
+            f"without the state of the optimizer. Start a new run from its weights: rcnn train "
+            f"{output}/{found.checkpoints[0]} --data {request.data} --output NEW_RUN"
+        )
+    if found.record is None:
+        raise ValueError(
+            f"{output}/config.json, the record of the run, is missing: restore it, or start a new run from its "
+            f"weights: rcnn train {output}/last --data {request.data} --output NEW_RUN"
+        )
+    return found.record
+
+
+def _as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
+    """The request with the values of the run that is resumed. ValueError for an option that contradicts them."""
+    given = {
+        "--split": (request.splits[0], record["splits"][0]),
+        "--val-split": (request.splits[1], record["splits"][1]),
+        "--annotations": (request.annotations, record["annotations"]),
+        "--weights": (request.weights, record.get("weights", "")),
+        "MODEL": (request.model, record["started_from"]),
+    }
+    for option, (value, before) in given.items():
+        if value and value != before and not _same_path(value, before):
+            raise ValueError(
+                f"{option} cannot change when a run is resumed: it is {before or 'not set'} in {request.output}, got "
+                f"{value}. Leave --resume out and choose another --output for a new run"
+            )
+    first, second = record["splits"]
+    return replace(
+        request,
+        model=record["started_from"],
+        splits=(first, second),
+        annotations=record["annotations"],
+        weights=record.get("weights", ""),
+    )
+
+
+def _same_path(one: str, other: str) -> bool:
+    return bool(other) and Path(one).resolve() == Path(other).resolve()
+
+
+def choose_splits(data: Path, given: tuple[str, str], annotations: str = "") -> tuple[tuple[str, str], dict[str, str]]:
+    """The training and the validation split (NO_SPLIT: none), and the reasons for those that were not given."""
+    names, reasons = splits_of(data, annotations), dict[str, str]()
+    train, validation = given
+    if not train:
+        named = [name for name in names if name.startswith("train")]
+        if not named and len(names) != 1:
+            raise ValueError(
+                f"{data} has the splits {', '.join(names)}; none starts with 'train'. Choose one with --split"
+            )
+        train = (named or names)[0]
+        reasons["split"] = "its name starts with 'train'" if named else "the only split"
+    if not validation:
+        validation = next((name for name in names if name.startswith("val") and name != train), NO_SPLIT)
+        reasons["val-split"] = "its name starts with 'val'" if validation != NO_SPLIT else "no split starts with 'val'"
+    return (train, validation), reasons
+
+
+def _setting_reasons(
+    request: RunRequest, settings: TrainConfig, recipe: TrainConfig, words: Sequence[str], *, resumes: bool
+) -> dict[str, str]:
+    """Why each training setting has its value, except for those in `words`."""
+    given = {word.partition("=")[0].strip() for word in words}
+    reasons, defaults = dict[str, str](), TrainConfig()
+    for name in config_to_dict(settings):
+        if resumes:
+            reason = f"as recorded in {request.output}/config.json"
+        elif getattr(recipe, name) == getattr(defaults, name):
+            reason = "default"
+        else:
+            reason = "default of this command" if request.settings else "default for a checkpoint"
+        if PREFIX + name not in given:
+            reasons[PREFIX + name] = reason
+    return reasons
+
+
+def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, *, fresh: bool) -> DetectorConfig:
+    """`start` changed by `words`, with the classes and (in a new run) the keypoints of `dataset`."""
+    keypoint = override(start, words).keypoint  # the words may turn keypoints on: keypoint={}
+    words = [word for word in words if word.partition("=")[0].strip() != "keypoint"]
+    if fresh and keypoint is not None:
+        start = replace(start, keypoint=keypoints_of(dataset, keypoint))
+    elif keypoint is None or start.keypoint is None:
+        start = replace(start, keypoint=keypoint)
+    config = override(replace(start, num_classes=len(dataset.classes)), words)
+    if config.num_classes != len(dataset.classes):
+        raise ValueError(
+            f"num_classes={config.num_classes}, but the data have {len(dataset.classes)} classes: leave it out"
+        )
+    return config
+
+
+def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:
+    """`config` with the input settings that the backbone in --weights expects."""
+    if request.model not in MODELS:
+        raise ValueError(
+            f"--weights {request.weights}: {request.model} has weights of its own. Give a model by its name, or leave "
+            "--weights out"
+        )
+    return adopt_backbone(config, load_checkpoint(request.weights), request.weights, words) if fresh else config
+
+
+def _changes(before: Any, now: Any) -> list[str]:
+    """The settings that differ, as KEY: OLD -> NEW."""
+    old, new = ({setting.path: setting.default for setting in describe(value)} for value in (before, now))
+    keys = list(dict.fromkeys([*old, *new]))
+    return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"{name}/" for name in names)

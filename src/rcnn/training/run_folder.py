@@ -1,0 +1,150 @@
+"""The folder of a run: what it contains, who may write to it, and how a run is found in it again.
+
+config.json    the settings of the run and where it started from (the record)
+log.jsonl      one JSON object per report
+curve.html     the log as charts
+last/          a checkpoint and the state of the optimizer, to resume from
+best/          the checkpoint with the best evaluation
+averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rcnn.models import Detector
+from rcnn.outputs import REPLACED, OutputFolder, files_of_rcnn, recover_folder, replace_folder
+from rcnn.training.state import STATE_FILE, TrainState, read_state
+from rcnn.weights.checkpoint import WEIGHTS_FILE, load_checkpoint, load_state, require_digest, write_checkpoint
+
+RECORD, LOG, CURVE, PLOT = "config.json", "log.jsonl", "curve.html", "curve.png"
+CHECKPOINTS = ("last", "best", "averaged")
+NAMES = (RECORD, LOG, CURVE, PLOT, *CHECKPOINTS)
+FIELDS = {  # of the record
+    "model": dict,
+    "train": dict,
+    "started_from": str,
+    "data": str,
+    "splits": list,
+    "annotations": str,
+    "classes": list,
+}
+
+
+class RunFolder:
+    """The folder of a run while it is written, locked against other processes. Use as a context manager."""
+
+    def __init__(self, path: Path, *, classes: tuple[str, ...], provenance: Mapping[str, Any]) -> None:
+        """`classes` and `provenance` go into each checkpoint. Errors as for `OutputFolder`."""
+        self.path, self.classes, self.provenance = path, classes, provenance
+        self._output = OutputFolder(path)
+        for name in CHECKPOINTS:
+            recover_folder(path / name)  # of a process that was killed
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._output.close()
+
+    def claim(self, *, resumes: bool) -> None:
+        """Take the names of a run's files: for a run that `resumes`, those that exist are its own."""
+        for name in NAMES:
+            self._output.adopt(name) if resumes else self._output.claim(name)
+
+    def write_record(self, record: Mapping[str, Any]) -> None:
+        """Write config.json."""
+        self._output.write_json(RECORD, record, indent=2, durable=True)
+
+    def writing(self, name: str) -> AbstractContextManager[Path]:
+        """A temporary path for the file `name`, which replaces it when the block ends."""
+        return self._output.writing(name)
+
+    def save(self, name: str, detector: Detector, state: TrainState | None = None) -> None:
+        """Replace the checkpoint `name` by one of `detector`, from which a run can be resumed if `state` is given."""
+
+        def fill(folder: Path) -> None:
+            if state is not None:
+                state.write(folder)
+            write_checkpoint(folder, detector, detector.config, self.classes, self.provenance)
+
+        replace_folder(self.path / name, fill)
+
+    def load_last(self, state: TrainState) -> Mapping[str, Any]:
+        """Put `state` where last/ left it, and return the provenance of last/. ValueError if they do not fit."""
+        last = self.path / "last"
+        checkpoint = load_checkpoint(last)
+        if (last / STATE_FILE).exists():
+            require_digest(last / STATE_FILE, checkpoint.files)
+        values = read_state(last)
+        load_state(state.detector, checkpoint.state, str(last))
+        state.restore(values)
+        return checkpoint.provenance
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundRun:
+    """What a folder contains before a run writes to it."""
+
+    record: dict[str, Any] | None  # contents of config.json; None: there is none
+    checkpoints: tuple[str, ...]  # which of last/, best/ and averaged/ exist
+
+
+def find_run(path: Path) -> FoundRun:
+    """What `path` contains; reads only. ValueError or FileExistsError if it contains files that are not a run's."""
+    if not path.exists():
+        return FoundRun(record=None, checkpoints=())
+    if not path.is_dir():
+        raise NotADirectoryError(f"--output {path} is a file; expected a folder")
+    checkpoints = tuple(
+        name
+        for name in CHECKPOINTS
+        if any((folder / WEIGHTS_FILE).exists() for folder in (path / name, path / f"{REPLACED}{name}"))
+    )
+    record = _read_record(path / RECORD, needed=bool(checkpoints) and RECORD in files_of_rcnn(path))
+    listed = set(NAMES) if record is not None and checkpoints else files_of_rcnn(path)
+    foreign = [name for name in NAMES if (path / name).exists() and name not in listed]
+    if foreign:
+        raise FileExistsError(
+            f"--output {path} contains {', '.join(foreign)}, which rcnn did not write there: choose another --output"
+        )
+    return FoundRun(record=record, checkpoints=checkpoints)
+
+
+def _read_record(path: Path, *, needed: bool) -> dict[str, Any] | None:
+    """The record at `path`; None if there is none, or if it is damaged or not a run's. ValueError then if `needed`."""
+    if not path.is_file():
+        return None
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        problem = _problem(record)
+    except (ValueError, RecursionError) as error:
+        record, problem = None, f"not JSON: {error}"
+    if problem and needed:
+        raise ValueError(
+            f"{path} is not the record of a run ({problem}). Restore it, or start a new run from {path.parent}/last "
+            "with another --output"
+        )
+    return None if problem else record
+
+
+def _problem(record: Any) -> str:
+    """What is wrong with the contents of a config.json; empty if nothing is."""
+    if not isinstance(record, dict):
+        return f"expected an object, got {type(record).__name__}"
+    if missing := [name for name in FIELDS if name not in record]:
+        return f"missing: {', '.join(missing)}"
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]:
+        return f"unexpected values of {', '.join(wrong)}"
+    names = [*record["splits"], *record["classes"]]
+    if len(record["splits"]) != 2 or not all(isinstance(name, str) for name in names):
+        return "unexpected values of splits or classes"
+    return ""

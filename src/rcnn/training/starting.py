@@ -1,0 +1,53 @@
+"""Where a run starts from: a named model or a checkpoint, with its default training settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
+from rcnn.training.settings import FINE_TUNING, TrainConfig
+from rcnn.weights.backbone import load_backbone
+from rcnn.weights.checkpoint import load_checkpoint, transfer
+
+FROZEN_AND_RANDOM = (
+    "warning: you are training from random weights, but the backbone's batch norm is frozen. That works only with "
+    "pretrained weights: `rcnn convert` reads torchvision's and Detectron2's checkpoints, and ImageNet weights for "
+    "--weights. To train from random weights, set backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) "
+    "train.optimizer=adamw train.lr=0.002"
+)
+
+
+def starting_config(model: str) -> DetectorConfig:
+    """The config of a named model or of a checkpoint folder. ValueError if `model` is neither."""
+    if model in MODELS:
+        return model_config(model)
+    if not Path(model).exists():
+        if "/" in model or "." in model:
+            raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
+        return model_config(model)
+    checkpoint = load_checkpoint(model)
+    if checkpoint.kind == "backbone":
+        raise ValueError(f"{model} contains only a backbone: give a model by its name, and --weights {model}")
+    return checkpoint.config
+
+
+def starting_recipe(model: str) -> TrainConfig:
+    """The default training settings: the papers' for a named model, milder ones for a checkpoint."""
+    return TrainConfig() if model in MODELS else FINE_TUNING
+
+
+def build_start(
+    config: DetectorConfig, classes: tuple[str, ...], *, model: str, weights: str, seed: int
+) -> tuple[Detector, str]:
+    """A detector before its first step, with weights from `model` or `weights`; and a line that says which."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        detector = build_detector(config)
+    if model not in MODELS:
+        return detector, transfer(detector, load_checkpoint(model), classes)
+    if weights:
+        return detector, load_backbone(detector, load_checkpoint(weights), weights)
+    frozen = getattr(config.backbone, "norm", "") == "frozen_bn"
+    return detector, FROZEN_AND_RANDOM if frozen else "starting from random weights"

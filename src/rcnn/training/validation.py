@@ -1,0 +1,67 @@
+"""Evaluation during training: the metrics, and the one that best/ is chosen by."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from rcnn.data.records import Dataset
+from rcnn.evaluation.evaluate import evaluate_dataset, measured_kinds
+from rcnn.metrics.coco import METRICS
+from rcnn.models import Detector, DetectorConfig
+from rcnn.predictor import Predictor
+from rcnn.training.settings import TrainConfig
+
+KINDS = ("bbox", "segm", "keypoints")
+Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
+
+
+def evaluate_detector(
+    detector: Detector,
+    validation: Dataset,
+    settings: TrainConfig,
+    device: torch.device,
+    after_image: Callable[[int, int], None],
+) -> Metrics:
+    """COCO metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all."""
+    done = 0
+
+    def on_image(_: object) -> None:
+        nonlocal done
+        done += 1
+        after_image(done, len(validation))
+
+    predictor = Predictor(detector, classes=validation.classes, device=str(device), padding=settings.padding)
+    workers = max(1, settings.workers)
+    return evaluate_dataset(predictor, validation, workers=workers, on_image=on_image).metrics.to_dict()
+
+
+def require_measured(best: str, config: DetectorConfig) -> None:
+    """ValueError unless `best` (train.best) is empty or a metric that exists for such a detector."""
+    names = [f"{kind}.{name}" for kind in measured_kinds(config) for name in METRICS[kind]]
+    if best and best not in names:
+        near = difflib.get_close_matches(best, names, n=3) or names
+        raise ValueError(f"train.best={best} is not a metric of this model; expected e.g. {' or '.join(near)}")
+
+
+def choose(metrics: Metrics, key: str) -> float | None:
+    """The value of a metric such as "segm.AP"; None if there is no ground truth to measure it on."""
+    kind, _, name = key.partition(".")
+    if name not in metrics.get(kind, {}):
+        known = [f"{k}.{n}" for k in KINDS if k in metrics for n in metrics[k]]
+        raise ValueError(f"train.best={key} was not measured; expected one of {', '.join(known)}")
+    return metrics[kind][name]
+
+
+def flatten(metrics: Metrics) -> dict[str, float | None]:
+    """{"bbox_AP": .., "segm_AP50": ..}: what the log keeps of an evaluation."""
+    return {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
+
+
+def describe(metrics: Metrics) -> str:
+    """The main metrics on one line; "-" for those without ground truth."""
+    text = {key: "-" if value is None else f"{value:.3f}" for key, value in flatten(metrics).items()}
+    return ", ".join(f"{kind} AP {text[f'{kind}_AP']} AP50 {text[f'{kind}_AP50']}" for kind in KINDS if kind in metrics)

@@ -1,0 +1,75 @@
+"""A run that is killed at any file operation, or around an evaluation, and resumed equals an uninterrupted run."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.faults.killed_runs import TinyRun, contents, differences, in_child, run_and_kill
+from tests.tiny_data import write_tiny_coco
+
+SAMPLE = 6  # places of `make test`, spread over the run; `pytest -m exhaustive` has all
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images to train on, one to evaluate on."""
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 3, "val": 1}, size=(64, 96))
+
+
+def count_places(data: Path, folder: Path) -> int:
+    """The file operations of an uninterrupted run, which is left in `folder`/run."""
+    output = folder / "run"
+    assert in_child(partial(run_and_kill, TinyRun(data, output), -1, output)) == 0
+    return int((folder / "places").read_text())
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, object], int]:
+    """The contents of an uninterrupted run, and the number of its places."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    places = count_places(data, folder)
+    assert places > 60
+    return contents(folder / "run"), places
+
+
+def check(data: Path, output: Path, place: int, expected: dict[str, object]) -> None:
+    """Kill a run at `place`, resume it, compare."""
+    run = TinyRun(data, output)
+    assert in_child(partial(run_and_kill, run, place, output)) == -9
+    assert in_child(partial(run, resume=True)) == 0
+    found = differences(expected, contents(output))
+    assert not found, f"killed at place {place}: {found[:5]}"
+
+
+@pytest.mark.parametrize("part", range(SAMPLE))
+def test_a_killed_run_resumes_to_the_same(
+    data: Path, tmp_path: Path, uninterrupted: tuple[dict[str, object], int], part: int
+) -> None:
+    expected, places = uninterrupted
+    check(data, tmp_path / "run", part * (places - 1) // (SAMPLE - 1), expected)
+
+
+@pytest.mark.exhaustive
+def test_a_run_killed_at_each_place_resumes_to_the_same(
+    data: Path, tmp_path: Path, uninterrupted: tuple[dict[str, object], int]
+) -> None:
+    expected, places = uninterrupted
+    for place in range(places):
+        check(data, tmp_path / str(place) / "run", place, expected)
+
+
+def test_a_resumed_run_that_is_killed_again_resumes_to_the_same(
+    data: Path, tmp_path: Path, uninterrupted: tuple[dict[str, object], int]
+) -> None:
+    """The recovery itself is killed, at its first places."""
+    expected, places = uninterrupted
+    output = tmp_path / "run"
+    run = TinyRun(data, output)
+    assert in_child(partial(run_and_kill, run, places // 2, output)) == -9
+    for place in (0, 3, 6):
+        assert in_child(partial(run_and_kill, partial(run, resume=True), place, output)) == -9
+    assert in_child(partial(run, resume=True)) == 0
+    assert not differences(expected, contents(output))

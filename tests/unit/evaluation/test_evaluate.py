@@ -1,0 +1,236 @@
+"""Evaluation of a predictor and of saved results: what is measured, what is kept on disk, what one bad image costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rcnn.data import Dataset, open_dataset
+from rcnn.evaluation.api import validation_split
+from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
+from rcnn.evaluation.examples import draw_ground_truth, example_of
+from rcnn.evaluation.folder import UNFINISHED
+from rcnn.evaluation.plan import plan_evaluation
+from rcnn.evaluation.results import evaluate_results
+from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.predictor import Predictor
+from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+
+Entry = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """A tiny Mask R-CNN with random weights, which finds something everywhere."""
+    torch.manual_seed(0)
+    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"]
+    return Predictor(build_detector(override(model_config("mask_rcnn_compact"), words)), classes=CLASSES, device="cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Three images for validation."""
+    return write_tiny_coco(tmp_path / "data", {"train": 1, "val": 3}, size=(64, 96))
+
+
+def change_annotations(data: Path, change: Callable[[Entry], object]) -> None:
+    """Apply `change` to the tables of the validation split."""
+    file = data / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    change(tables)
+    file.write_text(json.dumps(tables))
+
+
+def without_outlines(tables: Entry, keep: int = 0) -> None:
+    for annotation in tables["annotations"][keep:]:
+        del annotation["segmentation"]
+
+
+def perfect(data: Path, **fields: str) -> list[Entry]:
+    """The ground truth as results."""
+    tables = json.loads((data / "annotations" / "instances_val.json").read_text())
+    keep = ("image_id", "category_id", *fields)
+    return [{**{k: a[k] for k in keep}, "score": 0.9} for a in tables["annotations"]]
+
+
+def test_a_bad_image_is_listed_and_the_others_are_evaluated(predictor: Predictor, data: Path) -> None:
+    dataset = open_dataset(data, "val", CLASSES)
+    whole = evaluate_dataset(predictor, dataset, batch_size=2)
+    assert whole.failed == ()
+    assert whole.to_dict()["counts"] | {"objects": None, "detections": None} == {
+        "images": 3, "failed": 0, "objects": None, "detections": None,
+    }  # fmt: skip
+    assert {result["image_id"] for result in whole.results} == {1, 2, 3}
+    (data / "val" / "val_2.png").write_bytes(b"not an image")
+    seen: list[Any] = []
+    done = evaluate_dataset(predictor, dataset, batch_size=2, on_image=lambda image: seen.append(image.record.image_id))
+    assert seen == [1, 2, 3]
+    assert [image.record.image_id for image in done.failed] == [2]
+    assert "val_2.png" in done.failed[0].error
+    assert done.results == [result for result in whole.results if result["image_id"] != 2]
+    assert done.metrics.images == 3
+    assert done.to_dict()["counts"]["failed"] == 1
+    assert done.warnings == ("1 of 3 images could not be evaluated and counts as having no detections",)
+
+
+def test_no_readable_image_at_all_is_an_error(predictor: Predictor, data: Path) -> None:
+    dataset = open_dataset(data, "val", CLASSES)
+    for path in (data / "val").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of 3 images could be evaluated; the first: .*val_1\.png"):
+        evaluate_dataset(predictor, dataset)
+
+
+def test_masks_are_left_out_where_the_data_has_only_boxes(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    change_annotations(data, without_outlines)
+    dataset = open_dataset(data, "val", CLASSES)
+    plan = plan_for(predictor, dataset)
+    assert plan.kinds == ("bbox",)
+    assert plan.warnings[0].startswith("masks are not evaluated:")
+    lines: list[str] = []
+    done = run_evaluation(
+        predictor, dataset, tmp_path / "out", options=EvaluationOptions(), title="t", details={}, log=lines.append
+    )
+    assert list(done.metrics.kinds) == ["bbox"]
+    assert lines == [f"warning: {plan.warnings[0]}"]
+    assert "masks are not evaluated" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_an_object_without_outline_is_drawn_as_a_box(predictor: Predictor, data: Path) -> None:
+    change_annotations(data, lambda tables: without_outlines(tables, keep=1))
+    dataset = open_dataset(data, "val", CLASSES)
+    plan = plan_for(predictor, dataset)
+    assert plan.kinds == ("bbox", "segm")
+    assert plan.warnings == ()
+    assert any("no outline" in line for line in dataset.warnings)
+    example, _ = example_of(predictor, dataset[0], score=0.99)
+    assert example.ground_truth is not None
+    draw_ground_truth(dataset[1], torch.zeros((3, 64, 96), dtype=torch.uint8), predictor)
+    assert evaluate_dataset(predictor, dataset).metrics.kinds.keys() == {"bbox", "segm"}
+
+
+def test_results_are_on_disk_as_they_come(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    dataset, out = open_dataset(data, "val", CLASSES), tmp_path / "out"
+    lengths: list[int] = []
+
+    class Bar:
+        """Counts the lines on disk after each image; stops after the second."""
+
+        def __enter__(self) -> Callable[[], None]:
+            return self.step
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def step(self) -> None:
+            lengths.append(len((out / UNFINISHED).read_text().splitlines()))
+            if len(lengths) == 2:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(
+            predictor, dataset, out, options=EvaluationOptions(), title="t", details={}, log=print,
+            progress=lambda name, total: Bar(),  # type: ignore[arg-type, return-value]
+        )  # fmt: skip
+    assert lengths == [1, 2]
+    saved = evaluate_results(out / UNFINISHED, dataset, limit=2)
+    assert saved.metrics == evaluate_dataset(predictor, dataset, limit=2).metrics
+    run_evaluation(predictor, dataset, out, options=EvaluationOptions(pictures=1), title="t", details={}, log=print)
+    names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
+    assert names == {"metrics.json", "results_bbox.json", "results_segm.json", "report.html"}
+
+
+def test_files_of_the_user_are_not_overwritten(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "metrics.json").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"metrics\.json exists and was not written by rcnn"):
+        run_evaluation(
+            predictor, open_dataset(data, "val", CLASSES), tmp_path / "out",
+            options=EvaluationOptions(), title="t", details={}, log=print,
+        )  # fmt: skip
+    assert (tmp_path / "out" / "metrics.json").read_text() == "mine"
+
+
+def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    dataset, out = open_dataset(data, "val", CLASSES), tmp_path / "out"
+    done = run_evaluation(
+        predictor, dataset, out, options=EvaluationOptions(pictures=0), title="t", details={}, log=print
+    )
+    for kind in ("bbox", "segm"):
+        again = evaluate_results(out / f"results_{kind}.json", open_dataset(data, "val"))
+        assert again.metrics.kinds == {kind: done.metrics.kinds[kind]}
+    results = tmp_path / "mine.json"
+    results.write_text(json.dumps(perfect(data, bbox="", segmentation="")))
+    assert {k: v["AP"] for k, v in evaluate_results(results, dataset).metrics.kinds.items()} == {"bbox": 1, "segm": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"mine\.json is not JSON"),
+        ('{"images": [], "annotations": []}', r"mine\.json has annotations, not results"),
+        ("{}", r"mine\.json has no results; expected a list"),
+        ('[{"image_id": 1}]', r"mine\.json: result 0 has no category_id, score"),
+        ('[{"image_id": 1, "category_id": 10, "score": 1}]', r"mine\.json: no field is in all results"),
+        (
+            '[{"image_id": 9, "category_id": 10, "score": 1, "bbox": [1, 2, 3, 4]}]',
+            r"image_id 9, which .*instances_val",
+        ),
+        ("[" * 100_000, r"mine\.json is not JSON"),
+    ],
+)
+def test_a_file_without_results_is_refused(content: str, message: str, data: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        evaluate_results(tmp_path / "mine.json", open_dataset(data, "val"))
+
+
+def crowded(tables: Entry) -> None:
+    """150 copies of the first object in its image."""
+    first = tables["annotations"][0]
+    tables["annotations"] = [{**first, "id": number} for number in range(150)]
+
+
+def test_more_objects_than_detections_count_are_reported(predictor: Predictor, data: Path) -> None:
+    change_annotations(data, crowded)
+    dataset = open_dataset(data, "val", CLASSES)
+    [warning] = plan_evaluation(("bbox", "segm"), dataset).warnings
+    assert warning.startswith("1 image has more than 100 objects of one class (up to 150)")
+    assert warning.endswith("use --max-detections 150")
+    assert plan_evaluation(("bbox", "segm"), dataset, max_detections=150).warnings == ()
+    assert settings_for(predictor, 150) == [f"{path}=150" for path in [_limit_path(predictor)]]
+    assert settings_for(predictor, 50) == settings_for(predictor, None) == []
+
+
+def _limit_path(predictor: Predictor) -> str:
+    from rcnn.models.describe import describe
+
+    [path] = [row.path for row in describe(predictor.config) if row.path.endswith("max_detections")]
+    return path
+
+
+def test_the_validation_split_is_the_default(data: Path) -> None:
+    assert validation_split(data) == "val"
+    (data / "annotations" / "instances_val.json").rename(data / "annotations" / "instances_test.json")
+    with pytest.raises(ValueError, match=r"has the splits test, train, and none starts with val.*--split"):
+        validation_split(data)
+    (data / "annotations" / "instances_train.json").unlink()
+    assert validation_split(data) == "test"
+
+
+def test_a_class_that_only_the_data_has_is_left_out_with_a_warning(predictor: Predictor, data: Path) -> None:
+    def add(tables: Entry) -> None:
+        tables["categories"].append({"id": 30, "name": "triangle"})
+        tables["annotations"].append({**tables["annotations"][0], "id": 1000, "category_id": 30})
+
+    change_annotations(data, add)
+    dataset: Dataset = open_dataset(data, "val", CLASSES)
+    assert any("triangle" in line for line in dataset.warnings)
+    assert set(evaluate_dataset(predictor, dataset).metrics.per_class) == set(CLASSES)

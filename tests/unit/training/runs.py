@@ -1,0 +1,67 @@
+"""Runs of training in this process, for tests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from rcnn.models import Detector
+from rcnn.training import engine
+from rcnn.training.engine import Outcome
+from rcnn.training.log import RunLog
+from rcnn.training.plan import RunRequest
+from rcnn.training.run import run_training
+from rcnn.training.run_folder import RunFolder
+from rcnn.training.settings import TrainConfig
+from rcnn.training.state import TrainState
+
+CLASSES = ("square", "disc")
+
+
+def run(
+    model: str,
+    data: Path,
+    output: Path,
+    words: Sequence[str] = (),
+    *,
+    splits: tuple[str, str] = ("", ""),
+    resume: bool = False,
+    annotations: str = "",
+    weights: str = "",
+    lines: list[str] | None = None,
+) -> Outcome:
+    """A whole run on the CPU; what it reports is appended to `lines`."""
+    request = RunRequest(
+        model=model,
+        data=data,
+        output=output,
+        overrides=tuple(words),
+        splits=splits,
+        resume=resume,
+        annotations=annotations,
+        weights=weights,
+        device="cpu",
+    )
+    return run_training(request, log=(lines if lines is not None else list[str]()).append)
+
+
+def train(
+    detector: Detector,
+    batches: Callable[[int], object],
+    settings: TrainConfig,
+    folder: Path,
+    *,
+    evaluate: Callable[[Detector], Mapping[str, object]] | None = None,
+    resume: bool = False,
+) -> Outcome:
+    """The loop alone: `detector` trained in place, with its run in `folder`."""
+    state = TrainState.start(detector, settings)
+    with RunFolder(folder, classes=CLASSES, provenance={}) as run_folder:
+        run_folder.claim(resumes=resume)
+        if resume:
+            run_folder.load_last(state)
+        log = RunLog(
+            folder / "log.jsonl", steps=settings.steps, first_step=state.step, evaluation_due=state.evaluation_due
+        )
+        with log:
+            return engine.train(state, batches, settings, run_folder, log, evaluate=evaluate)  # type: ignore[arg-type]

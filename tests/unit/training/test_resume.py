@@ -1,0 +1,177 @@
+"""Resuming: what may change, what is refused by name without harm, what is reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcnn.training.log import read_log
+from rcnn.weights.checkpoint import load_checkpoint
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.training import runs
+
+BRIEF = (*TINY_MODEL, "train.steps=2", "train.batch_size=2", "train.workers=0", "train.log_every=1")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three images to train on, two to evaluate on."""
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 3, "val": 2}, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps. Copy it before changing it."""
+    output = tmp_path_factory.mktemp("finished") / "run"
+    runs.run("mask_rcnn_compact", data, output, BRIEF)
+    assert (output / "best").exists()
+    return output
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run."""
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def resume(data: Path, output: Path, *words: str, **options: str) -> list[str]:
+    """Resume the run in `output`; the lines that it reported."""
+    lines: list[str] = []
+    splits = (options.pop("split", ""), options.pop("val_split", ""))
+    runs.run("mask_rcnn_compact", data, output, words, resume=True, splits=splits, lines=lines, **options)  # type: ignore[arg-type]
+    return lines
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_same_command_again_finds_a_finished_run(data: Path, run: Path) -> None:
+    before = contents(run)
+    lines = resume(data, run, *BRIEF)
+    assert f"{run} has already finished its 2 steps" in lines
+    after = contents(run)
+    assert {name for name in before if after[name] != before[name]} <= {".rcnn-files"}
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("fpn.channels=32", r"fpn\.channels: 16 -> 32.*cannot change during a run"),
+        ("train.optimizer=adamw", r"train\.optimizer cannot change when a run is resumed: it is sgd in"),
+        ("mask=null", r"cannot change during a run"),
+        ("train.steps=1", r"already at step 2, but train\.steps=1"),
+        ("train.nonsense=1", r"train\.nonsense"),
+        ("num_classes=5", r"num_classes=5"),
+    ],
+)
+def test_a_setting_that_cannot_change_is_refused_without_harm(data: Path, run: Path, word: str, message: str) -> None:
+    before = contents(run)
+    with pytest.raises(ValueError, match=message):
+        resume(data, run, word)
+    assert contents(run) == before
+    resume(data, run, "train.steps=3")
+    assert [line["step"] for line in read_log(run / "log.jsonl") if "loss" in line] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"split": "val"}, "--split cannot change.*it is train in .*, got val"),
+        ({"val_split": "none"}, "--val-split cannot change"),
+        ({"annotations": "a.json"}, "--annotations cannot change.*not set"),
+        ({"weights": "imagenet"}, "--weights cannot change"),
+    ],
+)
+def test_an_option_that_cannot_change_is_refused(data: Path, run: Path, options: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resume(data, run, **options)
+
+
+def test_changes_are_reported(data: Path, run: Path) -> None:
+    lines = resume(data, run, "train.steps=3", "box.score_threshold=0.2")
+    assert any(
+        "changed since the run was started: box" in line and "0.2; train.steps: 2 -> 3" in line for line in lines
+    )
+    assert json.loads((run / "config.json").read_text())["train"]["steps"] == 3
+
+
+def test_other_data_are_reported(data: Path, run: Path, tmp_path: Path) -> None:
+    assert not any("data of split" in line for line in resume(data, run))
+    other = write_tiny_coco(tmp_path / "other", {"train": 2, "val": 2}, size=(64, 96))
+    lines = resume(other, run, "train.steps=3")
+    [line] = [line for line in lines if "data of split" in line]
+    assert line.startswith("warning: the data of split train differ")
+    assert "number of images was 3, is 2" in line
+    assert "number of objects was 6, is 4" in line
+
+
+def test_a_missing_best_is_written_again(data: Path, run: Path) -> None:
+    kept = load_checkpoint(run / "best").state
+    shutil.rmtree(run / "best")
+    lines = resume(data, run)
+    assert any("best is missing" in line and "writes a new one" in line for line in lines)
+    written = load_checkpoint(run / "best").state
+    assert all(torch.equal(value, written[name]) for name, value in kept.items())
+    assert sum("bbox_AP" in line for line in read_log(run / "log.jsonl")) == 1
+
+
+def test_a_missing_last_says_what_can_be_done(data: Path, run: Path) -> None:
+    shutil.rmtree(run / "last")
+    with pytest.raises(ValueError, match=r"last is missing.*only best/ is there.*rcnn train .*best --data"):
+        resume(data, run)
+    with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with --resume, or choose another"):
+        runs.run("mask_rcnn_compact", data, run, BRIEF)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", "null", "12", '{"model": 1}'])
+def test_a_damaged_record_is_refused(data: Path, run: Path, text: str) -> None:
+    (run / "config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.json is not the record of a run"):
+        resume(data, run)
+
+
+def test_a_flipped_bit_is_noticed(data: Path, run: Path) -> None:
+    path = run / "last" / "training.pt"
+    changed = bytearray(path.read_bytes())
+    changed[len(changed) // 2] ^= 1
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match=r"training\.pt is not the file that was written with the config\.json"):
+        resume(data, run)
+
+
+def test_the_state_of_another_step_is_noticed(data: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "longer")
+    resume(data, tmp_path / "longer", "train.steps=3")
+    shutil.copy(tmp_path / "longer" / "last" / "training.pt", run / "last" / "training.pt")
+    with pytest.raises(ValueError, match=r"training\.pt is not the file"):
+        resume(data, run)
+
+
+def test_a_run_that_was_copied_without_its_hidden_files_resumes(data: Path, run: Path) -> None:
+    (run / ".rcnn-files").unlink()
+    resume(data, run, "train.steps=3")
+    assert load_checkpoint(run / "last").provenance["train"]["steps"] == 3
+
+
+@pytest.mark.parametrize("flag", [False, True])
+@pytest.mark.parametrize("left", ["nothing", "empty folder", "record and log"])
+def test_a_run_killed_before_its_first_checkpoint_starts_again(
+    data: Path, finished: Path, tmp_path: Path, left: str, flag: bool
+) -> None:
+    output = tmp_path / "run"
+    if left == "record and log":
+        shutil.copytree(finished, output, ignore=shutil.ignore_patterns("last", "best", "curve*"))
+    elif left == "empty folder":
+        output.mkdir()
+    runs.run("mask_rcnn_compact", data, output, BRIEF, resume=flag)
+    one, two = (load_checkpoint(folder / "last").state for folder in (finished, output))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+    logs = [read_log(folder / "log.jsonl") for folder in (finished, output)]
+    assert [line | {"seconds": 0} for line in logs[0]] == [line | {"seconds": 0} for line in logs[1]]
