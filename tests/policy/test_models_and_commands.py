@@ -14,7 +14,8 @@ import torch
 from typer.testing import CliRunner
 
 import rcnn
-from rcnn.cli.main import app
+from rcnn.cli.app import app
+from rcnn.cli.main import COMMANDS as HELP
 from rcnn.models import MODELS, build_detector, model_config
 from rcnn.models.config import TimmConfig, ViTConfig
 from rcnn.models.cost import cost
@@ -146,6 +147,23 @@ def test_help_imports_nothing_heavy() -> None:
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert "train" in answer.stdout
     assert "heavy: []" in answer.stdout, answer.stdout.splitlines()[-1]
+
+
+def test_the_short_help_lists_every_command() -> None:
+    described = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"})
+    assert set(HELP) == COMMANDS
+    assert all(name in described.output for name in HELP)
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_help_and_version_import_next_to_nothing(word: str) -> None:
+    code = (
+        "import sys\nfrom rcnn.cli.main import main\n"
+        f"try:\n    main(['{word}'])\nexcept SystemExit as exit:\n    assert not exit.code\n"
+        "print(sorted({'typer', 'click', 'rich', 'json', 'inspect'} & set(sys.modules)))\n"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    assert answer.stdout.splitlines()[-1] == "[]"
 
 
 def test_importing_the_package_starts_nothing() -> None:

@@ -239,3 +239,67 @@ def test_the_installed_command_runs() -> None:
         pytest.skip("rcnn is not installed beside this Python")
     answer = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=120, check=True)
     assert "predict" in answer.stdout
+
+
+def test_predict_overwrites_nothing_of_the_user(data: Path, trained: Path, tmp_path: Path) -> None:
+    folder, original = tmp_path / "photos", tmp_path / "original.jpg"
+    folder.mkdir()
+    Image.open(data / "val2017" / "val2017_1.png").convert("RGB").save(original)
+    for name in ("a.jpg", "other.jpg"):
+        (folder / name).write_bytes(original.read_bytes())
+    (folder / "b.jpg").symlink_to(original)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    for _ in range(2):  # the second call replaces its own pictures, and does not predict on them
+        assert rcnn("predict", trained, folder / "a.jpg", folder, "--output", folder) == 0
+        written = json.loads((folder / "predictions.json").read_text())
+        assert len(written["images"]) == 4
+        assert {name: (folder / name).read_bytes() for name in before} == before
+    assert original.read_bytes() == before["a.jpg"]
+    assert sorted(path.name for path in folder.glob("*-*.jpg")) == ["a-2.jpg", "a-3.jpg", "b-2.jpg", "other-2.jpg"]
+
+
+def test_predict_refuses_to_replace_predictions_of_the_user(
+    data: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "predictions.json").write_text("mine")
+    assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 2
+    assert (tmp_path / "predictions.json").read_text() == "mine"
+    assert "predictions.json exists and was not written by rcnn" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.json"]
+
+
+def test_predict_keeps_earlier_results_if_nothing_could_be_read(data: Path, trained: Path, tmp_path: Path) -> None:
+    assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 0
+    before = (tmp_path / "predictions.json").read_text()
+    assert rcnn("predict", trained, tmp_path / "gone.jpg", "--output", tmp_path) == 1
+    assert (tmp_path / "predictions.json").read_text() == before
+
+
+def test_every_bad_input_is_listed_and_the_rest_goes_on(data: Path, trained: Path, tmp_path: Path) -> None:
+    good, folder = data / "val2017" / "val2017_1.png", tmp_path / "bad"
+    folder.mkdir()
+    long = [folder / ("x" * 251 + suffix) for suffix in (".png", ".jpg")]
+    for path in long:
+        path.write_bytes(good.read_bytes())
+    Image.fromarray(np.zeros((70_000, 3000), np.bool_)).save(folder / "huge.png")
+    bad = [folder / "huge.png", "http://[/a.jpg", "http://127.0.0.1:9/%00.jpg", "x" * 300, "a\0b"]
+    status = rcnn("predict", trained, *bad, *long, good, "box.score_threshold=0.3", "--output", tmp_path / "out")
+    assert status == 1
+    written = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [entry["file"] for entry in written["images"]] == [str(path) for path in (*long, good)]
+    assert {entry["file"] for entry in written["failed"]} == {str(path) for path in bad}
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 3
+    assert not (tmp_path / "out" / "predictions.partial.jsonl").exists()
+
+
+def test_output_defaults_to_a_new_folder(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        assert rcnn("predict", trained, data / "val2017") == 0
+        assert (tmp_path / "runs" / f"predict-run-{number}" / "predictions.json").exists()
+        assert f"runs/predict-run-{number}" in capsys.readouterr().out
+    assert rcnn("predict", trained, data / "val2017", "--precision", "float16") == 2
+    assert rcnn("predict", trained, data / "val2017", "--device", "gpu") == 2
+    assert len(list((tmp_path / "runs").iterdir())) == 2

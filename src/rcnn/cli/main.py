@@ -1,75 +1,68 @@
-"""The `rcnn` command: one file a subcommand; nothing heavy is imported before a subcommand needs it."""
+"""The `rcnn` command. Its own help and version need nothing but Python, so that they are instant."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
-
-import typer
 
 from rcnn import __version__
-from rcnn.cli.convert import convert
-from rcnn.cli.demo import demo
-from rcnn.cli.doctor import doctor
-from rcnn.cli.eval import evaluate
-from rcnn.cli.models import models
-from rcnn.cli.predict import predict
-from rcnn.cli.train import train
 
-app = typer.Typer(
-    name="rcnn",
-    help="The R-CNN family for PyTorch: train, evaluate, predict, and convert old checkpoints.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command("train")(train)
-app.command("eval")(evaluate)
-app.command("predict")(predict)
-app.command("convert")(convert)
-app.add_typer(models, name="models")
-app.command("doctor")(doctor)
-app.command("demo")(demo)
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"rcnn {__version__}")
-        raise typer.Exit()
-
-
-@app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show where an error came from, not its message alone (also: RCNN_DEBUG=1).")
-    ] = False,
-) -> None:
-    """The R-CNN family for PyTorch: train, evaluate, predict, and convert old checkpoints."""
+DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
+COMMANDS = {
+    "train": "Train a model from scratch, or fine-tune a checkpoint.",
+    "eval": "Measure average precision (COCO's metrics) on a data set.",
+    "predict": "Find objects in images; write pictures and predictions.json.",
+    "convert": "Convert a checkpoint of another framework, or export to one.",
+    "models": "List the models, or show the settings of one.",
+    "doctor": "Show what this machine has, and how to install what is missing.",
+    "demo": "Train and evaluate a small Mask R-CNN on synthetic images, in minutes.",
+}
+OPTIONS = {
+    "--version": "Print the version and exit.",
+    "--debug": "Show tracebacks of errors (also: RCNN_DEBUG=1).",
+    "-h, --help": "Show this message and exit.",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run `arguments` (the command line, where None). What a user can mend is one line on stderr and exit status 2."""
+    """Run `arguments` (default: the command line). An error that the user can fix is one line and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("RCNN_DEBUG", "") not in ("", "0")
-    words = [word for word in words if word != "--debug"]  # it may stand anywhere, after the subcommand too
+    words = [word for word in words if word != "--debug"]  # accepted anywhere, also after the command
+    if not words or words[0] in ("-h", "--help"):
+        print(help_text())
+        sys.exit(0 if words else 2)
+    if words == ["--version"]:
+        print(version_line())
+        sys.exit(0)
+    from rcnn.cli.app import app
+
     try:
         app(words, prog_name="rcnn")
     except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
-        typer.echo(f"rcnn: {type(error).__name__ if not str(error) else error}", err=True)
+        print(f"rcnn: {str(error) or type(error).__name__}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
             raise
-        typer.echo("rcnn: stopped", err=True)
+        print("rcnn: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def help_text() -> str:
+    """The text of `rcnn --help`."""
+    commands = [f"  {name:12}{text}" for name, text in COMMANDS.items()]
+    options = [f"  {name:12}{text}" for name, text in OPTIONS.items()]
+    head, end = ["Usage: rcnn COMMAND [ARGUMENTS]...", "", DESCRIPTION, ""], "rcnn COMMAND --help describes a command."
+    return "\n".join([*head, "Commands:", *commands, "", "Options:", *options, "", end])
+
+
+def version_line() -> str:
+    """The text of `rcnn --version`."""
+    return f"rcnn {__version__}"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""`rcnn predict`: what is in these images?"""
+"""`rcnn predict`: find objects in images."""
 
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,9 @@ import typer
 
 from rcnn.cli.eval import Padding, Precision
 from rcnn.cli.progress import progress_bar
-from rcnn.cli.sources import Source, expand
+from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import TTA, TTAFlip, predictor_from
+from rcnn.outputs import OutputFolder, output_or_new
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,143 +23,158 @@ if TYPE_CHECKING:
     from rcnn.results import ImageDetections
 
 READ_AHEAD = 2  # images decoded before they are needed
-QUALITY = 92  # of the pictures, JPEG's
+QUALITY = 92  # of the JPEG pictures
+RESULTS = "predictions.json"
+PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
+SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
 def predict(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best).")],
-    images: Annotated[
-        list[str], typer.Argument(metavar="FILES_FOLDERS_OR_URLS", help="Folders are searched to the bottom.")
+    inputs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES_FOLDERS_OR_URLS [KEY=VALUE]...",
+            help="Images; folders are searched recursively. Settings, e.g. box.score_threshold=0.01.",
+        ),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for the pictures and predictions.json.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the pictures and predictions.json (default: a new runs/predict-MODEL-N)."),
+    ] = None,
     to_stdout: Annotated[
         bool, typer.Option("--json", help="Print predictions.json too (and nothing else) on stdout.")
     ] = False,
     pictures: Annotated[
-        bool, typer.Option("--pictures/--no-pictures", help="Draw what was found; or write JSON alone.")
+        bool, typer.Option("--pictures/--no-pictures", help="Write pictures with the detections, or only JSON.")
     ] = True,
     contour: Annotated[
-        bool, typer.Option("--contour", help="Draw the outlines of masks in place of their areas.")
+        bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
-    score: Annotated[float, typer.Option(help="Leave out detections scored lower.", min=0, max=1)] = 0.5,
+    score: Annotated[float, typer.Option(help="Leave out detections with a lower score.", min=0, max=1)] = 0.5,
     keypoint_score: Annotated[
-        float, typer.Option(help="Leave keypoints scored lower out of the pictures; of persons, .05 is usual.", min=0)
+        float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,
+    max_pixels: Annotated[
+        int, typer.Option(help="Refuse images with more pixels (0 = no limit).", min=0)
+    ] = 180_000_000,
     precision: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 where the hardware multiplies it.")
+        Precision, typer.Option(help="auto: bfloat16 where the hardware has instructions for it.")
     ] = Precision.float32,
     padding: Annotated[
-        Padding, typer.Option(help="exact: as the checkpoint's system did; bucket: few shapes, for speed.")
+        Padding, typer.Option(help="exact: as in the checkpoint's framework; bucket: few shapes, for speed.")
     ] = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps; auto: a GPU if there is one.")] = "auto",
 ) -> None:
-    """Find objects in images; write pictures of them, and OUTPUT/predictions.json.
+    """Find objects in images; write pictures and OUTPUT/predictions.json.
 
-    An image that cannot be read is named on stderr and under "failed" in the JSON.
-
-    The others are done all the same, and the exit status is 1.
+    Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
+    "failed" in the JSON; the others are processed, and the exit status is 1.
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
     from rcnn.data.warnings import counted
 
+    words, settings = split_settings(inputs)
     predictor = predictor_from(
-        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
+        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings
     )
-    if score < predictor.config.box.score_threshold:
-        lowest = predictor.config.box.score_threshold
-        typer.echo(f"the checkpoint itself drops what it scores under {lowest:g} (box.score_threshold)", err=True)
-    sources, failed = expand(images, output)
-    for name, reason in failed:
-        typer.echo(f"{name}: {reason}", err=True)
-    output.mkdir(parents=True, exist_ok=True)
-    done: list[dict[str, Any]] = []
-    objects = 0
-    with ThreadPoolExecutor(READ_AHEAD) as pool, progress_bar("predict", len(sources)) as advance:
-        for source, image in _decoded(sources, pool):
-            if isinstance(image, Exception):
-                failed.append((source.name, _without(source.name, str(image))))
-                typer.echo(f"{source.name}: {failed[-1][1]}", err=True)
-            else:
-                found = predictor.predict([image])[0].above(score)
-                entry = {"file": source.name, "height": found.height, "width": found.width}
-                done.append(entry | {"detections": found.to_json(predictor.classes)})
-                objects += len(found)
-                if pictures:
-                    draw(
-                        image, found, predictor, output / source.picture, contour=contour, keypoint_score=keypoint_score
-                    )
-            advance()
-    written: dict[str, Any] = {"images": done}
-    if failed:
-        written["failed"] = [{"file": name, "error": reason} for name, reason in failed]
-    text = json.dumps(written)
-    (output / "predictions.json").write_text(text + "\n", encoding="utf-8")
+    lowest = predictor.config.box.score_threshold
+    if score < lowest:
+        typer.echo(f"warning: the model drops scores below {lowest:g}; set box.score_threshold={score:g}", err=True)
+    with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
+        folder.require_free(RESULTS, PARTIAL)
+        sources = expand(words, folder)
+        if output is None:
+            typer.echo(f"output folder: {path}", err=True)
+        if sources.skipped:
+            typer.echo(f"skipped {counted(sources.skipped, 'file')} not recognised as images", err=True)
+        for name, reason in sources.failed:
+            typer.echo(f"{name}: {reason}", err=True)
+        run = _Run(
+            predictor=predictor, folder=folder, score=score, contour=contour, keypoint_score=keypoint_score,
+            pictures=pictures, max_pixels=max_pixels,
+        )  # fmt: skip
+        done = run.predict_all(sources)
+        text = _write_results(folder, done, sources.failed)
     if to_stdout:
         typer.echo(text)
     else:
-        found = f"{counted(objects, 'object')} in {counted(len(done), 'image')}"
-        typer.echo(f"{found}; wrote {output / 'predictions.json'}" + _beside(done, pictures))
-    if failed:
-        typer.echo(f"{len(failed)} of {len(done) + len(failed)} could not be read", err=True)
+        objects = sum(len(entry["detections"]) for entry in done)
+        typer.echo(f"{counted(objects, 'object')} in {counted(len(done), 'image')}; results in {path}")
+    if sources.failed:
+        typer.echo(f"{counted(len(sources.failed), 'input')} failed", err=True)
         raise typer.Exit(1)
 
 
-def draw(
-    image: Tensor,
-    found: ImageDetections,
-    predictor: Predictor,
-    path: Path,
-    *,
-    contour: bool,
-    keypoint_score: float,
-) -> None:
-    """`path`: the image (3, H, W) uint8 RGB with what was found on it."""
-    from rcnn.drawing.pictures import draw_objects
+class _Run:
+    """The settings of one call of the command."""
 
-    picture = draw_objects(
-        image,
-        found.boxes,
-        found.labels,
-        predictor.classes,
-        scores=found.scores,
-        masks=found.regions(),
-        keypoints=found.keypoints,
-        skeleton=predictor.skeleton,
-        keypoint_score=keypoint_score,
-        contour=contour,
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(path, quality=QUALITY)
+    def __init__(
+        self,
+        *,
+        predictor: Predictor,
+        folder: OutputFolder,
+        score: float,
+        contour: bool,
+        keypoint_score: float,
+        pictures: bool,
+        max_pixels: int,
+    ) -> None:
+        self.predictor, self.folder, self.score, self.max_pixels = predictor, folder, score, max_pixels
+        self.pictures, self.contour, self.keypoint_score = pictures, contour, keypoint_score
 
+    def predict_all(self, sources: Sources) -> list[dict[str, Any]]:
+        """The entries of predictions.json; each is on disk as soon as it is known. Failures go to `sources.failed`."""
+        done: list[dict[str, Any]] = []
+        partial = self.folder.claim(PARTIAL)
+        with partial.open("w", encoding="utf-8") as lines, progress_bar("predict", len(sources.images)) as advance:
+            for source, image in read_ahead(sources.images, self._read, READ_AHEAD):
+                try:
+                    if isinstance(image, Exception):
+                        raise image
+                    result = self.predictor.predict(image, score=self.score)
+                    entry = {"file": source.name, "height": result.height, "width": result.width}
+                    done.append(entry | {"detections": result.to_json()})
+                    lines.write(json.dumps(done[-1]) + "\n")
+                    lines.flush()
+                    if self.pictures:
+                        self._draw(source, result)
+                except Exception as error:  # one bad input never costs the others
+                    reason = str(error).removeprefix(source.name).lstrip(": ") or type(error).__name__
+                    sources.failed.append((source.name, reason))
+                    typer.echo(f"{source.name}: {reason}", err=True)
+                advance()
+        return done
 
-def _decoded(sources: Sequence[Source], pool: ThreadPoolExecutor) -> Iterator[tuple[Source, Tensor | Exception]]:
-    """Each source with its image, or what is wrong with it; a few are read ahead."""
-    from rcnn.data.images import read_image
+    def _read(self, source: Source) -> Tensor:
+        from rcnn.data.images import read_image
 
-    def read(source: Source) -> Tensor | Exception:
-        try:
-            return read_image(source.read())
-        except (ValueError, OSError) as error:
-            return error
+        return read_image(source.read(), max_pixels=self.max_pixels)
 
-    waiting: deque[tuple[Source, Future[Tensor | Exception]]] = deque()
-    for source in sources:
-        waiting.append((source, pool.submit(read, source)))
-        if len(waiting) > READ_AHEAD:
-            first, image = waiting.popleft()
-            yield first, image.result()
-    while waiting:
-        first, image = waiting.popleft()
-        yield first, image.result()
-
-
-def _without(name: str, message: str) -> str:
-    """`message` less the name that it begins with, which is said beside it."""
-    return message.removeprefix(name).lstrip(": ") or message
+    def _draw(self, source: Source, result: ImageDetections) -> None:
+        picture = result.draw(contour=self.contour, keypoint_score=self.keypoint_score)
+        with self.folder.writing(source.picture) as path:
+            picture.save(path, "JPEG", quality=QUALITY)
 
 
-def _beside(done: Sequence[object], pictures: bool) -> str:
-    return " and the pictures beside it" if pictures and done else ""
+def _write_results(folder: OutputFolder, done: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:
+    """Write predictions.json, and return its text. Earlier results stay if no image could be processed."""
+    results: dict[str, Any] = {"images": done}
+    if failed:
+        results["failed"] = [{"file": name, "error": reason} for name, reason in failed]
+    text = json.dumps(results)
+    if done or not (folder.path / RESULTS).exists():
+        folder.write_text(RESULTS, text + "\n")
+    else:
+        typer.echo(f"kept the earlier {folder.path / RESULTS}: no image could be processed", err=True)
+    (folder.path / PARTIAL).unlink()
+    return text
+
+
+def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The inputs and the KEY=VALUE settings among the arguments; a file of that name is an input."""
+    settings = [word for word in words if SETTING.match(word) and not Path(word).exists()]
+    return [word for word in words if word not in settings], settings

@@ -1,105 +1,202 @@
-"""What `rcnn predict` is given, files, folders and URLs, as images one after the other."""
+"""The inputs of `rcnn predict` (files, folders and URLs) as a list of images."""
 
 from __future__ import annotations
 
 import os
-import time
+import re
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from http.client import HTTPException
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jp2", ".avif", ".ppm", ".pgm")
-LONGEST_DOWNLOAD = 64 * 2**20  # bytes
+from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
+
+# files with these suffixes are read without looking at their content first; the content decides what they are
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".qoi",
+    ".sgi", ".pcx",
+)  # fmt: skip
+MAX_DOWNLOAD = 64 * 2**20  # bytes
 TIMEOUT = 20.0  # seconds without an answer
-DEADLINE = 120.0  # seconds for one whole image
+DEADLINE = 120.0  # seconds for a whole download
+T = TypeVar("T")
 
 
 class SourceError(ValueError):
-    """Something that was asked for is not there, or is no image. The message names it and says what to do."""
+    """An input that gives no image. The message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One image to be: where it comes from, and what to call the picture that is made of it."""
+    """One image to read."""
 
-    name: str  # as it stands in predictions.json: the path as given (a folder's with the rest joined on), or the URL
-    picture: Path  # relative to the output folder, ends in .jpg; no two sources have the same
+    name: str  # as in predictions.json: the path as given (for folders: with the rest appended), or the URL
+    picture: str  # name of its picture in the output folder, ends with .jpg; unique
     url: bool = False
 
     def read(self) -> Path | bytes:
-        """What the decoder takes: a path, or the bytes of a download. Raises SourceError where a URL gives none."""
+        """What the decoder takes: a path, or the bytes of a download. Raises SourceError if a URL gives none."""
         return download(self.name) if self.url else Path(self.name)
 
 
+@dataclass(kw_only=True)
+class Sources:
+    """The images of all inputs, in order, and what was left out."""
+
+    images: list[Source] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)  # name, and what is wrong with it
+    skipped: int = 0  # files in folders that are not images
+
+
 def is_url(word: str) -> bool:
-    """Whether `word` names a scheme, so that it is no path: http://..., ftp://..."""
+    """Whether `word` starts with a scheme, so that it is no path: http://..., ftp://..."""
     return "://" in word
 
 
-def expand(words: Iterable[str], output: Path) -> tuple[list[Source], list[tuple[str, str]]]:
-    """The images of files, folders (all below them, by name, files that are no images skipped) and URLs, in this order.
+def expand(words: Iterable[str], output: OutputFolder) -> Sources:
+    """The images of files, folders (with all folders in them, sorted by name) and URLs, in this order.
 
-    Beside them what gives none, as (name, what is wrong with it). What lies in `output` is left out of folders, so that
-    pictures of an earlier call are not taken for photos.
+    In folders, hidden files, files that are not images, and files that rcnn wrote are left out. Names of pictures are
+    unique and free in `output`.
     """
-    sources: list[Source] = []
-    wrong: list[tuple[str, str]] = []
-    taken: set[str] = set()
+    sources, taken = Sources(), set[str]()
+
+    def add(name: str, picture: str, url: bool = False) -> None:
+        sources.images.append(Source(name=name, picture=_picture(picture, taken, output), url=url))
+
     for word in words:
-        if is_url(word):
-            scheme, _, path = urllib.parse.urlsplit(word)[:3]
-            if scheme.lower() not in ("http", "https"):
-                wrong.append((word, f"{scheme}:// is not read; give an http:// or https:// address, or a file"))
-                continue
-            last = Path(urllib.parse.unquote(path)).name or "download"
-            sources.append(Source(name=word, picture=_free(Path(last), taken), url=True))
-        elif Path(word).is_dir():
-            found = list(images_below(Path(word), output))
-            if not found:
-                wrong.append((word, f"holds no image; wanted files ending {' '.join(IMAGE_SUFFIXES)}"))
-            for path in found:
-                sources.append(Source(name=str(path), picture=_free(path.relative_to(word), taken)))
-        elif Path(word).exists():
-            sources.append(Source(name=word, picture=_free(Path(Path(word).name), taken)))
-        else:
-            wrong.append((word, "does not exist; give a file, a folder, or an http(s) address"))
-    return sources, wrong
+        try:
+            if is_url(word):
+                add(word, _name_of_url(word), url=True)
+            elif Path(word).is_dir():
+                before = len(sources.images)
+                for path in _images_below(Path(word), sources):
+                    add(str(path), path.relative_to(word).as_posix())
+                if len(sources.images) == before:
+                    sources.failed.append((word, "contains no image"))
+            elif "\0" not in word and Path(word).exists():
+                add(word, Path(word).name)
+            else:
+                sources.failed.append((word, "does not exist; expected a file, a folder, or an http(s) URL"))
+        except (ValueError, OSError) as error:
+            sources.failed.append((word, str(error)))
+    return sources
 
 
-def images_below(folder: Path, output: Path) -> Iterator[Path]:
-    """Image files in `folder` and its folders, sorted by path; hidden ones and those in `output` are left out."""
-    without = output.resolve()
-    for here, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != without)
-        if Path(here).resolve() == without:
-            return
+def _name_of_url(url: str) -> str:
+    """The last part of a URL's path, for the name of its picture."""
+    parts = urllib.parse.urlsplit(url)
+    if parts.scheme.lower() not in ("http", "https"):
+        raise SourceError(f"{parts.scheme}:// is not supported; expected an http:// or https:// URL, or a file")
+    return PurePosixPath(urllib.parse.unquote(parts.path)).name or "download"
+
+
+def _images_below(folder: Path, sources: Sources) -> Iterator[Path]:
+    """Image files in `folder` and its folders, sorted by path; others are counted in `sources`."""
+
+    def unreadable(error: OSError) -> None:
+        sources.failed.append((str(error.filename), f"cannot be read: {error.strerror}"))
+
+    from rcnn.data.images import is_image
+
+    for here, folders, files in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        written = {(Path(here) / name).resolve() for name in files_of_rcnn(here)}
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES:
-                yield Path(here) / name
+            path = Path(here) / name
+            if name.startswith(".") or path.resolve() in written or _written_above(path, folder):
+                continue
+            if path.suffix.lower() in IMAGE_SUFFIXES or is_image(path):
+                yield path
+            else:
+                sources.skipped += 1
 
 
-def _free(path: Path, taken: set[str]) -> Path:
-    """`path` ending .jpg, numbered where another source has that name, upper and lower case being the same."""
-    stem, number = path.with_suffix(""), 1
-    candidate = stem.with_name(stem.name + ".jpg")
-    while str(candidate).lower() in taken:
+def _written_above(path: Path, folder: Path) -> bool:
+    """Whether rcnn wrote `path` to a folder inside its output folder, which is `folder` or below it."""
+    for parent in [*path.parents][1:]:
+        if folder != parent and folder not in parent.parents:
+            return False
+        if path.relative_to(parent).as_posix() in files_of_rcnn(parent):
+            return True
+    return False
+
+
+def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
+    """`name` with the suffix .jpg, numbered if another source has that name or a file of the user is there."""
+    safe = re.sub(r"[\x00-\x1f\x7f]", "_", name)
+    path = PurePosixPath(safe if PurePosixPath(safe).name.strip(".") else "download")
+    path = path.with_name(path.stem + ".jpg")
+    number = 1
+    while (candidate := numbered(path, number)) and (str(candidate).lower() in taken or not output.is_free(candidate)):
         number += 1
-        candidate = stem.with_name(f"{stem.name}-{number}.jpg")
     taken.add(str(candidate).lower())
-    return candidate
+    return str(candidate)
 
 
-def download(
-    url: str, *, longest: int = LONGEST_DOWNLOAD, timeout: float = TIMEOUT, deadline: float = DEADLINE
-) -> bytes:
-    """What lies at an http(s) address. SourceError: refused, over `longest` bytes, or not there in so many seconds."""
+def read_ahead(
+    sources: Sequence[Source], read: Callable[[Source], T], ahead: int
+) -> Iterator[tuple[Source, T | Exception]]:
+    """Each source with what `read` returns for it or raises; `ahead` of them are read before they are needed.
+
+    The threads are daemons: an interrupt does not wait for them.
+    """
+    waiting: list[tuple[Source, Future[T]]] = []
+    for source in sources:
+        waiting.append((source, in_background(read, source)))
+        if len(waiting) > ahead:
+            yield _outcome(*waiting.pop(0))
+    while waiting:
+        yield _outcome(*waiting.pop(0))
+
+
+def _outcome(source: Source, future: Future[T]) -> tuple[Source, T | Exception]:
+    try:
+        return source, future.result()
+    except Exception as error:  # one bad input never costs the others
+        return source, error
+
+
+def in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
+    """Run `function` in a daemon thread."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
+    """The content of an http(s) URL.
+
+    Raises SourceError if it is refused, longer than `longest` bytes, not answered for `timeout` seconds, or not
+    complete after `deadline` seconds, however slowly the server sends.
+    """
+    future = in_background(_download, url, longest, timeout)
+    try:
+        return future.result(timeout=deadline)
+    except TimeoutError as error:
+        if future.done():
+            raise
+        raise SourceError(f"took longer than {deadline:g} seconds; download it and give the file") from error
+
+
+def _download(url: str, longest: int, timeout: float) -> bytes:
     request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
-    until = time.monotonic() + deadline
-    pieces, size = [], 0
+    pieces: list[bytes] = []
+    size = 0
     try:
         with _opener().open(request, timeout=timeout) as answer:
             while piece := answer.read(1 << 16):
@@ -107,11 +204,9 @@ def download(
                 size += len(piece)
                 if size > longest:
                     raise SourceError(f"is longer than {longest / 2**20:g} MiB; download it and give the file")
-                if time.monotonic() > until:
-                    raise SourceError(f"took longer than {deadline:g} seconds; download it and give the file")
-            wanted = answer.headers.get("Content-Length")
+            expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
-        raise SourceError(f"the server answered {error.code} {error.reason}; check the address") from error
+        raise SourceError(f"the server answered {error.code} {error.reason}; check the URL") from error
     except TimeoutError as error:
         raise SourceError(
             f"no answer within {timeout:g} seconds; try again, or download it and give the file"
@@ -120,14 +215,14 @@ def download(
         if isinstance(error, SourceError):
             raise
         reason = getattr(error, "reason", None) or error
-        raise SourceError(f"cannot be downloaded ({reason}); check the address and the network") from error
-    if wanted is not None and wanted.isdigit() and int(wanted) != size:
-        raise SourceError(f"broke off after {size} of {wanted} bytes; try again")
+        raise SourceError(f"cannot be downloaded ({reason}); check the URL and the network") from error
+    if expected is not None and expected.isdigit() and int(expected) != size:
+        raise SourceError(f"ended after {size} of {expected} bytes; try again")
     return b"".join(pieces)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Reads http and https, and nothing else: urllib's own would follow a redirect to ftp, and read files."""
+    """Reads http and https only: urllib's own opener would follow a redirect to ftp, and read local files."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

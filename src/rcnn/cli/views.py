@@ -1,9 +1,10 @@
-"""The predictor that a command wants: one look at each image, or several."""
+"""The predictor that a command uses: plain, or with test-time augmentation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,23 +14,38 @@ if TYPE_CHECKING:
 TTA = Annotated[
     str,
     typer.Option(
-        help="Look at each image several times: shorter sides in pixels, as 640,800,960, or `own` for the "
-        "checkpoint's size; each mirrored too. Slower, more exact.",
+        help="Test-time augmentation: shorter sides in pixels, e.g. 640,800,960, or `own` for the checkpoint's size; "
+        "each is also flipped. Slower, more accurate.",
     ),
 ]
-TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --tta, also look at mirror images.")]
+TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --tta, also predict on flipped images.")]
 
 
-def predictor_from(checkpoint: Path, tta: str, flip: bool, **settings: Any) -> Predictor:
-    """The predictor of a checkpoint; with `tta` one that looks at several sizes. ValueError for what is no size."""
+def predictor_from(
+    checkpoint: Path,
+    tta: str,
+    flip: bool,
+    *,
+    device: str,
+    precision: Literal["float32", "bfloat16", "auto"],
+    padding: Literal["exact", "bucket"],
+    settings: Sequence[str] = (),
+) -> Predictor:
+    """The predictor of a checkpoint, with KEY=VALUE `settings`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
     from rcnn.tta import AugmentedPredictor
 
     if not tta:
-        return Predictor.from_checkpoint(checkpoint, **settings)
-    words = [] if tta == "own" else tta.split(",")
-    if not all(word.strip().isdecimal() for word in words):
-        raise ValueError(f"--tta {tta}: want shorter sides in pixels, as 640,800,960, or own")
-    return AugmentedPredictor.from_checkpoint(
-        checkpoint, scales=tuple(int(word) for word in words), flip=flip, **settings
+        return Predictor(checkpoint, device=device, precision=precision, padding=padding, settings=settings)
+    sides = [] if tta == "own" else tta.split(",")
+    if not all(side.strip().isdecimal() for side in sides):
+        raise ValueError(f"--tta {tta}: expected shorter sides in pixels, e.g. 640,800,960, or own")
+    return AugmentedPredictor(
+        checkpoint,
+        scales=tuple(int(side) for side in sides),
+        flip=flip,
+        device=device,
+        precision=precision,
+        padding=padding,
+        settings=settings,
     )

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rcnn.cli.sources import SourceError, download, expand
+from rcnn.cli.sources import SourceError, Sources, download
+from rcnn.cli.sources import expand as expand_into
+from rcnn.outputs import OutputFolder
 
 
 class Server(BaseHTTPRequestHandler):
@@ -25,6 +27,13 @@ class Server(BaseHTTPRequestHandler):
             self.end_headers()
         elif self.path == "/slow":
             time.sleep(1.5)
+        elif self.path == "/dripping":
+            self.send_response(200)
+            self.send_header("Content-Length", "100")
+            self.end_headers()
+            for _ in range(100):
+                self.wfile.write(b"x")
+                time.sleep(0.2)
         elif self.path in ("/ok", "/large", "/short", "/endless"):
             body = b"x" * (5000 if self.path == "/large" else 100)
             self.send_response(200)
@@ -70,7 +79,7 @@ def test_a_download(address: str, path: str) -> None:
         ("/large", "longer than"),
         ("/endless", "longer than"),
         ("/slow", "no answer within 0.5 seconds|timed out"),
-        ("/short", "broke off after 100 of 200|IncompleteRead"),
+        ("/short", "ended after 100 of 200|IncompleteRead"),
     ],
 )
 def test_a_download_that_fails_says_why(address: str, path: str, said: str) -> None:
@@ -78,9 +87,22 @@ def test_a_download_that_fails_says_why(address: str, path: str, said: str) -> N
         download(address + path, longest=4000, timeout=0.5)
 
 
+def test_a_dripping_server_does_not_get_around_the_deadline(address: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"took longer than 0\.5 seconds"):
+        download(address + "/dripping", timeout=5, deadline=0.5)
+    assert time.monotonic() - start < 2
+
+
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(SourceError, match="check the address and the network"):
+    with pytest.raises(SourceError, match="check the URL and the network"):
         download("http://127.0.0.1:9/x.jpg", timeout=2)
+
+
+def expand(words: list[str], output: Path) -> Sources:
+    """The images of `words`, for an output folder."""
+    with OutputFolder(output) as folder:
+        return expand_into(words, folder)
 
 
 def touch(*paths: Path) -> None:
@@ -93,28 +115,34 @@ def touch(*paths: Path) -> None:
 def test_folders_are_searched_in_order_and_without_what_is_no_image(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     touch(folder / "b.JPG", folder / "a.png", folder / "notes.txt", folder / "deep" / "er" / "c.webp")
-    touch(folder / ".hidden.jpg", folder / ".cache" / "d.jpg", folder / "out" / "a.jpg")
-    sources, wrong = expand([str(folder)], folder / "out")
+    touch(folder / ".hidden.jpg", folder / ".cache" / "d.jpg")
+    with OutputFolder(folder / "out") as output:
+        output.write_text("a.jpg", "a picture of an earlier call")
+        output.write_text("deep/b.jpg", "another")
+    found = expand([str(folder)], folder / "out")
+    sources, wrong = found.images, found.failed
+    assert found.skipped == 1
     assert [Path(source.name).relative_to(folder).as_posix() for source in sources] == [
         "a.png",
         "b.JPG",
         "deep/er/c.webp",
     ]
-    assert [source.picture.as_posix() for source in sources] == ["a.jpg", "b.jpg", "deep/er/c.jpg"]
+    assert [source.picture for source in sources] == ["a.jpg", "b.jpg", "deep/er/c.jpg"]
     assert not wrong
 
 
 def test_no_two_pictures_have_one_name(tmp_path: Path) -> None:
     touch(tmp_path / "a.jpg", tmp_path / "a.png", tmp_path / "other" / "A.jpg")
     words = [str(tmp_path / "a.jpg"), str(tmp_path / "a.png"), str(tmp_path / "other"), "http://host/x/a.jpeg?size=2"]
-    sources, wrong = expand(words, tmp_path / "out")
+    found = expand(words, tmp_path / "out")
+    sources, wrong = found.images, found.failed
     assert not wrong
-    assert [source.picture.as_posix() for source in sources] == ["a.jpg", "a-2.jpg", "A-3.jpg", "a-4.jpg"]
+    assert [source.picture for source in sources] == ["a.jpg", "a-2.jpg", "A-3.jpg", "a-4.jpg"]
     assert [source.url for source in sources] == [False, False, False, True]
 
 
 def test_a_url_cannot_leave_the_output_folder(tmp_path: Path) -> None:
-    sources, _ = expand(["http://host/..%2F..%2Fetc%2Fpasswd.jpg", "http://host/", "https://host/.."], tmp_path)
+    sources = expand(["http://host/..%2F..%2Fetc%2Fpasswd.jpg", "http://host/", "https://host/.."], tmp_path).images
     for source in sources:
         assert (tmp_path / source.picture).resolve().parent == tmp_path.resolve(), source
 
@@ -128,7 +156,8 @@ def test_what_gives_no_image_is_named_and_the_rest_is_kept(tmp_path: Path) -> No
         "file:///a.jpg",
         str(tmp_path / "a.jpg"),
     ]
-    sources, wrong = expand(words, tmp_path / "out")
+    found = expand(words, tmp_path / "out")
+    sources, wrong = found.images, found.failed
     assert [source.name for source in sources] == [str(tmp_path / "a.jpg")]
     reasons = dict(wrong)
     assert "does not exist" in reasons[words[0]]
@@ -139,6 +168,7 @@ def test_what_gives_no_image_is_named_and_the_rest_is_kept(tmp_path: Path) -> No
 
 def test_a_file_may_have_any_name(tmp_path: Path) -> None:
     touch(tmp_path / "photo")
-    sources, wrong = expand([str(tmp_path / "photo")], tmp_path / "out")
-    assert [source.picture.name for source in sources] == ["photo.jpg"]
+    found = expand([str(tmp_path / "photo")], tmp_path / "out")
+    sources, wrong = found.images, found.failed
+    assert [source.picture for source in sources] == ["photo.jpg"]
     assert not wrong

@@ -1,0 +1,48 @@
+"""All commands as one Typer application."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rcnn.cli.convert import convert
+from rcnn.cli.demo import demo
+from rcnn.cli.doctor import doctor
+from rcnn.cli.eval import evaluate
+from rcnn.cli.main import DESCRIPTION, version_line
+from rcnn.cli.models import models
+from rcnn.cli.predict import predict
+from rcnn.cli.train import train
+
+app = typer.Typer(
+    name="rcnn",
+    help=DESCRIPTION,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("train")(train)
+app.command("eval")(evaluate)
+app.command("predict")(predict)
+app.command("convert")(convert)
+app.add_typer(models, name="models")
+app.command("doctor")(doctor)
+app.command("demo")(demo)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(version_line())
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors (also: RCNN_DEBUG=1).")] = False,
+) -> None:
+    """R-CNN models for PyTorch."""
