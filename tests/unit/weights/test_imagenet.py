@@ -287,5 +287,7 @@ def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
     with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
         run(str(caffe), data, tmp_path / "other", [])
-    with pytest.raises(ValueError, match=r"holds a backbone alone, which detects nothing: train from it, `rcnn train"):
+    with pytest.raises(
+        ValueError, match=r"contains only a backbone, which detects nothing: train from it, `rcnn train"
+    ):
         load_detector(caffe)
