@@ -285,7 +285,7 @@ def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     assert checkpoint.config.input.channel_order == "bgr"
     stem = load_checkpoint(caffe).state["backbone.stem.conv1.weight"]  # which is frozen
     assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
-    with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
+    with pytest.raises(ValueError, match="contains only a backbone: give a model by its name"):
         run(str(caffe), data, tmp_path / "other", [])
     with pytest.raises(
         ValueError, match=r"contains only a backbone, which detects nothing: train from it, `rcnn train"
