@@ -12,7 +12,7 @@ FILE = Path(__file__).resolve().parents[1] / "src/rcnn/models/zoo/sizes.json"
 
 
 def main() -> None:
-    """Count, and write one line a model."""
+    """Count, and write one line per model."""
     lines = []
     for name in sorted(MODELS):
         counted = cost(model_config(name))

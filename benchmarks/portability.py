@@ -29,7 +29,7 @@ INTRODUCTION = """\
 the order in which a CPU adds numbers. `ONEDNN_MAX_CPU_ISA` limits oneDNN to SSE41, AVX2 or AVX512_CORE;
 `ATEN_CPU_CAPABILITY=default` limits ATen. `benchmarks/portability.py` writes this page.
 
-Newest: {newest}. Oldest supported: {oldest}.
+Newest: {newest}. Oldest supported: {oldest}. Runs in this table: {runs}.
 
 A tolerance `a + r x` allows a deviation of a + r * |expected|. *Used* is the largest share of the tolerance that any
 element used in any run, and *run* names that run. Of {checks} checks, {tight} used more than a third.
@@ -68,20 +68,22 @@ class Check:
 
 
 def main() -> int:
-    """Run what has no record in `--folder` yet, then write the page; returns pytest's exit code."""
+    """Run the tests, then write the page from all records in `--folder`; returns pytest's exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oldest", type=Path, required=True, help="Python with the oldest supported torch")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "portability", help="the records of the runs")
-    parser.add_argument("--only", choices=[run.name for run in RUNS], help="one run, without writing the page")
+    parser.add_argument("--only", choices=[*(run.name for run in RUNS), "page"], help="one run, or the page alone")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     failed = 0
     for run in RUNS:
         if options.only in (None, run.name):
             failed |= run_tests(run, str(options.oldest) if run.oldest else sys.executable, options.folder)
-    if options.only is None:
-        records = {run.name: record_file(options.folder, run) for run in RUNS}
-        PAGE.write_text(page(collect(records), versions(sys.executable), versions(str(options.oldest))), "utf-8")
+    records = {run.name: record_file(options.folder, run) for run in RUNS if record_file(options.folder, run).exists()}
+    if options.only in (None, "page"):
+        PAGE.write_text(
+            page(collect(records), list(records), versions(sys.executable), versions(str(options.oldest))), "utf-8"
+        )
     return failed
 
 
@@ -119,7 +121,7 @@ def collect(records: dict[str, Path]) -> dict[tuple[str, str], Check]:
     return dict(sorted(checks.items()))
 
 
-def page(checks: dict[tuple[str, str], Check], newest: str, oldest: str) -> str:
+def page(checks: dict[tuple[str, str], Check], runs: list[str], newest: str, oldest: str) -> str:
     """docs/portability.md."""
     tight = sum(max(check.used.values()) > 1 / 3 for check in checks.values())
     rows = [
@@ -127,7 +129,11 @@ def page(checks: dict[tuple[str, str], Check], newest: str, oldest: str) -> str:
         f"{max(check.used.values()):.0%} | {max(check.used, key=lambda run: check.used[run])} |"
         for (test, name), check in checks.items()
     ]
-    return INTRODUCTION.format(newest=newest, oldest=oldest, checks=len(checks), tight=tight) + "\n".join(rows) + "\n"
+    return (
+        INTRODUCTION.format(newest=newest, oldest=oldest, runs=", ".join(runs), checks=len(checks), tight=tight)
+        + "\n".join(rows)
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -166,7 +166,7 @@ def differences(one: Any, two: Any, where: str = "") -> list[str]:
         return missing + [
             d for key in one.keys() & two.keys() for d in differences(one[key], two[key], f"{where}.{key}")
         ]
-    if isinstance(one, list | tuple) and isinstance(two, list | tuple):
+    if isinstance(one, Sequence) and isinstance(two, Sequence) and not isinstance(one, str):
         if len(one) != len(two):
             return [f"{where}: {one} / {two}"]
         return [d for i, (a, b) in enumerate(zip(one, two, strict=True)) for d in differences(a, b, f"{where}[{i}]")]

@@ -1,4 +1,4 @@
-"""The Chainer segmenters' fixtures (../shared/golden/chainer): their files written anew, converted by us."""
+"""The Chainer segmenters' fixtures (../shared/golden/chainer): their files, written by the tests and converted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectron2's fixtures (../shared/golden/detectron2): its checkpoint written anew, converted by us, and its inputs."""
+"""Detectron2's fixtures (../shared/golden/detectron2): its checkpoint, written by the test, and its inputs."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def golden_images(shared: Path, divisor: int) -> ImageBatch:
 
 
 def golden_targets(shared: Path, empty: tuple[int, ...] = ()) -> Targets:
-    """The fixture's true objects, in resized pixels; images in `empty` have none."""
+    """The fixture's ground truth, in resized pixels; images in `empty` have none."""
     stored = np.load(shared / "golden/detectron2/inputs.npz")
     places, edges_most = 16, 128
     boxes, labels = torch.zeros(2, places, 4), torch.zeros(2, places, dtype=torch.int64)
@@ -106,9 +106,9 @@ def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: f
     part = value[:, :: steps[0], :: steps[1], :: steps[2]]
     name = re.sub(r"(_l)?\d$", "", key)  # one row of the table for all levels
     assert_within(name, part, stored[f"{key}_slice"], atol=atol, rtol=rtol)
-    wanted = stored[f"{key}_meanstd"]
+    expected = stored[f"{key}_meanstd"]
     got = [value.double().mean().item(), value.double().std(correction=0).item()]
-    assert_within(f"{name}, mean and deviation", got, wanted, rtol=1e-4, atol=1e-5)
+    assert_within(f"{name}, mean and deviation", got, expected, rtol=1e-4, atol=1e-5)
 
 
 def assert_same_ranking(check: str, boxes: np.ndarray, stored: np.ndarray, atol: float) -> None:
@@ -121,7 +121,7 @@ def assert_same_ranking(check: str, boxes: np.ndarray, stored: np.ndarray, atol:
 def match_sets(
     boxes: np.ndarray, stored: np.ndarray, labels: np.ndarray | None, stored_labels: np.ndarray | None
 ) -> list[int]:
-    """For each stored item the index of ours of the same class with the nearest box, one to one."""
+    """For each stored item, the index of the computed box nearest to it, of the same class; one to one."""
     assert len(boxes) == len(stored)
     distance = np.abs(boxes[None] - stored[:, None]).max(-1)  # (stored, ours)
     if labels is not None and stored_labels is not None:

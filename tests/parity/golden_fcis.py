@@ -1,4 +1,4 @@
-"""The Chainer ports' FCIS fixtures (../shared/golden/chainer): their file written anew, and converted by us."""
+"""The Chainer ports' FCIS fixtures (../shared/golden/chainer): their file, written by the test and converted."""
 
 from __future__ import annotations
 

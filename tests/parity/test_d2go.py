@@ -130,26 +130,26 @@ def test_detections_equal_those_of_the_files_own_layers(shared: Path, photos: li
     found = 0
     for photo in photos:
         image = np.array(Image.open(photo).convert("RGB"))
-        wanted = reference.detect(image)
+        expected = reference.detect(image)
         resized, frame = predictor.prepare(photo)
         size = frame.original
         assert size == image.shape[:2]
         ours = predictor.detect([resized], [frame])[0]
-        assert len(ours) == len(wanted["scores"])
+        assert len(ours) == len(expected["scores"])
         scale = np.array([size[1] / resized.shape[2], size[0] / resized.shape[1]] * 2)
-        boxes = wanted["boxes"].numpy() * scale
+        boxes = expected["boxes"].numpy() * scale
         distance = np.abs(ours.boxes[None] - boxes[:, None]).max(-1)
-        distance = np.where(ours.labels[None] == wanted["labels"].numpy()[:, None], distance, np.inf)
+        distance = np.where(ours.labels[None] == expected["labels"].numpy()[:, None], distance, np.inf)
         order = distance.argmin(1)
         assert sorted(order) == list(range(len(order)))
         assert_within("detection boxes", ours.boxes[order], boxes, atol=0.05)
-        assert_within("detection scores", ours.scores[order], wanted["scores"], atol=1e-4)
-        if "masks" in wanted:
+        assert_within("detection scores", ours.scores[order], expected["scores"], atol=1e-4)
+        if "masks" in expected:
             assert ours.box_masks is not None
-            assert_within("mask probabilities", ours.box_masks[order], wanted["masks"], atol=1e-3)
-        if "keypoints" in wanted:
+            assert_within("mask probabilities", ours.box_masks[order], expected["masks"], atol=1e-3)
+        if "keypoints" in expected:
             assert ours.keypoints is not None
-            off = np.abs(ours.keypoints[order][..., :2] - wanted["keypoints"][..., :2].numpy() * scale[:2]).max(-1)
+            off = np.abs(ours.keypoints[order][..., :2] - expected["keypoints"][..., :2].numpy() * scale[:2]).max(-1)
             # between two peaks of equal height rounding decides
             assert_at_most("share of keypoints off by over 0.1 px", float((off >= 0.1).mean()), 0.01)
         found += len(order)

@@ -92,8 +92,8 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     theirs[:, :, : SIZE[0], : SIZE[1]] = shade.flip(1) - torch.tensor(MEANS)[:, None, None]
 
     maps, features = peer.features(theirs), detector.features(images)
-    for level, wanted in maps.items():
-        assert_within("features", features[f"{'p' if fpn else 'c'}{level}"], wanted, atol=2e-4, rtol=1e-4)
+    for level, expected in maps.items():
+        assert_within("features", features[f"{'p' if fpn else 'c'}{level}"], expected, atol=2e-4, rtol=1e-4)
     place = list(range(3))
     if not fpn:  # where each of our anchors is among theirs
         ours = legacy_cell_anchors((32, 64, 128, 256, 512), (0.5, 1.0, 2.0), 16) - torch.tensor([0.0, 0, 1, 1])
@@ -120,16 +120,16 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     assert_within("class scores", outputs.logits[0].softmax(-1), scores.roll(-1, 1), atol=3e-4, rtol=1e-4)
     assert_within("box deltas", outputs.deltas[0], offsets[:, 1:], atol=5e-4, rtol=1e-4)
 
-    wanted_boxes, wanted_scores, kinds = peer.detections(maps, regions, SCALE, FILE, RULES)
+    expected_boxes, expected_scores, kinds = peer.detections(maps, regions, SCALE, FILE, RULES)
     detections = detector.predict(images)
     real = detections.valid[0]
     mine = detections.boxes[0][real].numpy() / SCALE - np.array([0, 0, 1, 1])  # the file's last pixel
-    order = match_sets(mine, wanted_boxes, detections.labels[0][real].numpy(), kinds - 1)
+    order = match_sets(mine, expected_boxes, detections.labels[0][real].numpy(), kinds - 1)
     assert 5 < len(kinds) <= RULES.most
     assert len(set(kinds)) > 1
-    assert_within("detection boxes", mine[order], wanted_boxes, atol=0.02)
-    assert_within("detection scores", detections.scores[0][real].numpy()[order], wanted_scores, atol=3e-4)
-    wanted_masks = peer.masks(maps, wanted_boxes * SCALE, kinds)
+    assert_within("detection boxes", mine[order], expected_boxes, atol=0.02)
+    assert_within("detection scores", detections.scores[0][real].numpy()[order], expected_scores, atol=3e-4)
+    expected_masks = peer.masks(maps, expected_boxes * SCALE, kinds)
     assert detections.masks is not None
-    assert_within("mask probabilities", detections.masks[0][real][order], wanted_masks, atol=2e-3, rtol=0)
-    assert 0.1 < (wanted_masks > 0.5).float().mean() < 0.9
+    assert_within("mask probabilities", detections.masks[0][real][order], expected_masks, atol=2e-3, rtol=0)
+    assert 0.1 < (expected_masks > 0.5).float().mean() < 0.9

@@ -35,7 +35,7 @@ def xyxy(boxes: np.ndarray) -> Tensor:
 
 
 def their_anchors(values: Tensor) -> Tensor:
-    """Rows (H*W*A, ...) of ours, sizes outer, in their order: ratios outer."""
+    """Our rows (H*W*A, ...), sizes outer, in their order: ratios outer."""
     return values.unflatten(0, (-1, SIZES, RATIOS)).transpose(1, 2).flatten(0, 2)
 
 
@@ -70,11 +70,11 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     assert_within("anchors", first, xyxy(stored["anchor_first_cells"]), atol=1e-3)
 
     proposals = detector.rpn.predict(features, images.sizes, images.scales)
-    wanted = xyxy(stored["proposals"])
-    assert proposals.valid.sum() == len(wanted)
-    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), wanted.numpy(), atol=2e-3)
+    expected = xyxy(stored["proposals"])
+    assert proposals.valid.sum() == len(expected)
+    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), expected.numpy(), atol=2e-3)
 
-    boxes, valid = wanted[None], torch.ones(1, len(wanted), dtype=torch.bool)
+    boxes, valid = expected[None], torch.ones(1, len(expected), dtype=torch.bool)
     head = detector.box_head
     pooled = pool_regions(features, head.strides, boxes[:, :2], valid[:, :2], head.config.pooler, head.level_eps_inside)
     assert_within("pooled features", pooled[0, :, ::16], stored["pooled_first2"], atol=5e-5)
@@ -99,10 +99,10 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
 
 
 def assert_same(found: ImageDetections, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray) -> list[int]:
-    """The same detections, in any order; which of ours each of theirs is."""
-    wanted = xyxy(boxes).numpy()
-    order = match_sets(found.boxes, wanted, found.labels, labels)
-    assert_within("detection boxes", found.boxes[order], wanted, atol=2e-2)
+    """The same detections in any order; returns the index of our detection for each stored one."""
+    expected = xyxy(boxes).numpy()
+    order = match_sets(found.boxes, expected, found.labels, labels)
+    assert_within("detection boxes", found.boxes[order], expected, atol=2e-2)
     assert_within("detection scores", found.scores[order], scores, atol=1e-4)
     return order
 
@@ -163,9 +163,9 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
     )
 
     losses = detector.to(dtype).losses(images, targets, torch.tensor(0))
-    wanted = dict(zip(stored["loss_names"].tolist(), stored["loss_values"], strict=True))
+    expected = dict(zip(stored["loss_names"].tolist(), stored["loss_values"], strict=True))
     for name, value in losses.items():
-        assert_within("losses", value.item(), wanted[THEIR_LOSSES[name]], rtol=2e-5)
+        assert_within("losses", value.item(), expected[THEIR_LOSSES[name]], rtol=2e-5)
     sum(losses.values()).backward()
     gradients = {name: value.grad for name, value in detector.named_parameters()}
     for name, norm, total, first in zip(
@@ -182,7 +182,7 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
 
 
 def in_their_order(name: str, gradient: Tensor) -> Tensor:
-    """A gradient of ours with rows as the peer has them; what has no place here (a background's box) has none there."""
+    """Our gradient with rows in the peer's order; rows that only the peer has (the background's box) are zero."""
     part = name.rpartition("/")[0]
     if part in ("rpn/score", "rpn/loc"):
         each = 4 if part == "rpn/loc" else 1

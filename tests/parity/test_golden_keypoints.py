@@ -36,10 +36,10 @@ def test_decoding_equals_detectron2(shared: Path) -> None:
     stored = np.load(shared / "golden/ops/keypoints.npz")
     maps = torch.from_numpy(stored["heatmaps_f16"].astype(np.float32))
     found = decode_keypoints(maps[None], torch.from_numpy(stored["rois"])[None])[0].numpy()
-    wanted = stored["xy_logit_score"]
-    assert_within("keypoint places", found[..., :2], wanted[..., :2], atol=1e-3)
-    assert_within("keypoint logits", found[..., 2], wanted[..., 2], atol=1e-4)
-    assert_within("keypoint scores", found[..., 3], wanted[..., 3], rtol=1e-4)
+    expected = stored["xy_logit_score"]
+    assert_within("keypoint places", found[..., :2], expected[..., :2], atol=1e-3)
+    assert_within("keypoint logits", found[..., 2], expected[..., 2], atol=1e-4)
+    assert_within("keypoint scores", found[..., 3], expected[..., 3], rtol=1e-4)
 
 
 def test_places_equal_detectron2(shared: Path) -> None:
@@ -80,13 +80,13 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
         frame = Frame(original=(height, width), size=size, back=(width / size[1], height / size[0]))
         original = to_original(detections, image, frame, detector.config)
         resized = detections.keypoints[image][real].numpy()[order]
-        for found, wanted in (
+        for found, expected in (
             (resized, stored[f"det{image}_keypoints_resized"]),
             (original.keypoints[order], stored[f"post{image}_keypoints"]),
         ):
-            close += int((np.abs(found[..., :2] - wanted[..., :2]).max(-1) <= 0.05).sum())
+            close += int((np.abs(found[..., :2] - expected[..., :2]).max(-1) <= 0.05).sum())
             points += found[..., 0].size
-            assert_within("keypoint scores", found[..., 2], wanted[..., 2], rtol=1e-3)
+            assert_within("keypoint scores", found[..., 2], expected[..., 2], rtol=1e-3)
     assert points == 2 * (53 + 60) * 17
     assert_at_most("share of keypoints off by over 0.05 px", 1 - close / points, 0.01)
 

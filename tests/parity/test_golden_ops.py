@@ -64,29 +64,29 @@ def test_every_file_is_tested(shared: Path) -> None:
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 def test_anchors(golden: Golden, offset: float) -> None:
-    wanted = golden("anchors")
+    expected = golden("anchors")
     for level, (size, stride, grid) in enumerate(
-        zip(wanted["sizes"].tolist(), wanted["strides"].tolist(), wanted["grids_hw"].tolist(), strict=True)
+        zip(expected["sizes"].tolist(), expected["strides"].tolist(), expected["grids_hw"].tolist(), strict=True)
     ):
         cell = cell_anchors((size,), RATIOS)
-        assert_close(cell, wanted[f"fpn_cell_l{level}"], 0, 1e-4)
-        assert_close(grid_anchors(cell, tuple(grid), stride, offset), wanted[f"fpn_offset{offset}_l{level}"], 0, 1e-4)
+        assert_close(cell, expected[f"fpn_cell_l{level}"], 0, 1e-4)
+        assert_close(grid_anchors(cell, tuple(grid), stride, offset), expected[f"fpn_offset{offset}_l{level}"], 0, 1e-4)
     cell = cell_anchors((32, 64, 128, 256, 512), RATIOS)
-    assert_close(cell, wanted["c4_cell"], 0, 1e-4)
-    assert_close(grid_anchors(cell, (2, 3), 16), wanted["c4_grid2x3"], 0, 1e-4)
+    assert_close(cell, expected["c4_cell"], 0, 1e-4)
+    assert_close(grid_anchors(cell, (2, 3), 16), expected["c4_grid2x3"], 0, 1e-4)
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15)])
 def test_box_deltas(golden: Golden, weights: tuple[int, ...]) -> None:
-    wanted = golden("box2box")
-    source, target = torch.from_numpy(wanted["src"]), torch.from_numpy(wanted["tgt"])
+    expected = golden("box2box")
+    source, target = torch.from_numpy(expected["src"]), torch.from_numpy(expected["tgt"])
     tag = "w1" if weights[0] == 1 else "w" + "_".join(str(w) for w in weights)
     deltas = encode_deltas(target, source, weights)
-    assert_close(deltas, wanted[f"encoded_{tag}"], 1e-5, 1e-5)
-    assert_close(decode_deltas(deltas, source, weights), wanted[f"decoded_roundtrip_{tag}"], 1e-5, 1e-3)
-    classes = torch.from_numpy(wanted[f"deltas_{tag}"]).unflatten(1, (3, 4))
-    assert_close(decode_deltas(classes, source[:, None], weights).flatten(1), wanted[f"decoded_{tag}"], 1e-5, 1e-3)
-    assert float(wanted["scale_clamp"]) == MAX_LOG_SCALE
+    assert_close(deltas, expected[f"encoded_{tag}"], 1e-5, 1e-5)
+    assert_close(decode_deltas(deltas, source, weights), expected[f"decoded_roundtrip_{tag}"], 1e-5, 1e-3)
+    classes = torch.from_numpy(expected[f"deltas_{tag}"]).unflatten(1, (3, 4))
+    assert_close(decode_deltas(classes, source[:, None], weights).flatten(1), expected[f"decoded_{tag}"], 1e-5, 1e-3)
+    assert float(expected["scale_clamp"]) == MAX_LOG_SCALE
 
 
 @pytest.mark.parametrize("objects", ["", "_zerorow", "_nogt"])
@@ -95,65 +95,65 @@ def test_box_deltas(golden: Golden, weights: tuple[int, ...]) -> None:
     [("rpn", 0.3, 0.7, True), ("rpn_nolow", 0.3, 0.7, False), ("roi", 0.5, 0.5, False), ("cascade2", 0.6, 0.6, False)],
 )
 def test_matching(golden: Golden, tag: str, low: float, high: float, low_quality: bool, objects: str) -> None:
-    wanted = golden("matcher")
-    anchors, targets = torch.from_numpy(wanted["anchors"]), torch.from_numpy(wanted["gt"])
-    assert_close(box_iou(targets, anchors), wanted["iou"], 1e-6, 1e-6)
+    expected = golden("matcher")
+    anchors, targets = torch.from_numpy(expected["anchors"]), torch.from_numpy(expected["gt"])
+    assert_close(box_iou(targets, anchors), expected["iou"], 1e-6, 1e-6)
     valid = ones(1, 7)
     if objects == "_zerorow":
         targets[6] = torch.tensor([9000.0, 9000, 9010, 9010])  # the object that overlaps nothing
-        assert_close(box_iou(targets, anchors), wanted["iou_with_zero_row"], 1e-6, 1e-6)
+        assert_close(box_iou(targets, anchors), expected["iou_with_zero_row"], 1e-6, 1e-6)
     elif objects == "_nogt":
         valid = ~valid
     matched, label = match(anchors, targets[None], valid, low, high, low_quality)
-    assert np.array_equal(matched[0].numpy(), wanted[f"matches_{tag}{objects}"])
-    assert np.array_equal(label[0].numpy(), wanted[f"labels_{tag}{objects}"])
+    assert np.array_equal(matched[0].numpy(), expected[f"matches_{tag}{objects}"])
+    assert np.array_equal(label[0].numpy(), expected[f"labels_{tag}{objects}"])
 
 
 @pytest.mark.parametrize("aligned", [0, 1])
 @pytest.mark.parametrize("sampling", [0, 2])
 def test_roi_align(golden: Golden, sampling: int, aligned: int) -> None:
-    wanted = golden("roi_align")
-    features = torch.from_numpy(wanted["features"]).requires_grad_()
-    rois, scale = torch.from_numpy(wanted["rois_b_x0y0x1y1"]), float(wanted["spatial_scale"])
+    expected = golden("roi_align")
+    features = torch.from_numpy(expected["features"]).requires_grad_()
+    rois, scale = torch.from_numpy(expected["rois_b_x0y0x1y1"]), float(expected["spatial_scale"])
     boxes, valid = rois[:, 1:].expand(2, -1, -1), rois[:, 0] == torch.arange(2)[:, None]  # (2, 24): each in its image
     levels = torch.zeros(2, 24, dtype=torch.int64)
     pooled = roi_align([features], boxes, levels, valid, [scale], 7, sampling, bool(aligned)).sum(0)
-    assert_close(pooled.detach(), wanted[f"out_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
-    pooled.backward(torch.from_numpy(wanted["grad_output"]))
+    assert_close(pooled.detach(), expected[f"out_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
+    pooled.backward(torch.from_numpy(expected["grad_output"]))
     assert features.grad is not None
-    assert_close(features.grad, wanted[f"gradin_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
+    assert_close(features.grad, expected[f"gradin_aligned{aligned}_sr{sampling}_7x7"], 0, 1e-5)
 
 
 def test_roi_pooler(golden: Golden) -> None:
-    wanted = golden("roi_pooler")
-    images = [torch.from_numpy(wanted[f"boxes{i}"]) for i in (0, 1)]
-    assert np.array_equal(assign_levels(torch.cat(images)).numpy(), wanted["levels"])
+    expected = golden("roi_pooler")
+    images = [torch.from_numpy(expected[f"boxes{i}"]) for i in (0, 1)]
+    assert np.array_equal(assign_levels(torch.cat(images)).numpy(), expected["levels"])
     boxes = torch.nn.utils.rnn.pad_sequence(images, batch_first=True)  # (2, 40, 4)
     valid = torch.arange(40) < torch.tensor([[40], [20]])
-    features = [torch.from_numpy(wanted[f"feat{level}"]) for level in range(4)]
+    features = [torch.from_numpy(expected[f"feat{level}"]) for level in range(4)]
     scales = [1 / 4, 1 / 8, 1 / 16, 1 / 32]
     pooled = roi_align(features, boxes, assign_levels(boxes), valid, scales, 7, 0, True)[valid]
-    assert_close(pooled[:16], wanted["out_first16"], 0, 1e-5)
-    assert_close(pooled[-8:], wanted["out_last8"], 0, 1e-5)
+    assert_close(pooled[:16], expected["out_first16"], 0, 1e-5)
+    assert_close(pooled[-8:], expected["out_last8"], 0, 1e-5)
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.7])
 def test_nms(golden: Golden, threshold: float) -> None:
-    wanted = golden("nms")
-    boxes, scores, classes = (torch.from_numpy(wanted[name])[None] for name in ("boxes", "scores", "idxs"))
+    expected = golden("nms")
+    boxes, scores, classes = (torch.from_numpy(expected[name])[None] for name in ("boxes", "scores", "idxs"))
     for name, groups in (("batched", classes), ("nms", torch.zeros_like(classes))):
         index, kept = nms(boxes, scores, groups, ones(1, 300), threshold, 300)
-        assert np.array_equal(index[kept].numpy(), wanted[f"{name}_keep_{threshold}"])
+        assert np.array_equal(index[kept].numpy(), expected[f"{name}_keep_{threshold}"])
 
 
 def test_pasting(golden: Golden) -> None:
     given = golden("paste_masks")
     height, width = given["image_hw"].tolist()
     masks, boxes = torch.from_numpy(given["masks"]), torch.from_numpy(given["boxes"])
-    wanted = unpacked(given["pasted_bits"], height, width)
-    assert wanted.any((1, 2)).sum() >= 12
-    assert np.array_equal(paste_masks(masks, boxes, (height, width)).numpy(), wanted)
-    for region, mask in zip(paste_regions(masks, boxes, (height, width)), wanted, strict=True):
+    expected = unpacked(given["pasted_bits"], height, width)
+    assert expected.any((1, 2)).sum() >= 12
+    assert np.array_equal(paste_masks(masks, boxes, (height, width)).numpy(), expected)
+    for region, mask in zip(paste_regions(masks, boxes, (height, width)), expected, strict=True):
         assert encode_region(*region, (height, width)) == encode_mask(mask)
     # their soft values, cut down to 8 bits, are exact at whatever threshold is a whole step
     for step in (60, 128, 200):
@@ -190,9 +190,9 @@ def test_cropping_polygons(outlines: tuple[dict[str, np.ndarray], list[list[np.n
 
 def test_masks_of_polygons(outlines: tuple[dict[str, np.ndarray], list[list[np.ndarray]]]) -> None:
     given, objects = outlines
-    wanted = unpacked(given["bitmask_100x130"], 100, 130)
+    expected = unpacked(given["bitmask_100x130"], 100, 130)
     masks = [rle_mask(as_rle([part.reshape(-1).tolist() for part in parts], 100, 130)) for parts in objects]
-    assert np.array_equal(np.stack(masks), wanted)
+    assert np.array_equal(np.stack(masks), expected)
     for mask, box in zip(masks, given["bitmask_boxes"], strict=True):
         x, y, width, height = rle_box(encode_mask(mask))
         assert [x, y, x + width, y + height] == box.tolist()

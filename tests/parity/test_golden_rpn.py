@@ -32,10 +32,10 @@ def test_proposals_equal_detectron2s(shared: Path, tmp_path: Path) -> None:
     inputs = np.load(shared / "golden/detectron2/inputs.npz")
     for image in range(2):
         real = detections.valid[image]
-        ours, wanted = detections.boxes[image][real].numpy(), stored[f"proposals{image}_boxes"]
-        assert len(wanted) == 200
-        order = match_sets(ours, wanted, None, None)
-        assert_within("proposal boxes", ours[order], wanted, atol=0.01)
+        ours, expected = detections.boxes[image][real].numpy(), stored[f"proposals{image}_boxes"]
+        assert len(expected) == 200
+        order = match_sets(ours, expected, None, None)
+        assert_within("proposal boxes", ours[order], expected, atol=0.01)
         logits = torch.from_numpy(stored[f"proposals{image}_logits"])
         assert_within("proposal scores", detections.scores[image][real].numpy()[order], logits.sigmoid(), atol=1e-4)
         assert (detections.labels[image] == 0).all()

@@ -116,9 +116,9 @@ def test_state_dicts_go_both_ways(masks: bool) -> None:
     model = peer(masks)
     detector = ours(model)
     back = to_torchvision(detector.state_dict(), detector.config)
-    wanted = model.state_dict()
-    assert set(back) == set(wanted)
-    for name, value in wanted.items():
+    expected = model.state_dict()
+    assert set(back) == set(expected)
+    for name, value in expected.items():
         if name.endswith(("bbox_pred.weight", "bbox_pred.bias")):
             value = torch.cat([torch.zeros_like(value[:4]), value[4:]]) if "roi_heads" in name else value
         if "mask_fcn_logits" in name:
@@ -210,11 +210,19 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
 
     sum(losses.values()).backward()
     sum(theirs.values()).backward()
+    assert_same_gradients(detector, model)
+
+
+def assert_same_gradients(detector: Detector, model: nn.Module) -> None:
+    """The difference of each gradient over the gradient's norm.
+
+    Single elements are not compared: a ReLU whose input is nearly 0 may be on in one of the two and off in the other.
+    """
     gradients = {name: p.grad for name, p in detector.named_parameters()}
     back = to_torchvision({name: torch.zeros(()) if g is None else g for name, g in gradients.items()}, detector.config)
     for name, parameter in model.named_parameters():
-        wanted = parameter.grad
-        assert wanted is not None, name
-        # our classes have no background box or mask: theirs get no gradient there
-        atol = 2e-3 * wanted.abs().max().item()
-        assert_within("gradients", back[name], wanted, rtol=1e-2, atol=atol)
+        expected = parameter.grad
+        assert expected is not None, name
+        # 2e-4: the bias of the keypoints' maps has rounding errors for a gradient, since a softmax does not see it
+        difference = (back[name] - expected).norm() / (expected.norm() + 2e-4)
+        assert_at_most("difference of a gradient / norm", difference.item(), 5e-3)

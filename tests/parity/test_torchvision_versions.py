@@ -67,10 +67,10 @@ def ours(name: str, model: nn.Module, *overrides: str) -> Detector:
 @pytest.mark.parametrize("name", PEERS)
 def test_state_dicts_go_both_ways(name: str) -> None:
     model = peer(name)
-    wanted = model.state_dict()
+    expected = model.state_dict()
     back = to_torchvision(ours(name, model).state_dict(), ours(name, model).config)
-    assert set(back) == set(wanted)
-    for key, value in wanted.items():
+    assert set(back) == set(expected)
+    for key, value in expected.items():
         idle = {"bbox_pred": 4, "mask_fcn_logits": 1}  # rows of background, which nothing uses
         rows = next((rows for part, rows in idle.items() if part in key and "roi_heads" in key), 0)
         assert torch.equal(back[key][rows:], value[rows:]) if rows else torch.equal(back[key], value), key
@@ -83,11 +83,11 @@ def test_detections_are_theirs(name: str) -> None:
     model = peer(name)
     detector = ours(name, model)
     pictures = [(image * 255).round().to(torch.uint8) for image in images()]
-    wanted = model([picture / 255 for picture in pictures])
+    expected = model([picture / 255 for picture in pictures])
     classes = tuple(f"class {i}" for i in range(CLASSES))
     predictor = Predictor(detector, classes=classes)
     found = predictor.predict(pictures)
-    for ours_found, theirs in zip(found, wanted, strict=True):
+    for ours_found, theirs in zip(found, expected, strict=True):
         boxes, labels = theirs["boxes"].numpy(), theirs["labels"].numpy() - 1
         assert len(ours_found) == len(boxes) > 3
         distance = np.abs(ours_found.boxes[None] - boxes[:, None]).max(-1)
@@ -116,12 +116,12 @@ def test_losses_are_theirs(name: str) -> None:
     features = model.backbone(transformed.tensors)
     proposals, rpn_losses = model.rpn(transformed, features, targets)
     _, head_losses = model.roi_heads(features, proposals, transformed.image_sizes, targets)
-    wanted: dict[str, Tensor] = {**rpn_losses, **head_losses}
+    expected: dict[str, Tensor] = {**rpn_losses, **head_losses}
     found = detector.losses(batch, our_targets(targets, batch.pixels.shape[-2:]), torch.tensor(0))
     names = {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box", "loss_classifier": "box_class",
              "loss_box_reg": "box_delta", "loss_mask": "mask"}  # fmt: skip
-    assert {names[key] for key in wanted} == set(found)
-    for key, value in wanted.items():
+    assert {names[key] for key in expected} == set(found)
+    for key, value in expected.items():
         assert_within("losses", found[names[key]], value, rtol=2e-3, atol=1e-5)
 
 

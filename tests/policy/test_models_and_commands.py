@@ -24,7 +24,7 @@ from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.zoo.facts import facts
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))] if path.exists()]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 COMMANDS = {"train", "eval", "predict", "convert", "models", "doctor", "demo"}
 
 
@@ -133,6 +133,17 @@ def test_one_version() -> None:
     assert project["version"] == rcnn.__version__
     answer = CliRunner().invoke(app, ["--version"])
     assert answer.stdout.strip() == f"rcnn {rcnn.__version__}"
+    assert f"\nversion: {rcnn.__version__}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+
+
+def test_pre_commit_runs_the_formatter_of_the_project() -> None:
+    pinned = re.search(r'"ruff==([\d.]+)"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pinned
+    assert f"rev: v{pinned[1]}\n" in (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+
+
+def test_the_workflow_runs_the_command_of_the_readme() -> None:
+    assert "run: make test" in (ROOT / ".github" / "workflows" / "test.yml").read_text(encoding="utf-8")
 
 
 def test_help_imports_nothing_heavy() -> None:

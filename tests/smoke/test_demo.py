@@ -22,7 +22,7 @@ WORDS = (*TINY_MODEL, "box.score_threshold=0.01")
 
 
 def tiny_demo(output: Path) -> Demo:
-    return run_demo(output, images=IMAGES, recipe=BRIEF, overrides=WORDS, say=lambda line: None)
+    return run_demo(output, images=IMAGES, recipe=BRIEF, overrides=WORDS, log=lambda line: None)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,12 @@ def test_results_are_those_of_the_eval_command(output: Path, tmp_path: Path) -> 
 
 
 def test_a_second_demo_starts_over(output: Path) -> None:
-    stray, own = output / "data" / "train" / "stray.jpg", output / "notes.txt"
-    stray.write_bytes(b"left by an earlier demo")
-    own.write_text("the user's")
+    own = [output / "notes.txt", output / "data" / "train" / "mine.jpg", output / "run" / "mine.txt"]
+    for path in own:
+        path.write_text("the user's")
     before = json.loads((output / "results.json").read_text())
     again = tiny_demo(output)
-    assert not stray.exists()
-    assert own.read_text() == "the user's"
+    assert {path.read_text() for path in own} == {"the user's"}
     after = json.loads(again.results.read_text())
     assert after["bbox"] == before["bbox"]
     assert after["segm"] == before["segm"]
@@ -92,6 +91,7 @@ def test_a_second_demo_starts_over(output: Path) -> None:
 def test_a_folder_of_another_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"has data, not made by rcnn demo: give another --output"):
+    with pytest.raises(FileExistsError, match=r"data exists and was not written by rcnn: choose another --output"):
         tiny_demo(tmp_path)
-    assert (tmp_path / "data" / "mine.txt").read_text() == "mine"
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]

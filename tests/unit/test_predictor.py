@@ -164,3 +164,29 @@ def test_a_device_that_is_not_there_is_named() -> None:
 def test_a_device_of_no_kind_is_refused() -> None:
     with pytest.raises(ValueError, match="device 'gpu' is not known; expected auto, cpu, cuda, cuda:N or mps"):
         choose_device("gpu")
+
+
+def test_one_image_gives_one_result_and_a_list_a_list(detector: Detector) -> None:
+    predictor = Predictor(detector, classes=CLASSES, device="cpu")
+    image = noise(96, 128)
+    array = image.permute(1, 2, 0).numpy()
+    one = predictor.predict(array)
+    assert one.names[0] in CLASSES
+    forms = predictor.predict([image, Image.fromarray(array), array], batch_size=2)
+    for result in (*forms, predictor.predict(array[:, :, ::-1], channels="bgr")):
+        np.testing.assert_allclose(result.boxes, one.boxes, atol=1e-3)
+    assert predictor.predict([]) == []
+    assert (predictor.predict(image, score=0.5).scores >= 0.5).all()
+    assert one.draw().size == (128, 96)
+
+
+def test_wrong_arguments_list_the_choices(detector: Detector) -> None:
+    with pytest.raises(ValueError, match="precision='float16' is not known; expected float32, bfloat16, auto"):
+        Predictor(detector, precision="float16")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):
+        Predictor(detector, classes=("a", "b", "c"))
+    with pytest.raises(ValueError, match="settings are for checkpoints"):
+        Predictor(detector, settings=["box.score_threshold=0.1"])
+    with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
+        Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=0)
+    assert Predictor(detector, device="cpu").classes == ("0", "1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from rcnn import __version__
@@ -39,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from rcnn.cli.app import app
 
     try:
-        app(words, prog_name="rcnn")
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            app(words, prog_name="rcnn")
     except (ValueError, OSError, ImportError) as error:
         if debug:
             raise
@@ -63,6 +66,11 @@ def help_text() -> str:
 def version_line() -> str:
     """The text of `rcnn --version`."""
     return f"rcnn {__version__}"
+
+
+def _show_warning(message: Warning | str, *where: object, **more: object) -> None:
+    """A warning of a library as one line, without the place in its source."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def make_shapes(
     *,
     size: tuple[int, int] = (320, 400),
     seed: int = 0,
-    advance: Callable[[], None] | None = None,
+    advance: Callable[[], object] | None = None,
 ) -> Path:
     """Write the data set into `directory`, and return that. `splits`: name -> number of images.
 

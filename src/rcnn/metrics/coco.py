@@ -62,7 +62,7 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
     else:
         limit = max_detections or MAX_DETECTIONS
         sizes = {"s": "small", "m": "medium", "l": "large"}
-        recalls = {f"AR{count}": Metric(False, None, "all", count) for count in sorted({1, 10, limit})}
+        recalls = {f"AR{count}": Metric(False, None, "all", count) for count in sorted({1, 10, 100, limit})}
     precisions = {"AP": Metric(True, None, "all", limit)}
     precisions |= {"AP50": Metric(True, 0.5, "all", limit), "AP75": Metric(True, 0.75, "all", limit)}
     precisions |= {f"AP{letter}": Metric(True, None, size, limit) for letter, size in sizes.items()}

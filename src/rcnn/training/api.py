@@ -31,6 +31,8 @@ def train(
     annotations: str = "",
     weights: str | Path = "",
     resume: bool = False,
+    strict: bool = False,
+    allow_empty: bool = False,
     device: str = "auto",
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
@@ -39,7 +41,8 @@ def train(
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: KEY=VALUE changes, e.g.
     "train.steps=500" or "input.min_size=640" (`rcnn models show MODEL` lists all). `split` and `val_split` are found by
     their names (train..., val...); `val_split="none"`: no evaluation. `weights`: a converted ImageNet backbone.
-    `resume`: continue the run in `output`. `log` receives the lines of the progress.
+    `resume`: continue the run in `output`. `strict` and `allow_empty` as in `open_dataset`.
+    `log` receives the lines of the progress.
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
@@ -53,6 +56,8 @@ def train(
         weights=str(weights),
         device=device,
         resume=resume,
+        strict=strict,
+        allow_empty=allow_empty,
     )
     outcome = run_training(request, log=log)
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rcnn.data import Dataset
+from rcnn.data.skeletons import describe_flip
 from rcnn.data.warnings import counted
 from rcnn.models import MODELS
 from rcnn.models.overrides import config_to_dict
@@ -20,12 +21,16 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
         yield f"warning: {counted(more, 'more warning')} about the data"
+    yield from plan.dataset.notes
+    yield from () if plan.validation is None else plan.validation.notes
     classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
     yield _learning_rate(plan)
     if plan.config.keypoint is not None:
-        yield from describe_keypoints(plan.dataset, plan.config.keypoint)
+        keypoint = plan.config.keypoint
+        yield from describe_keypoints(plan.dataset, keypoint)
+        yield describe_flip(keypoint.names, keypoint.flip_pairs, plan.settings.flip)
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
 

@@ -56,7 +56,6 @@ def train(
     if a loss is not finite.
     """
     detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
-    key = settings.best or ("segm.AP" if detector.config.has_masks else "bbox.AP")
     metrics, saved, in_step = None, state.step, False
 
     def save_last() -> None:
@@ -70,7 +69,7 @@ def train(
             return metrics
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
             measured = evaluate(state.evaluated)
-        value = choose(measured, key)
+        value = choose(measured, settings.best)
         if value is not None and (state.best is None or value > state.best):
             state.best = value
             run.save("best", state.evaluated)

@@ -48,7 +48,11 @@ def require_measured(best: str, config: DetectorConfig) -> None:
 
 
 def choose(metrics: Metrics, key: str) -> float | None:
-    """The value of a metric such as "segm.AP"; None if there is no ground truth to measure it on."""
+    """The value of a metric such as "segm.AP" (empty: AP of masks if they were measured, else of boxes).
+
+    None if there is no ground truth to measure it on.
+    """
+    key = key or ("segm.AP" if "segm" in metrics else "bbox.AP")
     kind, _, name = key.partition(".")
     if name not in metrics.get(kind, {}):
         known = [f"{k}.{n}" for k in KINDS if k in metrics for n in metrics[k]]

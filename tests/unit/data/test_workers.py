@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -167,3 +169,12 @@ def test_workers_end_with_the_main_process() -> None:
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < until:
         time.sleep(0.1)
     assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)
+
+
+def test_a_stream_that_nobody_closes_does_not_hang_the_exit() -> None:
+    code = (
+        "from tests.unit.data.test_workers import Numbered, batches_of_workers\n"
+        "stream = batches_of_workers(Numbered(), 0, 2); next(stream)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rcnn.cli import app, main
 from rcnn.drawing import fonts
 from rcnn.drawing.fonts import base_font, font_runs, missing_characters, one_line
 from rcnn.drawing.labels import LabelWriter
@@ -90,3 +92,11 @@ def test_plain_names_import_no_matplotlib() -> None:
         "assert 'matplotlib' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_a_command_prints_the_warning_as_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(app, "app", lambda words, prog_name: warnings.warn("no font has 犬", stacklevel=1))
+    main.main(["eval"])
+    assert capsys.readouterr().err == "warning: no font has 犬\n"

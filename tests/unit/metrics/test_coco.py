@@ -254,7 +254,22 @@ def test_more_detections_count_if_asked_for() -> None:
     more = evaluate(truth, results, ("bbox",), max_detections=150).kinds["bbox"]
     assert more["AP"] == more["AP50"] == more["AR150"] == 1
     assert more["AR10"] == pytest.approx(10 / 150)
-    assert list(more) == ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR150", "ARs", "ARm", "ARl"]
+    assert more["AR100"] == pytest.approx(100 / 150)
+    assert list(more) == [
+        "AP",
+        "AP50",
+        "AP75",
+        "APs",
+        "APm",
+        "APl",
+        "AR1",
+        "AR10",
+        "AR100",
+        "AR150",
+        "ARs",
+        "ARm",
+        "ARl",
+    ]
     assert evaluate(truth, results, ("bbox",), max_detections=5).kinds["bbox"]["AR5"] == pytest.approx(5 / 150)
     with pytest.raises(ValueError, match="max_detections=0; expected 1 or more"):
         evaluate(truth, results, ("bbox",), max_detections=0)

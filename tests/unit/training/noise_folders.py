@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -37,7 +39,9 @@ class Model(InputConfig):
     max_size: int = 80
 
 
-def write_data(root: Path, annotations: list[dict], sizes: list[tuple[int, int]] = SIZES, **category) -> Dataset:
+def write_data(
+    root: Path, annotations: list[dict[str, Any]], sizes: list[tuple[int, int]] = SIZES, **category: object
+) -> Dataset:
     """Noise pictures 1, 2, .. of `sizes`, and their annotations in COCO's layout."""
     (root / "annotations").mkdir(parents=True)
     (root / "val").mkdir()
@@ -65,5 +69,5 @@ def seven_images(root: Path) -> Dataset:
     return write_data(root / "data", annotations)
 
 
-def take(stream, count: int) -> list[TrainingBatch]:
+def take(stream: Iterator[TrainingBatch], count: int) -> list[TrainingBatch]:
     return list(itertools.islice(stream, count))

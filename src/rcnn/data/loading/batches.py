@@ -19,7 +19,7 @@ from rcnn.data.loading.workers import batches_of_workers
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, augment
+from rcnn.data.transforms import Augmentation, Sample, augment
 from rcnn.preprocess import InputConfig
 
 
@@ -130,7 +130,7 @@ class Batches:
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
         size = self.settings.batch_size
-        samples, ids, originals = [], [], list[tuple[int, int]]()
+        samples, ids, originals = list[Sample](), list[int | str](), list[tuple[int, int]]()
         for index, position in self.sampler(n)[self.rank * size : (self.rank + 1) * size]:
             record = self.dataset[index]
             pixels = read_image(record.path)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from multiprocessing import connection, reduction
+from multiprocessing import connection, reduction, util
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
@@ -81,6 +81,8 @@ class _Workers:
     def __init__(self, batches: BatchMaker, first: int, count: int) -> None:
         self._next = 0  # batches received
         self._workers: list[_Worker] = []
+        # at exit multiprocessing joins its processes, but ours ignore SIGTERM: a stream that nobody closed would hang
+        self._kill = util.Finalize(self, _kill_all, args=(self._workers,), exitpriority=100)
         self._alive: set[int] = set()  # workers that gave a sign of life
         context = multiprocessing.get_context()
         forked = context.get_start_method() == "fork"
@@ -123,10 +125,14 @@ class _Workers:
 
     def close(self) -> None:
         """End the processes at once: they hold nothing that is worth saving."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join(5)
+        self._kill()
+
+
+def _kill_all(workers: Sequence[_Worker]) -> None:
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join(5)
 
 
 def _receive(worker: _Worker) -> TrainingBatch | None:

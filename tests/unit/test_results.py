@@ -1,0 +1,73 @@
+"""What results convert to: masks at image size, COCO, supervision, pictures, notebooks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rcnn.results import ImageDetections, ImageSource
+
+RESULT = ImageDetections(
+    height=40,
+    width=60,
+    boxes=np.array([[10, 5, 30, 25], [0, 0, 60, 40]], np.float32),
+    scores=np.array([0.9, 0.3], np.float32),
+    labels=np.array([1, 0]),
+    box_masks=np.ones((2, 28, 28), np.float32),
+    classes=("square", "<disc>"),
+    source=ImageSource(image=np.full((40, 60, 3), 200, np.uint8)),
+)
+
+
+def test_masks_are_bool_at_image_size() -> None:
+    assert RESULT.masks is not None
+    assert (RESULT.masks.shape, RESULT.masks.dtype) == ((2, 40, 60), np.bool_)
+    expected = np.zeros((40, 60), bool)
+    expected[5:25, 10:30] = True
+    np.testing.assert_array_equal(RESULT.masks[0], expected)
+    assert RESULT.masks[1].all()
+    assert replace(RESULT, box_masks=None).masks is None
+
+
+def test_names() -> None:
+    assert RESULT.names == ("<disc>", "square")
+    assert replace(RESULT, classes=()).names == ("1", "0")
+    assert repr(RESULT) == "ImageDetections(60 x 40, 2 objects: <disc> 0.90, square 0.30)"
+    assert [entry["name"] for entry in RESULT.to_json()] == ["<disc>", "square"]
+
+
+def test_coco() -> None:
+    first, second = RESULT.to_coco(7, [10, 20])
+    assert (first["image_id"], first["category_id"], first["bbox"]) == (7, 20, [10, 5, 20, 20])
+    assert second["category_id"] == 10
+    assert first["segmentation"]["size"] == [40, 60]
+    assert RESULT.to_coco(7)[0]["category_id"] == 2
+
+
+def test_pictures() -> None:
+    picture = np.asarray(RESULT.draw())
+    assert picture.shape == (40, 60, 3)
+    assert (picture != 200).any()
+    png, page = RESULT._repr_png_(), RESULT._repr_html_()
+    assert png is not None
+    assert page is not None
+    assert png.startswith(b"\x89PNG")
+    assert "&lt;disc&gt;" in page
+    assert "<disc>" not in page
+    unknown = replace(RESULT, source=None)
+    assert unknown._repr_html_() is unknown._repr_png_() is None
+    with pytest.raises(ValueError, match=r"pass it, result\.draw\(image\)"):
+        unknown.draw()
+    with pytest.raises(ValueError, match=r"the image is \(9, 9\) \(height, width\)"):
+        unknown.draw(np.zeros((9, 9), np.uint8))
+
+
+def test_supervision() -> None:
+    supervision = pytest.importorskip("supervision", reason="needs rcnn[supervision]")
+    detections = RESULT.to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    np.testing.assert_array_equal(detections.xyxy, RESULT.boxes)
+    assert list(detections["class_name"]) == ["<disc>", "square"]
+    assert detections.mask.shape == (2, 40, 60)
