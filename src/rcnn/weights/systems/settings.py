@@ -118,7 +118,7 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
     """Settings by dotted key of a YAML text; empty where it holds none. Raises ValueError that names `source`."""
     try:
-        content = yaml.load(text, loader)
+        content = loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{source} is not plain YAML ({' '.join(str(error).split())[:300]})") from error
     return flat(content) if isinstance(content, dict) else {}
@@ -153,7 +153,7 @@ def _value(text: str) -> object:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         pass
     try:
-        return yaml.load(text, PlainLoader)
+        return PlainLoader(text).get_single_data()
     except (yaml.YAMLError, RecursionError):
         return text
 
