@@ -54,7 +54,7 @@ def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "Detectron2: .pkl, .pth; --config takes" in capsys.readouterr().out
     (tmp_path / "a.pkl").write_bytes(b"<html>")
     for words, message in (
-        (("convert", tmp_path / "a.pkl"), "want a FILE and --output"),
+        (("convert", tmp_path / "a.pkl"), "expected a FILE and --output"),
         (("convert", tmp_path / "a.pkl", "--output", tmp_path / "out"), "is a web page"),
         (("convert", tmp_path / "gone.pkl", "--output", tmp_path / "out"), "does not exist"),
         (("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"), "--to yolo: want detectron2"),

@@ -51,11 +51,11 @@ def convert(
             typer.echo(line)
         return
     if file is None or output is None:
-        raise ValueError("want a FILE and --output: rcnn convert model_final.pkl --output converted")
+        raise ValueError("expected a FILE and --output, e.g. rcnn convert model_final.pkl --output converted")
     if to:
         given = {"--config": config, "--classes": classes, "--allow-missing": allow_missing, "KEY=VALUE": overrides}
         if extra := [name for name, value in given.items() if value]:
-            raise ValueError(f"{', '.join(extra)} is of no use with --to: leave it out")
+            raise ValueError(f"{', '.join(extra)} has no effect with --to: leave it out")
         write_foreign(file, output, to, typer.echo)
         return
     words = ["rcnn", "convert", str(file), *(overrides or []), "--output", str(output)]
