@@ -86,7 +86,7 @@ def _crowding_warning(dataset: Dataset, limit: int, max_detections: int) -> str 
     return (
         f"{counted(too_many, 'image')} {has} more than {max_detections} objects of one class (up to {largest}), but "
         f"only the best {max_detections} detections per image and class count, so that even perfect detections would "
-        f"miss some: use --max-detections {largest}"
+        f"miss some: `rcnn eval --max-detections {largest}` counts them all"
     )
 
 
