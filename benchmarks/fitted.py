@@ -22,7 +22,8 @@ from rcnn.data.transforms import Sample, preprocess
 from rcnn.models import Detector, build_detector
 from rcnn.preprocess import build_preprocessor
 from rcnn.structures import ImageBatch, Targets
-from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems import torchvision as torchvision_files
+from rcnn.weights.systems.torchvision import to_torchvision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def new_detector(name: str = "maskrcnn_resnet50_fpn") -> Detector:
     """Ours, of the settings and the draw of weights of torchvision's `name`."""
     torch.manual_seed(0)
     theirs = torchvision.models.detection.__dict__[name](weights=None, weights_backbone=None)
-    converted = from_torchvision(theirs.state_dict())
+    converted = torchvision_files.SYSTEM.convert_state(theirs.state_dict())
     config = replace(converted.config, backbone=replace(converted.config.backbone, norm="frozen_bn"))  # ty: ignore
     detector = build_detector(config)
     state = {name: value for name, value in converted.state.items() if not name.endswith("num_batches_tracked")}

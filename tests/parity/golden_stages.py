@@ -12,7 +12,7 @@ from rcnn.models import Detector
 from rcnn.models.heads.box import BoxHead
 from rcnn.ops.masks import paste_masks
 from rcnn.structures import Detections, ImageBatch, Proposals
-from rcnn.weights.systems.detectron2.system import rename
+from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
 
@@ -127,7 +127,7 @@ def assert_gradients(detector: Detector, stored: Stored) -> None:
     assert len(gradients) == int(stored["n_params_with_grad"])
     errors = []
     for theirs, norm, first in zip(stored["grad_names"], stored["grad_norms"], stored["grad_head"], strict=True):
-        gradient = gradients[rename(str(theirs))]
+        gradient = gradients[RULES.rename(str(theirs))]
         found = torch.linalg.vector_norm(gradient, dtype=torch.float64).item()  # DC5's fc1 has 1e8 numbers
         assert_within("gradient norm", found / norm, 1.0, atol=5e-3)
         expected = first[: gradient.numel()].astype(np.float64)

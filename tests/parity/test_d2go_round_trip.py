@@ -10,8 +10,8 @@ import torch
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import load_detector
-from rcnn.weights.convert import Wishes, convert_to_folder
-from rcnn.weights.export import TARGETS, write_foreign
+from rcnn.weights.convert import ConvertOptions, convert_to_folder
+from rcnn.weights.export import EXPORTS, export_checkpoint
 from rcnn.weights.systems.known import convert
 
 
@@ -19,7 +19,7 @@ from rcnn.weights.systems.known import convert
 def test_every_bit_and_detection_comes_back(shared: Path, tmp_path: Path, kind: str) -> None:
     file = shared / "weights" / "d2go" / f"{kind}_rcnn_fbnetv3a_dsmask_C4_fp32_dequantised.pth"
     said: list[str] = []
-    convert_to_folder(file, tmp_path / "out", Wishes(), said.append)
+    convert_to_folder(file, tmp_path / "out", ConvertOptions(), said.append)
     assert "read back bit for bit" in said[-1]
     # the file's own tensors, read by torch
     theirs = torch.load(file, weights_only=True)["model"]
@@ -41,8 +41,8 @@ def test_every_bit_and_detection_comes_back(shared: Path, tmp_path: Path, kind: 
 
 def test_no_other_system_holds_that_network(shared: Path, tmp_path: Path) -> None:
     file = shared / "weights" / "d2go" / "mask_rcnn_fbnetv3a_dsmask_C4_fp32_dequantised.pth"
-    convert_to_folder(file, tmp_path / "out", Wishes(), lambda line: None)
-    for system in TARGETS:
+    convert_to_folder(file, tmp_path / "out", ConvertOptions(), lambda line: None)
+    for system in EXPORTS:
         with pytest.raises(ValueError, match=r"fbnet|ResNet"):
-            write_foreign(tmp_path / "out", tmp_path / "back.pth", system)
+            export_checkpoint(tmp_path / "out", tmp_path / "back.pth", system)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

@@ -12,7 +12,7 @@ from torch import Tensor
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.structures import ImageBatch, Targets
-from rcnn.weights.systems.chainer.system import rename
+from rcnn.weights.systems.chainer.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_chainer import converted_detector
 from tests.parity.golden_detectron2 import assert_same_ranking, match_sets
@@ -170,7 +170,7 @@ def test_losses_and_gradients_equal_the_peer(shared: Path, folder: Path, system:
     for name, norm, total, first in zip(
         stored["grad_names"], stored["grad_l2"], stored["grad_sum"], stored["grad_first16"], strict=True
     ):
-        ours = gradients[rename(str(name)) or ""]
+        ours = gradients[RULES.rename(str(name)) or ""]
         assert ours is not None, name
         gradient = in_their_order(str(name), ours).double()
         assert_within("gradient norm", gradient.norm().item() / norm, 1.0, atol=1e-3)

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig
 from rcnn.models.describe import describe
+from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
 from rcnn.weights.systems.detectron2.export import settings_of
-from rcnn.weights.systems.detectron2.settings import read_settings
-from rcnn.weights.systems.detectron2.system import from_detectron2, rename, to_detectron2
+from rcnn.weights.systems.detectron2.settings import read_yaml
+from rcnn.weights.systems.detectron2.system import RULES, to_detectron2
 from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import write_peer_file
 
@@ -54,17 +55,17 @@ def differences(a: DetectorConfig, b: DetectorConfig) -> set[str]:
 def test_every_fixture_converts_with_its_settings_without_and_by_the_zoos_name(shared: Path, name: str) -> None:
     folder = shared / "golden/detectron2" / name
     theirs = shapes(shared, name)
-    given = from_detectron2(theirs, folder / "config.yaml", name)
+    given = detectron2.SYSTEM.convert_state(theirs, folder / "config.yaml", name)
     assert len(given.state) == len(theirs)
-    assert all(given.state[rename(key)] is value for key, value in theirs.items()), "taken as they are"
-    assert given.assumed == given.left == ()
+    assert all(given.state[RULES.rename(key)] is value for key, value in theirs.items()), "taken as they are"
+    assert given.assumed == given.skipped == ()
     assert given.system == "Detectron2"
 
-    guessed = from_detectron2(theirs, None, name)
+    guessed = detectron2.SYSTEM.convert_state(theirs, None, name)
     assert differences(guessed.config, given.config) <= RUN | UNTOLD.get(name, set())
     assert len(guessed.assumed) >= 5
-    assert all("Detectron2's zoo" in sentence for sentence in guessed.assumed)
-    named = from_detectron2(theirs, f"{FIXTURES[name]}/{name}.yaml", name)
+    assert all("Detectron2's model zoo" in sentence for sentence in guessed.assumed)
+    named = detectron2.SYSTEM.convert_state(theirs, f"{FIXTURES[name]}/{name}.yaml", name)
     assert differences(named.config, given.config) <= RUN
     assert named.config.input.min_size == 800
     if name.startswith("keypoint"):
@@ -81,12 +82,12 @@ def test_every_fixture_goes_back_to_its_own_names_and_settings(shared: Path, nam
     for file in ("config.yaml", "config_train.yaml"):
         if not (folder / file).exists():
             continue
-        given = from_detectron2(theirs, folder / file, name)
+        given = detectron2.SYSTEM.convert_state(theirs, folder / file, name)
         back = to_detectron2(given.state, given.config)
         assert back.keys() == theirs.keys()
         assert all(back[key] is value for key, value in theirs.items())
         (tmp_path / file).write_text(settings_of(given.config))
-        assert config_of(read_settings(tmp_path / file), file) == given.config
+        assert config_of(read_yaml(tmp_path / file), file) == given.config
 
 
 @pytest.mark.parametrize(("name", "suffix"), [("rpn_R_50_FPN_1x", ".pkl"), ("mask_rcnn_R_50_FPN_3x_gn", ".pth")])
@@ -108,7 +109,7 @@ def test_a_file_and_its_way_back_are_equal_bit_for_bit(shared: Path, tmp_path: P
     assert back.keys() == weights.keys()
     for key, value in weights.items():
         assert np.array_equal(back[key].numpy().view(np.uint32), value.view(np.uint32)), key
-    assert set(given.left) == ({"optimizer (1 arrays)"} if suffix == ".pth" else set(extra))
+    assert set(given.skipped) == ({"optimizer (1 array)"} if suffix == ".pth" else set(extra))
 
 
 def test_half_precision_is_read_as_float32(shared: Path, tmp_path: Path) -> None:
@@ -118,5 +119,5 @@ def test_half_precision_is_read_as_float32(shared: Path, tmp_path: Path) -> None
     (tmp_path / "h.pkl").write_bytes(pickle.dumps({"model": half}))
     given = convert(tmp_path / "h.pkl")
     for key, value in half.items():
-        assert given.state[rename(key)].dtype == torch.float32
-        assert np.array_equal(given.state[rename(key)].numpy(), value.astype(np.float32)), key
+        assert given.state[RULES.rename(key)].dtype == torch.float32
+        assert np.array_equal(given.state[RULES.rename(key)].numpy(), value.astype(np.float32)), key

@@ -18,9 +18,7 @@ from rcnn.models.rpn import Level
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.structures import ImageBatch, Proposals, Targets
-from rcnn.weights.systems.fcis.system import CHAINER_FCIS as CHAINER_FCIS_LAYERS
-from rcnn.weights.systems.fcis.system import CHAINERCV as CHAINERCV_LAYERS
-from rcnn.weights.systems.fcis.system import rename
+from rcnn.weights.systems.fcis.system import CHAINER_FCIS_RULES, CHAINERCV_RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.golden_detectron2 import assert_same_ranking
 from tests.parity.golden_fcis import FIXTURES, converted_detector, unpacked, write_peer_file, xyxy
@@ -240,11 +238,11 @@ def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
     assert_within("sum of losses", sum(ours.values()), expected["loss"], rtol=2e-5)
 
     torch.stack(list(losses.values())).sum().backward()
-    layers = CHAINERCV_LAYERS if peer.name == CHAINERCV else CHAINER_FCIS_LAYERS
+    layers = CHAINERCV_RULES if peer.name == CHAINERCV else CHAINER_FCIS_RULES
     parameters = dict(detector.named_parameters())
     assert len(stored["grad_names"]) > 10
     for name, norm, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
-        gradient = parameters[str(rename(name, layers))].grad
+        gradient = parameters[str(layers.rename(name))].grad
         assert gradient is not None, name
         assert_within("gradient norm", gradient.double().norm().item() / norm, 1.0, atol=1e-3)
         if dtype == torch.float64:

@@ -14,7 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.structures import Targets
-from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems import torchvision as torchvision_files
+from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
 from tests.parity.test_torchvision_models import (
     EXHAUSTIVE,
@@ -85,7 +86,7 @@ def test_state_dicts_go_both_ways(joints: int) -> None:
             value = torch.cat([torch.zeros_like(value[:4]), value[4:]])  # of background: idle
         assert torch.equal(back[name], value), name
     model.load_state_dict(back)
-    converted = from_torchvision(expected)
+    converted = torchvision_files.SYSTEM.convert_state(expected)
     assert converted.classes == ("person",)
     assert converted.config.keypoint is not None
     assert len(converted.config.keypoint.names) == joints
@@ -94,8 +95,10 @@ def test_state_dicts_go_both_ways(joints: int) -> None:
 
 def test_the_published_file_has_norms_without_eps() -> None:
     state = peer().state_dict()
-    published = from_torchvision(state, "keypointrcnn_resnet50_fpn_coco-fc266e95.pth").config
-    older = from_torchvision(state, "keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
+    published = torchvision_files.SYSTEM.convert_state(
+        state, source="keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
+    ).config
+    older = torchvision_files.SYSTEM.convert_state(state, source="keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
     assert (published.backbone.norm_eps, older.backbone.norm_eps) == (0.0, 1e-5)
 
 

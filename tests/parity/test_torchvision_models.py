@@ -14,7 +14,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.structures import Detections, ImageBatch, Targets
-from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems import torchvision as torchvision_files
+from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
 
 CLASSES = 5
@@ -45,7 +46,7 @@ def peer(masks: bool) -> nn.Module:
 
 
 def ours(model: nn.Module, *overrides: str) -> Detector:
-    converted = from_torchvision(model.state_dict())
+    converted = torchvision_files.SYSTEM.convert_state(model.state_dict())
     config = override(converted.config, ["backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
     detector.load_state_dict(converted.state)

@@ -14,7 +14,8 @@ from torchvision.models import detection
 from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems import torchvision as torchvision_files
+from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_within
 from tests.parity.test_torchvision_models import (
     CLASSES,
@@ -55,7 +56,7 @@ def peer(name: str) -> nn.Module:
 
 def ours(name: str, model: nn.Module, *overrides: str) -> Detector:
     source = "fasterrcnn_mobilenet_v3_large_320_fpn.pth" if "320" in name else ""
-    converted = from_torchvision(model.state_dict(), source)
+    converted = torchvision_files.SYSTEM.convert_state(model.state_dict(), source=source)
     assert converted.config.name == name
     config = override(converted.config, [*SMALL, "backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
@@ -126,5 +127,5 @@ def test_losses_are_theirs(name: str) -> None:
 
 def test_files_of_other_networks_are_refused_by_name(tmp_path: Path) -> None:
     model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    with pytest.raises(ValueError, match="none of its R-CNNs"):
-        from_torchvision(model.state_dict(), "retina.pth")
+    with pytest.raises(ValueError, match="on a network that rcnn does not support"):
+        torchvision_files.SYSTEM.convert_state(model.state_dict(), source="retina.pth")

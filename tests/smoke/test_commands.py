@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from PIL import Image
 from pycocotools import mask as pycoco
 
 from rcnn.cli.main import main
+from rcnn.cli.predict import _Run
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
@@ -273,6 +275,19 @@ def test_predict_keeps_earlier_results_if_nothing_could_be_read(data: Path, trai
     before = (tmp_path / "predictions.json").read_text()
     assert rcnn("predict", trained, tmp_path / "gone.jpg", "--output", tmp_path) == 1
     assert (tmp_path / "predictions.json").read_text() == before
+
+
+def test_a_full_disk_stops_the_command_and_keeps_what_is_there(
+    data: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(_Run, "_draw", full)
+    assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 2
+    assert capsys.readouterr().err == f"rcnn: {tmp_path}: No space left on device\n"
+    [line] = (tmp_path / "predictions.partial.jsonl").read_text().splitlines()
+    assert json.loads(line)["file"].endswith("val2017_1.png")
 
 
 def test_every_bad_input_is_listed_and_the_rest_goes_on(data: Path, trained: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_backbone_of_imagenet_to_train_from(tmp_path: Path, capsys: pytest.Cap
     assert rcnn(*run[:5], tmp_path / "run2", *small, "backbone.norm=gn", "--weights", tmp_path / "resnet") == 2
     assert "add backbone.norm=frozen_bn" in capsys.readouterr().err
     assert rcnn("predict", tmp_path / "resnet", data / "train", "--output", tmp_path / "found") == 2
-    assert "holds a backbone alone" in capsys.readouterr().err
+    assert "contains only a backbone" in capsys.readouterr().err
 
 
 def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,11 +54,14 @@ def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "Detectron2: .pkl, .pth; --config takes" in capsys.readouterr().out
     (tmp_path / "a.pkl").write_bytes(b"<html>")
     for words, message in (
-        (("convert", tmp_path / "a.pkl"), "want a FILE and --output"),
+        (("convert", tmp_path / "a.pkl"), "expected a FILE and --output"),
         (("convert", tmp_path / "a.pkl", "--output", tmp_path / "out"), "is a web page"),
         (("convert", tmp_path / "gone.pkl", "--output", tmp_path / "out"), "does not exist"),
-        (("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"), "--to yolo: want detectron2"),
-        (("convert", tmp_path, "--to", "detectron2", "--classes", "a", "--output", "b.pth"), "--classes is of no use"),
+        (("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"), "--to yolo: expected detectron2"),
+        (
+            ("convert", tmp_path, "--to", "detectron2", "--classes", "a", "--output", "b.pth"),
+            "--classes cannot be used",
+        ),
     ):
         assert rcnn(*words) == 2
         error = capsys.readouterr().err

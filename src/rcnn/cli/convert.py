@@ -1,4 +1,4 @@
-"""`rcnn convert`: a checkpoint of another system becomes one of ours, or one of ours a file of another system."""
+"""`rcnn convert`: imports a checkpoint of another framework, or exports one of ours."""
 
 from __future__ import annotations
 
@@ -12,51 +12,53 @@ import typer
 def convert(
     file: Annotated[
         Path | None,
-        typer.Argument(help="Weights of another system (.pkl, .pth, .npz, .params, .h5); with --to, a folder of ours."),
+        typer.Argument(
+            help="Weights of another framework (.pkl, .pth, .npz, .params, .h5); with --to, an rcnn checkpoint folder."
+        ),
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of ours that correct those inferred."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they win over the file and --config."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder to write the checkpoint to; with --to, a file.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; with --to, a file.")] = None,
     config: Annotated[
         str,
-        typer.Option(help="Their configuration, or the name that their model zoo has for it; its settings are kept."),
+        typer.Option(help="Settings of the other framework: its file, a name of its model zoo, or KEY=VALUE ..."),
     ] = "",
-    classes: Annotated[str, typer.Option(help="Class names: a,b,c or a file with one a line.")] = "",
+    classes: Annotated[str, typer.Option(help="Class names: a,b,c or a file with one name per line.")] = "",
     allow_missing: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Our tensors that may be missing (mask_head.*): they get initial values."),
+        typer.Option(
+            metavar="PATTERN", help="rcnn tensors that may be missing (mask_head.*); they get initial values."
+        ),
     ] = None,
     allow_unused: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Their tensors to leave behind (ema_*).")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors of the file to skip (ema_*).")
     ] = None,
-    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Take NaN and infinity.")] = False,
-    to: Annotated[
-        str, typer.Option(metavar="SYSTEM", help="The way back: detectron2, torchvision or mmdetection.")
-    ] = "",
-    listed: Annotated[bool, typer.Option("--list", help="List the systems that are known, and stop.")] = False,
+    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity.")] = False,
+    to: Annotated[str, typer.Option(metavar="SYSTEM", help="Export to detectron2, torchvision or mmdetection.")] = "",
+    list_: Annotated[bool, typer.Option("--list", help="List the supported frameworks and exit.")] = False,
 ) -> None:
-    """Convert FILE, a checkpoint of another system, to a folder that rcnn takes. Code in the file is never run.
+    """Convert FILE, a checkpoint of another framework, to an rcnn checkpoint folder. Code in the file is never run.
 
-    What the file is, is read from its contents. It ends with a run of what was written.
+    The format is detected from the content of the file. The result is run once on a generated image.
 
     Example: rcnn convert model_final.pkl --config mask_rcnn_R_50_FPN_3x.yaml --output converted
     """
-    from rcnn.weights.convert import Wishes, convert_to_folder, list_systems
-    from rcnn.weights.export import write_foreign
+    from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
+    from rcnn.weights.export import export_checkpoint
 
-    if listed:
+    if list_:
         for line in list_systems():
             typer.echo(line)
         return
     if file is None or output is None:
-        raise ValueError("want a FILE and --output: rcnn convert model_final.pkl --output converted")
+        raise ValueError("expected a FILE and --output: rcnn convert model_final.pkl --output converted")
     if to:
         given = {"--config": config, "--classes": classes, "--allow-missing": allow_missing, "KEY=VALUE": overrides}
         if extra := [name for name, value in given.items() if value]:
-            raise ValueError(f"{', '.join(extra)} is of no use with --to: leave it out")
-        write_foreign(file, output, to, typer.echo)
+            raise ValueError(f"{', '.join(extra)} cannot be used with --to; leave it out")
+        export_checkpoint(file, output, to, typer.echo)
         return
     words = ["rcnn", "convert", str(file), *(overrides or []), "--output", str(output)]
     for option, value in (("--config", config), ("--classes", classes)):
@@ -64,8 +66,8 @@ def convert(
     for option, values in (("--allow-missing", allow_missing), ("--allow-unused", allow_unused)):
         words += [word for value in values or [] for word in (option, value)]
     words += ["--allow-nonfinite"] if allow_nonfinite else []
-    wishes = Wishes(
-        settings=(Path(config) if Path(config).is_file() else config) if config else None,
+    options = ConvertOptions(
+        settings=config or None,
         classes=classes,
         allow_missing=allow_missing or (),
         allow_unused=allow_unused or (),
@@ -73,4 +75,4 @@ def convert(
         overrides=overrides or (),
         command=shlex.join(words),
     )
-    convert_to_folder(file, output, wishes, typer.echo)
+    convert_to_folder(file, output, options, typer.echo)

@@ -17,7 +17,7 @@ CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotco
 
 
 def doctor() -> None:
-    """Tell what this machine has (Python, torch, GPU, image formats, extras), and how to install what is missing."""
+    """Show what this machine has (Python, torch, GPU, image formats, extras), and how to install what is missing."""
     missing: list[str] = []
     _row("python", platform.python_version(), sys.executable)
     _row("machine", platform.platform(), f"{platform.machine()}")
@@ -66,7 +66,7 @@ def _codecs(missing: list[str]) -> None:
     try:
         from PIL import features
     except ImportError:
-        return  # pillow itself is among what is missing
+        return  # pillow itself is missing
     formats = {"jpg": "JPEG", "zlib": "PNG", "webp": "WebP", "libtiff": "TIFF", "jpg_2000": "JPEG 2000", "avif": "AVIF"}
     known = set(features.get_supported_codecs()) | set(features.get_supported_modules())
     absent = [name for key, name in formats.items() if key not in known]

@@ -79,7 +79,7 @@ def evaluate(
 ) -> None:
     """Compute average precision of boxes, masks and keypoints (COCO's definitions), overall and per class.
 
-    For a region proposal network: average recall of the best 100 and 1000 proposals, whatever the class.
+    For a region proposal network: average recall of the best 100 and 1000 proposals, class-agnostic.
 
     An image that cannot be read is listed and counts as an image without detections; the exit status is then 1.
 

@@ -1,8 +1,9 @@
-"""The `rcnn` command. Its own help and version need nothing but Python, so that they are instant."""
+"""The `rcnn` command. Its help and version import nothing else, so they are instant."""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,28 +26,41 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 
+REPEATABLE = ("--allow-missing", "--allow-unused")  # options that may be given several times
+NOT_EMPTY = ("--data", "--output")  # options whose empty value would mean the current folder
+OUT_OF_MEMORY = re.compile(
+    "out of memory|can't allocate memory|Storage size calculation overflowed"
+)  # as torch says it
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the command line). An error that the user can fix is one line and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words or os.environ.get("RCNN_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]  # accepted anywhere, also after the command
-    if not words or words[0] in ("-h", "--help"):
-        print(help_text())
-        sys.exit(0 if words else 2)
-    if words == ["--version"]:
-        print(version_line())
-        sys.exit(0)
-    from rcnn.cli.app import app
-
+    if problem := _problem(words):
+        print(f"rcnn: {problem}", file=sys.stderr)
+        sys.exit(2)
     try:
+        if not words or words[0] in ("-h", "--help"):
+            print(help_text(), flush=True)
+            sys.exit(0 if words else 2)
+        if words == ["--version"]:
+            print(version_line(), flush=True)
+            sys.exit(0)
+        from rcnn.cli.app import app
+
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             app(words, prog_name="rcnn")
-    except (ValueError, OSError, ImportError) as error:
-        if debug:
+    except BrokenPipeError:  # whoever reads stdout has stopped: rcnn --help | head -1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
+        text = _message(error)
+        if debug or text is None:
             raise
-        print(f"rcnn: {str(error) or type(error).__name__}", file=sys.stderr)
+        print(f"rcnn: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         if debug:
@@ -66,6 +80,35 @@ def help_text() -> str:
 def version_line() -> str:
     """The text of `rcnn --version`."""
     return f"rcnn {__version__}"
+
+
+def _problem(words: Sequence[str]) -> str:
+    """What is wrong with the command line whatever the command; empty if nothing is."""
+    given = dict[str, list[str]]()
+    for place, word in enumerate(words):
+        before = words[place - 1] if place else ""
+        if word == "--":
+            break
+        if not word and (before in NOT_EMPTY or not before.startswith("--")):
+            return f"argument {place + 1} is empty (an unset shell variable?); give a value, or leave it out"
+        option, has_value, value = word.partition("=")
+        if option.startswith("--") and option not in REPEATABLE:
+            following = words[place + 1] if place + 1 < len(words) else ""
+            given.setdefault(option, []).append(value if has_value else following)
+    for option, values in given.items():
+        if len(values) > 1:
+            return f"{option} is given {len(values)} times ({', '.join(values)}); expected once"
+    return ""
+
+
+def _message(error: Exception) -> str | None:
+    """The line for an error that the user can fix; None for a fault of rcnn, which needs its traceback."""
+    text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
+        return f"not enough memory: reduce the sizes in the settings or the batch ({text or type(error).__name__})"
+    if isinstance(error, OSError) and error.strerror and error.errno is not None:
+        return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    return None if isinstance(error, RuntimeError) else text or type(error).__name__
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

@@ -17,16 +17,16 @@ models = typer.Typer(help="List the models, or show the settings of one.", invok
 
 @models.callback()
 def models_or_list(context: typer.Context) -> None:
-    """List the models (`list`, also where nothing is said), or show the settings of one (`show`)."""
+    """List the models (`list`, the default), or show the settings of one (`show`)."""
     if context.invoked_subcommand is None:
         list_models(as_json=False)
 
 
 @models.command("list")
 def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table for machines.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
 ) -> None:
-    """The names that `rcnn train` takes: size, GFLOPs at 800 x 1333, paper, and what others published."""
+    """List the models that `rcnn train` accepts: size, GFLOPs at 800 x 1333, paper, and published AP."""
     from rcnn.models.zoo import MODELS
     from rcnn.models.zoo.facts import facts
 
@@ -44,8 +44,8 @@ def list_models(
         line = f"{name:{width}}  {row.parameters / 1e6:8.1f} M  {row.gflops:7.1f}  {row.paper or 'ours'}"
         typer.echo("; ".join([line, *_by_system(row.published)]))
     typer.echo(
-        "GFLOPs: one image of 800 x 1333 with all proposals and detections that there is room for; a multiplication "
-        "and its addition are two.\nAP: percent on COCO's val2017 (minival), as each system reports it of its weights."
+        "GFLOPs: one image of 800 x 1333 with the maximum number of proposals and detections; a multiplication "
+        "and an addition count as two.\nAP: percent on COCO val2017 (minival), as reported by each framework."
     )
 
 
@@ -61,10 +61,10 @@ def _by_system(published: Iterable[Published]) -> list[str]:
 def show_cost(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings.")] = None,
-    height: Annotated[int, typer.Option(help="Of the network's input, pixels.", min=1)] = 800,
-    width: Annotated[int, typer.Option(help="Of the network's input, pixels.", min=1)] = 1333,
+    height: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 800,
+    width: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 1333,
 ) -> None:
-    """Parameters and GFLOPs of a model as it is set.
+    """Count the parameters and GFLOPs of a model with the given settings.
 
     Example: rcnn models cost mask_rcnn_r50_fpn num_classes=3 box.convs=4 box.fcs=1
     """
@@ -80,7 +80,7 @@ def show_cost(
 def show_model(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
 ) -> None:
-    """Every setting of a model, and of how one is trained, written as `rcnn train` takes it: KEY=VALUE."""
+    """Print every setting of a model and of its training as KEY=VALUE, the form that `rcnn train` accepts."""
     from rcnn.models.describe import describe
     from rcnn.training.settings import PREFIX
     from rcnn.training.starting import starting_config, starting_recipe
@@ -96,7 +96,7 @@ def _print(settings: Iterable[Setting]) -> None:
 
 
 def _value(value: object) -> str:
-    """A value as the command line takes it (YAML)."""
+    """A value in the form of the command line (YAML)."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the JPEG pictures
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full or read-only disk: no fault of an input
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
@@ -97,7 +99,11 @@ def predict(
             predictor=predictor, folder=folder, score=score, contour=contour, keypoint_score=keypoint_score,
             pictures=pictures, max_pixels=max_pixels,
         )  # fmt: skip
-        done = run.predict_all(sources)
+        try:
+            done = run.predict_all(sources)
+        except KeyboardInterrupt:
+            typer.echo(f"stopped; the results so far are in {path / PARTIAL}", err=True)
+            raise
         text = _write_results(folder, done, sources.failed)
     if to_stdout:
         typer.echo(text)
@@ -143,6 +149,8 @@ class _Run:
                     if self.pictures:
                         self._draw(source, result)
                 except Exception as error:  # one bad input never costs the others
+                    if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
+                        raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
                     reason = str(error).removeprefix(source.name).lstrip(": ") or type(error).__name__
                     sources.failed.append((source.name, reason))
                     typer.echo(f"{source.name}: {reason}", err=True)

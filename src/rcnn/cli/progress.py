@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
-    """A bar named `what` of `total` pieces on stderr; what it gives is called once a piece."""
+    """A progress bar on stderr, named `what`, with `total` steps; call the yielded function once per step."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

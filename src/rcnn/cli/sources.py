@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class SourceError(ValueError):
-    """An input that gives no image. The message says what is wrong and what to do."""
+    """An input without an image. The message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,13 @@ class Source:
     url: bool = False
 
     def read(self) -> Path | bytes:
-        """What the decoder takes: a path, or the bytes of a download. Raises SourceError if a URL gives none."""
+        """The input of the decoder: a path, or the bytes of a download. Raises SourceError if a download fails."""
         return download(self.name) if self.url else Path(self.name)
 
 
 @dataclass(kw_only=True)
 class Sources:
-    """The images of all inputs, in order, and what was left out."""
+    """The images of all inputs, in order, and what was skipped."""
 
     images: list[Source] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)  # name, and what is wrong with it
@@ -56,14 +56,14 @@ class Sources:
 
 
 def is_url(word: str) -> bool:
-    """Whether `word` starts with a scheme, so that it is no path: http://..., ftp://..."""
+    """Whether `word` starts with a scheme, so that it is not a path: http://..., ftp://..."""
     return "://" in word
 
 
 def expand(words: Iterable[str], output: OutputFolder) -> Sources:
     """The images of files, folders (with all folders in them, sorted by name) and URLs, in this order.
 
-    In folders, hidden files, files that are not images, and files that rcnn wrote are left out. Names of pictures are
+    In folders, hidden files, files that are not images, and files that rcnn wrote are skipped. Names of pictures are
     unique and free in `output`.
     """
     sources, taken = Sources(), set[str]()
@@ -160,7 +160,7 @@ def read_ahead(
 def _outcome(source: Source, future: Future[T]) -> tuple[Source, T | Exception]:
     try:
         return source, future.result()
-    except Exception as error:  # one bad input never costs the others
+    except Exception as error:  # one bad input must not stop the others
         return source, error
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 import typer
-
-T = TypeVar("T", str, Path)
 
 
 def train(
@@ -18,7 +16,7 @@ def train(
         typer.Argument(metavar="MODEL_OR_CHECKPOINT", help="A name from `rcnn models list`, or a checkpoint folder."),
     ],
     data: Annotated[
-        list[Path],
+        Path,
         typer.Option(help="Folder of the data set: annotations/instances_SPLIT.json and SPLIT/, or another layout."),
     ],
     overrides: Annotated[
@@ -26,31 +24,29 @@ def train(
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
     output: Annotated[
-        list[Path] | None,
+        Path | None,
         typer.Option(
             help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/. Defaults to a new "
             "runs/train-MODEL-N."
         ),
     ] = None,
     split: Annotated[
-        list[str] | None, typer.Option(help="Training split. Defaults to the split whose name starts with `train`.")
-    ] = None,
+        str, typer.Option(help="Training split. Defaults to the split whose name starts with `train`.")
+    ] = "",
     val_split: Annotated[
-        list[str] | None,
+        str,
         typer.Option(help="Validation split; `none`: no evaluation. Defaults to the split that starts with `val`."),
-    ] = None,
+    ] = "",
     annotations: Annotated[
-        list[str] | None,
+        str,
         typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names."),
-    ] = None,
+    ] = "",
     weights: Annotated[
-        list[str] | None,
+        str,
         typer.Option(help="Folder that `rcnn convert` made of ImageNet weights, for the backbone of a named model."),
-    ] = None,
+    ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
-    device: Annotated[
-        list[str] | None, typer.Option(help="cpu, cuda or cuda:1. Defaults to a GPU if there is one.")
-    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1. Defaults to a GPU if there is one.")] = "auto",
     strict: Annotated[
         bool,
         typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
@@ -75,13 +71,13 @@ def train(
 
     request = RunRequest(
         model=model,
-        data=_once("--data", data) or Path(),
-        output=_once("--output", output),
+        data=data,
+        output=output,
         overrides=tuple(overrides or ()),
-        splits=(_once("--split", split) or "", _once("--val-split", val_split) or ""),
-        annotations=_once("--annotations", annotations) or "",
-        weights=_once("--weights", weights) or "",
-        device=_once("--device", device) or "auto",
+        splits=(split, val_split),
+        annotations=annotations,
+        weights=weights,
+        device=device,
         resume=resume,
         strict=strict,
         allow_empty=allow_empty,
@@ -99,11 +95,3 @@ def train(
             typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
     if not outcome.finished:
         raise typer.Exit(128 + (outcome.signal or 2))
-
-
-def _once(option: str, values: list[T] | None) -> T | None:
-    """The value of an option that may be given once."""
-    if values and len(values) > 1:
-        shown = ", ".join(str(value) for value in values)
-        raise ValueError(f"{option} is given {len(values)} times ({shown}); expected once")
-    return values[0] if values else None

@@ -35,7 +35,7 @@ def assemble(
 ) -> Dataset:
     """The data set of the tables. `classes` and `ignore_others` as in `open_dataset`; `reader` reads the tables again.
 
-    Raises ValueError where `classes` holds a name twice.
+    Raises ValueError if `classes` contains a name twice.
     """
     warnings = Warnings(tables.file)
     chosen = _chosen_categories(tables, classes)
@@ -66,14 +66,14 @@ def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[C
     if classes is None:
         return tuple(tables.categories)
     if len(set(classes)) < len(classes):
-        raise ValueError(f"classes holds a name twice: {few([n for n, uses in Counter(classes).items() if uses > 1])}")
+        raise ValueError(f"classes has a name twice: {few([n for n, uses in Counter(classes).items() if uses > 1])}")
     named = {category["name"]: category for category in tables.categories}
     free = max(named[name]["id"] for name in named) + 1
     return tuple(named.get(name) or {"id": free + place, "name": name} for place, name in enumerate(classes))
 
 
 def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]) -> tuple[str, ...]:
-    """A warning about the objects of classes that were not asked for."""
+    """A warning about objects of classes that are not used."""
     uses = Counter(a["category_id"] for a in tables.annotations if a["category_id"] not in label)
     if not uses:
         return ()
@@ -83,7 +83,7 @@ def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]
     return (
         f"{tables.file}: {counted(sum(uses.values()), 'object')} of {len(names)} "
         f"{'class that is' if len(names) == 1 else 'classes that are'} not among the {len(classes)} of the model "
-        f"({few(classes)}): {shown}{more}: left out. To use them, rename the categories in the file, or train on a "
+        f"({few(classes)}): {shown}{more}: ignored. To use them, rename the categories in the file, or train on a "
         "data set that has these classes",
     )
 
@@ -115,7 +115,7 @@ def _objects(
 
     annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
     bare = [one["id"] for one in annotations if "segmentation" not in one]
-    if len(bare) < len(annotations):  # a data set of boxes only has nothing to warn of
+    if len(bare) < len(annotations):  # a data set with boxes only needs no warning
         warnings.add("a box but no outline", "used for boxes, not for masks", bare)
     outlines = pack_outlines(annotations)
     whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)

@@ -84,7 +84,7 @@ class Objects:
 class Dataset:
     """The annotated images of one split; `open_dataset` makes it.
 
-    Objects that cannot be learned from (an empty box, one outside its image) are not in the records, and `warnings`
+    Objects that cannot be used in training (empty boxes, boxes outside the image) are not in the records; `warnings`
     counts them; `to_coco` has all that evaluation can use.
     """
 
@@ -102,7 +102,7 @@ class Dataset:
     label_of: dict[int, int]  # category id of the annotation file -> label
     reader: Callable[[KnownImages | None], Tables]  # reads the tables again, for `to_coco`
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
-    notes: tuple[str, ...] = ()  # what was decided about things that are no faults, a line each
+    notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -134,12 +134,12 @@ class Dataset:
 
     @property
     def objects_to_learn(self) -> int:
-        """Number of objects that are no crowds."""
+        """Number of objects that are not crowds."""
         return int((~self.objects.crowd).sum())
 
     @property
     def has_outlines(self) -> bool:
-        """Whether some object, crowds not counted, has an outline, so that masks can be learned and evaluated."""
+        """Whether some object, crowds not counted, has an outline, so that masks can be trained and evaluated."""
         objects = self.objects
         outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
         return bool(outlined[~objects.crowd].any())

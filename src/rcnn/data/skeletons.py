@@ -14,14 +14,14 @@ from rcnn.data.checks.tables import Category
 from rcnn.data.records import Dataset
 from rcnn.data.warnings import few
 
-# How left and right are written, as whole words of a name; "l_eye", "eyeL", "tl" (top left) and "nw" are in use.
+# How left and right are written, as words in a name; "l_eye", "eyeL", "tl" (top left) and "nw" are in use.
 OPPOSITES = (
     ("left", "right"), ("lft", "rgt"), ("lt", "rt"), ("l", "r"),
     ("tl", "tr"), ("bl", "br"), ("ul", "ur"), ("ll", "lr"), ("lb", "rb"), ("lu", "ru"), ("ld", "rd"),
     ("west", "east"), ("nw", "ne"), ("sw", "se"), ("左", "右"),
 )  # fmt: skip
 WORDS = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
-HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a camelCase word begins
+HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a camelCase word starts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def skeleton_of(dataset: Dataset) -> Skeleton:
         raise ValueError(
             odd[0]
             if odd
-            else f"{file} has no keypoints, and this model learns them: use a file whose annotations have "
+            else f"{file} has no keypoints, and this model is trained on them: use a file whose annotations have "
             '"keypoints", e.g. COCO\'s person_keypoints_SPLIT.json, or a model without (`rcnn models` lists them)'
         )
     count = points.shape[1]

@@ -1,4 +1,4 @@
-"""What is wrong in a data set without being worth refusing it: counted, and reported in one line per kind."""
+"""Faults of a data set that do not prevent its use: counted, and reported in one line per kind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 
 def close_to(name: str, names: Sequence[str]) -> str:
-    """The question which of `names` was meant by `name`; empty where none is near."""
+    """A suggestion of the most similar of `names`; empty if none is similar."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [n for n in names if n.lower() == name.lower()]
     return f" (did you mean {near[0]!r}?)" if near else ""
 
@@ -55,7 +55,7 @@ class Warnings:
             self._ids.setdefault((noun, what, action), []).extend(ids)
 
     def note(self, line: str) -> None:
-        """Something that was decided, and is no fault of the file."""
+        """A decision that is not about a fault of the file."""
         self._notes.append(f"{self.file}: {line}")
 
     def lines(self) -> tuple[str, ...]:
@@ -67,5 +67,5 @@ class Warnings:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """Decisions that are no faults, a line each."""
+        """Decisions that are not about faults, a line each."""
         return tuple(self._notes)

@@ -1,6 +1,6 @@
 """The demo: draw a data set, train a small Mask R-CNN on it, evaluate it, write pictures and a report. Read `run_demo`.
 
-Every step is the one that `rcnn train`, `rcnn eval` and `rcnn predict` take.
+It calls the same functions as `rcnn train`, `rcnn eval` and `rcnn predict`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ RESULTS, PREDICTIONS, REPORT, OVERVIEW = "results.json", "predictions.json", "re
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """What the demo made."""
+    """The results of the demo."""
 
     metrics: Metrics  # on the validation images
     seconds: Mapping[str, float]  # of each part

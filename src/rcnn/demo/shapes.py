@@ -28,7 +28,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a shape lies: pixels = centre + matrix @ unit coordinates."""
+    """Position of a shape: pixels = centre + matrix @ unit coordinates."""
 
     centre: npt.NDArray[np.float64]  # (2,)
     matrix: npt.NDArray[np.float64]  # (2, 2)

@@ -222,7 +222,7 @@ def run_lengths(mask: npt.NDArray[np.bool_]) -> list[int]:
 
 
 def photograph(rng: np.random.Generator, scene: Scene) -> Image.Image:
-    """The scene as a camera would take it: uneven light, darker corners, a colour cast, a little blur and grain."""
+    """The scene as a camera would record it: uneven light, darker corners, a colour cast, a little blur and grain."""
     height, width = scene.size
     y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j].astype(np.float32)
     lit: Plane = 1 + 0.14 * (scene.light[0] * x + scene.light[1] * y) - rng.uniform(0.02, 0.16) * (x**2 + y**2)

@@ -27,7 +27,7 @@ class Run:
 
     text: str
     font: ImageFont.FreeTypeFont
-    scale: float = 1.0  # of a bitmap font: the size wanted divided by its only size
+    scale: float = 1.0  # of a bitmap font: the requested size divided by its only size
 
     @property
     def width(self) -> float:

@@ -15,7 +15,7 @@ Edges = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class LabelWriter:
-    """Writes names beside boxes, inside the image, where they hide no earlier name if there is such a place."""
+    """Writes names next to boxes, inside the image, where they hide no earlier name if possible."""
 
     def __init__(self, picture: Image.Image) -> None:
         self.picture = picture

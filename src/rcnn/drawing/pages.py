@@ -1,4 +1,4 @@
-"""HTML pages: one file each, with styles and pictures inside, nothing fetched; light or dark as the reader's system.
+"""HTML pages: one file each, with styles and pictures inside, no downloads; light or dark like the reader's system.
 
 The templates are files of this package (templates/). All text is escaped; only SVG that charts.py drew is not.
 """
@@ -35,7 +35,7 @@ def render(template: str, **values: Any) -> str:
 
 
 def write_page(path: Path, html: str) -> Path:
-    """Write a page at once, so that nobody ever finds half of it; creates its folder. Returns `path`."""
+    """Write a page atomically; creates its folder. Returns `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -53,7 +53,7 @@ def draw_objects(
     image are not drawn. `contour` draws the outline of a mask instead of its area. Colours follow the place among the
     objects, or the class; both are the same from run to run.
 
-    Names stay inside the image; an image too small for a name gets none. Warns if no font has a character of `names`.
+    Names stay inside the image; none is drawn if the image is too small. Warns if no font has a character of `names`.
     """
     canvas = _rgb(image).copy()
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)

@@ -122,7 +122,7 @@ def _precise(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The numbers that one looks for first: (name, value)."""
+    """The main metrics: (name, value)."""
     tiles = [(f"{_TITLES[k]} {name}", _number(metrics[k][name])) for k in _precise(metrics) for name in ("AP", "AP50")]
     counts = metrics["counts"]
     tiles += [("images", f"{counts['images']:,}"), ("ground-truth objects", f"{sum(counts['objects'].values()):,}")]

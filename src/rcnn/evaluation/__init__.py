@@ -1,1 +1,1 @@
-"""How good detections are: COCO's metrics, and the tables that tell them."""
+"""Evaluation of detections: COCO's metrics, reports and tables."""

@@ -21,6 +21,8 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 2,
     max_detections: int | None = None,
+    strict: bool = False,
+    allow_empty: bool = False,
     device: Device = "auto",
     precision: Precision = "float32",
 ) -> Evaluation:
@@ -29,6 +31,7 @@ def evaluate(
     `split` defaults to the validation split, see `validation_split`. `annotations`: the annotation file within the
     folder, e.g. "labels/{split}.json"; default: found by its name. `limit`: only the first images; 0: all.
     `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints 20).
+    `strict` and `allow_empty` as in `open_dataset`.
     `device` and `precision` are for a checkpoint; a predictor has its own.
 
     The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
@@ -41,7 +44,11 @@ def evaluate(
         predictor = Predictor(model, device=device, precision=precision)
         if more := settings_for(predictor, max_detections):
             predictor = Predictor(model, device=device, precision=precision, settings=more)
-    dataset = data if isinstance(data, Dataset) else dataset_for(predictor, data, split, annotations=annotations)
+    dataset = (
+        data
+        if isinstance(data, Dataset)
+        else dataset_for(predictor, data, split, annotations=annotations, strict=strict, allow_empty=allow_empty)
+    )
     return evaluate_dataset(
         predictor, dataset, limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections
     )

@@ -28,7 +28,7 @@ Result = dict[
 
 @dataclass(frozen=True, kw_only=True)
 class ImageResults:
-    """One image evaluated: its results, or why there are none."""
+    """One evaluated image: its results, or the error."""
 
     record: ImageRecord
     results: tuple[Result, ...] = ()

@@ -44,9 +44,9 @@ def write_evaluation(
     examples: Sequence[Example] = (),
     warnings: Sequence[str] = (),
 ) -> Path:
-    """Write metrics, results and report; results.jsonl goes. Returns the path of the report.
+    """Write metrics, results and report; remove results.jsonl. Returns the path of the report.
 
-    `title`, `lead`, `details`, `examples` as in write_report; `warnings` beside those of the evaluation.
+    `title`, `lead`, `details`, `examples` as in write_report; `warnings` in addition to those of the evaluation.
     """
     content = evaluation.to_dict()
     folder.write_json(METRICS_FILE, content, indent=2)

@@ -42,7 +42,7 @@ def plan_evaluation(
 ) -> Plan:
     """The plan for detections of these `kinds` on the first `limit` images of `dataset` (0 = all).
 
-    A kind that the ground truth cannot measure is left out with a warning. `keypoint_names` are those of the model.
+    A kind that the ground truth cannot measure is skipped with a warning. `keypoint_names` are those of the model.
     """
     chosen = list(kinds)
     warnings: list[str] = []
@@ -63,7 +63,7 @@ def plan_evaluation(
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether there are objects, crowds not counted, and none of them has an outline."""
+    """Whether there are objects (without crowds), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
@@ -86,7 +86,7 @@ def _crowding_warning(dataset: Dataset, limit: int, max_detections: int) -> str 
     return (
         f"{counted(too_many, 'image')} {has} more than {max_detections} objects of one class (up to {largest}), but "
         f"only the best {max_detections} detections per image and class count, so that even perfect detections would "
-        f"miss some: use --max-detections {largest}"
+        f"miss some: `rcnn eval --max-detections {largest}` counts them all"
     )
 
 

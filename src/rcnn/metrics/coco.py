@@ -2,7 +2,7 @@
 
 Ground truth and results are in COCO's formats: boxes [x, y, width, height] in pixels of the original image, category
 ids of the annotation file (not our labels). Every metric is a fraction 0..1, or None where the ground truth has no
-object to measure on (COCO's code prints -1), so that no mean is taken over it by accident.
+object to measure on (COCO's code prints -1), so that it is never averaged by accident.
 
 Letters: T IoU thresholds, K categories, A area ranges, M limits of detections per image.
 """
@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rcnn.data.checks.numbers import flags
 from rcnn.metrics.inputs import (
     Entry,
     GroundTruth,
@@ -149,7 +150,11 @@ def evaluate(
         for place, name in enumerate(names.values()):
             shown = [m for m in ("AP", "AP50") if m in metrics]
             per_class[name][kind] = {m: curves.value(metrics[m], place) for m in shown}
-    count = Counter(a["category_id"] for a in data["annotations"] if a["image_id"] in numbers and not a.get("iscrowd"))
+    count = Counter(
+        annotation["category_id"]
+        for annotation, crowd in zip(data["annotations"], _crowds(data), strict=True)
+        if annotation["image_id"] in numbers and not crowd
+    )
     objects = {name: count[category_id] for category_id, name in names.items()}
     return Metrics(kinds=values, per_class=per_class, images=len(chosen), objects=objects, detections=len(kept))
 
@@ -175,7 +180,7 @@ def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: st
     without = 0  # objects without an outline
     # COCO's code needs keypoints in every object; one without any gets points that are not visible
     keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
-    for annotation in data["annotations"]:
+    for annotation, crowd in zip(data["annotations"], _crowds(data), strict=True):
         if annotation["image_id"] not in numbers:
             continue
         entry: Entry = {
@@ -184,7 +189,7 @@ def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: st
             "category_id": annotation["category_id"],
             "bbox": annotation["bbox"],
             "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": int(annotation.get("iscrowd") or 0),
+            "iscrowd": crowd,
         }
         if kind == "segm":
             entry["segmentation"] = outline = _outline(annotation.get("segmentation"))
@@ -204,6 +209,11 @@ def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: st
     if kind == "keypoints" and annotations and not keypoint_values:
         raise ValueError(f"{source} has no keypoints in any annotation; use the person_keypoints file of the split")
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
+
+
+def _crowds(data: GroundTruth) -> list[int]:
+    """0 or 1 for each annotation, read as a data set reads it: the text "0" and null are 0."""
+    return flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
 
 
 def _outline(segmentation: Any) -> Any:

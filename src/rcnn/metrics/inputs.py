@@ -1,7 +1,7 @@
 """Ground truth and results in COCO's formats, checked before anything is computed from them.
 
-COCO's own code reads a mask of the wrong size, a missing field or an unknown id without a word, and then computes
-something else.
+COCO's own code accepts a mask of the wrong size, a missing field or an unknown id without a message, and then gives
+wrong numbers.
 """
 
 from __future__ import annotations

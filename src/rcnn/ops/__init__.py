@@ -1,4 +1,4 @@
-"""Mathematics of the R-CNN family as functions of tensors: no state, no types of ours, float32 inside.
+"""Mathematics of the R-CNN family as functions of tensors: no state, plain tensors only, computed in float32.
 
-What is dynamic by nature is an opaque op of fixed capacity, registered through `torch.library` under `rcnn::`.
+An operation with a data-dependent size is an opaque op of fixed capacity, registered with `torch.library` as `rcnn::`.
 """

@@ -1,4 +1,4 @@
-"""Anchors: the boxes that a region proposal network starts from (Ren et al. 2015, section 3.1.1)."""
+"""Anchors: the reference boxes of a region proposal network (Ren et al. 2015, section 3.1.1)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool = False) -> Tensor:
-    """Anchors (A, 4), float32 xyxy pixels about the origin, of every size with every ratio; sizes outer, ratios inner.
+    """Anchors (A, 4), float32 xyxy pixels centred at the origin: every size with every ratio, sizes outer.
 
-    A size is the side, in pixels, of the square of equal area; a ratio is height over width. `rounded` gives the whole
-    pixels that torchvision's models were trained with.
+    A size is the side, in pixels, of the square of equal area; a ratio is height / width. `rounded` gives whole
+    pixels, as in torchvision's models.
     """
     if rounded:
-        # in float32 and with its order of operations: a side that ends in .5 would round differently
+        # in float32 and in torchvision's order of operations: otherwise a side that ends in .5 rounds differently
         scale, ratio = torch.tensor(sizes, dtype=torch.float32), torch.tensor(ratios, dtype=torch.float32)
         stretch = ratio.sqrt()
         heights, widths = scale[:, None] * stretch, scale[:, None] * (1 / stretch)  # (sizes, ratios)
@@ -31,11 +31,11 @@ def cell_anchors(sizes: Sequence[float], ratios: Sequence[float], rounded: bool 
 
 
 def legacy_cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride: float) -> Tensor:
-    """Anchors (A, 4), float32 xyxy pixels of the map's first cell, of R-CNN's MATLAB (Detectron, MXNet's FCIS).
+    """Anchors (A, 4), float32 xyxy pixels, of the first cell, as in R-CNN's MATLAB code (Detectron, MXNet's FCIS).
 
-    A square of `stride` is stretched to each ratio in whole pixels (halves to the even), then multiplied to the size.
-    There it is about the centre of the cell's pixels; here, its last pixel's end has been added. Sizes outer, ratios
-    inner: the systems themselves have it the other way about.
+    A square of side `stride` is stretched to each ratio in whole pixels (rounding half to even), then scaled to the
+    size. The originals are inclusive boxes; here the last pixel is added, so that they are half-open. Sizes are the
+    outer loop, ratios the inner; the originals have the opposite order.
     """
     cells = []
     middle = stride / 2
@@ -51,10 +51,10 @@ def legacy_cell_anchors(sizes: Sequence[float], ratios: Sequence[float], stride:
 def grid_anchors(
     cell: Tensor, grid: tuple[int, int], stride: float | tuple[float, float], offset: float = 0.0
 ) -> Tensor:
-    """Anchors (H * W * A, 4), xyxy pixels, of a feature map of `grid` (H, W): those of `cell` (A, 4) at every place.
+    """Anchors (H * W * A, 4), xyxy pixels, of a feature map of `grid` (H, W): `cell` (A, 4) at every position.
 
-    Order: y, then x, then anchor. `stride` is pixels a step of the map, down and across if they differ, `offset` the
-    first centre's place in strides.
+    Order: y, then x, then anchor. `stride` is in pixels, (down, across) if they differ; `offset` is the position of the
+    first centre in strides.
     """
     height, width = grid
     down, across = stride if isinstance(stride, tuple) else (stride, stride)
@@ -66,9 +66,9 @@ def grid_anchors(
 
 
 def whole_cells(grid: tuple[int, int], steps: tuple[float, float], sizes: Tensor, anchors: int) -> Tensor:
-    """Which of a map's `anchors`, as `grid_anchors` orders them, are of cells all inside the image: bool (B, anchors).
+    """Whether the cell of each anchor is entirely inside the image: bool (B, anchors), in the order of `grid_anchors`.
 
-    `grid` is the map's (height, width), `steps` a cell's in pixels, `sizes` (B, 2) the images'.
+    `grid` is the map's (height, width), `steps` a cell's (height, width) in pixels, `sizes` (B, 2) those of the images.
     """
     height, width = grid
     rows = (torch.arange(height, device=sizes.device) + 1) * steps[0] <= sizes[:, :1]  # (B, H)

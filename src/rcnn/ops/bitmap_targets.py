@@ -1,7 +1,7 @@
-"""True masks in the frames of regions the way the systems before Detectron2 cut them out of bitmaps.
+"""Ground-truth masks in the frames of regions, cropped from bitmaps by the rules of older frameworks.
 
-`rcnn.ops.masks.crop_bitmaps` is Detectron2's and torchvision's way. Letters: B images, G true objects, R regions,
-m the side of the result.
+`rcnn.ops.masks.crop_bitmaps` has the rules of Detectron2 and torchvision. Letters: B images, G ground-truth objects,
+R regions, m the side of the result.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ def cut_bitmaps(
     within: Tensor | None = None,
     least: float | None = None,
 ) -> Tensor:
-    """True masks (B, R, size, size) float32 of regions, `size` pixels a side.
+    """Ground-truth masks (B, R, size, size) float32 of regions.
 
-    sampled: one bilinear sample at each cell's centre, the values themselves, zero beyond the centres of the image's
-    outermost pixels (tensorpack).
-    resized: region borders to the nearest whole pixel, what lies between resized by OpenCV's bilinear, set above one
-    half (chainer-mask-rcnn).
+    sampled: one bilinear sample at each cell's centre, not binarized, zero beyond the centres of the image's outermost
+    pixels (tensorpack).
+    resized: region borders rounded to whole pixels, the crop resized as by OpenCV's bilinear, set above 0.5
+    (chainer-mask-rcnn).
     truncated: borders rounded down, resized as uint8, set where that is 1 (DeNA).
     nearest: borders rounded down, the last pixel included, resized by Pillow's nearest (mask-faster-rcnn).
 
     Args:
         bitmaps: (B, G, H, W) bool, the objects at network-input size.
-        matched: (B, R) int64, which of the G objects each region takes.
+        matched: (B, R) int64, index of the object matched to each region.
         boxes: (B, R, 4) float xyxy pixels.
-        valid: (B, R) bool; the other places give zeros.
+        valid: (B, R) bool; invalid rows give zeros.
         size: side of the result.
         kind: which of the above.
         sizes: (B, 2) int64, (height, width) of each image without its padding; None: H and W.
-        within: (B, G, 4) xyxy pixels; of an object only what lies in its own box, rounded, counts. None: all of it.
-        least: resized masks are set from this value on, in place of above one half (FCIS).
+        within: (B, G, 4) xyxy pixels; only the part of an object inside this box, rounded, is used. None: all of it.
+        least: threshold of resized masks, inclusive (FCIS); None: above 0.5.
     """
     if sizes is None:
         sizes = torch.tensor(bitmaps.shape[2:], device=boxes.device).expand(len(bitmaps), 2)
@@ -68,7 +68,7 @@ def cut_bitmaps(
 
     if kind == "nearest":
         values = at(y[0], x[0]).float()
-    elif kind == "truncated":  # in OpenCV's integers, as rcnn.ops.opencv has it
+    elif kind == "truncated":  # in OpenCV's integer arithmetic, as in rcnn.ops.opencv
         x1, y1 = _fixed(x[2])[..., None, :], _fixed(y[2])[..., :, None]
         x0, y0 = _fixed(1 - x[2])[..., None, :], _fixed(1 - y[2])[..., :, None]
         upper = (at(y[0], x[0]).int() * x0 + at(y[0], x[1]).int() * x1) >> 4
@@ -86,7 +86,7 @@ def cut_bitmaps(
 
 
 def _line(low: Tensor, high: Tensor, limit: Tensor, size: int, kind: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Along one axis: the two pixels that each of `size` cells mixes, how much of the second, and whether it is inside.
+    """Along one axis: the two pixels that each of `size` cells interpolates, the weight of the second, whether inside.
 
     (B, R, size) each; `low` and `high` (B, R) are the region's ends, `limit` (B, 1) the image's side.
     """
@@ -103,7 +103,7 @@ def _line(low: Tensor, high: Tensor, limit: Tensor, size: int, kind: Cut) -> tup
         step = (end - start).double()[..., None] / size
         inside = torch.ones_like(step, dtype=torch.bool).expand(*step.shape[:-1], size)
         first, last = start[..., None], end[..., None] - 1
-        if kind == "nearest":  # added up step by step, as Pillow does, whose rounding decides between two pixels
+        if kind == "nearest":  # summed step by step as in Pillow, because rounding decides between two pixels
             steps = torch.cat([step * 0.5, step.expand(*step.shape[:-1], size - 1)], -1)
             here = (first + steps.cumsum(-1).long()).clamp(max=last)
             return here, here, torch.zeros_like(here, dtype=torch.float32), inside

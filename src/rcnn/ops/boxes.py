@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def box_area(boxes: Tensor) -> Tensor:
-    """Areas (...) of boxes (..., 4) in square pixels; a box turned inside out along one axis has a negative area."""
+    """Areas (...) of boxes (..., 4) in square pixels; a box with x2 < x1 or y2 < y1 has a negative area."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
@@ -24,27 +24,27 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes (B, N, 4) cut to their images, whose `sizes` (B, 2) are (height, width) in pixels."""
+    """Boxes (B, N, 4) clipped to their images; `sizes` (B, 2) are (height, width) in pixels."""
     limit = sizes.flip(-1).to(boxes.dtype)  # (B, 2): width, height
     limit = torch.cat([limit, limit], -1)[:, None]  # (B, 1, 4)
     return torch.minimum(boxes.clamp(min=0), limit)
 
 
 def move_ends(boxes: Tensor, by: Tensor | float) -> Tensor:
-    """Boxes (B, ..., 4) with right and lower ends `by` pixels farther: the same for all, or (B,), by image."""
+    """Boxes (B, ..., 4) with the right and lower sides moved out by `by` pixels: one value, or (B,), per image."""
     if isinstance(by, Tensor) and by.ndim:
         by = by.view(-1, *[1] * (boxes.ndim - 1))
     return torch.cat([boxes[..., :2], boxes[..., 2:] + by], -1)
 
 
 def inside_image(boxes: Tensor, sizes: Tensor, straddle: float = 0.0) -> Tensor:
-    """Which boxes (N, 4) leave no image of `sizes` (B, 2), (height, width), by more than `straddle` pixels: (B, N)."""
+    """Whether boxes (N, 4) leave images of `sizes` (B, 2), (height, width), by at most `straddle` pixels: (B, N)."""
     limit = sizes.flip(-1).to(boxes.dtype)[:, None] + straddle  # (B, 1, 2): width, height
     return (boxes[:, :2] >= -straddle).all(-1) & (boxes[:, 2:] <= limit).all(-1)
 
 
 def box_ioa(a: Tensor, b: Tensor) -> Tensor:
-    """What part (..., N, M) of each box `a` (..., N, 4) lies in each box `b` (..., M, 4); 0 for one without area."""
+    """The part (..., N, M) of each box `a` (..., N, 4) inside each box `b` (..., M, 4); 0 for boxes without area."""
     a, b = a.float()[..., :, None, :], b.float()[..., None, :, :]
     sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
     intersection = sides.prod(-1)
@@ -52,9 +52,8 @@ def box_ioa(a: Tensor, b: Tensor) -> Tensor:
 
 
 def is_nonempty(boxes: Tensor, min_size: float = 0.0) -> Tensor:
-    """Which of the boxes (..., 4) have both sides longer than `min_size` pixels, bool (...).
+    """Whether both sides of the boxes (..., 4) are longer than `min_size` pixels, bool (...).
 
-    Longer, not as long: Detectron2's rule, by which 0 drops a box without area. A negative size keeps every box that is
-    not inside out by more than that.
+    The comparison is strict, as in Detectron2: 0 removes boxes without area. A negative size keeps them, too.
     """
     return ((boxes[..., 2] - boxes[..., 0]) > min_size) & ((boxes[..., 3] - boxes[..., 1]) > min_size)

@@ -1,4 +1,4 @@
-"""How much of a fixed capacity is in use, where knowing it costs nothing."""
+"""How much of a fixed capacity is in use, where reading it is free."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def live_prefix(valid: Tensor) -> int:
-    """How many leading places of a row of `valid` (B, N) bool may be real; work on the others can be left out.
+    """Number of leading columns of `valid` (B, N) bool that may be in use; the others can be skipped.
 
-    All N of them when compiled, exported, traced or on an accelerator, where reading a value would break the graph or
-    wait for the device; in eager mode on the CPU the true maximum over the rows, at least 1 (0 when N is 0).
-    Results never depend on it: it only saves the work on padding.
+    This is N when compiled, exported, traced or on an accelerator, where reading a value would break the graph or wait
+    for the device. In eager mode on the CPU it is the maximum over the rows, at least 1 (0 if N is 0). Results do not
+    depend on it: it only saves work on padding.
     """
     capacity = valid.shape[1]
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(valid) is not Tensor

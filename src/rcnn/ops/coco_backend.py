@@ -1,7 +1,7 @@
-"""Run-length masks and evaluation as COCO defines them, by hotcoco: the one module that imports it.
+"""COCO's run-length masks and evaluation. This is the only module that imports hotcoco.
 
-An RLE is {"size": [height, width], "counts": ...}: runs of 0 and 1 by turns, column after column, from the top left.
-Counts are a list of run lengths (as annotation files have crowds), or COCO's compression of it, bytes or str.
+An RLE is {"size": [height, width], "counts": ...}: alternating runs of 0 and 1, column by column, from the top left.
+Counts are a list of run lengths (as for crowds in annotation files), or COCO's compressed form, bytes or str.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
     if isinstance(segmentation, dict):
         size = [int(side) for side in segmentation.get("size", ())]
         if size != [height, width]:
-            raise ValueError(f"an RLE has size {size} (height, width), its image {[height, width]}")
+            raise ValueError(f"an RLE has size {size} (height, width); expected that of its image, {[height, width]}")
         counts = segmentation.get("counts")
         if isinstance(counts, str):
             counts = counts.encode("ascii")
@@ -37,18 +37,18 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
             runs = np.asarray(counts, dtype=np.int64)
             if (runs < 0).any() or runs.sum() != height * width:
                 raise ValueError(
-                    f"an RLE's counts add up to {runs.sum()}, wanted {height} x {width} = {height * width}"
+                    f"the counts of an RLE add up to {runs.sum()}; expected {height} x {width} = {height * width}"
                 )
             rle = backend.frPyObjects({"size": size, "counts": runs.tolist()}, height, width)
         else:
-            raise ValueError(f"an RLE's counts are {type(counts).__name__}, wanted a list or a str")
+            raise ValueError(f"the counts of an RLE are {type(counts).__name__}; expected a list or a str")
         return rle
     parts = [[float(value) for value in part] for part in segmentation]
     if not parts:
         raise ValueError("a segmentation has no parts")
     for part in parts:
         if len(part) < 6 or len(part) % 2:
-            raise ValueError(f"a polygon has {len(part)} numbers, wanted x, y of three points or more")
+            raise ValueError(f"a polygon has {len(part)} numbers; expected x, y of at least three points")
     return backend.merge(backend.frPyObjects(parts, height, width))
 
 
@@ -58,25 +58,25 @@ def rle_mask(rle: Rle) -> np.ndarray:
 
 
 def rle_area(rle: Rle) -> int:
-    """Pixels of a compressed RLE."""
+    """Number of set pixels of a compressed RLE."""
     return int(backend.area(_readable(rle)))
 
 
 def rle_box(rle: Rle) -> tuple[float, float, float, float]:
-    """The box x, y, width, height around a compressed RLE, in pixels; zeros where it is empty."""
+    """The box x, y, width, height around a compressed RLE, in pixels; zeros if it is empty."""
     x, y, width, height = (float(value) for value in backend.toBbox(_readable(rle)))
     return x, y, width, height
 
 
 def encode_mask(mask: np.ndarray) -> Rle:
-    """The compressed RLE of a mask (H, W), counts a str as JSON wants it."""
+    """The compressed RLE of a mask (H, W), with counts as str, for JSON."""
     return encode_region(0, 0, mask, (mask.shape[0], mask.shape[1]))
 
 
 def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> Rle:
-    """The compressed RLE of an image of `size` (height, width) that is empty but for `mask` (h, w) bool at (x0, y0).
+    """The compressed RLE of an image of `size` (height, width) that contains only `mask` (h, w) bool at (x0, y0).
 
-    Work and memory are those of the region, not of the image.
+    Time and memory depend on the region, not on the image.
     """
     height, width = size
     h, w = mask.shape
@@ -84,10 +84,10 @@ def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> 
         raise ValueError(f"a region {w}x{h} at ({x0}, {y0}) does not fit into an image of {width}x{height}")
     padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each
     padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
-    change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run begins, -1 one past its end
-    column, row = np.nonzero(change)  # begin, end, begin, end, ... since each column's runs are closed
+    change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run starts, -1 one past its end
+    column, row = np.nonzero(change)  # start, end, start, end, ...: each column's runs are closed
     places = (x0 + column) * height + y0 + row
-    # a run to the foot of one column and one from the head of the next are the same run
+    # a run that ends at the bottom of a column continues at the top of the next
     joined = np.zeros(len(places), dtype=bool)
     same = (places[1:] == places[:-1]) & (change[column[1:], row[1:]] > 0)
     joined[1:] |= same

@@ -1,4 +1,4 @@
-"""Regions cut out of maps and resized bilinearly, one sample for each cell of the result: what came before RoIAlign.
+"""Regions cropped from maps and resized bilinearly, one sample per output cell: the predecessors of RoIAlign.
 
 Letters: B images, R regions, C channels, L levels, s the side of a pooled map.
 """
@@ -22,22 +22,22 @@ def crop_resize(
     size: int,
     kind: Literal["affine", "crop_resize", "normalized"],
 ) -> Tensor:
-    """Each region's features from its own level, `size` x `size` bilinear samples, the corners' ones at its corners.
+    """Features of each region from its own level: `size` x `size` bilinear samples with aligned corners.
 
-    affine: from border to border of the region, wherever on the map that is; outside it all is zero (mask-faster-rcnn's
-    affine grid with aligned corners, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016). crop_resize: the region
-    is first cut to whole cells, one at least, and from the first of these cells to the last (chainer-mask-rcnn).
-    normalized: affine, but the input's first and last pixels lie on the map's first and last cells (matterport).
+    affine: from border to border of the region, zero outside the map (mask-faster-rcnn's affine grid with aligned
+    corners, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016). crop_resize: the region is first rounded to whole
+    cells, at least one, and sampled from the first to the last of them (chainer-mask-rcnn). normalized: affine, but the
+    first and last pixels of the input coincide with the first and last cells of the map (matterport).
 
     Args:
         features: L maps (B, C, H_l, W_l) of one dtype; the arithmetic is float32 at least.
         boxes: (B, R, 4) xyxy pixels of the network input.
         levels: (B, R) int64 in [0, L).
-        valid: (B, R) bool; the other regions give zeros and no gradient.
-        scales: L steps of a map for one pixel, 1 / stride.
+        valid: (B, R) bool; invalid regions give zeros and no gradient.
+        scales: L numbers of map cells per pixel, 1 / stride.
 
     Returns:
-        (B, R, C, size, size) in the features' dtype. Its gradient goes to the features, not to the boxes.
+        (B, R, C, size, size) in the features' dtype. The gradient flows to the features, not to the boxes.
     """
     pooled = None
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
@@ -47,18 +47,18 @@ def crop_resize(
         if kind == "crop_resize":
             corners = _whole_cells(corners, height, width)
         elif kind == "normalized":
-            ends = [(side - 1) / max(side - scale, 1e-6) for side in (width, height)]  # a cell's steps for a pixel's
+            ends = [(side - 1) / max(side - scale, 1e-6) for side in (width, height)]  # cells per pixel
             corners = corners * corners.new_tensor(ends * 2)
-        corners = torch.where(own[..., None], corners, 0.0)  # a place that holds no region may hold anything
+        corners = torch.where(own[..., None], corners, 0.0)  # invalid rows may contain any values
         part = _samples(values, corners, size) * own[..., None, None, None]
         pooled = part if pooled is None else pooled + part
     if pooled is None:
-        raise ValueError("there are no feature maps to cut regions out of")
+        raise ValueError("there are no feature maps to crop regions from")
     return pooled.to(features[0].dtype)
 
 
 def _whole_cells(corners: Tensor, height: int, width: int) -> Tensor:
-    """First and last cells (B, R, 4), x y x y, of regions given by `corners` (B, R, 4) in a map's steps."""
+    """First and last cells (B, R, 4), x y x y, of regions with `corners` (B, R, 4) in cells of a map."""
     limit = corners.new_tensor([width, height])
     first = corners[..., :2].round()
     end = torch.minimum(torch.maximum(corners[..., 2:].round(), first + 1), limit)  # past the last cell
@@ -67,11 +67,11 @@ def _whole_cells(corners: Tensor, height: int, width: int) -> Tensor:
 
 
 def _samples(values: Tensor, corners: Tensor, size: int) -> Tensor:
-    """Samples (B, R, C, size, size) of a map (B, C, H, W), evenly from corner to corner; places are cells' centres."""
+    """Samples (B, R, C, size, size) of a map (B, C, H, W), from corner to corner; cell centres are integers."""
     height, width = values.shape[2:]
     share = torch.linspace(0, 1, size, dtype=corners.dtype, device=corners.device)
     x1, y1, x2, y2 = corners[..., None].unbind(2)  # (B, R, 1) each
-    # grid_sample's own unit runs from -1 at the first cell to 1 at the last; a map of one cell has no such unit
+    # grid_sample's coordinates run from -1 at the first cell to 1 at the last; a map of one cell is a special case
     x = (x1 + (x2 - x1) * share) * (2 / max(1, width - 1)) - 1  # (B, R, s)
     y = (y1 + (y2 - y1) * share) * (2 / max(1, height - 1)) - 1
     grid = torch.stack([x[:, :, None].expand(-1, -1, size, -1), y[..., None].expand(-1, -1, -1, size)], -1)

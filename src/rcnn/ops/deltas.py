@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-MAX_LOG_SCALE = math.log(1000 / 16)  # dw and dh are cut here, so that an untrained network cannot overflow exp
+MAX_LOG_SCALE = math.log(1000 / 16)  # upper limit of dw and dh, so that an untrained network cannot overflow exp
 
 
 def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -19,9 +19,9 @@ def _centres(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> Tensor:
-    """Deltas (..., 4), dx dy dw dh, that lead from `anchors` (..., 4) to `boxes` (..., 4), both xyxy pixels.
+    """Deltas (..., 4), dx dy dw dh, that transform `anchors` (..., 4) into `boxes` (..., 4), both xyxy pixels.
 
-    They are unit-free: offsets in sides of the anchor, scales as logarithms, each times its one of the four `weights`.
+    They have no unit: offsets relative to the anchor's sides, and log scales, each multiplied by one of `weights`.
     An anchor without area gives infinities.
     """
     x, y, width, height = _centres(boxes.float())
@@ -38,9 +38,9 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> T
 
 
 def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float], clamp: float = MAX_LOG_SCALE) -> Tensor:
-    """Boxes (..., 4) xyxy pixels that `deltas` (..., 4) lead to from `anchors` (..., 4); the shapes broadcast.
+    """Boxes (..., 4) xyxy pixels: `anchors` (..., 4) transformed by `deltas` (..., 4); the shapes broadcast.
 
-    Log scales are cut at `clamp` from above, after the division by their weights; there is no lower limit.
+    Log scales are limited to at most `clamp` after the division by their weights; there is no lower limit.
     """
     anchor_x, anchor_y, anchor_width, anchor_height = _centres(anchors.float())
     dx, dy, dw, dh = deltas.float().unbind(-1)

@@ -1,4 +1,4 @@
-"""Keypoints and their heat maps (He et al. 2017, section 5): true points as places of a map, maps decoded to points.
+"""Keypoints and their heat maps (He et al. 2017, section 5): targets as cells of a map, and decoding of maps.
 
 Letters: B images, R regions, D detections, J keypoints, m the side of a map, M maps, K cells, S pixels of a box's side.
 """
@@ -12,19 +12,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CUBIC = -0.75  # the bicubic kernel's parameter (Keys 1981, with PyTorch's value)
-OVERSHOOT = -CUBIC / 4  # its two outer weights add up to -OVERSHOOT at most, half way between two samples
-REGIONS_AT_A_TIME = 8  # of like size, whose maps stay in the processor's cache; elsewhere more keep it busy
+OVERSHOOT = -CUBIC / 4  # the sum of its two outer weights is at least -OVERSHOOT, reached half way between two samples
+REGIONS_AT_A_TIME = 8  # on the CPU, regions of similar size: their maps fit into the cache; accelerators take more
 REGIONS_ELSEWHERE = 256
 VALUES_AT_A_TIME = 2**21  # interpolated values in memory together
-SLACK = 1e-5  # of the largest magnitude in a map: what rounding may take from a bound
+SLACK = 1e-5  # tolerance of a bound for rounding, relative to the largest magnitude in a map
 
 
 def keypoint_places(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Where true keypoints lie in the frames of regions: place (B, R, J) int64 in size * size, and whether it counts.
+    """Targets of ground-truth keypoints: cell (B, R, J) int64 in size * size of each region, and whether it is valid.
 
-    Detectron2's rule: the keypoint (x, y, visibility) of `keypoints` (B, R, J, 3) falls into the cell that holds it;
-    one on the right or bottom border of its box (B, R, 4), xyxy pixels, into the last. Those that are not given
-    (visibility 0) or lie outside do not count, and have place 0.
+    Detectron2's rule: the keypoint (x, y, visibility) of `keypoints` (B, R, J, 3) belongs to the cell that contains
+    it; on the right or bottom border of its box (B, R, 4), xyxy pixels, to the last cell. Keypoints without annotation
+    (visibility 0) or outside the box are not valid, and have cell 0.
     """
     corner, side = boxes[:, :, None, :2], (boxes[..., 2:] - boxes[..., :2])[:, :, None]  # (B, R, 1, 2)
     points = keypoints[..., :2]
@@ -37,19 +37,20 @@ def keypoint_places(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor
 
 @torch.library.custom_op("rcnn::decode_keypoints", mutates_args=())
 def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
-    """The highest point of each heat map, resized bicubically to its box: Detectron2's heatmaps_to_keypoints.
+    """The maximum of each heat map, resized bicubically to its box (Detectron2's heatmaps_to_keypoints).
 
     Args:
         maps: (B, D, J, m, m) floating point, logits in the frame of each box.
-        boxes: (B, D, 4) float32 xyxy pixels. A side is taken as at least 1 pixel; memory grows with the longest.
+        boxes: (B, D, 4) float32 xyxy pixels. A side counts as at least 1 pixel; memory grows with the longest side.
 
     Returns:
         (B, D, J, 4) float32: x, y in pixels, the logit there, and its score: exp(logit) over the sum of exp(map), which
-        may pass 1 a little, as the interpolation overshoots. A map that is not finite gives score 0.
+        can slightly exceed 1 because the interpolation overshoots. A map that is not finite gives score 0.
 
-    A map is not resized as a whole. Between four by four of its samples, a cell, the interpolated values cannot pass a
-    bound that the samples give (`_upper_bounds`); the cells around the largest sample give a value that the maximum
-    reaches at least; only cells whose bound reaches it are interpolated. Of equal maxima the first by row wins.
+    A map is not resized as a whole. A cell is the area between the inner samples of a 4 x 4 block. The samples give an
+    upper bound for its interpolated values (`_upper_bounds`). The cells around the largest sample give a lower bound of
+    the maximum. Only cells with an upper bound of at least that are interpolated. Of equal maxima, the first by row
+    is taken.
     """
     batch, places, joints = maps.shape[:3]
     flat, corners = maps.flatten(0, 1), boxes.flatten(0, 1).float()
@@ -71,7 +72,7 @@ def _(maps: Tensor, boxes: Tensor) -> Tensor:
 
 
 class _Axis(NamedTuple):
-    """One side of R boxes: which of its pixels lie in which cell of the map, and their weights of the four samples."""
+    """One axis of R boxes: the pixels in each cell of the map, and their weights of the four samples."""
 
     first: Tensor  # (R, m + 1) int64
     last: Tensor  # (R, m + 1) int64, one past
@@ -80,9 +81,9 @@ class _Axis(NamedTuple):
 
 
 def _axis(sides: Tensor, size: int) -> _Axis:
-    """The axis of boxes whose sides are so many whole pixels (R,), over maps of `size` samples.
+    """The axis of boxes with `sides` (R,) in whole pixels, over maps of `size` samples.
 
-    Cell c lies between samples c - 1 and c, those beyond the border being the border's own.
+    Cell c lies between samples c - 1 and c, with the border's value beyond the border.
     """
     longest = int(sides.max())
     pixels = torch.arange(longest, device=sides.device)
@@ -122,7 +123,7 @@ def _decode(maps: Tensor, boxes: Tensor) -> Tensor:
     around = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=maps.device)
     seed_y, seed_x = ((torch.stack([at // size, at % size], 1)[:, None] + around).flatten(0, 1)).unbind(1)
     value, place = _best(padded, own.repeat_interleave(4), seed_y, seed_x, region, y, x)
-    # the others that may hold more, if any pixel lies in them
+    # the other cells that may have a larger value and contain pixels
     candidate, row, column = (_upper_bounds(padded) >= (value - SLACK * reach)[:, None, None]).nonzero().unbind(1)
     box = region[candidate]
     filled = (y.last > y.first)[box, row] & (x.last > x.first)[box, column]
@@ -138,11 +139,11 @@ def _decode(maps: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _upper_bounds(padded: Tensor) -> Tensor:
-    """What no value interpolated in a cell can pass, (M, m + 1, m + 1), for padded maps (M, m + 4, m + 4).
+    """Upper bounds (M, m + 1, m + 1) of the values interpolated in each cell, for padded maps (M, m + 4, m + 4).
 
     Along one axis a value is a + n (a - b): a between the two inner samples, b between the two outer ones, and n from 0
-    to OVERSHOOT. So it is at most the larger inner sample, and OVERSHOOT times what that has over the smaller outer
-    one. Along the other axis the same holds of the rows' values, between their own bounds.
+    to OVERSHOOT. So it is at most the larger inner sample, plus OVERSHOOT times the excess over the smaller outer
+    one. The same holds along the other axis for the values of the rows, between their bounds.
     """
     inner = torch.maximum(padded[..., 1:-2], padded[..., 2:-1])
     outer = torch.minimum(padded[..., :-3], padded[..., 3:])
@@ -179,7 +180,7 @@ def _best(
 def _best_of_cells(
     padded: Tensor, own: Tensor, row: Tensor, column: Tensor, region: Tensor, y: _Axis, x: _Axis
 ) -> tuple[Tensor, Tensor]:
-    """The highest value (K,) of each cell, -inf where no pixel lies in it, and its pixel."""
+    """The highest value (K,) of each cell, -inf where it contains no pixel, and its pixel."""
     samples = padded.unfold(1, 4, 1).unfold(2, 4, 1)[own, row, column]  # (K, 4, 4)
     box = region[own]
     rows, in_rows = _pixels(y, box, row)  # (K, h)
@@ -193,7 +194,7 @@ def _best_of_cells(
 
 
 def _pixels(axis: _Axis, box: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-    """The pixels (K, most) of cells (K,) of boxes (K,), and which of them lie in the cell."""
+    """The pixels (K, most) of cells (K,) of boxes (K,), and whether each is in the cell."""
     pixels = axis.first[box, cell][:, None] + torch.arange(axis.most, device=box.device)
     inside = pixels < axis.last[box, cell][:, None]
     return pixels.clamp(max=axis.weights.shape[1] - 1), inside

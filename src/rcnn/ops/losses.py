@@ -1,4 +1,4 @@
-"""Losses, element by element; the caller sums and divides."""
+"""Element-wise losses; the caller sums and divides."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ def smooth_l1(input: Tensor, target: Tensor, beta: float) -> Tensor:
     """Huber loss over `beta` (Girshick 2015, equation 3): square below a difference of beta, then linear; 0 is L1."""
     difference = (input.float() - target.float()).abs()
     if beta < 1e-5:
-        return difference  # the square's gradient would be 0 / 0 there
+        return difference  # the gradient of the square would be 0 / 0
     return torch.where(difference < beta, 0.5 * difference**2 / beta, difference - 0.5 * beta)
 
 
 def focal_loss(scores: Tensor, labels: Tensor, gamma: float) -> Tensor:
     """Cross-entropy (N,) of logits (N, K) and labels (N,), times (1 - p)^gamma, p the probability of the label.
 
-    What is classified well weighs little (Lin et al. 2017b, equation 4, there for a sigmoid); gamma 0 is cross-entropy.
+    Focal loss: well-classified examples get a low weight (Lin et al. 2017b, equation 4, there for a sigmoid).
+    With gamma 0 it is cross-entropy.
     """
     loss = F.cross_entropy(scores.float(), labels, reduction="none")
-    # -expm1 in place of 1 - exp: where p rounds to 1 the power's gradient would be 0 times infinity for gamma < 1
+    # -expm1 instead of 1 - exp: where p rounds to 1, the gradient of the power is 0 * infinity for gamma < 1
     return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny) ** gamma * loss

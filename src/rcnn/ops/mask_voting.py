@@ -1,8 +1,8 @@
-"""Masks that average those of overlapping detections.
+"""Mask voting: masks averaged over overlapping detections.
 
-`vote_masks` is FCIS's (Li et al. 2017, section 3): candidates are drawn into the image, added up, and the box is fitted
-anew to what is there; the opaque op `rcnn::vote_masks`. `average_masks` is the same idea for Mask R-CNN, whose boxes
-stay: other masks are read in the detection's own frame.
+`vote_masks` is FCIS's (Li et al. 2017, section 3): the masks of candidates are added up in the image,
+and the box is fitted to the sum; the opaque op `rcnn::vote_masks`. `average_masks` is the same idea for Mask R-CNN:
+boxes do not change, and the other masks are resampled in the frame of the detection.
 
 Letters: B images, N candidates, D detections, K classes, m the side of a mask in its box, U candidates that vote,
 h x w pixels of a tile.
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from rcnn.ops.boxes import box_iou
 
-TILE = 128  # pixels a side drawn at a time
-PAIRS_AT_A_TIME = 4096  # of detection and voter, when the new masks are read
-VALUES_AT_A_TIME = 2**23  # of masks read in the frames of others
+TILE = 128  # side of the tiles that are drawn, pixels
+PAIRS_AT_A_TIME = 4096  # pairs of detection and voter processed together for the new masks
+VALUES_AT_A_TIME = 2**23  # values of masks in the frames of others, in memory together
 
 
 @torch.library.custom_op("rcnn::vote_masks", mutates_args=())
@@ -31,18 +31,19 @@ def vote_masks(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Boxes and masks of detections from weighted votes of candidates, in pixels of the image.
 
-    Every candidate's mask is resized to its box rounded to whole pixels (bilinear, as OpenCV's resize) and cut at the
-    threshold; a detection's canvas is the weighted sum. Its box is the tight one around all that reaches the threshold,
-    its mask the canvas in there, resized to m x m. No image is drawn as a whole: tiles of it find the boxes, and the
-    masks read only the pixels that they need, so that memory does not grow with the image.
+    Each candidate's mask is resized to its box rounded to whole pixels (bilinear, as OpenCV's resize) and binarized at
+    the threshold. The canvas of a detection is the weighted sum of these masks. Its box is the tight box around the
+    canvas values that reach the threshold; its mask is the canvas inside that box, resized to m x m. No image is drawn
+    as a whole: boxes are computed from tiles, and masks from the pixels they need, so memory does not grow with the
+    image.
 
     Args:
         boxes: (B, N, 4) float xyxy pixels of the image, within it.
         masks: (B, N, m, m) float in [0, 1], in the frames of their boxes.
-        weights: (B, D, N) float, how much each candidate's vote counts; 0: not at all.
+        weights: (B, D, N) float, the weight of each candidate's vote; 0: no vote.
         sizes: (B, 2) int64, (height, width) of the images.
         threshold: of masks and of canvases, above 0.
-        at_least: a mask is set from the threshold on, otherwise above it; canvases always from it on.
+        at_least: mask values equal to the threshold are set, too; those of canvases always are.
 
     Returns:
         boxes: (B, D, 4) float32, whole numbers; 0 where nothing reaches the threshold.
@@ -50,7 +51,7 @@ def vote_masks(
         found: (B, D) bool, whether anything reaches the threshold.
     """
     if threshold <= 0:
-        raise ValueError(f"threshold is {threshold}, wanted more than 0: what lies outside of a mask has the value 0")
+        raise ValueError(f"threshold is {threshold}; expected more than 0, the value outside a mask")
     batch, detections, _ = weights.shape
     fitted = boxes.new_zeros((batch, detections, 4), dtype=torch.float32)
     voted = boxes.new_zeros((batch, detections, *masks.shape[2:]), dtype=torch.float32)
@@ -68,7 +69,7 @@ def vote_masks(
 def _fit_boxes(
     edges: Tensor, masks: Tensor, weights: Tensor, size: list[int], threshold: float, at_least: bool
 ) -> Tensor:
-    """The tight half-open box (D, 4) around each canvas where it reaches the threshold; zeros where it nowhere does."""
+    """The tight half-open box (D, 4) around the values of each canvas that reach the threshold; zeros if none does."""
     height, width = size
     detections, device = len(weights), edges.device
     low = torch.full((detections, 2), float(max(height, width)), device=device)  # x, y of the first pixel
@@ -101,7 +102,7 @@ def _fit_boxes(
 def _read_masks(
     edges: Tensor, masks: Tensor, weights: Tensor, boxes: Tensor, threshold: float, at_least: bool
 ) -> Tensor:
-    """Each canvas within its box (D, 4), resized to (D, m, m): only the pixels that the resizing reads are drawn."""
+    """Each canvas inside its box (D, 4), resized to (D, m, m); draws only the pixels that the resizing reads."""
     side, device = masks.shape[-1], masks.device
     target = torch.arange(side, device=device).expand(len(boxes), -1)
     spans = [boxes[:, 2 + axis] - boxes[:, axis] for axis in (0, 1)]  # width, height
@@ -130,9 +131,9 @@ def _draw(edges: Tensor, masks: Tensor, y: Tensor, x: Tensor, threshold: float, 
 
 
 def _resize_weights(pixels: Tensor, start: Tensor, end: Tensor, side: int) -> Tensor:
-    """Bilinear weights (U, side, n) of `pixels` (U, n) in a row of `side` cells over [start, end); outside it zeros.
+    """Bilinear weights (U, side, n) of `pixels` (U, n) in a row of `side` cells over [start, end); zeros outside.
 
-    A mask is then 0 there, which no threshold above 0 takes for set.
+    So a mask is 0 there, which is below every allowed threshold.
     """
     length = (end - start).clamp(min=1)
     lower, share = _source(pixels, start, length, torch.full_like(length, side))
@@ -144,10 +145,10 @@ def _resize_weights(pixels: Tensor, start: Tensor, end: Tensor, side: int) -> Te
 
 
 def _source(pixels: Tensor, start: Tensor, length: Tensor, side: Tensor) -> tuple[Tensor, Tensor]:
-    """The lower of the two cells (U, n) int64 that each pixel mixes, and the upper's share: OpenCV's arithmetic.
+    """The lower of the two cells (U, n) int64 that each pixel interpolates, and the weight of the upper, as in OpenCV.
 
-    `side` (U,) cells are stretched over `length` (U,) pixels from `start` (U,) on; beyond the outermost centres their
-    own value goes on.
+    `side` (U,) cells are stretched over `length` (U,) pixels from `start` (U,); beyond the outermost centres, the
+    border's value is used.
     """
     scale = side.double() / length.double().clamp(min=1)
     at = ((pixels - start[:, None] + 0.5) * scale[:, None] - 0.5).float()
@@ -170,9 +171,9 @@ def _(boxes, masks, weights, sizes, threshold, at_least):
 def vote_weights(
     boxes: Tensor, scores: Tensor, valid: Tensor, kept: Tensor, labels: Tensor, kept_valid: Tensor, iou: float
 ) -> Tensor:
-    """How much each candidate's vote counts for each detection (B, D, N), adding up to 1 for each that is valid.
+    """The weight of each candidate's vote for each detection (B, D, N); the sum is 1 for valid detections.
 
-    Those vote that overlap the detection so much or more, each by its own probability of the detection's class.
+    Candidates with at least this IoU vote, weighted by their probability of the detection's class.
 
     Args:
         boxes: (B, N, 4) xyxy pixels, half-open, of candidates; the detections are among them.
@@ -190,10 +191,10 @@ def vote_weights(
 
 
 def average_masks(masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, valid: Tensor, iou: float) -> Tensor:
-    """Mask R-CNN's masks (B, D, m, m), each averaged with those of its class whose boxes overlap its own by `iou`.
+    """Mask R-CNN's masks (B, D, m, m), each averaged with those of its class with a box IoU of at least `iou`.
 
-    A vote weighs as much as its score. The other's mask is read, bilinearly, where the detection's own cells have their
-    centres, and is 0 outside its box. Boxes and scores stay as they are.
+    Votes are weighted by their score. The other masks are sampled bilinearly at the centres of the detection's cells,
+    and are 0 outside their boxes. Boxes and scores do not change.
     """
     batch, detections, side = masks.shape[:3]
     same = (labels[:, :, None] == labels[:, None]) & valid[:, :, None] & valid[:, None]
@@ -208,7 +209,7 @@ def average_masks(masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, 
 
 
 def _read_in(masks: Tensor, boxes: Tensor, frames: Tensor) -> Tensor:
-    """Every mask (B, D, m, m) in the frame of every one of some boxes (B, d, 4): (B, d, D, m, m)."""
+    """Every mask (B, D, m, m) in the frame of each of the boxes (B, d, 4): (B, d, D, m, m)."""
     side = masks.shape[-1]
     centres = (torch.arange(side, device=masks.device) + 0.5) / side
     samples = []

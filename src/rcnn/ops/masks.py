@@ -1,6 +1,6 @@
-"""Masks between the frame of a box and the frame of the image: true bitmaps cropped, predicted masks pasted.
+"""Masks between the frame of a box and the frame of the image: ground truth is cropped, predictions are pasted.
 
-Letters: B images, G true objects, R regions, N masks of one image, m the side of a mask in its box.
+Letters: B images, G ground-truth objects, R regions, N masks of one image, m the side of a mask in its box.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-MAX_CROP_BYTES = 64 * 2**20  # of true bitmaps held as float32 at a time
+MAX_CROP_BYTES = 64 * 2**20  # of ground-truth bitmaps converted to float32 at a time
 _PASTE_BYTES_PER_PIXEL = 24  # the grid twice (as made, and as sampled) and the result
 
 
 class Region(NamedTuple):
-    """A rectangle of an image with what is set in it; nothing is set outside."""
+    """A rectangle of an image with the mask inside it; no pixel is set outside."""
 
-    x0: int  # column of the image that the first column of `mask` is
+    x0: int  # column of the image at which `mask` starts
     y0: int
-    mask: npt.NDArray[np.bool_]  # (h, w), wholly within the image; either side may be 0
+    mask: npt.NDArray[np.bool_]  # (h, w), entirely inside the image; either side may be 0
 
 
 @torch.library.custom_op("rcnn::crop_bitmaps", mutates_args=())
 def crop_bitmaps(
     bitmaps: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int, aligned: bool, threshold: float | None
 ) -> Tensor:
-    """True masks in the frames of regions, averaged from bitmaps as ROIAlign does at scale 1 with adaptive sampling.
+    """Ground-truth masks in the frames of regions: RoIAlign of bitmaps, at scale 1 with adaptive sampling.
 
     Detectron2's BitMasks.crop_and_resize is aligned=True, threshold=0.5; torchvision's project_masks_on_boxes is
     aligned=False, threshold=None.
 
     Args:
         bitmaps: (B, G, H, W) bool, the objects at network-input size.
-        matched: (B, R) int64, which of the G objects each region takes.
+        matched: (B, R) int64, index of the object matched to each region.
         boxes: (B, R, 4) float xyxy pixels.
-        valid: (B, R) bool; the other places give zeros.
+        valid: (B, R) bool; invalid rows give zeros.
         size: side of the result, pixels.
-        aligned: whether boxes are moved half a pixel, as a pixel's value sits at its centre.
-        threshold: values from here on give 1, others 0; None gives the values themselves, in [0, 1].
+        aligned: whether boxes are shifted by half a pixel, because a pixel's value is at its centre.
+        threshold: values of at least this give 1, others 0; None: values are not binarized.
 
     Returns:
         (B, R, size, size) float32. No gradient: targets are data.
@@ -54,7 +54,7 @@ def crop_bitmaps(
     batch, place = valid.nonzero(as_tuple=True)
     if len(batch) == 0:
         return cropped
-    # Only objects that some region takes are made float, few at a time: 500 bitmaps of a photo would be gigabytes.
+    # Convert only matched objects to float, a few at a time: 500 bitmaps of a photo would take gigabytes.
     used, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)
     flat, wanted = bitmaps.flatten(0, 1), boxes[batch, place].float()
     values = cropped.new_empty((len(batch), size, size))
@@ -78,10 +78,10 @@ def _(
 
 
 def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Masks (N, m, m) in [0, 1], each stretched over its box (N, 4) xyxy pixels of an image of `size` (H, W).
+    """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W).
 
-    Returns (N, H, W) bool on the CPU: where the bilinear value at a pixel's centre, zero outside the mask, is at least
-    `threshold` (Detectron2's paste_masks_in_image). This holds N whole images; `paste_regions` does not.
+    Returns (N, H, W) bool on the CPU: set if the bilinear value at a pixel's centre (0 outside) is at least `threshold`
+    (Detectron2's paste_masks_in_image). It needs N whole images; `paste_regions` does not.
     """
     canvases = torch.zeros((len(masks), *size), dtype=torch.bool)
     for canvas, (x0, y0, mask) in zip(canvases, paste_regions(masks, boxes, size, threshold), strict=True):
@@ -92,13 +92,13 @@ def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: 
 def paste_regions(
     masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, max_bytes: int = 64 * 2**20
 ) -> Iterator[Region]:
-    """What `paste_masks` gives, as the part of the image around each box, in order, one at a time.
+    """The result of `paste_masks` as a generator of the regions around each box, in order.
 
-    Memory is that of one region, a byte a pixel, and `max_bytes` to compute it, whatever N and the image's size; what
-    is kept is the caller's to count. ValueError for a threshold of 0 or less, which would set pixels far from the box.
+    Memory: one region at a byte per pixel, and `max_bytes` to compute it, independent of N and of the image's size.
+    Raises ValueError for a threshold of 0 or less, which would set pixels far from the box.
     """
     if threshold <= 0:
-        raise ValueError(f"threshold is {threshold}, wanted more than 0: what lies outside of a mask has the value 0")
+        raise ValueError(f"threshold is {threshold}; expected more than 0, the value outside a mask")
     height, width = size
     masks, boxes = masks.detach().float().cpu(), boxes.detach().float().cpu()
     for mask, box in zip(masks, boxes, strict=True):
@@ -119,8 +119,8 @@ def paste_regions(
 def _span(low: float, high: float, limit: int, side: int, threshold: float) -> tuple[int, int]:
     """The pixels [first, last) of one axis that a mask of `side` pixels over [low, high] may set."""
     if not (math.isfinite(low) and math.isfinite(high)):
-        return 0, 0  # a box that has no place sets nothing
-    # Beyond the box a mask fades over half of one of its pixels, from half its value: only a lower threshold sees it.
+        return 0, 0  # a box outside the image, or not finite, sets nothing
+    # Beyond the box, a mask falls from half its value to 0 over half a mask pixel: only thresholds below 0.5 reach it.
     margin = 1 if threshold >= 0.5 else 1 + math.ceil(max(0.0, high - low) / (2 * side))
     first = min(max(math.floor(low) - margin, 0), limit)
     return first, max(first, min(math.ceil(high) + margin, limit))

@@ -1,4 +1,4 @@
-"""Which true object each box belongs to (Ren et al. 2015, section 3.1.2)."""
+"""Matching of boxes with ground-truth objects (Ren et al. 2015, section 3.1.2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rcnn.ops.boxes import box_ioa, box_iou
 from rcnn.ops.capacity import live_prefix
 
 MAX_ELEMENTS = 16_000_000  # of one IoU matrix
-MAX_TARGETS = 32  # of one IoU matrix: few enough that a small matrix stays in cache
+MAX_TARGETS = 32  # of one IoU matrix: small enough for the cache
 
 
 def match(
@@ -23,25 +23,25 @@ def match(
     usable: Tensor | None = None,
     overruled: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The true object that each box overlaps most, and whether that makes it one.
+    """The ground-truth object with the highest IoU for each box, and the resulting label.
 
-    Memory is that of one IoU matrix between the boxes and a few targets, whatever G is.
+    Memory: one IoU matrix between the boxes and a few targets, independent of G.
 
     Args:
         boxes: (B, N, 4), or (N, 4) where all images share them; xyxy pixels.
         targets: (B, G, 4) xyxy pixels.
-        target_valid: (B, G) bool; the others match nothing. An image without targets is all background.
-        low: below this IoU a box is background.
-        high: from this IoU on it is an object; between the two it is ignored.
-        low_quality: also take the boxes that overlap some target more than any other box does. A target that overlaps
-            nothing at all then ties with every box (this is what Detectron2 and torchvision do).
-        usable: (B, N) bool, the boxes that take part at all, all of them if None; the others are ignored, and none of
-            them is a target's best.
-        overruled: background is said last: a target's best box below `low` is background all the same (tensorpack).
+        target_valid: (B, G) bool; invalid targets match nothing. Without targets, all boxes are negative.
+        low: boxes with an IoU below this are negative.
+        high: boxes with at least this IoU are positive; between the two they are ignored.
+        low_quality: the boxes with the highest IoU for some target are positive, too. If that IoU is 0, this applies to
+            every box (as in Detectron2 and torchvision).
+        usable: (B, N) bool, the boxes that are matched (None: all); the others are ignored, and never are a target's
+            best box.
+        overruled: a target's best box is negative if its IoU is below `low` (tensorpack).
 
     Returns:
-        matched: (B, N) int64 index into G of the highest IoU, the first of equals; low quality does not change it.
-        label: (B, N) int64: 1 object, 0 background, -1 ignored.
+        matched: (B, N) int64 index into G of the highest IoU, the first of equals; `low_quality` does not change it.
+        label: (B, N) int64: 1 positive, 0 negative, -1 ignored.
     """
     images, number = targets.shape[0], boxes.shape[-2]
     if boxes.ndim == 2:
@@ -71,11 +71,11 @@ def match(
 
 
 def in_crowds(boxes: Tensor, crowds: Tensor, ioa: float) -> Tensor:
-    """Which boxes (N, 4) or (B, N, 4) have a larger part than `ioa` in some one of the crowds (B, I, 4), bool (B, N).
+    """Whether a larger part than `ioa` of boxes (N, 4) or (B, N, 4) is in one of the crowds (B, I, 4): bool (B, N).
 
-    Places of `crowds` that hold none are empty boxes.
+    `crowds` is padded with empty boxes.
     """
     inside = torch.zeros(len(crowds), boxes.shape[-2], dtype=torch.bool, device=boxes.device)
-    for crowd in crowds.split(1, 1):  # one at a time: a few, against some hundred thousand anchors
+    for crowd in crowds.split(1, 1):  # one at a time: there are few crowds and up to some 100,000 anchors
         inside = inside | (box_ioa(boxes, crowd)[..., 0] > ioa)
     return inside

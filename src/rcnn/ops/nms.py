@@ -11,15 +11,15 @@ from torch import Tensor
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> tuple[Tensor, Tensor]:
-    """The `keep` best of the boxes that greedy non-maximum suppression leaves, for each image.
+    """Up to `keep` best boxes of each image after greedy non-maximum suppression.
 
-    Inside a group (a class, or a level of the pyramid) a box goes when its IoU with a better one exceeds the threshold.
+    Inside a group (a class or a pyramid level), boxes are removed if their IoU with a better one exceeds the threshold.
 
     Args:
         boxes: (B, N, 4) float xyxy pixels.
         scores: (B, N) float; of equal scores the lower index is the better.
         groups: (B, N) int64; any values.
-        valid: (B, N) bool; the other places take no part. N has no limit.
+        valid: (B, N) bool; invalid boxes are ignored. N is unlimited.
         iou_threshold: in [0, 1].
         keep: capacity D of the result.
 
@@ -39,10 +39,10 @@ def nms(
 
 
 def _nms_image(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
-    """Indices (any number, int64) into N of what is left of one image, best first."""
+    """Indices (any number, int64) into N of the boxes that one image keeps, best first."""
     candidates = valid.nonzero()[:, 0]
     group, order = groups[candidates].sort(stable=True)
-    candidates = candidates[order]  # group after group, each in order of index
+    candidates = candidates[order]  # sorted by group, then by index
     boxes, group_scores = boxes[candidates], scores[candidates]
     counts: list[int] = torch.unique_consecutive(group, return_counts=True)[1].tolist()
     survivors, start = [], 0

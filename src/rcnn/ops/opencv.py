@@ -1,7 +1,7 @@
-"""OpenCV's bilinear resize without OpenCV, as the systems before torchvision prepared their images.
+"""OpenCV's bilinear resize without OpenCV, as older frameworks prepare their images.
 
-A pixel's value sits at its centre, samples beyond the border take the border's value, nothing is averaged when an image
-shrinks. On uint8 OpenCV counts in integers, with 11 bits for a weight; so do we, to the same grey levels.
+A pixel's value is at its centre, samples beyond the border have the border's value, and there is no antialiasing. On
+uint8, OpenCV computes in integers with 11 bits per weight. So does this code, with equal results.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
     Args:
         image: the pixels.
         size: of the result.
-        factor: how much larger the result is taken to be (cv2.resize with fx = fy = factor, whose `size` is rounded and
-            so does not quite fit the samples' places); None: what the two sizes say, each axis by its own.
+        factor: scale that spaces the samples (cv2.resize with fx = fy = factor; `size` is rounded and does not match it
+            exactly); None: the ratio of the two sizes, per axis.
     """
     height, width = image.shape[1:]
     rows, row_part = _places(height, size[0], factor)
     columns, column_part = _places(width, size[1], factor)
-    # beyond the border a column is the border's alone; a row is mixed with itself
+    # beyond the border, a column has only the border's value; a row is interpolated with itself
     inside = (columns >= 0) & (columns < width - 1)
     column_part = torch.where(inside, column_part, 0.0)
     columns = columns.clamp(0, width - 1)
@@ -44,7 +44,7 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
 
 
 def _places(old: int, new: int, factor: float | None) -> tuple[Tensor, Tensor]:
-    """For each of `new` pixels of a line the pixel (new,) int64 at or before it, and how far it is past that one."""
+    """For each of `new` output pixels along an axis: the pixel (new,) int64 at or before it, and the distance to it."""
     step = 1.0 / (new / old if factor is None else factor)
     place = ((torch.arange(new, dtype=torch.float64) + 0.5) * step - 0.5).float()
     first = place.floor()

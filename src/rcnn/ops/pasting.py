@@ -1,6 +1,6 @@
-"""Predicted masks into their image the way the systems before Detectron2 did it: resized to whole pixels.
+"""Predicted masks pasted by the rules of older frameworks: resized to whole pixels.
 
-`rcnn.ops.masks.paste_regions` is the accurate way (Detectron2, tensorpack, torchvision nearly so). Letters: N masks of
+`rcnn.ops.masks.paste_regions` is the accurate rule (Detectron2, tensorpack, nearly torchvision's). Letters: N masks of
 one image, m the side of a mask in its box.
 """
 
@@ -18,30 +18,30 @@ from rcnn.ops.masks import Region, paste_regions
 from rcnn.ops.opencv import resize_bilinear
 
 Paste = Literal["accurate", "padded", "squeezed", "rounded", "stretched", "fitted", "fitted_above"]
-STRETCHED_CUT = 122  # of 255, above which mask-faster-rcnn sets a pixel
+STRETCHED_CUT = 122  # of 255; mask-faster-rcnn sets pixels above it
 
 
 def paste_as(
     kind: Paste, masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5
 ) -> Iterator[Region]:
-    """The part of an image of `size` (H, W) that each mask (N, m, m) in [0, 1] of a box (N, 4) xyxy pixels sets.
+    """The region of an image of `size` (H, W) with each mask (N, m, m) in [0, 1] of a box (N, 4), xyxy pixels.
 
-    accurate: bilinear at each pixel's centre, set from one half on.
-    padded: a border of zeros, the box as much larger, cut to whole numbers, both ends belonging to it; resized, set
-    above one half (Detectron, chainer-mask-rcnn).
-    squeezed: the same, but the whole mask goes into what the image shows of that box (DeNA).
-    rounded: resized to the pixels whose centres the box holds, set above one half (tensorpack's fast way).
-    stretched: to the whole numbers of the box, after each mask's least value became 0 and its largest 255; set above
-    122 (mask-faster-rcnn, by Pillow).
-    fitted: resized to the box rounded to whole pixels, set from `threshold` on (FCIS); fitted_above: above it
-    (ChainerCV's). The others have thresholds of their own.
+    accurate: bilinear at each pixel's centre, set from 0.5.
+    padded: with a border of zeros and a box enlarged to match, truncated to whole numbers, both ends inclusive;
+    resized, set above 0.5 (Detectron, chainer-mask-rcnn).
+    squeezed: the same, but the whole mask is resized to the part of that box inside the image (DeNA).
+    rounded: resized to the pixels with centres inside the box, set above 0.5 (tensorpack's fast mode).
+    stretched: each mask is scaled to the range 0..255, then resized to the truncated box; set above 122
+    (mask-faster-rcnn, by Pillow).
+    fitted: resized to the box rounded to whole pixels, set from `threshold` (FCIS); fitted_above: set above it
+    (ChainerCV). The other rules ignore `threshold`.
     """
     if kind == "accurate":
         yield from paste_regions(masks, boxes, size)
         return
     for mask, box in zip(masks.detach().float().cpu(), boxes.detach().float().cpu(), strict=True):
         if not bool(torch.isfinite(box).all()):
-            yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box that has no place sets nothing
+            yield Region(0, 0, np.zeros((0, 0), np.bool_))  # a box outside the image, or not finite, sets nothing
         elif kind == "stretched":
             yield _stretched(mask, box, size)
         elif kind in ("fitted", "fitted_above"):
@@ -61,7 +61,7 @@ def paste_as(
 
 
 def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, int]) -> Region:
-    """`mask` over the pixels of `window` x0 y0 x1 y1, the last ones included, as far as the image has them."""
+    """`mask` over the pixels of `window` x0 y0 x1 y1 (inclusive), clipped to the image."""
     x0, y0, x1, y1 = window
     if x1 < 0 or y1 < 0 or x0 >= size[1] or y0 >= size[0]:
         return Region(0, 0, np.zeros((0, 0), np.bool_))
@@ -71,7 +71,7 @@ def _resized(mask: Tensor, window: tuple[int, int, int, int], size: tuple[int, i
 
 
 def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, *, at_least: bool) -> Region:
-    """`mask` over the whole pixels of `box`, as far as the image has them; nothing where it has none."""
+    """`mask` over the whole pixels of `box`, clipped to the image; may be empty."""
     x0, y0, x1, y1 = (int(value) for value in box.round())
     if x1 <= max(x0, 0) or y1 <= max(y0, 0) or x0 >= size[1] or y0 >= size[0]:
         return Region(0, 0, np.zeros((0, 0), np.bool_))
@@ -81,7 +81,7 @@ def _fitted(mask: Tensor, box: Tensor, size: tuple[int, int], threshold: float, 
 
 
 def _stretched(mask: Tensor, box: Tensor, size: tuple[int, int]) -> Region:
-    """scipy.misc.imresize of 255 times the mask: stretched to all grey levels, then resized by Pillow's bilinear."""
+    """scipy.misc.imresize of 255 times the mask: scaled to the range 0..255, then resized by Pillow's bilinear."""
     limit = box.new_tensor([size[1] - 1, size[0] - 1, size[1] - 1, size[0] - 1])
     x0, y0, x1, y1 = torch.minimum(box.clamp(min=0), limit).tolist()
     height, width = int(y1 - y0 + 1), int(x1 - x0 + 1)

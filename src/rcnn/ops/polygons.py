@@ -1,10 +1,10 @@
-"""True outlines turned into masks in the frames of regions, bit for bit as Detectron2 and pycocotools do it.
+"""Ground-truth outlines to masks in the frames of regions, bit for bit equal to Detectron2 and pycocotools.
 
 pycocotools (rleFrPoly) enlarges a polygon five times, walks each edge pixel by pixel, and notes where the walk passes
-from column 5c + 2 to column 5c + 3 of that finer grid: there, the edge crosses the centres of column c. Between two
-crossings of a column lies the inside. Here the crossings are not walked to but computed, those of all regions at once.
+from column 5c + 2 to column 5c + 3 of that finer grid: there, the edge crosses the centres of column c. The
+inside is between pairs of crossings of a column. Here the crossings are computed directly, for all regions at once.
 
-Letters: B images, G true objects, E edges of one object, R regions.
+Letters: B images, G ground-truth objects, E edges of one object, R regions.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from torch import Tensor
 
 FINE = 5  # pycocotools' enlargement
 MAX_WORK = 1_000_000  # elements of the largest array: tens of megabytes in all
-SHORTEST_SIDE = 0.1  # of a box, pixels: Detectron2 divides by no less
+SHORTEST_SIDE = 0.1  # of a box, pixels: Detectron2's smallest divisor
 
 
 @torch.library.custom_op("rcnn::crop_polygons", mutates_args=())
 def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
-    """True masks in the frames of regions, from outlines (Detectron2's rasterize_polygons_within_box).
+    """Ground-truth masks in the frames of regions, from outlines (Detectron2's rasterize_polygons_within_box).
 
     Args:
         polygons: (B, G, E, 5) edges x1, y1, x2, y2, part, in pixels. An object is the union of its parts, each filled
-            even-odd; edges of one part follow each other, in any order, and close it; padding has part -1.
-        matched: (B, R) int64, which of the G objects each region takes.
+            even-odd; edges of one part are contiguous, in any order, and form closed outlines; padding has part -1.
+        matched: (B, R) int64, index of the object matched to each region.
         boxes: (B, R, 4) float32 xyxy pixels.
-        valid: (B, R) bool; the other places give zeros.
+        valid: (B, R) bool; invalid rows give zeros.
         size: side of the result, pixels.
 
     Returns:
@@ -64,12 +64,12 @@ def _(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int
 
 
 def _pack(polygons: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The edges of objects (T, E, 5) without padding, and where each object's begin.
+    """The edges of objects (T, E, 5) without padding, and where those of each object start.
 
     Returns:
-        edges: (L, 5) float64, object after object; the part counts on over all of them.
-        edge_first, edge_count: (T,) int64, which of the edges are an object's.
-        part_first, part_count: (T,) int64, which of the parts are.
+        edges: (L, 5) float64, sorted by object; parts are numbered across all objects.
+        edge_first, edge_count: (T,) int64, the range of edges of each object.
+        part_first, part_count: (T,) int64, the range of parts of each object.
     """
     real = polygons[..., 4] >= 0  # (T, E)
     owner = real.nonzero()[:, 0]  # (L,)
@@ -83,24 +83,24 @@ def _pack(polygons: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
 
 
 def _spread(first: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Runs first, first + 1, ... of `count` (N,) numbers each, one after the other: (which run, number), both (M,)."""
+    """Runs first, first + 1, ... of `count` (N,) numbers each, concatenated: (index of the run, number), both (M,)."""
     run = torch.repeat_interleave(count)
     return run, torch.arange(len(run), device=run.device) - (count.cumsum(0) - count)[run] + first[run]
 
 
 def _fine(edges: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x1, y1, x2, y2 (M,) int64 on the fine grid of each one's box, from `edges` (M, 4) float64 and `boxes` (M, 4)."""
+    """x1, y1, x2, y2 (M,) int64 on the fine grid of its box, from `edges` (M, 4) float64 and `boxes` (M, 4)."""
     boxes = boxes.float()
-    side = boxes[:, 2:] - boxes[:, :2]  # in float32, and the ratio too, as NumPy does it for Detectron2
-    # `size / side` would be its reciprocal times size, with another rounding; and the guard is a float64 there.
+    side = boxes[:, 2:] - boxes[:, :2]  # in float32, like the ratio, as NumPy computes it in Detectron2
+    # `size / side` would compute size times the reciprocal, which rounds differently; the guard is float64 in NumPy.
     ratio = torch.full_like(side, size).div(side).double().where(side >= SHORTEST_SIDE, size / SHORTEST_SIDE)  # (M, 2)
     points = (edges.unflatten(1, (2, 2)) - boxes[:, None, :2].double()) * ratio[:, None]  # (M, 2, 2)
-    fine = (FINE * points + 0.5).long()  # towards zero, as C does
+    fine = (FINE * points + 0.5).long()  # towards zero, as in C
     return fine[:, 0, 0], fine[:, 0, 1], fine[:, 1, 0], fine[:, 1, 1]
 
 
 def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count: int, size: int) -> Tensor:
-    """Canvases (count, size, size) int32 of 0 and 1: the insides of closed outlines, edges (M,) on the fine grid."""
+    """Canvases (count, size, size) int32 of 0 and 1: the filled closed outlines, edges (M,) on the fine grid."""
     low, high = torch.minimum(x1, x2), torch.maximum(x1, x2)
     # Columns c with low <= 5c + 2 and 5c + 3 <= high.
     first = torch.div(low - 2 + FINE - 1, FINE, rounding_mode="floor").clamp(min=0)
@@ -108,7 +108,7 @@ def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count:
     edge, column = _spread(first, (last - first + 1).clamp(min=0))
     y = _crossing_height(x1[edge], y1[edge], x2[edge], y2[edge], FINE * column + 2)
     y = (y.double() + 0.5) / FINE - 0.5
-    row = y.clamp(0, size).ceil().long()  # the first whose centre lies below the crossing; `size` is none
+    row = y.clamp(0, size).ceil().long()  # the first row with its centre below the crossing; `size`: none
     cell = (canvas[edge] * (size + 1) + row) * size + column
     crossings = torch.bincount(cell, minlength=count * (size + 1) * size).view(count, size + 1, size)
     return crossings[:, :size].cumsum(1, dtype=torch.int32) & 1
@@ -117,12 +117,12 @@ def _fill(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, canvas: Tensor, count:
 def _crossing_height(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, column: Tensor) -> Tensor:
     """The fine row (M,) at which the walk along an edge passes from `column` to the next one, the upper of the two.
 
-    pycocotools walks along the longer axis in steps of 1, towards larger values, and rounds the other by C's rules.
+    pycocotools walks along the longer axis in steps of 1, upwards, and rounds the other by C's rules.
     """
     width, height = (x2 - x1).abs(), (y2 - y1).abs()
     flat = width >= height
     flip = torch.where(flat, x1 > x2, y1 > y2)
-    x, y = torch.where(flip, x2, x1), torch.where(flip, y2, y1)  # where the walk starts
+    x, y = torch.where(flip, x2, x1), torch.where(flip, y2, y1)  # start of the walk
     slope = torch.where(flat, torch.where(flip, y1, y2) - y, torch.where(flip, x1, x2) - x).double()
     slope = slope / torch.where(flat, width, height).double()
 
@@ -131,7 +131,7 @@ def _crossing_height(x1: Tensor, y1: Tensor, x2: Tensor, y2: Tensor, column: Ten
     first, second = ((y.double() + slope * step + 0.5).long() for step in (before, before + 1))
     along_x = torch.minimum(first, second)
 
-    # Along y: the last step before x, rounded, reaches the other side. Division finds it, give or take one.
+    # Along y: the last step before the rounded x reaches the other side. Division finds it to within one step.
     rising = slope > 0
     steep = torch.where(flat, 1.0, slope)  # 1 where unused: no division by a slope of 0
     step = ((column - x).double() + 0.5) / steep

@@ -1,9 +1,9 @@
 """Position-sensitive average pooling (Dai et al. 2016, equation 1; Li et al. 2017), as an op, `rcnn::ps_roi_pool`.
 
-A map for every class and every part of an object: part (i, j) of a region is read from map (i, j) alone. The groups are
-k x k, the cells of the pooled map s x s with s a multiple of k, so that each group gives (s / k) x (s / k) cells.
+There is one map per class and part of an object: part (i, j) of a region is read only from map (i, j). There are k x k
+groups and s x s cells of the pooled map. s is a multiple of k, so each group has (s / k) x (s / k) cells.
 
-Letters: B images, R regions, C channels of the result, k groups a side, s cells a side, N cells of all regions.
+Letters: B images, R regions, C channels of the result, k groups per side, s cells per side, N cells of all regions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-VALUES_AT_A_TIME = 2**17  # of cells and channels: few enough that their four corners stay in the cache
-SMALLEST = 0.1  # side of a region at least, in steps of the map
+VALUES_AT_A_TIME = 2**17  # of cells and channels: small enough for the cache
+SMALLEST = 0.1  # minimum side of a region, in map cells
 
 
 @torch.library.custom_op("rcnn::ps_roi_pool", mutates_args=())
@@ -25,22 +25,22 @@ def ps_roi_pool(
     size: int,
     rounded: bool,
 ) -> Tensor:
-    """Each region's cells, every one the mean of the map's points that it touches, in the map of its own group.
+    """The cells of each region: each is the mean of the points it covers in the map of its group.
 
-    A cell goes from the floor of its start to the ceiling of its end, cut to the map; 0 where nothing is left. The sums
-    come from a summed-area table in float64, four values a cell, whatever its size.
+    A cell extends from the floor of its start to the ceiling of its end, clipped to the map; empty cells are 0. Sums
+    come from a summed-area table in float64, so a cell of any size reads four values.
 
     Args:
         maps: (B, C * k * k, H, W) float; channel (c * k + i) * k + j is that of class c and group row i, column j.
-        boxes: (B, R, 4) float xyxy pixels of the network input; they may leave it.
-        valid: (B, R) bool; the other regions give zeros and no gradient.
-        scale: step of a map for one pixel, 1 / stride.
+        boxes: (B, R, 4) float xyxy pixels of the network input; they may extend beyond it.
+        valid: (B, R) bool; invalid regions give zeros and no gradient.
+        scale: map cells per pixel, 1 / stride.
         groups: k.
         size: s, a multiple of k.
         rounded: borders are rounded to whole pixels first, halves away from zero (msracver/FCIS, chainer-fcis).
 
     Returns:
-        (B, R, C, size, size) in the maps' dtype. Its gradient goes to the maps, not to the boxes.
+        (B, R, C, size, size) in the maps' dtype. The gradient flows to the maps, not to the boxes.
     """
     batch, regions = valid.shape
     channels, height, width = maps.shape[1] // groups**2, *maps.shape[2:]
@@ -80,7 +80,7 @@ def ps_roi_pool_backward(
             part = flat[image, cells].double() * share[cells, None]
             for index, sign in zip(corners, (1, -1, -1, 1), strict=True):
                 table.index_add_(0, index[cells], part, alpha=sign)
-        # a point of the map is in every sum that ends below and right of it
+        # a point of the map is in every sum with a corner below and right of it
         sums = table.view(groups**2, height + 1, width + 1, channels)[:, 1:, 1:]
         sums = sums.flip(1, 2).cumsum_(1).cumsum_(2).flip(1, 2)
         maps[image] = sums.permute(3, 0, 1, 2).reshape(-1, height, width).to(gradient.dtype)
@@ -88,7 +88,7 @@ def ps_roi_pool_backward(
 
 
 def _table(maps: Tensor, groups: int) -> Tensor:
-    """Sums (k * k * (H + 1) * (W + 1), C) float64 of all that lies above and left of a point, for every group."""
+    """Sums (k * k * (H + 1) * (W + 1), C) float64 of all values above and left of each point, for every group."""
     grouped = maps.unflatten(0, (-1, groups**2)).permute(1, 2, 3, 0)  # (k * k, H, W, C)
     number, height, width, channels = grouped.shape
     table = grouped.new_zeros((number, height + 1, width + 1, channels), dtype=torch.float64)
@@ -106,7 +106,7 @@ def _corners(
     height: int,
     width: int,
 ) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], Tensor]:
-    """Rows of the table (R * s * s,) for each cell's four corners, and one over its area (0 without one), float64.
+    """Rows of the table (R * s * s,) of each cell's four corners, and 1 / area (0 for empty cells), float64.
 
     The corners are top left, top right, bottom left and bottom right.
     """
@@ -124,11 +124,11 @@ def _corners(
 def _cell_limits(
     start: Tensor, end: Tensor, scale: float, size: int, rounded: bool, length: int
 ) -> tuple[Tensor, Tensor]:
-    """First point, and one past the last, (R, s) int64 in [0, length], that each cell has along one axis."""
+    """First point, and one past the last, (R, s) int64 in [0, length], of each cell along one axis."""
     start, end = start.double(), end.double()
     if rounded:
         start, end = (torch.trunc(value + 0.5 * value.sign()) for value in (start, end))
-        # whole pixels put cells exactly on the map's points, where one bit decides: the kernels count in float32
+        # whole pixels put cells exactly on map points, where one bit matters: the original kernels use float32
         start, end = start.float(), end.float()
     start, end = start * scale, end * scale
     step = (end - start).clamp(min=SMALLEST) / size  # (R,)

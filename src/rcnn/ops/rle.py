@@ -1,4 +1,4 @@
-"""Bitmaps as outlines: what was annotated pixel by pixel is learned through the same op as polygons are."""
+"""Bitmaps to outlines: masks annotated as pixels use the same op as polygons in training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 def mask_outline(mask: np.ndarray) -> np.ndarray:
     """Edges (E, 4) float32 x1, y1, x2, y2, in pixels, around the set pixels of a mask (H, W) bool.
 
-    The edges run between pixels: filled even-odd they give the mask back. Straight edges are as long as can be.
+    The edges run between pixels: filled by the even-odd rule, they give the mask. Straight edges have maximal length.
     """
     padded = np.pad(np.asarray(mask, dtype=np.int8), 1)
     across = _runs(np.diff(padded, axis=0)[:, 1:-1])  # (n, 3): y, x1, x2

@@ -11,7 +11,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-REGIONS_AT_A_TIME = 1024  # whose interpolation weights are in memory together on the CPU
+REGIONS_AT_A_TIME = 1024  # regions with their interpolation weights in memory at a time, on the CPU
 
 
 def assign_levels(
@@ -23,10 +23,10 @@ def assign_levels(
     *,
     eps_inside: bool = True,
 ) -> Tensor:
-    """Index (...) int64, from 0 for `lowest`, of the pyramid level for boxes (..., 4): the larger, the coarser.
+    """Index (...) int64, from 0 for `lowest`, of the level for boxes (..., 4): larger boxes have coarser levels.
 
-    A box of `canonical_size` pixels a side belongs to `canonical_level`. A small number keeps boxes on the border of
-    two levels on the upper one: inside the logarithm (Detectron2), or added after it (torchvision).
+    A box with sides of `canonical_size` pixels has `canonical_level`. A small number is added so that boxes on the
+    border of two levels have the upper one: inside the logarithm (Detectron2), or after it (torchvision).
     """
     sides = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).float().clamp(min=0).sqrt()
     ratio = sides / canonical_size
@@ -45,24 +45,24 @@ def roi_align(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """Each region's features from its own level: means of bilinear samples, `size` x `size` of them.
+    """Features of each region from its own level: `size` x `size` means of bilinear samples.
 
     Args:
-        features: L maps (B, C, H_l, W_l) of one dtype; the arithmetic is float32 whatever it is.
-        boxes: (B, R, 4) float32 xyxy pixels of the network input; they may leave it.
+        features: L maps (B, C, H_l, W_l) of one dtype; computed in float32.
+        boxes: (B, R, 4) float32 xyxy pixels of the network input; they may extend beyond it.
         levels: (B, R) int64 in [0, L).
-        valid: (B, R) bool; the other regions give zeros and no gradient.
-        scales: L steps of a map for one pixel, 1 / stride.
-        sampling_ratio: samples along each side of a bin; 0: as many as the bin has map steps, rounded up.
-        aligned: half a step back, since a pixel's value sits at its centre (Detectron2's ROIAlignV2).
+        valid: (B, R) bool; invalid regions give zeros and no gradient.
+        scales: L numbers of map cells per pixel, 1 / stride.
+        sampling_ratio: samples along each side of a bin; 0: one per map cell of the bin, rounded up.
+        aligned: shift by half a cell, because a pixel's value is at its centre (Detectron2's ROIAlignV2).
 
     Returns:
-        (B, R, C, size, size) in the features' dtype. Its gradient goes to the features, not to the boxes.
+        (B, R, C, size, size) in the features' dtype. The gradient flows to the features, not to the boxes.
     """
     batch, regions, channels = *boxes.shape[:2], features[0].shape[1]
     if boxes.device.type != "cpu":
         return _pool_by_torchvision(features, boxes, levels, valid, scales, size, sampling_ratio, aligned)
-    out = features[0].new_zeros((batch * regions, size, size, channels))  # channels innermost, as the maps are read
+    out = features[0].new_zeros((batch * regions, size, size, channels))  # channels last, like the maps
     for image, level, index, rois in _groups(boxes, levels, valid, len(features)):
         plane = features[level][image].permute(1, 2, 0).contiguous()  # (H, W, C)
         for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
@@ -99,7 +99,7 @@ def roi_align_backward(
 
 
 def _groups(boxes: Tensor, levels: Tensor, valid: Tensor, count: int) -> Iterator[tuple[int, int, Tensor, Tensor]]:
-    """Image, level, places (n,) in B * R and boxes (n, 4) of the valid regions that share image and level."""
+    """Image, level, places (n,) in B * R and boxes (n, 4) of the valid regions with the same image and level."""
     regions = boxes.shape[1]
     for image in range(boxes.shape[0]):
         for level in range(count):
@@ -114,9 +114,9 @@ Window = tuple[int, slice, slice, Tensor, Tensor]
 def _windows(
     rois: Tensor, index: Tensor, plane: Tensor, scale: float, size: int, sampling_ratio: int, aligned: bool
 ) -> Iterator[Window]:
-    """For each region: its place, the rows and columns of the map it reads, and their weights (s, h) and (s, w).
+    """For each region: its index, the rows and columns of the map that it reads, and their weights (s, h) and (s, w).
 
-    The samples of a region form a grid and bilinear weights are products, so that pooling is two small matrix products:
+    The samples of a region form a grid and bilinear weights are separable, so pooling is two small matrix products:
     rows x window x columns.
     """
     height, width = plane.shape[:2]
@@ -138,9 +138,9 @@ def _windows(
 def _axis_weights(
     start: Tensor, end: Tensor, scale: float, length: int, size: int, sampling_ratio: int, aligned: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one axis of `length` steps: first step (n,), one past the last (n,), and weights (n, size, steps) between.
+    """Along one axis of `length` cells: first cell (n,), one past the last (n,), and weights (n, size, cells) between.
 
-    A sample more than one step outside the map counts as zero; up to there it takes the border's value.
+    A sample more than one cell outside the map is zero; closer samples have the border's value.
     """
     offset = 0.5 if aligned else 0.0
     start, end = start * scale - offset, end * scale - offset  # (n,)
@@ -163,7 +163,7 @@ def _axis_weights(
     high = (low + 1).clamp(max=length - 1)
     weight = inside / per_bin
     first = torch.where(inside, low, length).amin((1, 2))
-    last = torch.where(inside, high, -1).amax((1, 2)) + 1  # at most `first` where nothing is inside
+    last = torch.where(inside, high, -1).amax((1, 2)) + 1  # at most `first` if no sample is inside
     span = max(1, int((last - first).max()))
     weights = torch.zeros(n, size, span)
     base = first[:, None, None]
@@ -180,7 +180,7 @@ def _interpolate(window: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 
 def _spread(gradient: Tensor, rows: Tensor, columns: Tensor, window: Tensor) -> None:
-    """Add to `window` (h, w, C), a view of the maps' gradient, what the gradient (s, s, C) of a region gives it."""
+    """Add to `window` (h, w, C), a view of the maps' gradient, the contribution of a region's gradient (s, s, C)."""
     h, w, channels = window.shape
     lines = torch.matmul(columns.T, gradient)  # (s, w, C)
     window.as_strided((h, w * channels), (window.stride(0), 1)).addmm_(rows.T, lines.view(-1, w * channels))
@@ -196,7 +196,7 @@ def _pool_by_torchvision(
     sampling_ratio: int,
     aligned: bool,
 ) -> Tensor:
-    """`roi_align` on an accelerator, without waiting for it: a region from every level, of which its own is taken."""
+    """`roi_align` on an accelerator, without synchronizing: pools each region from every level and selects its own."""
     rois = _rois(boxes)
     out = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):

@@ -1,4 +1,4 @@
-"""RoI pooling (Girshick 2015, section 2.1): the maximum of each of a region's rounded bins, as the op `rcnn::roi_pool`.
+"""RoI pooling (Girshick 2015, section 2.1): the maximum of each rounded bin of a region, as the op `rcnn::roi_pool`.
 
 Letters: B images, R regions, C channels, L levels, s the side of a pooled map.
 """
@@ -16,20 +16,20 @@ from torch import Tensor
 def roi_pool(
     features: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: Sequence[float], size: int
 ) -> tuple[Tensor, Tensor]:
-    """Each region's features from its own level: the maxima of `size` x `size` bins of whole cells.
+    """Features of each region from its own level: the maxima of `size` x `size` bins of whole cells.
 
-    A region's corners are rounded to cells, and the last cell belongs to it (Caffe's rule): it has one at least.
+    A region's corners are rounded to cells, and the last cell is inclusive (Caffe's rule), so it has at least one.
 
     Args:
         features: L maps (B, C, H_l, W_l) of one dtype.
         boxes: (B, R, 4) float32 xyxy pixels of the network input.
         levels: (B, R) int64 in [0, L).
-        valid: (B, R) bool; the other regions give zeros and no gradient.
-        scales: L steps of a map for one pixel, 1 / stride.
+        valid: (B, R) bool; invalid regions give zeros and no gradient.
+        scales: L numbers of map cells per pixel, 1 / stride.
 
     Returns:
-        pooled: (B, R, C, size, size) in the features' dtype; a bin without cells is 0. Its gradient goes to the maxima.
-        place: the same shape, int32: each maximum's place in its map (H_l * W_l), -1 for none.
+        pooled: (B, R, C, size, size) in the features' dtype; empty bins are 0. The gradient flows to the maxima.
+        place: the same shape, int32: index of each maximum in its map (H_l * W_l), -1: none.
     """
     shape = (*boxes.shape[:2], features[0].shape[1], size, size)
     pooled, place = features[0].new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=boxes.device)
@@ -47,7 +47,7 @@ def roi_pool(
 
 
 def _rows(own: Tensor) -> Tensor:
-    """Regions to pool from a level, int64: its `own` (n,) bool; all where to tell them is to wait for the device."""
+    """Indices of the regions to pool from a level: those of `own` (n,) bool; on an accelerator all, to avoid a sync."""
     return own.nonzero()[:, 0] if own.device.type == "cpu" else torch.arange(len(own), device=own.device)
 
 

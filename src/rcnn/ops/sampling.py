@@ -1,4 +1,4 @@
-"""Drawing the boxes that a loss is computed on, with randomness as an argument."""
+"""Sampling of the boxes for a loss, with randomness as an argument."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ _MASK = 0xFFFFFFFF
 
 
 def _times(value: Tensor, factor: int) -> Tensor:
-    """The low 32 bits of a product. A factor from 2**31 on goes as its negative twin, so that int64 never overflows."""
+    """The low 32 bits of a product. Factors from 2**31 are reduced by 2**32, so that int64 never overflows."""
     return (value * (factor - (1 << 32) if factor >> 31 else factor)) & _MASK
 
 
 def _mix(value: Tensor) -> Tensor:
-    """A permutation of 32-bit numbers (held in int64) in which all bits depend on all others (Wellons' lowbias32)."""
+    """A permutation of 32-bit numbers (held in int64) where every bit depends on all others (Wellons' lowbias32)."""
     value = _times(value ^ (value >> 16), 0x7FEB352D)
     value = _times(value ^ (value >> 15), 0x846CA68B)
     return value ^ (value >> 16)
 
 
 def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
-    """Keys (B, N) int64 in [0, 2**63), evenly spread and the same on every device, for `sample`.
+    """Keys (B, N) int64 in [0, 2**63), uniform and the same on every device, for `sample`.
 
-    A hash of the place and not a state: the same `seed` (scalar int64) and `stream` give the same keys, another of
-    either gives others, and so does each row. Draws for different purposes take different streams.
+    A hash of the position, not a generator state: the same `seed` (scalar int64) and `stream` give the same keys, other
+    values give other keys, and so does each row. Different purposes use different streams.
     """
     rows, columns = shape
     device = seed.device
@@ -41,15 +41,15 @@ def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
 
 
 def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Up to `size` boxes of each image: positives, at most their fraction, then negatives for the rest.
+    """Up to `size` boxes per image: positives up to their fraction, then negatives.
 
-    As Detectron2 and torchvision: too few positives leave their places to negatives, too few negatives leave gaps.
+    As in Detectron2 and torchvision, negatives replace missing positives; missing negatives are not replaced.
 
     Args:
-        labels: (B, N) int64: 1 positive, 0 negative, -1 never drawn.
+        labels: (B, N) int64: 1 positive, 0 negative, -1 ignored.
         keys: (B, N) int64 >= 0 from `random_keys`; the lowest are drawn.
-        size: boxes wanted, an image.
-        positive_fraction: of `size`, the most that may be positive.
+        size: number of boxes to draw per image.
+        positive_fraction: upper limit of positives, as a fraction of `size`.
 
     Returns:
         index: (B, S) int64 into N, S = min(size, N); the positives come first. 0 where not valid.

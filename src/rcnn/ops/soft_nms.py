@@ -22,22 +22,22 @@ def soft_nms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The `keep` best boxes of each image after soft suppression (Bodla et al. 2017, figure 2).
 
-    Inside a group, again and again: the best box left is taken, and the scores of the others left are multiplied by
-    1 - IoU where their IoU with it exceeds `iou_threshold` (linear), or by exp(-IoU^2 / sigma) (Gaussian).
+    Repeatedly, inside each group: select the best remaining box, and multiply the scores of the others that remain by
+    1 - IoU if their IoU with it exceeds `iou_threshold` (linear), or by exp(-IoU^2 / sigma) (Gaussian).
 
     Args:
         boxes: (B, N, 4) float xyxy pixels.
         scores: (B, N) float; of equal scores the lower index is the better.
         groups: (B, N) int64; any values.
-        valid: (B, N) bool; the other places take no part. N has no limit.
+        valid: (B, N) bool; invalid boxes are ignored. N is unlimited.
         iou_threshold: of the linear form, in [0, 1].
-        sigma: of the Gaussian form, above 0; 0 chooses the linear form.
-        min_score: a box whose score is less, from the beginning or sunk, is gone.
+        sigma: of the Gaussian form, above 0; 0 selects the linear form.
+        min_score: boxes with a lower score, at the start or after reduction, are removed.
         keep: capacity D of the result.
 
     Returns:
         index: (B, D) int64 into N, best first; 0 where not valid.
-        scores: (B, D) float32, what they have sunk to; 0 where not valid.
+        scores: (B, D) float32, the reduced scores; 0 where not valid.
         valid: (B, D) bool, a prefix of each row.
     """
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
@@ -61,9 +61,9 @@ def soft_nms(
 def _soft_image(
     boxes: Tensor, scores: Tensor, groups: Tensor, settings: tuple[float, float, float]
 ) -> tuple[Tensor, Tensor]:
-    """Final scores (N,) of one image's boxes (N, 4), and the order (any number, int64) of those not gone, best first.
+    """Final scores (N,) of one image's boxes (N, 4), and the order (any number, int64) of those kept, best first.
 
-    All groups go side by side, one a row: as many steps as the largest group has boxes.
+    All groups are processed in parallel, one per row; the number of steps is the size of the largest group.
     """
     iou_threshold, sigma, min_score = settings
     number = len(boxes)
@@ -75,7 +75,7 @@ def _soft_image(
     rows, most = len(counts), int(counts.max())
     table = boxes.new_zeros(rows, most, 4)
     table[row, place] = boxes[order]
-    left = boxes.new_full((rows, most), -1.0)  # scores of what is left; -1: taken, gone, or no box
+    left = boxes.new_full((rows, most), -1.0)  # scores of the remaining boxes; -1: selected, removed, or padding
     left[row, place] = scores[order]
     final = torch.full_like(left, -1.0)
     every = torch.arange(rows, device=boxes.device)

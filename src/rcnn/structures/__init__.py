@@ -1,4 +1,4 @@
-"""Values that flow between the parts of the library: frozen, checked on creation, of fixed capacity."""
+"""Values that the parts of the library exchange: frozen, checked on creation, with a fixed capacity."""
 
 from rcnn.structures.batch import Detections, ImageBatch, Proposals, Targets
 

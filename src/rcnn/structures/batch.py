@@ -1,6 +1,6 @@
-"""Batches of images, true objects, proposals and detections: padded tensors, each with a mask of what is real.
+"""Batches of images, ground truth, proposals and detections: padded tensors, each with a mask of the valid rows.
 
-Letters: B images, G true objects, I crowds, E polygon edges, P proposals, D detections, J keypoints.
+Letters: B images, G ground-truth objects, I crowds, E polygon edges, P proposals, D detections, J keypoints.
 Boxes are float32 xyxy in absolute pixels of the *network input*, width = x2 - x1. Sizes are (height, width).
 Labels are 0..K-1; there is no background label here.
 """
@@ -18,14 +18,14 @@ from torch.utils import _pytree as pytree
 
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
-    """What the four structures share: moving between devices, and taking one image out."""
+    """Base of the four structures: moves between devices."""
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same values on `device`."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Self:
-        """The same values in page-locked memory, from which copies to a GPU run beside other work."""
+        """The same values in page-locked memory, which allows asynchronous copies to a GPU."""
         return self._map(lambda value: value.pin_memory())
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
@@ -37,7 +37,7 @@ class _Batch:
             value = getattr(self, name)
             if value is not None and value.shape[: len(shape)] != shape:
                 raise ValueError(
-                    f"{type(self).__name__}.{name} is {tuple(value.shape)}, wanted it to begin {tuple(shape)}"
+                    f"{type(self).__name__}.{name} has shape {tuple(value.shape)}; expected {tuple(shape)} first"
                 )
 
 
@@ -46,10 +46,10 @@ class ImageBatch(_Batch):
     """B images padded at the right and bottom to one height and width."""
 
     pixels: Tensor  # (B, 3, H, W) uint8, or float32 in 0..255; RGB
-    sizes: Tensor  # (B, 2) int64, (height, width) of the real part of each image
-    # (B,) float32, by what each image's file was multiplied to that size; None: the pixels are the file's
+    sizes: Tensor  # (B, 2) int64, (height, width) of each image without its padding
+    # (B,) float32, the factor by which each file was resized; None: not resized
     scales: Tensor | None = None
-    originals: Tensor | None = None  # (B, 2) int64, (height, width) of the files; None: as they follow from `scales`
+    originals: Tensor | None = None  # (B, 2) int64, (height, width) of the files; None: computed from `scales`
 
     @property
     def scales_or_one(self) -> Tensor:
@@ -65,61 +65,69 @@ class ImageBatch(_Batch):
 
     def __post_init__(self) -> None:
         if self.scales is not None and self.scales.shape != self.sizes.shape[:1]:
-            raise ValueError(f"scales are {tuple(self.scales.shape)} for {len(self.sizes)} images, wanted (B,)")
+            raise ValueError(
+                f"scales have shape {tuple(self.scales.shape)} for {len(self.sizes)} images; expected (B,)"
+            )
         if self.originals is not None and self.originals.shape != self.sizes.shape:
-            raise ValueError(f"originals are {tuple(self.originals.shape)} for {len(self.sizes)} images, wanted (B, 2)")
+            raise ValueError(
+                f"originals have shape {tuple(self.originals.shape)} for {len(self.sizes)} images; expected (B, 2)"
+            )
         if self.pixels.ndim != 4 or self.pixels.shape[1] != 3:
-            raise ValueError(f"pixels are {tuple(self.pixels.shape)}, wanted (B, 3, H, W)")
+            raise ValueError(f"pixels have shape {tuple(self.pixels.shape)}; expected (B, 3, H, W)")
         if self.sizes.shape != (self.pixels.shape[0], 2):
-            raise ValueError(f"sizes are {tuple(self.sizes.shape)} for {self.pixels.shape[0]} images, wanted (B, 2)")
+            raise ValueError(
+                f"sizes have shape {tuple(self.sizes.shape)} for {self.pixels.shape[0]} images; expected (B, 2)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets(_Batch):
-    """The true objects of B images, G places each; a place is real where `valid`. Crowds are no objects."""
+    """The ground-truth objects of B images, G rows each; `valid` marks the rows in use. Crowds are not objects."""
 
     boxes: Tensor  # (B, G, 4) float32 xyxy
     labels: Tensor  # (B, G) int64 in [0, K)
     valid: Tensor  # (B, G) bool
     # Outlines, as edges (x1, y1, x2, y2, part): an object is the union of its parts, each filled even-odd.
-    # Padding has part -1. Edges of one part close it, in any order.
+    # Padding has part -1. The edges of a part form closed outlines, in any order.
     polygons: Tensor | None = None  # (B, G, E, 5) float32
-    bitmaps: Tensor | None = None  # (B, G, H, W) bool, where masks came as bitmaps
+    bitmaps: Tensor | None = None  # (B, G, H, W) bool, if the masks are bitmaps
     keypoints: Tensor | None = None  # (B, G, J, 3) float32: x, y, visibility 0, 1 or 2
-    crowds: Tensor | None = None  # (B, I, 4) float32 xyxy, where anchors are kept out of crowds; empty boxes at the end
+    crowds: Tensor | None = None  # (B, I, 4) float32 xyxy, if anchors in crowds are ignored; padded with empty boxes
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
-            raise ValueError(f"boxes are {tuple(self.boxes.shape)}, wanted (B, G, 4)")
+            raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, G, 4)")
         self._check_rows(("labels", "valid", "polygons", "bitmaps", "keypoints"), self.boxes.shape[:2])
         if self.polygons is not None and self.polygons.shape[-1] != 5:
-            raise ValueError(f"polygons are {tuple(self.polygons.shape)}, wanted (B, G, E, 5)")
+            raise ValueError(f"polygons have shape {tuple(self.polygons.shape)}; expected (B, G, E, 5)")
         if self.crowds is not None and (
             self.crowds.ndim != 3 or (len(self.crowds), self.crowds.shape[2]) != (len(self.boxes), 4)
         ):
-            raise ValueError(f"crowds are {tuple(self.crowds.shape)} for {len(self.boxes)} images, wanted (B, I, 4)")
+            raise ValueError(
+                f"crowds have shape {tuple(self.crowds.shape)} for {len(self.boxes)} images; expected (B, I, 4)"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals(_Batch):
-    """Regions that may hold an object, P places for each of B images."""
+    """Regions that may contain an object, P rows for each of B images."""
 
     boxes: Tensor  # (B, P, 4) float32 xyxy
-    scores: Tensor  # (B, P) float32 objectness logits, best first
+    scores: Tensor  # (B, P) float32 objectness logits, highest first
     valid: Tensor  # (B, P) bool, a prefix of each row
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
-            raise ValueError(f"boxes are {tuple(self.boxes.shape)}, wanted (B, P, 4)")
+            raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, P, 4)")
         self._check_rows(("scores", "valid"), self.boxes.shape[:2])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detections(_Batch):
-    """What was found in B images, D places each; row i of every field is the same object, real where `valid`."""
+    """Detections in B images, D rows each; row i of every field is one object; `valid` marks the rows in use."""
 
     boxes: Tensor  # (B, D, 4) float32 xyxy
-    scores: Tensor  # (B, D) float32 in [0, 1], best first
+    scores: Tensor  # (B, D) float32 in [0, 1], highest first
     labels: Tensor  # (B, D) int64 in [0, K)
     valid: Tensor  # (B, D) bool, a prefix of each row
     masks: Tensor | None = None  # (B, D, m, m) float32 probabilities, in the frame of its box (m = 28, or 14 for C4)
@@ -127,7 +135,7 @@ class Detections(_Batch):
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
-            raise ValueError(f"boxes are {tuple(self.boxes.shape)}, wanted (B, D, 4)")
+            raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, D, 4)")
         self._check_rows(("scores", "labels", "valid", "masks", "keypoints"), self.boxes.shape[:2])
 
 

@@ -1,4 +1,4 @@
-"""What a run reports: JSON lines in a file, and to people a progress bar, or plain lines without a terminal."""
+"""The reports of a run: JSON lines in a file, and a progress bar, or plain lines without a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RunLog:
     """`log.jsonl` of a run, one JSON object per line, written at once; and its progress on stderr."""
 
     def __init__(self, path: Path, *, steps: int, first_step: int = 0, evaluation_due: bool = False) -> None:
-        """Drop the lines that will come again: those of `first_step` and later, left by a run that was killed.
+        """Remove the lines that will be written again: those of `first_step` and later, left by a run that was killed.
 
         `evaluation_due`: the evaluation after step `first_step` - 1 will be repeated too.
         """
@@ -54,7 +54,7 @@ class RunLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with suppress(OSError):  # the terminal is gone (SIGHUP)
+        with suppress(OSError):  # the terminal was closed (SIGHUP)
             self._bar.stop()
         self._file.close()
 
@@ -88,7 +88,7 @@ class RunLog:
             self._plain(f"evaluating after step {self._step}: image {images} of {total}")
 
     def log(self, text: str) -> None:
-        """A line for people, on stderr, above the bar. A terminal that is gone is no error."""
+        """A line for people, on stderr, above the bar. A lost terminal is not an error."""
         self._reported = time.perf_counter()
         with suppress(OSError):
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ import torch
 from rcnn.data import Dataset, open_dataset
 from rcnn.data import splits as splits_of
 from rcnn.data.skeletons import require_names
+from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.models import MODELS, DetectorConfig
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
@@ -51,7 +52,7 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """A run, decided and checked. `reasons` says why each value was chosen that was not given."""
+    """A run, decided and checked. `reasons` gives the reason for each value that the user did not give."""
 
     output: Path | None
     resumes: bool  # continues from output/last
@@ -122,10 +123,11 @@ def plan_training(request: RunRequest) -> RunPlan:
     config = _fit_to_data(start, model_words, dataset, fresh=record is None)
     if request.weights:
         config = _with_backbone(request, config, model_words, fresh=record is None)
-    require_measured(settings.best, config)
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
+    evaluation = _evaluation_plan(config, validation)
+    require_measured(settings.best, config, evaluation)
 
     changed = [] if before is None else _changes(start, config) + _changes(_Recipe(before), _Recipe(settings))
     if before is not None:
@@ -154,7 +156,10 @@ def plan_training(request: RunRequest) -> RunPlan:
         weights=request.weights,
         reasons=reasons,
         changed=tuple(changed),
-        warnings=tuple(line for dataset in known.values() for line in dataset.warnings),
+        warnings=(
+            *(line for dataset in known.values() for line in dataset.warnings),
+            *(() if evaluation is None else evaluation.warnings),
+        ),
         identity={split: data_identity(dataset) for split, dataset in known.items()},
     )
 
@@ -276,11 +281,19 @@ def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, 
     return config
 
 
+def _evaluation_plan(config: DetectorConfig, validation: Dataset | None) -> Plan | None:
+    """What the evaluations of a run measure; None without a validation set."""
+    if validation is None:
+        return None
+    names = () if config.keypoint is None else config.keypoint.names
+    return plan_evaluation(measured_kinds(config), validation, keypoint_names=names)
+
+
 def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:
     """`config` with the input settings that the backbone in --weights expects."""
     if request.model not in MODELS:
         raise ValueError(
-            f"--weights {request.weights}: {request.model} has weights of its own. Give a model by its name, or leave "
+            f"--weights {request.weights}: {request.model} has its own weights. Give a model by its name, or leave "
             "--weights out"
         )
     return adopt_backbone(config, load_checkpoint(request.weights), request.weights, words) if fresh else config

@@ -18,6 +18,7 @@ from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import CURVE, LOG, PLOT, RunFolder
+from rcnn.training.settings import PREFIX
 from rcnn.training.starting import build_start
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.validation import Metrics, evaluate_detector
@@ -73,10 +74,11 @@ def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
     try:
         provenance = run.load_last(state)
     except ValueError as error:
-        if not plan.changed:
+        layers = [change for change in plan.changed if not change.startswith(PREFIX)]
+        if not layers:
             raise
         raise ValueError(
-            f"{run.path} cannot be resumed with these changes: {'; '.join(plan.changed)}. A setting that changes the "
+            f"{run.path} cannot be resumed with these changes: {'; '.join(layers)}. A setting that changes the "
             f"layers cannot change during a run: leave it out, or start a new run from {run.path}/last. ({error})"
         ) from error
     steps = plan.settings.steps
@@ -126,4 +128,5 @@ def _evaluation(plan: RunPlan, log: RunLog) -> Callable[[Detector], Metrics] | N
         settings=plan.settings,
         device=plan.device,
         after_image=log.evaluated,
+        log=log.log,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import torch
@@ -26,7 +27,9 @@ def starting_config(model: str) -> DetectorConfig:
     if not Path(model).exists():
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
-        return model_config(model)
+        near = difflib.get_close_matches(model, MODELS, n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise ValueError(f"no model named {model!r}; {hint}`rcnn models list` prints all names")
     checkpoint = load_checkpoint(model)
     if checkpoint.kind == "backbone":
         raise ValueError(f"{model} contains only a backbone: give a model by its name, and --weights {model}")

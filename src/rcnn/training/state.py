@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and the file that keeps all of it but the weights: `training.pt`."""
+"""Everything that a training step changes, and the file that stores it without the weights: `training.pt`."""
 
 from __future__ import annotations
 

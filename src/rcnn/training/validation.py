@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from rcnn.data.records import Dataset
-from rcnn.evaluation.evaluate import evaluate_dataset, measured_kinds
+from rcnn.evaluation.evaluate import ImageResults, evaluate_dataset, failure_warnings, measured_kinds
+from rcnn.evaluation.plan import Plan
 from rcnn.metrics.coco import METRICS
 from rcnn.models import Detector, DetectorConfig
 from rcnn.predictor import Predictor
@@ -25,26 +26,37 @@ def evaluate_detector(
     settings: TrainConfig,
     device: torch.device,
     after_image: Callable[[int, int], None],
+    log: Callable[[str], object],
 ) -> Metrics:
-    """COCO metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all."""
+    """COCO metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all.
+
+    `log` gets a warning for each image that cannot be evaluated; it counts as an image without detections.
+    """
     done = 0
 
-    def on_image(_: object) -> None:
+    def on_image(image: ImageResults) -> None:
         nonlocal done
         done += 1
+        if image.error:
+            log(f"warning: {image.error}")
         after_image(done, len(validation))
 
     predictor = Predictor(detector, classes=validation.classes, device=str(device), padding=settings.padding)
     workers = max(1, settings.workers)
-    return evaluate_dataset(predictor, validation, workers=workers, on_image=on_image).metrics.to_dict()
+    evaluation = evaluate_dataset(predictor, validation, workers=workers, on_image=on_image)
+    for line in failure_warnings(evaluation.failed, len(validation)):  # the plan of the run has the others
+        log(f"warning: {line}")
+    return evaluation.metrics.to_dict()
 
 
-def require_measured(best: str, config: DetectorConfig) -> None:
-    """ValueError unless `best` (train.best) is empty or a metric that exists for such a detector."""
+def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None) -> None:
+    """ValueError unless `best` (train.best) is empty, or a metric of such a detector that `plan` measures."""
     names = [f"{kind}.{name}" for kind in measured_kinds(config) for name in METRICS[kind]]
     if best and best not in names:
         near = difflib.get_close_matches(best, names, n=3) or names
         raise ValueError(f"train.best={best} is not a metric of this model; expected e.g. {' or '.join(near)}")
+    if best and plan is not None and best.partition(".")[0] not in plan.kinds:
+        raise ValueError(f"train.best={best} cannot be measured: {'; '.join(plan.warnings)}. Set train.best=bbox.AP")
 
 
 def choose(metrics: Metrics, key: str) -> float | None:

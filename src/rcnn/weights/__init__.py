@@ -1,1 +1,1 @@
-"""Weights: our checkpoints, and those of other systems read without running their code."""
+"""Weights: rcnn checkpoints, and checkpoints of other systems, which are read without running their code."""

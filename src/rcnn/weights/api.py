@@ -8,7 +8,7 @@ from pathlib import Path
 from rcnn.models import Detector
 from rcnn.outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
-from rcnn.weights.convert import Wishes, convert_to_folder
+from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 
 def load(path: str | Path) -> Detector:
@@ -41,8 +41,8 @@ def convert(
     Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
     """
     file = Path(file)
-    options = Wishes(
-        settings=Path(config) if config is not None and Path(config).is_file() else config and str(config),
+    options = ConvertOptions(
+        settings=config or None,
         classes=",".join(classes),
         allow_missing=allow_missing,
         allow_unused=allow_unused,

@@ -1,4 +1,4 @@
-"""A detector's backbone from a checkpoint: the input it was trained with comes along, the heads begin anew."""
+"""Starts a detector from the backbone of a checkpoint and its input settings; the heads start from random values."""
 
 from __future__ import annotations
 
@@ -12,80 +12,82 @@ from torch import Tensor
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.weights.checkpoint import Checkpoint
-from rcnn.weights.systems.converted import few
+from rcnn.weights.listing import first_names
 
-# what weights were trained with, and no shape shows: taken over from the checkpoint
+# settings that the weights were trained with and no shape shows: copied from the checkpoint
 CARRIED = (
     "input.channel_order", "input.pixel_mean", "input.pixel_std", "backbone.stride_in_1x1", "backbone.stem_pool",
     "backbone.padding", "backbone.norm_eps",
 )  # fmt: skip
-# what the weights' shapes depend on: the model has to have it
+# settings that decide the shapes of the weights: the model must have the same
 SHAPED = ("backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group")
 
 
 def adopt_backbone(
     config: DetectorConfig, checkpoint: Checkpoint, source: str, given: Sequence[str] = ()
 ) -> DetectorConfig:
-    """`config` with the colours, strides and borders that the backbone in `checkpoint` was trained with.
+    """`config` with the colors, strides and padding that the backbone in `checkpoint` was trained with.
 
-    `given` are the user's own KEY=VALUE words, which are in `config` already. Raises ValueError, with the cure, where
-    the two backbones are built differently or the user's words contradict the weights.
+    `given` are the user's KEY=VALUE, which `config` already contains. Raises ValueError, with the fix, where the two
+    backbones are built differently or the user's values contradict the weights.
     """
     theirs = checkpoint.config
     if not isinstance(config.backbone, ResNetConfig) or not isinstance(theirs.backbone, ResNetConfig):
         raise ValueError(
-            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} one of kind {config.backbone.kind}"
-            ": --weights takes ResNets to ResNets"
+            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} has kind {config.backbone.kind}; "
+            "--weights supports ResNets to ResNets"
         )
     if differ := [key for key in SHAPED if _get(config, key) != _get(theirs, key)]:
         cure = " ".join(f"{key}={_text(_get(theirs, key))}" for key in differ)
-        raise ValueError(f"{source} has another ResNet than {config.name}: add {cure}, or take other weights")
+        raise ValueError(f"{source} has another ResNet than {config.name}: add {cure}, or use other weights")
     _require_norms(config.backbone, theirs.backbone, checkpoint, source)
     words = dict(word.split("=", 1) for word in given if "=" in word)
     for key in CARRIED:
-        ours, want = _get(config, key), _get(theirs, key)
-        if key in words and ours != want:
+        ours, expected = _get(config, key), _get(theirs, key)
+        if key in words and ours != expected:
             raise ValueError(
-                f"{key}={words[key]}, but {source} was trained with {_text(want)}, and means nothing otherwise: leave "
-                f"{key} out, or give {key}={_text(want)}"
+                f"{key}={words[key]}, but {source} was trained with {_text(expected)} and does not work otherwise: "
+                f"leave {key} out, or give {key}={_text(expected)}"
             )
-        config = _set(config, key, want)
+        config = _set(config, key, expected)
     return config
 
 
 def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> str:
-    """Copy the backbone of `checkpoint` into `detector`; a line that accounts for every tensor.
+    """Copy the backbone of `checkpoint` into `detector`; returns a line that accounts for every tensor.
 
-    A detector whose head has the ResNet's last stage (C4) takes it from there. Raises ValueError that names the tensors
-    where one of the detector's backbone is missing or has another shape.
+    The head of a C4 detector, which contains the last stage of the ResNet, is copied from there. Raises ValueError that
+    names tensors of the backbone that are missing or have another shape.
     """
     state = detector.state_dict()
-    wanted: dict[str, str] = {}  # ours -> the checkpoint's
+    sources: dict[str, str] = {}  # ours -> the checkpoint's
     for name in state:
         part, within, rest = name.partition(".trunk.res5.")
         if name.startswith("backbone."):
-            wanted[name] = name
+            sources[name] = name
         elif within and part in ("box_head", "mask_head"):
-            wanted[name] = f"backbone.res5.{rest}"
-    counters = [name for name in wanted if name.endswith("num_batches_tracked")]
-    copied = {name: their for name, their in wanted.items() if name not in counters}
+            sources[name] = f"backbone.res5.{rest}"
+    counters = [name for name in sources if name.endswith("num_batches_tracked")]
+    copied = {name: their for name, their in sources.items() if name not in counters}
     missing = [their for their in copied.values() if their not in checkpoint.state]
     other = [
-        f"{name} {tuple(checkpoint.state[their].shape)} (want {tuple(state[name].shape)})"
+        f"{name} {tuple(checkpoint.state[their].shape)} (expected {tuple(state[name].shape)})"
         for name, their in copied.items()
         if their in checkpoint.state and checkpoint.state[their].shape != state[name].shape
     ]
     if missing or other:
-        problems = [f"{word}: {few(names)}" for word, names in (("missing", missing), ("other shapes", other)) if names]
+        problems = [
+            f"{word}: {first_names(names)}" for word, names in (("missing", missing), ("other shapes", other)) if names
+        ]
         raise ValueError(f"{source} does not fit the backbone of {detector.config.name}: {'; '.join(problems)}")
     with torch.no_grad():
         for name, their in copied.items():
             state[name].copy_(checkpoint.state[their])
     used = set(copied.values())
     unused = sorted({_part(name) for name in checkpoint.state if name not in used and not _counter(name)})
-    fresh = sorted({name.split(".")[0] for name in state if name not in wanted})
+    fresh = sorted({name.split(".")[0] for name in state if name not in sources})
     line = f"backbone: {len(copied)} tensors from {source}; new: {', '.join(fresh)}"
-    return line + (f"; left behind: {', '.join(unused)}" if unused else "")
+    return line + (f"; skipped: {', '.join(unused)}" if unused else "")
 
 
 def _require_norms(ours: ResNetConfig, theirs: ResNetConfig, checkpoint: Checkpoint, source: str) -> None:
@@ -94,29 +96,29 @@ def _require_norms(ours: ResNetConfig, theirs: ResNetConfig, checkpoint: Checkpo
     batch = ("frozen_bn", "bn", "sync_bn")
     if ours.norm not in batch or theirs.norm not in batch:
         raise ValueError(
-            f"{source} has {_words(theirs.norm)}, the model {_words(ours.norm)}, whose numbers mean something else: "
-            f"add backbone.norm={theirs.norm}, or take weights that were trained with {_words(ours.norm)}"
+            f"{source} has {_norm_name(theirs.norm)}, the model {_norm_name(ours.norm)}, which is not compatible: "
+            f"add backbone.norm={theirs.norm}, or use weights that were trained with {_norm_name(ours.norm)}"
         )
     if theirs.norm == "frozen_bn" and _folded(checkpoint.state):
         raise ValueError(
-            f"{source} has its norms' statistics worked into scale and shift (as Caffe's files do): they cannot "
-            f"be trained as batch norm again: leave backbone.norm={ours.norm} out, or take torchvision's weights"
+            f"{source} has the statistics of its norms folded into scale and shift (as Caffe's files do); they cannot "
+            f"be trained as batch norm: leave backbone.norm={ours.norm} out, or use torchvision's weights"
         )
 
 
 def _folded(state: dict[str, Tensor]) -> bool:
-    """Whether all norms have mean 0 and one variance, as they never have when they were seen in training."""
+    """Whether all norms have mean 0 and a constant variance, which never happens in training."""
     means = [value for name, value in state.items() if name.endswith("norm.running_mean")]
     variances = [value for name, value in state.items() if name.endswith("norm.running_var")]
     return bool(means) and all(not value.any() for value in means) and all(v.std() < 1e-6 for v in variances)
 
 
-def _words(norm: str) -> str:
+def _norm_name(norm: str) -> str:
     return {"gn": "group norm", "none": "no norms", "frozen_bn": "frozen batch norm"}.get(norm, "batch norm")
 
 
 def _part(name: str) -> str:
-    """What of a checkpoint a tensor belongs to: a stage of the backbone, or a head."""
+    """The part that a tensor belongs to: a stage of the backbone, or a head."""
     first, second = (*name.split("."), "")[:2]
     return f"{first}.{second}" if first == "backbone" else first
 

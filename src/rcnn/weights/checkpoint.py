@@ -25,22 +25,21 @@ from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.outputs import replace_folder
 from rcnn.weights.differences import different_layers, different_tensors
-from rcnn.weights.systems.converted import few
+from rcnn.weights.listing import first_names
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
-# tensors with rows of their own for each class, and how many rows that is; what is left over is background
+# tensors with rows per class, and the number of these rows; the remaining rows belong to background
 CLASS_ROWS = {"box_head.logits": 1, "box_head.deltas": 4, "mask_head.logits": 1}
-# tensors with one slice a keypoint, and the axis that counts them
+# tensors with one slice per keypoint, and the axis of the keypoints
 KEYPOINT_AXIS = {
     "keypoint_head.logits.weight": 1,
     "keypoint_head.logits.bias": 0,
     "keypoint_head.logits.pwl.weight": 0,
     "keypoint_head.logits.pwl.bias": 0,
 }
-
 
 Kind = Literal["detector", "backbone"]
 
@@ -52,8 +51,8 @@ class Checkpoint:
     config: DetectorConfig
     classes: tuple[str, ...]  # K names; label i is classes[i]
     state: dict[str, Tensor]
-    provenance: dict[str, Any]  # where the weights come from: the file converted, or the run's settings
-    kind: Kind = "detector"  # backbone: its tensors alone, to train from; `classes` is empty
+    provenance: dict[str, Any]  # where the weights come from: the converted file, or the settings of the run
+    kind: Kind = "detector"  # backbone: only its tensors, to start training from; `classes` is empty
     files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of the files written with config.json
 
 
@@ -110,7 +109,7 @@ def write_checkpoint(
 
 
 def require_replaceable(directory: Path) -> None:
-    """FileExistsError where `directory` is there and is neither empty nor a checkpoint."""
+    """FileExistsError where `directory` exists and is neither empty nor a checkpoint."""
     if directory.exists() and not _replaceable(directory):
         raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
 
@@ -118,7 +117,7 @@ def require_replaceable(directory: Path) -> None:
 def load_checkpoint(path: str | Path) -> Checkpoint:
     """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
 
-    Raises FileNotFoundError where there is none, ValueError that says what is wrong with one that cannot be read.
+    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read.
     """
     folder = _locate(Path(path))
     record = _read_record(folder / CONFIG_FILE)
@@ -174,30 +173,30 @@ def load_detector(path: str | Path, settings: Sequence[str] = ()) -> tuple[Detec
 
 
 def empty_detector(config: DetectorConfig) -> Detector:
-    """The detector of `config` with whatever numbers: its weights are to be loaded, and are not drawn first."""
-    with _Undrawn():
+    """The detector of `config` with uninitialized weights, which are to be loaded."""
+    with _Uninitialized():
         return build_detector(config)
 
 
-class _Undrawn(TorchFunctionMode):
-    """Leaves out what draws the first values of weights: most of the time that building takes."""
+class _Uninitialized(TorchFunctionMode):
+    """Skips the initialization of weights, which takes most of the time of building."""
 
-    drawing = frozenset(
+    skipped = frozenset(
         [getattr(nn.init, name) for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")]
         + [Tensor.normal_, Tensor.uniform_]
     )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self.drawing:
+        if func in self.skipped:
             return args[0] if args else kwargs["tensor"]
         return func(*args, **(kwargs or {}))
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Put `state` into `detector`; a ValueError names `source` and the tensors missing, unknown or misshapen."""
-    wanted = detector.state_dict()
-    if problems := _differences(wanted, state):
-        why = different_tensors(wanted, state)
+    """Load `state` into `detector`; a ValueError names `source` and missing, unknown or misshapen tensors."""
+    expected = detector.state_dict()
+    if problems := _differences(expected, state):
+        why = different_tensors(expected, state)
         words = f"{'; '.join(why)}. " if why else ""
         raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {'; '.join(problems)}")
     detector.load_state_dict(dict(state))
@@ -205,11 +204,11 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 @torch.no_grad()
 def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str]) -> str:
-    """Copy into `detector`, of `classes`, all of the checkpoint that fits; returns a line that tells what did.
+    """Copy into `detector`, of `classes`, what fits of the checkpoint; returns a line that describes it.
 
-    Rows of classes that both know by the same name are copied, and those of background; rows of new classes keep their
-    initial values. So it is with keypoints and their names. A part that only one of the two has (a mask head) is named
-    in the line. Raises ValueError that names the tensors where a part that both have is built differently.
+    Weights of classes with the same name and of background are copied; those of new classes keep their initial values.
+    The same holds for keypoints. The line names parts that only one of the two has (a mask head). Raises ValueError
+    that names the tensors where a part that both have is built differently.
     """
     state, given = detector.state_dict(), checkpoint.state
     rows = _matching_rows(classes, checkpoint.classes)
@@ -238,7 +237,7 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
             whole = len(rows) == len(classes)
             copied, partial = copied + whole, partial + (not whole)
         elif source.shape != value.shape:
-            problems.append(f"{name} {tuple(source.shape)} (want {tuple(value.shape)})")
+            problems.append(f"{name} {tuple(source.shape)} (expected {tuple(value.shape)})")
         else:
             value.copy_(source)
             copied += 1
@@ -249,20 +248,22 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
         raise ValueError(
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, few(problems)])}; leave out the settings that change its layers"
+            f"differently: {'; '.join([*why, first_names(problems)])}; leave out the settings that change its layers"
         )
     new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"
     if partial:
-        line += f"; new heads for {few(new_classes)}"
-        line += f", those of {few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+        line += f"; new heads for {first_names(new_classes)}"
+        line += (
+            f", those of {first_names([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+        )
     if partial_points:
         kept = [name for name in points if name in known_points]
-        line += f"; keypoints kept: {few(kept) if kept else 'none'}"
+        line += f"; keypoints kept: {first_names(kept) if kept else 'none'}"
     if new_parts:
         line += f"; new: {', '.join(sorted(new_parts))}"
     if dropped:
-        line += f"; left behind: {', '.join(sorted(dropped))}"
+        line += f"; skipped: {', '.join(sorted(dropped))}"
     return line
 
 
@@ -301,31 +302,31 @@ def _replaceable(directory: Path) -> bool:
 
 
 def _locate(path: Path) -> Path:
-    """The folder that holds the weights."""
+    """The folder that contains the weights."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: want a checkpoint folder, or the folder of a training run")
+        raise FileNotFoundError(f"{path} does not exist; expected a checkpoint folder, or the folder of a training run")
     if path.is_file():
         if path.suffix.lower() in FOREIGN:
             raise ValueError(
-                f"{path} is a file of another system: `rcnn convert {path} --output DIR` makes a checkpoint of it"
+                f"{path} is a file of another framework: convert it with `rcnn convert {path} --output DIR`"
             )
-        raise ValueError(f"{path} is a file: want the folder that holds {WEIGHTS_FILE} and {CONFIG_FILE}")
+        raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if (folder / WEIGHTS_FILE).exists():
             return folder
     there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
     shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
     foreign = next((name for name in there if Path(name).suffix.lower() in FOREIGN), None)
-    cure = f"; `rcnn convert {path / foreign} --output DIR` makes a checkpoint of that file" if foreign else ""
+    cure = f"; convert that file with `rcnn convert {path / foreign} --output DIR`" if foreign else ""
     raise ValueError(
-        f"{path} is not a checkpoint: it has no {WEIGHTS_FILE}, nor best/ or last/ with one. Found: {shown}{cure}"
+        f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )
 
 
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(
-            f"{path} is missing: {WEIGHTS_FILE} alone says neither model nor classes; copy the whole folder"
+            f"{path} is missing; it describes the model and the classes of {WEIGHTS_FILE}: copy the whole folder"
         )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -345,16 +346,16 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _differences(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What keeps `given` from being loaded in place of `wanted`, in words; empty if nothing does."""
+def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Why `given` cannot be loaded in place of `expected`, in words; empty if it can."""
     other = [
-        f"{name} {tuple(given[name].shape)} (want {tuple(wanted[name].shape)})"
-        for name in wanted
-        if name in given and given[name].shape != wanted[name].shape
+        f"{name} {tuple(given[name].shape)} (expected {tuple(expected[name].shape)})"
+        for name in expected
+        if name in given and given[name].shape != expected[name].shape
     ]
-    found = {"missing": [n for n in wanted if n not in given], "unknown": [n for n in given if n not in wanted]}
+    found = {"missing": [n for n in expected if n not in given], "unknown": [n for n in given if n not in expected]}
     found["of another shape"] = other
-    return [f"{word}: {few(names)}" for word, names in found.items() if names]
+    return [f"{word}: {first_names(names)}" for word, names in found.items() if names]
 
 
 def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
@@ -364,7 +365,7 @@ def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[
 
 
 def _class_rows(name: str, config: DetectorConfig) -> int | None:
-    """How many rows of a tensor belong to each class; None where the classes share it."""
+    """The number of rows per class of a tensor; None where the classes share it."""
     part = re.sub(r"\.stages\.\d+", "", name).rpartition(".")[0]
     if config.fcis is not None:
         return 2 * config.fcis.groups**2 if part == "box_head.maps" else None
@@ -382,7 +383,7 @@ def _keypoint_names(config: DetectorConfig) -> tuple[str, ...]:
 def _copy_rows(
     value: Tensor, source: Tensor, rows: list[tuple[int, int]], per_class: int, counts: tuple[int, int]
 ) -> None:
-    """Rows of matching classes, and what follows the last class (background), from `source` into `value`."""
+    """Copy the rows of matching classes, and those after the last class (background), from `source` into `value`."""
     for ours, theirs in rows:
         value[ours * per_class : (ours + 1) * per_class] = source[theirs * per_class : (theirs + 1) * per_class]
     value[counts[0] * per_class :] = source[counts[1] * per_class :]
@@ -393,6 +394,6 @@ def _parts(state: dict[str, Tensor]) -> set[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """The digest of a file, read in pieces."""
+    """The SHA-256 of a file, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Why weights do not fit a detector, in words, and what to do: what lies behind names that are missing or misshapen."""
+"""Explains why weights do not fit a detector, and which settings fix it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rcnn.models.overrides import config_to_dict
 
 NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm", "sync_bn": "batch norm",
          "none": "no norm"}  # fmt: skip
-# settings that decide which layers there are, and how large
+# settings that decide which layers exist and their sizes
 LAYERS = (
     "backbone.kind", "backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group",
     "backbone.width", "backbone.widths", "backbone.stem_width", "backbone.name", "backbone.stages", "backbone.norm",
@@ -25,7 +25,7 @@ LAYERS = (
 
 
 def different_layers(theirs: DetectorConfig, ours: DetectorConfig) -> list[str]:
-    """What of the layers of two detectors differs, each with the setting that makes `ours` like `theirs`."""
+    """Differences between the layers of two detectors, each with the setting that makes `ours` equal to `theirs`."""
     a, b = _flat(config_to_dict(theirs)), _flat(config_to_dict(ours))
     lines = []
     for key in LAYERS:
@@ -39,28 +39,28 @@ def different_layers(theirs: DetectorConfig, ours: DetectorConfig) -> list[str]:
     return lines
 
 
-def different_tensors(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """What names and shapes alone give away: norms of another kind, other classes, a part that is missing."""
+def different_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Differences that names and shapes show: another norm, another number of classes, a missing part."""
     lines = []
-    for part in sorted({name.split(".")[0] for name in wanted} & {name.split(".")[0] for name in given}):
+    for part in sorted({name.split(".")[0] for name in expected} & {name.split(".")[0] for name in given}):
         ours, theirs = (
-            _norm({n: v for n, v in state.items() if n.startswith(f"{part}.")}) for state in (wanted, given)
+            _norm({n: v for n, v in state.items() if n.startswith(f"{part}.")}) for state in (expected, given)
         )
         if ours != theirs:
             lines.append(f"its {part} has {theirs}, the detector's {ours}")
-    scores = [
-        name for name in wanted if name.startswith("box_head.") and name.endswith("logits.weight") and name in given
+    logits = [
+        name for name in expected if name.startswith("box_head.") and name.endswith("logits.weight") and name in given
     ]
-    counts = {(len(given[name]) - 1, len(wanted[name]) - 1) for name in scores}
+    counts = {(len(given[name]) - 1, len(expected[name]) - 1) for name in logits}
     for theirs_count, ours_count in sorted(counts):
         if theirs_count != ours_count:
             lines.append(
                 f"it has {theirs_count} classes, the detector {ours_count} (`rcnn train CHECKPOINT` fits heads to a "
                 "data set's classes)"
             )
-    heads = {name.split(".")[0] for name in wanted} ^ {name.split(".")[0] for name in given}
+    heads = {name.split(".")[0] for name in expected} ^ {name.split(".")[0] for name in given}
     lines += [
-        f"only {'the detector' if any(n.startswith(h) for n in wanted) else 'it'} has a {h}" for h in sorted(heads)
+        f"only {'the detector' if any(n.startswith(h) for n in expected) else 'it'} has a {h}" for h in sorted(heads)
     ]
     return lines
 

@@ -1,4 +1,4 @@
-"""A checkpoint that was just written, read back and run: what a conversion ends with."""
+"""Reads a converted checkpoint back and runs it once."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from rcnn.models import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
 from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoint
+from rcnn.weights.listing import first_names
 from rcnn.weights.readers.torch_files import read_safetensors
-from rcnn.weights.systems.converted import few
 
-MOST_COMPARED = 1 << 22  # numbers at a time
+CHUNK = 1 << 22  # numbers compared at a time
 SIDES = (224, 288)  # height, width of the image: small, and a multiple of every stride
 
 
 def generated_image(seed: int = 0) -> Tensor:
-    """A picture (3, H, W) uint8 RGB of shaded shapes on a textured ground; the same for the same `seed`."""
+    """An image (3, H, W) uint8 RGB of shaded shapes on a textured background; deterministic for a `seed`."""
     rng = np.random.default_rng(seed)
     height, width = SIDES
     ground = torch.from_numpy(rng.random((1, 3, 7, 9)))
@@ -37,20 +37,17 @@ def generated_image(seed: int = 0) -> Tensor:
 
 
 def check_detector(folder: Path) -> str:
-    """Run the checkpoint in `folder`, which was found the same as what was written; a line that tells what came out.
-
-    Raises ValueError where the detector gives numbers that are none.
-    """
+    """Run the checkpoint in `folder`; returns a line about the result. Raises ValueError for NaN or infinity."""
     checkpoint = load_checkpoint(folder)
     detector = empty_detector(checkpoint.config)
-    detector.load_state_dict(checkpoint.state, assign=True)  # the very tensors: nothing is held twice
+    detector.load_state_dict(checkpoint.state, assign=True)  # assigned: no tensor is in memory twice
     detector.eval()
     with torch.inference_mode():
         found = detector.predict(_batch(checkpoint.config))
     values = {"boxes": found.boxes, "scores": found.scores, "masks": found.masks, "keypoints": found.keypoints}
     real = {name: value[found.valid] for name, value in values.items() if value is not None}
     if wrong := [name for name, value in real.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"{folder} was written, but on a generated image its {few(wrong)} are not finite")
+        raise ValueError(f"{folder} was written, but on a generated image its {first_names(wrong)} are not finite")
     best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
     return (
         f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
@@ -59,7 +56,7 @@ def check_detector(folder: Path) -> str:
 
 
 def check_backbone(folder: Path) -> str:
-    """As `check_detector`, of a checkpoint that holds a backbone alone."""
+    """As `check_detector`, of a checkpoint with only a backbone."""
     checkpoint = load_checkpoint(folder)
     detector = build_detector(checkpoint.config)
     detector.load_state_dict(checkpoint.state, strict=False)
@@ -67,7 +64,9 @@ def check_backbone(folder: Path) -> str:
     with torch.inference_mode():
         features = detector.backbone(detector.normalize(_batch(checkpoint.config)))
     if wrong := [name for name, value in features.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"{folder} was written, but on a generated image its features {few(wrong)} are not finite")
+        raise ValueError(
+            f"{folder} was written, but on a generated image its features {first_names(wrong)} are not finite"
+        )
     spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items())
     return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
 
@@ -81,15 +80,15 @@ def _batch(config: DetectorConfig) -> ImageBatch:
 
 
 def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
-    """A ValueError unless the file has the very bits of `state`; one tensor of it is held at a time."""
-    stored = read_safetensors(folder / WEIGHTS_FILE)  # not mapped: the pages of a mapped file are memory too
+    """A ValueError unless the file has the bits of `state`; one of its tensors is in memory at a time."""
+    stored = read_safetensors(folder / WEIGHTS_FILE)  # not mapped: the pages of a mapped file count as memory
     other = list(set(stored) ^ set(state))
     other += [
         name for name in set(stored) & set(state) if not _same_bits(torch.as_tensor(stored[name].read()), state[name])
     ]
     if other:
         raise ValueError(
-            f"{folder} gives back other numbers than were written ({few(sorted(other))}): is the disk sound?"
+            f"{folder} contains other numbers than were written ({first_names(sorted(other))}): is the disk damaged?"
         )
 
 
@@ -97,5 +96,5 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors have the same bits, NaN included."""
     if a.shape != b.shape or a.dtype != b.dtype:
         return False
-    pairs = zip(*(value.reshape(-1).split(MOST_COMPARED) for value in (a, b)), strict=True)
+    pairs = zip(*(value.reshape(-1).split(CHUNK) for value in (a, b)), strict=True)
     return all(torch.equal(*(each.contiguous().view(torch.uint8) for each in pair)) for pair in pairs)

@@ -266,7 +266,7 @@ def test_objects_of_other_classes_are_left_out_with_a_warning(tmp_path: Path) ->
     assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_others=True).warnings == ()
     with pytest.raises(ValueError, match="refused by --strict"):
         open_dataset(tmp_path, "val", ["Kite", "cup"], strict=True)
-    with pytest.raises(ValueError, match="no object to learn from") as error:
+    with pytest.raises(ValueError, match="no object to train on") as error:
         open_dataset(tmp_path, "val", ["boat"])
     assert "2 objects of 2 classes that are not among the 1 of the model (boat)" in str(error.value)
 
@@ -282,7 +282,7 @@ def test_classes_with_the_same_name_get_their_ids_added(tmp_path: Path) -> None:
     tables["categories"][0]["name"] = "kite"
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
     assert dataset.classes == ("kite (category 3)", "kite (category 7)")
-    with pytest.raises(ValueError, match="holds a name twice: kite"):
+    with pytest.raises(ValueError, match="has a name twice: kite"):
         open_dataset(tmp_path, "val", ["kite", "kite"])
 
 

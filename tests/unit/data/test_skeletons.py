@@ -48,7 +48,7 @@ def test_sigmas_that_the_file_lacks_are_reported(tmp_path: Path) -> None:
     config = keypoints_of(dataset, KeypointHeadConfig())
     assert config.sigmas == (DEFAULT_SIGMA,) * 3
     assert config.skeleton == ()
-    assert "each has 0.067, the mean of COCO's" in describe_keypoints(dataset, config)[1]
+    assert "each is 0.067, the mean of COCO's" in describe_keypoints(dataset, config)[1]
 
 
 def test_cocos_person_has_cocos_sigmas_and_pairs(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_keypoints_without_names(tmp_path: Path, count: int, first: str) -> None
     config = keypoints_of(dataset, KeypointHeadConfig())
     assert (len(config.names), config.names[0]) == (count, first)
     lines = " ".join(describe_keypoints(dataset, config))
-    assert ("taken for COCO's" in lines) == (count == 17)
+    assert ("assumed to be COCO's" in lines) == (count == 17)
 
 
 def test_classes_may_share_their_keypoints_or_have_none(tmp_path: Path) -> None:
@@ -83,7 +83,10 @@ def test_classes_may_share_their_keypoints_or_have_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (tables(annotation(1)), r"has no keypoints, and this model learns them: use a file .*person_keypoints_SPLIT"),
+        (
+            tables(annotation(1)),
+            r"has no keypoints, and this model is trained on them: use a file .*person_keypoints_SPLIT",
+        ),
         (
             tables(
                 annotation(1, keypoints=POINTS),

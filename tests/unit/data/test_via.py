@@ -102,7 +102,9 @@ def test_points_and_lines_are_skipped(tmp_path: Path) -> None:
     dataset = opened(tmp_path, [region(POLYGON), region({"name": "point", "cx": 1, "cy": 2}), region(line)])
     assert len(dataset[0].boxes) == 1
     [warning] = dataset.warnings
-    assert "2 regions have a point or a line, which is no object (region 1 of 0.png, 2 of 0.png): skipped" in warning
+    assert (
+        "2 regions have a point or a line, which is not an object (region 1 of 0.png, 2 of 0.png): skipped" in warning
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,7 @@ def test_faulty_regions_are_skipped(tmp_path: Path, faulty: Any, message: str) -
 
 
 def test_attributes_without_a_class_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"via_region_data\.json: regions have the attributes a, b, and nothing says"):
+    with pytest.raises(ValueError, match=r"via_region_data\.json: regions have the attributes a, b, and it"):
         opened(tmp_path, [region(RECT, a="1", b="2")])
 
 

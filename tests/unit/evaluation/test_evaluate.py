@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from rcnn.data import Dataset, open_dataset
-from rcnn.evaluation.api import validation_split
+from rcnn.evaluation.api import evaluate, validation_split
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_ground_truth, example_of
 from rcnn.evaluation.folder import UNFINISHED
@@ -101,6 +101,17 @@ def test_masks_are_left_out_where_the_data_has_only_boxes(predictor: Predictor, 
     assert list(done.metrics.kinds) == ["bbox"]
     assert lines == [f"warning: {plan.warnings[0]}"]
     assert "masks are not evaluated" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_strict_and_allow_empty_reach_the_data_set(predictor: Predictor, data: Path) -> None:
+    change_annotations(data, lambda tables: tables["annotations"][0].update(iscrowd="0"))
+    assert evaluate(predictor, data).metrics.images == 3
+    with pytest.raises(ValueError, match="iscrowd"):
+        evaluate(predictor, data, strict=True)
+    change_annotations(data, lambda tables: tables["annotations"].clear())
+    with pytest.raises(ValueError, match="--allow-empty"):
+        evaluate(predictor, data)
+    assert evaluate(predictor, data, allow_empty=True).metrics.kinds["bbox"]["AP"] is None
 
 
 def test_an_object_without_outline_is_drawn_as_a_box(predictor: Predictor, data: Path) -> None:
@@ -203,7 +214,7 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
     dataset = open_dataset(data, "val", CLASSES)
     [warning] = plan_evaluation(("bbox", "segm"), dataset).warnings
     assert warning.startswith("1 image has more than 100 objects of one class (up to 150)")
-    assert warning.endswith("use --max-detections 150")
+    assert warning.endswith("`rcnn eval --max-detections 150` counts them all")
     assert plan_evaluation(("bbox", "segm"), dataset, max_detections=150).warnings == ()
     assert settings_for(predictor, 150) == [f"{path}=150" for path in [_limit_path(predictor)]]
     assert settings_for(predictor, 50) == settings_for(predictor, None) == []

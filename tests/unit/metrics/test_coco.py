@@ -189,6 +189,14 @@ def test_an_object_without_an_outline_is_neither_asked_for_nor_held_against_a_ma
     assert evaluate(truth, [found(1, 20, 0.5)]).kinds["bbox"]["AP"] == pytest.approx(51 / 101)
 
 
+@pytest.mark.parametrize(("iscrowd", "objects"), [("0", 2), (None, 2), ("false", 2), ("1", 1), (True, 1)])
+def test_iscrowd_is_read_as_in_a_data_set(iscrowd: object, objects: int) -> None:
+    truth = small_truth(square(1, 20), square(2, 30, iscrowd=iscrowd))
+    metrics = evaluate(truth, [found(1, 20, 0.5)], ("bbox",))
+    assert sum(metrics.objects.values()) == objects
+    assert metrics.kinds["bbox"]["AP"] == pytest.approx(1 if objects == 1 else 51 / 101)
+
+
 def test_metrics_json_has_the_form_that_scripts_read(tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(small_truth(square(1, 20))))

@@ -111,7 +111,7 @@ def test_data_without_keypoints_is_refused_before_anything_is_trained(data: Path
         (tmp_path / "d" / "annotations" / file.name).write_bytes(file.read_bytes())
     for split in ("train", "val"):
         (tmp_path / "d" / split).symlink_to(data / split)
-    with pytest.raises(ValueError, match=r"instances_train\.json has no keypoints, and this model learns them"):
+    with pytest.raises(ValueError, match=r"instances_train\.json has no keypoints, and this model is trained on them"):
         run("keypoint_rcnn_compact", tmp_path / "d", tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

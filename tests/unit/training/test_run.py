@@ -158,6 +158,31 @@ def test_an_impossible_request_is_refused_and_writes_nothing(data: Path, tmp_pat
         run(data, output)
 
 
+def test_masks_that_the_validation_set_cannot_measure_are_no_best(data: Path, tmp_path: Path) -> None:
+    boxes = shutil.copytree(data, tmp_path / "boxes")
+    file = boxes / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    for annotation in tables["annotations"]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(tables))
+    with pytest.raises(ValueError, match=r"train\.best=segm\.AP cannot be measured: masks are not evaluated"):
+        run(boxes, tmp_path / "run", "train.best=segm.AP")
+    assert not (tmp_path / "run").exists()
+    lines = run(boxes, tmp_path / "run", "train.steps=1")
+    assert sum(line.startswith("warning: masks are not evaluated") for line in lines) == 1
+
+
+def test_an_image_that_cannot_be_evaluated_is_reported_during_training(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = shutil.copytree(data, tmp_path / "damaged")
+    (damaged / "val" / "val_2.png").write_bytes(b"")
+    run(damaged, tmp_path / "run", "train.steps=1")
+    said = capsys.readouterr().err
+    assert "warning: " in said.split("val_2.png")[0]
+    assert "warning: 1 of 2 images could not be evaluated and counts as having no detections" in said
+
+
 def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
     assert choose_splits(data, ("", ""))[0] == ("train", "val")
     assert choose_splits(data, ("", "none")) == (("train", "none"), {"split": "its name starts with 'train'"})

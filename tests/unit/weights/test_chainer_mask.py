@@ -10,15 +10,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from rcnn.models import model_config
 from rcnn.models.config import ResNetConfig
+from rcnn.models.overrides import override
+from rcnn.weights.systems.chainer import system as chainer
 from rcnn.weights.systems.chainer.settings import read_settings
 from rcnn.weights.systems.chainer.system import (
-    converted_tensor,
-    from_dena,
-    from_wkentaro,
+    RULES,
+    in_our_layout,
     recognises_dena,
     recognises_wkentaro,
-    rename,
 )
 from rcnn.weights.systems.converted import Converted
 
@@ -48,36 +49,39 @@ def test_every_recorded_architecture_has_its_place(shared: Path) -> None:
     for name, state in models.items():
         assert recognises_wkentaro(state) == ("wkentaro" in name)
         assert recognises_dena(state) == ("dena" in name)
-        converted: Converted = (from_wkentaro if "wkentaro" in name else from_dena)(state, source=name)
+        converted: Converted = (chainer.WKENTARO.convert_state if "wkentaro" in name else chainer.DENA.convert_state)(
+            state, source=name
+        )
         config, coco = converted.config, "coco" in name
         assert config.name == f"mask_rcnn_r{101 if 'resnet101' in name else 50}_c4"
         assert config.num_classes == (80 if coco else 20)
         assert (config.input.min_size, config.input.max_size) == ((800, 1333) if coco else (600, 1000))
         assert converted.classes[0] == ("person" if coco else "aeroplane")
-        counters = [left for left in converted.left if left.endswith("/N")]
+        counters = [left for left in converted.skipped if left.endswith("/N")]
         assert bool(counters) == ("dena" in name)
 
 
 def test_rows_by_hand() -> None:
     """Two sizes, three ratios, four rows each: theirs ratio by ratio, ours size by size, y before x there."""
+    config = override(model_config("mask_rcnn_r50_c4"), ["rpn.anchors.sizes=[[32,64]]", "num_classes=3"])
     theirs = torch.arange(24.0)[:, None]
-    ours = converted_tensor("rpn.deltas.weight", theirs, 3)[:, 0].tolist()
+    ours = in_our_layout("rpn.deltas.weight", theirs, config)[:, 0].tolist()
     # their anchors are (ratio 0, size 0), (ratio 0, size 1), (ratio 1, size 0), ...
     assert ours[:8] == [1, 0, 3, 2, 9, 8, 11, 10]
     assert ours[12:16] == [5, 4, 7, 6]
-    scores = converted_tensor("box_head.logits.bias", torch.tensor([9.0, 1, 2, 3]), 3)
+    scores = in_our_layout("box_head.logits.bias", torch.tensor([9.0, 1, 2, 3]), config)
     assert scores.tolist() == [1, 2, 3, 9]  # background goes last
-    boxes = converted_tensor("box_head.deltas.bias", torch.arange(8.0), 1)
+    boxes = in_our_layout("box_head.deltas.bias", torch.arange(8.0), config)
     assert boxes.tolist() == [5, 4, 7, 6]
-    assert len(converted_tensor("mask_head.logits.bias", torch.zeros(4), 3)) == 3
-    assert len(converted_tensor("mask_head.logits.bias", torch.zeros(3), 3)) == 3
+    assert len(in_our_layout("mask_head.logits.bias", torch.zeros(4), config)) == 3
+    assert len(in_our_layout("mask_head.logits.bias", torch.zeros(3), config)) == 3
 
 
 def test_names_by_hand() -> None:
-    assert rename("extractor/res4/b12/conv2/W") == "backbone.res4.12.conv2.weight"
-    assert rename("extractor/res3/a/bn4/avg_var") == "backbone.res3.0.shortcut.norm.running_var"
-    assert rename("head/res5/b2/bn3/b") == "box_head.trunk.res5.2.conv3.norm.bias"
-    assert rename("head/fc9/W") is None
+    assert RULES.rename("extractor/res4/b12/conv2/W") == "backbone.res4.12.conv2.weight"
+    assert RULES.rename("extractor/res3/a/bn4/avg_var") == "backbone.res3.0.shortcut.norm.running_var"
+    assert RULES.rename("head/res5/b2/bn3/b") == "box_head.trunk.res5.2.conv3.norm.bias"
+    assert RULES.rename("head/fc9/W") is None
 
 
 def test_the_stems_bias_goes_into_its_norm(wkentaro: dict[str, Tensor]) -> None:
@@ -85,7 +89,7 @@ def test_the_stems_bias_goes_into_its_norm(wkentaro: dict[str, Tensor]) -> None:
     stem = {
         name: torch.randn(64, generator=draw) for name in ("extractor/conv1/b", "extractor/bn1/W", "extractor/bn1/b")
     }
-    tensors = from_wkentaro(wkentaro | stem).state
+    tensors = chainer.WKENTARO.convert_state(wkentaro | stem).state
     x = torch.randn(5, 64, generator=draw)
     norm = "backbone.stem.conv1.norm"
     scale = tensors[f"{norm}.weight"] * tensors[f"{norm}.running_var"].rsqrt()  # eps is 0
@@ -103,34 +107,37 @@ def test_params_yaml_of_a_run(wkentaro: dict[str, Tensor], tmp_path: Path) -> No
         "step_size: !!python/tuple [8.1, 10.8]\nstrange: 1\n"
         "git_hash: !!python/object/apply:os.getcwd []\nmean: !!python/tuple [1.0, 2.0, 3.0]\n"
     )
-    converted = from_wkentaro(wkentaro, file)
+    converted = chainer.WKENTARO.convert_state(wkentaro, file)
     config = converted.config
     assert isinstance(config.backbone, ResNetConfig)
     assert (config.input.min_size, config.input.max_size) == (640, 1024)
     assert config.input.pixel_mean == (1.0, 2.0, 3.0)
     assert (config.box.pooler.kind, config.box.pooler.size, config.backbone.res5_stride) == ("crop_resize", 7, 1)
     assert converted.classes[3] == "thing3"
-    assert any("strange" in sentence for sentence in converted.assumed)
-    assert any("lr, step_size" in sentence for sentence in converted.assumed)
+    assert any("strange" in sentence for sentence in converted.notes)
+    assert any("lr, step_size" in sentence for sentence in converted.notes)
 
 
 def test_the_log_of_a_run_older_than_roi_size_means_seven(wkentaro: dict[str, Tensor], tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     for text, size in (("git_hash: abc\n", 7), ("git_hash: abc\nroi_size: 14\n", 14), ("max_size: 900\n", 14)):
         file.write_text("min_size: 600\n" + text)
-        converted = from_wkentaro(wkentaro, file)
+        converted = chainer.WKENTARO.convert_state(wkentaro, file)
         assert converted.config.box.pooler.size == size
-        assert any("7x7 cells" in sentence for sentence in converted.assumed) == (size == 7)
+        assert any("box.pooler.size=7" in sentence for sentence in converted.assumed) == (size == 7)
 
 
 def test_thresholds_as_yaml_and_people_write_them(wkentaro: dict[str, Tensor]) -> None:
-    box = from_wkentaro(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
+    box = chainer.WKENTARO.convert_state(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
     assert (box.score_threshold, box.selection.nms_iou) == (0.0, 0.4)
-    assert from_wkentaro(wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
+    assert chainer.WKENTARO.convert_state(wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
 
 
 def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
-    plain, parsed = from_dena(dena), from_dena(dena, "--bn2affine --freeze_bn --roialign --roi_size 7 --gpu 0")
+    plain, parsed = (
+        chainer.DENA.convert_state(dena),
+        chainer.DENA.convert_state(dena, "--bn2affine --freeze_bn --roialign --roi_size 7 --gpu 0"),
+    )
     assert isinstance(plain.config.backbone, ResNetConfig)
     assert isinstance(parsed.config.backbone, ResNetConfig)
     assert (plain.config.backbone.norm_eps, parsed.config.backbone.norm_eps) == (2e-5, 0.0)
@@ -145,24 +152,24 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
     snapshot = {f"updater/model:main/mask_rcnn/{name}": value for name, value in wkentaro.items()}
     snapshot |= {"updater/iteration": torch.tensor(5), "updater/optimizer:main/t": torch.tensor(5)}
     assert recognises_wkentaro(snapshot)
-    assert set(from_wkentaro(snapshot).left) == {"updater/iteration", "updater/optimizer:main/t"}
+    assert set(chainer.WKENTARO.convert_state(snapshot).skipped) == {"updater/iteration", "updater/optimizer:main/t"}
 
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ("min_size=big", "min_size is 'big'; want int"),
+        ("min_size=big", "min_size is 'big'; expected int"),
         ("pooling_func=warp", "align or pooling or resize"),
-        ("anchor_scales=[4,8]", "say them with anchor_scales"),
+        ("anchor_scales=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
         ("anchor_scales=['a']", "anchor_scales"),
-        ("score_thresh=low", "score_thresh is 'low'; want float"),
+        ("score_thresh=low", "score_thresh is 'low'; expected float"),
         ("roi_size=21", "roi_size is 21"),
         ("nowhere.yaml", "neither a file nor settings"),
     ],
 )
 def test_settings_that_cannot_be(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        from_wkentaro(wkentaro, words)
+        chainer.WKENTARO.convert_state(wkentaro, words)
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "a: b: c", "- 1\n- 2\n", "\x00", "5"])
@@ -176,6 +183,6 @@ def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
 def test_what_lacks_is_named(wkentaro: dict[str, Tensor]) -> None:
     state = {name: value for name, value in wkentaro.items() if name != "head/deconv6/W"}
     with pytest.raises(ValueError, match=r"mask_head\.deconv\.weight"):
-        from_wkentaro(state)
+        chainer.WKENTARO.convert_state(state)
     with pytest.raises(ValueError, match="head/fc9/W"):
-        from_wkentaro(wkentaro | {"head/fc9/W": torch.zeros(1)})
+        chainer.WKENTARO.convert_state(wkentaro | {"head/fc9/W": torch.zeros(1)})

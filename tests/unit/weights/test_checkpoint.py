@@ -99,7 +99,7 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "peer" / "model_final.pth").write_bytes(b"x")
     with pytest.raises(ValueError, match=r"not a checkpoint.*Found: model_final.pth.*rcnn convert .*model_final.pth"):
         load_checkpoint(tmp_path / "peer")
-    with pytest.raises(ValueError, match=r"file of another system: `rcnn convert"):
+    with pytest.raises(ValueError, match=r"file of another framework: convert it with `rcnn convert"):
         load_checkpoint(tmp_path / "peer" / "model_final.pth")
 
     folder = saved(tmp_path / "m")
@@ -189,11 +189,11 @@ def test_transfer_to_the_same_classes_in_another_order_copies_all(tmp_path: Path
 
 def test_transfer_names_parts_that_only_one_has_and_refuses_other_layers(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(saved(tmp_path / "m"))
-    assert transfer(compact(5, "mask=null"), checkpoint, CLASSES).endswith("; left behind: mask_head")
+    assert transfer(compact(5, "mask=null"), checkpoint, CLASSES).endswith("; skipped: mask_head")
     with pytest.raises(
         ValueError,
         match=r"built differently: mask.convs is 2 .*, 3 in .* \(add mask.convs=2\); mask_head.trunk.conv3.weight",
     ):
         transfer(compact(5, "mask.convs=3"), checkpoint, CLASSES)
-    with pytest.raises(ValueError, match=r"fpn.lateral2.weight \(64, 32, 1, 1\) \(want \(32, 32, 1, 1\)\)"):
+    with pytest.raises(ValueError, match=r"fpn.lateral2.weight \(64, 32, 1, 1\) \(expected \(32, 32, 1, 1\)\)"):
         transfer(compact(5, "fpn.channels=32"), checkpoint, CLASSES)

@@ -16,8 +16,8 @@ from rcnn.models.overrides import override
 from rcnn.weights import checkpoint as checkpoints
 from rcnn.weights import convert as conversion
 from rcnn.weights.checkpoint import load_checkpoint, transfer
-from rcnn.weights.convert import Wishes, convert_to_folder, list_systems, read_classes
-from rcnn.weights.export import write_foreign
+from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems, read_classes
+from rcnn.weights.export import export_checkpoint
 from rcnn.weights.selfcheck import generated_image
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
@@ -39,7 +39,7 @@ def state() -> dict[str, Tensor]:
 
 def run(file: Path, output: Path, **wishes: object) -> str:
     said: list[str] = []
-    convert_to_folder(file, output, Wishes(**wishes), said.append)  # type: ignore[arg-type]
+    convert_to_folder(file, output, ConvertOptions(**wishes), said.append)  # type: ignore[arg-type]
     return "\n".join(said)
 
 
@@ -49,12 +49,12 @@ def nothing_is_left(folder: Path) -> bool:
 
 SCORES = "roi_heads.box_predictor.cls_score.weight"
 WRONG = {
-    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensors: box_head\.logits\.weight"),
+    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensor: box_head\.logits\.weight"),
     "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, {}, "NaN or infinity"),
     "whole numbers": (
         {SCORES: torch.ones(4, 2048, dtype=torch.int8)},
         {},
-        r"whole numbers where weights belong.*box_head\.logits\.weight",
+        r"integers where weights are expected.*box_head\.logits\.weight",
     ),
     "complex": ({SCORES: torch.zeros(4, 2048, dtype=torch.complex64)}, {}, "complex numbers"),
     "another shape": ({SCORES: torch.zeros(4, 2047)}, {}, r"of another shape: box_head\.logits\.weight \(4, 2047\)"),
@@ -107,7 +107,7 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
         command="rcnn convert model.pth",
     )
     for line in (
-        "optimizer (1 arrays)",
+        "optimizer (1 array)",
         "ema.step",
         "roi_heads.extra.weight",
         "rpn.convs.0.bias",
@@ -117,12 +117,12 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
     written = load_checkpoint(tmp_path / "out")
     assert written.classes == ("square", "disc", "star")
     assert written.config.box.selection.nms_iou == 0.25
-    assert {"converted_from", "sha256", "system", "assumed", "left", "command", "torch"} <= set(written.provenance)
+    assert {"converted_from", "sha256", "system", "assumed", "skipped", "command", "torch"} <= set(written.provenance)
     assert written.provenance["converted_from"] == "model.pth"
     assert written.provenance["command"] == "rcnn convert model.pth"
     assert float(written.state["rpn.objectness.weight"].mean()) == 1
     assert float(written.state["rpn.convs.0.bias"].abs().max()) == 0  # as it is drawn
-    with pytest.raises(ValueError, match=r"want the folder that holds|is of a checkpoint of ours"):
+    with pytest.raises(ValueError, match=r"expected the folder that contains|belongs to an rcnn checkpoint"):
         run(tmp_path / "out" / "model.safetensors", tmp_path / "again")
 
 
@@ -170,7 +170,7 @@ def test_float16_prefixes_and_what_lies_beside(tmp_path: Path) -> None:
     assert found.state[SCORES].dtype == torch.float32
     assert found.state.kind(SCORES) == "f2"
     assert found.extras["epoch"] == 3
-    assert found.left[0].startswith("model_ema (")
+    assert found.skipped[0].startswith("model_ema (")
 
 
 def test_names_from_words_and_files(tmp_path: Path) -> None:
@@ -209,17 +209,17 @@ def test_what_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
         checkpoints.load_state(build_detector(c4("num_classes=5")), given.state, "DIR")
     # the way back, and what it refuses
     said: list[str] = []
-    write_foreign(tmp_path / "out", tmp_path / "back.pkl", "detectron2", said.append)
+    export_checkpoint(tmp_path / "out", tmp_path / "back.pkl", "detectron2", said.append)
     assert "all" in said[1]
-    assert "the same bit for bit" in said[1]
+    assert "equal bit for bit" in said[1]
     assert (tmp_path / "back.yaml").exists()
     for output, system, message in (
         ("back.pkl", "detectron2", "back.pkl exists"),
-        ("back.txt", "detectron2", "end in .pth or .pkl"),
-        ("other.pth", "yolo", "want detectron2, torchvision, mmdetection"),
+        ("back.txt", "detectron2", "ends in .pth or .pkl"),
+        ("other.pth", "yolo", "expected detectron2, mmdetection, torchvision"),
         ("other.pth", "torchvision", "torchvision"),
     ):
         with pytest.raises((ValueError, FileExistsError), match=message):
-            write_foreign(tmp_path / "out", tmp_path / output, system)
+            export_checkpoint(tmp_path / "out", tmp_path / output, system)
     assert not (tmp_path / "other.pth").exists()
     assert json.loads((tmp_path / "out" / "config.json").read_text())["kind"] == "detector"

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.known import convert
-from rcnn.weights.systems.torchvision import from_torchvision, to_torchvision
+from rcnn.weights.systems.torchvision import to_torchvision
 
 
 def blank(config: DetectorConfig) -> dict[str, Tensor]:
@@ -36,24 +37,26 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
     }
     assert set(older) != set(theirs)
     for state in (theirs, older):
-        given = from_torchvision(state)
+        given = torchvision_files.SYSTEM.convert_state(state)
         assert set(given.state) == set(blank(config))
         assert given.config.name == name
         assert given.config.rpn.legacy.anchors == "torchvision"
     assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
     assert len(set(given.classes)) == 90
     assert given.config.backbone.norm_eps == 1e-5
-    published = from_torchvision(theirs, "downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth")
+    published = torchvision_files.SYSTEM.convert_state(
+        theirs, source="downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+    )
     assert published.config.backbone.norm_eps == 0
 
 
 def test_torchvision_networks_that_we_do_not_have() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     theirs = to_torchvision(blank(config), config)
-    with pytest.raises(ValueError, match=r"tensors of another: roi_heads\.keypoint_head\.0\.weight"):
-        from_torchvision({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"unexpected: keypoint_head\.trunk\.conv1\.weight"):
+        torchvision_files.SYSTEM.convert_state({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"does not fit .* missing: rpn\.convs\.1\.bias"):
-        from_torchvision({**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})
+        torchvision_files.SYSTEM.convert_state({**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="torchvision has no mask_rcnn_r50_c4"):
         to_torchvision({}, model_config("mask_rcnn_r50_c4"))
 
@@ -64,12 +67,12 @@ def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None
         return tmp_path / name
 
     names = {f"layer{i}.weight": np.zeros(2) for i in range(9)}
-    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer5\.weight and 3 more\. Known: D2Go"):
+    with pytest.raises(ValueError, match=r"layer0\.weight, .*layer5\.weight and 3 more\. Known are D2Go"):
         convert(written({"model": names}))
     with pytest.raises(ValueError, match=r"holds no named tensors: found epoch"):
         convert(written({"epoch": 3}))
     with pytest.raises(ValueError, match=r"holds no named tensors: found int"):
         convert(written(3))
     torch.save({"model": {"backbone.body.trunk0.fbnetv2_0_0.conv.weight": torch.zeros(1)}}, tmp_path / "d.pth")
-    with pytest.raises(ValueError, match="files of D2Go come without settings"):
+    with pytest.raises(ValueError, match="D2Go has no settings file"):
         convert(tmp_path / "d.pth", tmp_path / "c.yaml")

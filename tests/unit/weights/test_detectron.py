@@ -12,14 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcnn.models import model_config
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.config import ResNetConfig
 from rcnn.models.layers import affine_of
 from rcnn.ops.anchors import legacy_cell_anchors
-from rcnn.weights.systems.detectron.names import anchors_in_our_order, in_our_order, sorted_blobs, with_statistics
-from rcnn.weights.systems.detectron.settings import read_text
-from rcnn.weights.systems.detectron.system import from_detectron, recognises
+from rcnn.weights.systems.detectron import system as detectron
+from rcnn.weights.systems.detectron.names import RULES, below_the_head, in_our_layout
+from rcnn.weights.systems.detectron.settings import yaml_settings
+from rcnn.weights.systems.detectron.system import recognises
 from rcnn.weights.systems.known import convert
+from rcnn.weights.systems.layout import identity_statistics, swap_anchors
 from tests.unit.weights.detectron_blobs import LEFT, blobs, python2_pickle
 
 
@@ -47,17 +50,17 @@ def test_every_family_without_settings_is_taken_for_its_zoo(name: str) -> None:
     options = FAMILIES[name]
     state = tensors(**options)
     assert recognises(state)
-    given = from_detectron(state)
+    given = detectron.SYSTEM.convert_state(state)
     config = given.config
     assert config.name.removesuffix("_caffe") == name.removesuffix("_caffe")
     unused = {blob for blob in state if blob.startswith("res5_")} if options.get("classes", 0) is None else set()
     fixed = {"kps_score_w", "kps_score_b"} if config.keypoint else set()
-    assert set(given.left) - unused == (LEFT | fixed) & state.keys()
+    assert set(given.skipped) - unused == (LEFT | fixed) & state.keys()
     classes = options.get("classes", 81)
     assert config.num_classes == (1 if classes is None else classes - 1)
     assert given.classes[0] == {None: "object", 81: "person", 2: "person", 21: "class_0"}[classes]
     assert any("stride in the 1x1" in line for line in given.assumed) == name.endswith("_caffe")
-    assert all("Detectron's zoo" in line for line in given.assumed)
+    assert all("Detectron's model zoo" in line for line in given.assumed)
     assert config.legacy.boxes == "inclusive"
     legacy = config.rpn.legacy
     assert (legacy.anchors, legacy.straddle, config.rpn.proposals.min_size) == ("detectron", 0.0, 1.0)
@@ -84,11 +87,10 @@ def test_rows_of_anchors_go_where_our_anchors_are() -> None:
     theirs = torch.tensor([box for ratio in (0.5, 1.0, 2.0) for box in C4_ANCHORS[ratio]], dtype=torch.float32)
     ours = legacy_cell_anchors((32, 64, 128, 256, 512), (0.5, 1.0, 2.0), 16)
     ours[:, 2:] -= 1  # the last pixel, as it is written there
-    assert torch.equal(anchors_in_our_order(theirs, 5, 3), ours)  # rows of four, as those of the deltas
+    assert torch.equal(swap_anchors(theirs, 3, 5), ours)  # rows of four, as those of the deltas
     logits = torch.arange(15.0)[:, None, None, None].expand(15, 2, 1, 1)
-    assert anchors_in_our_order(logits, 5, 3)[:, 0, 0, 0].tolist() == [0, 5, 10, 1, 6, 11, 2, 7, 12, 3, 8, 13, 4, 9, 14]
-    assert anchors_in_our_order(logits[:3], 1, 3) is not None
-    assert torch.equal(anchors_in_our_order(logits[:3], 1, 3), logits[:3])
+    assert swap_anchors(logits, 3, 5)[:, 0, 0, 0].tolist() == [0, 5, 10, 1, 6, 11, 2, 7, 12, 3, 8, 13, 4, 9, 14]
+    assert torch.equal(swap_anchors(logits[:3], 3, 1), logits[:3])
 
 
 def test_the_background_goes_last_or_away() -> None:
@@ -99,22 +101,18 @@ def test_the_background_goes_last_or_away() -> None:
         "box_head.deltas.weight": torch.arange(16.0)[:, None],
         "mask_head.logits.weight": classes[:, None, None, None],
         "mask_head.logits.bias": classes,
-        "backbone.res5.0.conv1.weight": classes,
-        "box_head.trunk.fc6.weight": classes,
-        "box_head.trunk.fc7.bias": classes,
     }
-    ours = in_our_order(state, sizes=5, ratios=3, shared=True)
+    config = model_config("mask_rcnn_r50_c4_caffe")
+    ours = {name: in_our_layout(name, value, config) for name, value in state.items()}
     assert ours["box_head.logits.weight"][:, 0].tolist() == [0, 1, 2, -1]
     assert ours["box_head.logits.bias"].tolist() == [0, 1, 2, -1]
     assert ours["box_head.deltas.weight"].flatten().tolist() == list(range(4, 16))
     assert ours["mask_head.logits.weight"].flatten().tolist() == ours["mask_head.logits.bias"].tolist() == [0, 1, 2]
-    assert {
-        "box_head.trunk.res5.0.conv1.weight",
-        "box_head.trunk.fc1.weight",
-        "box_head.trunk.fc2.bias",
-    } < set(ours)
-    alone = in_our_order({"mask_head.logits.bias": torch.zeros(1)}, sizes=1, ratios=3, shared=False)
-    assert len(alone["mask_head.logits.bias"]) == 1  # one mask for all classes has no background
+    assert RULES.rename("fc6_w") == "box_head.trunk.fc1.weight"
+    assert RULES.rename("fc7_b") == "box_head.trunk.fc2.bias"
+    assert below_the_head({"a": "backbone.res5.0.conv1.weight"}) == {"a": "box_head.trunk.res5.0.conv1.weight"}
+    alone = in_our_layout("mask_head.logits.bias", torch.zeros(1), config)
+    assert len(alone) == 1  # one mask for all classes has no background
 
 
 def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -151,10 +149,9 @@ def slow_trunk(blob: Mapping[str, np.ndarray], x: Tensor, one_by_one: bool, grou
 @pytest.mark.parametrize(("one_by_one", "groups", "width"), [(True, 1, 64), (False, 32, 8)])
 def test_the_trunk_computes_what_its_blobs_say(one_by_one: bool, groups: int, width: int) -> None:
     arrays = blobs(blocks=(1, 1, 1, 1), groups=groups, width=width, classes=None, fpn=False, fill=seeded)
-    names, _, unknown = sorted_blobs(arrays)
-    assert not unknown
+    names = RULES.place(arrays, "blobs", "Detectron").ours
     state = {ours: torch.from_numpy(np.array(arrays[name])) for name, ours in names.items()}
-    state = {name: value for name, value in with_statistics(state).items() if name.startswith("backbone.")}
+    state = {name: value for name, value in identity_statistics(state).items() if name.startswith("backbone.")}
     config = ResNetConfig(
         blocks=(1, 1, 1, 1), groups=groups, width_per_group=width, stride_in_1x1=one_by_one, norm_eps=0
     )
@@ -226,7 +223,7 @@ def test_the_settings_in_the_file_are_read_and_never_run(tmp_path: Path) -> None
     given = convert(file)
     config = given.config
     assert given.system == "Detectron"
-    assert "settings as in the file" in given.report
+    assert "settings of the file" in given.summary
     assert config.input.pixel_mean == (100.0, 102.0, 104.0)
     assert config.box.max_log_scale == pytest.approx(4.135166556742356)
     assert config.num_classes == 3
@@ -244,7 +241,7 @@ def test_the_settings_in_the_file_are_read_and_never_run(tmp_path: Path) -> None
     )
     assert (config.box.selection.nms, config.box.selection.soft_nms_sigma) == ("soft_gaussian", 0.4)
     assert (config.rpn.proposals.pre_nms, config.rpn.proposals.post_nms) == (500, 400)
-    assert [line.split("=")[0] for line in given.assumed] == ["TEST.BLUR", "TEST.BBOX_VOTE.ENABLED", "MY.WORD"]
+    assert [line.split("=")[0] for line in given.notes] == ["TEST.BLUR", "TEST.BBOX_VOTE.ENABLED", "MY.WORD"]
     assert config.mask is not None
     assert (config.mask.pooler.size, config.mask.pooler.sampling_ratio) == (14, 2)
 
@@ -258,8 +255,8 @@ def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Pat
         "TEST: {SCALES: !!python/tuple [640], RPN_MIN_SIZE: 3}\n"
         "TRAIN: {RPN_NMS_THRESH: 0.8, BG_THRESH_HI: 0.5, RPN_MIN_SIZE: 0}\n"
     )
-    given = from_detectron(tensors(fpn=False, masks=True), tmp_path / "c.yaml")
-    assert [line.split(" is ")[0] for line in given.assumed] == ["TRAIN.RPN_NMS_THRESH=0.8"]
+    given = detectron.SYSTEM.convert_state(tensors(fpn=False, masks=True), tmp_path / "c.yaml")
+    assert [line.split(" is ")[0] for line in given.notes] == ["TRAIN.RPN_NMS_THRESH=0.8"]
     config = given.config
     assert config.mask is not None
     assert (config.box.pooler.kind, config.mask.pooler.kind) == ("roi_pool", "roi_align")  # Detectron's defaults
@@ -269,12 +266,12 @@ def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Pat
 
 def test_code_in_settings_is_never_run() -> None:
     text = "MODEL: {NUM_CLASSES: !!python/object/apply:os.system ['touch x']}\nTEST: !!python/name:os.system ''\n"
-    settings = read_text(text, "f")
+    settings = yaml_settings(text, "f")
     assert all("os.system" in repr(value) for value in settings.values())
     with pytest.raises(ValueError, match="not plain YAML"):
-        read_text("MODEL: !!python/module:os ''", "f")
+        yaml_settings("MODEL: !!python/module:os ''", "f")
     with pytest.raises(ValueError, match="holds no settings"):
-        read_text("words", "f")
+        yaml_settings("words", "f")
 
 
 FPN_SETTINGS = """
@@ -288,14 +285,20 @@ FAST_RCNN: {ROI_BOX_HEAD: fast_rcnn_heads.add_roi_2mlp_head, ROI_XFORM_METHOD: R
     ("text", "message"),
     [
         ("MODEL: {FASTER_RCNN: false}", "Fast R-CNN on proposals from a file"),
-        ("FPN: {FPN_ON: true, EXTRA_CONV_LEVELS: true}", r"FPN\.EXTRA_CONV_LEVELS=True is not supported; want False"),
+        (
+            "FPN: {FPN_ON: true, EXTRA_CONV_LEVELS: true}",
+            r"FPN\.EXTRA_CONV_LEVELS=True is not supported; expected False",
+        ),
         ("RESNETS: {RES5_DILATION: 2}", "RES5_DILATION"),
         ("RETINANET: {RETINANET_ON: true}", "one-stage"),
-        ("FAST_RCNN: {ROI_BOX_HEAD: my.head}", "ROI_BOX_HEAD='head' is not supported; want add_ResNet_roi_conv5_head"),
-        ("FAST_RCNN: {ROI_BOX_HEAD: x.add_roi_2mlp_head, ROI_XFORM_METHOD: Crop}", "want RoIAlign or RoIPoolF"),
-        ("TEST: {NMS: high}", r"TEST\.NMS='high' is of the wrong kind"),
-        ("MODEL: {FASTER_RCNN: true, BBOX_REG_WEIGHTS: [1, 2]}", "want four numbers"),
-        ("PIXEL_MEANS: [1, 2]", "want three numbers"),
+        (
+            "FAST_RCNN: {ROI_BOX_HEAD: my.head}",
+            "ROI_BOX_HEAD='head' is not supported; expected add_ResNet_roi_conv5_head",
+        ),
+        ("FAST_RCNN: {ROI_BOX_HEAD: x.add_roi_2mlp_head, ROI_XFORM_METHOD: Crop}", "expected RoIAlign or RoIPoolF"),
+        ("TEST: {NMS: high}", r"TEST\.NMS='high' has the wrong type"),
+        ("MODEL: {FASTER_RCNN: true, BBOX_REG_WEIGHTS: [1, 2]}", "expected four numbers"),
+        ("PIXEL_MEANS: [1, 2]", "expected three numbers"),
     ],
 )
 def test_settings_that_we_do_not_have_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -304,53 +307,57 @@ def test_settings_that_we_do_not_have_are_refused_by_name(tmp_path: Path, text: 
     lines = [line for section, line in base.items() if not text.startswith(section)]
     (tmp_path / "c.yaml").write_text("\n".join([*lines, text]))
     with pytest.raises(ValueError, match=message):
-        from_detectron(tensors(), tmp_path / "c.yaml")
+        detectron.SYSTEM.convert_state(tensors(), tmp_path / "c.yaml")
     with pytest.raises(ValueError, match=r"c\.yaml"):
-        from_detectron(tensors(), tmp_path / "c.yaml")
+        detectron.SYSTEM.convert_state(tensors(), tmp_path / "c.yaml")
 
 
 def test_a_yaml_given_goes_before_the_settings_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         FPN_SETTINGS + "TEST: {SCALE: 640}\nTRAIN: {DATASETS: \"('voc_2007_trainval',)\"}\n"
     )
-    given = from_detectron(tensors(), tmp_path / "c.yaml", "f", {"cfg": "TEST: {SCALE: 320}"})
+    given = detectron.SYSTEM.convert_state(tensors(), tmp_path / "c.yaml", "f", {"cfg": "TEST: {SCALE: 320}"})
     assert given.config.input.min_size == 640
-    voc = from_detectron(tensors(classes=21), None, "f", {"cfg": (tmp_path / "c.yaml").read_text().replace("81", "21")})
+    voc = detectron.SYSTEM.convert_state(
+        tensors(classes=21), None, "f", {"cfg": (tmp_path / "c.yaml").read_text().replace("81", "21")}
+    )
     assert (voc.classes[0], voc.classes[19]) == ("aeroplane", "tvmonitor")
-    with pytest.raises(ValueError, match=r"of another shape: box_head.logits.weight \(21, 1024\)"):
-        from_detectron(tensors(classes=21), tmp_path / "c.yaml")
+    with pytest.raises(ValueError, match=r"of another shape: .*box_head.logits.weight \(21, 1024\)"):
+        detectron.SYSTEM.convert_state(tensors(classes=21), tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
     ("blob", "message"),
     [
         ("retnet_cls_pred_fpn3_w", "RetinaNet"),
-        ("_[mask]_res5_0_branch2a_w", "a res5 of its own"),
+        ("_[mask]_res5_0_branch2a_w", "a separate res5"),
         ("something_w", r"without a counterpart here: something_w"),
     ],
 )
 def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_detectron({**tensors(), blob: torch.zeros(1)})
+        detectron.SYSTEM.convert_state({**tensors(), blob: torch.zeros(1)})
     fast = {name: value for name, value in tensors().items() if "rpn" not in name}
     assert recognises(fast)
     with pytest.raises(ValueError, match="it has no RPN"):
-        from_detectron(fast)
-    with pytest.raises(ValueError, match="blocks in res2 to res4"):
-        from_detectron({name: value for name, value in tensors().items() if not name.startswith("res4_5")})
+        detectron.SYSTEM.convert_state(fast)
+    with pytest.raises(ValueError, match="has a ResNet with 3, 4, 5 blocks"):
+        detectron.SYSTEM.convert_state(
+            {name: value for name, value in tensors().items() if not name.startswith("res4_5")}
+        )
     assert not recognises(name for name in blobs(classes=None) if "rpn" not in name)  # a trunk alone
 
 
 @pytest.mark.parametrize(
     ("blob", "shape", "message"),
     [
-        ("res2_0_branch2b_w", (64,), "want 4 dimensions"),
-        ("cls_score_w", (), "want 2 dimensions"),
-        ("rpn_cls_logits_w", (12, 1024, 1, 1), "rows are no multiple"),
+        ("res2_0_branch2b_w", (64,), "expected 4 dimensions"),
+        ("cls_score_w", (), "expected 2 dimensions"),
+        ("rpn_cls_logits_w", (12, 1024, 1, 1), "does not fit 3 x 5 anchors"),
         ("res2_0_branch2a_bn_s", (), "of another shape"),
         ("bbox_pred_b", (), "of another shape"),
     ],
 )
 def test_wrong_shapes_are_told(blob: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_detectron({**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})
+        detectron.SYSTEM.convert_state({**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})

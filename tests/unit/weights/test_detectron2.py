@@ -12,10 +12,11 @@ from torch import Tensor
 from rcnn.models import DetectorConfig, model_config
 from rcnn.models.config import CascadeConfig, KeypointHeadConfig, PoolerConfig, ResNetConfig
 from rcnn.models.overrides import override
+from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
 from rcnn.weights.systems.detectron2.export import not_said, settings_of
-from rcnn.weights.systems.detectron2.settings import DEFAULTS, ONLY, TRAINING, read_settings
-from rcnn.weights.systems.detectron2.system import from_detectron2, recognises, rename, to_detectron2
+from rcnn.weights.systems.detectron2.settings import DEFAULTS, ONLY, TRAINING, read_yaml
+from rcnn.weights.systems.detectron2.system import RULES, recognises, to_detectron2
 from rcnn.weights.systems.detectron2.zoo import ZOO, is_zoo_name, zoo_settings
 from tests.unit.blank_states import blank
 
@@ -43,16 +44,17 @@ def test_every_entry_of_the_zoo_by_name_and_by_its_tensors(entry: str) -> None:
     config = config_of(zoo_settings(f"{entry}.yaml"), entry)
     theirs = to_detectron2(blank(config), config)
     assert recognises(theirs)
-    assert {rename(name) for name in theirs} <= set(blank(config))
-    named = from_detectron2(theirs, f"{entry}.yaml")
+    assert {RULES.rename(name) for name in theirs} <= set(blank(config))
+    named = detectron2.SYSTEM.convert_state(theirs, f"{entry}.yaml")
     assert named.config == config
     assert set(named.state) == set(blank(config))
-    assert named.assumed == () or "giou" in entry
-    assert f"zoo's {entry}" in named.report
-    guessed = from_detectron2(theirs)  # the architecture at least
+    assert named.assumed == ()
+    assert named.notes == () or "giou" in entry
+    assert f"model zoo's {entry}" in named.summary
+    guessed = detectron2.SYSTEM.convert_state(theirs)  # the architecture at least
     assert set(guessed.state) == set(blank(config))
     assert any("stride in the" in sentence for sentence in guessed.assumed)
-    assert any("800 to 1333" in sentence for sentence in guessed.assumed)
+    assert any("input.max_size=1333" in sentence for sentence in guessed.assumed)
     if not any(word in entry for word in SAID_BY_NAME_ALONE):
         assert guessed.config == config
 
@@ -85,16 +87,16 @@ def test_the_zoo_is_whole() -> None:
 def test_entries_of_the_zoo_that_are_not_to_be_had_say_why(name: str, message: str) -> None:
     assert is_zoo_name(name)
     with pytest.raises(ValueError, match=message):
-        from_detectron2(c4_state(), name)
+        detectron2.SYSTEM.convert_state(c4_state(), name)
 
 
 def test_a_file_at_hand_is_read_whatever_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings(tmp_path, "MODEL: {MASK_ON: true, ROI_HEADS: {NUM_CLASSES: 3}}", "mask_rcnn_R_50_C4_1x.yaml")
     assert not is_zoo_name("mask_rcnn_R_50_C4_1x.yaml")
-    assert from_detectron2(c4_state(), "mask_rcnn_R_50_C4_1x.yaml").config.num_classes == 3
-    with pytest.raises(FileNotFoundError, match="or a name of its zoo"):
-        from_detectron2(c4_state(), "gone.yaml")
+    assert detectron2.SYSTEM.convert_state(c4_state(), "mask_rcnn_R_50_C4_1x.yaml").config.num_classes == 3
+    with pytest.raises(FileNotFoundError, match="the name of a config"):
+        detectron2.SYSTEM.convert_state(c4_state(), "gone.yaml")
 
 
 def c4_state() -> dict[str, Tensor]:
@@ -146,17 +148,17 @@ MODEL:
   ROI_BOX_HEAD: {POOLER_SAMPLING_RATIO: 2, POOLER_TYPE: ROIAlign, BBOX_REG_WEIGHTS: [1, 2, 3, 4], SMOOTH_L1_BETA: 0.5}
 """,
     )
-    given = from_detectron2(c4_state(), file)
+    given = detectron2.SYSTEM.convert_state(c4_state(), file)
     assert given.config == override(model_config("mask_rcnn_r50_c4_caffe"), HONOURED.split())
     assert given.classes == ("class_0", "class_1", "class_2")
-    assert "settings of c.yaml" in given.report
-    assert [line.split(":")[0] for line in given.assumed] == ["MODEL.RPN.BOUNDARY_THRESH=3"]
+    assert "settings of c.yaml" in given.summary
+    assert [line.split(":")[0] for line in given.notes] == ["MODEL.RPN.BOUNDARY_THRESH=3"]
 
 
 def test_what_detectron2_reads_more_freely_than_yaml(tmp_path: Path) -> None:
     settings(tmp_path, C4, "base.yaml")
     text = "MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 1e-4}, ANCHOR_GENERATOR: {SIZES: [8, 16, 32, 64, 128]}}"
-    given = from_detectron2(c4_state(), settings(tmp_path, f"_BASE_: base.yaml\n{text}"))
+    given = detectron2.SYSTEM.convert_state(c4_state(), settings(tmp_path, f"_BASE_: base.yaml\n{text}"))
     assert given.config.box.score_threshold == 1e-4
     assert given.config.rpn.anchors.sizes == ((8.0, 16.0, 32.0, 64.0, 128.0),)
 
@@ -223,46 +225,46 @@ def test_every_setting_of_an_fpn_yaml_is_honoured_and_comes_back(tmp_path: Path)
     assert "roi_heads.box_head.0.conv2.norm.num_batches_tracked" in theirs
     assert "backbone.bottom_up.res2.0.conv1.norm.num_batches_tracked" not in theirs  # frozen there: another class
     assert "proposal_generator.rpn_head.conv.conv1.weight" in theirs
-    given = from_detectron2(theirs, file)
+    given = detectron2.SYSTEM.convert_state(theirs, file)
     assert given.config == wanted
     assert (given.classes[0], given.classes[-1]) == ("aeroplane", "tvmonitor")
     assert given.state.keys() == state.keys()
     assert all(torch.equal(given.state[name], value) for name, value in state.items())
     again = settings(tmp_path, settings_of(wanted), "again.yaml")
-    assert config_of(read_settings(again), "again") == wanted
+    assert config_of(read_yaml(again), "again") == wanted
     assert not_said(wanted) == ()
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("MODEL: {KEYPOINT_ON: true}", r"MODEL\.KEYPOINT_ON=True is not supported; want False"),
+        ("MODEL: {KEYPOINT_ON: true}", r"MODEL\.KEYPOINT_ON=True is not supported; expected False"),
         (
             "MODEL: {ROI_HEADS: {NAME: CascadeROIHeads}}",
-            r"CLS_AGNOSTIC_BBOX_REG=False is not supported; want True",
+            r"CLS_AGNOSTIC_BBOX_REG=False is not supported; expected True",
         ),
-        ("MODEL: {ANCHOR_GENERATOR: {NAME: RotatedAnchorGenerator}}", r"want 'DefaultAnchorGenerator'"),
-        ("MODEL: {RESNETS: {NORM: LN}}", r"MODEL\.RESNETS\.NORM='LN' is not supported; want 'FrozenBN' or 'BN'"),
-        ("MODEL: {RESNETS: {DEPTH: 18}}", r"MODEL\.RESNETS\.DEPTH=18 is not supported; want 50 or 101 or 152"),
+        ("MODEL: {ANCHOR_GENERATOR: {NAME: RotatedAnchorGenerator}}", r"expected 'DefaultAnchorGenerator'"),
+        ("MODEL: {RESNETS: {NORM: LN}}", r"MODEL\.RESNETS\.NORM='LN' is not supported; expected 'FrozenBN' or 'BN'"),
+        ("MODEL: {RESNETS: {DEPTH: 18}}", r"MODEL\.RESNETS\.DEPTH=18 is not supported; expected 50 or 101 or 152"),
         ("MODEL: {ROI_BOX_HEAD: {POOLER_TYPE: RoIAlign}}", r"POOLER_TYPE='RoIAlign' is not supported"),
         ("MODEL: {ROI_BOX_HEAD: {USE_SIGMOID_CE: true}}", r"USE_SIGMOID_CE=True is not supported"),
         ("MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [false, true, true, true]}}", "DEFORM_ON_PER_STAGE"),
         ("MODEL: {META_ARCHITECTURE: PanopticFPN}", "is a panoptic network"),
         ("MODEL: {META_ARCHITECTURE: RetinaNet}", "no R-CNN"),
-        ("MODEL: {META_ARCHITECTURE: MyNet}", "want 'GeneralizedRCNN' or 'ProposalNetwork'"),
+        ("MODEL: {META_ARCHITECTURE: MyNet}", "expected 'GeneralizedRCNN' or 'ProposalNetwork'"),
         ("MODEL: {LOAD_PROPOSALS: true}", "Fast R-CNN"),
         (
             "MODEL: {RPN: {NMS_THRESH: high}}",
-            r"MODEL\.RPN\.NMS_THRESH='high' is of the wrong kind; want one such as 0\.7",
+            r"MODEL\.RPN\.NMS_THRESH='high' has the wrong type; expected a value such as 0\.7",
         ),
-        ("MODEL: {RPN: {PRE_NMS_TOPK_TEST: 1.5}}", "is of the wrong kind"),
-        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[8], [16]]}}", r"want sizes for one or 1 levels"),
+        ("MODEL: {RPN: {PRE_NMS_TOPK_TEST: 1.5}}", "has the wrong type"),
+        ("MODEL: {ANCHOR_GENERATOR: {SIZES: [[8], [16]]}}", r"expected sizes for one or 1 levels"),
         ("MODEL: {ANCHOR_GENERATOR: {SIZES: !!python/object/apply:os.getcwd []}}", "is not plain YAML"),
         ("MODEL: {RPN: {CONV_DIMS: [256, 128]}}", "one number of channels"),
         ("INPUT: {MIN_SIZE_TEST: 0}", "images as they are"),
         ("TEST: {DETECTIONS_PER_IMAGE: -1}", "as many as there are"),
         ("INPUT: {FORMAT: L}", r"INPUT\.FORMAT='L'"),
-        ("MODEL: {PIXEL_MEAN: [1, 2]}", r"MODEL\.PIXEL_MEAN=\[1, 2\]: want 3 numbers"),
+        ("MODEL: {PIXEL_MEAN: [1, 2]}", r"MODEL\.PIXEL_MEAN=\[1, 2\]: expected 3 numbers"),
         ("_BASE_: gone.yaml", r"builds on gone\.yaml, and .*gone\.yaml does not exist"),
         ("_BASE_: c.yaml", "names itself"),
         ("just words", "holds no settings"),
@@ -271,9 +273,9 @@ def test_every_setting_of_an_fpn_yaml_is_honoured_and_comes_back(tmp_path: Path)
 def test_a_setting_that_would_change_results_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     file = settings(tmp_path, text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        from_detectron2(c4_state(), file)
+        detectron2.SYSTEM.convert_state(c4_state(), file)
     with pytest.raises((ValueError, FileNotFoundError), match=r"c\.yaml"):
-        from_detectron2(c4_state(), file)
+        detectron2.SYSTEM.convert_state(c4_state(), file)
 
 
 def test_settings_that_are_not_kept_are_told(tmp_path: Path) -> None:
@@ -281,15 +283,15 @@ def test_settings_that_are_not_kept_are_told(tmp_path: Path) -> None:
         tmp_path,
         C4 + "  \nTEST: {AUG: {ENABLED: true, FLIP: false}}\nMY: {HEAD: 3}\n",
     )
-    given = from_detectron2(c4_state(), file)
+    given = detectron2.SYSTEM.convert_state(c4_state(), file)
     assert given.config.num_classes == 3
-    assert any(line.startswith("TEST.AUG.ENABLED=True is not kept") for line in given.assumed)
-    assert any(line.startswith("MY.HEAD=3 is no setting of Detectron2") for line in given.assumed)
-    assert len(given.assumed) == 2
+    assert any(line.startswith("TEST.AUG.ENABLED=True is not kept") for line in given.notes)
+    assert any(line.startswith("MY.HEAD=3 is not a known Detectron2 setting") for line in given.notes)
+    assert len(given.notes) == 2
     entry = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou"
     config = config_of(zoo_settings(entry), entry)
-    giou = from_detectron2(to_detectron2(blank(config), config), f"{entry}.yaml")
-    assert sum("LOSS_TYPE" in line for line in giou.assumed) == len(giou.assumed) == 2
+    giou = detectron2.SYSTEM.convert_state(to_detectron2(blank(config), config), f"{entry}.yaml")
+    assert sum("LOSS_TYPE" in line for line in giou.notes) == len(giou.notes) == 2
     assert (giou.config.rpn.loss_weights, giou.config.box.delta_loss_weight) == ((1.0, 2.0), 10.0)
 
 
@@ -301,9 +303,9 @@ def test_no_key_is_read_in_two_ways() -> None:
 def test_settings_of_another_network_are_named_by_its_tensors(tmp_path: Path) -> None:
     file = settings(tmp_path, "MODEL: {ROI_HEADS: {NUM_CLASSES: 5}}")
     with pytest.raises(
-        ValueError, match=r"without a place: mask_head.*of another shape: box_head.logits.weight \(4, 2048\)"
+        ValueError, match=r"unexpected: mask_head.*of another shape: .*box_head.logits.weight \(4, 2048\)"
     ):
-        from_detectron2(c4_state(), file, "model_final.pth")
+        detectron2.SYSTEM.convert_state(c4_state(), file, "model_final.pth")
 
 
 @pytest.mark.parametrize(
@@ -320,7 +322,7 @@ def test_settings_of_another_network_are_named_by_its_tensors(tmp_path: Path) ->
 )
 def test_networks_of_detectron2_that_we_do_not_have(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_detectron2({**c4_state(), name: torch.zeros(1)})
+        detectron2.SYSTEM.convert_state({**c4_state(), name: torch.zeros(1)})
 
 
 def test_what_older_files_carry_is_left_behind() -> None:
@@ -330,14 +332,14 @@ def test_what_older_files_carry_is_left_behind() -> None:
         "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(15, 4),
         "backbone.res2.0.conv1.norm.num_batches_tracked": torch.tensor(7),
     }
-    given = from_detectron2({**c4_state(), **extra})
-    assert set(given.left) == set(extra)
+    given = detectron2.SYSTEM.convert_state({**c4_state(), **extra})
+    assert set(given.skipped) == set(extra)
     assert given.config.num_classes == 3
 
 
 def test_norms_without_statistics_are_the_first_versions_frozen_ones(tmp_path: Path) -> None:
     state = {name: value for name, value in c4_state().items() if ".running_" not in name}
-    given = from_detectron2(state, settings(tmp_path, C4))
+    given = detectron2.SYSTEM.convert_state(state, settings(tmp_path, C4))
     assert given.state["backbone.stem.conv1.norm.running_var"].unique().tolist() == [1.0]
     assert given.state["backbone.stem.conv1.norm.running_mean"].unique().tolist() == [0.0]
 
@@ -345,30 +347,30 @@ def test_norms_without_statistics_are_the_first_versions_frozen_ones(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("res4.5.conv3", "blocks in res2 to res5"),
+        ("res4.5.conv3", "has a ResNet with 3, 4, 5, 3 blocks"),
         ("objectness_logits", "objectness_logits.weight is missing"),
     ],
 )
 def test_part_of_a_file_is_told_from_a_whole_one(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_detectron2({name: value for name, value in c4_state().items() if change not in name})
+        detectron2.SYSTEM.convert_state({name: value for name, value in c4_state().items() if change not in name})
 
 
 def test_anchors_that_tensors_cannot_tell_ask_for_settings() -> None:
     config = override(model_config("faster_rcnn_r50_c4_caffe"), ["rpn.anchors.sizes=[[32,64]]"])
-    with pytest.raises(ValueError, match=r"has 6 anchors at a place.*--config"):
-        from_detectron2(to_detectron2(blank(config), config))
+    with pytest.raises(ValueError, match=r"does not fit 10 x 3 anchors|rpn.anchors.sizes and rpn.anchors.ratios"):
+        detectron2.SYSTEM.convert_state(to_detectron2(blank(config), config))
 
 
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("backbone.res2.0.conv2.weight", (64,), "want 4 dimensions"),
+        ("backbone.res2.0.conv2.weight", (64,), "expected 4 dimensions"),
         ("roi_heads.box_predictor.cls_score.weight", (0, 2048), "none of them empty"),
-        ("proposal_generator.rpn_head.objectness_logits.weight", (), "want 4 dimensions"),
+        ("proposal_generator.rpn_head.objectness_logits.weight", (), "expected 4 dimensions"),
         ("roi_heads.mask_head.deconv.bias", (), "of another shape"),
     ],
 )
 def test_wrong_shapes_are_told(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        from_detectron2({**c4_state(), name: torch.zeros(shape)})
+        detectron2.SYSTEM.convert_state({**c4_state(), name: torch.zeros(shape)})

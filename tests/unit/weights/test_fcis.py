@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rcnn.models.config import FCIS_SAMPLING, FCISConfig, ResNetConfig
-from rcnn.weights.systems.converted import COCO_CLASSES, VOC_CLASSES
-from rcnn.weights.systems.fcis.mxnet import from_mxnet_fcis, recognises
-from rcnn.weights.systems.fcis.system import from_chainer_fcis, from_chainercv
+from rcnn.weights.systems.classes import COCO_CLASSES, VOC_CLASSES
+from rcnn.weights.systems.fcis import mxnet
+from rcnn.weights.systems.fcis import system as fcis
+from rcnn.weights.systems.fcis.mxnet import recognises
 from rcnn.weights.systems.known import convert
 from tests.unit.weights.test_mxnet import params, v2
 
@@ -69,10 +70,10 @@ def mxnet_state(depth: int = 50, classes: int = 3, sizes: int = 4) -> dict[str, 
 def test_mxnet_names_and_settings(depth: int) -> None:
     state = mxnet_state(depth, classes=81)
     assert recognises(state)
-    converted = from_mxnet_fcis(state, source="fcis.params")
+    converted = mxnet.SYSTEM.convert_state(state, source="fcis.params")
     assert converted.config.name == f"fcis_r{depth}_coco"
     assert converted.classes == COCO_CLASSES
-    assert converted.left == ("arg:fcis_bbox_weight_test", "arg:fcis_bbox_bias_test")
+    assert converted.skipped == ("arg:fcis_bbox_weight_test", "arg:fcis_bbox_bias_test")
     assert converted.config.legacy.boxes == "inclusive"
     assert converted.config.rpn.legacy.anchors == "detectron"
     assert isinstance(converted.config.backbone, ResNetConfig)
@@ -82,7 +83,7 @@ def test_mxnet_names_and_settings(depth: int) -> None:
 
 
 def test_mxnet_rows_go_where_ours_are() -> None:
-    converted = from_mxnet_fcis(mxnet_state(classes=4, sizes=4))
+    converted = mxnet.SYSTEM.convert_state(mxnet_state(classes=4, sizes=4))
     state = converted.state
     for part in ("weight", "bias"):
         first = {name: state[f"{name}.{part}"].flatten(1)[:, 0] if part == "weight" else state[f"{name}.{part}"]
@@ -101,7 +102,7 @@ def test_mxnet_rows_go_where_ours_are() -> None:
 
 
 def test_mxnet_voc() -> None:
-    converted = from_mxnet_fcis(mxnet_state(101, classes=21, sizes=3))
+    converted = mxnet.SYSTEM.convert_state(mxnet_state(101, classes=21, sizes=3))
     assert converted.config.name == "fcis_r101_voc"
     assert converted.classes == VOC_CLASSES
     assert converted.config.fcis == FCISConfig(
@@ -116,7 +117,7 @@ def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
     state = mxnet_state(50, classes=2)
     path.write_bytes(params({name: value.numpy() for name, value in state.items()}, v2))
     converted = convert(path)
-    wanted = from_mxnet_fcis(state)
+    wanted = mxnet.SYSTEM.convert_state(state)
     assert converted.system == "MXNet's FCIS"
     assert converted.classes == ("class_0",)
     assert set(converted.state) == set(wanted.state)
@@ -131,7 +132,7 @@ def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
         (lambda state: state.update({"arg:fc6_weight": empty(3)}), "without a counterpart here: arg:fc6_weight"),
         (lambda state: state.update({"arg:fcis_cls_seg_weight": empty(97, 1024, 1, 1)}), "multiples of 98"),
         (lambda state: state.update({"arg:fcis_bbox_bias": empty(196)}), "box_head.deltas.bias"),
-        (lambda state: state.update({"conv1_weight": empty(64, 3, 7, 7)}), "twice"),
+        (lambda state: state.update({"conv1_weight": empty(64, 3, 7, 7)}), "under two names"),
         (lambda state: state.pop("arg:rpn_cls_score_weight"), "rpn.objectness.weight"),
     ],
 )
@@ -140,7 +141,7 @@ def test_mxnet_files_that_do_not_fit(change: object, words: str) -> None:
     assert callable(change)
     change(state)
     with pytest.raises(ValueError, match=words) as caught:
-        from_mxnet_fcis(state, source="bad.params")
+        mxnet.SYSTEM.convert_state(state, source="bad.params")
     assert "bad.params" in str(caught.value)
 
 
@@ -154,11 +155,11 @@ def chainer_state(shared: Path, fixture: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("peer", ["chainercv", "chainer_fcis"])
 def test_chainer_names(shared: Path, peer: str, dataset: str) -> None:
     state = chainer_state(shared, f"fcis_resnet101_{dataset}_{peer}")
-    read = from_chainercv if peer == "chainercv" else from_chainer_fcis
+    read = fcis.CHAINERCV.convert_state if peer == "chainercv" else fcis.CHAINER_FCIS.convert_state
     converted = read(state, None, "snapshot.npz")
     assert converted.config.name == f"fcis_r101_{dataset}_{peer.removesuffix('_fcis')}"
     assert converted.classes == (COCO_CLASSES if dataset == "coco" else VOC_CLASSES)
-    assert len(converted.left) == 104  # how many batches each norm has seen
+    assert len(converted.skipped) == 104  # how many batches each norm has seen
     # norms of another epsilon: it went into their variance
     wider = {name for name, value in converted.state.items() if name.endswith("running_var") and value.max() > 0}
     if peer == "chainercv":
@@ -172,7 +173,7 @@ def test_chainer_rows_go_where_ours_are(shared: Path) -> None:
     state = chainer_state(shared, "fcis_resnet101_sbd_chainercv")
     for name in ("rpn/score/b", "rpn/loc/b", "head/ag_loc/b", "head/cls_seg/b"):
         state[name] = rows(len(state[name]))
-    ours = from_chainercv(state).state
+    ours = fcis.CHAINERCV.convert_state(state).state
     # ours size 1, ratio 2 is their ratio 2, size 1 of 3: anchor 7
     assert ours["rpn.objectness.bias"][10:12].tolist() == [14, 15]
     assert ours["rpn.deltas.bias"][20:24].tolist() == [29, 28, 31, 30]  # y x h w to x y w h
@@ -184,17 +185,19 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     state = chainer_state(shared, "fcis_resnet101_coco_chainer_fcis")
     path = tmp_path / "demo.yaml"
     path.write_text("min_size: 320\nscore_thresh: 0.7\nmask_merge_thresh: 0.6\niter2: false\nlr: 0.5\nstrange: 1\n")
-    converted = from_chainer_fcis(state, path)
+    converted = fcis.CHAINER_FCIS.convert_state(state, path)
     config = converted.config
     assert config.fcis is not None
     assert (config.input.min_size, config.fcis.score_threshold) == (320, 0.7)
     assert (config.fcis.vote_iou, config.fcis.refine) == (0.6, False)
-    assert any("strange" in sentence and "lr" not in sentence.split(";")[0] for sentence in converted.assumed)
-    words = from_chainer_fcis(state, "min_size=200 anchor_scales=[2,4,8,16]").config
+    assert any("strange" in sentence and "lr" not in sentence.split(";")[0] for sentence in converted.notes)
+    words = fcis.CHAINER_FCIS.convert_state(state, "min_size=200 anchor_scales=[2,4,8,16]").config
     assert (words.input.min_size, words.rpn.anchors.sizes) == (200, ((32.0, 64.0, 128.0, 256.0),))
-    assert from_chainer_fcis(state, "proposal_min_size=0").config.rpn.proposals.min_size == -1  # 0 drops nothing
+    assert (
+        fcis.CHAINER_FCIS.convert_state(state, "proposal_min_size=0").config.rpn.proposals.min_size == -1
+    )  # 0 drops nothing
     path.write_text("proposal_creator_params: {min_size: 4, n_test_post_nms: 120, nms_thresh: 0.6}\n")
-    rpn = from_chainer_fcis(state, path).config.rpn
+    rpn = fcis.CHAINER_FCIS.convert_state(state, path).config.rpn
     assert (rpn.proposals.min_size, rpn.proposals.post_nms, rpn.proposals.nms_iou, rpn.proposals.pre_nms) == (
         4,
         120,
@@ -203,4 +206,4 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     )
     for bad in ("min_size", "min_size=[1", "min_size=many"):
         with pytest.raises(ValueError, match="min_size"):
-            from_chainer_fcis(state, bad)
+            fcis.CHAINER_FCIS.convert_state(state, bad)

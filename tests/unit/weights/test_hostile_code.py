@@ -58,10 +58,10 @@ TRICKS = {
     "NEWOBJ_EX": (lambda t: make.global_("os", "system") + make.text("id") + b"\x85}\x92", "os.system"),
     "keywords": (
         lambda t: make.global_("os", "system") + b")}" + make.text("command") + make.text("id") + b"s\x92",
-        "made with keywords",
+        "built with keyword arguments",
     ),
     "a call of a call": (
-        lambda t: make.called("collections", "OrderedDict") + make.text("x") + b"\x85R", "call of dict",
+        lambda t: make.called("collections", "OrderedDict") + make.text("x") + b"\x85R", "call of a dict",
     ),
     "nested reduce": (
         lambda t: make.called("collections", "OrderedDict", make.called("os", "system", make.text(f"touch {t}"))),
@@ -73,8 +73,8 @@ TRICKS = {
     ),
     "BUILD of a list": (lambda t: b"]}" + make.text("append") + make.text("x") + b"sb", "the attributes of list"),
     "extension": (lambda t: b"\x82\x01", "truncated or damaged"),
-    "persistent id": (lambda t: make.text("anything") + b"Q", "something outside of it"),
-    "persistent word": (lambda t: b"Panything\n", "something outside of it"),
+    "persistent id": (lambda t: make.text("anything") + b"Q", "something outside of the file"),
+    "persistent word": (lambda t: b"Panything\n", "something outside of the file"),
     "a name with dots": (lambda t: make.called("collections", "OrderedDict.__init__.__globals__"), "__globals__"),
     "numpy's function on another class": (
         lambda t: make.called("numpy._core.multiarray", "_reconstruct", make.global_("os", "system"), b")", b"C\x01b"),
@@ -85,11 +85,11 @@ TRICKS = {
     "encoding by another codec": (
         lambda t: make.called("_codecs", "encode", make.text("x"), make.text("zlib")), "_codecs.encode to zlib",
     ),
-    "unhashable key": (lambda t: b"}]]s", "keys are of list"),
-    "list in a set": (lambda t: b"\x8f(]\x90", "set of what is neither"),
+    "unhashable key": (lambda t: b"}]]s", "keys of type list"),
+    "list in a set": (lambda t: b"\x8f(]\x90", "set whose items are neither"),
     "out-of-band buffer": (lambda t: b"\x97", "truncated or damaged"),
     "a protocol to come": (lambda t: b"\x80\x09", "protocol 9"),
-    "no mark": (lambda t: b"t", "wants a mark where there is none"),
+    "no mark": (lambda t: b"t", "needs a mark on the stack"),
 }  # fmt: skip
 
 

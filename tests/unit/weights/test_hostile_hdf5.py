@@ -66,17 +66,17 @@ def twice(file: Any, other: Path) -> None:
 
 
 CASES: dict[Callable[[Any, Path], None], str] = {
-    external_link: "a link to another place",
-    soft_link: "a link to another place",
-    external_storage: "lie in another file",
-    virtual: "lie in another file",
-    objects: "no array of numbers",
+    external_link: "w, a link|, a link",
+    soft_link: "w, a link|, a link",
+    external_storage: "stores its values in another file",
+    virtual: "stores its values in another file",
+    objects: "not an array of numbers",
     giant: "a bomb",
-    impossible: "no weights have",
-    loop: "holds itself or is held twice",
+    impossible: "not possible for weights",
+    loop: "contains itself or has two parents",
     deep: "deep",
-    records: "neither numbers nor text",
-    twice: "held twice",
+    records: "expected numbers or text",
+    twice: "has two parents",
 }
 
 

@@ -20,7 +20,7 @@ from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
-from rcnn.weights.convert import Wishes, convert_to_folder
+from rcnn.weights.convert import ConvertOptions, convert_to_folder
 from tests.tiny_data import write_tiny_coco
 from tests.unit.training.runs import run
 
@@ -77,7 +77,7 @@ def ours(folder: Path) -> dict[str, Tensor]:
 
 def convert(file: Path, folder: Path, *words: str) -> str:
     said: list[str] = []
-    convert_to_folder(file, folder, Wishes(overrides=words), said.append)
+    convert_to_folder(file, folder, ConvertOptions(overrides=words), said.append)
     return "\n".join(said)
 
 
@@ -132,7 +132,7 @@ MEANS = {"chainer": (103.063, 115.903, 123.152), "msra": (102.9801, 115.9465, 12
 def test_torchvision(tmp_path: Path) -> None:
     torch_file(network(), tmp_path / "resnet.pth")
     said = convert(tmp_path / "resnet.pth", tmp_path / "backbone")
-    assert "pixels as torchvision's: RGB, mean 123.675" in said
+    assert "pixels: input.channel_order=rgb input.pixel_mean=[123.675" in said
     assert "self-check: read back bit for bit" in said
     mean, deviation = (
         torch.tensor(v)[None, :, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
@@ -158,7 +158,7 @@ def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) 
     arrays = {name: value.numpy() for name, value in named.items()}
     content = {"model": arrays, "__author__": "torchvision", "matching_heuristics": True}
     (tmp_path / "R-50.pkl").write_bytes(pickle.dumps(content))
-    assert "RGB" in convert(tmp_path / "R-50.pkl", tmp_path / "detectron2")
+    assert "channel_order=rgb" in convert(tmp_path / "R-50.pkl", tmp_path / "detectron2")
     state = load_checkpoint(tmp_path / "detectron2").state
     assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in named.items())
 
@@ -173,7 +173,7 @@ def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) 
         theirs[f"{layer}/{words[word]}:0"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
     with (tmp_path / "ImageNet.npz").open("wb") as file:
         np.savez_compressed(file, **theirs)
-    assert "BGR, mean 103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
+    assert "channel_order=bgr input.pixel_mean=[103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
     other = load_checkpoint(tmp_path / "tensorpack")
     assert other.config.backbone.padding == "align"  # type: ignore[union-attr]
     assert set(other.state) == set(state)
@@ -195,7 +195,7 @@ def test_caffes_networks(tmp_path: Path, kind: str, write: Callable[[ResNet, Pat
         net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     write(net, tmp_path / "weights.bin")
     said = convert(tmp_path / "weights.bin", tmp_path / "backbone")
-    assert "BGR" in said
+    assert "channel_order=bgr" in said
     assert "stride in the 1x1" in said
     pixels = image().flip(1) - torch.tensor(MEANS[kind])[None, :, None, None]
     for name, wanted in features(net, pixels).items():
@@ -208,7 +208,7 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
     net.bn1.running_var.mul_(58.0**2)  # what pixels of 0 to 255 give, and no others
     torch_file(net, tmp_path / "res101.pth")
     said = convert(tmp_path / "res101.pth", tmp_path / "backbone")
-    assert "Caffe's (the first norm's variance is" in said
+    assert "Caffe's: the first norm's variance is" in said
     assert load_checkpoint(tmp_path / "backbone").config.input.channel_order == "bgr"
     convert(tmp_path / "res101.pth", tmp_path / "corrected", "input.channel_order=rgb", "backbone.stride_in_1x1=false")
     corrected = load_checkpoint(tmp_path / "corrected").config
@@ -218,11 +218,11 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
 def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
     state = network().state_dict() | {"layer1.0.se.fc.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "seresnet.pth")
-    with pytest.raises(ValueError, match=r"looks like a ResNet of torchvision or timm.*layer1\.0\.se\.fc\.weight"):
+    with pytest.raises(ValueError, match=r"an ImageNet ResNet of torchvision or timm, but.*layer1\.0\.se\.fc\.weight"):
         convert(tmp_path / "seresnet.pth", tmp_path / "backbone")
     torch_file(network(), tmp_path / "resnet.pth")
-    with pytest.raises(ValueError, match="has no classes or settings"):
-        convert_to_folder(tmp_path / "resnet.pth", tmp_path / "backbone", Wishes(classes="a"))
+    with pytest.raises(ValueError, match=r"has no settings file|which has no classes"):
+        convert_to_folder(tmp_path / "resnet.pth", tmp_path / "backbone", ConvertOptions(classes="a"))
     assert not (tmp_path / "backbone").exists()
 
 
@@ -252,7 +252,7 @@ def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Pa
         adopt_backbone(model_config("mask_rcnn_r50_fpn"), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"frozen batch norm, the model group norm.*backbone\.norm=frozen_bn"):
         adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
-    with pytest.raises(ValueError, match=r"worked into scale and shift.*leave backbone\.norm=bn out"):
+    with pytest.raises(ValueError, match=r"folded into scale and shift.*leave backbone\.norm=bn out"):
         adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match="ResNets to ResNets"):
         adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")
@@ -285,7 +285,9 @@ def test_training_from_a_backbone(caffe: Path, tmp_path: Path) -> None:
     assert checkpoint.config.input.channel_order == "bgr"
     stem = load_checkpoint(caffe).state["backbone.stem.conv1.weight"]  # which is frozen
     assert torch.equal(detector.state_dict()["backbone.stem.conv1.weight"], stem)
-    with pytest.raises(ValueError, match="holds a backbone alone: give a model by name"):
+    with pytest.raises(ValueError, match="contains only a backbone: give a model by its name"):
         run(str(caffe), data, tmp_path / "other", [])
-    with pytest.raises(ValueError, match=r"holds a backbone alone, which detects nothing: train from it, `rcnn train"):
+    with pytest.raises(
+        ValueError, match=r"contains only a backbone, which detects nothing: train from it, `rcnn train"
+    ):
         load_detector(caffe)

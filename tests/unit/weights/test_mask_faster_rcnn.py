@@ -14,8 +14,9 @@ from torch import Tensor
 
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
+from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
-from rcnn.weights.systems.mask_faster_rcnn import from_mask_faster_rcnn, recognises
+from rcnn.weights.systems.mask_faster_rcnn import recognises
 from tests.parity.golden_detectron2 import match_sets
 
 BLOCKS, CLASSES, ANCHORS = (1, 1, 1, 1), 3, 12
@@ -217,7 +218,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     state = peer_state()
     torch.save(state, tmp_path / "res101_mask_rcnn_iter_1250000.pth")
     converted = convert(tmp_path / "res101_mask_rcnn_iter_1250000.pth", WORDS)
-    assert converted.left == ("resnet.fc.weight", "resnet.fc.bias")
+    assert converted.skipped == ("resnet.fc.weight", "resnet.fc.bias")
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)
     image = np.random.default_rng(1).integers(0, 256, (61, 83, 3), dtype=np.uint8)
@@ -242,21 +243,27 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
 def test_what_the_file_says() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     assert recognises(state)
-    config = from_mask_faster_rcnn(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
+    config = mask_faster_rcnn.SYSTEM.convert_state(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
     assert (config.input.max_size, config.box.pooler.kind, config.num_classes) == (1333, "roi_pool", CLASSES)
     assert config.rpn.anchors.sizes == ((64.0, 128.0, 256.0, 512.0),)
     assert config.legacy.boxes == "inclusive_loose"
-    assert from_mask_faster_rcnn(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.anchors.ratios == (0.25, 1.0, 4.0)
-    assumed = from_mask_faster_rcnn(state, "TRAIN.GAMMA=0.1").assumed
+    assert mask_faster_rcnn.SYSTEM.convert_state(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.anchors.ratios == (
+        0.25,
+        1.0,
+        4.0,
+    )
+    assumed = mask_faster_rcnn.SYSTEM.convert_state(state, "TRAIN.GAMMA=0.1").notes
     assert any("TRAIN.GAMMA" in sentence for sentence in assumed)
 
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
-    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "crop or pool"), ("TEST.MAX_SIZE=x", "want a int"),
-     ("ANCHOR_SCALES=[4,8]", "ANCHOR_SCALES"), ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "no settings")],
+    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "crop or pool"),
+     ("TEST.MAX_SIZE=x", "such as 1000"),
+     ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
+     ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],
 )  # fmt: skip
 def test_settings_that_cannot_be(words: str, wrong: str) -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        from_mask_faster_rcnn(state, words)
+        mask_faster_rcnn.SYSTEM.convert_state(state, words)

@@ -16,8 +16,9 @@ from rcnn.models import build_detector
 from rcnn.predictor import Predictor, to_original
 from rcnn.preprocess import build_preprocessor
 from rcnn.structures import Detections, ImageBatch
+from rcnn.weights.systems import matterport
 from rcnn.weights.systems.known import convert
-from rcnn.weights.systems.matterport import from_matterport, recognises
+from rcnn.weights.systems.matterport import recognises
 from tests.parity.golden_detectron2 import match_sets
 
 CLASSES, WIDTH, FC, SIDE = 4, 32, 64, 128
@@ -204,7 +205,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
 
 def test_the_square_and_the_way_back_by_hand() -> None:
     """A wide image becomes 100 x 128 and lies 14 pixels from the top; boxes come back in whole pixels of the file."""
-    config = from_matterport(tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
+    config = matterport.SYSTEM.convert_state(tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
     image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, 50, 64), dtype=np.uint8))
     preprocessor = build_preprocessor(config.input)
     square, frame = preprocessor(image)
@@ -235,15 +236,15 @@ def test_what_the_file_and_its_config_say() -> None:
     state = tiny_state()
     assert recognises(state)
     table = "\nConfigurations:\nBACKBONE    resnet101\nIMAGE_MAX_DIM    1024\nMEAN_PIXEL      [123.7 116.8 103.9]\n"
-    converted = from_matterport(
+    converted = matterport.SYSTEM.convert_state(
         state | {"optimizer_weights/x/y:0": torch.zeros(1)}, table + "RPN_NMS_THRESHOLD   0.6\n"
     )
     config = converted.config
-    assert converted.left == ("optimizer_weights/x/y:0",)
+    assert converted.skipped == ("optimizer_weights/x/y:0",)
     assert (config.input.canvas, config.num_classes, config.rpn.proposals.nms_iou) == (1024, CLASSES, 0.6)
     assert config.input.pixel_mean == (123.7, 116.8, 103.9)
     assert config.rpn.anchors.ratios == (2.0, 1.0, 0.5)  # theirs are width over height
-    assert any("BACKBONE" in sentence for sentence in converted.assumed)
+    assert any("BACKBONE" in sentence for sentence in converted.notes)
 
 
 @pytest.mark.parametrize(
@@ -251,28 +252,30 @@ def test_what_the_file_and_its_config_say() -> None:
     [
         ("IMAGE_RESIZE_MODE=crop", "square"),
         ("RPN_ANCHOR_RATIOS=[1]", "anchor scores"),
-        ("IMAGE_MAX_DIM=big", "want such as 1024"),
+        ("IMAGE_MAX_DIM=big", "a value such as 1024"),
         ("BBOX_STD_DEV=[1,1,1,1]", "BBOX_STD_DEV"),
     ],
 )
 def test_settings_that_cannot_be(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        from_matterport(tiny_state(), words)
+        matterport.SYSTEM.convert_state(tiny_state(), words)
 
 
 def test_a_layer_that_lacks_or_is_strange() -> None:
     state = tiny_state()
     del state["mrcnn_mask/mrcnn_mask/kernel:0"]
     with pytest.raises(ValueError, match=r"some\.h5.*mrcnn_mask"):
-        from_matterport(state, source="some.h5")
+        matterport.SYSTEM.convert_state(state, source="some.h5")
     with pytest.raises(ValueError, match="strange"):
-        from_matterport(tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})
+        matterport.SYSTEM.convert_state(tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})
 
 
 @pytest.mark.compile
 @torch.no_grad()
 def test_one_graph_serves() -> None:
-    converted = from_matterport({name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS)
+    converted = matterport.SYSTEM.convert_state(
+        {name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS
+    )
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)
     pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)

@@ -22,9 +22,10 @@ from rcnn.models.config import (
     ResNetConfig,
 )
 from rcnn.ops.anchors import cell_anchors
-from rcnn.weights.systems.layout import ratio_outer
+from rcnn.weights.systems.layout import anchors_to_ratio_outer
+from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
-from rcnn.weights.systems.mmdetection.system import from_mmdetection, recognises, to_mmdetection
+from rcnn.weights.systems.mmdetection.system import recognises, to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
 
 # every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
@@ -86,11 +87,11 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
     assert theirs["roi_head.bbox_head.fc_cls.weight"].shape == (81, 1024)
     assert theirs["roi_head.bbox_head.fc_reg.weight"].shape == (320, 1024)
     assert recognises(theirs)
-    converted = from_mmdetection(theirs, source="mask_rcnn.pth")
+    converted = mmdetection.SYSTEM.convert_state(theirs, source="mask_rcnn.pth")
     assert converted.config == config
     assert converted.state.keys() == state.keys()
     assert all(torch.equal(converted.state[name], value) for name, value in state.items())
-    assert all(name.endswith("num_batches_tracked") for name in converted.left)
+    assert all(name.endswith("num_batches_tracked") for name in converted.skipped)
     assert any("stride in the 3x3" in line for line in converted.assumed)
     again = to_mmdetection(converted.state, converted.config)
     assert again.keys() == theirs.keys()
@@ -100,7 +101,7 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
 def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
     """C4 has 15 anchors a cell; theirs by their own formula, row by row beside ours."""
     config = replace(model_config("faster_rcnn_r50_c4"), num_classes=2)
-    order = ratio_outer(config)
+    order = anchors_to_ratio_outer("rpn.objectness.", torch.arange(15), config)  # of ours, in their order
     ours = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     ratios, scales = np.array([0.5, 1.0, 2.0]), np.array([2, 4, 8, 16, 32])
     heights = (16 * np.sqrt(ratios)[:, None] * scales[None]).reshape(-1)
@@ -117,7 +118,7 @@ def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
         assert torch.equal(
             out["rpn_head.rpn_reg.bias"][4 * row : 4 * row + 4], state["rpn.deltas.bias"][4 * index :][:4]
         )
-    back = from_mmdetection(out)
+    back = mmdetection.SYSTEM.convert_state(out)
     assert back.config.box.trunk == "res5"
     assert isinstance(back.config.backbone, ResNetConfig)
     assert back.config.backbone.stride_in_1x1
@@ -166,7 +167,7 @@ OWN_RPN: dict[str, dict[str, Any]] = {
 def test_every_family_comes_back_as_it_went(name: str) -> None:
     config = replace(VARIANTS[name], rpn=replace(VARIANTS[name].rpn, **OWN_RPN.get(name, {})))
     state = blank_state(config)
-    converted = from_mmdetection(to_mmdetection(state, config))
+    converted = mmdetection.SYSTEM.convert_state(to_mmdetection(state, config))
     assert {key: value.shape for key, value in converted.state.items()} == {k: v.shape for k, v in state.items()}
     assert replace(converted.config, name=config.name) == config
 
@@ -216,7 +217,7 @@ def test_their_config_is_honoured_and_never_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
-    converted = from_mmdetection(theirs, write(tmp_path))
+    converted = mmdetection.SYSTEM.convert_state(theirs, write(tmp_path))
     assert not (tmp_path / "canary").exists()
     got = converted.config
     assert got.input == InputConfig(
@@ -243,7 +244,7 @@ def test_their_config_is_honoured_and_never_run(tmp_path: Path, monkeypatch: pyt
         0.4,
     )
     assert got.box.selection.max_detections == 50
-    told = " ".join(converted.assumed)
+    told = " ".join(converted.notes)
     assert all(word in told for word in ("import", "os.getenv", "odd_word", "mine.py"))
 
 
@@ -252,7 +253,7 @@ def test_the_config_in_a_file_and_its_class_names_are_used() -> None:
     theirs = to_mmdetection(blank_state(config), config)
     names = tuple(f"thing {i}" for i in range(80))
     meta = {"cfg": BASE, "dataset_meta": {"classes": names}}
-    converted = from_mmdetection(theirs, extras={"meta": meta})
+    converted = mmdetection.SYSTEM.convert_state(theirs, extras={"meta": meta})
     assert converted.classes == names
     assert isinstance(converted.config.backbone, ResNetConfig)
     assert converted.config.backbone.stride_in_1x1
@@ -272,12 +273,12 @@ model = dict(
     train_cfg=dict(rcnn=dict(pos_weight=-1, sampler=dict(add_gt_as_proposals=False))),
     test_cfg=dict(rpn=dict(min_bbox_size=7), rcnn=dict(mask_thr_binary=0.4)))
 """
-    given = from_mmdetection(theirs, extras={"meta": {"config": text}})
+    given = mmdetection.SYSTEM.convert_state(theirs, extras={"meta": {"config": text}})
     assert (given.config.rpn.loss_weights, given.config.box.delta_loss_weight) == ((2.0, 3.0), 10.0)
     assert (given.config.rpn.anchors.offset, given.config.rpn.proposals.min_size) == (0.5, 7.0)
     assert given.config.rpn.legacy.normalizer == "sampled"  # their RPN divides by the anchors that it sampled
     assert not given.config.box.append_ground_truth
-    assert [line.rpartition("model.")[2] for line in given.assumed] == [
+    assert [line.rpartition("model.")[2] for line in given.notes] == [
         "neck.upsample_cfg.mode",
         "roi_head.mask_head.loss_mask.loss_weight",
         "test_cfg.rcnn.mask_thr_binary",
@@ -289,7 +290,10 @@ def test_padding_is_what_3x_says_or_none(said: str, divisor: int, tmp_path: Path
     file = tmp_path / "theirs.py"
     file.write_text(f"model = dict(data_preprocessor=dict(type='DetDataPreprocessor'{said}))")
     config = mmdetection_config()
-    assert from_mmdetection(to_mmdetection(blank_state(config), config), file).config.input.divisor == divisor
+    assert (
+        mmdetection.SYSTEM.convert_state(to_mmdetection(blank_state(config), config), file).config.input.divisor
+        == divisor
+    )
 
 
 @pytest.mark.parametrize(
@@ -308,7 +312,7 @@ def test_what_is_not_ours_is_named(text: str, wanted: str, tmp_path: Path) -> No
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
     with pytest.raises(ValueError, match=wanted):
-        from_mmdetection(theirs, file)
+        mmdetection.SYSTEM.convert_state(theirs, file)
 
 
 def test_networks_that_they_do_not_build_are_refused_on_the_way_out() -> None:
@@ -321,11 +325,11 @@ def test_networks_that_they_do_not_build_are_refused_on_the_way_out() -> None:
         mmdetection_config(),
         rpn=replace(mmdetection_config().rpn, legacy=replace(mmdetection_config().rpn.legacy, objectness="softmax")),
     )
-    with pytest.raises(ValueError, match="one score for an anchor"):
+    with pytest.raises(ValueError, match="one score per anchor"):
         to_mmdetection({}, pairs)
-    with pytest.raises(ValueError, match="one score for an anchor"):
+    with pytest.raises(ValueError, match="one score per anchor"):
         to_torchvision({}, pairs)
-    with pytest.raises(ValueError, match="want batch norm"):
+    with pytest.raises(ValueError, match="expected batch norm"):
         to_torchvision({}, replace(mmdetection_config(), mask=MaskHeadConfig(norm="gn")))
 
 

@@ -141,9 +141,9 @@ def test_truncated_files(tmp_path: Path, write: Callable[..., None], part: float
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b"<!DOCTYPE html>", "is a web page"),
         (b'\x08\0\0\0\0\0\0\0{"a": {}}', "is truncated or damaged"),
-        (b'{"a": 1}', "is text"),
-        (b"# notes", "is text"),
-        (b"\xff\xd8\xff\xe0 a photo", "is a photo"),
+        (b'{"a": 1}', "is a text file"),
+        (b"# notes", "is a text file"),
+        (b"\xff\xd8\xff\xe0 a photo", "is a JPEG image"),
     ],
 )
 def test_what_is_no_pickle_is_named(tmp_path: Path, body: bytes, message: str) -> None:

@@ -17,8 +17,9 @@ from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.systems.tensorpack import system as tensorpack
 from rcnn.weights.systems.tensorpack.settings import read_settings
-from rcnn.weights.systems.tensorpack.system import from_tensorpack, recognises
+from rcnn.weights.systems.tensorpack.system import recognises
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
 from tests.unit.weights.tensorpack_forward import Forward
@@ -44,8 +45,10 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
     for name, (words, shapes) in dumped.items():
         state = {f"{key}:0": torch.empty(shape, device="meta") for key, shape in shapes.items()}
         assert recognises(state)
-        converted = from_tensorpack(state, words or None, name)  # require_fit has compared names and shapes
-        assert not converted.left
+        converted = tensorpack.SYSTEM.convert_state(
+            state, words or None, name
+        )  # require_fit has compared names and shapes
+        assert not converted.skipped
         if name in ELEMENTS:
             assert sum(value.numel() for value in state.values()) == ELEMENTS[name]
         backbone = converted.config.backbone
@@ -77,7 +80,9 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(**network).items()}
     if network.get("norm") == "none":  # nothing else keeps the maps from growing
         weights = {name: value * (0.5 if "/conv" in name else 1) for name, value in weights.items()}
-    converted = from_tensorpack({k: torch.from_numpy(v) for k, v in weights.items()}, f"{SETTINGS} {words}")
+    converted = tensorpack.SYSTEM.convert_state(
+        {k: torch.from_numpy(v) for k, v in weights.items()}, f"{SETTINGS} {words}"
+    )
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)
     image = peer_image()
@@ -98,7 +103,7 @@ def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
     """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
-    converted = from_tensorpack({k: torch.from_numpy(v) for k, v in weights.items()}, words)
+    converted = tensorpack.SYSTEM.convert_state({k: torch.from_numpy(v) for k, v in weights.items()}, words)
     everything = ["rpn.sampling.batch_size=9000", "rpn.legacy.normalizer=sampled", "box.sampling.batch_size=400"]
     detector = build_detector(override(converted.config, everything))
     detector.load_state_dict(converted.state)
@@ -141,7 +146,7 @@ def tiny(**network) -> dict[str, Tensor]:
 
 
 def config(words: str | Path | None = None, **network) -> DetectorConfig:
-    return from_tensorpack(tiny(**network), words).config
+    return tensorpack.SYSTEM.convert_state(tiny(**network), words).config
 
 
 def test_settings_of_the_finalizer() -> None:
@@ -167,11 +172,11 @@ def test_optimiser_and_counters_are_left_behind() -> None:
         "global_step:0": torch.zeros(()), "EMA/total_loss:0": torch.zeros(()), "AccumGrad/counter:0": torch.zeros(()),
         "rpn/conv0/W/AccumGrad:0": torch.zeros(1),
     }  # fmt: skip
-    converted = from_tensorpack(state)
-    assert len(converted.left) == 6
-    assert "conv0/W/Momentum:0" in converted.left
+    converted = tensorpack.SYSTEM.convert_state(state)
+    assert len(converted.skipped) == 6
+    assert "conv0/W/Momentum:0" in converted.skipped
     with pytest.raises(ValueError, match=r"some\.npz.*rpn/strange/W"):
-        from_tensorpack(tiny() | {"rpn/strange/W": torch.zeros(1)}, source="some.npz")
+        tensorpack.SYSTEM.convert_state(tiny() | {"rpn/strange/W": torch.zeros(1)}, source="some.npz")
 
 
 def test_a_file_of_another_class_count() -> None:
@@ -179,7 +184,7 @@ def test_a_file_of_another_class_count() -> None:
     state["fastrcnn/outputs/class/W"] = torch.zeros(64, 4)
     state["fastrcnn/outputs/class/b"] = torch.zeros(4)
     with pytest.raises(ValueError, match=r"another shape: box_head\.deltas"):
-        from_tensorpack(state)
+        tensorpack.SYSTEM.convert_state(state)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
     assert settings.get["PREPROC.MAX_SIZE"] == 1024
     assert settings.of_the_run == ("DATA.TRAIN", "TRAIN.LR_SCHEDULE")
     assert settings.unknown == ("BACKBONE.STRANGE",)
-    assumed = from_tensorpack(tiny(), given).assumed
+    assumed = tensorpack.SYSTEM.convert_state(tiny(), given).notes
     assert any("BACKBONE.STRANGE" in sentence for sentence in assumed)
 
 
@@ -214,13 +219,13 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
     [
         ("MODE_FPN=False", "MODE_FPN=True by its tensors"),
         ("PREPROC.MAX_SIZE=large", "'large'"),
-        ("BACKBONE.STRIDE_1X1=1", "bool"),
+        ("BACKBONE.STRIDE_1X1=1", "expected a value such as False"),
         ("BACKBONE.NORM=Batch", "FreezeBN, SyncBN"),
         ("PREPROC.MAX_SIZE=__import__('os').getcwd()", "__import__"),
         ("FPN.ANCHOR_STRIDES=(8,16,32,64,128)", "FPN.ANCHOR_STRIDES=(8, 16"),
-        ("nowhere.txt", "no file"),
+        ("nowhere.txt", "neither a file nor settings"),
     ],
 )
 def test_settings_that_cannot_be(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        from_tensorpack(tiny(), words)
+        tensorpack.SYSTEM.convert_state(tiny(), words)

@@ -39,7 +39,7 @@ def check_boxes(
     """The boxes (A, 4) float64 x, y, width, height, NaN where an object has neither box nor outline.
 
     And whether they were fractions of the image in the file. `sizes` (A, 2) int64 are height and width of the images,
-    `limits` (A,) the largest coordinates that are believed.
+    `limits` (A,) the largest coordinates that are accepted.
     """
     every = np.asarray(ids, dtype=object)
     boxes, text = number_rows(values, 4)
@@ -63,7 +63,7 @@ def check_boxes(
     what = "a bbox that is not 4 finite numbers (x, y, width, height), with a width and height of 0 or more"
     warnings.add(what, "the box around the outline is used", every[wrong & ~lost].tolist())
     warnings.add(what + ", and no outline", "skipped", every[wrong & lost].tolist())
-    warnings.add("neither a bbox nor a segmentation that can be used", "skipped", every[absent & lost].tolist())
+    warnings.add("no bbox and no segmentation that can be used", "skipped", every[absent & lost].tolist())
     return boxes, relative
 
 
@@ -116,7 +116,7 @@ def _in_coco_form(
 
 
 def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warnings: Warnings) -> None:
-    """Without outlines nothing proves that boxes are corners; what shows is that they do not fit into their images."""
+    """Warn if many boxes reach beyond their images. Without outlines, this is the only sign that they are corners."""
     given = np.flatnonzero(np.isfinite(boxes).all(axis=1))
     written, limits = boxes[given], sizes[given, ::-1] + OVER_EDGE
     beyond = (written[:, :2] + written[:, 2:] > limits).any(axis=1)

@@ -31,7 +31,7 @@ KnownImages = tuple[Path, list[Image]]  # their folder, and what an earlier chec
 def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None = None) -> Tables:
     """The tables of a split with every field checked.
 
-    `warnings` may hold what the format's reader found already. `known` images are not searched for and measured again.
+    `warnings` may contain those of the format's reader. `known` images are not searched for and measured again.
     Raises ValueError, or FileNotFoundError for missing images, with what is wrong and where.
     """
     _require_entries(raw)
@@ -54,7 +54,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
 
 
 def _require_entries(raw: RawTables) -> None:
-    """Raise unless each table has entries with the fields that nothing can stand in for."""
+    """Raise unless each table has entries with the required fields."""
     for name, fields in REQUIRED.items():
         entries: list[object] = getattr(raw, name)
         for place, entry in enumerate(entries):

@@ -19,7 +19,7 @@ MAX_DIGITS = 18
 
 
 def as_id(value: object) -> Id | None:
-    """The id that a value is; None where it is none. 3.0 is the id 3."""
+    """The id given by a value; None if it is not an id. 3.0 is the id 3."""
     if isinstance(value, bool):
         return None
     if isinstance(value, (int, str)):
@@ -28,7 +28,7 @@ def as_id(value: object) -> Id | None:
 
 
 def as_whole(value: Id) -> int | None:
-    """The number that an id is or spells; None where it is neither."""
+    """The number of an id, also if it is text; None if it is not a number."""
     if isinstance(value, int):
         return value
     text = value.strip()
@@ -36,7 +36,7 @@ def as_whole(value: Id) -> int | None:
 
 
 def image_ids(raw: RawTables) -> list[Id]:
-    """The ids of all images. Raises ValueError for a value that is no id, and for an id used twice."""
+    """The ids of all images. Raises ValueError for a value that is not an id, and for an id used twice."""
     ids: list[Id] = []
     for place, entry in enumerate(raw.images):
         found = as_id(entry["id"])
@@ -48,7 +48,7 @@ def image_ids(raw: RawTables) -> list[Id]:
 
 
 def category_ids(raw: RawTables) -> list[int]:
-    """The ids of all categories, from 0. Raises ValueError for a value that is no such id, and for an id used twice."""
+    """The ids of all categories, from 0. Raises ValueError for a value that is not an id, and for an id used twice."""
     ids: list[int] = []
     for place, entry in enumerate(raw.categories):
         found = as_id(entry["id"])
@@ -61,7 +61,7 @@ def category_ids(raw: RawTables) -> list[int]:
 
 
 def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[Id]:
-    """The ids of all annotations, new ones where there is none. Ids used twice are reported: nothing needs them."""
+    """The ids of all annotations, new ones where there is none. Ids used twice are only reported."""
     found = [as_id(entry.get("id")) for entry in annotations]
     free = max((one for one in found if isinstance(one, int)), default=0) + 1
     ids: list[Id] = []

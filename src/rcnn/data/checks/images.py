@@ -1,4 +1,4 @@
-"""Images of an annotation file: their files, found whatever way the names are written, and their sizes."""
+"""Images of an annotation file: their files, found also where names are written differently, and their sizes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ URL_FIELDS = ("coco_url", "flickr_url", "url")  # where an entry without file_na
 def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple[Path, list[Image]]:
     """The images with their files and sizes, and the folder that file names are relative to.
 
-    Raises FileNotFoundError for images that are not there, ValueError for names outside the data set.
+    Raises FileNotFoundError for missing images, ValueError for names outside the data set.
     """
     names = _written_names(raw, ids, warnings)
     folder, files = find_images(names, ids, raw, warnings)
@@ -148,7 +148,7 @@ def _guess(name: str, files: _Files) -> tuple[str | None, str]:
 
 
 def _drop_ambiguous(found: list[str | None], guesses: dict[str, list[int]]) -> None:
-    """No file may be guessed for one image that another image has."""
+    """A guessed file must not be the file of another image."""
     uses = Counter(path for path in found if path is not None)
     for places in guesses.values():
         for place in places:
@@ -166,7 +166,7 @@ def _require_found(
         paths = [os.path.normpath(os.path.join(folder, names[place])) for folder in files.folders]
         if ".." in names[place] and not any(files.inside(path) for path in paths):
             raise ValueError(
-                f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which lies outside the "
+                f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which is outside the "
                 f"data set {raw.root}: copy the image into the data set and correct its name"
             )
     wanted = [names[place] for place in missing]
@@ -210,7 +210,7 @@ def _sizes(
 
 
 def _side(value: object) -> int:
-    """A number of pixels; 0 where the value is none."""
+    """A number of pixels; 0 if the value is not one."""
     if type(value) is int:
         return value if 0 < value <= MAX_COORDINATE else 0
     side = as_number(value)

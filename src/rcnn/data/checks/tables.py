@@ -1,7 +1,7 @@
 """The tables of one split: as a format's reader fills them, and as they are after every field has been checked.
 
 Both have the form of COCO's annotation files. `RawTables` hold whatever the file holds; the entries of `Tables` have
-the fields and types that are written here, and no others.
+exactly the fields and types that are declared here.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class RawTables:
     """What the annotation file of a split holds, unchecked."""
 
     file: Path  # named in every message
-    root: Path  # the folder of the data set, which no image may lie outside of
+    root: Path  # the folder of the data set; all images are inside it
     folders: tuple[Path, ...]  # where the images may be, in this order
     images: list[RawEntry]
     annotations: list[RawEntry]
@@ -72,4 +72,4 @@ class Tables:
     annotations: list[Annotation]
     categories: list[Category]
     warnings: tuple[str, ...]  # faults: a line each, with what was done about them
-    notes: tuple[str, ...]  # decisions about things that are no faults
+    notes: tuple[str, ...]  # decisions that are not about faults

@@ -1,6 +1,6 @@
-"""Annotation files that hold a whole split: where they may lie in a data set's folder, and where its images may.
+"""Annotation files that hold a whole split: where they can be in a data set's folder, and where its images can be.
 
-A pattern is a path within the folder, "{split}" in it standing for the split's name.
+A pattern is a path within the folder, with "{split}" for the name of the split.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from rcnn.data.warnings import close_to
 
-BESIDE = ("_annotations.coco", "via_region_data")  # names of files that lie among the images of their split
-# Beginnings of names that are not a split's, where a split is known by its file's ending alone.
+BESIDE = ("_annotations.coco", "via_region_data")  # names of files in the image folder of their split
+# Prefixes of names that are not splits, where only the end of the name tells.
 NO_SPLITS = ("instances_", "person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "lvis_", *BESIDE)
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
@@ -23,7 +23,7 @@ IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage collection within: among the millions of lists of a large file, all in use, it takes half the time."""
+    """Disables garbage collection: with millions of lists in use, it takes half of the time."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -34,7 +34,7 @@ def collector_paused() -> Iterator[None]:
 
 
 def read_json(file: Path) -> object:
-    """What a JSON file holds. Raises ValueError where it is damaged, OSError where it cannot be read."""
+    """The content of a JSON file. Raises ValueError where it is damaged, OSError where it cannot be read."""
     try:
         with collector_paused():
             return json.loads(file.read_bytes())
@@ -51,13 +51,13 @@ def require_one_per_split(annotations: str) -> None:
 
 
 def annotation_file(folder: Path, split: str, patterns: Sequence[str]) -> Path | None:
-    """The first file of a split that is there; None where there is none."""
+    """The first existing file of a split; None if there is none."""
     files = (folder / pattern.replace("{split}", split) for pattern in patterns)
     return next((file for file in files if file.is_file()), None)
 
 
 def image_folders(file: Path, folder: Path, split: str) -> tuple[Path, ...]:
-    """Where the images of a split may be, in order: beside its annotation file, then in the usual folders."""
+    """Where the images of a split may be, in order: in the folder of its annotation file, then in the usual folders."""
     folders = [file.parent, *(folder / pattern.replace("{split}", split) for pattern in IMAGES)]
     return tuple(dict.fromkeys(one for one in folders if one != folder / "annotations"))
 
@@ -65,8 +65,7 @@ def image_folders(file: Path, folder: Path, split: str) -> tuple[Path, ...]:
 def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], bool]) -> set[str]:
     """Names of the splits that have a file by one of `patterns`.
 
-    Files that are known by their ending alone count only where `holds` says that they hold annotations: not results,
-    not settings.
+    Files that match only by the end of their name count only if `holds` says that they contain annotations.
     """
     names: set[str] = set()
     for pattern in patterns:

@@ -62,15 +62,15 @@ def open_dataset(
 ) -> Dataset:
     """The images and objects of one split of the data set in a folder.
 
-    `classes` give the labels their names and order (e.g. those of a checkpoint). Objects of other classes are left out
+    `classes` give the labels their names and order (e.g. those of a checkpoint). Objects of other classes are ignored
     with a warning, or without one if `ignore_others`. Without `classes`, labels follow ascending category ids.
     `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json where both are there; `annotations`
-    names the file within the folder, "{split}" in it standing for the split: "labels/{split}_v2.json".
-    `one_class` takes all objects for instances of the one class in `classes`, or of "object", as proposals need it.
+    names the file within the folder, with "{split}" for the split: "labels/{split}_v2.json".
+    `one_class` gives all objects the one class in `classes`, or "object", as proposals need it.
 
     Faulty objects and fields are repaired or skipped, and counted in `Dataset.warnings`; `strict` raises ValueError
-    instead. A split in which no object can be learned from is refused unless `allow_empty`.
-    Raises FileNotFoundError where there is no such folder, split or image, ValueError for files that make no sense.
+    instead. A split without objects to train on is refused unless `allow_empty`.
+    Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
     """
     folder = Path(directory)
     reader = partial(_read, folder, split, annotations, keypoints)
@@ -129,6 +129,6 @@ def _without_objects(dataset: Dataset) -> str:
     crowds = int(dataset.objects.crowd.sum())
     only = f": its {counted(crowds, 'object')} {'is a crowd' if crowds == 1 else 'are crowds'}" if crowds else ""
     return (
-        f"{dataset.annotation_file}: {counted(len(dataset), 'image')} and no object to learn from{only}. "
+        f"{dataset.annotation_file}: {counted(len(dataset), 'image')} and no object to train on{only}. "
         "Choose another split, export the annotations again, or allow it with --allow-empty"
     )

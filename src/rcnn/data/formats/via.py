@@ -1,7 +1,7 @@
 """VGG Image Annotator's export (via_region_data.json, VIA 1 and 2).
 
-An object's class is what its region attribute says (the only one, or the one called class, label, name, category or
-type); where no region has any, all are of one class, named like the data set's folder. Circles and ellipses become
+The class of an object is a region attribute: the only one, or the one called class, label, name, category or type.
+Without attributes, all objects have one class, with the name of the data set's folder. Circles and ellipses become
 polygons; a rectangle is a box without an outline; points and lines are not objects and are skipped with a warning.
 """
 
@@ -27,7 +27,7 @@ PATTERNS = (
     "{split}.json",
 )
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type")
-ROUND_POINTS = 64  # of a circle's polygon, whose area is then .16% too small
+ROUND_POINTS = 64  # of a circle's polygon; its area is then .16% too small
 SHAPES = {  # the numbers that each shape has
     "polygon": ("all_points_x", "all_points_y"),
     "rect": ("x", "y", "width", "height"),
@@ -70,7 +70,7 @@ def read(
 ) -> Tables:
     """The checked tables of a split; image and annotation ids count from 1 in the order of the file.
 
-    `known` images are not searched for again; `keypoints` is of no use here. Raises ValueError or OSError, with the
+    `known` images are not searched for again; `keypoints` has no effect. Raises ValueError or OSError, with the
     file and what is wrong in it.
     """
     file = annotation_file(folder, split, (annotations,) if annotations else PATTERNS)
@@ -81,7 +81,10 @@ def read(
     regions = [region for number, one in enumerate(entries, start=1) for region in _regions(one, number, warnings)]
     shapes = [region for region in regions if region.kind not in NO_OBJECTS]
     warnings.add(
-        "a point or a line, which is no object", SKIPPED, [r.name for r in regions if r.kind in NO_OBJECTS], "region"
+        "a point or a line, which is not an object",
+        SKIPPED,
+        [r.name for r in regions if r.kind in NO_OBJECTS],
+        "region",
     )
     attribute = _class_attribute(shapes, file)
     annotations_of: list[RawEntry] = []
@@ -150,7 +153,7 @@ def _class_attribute(regions: Sequence[_Region], file: Path) -> str | None:
             if name.lower() == expected:
                 return name
     raise ValueError(
-        f"{file}: regions have the attributes {few(there)}, and nothing says which of them is the class: "
+        f"{file}: regions have the attributes {few(there)}, and it is not clear which of them is the class: "
         f"rename it to {' or '.join(CLASS_ATTRIBUTES)}"
     )
 

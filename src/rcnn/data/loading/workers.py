@@ -29,7 +29,7 @@ from torch import Tensor
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.structures import ImageBatch, Targets
 
-AHEAD = 2  # batches that a worker makes before they are asked for
+AHEAD = 2  # batches that a worker makes before they are requested
 PATIENCE = 25  # seconds without a sign of life from a worker (one per image) before it is given up
 STARTUP = 100  # the same before its first sign: where processes are not forked, they import torch first
 ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
@@ -81,7 +81,7 @@ class _Workers:
     def __init__(self, batches: BatchMaker, first: int, count: int) -> None:
         self._next = 0  # batches received
         self._workers: list[_Worker] = []
-        # at exit multiprocessing joins its processes, but ours ignore SIGTERM: a stream that nobody closed would hang
+        # at exit multiprocessing joins its processes, but ours ignore SIGTERM: a stream that is not closed would hang
         self._kill = util.Finalize(self, _kill_all, args=(self._workers,), exitpriority=100)
         self._alive: set[int] = set()  # workers that gave a sign of life
         context = multiprocessing.get_context()
@@ -124,7 +124,7 @@ class _Workers:
                     )
 
     def close(self) -> None:
-        """End the processes at once: they hold nothing that is worth saving."""
+        """End the processes at once: they have nothing to save."""
         self._kill()
 
 

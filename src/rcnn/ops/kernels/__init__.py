@@ -1,4 +1,4 @@
-"""The place of Triton kernels: one file an op, the only files that import triton.
+"""Reserved for Triton kernels: one file per op, the only files that import triton.
 
-Each is registered for CUDA on an op that a sibling of this package defines, and is tested against that definition.
+Each is registered for CUDA on an op defined in `rcnn.ops`, and is tested against that definition.
 """

@@ -1,1 +1,1 @@
-"""Opens files of weights without running anything in them: every format is read by a machine with nothing to call."""
+"""Readers of weight files; nothing in a file is ever run, because the readers have no way to call it."""

@@ -1,4 +1,4 @@
-"""HDF5 files, as Keras writes weights: every data set by its path. Needs h5py, an extra."""
+"""HDF5 files, in which Keras stores weights: every data set by its path. Needs h5py (`pip install 'rcnn[hdf5]'`)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import numpy as np
 from rcnn.weights.readers.stored import Damaged, Refused, Stored, numpy_kind, require_room, require_shape
 
 MAGIC = b"\x89HDF\r\n\x1a\n"
-MOST_OBJECTS = 100_000
-DEEPEST = 30
+MAX_OBJECTS = 100_000
+MAX_DEPTH = 30
 
 
 def read_hdf5(path: Path) -> dict[str, Stored]:
-    """Data sets of `path` by their paths, without a leading slash; none is read yet. Raises Damaged and Refused.
+    """The data sets of `path` by their paths, without a leading slash; none is read yet. Raises Damaged and Refused.
 
-    Links out of the file and data kept in others are refused: a file of weights could read any other through them.
+    Links to other files and external data are refused: through them a weight file could read any other file.
     """
     try:
         import h5py
     except ImportError as error:
-        raise ImportError(f"{path} is an HDF5 file, and to read those takes h5py: pip install rcnn[hdf5]") from error
+        raise ImportError(f"{path} is an HDF5 file; reading it needs h5py: pip install 'rcnn[hdf5]'") from error
     found: dict[str, Stored] = {}
     try:
         with h5py.File(path, "r") as file:
@@ -34,28 +34,29 @@ def read_hdf5(path: Path) -> dict[str, Stored]:
     return found
 
 
-def _walk(h5py: Any, group: Any, prefix: str, path: Path, found: dict[str, Stored], seen: set[Any]) -> None:
-    if prefix.count("/") > DEEPEST or len(seen) > MOST_OBJECTS:
-        raise Refused(f"groups more than {DEEPEST} deep, or more than {MOST_OBJECTS} of them")
+def _walk(h5py: Any, group: Any, prefix: str, path: Path, found: dict[str, Stored], seen: set[int]) -> None:
+    """Add the data sets below `group` to `found`; `seen` are the addresses of the groups visited."""
+    if prefix.count("/") > MAX_DEPTH or len(seen) > MAX_OBJECTS:
+        raise Refused(f"groups nested more than {MAX_DEPTH} deep, or more than {MAX_OBJECTS} groups")
     for name in group:
         if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-            raise Refused(f"{prefix}{name}, a link to another place")
+            raise Refused(f"{prefix}{name}, a link")
         item = group[name]
-        place = h5py.h5o.get_info(item.id).addr
+        address = h5py.h5o.get_info(item.id).addr
         if isinstance(item, h5py.Dataset):
             found[f"{prefix}{name}"] = _dataset(item, f"{prefix}{name}", path)
-        elif place in seen:
-            raise Refused(f"{prefix}{name}, a group that holds itself or is held twice")
+        elif address in seen:
+            raise Refused(f"{prefix}{name}, a group that contains itself or has two parents")
         elif isinstance(item, h5py.Group):
-            seen.add(place)
+            seen.add(address)
             _walk(h5py, item, f"{prefix}{name}/", path, found, seen)
 
 
 def _dataset(item: Any, name: str, path: Path) -> Stored:
     if item.is_virtual or item.external:
-        raise Refused(f"{name}, whose numbers lie in another file")
+        raise Refused(f"{name}, which stores its values in another file")
     if item.shape is None or item.dtype.hasobject:
-        raise Refused(f"{name} of {item.dtype}, which is no array of numbers")
+        raise Refused(f"{name} of type {item.dtype}, which is not an array of numbers")
     require_shape(item.shape)
 
     def read() -> np.ndarray:

@@ -1,4 +1,4 @@
-"""numpy's `.npz`: a zip file of arrays, each read when it is asked for. Pickled objects in one are never read."""
+"""numpy's `.npz`: a zip file of arrays; an array is read when it is used. Pickled objects in it are never read."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from rcnn.weights.readers.stored import Damaged, Refused, Stored, require_shape,
 from rcnn.weights.readers.zips import Member, zip_members
 
 MAGIC = b"\x93NUMPY"
-MOST_HEADER = 10_000  # bytes, of an array's description
+MAX_HEADER = 10_000  # bytes of an array's description
 
 
 def is_npz(members: dict[str, Member]) -> bool:
-    """Whether a zip file of these members is numpy's."""
+    """Whether a zip file with these members was written by numpy."""
     return bool(members) and all(name.endswith(".npy") for name in members)
 
 
@@ -28,20 +28,20 @@ def read_npz(path: Path) -> dict[str, Stored]:
 
 def _array(member: Member) -> Stored:
     shown = member.name[:100]
-    with io.BytesIO(member.head(MOST_HEADER + 12)) as head:
+    with io.BytesIO(member.head(MAX_HEADER + 12)) as head:
         try:
             version = npy.read_magic(head)
             reader = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            shape, fortran, dtype = reader(head, max_header_size=MOST_HEADER)
-        except Exception as error:  # numpy reads a literal of Python's there, which may fail in any way
-            raise Damaged(f"{shown!r} does not begin as an array of numpy does") from error
-        begins = head.tell()
+            shape, fortran, dtype = reader(head, max_header_size=MAX_HEADER)
+        except Exception as error:  # numpy parses a Python literal here, which may fail in any way
+            raise Damaged(f"{shown!r} does not start with the header of a numpy array") from error
+        start = head.tell()
     if dtype.hasobject:
         raise Refused(
-            f"{shown!r}, a pickle of Python objects (save each array under a name of its own: np.savez(file, **arrays))"
+            f"{shown!r}, a pickle of Python objects (save each array under its own name: np.savez(file, **arrays))"
         )
     require_shape(shape)
     nbytes = math.prod(shape) * dtype.itemsize
-    if member.size - begins != nbytes:
-        raise Damaged(f"{shown!r} of {shape} {dtype} has {member.size - begins} bytes, want {nbytes}")
-    return stored_array(shape, np.dtype(dtype), "F" if fortran else "C", lambda: memoryview(member.read())[begins:])
+    if member.size - start != nbytes:
+        raise Damaged(f"{shown!r} of {shape} {dtype} has {member.size - start} bytes, expected {nbytes}")
+    return stored_array(shape, np.dtype(dtype), "F" if fortran else "C", lambda: memoryview(member.read())[start:])

@@ -1,8 +1,8 @@
-"""The instructions of a pickle, run by a machine that can only put together plain values and stored arrays.
+"""A pickle machine that builds plain values and stored arrays only.
 
-Python's own reader looks up and calls whatever a pickle names. This one has no way to: a name is kept as a name, and
-the few calls that arrays and tensors need are done by functions of ours (pickles.py, torch_files.py). Lengths are
-believed only as far as the file goes, and long byte strings stay in the file until they are asked for.
+Python's own reader imports and calls whatever a pickle names. This one cannot: a name stays a name, and the few calls
+that arrays and tensors need are replaced by functions of ours (pickles.py, torch_files.py). No length is trusted
+beyond the end of the file, and long byte strings stay in the file until they are used. See docs/security.md.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, BinaryIO
 
 from rcnn.weights.readers.stored import Damaged, Refused
 
-KEPT = 1 << 16  # longer byte strings and texts, in bytes, are left in the file
-MOST_STEPS = 5_000_000  # instructions; a checkpoint with its optimiser has some tens of thousands
-MOST_DIGITS = 4000
+MAX_INLINE = 1 << 16  # bytes; longer byte strings and texts stay in the file
+MAX_STEPS = 5_000_000  # instructions; a checkpoint with its optimizer has tens of thousands
+MAX_DIGITS = 4000  # of a number
 SCALARS = (str, int, float, bytes, bool, type(None))
 
 
 @dataclass(frozen=True)
 class Name:
-    """What a pickle calls a function or a class by; never looked up."""
+    """The name of a function or class in a pickle; it is never imported."""
 
     module: str
     name: str
@@ -36,7 +36,7 @@ class Name:
 
 @dataclass(frozen=True)
 class Span:
-    """A long byte string, left in its file: `read` gives it."""
+    """A long byte string that stays in its file until `read` is called."""
 
     length: int  # bytes in the file
     read: Callable[[], bytes | bytearray]
@@ -44,7 +44,7 @@ class Span:
 
 
 class Source:
-    """A file, or a part of one, of known length, of which no more is read than there is."""
+    """A file, or part of one, of known length; nothing beyond its end is read."""
 
     def __init__(
         self, file: BinaryIO, start: int, length: int, reopen: Callable[[], io.BufferedReader | io.BytesIO]
@@ -53,9 +53,9 @@ class Source:
         file.seek(start)
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes; Damaged where there are not so many."""
+        """The next `count` bytes; Damaged where the file ends before."""
         if count < 0 or self.at + count > self.length:
-            raise Damaged(f"it ends at byte {self.length}, amid {count} bytes that begin at {self.at}")
+            raise Damaged(f"it ends at byte {self.length}, inside {count} bytes that start at {self.at}")
         content = self._file.read(count)
         if len(content) != count:
             raise Damaged(f"it ends at byte {self.at + len(content)}")
@@ -63,72 +63,72 @@ class Source:
         return content
 
     def line(self) -> bytes:
-        """The next line without its end."""
+        """The next line without its line feed."""
         content = self._file.readline(self.length - self.at)
         self.at += len(content)
         if not content.endswith(b"\n"):
-            raise Damaged("it ends amid a line")
+            raise Damaged("it ends inside a line")
         return content[:-1]
 
     def seek(self, at: int) -> None:
-        """Go on at byte `at`."""
+        """Continue at byte `at`."""
         self.at = at
         self._file.seek(self._start + at)
 
     def span(self, count: int, text: bool = False) -> Span:
-        """The next `count` bytes, left where they are."""
+        """The next `count` bytes, which stay in the file."""
         at = self.at
         if self.at + count > self.length:
-            raise Damaged(f"it ends at byte {self.length}, amid {count} bytes that begin at {at}")
+            raise Damaged(f"it ends at byte {self.length}, inside {count} bytes that start at {at}")
         self.seek(at + count)
         return Span(count, lambda: self.part(at, count), text)
 
     def part(self, at: int, count: int) -> bytearray:
-        """`count` bytes from byte `at` on, also when the file was closed since."""
+        """`count` bytes from byte `at`; works after the file was closed."""
         if at < 0 or count < 0 or at + count > self.length:
-            raise Damaged(f"bytes {at} to {at + count} are wanted of {self.length}")
+            raise Damaged(f"bytes {at} to {at + count} lie outside of its {self.length} bytes")
         with self._reopen() as file:
             file.seek(self._start + at)
-            content = bytearray(count)  # not bytes: an array made of these may be written to, and is no copy
+            content = bytearray(count)  # not bytes: an array over a bytearray is writable without a copy
             got = file.readinto(content)
         if got != count:
-            raise Damaged(f"it ends amid {count} bytes that begin at {at}")
+            raise Damaged(f"it ends inside {count} bytes that start at {at}")
         return content
 
 
-Call = Callable[[Name, Any], Any]  # (function, arguments) -> value; Refused where the name is not known
-Build = Callable[[Any, Any], None]  # (value, state): what __setstate__ is to do
+Call = Callable[[Name, Any], Any]  # (function, arguments) -> value; raises Refused for unknown names
+Build = Callable[[Any, Any], None]  # (value, state): what __setstate__ would do
 Persistent = Callable[[Any], Any]
 
 
 def _no_persistent(key: Any) -> Any:
-    raise Refused("something outside of it (a persistent id)")
+    raise Refused("a reference to something outside of the file (a persistent id)")
 
 
 def run(source: Source, call: Call, build: Build, persistent: Persistent = _no_persistent) -> Any:
-    """The value of the pickle that begins where `source` is, and `source` is left where it ends.
+    """The value of the pickle at the position of `source`, which moves to the end of the pickle.
 
-    `call(name, arguments)` does what a pickle calls; `build(value, state)` what it sets. Raises Damaged and Refused.
+    `call(name, arguments)` stands in for calls, `build(value, state)` for `__setstate__`. Raises Damaged and Refused.
     """
     machine = _Machine(source, call, build, persistent)
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         code = source.take(1)
         if code == pickle.STOP:
             return machine.pop()
         step = _STEPS.get(code)
         if step is None:
-            raise Damaged(f"no instruction of a pickle begins with {code!r}, as byte {source.at - 1} does")
+            raise Damaged(f"byte {source.at - 1}, {code!r}, is not a pickle instruction")
         try:
             step(machine)
         except (Damaged, Refused):
             raise
-        except Exception as error:  # whatever a number or a text made to confuse may raise
+        except Exception as error:  # a crafted number or text may raise anything
             raise Damaged(f"byte {source.at}: {type(error).__name__}") from error
-    raise Refused(f"more than {MOST_STEPS} instructions, as no weights need")
+    raise Refused(f"more than {MAX_STEPS} pickle instructions; weights need far fewer")
 
 
 class _Machine:
-    """The stack, the memo, and where the instructions come from."""
+    """The stack, the memo and the source of the instructions."""
 
     def __init__(self, source: Source, call: Call, build: Build, persistent: Persistent) -> None:
         self.source, self.call, self.build, self.persistent = source, call, build, persistent
@@ -141,17 +141,17 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self.stack:
-            raise Damaged("an instruction wants a value where there is none")
+            raise Damaged("an instruction needs a value, but the stack is empty")
         return self.stack.pop()
 
     def top(self, kind: type) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):
-            raise Damaged(f"an instruction wants a {kind.__name__} where there is none")
+            raise Damaged(f"an instruction needs a {kind.__name__} on the stack")
         return self.stack[-1]
 
     def marked(self) -> list[Any]:
         if not self.marks:
-            raise Damaged("an instruction wants a mark where there is none")
+            raise Damaged("an instruction needs a mark on the stack")
         items, self.stack = self.stack, self.marks.pop()
         return items
 
@@ -160,49 +160,49 @@ class _Machine:
 
     def remember(self, index: int) -> None:
         if not self.stack:
-            raise Damaged("an instruction keeps a value where there is none")
+            raise Damaged("an instruction stores a value, but the stack is empty")
         self.memo[index] = self.stack[-1]
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise Damaged(f"an instruction recalls value {index}, which was not kept")
+            raise Damaged(f"an instruction refers to memo entry {index}, which does not exist")
         self.stack.append(self.memo[index])
 
     def long_string(self, form: str, text: bool) -> None:
         count = self.number(form)
-        if count > KEPT:
+        if count > MAX_INLINE:
             self.stack.append(self.source.span(count, text))
         else:
             content = self.source.take(count)
             self.stack.append(decoded(content) if text else content)
 
     def python2_string(self, form: str) -> None:
-        """Python 2 knew no difference between text and bytes: short ones are text, a byte each character."""
+        """Python 2 does not distinguish text and bytes: short strings are read as text, one byte per character."""
         count = self.number(form)
         if count < 0:
             raise Damaged(f"a string has {count} bytes")
-        self.stack.append(self.source.span(count) if count > KEPT else self.source.take(count).decode("latin1"))
+        self.stack.append(self.source.span(count) if count > MAX_INLINE else self.source.take(count).decode("latin1"))
 
     def long(self, form: str) -> None:
         count = self.number(form)
-        if not 0 <= count <= MOST_DIGITS:
+        if not 0 <= count <= MAX_DIGITS:
             raise Refused(f"a number of {count} bytes")
         self.stack.append(int.from_bytes(self.source.take(count), "little", signed=True))
 
     def digits(self, content: bytes) -> None:
         content = content.removesuffix(b"L")
-        if len(content) > MOST_DIGITS:
+        if len(content) > MAX_DIGITS:
             raise Refused(f"a number of {len(content)} digits")
         self.stack.append(content == b"01" if content in (b"00", b"01") else int(content))
 
     def add_items(self, target: Any, items: list[Any]) -> None:
         if not isinstance(target, dict) or len(items) % 2:
-            raise Damaged("keys and values are set in what is no dict")
+            raise Damaged("items are set in a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # nothing nested: the hash of a tuple of tuples may take for ever
+            # nothing nested: hashing a tuple of tuples may take exponential time
             flat = isinstance(key, tuple) and len(key) <= 16 and all(isinstance(part, SCALARS) for part in key)
             if not flat and not isinstance(key, SCALARS):
-                raise Refused(f"a dict whose keys are of {type(key).__name__}, not words or numbers")
+                raise Refused(f"a dict with keys of type {type(key).__name__}; expected text or numbers")
             target[key] = value
 
     def extend(self, items: list[Any]) -> None:
@@ -210,14 +210,14 @@ class _Machine:
 
     def name(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
-            raise Damaged("a name is no text")
+            raise Damaged("a name is not text")
         self.stack.append(Name(module, name))
 
     def calls(self, function: Any, arguments: Any) -> None:
         if not isinstance(function, Name):
-            raise Refused(f"a call of {type(function).__name__}, which is no function by name")
+            raise Refused(f"a call of a {type(function).__name__}; expected a function name")
         if not isinstance(arguments, tuple):
-            raise Damaged(f"{function} is called with no arguments")
+            raise Damaged(f"{function} is called without an argument tuple")
         self.stack.append(self.call(function, arguments))
 
     def reduce(self) -> None:
@@ -236,7 +236,7 @@ class _Machine:
 
     def new(self, keywords: bool = False) -> None:
         if keywords and self.pop():
-            raise Refused("an object made with keywords")
+            raise Refused("an object built with keyword arguments")
         self.reduce()
 
     def set_state(self) -> None:
@@ -251,13 +251,13 @@ class _Machine:
 
     def new_tuple(self, count: int) -> None:
         if len(self.stack) < count:
-            raise Damaged("a tuple of more values than there are")
+            raise Damaged("a tuple has more values than the stack")
         self.stack[-count:] = [tuple(self.stack[-count:])]
 
     def quoted(self) -> None:
         content = self.source.line()
         if len(content) < 2 or content[0] != content[-1] or content[:1] not in b"\"'":
-            raise Damaged("a string is not in quotes")
+            raise Damaged("a string is not quoted")
         self.stack.append(codecs.escape_decode(content[1:-1])[0].decode("latin1"))  # pyrefly: ignore[missing-attribute]
 
     def mark(self) -> None:
@@ -285,7 +285,7 @@ class _Machine:
     def into_set(self, frozen: bool = False) -> None:
         items = self.marked()
         if not all(isinstance(item, SCALARS) for item in items):
-            raise Refused("a set of what is neither word nor number")
+            raise Refused("a set whose items are neither text nor numbers")
         if frozen:
             self.stack.append(frozenset(items))
         else:
@@ -293,15 +293,15 @@ class _Machine:
 
     def protocol(self) -> None:
         if (number := self.number("<B")) > 5:
-            raise Damaged(f"it has protocol {number}, which there is not")
+            raise Damaged(f"it has pickle protocol {number}; expected at most 5")
 
 
 def decoded(content: bytes) -> str:
-    """UTF-8 text as Python pickles it; Damaged where it is none."""
+    """UTF-8 text as Python pickles it; Damaged for other bytes."""
     try:
         return content.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError as error:
-        raise Damaged(f"a text is no UTF-8 ({error.reason})") from error
+        raise Damaged(f"a text is not UTF-8 ({error.reason})") from error
 
 
 _STEPS: dict[bytes, Callable[[_Machine], Any]] = {

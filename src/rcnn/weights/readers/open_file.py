@@ -1,4 +1,4 @@
-"""What a file of weights is, told by what is in it and never by what it is called, and how it is opened."""
+"""Finds the format of a weight file from its content, never from its name, and opens it."""
 
 from __future__ import annotations
 
@@ -10,53 +10,53 @@ from typing import Any
 from rcnn.weights.readers import hdf5, mxnet_params, npz, pickles, torch_files, zips
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused
 
-HEAD = 512  # bytes that tell
-MXNET_MAGIC = (0x112).to_bytes(8, "little")  # of a list of arrays
-COPY = "copy it again, or download it again"
-# what a file that begins so is, and what to do
+HEAD = 512  # first bytes, which identify the format
+MXNET_MAGIC = (0x112).to_bytes(8, "little")  # of an array list
+COPY = "copy or download it again"
+# formats that are not read, by their first bytes, and what to do
 OTHERS: tuple[tuple[bytes, str], ...] = (
-    (b"version https://git-lfs", "is a pointer of Git LFS, not the weights: git lfs pull"),
-    (b"\x1f\x8b", "is packed by gzip: unpack it (gunzip, or tar xzf), and convert what is in it"),
-    (b"BZh", "is packed by bzip2: unpack it, and convert what is in it"),
-    (b"\xfd7zXZ", "is packed by xz: unpack it, and convert what is in it"),
-    (b"\x28\xb5\x2f\xfd", "is packed by zstd: unpack it, and convert what is in it"),
-    (b"7z\xbc\xaf", "is a 7z archive: unpack it, and convert what is in it"),
-    (b"Rar!", "is a RAR archive: unpack it, and convert what is in it"),
+    (b"version https://git-lfs", "is a Git LFS pointer, not the weights: run git lfs pull"),
+    (b"\x1f\x8b", "is compressed with gzip: unpack it (gunzip or tar xzf) and convert the file inside"),
+    (b"BZh", "is compressed with bzip2: unpack it and convert the file inside"),
+    (b"\xfd7zXZ", "is compressed with xz: unpack it and convert the file inside"),
+    (b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it and convert the file inside"),
+    (b"7z\xbc\xaf", "is a 7z archive: unpack it and convert the file inside"),
+    (b"Rar!", "is a RAR archive: unpack it and convert the file inside"),
     (b"%PDF", "is a PDF"),
-    (b"\xff\xd8\xff", "is a photo"),
-    (b"\x89PNG", "is a picture"),
-    (b"\x7fELF", "is a program"),
-    (b"\x1cTFL", "is a TensorFlow Lite model: its weights are packed; convert the checkpoint that it was made from"),
+    (b"\xff\xd8\xff", "is a JPEG image"),
+    (b"\x89PNG", "is a PNG image"),
+    (b"\x7fELF", "is an executable program"),
+    (b"\x1cTFL", "is a TensorFlow Lite model: convert the checkpoint that it was exported from"),
     (
         npz.MAGIC,
-        "is one array of numpy (.npy): tensorpack's old files hold a pickled dict in one; where you trust it, "
-        "np.savez('weights.npz', **np.load(FILE, allow_pickle=True).item()), and convert that",
+        "is a single numpy array (.npy). Old tensorpack files hold a pickled dict in it: if you trust the file, run "
+        "np.savez('weights.npz', **np.load(FILE, allow_pickle=True).item()) and convert weights.npz",
     ),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """An opened file. `content` is as nested as the file has it; every array in it is a Stored."""
+    """An opened file. `content` has the nesting of the file; every array in it is a Stored."""
 
-    kind: str  # what kind of file, for people
+    kind: str  # the format, for messages
     content: Any
     size: int  # bytes
 
 
 def read_container(path: str | Path) -> Container:
-    """Open file `path`; nothing in it is run, and its arrays stay in it until they are read.
+    """Open file `path`; nothing in it is run, and its arrays stay in the file until they are read.
 
-    Raises FileNotFoundError, ImportError (an HDF5 file without h5py), or a ValueError that names the file, what it is
-    or what is wrong with it, and what to do.
+    Raises FileNotFoundError, ImportError (an HDF5 file without h5py), or a ValueError that names the file, says what
+    is wrong with it and what to do.
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: want a file of weights")
+        raise FileNotFoundError(f"{path} does not exist; expected a weight file")
     if path.is_dir():
         raise ValueError(_folder(path))
-    if not path.is_file():  # a pipe or a device: reading might never end
-        raise ValueError(f"{path} is no ordinary file (a pipe, a device?): want a file of weights")
+    if not path.is_file():  # reading a pipe or a device may never end
+        raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a weight file")
     with path.open("rb") as file:
         head = file.read(HEAD)
     try:
@@ -64,7 +64,7 @@ def read_container(path: str | Path) -> Container:
     except ForeignName as error:
         raise ValueError(
             f"{path} asks for {error}, which is neither array nor tensor: refused, and nothing of it was run. "
-            "If you trust its author, save its weights alone again where it was made"
+            "If you trust its author, load it where it was made and save only its state_dict"
         ) from error
     except Refused as error:
         raise ValueError(f"{path} holds {error}: refused, and nothing of it was run") from error
@@ -87,7 +87,7 @@ def _open(path: Path, head: bytes) -> tuple[str, Any]:
         if head.startswith(begins):
             raise ValueError(f"{path} {problem}")
     if head[257:262] == b"ustar":
-        raise ValueError(f"{path} is a tar archive: unpack it, and convert what is in it")
+        raise ValueError(f"{path} is a tar archive: unpack it and convert the file inside")
     if head[8:9] == b"{" and head[7:8] == b"\0":
         return "safetensors", torch_files.read_safetensors(path)
     if pickles.is_pickle(head):
@@ -107,38 +107,40 @@ _FORMATS: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (
 
 
 def _problem(path: Path, head: bytes) -> str:
-    """What a file that none of our readers takes seems to be, in words."""
+    """What a file seems to be that no reader accepts, in words."""
     text = head.lstrip()
     if text.startswith(b"<"):
-        return "is a web page, not weights: the download went wrong, try again"
+        return "is a web page, not weights: the download failed, try again"
     if text.startswith((b"{", b"[")):
-        return "is text, not weights: want the file that holds the numbers"
+        return "is a text file; expected a binary weight file"
     if b"model_checkpoint_path" in head:
-        return "only names the newest checkpoint of TensorFlow's, which are not read here; see docs/checkpoints.md"
+        return (
+            "only names the newest TensorFlow checkpoint; TensorFlow checkpoints are not read, see docs/checkpoints.md"
+        )
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 8))
         tail = file.read()
     if tail == bytes.fromhex("57fb808b247547db"):
-        return "is the index of a TensorFlow checkpoint: save its variables by name with np.savez, and convert that"
+        return "is the index of a TensorFlow checkpoint: save its variables by name with np.savez and convert that file"
     if head.startswith(b"\x08") and (b"onnx" in head or b"pytorch" in head or b"main_graph" in head):
-        return "is an ONNX model: its names are lost; convert the checkpoint that it was made from"
+        return "is an ONNX model, which has lost the tensor names: convert the checkpoint that it was exported from"
     if head.startswith(b"\x0a"):
-        return "is a protocol buffer (TensorFlow's .pb, Caffe's .caffemodel?): convert the checkpoint it was made from"
+        return "looks like a protocol buffer (TensorFlow .pb, Caffe .caffemodel): convert the checkpoint it came from"
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in head):
-        return "is text, not weights: want the file that holds the numbers"
-    return "is no file of weights that we know: want .pkl, .pth, .npz, .params, .h5 or .safetensors of a known system"
+        return "is a text file; expected a binary weight file"
+    return "has an unknown format; expected .pkl, .pth, .npz, .params, .h5 or .safetensors of a known system"
 
 
 def _folder(path: Path) -> str:
-    """Why the folder `path` cannot be converted, and what to do."""
+    """Why folder `path` cannot be converted, and what to do."""
     names = {entry.name for entry in list(path.iterdir())[:1000]}
     if "model.safetensors" in names and "config.json" in names:
-        return f"{path} is a checkpoint of ours (or Hugging Face's): `rcnn predict {path} IMAGES` takes it as it is"
+        return f"{path} is an rcnn checkpoint (or a Hugging Face one): use it directly, `rcnn predict {path} IMAGES`"
     if "saved_model.pb" in names or any(".data-0000" in name for name in names):
         return (
-            f"{path} is a folder of TensorFlow's: save the variables by name with np.savez, and convert that file "
+            f"{path} is a TensorFlow checkpoint folder: save the variables by name with np.savez and convert that file "
             "(docs/checkpoints.md)"
         )
     if "last_checkpoint" in names:
-        return f"{path} is a folder of Detectron2's or MMDetection's: want one of the files in it"
-    return f"{path} is a folder: want a file of weights"
+        return f"{path} is a training folder of Detectron2 or MMDetection; expected one of the weight files in it"
+    return f"{path} is a folder; expected a weight file"

@@ -1,7 +1,7 @@
-"""Reading pickled weights without running what a pickle may carry: names outside a short list are refused.
+"""Reads pickled weights without running the pickle: names outside a short list are refused.
 
-A pickle is a program. Python's own reader looks up and calls whatever it names; ours (opcodes.py) knows arrays and
-plain containers, stops at anything else, and leaves the arrays in the file until they are asked for.
+A pickle is a program. Python's own reader imports and calls whatever it names; ours (opcodes.py) knows arrays and
+plain containers, stops at anything else, and leaves arrays in the file until they are used.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import numpy as np
 from rcnn.weights.readers.opcodes import SCALARS, Build, Call, Name, Persistent, Source, Span, run
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, Stored, numpy_kind, require_shape, stored_array
 
-FIRST = (b"\x80", b"(", b"]", b"}", b"c")  # the first instruction of a pickle of weights
+FIRST = (b"\x80", b"(", b"]", b"}", b"c")  # first instructions of a pickle of weights
 NUMPY = ("numpy.core.", "numpy._core.")  # before and since numpy 2
 DTYPE = re.compile(r"[|<>=]?([?bBhHiIlLqQefdFD]|[biufc]\d{1,2}|[SU]\d{1,9})")
 SETS = ("builtins.set", "__builtin__.set", "builtins.frozenset", "__builtin__.frozenset")
 GETATTR = ("builtins.getattr", "__builtin__.getattr")
-# settings, logs and times that trainers leave beside the weights: kept as empty boxes of that name, without what they
-# hold, and never imported
+# settings, logs and times that trainers save beside the weights: kept as empty placeholders of that name, without
+# their content, and never imported
 INERT = {
     "argparse.Namespace", "yacs.config.CfgNode", "fvcore.common.config.CfgNode", "detectron2.config.config.CfgNode",
     "easydict.EasyDict", "addict.addict.Dict", "mmcv.utils.config.ConfigDict", "mmengine.config.config.ConfigDict",
@@ -31,7 +31,7 @@ INERT = {
 
 
 class Inert:
-    """An object of a class that is known and of no use here."""
+    """A placeholder for an object of a known class that is not needed."""
 
     __slots__ = ("name",)
 
@@ -43,17 +43,17 @@ class Inert:
 
 
 class Dtype:
-    """A numpy type while its pickle is being read."""
+    """A numpy dtype while its pickle is being read."""
 
     __slots__ = ("dtype",)
 
     def __init__(self, code: Any) -> None:
         if not isinstance(code, str) or not DTYPE.fullmatch(code):
-            raise Refused(f"a numpy array of {str(code)[:40]}, which is neither numbers nor text")
+            raise Refused(f"a numpy array of type {str(code)[:40]}; expected numbers or text")
         self.dtype = np.dtype(code)
 
     def set(self, state: Any) -> None:
-        """Take the byte order from what a pickle says of the type; Refused for a record."""
+        """Take the byte order from the pickled state; Refused for a record type."""
         if not isinstance(state, tuple) or len(state) < 5 or state[1] not in ("<", ">", "|", "=") or any(state[2:5]):
             raise Refused("a numpy array of records")
         if state[1] in "<>":
@@ -69,15 +69,15 @@ class Array:
         self.stored: Stored | None = None
 
     def set(self, state: Any) -> None:
-        """Take shape, type and contents from what a pickle says of the array."""
+        """Take shape, type and content from the pickled state."""
         if not isinstance(state, tuple) or len(state) not in (4, 5):
-            raise Damaged("a numpy array has no contents")
+            raise Damaged("a numpy array has no content")
         shape, dtype, fortran, content = state[-4:]
         self.stored = _array(content, dtype, shape, "F" if fortran is True or fortran == 1 else "C")
 
 
 def call(name: Name, arguments: Any) -> Any:
-    """What pickles of numpy's arrays and of containers call; any other name is Refused."""
+    """Stands in for the calls in pickles of numpy arrays and containers; any other name is Refused."""
     word = f"{name.module}.{name.name}"
     inner = next((word.removeprefix(prefix) for prefix in NUMPY if word.startswith(prefix)), "")
     if word == "collections.OrderedDict":
@@ -99,14 +99,14 @@ def call(name: Name, arguments: Any) -> Any:
         return _array(content, dtype, shape, order)
     if word in SETS and isinstance(arguments[0], list) and all(isinstance(item, SCALARS) for item in arguments[0]):
         return set(arguments[0])
-    # how protocol 2 names a method of a class; of a known and idle class it is idle too
+    # protocol 2 names a method of a class like this; for a placeholder class it is a placeholder too
     if word in GETATTR and isinstance(arguments[0], Name) and str(arguments[0]) in INERT:
         return Inert(str(arguments[0]))
     raise ForeignName(str(name))
 
 
 def build(value: Any, state: Any) -> None:
-    """What `__setstate__` does for a pickle of arrays; an OrderedDict's own attributes are dropped."""
+    """Stands in for `__setstate__` in a pickle of arrays; attributes of an OrderedDict are dropped."""
     if isinstance(value, Array | Dtype):
         value.set(state)
     elif not isinstance(value, dict | Inert):
@@ -120,36 +120,36 @@ def unpickle(source: Source, call: Call = call, build: Build = build, persistent
 
 
 def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
-    """`value` without what was of use while reading alone; a container met twice is finished once."""
+    """`value` without the helper objects of reading; a container that appears twice is processed once."""
     if id(value) in done:
         return done[id(value)][1]
     if isinstance(value, Array):
         if value.stored is None:
-            raise Damaged("a numpy array has no contents")
+            raise Damaged("a numpy array has no content")
         return value.stored
     if isinstance(value, Dtype):
         return value.dtype
     if not isinstance(value, dict | list | tuple):
         return value
     if depth > 100:
-        raise Refused("containers more than 100 deep")
+        raise Refused("containers nested more than 100 deep")
     if isinstance(value, tuple):
         new: Any = tuple(_finished(each, done, depth + 1) for each in value)
         done[id(value)] = (value, new)
         return new
-    done[id(value)] = (value, value)  # before what is in it, which may hold it again
+    done[id(value)] = (value, value)  # before its content, which may contain it again
     for key, each in list(value.items()) if isinstance(value, dict) else list(enumerate(value)):
         value[key] = _finished(each, done, depth + 1)
     return value
 
 
 def is_pickle(head: bytes) -> bool:
-    """Whether a file that begins so may be a pickle of weights."""
+    """Whether a file that starts with `head` may be a pickle of weights."""
     return head.startswith(FIRST)
 
 
 def read_pickle_file(path: Path) -> Any:
-    """What the pickle `path` holds. Raises Damaged and Refused."""
+    """The value of the pickle file `path`. Raises Damaged and Refused."""
     with path.open("rb") as file:
         source = Source(file, 0, path.stat().st_size, lambda: path.open("rb"))
         return unpickle(source)
@@ -168,7 +168,7 @@ def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Stored:
     elif isinstance(content, bytes | str):
         raw = content if isinstance(content, bytes) else content.encode("latin1")
         read = lambda: raw  # noqa: E731
-    else:  # a list: numpy pickles arrays of objects so
+    else:  # a list: this is how numpy pickles arrays of objects
         raise Refused("a numpy array of objects")
     return stored_array(shape, dtype.dtype, str(order), read)
 
@@ -185,14 +185,14 @@ def _ordered(arguments: Any) -> dict[Any, Any]:
         return {}
     pairs = arguments[0]
     if not isinstance(pairs, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
-        raise Damaged("an OrderedDict is not made of pairs")
+        raise Damaged("an OrderedDict is not built from pairs")
     if not all(isinstance(key, str | int) for key, _ in pairs):
-        raise Refused("an OrderedDict whose keys are not words or numbers")
+        raise Refused("an OrderedDict with keys that are neither text nor numbers")
     return dict(pairs)
 
 
 def _encoded(text: Any, encoding: Any = "latin1") -> Any:
-    """`_codecs.encode`, by which Python 2's strings and protocol 2's bytes are written."""
+    """`_codecs.encode`, with which protocol 2 writes bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise Refused(f"_codecs.encode to {str(encoding)[:40]}")
     return text if isinstance(text, Span) else text.encode("latin1")

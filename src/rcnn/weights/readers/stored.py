@@ -1,4 +1,4 @@
-"""Tensors that stay in their file until they are asked for, one at a time, with limits on what a file may claim."""
+"""Tensors that stay in their file until they are used, one at a time, with limits on what a file may claim."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOM = 1 << 30  # bytes that any file may claim to hold, however small it is ...
-FOLD = 16  # ... and how many times its own size more: trained weights hardly compress at all
-# numpy's code, without its byte order -> torch's type; texts have none
+FREE_BYTES = 1 << 30  # bytes that any file may claim to hold ...
+MAX_RATIO = 16  # ... plus this many times its own size: trained weights hardly compress
+# numpy's code without byte order -> torch's type; text has none
 TYPES = {
     "b1": torch.bool, "i1": torch.int8, "u1": torch.uint8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64,
     "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "c8": torch.complex64, "c16": torch.complex128,
@@ -21,43 +21,43 @@ TYPES = {
 
 
 class Damaged(ValueError):
-    """The file is not whole, or contradicts itself; whoever opened it adds its name."""
+    """The file is incomplete or contradicts itself; the caller adds its name."""
 
 
 class Refused(ValueError):
-    """What the file asks for is not done, whoever asks; whoever opened it adds its name."""
+    """The file asks for something that is never done; the caller adds its name."""
 
 
 class ForeignName(Refused):
-    """A function or class by name that is none of arrays and tensors."""
+    """The name of a function or class that arrays and tensors do not need."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """An array of a file, not read yet."""
+    """An array in a file that has not been read yet."""
 
     shape: tuple[int, ...]
-    kind: str  # numpy's code without byte order (f4), or torch's own word (bfloat16)
+    kind: str  # numpy's code without byte order (f4), or torch's name (bfloat16)
     nbytes: int  # when read
     read: Callable[[], Tensor | np.ndarray]  # raises Damaged
 
 
 def numpy_kind(dtype: np.dtype) -> str:
-    """The code of a numpy type (f4); Refused for objects, records and dates, which are no weights."""
+    """The code of a numpy type (f4); Refused for objects, records and dates."""
     if dtype.hasobject or dtype.kind not in "biufcSU" or dtype.shape or dtype.names:
-        raise Refused(f"a numpy array of {dtype}, which is neither numbers nor text")
+        raise Refused(f"a numpy array of type {dtype}; expected numbers or text")
     return f"{dtype.kind}{dtype.itemsize}"
 
 
 def stored_array(shape: tuple[int, ...], dtype: np.dtype, order: str, read: Callable[[], Any]) -> Stored:
-    """The array whose bytes `read` gives; `order` C or F. Damaged, when read, where there are fewer or more."""
+    """An array of the bytes that `read` returns; `order` is C or F. Reading raises Damaged for a wrong byte count."""
     require_shape(shape)
     nbytes = math.prod(shape) * dtype.itemsize
 
     def array() -> np.ndarray:
         content = read()
         if len(content) != nbytes:
-            raise Damaged(f"an array of {shape} {dtype} has {len(content)} bytes, want {nbytes}")
+            raise Damaged(f"an array of {shape} {dtype} has {len(content)} bytes, expected {nbytes}")
         values = np.frombuffer(content, dtype=dtype).reshape(shape, order="F" if order == "F" else "C")
         values = np.ascontiguousarray(values, dtype=dtype.newbyteorder("=")).reshape(shape)
         return values if values.flags.writeable else values.copy()
@@ -66,22 +66,22 @@ def stored_array(shape: tuple[int, ...], dtype: np.dtype, order: str, read: Call
 
 
 def require_shape(shape: tuple[int, ...]) -> None:
-    """Damaged unless `shape` is that of an array which a machine of today could hold."""
+    """Damaged unless an array of `shape` could fit into the memory of a machine."""
     if len(shape) > 32 or not all(type(side) is int and side >= 0 for side in shape) or math.prod(shape) >= 1 << 48:
         shown = f"{len(shape)} axes" if len(shape) > 32 else f"shape {shape}"[:200]
-        raise Damaged(f"an array has {shown}: no weights have")
+        raise Damaged(f"an array has {shown}, which is not possible for weights")
 
 
-def require_room(claimed: int, size: int) -> None:
-    """Refused where a file of `size` bytes claims to hold `claimed` bytes of arrays, as a bomb does."""
-    if claimed > ROOM + FOLD * size:
-        raise Refused(f"{claimed / 1e9:.1f} GB of memory for a file of {size / 1e6:.2f} MB, as no weights do (a bomb?)")
+def require_room(claimed: int, size: int, free: int = FREE_BYTES) -> None:
+    """Refused where `size` bytes claim to hold more than `free` + MAX_RATIO * `size` bytes, as a bomb does."""
+    if claimed > free + MAX_RATIO * size:
+        raise Refused(f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)")
 
 
 def loaded(value: Any, depth: int = 0) -> Any:
-    """`value` with the arrays in it read: numpy's as numpy's, torch's as tensors. Refused where it is too deep."""
+    """`value` with its arrays read: numpy arrays and torch tensors. Refused where it is nested too deeply."""
     if depth > 30:
-        raise Refused("containers more than 30 deep")
+        raise Refused("containers nested more than 30 deep")
     if isinstance(value, Stored):
         return value.read()
     if isinstance(value, dict):
@@ -92,7 +92,7 @@ def loaded(value: Any, depth: int = 0) -> Any:
 
 
 class LazyState(Mapping[str, Tensor]):
-    """Named tensors, each read when it is asked for: float32 where it was any real number, else as it was.
+    """Named tensors, each read when it is used; floating-point types become float32, others stay.
 
     Reading raises ValueError that names the file and the tensor.
     """
@@ -108,7 +108,7 @@ class LazyState(Mapping[str, Tensor]):
             raise ValueError(f"{self._source}: {name} cannot be read ({error}): copy the file again") from error
         tensor = value if isinstance(value, Tensor) else torch.from_numpy(value)
         if tensor.is_complex():
-            raise ValueError(f"{self._source}: {name} holds complex numbers, which no weights here are")
+            raise ValueError(f"{self._source}: {name} holds complex numbers; expected real weights")
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -121,20 +121,20 @@ class LazyState(Mapping[str, Tensor]):
         return name in self._stored
 
     def without(self, names: Collection[str]) -> LazyState:
-        """The same without the tensors of these `names`."""
+        """The same tensors without `names`."""
         unwanted = set(names)
         kept = {name: stored for name, stored in self._stored.items() if name not in unwanted}
         return LazyState(kept, self._source)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of tensor `name`, without reading it."""
+        """The shape of tensor `name`, without reading it."""
         return self._stored[name].shape
 
     def kind(self, name: str) -> str:
-        """Type of tensor `name` as the file has it: numpy's code (f4) or torch's word (bfloat16)."""
+        """The type of tensor `name` in the file: numpy's code (f4) or torch's name (bfloat16)."""
         return self._stored[name].kind
 
 
 def shape_of(state: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """Shape of tensor `name`; one that lies in a file is not read for it."""
+    """The shape of tensor `name`; a tensor in a file is not read for it."""
     return state.shape(name) if isinstance(state, LazyState) else tuple(state[name].shape)

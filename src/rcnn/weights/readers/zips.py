@@ -1,6 +1,6 @@
-"""Zip files, listed with suspicion: no overlaps, no two of a name, nothing said to be larger than it can be.
+"""Zip files, checked before use: no overlapping or duplicate members, no member larger than it can be.
 
-Nothing is ever unpacked to disk, so paths and links inside mean nothing.
+Nothing is unpacked to disk, so paths and links inside a zip file have no effect.
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from rcnn.weights.readers.stored import Damaged, Refused, require_room
 
 MAGIC = b"PK\x03\x04"
 EMPTY = b"PK\x05\x06"
-MOST_MEMBERS = 65_000  # more than that a Python of today reads slowly; the largest checkpoints have thousands
+MAX_MEMBERS = 65_000  # Python reads longer lists slowly; the largest checkpoints have thousands
+FREE_BYTES = 1 << 26  # bytes that a compressed member may unpack to, plus 16 times its compressed size
 _END = b"PK\x05\x06"
 _LOCAL = struct.Struct("<4s5H3I2H")
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file in a zip file."""
+    """A member of a zip file."""
 
     name: str
     size: int  # bytes, unpacked
-    start: int  # of its bytes in the zip file, where they are stored as they are; else -1
+    start: int  # offset of its bytes in the zip file where they are not compressed, else -1
     read: Callable[[], bytes]
     head: Callable[[int], bytes]  # its first bytes
 
@@ -42,18 +43,18 @@ def zip_members(path: Path) -> dict[str, Member]:
             with zipfile.ZipFile(file) as archive:
                 infos = archive.infolist()
         except (zipfile.BadZipFile, ValueError, struct.error, OverflowError, NotImplementedError) as error:
-            raise Damaged(f"its list of contents cannot be read: {error}") from error
+            raise Damaged(f"its directory cannot be read: {error}") from error
         require_room(sum(info.file_size for info in infos), size)
         members: dict[str, Member] = {}
         ends = 0
         for info in sorted(infos, key=lambda info: info.header_offset):
             if info.filename in members:
-                raise Refused(f"two contents of the name {info.filename[:100]!r}")
+                raise Refused(f"two members with the name {info.filename[:100]!r}")
             if info.flag_bits & 1:
-                raise Refused("contents behind a password")
+                raise Refused("encrypted members")
             start = _data_start(file, info)
             if info.header_offset < ends or start + info.compress_size > size:
-                raise Refused(f"contents that overlap ({info.filename[:100]!r})")
+                raise Refused(f"members that overlap ({info.filename[:100]!r})")
             ends = start + info.compress_size
             members[info.filename] = _member(path, info, start)
     return members
@@ -62,7 +63,7 @@ def zip_members(path: Path) -> dict[str, Member]:
 def _member(path: Path, info: zipfile.ZipInfo, start: int) -> Member:
     if info.compress_type == zipfile.ZIP_STORED:
         if info.compress_size != info.file_size:
-            raise Damaged(f"{info.filename[:100]!r} has {info.compress_size} bytes, and is said to have others")
+            raise Damaged(f"{info.filename[:100]!r} has {info.compress_size} bytes, its header says {info.file_size}")
 
         def head(count: int) -> bytes:
             with path.open("rb") as file:
@@ -71,10 +72,11 @@ def _member(path: Path, info: zipfile.ZipInfo, start: int) -> Member:
 
         return Member(info.filename, info.file_size, start, lambda: _whole(head(info.file_size), info), head)
     if info.compress_type != zipfile.ZIP_DEFLATED:
-        raise Refused(f"compression of kind {info.compress_type}; want deflate or none")
+        raise Refused(f"compression method {info.compress_type}; expected deflate or none")
+
+    require_room(info.file_size, info.compress_size, FREE_BYTES)
 
     def unpacked(count: int) -> bytes:
-        # never more than it is said to have, which was weighed against the size of the file
         try:
             with zipfile.ZipFile(path) as archive, archive.open(info) as file:
                 return file.read(min(count, info.file_size))
@@ -94,26 +96,28 @@ def _data_start(file: BinaryIO, info: zipfile.ZipInfo) -> int:
     file.seek(info.header_offset)
     head = file.read(_LOCAL.size)
     if len(head) != _LOCAL.size or not head.startswith(MAGIC):
-        raise Damaged(f"{info.filename[:100]!r} is not where the list of contents says")
+        raise Damaged(f"{info.filename[:100]!r} is not where the directory says")
     fields = _LOCAL.unpack(head)
     return info.header_offset + _LOCAL.size + fields[-2] + fields[-1]
 
 
 def _require_sane_end(file: BinaryIO, size: int) -> None:
-    """The list of contents lies in the file, and is short enough to be read whole."""
+    """Damaged or Refused unless the directory lies inside the file and is short enough to be read."""
     tail = min(size, 22 + 65_535)
     file.seek(size - tail)
     content = file.read(tail)
     at = content.rfind(_END)
     if at < 0 or len(content) - at < 22:
-        raise Damaged("its list of contents, which comes last, is missing")
+        raise Damaged("its directory, which is at the end, is missing")
     count, length = struct.unpack("<HI", content[at + 10 : at + 16])
-    if content[at - 20 : at - 16] == b"PK\x06\x07" and at >= 20:  # what is too much for these fields stands before them
-        where = struct.unpack("<Q", content[at - 12 : at - 4])[0]
-        file.seek(min(where, size))
+    if (
+        content[at - 20 : at - 16] == b"PK\x06\x07" and at >= 20
+    ):  # zip64: numbers too large for these fields precede them
+        position = struct.unpack("<Q", content[at - 12 : at - 4])[0]
+        file.seek(min(position, size))
         record = file.read(56)
         if len(record) != 56 or not record.startswith(b"PK\x06\x06"):
-            raise Damaged("its list of contents, which comes last, is missing")
+            raise Damaged("its directory, which is at the end, is missing")
         count, length = struct.unpack("<QQ", record[32:48])
-    if count > MOST_MEMBERS or length > 512 * MOST_MEMBERS:
-        raise Refused(f"{count} contents listed in {length} bytes, as no weights have")
+    if count > MAX_MEMBERS or length > 512 * MAX_MEMBERS:
+        raise Refused(f"{count} members in a directory of {length} bytes (at most {MAX_MEMBERS} members)")

@@ -1,8 +1,12 @@
-"""The order of a cell's anchors where they have several sizes: ours has the size outer, MMDetection's and torchvision's
-the ratio. The rows of the RPN's outputs follow it.
+"""Rows and axes in another order: what several systems store differently, as functions of tensors.
+
+Ours: background last in the class scores, no box and no mask for it; anchors of a cell with sizes outer and ratios
+inner; deltas dx, dy, dw, dh; kernels (out, in, height, width).
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -10,16 +14,110 @@ from torch import Tensor
 from rcnn.models import DetectorConfig
 
 
-def ratio_outer(config: DetectorConfig) -> Tensor:
-    """For each anchor of a cell with the ratio outer and the size inner its index in ours, (A,) int64."""
-    sizes, ratios = len(config.rpn.anchors.sizes[0]), len(config.rpn.anchors.ratios)
-    return torch.arange(sizes * ratios).view(sizes, ratios).T.reshape(-1)
+def layer_of(name: str) -> str:
+    """`rpn.deltas` of `rpn.deltas.weight`; the number of a cascade stage is left out."""
+    layer = name.rpartition(".")[0]
+    return f"box_head.{layer.rpartition('.')[2]}" if layer.startswith("box_head.stages.") else layer
 
 
-def reorder_anchors(name: str, value: Tensor, order: Tensor) -> Tensor:
-    """The rows of the RPN's outputs, one or four for each anchor, taken in another `order` of the anchors (A,)."""
-    if name.startswith(("rpn.objectness.", "rpn.deltas.")) and len(order) > 1:
-        if torch.equal(order, torch.arange(len(order))):
-            return value
-        return value.unflatten(0, (len(order), -1))[order].flatten(0, 1)
+def background_last(name: str, value: Tensor) -> Tensor:
+    """The rows of our tensor `name`, whose first class is background, in our order.
+
+    Background moves to the end of the scores; its box and its mask, which nothing uses, are dropped. Class-agnostic
+    boxes (4 rows) and masks (1 row) stay.
+    """
+    match layer_of(name):
+        case "box_head.logits":
+            return value.roll(-1, 0)
+        case "box_head.deltas" if len(value) > 4:
+            return value[4:]
+        case "mask_head.logits" if len(value) > 1:
+            return value[1:]
     return value
+
+
+def background_first(name: str, value: Tensor) -> Tensor:
+    """The inverse of `background_last`: the box and the mask of background are zeros."""
+    match layer_of(name):
+        case "box_head.logits":
+            return value.roll(1, 0)
+        case "box_head.deltas":
+            return torch.cat([torch.zeros_like(value[:4]), value])
+        case "mask_head.logits":
+            return torch.cat([torch.zeros_like(value[:1]), value])
+    return value
+
+
+def swap_anchors(value: Tensor, outer: int, inner: int) -> Tensor:
+    """Rows (outer, inner, n) of an RPN output, n for each anchor, as (inner, outer, n).
+
+    Raises ValueError where the rows are not a multiple of the number of anchors.
+    """
+    if value.ndim == 0 or len(value) % (outer * inner):
+        raise ValueError(
+            f"an RPN output has shape {tuple(value.shape)}, which does not fit {outer} x {inner} anchors per cell "
+            "(ratios "
+            "and sizes); give the settings with --config"
+        )
+    if 1 in (outer, inner):
+        return value
+    return value.unflatten(0, (outer, inner, -1)).transpose(0, 1).flatten(0, 2)
+
+
+def anchors_from_ratio_outer(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
+    """The rows of our tensor `name` in our order of anchors, where they came with the ratio outer."""
+    return swap_anchors(value, *reversed(_anchors(config))) if name.startswith(RPN_OUTPUTS) else value
+
+
+def anchors_to_ratio_outer(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
+    """The inverse of `anchors_from_ratio_outer`."""
+    return swap_anchors(value, *_anchors(config)) if name.startswith(RPN_OUTPUTS) else value
+
+
+RPN_OUTPUTS = ("rpn.objectness.", "rpn.deltas.")
+
+
+def _anchors(config: DetectorConfig) -> tuple[int, int]:
+    return len(config.rpn.anchors.sizes[0]), len(config.rpn.anchors.ratios)
+
+
+def paired_logits(value: Tensor) -> Tensor:
+    """RPN rows (background of all anchors, object of all anchors) as background and object of each anchor."""
+    return value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def deltas_from_yx(value: Tensor) -> Tensor:
+    """Rows dy, dx, dh, dw as dx, dy, dw, dh."""
+    return value.unflatten(0, (-1, 4))[:, [1, 0, 3, 2]].flatten(0, 1)
+
+
+def kernel_from_hwio(value: Tensor) -> Tensor:
+    """TensorFlow's kernels (height, width, in, out) as (out, in, height, width), and (in, out) as (out, in).
+
+    A deconvolution's (height, width, out, in) becomes (in, out, height, width), which is what PyTorch has.
+    """
+    return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t() if value.ndim == 2 else value
+
+
+def identity_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state`, where every norm without statistics gets a mean of 0 and a variance of 1.
+
+    With an eps of 0 such a frozen norm is its scale and shift alone, to the bit (Caffe's AffineChannel).
+    """
+    whole = dict(state)
+    for name, value in state.items():
+        if name.endswith(".norm.weight"):
+            norm = name.removesuffix("weight")
+            whole.setdefault(f"{norm}running_mean", torch.zeros(value.shape))
+            whole.setdefault(f"{norm}running_var", torch.ones(value.shape))
+    return whole
+
+
+def fold_biases(state: dict[str, Tensor]) -> None:
+    """Move the biases of convolutions that have a norm into the norm: its mean, or its shift where it has no mean."""
+    for name in [name for name in state if name.endswith(".bias") and ".norm." not in name]:
+        norm = f"{name.removesuffix('bias')}norm."
+        if f"{norm}running_mean" in state:
+            state[f"{norm}running_mean"] = state[f"{norm}running_mean"] - state.pop(name)
+        elif f"{norm}weight" in state:
+            state[f"{norm}bias"] = state[f"{norm}bias"] + state[f"{norm}weight"] * state.pop(name)

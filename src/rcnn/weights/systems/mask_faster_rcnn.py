@@ -1,18 +1,15 @@
-"""mask-faster-rcnn's checkpoints (lichengunc, `.pth`): Mask R-CNN on one ResNet map, torchvision's names within.
+"""mask-faster-rcnn's checkpoints (lichengunc, `.pth`): Mask R-CNN on one ResNet map, with torchvision's names inside.
 
-BGR; the RPN has two logits an anchor, all backgrounds before all objects; background is the first class, with a box
-and a mask of its own; layer4 works on regions of 7x7 with stride 1. The classifier of ImageNet lies beside it.
+BGR; the RPN has two logits per anchor, all backgrounds before all objects; background is the first class, with its own
+box and mask; layer4 works on regions of 7x7 with stride 1. The ImageNet classifier is in the file, too.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import yaml
 from torch import Tensor
 
 from rcnn.models.config import (
@@ -32,31 +29,43 @@ from rcnn.models.config import (
     SamplingConfig,
     SelectionConfig,
 )
-from rcnn.weights.readers.stored import shape_of
-from rcnn.weights.systems.converted import Converted, class_names, few, require_fit, unplaced
-from rcnn.weights.systems.detectron.names import anchors_in_our_order
+from rcnn.weights.listing import first_names
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.classes import class_names
+from rcnn.weights.systems.converted import Assumption
+from rcnn.weights.systems.layout import anchors_from_ratio_outer, background_last, paired_logits
+from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
+from rcnn.weights.systems.settings import SettingsSource, read_settings
+from rcnn.weights.systems.system import Plan, System
 
 RATIOS = 3
-NOWHERE = 100.0  # no decoded scale is cut
-LAYERS: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
-    (r"resnet\.conv1", lambda found: "backbone.stem.conv1"),
-    (r"resnet\.bn1", lambda found: "backbone.stem.conv1.norm"),
-    (r"resnet\.layer(\d)\.(\d+)\.conv(\d)", lambda found: f"{_block(found)}.conv{found[3]}"),
-    (r"resnet\.layer(\d)\.(\d+)\.bn(\d)", lambda found: f"{_block(found)}.conv{found[3]}.norm"),
-    (r"resnet\.layer(\d)\.(\d+)\.downsample\.0", lambda found: f"{_block(found)}.shortcut"),
-    (r"resnet\.layer(\d)\.(\d+)\.downsample\.1", lambda found: f"{_block(found)}.shortcut.norm"),
-    (r"rpn_net", lambda found: "rpn.convs.0"),
-    (r"rpn_cls_score_net", lambda found: "rpn.objectness"),
-    (r"rpn_bbox_pred_net", lambda found: "rpn.deltas"),
-    (r"cls_score_net", lambda found: "box_head.logits"),
-    (r"bbox_pred_net", lambda found: "box_head.deltas"),
-    (r"mask_up_sampling", lambda found: "mask_head.deconv"),
-    (r"mask_pred_net", lambda found: "mask_head.logits"),
+UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
+VALUE = "(weight|bias|running_mean|running_var)"
+RULES = Rules(
+    (
+        (r"resnet\.conv1\.weight", "backbone.stem.conv1.weight"),
+        (rf"resnet\.bn1\.{VALUE}", "backbone.stem.conv1.norm.{1}"),
+        (r"resnet\.layer([123])\.(\d+)\.conv(\d)\.weight", "backbone.res{1+1}.{2}.conv{3}.weight"),
+        (rf"resnet\.layer([123])\.(\d+)\.bn(\d)\.{VALUE}", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
+        (r"resnet\.layer([123])\.(\d+)\.downsample\.0\.weight", "backbone.res{1+1}.{2}.shortcut.weight"),
+        (rf"resnet\.layer([123])\.(\d+)\.downsample\.1\.{VALUE}", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
+        (r"resnet\.layer4\.(\d+)\.conv(\d)\.weight", "box_head.trunk.res5.{1}.conv{2}.weight"),
+        (rf"resnet\.layer4\.(\d+)\.bn(\d)\.{VALUE}", "box_head.trunk.res5.{1}.conv{2}.norm.{3}"),
+        (r"resnet\.layer4\.(\d+)\.downsample\.0\.weight", "box_head.trunk.res5.{1}.shortcut.weight"),
+        (rf"resnet\.layer4\.(\d+)\.downsample\.1\.{VALUE}", "box_head.trunk.res5.{1}.shortcut.norm.{2}"),
+        (r"rpn_net\.(weight|bias)", "rpn.convs.0.{1}"),
+        (r"rpn_cls_score_net\.(weight|bias)", "rpn.objectness.{1}"),
+        (r"rpn_bbox_pred_net\.(weight|bias)", "rpn.deltas.{1}"),
+        (r"cls_score_net\.(weight|bias)", "box_head.logits.{1}"),
+        (r"bbox_pred_net\.(weight|bias)", "box_head.deltas.{1}"),
+        (r"mask_up_sampling\.(weight|bias)", "mask_head.deconv.{1}"),
+        (r"mask_pred_net\.(weight|bias)", "mask_head.logits.{1}"),
+    ),
+    skip=r"resnet\.fc\.(weight|bias)|.*\.num_batches_tracked",
 )
-LEFT = re.compile(r"resnet\.fc\.(weight|bias)|.*\.num_batches_tracked")
-DEPTHS: dict[tuple[int, ...], Literal[50, 101, 152]] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
-SCALES = {4: (4.0, 8.0, 16.0, 32.0), 5: (2.0, 4.0, 8.0, 16.0, 32.0)}  # of anchors, in sixteen pixels
-# its settings that a detector has, with their defaults (lib/model/config.py and experiments/cfgs/res101.yml)
+SCALES = {4: (4.0, 8.0, 16.0, 32.0), 5: (2.0, 4.0, 8.0, 16.0, 32.0)}  # of anchors, in 16 pixels
+# settings that a detector has, with their defaults (lib/model/config.py and experiments/cfgs/res101.yml)
 DEFAULTS: dict[str, Any] = {
     "TEST.SCALES": [600], "TEST.MAX_SIZE": 1000, "TEST.NMS": 0.3, "TEST.RPN_NMS_THRESH": 0.7, "TEST.MODE": "nms",
     "TEST.RPN_PRE_NMS_TOP_N": 6000, "TEST.RPN_POST_NMS_TOP_N": 300, "POOLING_MODE": "crop", "POOLING_SIZE": 7,
@@ -67,115 +76,69 @@ DEFAULTS: dict[str, Any] = {
     "TRAIN.BG_THRESH_LO": 0.0, "TRAIN.RPN_BATCHSIZE": 256, "TRAIN.RPN_POSITIVE_OVERLAP": 0.7,
     "TRAIN.RPN_NEGATIVE_OVERLAP": 0.3, "TRAIN.USE_GT": False,
 }  # fmt: skip
-
-
-def _block(found: re.Match[str]) -> str:
-    trunk = "box_head.trunk" if found[1] == "4" else "backbone"
-    return f"{trunk}.res{int(found[1]) + 1}.{found[2]}"
+ASSUMED = {
+    "TEST.SCALES": Assumption("image size", "the system's default", ("input.min_size", "input.max_size")),
+    "ANCHOR_SCALES": Assumption("anchors", "the system's default", ("rpn.anchors.sizes",)),
+    "POOLING_MODE": Assumption("regions cropped by an affine grid", "the system's default", ("box.pooler.kind",)),
+}
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names are of mask-faster-rcnn."""
+    """Whether tensors of these names belong to mask-faster-rcnn."""
     return {"rpn_cls_score_net.weight", "mask_up_sampling.weight"} <= set(names)
 
 
-def rename(name: str) -> str | None:
-    """Our name for theirs; None for one that has no counterpart here."""
-    layer, _, value = name.rpartition(".")
-    if value in ("weight", "bias", "running_mean", "running_var"):
-        for theirs, ours in LAYERS:
-            if found := re.fullmatch(theirs, layer):
-                return f"{ours(found)}.{value}"
-    return None
+def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
+    """A tensor of theirs in our layout."""
+    if name.startswith("rpn.objectness."):
+        value = paired_logits(value)
+    return background_last(name, anchors_from_ratio_outer(name, value, config))
 
 
-def converted_tensor(ours: str, value: Tensor) -> Tensor:
-    """A tensor of theirs with its rows in the order that `ours`, our name, wants."""
-    match ours.rpartition(".")[0]:
-        case "rpn.objectness":
-            value = value.unflatten(0, (2, -1)).transpose(0, 1).flatten(0, 1)  # background and object of each in turn
-            value = anchors_in_our_order(value, len(value) // (2 * RATIOS), RATIOS)
-        case "rpn.deltas":
-            value = anchors_in_our_order(value, len(value) // (4 * RATIOS), RATIOS)
-        case "box_head.logits":
-            value = value.roll(-1, 0)
-        case "box_head.deltas":
-            value = value[4:]
-        case "mask_head.logits":
-            value = value[1:]
-    return value.contiguous()
-
-
-def from_mask_faster_rcnn(
-    state: Mapping[str, Tensor], config_file: str | Path | None = None, source: str = ""
-) -> Converted:
-    """mask-faster-rcnn's `state`; `config_file` is its YAML (experiments/cfgs), or KEY=VALUE words of its --set.
-
-    Raises ValueError that names `source` and the tensors or settings that have no place.
-    """
-    source = source or "the state dict"
-    given, unknown_settings = _read(config_file)
-    left = tuple(name for name in state if LEFT.fullmatch(name))
-    ours = {name: rename(name) for name in state if name not in left}
-    if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(f"{source} looks like mask-faster-rcnn's, but has {unplaced(unknown)}")
-    shapes = {our: shape_of(state, name) for name, our in ours.items() if our is not None}
-    config = _config(shapes, DEFAULTS | given, source)
-    tensors = {our: converted_tensor(our, state[name]) for name, our in ours.items() if our is not None}
-    require_fit(config, tensors, source)
-    assumed = [
-        f"images of {config.input.min_size} to {config.input.max_size} pixels",
-        f"anchors of {', '.join(f'{size:g}' for size in config.rpn.anchors.sizes[0])} pixels",
-        "regions cropped by an affine grid, 7x7 (POOLING_MODE crop)",
-    ]
-    keys = ("TEST.SCALES", "ANCHOR_SCALES", "POOLING_MODE")
-    assumed = [sentence for key, sentence in zip(keys, assumed, strict=True) if key not in given]
-    if unknown_settings:
-        assumed.append(f"settings that play no part here: {', '.join(unknown_settings)}")
-    return Converted(
+def read(found: Found, settings: SettingsSource) -> Plan:
+    """The network of a mask-faster-rcnn file; `settings` are its YAML (experiments/cfgs), or KEY=VALUE of its --set."""
+    given, unknown = _settings(settings)
+    placed = RULES.place(found.state, found.source, SYSTEM.name)
+    shapes = {our: found.shape(name) for name, our in placed.ours.items()}
+    config = _config(shapes, DEFAULTS | given, found.source)
+    return Plan(
         config=config,
-        state=tensors,
+        names=placed.ours,
+        tensor=in_our_layout,
         classes=class_names(config.num_classes),
-        report=f"mask-faster-rcnn {config.name}, {len(tensors)} tensors, {config.num_classes} classes",
-        system="mask-faster-rcnn",
-        assumed=tuple(assumed),
-        left=left,
+        assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in given),
+        notes=(f"settings that are not used: {', '.join(unknown)}",) if unknown else (),
+        skipped=placed.skipped,
     )
 
 
 def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], source: str) -> DetectorConfig:
     needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.logits.weight", "mask_head.deconv.weight")
     if missing := [name for name in needed if name not in shapes]:
-        raise ValueError(f"{source} is not whole: it has no {few(missing)} (in our names)")
-    trunks = ("backbone.res2.", "backbone.res3.", "backbone.res4.", "box_head.trunk.res5.")
-    blocks = tuple(
-        len({name.removeprefix(trunk).split(".")[0] for name in shapes if name.startswith(trunk)}) for trunk in trunks
-    )
+        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
+    blocks = blocks_of(shapes)
     if 0 in blocks:
         raise ValueError(
-            f"{source} has a ResNet of {blocks} blocks; its other networks (VGG, MobileNet) we do not have"
+            f"{source} has a ResNet of {blocks} blocks; its other networks (VGG, MobileNet) are not supported"
         )
+    depth, unusual = depth_and_blocks(blocks)
     anchors = shapes["rpn.deltas.weight"][0] // (4 * RATIOS)
-    scales = get["ANCHOR_SCALES"] or SCALES.get(anchors, ())
-    if len(scales) != anchors:
-        raise ValueError(
-            f"{source} has {anchors} sizes of anchors, the settings {len(scales)}: say them with ANCHOR_SCALES"
-        )
+    scales = get["ANCHOR_SCALES"] or SCALES.get(anchors, SCALES[5])
     ratios = tuple(_numbers(get["ANCHOR_RATIOS"]))
     if len(ratios) != RATIOS:
-        raise ValueError(f"{source}: ANCHOR_RATIOS is {get['ANCHOR_RATIOS']}; want {RATIOS} of them, as its files have")
+        raise ValueError(f"{source}: ANCHOR_RATIOS is {get['ANCHOR_RATIOS']}; expected {RATIOS} ratios")
     if get["POOLING_ALIGN"] or get["RESNET.MAX_POOL"] or get["TEST.MODE"] != "nms":
         raise ValueError(
-            f"{source}: POOLING_ALIGN, RESNET.MAX_POOL and TEST.MODE=top are not supported; want its defaults"
+            f"{source}: POOLING_ALIGN, RESNET.MAX_POOL and TEST.MODE=top are not supported; expected its defaults"
         )
     poolings: dict[str, Pooling] = {"crop": "affine", "pool": "roi_pool"}
     if get["POOLING_MODE"] not in poolings:
-        raise ValueError(f"{source}: POOLING_MODE is {get['POOLING_MODE']!r}; want crop or pool")
+        raise ValueError(f"{source}: POOLING_MODE is {get['POOLING_MODE']!r}; expected crop or pool")
     pooling = poolings[get["POOLING_MODE"]]
     roi_size = get["POOLING_SIZE"]
     blue, green, red = _numbers(get["PIXEL_MEANS"])
     return DetectorConfig(
-        name=f"mask_rcnn_r{DEPTHS.get(blocks, 50)}_c4",
+        name=f"mask_rcnn_r{depth}_c4",
         num_classes=shapes["box_head.logits.weight"][0] - 1,
         input=InputConfig(
             min_size=int(_numbers(get["TEST.SCALES"])[0]),
@@ -189,8 +152,8 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
             divisor=0,
         ),
         backbone=ResNetConfig(
-            depth=DEPTHS.get(blocks, 50),
-            blocks=() if blocks in DEPTHS else blocks,
+            depth=depth,
+            blocks=unusual,
             stages=(2, 3, 4),
             stride_in_1x1=True,
             frozen_stages=get["RESNET.FIXED_BLOCKS"] + 1,
@@ -199,7 +162,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         fpn=None,
         rpn=RPNConfig(
             width=shapes["rpn.convs.0.weight"][0],
-            max_log_scale=NOWHERE,
+            max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1 / 9,
             anchors=AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), ratios=ratios),
             legacy=LegacyRPNConfig(anchors="detectron", objectness="softmax", straddle=0.0, normalizer="sampled"),
@@ -220,7 +183,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
         ),
         box=BoxHeadConfig(
             trunk="res5",
-            max_log_scale=NOWHERE,
+            max_log_scale=UNLIMITED_SCALE,
             append_ground_truth=get["TRAIN.USE_GT"],
             smooth_l1_beta=1.0,
             score_threshold=0.0,
@@ -245,35 +208,17 @@ def _config(shapes: Mapping[str, tuple[int, ...]], get: Mapping[str, Any], sourc
     )
 
 
-def _read(config: str | Path | None) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Settings by dotted key, and the keys that play no part. ValueError for what cannot be read."""
-    if config is None:
-        return {}, ()
-    try:
-        path = Path(config) if Path(config).is_file() else None
-    except OSError:  # words that are too long for the name of a file
-        path = None
-    try:
-        if path is not None:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        else:
-            pairs = re.findall(r"([A-Z][A-Z_.]*)(?:=|\s+)(\[[^\]]*\]|\S+)", str(config))
-            content = {key: yaml.safe_load(value) for key, value in pairs}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{config}: cannot be read as settings ({error})") from error
-    if not isinstance(content, dict) or not content:
-        raise ValueError(
-            f"{config} has no settings; want a YAML of experiments/cfgs, or TEST.MAX_SIZE=1000 and the like"
-        )
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        found |= {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {str(key): value}
+def _settings(given: SettingsSource) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Settings by dotted key, and the keys that are not used. ValueError for what cannot be read."""
+    found = {} if given is None else read_settings(given)
     for key in found.keys() & DEFAULTS.keys():
         kind = list if DEFAULTS[key] is None else type(DEFAULTS[key])
         if kind is float and isinstance(found[key], int):
             found[key] = float(found[key])
         if not isinstance(found[key], kind):
-            raise ValueError(f"{config}: {key} is {found[key]!r}; want a {kind.__name__}, such as {DEFAULTS[key]!r}")
+            raise ValueError(
+                f"{given}: {key}={found[key]!r} has the wrong type; expected a value such as {DEFAULTS[key]!r}"
+            )
     known = {key: value for key, value in found.items() if key in DEFAULTS}
     return known, tuple(key for key in found if key not in DEFAULTS)
 
@@ -283,3 +228,12 @@ def _numbers(values: Any) -> list[float]:
     if isinstance(values, list | tuple):
         return [number for value in values for number in _numbers(value)]
     return [float(values)]
+
+
+SYSTEM = System(
+    name="mask-faster-rcnn",
+    files=".pth",
+    settings="its YAML (experiments/cfgs), or KEY=VALUE",
+    recognises=recognises,
+    read=read,
+)

@@ -96,7 +96,7 @@ def read_settings(config: str | Path | None, system: Literal["wkentaro", "dena"]
             fits = fits and all(isinstance(item, int | float) for item in value)
         if value is not None and (not fits or (key in WORDS and value not in WORDS[key])):
             wanted = " or ".join(WORDS[key]) if key in WORDS else KINDS[key][0].__name__
-            raise ValueError(f"{config}: {key} is {value!r}; want {wanted}")
+            raise ValueError(f"{config}: {key} is {value!r}; expected {wanted}")
     if isinstance(values.get("anchor_scales"), list):
         values["anchor_scales"] = [float(scale) for scale in values["anchor_scales"]]
     if values.pop("roialign", None) is False and system == "dena":
@@ -129,7 +129,7 @@ def _read(config: str | Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, ValueError, RecursionError) as error:
         raise ValueError(f"{config}: cannot be read as settings ({error})") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{config} has no keys and values; want a params.yaml, such as min_size: 800")
+        raise ValueError(f"{config} has no keys and values; expected a params.yaml, such as min_size: 800")
     return content
 
 
@@ -158,6 +158,6 @@ def _words(words: list[str], source: str) -> dict[str, Any]:
         elif word.startswith("-") and rest and not rest[0].startswith("--"):
             value = rest.pop(0)
         elif not word.startswith("-"):
-            raise ValueError(f"{source!r} is neither a file nor settings: want KEY=VALUE, such as min_size=800")
+            raise ValueError(f"{source!r} is neither a file nor settings: expected KEY=VALUE, such as min_size=800")
         found[name] = _data(value)
     return found

@@ -24,10 +24,11 @@ from rcnn.models.config import (
     SamplingConfig,
     SelectionConfig,
 )
-from rcnn.weights.systems.converted import unnamed_keypoints
-from rcnn.weights.systems.detectron.settings import DEFAULTS, Unread, require_known
+from rcnn.weights.systems.classes import unnamed_keypoints
+from rcnn.weights.systems.detectron.settings import DEFAULTS, require_known
 from rcnn.weights.systems.detectron2.config import network_name
 from rcnn.weights.systems.detectron2.settings import listed
+from rcnn.weights.systems.settings import Unread
 
 POOLERS: dict[str, Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
 LEVELS = range(2, 7)
@@ -58,8 +59,8 @@ def config_of(settings: Mapping[str, Any], *, depth: Literal[50, 101, 152], sour
     require_known(settings, source, masks=masks, keypoints=keypoints)
     if not only and not get["MODEL.FASTER_RCNN"]:
         raise ValueError(
-            f"{source}: MODEL.FASTER_RCNN=False is Fast R-CNN on proposals from a file, whose weights have no RPN; "
-            "want an end-to-end model, or an RPN"
+            f"{source}: MODEL.FASTER_RCNN=False is Fast R-CNN on proposals from a file, and has no RPN; "
+            "expected an end-to-end model, or an RPN"
         )
     fpn = get["FPN.FPN_ON"]
     norm = "gn" if get["RESNETS.TRANS_FUNC"] == "bottleneck_gn_transformation" else "frozen_bn"
@@ -74,7 +75,9 @@ def config_of(settings: Mapping[str, Any], *, depth: Literal[50, 101, 152], sour
         frozen_stages=5 if get["TRAIN.FREEZE_CONV_BODY"] else get["TRAIN.FREEZE_AT"],
     )
     if get["RESNETS.RES5_DILATION"] != 1:
-        raise ValueError(f"{source}: RESNETS.RES5_DILATION={get['RESNETS.RES5_DILATION']!r} is not supported; want 1")
+        raise ValueError(
+            f"{source}: RESNETS.RES5_DILATION={get['RESNETS.RES5_DILATION']!r} is not supported; expected 1"
+        )
     return DetectorConfig(
         name=network_name(backbone, "fpn" if fpn else "c4", only=only, masks=masks, keypoints=keypoints),
         num_classes=1 if only else get["MODEL.NUM_CLASSES"] - 1,
@@ -141,7 +144,7 @@ def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
         convs, fcs = BOX_HEADS.get(head, (0, 0))
         if not fcs:
             known = " or ".join(["add_ResNet_roi_conv5_head", *BOX_HEADS])
-            raise ValueError(f"{source}: FAST_RCNN.ROI_BOX_HEAD={head!r} is not supported; want {known}")
+            raise ValueError(f"{source}: FAST_RCNN.ROI_BOX_HEAD={head!r} is not supported; expected {known}")
         layers = {
             "convs": get["FAST_RCNN.NUM_STACKED_CONVS"] if convs is None else convs,
             "conv_width": get["FAST_RCNN.CONV_HEAD_DIM"] if convs is None else BoxHeadConfig().conv_width,
@@ -179,9 +182,9 @@ def _mask(get: Mapping[str, Any], source: str) -> MaskHeadConfig:
     shared = head == "mask_rcnn_fcn_head_v0upshare"
     if not shared and head not in MASK_HEADS:
         known = " or ".join(["mask_rcnn_fcn_head_v0upshare", *MASK_HEADS])
-        raise ValueError(f"{source}: MRCNN.ROI_MASK_HEAD={head!r} is not supported; want {known}")
+        raise ValueError(f"{source}: MRCNN.ROI_MASK_HEAD={head!r} is not supported; expected {known}")
     if not shared and get["MRCNN.DILATION"] != 1:
-        raise ValueError(f"{source}: MRCNN.DILATION={get['MRCNN.DILATION']!r} is not supported; want 1")
+        raise ValueError(f"{source}: MRCNN.DILATION={get['MRCNN.DILATION']!r} is not supported; expected 1")
     pooler = _pooler(get, "MRCNN.ROI_XFORM_", source)
     if shared:  # trained on the box head's regions; masks of detections are pooled by MRCNN's settings, as large
         pooler = replace(pooler, size=get["FAST_RCNN.ROI_XFORM_RESOLUTION"])
@@ -210,7 +213,7 @@ def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
 def _pooler(get: Mapping[str, Any], prefix: str, source: str) -> PoolerConfig:
     method = get[f"{prefix}METHOD"]
     if method not in POOLERS:
-        raise ValueError(f"{source}: {prefix}METHOD={method!r} is not supported; want {' or '.join(POOLERS)}")
+        raise ValueError(f"{source}: {prefix}METHOD={method!r} is not supported; expected {' or '.join(POOLERS)}")
     return PoolerConfig(
         kind=POOLERS[method],
         size=get[f"{prefix}RESOLUTION"],
@@ -221,13 +224,13 @@ def _pooler(get: Mapping[str, Any], prefix: str, source: str) -> PoolerConfig:
 
 def _three(values: list[float], source: str) -> tuple[float, float, float]:
     if len(values) != 3:
-        raise ValueError(f"{source}: PIXEL_MEANS={values!r}: want three numbers, blue, green, red")
+        raise ValueError(f"{source}: PIXEL_MEANS={values!r}: expected three numbers, blue, green, red")
     blue, green, red = (float(value) for value in values)
     return blue, green, red
 
 
 def _four(values: list[float], source: str) -> tuple[float, float, float, float]:
     if len(values) != 4:
-        raise ValueError(f"{source}: MODEL.BBOX_REG_WEIGHTS={values!r}: want four numbers")
+        raise ValueError(f"{source}: MODEL.BBOX_REG_WEIGHTS={values!r}: expected four numbers")
     x, y, width, height = (float(value) for value in values)
     return x, y, width, height

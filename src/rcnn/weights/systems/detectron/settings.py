@@ -1,18 +1,27 @@
-"""Detectron's settings: its YAML, and the text of them all that lies in its weights, read without making any object."""
+"""Detectron's settings: its YAML, and the text of all settings in its weight files, read without making any object."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from rcnn.weights.systems.detectron2.settings import flat, listed
+from rcnn.weights.systems.detectron2.settings import listed
+from rcnn.weights.systems.settings import (
+    PYTHON,
+    PlainLoader,
+    SettingsSource,
+    Unread,
+    existing_file,
+    plain_yaml,
+    python_object,
+    read_text,
+)
 
-# what we read, and the value that Detectron takes where nothing says (its core/config.py)
+# settings that we use, with Detectron's defaults (core/config.py)
 DEFAULTS: dict[str, Any] = {
     "BBOX_XFORM_CLIP": math.log(1000 / 16),
     "FAST_RCNN.CONV_HEAD_DIM": 256,
@@ -87,7 +96,7 @@ DEFAULTS: dict[str, Any] = {
     "TRAIN.RPN_STRADDLE_THRESH": 0,
 }
 
-# what we do one way only: any other value would give other predictions
+# settings with one supported value: any other would change predictions
 ONLY: dict[str, Any] = {
     "FPN.EXTRA_CONV_LEVELS": False,
     "FPN.ROI_CANONICAL_LEVEL": 4,
@@ -103,7 +112,7 @@ ONLY: dict[str, Any] = {
     "RPN.STRIDE": 16,
     "TEST.BBOX_REG": True,
 }
-# the same of masks and of keypoints, where the network has them
+# the same for networks with masks and with keypoints
 ONLY_MASK: dict[str, Any] = {"MRCNN.THRESH_BINARIZE": 0.5, "MRCNN.UPSAMPLE_RATIO": 1, "MRCNN.USE_FC_OUTPUT": False}
 ONLY_KEYPOINT: dict[str, Any] = {
     "KRCNN.CONV_HEAD_KERNEL": 3,
@@ -114,7 +123,7 @@ ONLY_KEYPOINT: dict[str, Any] = {
     "KRCNN.USE_DECONV": False,
     "KRCNN.USE_DECONV_OUTPUT": True,
 }
-# what is asked for when predicting, or is not done here: listed where it is on
+# settings that are options of predict and eval here, or not supported: reported where they are on
 NOT_KEPT: dict[str, Any] = {
     "KRCNN.KEYPOINT_CONFIDENCE": "bbox",
     "KRCNN.NMS_OKS": False,
@@ -127,7 +136,7 @@ NOT_KEPT: dict[str, Any] = {
     "TRAIN.RPN_MIN_SIZE": 0,
     "TRAIN.RPN_NMS_THRESH": 0.7,
 }
-# keys, and beginnings of keys, that say nothing of the network: data, schedules, machines, parts that are off
+# keys, and prefixes of keys, that do not describe the network: data, schedules, machines, parts that are off
 IDLE = (
     "CLUSTER.", "DATA_LOADER.", "DEDUP_BOXES", "DOWNLOAD_CACHE", "EPS", "EXPECTED_RESULTS", "FPN.MULTILEVEL_",
     "FPN.ZERO_INIT_LATERAL", "KRCNN.CONV_INIT", "KRCNN.DECONV_DIM", "KRCNN.HEATMAP_SIZE", "KRCNN.MIN_KEYPOINT_COUNT",
@@ -145,24 +154,12 @@ IDLE = (
 RENAMED = {"MODEL.ROI_HEAD": "FAST_RCNN.ROI_BOX_HEAD", "MRCNN.MASK_HEAD_NAME": "MRCNN.ROI_MASK_HEAD"}
 
 
-class _Plain(yaml.SafeLoader):
-    """YAML of values alone. What Detectron dumped were objects of its own and of numpy: they are read as the mappings
-    and numbers they are written by, and nothing is imported, made or called.
-    """
+class _Loader(PlainLoader):
+    """Also reads what Detectron dumped, its dictionaries and numpy's numbers, as the values they are written as."""
 
 
-class Unread:
-    """A Python object in YAML that we do not read."""
-
-    def __init__(self, tag: str) -> None:
-        self.tag = tag
-
-    def __repr__(self) -> str:
-        return f"<{self.tag}>"
-
-
-def _object(loader: _Plain, suffix: str, node: yaml.Node) -> Any:
-    """A dictionary of Detectron's kind, a numpy array or number, or Unread."""
+def _object(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
+    """One of Detectron's dictionaries, a numpy array or number, or Unread."""
     if not isinstance(node, yaml.MappingNode | yaml.SequenceNode):
         return Unread(suffix)
     is_map = isinstance(node, yaml.MappingNode)
@@ -193,43 +190,22 @@ def _bytes(data: Any) -> bytes:
     return data.encode("latin1") if isinstance(data, str) else bytes(data)
 
 
-def _name(loader: _Plain, suffix: str, node: yaml.Node) -> Unread:
-    return Unread(suffix)
+def _python(loader: _Loader, suffix: str, node: yaml.Node) -> object:
+    if suffix.startswith("object"):
+        return _object(loader, suffix.partition(":")[2], node)
+    return python_object(loader, suffix, node)
 
 
-def _sequence(loader: _Plain, node: yaml.Node) -> list[Any]:
-    return loader.construct_sequence(node, deep=True) if isinstance(node, yaml.SequenceNode) else []
+_Loader.add_multi_constructor(PYTHON, _python)
 
 
-def _whole(loader: _Plain, node: yaml.Node) -> Any:
-    return int(loader.construct_scalar(node)) if isinstance(node, yaml.ScalarNode) else Unread("long")
-
-
-def _text(loader: _Plain, node: yaml.Node) -> str:
-    return str(loader.construct_scalar(node)) if isinstance(node, yaml.ScalarNode) else ""
-
-
-PYTHON = "tag:yaml.org,2002:python/"
-_Plain.add_multi_constructor(f"{PYTHON}object/new:", _object)
-_Plain.add_multi_constructor(f"{PYTHON}object/apply:", _object)
-_Plain.add_multi_constructor(f"{PYTHON}object:", _object)
-_Plain.add_multi_constructor(f"{PYTHON}name:", _name)
-_Plain.add_constructor(f"{PYTHON}tuple", _sequence)
-_Plain.add_constructor(f"{PYTHON}long", _whole)
-_Plain.add_constructor(f"{PYTHON}str", _text)
-_Plain.add_constructor(f"{PYTHON}unicode", _text)
-
-
-def read_text(text: str, source: str) -> dict[str, Any]:
-    """Flat settings of Detectron's YAML `text`, {"TEST.NMS": 0.5}; a ValueError names `source` and what is wrong."""
-    try:
-        content = _Plain(text).get_single_data()
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f"{source}: settings are not plain YAML ({' '.join(str(error).split())[:300]})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{source} holds no settings; want Detectron's YAML, which has MODEL: and TEST:")
-    settings = {RENAMED.get(key, key): value for key, value in flat(content).items()}
-    scales = listed(settings.get("TEST.SCALES"))  # what TEST.SCALE was before, a tuple
+def yaml_settings(text: str, source: str) -> dict[str, Any]:
+    """Settings of Detectron's YAML `text` by dotted key, {"TEST.NMS": 0.5}; ValueError names `source` and the fault."""
+    content = plain_yaml(text, f"{source}: the settings", _Loader)
+    if not content:
+        raise ValueError(f"{source} holds no settings; expected Detectron's YAML, with MODEL: and TEST:")
+    settings = {RENAMED.get(key, key): value for key, value in content.items()}
+    scales = listed(settings.get("TEST.SCALES"))  # the old name of TEST.SCALE, a tuple
     if "TEST.SCALE" not in settings and isinstance(scales, list) and len(scales) == 1:
         settings["TEST.SCALE"] = settings.pop("TEST.SCALES")[0]
     means = settings.get("PIXEL_MEANS")
@@ -238,39 +214,39 @@ def read_text(text: str, source: str) -> dict[str, Any]:
     return settings
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Flat settings of one of Detectron's YAML files."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist: want Detectron's YAML (of its configs/), or leave it out")
-    try:
-        return read_text(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not plain YAML ({error})") from error
+def read_yaml(given: SettingsSource) -> dict[str, Any]:
+    """The settings of one of Detectron's YAML files by dotted key."""
+    path = existing_file(given or "")
+    if path is None:
+        raise FileNotFoundError(
+            f"{str(given)[:200]} does not exist; expected Detectron's YAML (of its configs/) or KEY=VALUE"
+        )
+    return yaml_settings(read_text(path), str(path))
 
 
 def require_known(settings: Mapping[str, Any], source: str, *, masks: bool, keypoints: bool) -> None:
-    """A ValueError that names `source` and the first setting that we do another way, or of the wrong kind."""
+    """A ValueError names `source` and the first setting that we do in another way, or that has the wrong type."""
     only = ONLY | (ONLY_MASK if masks else {}) | (ONLY_KEYPOINT if keypoints else {})
     for key, value in settings.items():
         if key in only and listed(value) != only[key] and not isinstance(value, Unread):
-            raise ValueError(f"{source}: {key}={value!r} is not supported; want {only[key]!r}")
+            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {only[key]!r}")
         if key not in DEFAULTS or isinstance(value, Unread):
             continue
-        wanted = DEFAULTS[key]
-        number = type(wanted) in (int, float) and type(value) in (int, float)
-        if not number and type(listed(value)) is not type(wanted):
-            raise ValueError(f"{source}: {key}={value!r} is of the wrong kind; want one such as {wanted!r}")
+        default = DEFAULTS[key]
+        number = type(default) in (int, float) and type(value) in (int, float)
+        if not number and type(listed(value)) is not type(default):
+            raise ValueError(f"{source}: {key}={value!r} has the wrong type; expected a value such as {default!r}")
 
 
 def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each setting that plays no part here, though it did there or may have."""
+    """A sentence for each setting that is not kept."""
     lines = []
     for key, value in settings.items():
         if isinstance(value, Unread):
-            lines.append(f"{key} is a Python object ({value.tag}), which is not read: Detectron's default stands")
+            lines.append(f"{key} is a Python object ({value.tag}) and is not read: Detectron's default is used")
         elif key in NOT_KEPT:
             if value != NOT_KEPT[key]:
-                lines.append(f"{key}={value!r} is not kept: it is asked for when predicting, or not done here")
+                lines.append(f"{key}={value!r} is not kept: it is an option of predict and eval, or not supported")
         elif key not in DEFAULTS and key not in ONLY and not key.startswith(IDLE):
-            lines.append(f"{key}={value!r} is no setting of Detectron that we know, and plays no part")
+            lines.append(f"{key}={value!r} is not a known Detectron setting and is ignored")
     return tuple(lines)

@@ -26,7 +26,7 @@ from rcnn.models.config import (
     SelectionConfig,
 )
 from rcnn.models.zoo import MODELS
-from rcnn.weights.systems.converted import VOC_CLASSES, class_names, unnamed_keypoints
+from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
 from rcnn.weights.systems.detectron2.settings import DEFAULTS, listed, require_known
 
 PYRAMID = ["res2", "res3", "res4", "res5"]
@@ -41,7 +41,6 @@ NO_ARCHITECTURES = {
     "RetinaNet": "a one-stage detector, and no R-CNN",
     "FCOS": "a one-stage detector, and no R-CNN",
 }
-CITYSCAPES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
 
 
 def config_of(settings: Mapping[str, Any], source: str) -> DetectorConfig:
@@ -97,7 +96,7 @@ def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
         return ("object",)
     if config.num_classes == 1 and (config.keypoint is not None or first.startswith("keypoints_coco")):
         return ("person",)
-    for begins, names in (("voc_", VOC_CLASSES), ("cityscapes_", CITYSCAPES)):
+    for begins, names in (("voc_", VOC_CLASSES), ("cityscapes_", CITYSCAPES_CLASSES)):
         if first.startswith(begins) and config.num_classes == len(names):
             return names
     return class_names(config.num_classes)
@@ -144,15 +143,17 @@ def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: 
         allowed |= {"MODEL.ROI_BOX_HEAD.NAME": ("FastRCNNConvFCHead",)}
     for key, values in allowed.items():
         if get[key] not in values:
-            raise ValueError(f"{source}: {key}={get[key]!r} is not supported; want {' or '.join(map(repr, values))}")
+            raise ValueError(
+                f"{source}: {key}={get[key]!r} is not supported; expected {' or '.join(map(repr, values))}"
+            )
     if get["INPUT.MIN_SIZE_TEST"] < 1:
         raise ValueError(
-            f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; want a size in pixels"
+            f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; expected a size in pixels"
         )
     if heads and get["TEST.DETECTIONS_PER_IMAGE"] < 1:
         raise ValueError(
             f"{source}: TEST.DETECTIONS_PER_IMAGE={get['TEST.DETECTIONS_PER_IMAGE']} (as many as there are) is not "
-            "supported; want a number"
+            "supported; expected a number"
         )
 
 
@@ -201,13 +202,14 @@ def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
     sizes = sizes * levels if len(sizes) == 1 else sizes
     if len(sizes) != levels or not ratios or any(row != ratios[0] for row in ratios):
         raise ValueError(
-            f"{source}: MODEL.ANCHOR_GENERATOR.SIZES={sizes!r}, ASPECT_RATIOS={ratios!r} are not supported; want sizes "
+            f"{source}: MODEL.ANCHOR_GENERATOR.SIZES={sizes!r}, ASPECT_RATIOS={ratios!r} are not supported; "
+            "expected sizes "
             f"for one or {levels} levels, and the same ratios on all"
         )
     convs = get["MODEL.RPN.CONV_DIMS"]
     if not convs or len(set(convs)) > 1:
         raise ValueError(
-            f"{source}: MODEL.RPN.CONV_DIMS={convs!r} is not supported; want one number of channels, or -1, for all"
+            f"{source}: MODEL.RPN.CONV_DIMS={convs!r} is not supported; expected one number of channels, or -1, for all"
         )
     weight = float(get["MODEL.RPN.LOSS_WEIGHT"])
     negative, positive = _floats(get["MODEL.RPN.IOU_THRESHOLDS"], 2, "MODEL.RPN.IOU_THRESHOLDS", source)
@@ -278,7 +280,7 @@ def _cascade(get: Mapping[str, Any], source: str) -> CascadeConfig:
     ious, weights = get["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"], get[key]
     if len(ious) != len(weights) or not ious or ious[0] != get["MODEL.ROI_HEADS.IOU_THRESHOLDS"][0]:
         raise ValueError(
-            f"{source}: MODEL.ROI_BOX_CASCADE_HEAD.IOUS={ious!r} and BBOX_REG_WEIGHTS={weights!r}: want as many of "
+            f"{source}: MODEL.ROI_BOX_CASCADE_HEAD.IOUS={ious!r} and BBOX_REG_WEIGHTS={weights!r}: expected as many of "
             f"each, the first IoU that of MODEL.ROI_HEADS.IOU_THRESHOLDS={get['MODEL.ROI_HEADS.IOU_THRESHOLDS']!r}"
         )
     return CascadeConfig(
@@ -306,7 +308,7 @@ def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
     convs, count = get["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"], get["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"]
     sigmas = get["TEST.KEYPOINT_OKS_SIGMAS"]
     if not convs or len(set(convs)) > 1:
-        raise ValueError(f"{source}: MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={convs!r}: want the same number for all")
+        raise ValueError(f"{source}: MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={convs!r}: expected the same number for all")
     if sigmas and len(sigmas) != count:
         raise ValueError(f"{source}: TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {count} keypoints")
     head = KeypointHeadConfig(
@@ -332,5 +334,5 @@ def _pooler(get: Mapping[str, Any], prefix: str) -> PoolerConfig:
 
 def _floats(values: Any, count: int, key: str, source: str) -> Any:
     if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"{source}: {key}={values!r}: want {count} numbers")
+        raise ValueError(f"{source}: {key}={values!r}: expected {count} numbers")
     return tuple(float(value) for value in values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
 SAME = ("name", "keypoint.names", "keypoint.skeleton", "backbone.norm_eps")
 NUMBERS = (int, float)
 EPS = 1e-5  # of every norm there
+EXPLICIT = re.compile(r"POOLER|NUM_CLASSES|NUM_KEYPOINTS")  # settings that are always written
 
 
 class _Plain(yaml.SafeDumper):
@@ -187,7 +189,8 @@ def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
             "TEST.KEYPOINT_OKS_SIGMAS": list(points.sigmas),
             **_pooler("MODEL.ROI_KEYPOINT_HEAD.POOLER_", points.pooler),
         }
-    return {key: value for key, value in settings.items() if value != DEFAULTS.get(key) or "POOLER" in key}
+    # other importers read the number of classes and the poolers from the file, and have other defaults
+    return {key: value for key, value in settings.items() if value != DEFAULTS.get(key) or EXPLICIT.search(key)}
 
 
 def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:

@@ -1,13 +1,11 @@
-"""Detectron2's settings: which there are, what each is where a file does not say, and how its YAML is read.
+"""Detectron2's settings, their defaults, and how its YAML is read.
 
-Every key is accounted for. One that would change predictions and is not ours is an error; one that says how a network
-was trained, in a way that ours is not, or that we do not know, is listed for the user (`not_kept`).
+Every key is accounted for. A key that changes predictions and is not supported is an error. A key that only describes
+training, or that is unknown, is reported (`not_kept`).
 """
 
 from __future__ import annotations
 
-import ast
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from typing import Any
 import yaml
 
 from rcnn.weights.systems.detectron2.zoo import base_settings
+from rcnn.weights.systems.settings import existing_file, plain_yaml, read_text
 
-# what we read, and the value Detectron2 0.6 takes where a file does not say (its config/defaults.py)
+# settings that we use, with the defaults of Detectron2 0.6 (config/defaults.py)
 DEFAULTS: dict[str, Any] = {
     "INPUT.FORMAT": "BGR",
     "INPUT.MASK_FORMAT": "polygon",
@@ -103,7 +102,7 @@ DEFAULTS: dict[str, Any] = {
     "TEST.KEYPOINT_OKS_SIGMAS": [],
 }
 
-# what we do one way only: any other value would give other predictions
+# settings with one supported value: any other would change predictions
 ONLY: dict[str, Any] = {
     "MODEL.ANCHOR_GENERATOR.NAME": "DefaultAnchorGenerator",
     "MODEL.FPN.FUSE_TYPE": "sum",
@@ -120,18 +119,18 @@ ONLY: dict[str, Any] = {
     "VERSION": 2,
 }
 
-# what says how a network was trained, or is asked for in another place here: predictions are the same whatever it is
+# settings that do not change predictions: (usual value, what rcnn does)
 TRAINING: dict[str, tuple[Any, str]] = {
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("smooth_l1", "trained further, boxes are learnt by smooth L1"),
-    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": (False, "trained further, masks are learnt on the proposals"),
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False, "trained further, all classes count in every image"),
-    "MODEL.ROI_HEADS.IOU_LABELS": ([0, 1], "trained further, regions are objects or background"),
-    "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "trained further, proposals are learnt by smooth L1"),
-    "MODEL.RPN.IOU_LABELS": ([0, -1, 1], "trained further, anchors between the thresholds are not used"),
-    "TEST.AUG.ENABLED": (False, "test-time augmentation is asked for when predicting, not kept with the weights"),
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": ("smooth_l1", "further training uses the smooth L1 loss for boxes"),
+    "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": (False, "further training samples masks from the proposals"),
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": (False, "further training uses the loss of all classes in every image"),
+    "MODEL.ROI_HEADS.IOU_LABELS": ([0, 1], "further training labels regions positive or negative"),
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE": ("smooth_l1", "further training uses the smooth L1 loss for proposals"),
+    "MODEL.RPN.IOU_LABELS": ([0, -1, 1], "further training ignores anchors between the thresholds"),
+    "TEST.AUG.ENABLED": (False, "test-time augmentation is an option of predict and eval"),
 }
 
-# beginnings of keys that say nothing of these networks: schedules, data, parts that ONLY or DEFAULTS keep switched off
+# prefixes of keys that do not describe the network: schedules, data, parts that are switched off
 IDLE = (
     "CUDNN_BENCHMARK", "DATALOADER.", "DATASETS.", "FLOAT32_PRECISION", "GLOBAL.", "OUTPUT_DIR", "SEED", "SOLVER.",
     "VIS_PERIOD", "INPUT.CROP.", "INPUT.MAX_SIZE_TRAIN", "INPUT.MIN_SIZE_TRAIN", "INPUT.RANDOM_FLIP",
@@ -142,55 +141,54 @@ IDLE = (
 )  # fmt: skip
 
 
-def read_settings(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The settings of a YAML file and of its `_BASE_`s, flat: {"MODEL.RPN.NMS_THRESH": 0.7}.
+def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The settings of a YAML file and of its `_BASE_` files by dotted key: {"MODEL.RPN.NMS_THRESH": 0.7}.
 
-    Raises FileNotFoundError or ValueError that names the file and what is wrong; `seen` are the files that build on it.
+    Raises FileNotFoundError or ValueError that names the file and says what is wrong; `seen` are the files that build
+    on it.
     """
-    if not path.exists():
+    path = existing_file(given)
+    if path is None:
         raise FileNotFoundError(
-            f"{path} does not exist: want Detectron2's YAML (its config.yaml lies in OUTPUT_DIR), or a name of its zoo "
-            "such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml"
+            f"{str(given)[:200]} does not exist; expected Detectron2's YAML (config.yaml in its OUTPUT_DIR), the "
+            "name of a "
+            "config of its model zoo such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or KEY=VALUE"
         )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not plain YAML ({' '.join(str(error).split())})") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} holds no settings; want Detectron2's YAML, which has MODEL: and INPUT:")
-    settings: dict[str, Any] = {}
-    base = content.pop("_BASE_", None)
-    if base is not None:
-        file = path.parent / str(base)
-        known = None if file.exists() else base_settings(str(base))
-        if known is not None:
-            return dict(known) | flat(content)
-        if not file.exists():
-            raise FileNotFoundError(
-                f"{path} builds on {base}, and {file} does not exist: put it there, or give the whole config.yaml that "
-                "training wrote to its OUTPUT_DIR"
-            )
-        if file.resolve() in (path.resolve(), *seen):
-            raise ValueError(f"{path} names itself as its _BASE_")
-        settings = read_settings(file, (path.resolve(), *seen))
-    return settings | flat(content)
+    settings = plain_yaml(read_text(path), str(path), yaml.SafeLoader)
+    if not settings:
+        raise ValueError(f"{path} holds no settings; expected Detectron2's YAML, with MODEL: and INPUT:")
+    base = settings.pop("_BASE_", None)
+    if base is None:
+        return settings
+    file = path.parent / str(base)
+    known = None if file.exists() else base_settings(str(base))
+    if known is not None:
+        return known | settings
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{path} builds on {base}, and {file} does not exist: put it there, or give the whole config.yaml that "
+            "training wrote to its OUTPUT_DIR"
+        )
+    if file.resolve() in (path.resolve(), *seen):
+        raise ValueError(f"{path} names itself as its _BASE_")
+    return read_yaml(file, (path.resolve(), *seen)) | settings
 
 
 def require_known(settings: Mapping[str, Any], source: str) -> None:
-    """A ValueError that names `source` and the first setting which we do another way, or which is of the wrong kind."""
+    """A ValueError names `source` and the first setting that we do in another way, or that has the wrong type."""
     for key, value in settings.items():
         if key in ONLY:
             if listed(value) != ONLY[key]:
-                raise ValueError(f"{source}: {key}={value!r} is not supported; want {ONLY[key]!r}")
+                raise ValueError(f"{source}: {key}={value!r} is not supported; expected {ONLY[key]!r}")
         elif key in DEFAULTS:
-            wanted = DEFAULTS[key]
-            kinds = (int, float) if type(wanted) is float else (type(wanted),)
+            default = DEFAULTS[key]
+            kinds = (int, float) if type(default) is float else (type(default),)
             if type(listed(value)) not in kinds:
-                raise ValueError(f"{source}: {key}={value!r} is of the wrong kind; want one such as {wanted!r}")
+                raise ValueError(f"{source}: {key}={value!r} has the wrong type; expected a value such as {default!r}")
 
 
 def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each of the settings that we did not keep, which leave predictions as they are or are unknown."""
+    """A sentence for each setting that is not kept: it does not change predictions, or it is unknown."""
     lines = []
     for key, value in settings.items():
         if key in TRAINING:
@@ -199,37 +197,15 @@ def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
                 lines.append(f"{key}={value!r} is not kept: {meaning}")
         elif key == "MODEL.RPN.BOUNDARY_THRESH" and value >= 0:
             lines.append(
-                f"{key}={value!r}: trained further, anchors outside are no object's best either, and those that end on "
-                "the border are used"
+                f"{key}={value!r}: in further training, anchors outside of the image are not matched to any box, "
+                "and those "
+                "that end on its border are used"
             )
         elif key not in DEFAULTS and key not in ONLY and not key.startswith(IDLE):
-            lines.append(f"{key}={value!r} is no setting of Detectron2 that we know, and plays no part")
+            lines.append(f"{key}={value!r} is not a known Detectron2 setting and is ignored")
     return tuple(lines)
 
 
-def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted keys; tuples written as text, as these files have them, are read.
-
-    So are numbers such as 1e-4, which YAML takes for words for want of a point, and these systems for numbers.
-    """
-    settings: dict[str, Any] = {}
-    for key, value in content.items():
-        if isinstance(value, dict):
-            settings |= flat(value, f"{prefix}{key}.")
-        elif isinstance(value, str) and value[:1] in ("(", "["):
-            try:
-                settings[f"{prefix}{key}"] = ast.literal_eval(value)
-            except (ValueError, SyntaxError) as error:
-                raise ValueError(f"{prefix}{key}={value!r} cannot be read as a list of values") from error
-        else:
-            settings[f"{prefix}{key}"] = float(value) if _is_exponent(value) else value
-    return settings
-
-
-def _is_exponent(value: Any) -> bool:
-    return isinstance(value, str) and re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+", value) is not None
-
-
 def listed(value: Any) -> Any:
-    """Tuples as lists, all the way down: a YAML file has either."""
+    """Tuples as lists, at every depth."""
     return [listed(item) for item in value] if isinstance(value, list | tuple) else value

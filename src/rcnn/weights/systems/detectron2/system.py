@@ -1,187 +1,176 @@
 """Detectron2's checkpoints: Faster, Mask, Cascade and Keypoint R-CNN and the RPN alone, on ResNet and ResNeXt.
 
-Names map one to one; arrays are taken as they are (background last, class-major boxes, dx dy dw dh: our conventions are
-theirs). What a file does not say, its YAML does (detectron2_yaml.py), or the name of its zoo's (detectron2_zoo.py);
-without either, the zoo's own settings for such tensors are assumed (detectron2_tensors.py).
+Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are conventions
+of ours, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE; what is missing is taken
+from the buffers of the file, and else from the model zoo for such tensors (names.py).
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
-from rcnn.weights.systems.converted import Converted, require_fit, unplaced
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron2.config import classes_of, config_of
-from rcnn.weights.systems.detectron2.export import resnet_of, with_eps
-from rcnn.weights.systems.detectron2.names import settings_of_tensors
-from rcnn.weights.systems.detectron2.settings import not_kept, read_settings
+from rcnn.weights.systems.detectron2.export import resnet_of, settings_of, with_eps
+from rcnn.weights.systems.detectron2.names import BUFFERS, buffer_settings, settings_of_tensors
+from rcnn.weights.systems.detectron2.settings import not_kept, read_yaml
 from rcnn.weights.systems.detectron2.zoo import is_zoo_name, zoo_settings
+from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.settings import SettingsSource, existing_file, parse_settings
+from rcnn.weights.systems.system import Export, Plan, System
 
-# (theirs, ours); the whole name must match
-NAMES = (
-    (r"backbone\.bottom_up\.((?:stem|res\d)\..+)", r"backbone.\1"),
-    (r"backbone\.fpn_(lateral|output)(\d\..+)", r"fpn.\1\2"),
-    (r"(backbone\.(?:stem|res\d)\..+)", r"\1"),
-    (r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.(weight|bias)", r"rpn.convs.\1.\2"),
-    (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", r"rpn.convs.0.\1"),
-    (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", r"rpn.objectness.\1"),
-    (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", r"rpn.deltas.\1"),
-    (r"roi_heads\.(res5\..+)", r"box_head.trunk.\1"),
-    (r"roi_heads\.box_head\.((?:fc|conv)\d+\..+)", r"box_head.trunk.\1"),
-    (r"roi_heads\.box_predictor\.cls_score\.(.+)", r"box_head.logits.\1"),
-    (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", r"box_head.deltas.\1"),
-    (r"roi_heads\.box_head\.(\d+)\.((?:fc|conv)\d+\..+)", r"box_head.stages.\1.trunk.\2"),
-    (r"roi_heads\.box_predictor\.(\d+)\.cls_score\.(.+)", r"box_head.stages.\1.logits.\2"),
-    (r"roi_heads\.box_predictor\.(\d+)\.bbox_pred\.(.+)", r"box_head.stages.\1.deltas.\2"),
-    (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(.+)", r"mask_head.trunk.conv\1.\2"),
-    (r"roi_heads\.mask_head\.deconv\.(.+)", r"mask_head.deconv.\1"),
-    (r"roi_heads\.mask_head\.predictor\.(.+)", r"mask_head.logits.\1"),
-    (r"roi_heads\.keypoint_head\.conv_fcn(\d+)\.(.+)", r"keypoint_head.trunk.conv\1.\2"),
-    (r"roi_heads\.keypoint_head\.score_lowres\.(.+)", r"keypoint_head.logits.\1"),
+RULES = Rules(
+    (
+        (r"backbone\.bottom_up\.((?:stem|res\d)\..+)", "backbone.{1}"),
+        (r"backbone\.fpn_(lateral|output)(\d\..+)", "fpn.{1}{2}"),
+        (r"(backbone\.(?:stem|res\d)\..+)", "{1}"),
+        (r"proposal_generator\.rpn_head\.conv\.conv(\d+)\.(weight|bias)", "rpn.convs.{1}.{2}"),
+        (r"proposal_generator\.rpn_head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
+        (r"proposal_generator\.rpn_head\.objectness_logits\.(.+)", "rpn.objectness.{1}"),
+        (r"proposal_generator\.rpn_head\.anchor_deltas\.(.+)", "rpn.deltas.{1}"),
+        (r"roi_heads\.(res5\..+)", "box_head.trunk.{1}"),
+        (r"roi_heads\.box_head\.((?:fc|conv)\d+\..+)", "box_head.trunk.{1}"),
+        (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.logits.{1}"),
+        (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", "box_head.deltas.{1}"),
+        (r"roi_heads\.box_head\.(\d+)\.((?:fc|conv)\d+\..+)", "box_head.stages.{1}.trunk.{2}"),
+        (r"roi_heads\.box_predictor\.(\d+)\.cls_score\.(.+)", "box_head.stages.{1}.logits.{2}"),
+        (r"roi_heads\.box_predictor\.(\d+)\.bbox_pred\.(.+)", "box_head.stages.{1}.deltas.{2}"),
+        (r"roi_heads\.mask_head\.mask_fcn(\d+)\.(.+)", "mask_head.trunk.conv{1}.{2}"),
+        (r"roi_heads\.mask_head\.deconv\.(.+)", "mask_head.deconv.{1}"),
+        (r"roi_heads\.mask_head\.predictor\.(.+)", "mask_head.logits.{1}"),
+        (r"roi_heads\.keypoint_head\.conv_fcn(\d+)\.(.+)", "keypoint_head.trunk.conv{1}.{2}"),
+        (r"roi_heads\.keypoint_head\.score_lowres\.(.+)", "keypoint_head.logits.{1}"),
+    ),
+    skip=BUFFERS,
 )
-# the way back: (ours, theirs)
-BACK = (
-    (r"backbone\.(.+)", r"backbone.bottom_up.\1"),
-    (r"fpn\.(.+)", r"backbone.fpn_\1"),
-    (r"rpn\.convs\.(\d+)\.(.+)", r"proposal_generator.rpn_head.conv.conv\1.\2"),
-    (r"rpn\.objectness\.(.+)", r"proposal_generator.rpn_head.objectness_logits.\1"),
-    (r"rpn\.deltas\.(.+)", r"proposal_generator.rpn_head.anchor_deltas.\1"),
-    (r"box_head\.trunk\.(res5\..+)", r"roi_heads.\1"),
-    (r"box_head\.trunk\.((?:fc|conv)\d+\..+)", r"roi_heads.box_head.\1"),
-    (r"box_head\.logits\.(.+)", r"roi_heads.box_predictor.cls_score.\1"),
-    (r"box_head\.deltas\.(.+)", r"roi_heads.box_predictor.bbox_pred.\1"),
-    (r"box_head\.stages\.(\d+)\.trunk\.((?:fc|conv)\d+\..+)", r"roi_heads.box_head.\1.\2"),
-    (r"box_head\.stages\.(\d+)\.logits\.(.+)", r"roi_heads.box_predictor.\1.cls_score.\2"),
-    (r"box_head\.stages\.(\d+)\.deltas\.(.+)", r"roi_heads.box_predictor.\1.bbox_pred.\2"),
-    (r"mask_head\.trunk\.conv(\d+)\.(.+)", r"roi_heads.mask_head.mask_fcn\1.\2"),
-    (r"mask_head\.deconv\.(.+)", r"roi_heads.mask_head.deconv.\1"),
-    (r"mask_head\.logits\.(.+)", r"roi_heads.mask_head.predictor.\1"),
-    (r"keypoint_head\.trunk\.conv(\d+)\.(.+)", r"roi_heads.keypoint_head.conv_fcn\1.\2"),
-    (r"keypoint_head\.logits\.(.+)", r"roi_heads.keypoint_head.score_lowres.\1"),
-)
-# constants that older files carry and Detectron2 itself passes over
-IDLE = re.compile(r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\.cell_anchors\.\d+")
-# what a name says of a network that is none of ours
+BACK = RULES.inverted()
+# names of networks that we do not have
 OTHERS = (
     (r"sem_seg_head\.", "a panoptic or semantic head"),
     (r"head\.(cls|bbox)_subnet\.", "RetinaNet's head"),
     (r".*\.(conv2_offset|offset)\.", "deformable convolutions"),
     (r"roi_heads\.mask_(point|coarse)_head\.", "PointRend's mask head"),
     (r"roi_heads\.densepose_", "DensePose's head"),
-    (r"backbone\.(body|bottom_up\.trunk)", "D2Go's FBNet, whose training files are not converted (its int8 files are)"),
-    (r"backbone\.(net\.|simfp_)", "a vision transformer (ViTDet); this converter takes ResNets"),
-    (r"backbone\.(bottom_up\.)?(stem\.fc|linear)\.", "an image classifier's output, and is no detector"),
+    (r"backbone\.(body|bottom_up\.trunk)", "D2Go's FBNet in its training format (only its int8 files are converted)"),
+    (r"backbone\.(net\.|simfp_)", "a vision transformer (ViTDet); this converter supports ResNets"),
+    (r"backbone\.(bottom_up\.)?(stem\.fc|linear)\.", "the output layer of an image classifier"),
     (r"roi_heads\.\d+\.", "several sets of heads"),
-)  # fmt: skip
+)
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names are of a Detectron2 detector."""
-    return any(
-        name.startswith("proposal_generator.") or re.match(r"roi_heads\.box_predictor\.", name) for name in names
+    """Whether tensors of these names belong to a Detectron2 detector."""
+    return any(name.startswith(("proposal_generator.", "roi_heads.box_predictor.")) for name in names)
+
+
+def read(found: Found, settings: SettingsSource) -> Plan:
+    """The network of a Detectron2 file; `settings` are its YAML, the name of a zoo config, or KEY=VALUE."""
+    for pattern, what in OTHERS:
+        if others := [name for name in found.state if re.match(pattern, name)]:
+            raise ValueError(f"{found.source} has {what} ({others[0]}), which rcnn does not support")
+    placed = RULES.place(found.state, found.source, SYSTEM.name)
+    theirs, summary, assumed = _settings(found, settings)
+    config = config_of(theirs, found.source if settings is None else str(settings)[:200])
+    with torch.device("meta"):
+        expected = build_detector(config).state_dict()
+    # frozen norms have no step counter here, and those of the frozen stages of a network with batch norm none there
+    names = {
+        name: ours for name, ours in placed.ours.items() if not ours.endswith("num_batches_tracked") or ours in expected
+    }
+    return Plan(
+        config=config,
+        names=names,
+        complete=_with_statistics,
+        classes=classes_of(theirs.get("DATASETS.TRAIN", ()), config),
+        summary=summary,
+        assumed=assumed,
+        notes=not_kept(theirs),
+        skipped=(*placed.skipped, *(name for name in placed.ours if name not in names)),
     )
 
 
-def rename(name: str) -> str:
-    """Our name for Detectron2's; a ValueError for one that is not known."""
-    return _renamed(name, NAMES, "Detectron2's tensor {!r} has no counterpart here")
-
-
-def from_detectron2(state: Mapping[str, Tensor], config_file: str | Path | None = None, source: str = "") -> Converted:
-    """Detectron2's `state` with the settings of its YAML `config_file`, a file or the name of one of its zoo
-    (COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml); without one, those of its zoo for such tensors.
-
-    Raises ValueError that names `source` and what of the network or of the settings we do not have.
-    """
-    source = source or "the state dict"
-    for pattern, what in OTHERS:
-        if found := [name for name in state if re.match(pattern, name)]:
-            raise ValueError(f"{source} has {what} ({found[0]}), which rcnn does not have")
-    left = [name for name in state if IDLE.fullmatch(name)]
-    kept = {name: value for name, value in state.items() if not IDLE.fullmatch(name)}
-    unknown = [name for name in kept if not any(re.fullmatch(theirs, name) for theirs, _ in NAMES)]
-    if unknown:
-        raise ValueError(f"{source} looks like Detectron2's, but has {unplaced(unknown)}")
-    ours = {rename(name): value for name, value in kept.items()}
-    if config_file is None:
-        settings, assumed = settings_of_tensors(kept, source)
-        said = "no settings given, so those of Detectron2's zoo; give its YAML with --config if it differs"
-    elif is_zoo_name(config_file):
-        settings, assumed = zoo_settings(str(config_file)), ()
-        said = f"settings of its zoo's {config_file}"
-    else:
-        settings, assumed = read_settings(Path(config_file)), ()
-        said = f"settings of {Path(config_file).name}"
-    config = config_of(settings, str(config_file or source))
-    ours, counters = _with_statistics(ours, config)
-    left += [name for name in kept if rename(name) in counters]
-    require_fit(config, ours, source)
-    report = f"Detectron2 {config.name}, {len(ours)} tensors, {config.num_classes} classes; {said}"
-    return Converted(
-        config=config,
-        state=ours,
-        classes=classes_of(settings.get("DATASETS.TRAIN", ()), config),
-        report=report,
-        system="Detectron2",
-        assumed=(*assumed, *not_kept(settings)),
-        left=tuple(left),
+def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str, tuple[Assumption, ...]]:
+    """Detectron2's settings for a file, where they come from, and what is assumed."""
+    if given is not None and is_zoo_name(given):
+        return zoo_settings(str(given)), f"settings of the model zoo's {given}", ()
+    path = existing_file(given) if given is not None else None
+    words = {} if given is None or path is not None else parse_settings(str(given), "--config")
+    if given is not None and not words:
+        return read_yaml(given), f"settings of {path.name if path else given}", ()
+    theirs, assumed = settings_of_tensors({name: found.shape(name) for name in found.state}, found.source)
+    buffers, said = buffer_settings(found.state, theirs)
+    summary = "; ".join(
+        [f"settings of {', '.join(said)} in the file"] * bool(said) + ["settings as given"] * bool(words)
+    )
+    known = buffers.keys() | words.keys()
+    return (
+        theirs | buffers | words,
+        summary or "no settings given: give its YAML with --config if it differs from the model zoo's",
+        tuple(assumption for keys, assumption in assumed if not set(keys) & known or not keys),
     )
 
 
 def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """The names that Detectron2 gives to our `state`: the way back. Its YAML: settings_of (detectron2_export.py).
-
-    Raises ValueError where Detectron2 has no such network.
-    """
+    """The state dict of Detectron2's network for our `state`; ValueError where Detectron2 has no such network."""
     trunk = resnet_of(config)
-    stages = ["backbone.stem.", *(f"backbone.res{number}." for number in (2, 3, 4, 5))]
-    frozen = tuple(stages[: trunk.frozen_stages])
+    frozen = tuple(["backbone.stem.", *(f"backbone.res{number}." for number in (2, 3, 4, 5))][: trunk.frozen_stages])
     theirs = {}
     for name, value in state.items():
         if name.endswith("num_batches_tracked") and name.startswith(frozen) and not value.any():
             continue  # batch norm of frozen stages is another class there, without a step counter
         if name.endswith("running_var") and name.startswith(("backbone.", "box_head.trunk.res5.")):
             value = with_eps(value, trunk.norm_eps)
-        theirs[_theirs(name, config)] = value
+        theirs[_detectron2_name(name, config)] = value
     return theirs
 
 
-def _theirs(name: str, config: DetectorConfig) -> str:
+def _detectron2_name(name: str, config: DetectorConfig) -> str:
     if config.fpn is None and name.startswith("backbone."):
         return name
-    new = _renamed(name, BACK, "{!r} has no counterpart in Detectron2")
+    new = BACK.rename(name)
+    if new is None:
+        raise ValueError(f"Detectron2 has no tensor for ours of the name {name!r}")
     return new.replace("rpn_head.conv.conv0.", "rpn_head.conv.") if config.rpn.convs == 1 else new
 
 
-def _renamed(name: str, table: tuple[tuple[str, str], ...], problem: str) -> str:
-    for pattern, new in table:
-        if re.fullmatch(pattern, name):
-            return re.sub(pattern, new, name)
-    raise ValueError(problem.format(name))
+def _with_statistics(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+    """`state` with step counters of 0 where a norm has none.
 
-
-def _with_statistics(ours: dict[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], set[str]]:
-    """Our tensors, and the names of step counters that are not used.
-
-    Frozen norms have no step counter, and those of the frozen stages of a network with batch norm had none over there;
-    the first versions wrote no statistics of frozen norms, which Detectron2 takes for means of 0 and variances of 1.
+    The first versions of Detectron2 wrote no statistics of frozen norms: means of 0 and variances of 1.
     """
     with torch.device("meta"):
-        wanted = build_detector(config).state_dict()
-    counters = {name for name in ours if name.endswith("num_batches_tracked") and name not in wanted}
-    ours = {name: value for name, value in ours.items() if name not in counters}
-    first_version = not any(name.endswith("running_mean") for name in ours)
-    for name, value in wanted.items():
+        expected = build_detector(config).state_dict()
+    first_version = not any(name.endswith("running_mean") for name in state)
+    whole = dict(state)
+    for name, value in expected.items():
         norm, _, field = name.rpartition(".")
-        if name in ours or f"{norm}.weight" not in ours:
+        if name in state or f"{norm}.weight" not in state:
             continue
         if field == "num_batches_tracked":
-            ours[name] = torch.zeros((), dtype=torch.int64)
+            whole[name] = torch.zeros((), dtype=torch.int64)
         elif field in ("running_mean", "running_var") and first_version:
-            ours[name] = torch.full(value.shape, float(field == "running_var"))
-    return ours, counters
+            whole[name] = torch.full(value.shape, float(field == "running_var"))
+    return whole
+
+
+SYSTEM = System(
+    name="Detectron2",
+    files=".pkl, .pth",
+    settings="its YAML, the name of a config of its model zoo, or KEY=VALUE",
+    recognises=recognises,
+    read=read,
+    export=Export(
+        option="detectron2",
+        suffixes=(".pth", ".pkl"),
+        state=to_detectron2,
+        content=lambda state, classes: {"model": state, "__author__": "rcnn"},
+        settings=settings_of,
+    ),
+)

@@ -1,6 +1,6 @@
-"""Detectron2's model zoo by the names of its configs: what each sets, so that a name stands for a file.
+"""Detectron2's model zoo: the settings of each config, by the name of its file.
 
-Values are those of the files under `configs/` in facebookresearch/detectron2; schedules and augmentation are left out.
+Values are those of the files under `configs/` in facebookresearch/detectron2, without schedules and augmentation.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 from typing import Any
+
+from rcnn.weights.systems.settings import existing_file
 
 Settings = dict[str, Any]
 
@@ -84,7 +86,10 @@ GIOU: Settings = {
 
 
 def _normed(norm: str, stride_in_1x1: bool) -> Settings:
-    """Norms in the trunk, the pyramid and the heads, whose boxes come from four convolutions and one layer."""
+    """Norms in the backbone, the FPN and the heads.
+
+    The box head has four convolutions and one fully connected layer.
+    """
     return {
         "MODEL.RESNETS.NORM": norm,
         "MODEL.RESNETS.STRIDE_IN_1X1": stride_in_1x1,
@@ -109,7 +114,7 @@ def _pascal(neck: Settings) -> Settings:
 
 
 def _all() -> dict[str, Settings]:
-    """The settings of each config of the zoo, by the folder and name of its file."""
+    """The settings of each config of the zoo, by folder and name of its file."""
     zoo: dict[str, Settings] = {
         "COCO-Detection/rpn_R_50_C4_1x": C4 | RPN | {
             "MODEL.RPN.PRE_NMS_TOPK_TEST": 12000, "MODEL.RPN.POST_NMS_TOPK_TEST": 2000,
@@ -159,65 +164,65 @@ def _all() -> dict[str, Settings]:
 
 
 ZOO = _all()
-# what other files build on
+# configs that other files build on
 BASES: dict[str, Settings] = {
     "Base-RCNN-FPN": FPN,
     "Base-RCNN-C4": C4,
     "Base-RCNN-DilatedC5": DC5,
     "Base-Keypoint-RCNN-FPN": FPN | KEYPOINT,
 }
-# entries of the zoo that are not of our family, or not in our parts: (beginning or part of the name, why)
+# configs of networks that we do not have: (part of the name, why)
 REFUSED = (
-    ("COCO-PanopticSegmentation/", "a panoptic network, whose stuff head we do not have"),
-    ("Misc/panoptic", "a panoptic network, whose stuff head we do not have"),
-    ("Misc/semantic", "semantic segmentation, and no R-CNN"),
-    ("retinanet", "a one-stage detector, and no R-CNN"),
-    ("/fast_rcnn_R", "Fast R-CNN on proposals from a file; here an RPN does that"),
-    ("regnet", "a network on RegNet, which we do not have"),
-    ("dconv", "a network with deformable convolutions, which we do not have"),
+    ("COCO-PanopticSegmentation/", "a panoptic network, which rcnn does not support"),
+    ("Misc/panoptic", "a panoptic network, which rcnn does not support"),
+    ("Misc/semantic", "semantic segmentation, not an R-CNN"),
+    ("retinanet", "a one-stage detector, not an R-CNN"),
+    ("/fast_rcnn_R", "Fast R-CNN on proposals from a file; rcnn needs an RPN"),
+    ("regnet", "a network on RegNet, which rcnn does not support"),
+    ("dconv", "a network with deformable convolutions, which rcnn does not support"),
 )
 
 
 def is_zoo_name(config: str | Path) -> bool:
-    """Whether `config` is no file at hand but looks like the name of one of Detectron2's zoo."""
+    """Whether `config` is not a file, but looks like the name of a config of Detectron2's zoo."""
     name = _plain(config)
     folders = {key.split("/")[0] for key in ZOO}
-    return not Path(config).exists() and bool(
+    return existing_file(config) is None and bool(
         _entry(name) or name.split("/")[0] in folders or any(part in f"/{name}" for part, _ in REFUSED)
     )
 
 
 def base_settings(base: str) -> Settings | None:
-    """What a file of the zoo builds on, by the name in its `_BASE_`; None where that is none of the zoo's."""
+    """The settings of the zoo config that a `_BASE_` names; None where the zoo has none of that name."""
     name = _plain(base).rpartition("/")[2]
     entry = _entry(name)
     return BASES.get(name, ZOO[entry] if entry else None)
 
 
 def zoo_settings(config: str) -> Settings:
-    """Detectron2's flat settings of its zoo's `config`, such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml.
+    """The settings of zoo config `config`, such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, by dotted key.
 
-    Raises ValueError that says why one is not to be had, or names the nearest.
+    Raises ValueError that says why it is not supported, or suggests near names.
     """
     name = _plain(config)
     if entry := _entry(name):
         return dict(ZOO[entry])
     for part, why in REFUSED:
         if part in f"/{name}":
-            raise ValueError(f"{config} of Detectron2's zoo is {why}")
+            raise ValueError(f"{config} of Detectron2's model zoo is {why}")
     close = difflib.get_close_matches(name, ZOO, n=3) or sorted(ZOO)[:3]
     raise ValueError(
-        f"Detectron2's zoo has no {config!r}; did you mean {' or '.join(f'{near}.yaml' for near in close)}?"
+        f"Detectron2's model zoo has no {config!r}; did you mean {' or '.join(f'{near}.yaml' for near in close)}?"
     )
 
 
 def _entry(name: str) -> str:
-    """The entry of the zoo that is called so, its folder left out or not; of several, COCO's. Empty: none."""
+    """The zoo entry with this name, with or without its folder; of several, COCO's. Empty: none."""
     found = [entry for entry in ZOO if name in (entry, entry.rpartition("/")[2])]
     return next((entry for entry in found if entry == name or entry.startswith("COCO-")), found[0] if found else "")
 
 
 def _plain(config: str | Path) -> str:
-    """The name without what comes before its folder (`configs/`) and without `.yaml` or `.py` after it."""
+    """The name without the path up to `configs/` and without its suffix."""
     name = str(config).replace("\\", "/").removesuffix(".yaml").removesuffix(".yml").removesuffix(".py")
     return name.rpartition("configs/")[2]

@@ -1,65 +1,72 @@
 """FCIS of the two Chainer ports (`.npz`): ChainerCV's and knorth55's chainer-fcis.
 
-The two differ in names, in what their code computes (models/zoo/fcis.py) and in one epsilon each: ChainerCV's first
-norm, chainer-fcis's norms of the shortcuts, both 2e-5 where all others have 1e-5. Boxes are y, x, height, width.
+They differ in names, in what their code computes (models/zoo/fcis.py) and in one eps each: ChainerCV's first norm and
+chainer-fcis's norms of the shortcuts have 2e-5 where all others have 1e-5. Boxes are y, x, height, width.
 """
 
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import yaml
 from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 from rcnn.models.zoo.fcis import fcis_r101_coco_chainer, fcis_r101_coco_chainercv
-from rcnn.weights.systems.converted import Converted, require_fit, unplaced
-from rcnn.weights.systems.fcis.names import YXYX, Layout, config_of, converted_tensor, names_of
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.classes import VOC_CLASSES, class_names
+from rcnn.weights.systems.fcis.names import Layout, config_of
+from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.settings import SettingsSource, read_settings
+from rcnn.weights.systems.system import Plan, System
 
-EPS = 2e-5  # where it is not the 1e-5 of the rest
-LAYOUT = Layout(coordinates=YXYX, interleaved=True)
-COMMON = (
-    (r"rpn/conv1", lambda found: "rpn.convs.0"),
-    (r"rpn/score", lambda found: "rpn.objectness"),
-    (r"rpn/loc", lambda found: "rpn.deltas"),
-)
-Layers = tuple[tuple[str, Callable[[re.Match[str]], str]], ...]
-
-
-def _block(found: re.Match[str]) -> str:
-    """Stage and block of names such as res4/b7, res4/res4_b7 and res4/a."""
-    return f"backbone.res{found[1]}.{found[2][1:] or 0}"
-
-
-CHAINERCV: Layers = (
-    *COMMON,
-    (r"extractor/conv1/(?:conv|bn)", lambda found: "backbone.stem.conv1"),
-    (r"extractor/res(\d)/(a|b\d+)/(conv\d)/(?:conv|bn)", lambda found: f"{_block(found)}.{found[3]}"),
-    (r"extractor/res(\d)/(a|b\d+)/residual_conv/(?:conv|bn)", lambda found: f"{_block(found)}.shortcut"),
-    (r"head/conv1", lambda found: "box_head.reduce"),
-    (r"head/cls_seg", lambda found: "box_head.maps"),
-    (r"head/ag_loc", lambda found: "box_head.deltas"),
-)
-CHAINER_FCIS: Layers = (
-    *COMMON,
-    (r"extractor/res1/(?:conv|bn)1", lambda found: "backbone.stem.conv1"),
-    (r"extractor/res(\d)/res\1_(a|b\d+)/(?:conv|bn)([123])", lambda found: f"{_block(found)}.conv{found[3]}"),
-    (r"extractor/res(\d)/res\1_(a|b\d+)/(?:conv|bn)4", lambda found: f"{_block(found)}.shortcut"),
-    (r"head/psroi_conv1", lambda found: "box_head.reduce"),
-    (r"head/psroi_conv2", lambda found: "box_head.maps"),
-    (r"head/psroi_conv3", lambda found: "box_head.deltas"),
-)
-VALUES = {
-    "W": "weight", "b": "bias", "gamma": "norm.weight", "beta": "norm.bias",
-    "avg_mean": "norm.running_mean", "avg_var": "norm.running_var",
+EPS = 2e-5  # of the norms that differ
+LAYOUT = Layout(yx=True, interleaved=True)
+VALUE = "(W|b|gamma|beta|avg_mean|avg_var)"
+WORDS = {
+    "value": {
+        "W": "weight", "b": "bias", "gamma": "norm.weight", "beta": "norm.bias",
+        "avg_mean": "norm.running_mean", "avg_var": "norm.running_var",
+    },
+    "conv": {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"},
 }  # fmt: skip
-COUNTER = re.compile(r".*/bn\d?/N")  # how many batches a norm has seen
-# their settings that a detector has; some of them had other names once
+COMMON = (
+    (rf"rpn/conv1/{VALUE}", "rpn.convs.0.{1:value}"),
+    (rf"rpn/score/{VALUE}", "rpn.objectness.{1:value}"),
+    (rf"rpn/loc/{VALUE}", "rpn.deltas.{1:value}"),
+)
+COUNTERS = r".*/bn\d?/N"  # of the batches that a norm has seen
+CHAINERCV_RULES = Rules(
+    (
+        *COMMON,
+        (rf"extractor/conv1/(?:conv|bn)/{VALUE}", "backbone.stem.conv1.{1:value}"),
+        (rf"extractor/res(\d)/(a|b\d+)/(conv\d)/(?:conv|bn)/{VALUE}", "backbone.res{1}.{2:block}.{3}.{4:value}"),
+        (
+            rf"extractor/res(\d)/(a|b\d+)/residual_conv/(?:conv|bn)/{VALUE}",
+            "backbone.res{1}.{2:block}.shortcut.{3:value}",
+        ),
+        (rf"head/conv1/{VALUE}", "box_head.reduce.{1:value}"),
+        (rf"head/cls_seg/{VALUE}", "box_head.maps.{1:value}"),
+        (rf"head/ag_loc/{VALUE}", "box_head.deltas.{1:value}"),
+    ),
+    COUNTERS,
+    WORDS,
+)
+CHAINER_FCIS_RULES = Rules(
+    (
+        *COMMON,
+        (rf"extractor/res1/(?:conv|bn)1/{VALUE}", "backbone.stem.conv1.{1:value}"),
+        (rf"extractor/res(\d)/res\1_(a|b\d+)/(?:conv|bn)(\d)/{VALUE}", "backbone.res{1}.{2:block}.{3:conv}.{4:value}"),
+        (rf"head/psroi_conv1/{VALUE}", "box_head.reduce.{1:value}"),
+        (rf"head/psroi_conv2/{VALUE}", "box_head.maps.{1:value}"),
+        (rf"head/psroi_conv3/{VALUE}", "box_head.deltas.{1:value}"),
+    ),
+    COUNTERS,
+    WORDS,
+)
+# settings that a detector has
 SETTINGS: dict[str, Callable[[DetectorConfig, Any], DetectorConfig]] = {
     "min_size": lambda config, value: replace(config, input=replace(config.input, min_size=int(value))),
     "max_size": lambda config, value: replace(config, input=replace(config.input, max_size=int(value))),
@@ -79,128 +86,91 @@ SETTINGS: dict[str, Callable[[DetectorConfig, Any], DetectorConfig]] = {
     "limit": lambda config, value: _fcis(config, max_detections=int(value)),
     "iter2": lambda config, value: _fcis(config, refine=bool(value)),
 }
-ALIASES = {"target_height": "min_size", "max_width": "max_size", "merge_thresh": "mask_merge_thresh"}
+ALIASES = {"target_height": "min_size", "max_width": "max_size", "merge_thresh": "mask_merge_thresh"}  # older names
 OF_THE_RUN = re.compile(r"seed|random_seed|gpu|out|config|resume|use_sbd|dataset|.*(epoch|iter|lr|cooldown|warmup).*")
 
 
 def recognises_chainercv(names: Collection[str]) -> bool:
-    """Whether tensors of these names are of ChainerCV's FCIS."""
+    """Whether tensors of these names belong to ChainerCV's FCIS."""
     return "head/ag_loc/W" in names
 
 
 def recognises_chainer_fcis(names: Collection[str]) -> bool:
-    """Whether tensors of these names are of chainer-fcis."""
+    """Whether tensors of these names belong to chainer-fcis."""
     return "head/psroi_conv1/W" in names
 
 
-def from_chainercv(state: Mapping[str, Tensor], config_file: str | Path | None = None, source: str = "") -> Converted:
-    """ChainerCV's `state`; `config_file` has arguments of its FCISResNet101, YAML or KEY=VALUE words.
-
-    Raises ValueError that names `source` and the tensors or settings that have no place.
-    """
+def read_chainercv(found: Found, settings: SettingsSource) -> Plan:
+    """The network of ChainerCV's FCIS; `settings` are arguments of its FCISResNet101, YAML or KEY=VALUE."""
     base, sbd = fcis_r101_coco_chainercv(), "fcis_r101_sbd_chainercv"
-    return _converted(state, config_file, source, "ChainerCV's FCIS", CHAINERCV, base, sbd)
+    return _read(found, settings, CHAINERCV, CHAINERCV_RULES, base, sbd, "backbone.stem.")
 
 
-def from_chainer_fcis(
-    state: Mapping[str, Tensor], config_file: str | Path | None = None, source: str = ""
-) -> Converted:
-    """chainer-fcis's `state`; `config_file` is its demo.yaml or train.yaml, or KEY=VALUE words.
-
-    Raises ValueError that names `source` and the tensors or settings that have no place.
-    """
+def read_chainer_fcis(found: Found, settings: SettingsSource) -> Plan:
+    """The network of chainer-fcis; `settings` are its demo.yaml or train.yaml, or KEY=VALUE."""
     base, sbd = fcis_r101_coco_chainer(), "fcis_r101_sbd_chainer"
-    return _converted(state, config_file, source, "chainer-fcis", CHAINER_FCIS, base, sbd)
+    return _read(found, settings, CHAINER_FCIS, CHAINER_FCIS_RULES, base, sbd, ".shortcut.")
 
 
-def _converted(
-    state: Mapping[str, Tensor],
-    config_file: str | Path | None,
-    source: str,
-    system: str,
-    layers: Layers,
-    base: DetectorConfig,
-    sbd: str,
-) -> Converted:
-    source = source or "the state dict"
-    left = tuple(name for name in state if COUNTER.fullmatch(name))
-    ours = {name: rename(name, layers) for name in state if not COUNTER.fullmatch(name)}
-    if unknown := [name for name, our in ours.items() if our is None]:
-        raise ValueError(f"{source} looks like {system}'s, but has {unplaced(unknown)}")
-    config, assumed = config_of(state, lambda name: ours.get(name), base, sbd, source)
-    config, said = _with_settings(config, config_file)
-    eps = config.backbone.norm_eps if isinstance(config.backbone, ResNetConfig) else 1e-5
-    tensors = {}
-    for name, our in ours.items():
-        assert our is not None
-        value = converted_tensor(our, state[name], LAYOUT, source)
-        wider = "backbone.stem." if layers is CHAINERCV else ".shortcut."
-        if wider in our and our.endswith("running_var"):
-            value = value + (EPS - eps)
-        tensors[our] = value
-    require_fit(config, tensors, source)
-    return Converted(
+def _read(
+    found: Found, given: SettingsSource, system: System, rules: Rules, base: DetectorConfig, sbd: str, wider: str
+) -> Plan:
+    """The plan of either system; the norms whose names contain `wider` have an eps of 2e-5."""
+    placed = rules.place(found.state, found.source, system.name)
+    config, assumed = config_of(found, placed.ours, base, sbd)
+    config, notes = _with_settings(config, given)
+
+    def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+        eps = config.backbone.norm_eps if isinstance(config.backbone, ResNetConfig) else 1e-5
+        return {
+            name: value + (EPS - eps) if wider in name and name.endswith("running_var") else value
+            for name, value in state.items()
+        }
+
+    return Plan(
         config=config,
-        state=tensors,
-        classes=names_of(config.num_classes),
-        report=f"{system} {config.name}, {len(tensors)} tensors, {config.num_classes} classes",
-        system=system,
-        assumed=(*(() if config_file is not None else assumed), *said),
-        left=left,
+        names=placed.ours,
+        tensor=LAYOUT.tensor,
+        complete=complete,
+        classes=class_names(config.num_classes, VOC_CLASSES),
+        assumed=assumed if given is None else (),
+        notes=notes,
+        skipped=placed.skipped,
     )
 
 
-def rename(name: str, layers: Layers) -> str | None:
-    """Our name for theirs; None for one that has no counterpart here."""
-    layer, _, value = name.rpartition("/")
-    if value in VALUES:
-        for theirs, ours in layers:
-            if found := re.fullmatch(theirs, layer):
-                return f"{ours(found)}.{VALUES[value]}"
-    return None
-
-
-def _with_settings(config: DetectorConfig, given: str | Path | None) -> tuple[DetectorConfig, tuple[str, ...]]:
-    """`config` by the settings of a file or of words, and a sentence about those that play no part."""
+def _with_settings(config: DetectorConfig, given: SettingsSource) -> tuple[DetectorConfig, tuple[str, ...]]:
+    """`config` with settings of theirs, and a sentence about those that are not used."""
     if given is None:
         return config, ()
     ignored = []
-    for key, value in _read(given).items():
+    for key, value in _nested(read_settings(given)).items():
         key = ALIASES.get(key, key)
         if key in SETTINGS:
             try:
                 config = SETTINGS[key](config, value)
             except (TypeError, ValueError) as error:
-                raise ValueError(f"{given}: {key} is {value!r}, which is not its kind of value") from error
+                raise ValueError(f"{given}: {key}={value!r} has the wrong type ({error})") from error
         elif not OF_THE_RUN.fullmatch(key):
             ignored.append(key)
-    said = f"settings not understood, and left alone: {', '.join(ignored)}; known: {', '.join(SETTINGS)}"
+    said = f"unknown settings, ignored: {', '.join(ignored)}; known are {', '.join(SETTINGS)}"
     return config, (said,) if ignored else ()
 
 
-def _read(given: str | Path) -> dict[str, Any]:
-    """Keys and values of a YAML file, or of KEY=VALUE words."""
-    try:
-        path = Path(given) if Path(given).is_file() else None
-    except OSError:  # words that are too long for the name of a file
-        path = None
-    try:
-        if path is not None:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """`a.b: 1` as `a: {b: 1}`: their settings are the arguments of functions."""
+    nested: dict[str, Any] = {}
+    for key, value in settings.items():
+        name, _, inner = key.partition(".")
+        if inner:
+            nested.setdefault(name, {})[inner] = value
         else:
-            words = [word.partition("=") for word in shlex.split(str(given))]
-            if not all(sign for _, sign, _ in words):
-                raise ValueError(f"{given} is neither a file nor KEY=VALUE words")
-            content = {key: yaml.safe_load(value) for key, _, value in words}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{given} is no YAML of plain values: {error}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise ValueError(f"{given} has no keys and values; wanted min_size: 600 and the like")
-    return content
+            nested[name] = value
+    return nested
 
 
 def _proposals(config: DetectorConfig, given: Mapping[str, Any]) -> DetectorConfig:
-    """`config` by the arguments of ChainerCV's ProposalCreator; that of where its NMS runs plays no part."""
+    """`config` with the arguments of ChainerCV's ProposalCreator."""
     counts = {
         "n_train_pre_nms": "pre_nms_train", "n_train_post_nms": "post_nms_train",
         "n_test_pre_nms": "pre_nms", "n_test_post_nms": "post_nms",
@@ -209,7 +179,7 @@ def _proposals(config: DetectorConfig, given: Mapping[str, Any]) -> DetectorConf
     if "nms_thresh" in given:
         changes["nms_iou"] = float(given["nms_thresh"])
     if "min_size" in given:
-        changes["min_size"] = float(given["min_size"]) or -1.0  # 0 drops nothing, not even what has no area
+        changes["min_size"] = float(given["min_size"]) or -1.0  # 0 keeps boxes without area, too
     if others := given.keys() - counts.keys() - {"nms_thresh", "min_size", "force_cpu_nms"}:
         raise ValueError(f"proposals have no {', '.join(sorted(others))}")
     proposals = replace(config.rpn.proposals, **changes)
@@ -219,3 +189,19 @@ def _proposals(config: DetectorConfig, given: Mapping[str, Any]) -> DetectorConf
 def _fcis(config: DetectorConfig, **changes: Any) -> DetectorConfig:
     assert config.fcis is not None
     return replace(config, fcis=replace(config.fcis, **changes))
+
+
+CHAINERCV = System(
+    name="ChainerCV's FCIS",
+    files=".npz",
+    settings="arguments of FCISResNet101, KEY=VALUE or a YAML of them",
+    recognises=recognises_chainercv,
+    read=read_chainercv,
+)
+CHAINER_FCIS = System(
+    name="chainer-fcis",
+    files=".npz",
+    settings="its demo.yaml or train.yaml, or KEY=VALUE",
+    recognises=recognises_chainer_fcis,
+    read=read_chainer_fcis,
+)

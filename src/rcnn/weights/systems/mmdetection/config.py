@@ -1,7 +1,7 @@
 """The plain values of an MMDetection config: its Python is parsed, never run.
 
-Such a file is assignments of dicts, lists and numbers, and builds on others by `_base_`. What is no plain value (an
-import, a call other than `dict`, an environment variable) is left out and told.
+Such a file consists of assignments of dicts, lists and numbers, and builds on others with `_base_`. What is not a plain
+value (an import, a call other than `dict`, an environment variable) is skipped and reported.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-MAX_DEPTH = 20  # of files that build on each other, and of values inside values
+from rcnn.weights.systems.settings import existing_file, read_text
+
+MAX_DEPTH = 20  # of files that build on each other, and of nested values
 NUMBERS: dict[type, Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -25,31 +27,28 @@ class _NotPlain(ValueError):
     """An expression that would have to be run."""
 
 
-def read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The values of a config file and of those it builds on, and what was left out ("mmdet.py:12 calls os.getenv").
+def read_config(given: str | Path) -> tuple[dict[str, Any], list[str]]:
+    """The values of a config file and of those it builds on, and what was skipped ("mmdet.py:12 calls os.getenv").
 
     Raises FileNotFoundError, or ValueError that names the file and line.
     """
+    path = existing_file(given)
+    if path is None:
+        raise FileNotFoundError(f"{str(given)[:200]} does not exist; expected MMDetection's config, a .py file")
     return _read(path, 0)
 
 
 def parse_config(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
-    """The values of a config's text that stands for itself, as checkpoints carry it; as `read_config` otherwise."""
-    values, left = _assignments(text, source)
+    """As `read_config`, of the complete text that checkpoints contain."""
+    values, skipped = _assignments(text, source)
     values.pop("_base_", None)
-    return values, left
+    return values, skipped
 
 
 def _read(path: Path, depth: int) -> tuple[dict[str, Any], list[str]]:
     if depth > MAX_DEPTH:
         raise ValueError(f"{path}: more than {MAX_DEPTH} files build on each other; is one its own _base_?")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: want MMDetection's config, a .py file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text: want MMDetection's config, a .py file") from error
-    values, left = _assignments(text, str(path))
+    values, skipped = _assignments(read_text(path), str(path))
     bases = values.pop("_base_", [])
     merged: dict[str, Any] = {}
     for base in [bases] if isinstance(bases, str) else bases:
@@ -59,35 +58,37 @@ def _read(path: Path, depth: int) -> tuple[dict[str, Any], list[str]]:
                 f"{path} builds on {base}, and {file} does not exist: put it there, or give the whole config that "
                 "training wrote to its work_dir"
             )
-        below, also_left = _read(file, depth + 1)
-        merged, left = _merge(merged, below), also_left + left
-    return _merge(merged, values), left
+        below, also_skipped = _read(file, depth + 1)
+        merged, skipped = _merge(merged, below), also_skipped + skipped
+    return _merge(merged, values), skipped
 
 
 def _assignments(text: str, source: str) -> tuple[dict[str, Any], list[str]]:
-    """Top-level `name = value` of plain values, and what else stands there."""
+    """Top-level `name = value` assignments of plain values, and a description of everything else."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ValueError(f"{source} cannot be read as a config ({error}): want MMDetection's .py file") from error
+        raise ValueError(f"{source} cannot be read as a config ({error}); expected MMDetection's .py file") from error
     values: dict[str, Any] = {}
-    left: list[str] = []
+    skipped: list[str] = []
     for statement in tree.body:
         match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=value):
                 try:
                     values[name] = _plain(value, values, 0)
                 except _NotPlain as error:
-                    left.append(f"{source}:{statement.lineno} {name}, which {error}")
+                    skipped.append(f"{source}:{statement.lineno} {name}, which {error}")
             case ast.Expr(value=ast.Constant()):
                 pass  # a docstring
             case _:
-                left.append(f"{source}:{statement.lineno} {type(statement).__name__.lower()}, which is no assignment")
-    return values, left
+                skipped.append(
+                    f"{source}:{statement.lineno} {type(statement).__name__.lower()}, which is not an assignment"
+                )
+    return values, skipped
 
 
 def _plain(node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
-    """What an expression of plain values stands for; `names` are those assigned above it."""
+    """The value of an expression of plain values; `names` are those assigned before."""
     if depth > MAX_DEPTH:
         raise _NotPlain("is nested too deeply")
     deeper = depth + 1
@@ -96,7 +97,7 @@ def _plain(node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
             return value
         case ast.Name(id=name):
             if name not in names:
-                raise _NotPlain(f"uses {name}, which is no plain value above it")
+                raise _NotPlain(f"uses {name}, which is not a plain value")
             return names[name]
         case ast.List(elts=parts) | ast.Tuple(elts=parts):
             return [_plain(part, names, deeper) for part in parts]
@@ -123,7 +124,7 @@ def _plain(node: ast.expr, names: Mapping[str, Any], depth: int) -> Any:
 
 
 def _merge(base: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` written over `base`, dict into dict; a dict with `_delete_` replaces what it stands over."""
+    """`base` updated with `above`, nested dicts too; a dict with `_delete_` replaces the one in `base`."""
     merged = dict(base)
     for key, value in above.items():
         if isinstance(value, dict):

@@ -1,75 +1,75 @@
-"""MMDetection's names for our tensors."""
+"""MMDetection's tensor names (2.0 and later)."""
 
 from __future__ import annotations
 
-import re
-
 from rcnn.models import DetectorConfig
 from rcnn.models.config import Norm, ResNetConfig
+from rcnn.weights.systems.renaming import Rules
 
-# what a norm layer is called beside its convolution
-NORM_NAMES: dict[Norm, str] = {"frozen_bn": "bn", "bn": "bn", "sync_bn": "bn", "gn": "gn"}
-
-
-def mmdetection_name(name: str, config: DetectorConfig) -> str:
-    """MMDetection's name (2.0 and later) for our `name` of a detector of `config`; a ValueError if it has none."""
-    part, _, rest = name.partition(".")
-    match part:
-        case "backbone" if isinstance(config.backbone, ResNetConfig):
-            return "backbone." + _in_resnet(rest, NORM_NAMES.get(config.backbone.norm, ""))
-        case "fpn" if config.fpn is not None:
-            found = re.fullmatch(r"(lateral|output)(\d)\.(.+)", rest)
-            if found:
-                kind, level, inner = found.groups()
-                place = f"neck.{'lateral' if kind == 'lateral' else 'fpn'}_convs.{int(level) - 2}"
-                return f"{place}.{_in_conv(inner, config.fpn.norm)}"
-        case "rpn":
-            rest = rest.replace("objectness.", "rpn_cls.").replace("deltas.", "rpn_reg.")
-            if config.rpn.convs == 1:
-                rest = rest.replace("convs.0.", "rpn_conv.")
-            return "rpn_head." + re.sub(r"convs\.(\d+)\.", r"rpn_conv.\1.conv.", rest)
-        case "box_head":
-            if found := re.fullmatch(r"trunk\.res5\.(.+)", rest):
-                norm = config.backbone.norm if isinstance(config.backbone, ResNetConfig) else "none"
-                return "roi_head.shared_head." + _in_resnet(f"res5.{found[1]}", NORM_NAMES.get(norm, ""))
-            stage, rest = _stage(rest)
-            return f"roi_head.bbox_head.{stage}{_in_box_head(rest, config.box.norm)}"
-        case "mask_head" if config.mask is not None:
-            stage, rest = _stage(rest)
-            rest = rest.replace("deconv.", "upsample.").replace("logits.", "conv_logits.")
-            if found := re.fullmatch(r"trunk\.conv(\d+)\.(.+)", rest):
-                rest = f"convs.{int(found[1]) - 1}.{_in_conv(found[2], config.mask.norm)}"
-            return f"roi_head.mask_head.{stage}{rest}"
-    raise ValueError(f"MMDetection has no counterpart of our tensor {name!r}")
+ANY = "(?:bn|gn)"
+# what an EMA hook adds (its dots are underscores), and step counters that a norm here does not have
+EMA = r"ema_.+"
 
 
-def _in_resnet(rest: str, norm: str) -> str:
-    if found := re.fullmatch(r"stem\.conv1\.(norm\.)?(.+)", rest):
-        return f"{f'{norm}1' if found[1] else 'conv1'}.{found[2]}"
-    found = re.fullmatch(r"res(\d)\.(\d+)\.(conv(\d)|shortcut)\.(norm\.)?(.+)", rest)
-    if found is None:
-        raise ValueError(f"MMDetection has no counterpart of our tensor {rest!r} of a ResNet")
-    stage, block, conv, number, is_norm, last = found.groups()
-    place = f"layer{int(stage) - 1}.{block}"
-    if conv == "shortcut":
-        return f"{place}.downsample.{int(is_norm is not None)}.{last}"
-    return f"{place}.{norm}{number}.{last}" if is_norm else f"{place}.{conv}.{last}"
+def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn_convs: int = 0) -> Rules:
+    """MMDetection's names -> ours.
+
+    The other direction needs the names of the norms and the number of RPN convolutions.
+    """
+    one = ((r"rpn_head\.rpn_conv\.(weight|bias)", "rpn.convs.0.{1}"),)
+    several = ((r"rpn_head\.rpn_conv\.(\d+)\.conv\.(.+)", "rpn.convs.{1}.{2}"),)
+    pairs = [
+        (rf"backbone\.{trunk}1\.(.+)", "backbone.stem.conv1.norm.{1}"),
+        (r"backbone\.conv1\.(weight)", "backbone.stem.conv1.{1}"),
+        *_blocks(r"backbone\.layer(\d)\.(\d+)", "backbone.res{1+1}.{2}", trunk),
+        *_blocks(r"roi_head\.shared_head\.layer(\d)\.(\d+)", "box_head.trunk.res{1+1}.{2}", trunk),
+        (rf"neck\.lateral_convs\.(\d)\.{fpn}\.(.+)", "fpn.lateral{1+2}.norm.{2}"),
+        (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", "fpn.lateral{1+2}.{2}"),
+        (rf"neck\.fpn_convs\.(\d)\.{fpn}\.(.+)", "fpn.output{1+2}.norm.{2}"),
+        (r"neck\.fpn_convs\.(\d)\.conv\.(.+)", "fpn.output{1+2}.{2}"),
+        *(one if rpn_convs == 1 else several if rpn_convs else (*one, *several)),
+        (r"rpn_head\.rpn_cls\.(.+)", "rpn.objectness.{1}"),
+        (r"rpn_head\.rpn_reg\.(.+)", "rpn.deltas.{1}"),
+    ]
+    for stage, ours, first in (("", "", 1), (r"(\d)\.", "stages.{1}.", 2)):  # of a cascade
+        a, b = f"{{{first}}}", f"{{{first + 1}}}"
+        conv = f"{{{first}+1}}"
+        head, our_head = rf"roi_head\.bbox_head\.{stage}", f"box_head.{ours}"
+        pairs += [
+            (rf"{head}fc_cls\.(.+)", f"{our_head}logits.{a}"),
+            (rf"{head}fc_reg\.(.+)", f"{our_head}deltas.{a}"),
+            (rf"{head}shared_fcs\.(\d+)\.(.+)", f"{our_head}trunk.fc{conv}.{b}"),
+            (rf"{head}shared_convs\.(\d+)\.{box}\.(.+)", f"{our_head}trunk.conv{conv}.norm.{b}"),
+            (rf"{head}shared_convs\.(\d+)\.conv\.(.+)", f"{our_head}trunk.conv{conv}.{b}"),
+        ]
+        head, our_head = rf"roi_head\.mask_head\.{stage}", f"mask_head.{ours}"
+        pairs += [
+            (rf"{head}convs\.(\d+)\.{mask}\.(.+)", f"{our_head}trunk.conv{conv}.norm.{b}"),
+            (rf"{head}convs\.(\d+)\.conv\.(.+)", f"{our_head}trunk.conv{conv}.{b}"),
+            (rf"{head}upsample\.(.+)", f"{our_head}deconv.{a}"),
+            (rf"{head}conv_logits\.(.+)", f"{our_head}logits.{a}"),
+        ]
+    return Rules(tuple(pairs), skip=EMA)
 
 
-def _in_conv(rest: str, norm: Norm) -> str:
-    """Inside a ConvModule: the convolution, or its norm."""
-    return f"{NORM_NAMES[norm]}.{rest.removeprefix('norm.')}" if rest.startswith("norm.") else f"conv.{rest}"
+def back(config: DetectorConfig) -> Rules:
+    """Our names of a detector of `config` -> MMDetection's."""
+    assert isinstance(config.backbone, ResNetConfig)
+    mask = config.mask.norm if config.mask else "none"
+    fpn = config.fpn.norm if config.fpn else "none"
+    norms = [_norm(norm) for norm in (config.backbone.norm, fpn, config.box.norm, mask)]
+    return rules(*norms, rpn_convs=config.rpn.convs).inverted()
 
 
-def _in_box_head(rest: str, norm: Norm) -> str:
-    if found := re.fullmatch(r"trunk\.conv(\d+)\.(.+)", rest):
-        return f"shared_convs.{int(found[1]) - 1}.{_in_conv(found[2], norm)}"
-    if found := re.fullmatch(r"trunk\.fc(\d+)\.(.+)", rest):
-        return f"shared_fcs.{int(found[1]) - 1}.{found[2]}"
-    return rest.replace("logits.", "fc_cls.").replace("deltas.", "fc_reg.")
+def _norm(norm: Norm) -> str:
+    return "gn" if norm == "gn" else "bn"
 
 
-def _stage(rest: str) -> tuple[str, str]:
-    """The number of a cascade's stage, as they write it before a name, and the name without ours."""
-    found = re.fullmatch(r"stages\.(\d+)\.(.+)", rest)
-    return (f"{found[1]}.", found[2]) if found else ("", rest)
+def _blocks(theirs: str, ours: str, norm: str) -> tuple[tuple[str, str], ...]:
+    """Rules of the blocks of a ResNet; `theirs` has two groups."""
+    return (
+        (rf"{theirs}\.conv(\d)\.(weight)", f"{ours}.conv{{3}}.{{4}}"),
+        (rf"{theirs}\.{norm}(\d)\.(.+)", f"{ours}.conv{{3}}.norm.{{4}}"),
+        (rf"{theirs}\.downsample\.0\.(weight)", f"{ours}.shortcut.{{3}}"),
+        (rf"{theirs}\.downsample\.1\.(.+)", f"{ours}.shortcut.norm.{{3}}"),
+    )

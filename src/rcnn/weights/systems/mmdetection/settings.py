@@ -69,17 +69,17 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
     """
     model = values.get("model")
     if not isinstance(model, Mapping):
-        raise ValueError(f"{source} has no `model = dict(...)`: want MMDetection's config of a detector")
+        raise ValueError(f"{source} has no `model = dict(...)`; expected MMDetection's config of a detector")
     model = {**{key: values[key] for key in ("train_cfg", "test_cfg") if isinstance(values.get(key), Mapping)}, **model}
     keys = _Keys(model)
     for key, allowed in TYPES.items():
         for path, value in keys.all(key):
             if value not in allowed:
-                raise ValueError(f"{source}: model.{path}={value!r} is not supported; want {_or(allowed)}")
+                raise ValueError(f"{source}: model.{path}={value!r} is not supported; expected {_or(allowed)}")
     if deformable := [path for path in keys.values if re.search(r"\.(dcn|plugins|avg_down|deep_stem)(\.|$)", path)]:
         wanted = [path for path in deformable if keys.values[path] not in (None, False)]
         if wanted:
-            raise ValueError(f"{source}: model.{wanted[0]}={keys.values[wanted[0]]!r} is not supported: want it away")
+            raise ValueError(f"{source}: model.{wanted[0]}={keys.values[wanted[0]]!r} is not supported; leave it out")
     config = replace(
         config,
         input=_input(config.input, keys, values),
@@ -301,7 +301,7 @@ def _beta(keys: _Keys, loss: str, default: float) -> float:
         case None:
             return default
         case other:
-            raise ValueError(f"model.{loss}.type={other!r} is not supported; want L1Loss or SmoothL1Loss")
+            raise ValueError(f"model.{loss}.type={other!r} is not supported; expected L1Loss or SmoothL1Loss")
 
 
 def inverse(stds: Any) -> Any:

@@ -1,8 +1,8 @@
-"""MMDetection's checkpoints (2.x and 3.x), both ways: Faster, Mask and Cascade R-CNN and RPN on ResNet and ResNeXt.
+"""MMDetection's checkpoints (2.x and 3.x), import and export: Faster, Mask and Cascade R-CNN and RPN on ResNets.
 
-Since 2.0 its conventions are ours: background last, boxes half open, deltas dx dy dw dh of each class in turn. The
-anchors of one cell stand in another order (ratio outer), and deltas are divided by standard deviations where ours are
-multiplied by weights. The config that training put into the file's `meta` is read (never run), or the one given.
+Since 2.0 its conventions are ours: background last, half-open boxes, deltas dx dy dw dh per class. The anchors of a
+cell are in another order (ratio outer), and deltas are divided by standard deviations where ours are multiplied by
+weights. The config in the file's `meta`, or the one given, is parsed and never run.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,105 +30,94 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
-from rcnn.weights.systems.converted import Converted, class_names, require_fit, unplaced
-from rcnn.weights.systems.layout import ratio_outer, reorder_anchors
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.classes import class_names
+from rcnn.weights.systems.converted import Assumption
+from rcnn.weights.systems.layout import anchors_from_ratio_outer, anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
-from rcnn.weights.systems.mmdetection.names import mmdetection_name
+from rcnn.weights.systems.mmdetection.names import back, rules
 from rcnn.weights.systems.mmdetection.settings import inverse, with_settings
+from rcnn.weights.systems.resnets import blocks_of, known_depth
+from rcnn.weights.systems.settings import SettingsSource
+from rcnn.weights.systems.system import Export, Plan, System
 
-DEPTHS: dict[int, Literal[50, 101, 152]] = {6: 50, 23: 101, 36: 152}  # blocks of layer3
 BGR = InputConfig(channel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
-CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  # its configs'
-STRANGE = re.compile(r"conv_offset|context_block|downsample\.2|backbone\.stem")  # of networks that we do not have
-AVERAGED = "ema_"  # before the names that an EMA hook adds; their dots are underscores
+CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  # of its base config
+OTHERS = r"conv_offset|context_block|downsample\.2|backbone\.stem"  # parts of networks that we do not have
 
 
 def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names are of an MMDetection R-CNN (2.0 or later)."""
+    """Whether tensors of these names belong to an MMDetection R-CNN (2.0 or later)."""
     return "rpn_head.rpn_cls.weight" in names and any(name.startswith("backbone.layer1.") for name in names)
 
 
-def from_mmdetection(
-    state: Mapping[str, Tensor],
-    config_file: str | Path | None = None,
-    source: str = "",
-    extras: Mapping[str, Any] | None = None,
-) -> Converted:
-    """MMDetection's `state`; settings from its `config_file`, else from `extras["meta"]`, else its base configs'.
+def read(found: Found, settings: SettingsSource) -> Plan:
+    """The network of an MMDetection file.
 
-    Raises FileNotFoundError for the config, or ValueError that names `source` and what of the network is not ours.
+    Settings from its config file, else from its `meta`, else its base configs.
     """
-    source = source or "the state dict"
-    meta = (extras or {}).get("meta")
+    meta = found.extras.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    theirs = {name: value for name, value in state.items() if not name.startswith(AVERAGED)}
-    left = [name for name in state if name.startswith(AVERAGED)]
-    config = _of_tensors(theirs, source)
-    said: list[str] = []
+    if others := [name for name in found.state if re.search(OTHERS, name)]:
+        raise ValueError(
+            f"{found.source} has a backbone that rcnn does not support ({others[0]}); expected a ResNet or ResNeXt"
+        )
+    placed = rules().place(found.state, found.source, SYSTEM.name)
+    shapes = {name: torch.empty(found.shape(name), device="meta") for name in placed.ours}
+    config = _of_tensors(shapes, found.source)
     text = meta.get("config", meta.get("cfg"))
-    if config_file is not None:
-        values, skipped = read_config(Path(config_file))
-        where = str(config_file)
-    elif isinstance(text, str):
-        where = f"{source}: the config in its meta"
-        values, skipped = parse_config(text, where)
-    else:
-        values, skipped, where = {}, [], ""
-        said += _assumptions(config)
-    if values:
+    notes: list[str] = []
+    assumed: tuple[Assumption, ...] = ()
+    if settings is not None or isinstance(text, str):
+        where = f"{found.source}: the config in its meta" if settings is None else str(settings)[:200]
+        values, skipped = parse_config(str(text), where) if settings is None else read_config(settings)
         config, unknown = with_settings(config, values, where)
-        said += [f"not understood and left out: {what}" for what in [*skipped, *unknown]]
+        notes = [f"not understood, ignored: {what}" for what in [*skipped, *unknown]]
+    else:
+        assumed = _assumed(config)
     with torch.device("meta"):
-        wanted = list(build_detector(config).state_dict())
-    names = {name: mmdetection_name(name, config) for name in wanted}
-    known = set(names.values())
-    counters = [name for name in theirs if name.endswith("num_batches_tracked") and name not in known]
-    if unknown := [name for name in theirs if name not in known and name not in counters]:
-        raise ValueError(f"{source} looks like MMDetection's, but has {unplaced(unknown)}")
-    order = ratio_outer(config).argsort()
-    ours = {name: reorder_anchors(name, theirs[their], order) for name, their in names.items() if their in theirs}
-    require_fit(config, ours, source)
-    return Converted(
+        expected = build_detector(config).state_dict()
+    names = {
+        name: ours for name, ours in placed.ours.items() if not ours.endswith("num_batches_tracked") or ours in expected
+    }
+    return Plan(
         config=config,
-        state=ours,
+        names=names,
+        tensor=anchors_from_ratio_outer,
         classes=_classes(meta, config.num_classes),
-        system="MMDetection",
-        assumed=tuple(said),
-        left=tuple(left + counters),
-        report=f"MMDetection {config.name}, {len(ours)} tensors, {config.num_classes} classes",
+        assumed=assumed,
+        notes=tuple(notes),
+        skipped=(*placed.skipped, *(name for name in placed.ours if name not in names)),
     )
 
 
 def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
     """The state dict of MMDetection's network for our `state`. ValueError for a network that it does not build."""
-    if config.keypoint is not None or config.fcis is not None or not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"MMDetection builds no {config.name}: want Faster, Mask or Cascade R-CNN on a ResNet")
-    if config.cascade is not None and config.mask is not None and config.cascade.mask_heads == "one":
-        raise ValueError(f"MMDetection builds no {config.name}: its cascades have a mask head for each stage, not one")
-    if config.rpn.legacy.objectness != "sigmoid":
-        raise ValueError(f"MMDetection builds no {config.name}: its RPNs have one score for an anchor, not two")
-    order = ratio_outer(config)
+    unsupported = {
+        "Faster, Mask or Cascade R-CNN on a ResNet": config.keypoint is not None
+        or config.fcis is not None
+        or not isinstance(config.backbone, ResNetConfig),
+        "a mask head for each stage of a cascade": config.cascade is not None
+        and config.mask is not None
+        and config.cascade.mask_heads == "one",
+        "one score per anchor": config.rpn.legacy.objectness == "softmax",
+    }
+    if expected := [what for what, wrong in unsupported.items() if wrong]:
+        raise ValueError(f"MMDetection has no {config.name}: expected {expected[0]}")
+    names = back(config)
     theirs: dict[str, Tensor] = {}
     for name, value in state.items():
-        their = mmdetection_name(name, config)
-        theirs[their] = reorder_anchors(name, value, order)
-        if their.endswith("running_var"):  # which its batch norms count beside
-            theirs.setdefault(f"{their.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
+        if (new := names.rename(name)) is None:
+            raise ValueError(f"MMDetection has no tensor for ours of the name {name!r}")
+        theirs[new] = anchors_to_ratio_outer(name, value, config)
+        if new.endswith("running_var"):  # its batch norms count their batches
+            theirs.setdefault(f"{new.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
     return theirs
 
 
 def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
-    """What names and shapes tell; the rest as in MMDetection's base configs."""
+    """The config that names and shapes tell; the rest is as in MMDetection's base configs."""
     names = list(state)
-    blocks = {name.split(".")[2] for name in names if name.startswith("backbone.layer3.")}
-    if len(blocks) not in DEPTHS:
-        raise ValueError(
-            f"{source} has a backbone with {len(blocks)} blocks in layer3; known: 6 (R-50), 23 (R-101), 36 (R-152)"
-        )
-    if strange := [
-        name for name in names if re.search(r"conv_offset|context_block|downsample\.2|backbone\.stem", name)
-    ]:
-        raise ValueError(f"{source} has a backbone that is none of ours ({strange[0]}): want a plain ResNet or ResNeXt")
     pyramid = any(name.startswith("neck.") for name in names)
     shared = any(name.startswith("roi_head.shared_head.") for name in names)
     heads = [name for name in names if name.startswith("roi_head.bbox_head.")]
@@ -137,7 +125,7 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
     masks = [name for name in names if name.startswith("roi_head.mask_head.")]
     stage = "0." if cascade else ""
     classes = len(state[f"roi_head.bbox_head.{stage}fc_cls.weight"]) - 1 if heads else 1
-    backbone = _resnet(state, pyramid=pyramid, dilated=not pyramid and not shared)
+    backbone = _resnet(state, source, pyramid=pyramid, dilated=not pyramid and not shared)
     family = "rpn" if not heads else "cascade_mask_rcnn" if cascade and masks else None
     family = family or ("cascade_rcnn" if cascade else "mask_rcnn" if masks else "faster_rcnn")
     kind = "fpn" if pyramid else "c4" if shared else "dc5"
@@ -180,10 +168,10 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
     )
 
 
-def _resnet(state: Mapping[str, Tensor], *, pyramid: bool, dilated: bool) -> ResNetConfig:
+def _resnet(state: Mapping[str, Tensor], source: str, *, pyramid: bool, dilated: bool) -> ResNetConfig:
     inner = state["backbone.layer1.0.conv2.weight"].shape  # (groups * width, width, 3, 3)
     norm: Norm = "gn" if "backbone.gn1.weight" in state else "frozen_bn"
-    depth = DEPTHS[len({name.split(".")[2] for name in state if name.startswith("backbone.layer3.")})]
+    depth = known_depth(blocks_of(state, r"backbone\.layer(\d)\.(\d+)\..+", (1, 2, 3)), source)
     return ResNetConfig(
         depth=depth,
         groups=inner[0] // inner[1],
@@ -203,7 +191,7 @@ def _fpn(state: Mapping[str, Tensor]) -> FPNConfig:
 
 
 def _width(state: Mapping[str, Tensor]) -> int:
-    """Channels between the RPN's convolutions, 0 where they are as many as come in."""
+    """Channels of the RPN's convolutions, 0 where they equal the input channels."""
     name = "rpn_head.rpn_conv.weight" if "rpn_head.rpn_conv.weight" in state else "rpn_head.rpn_conv.0.conv.weight"
     if name not in state:
         return 0
@@ -248,22 +236,40 @@ def _count(names: list[str], pattern: str) -> int:
     return sum(bool(re.fullmatch(pattern, name)) for name in names)
 
 
-def _assumptions(config: DetectorConfig) -> list[str]:
-    backbone = config.backbone
-    caffe = isinstance(backbone, ResNetConfig) and backbone.stride_in_1x1
-    style = "caffe (stride in the 1x1, BGR, means only)" if caffe else "pytorch (stride in the 3x3, RGB, mean and std)"
-    said = [
-        f"backbone style {style}: its base config's; give yours with --config",
-        f"input {config.input.min_size} to {config.input.max_size} pixels, thresholds, anchors: its base configs'",
+def _assumed(config: DetectorConfig) -> tuple[Assumption, ...]:
+    source = "its base configs; give yours with --config"
+    caffe = isinstance(config.backbone, ResNetConfig) and config.backbone.stride_in_1x1
+    style = "caffe (stride in the 1x1 convolutions)" if caffe else "pytorch (stride in the 3x3 convolutions)"
+    assumed = [
+        Assumption(f"backbone style {style}", source, ("backbone.stride_in_1x1",)),
+        Assumption("pixels", source, ("input.channel_order", "input.pixel_mean", "input.pixel_std")),
+        Assumption("image size", source, ("input.min_size", "input.max_size")),
+        Assumption("anchors", source, ("rpn.anchors.sizes", "rpn.anchors.ratios")),
+        Assumption(
+            "detections", source, ("box.score_threshold", "box.selection.nms_iou", "box.selection.max_detections")
+        ),
     ]
     if config.cascade is not None:
-        said.append("cascade stages at IoU .5 .6 .7, deltas' deviations .1, .05, .033: its base config's")
-    return said
+        assumed.append(Assumption("cascade stages", source, ("cascade.ious", "cascade.delta_weights")))
+    return tuple(assumed)
 
 
 def _classes(meta: Mapping[str, Any], count: int) -> tuple[str, ...]:
-    told = meta.get("dataset_meta")
-    names = meta.get("CLASSES", told.get("classes", told.get("CLASSES")) if isinstance(told, Mapping) else None)
-    if isinstance(names, list | tuple) and len(names) == count and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return class_names(count)
+    data = meta.get("dataset_meta")
+    names = meta.get("CLASSES", data.get("classes", data.get("CLASSES")) if isinstance(data, Mapping) else None)
+    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return class_names(count, names if known else ())
+
+
+def _content(state: dict[str, Tensor], classes: tuple[str, ...]) -> object:
+    return {"state_dict": state, "meta": {"CLASSES": classes, "dataset_meta": {"classes": classes}}}
+
+
+SYSTEM = System(
+    name="MMDetection",
+    files=".pth of 2.x and 3.x",
+    settings="its config, a .py file",
+    recognises=recognises,
+    read=read,
+    export=Export(option="mmdetection", suffixes=(".pth",), state=to_mmdetection, content=_content),
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import (
@@ -24,9 +24,8 @@ from rcnn.models.config import (
     SamplingConfig,
     SelectionConfig,
 )
+from rcnn.weights.systems.resnets import depth_and_blocks
 from rcnn.weights.systems.tensorpack.settings import DEFAULTS, Settings
-
-DEPTHS: dict[tuple[int, ...], Literal[50, 101, 152]] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 
 def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Settings, source: str) -> DetectorConfig:
@@ -34,7 +33,9 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Settings, source:
     seen = _seen(shapes, source)
     for key in settings.given & seen.keys():
         if _plain(settings.get[key]) != _plain(seen[key]):
-            raise ValueError(f"{source} has {key}={seen[key]!r} by its tensors, the settings say {settings.get[key]!r}")
+            raise ValueError(
+                f"{source} has {key}={seen[key]!r} by its tensors, the given settings have {settings.get[key]!r}"
+            )
     get = settings.get | seen
     for key in ("RPN.ANCHOR_STRIDE", "FPN.ANCHOR_STRIDES"):
         if _plain(get[key]) != _plain(DEFAULTS[key]):
@@ -50,7 +51,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Settings, source:
         cascade = CascadeConfig(ious=_floats(get["CASCADE.IOUS"]), delta_weights=weights)
     model = "cascade_mask" if cascade and get["MODE_MASK"] else "cascade" if cascade else "mask"
     model = model if cascade or get["MODE_MASK"] else "faster"
-    depth = DEPTHS.get(blocks, 50)
+    depth, unusual = depth_and_blocks(blocks)
     return DetectorConfig(
         name=f"{model}_rcnn_r{depth}_{'fpn' if pyramid else 'c4'}",
         num_classes=_classes(shapes),
@@ -66,7 +67,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Settings, source:
         ),
         backbone=ResNetConfig(
             depth=depth,
-            blocks=() if blocks in DEPTHS else blocks,
+            blocks=unusual,
             stages=(2, 3, 4, 5) if pyramid else (2, 3, 4),
             stride_in_1x1=get["BACKBONE.STRIDE_1X1"],
             norm=_norm(get["BACKBONE.NORM"], source),

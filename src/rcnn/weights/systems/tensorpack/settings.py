@@ -6,11 +6,11 @@ defaults, which are those of its last version.
 
 from __future__ import annotations
 
-import ast
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from rcnn.weights.systems.settings import SettingsSource
+from rcnn.weights.systems.settings import read_settings as parse
 
 # what says what a detector computes; the rest of tensorpack's tree follows
 DEFAULTS: dict[str, Any] = {
@@ -43,8 +43,6 @@ OF_THE_RUN = re.compile(
     r"|BACKBONE\.WEIGHTS|TRAIN\.[A-Z_]+|PREPROC\.TRAIN_SHORT_EDGE_SIZE|TEST\.RESULT_SCORE_THRESH_VIS"
     r"|RPN\.NUM_ANCHOR|FPN\.RESOLUTION_REQUIREMENT"
 )
-# a key begins the text, or follows what is no part of a value
-KEY = re.compile(r"(?:(?<=\s)|(?<=^)|(?<=[\"']))([A-Z][A-Z0-9_]*(?:\.[A-Z0-9_]+)*)=")
 
 
 class Settings(NamedTuple):
@@ -56,72 +54,31 @@ class Settings(NamedTuple):
     unknown: tuple[str, ...]  # keys that tensorpack does not have
 
 
-def read_settings(config: str | Path | None) -> Settings:
-    """tensorpack's settings of a file, or of the words themselves; None: its defaults.
+def read_settings(given: SettingsSource) -> Settings:
+    """tensorpack's settings of a file or of KEY=VALUE text; None: its defaults.
 
-    The text holds `KEY=VALUE` in lines or side by side, `--config` and quotes around them are passed over; or the tree
-    that tensorpack logs when it begins (`{'BACKBONE': {...}}`). ValueError for what cannot be read, or a value that is
-    not of its key's kind.
+    Also read is the tree that tensorpack logs when it starts (`{'BACKBONE': {...}}`). Raises ValueError for what cannot
+    be read, or for a value of the wrong type.
     """
-    get = dict(DEFAULTS)
-    found = {} if config is None else parse_settings(config)
+    found = {} if given is None else parse(given)
     of_the_run = tuple(key for key in found if key not in DEFAULTS and OF_THE_RUN.fullmatch(key))
     unknown = tuple(key for key in found if key not in DEFAULTS and key not in of_the_run)
-    for key in found.keys() & DEFAULTS.keys():
-        get[key] = _checked(key, found[key])
-    return Settings(get, frozenset(found.keys() & DEFAULTS.keys()), of_the_run, unknown)
+    known = {key: _checked(key, found[key]) for key in found.keys() & DEFAULTS.keys()}
+    return Settings(DEFAULTS | known, frozenset(known), of_the_run, unknown)
 
 
-def parse_settings(config: str | Path) -> dict[str, Any]:
-    """The keys and values of a file or text, whatever they are called."""
-    text, source = str(config), "the settings"
-    try:
-        path = Path(config) if Path(config).is_file() else None
-    except OSError:  # words that are too long for the name of a file
-        path = None
-    if path is not None:
-        text, source = path.read_text(encoding="utf-8"), str(path)
-    # what a program printed as a table has its equals signs put in (matterport's Config.display)
-    text = re.sub(r"(?m)^([A-Z][A-Z0-9_]+)[ \t]{2,}(?=[^=\s])", r"\1=", text)
-    if path is None and "=" not in text and "{" not in text:
-        raise ValueError(f"{text!r} is no file, and no setting: want KEY=VALUE, such as MODE_FPN=True")
-    start = text.find("{")
-    if start >= 0 and not KEY.search(text[:start]):
-        try:
-            tree = ast.literal_eval(text[start : text.rindex("}") + 1])
-        except (ValueError, SyntaxError) as error:
-            raise ValueError(f"{source}: cannot read its tree of settings ({error})") from error
-        return dict(_leaves(tree))
-    text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    keys = list(KEY.finditer(text))
-    if not keys:
-        raise ValueError(f"{source} hold no settings: want KEY=VALUE, such as MODE_FPN=True, in lines")
-    ends = [key.start() for key in keys[1:]] + [len(text)]
-    return {key[1]: _value(text[key.end() : end]) for key, end in zip(keys, ends, strict=True)}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    leaves = []
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves += _leaves(value, f"{prefix}{name}.")
-        else:
-            leaves.append((f"{prefix}{name}", value))
-    return leaves
-
-
-def _value(text: str) -> Any:
-    text = re.sub(r"--config\s*[\"']?\s*$", "", text).strip().rstrip("\\").strip()
-    while text[-1:] in ("'", '"') and text.count(text[-1]) % 2:  # the shell's quotes, opened before a key
-        text = text[:-1].strip()
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text  # as tensorpack takes words: literally
+def notes(settings: Settings) -> tuple[str, ...]:
+    """A sentence about settings that are not used."""
+    said = []
+    if settings.of_the_run:
+        said.append(f"training settings, not used: {', '.join(settings.of_the_run)}")
+    if settings.unknown:
+        said.append(f"unknown settings, ignored: {', '.join(settings.unknown)}")
+    return tuple(said)
 
 
 def _checked(key: str, value: Any) -> Any:
-    """`value` if it is of the kind that `key` wants; tuples and lists are the same."""
+    """`value` if it has the type of `key`; tuples and lists are the same."""
     default = DEFAULTS[key]
     if isinstance(default, bool):
         fits = isinstance(value, bool)
@@ -134,5 +91,5 @@ def _checked(key: str, value: Any) -> Any:
             isinstance(item, int | float | str | list | tuple) and not isinstance(item, bool) for item in value
         )
     if not fits:
-        raise ValueError(f"{key}={value!r}: tensorpack has a {type(default).__name__} there, such as {default!r}")
+        raise ValueError(f"{key}={value!r} has the wrong type; expected a value such as {default!r}")
     return value

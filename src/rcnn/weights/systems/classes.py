@@ -1,0 +1,47 @@
+"""Class and keypoint names: weights carry none, so they come from the data set that such files were trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rcnn.models.config import COCO_KEYPOINTS, DEFAULT_SIGMA, KeypointHeadConfig
+
+# COCO's categories in order of id: what label i of 80 means
+COCO_CLASSES = (
+    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat", "traffic light",
+    "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow",
+    "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag", "tie", "suitcase", "frisbee",
+    "skis", "snowboard", "sports ball", "kite", "baseball bat", "baseball glove", "skateboard", "surfboard",
+    "tennis racket", "bottle", "wine glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple",
+    "sandwich", "orange", "broccoli", "carrot", "hot dog", "pizza", "donut", "cake", "chair", "couch",
+    "potted plant", "bed", "dining table", "toilet", "tv", "laptop", "mouse", "remote", "keyboard", "cell phone",
+    "microwave", "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase", "scissors", "teddy bear",
+    "hair drier", "toothbrush",
+)  # fmt: skip
+
+# Pascal VOC and SBD
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+CITYSCAPES_CLASSES = ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
+
+
+def class_names(count: int, *known: Sequence[str]) -> tuple[str, ...]:
+    """The first of the lists `known` and COCO's that has `count` names, else class_0, class_1, ..."""
+    for names in (*known, COCO_CLASSES):
+        if len(names) == count:
+            return tuple(str(name) for name in names)
+    return tuple(f"class_{i}" for i in range(count))
+
+
+def unnamed_keypoints(config: KeypointHeadConfig, count: int) -> KeypointHeadConfig:
+    """`config` for `count` keypoints: COCO's person keypoints for 17, else keypoint_0, keypoint_1, ...
+
+    Without names it is not known which keypoints a flip swaps and how exact each one is.
+    """
+    if count == len(COCO_KEYPOINTS):
+        return config
+    names = tuple(f"keypoint_{number}" for number in range(count))
+    return replace(config, names=names, flip_pairs=(), sigmas=(DEFAULT_SIGMA,) * count, skeleton=())

@@ -1,0 +1,205 @@
+"""maskrcnn-benchmark's checkpoints (`.pth`): Faster, Mask and Keypoint R-CNN and the RPN alone, FPN and C4.
+
+It is Detectron (Caffe2) in PyTorch with other names: inclusive boxes, rounded anchors, unaligned RoIAlign, background
+first, frozen norms without eps. Its config is translated to Detectron's settings; images are resized by Pillow.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+from rcnn.models import DetectorConfig
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.classes import class_names
+from rcnn.weights.systems.converted import Assumption
+from rcnn.weights.systems.detectron.config import config_of
+from rcnn.weights.systems.detectron.names import in_our_layout
+from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.resnets import blocks_of, known_depth
+from rcnn.weights.systems.settings import SettingsSource, read_settings
+from rcnn.weights.systems.system import Plan, System
+
+VALUE = "(weight|bias|running_mean|running_var)"
+
+
+def _blocks(theirs: str, ours: str, first: int) -> tuple[tuple[str, str], ...]:
+    """Rules of the blocks of a ResNet stage; group `first` of `theirs` is the block."""
+    block, conv, value = (f"{{{first + n}}}" for n in range(3))
+    return (
+        (rf"{theirs}\.(\d+)\.conv(\d)\.(weight)", f"{ours}.{block}.conv{conv}.{value}"),
+        (rf"{theirs}\.(\d+)\.bn(\d)\.{VALUE}", f"{ours}.{block}.conv{conv}.norm.{value}"),
+        (rf"{theirs}\.(\d+)\.downsample\.0\.(weight)", f"{ours}.{block}.shortcut.{conv}"),
+        (rf"{theirs}\.(\d+)\.downsample\.1\.{VALUE}", f"{ours}.{block}.shortcut.norm.{conv}"),
+    )
+
+
+RULES = Rules(
+    (
+        (r"backbone\.body\.stem\.conv1\.(weight)", "backbone.stem.conv1.{1}"),
+        (rf"backbone\.body\.stem\.bn1\.{VALUE}", "backbone.stem.conv1.norm.{1}"),
+        *_blocks(r"backbone\.body\.layer([1234])", "backbone.res{1+1}", 2),
+        *_blocks(r"roi_heads\.box\.feature_extractor\.head\.layer4", "box_head.trunk.res5", 1),
+        (r"backbone\.fpn\.fpn_inner(\d)\.(weight|bias)", "fpn.lateral{1+1}.{2}"),
+        (r"backbone\.fpn\.fpn_layer(\d)\.(weight|bias)", "fpn.output{1+1}.{2}"),
+        (r"rpn\.head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
+        (r"rpn\.head\.cls_logits\.(weight|bias)", "rpn.objectness.{1}"),
+        (r"rpn\.head\.bbox_pred\.(weight|bias)", "rpn.deltas.{1}"),
+        (r"roi_heads\.box\.feature_extractor\.fc([67])\.(weight|bias)", "box_head.trunk.fc{1-5}.{2}"),
+        (r"roi_heads\.box\.predictor\.cls_score\.(weight|bias)", "box_head.logits.{1}"),
+        (r"roi_heads\.box\.predictor\.bbox_pred\.(weight|bias)", "box_head.deltas.{1}"),
+        (r"roi_heads\.mask\.feature_extractor\.mask_fcn(\d)\.(weight|bias)", "mask_head.trunk.conv{1}.{2}"),
+        (r"roi_heads\.mask\.predictor\.conv5_mask\.(weight|bias)", "mask_head.deconv.{1}"),
+        (r"roi_heads\.mask\.predictor\.mask_fcn_logits\.(weight|bias)", "mask_head.logits.{1}"),
+        (r"roi_heads\.keypoint\.feature_extractor\.conv_fcn(\d)\.(weight|bias)", "keypoint_head.trunk.conv{1}.{2}"),
+        (r"roi_heads\.keypoint\.predictor\.kps_score_lowres\.(weight|bias)", "keypoint_head.logits.{1}"),
+    ),
+    # anchors, and the box head's res5 where the mask head shares it
+    skip=r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.mask\.feature_extractor\.head\..+",
+)
+# its settings -> Detectron's, which mean the same
+TRANSLATED = {
+    "INPUT.MIN_SIZE_TEST": "TEST.SCALE",
+    "INPUT.MAX_SIZE_TEST": "TEST.MAX_SIZE",
+    "INPUT.PIXEL_MEAN": "PIXEL_MEANS",
+    "MODEL.RESNETS.STRIDE_IN_1X1": "RESNETS.STRIDE_1X1",
+    "MODEL.RPN.ASPECT_RATIOS": "RPN.ASPECT_RATIOS",
+    "MODEL.RPN.NMS_THRESH": "TEST.RPN_NMS_THRESH",
+    "MODEL.RPN.PRE_NMS_TOP_N_TEST": "TEST.RPN_PRE_NMS_TOP_N",
+    "MODEL.RPN.POST_NMS_TOP_N_TEST": "TEST.RPN_POST_NMS_TOP_N",
+    "MODEL.RPN.PRE_NMS_TOP_N_TRAIN": "TRAIN.RPN_PRE_NMS_TOP_N",
+    "MODEL.RPN.POST_NMS_TOP_N_TRAIN": "TRAIN.RPN_POST_NMS_TOP_N",
+    "MODEL.ROI_HEADS.SCORE_THRESH": "TEST.SCORE_THRESH",
+    "MODEL.ROI_HEADS.NMS": "TEST.NMS",
+    "MODEL.ROI_HEADS.DETECTIONS_PER_IMG": "TEST.DETECTIONS_PER_IM",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "TRAIN.BATCH_SIZE_PER_IM",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": "FAST_RCNN.ROI_XFORM_RESOLUTION",
+    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO",
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": "MRCNN.ROI_XFORM_RESOLUTION",
+    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": "MRCNN.ROI_XFORM_SAMPLING_RATIO",
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": "KRCNN.ROI_XFORM_RESOLUTION",
+    "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": "KRCNN.ROI_XFORM_SAMPLING_RATIO",
+}
+# settings that describe the network, which the tensors tell, or the training
+IDLE = re.compile(
+    r"(SOLVER|DATASETS|DATALOADER|TEST|DTYPE|OUTPUT_DIR|PATHS_CATALOG|AMP_VERBOSE)(\..*)?|INPUT\.(?!PIXEL_STD|TO_BGR).*"
+    r"|MODEL\.(META_ARCHITECTURE|WEIGHT|DEVICE|MASK_ON|KEYPOINT_ON|RPN_ONLY|CLS_AGNOSTIC_BBOX_REG|BACKBONE\..*|FPN\..*"
+    r"|RESNETS\..*|RPN\.(USE_FPN|ANCHOR_STRIDE)|ROI_\w+\.(USE_FPN|NUM_CLASSES|POOLER_SCALES|FEATURE_EXTRACTOR|PREDICTOR"
+    r"|MLP_HEAD_DIM|CONV_LAYERS|RESOLUTION|SHARE_BOX_FEATURE_EXTRACTOR|USE_GN))"
+)
+ASSUMED = {
+    "MODEL.RESNETS.STRIDE_IN_1X1": Assumption("stride of the blocks", "its default", ("backbone.stride_in_1x1",)),
+    "INPUT.MIN_SIZE_TEST": Assumption("image size", "its configs", ("input.min_size",)),
+    "INPUT.MAX_SIZE_TEST": Assumption("image size", "its configs", ("input.max_size",)),
+    "INPUT.PIXEL_MEAN": Assumption("pixel mean", "its default", ("input.pixel_mean",)),
+    "MODEL.RPN.ANCHOR_SIZES": Assumption("anchors", "its default", ("rpn.anchors.sizes", "rpn.anchors.ratios")),
+    "MODEL.ROI_HEADS.NMS": Assumption("detections", "its default", ("box.score_threshold", "box.selection.nms_iou")),
+}
+
+
+def recognises(names: Collection[str]) -> bool:
+    """Whether tensors of these names belong to a maskrcnn-benchmark detector."""
+    return "backbone.body.stem.conv1.weight" in names and "rpn.head.cls_logits.weight" in names
+
+
+def read(found: Found, settings: SettingsSource) -> Plan:
+    """The network of a maskrcnn-benchmark file; `settings` are its YAML or KEY=VALUE."""
+    given = read_settings(settings) if settings is not None else {}
+    placed = RULES.place(found.state, found.source, SYSTEM.name)
+    shapes = {ours: found.shape(name) for name, ours in placed.ours.items()}
+    theirs = _settings(shapes)
+    sizes = given.pop("MODEL.RPN.ANCHOR_SIZES", None)
+    if sizes is not None:
+        theirs |= {"RPN.SIZES": list(sizes), "FPN.RPN_ANCHOR_START_SIZE": sizes[0]}
+    theirs |= {TRANSLATED[key]: value for key, value in given.items() if key in TRANSLATED}
+    if "RPN.ASPECT_RATIOS" in theirs:
+        theirs["FPN.RPN_ASPECT_RATIOS"] = theirs["RPN.ASPECT_RATIOS"]
+    depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), found.source)
+    config = _in_pytorch(config_of(theirs, depth=depth, source=found.source))
+    known = given.keys() | ({"MODEL.RPN.ANCHOR_SIZES"} if sizes is not None else set())
+    unknown = [key for key in given if key not in TRANSLATED and not IDLE.fullmatch(key)]
+    return Plan(
+        config=config,
+        names=placed.ours,
+        tensor=in_our_layout,
+        classes=("person",) if config.keypoint is not None else class_names(config.num_classes),
+        assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in known),
+        notes=(f"settings that are not used: {', '.join(unknown)}",) if unknown else (),
+        skipped=placed.skipped,
+    )
+
+
+def _settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    """What names and shapes tell, in Detectron's settings; the rest is maskrcnn-benchmark's default."""
+    fpn, heads = any(name.startswith("fpn.") for name in shapes), "box_head.logits.weight" in shapes
+    out, inside = shapes["backbone.res2.0.conv2.weight"][:2]
+    settings: dict[str, Any] = {
+        "MODEL.RPN_ONLY": not heads,
+        "MODEL.FASTER_RCNN": heads,
+        "FPN.FPN_ON": fpn,
+        "RESNETS.NUM_GROUPS": out // inside,
+        "RESNETS.WIDTH_PER_GROUP": inside,
+        "RESNETS.STRIDE_1X1": out == inside,
+        "RPN.SIZES": [32, 64, 128, 256, 512],
+        "TEST.SCALE": 800,
+        "TEST.MAX_SIZE": 1333,
+        "TEST.NMS": 0.5,
+        "TEST.RPN_PRE_NMS_TOP_N": 1000 if fpn else 6000,
+        "TEST.RPN_POST_NMS_TOP_N": 1000,
+        "TRAIN.RPN_PRE_NMS_TOP_N": 2000 if fpn else 12000,
+        "TRAIN.BATCH_SIZE_PER_IM": 512,
+        "FAST_RCNN.ROI_XFORM_METHOD": "RoIAlign",
+        "FAST_RCNN.ROI_XFORM_RESOLUTION": 7 if fpn else 14,
+        "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 2 if fpn else 0,
+        "FAST_RCNN.ROI_BOX_HEAD": "add_roi_2mlp_head" if fpn else "add_ResNet_roi_conv5_head",
+    }
+    if fpn:
+        settings["FPN.DIM"] = shapes["fpn.lateral2.weight"][0]
+    if heads:
+        classes = shapes["box_head.logits.weight"][0]
+        settings["MODEL.NUM_CLASSES"] = classes
+        settings["MODEL.CLS_AGNOSTIC_BBOX_REG"] = shapes["box_head.deltas.weight"][0] == 8 and classes > 2
+    if "box_head.trunk.fc1.weight" in shapes:
+        settings["FAST_RCNN.MLP_HEAD_DIM"] = shapes["box_head.trunk.fc1.weight"][0]
+    if "mask_head.logits.weight" in shapes:
+        stacked = any(name.startswith("mask_head.trunk.") for name in shapes)
+        settings |= {
+            "MODEL.MASK_ON": True,
+            "MRCNN.ROI_MASK_HEAD": f"mask_rcnn_fcn_head_{'v1up4convs' if stacked else 'v0upshare'}",
+            "MRCNN.DIM_REDUCED": shapes["mask_head.logits.weight"][1],
+            "MRCNN.CLS_SPECIFIC_MASK": shapes["mask_head.logits.weight"][0] > 1,
+            "MRCNN.DILATION": 1,
+            "MRCNN.ROI_XFORM_RESOLUTION": 14,
+            "MRCNN.ROI_XFORM_SAMPLING_RATIO": 2 if fpn else 0,
+        }
+    if "keypoint_head.logits.weight" in shapes:
+        settings |= {
+            "MODEL.KEYPOINTS_ON": True,
+            "KRCNN.NUM_KEYPOINTS": shapes["keypoint_head.logits.weight"][1],
+            "KRCNN.ROI_XFORM_RESOLUTION": 14,
+            "KRCNN.ROI_XFORM_SAMPLING_RATIO": 2,
+        }
+    return settings
+
+
+def _in_pytorch(config: DetectorConfig) -> DetectorConfig:
+    """Differences from Detectron: Pillow resizes, boxes are rescaled per side, and no proposal is too small."""
+    plain = type(config.input)()
+    given = replace(config.input, resize="antialias", size_rounding=plain.size_rounding, rescale=plain.rescale)
+    rpn = replace(
+        config.rpn,
+        proposals=replace(config.rpn.proposals, min_size=-1.0),
+        legacy=replace(config.rpn.legacy, min_size_original=False),
+    )
+    return replace(config, input=given, rpn=rpn)
+
+
+SYSTEM = System(
+    name="maskrcnn-benchmark",
+    files=".pth",
+    settings="its YAML or KEY=VALUE",
+    recognises=recognises,
+    read=read,
+)

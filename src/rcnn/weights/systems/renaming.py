@@ -1,0 +1,108 @@
+"""Tensor names of other systems in our terms: ordered rules, applied to a whole name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from rcnn.weights.listing import first_names
+
+MAX_LISTED = 1000  # tensors that a message lists by name
+FIELD = re.compile(r"\{(\d+)([+-]\d+)?(?::(\w+))?\}")
+GROUP = re.compile(r"(\((?!\?)(?:[^()]|\([^()]*\))*\))")  # a group of a pattern, with groups inside one deep
+
+
+def unexpected(names: Iterable[str]) -> str:
+    """The part of a message that lists tensors without a counterpart, and how to skip them."""
+    listed = first_names(list(names), MAX_LISTED)
+    return f"tensors without a counterpart here: {listed} (skip them with --allow-unused PATTERN)"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The names of a file, sorted."""
+
+    ours: dict[str, str]  # name in the file -> our name
+    skipped: tuple[str, ...]  # names that are skipped on purpose
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Ordered pairs (pattern, template); the first pattern that matches the whole name decides.
+
+    In a template `{1}` is group 1 of the pattern, `{1+2}` its number plus 2, `{1:block}` the block number that a letter
+    or `b7` stands for (a: 0, b: 1, b7: 7), and `{1:WORD}` what `words["WORD"]` says for it.
+    """
+
+    pairs: tuple[tuple[str, str], ...]
+    skip: str = ""  # pattern of names that are skipped: optimizer state, counters, classifiers
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @cached_property
+    def _compiled(self) -> tuple[tuple[re.Pattern[str], str], ...]:
+        return tuple((re.compile(pattern), template) for pattern, template in self.pairs)
+
+    def rename(self, name: str) -> str | None:
+        """Our name for `name`; None where no rule matches."""
+        for pattern, template in self._compiled:
+            if found := pattern.fullmatch(name):
+                return FIELD.sub(lambda part: self._filled(part, found), template)
+        return None
+
+    def place(self, names: Iterable[str], source: str, system: str) -> Placed:
+        """Our name for each of `names`.
+
+        A ValueError lists those that no rule knows, or two that are the same tensor.
+        """
+        ours: dict[str, str] = {}
+        skipped: list[str] = []
+        unknown: list[str] = []
+        for name in names:
+            if (new := self.rename(name)) is not None:
+                ours[name] = new
+            elif self.skip and re.fullmatch(self.skip, name):
+                skipped.append(name)
+            else:
+                unknown.append(name)
+        if unknown:
+            raise ValueError(f"{source} looks like a file of {system}, but has {unexpected(unknown)}")
+        if len(set(ours.values())) != len(ours):
+            first = {new: name for name, new in reversed(ours.items())}
+            twice = [f"{first[new]} and {name}" for name, new in ours.items() if first[new] != name]
+            raise ValueError(f"{source} has the same tensor under two names: {first_names(twice)}")
+        return Placed(ours, tuple(skipped))
+
+    def inverted(self) -> Rules:
+        """The rules from our names to theirs; only for patterns of literal text and groups, without {1:block}."""
+        words = {word: {new: old for old, new in table.items()} for word, table in self.words.items()}
+        return Rules(tuple(self._inverted(pattern, template) for pattern, template in self.pairs), words=words)
+
+    def _filled(self, part: re.Match[str], found: re.Match[str]) -> str:
+        value, shift, word = found[int(part[1])], part[2], part[3]
+        if shift:
+            return str(int(value) + int(shift))
+        if word == "block":
+            digits = value.lstrip("abcdefghijklmnopqrstuvwxyz")
+            return digits or str(ord(value) - ord("a"))
+        return self.words[word][value] if word else value
+
+    def _inverted(self, pattern: str, template: str) -> tuple[str, str]:
+        """The rule of the other direction; its groups are numbered in the order of the template."""
+        pieces = GROUP.split(pattern)  # literal, group, literal, group, ...
+        literals, groups = [re.sub(r"\\(.)", r"\1", piece) for piece in pieces[::2]], pieces[1::2]
+        back, position = "", 0
+        fields: dict[int, str] = {}  # group of `pattern` -> the field that stands for it
+        for part in FIELD.finditer(template):
+            number, shift, word = int(part[1]), part[2], part[3]
+            group = r"(\d+)" if shift else groups[number - 1]
+            if word:
+                group = f"({'|'.join(map(re.escape, self.words[word].values()))})"
+            back += re.escape(template[position : part.start()]) + group
+            shift = {"+": "-", "-": "+"}[shift[0]] + shift[1:] if shift else ""
+            fields[number] = f"{{{len(fields) + 1}{shift}{f':{word}' if word else ''}}}"
+            position = part.end()
+        back += re.escape(template[position:])
+        new = literals[0] + "".join(fields[number + 1] + literals[number + 1] for number in range(len(groups)))
+        return back, new

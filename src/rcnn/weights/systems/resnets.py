@@ -1,0 +1,42 @@
+"""Which ResNet a file holds, from the names of its tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from rcnn.models.config import Norm
+
+Depth = Literal[50, 101, 152]
+# blocks of res2, res3, res4 and res5 (He et al. 2016, table 1)
+DEPTHS: dict[tuple[int, ...], Depth] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
+OURS = r"(?:backbone|box_head\.trunk)\.res(\d)\.(\d+)\..+"
+
+
+def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...] = (2, 3, 4, 5)) -> tuple[int, ...]:
+    """Number of blocks in each of `stages`; the groups of `pattern`, for whole names, are stage and block."""
+    found = {(match[1], match[2]) for name in names if (match := re.fullmatch(pattern, name))}
+    return tuple(sum(stage == str(number) for stage, _ in found) for number in stages)
+
+
+def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
+    """The depth of a ResNet whose first stages have these numbers of blocks; a ValueError names `source`."""
+    for known, depth in DEPTHS.items():
+        if blocks and known[: len(blocks)] == blocks:
+            return depth
+    raise ValueError(
+        f"{source} has a ResNet with {', '.join(map(str, blocks)) or 'no'} blocks in its stages; supported are "
+        "3, 4, 6, 3 (R-50), 3, 4, 23, 3 (R-101) and 3, 8, 36, 3 (R-152)"
+    )
+
+
+def depth_and_blocks(blocks: tuple[int, ...]) -> tuple[Depth, tuple[int, ...]]:
+    """ResNetConfig's `depth` and `blocks` for four numbers of blocks; `blocks` is empty for the usual ones."""
+    return (DEPTHS[blocks], ()) if blocks in DEPTHS else (50, blocks)
+
+
+def norm_of(names: Iterable[str], layer: str) -> Norm:
+    """The norm after our convolution `layer`, from our names: bn where there are statistics, gn, or none."""
+    values = {name.removeprefix(f"{layer}.norm.") for name in names if name.startswith(f"{layer}.norm.")}
+    return "bn" if "running_mean" in values else "gn" if values else "none"

@@ -1,0 +1,126 @@
+"""What a system is: how its files are recognized and read, and whether they can be written.
+
+A new system is a module (or a folder of system.py, names.py, settings.py) that ends with `SYSTEM = System(...)`, and
+an entry of SYSTEMS in known.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from rcnn.models import DetectorConfig
+from rcnn.models.overrides import override
+from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.converted import Assumption, Converted, Kind, require_fit
+from rcnn.weights.systems.settings import SettingsSource
+
+
+def _same_tensor(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
+    return value
+
+
+def _same_state(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+    return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a file is, and how its tensors become ours; nothing is read yet."""
+
+    config: DetectorConfig  # from names, shapes and the system's settings
+    names: Mapping[str, str]  # name in the file -> our name
+    tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = _same_tensor  # (our name, value, config) -> our layout
+    # tensors that come from several of theirs, or that theirs does without
+    complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = _same_state
+    classes: tuple[str, ...] = ()
+    summary: str = ""  # where the settings come from
+    assumed: tuple[Assumption, ...] = ()
+    notes: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """How files of a system are written."""
+
+    option: str  # what --to takes
+    suffixes: tuple[str, ...]  # of the file
+    state: Callable[[Mapping[str, Tensor], DetectorConfig], dict[str, Tensor]]  # names and layout of the system
+    content: Callable[[dict[str, Tensor], tuple[str, ...]], object]  # (state, class names) -> what the file holds
+    settings: Callable[[DetectorConfig], str] | None = None  # its own settings file, as YAML
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A system whose files we read."""
+
+    name: str
+    files: str  # which files: ".pkl, .pth"
+    recognises: Callable[[Collection[str]], bool]  # by the names of the tensors
+    read: Callable[[Found, SettingsSource], Plan]
+    settings: str = ""  # what --config takes; empty: nothing
+    kind: Kind = "detector"
+    export: Export | None = None
+
+    def convert(
+        self,
+        found: Found,
+        settings: SettingsSource = None,
+        *,
+        overrides: Sequence[str] = (),
+        allow_missing: Sequence[str] = (),
+    ) -> Converted:
+        """The weights in `found` in our format; `settings` are the system's own, `overrides` are KEY=VALUE of ours.
+
+        Tensors of ours that match a pattern of `allow_missing` may be missing. Raises ValueError that names the file
+        and the tensors or settings that are wrong.
+        """
+        if settings is not None and not self.settings:
+            raise ValueError(
+                f"--config {settings}: {self.name} has no settings file, as for {found.source}; leave it out"
+            )
+        try:
+            plan = self.read(found, settings)
+        except KeyError as error:
+            raise ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}") from error
+        config = override(plan.config, overrides)
+        try:
+            state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in plan.names.items()}
+            state = plan.complete(state, config)
+        except ValueError as error:
+            raise ValueError(str(error) if found.source in str(error) else f"{found.source}: {error}") from error
+        part = "backbone." if self.kind == "backbone" else ""
+        require_fit(config, state, found.source, part=part, allow_missing=allow_missing)
+        given = [word.partition("=")[0] for word in overrides]
+        sentences = (assumption.sentence(config, given) for assumption in plan.assumed)
+        what = (
+            f"the backbone {config.name}" if self.kind == "backbone" else f"{config.name}, {config.num_classes} classes"
+        )
+        return Converted(
+            config=config,
+            state=state,
+            classes=plan.classes,
+            system=self.name,
+            summary=f"{self.name} {what}, {len(state)} tensors" + (f"; {plan.summary}" if plan.summary else ""),
+            kind=self.kind,
+            assumed=tuple(sentence for sentence in sentences if sentence),
+            notes=plan.notes,
+            skipped=(*plan.skipped, *found.skipped),
+        )
+
+    def convert_state(
+        self,
+        state: Mapping[str, Tensor],
+        settings: SettingsSource = None,
+        source: str = "the state dict",
+        extras: Mapping[str, Any] | None = None,
+    ) -> Converted:
+        """As `convert`, of a state dict in memory.
+
+        `source` names it in messages, `extras` is what is stored beside it.
+        """
+        return self.convert(Found(state=state, source=source, extras=extras or {}), settings)

@@ -1,0 +1,133 @@
+"""The command line itself: arguments that no command accepts, errors as one line, signals, a closed stdout."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from rcnn.cli import app
+from rcnn.cli.main import main
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.weights.checkpoint import save_checkpoint
+from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+
+RCNN = (sys.executable, "-m", "rcnn.cli.main")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The message of a command that exits with status 2; it is one line."""
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    [line] = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert"])
+@pytest.mark.parametrize("again", [("--output", "b"), ("--output=b",)])
+def test_an_option_given_twice_is_refused(
+    command: str, again: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(capsys, command, "x", "--output", "a", *again)
+    assert line == "rcnn: --output is given 2 times (a, b); expected once"
+
+
+def test_options_that_may_be_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--allow-unused", "a", "--allow-unused", "b")
+    assert "gone.pth" in refused(capsys, "convert", "gone.pth", "--output", "x", *words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("predict", "", "a.jpg"), ("predict", "run", ""), ("eval", "run", "--data", ""), ("train", "m", "--output", "")],
+)
+def test_an_empty_argument_is_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    place = words.index("") + 1
+    assert refused(capsys, *words).startswith(f"rcnn: argument {place} is empty (an unset shell variable?)")
+
+
+@pytest.mark.parametrize("name", ["nomodel", "r50", "zzz"])
+def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, "models", "show", name)
+    assert "`rcnn models list` prints all names" in line
+    assert line.count("rcnn_") <= 3
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MemoryError(), "rcnn: not enough memory: reduce the sizes in the settings or the batch (MemoryError)"),
+        (OSError(28, "No space left on device", "out/a.jpg"), "rcnn: out/a.jpg: No space left on device"),
+        (OSError(28, "No space left on device"), "rcnn: No space left on device"),
+        (ValueError("wrong"), "rcnn: wrong"),
+    ],
+)
+def test_an_error_is_one_line(
+    error: Exception, line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(app, "app", fail)
+    assert refused(capsys, "doctor") == line
+
+
+def test_settings_that_need_too_much_memory(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1}, size=(64, 96))
+    words = ("train", "mask_rcnn_compact", "--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu")
+    for channels in (10**12, 10**18):
+        assert refused(capsys, *words, f"fpn.channels={channels}").startswith("rcnn: not enough memory")
+
+
+def test_a_fault_of_rcnn_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr(app, "app", fail)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        main(["doctor"])
+
+
+@pytest.mark.parametrize("words", [("models", "list"), ("--help",), ("doctor",)])
+def test_a_closed_stdout_is_no_traceback(words: tuple[str, ...]) -> None:
+    process = subprocess.Popen([*RCNN, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    process.wait(60)
+
+
+def test_ctrl_c_in_a_download_keeps_the_results_so_far(tmp_path: Path) -> None:
+    """The server accepts the connection and never answers."""
+    torch.manual_seed(0)
+    detector = build_detector(override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"]))
+    save_checkpoint(tmp_path / "model", detector, detector.config, CLASSES, {})
+    image = write_tiny_coco(tmp_path / "data", {"val": 1}, size=(64, 96)) / "val" / "val_1.png"
+    output = tmp_path / "out"
+    partial, picture = output / "predictions.partial.jsonl", output / "val_1.jpg"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.jpg"
+        words = ["predict", str(tmp_path / "model"), str(image), url, "--output", str(output), "--device", "cpu"]
+        process = subprocess.Popen([*RCNN, *words], stderr=subprocess.PIPE, text=True)
+        try:
+            until = time.monotonic() + 120
+            while not picture.exists() and process.poll() is None and time.monotonic() < until:
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=15)  # a download may take 120 seconds
+        finally:
+            process.kill()
+    assert process.returncode == 130, errors
+    assert errors == f"stopped; the results so far are in {partial}\n"
+    assert [json.loads(line)["file"] for line in partial.read_text().splitlines()] == [str(image)]
+    assert picture.exists()
