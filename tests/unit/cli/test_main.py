@@ -118,7 +118,13 @@ def test_ctrl_c_in_a_download_keeps_the_results_so_far(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}/a.jpg"
         words = ["predict", str(tmp_path / "model"), str(image), url, "--output", str(output), "--device", "cpu"]
-        process = subprocess.Popen([*RCNN, *words], stderr=subprocess.PIPE, text=True)
+        # a shell starts background jobs with SIGINT ignored, and a child inherits that
+        process = subprocess.Popen(
+            [*RCNN, *words],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
         try:
             until = time.monotonic() + 120
             while not picture.exists() and process.poll() is None and time.monotonic() < until:
