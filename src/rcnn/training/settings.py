@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from rcnn.models.suggestions import SYNONYMS
+
 PREFIX = "train."
 
 
@@ -108,7 +110,8 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     training = [word for word in overrides if word.startswith(PREFIX)]
     ours = {field.name for field in fields(TrainConfig)}
     for word in model:
-        key = word.partition("=")[0].strip()
-        if key in ours:
-            raise ValueError(f"the model has no setting {key!r}; did you mean {PREFIX}{word}?")
+        key, _, value = word.partition("=")
+        for name in (key.strip(), *SYNONYMS.get(key.strip(), ())):
+            if name in ours:
+                raise ValueError(f"the model has no setting {key.strip()!r}; did you mean {PREFIX}{name}={value}?")
     return model, training

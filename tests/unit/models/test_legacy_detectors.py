@@ -162,10 +162,10 @@ def test_named_proposal_networks(name: str) -> None:
 
 def test_batches_refuse_scales_and_crowds_of_another_number() -> None:
     batch = images()
-    with pytest.raises(ValueError, match=r"scales are \(3,\) for 2 images"):
+    with pytest.raises(ValueError, match=r"scales have shape \(3,\) for 2 images"):
         replace(batch, scales=torch.ones(3))
     targets = random_targets(IMAGES, [3, 1], num_classes=1)
     assert replace(targets, crowds=torch.zeros(2, 5, 4)).to("cpu").crowds is not None
     for shape in ((3, 5, 4), (2, 5, 5), (2, 4)):
-        with pytest.raises(ValueError, match=r"crowds are .* for 2 images, wanted"):
+        with pytest.raises(ValueError, match=r"crowds have shape .* for 2 images; expected"):
             replace(targets, crowds=torch.zeros(shape))

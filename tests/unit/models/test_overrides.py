@@ -139,7 +139,7 @@ def test_a_wrong_key_suggests_what_was_meant(path: str, expected: list[str]) -> 
 
 
 def test_a_training_setting_without_its_prefix_is_recognised() -> None:
-    with pytest.raises(ValueError, match=r"no setting 'learning_rate' of the model; did you mean train\.lr=1e-3\?"):
+    with pytest.raises(ValueError, match=r"the model has no setting 'learning_rate'; did you mean train\.lr=1e-3\?"):
         split_overrides(["learning_rate=1e-3"])
 
 
