@@ -243,6 +243,18 @@ def test_the_installed_command_runs() -> None:
     assert "predict" in answer.stdout
 
 
+def test_predict_without_an_image_is_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    assert rcnn("predict", trained, tmp_path / "photos", tmp_path / "gone.jpg", "--output", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert f"no image to predict on: {tmp_path / 'photos'} contains no image" in message
+    assert f"{tmp_path / 'gone.jpg'} does not exist" in message
+    assert not (tmp_path / "out").exists()
+
+
 def test_predict_overwrites_nothing_of_the_user(data: Path, trained: Path, tmp_path: Path) -> None:
     folder, original = tmp_path / "photos", tmp_path / "original.jpg"
     folder.mkdir()
