@@ -244,9 +244,7 @@ def test_the_installed_command_runs() -> None:
     assert "predict" in answer.stdout
 
 
-def test_predict_without_an_image_is_refused(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_without_an_image_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "notes.txt").write_text("no image")
     assert rcnn("predict", trained, tmp_path / "photos", tmp_path / "gone.jpg", "--output", tmp_path / "out") == 2
