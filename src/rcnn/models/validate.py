@@ -63,9 +63,6 @@ def validate(config: DetectorConfig) -> None:
 
 
 def _require_numbers(config: DetectorConfig) -> None:
-    for path, value in _numbers(config):
-        if value < 0 and path not in MAY_BE_NEGATIVE:
-            raise ValueError(f"{path} is {value}; expected 0 or more")
     box_unused = config.proposals_only or config.fcis is not None
     for limits, least, most in ((AT_LEAST_ONE, 1, math.inf), (BETWEEN_0_AND_1, 0, 1)):
         for part, names in limits.items():
@@ -77,6 +74,9 @@ def _require_numbers(config: DetectorConfig) -> None:
                 if any(not least <= number <= most for _, number in _numbers(value)):
                     expected = "1 or more" if least else "0 to 1"
                     raise ValueError(f"{part}.{name} is {value}; expected {expected}")
+    for path, value in _numbers(config):
+        if value < 0 and path not in MAY_BE_NEGATIVE:
+            raise ValueError(f"{path} is {value}; expected 0 or more")
 
 
 def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
