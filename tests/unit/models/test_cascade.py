@@ -269,10 +269,10 @@ def test_the_published_networks_have_their_tensors() -> None:
 
 def test_cascades_that_cannot_be_say_why() -> None:
     config = tiny()
-    with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*for every stage"):
+    with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*per stage"):
         build_detector(replace(config, cascade=CascadeConfig(ious=(0.5, 0.6))))
     c4 = model_config("mask_rcnn_r50_c4")
-    with pytest.raises(ValueError, match=r"a whole head for each stage, and box\.trunk=res5 \(C4\)"):
+    with pytest.raises(ValueError, match=r"one head per stage, but box\.trunk=res5 \(C4\)"):
         build_detector(replace(c4, cascade=CascadeConfig()))
     with pytest.raises(ValueError, match=r"box\.class_weights has 2 numbers for 3 classes; expected 4"):
         build_detector(tiny(None, "class_weights=[1, 2]"))

@@ -318,9 +318,9 @@ def test_it_fits_two_images() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mask": MaskHeadConfig()}, "mask head has no place"),
-        ({"cascade": CascadeConfig()}, "cascade head has no place"),
-        ({"keypoint": KeypointHeadConfig()}, "keypoint head has no place"),
+        ({"mask": MaskHeadConfig()}, "combined with a mask head"),
+        ({"cascade": CascadeConfig()}, "combined with a cascade head"),
+        ({"keypoint": KeypointHeadConfig()}, "combined with a keypoint head"),
         ({"fpn": FPNConfig()}, "fpn=null"),
         ({"proposals_only": True}, "proposals_only"),
         ({"backbone": FBNetConfig()}, "reads c4 and c5"),
