@@ -15,18 +15,19 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.data import splits as splits_of
 from rcnn.data.skeletons import require_names
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
-from rcnn.models import MODELS, DetectorConfig
+from rcnn.models import DetectorConfig
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.own import allow_factories, own_factories
 from rcnn.runtime.devices import choose_device
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
-from rcnn.training.starting import starting_config, starting_recipe
+from rcnn.training.starting import starting_config, starting_recipe, starts_fresh
 from rcnn.training.validation import require_measured
 from rcnn.weights.backbone import adopt_backbone
-from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.checkpoint import read_checkpoint
 
 NO_SPLIT = "none"  # name of the validation split for a run without evaluation
 FIXED_AT_RESUME = ("optimizer",)  # training settings that cannot change during a run
@@ -36,7 +37,8 @@ FIXED_AT_RESUME = ("optimizer",)  # training settings that cannot change during 
 class RunRequest:
     """What the user asked for. Empty strings stand for what was not given."""
 
-    model: str  # a name from `rcnn models list`, or a checkpoint folder
+    model: str  # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config
+    config: DetectorConfig | None = None  # the user's own, to train from random weights
     data: Path
     output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
     overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
@@ -48,6 +50,7 @@ class RunRequest:
     resume: bool = False
     strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
     allow_empty: bool = False  # accept a split without objects
+    allow: tuple[str, ...] = ()  # the user's code that a checkpoint or a resumed run may run; see models/own.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +104,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     if record is not None:
         request = _as_recorded(request, record)
     model_words, train_words = split_overrides(request.overrides)
-    start = starting_config(request.model) if record is None else config_from_dict(record["model"])
+    start = _starting_config(request, record)
     before = None if record is None else config_from_dict(record["train"], TrainConfig)
     recipe = before or request.settings or starting_recipe(request.model)
     settings = override(_Recipe(recipe), train_words).train
@@ -159,8 +162,35 @@ def plan_training(request: RunRequest) -> RunPlan:
         warnings=(
             *(line for dataset in known.values() for line in dataset.warnings),
             *(() if evaluation is None else evaluation.warnings),
+            *_differing_config(request, config, model_words, dataset, resumes=record is not None),
         ),
         identity={split: data_identity(dataset) for split, dataset in known.items()},
+    )
+
+
+def _starting_config(request: RunRequest, record: dict[str, Any] | None) -> DetectorConfig:
+    """The config before the settings in the request. What the user writes into them, or into a config, is allowed."""
+    words = (word.partition("=") for word in request.overrides)
+    written = [value.strip() for key, _, value in words if key.strip().endswith(".factory")]
+    own = () if request.config is None else own_factories(request.config).values()
+    allow = [*request.allow, *written, *own]
+    if record is not None:
+        return allow_factories(config_from_dict(record["model"]), allow, f"{request.output}/config.json")
+    return request.config or starting_config(request.model, allow)
+
+
+def _differing_config(
+    request: RunRequest, config: DetectorConfig, words: Sequence[str], dataset: Dataset, *, resumes: bool
+) -> list[str]:
+    """A warning if the config that was passed is not that of the run that is resumed."""
+    if request.config is None or not resumes:
+        return []
+    passed = _fit_to_data(request.config, words, dataset, fresh=True)
+    changes = [] if request.weights else _changes(config, passed)
+    return (
+        [f"the run continues with its own config; the one that was passed differs: {'; '.join(changes)}"]
+        if changes
+        else []
     )
 
 
@@ -291,12 +321,12 @@ def _evaluation_plan(config: DetectorConfig, validation: Dataset | None) -> Plan
 
 def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:
     """`config` with the input settings that the backbone in --weights expects."""
-    if request.model not in MODELS:
+    if not starts_fresh(request.model):
         raise ValueError(
             f"--weights {request.weights}: {request.model} has its own weights. Give a model by its name, or leave "
             "--weights out"
         )
-    return adopt_backbone(config, load_checkpoint(request.weights), request.weights, words) if fresh else config
+    return adopt_backbone(config, read_checkpoint(request.weights), request.weights, words) if fresh else config
 
 
 def _changes(before: Any, now: Any) -> list[str]:

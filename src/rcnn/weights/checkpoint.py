@@ -1,13 +1,13 @@
 """Our own checkpoints: a folder of `model.safetensors` and `config.json`, all that prediction and fine-tuning need.
 
-A checkpoint is written beside its place and moved there when it is complete. Reading one runs no code from it.
+A checkpoint is written beside its place and moved there when it is complete. Reading one runs no code from it. The
+config of a detector with the user's own modules names code (models/own.py), which is run only if the user allows it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,27 +20,18 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rcnn import __version__
-from rcnn.models import Detector, DetectorConfig, build_detector
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.own import allow_factories, require_named
 from rcnn.outputs import replace_folder
-from rcnn.weights.differences import different_layers, different_tensors
+from rcnn.weights.differences import different_tensors
 from rcnn.weights.listing import first_names
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
-# tensors with rows per class, and the number of these rows; the remaining rows belong to background
-CLASS_ROWS = {"box_head.logits": 1, "box_head.deltas": 4, "mask_head.logits": 1}
-# tensors with one slice per keypoint, and the axis of the keypoints
-KEYPOINT_AXIS = {
-    "keypoint_head.logits.weight": 1,
-    "keypoint_head.logits.bias": 0,
-    "keypoint_head.logits.pwl.weight": 0,
-    "keypoint_head.logits.pwl.bias": 0,
-}
-
 Kind = Literal["detector", "backbone"]
 
 
@@ -67,7 +58,8 @@ def save_checkpoint(
 ) -> None:
     """Write `detector`, or its state, to the folder `directory`; an existing checkpoint is replaced once complete.
 
-    Raises ValueError if the number of classes differs from the config's, FileExistsError if the folder contains
+    `config` is that of the detector, `detector.config`. Raises ValueError if the number of classes differs from the
+    config's, or if the config does not say how to build the user's own modules; FileExistsError if the folder contains
     something else, OSError if it cannot be written; then the folder is as it was.
     """
     directory = Path(directory)
@@ -87,6 +79,7 @@ def write_checkpoint(
     """Write the files of a checkpoint into `folder`; config.json lists them, and any others there, with digests."""
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(folder))
+        require_named(config, detector.config if isinstance(detector, Detector) else None)
     values = detector.state_dict() if isinstance(detector, nn.Module) else detector
     state = {name: _contiguous(value.detach().cpu()) for name, value in values.items()}
     try:
@@ -114,11 +107,19 @@ def require_replaceable(directory: Path) -> None:
         raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Checkpoint:
     """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
 
-    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read.
+    `allow`: the user's code that building its detector may run, e.g. "my_backbone.py:make_backbone".
+    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
+    code it needs.
     """
+    checkpoint = read_checkpoint(path)
+    return replace(checkpoint, config=allow_factories(checkpoint.config, allow, path))
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
     record = _read_record(folder / CONFIG_FILE)
     _require_config_version(record, folder / CONFIG_FILE)
@@ -155,12 +156,15 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def load_detector(path: str | Path, settings: Sequence[str] = ()) -> tuple[Detector, Checkpoint]:
+def load_detector(
+    path: str | Path, settings: str | Sequence[str] = (), *, allow: str | Sequence[str] = ()
+) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint.
 
-    `settings` are KEY=VALUE changes to its config, e.g. "box.score_threshold=0.01". Errors as in `load_checkpoint`.
+    `settings` are KEY=VALUE changes to its config, e.g. "box.score_threshold=0.01". `allow` and errors as in
+    `load_checkpoint`.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, allow=allow)
     if checkpoint.kind == "backbone":
         raise ValueError(
             f"{path} contains only a backbone, which detects nothing: train from it, "
@@ -202,71 +206,6 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     detector.load_state_dict(dict(state))
 
 
-@torch.no_grad()
-def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str]) -> str:
-    """Copy into `detector`, of `classes`, what fits of the checkpoint; returns a line that describes it.
-
-    Weights of classes with the same name and of background are copied; those of new classes keep their initial values.
-    The same holds for keypoints. The line names parts that only one of the two has (a mask head). Raises ValueError
-    that names the tensors where a part that both have is built differently.
-    """
-    state, given = detector.state_dict(), checkpoint.state
-    rows = _matching_rows(classes, checkpoint.classes)
-    points, known_points = _keypoint_names(detector.config), _keypoint_names(checkpoint.config)
-    new_parts = _parts(state) - _parts(given)
-    dropped = _parts(given) - _parts(state)
-    problems, copied, partial, partial_points = [], 0, 0, False
-    for name, value in state.items():
-        source = given.get(name)
-        if name.split(".")[0] in new_parts or (source is None and name.endswith("num_batches_tracked")):
-            continue
-        per_class = _class_rows(name, detector.config)
-        if source is None:
-            problems.append(f"{name} (not in the checkpoint)")
-        elif name in KEYPOINT_AXIS and points != known_points:
-            axis = KEYPOINT_AXIS[name]
-            for ours, theirs in _matching_rows(points, known_points):
-                value.select(axis, ours).copy_(source.select(axis, theirs))
-            copied, partial_points = copied + (set(points) <= set(known_points)), True
-        elif (
-            per_class is not None
-            and per_class == _class_rows(name, checkpoint.config)
-            and source.shape[1:] == value.shape[1:]
-        ):
-            _copy_rows(value, source, rows, per_class, (len(classes), len(checkpoint.classes)))
-            whole = len(rows) == len(classes)
-            copied, partial = copied + whole, partial + (not whole)
-        elif source.shape != value.shape:
-            problems.append(f"{name} {tuple(source.shape)} (expected {tuple(value.shape)})")
-        else:
-            value.copy_(source)
-            copied += 1
-    problems += [
-        f"{name} (not in the detector)" for name in given if name not in state and name.split(".")[0] not in dropped
-    ]
-    if problems:
-        why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
-        raise ValueError(
-            f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, first_names(problems)])}; leave out the settings that change its layers"
-        )
-    new_classes = [name for name in classes if name not in checkpoint.classes]
-    line = f"transferred {copied} of {len(state)} tensors"
-    if partial:
-        line += f"; new heads for {first_names(new_classes)}"
-        line += (
-            f", those of {first_names([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
-        )
-    if partial_points:
-        kept = [name for name in points if name in known_points]
-        line += f"; keypoints kept: {first_names(kept) if kept else 'none'}"
-    if new_parts:
-        line += f"; new: {', '.join(sorted(new_parts))}"
-    if dropped:
-        line += f"; skipped: {', '.join(sorted(dropped))}"
-    return line
-
-
 def _require_config_version(record: Mapping[str, Any], path: Path) -> None:
     """Raise a ValueError unless this version of rcnn knows the keys of the model's config."""
     found = record.get("config_version")
@@ -303,6 +242,11 @@ def _replaceable(directory: Path) -> bool:
 
 def _locate(path: Path) -> Path:
     """The folder that contains the weights."""
+    if not path.exists() and str(path) in MODELS:
+        raise FileNotFoundError(
+            f"{path} is the name of a model, which has no weights; expected a checkpoint folder, or the folder of a "
+            f"training run. To train one: rcnn train {path} --data DATA"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a checkpoint folder, or the folder of a training run")
     if path.is_file():
@@ -356,41 +300,6 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) ->
     found = {"missing": [n for n in expected if n not in given], "unknown": [n for n in given if n not in expected]}
     found["of another shape"] = other
     return [f"{word}: {first_names(names)}" for word, names in found.items() if names]
-
-
-def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """(our label, their label) of each class that both have."""
-    known = {name: label for label, name in enumerate(theirs)}
-    return [(label, known[name]) for label, name in enumerate(classes) if name in known]
-
-
-def _class_rows(name: str, config: DetectorConfig) -> int | None:
-    """The number of rows per class of a tensor; None where the classes share it."""
-    part = re.sub(r"\.stages\.\d+", "", name).rpartition(".")[0]
-    if config.fcis is not None:
-        return 2 * config.fcis.groups**2 if part == "box_head.maps" else None
-    shared = {
-        "box_head.deltas": config.box.class_agnostic,
-        "mask_head.logits": config.mask is not None and config.mask.class_agnostic,
-    }
-    return None if shared.get(part, False) else CLASS_ROWS.get(part)
-
-
-def _keypoint_names(config: DetectorConfig) -> tuple[str, ...]:
-    return () if config.keypoint is None else config.keypoint.names
-
-
-def _copy_rows(
-    value: Tensor, source: Tensor, rows: list[tuple[int, int]], per_class: int, counts: tuple[int, int]
-) -> None:
-    """Copy the rows of matching classes, and those after the last class (background), from `source` into `value`."""
-    for ours, theirs in rows:
-        value[ours * per_class : (ours + 1) * per_class] = source[theirs * per_class : (theirs + 1) * per_class]
-    value[counts[0] * per_class :] = source[counts[1] * per_class :]
-
-
-def _parts(state: dict[str, Tensor]) -> set[str]:
-    return {name.split(".")[0] for name in state}
 
 
 def sha256_of(path: Path) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from rcnn.models.overrides import config_to_dict
-from rcnn.weights.checkpoint import Checkpoint, load_checkpoint
+from rcnn.models.own import own_factories
+from rcnn.weights.checkpoint import Checkpoint, read_checkpoint
 from rcnn.weights.listing import counted, first_names
 from rcnn.weights.systems.known import EXPORTS, convert
 
@@ -34,7 +35,11 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
     for path in (output, beside) if export.settings is not None else (output,):
         if path.exists() or path.is_symlink():
             raise FileExistsError(f"{path} exists: choose another name, or remove it")
-    checkpoint = load_checkpoint(checkpoint_folder)
+    checkpoint = read_checkpoint(checkpoint_folder)
+    if own := own_factories(checkpoint.config):
+        raise ValueError(
+            f"{checkpoint_folder} has {', '.join(own)}: only detectors of rcnn's own modules can be exported"
+        )
     if checkpoint.kind != "detector":
         raise ValueError(f"{checkpoint_folder} holds a backbone; only detectors can be exported")
     theirs = export.state(checkpoint.state, checkpoint.config)

@@ -17,7 +17,8 @@ from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
-from rcnn.weights.checkpoint import load_checkpoint, transfer
+from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.transfer import transfer
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints
 from tests.unit.training.runs import run
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import override
-from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint, transfer
+from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint
+from rcnn.weights.transfer import transfer
 
 CLASSES = ("cat", "dog", "boat", "tree", "kite", "cup")
 

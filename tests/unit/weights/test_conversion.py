@@ -15,12 +15,13 @@ from rcnn.models.config import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.weights import checkpoint as checkpoints
 from rcnn.weights import convert as conversion
-from rcnn.weights.checkpoint import load_checkpoint, transfer
+from rcnn.weights.checkpoint import load_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems, read_classes
 from rcnn.weights.export import export_checkpoint
 from rcnn.weights.selfcheck import generated_image
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
+from rcnn.weights.transfer import transfer
 
 Converting = tuple[Path, Path]
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rcnn.models.config.parts import plain_arguments
 
 # frozen_bn: fixed statistics, scale and shift; bn: of each process's batch; sync_bn: of the batch over all processes;
 # gn: 32 groups of channels of each image; ln: the channels at each place (ViTDet); none: no norm, or one folded into
@@ -119,7 +122,23 @@ class ViTConfig:
     drop_path: float = 0.1
 
 
-BackboneConfig = ResNetConfig | FBNetConfig | CompactConfig | MobileNetConfig | TimmConfig | ViTConfig
+@dataclass(frozen=True, kw_only=True)
+class OwnBackboneConfig:
+    """A backbone that a function or class in the user's own code makes (models/own.py)."""
+
+    kind: Literal["own"] = "own"
+    factory: str  # its import path: FILE.py:NAME or PACKAGE.MODULE:NAME
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+
+    def __post_init__(self) -> None:
+        if not self.factory:
+            raise ValueError("backbone.factory is empty; expected FILE.py:NAME or PACKAGE.MODULE:NAME")
+        object.__setattr__(self, "arguments", plain_arguments(self.arguments, "backbone.arguments"))
+
+
+BackboneConfig = (
+    ResNetConfig | FBNetConfig | CompactConfig | MobileNetConfig | TimmConfig | ViTConfig | OwnBackboneConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)
