@@ -104,4 +104,4 @@ def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str])
         assert f"allow it: --allow {FACTORY} on the command line" in capsys.readouterr().err
         assert command(*words, "--allow", FACTORY, "--allow", "other.py:make") == 0
     assert command("convert", "run/last", "--to", "detectron2", "--output", "model.pkl") == 2
-    assert "only detectors of rcnn's own modules can be exported" in capsys.readouterr().err
+    assert "only modules of rcnn can be exported" in capsys.readouterr().err

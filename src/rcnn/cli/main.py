@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             app(words, prog_name="rcnn")
-    except BrokenPipeError:  # whoever reads stdout has stopped: rcnn --help | head -1
+    except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:

@@ -7,8 +7,8 @@ config of a detector with the user's own modules names code (models/own.py), whi
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,16 +21,15 @@ from torch.overrides import TorchFunctionMode
 
 from rcnn import __version__
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
-from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.own import allow_factories, require_named
-from rcnn.outputs import replace_folder
+from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.weights.differences import different_tensors
 from rcnn.weights.listing import first_names
+from rcnn.weights.record import read_record, record_text, require_unchanged
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
 
@@ -56,15 +55,31 @@ def save_checkpoint(
     *,
     kind: Kind = "detector",
 ) -> None:
-    """Write `detector`, or its state, to the folder `directory`; an existing checkpoint is replaced once complete.
+    """Write `detector`, or its state, to the folder `directory`. Files there that rcnn did not write are kept.
 
-    `config` is that of the detector, `detector.config`. Raises ValueError if the number of classes differs from the
-    config's, or if the config does not say how to build the user's own modules; FileExistsError if the folder contains
-    something else, OSError if it cannot be written; then the folder is as it was.
+    `config` is that of the detector, `detector.config`. A checkpoint that rcnn wrote there is replaced, once the new
+    one is complete. Raises ValueError if the number of classes differs from the config's, or if the config does not say
+    how to build the user's own modules; FileExistsError if another file has the name of one of ours, OSError if the
+    folder cannot be written; then nothing changes.
     """
-    directory = Path(directory)
-    require_replaceable(directory)
-    replace_folder(directory, lambda folder: write_checkpoint(folder, detector, config, classes, provenance, kind=kind))
+    with writing_checkpoint(directory) as folder:
+        write_checkpoint(folder, detector, config, classes, provenance, kind=kind)
+
+
+@contextmanager
+def writing_checkpoint(directory: str | Path) -> Iterator[Path]:
+    """A temporary folder for `write_checkpoint`; its files are moved to `directory` when the block ends.
+
+    Raises FileExistsError if `directory` has other files of these names, or belongs to another command of rcnn.
+    """
+    with OutputFolder(directory) as output:
+        if others := sorted(files_of_rcnn(directory) - {WEIGHTS_FILE, CONFIG_FILE}):
+            raise FileExistsError(
+                f"{directory} contains {first_names(others)} of another rcnn command; a checkpoint needs its own "
+                "folder: choose another --output"
+            )
+        with output.writing_together(WEIGHTS_FILE, CONFIG_FILE) as folder:
+            yield folder
 
 
 def write_checkpoint(
@@ -87,24 +102,15 @@ def write_checkpoint(
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written ({error}); is the disk full?") from error
     record = {
-        "format": FORMAT,
         "kind": kind,
-        "rcnn": __version__,
-        "config_version": CONFIG_VERSION,
         "model": config_to_dict(config),
         "classes": list(classes),
         "provenance": dict(provenance),
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(record_text(record), encoding="utf-8")
     # safetensors makes its file readable by the owner only; whoever may read the config may read the weights
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
-
-
-def require_replaceable(directory: Path) -> None:
-    """FileExistsError where `directory` exists and is neither empty nor a checkpoint."""
-    if directory.exists() and not _replaceable(directory):
-        raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
 
 
 def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Checkpoint:
@@ -121,18 +127,18 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
-    record = _read_record(folder / CONFIG_FILE)
-    _require_config_version(record, folder / CONFIG_FILE)
+    source = folder / CONFIG_FILE
+    record = read_record(source)
     try:
         config = config_from_dict(record["model"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: {error}. It was written by rcnn {record.get('rcnn', '?')}, this is {__version__}"
+            f"{source}: {error}. It was written by rcnn {record['rcnn']}, this is {__version__}"
         ) from error
-    classes = tuple(record["classes"])
-    kind: Kind = "backbone" if record.get("kind") == "backbone" else "detector"
+    classes, kind = tuple(record["classes"]), record["kind"]
     if kind == "detector":
-        require_class_names(classes, config.num_classes, str(folder / CONFIG_FILE))
+        require_class_names(classes, config.num_classes, str(source))
+    require_unchanged(record, source)
     weights = folder / WEIGHTS_FILE
     try:
         state = load_file(weights)
@@ -206,19 +212,6 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     detector.load_state_dict(dict(state))
 
 
-def _require_config_version(record: Mapping[str, Any], path: Path) -> None:
-    """Raise a ValueError unless this version of rcnn knows the keys of the model's config."""
-    found = record.get("config_version")
-    if found == CONFIG_VERSION:
-        return
-    newer = isinstance(found, int) and found > CONFIG_VERSION
-    cure = "install that version of rcnn, or a later one" if newer else "convert or train the model again"
-    raise ValueError(
-        f"{path} has config_version {found}; this is rcnn {__version__}, which reads config_version {CONFIG_VERSION}. "
-        f"The checkpoint was written by rcnn {record.get('rcnn', '?')}: {cure}"
-    )
-
-
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
     """A ValueError unless `classes` are `count` different, non-empty names."""
     if len(classes) != count:
@@ -234,10 +227,6 @@ def _contiguous(value: Tensor) -> Tensor:
     """`value` as safetensors requires it: contiguous, in memory of its own."""
     whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
     return value if whole else value.clone(memory_format=torch.contiguous_format)
-
-
-def _replaceable(directory: Path) -> bool:
-    return directory.is_dir() and ((directory / WEIGHTS_FILE).exists() or not any(directory.iterdir()))
 
 
 def _locate(path: Path) -> Path:
@@ -265,29 +254,6 @@ def _locate(path: Path) -> Path:
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(
-            f"{path} is missing; it describes the model and the classes of {WEIGHTS_FILE}: copy the whole folder"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy it again, or take another checkpoint") from error
-    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-        raise ValueError(f"{path} is not the config of an rcnn checkpoint: it has no format version")
-    if record["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
-            f"which reads up to {FORMAT}: pip install --upgrade rcnn"
-        )
-    if missing := [key for key in ("model", "classes", "provenance", "files") if key not in record]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again, or use another checkpoint")
-    if not isinstance(record["files"], dict) or not all(isinstance(d, str) for d in record["files"].values()):
-        raise ValueError(f'{path}: expected "files" to map names to digests; copy it again, or use another checkpoint')
-    return record
 
 
 def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:

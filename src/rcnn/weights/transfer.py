@@ -1,4 +1,4 @@
-"""Fine-tuning on other classes: what of a checkpoint fits a new detector is copied into it."""
+"""Starts a detector from the weights of another one, whose classes, keypoints and heads may differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The named models: each a function from nothing to a config, most of them a change to another. One file a family."""
+"""The named models: functions that return a config, usually a changed copy of another. One file per family."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def list_models() -> list[str]:
 
 
 def model_config(name: str) -> DetectorConfig:
-    """The config called `name`; a ValueError names similar models if there is none."""
+    """The config called `name`; the ValueError for an unknown name suggests similar ones."""
     if name not in MODELS:
         raise ValueError(unknown_model(name))
     return MODELS[name]()
