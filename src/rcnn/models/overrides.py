@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -22,6 +22,7 @@ from rcnn.models.describe import alternatives, field_types, part_classes, settin
 from rcnn.models.suggestions import near_settings
 
 T = TypeVar("T")
+LARGEST_INT = 2**31  # no setting is that large; torch's sizes and seeds overflow at some larger number
 
 
 def override(settings: T, overrides: str | Sequence[str]) -> T:
@@ -154,9 +155,11 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     if origin is tuple and isinstance(value, (list, tuple)):
         return _checked_tuple(hint, value, path)
     for option in options:
-        if option is float and type(value) in (int, float) and math.isfinite(value):
+        if option is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not inf
             return float(value)
-        if option in (int, bool, str) and type(value) is option:
+        if option is int and type(value) is int and abs(value) < LARGEST_INT:
+            return value
+        if option in (bool, str) and type(value) is option:
             return value
     choices = [str(known) for known in get_args(hint)] if origin is Literal else []
     near = difflib.get_close_matches(str(value), choices, n=1)

@@ -247,7 +247,9 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
 def _recorded(record: dict[str, Any], output: Path | None) -> tuple[DetectorConfig, TrainConfig]:
     """The settings of the model and of training of the run that is resumed."""
     try:
-        return config_from_dict(record["model"]), config_from_dict(record["train"], TrainConfig)
+        config = config_from_dict(record["model"])
+        validate(config)
+        return config, config_from_dict(record["train"], TrainConfig)
     except ValueError as error:
         raise ValueError(
             f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
