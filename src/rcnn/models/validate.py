@@ -56,6 +56,7 @@ def validate(config: DetectorConfig) -> None:
             f"legacy.boxes={config.legacy.boxes} comes from systems without a cascade and is not defined for one; set "
             "legacy.boxes=half_open or cascade=null"
         )
+    _require_own_heads(config)
     if config.cascade is not None:
         _require_cascade(config)
     if config.fcis is not None:
@@ -138,6 +139,14 @@ def _require_heads(config: DetectorConfig) -> None:
             "box.trunk=res5 continues a ResNet from res4, but this backbone already has res5; set "
             "backbone.stages=[2, 3, 4], or box.trunk=fc"
         )
+
+
+def _require_own_heads(config: DetectorConfig) -> None:
+    own = [name for name in ("box", "mask", "keypoint") if getattr(getattr(config, name), "factory", "")]
+    for name in ("proposals_only", "fcis", "cascade"):
+        if own and getattr(config, name):
+            fix = "proposals_only=false" if name == "proposals_only" else f"{name}=null"
+            raise ValueError(f"{own[0]}.factory makes a head of its own, which {name} does not use: set {fix}")
 
 
 def _require_cascade(config: DetectorConfig) -> None:
