@@ -10,6 +10,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ def test_eval_writes_metrics_and_results(
     assert "square" in capsys.readouterr().out
 
 
-def check_predictions(path: Path, files: list[Path]) -> list[dict]:
+def check_predictions(path: Path, files: list[Path]) -> list[dict[str, Any]]:
     """The images of a predictions.json, each looked at."""
     images = json.loads(path.read_text())["images"]
     assert [entry["file"] for entry in images] == [str(file) for file in files]

@@ -37,7 +37,7 @@ def predictor_from(
 
     if not tta:
         return Predictor(checkpoint, device=device, precision=precision, padding=padding, settings=settings)
-    sides = [] if tta == "own" else tta.split(",")
+    sides = tta.split(",") if tta != "own" else list[str]()
     if not all(side.strip().isdecimal() for side in sides):
         raise ValueError(f"--tta {tta}: expected shorter sides in pixels, e.g. 640,800,960, or own")
     return AugmentedPredictor(

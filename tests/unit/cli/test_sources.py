@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from rcnn.cli.sources import SourceError, Sources, download
 from rcnn.cli.sources import expand as expand_into
@@ -45,7 +46,8 @@ class Server(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def log_message(self, *_: object) -> None:
+    @override
+    def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 
 

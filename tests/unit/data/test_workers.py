@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typing_extensions import override
 
 from rcnn.data.loading import TrainingBatch, WorkerError, training_batches, workers
 from rcnn.data.loading.workers import batches_of_workers
@@ -115,6 +116,7 @@ def test_a_silent_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_slow_batch_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Numbered):
+        @override
         def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
             assert after_image is not None
             for _ in range(4):

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from typing_extensions import override
 
 from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, write_plot
 from rcnn.drawing.pages import write_page
@@ -56,6 +57,7 @@ class Reader(HTMLParser):
         self.feed(html)
         assert self.open == []
 
+    @override
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
             self.images.append(dict(attrs))
@@ -63,12 +65,15 @@ class Reader(HTMLParser):
             self.open.append(tag)
             self.text.setdefault(tag, []).append("")
 
+    @override
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         pass
 
+    @override
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
+    @override
     def handle_data(self, data: str) -> None:
         if self.open:
             self.text[self.open[-1]][-1] += data

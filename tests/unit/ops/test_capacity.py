@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rcnn.ops.capacity import live_prefix
+from tests.narrow import instance
 
 
 def test_the_last_place_in_use_of_any_row() -> None:
@@ -33,6 +34,6 @@ def test_all_of_it_where_values_cannot_be_read() -> None:
         return valid.float().sum() * live_prefix(valid)
 
     traced = torch.jit.trace(used, torch.tensor([[True, False, False]]), check_trace=False)
-    assert traced(torch.tensor([[True, True, True]])).item() == 9
+    assert instance(traced, torch.jit.ScriptFunction)(torch.tensor([[True, True, True]])).item() == 9
     compiled = torch.compile(used, fullgraph=True, backend="eager")
     assert compiled(torch.tensor([[True, False, False]])).item() == 3

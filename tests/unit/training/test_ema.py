@@ -19,7 +19,7 @@ from tests.unit.training.runs import train
 from tests.unit.training.test_engine import SETTINGS, stopping, stream, tiny
 
 AVERAGED = replace(SETTINGS, steps=4, ema=0.9)
-METRICS = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.1, "AP50": 0.2}, "per_class": {}}
+METRICS: dict[str, object] = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.1, "AP50": 0.2}, "per_class": {}}
 
 
 def after_each_step(folder: Path, steps: int) -> list[dict[str, Tensor]]:

@@ -285,7 +285,7 @@ def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
 
 
 def test_metrics_are_chosen_and_described() -> None:
-    metrics = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
+    metrics: dict[str, object] = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
     assert flatten(metrics) == {"bbox_AP": 0.25, "bbox_AP50": None}
     assert describe(metrics) == "bbox AP 0.250 AP50 -"
     assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only

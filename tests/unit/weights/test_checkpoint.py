@@ -69,7 +69,11 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
     saved(tmp_path / "m")
 
     class Broken(torch.nn.Module):
-        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_state_dict_pre_hook(self.fail)
+
+        def fail(self, *_: object) -> None:
             raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):

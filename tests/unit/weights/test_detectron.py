@@ -345,7 +345,7 @@ def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> N
         detectron.SYSTEM.convert_state(
             {name: value for name, value in tensors().items() if not name.startswith("res4_5")}
         )
-    assert not recognises(name for name in blobs(classes=None) if "rpn" not in name)  # a trunk alone
+    assert not recognises([name for name in blobs(classes=None) if "rpn" not in name])  # a trunk alone
 
 
 @pytest.mark.parametrize(

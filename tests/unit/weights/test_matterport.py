@@ -88,8 +88,9 @@ class Rules:
 
     def normed(self, x: Tensor, layer: str, stride: int = 1) -> Tensor:
         x, norm = self.conv(x, layer, stride), norm_of(layer)
-        values = [self.weights[f"{norm}/{field}:0"] for field in ("moving_mean", "moving_variance", "gamma", "beta")]
-        return F.batch_norm(x, *values, eps=1e-3)
+        fields = ("moving_mean", "moving_variance", "gamma", "beta")
+        mean, variance, gamma, beta = (self.weights[f"{norm}/{field}:0"] for field in fields)
+        return F.batch_norm(x, mean, variance, gamma, beta, eps=1e-3)
 
     def pyramid(self, image: np.ndarray) -> list[Tensor]:
         x = torch.from_numpy(image - np.array([123.7, 116.8, 103.9])).float().permute(2, 0, 1)[None]
@@ -110,7 +111,9 @@ class Rules:
         return [*outputs, outputs[-1][:, :, ::2, ::2]]
 
     def proposals(self, maps: list[Tensor]) -> Tensor:
-        scores, deltas, anchors = [], [], []
+        scores: list[Tensor] = []
+        deltas: list[Tensor] = []
+        anchors: list[list[float]] = []
         for x, stride, scale in zip(maps, (4, 8, 16, 32, 64), (32, 64, 128, 256, 512), strict=True):
             shared = F.relu(self.conv(x, "rpn_conv_shared"))
             scores.append(self.conv(shared, "rpn_class_raw")[0].permute(1, 2, 0).reshape(-1, 2).softmax(1)[:, 1])

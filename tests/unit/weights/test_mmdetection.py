@@ -66,7 +66,7 @@ def random_state(config: DetectorConfig, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.randn(value.shape, generator=generator) for name, value in blank_state(config).items()}
 
 
-def mmdetection_config(**changes: object) -> DetectorConfig:
+def mmdetection_config() -> DetectorConfig:
     """mask-rcnn_r50_fpn as its base config has it."""
     base = model_config("mask_rcnn_r50_fpn")
     return replace(
@@ -75,7 +75,6 @@ def mmdetection_config(**changes: object) -> DetectorConfig:
         backbone=ResNetConfig(trained_affine=True),
         rpn=replace(base.rpn, legacy=replace(base.rpn.legacy, low_quality="overruled", normalizer="sampled")),
         mask=MaskHeadConfig(target="bitmap"),
-        **changes,
     )
 
 
@@ -139,18 +138,22 @@ CASCADE = CascadeConfig(
 )  # fmt: skip
 FOUR_CONV = BoxHeadConfig(convs=4, fcs=1, norm="gn")
 VARIANTS = {
-    "cascade": mmdetection_config(
+    "cascade": replace(
+        mmdetection_config(),
         name="cascade_mask_rcnn_r50_fpn",
         cascade=CASCADE,
         box=BoxHeadConfig(class_agnostic=True, smooth_l1_beta=1.0),
     ),
     "gn": replace(
-        mmdetection_config(fpn=FPNConfig(norm="gn"), box=FOUR_CONV),
+        mmdetection_config(),
+        fpn=FPNConfig(norm="gn"),
+        box=FOUR_CONV,
         backbone=ResNetConfig(norm="gn"),
         mask=MaskHeadConfig(norm="gn", target="bitmap"),
     ),
     "x101_32x4d": replace(
-        mmdetection_config(name="faster_rcnn_x101_fpn"),
+        mmdetection_config(),
+        name="faster_rcnn_x101_fpn",
         backbone=ResNetConfig(depth=101, groups=32, width_per_group=4, trained_affine=True),
         mask=None,
     ),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict, Unpack
 
 from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
@@ -27,6 +28,23 @@ from tests.unit.weights.tensorpack_forward import Forward
 # facts/tensorpack.md, 6.2: tensors of each published architecture; those of the graphs that were dumped
 CONFIGS = 19
 ELEMENTS = {"fpn": 44_453_556, "c4": 36_024_048, "fpngn": 45_719_348, "r101scratch": 94_974_622}
+
+
+class Network(TypedDict, total=False, closed=True):
+    """Options of `peer_shapes`."""
+
+    pyramid: bool
+    norm: str
+    head: str
+    head_norm: bool
+    cascade: bool
+
+
+class Rules(TypedDict, total=False, closed=True):
+    """Options of `Forward`."""
+
+    tf_pad: bool
+    stride_1x1: bool
 
 
 def graphs(shared: Path) -> dict[str, tuple[str, dict[str, tuple[int, ...]]]]:
@@ -59,7 +77,7 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
         assert (converted.config.mask is not None) == ("MODE_MASK=False" not in words)
 
 
-VARIANTS: dict[str, tuple[dict, str, dict]] = {
+VARIANTS: dict[str, tuple[Network, str, Rules]] = {
     "all group norm": ({"norm": "gn", "head": "4conv1fc", "head_norm": True}, "BACKBONE.FREEZE_AT=0", {}),
     "4conv1fc": ({"head": "4conv1fc"}, "", {}),
     "cascade": ({"cascade": True}, "", {}),
@@ -141,11 +159,11 @@ def batch_of(image: np.ndarray, divisor: int) -> ImageBatch:
     return ImageBatch(pixels=padded, sizes=torch.tensor([[height, width]]))
 
 
-def tiny(**network) -> dict[str, Tensor]:
+def tiny(**network: Unpack[Network]) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in peer_shapes(**network).items()}
 
 
-def config(words: str | Path | None = None, **network) -> DetectorConfig:
+def config(words: str | Path | None = None, **network: Unpack[Network]) -> DetectorConfig:
     return tensorpack.SYSTEM.convert_state(tiny(**network), words).config
 
 

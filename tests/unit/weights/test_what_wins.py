@@ -87,7 +87,7 @@ def test_the_report_says_what_the_user_decided() -> None:
     assert "800" not in lines
 
 
-@pytest.mark.parametrize("read", [lambda text: read_settings(text), read_classes])
+@pytest.mark.parametrize("read", [read_settings, read_classes])
 def test_text_longer_than_a_file_name_is_not_a_path(read: Callable[[str], object]) -> None:
     words = " ".join(f"KEY.NUMBER_{i}={i}" for i in range(30))
     assert len(words) > 300

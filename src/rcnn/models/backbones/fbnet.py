@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import FBNetConfig
@@ -72,6 +73,7 @@ class FBNetBlock(nn.Module):
         if residual:
             nn.init.kaiming_normal_(self.pwl.weight, a=15**0.5)  # gain sqrt(2 / (1 + 15))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.pw is None else self.pw(x)
         if self.upsample:
@@ -122,6 +124,7 @@ class FBNetTrunk(Backbone):
             self.stem.requires_grad_(False)  # a trained stem under frozen blocks would only harm them
             self.blocks[: config.frozen_blocks].requires_grad_(False)
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"c4": self.blocks(self.stem(x))}
 
@@ -134,6 +137,7 @@ class RegionBlocks(nn.Sequential):
         self.channels = scaled(table[-1].out, width)
         self.pooled = pooled
 
+    @override
     def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
         x = super().forward(input)  # whose norms are folded: it matters to none which regions are real
         return x.mean((2, 3)) if self.pooled else x
