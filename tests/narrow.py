@@ -1,4 +1,4 @@
-"""Narrow a value of several possible types to the one that a test expects; the test fails on any other."""
+"""Values of several possible types as the one type that a test expects; the test fails on any other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -21,6 +23,11 @@ def instance(value: object, kind: type[T]) -> T:
     """`value`, which is of type `kind`."""
     assert isinstance(value, kind), f"got {type(value).__name__}, expected {kind.__name__}"
     return value
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the losses, ()."""
+    return torch.stack(list(losses.values())).sum()
 
 
 def save_npz(path: Path, arrays: Mapping[str, np.ndarray], *, compressed: bool = False) -> None:

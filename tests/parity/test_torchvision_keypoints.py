@@ -18,7 +18,7 @@ from rcnn.structures import Targets
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
-from tests.narrow import instance, present
+from tests.narrow import instance, present, total
 from tests.parity.test_torchvision_models import (
     EXHAUSTIVE,
     assert_same_detections,
@@ -30,7 +30,6 @@ from tests.parity.test_torchvision_models import (
     sample_everything,
     sizes_of,
     their_targets,
-    total,
 )
 
 JOINTS = 17

@@ -19,7 +19,7 @@ from rcnn.structures import Detections, ImageBatch, Targets
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
-from tests.narrow import instance
+from tests.narrow import instance, total
 
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
@@ -88,10 +88,6 @@ def sample_everything(model: FasterRCNN) -> None:
     """Make torchvision's losses count every anchor and every proposal, so that no random number matters."""
     for stage in (instance(model.rpn, RegionProposalNetwork), instance(model.roi_heads, RoIHeads)):
         stage.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
-
-
-def total(losses: dict[str, Tensor]) -> Tensor:
-    return torch.stack(list(losses.values())).sum()
 
 
 def masks_of(objects: Tensor, size: tuple[int, int]) -> Tensor:

@@ -128,5 +128,6 @@ def test_one_or_several() -> None:
     for value in (None, 3, {"a": RGB}, {1}, object()):
         with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)
+    images: list[Any] = [RGB, RGB / 255]
     with pytest.raises(ValueError, match=r"image 1: the array is \(7, 5, 3\) of float64"):
-        list(as_images([RGB, RGB / 255]))
+        list(as_images(images))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -129,7 +130,7 @@ def test_all_objects_may_be_of_one_class(tmp_path: Path) -> None:
 
 def test_each_format_recognises_its_own_folders(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "coco", TABLES)
-    regions = {"1.png": {"filename": "1.png", "regions": []}}
+    regions: dict[str, Any] = {"1.png": {"filename": "1.png", "regions": []}}
     (tmp_path / "via" / "val").mkdir(parents=True)
     (tmp_path / "via" / "val" / "via_region_data.json").write_text(json.dumps(regions))
     for folder, expected in ((root, [True, False]), (tmp_path / "via", [False, True]), (tmp_path, [False, False])):

@@ -18,9 +18,11 @@ from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.heads.trunks import ConvsAndFullyConnected
+from rcnn.models.layers import Conv2d
 from rcnn.models.overrides import override
 from rcnn.ops.boxes import box_iou
 from rcnn.structures import Detections, Proposals, Targets
+from tests.narrow import instance, present
 from tests.unit.random_batches import images_of
 from tests.unit.random_boxes import random_boxes
 
@@ -54,12 +56,12 @@ def test_4conv1fc_with_batch_norm_is_torchvisions() -> None:
     theirs = FastRCNNConvFCHead((8, 7, 7), [16] * 4, [24], norm_layer=nn.BatchNorm2d).eval()
     with torch.no_grad():
         for number in range(4):
-            conv, norm, _ = theirs[number]
-            nn.init.uniform_(norm.running_var, 0.5, 2)
-            nn.init.normal_(norm.running_mean)
-            mine = ours.get_submodule(f"conv{number + 1}")
-            mine.weight.copy_(conv.weight)
-            mine.norm.load_state_dict(norm.state_dict())
+            norm = instance(theirs.get_submodule(f"{number}.1"), nn.BatchNorm2d)
+            nn.init.uniform_(present(norm.running_var), 0.5, 2)
+            nn.init.normal_(present(norm.running_mean))
+            mine = instance(ours.get_submodule(f"conv{number + 1}"), Conv2d)
+            mine.weight.copy_(theirs.get_parameter(f"{number}.0.weight"))
+            present(mine.norm).load_state_dict(norm.state_dict())
         ours.get_submodule("fc1").load_state_dict(theirs[5].state_dict())
         x = torch.randn(5, 8, 7, 7)
         torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)

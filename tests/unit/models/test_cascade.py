@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig, KeypointHeadConfig
-from rcnn.models.heads.cascade import CascadeHead
+from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Proposals
+from tests.narrow import instance, present, total
 from tests.unit.random_batches import images_of, random_images, random_targets
 from tests.unit.random_boxes import random_boxes
 
@@ -63,8 +65,10 @@ def slow_decode(box: Tensor, delta: Tensor, weights: tuple[float, ...]) -> Tenso
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 @pytest.mark.parametrize("agnostic", [True, False])
 @torch.no_grad()
-def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic: bool) -> None:
-    cascade = CascadeConfig(average=average)  # type: ignore[arg-type]
+def test_prediction_equals_a_loop_over_stages_and_regions(
+    average: Literal["probabilities", "logits"], agnostic: bool
+) -> None:
+    cascade = CascadeConfig(average=average)
     detector = lively(
         tiny(cascade, f"class_agnostic={agnostic}", "score_threshold=0.2", "selection.max_detections=50")
     ).eval()
@@ -75,9 +79,9 @@ def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic
     assert found.valid.sum() > 20
     for image in range(2):
         maps = {name: value[image : image + 1] for name, value in features.items()}
-        rows = []
+        rows: list[tuple[Tensor, Tensor, int]] = []
         for region in proposals.boxes[image][proposals.valid[image]]:
-            box, said = region, []
+            box, boxes, said = region, region[None], list[Tensor]()
             for number, stage in enumerate(head.heads()):
                 logits, deltas, _ = stage.classify(maps, box[None, None], torch.ones(1, 1, dtype=torch.bool))
                 logits, deltas = logits[0, 0], deltas[0, 0]
@@ -169,20 +173,20 @@ def test_loss_weights_and_the_features_gradient() -> None:
     for value in features.values():
         value.requires_grad_()
 
-    def run(**changes: object) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        detector = lively(tiny(replace(CascadeConfig(), **changes)))
-        _, losses = detector.box_head.losses(features, proposals, images, targets, torch.tensor(0))
-        total = torch.stack(list(losses.values())).sum()
-        weight = detector.box_head.stages[0].logits.weight
-        return losses, *torch.autograd.grad(total, (features["p2"], weight))
+    def run(cascade: CascadeConfig) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        head = instance(lively(tiny(cascade)).box_head, CascadeHead)
+        _, losses = head.losses(features, proposals, images, targets, torch.tensor(0))
+        weight = head.heads()[0].logits.weight
+        gradient, own = torch.autograd.grad(total(losses), (features["p2"], weight))
+        return losses, gradient, own
 
-    whole, gradient, own = run(feature_gradient=1.0)
-    third, smaller, same = run(feature_gradient=1 / 3)
+    whole, gradient, own = run(CascadeConfig(feature_gradient=1.0))
+    third, smaller, same = run(CascadeConfig(feature_gradient=1 / 3))
     for name, loss in whole.items():
         assert torch.equal(loss, third[name])
     torch.testing.assert_close(smaller, gradient / 3)
     torch.testing.assert_close(own, same)
-    halved, _, _ = run(loss_weights=(1.0, 0.5, 0.25))
+    halved, _, _ = run(CascadeConfig(loss_weights=(1.0, 0.5, 0.25)))
     for name, loss in halved.items():
         torch.testing.assert_close(loss, whole[name] * (1.0, 0.5, 0.25)[int(name[-1])])
 
@@ -192,9 +196,10 @@ def test_masks_of_each_stage_are_averaged() -> None:
     detector = lively(tiny(replace(CascadeConfig(), mask_heads="each"))).eval()
     assert {name.split(".")[2] for name in detector.state_dict() if name.startswith("mask_head.stages.")} == set("012")
     features, proposals, images = inputs()
-    detections = detector.box_head.predict(features, proposals, images)
-    found = detector.mask_head.predict(features, detections, images).masks
-    each = [stage.predict(features, detections, images).masks for stage in detector.mask_head.heads()]
+    detections = instance(detector.box_head, CascadeHead).predict(features, proposals, images)
+    head = instance(detector.mask_head, CascadeMaskHead)
+    found = head.predict(features, detections, images).masks
+    each = [present(stage.predict(features, detections, images).masks) for stage in head.heads()]
     torch.testing.assert_close(found, (each[0] + each[1] + each[2]) / 3)
     assert not torch.equal(each[0], each[1])
 

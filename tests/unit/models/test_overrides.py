@@ -169,17 +169,17 @@ def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
         assert row.path in setting_paths(DetectorConfig)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda d: d["rpn"].update(nms=1), "rpn.nms"),
-        (lambda d: d["rpn"]["proposals"].update(nms_iou="high"), "rpn.proposals.nms_iou: expected float"),
-        (lambda d: d["backbone"].pop("kind"), "backbone.kind: expected one of resnet"),
-        (lambda d: d.update(box=[]), "box: expected"),
-        (lambda d: d.pop("name"), "name is missing"),
-        (lambda d: d.update(box=None), "box: expected BoxHeadConfig, got None"),
-    ],
-)
+DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda d: d["rpn"].update(nms=1), "rpn.nms"),
+    (lambda d: d["rpn"]["proposals"].update(nms_iou="high"), "rpn.proposals.nms_iou: expected float"),
+    (lambda d: d["backbone"].pop("kind"), "backbone.kind: expected one of resnet"),
+    (lambda d: d.update(box=[]), "box: expected"),
+    (lambda d: d.pop("name"), "name is missing"),
+    (lambda d: d.update(box=None), "box: expected BoxHeadConfig, got None"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), DAMAGES)
 def test_a_damaged_dict_is_refused(change: Callable[[dict[str, Any]], object], says: str) -> None:
     settings = config_to_dict(model_config("mask_rcnn_r50_fpn"))
     change(settings)

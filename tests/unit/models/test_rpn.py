@@ -20,6 +20,7 @@ from rcnn.models.rpn import RPN
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.structures import Proposals, Targets
+from tests.narrow import present
 from tests.unit import legacy_formulas as legacy
 from tests.unit.random_batches import images_of
 
@@ -42,7 +43,7 @@ def rpn(*settings: str, rules: BoxRules | None = None, strides: dict[str, int] |
     network = build_rpn(override(BASE, settings), maps, rules or HALF_OPEN)
     for layer in (network.objectness, network.deltas):
         torch.nn.init.normal_(layer.weight, std=0.3)
-        torch.nn.init.normal_(layer.bias, std=0.3)
+        torch.nn.init.normal_(present(layer.bias), std=0.3)
     return network.eval()
 
 
@@ -70,7 +71,7 @@ def assert_same_proposals(a: Proposals, b: Proposals) -> None:
 
 def test_the_hidden_layers_may_have_a_width_of_their_own() -> None:
     network = rpn("width=10", "convs=2")
-    assert [tuple(conv.weight.shape[:2]) for conv in network.convs] == [(10, 6), (10, 10)]
+    assert [tuple(network.get_parameter(f"convs.{place}.weight").shape[:2]) for place in (0, 1)] == [(10, 6), (10, 10)]
     assert network.objectness.weight.shape[:2] == (3, 10)
     assert network.predict(maps(), images_of(SIZES)).valid.any()
 
@@ -83,7 +84,8 @@ def as_softmax(network: RPN) -> RPN:
         twin.convs.load_state_dict(network.convs.state_dict())
         twin.deltas.load_state_dict(network.deltas.state_dict())
         twin.objectness.weight[0::2], twin.objectness.weight[1::2] = shift, network.objectness.weight + shift
-        twin.objectness.bias[0::2], twin.objectness.bias[1::2] = 0.3, network.objectness.bias + 0.3
+        bias = present(twin.objectness.bias)
+        bias[0::2], bias[1::2] = 0.3, present(network.objectness.bias) + 0.3
     return twin
 
 
@@ -295,7 +297,7 @@ def test_proposals_of_whole_cells_only() -> None:
 @torch.no_grad()
 def test_scales_are_cut_where_the_config_says(most: float) -> None:
     network = rpn(f"max_log_scale={most}", "proposals.nms_iou=1.0")
-    network.deltas.bias.fill_(4.3)
+    present(network.deltas.bias).fill_(4.3)
     level = network.head(maps())[0]
     box = decode_deltas(level.deltas, level.anchors, ONES, most)
     unlimited = level.deltas[..., 2].exp() * (level.anchors[:, 2] - level.anchors[:, 0])

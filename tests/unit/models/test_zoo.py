@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
@@ -174,7 +175,11 @@ def compile_heads(detector: Detector, images: ImageBatch, targets: Targets) -> N
         return
     with torch.no_grad():
         maps = detector.features(images)
-    with patch.object(detector, "features", lambda images: maps):
+
+    def features(images: ImageBatch) -> dict[str, Tensor]:
+        return maps
+
+    with patch.object(detector, "features", features):
         seed = torch.tensor(3)
         found, eager = detector.predict(images), detector(images, targets, seed)
         compiled = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
