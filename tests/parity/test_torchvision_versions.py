@@ -82,7 +82,7 @@ def test_state_dicts_go_both_ways(name: str) -> None:
 
 @pytest.mark.parametrize("name", PEERS)
 @torch.no_grad()
-def test_detections_are_theirs(name: str) -> None:
+def test_detections_equal_torchvisions(name: str) -> None:
     model = peer(name)
     detector = ours(name, model)
     pictures = [(image * 255).round().to(torch.uint8) for image in images()]
@@ -105,7 +105,7 @@ def test_detections_are_theirs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_v2", "faster_rcnn_mobilenet_v3_large_fpn"])
-def test_losses_are_theirs(name: str) -> None:
+def test_losses_equal_torchvisions(name: str) -> None:
     model = peer(name).train()
     for module in model.modules():  # running statistics would move, and differ with the order of the batch
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

@@ -132,7 +132,7 @@ def test_no_file_is_called_utils() -> None:
     assert not FORBIDDEN_NAMES & {name.removeprefix("test_") for name in names if name not in ROOT.parts}
 
 
-def test_nothing_is_left_for_later_and_no_machine_is_named() -> None:
+def test_no_notes_for_later_and_no_machine_paths() -> None:
     files = tracked("*.py", "*.md", "*.toml", "Makefile", ".ci/run")
     assert len(files) > 60
     wrong = []
@@ -143,7 +143,7 @@ def test_nothing_is_left_for_later_and_no_machine_is_named() -> None:
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_checks_of_words_would_find_them() -> None:
+def test_the_word_checks_match_their_examples() -> None:
     assert FORBIDDEN_WORDS.search("# TO" + "DO: later")
     assert MACHINE_PATHS.search('open("/ho' + 'me/me/data")')
     assert not MACHINE_PATHS.search("https://example.org/home/page and runs/home/last")

@@ -65,7 +65,7 @@ def test_boxes_return_to_the_original_by_hand() -> None:
     assert (found.height, found.width, found.masks, len(found)) == (50, 400, None, 2)
 
 
-def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
+def test_masks_become_coco_run_lengths() -> None:
     full, left = np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32)
     left[:, :14] = 1
     found = ImageDetections(
@@ -91,7 +91,7 @@ def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
     assert entry == {"label": 0, "name": "square", "score": pytest.approx(0.9), "box": [10, 5, 30, 25], "mask": rles[0]}
 
 
-def test_an_image_of_the_networks_size_is_what_the_detector_sees(detector: Detector) -> None:
+def test_an_image_of_the_network_size_is_not_resized(detector: Detector) -> None:
     image = noise(96, 128)
     predictor = Predictor(detector, classes=CLASSES, device="cpu")
     [found] = predictor.predict([image])
@@ -148,7 +148,7 @@ def test_the_detector_given_is_left_as_it_was(detector: Detector) -> None:
     assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())
 
 
-def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
+def test_bfloat16_gives_nearly_the_same_detections(detector: Detector) -> None:
     image = noise(96, 128)
     [exact] = Predictor(detector, classes=CLASSES, device="cpu").predict([image])
     [rough] = Predictor(detector, classes=CLASSES, device="cpu", precision="bfloat16").predict([image])
@@ -157,7 +157,7 @@ def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
     assert abs(float(rough.scores[0]) - float(exact.scores[0])) < 0.05
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_absent_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match="device cuda: torch finds no GPU"):
@@ -165,7 +165,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_a_device_of_no_kind_is_refused() -> None:
+def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ValueError, match="device 'gpu' is not known; expected auto, cpu, cuda, cuda:N or mps"):
         choose_device("gpu")
 
@@ -184,7 +184,7 @@ def test_one_image_gives_one_result_and_a_list_a_list(detector: Detector) -> Non
     assert one.draw().size == (128, 96)
 
 
-def test_wrong_arguments_list_the_choices(detector: Detector) -> None:
+def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
     with pytest.raises(ValueError, match="precision='float16' is not known; expected float32, bfloat16, auto"):
         Predictor(detector, precision="float16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):

@@ -69,7 +69,7 @@ def assert_same(found: ImageDetections, wanted: ImageDetections, box: float = 1e
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_one_view_of_the_checkpoints_own_size_is_plain_prediction(name: str) -> None:
+def test_one_view_at_the_checkpoints_size_equals_plain_prediction(name: str) -> None:
     detector, image = tiny(name), noise(75, 100)
     plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
     augmented = AugmentedPredictor(detector, flip=False, classes=names_of(detector)).predict([image])[0]
@@ -77,7 +77,7 @@ def test_one_view_of_the_checkpoints_own_size_is_plain_prediction(name: str) -> 
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_with_mirrors_a_mirrored_image_has_the_mirrored_result(name: str) -> None:
+def test_with_flips_a_flipped_image_has_the_flipped_result(name: str) -> None:
     detector, image = tiny(name), noise(64, 96)
     predictor = AugmentedPredictor(detector, scales=(64, 128), flip=True, classes=names_of(detector))
     found, other = predictor.predict([image, image.flip(-1)])
@@ -117,7 +117,7 @@ def test_masks_are_the_mean_of_the_views() -> None:
     np.testing.assert_allclose(present(found.box_masks), total, atol=1e-4)
 
 
-def test_a_scale_that_is_none_is_refused() -> None:
+def test_an_invalid_scale_is_refused() -> None:
     detector = tiny("faster_rcnn_compact")
     with pytest.raises(ValueError, match="shorter sides"):
         AugmentedPredictor(detector, scales=(0,), classes=names_of(detector))

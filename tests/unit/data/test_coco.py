@@ -261,7 +261,7 @@ def test_classes_give_the_labels_their_order(tmp_path: Path) -> None:
     assert [c["id"] for c in dataset.to_coco()["categories"]] == [7, 9, 3]
 
 
-def test_objects_of_other_classes_are_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> None:
     annotations = [annotation(1), annotation(2, category_id=7)]
     dataset = opened(tmp_path, annotations, ["Kite", "cup"])
     assert dataset[0].labels.tolist() == [1]

@@ -68,7 +68,7 @@ def test_exif_orientation_of_a_jpeg(tmp_path: Path) -> None:
     assert image_size(path) == image_size(path.read_bytes()) == (30, 20)
 
 
-def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path: Path) -> None:
+def test_exif_after_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = io.BytesIO()
@@ -83,7 +83,7 @@ def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_is_no_orientation(tmp_path: Path) -> None:
+def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(COLOURS).save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00")
     assert read_image(path).shape == (3, 7, 5)
@@ -121,7 +121,7 @@ def test_transparency_is_dropped_not_blended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_sixteen_bits_are_scaled_not_cut(tmp_path: Path, suffix: str) -> None:
+def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 128, 129, 255, 256], [257, 1000, 32768, 65406, 65535]], np.uint16)
     path = write(tmp_path / f"a.{suffix}", values)
     expected = [[0, 0, 1, 1, 1], [1, 4, 128, 254, 255]]  # round(value / 257)
@@ -135,14 +135,14 @@ def test_big_endian_sixteen_bit_tiff(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_thirty_two_bits_have_no_known_range(tmp_path: Path, dtype: type[np.float32 | np.int32]) -> None:
+def test_thirty_two_bit_images_are_refused(tmp_path: Path, dtype: type[np.float32 | np.int32]) -> None:
     path = write(tmp_path / "a.tiff", np.ones((4, 4), dtype))
     with pytest.raises(ImageError, match=r"a\.tiff has 32-bit samples.*8 or 16 bits"):
         read_image(path)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_jpeg_of_other_colours_is_near_its_rgb(tmp_path: Path, mode: str) -> None:
+def test_jpeg_of_other_color_spaces_is_close_to_rgb(tmp_path: Path, mode: str) -> None:
     flat = np.empty((32, 32, 3), np.uint8)
     flat[:] = (200, 120, 40)
     path = write(tmp_path / "a.jpg", flat, mode)
@@ -206,7 +206,7 @@ class TestNoImage:
         read(small, max_pixels=200)
         assert image_size(path, max_pixels=0) == (100_000, 3000)
 
-    def test_postscript_starts_no_program(self, tmp_path: Path, read: Read) -> None:
+    def test_postscript_is_refused_without_running_a_program(self, tmp_path: Path, read: Read) -> None:
         (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
         with pytest.raises(ImageError, match=r"a\.jpg is not an image that can be read"):
             read(tmp_path / "a.jpg")
@@ -256,7 +256,7 @@ def test_heic(tmp_path: Path) -> None:
     assert np.abs(as_array(image).astype(int) - 90).max() < 8
 
 
-def test_heic_without_the_extra_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def find_nothing(name: str) -> None:
         return None
@@ -268,7 +268,7 @@ def test_heic_without_the_extra_says_so(tmp_path: Path, monkeypatch: pytest.Monk
     assert is_image(tmp_path / "a.heic")
 
 
-def test_what_is_no_image_by_content(tmp_path: Path) -> None:
+def test_files_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty.txt").touch()
     assert not is_image(tmp_path / "notes.txt")

@@ -57,7 +57,7 @@ def test_names_in_the_file_may_hold_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "all")[0].path.is_file()
 
 
-def test_splits_are_sorted_and_captions_are_none(tmp_path: Path) -> None:
+def test_splits_are_sorted_and_captions_are_not_splits(tmp_path: Path) -> None:
     for split in ("val", "train"):
         write_coco(tmp_path, TABLES, split)
     (tmp_path / "annotations" / "captions_val.json").write_text(json.dumps(TABLES))

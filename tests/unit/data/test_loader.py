@@ -84,7 +84,7 @@ class TestPadding:
         assert len(shapes) == 6
 
     @pytest.mark.parametrize("divisor", [32, 48, 128])
-    def test_buckets_honour_the_divisor(self, divisor: int) -> None:
+    def test_buckets_are_multiples_of_the_divisor(self, divisor: int) -> None:
         shape = padded_shape([(500, 700)], divisor, "bucket")
         assert [side % divisor for side in shape] == [0, 0]
 
@@ -95,7 +95,7 @@ class TestPadding:
 
 class TestBatchSampler:
     @pytest.mark.parametrize(("images", "size"), [(7, 2), (8, 2), (9, 4), (3, 3), (2, 5), (1, 4), (50, 8)])
-    def test_places_come_once_and_images_once_a_pass(self, images: int, size: int) -> None:
+    def test_each_image_comes_once_per_epoch(self, images: int, size: int) -> None:
         order = BatchSampler(np.arange(images) % 3 > 0, size, seed=1)
         batches = [order(n) for n in range(4 * images)]
         assert {len(batch) for batch in batches} == {size}
@@ -106,7 +106,7 @@ class TestBatchSampler:
         for number in range(whole):
             assert sorted(image for _, image in uses[number * images : (number + 1) * images]) == list(range(images))
 
-    def test_batches_of_a_pass_hold_every_image(self) -> None:
+    def test_the_batches_of_an_epoch_contain_every_image(self) -> None:
         order = BatchSampler(np.arange(12) % 2 > 0, 4, seed=0)
         for number in range(5):
             seen = [image for n in range(3 * number, 3 * number + 3) for image, _ in order(n)]
@@ -152,7 +152,7 @@ class TestStream:
         take(training_batches(dataset, Model(), Settings(workers=1, flip=0.5, jitter=0.1)), 2)
         assert torch.equal(torch.rand(2), expected)
 
-    def test_batches_travel_to_a_fresh_process(self, dataset: Dataset) -> None:
+    def test_batches_can_be_pickled(self, dataset: Dataset) -> None:
         order = BatchSampler(np.ones(len(dataset), bool), 2, seed=0)
         batches = Batches(dataset, Model(), Settings(), order, masks="polygon", keypoints=False, pairs=(), rank=0)
         sent = pickle.dumps(batches)
@@ -166,7 +166,7 @@ class TestStream:
         with pytest.raises(ValueError, match="rank is 2, expected 0 to 1"):
             training_batches(dataset, Model(), Settings(), rank=2, world=2)
 
-    def test_images_without_objects_take_part(self, dataset: Dataset) -> None:
+    def test_images_without_objects_are_used(self, dataset: Dataset) -> None:
         ids = [
             image_id
             for batch in take(training_batches(dataset, Model(), Settings(batch_size=1)), 7)

@@ -78,7 +78,7 @@ class TestTargets:
             expected = (height * width / (record.height * record.width)) ** 0.5
             assert abs(float(present(batch.images.scales)[i]) - expected) < 1e-5
 
-    def test_run_lengths_become_the_line_around_them(self, dataset: Dataset) -> None:
+    def test_run_lengths_become_outlines(self, dataset: Dataset) -> None:
         edges = outline_edges(dataset[0].segmentations[-1])
         upright = edges[edges[:, 0] == edges[:, 2]]
         found = np.zeros((40, 60), bool)
@@ -89,7 +89,7 @@ class TestTargets:
         expected[10:13, 7:20] = expected[15:18, 9:12] = True
         np.testing.assert_array_equal(found, expected)
 
-    def test_bitmaps_are_pycocotools(self, dataset: Dataset) -> None:
+    def test_bitmaps_equal_pycocotools(self, dataset: Dataset) -> None:
         record = dataset[0]
         sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="bitmap", keypoints=False)
         assert sample.outlines is None
@@ -118,17 +118,17 @@ class TestTargets:
             assert edges[:count] == ([4, 6, 8] if image_id == 1 else [4])[:count]
             assert sum(edges[count:]) == 0
 
-    def test_nothing_is_built_that_is_not_asked_for(self, dataset: Dataset) -> None:
+    def test_only_requested_targets_are_built(self, dataset: Dataset) -> None:
         [batch] = take(training_batches(dataset, Model(), Settings(), masks=None), 1)
         assert (batch.targets.polygons, batch.targets.bitmaps, batch.targets.keypoints) == (None, None, None)
 
-    def test_five_hundred_objects_are_all_there(self, tmp_path: Path) -> None:
+    def test_five_hundred_objects_are_kept(self, tmp_path: Path) -> None:
         dataset = write_data(tmp_path / "d", [annotation(n) for n in range(1, 501)], sizes=[(40, 60)])
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
         assert batch.targets.valid.shape == (1, 512)
         assert batch.targets.valid.sum() == 500
 
-    def test_an_outline_of_many_edges_is_whole(self, tmp_path: Path) -> None:
+    def test_an_outline_of_many_edges_is_kept(self, tmp_path: Path) -> None:
         angle = np.arange(300) * 2 * np.pi / 300
         circle = np.column_stack([20 + 10 * np.cos(angle), 20 + 10 * np.sin(angle)]).reshape(-1).tolist()
         dataset = write_data(tmp_path / "d", [annotation(1, segmentation=[circle])], sizes=[(40, 60)])
@@ -139,7 +139,7 @@ class TestTargets:
         twice_area = (edges[:300, 0] * edges[:300, 3] - edges[:300, 2] * edges[:300, 1]).sum().item()
         assert twice_area / 2 == pytest.approx(np.pi * 100, rel=1e-3)
 
-    def test_a_box_without_outline_teaches_its_box(self, tmp_path: Path) -> None:
+    def test_an_object_without_outline_trains_the_box_only(self, tmp_path: Path) -> None:
         bare = [annotation(1), annotation(2, segmentation=None)]
         dataset = write_data(tmp_path / "d", bare, sizes=[(40, 60)])
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
@@ -152,7 +152,7 @@ class TestTargets:
             training_batches(dataset, Model(), Settings())
         assert take(training_batches(dataset, Model(), Settings(), masks=None), 1)
 
-    def test_keypoints_sit_in_the_middle_of_their_pixel(self, tmp_path: Path) -> None:
+    def test_keypoints_are_at_the_center_of_their_pixel(self, tmp_path: Path) -> None:
         points = [10, 12, 2, 20, 15, 1, 0, 0, 0]
         names = {"keypoints": ["left_eye", "right_eye", "nose"]}
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=points)], sizes=[(40, 60)], **names)
@@ -166,7 +166,7 @@ class TestTargets:
             pixel = np.array(Image.open(dataset[0].path))[12, 10].tolist()
             assert one.images.pixels[0, :, y, x].tolist() == pixel
 
-    def test_nameless_keypoints_are_not_flipped(self, tmp_path: Path) -> None:
+    def test_unnamed_keypoints_are_not_flipped(self, tmp_path: Path) -> None:
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=[10, 12, 2])], sizes=[(40, 60)])
         with pytest.raises(ValueError, match=r"does not name its keypoints.*train\.flip=0"):
             training_batches(dataset, Model(), Settings(flip=0.5), keypoints=True)

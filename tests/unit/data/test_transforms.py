@@ -88,7 +88,7 @@ def test_flip_by_hand() -> None:
     ]
 
 
-def test_flip_marks_the_same_pixels() -> None:
+def test_a_flip_keeps_objects_on_their_pixels() -> None:
     """The pixel under a keypoint, and the pixels in a box and an outline, are the same before and after."""
     before, after = sample(), flip(sample())
     for place in range(2):
@@ -112,7 +112,7 @@ def test_flip_marks_the_same_pixels() -> None:
     assert np.abs(masks[0][:, ::-1].astype(int) - masks[1]).sum() <= 0.06 * masks[0].sum()
 
 
-def test_flip_twice_is_the_sample() -> None:
+def test_two_flips_give_the_original_sample() -> None:
     once, twice = sample(), flip(flip(sample(), [(0, 1)]), [(0, 1)])
     assert torch.equal(once.image, twice.image)
     assert torch.equal(once.boxes, twice.boxes)
@@ -137,7 +137,7 @@ def test_no_objects() -> None:
     assert present(after.bitmaps).shape == (0, 20, 40)
 
 
-def test_a_sample_counts_its_objects() -> None:
+def test_a_sample_checks_its_number_of_objects() -> None:
     with pytest.raises(ValueError, match="1 labels for 2 boxes"):
         Sample(image=noise(4, 4), boxes=torch.zeros(2, 4), labels=torch.zeros(1))
 
@@ -162,7 +162,7 @@ class Settings:
 MODEL = InputConfig(min_size=20, max_size=100)
 
 
-def test_augmentation_depends_on_its_place_alone() -> None:
+def test_augmentation_depends_on_seed_and_place_only() -> None:
     first = [augment(sample(), Settings(jitter=0.3), MODEL, (3, place)) for place in range(8)]
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
@@ -186,17 +186,17 @@ def test_augmentation_keeps_to_its_settings() -> None:
     assert 35 <= sum(flipped) <= 65
 
 
-def test_settings_do_not_disturb_each_other() -> None:
+def test_settings_are_independent() -> None:
     for place in range(10):
         with_jitter = augment(sample(), Settings(jitter=0.5), MODEL, (0, place))
         assert torch.equal(with_jitter.boxes, augment(sample(), Settings(), MODEL, (0, place)).boxes)
 
 
-def test_a_negative_seed_is_a_seed() -> None:
+def test_negative_seeds_are_valid() -> None:
     assert augment(sample(), Settings(), MODEL, (-1, 0)).size == (20, 30)
 
 
-def test_a_sample_on_a_black_square() -> None:
+def test_a_sample_on_a_square_canvas() -> None:
     sample = replace(sample_of_one_square(), crowds=torch.tensor([[1.0, 2.0, 5.0, 6.0]]))
     square = sample_on_canvas(sample, 50)
     top, left = canvas_corner(sample.size, 50)

@@ -73,7 +73,7 @@ def test_classes_come_from_the_attribute(tmp_path: Path) -> None:
     assert len(dataset[1].boxes) == 0
 
 
-def test_a_ticked_box_is_a_class(tmp_path: Path) -> None:
+def test_a_checkbox_is_a_class(tmp_path: Path) -> None:
     dataset = opened(tmp_path, [region(POLYGON, thing={"kite": True, "cup": False}), region(RECT, thing={"cup": True})])
     assert dataset.classes == ("cup", "kite")
     assert dataset[0].labels.tolist() == [1, 0]

@@ -141,7 +141,7 @@ def test_one_line_is_enough_for_a_chart(lines: list[dict[str, float]]) -> None:
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 0, "loss": float("inf")}], [{"step": 3}]])
-def test_a_log_with_nothing_to_draw_says_so(lines: list[dict[str, float]], tmp_path: Path) -> None:
+def test_a_log_without_curves_is_reported(lines: list[dict[str, float]], tmp_path: Path) -> None:
     assert "no training steps yet" in curve_page(lines)
 
 
@@ -208,7 +208,7 @@ def report(path: Path) -> str:
     ).read_text()
 
 
-def test_the_report_says_what_it_was_given(tmp_path: Path) -> None:
+def test_the_report_contains_its_inputs(tmp_path: Path) -> None:
     html = report(tmp_path / "report.html")
     assert_self_contained(html)
     text = Reader(html).text

@@ -58,7 +58,7 @@ def test_a_contour_leaves_the_area_alone() -> None:
     assert (drawn[31:38, 6:13] == 100).all()
 
 
-def test_what_lies_outside_the_image_is_left_out() -> None:
+def test_objects_outside_the_image_are_not_drawn() -> None:
     mask = np.ones((40, 40), dtype=bool)
     drawn = np.asarray(draw_objects(GREY, AWAY, [0], NAMES, masks=[Region(-30, 25, mask)]))
     assert (drawn[25:50, :10] != 100).any(axis=2).all()

@@ -77,7 +77,7 @@ def test_sigmas_matter() -> None:
     assert present(loose) > present(strict) + 0.2
 
 
-def test_objects_without_the_field_are_not_asked_for() -> None:
+def test_objects_without_keypoints_are_not_counted() -> None:
     truth, results = truth_and_results(5)
     wanted = evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS)
     bare = [
@@ -89,14 +89,14 @@ def test_objects_without_the_field_are_not_asked_for() -> None:
     assert found.kinds == wanted.kinds
 
 
-def test_boxes_and_keypoints_stand_in_one_table() -> None:
+def test_boxes_and_keypoints_share_one_table() -> None:
     truth, results = truth_and_results(17)
     table = metrics_table(evaluate(truth, results, ("bbox", "keypoints"), keypoint_sigmas=COCO_SIGMAS))
     assert "keypoints" in table
     assert "box" in table
 
 
-def test_a_truth_without_keypoints_is_named() -> None:
+def test_ground_truth_without_keypoints_is_refused() -> None:
     truth, results = truth_and_results(17)
     for annotation in truth["annotations"]:
         del annotation["keypoints"]

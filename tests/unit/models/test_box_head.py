@@ -50,7 +50,7 @@ def targets_of(boxes: Tensor, labels: Tensor, counts: list[int]) -> Targets:
     return Targets(boxes=boxes, labels=labels, valid=torch.arange(boxes.shape[1]) < torch.tensor(counts)[:, None])
 
 
-def test_4conv1fc_with_batch_norm_is_torchvisions() -> None:
+def test_4conv1fc_with_batch_norm_equals_torchvisions() -> None:
     config = BoxHeadConfig(convs=4, conv_width=16, norm="bn", fcs=1, fc_width=24)
     ours = ConvsAndFullyConnected(in_channels=8, config=config).eval()
     theirs = FastRCNNConvFCHead((8, 7, 7), [16] * 4, [24], norm_layer=nn.BatchNorm2d).eval()
@@ -136,7 +136,7 @@ def test_losses_equal_slow_formulas(changes: list[str]) -> None:
     assert losses["box_delta"].item() == pytest.approx(wanted[1], rel=1e-4)
 
 
-def test_what_overlaps_too_little_is_not_background_where_so_told() -> None:
+def test_regions_below_the_lower_iou_are_ignored() -> None:
     boxes = random_boxes(2, 60, seed=3, smallest=10)
     targets = targets_of(random_boxes(2, 3, seed=4, smallest=30), torch.randint(0, 3, (2, 3)), [3, 2])
     config = BoxHeadConfig(
@@ -165,7 +165,7 @@ def test_what_overlaps_too_little_is_not_background_where_so_told() -> None:
     assert not regions.appended.any()
 
 
-def test_true_boxes_are_regions_and_told_apart() -> None:
+def test_ground_truth_boxes_are_added_to_the_regions_and_marked() -> None:
     targets = targets_of(random_boxes(1, 3, seed=5), torch.randint(0, 3, (1, 3)), [2])
     config = BoxHeadConfig(sampling=replace(BOX_SAMPLING, batch_size=64))
     regions = sample_regions(
@@ -194,7 +194,7 @@ def test_classes_that_share_a_box_are_found_as_if_each_had_it() -> None:
         torch.testing.assert_close(getattr(found, field), getattr(wanted, field))
 
 
-def test_a_lower_limit_of_the_scale_is_kept_to() -> None:
+def test_scales_are_clipped_at_the_configured_limit() -> None:
     head = head_of(BoxHeadConfig(fc_width=16, max_log_scale=math.log(2), delta_weights=(1, 1, 1, 1)))
     region = torch.tensor([[[10.0, 10.0, 20.0, 30.0]]])
     boxes = head.decode(torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(1, 1, 3, 4), region)

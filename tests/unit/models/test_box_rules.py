@@ -185,7 +185,7 @@ def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, mon
     np.testing.assert_allclose(seen[0][0], in_file * scale, atol=1e-3)  # Detectron's boxes times the scale
 
 
-def test_half_open_boxes_are_left_alone() -> None:
+def test_half_open_boxes_are_unchanged() -> None:
     rules, boxes = BoxRules(), tensor(some_boxes(5, seed=10))[None]
     scales = torch.tensor([1.7])
     for same in (rules.raw(boxes), rules.in_file(boxes, scales), rules.in_input(boxes, scales)):
@@ -194,7 +194,7 @@ def test_half_open_boxes_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
-def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
+def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Detectron's heat maps lie over raw boxes: of the file when it predicts, of the input when it learns."""

@@ -147,7 +147,7 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
     assert min(counts) > 0
 
 
-def test_resampling_draws_anew_and_adds_the_true_boxes_to_each_stage() -> None:
+def test_resampling_adds_the_ground_truth_boxes_to_each_stage() -> None:
     detector = lively(tiny(MMDETECTION, "sampling.batch_size=16", "sampling.positive_fraction=0.25"))
     features, proposals, images = inputs(seed=4)
     targets = random_targets(SIZES, [3, 0], num_classes=3, seed=5)
@@ -205,7 +205,7 @@ def test_masks_of_each_stage_are_averaged() -> None:
 
 
 @pytest.mark.parametrize("cascade", [CascadeConfig(), MMDETECTION, replace(CascadeConfig(), mask_heads="each")])
-def test_two_images_are_learnt(cascade: CascadeConfig) -> None:
+def test_it_overfits_two_images(cascade: CascadeConfig) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(cascade)).train()
     images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 2], num_classes=3, seed=2)
@@ -272,7 +272,7 @@ def test_the_published_networks_have_their_tensors() -> None:
         assert (len(state), sum(value.numel() for value in state.values())) == wanted
 
 
-def test_cascades_that_cannot_be_say_why() -> None:
+def test_invalid_cascades_are_refused_with_the_reason() -> None:
     config = tiny()
     with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*for every stage"):
         build_detector(replace(config, cascade=CascadeConfig(ious=(0.5, 0.6))))

@@ -25,7 +25,7 @@ def test_a_norm_in_the_pyramid_normalises_each_map() -> None:
         torch.testing.assert_close(maps[name].var((0, 2, 3), unbiased=False), torch.ones(8), atol=1e-3, rtol=0)
 
 
-def test_a_pyramid_has_no_norm_unless_told() -> None:
+def test_a_pyramid_has_no_norm_by_default() -> None:
     fpn = FPN(in_channels={"c2": 4}, config=FPNConfig(channels=8))
     assert set(fpn.state_dict()) == {f"{name}2.{part}" for name in ("lateral", "output") for part in ("weight", "bias")}
 
@@ -51,7 +51,7 @@ def test_folded_norms_give_the_same_features() -> None:
         torch.testing.assert_close(mine[name], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_adamw_moves_by_the_rate_and_decays_apart_from_it() -> None:
+def test_adamw_decouples_weight_decay_from_the_step() -> None:
     conv, norm = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1)
     settings = TrainConfig(optimizer="adamw", lr=0.1, weight_decay=0.5, norm_weight_decay=0.0)
     optimizer = build_optimizer(nn.Sequential(conv, norm), settings)

@@ -194,7 +194,7 @@ def test_prepared_for_inference_computes_the_same(config: DetectorConfig) -> Non
 
 
 @torch.no_grad()
-def test_bfloat16_is_near_float32_and_answers_in_float32() -> None:
+def test_bfloat16_is_close_to_float32_and_returns_float32() -> None:
     detector = built(tiny_fpn()).eval()
     images = random_images([(96, 64)])
     features = detector.features(images)
@@ -206,7 +206,7 @@ def test_bfloat16_is_near_float32_and_answers_in_float32() -> None:
     assert detections.boxes.dtype == detections.scores.dtype == present(detections.masks).dtype == torch.float32
 
 
-def test_the_same_seed_draws_the_same_sample_and_another_another() -> None:
+def test_the_seed_determines_the_sample() -> None:
     sizes, config = [(64, 96)], tiny_fpn()
     detector = built(config).eval()
     images, targets = random_images(sizes), random_targets(sizes, [4], 5)
@@ -215,7 +215,7 @@ def test_the_same_seed_draws_the_same_sample_and_another_another() -> None:
     assert not torch.equal(first["rpn_objectness"], other["rpn_objectness"])
 
 
-def test_configs_that_cannot_be_say_why() -> None:
+def test_invalid_configs_are_refused_with_the_reason() -> None:
     config = tiny_fpn()
     with pytest.raises(ValueError, match=r"rpn\.anchors\.sizes has 1 levels; expected"):
         build_detector(replace(config, rpn=replace(config.rpn, anchors=replace(config.rpn.anchors, sizes=((16,),)))))
@@ -225,7 +225,7 @@ def test_configs_that_cannot_be_say_why() -> None:
         build_detector(replace(config, mask=replace(present(config.mask), trunk="res5")))
 
 
-def test_losses_weigh_what_the_config_says() -> None:
+def test_losses_are_weighted_as_configured() -> None:
     plain = tiny_fpn()
     weighed = replace(
         plain, rpn=replace(plain.rpn, loss_weights=(2.0, 3.0)), box=replace(plain.box, delta_loss_weight=0.5)

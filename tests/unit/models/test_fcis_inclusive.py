@@ -95,7 +95,7 @@ def test_candidates_to_detections() -> None:
         np.testing.assert_allclose(found.masks[0, place].numpy(), mask, atol=1e-4)
 
 
-def test_it_learns_and_finds_with_the_authors_settings() -> None:
+def test_it_trains_and_predicts_with_the_authors_settings() -> None:
     """Legacy anchors, whole cells and inclusive boxes together; boxes are whole pixels of the file."""
     config = tiny(FCISConfig(width=32))
     rpn = replace(

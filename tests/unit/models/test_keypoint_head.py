@@ -94,7 +94,7 @@ def test_loss_equals_a_slow_loop(normalizer: str, weight: float) -> None:
     assert loss.item() == pytest.approx(weight * wanted, rel=1e-5)
 
 
-def test_without_any_keypoint_the_loss_is_nothing_and_has_a_gradient() -> None:
+def test_without_keypoints_the_loss_is_zero_and_has_a_gradient() -> None:
     detector = compact()
     targets = persons([2, 0])
     targets = replace(targets, keypoints=torch.zeros_like(present(targets.keypoints)))
@@ -127,12 +127,12 @@ def test_targets_of_another_kind_are_refused() -> None:
         (replace(KeypointHeadConfig(), skeleton=((-1, 2),)), r"keypoint.skeleton has \(-1, 2\)"),
     ],
 )
-def test_what_does_not_belong_together_is_named(config: KeypointHeadConfig, message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(config: KeypointHeadConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         require_consistent(config)
 
 
-def test_prediction_fills_every_place_and_nothing_else() -> None:
+def test_every_valid_detection_has_keypoints() -> None:
     detector = compact().eval()
     found = detector.predict(random_images(SIZES, seed=2))
     keypoints = present(found.keypoints)
@@ -155,7 +155,7 @@ def test_a_batch_equals_its_images() -> None:
         torch.testing.assert_close(present(one.keypoints)[0], present(whole.keypoints)[i], atol=2e-3, rtol=1e-3)
 
 
-def test_masks_and_keypoints_live_together() -> None:
+def test_a_model_can_have_masks_and_keypoints() -> None:
     config = replace(model_config("mask_rcnn_compact"), keypoint=model_config("keypoint_rcnn_compact").keypoint)
     detector = build_detector(override(replace(config, num_classes=1), [*SMALL, "mask.width=16"]))
     outlined = random_targets(SIZES, [2, 3], num_classes=1)

@@ -78,7 +78,7 @@ def test_dilation_and_groups_keep_the_size() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_there_is_a_bias_exactly_where_there_is_no_norm_unless_told(norm: Norm) -> None:
+def test_there_is_a_bias_where_there_is_no_norm_by_default(norm: Norm) -> None:
     assert (Conv2d(4, 32, 1, norm=norm).bias is not None) == (norm == "none")
     assert Conv2d(4, 32, 1, norm=norm, bias=True).bias is not None
     assert Conv2d(4, 32, 1, norm=norm, bias=False).bias is None

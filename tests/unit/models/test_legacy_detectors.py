@@ -147,7 +147,7 @@ def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:
         ),
     ],
 )
-def test_what_cannot_be_says_why(changes: dict[str, Any], message: str) -> None:
+def test_invalid_settings_are_refused_with_the_reason(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_detector(replace(tiny(), **changes))
 

@@ -82,7 +82,7 @@ def test_a_data_set_as_one_class(data: Path) -> None:
     assert open_dataset(data, "train", ["thing"], one_class=True).classes == ("thing",)
 
 
-def test_proposals_are_learnt_from_any_data_set_and_measured_by_recall(data: Path, tmp_path: Path) -> None:
+def test_an_rpn_trains_on_any_data_set_and_is_measured_by_recall(data: Path, tmp_path: Path) -> None:
     words = [*WORDS, "mask=null", "proposals_only=true", *BRIEF, "train.best=proposals.AR1000"]
     run("mask_rcnn_compact", data, tmp_path / "run", words)
     detector, checkpoint = load_detector(tmp_path / "run")

@@ -43,7 +43,7 @@ from rcnn.models.overrides import override
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
     ],
 )
-def test_what_cannot_be_says_why(name: str, changes: list[str], words: str) -> None:
+def test_invalid_settings_are_refused_with_the_reason(name: str, changes: list[str], words: str) -> None:
     config = override(model_config(name), changes)
     with pytest.raises(ValueError, match=words):
         build_detector(config)

@@ -211,6 +211,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_model_builds_fits_predicts_and_is_kept(name: str, checkpoints: Path) -> None:
+def test_every_model_builds_trains_predicts_and_is_saved(name: str, checkpoints: Path) -> None:
     config = tiny(name)
     assert run_through(config, checkpoints / str(hash(config)))

@@ -41,7 +41,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(encode_deltas(box, anchor, (10, 10, 5, 5)), wanted)
 
 
-def test_scales_are_cut_above_and_not_below() -> None:
+def test_scales_are_clipped_above_only() -> None:
     anchor = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     huge = decode_deltas(torch.tensor([[0.0, 0.0, 1e6, -1e6]]), anchor, (1, 1, 1, 1))
     torch.testing.assert_close(huge, torch.tensor([[8 - 500.0, 8.0, 8 + 500.0, 8.0]]))

@@ -170,7 +170,7 @@ def test_gradients_of_crops(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["affine", "crop_resize"])
-def test_what_is_in_unused_places_does_not_matter(kind: Kind) -> None:
+def test_values_of_invalid_regions_do_not_matter(kind: Kind) -> None:
     boxes, levels, valid = regions()
     other = torch.where(valid[..., None], boxes, torch.nan)
     found = crop_resize(pyramid(), other, levels, valid, SCALES, 4, kind)

@@ -152,7 +152,7 @@ def test_levels_equal_torchvisions() -> None:
     assert torch.equal(assign_levels(boxes, eps_inside=False), wanted)
 
 
-def test_registered_as_pytorch_wants_it() -> None:
+def test_opcheck() -> None:
     boxes, levels, valid = regions(2, 6)
     features = [f.requires_grad_() for f in pyramid(2, 3)]
     assert set(torch.library.opcheck(roi_align, (features, boxes, levels, valid, SCALES, 3, 2, True)).values()) == {
@@ -167,7 +167,7 @@ def test_registered_as_pytorch_wants_it() -> None:
     ) == {"SUCCESS"}
 
 
-def test_the_accelerators_way_gives_the_same_values() -> None:
+def test_the_accelerator_path_gives_the_same_values() -> None:
     boxes, levels, valid = regions(2, 15)
     features = pyramid()
     wanted = roi_align(features, boxes, levels, valid, SCALES, 7, 2, True)

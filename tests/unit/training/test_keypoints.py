@@ -11,27 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.cli.main import main
 from rcnn.data import open_dataset
 from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.weights.checkpoint import load_checkpoint, transfer
+from tests.command import rcnn
 from tests.narrow import instance, present
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints
 from tests.unit.training.runs import run
 
 BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
-
-
-def rcnn(*words: object) -> int:
-    """The exit status of the command in this process."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +71,7 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
         assert picture.size == (96, 64)
 
 
-def test_pictures_of_the_truth_have_its_skeletons(data: Path, trained: Path) -> None:
+def test_ground_truth_pictures_show_skeletons(data: Path, trained: Path) -> None:
     predictor = Predictor.from_checkpoint(trained)
     [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
     points = present(record.keypoints)

@@ -104,7 +104,7 @@ def test_weights_that_are_wrong_leave_nothing_behind(tmp_path: Path, case: str) 
     assert nothing_is_left(tmp_path)
 
 
-def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Path) -> None:
+def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) -> None:
     weights = state() | {"ema.step": torch.zeros(1), "roi_heads.extra.weight": torch.zeros(2)}
     del weights["proposal_generator.rpn_head.conv.bias"]
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(40_000)}}}
@@ -177,7 +177,7 @@ def test_a_disk_that_gives_back_other_numbers_is_noticed(tmp_path: Path, monkeyp
         run(tmp_path / "model.pth", tmp_path / "out")
 
 
-def test_float16_prefixes_and_what_lies_beside(tmp_path: Path) -> None:
+def test_float16_weights_prefixes_and_other_entries(tmp_path: Path) -> None:
     half = {f"module.{name}": value.half() for name, value in state().items() if value.is_floating_point()}
     torch.save({"model": half, "model_ema": half, "epoch": 3}, tmp_path / "model.pth")
     found = conversion.find_weights(tmp_path / "model.pth")
@@ -188,7 +188,7 @@ def test_float16_prefixes_and_what_lies_beside(tmp_path: Path) -> None:
     assert found.skipped[0].startswith("model_ema (")
 
 
-def test_names_from_words_and_files(tmp_path: Path) -> None:
+def test_class_names_from_text_and_files(tmp_path: Path) -> None:
     assert read_classes("a, b,c") == ("a", "b", "c")
     (tmp_path / "names").write_text("traffic light\nstop sign\n")
     assert read_classes(str(tmp_path / "names")) == ("traffic light", "stop sign")
@@ -208,7 +208,7 @@ def test_the_image_of_the_check_is_the_same_every_time_and_is_a_picture() -> Non
     assert picture.float().std() > 20
 
 
-def test_what_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
+def test_differences_are_described(tmp_path: Path) -> None:
     torch.save({"model": state()}, tmp_path / "model.pth")
     run(tmp_path / "model.pth", tmp_path / "out")
     given = load_checkpoint(tmp_path / "out")

@@ -134,7 +134,7 @@ def test_other_ways_of_calling(tmp_path: Path, trick: str, container: str) -> No
     assert not trace.exists()
 
 
-def test_the_attacks_are_real(tmp_path: Path) -> None:
+def test_the_attacks_run_code_in_an_ordinary_unpickler(tmp_path: Path) -> None:
     """Read the ordinary way, in a process of its own, the first of them does leave its trace."""
     trace, path = tmp_path / "ran", tmp_path / "weights.bin"
     path.write_bytes(body(ATTACKS["os.system"](trace)))
@@ -142,7 +142,7 @@ def test_the_attacks_are_real(tmp_path: Path) -> None:
     assert trace.exists()
 
 
-def test_what_trainers_leave_beside_is_kept_without_its_class(tmp_path: Path) -> None:
+def test_other_entries_are_kept_without_their_classes(tmp_path: Path) -> None:
     """Settings, logs and dates of known classes are no reason to refuse a checkpoint, and are not imported either."""
     path = tmp_path / "weights.bin"
     beside = make.called("argparse", "Namespace") + b"}" + make.text("lr") + b"K\x01sb"

@@ -215,7 +215,7 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
     assert corrected.input.channel_order == "rgb"
 
 
-def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
+def test_unsupported_backbones_are_refused(tmp_path: Path) -> None:
     state = network().state_dict() | {"layer1.0.se.fc.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "seresnet.pth")
     with pytest.raises(ValueError, match=r"an ImageNet ResNet of torchvision or timm, but.*layer1\.0\.se\.fc\.weight"):

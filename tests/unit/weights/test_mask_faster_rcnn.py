@@ -242,7 +242,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     assert (canvases != masks).mean() < 1e-3
 
 
-def test_what_the_file_says() -> None:
+def test_settings_come_from_the_file() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     assert recognises(state)
     config = mask_faster_rcnn.SYSTEM.convert_state(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
@@ -265,7 +265,7 @@ def test_what_the_file_says() -> None:
      ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],
 )  # fmt: skip
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     with pytest.raises(ValueError, match=re.escape(wrong)):
         mask_faster_rcnn.SYSTEM.convert_state(state, words)

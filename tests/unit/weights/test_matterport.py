@@ -206,7 +206,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.box_masks[order], masks.numpy(), atol=1e-3)
 
 
-def test_the_square_and_the_way_back_by_hand() -> None:
+def test_the_square_canvas_and_back_by_hand() -> None:
     """A wide image becomes 100 x 128 and lies 14 pixels from the top; boxes come back in whole pixels of the file."""
     config = matterport.SYSTEM.convert_state(tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
     image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, 50, 64), dtype=np.uint8))
@@ -259,7 +259,7 @@ def test_what_the_file_and_its_config_say() -> None:
         ("BBOX_STD_DEV=[1,1,1,1]", "BBOX_STD_DEV"),
     ],
 )
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         matterport.SYSTEM.convert_state(tiny_state(), words)
 

@@ -262,7 +262,7 @@ def test_the_config_in_a_file_and_its_class_names_are_used() -> None:
     assert converted.config.backbone.stride_in_1x1
 
 
-def test_what_their_config_says_of_losses_anchors_and_samples_is_honoured_or_told() -> None:
+def test_their_losses_anchors_and_samples_are_used_or_reported() -> None:
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
     text = """
@@ -289,7 +289,7 @@ model = dict(
 
 
 @pytest.mark.parametrize(("said", "divisor"), [(", pad_size_divisor=16", 16), ("", 1)])
-def test_padding_is_what_3x_says_or_none(said: str, divisor: int, tmp_path: Path) -> None:
+def test_padding_follows_their_config(said: str, divisor: int, tmp_path: Path) -> None:
     file = tmp_path / "theirs.py"
     file.write_text(f"model = dict(data_preprocessor=dict(type='DetDataPreprocessor'{said}))")
     config = mmdetection_config()

@@ -93,7 +93,7 @@ VARIANTS: dict[str, tuple[Network, str, Rules]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_variants_compute_what_the_rules_say(variant: str) -> None:
+def test_variants_equal_the_reference_forward_pass(variant: str) -> None:
     network, words, rules = VARIANTS[variant]
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(**network).items()}
     if network.get("norm") == "none":  # nothing else keeps the maps from growing
@@ -117,7 +117,7 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
 
 @pytest.mark.compile
 @pytest.mark.parametrize("pyramid", [True, False])
-def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
+def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
     """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
@@ -184,7 +184,7 @@ def test_settings_of_the_finalizer() -> None:
     assert config("FPN.CASCADE=True", pyramid=False) == single  # without a pyramid it is passed over
 
 
-def test_optimiser_and_counters_are_left_behind() -> None:
+def test_optimizer_and_counters_are_skipped() -> None:
     state = tiny() | {
         "conv0/W/Momentum:0": torch.zeros(7, 7, 3, 64), "learning_rate:0": torch.zeros(()),
         "global_step:0": torch.zeros(()), "EMA/total_loss:0": torch.zeros(()), "AccumGrad/counter:0": torch.zeros(()),
@@ -244,6 +244,6 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
         ("nowhere.txt", "neither a file nor settings"),
     ],
 )
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         tensorpack.SYSTEM.convert_state(tiny(), words)

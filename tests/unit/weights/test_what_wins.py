@@ -76,7 +76,7 @@ def test_anchor_rows_follow_the_settings_of_the_command_line() -> None:
     assert converted.state["rpn.objectness.bias"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_report_says_what_the_user_decided() -> None:
+def test_the_report_lists_the_users_settings() -> None:
     config = model_config("faster_rcnn_r50_fpn")
     found = Found(state=to_torchvision(blank(config), config))
     words = ["input.min_size=160", "input.max_size=200"]

@@ -105,7 +105,7 @@ def test_training_equals_torchvisions() -> None:
 
 
 @torch.no_grad()
-def test_a_dilated_last_stage_equals_torchvisions_but_in_its_first_block() -> None:
+def test_a_dilated_last_stage_equals_torchvisions_except_for_its_first_block() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [1, 1, 1, 3], replace_stride_with_dilation=[False, False, True]
@@ -168,7 +168,7 @@ def test_the_stem_pools_as_each_system_does(size: int) -> None:
 @pytest.mark.parametrize("padding", ["align", "tensorflow"])
 @pytest.mark.parametrize("stride_in_1x1", [False, True])
 @torch.no_grad()
-def test_tensorpacks_network_in_its_own_words(padding: Literal["align", "tensorflow"], stride_in_1x1: bool) -> None:
+def test_the_backbone_equals_tensorpacks_formulas(padding: Literal["align", "tensorflow"], stride_in_1x1: bool) -> None:
     torch.manual_seed(0)
     config = replace(TINY, norm="none", padding=padding, stride_in_1x1=stride_in_1x1, stages=(2, 3, 4))
     network = ResNet(config)
@@ -230,7 +230,7 @@ def test_names_do_not_depend_on_what_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("norm", ["bn", "sync_bn", "gn"])
-def test_a_network_from_scratch_begins_with_blocks_that_do_nothing(norm: Norm) -> None:
+def test_a_network_from_scratch_starts_with_identity_blocks(norm: Norm) -> None:
     torch.manual_seed(0)
     network = ResNet(replace(TINY, blocks=(2, 1, 1, 1), norm=norm))
     for name, value in network.named_parameters():
@@ -255,7 +255,7 @@ def test_a_network_from_scratch_begins_with_blocks_that_do_nothing(norm: Norm) -
         ("padding=align stem_pool=padded_ceil", "leave out one"),
     ],
 )
-def test_what_cannot_be_says_why(change: str, message: str) -> None:
+def test_invalid_settings_are_refused_with_the_reason(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         override(TINY, change.split())
 
@@ -294,7 +294,7 @@ def test_a_pyramid_of_any_levels_equals_torchvisions(norm: Norm, levels: tuple[i
         torch.testing.assert_close(mine_map, their_map, atol=1e-5, rtol=1e-5)
 
 
-def test_a_pyramid_can_have_biases_beside_its_norms() -> None:
+def test_a_pyramid_can_have_biases_and_norms() -> None:
     fpn = FPN(in_channels={"c4": 8, "c5": 8}, config=FPNConfig(channels=32, norm="gn", conv_bias=True))
     parts = {name.split(".", 1)[1] for name in fpn.state_dict()}
     assert parts == {"weight", "bias", "norm.weight", "norm.bias"}
@@ -337,7 +337,7 @@ def test_trained_scales_decay_as_norms_do() -> None:
 
 
 @pytest.mark.parametrize("norm", ["gn", "bn"])
-def test_from_scratch_it_learns_two_images(norm: Norm) -> None:
+def test_from_scratch_it_overfits_two_images(norm: Norm) -> None:
     """The network of `mask_rcnn_r50_fpn_gn_scratch` and its like, one block a stage, from its own random weights."""
     torch.manual_seed(0)
     config = with_norm(model_config("mask_rcnn_r50_fpn"), norm, "tiny", frozen_stages=0)

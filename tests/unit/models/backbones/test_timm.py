@@ -179,7 +179,7 @@ def test_global_blocks_are_spread_as_vitdets() -> None:
 
 
 @torch.no_grad()
-def test_the_simple_pyramid_in_slow_words() -> None:
+def test_the_simple_pyramid_equals_a_slow_formula() -> None:
     """Li et al. 2022, section 3: one map, two, one or no deconvolutions or a pooling, 1x1 and 3x3, each with a norm."""
     torch.manual_seed(0)
     vit = ViT(VIT)
@@ -204,7 +204,7 @@ def test_the_simple_pyramid_in_slow_words() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
-def test_a_detector_learns_two_images(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
+def test_a_detector_overfits_two_images(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(backbone)).train()
     images, targets = batch()
@@ -265,7 +265,7 @@ def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> Non
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @torch.no_grad()
-def test_made_ready_for_prediction_it_gives_the_same_maps(
+def test_prepared_for_inference_it_gives_the_same_maps(
     backbone: TimmConfig | ViTConfig | MobileNetConfig, precision: Precision
 ) -> None:
     torch.manual_seed(0)
@@ -286,9 +286,7 @@ def test_made_ready_for_prediction_it_gives_the_same_maps(
 
 @pytest.mark.parametrize("backbone", [*BACKBONES, TimmConfig(name=SWIN)], ids=ident)
 @torch.no_grad()
-def test_a_checkpoint_brings_everything_back(
-    backbone: TimmConfig | ViTConfig | MobileNetConfig, tmp_path: Path
-) -> None:
+def test_a_checkpoint_restores_everything(backbone: TimmConfig | ViTConfig | MobileNetConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(backbone)).eval()
     save_checkpoint(tmp_path / "run", detector, detector.config, ("a", "b"), {})
@@ -318,7 +316,7 @@ def test_padding_to_whole_patches_is_the_backbones_own() -> None:
         (ViTConfig(name="test_vit", image_size=100), "multiple of 16"),
     ],
 )
-def test_what_cannot_be_says_why(config: TimmConfig | ViTConfig, message: str) -> None:
+def test_invalid_settings_are_refused_with_the_reason(config: TimmConfig | ViTConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_detector(replace(tiny(VIT), backbone=config))
 
@@ -328,7 +326,7 @@ def test_a_vit_under_a_pyramid_is_refused() -> None:
         build_detector(replace(tiny(VIT), fpn=FPNConfig()))
 
 
-def test_weights_that_want_other_pixels_are_refused() -> None:
+def test_weights_for_other_pixel_statistics_are_refused() -> None:
     config = replace(tiny(ViTConfig(name="vit_tiny_patch16_224", pretrained=True)))
     with pytest.raises(ValueError, match=r"input.pixel_mean=\[127.5, 127.5, 127.5\]"):
         build_detector(config)
@@ -352,7 +350,7 @@ def test_a_checkpoint_does_not_fetch_weights_again(monkeypatch: pytest.MonkeyPat
     assert set(asked) == {False}
 
 
-def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise ImportError(name)
 
@@ -361,7 +359,7 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         build_detector(tiny(TimmConfig()))
 
 
-def test_backbones_say_channels_and_strides() -> None:
+def test_backbones_have_channels_and_strides() -> None:
     for network in (TimmNet(TimmConfig(name="test_resnet")), ViT(VIT)):
         assert isinstance(network, Backbone)
         assert list(network.channels) == list(network.strides) == list(network(torch.randn(1, 3, 64, 64)))
