@@ -127,6 +127,27 @@ class OutputFolder:
         finally:
             temporary.unlink(missing_ok=True)
 
+    @contextmanager
+    def writing_together(self, *names: str) -> Iterator[Path]:
+        """An empty temporary folder; its files `names` are moved here when the block ends without an error.
+
+        All are complete and on disk before the first is moved. Raises FileExistsError if a name may not be written.
+        """
+        self.require_free(*names)
+        temporary = self.path / f"{TEMPORARY}{next(self._numbers)}"
+        temporary.mkdir()
+        try:
+            yield temporary
+            self.require_free(*names)
+            for name in names:
+                sync(temporary / name)
+                self._record(_relative(name), _digest(temporary / name))
+            for name in names:
+                os.replace(temporary / name, self.path / name)
+            sync(self.path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
     def write_text(self, name: str | PurePath, text: str, *, durable: bool = False) -> Path:
         """Write `text` to the file `name` at once, and return its path."""
         with self.writing(name, durable=durable) as path:

@@ -73,8 +73,10 @@ class AugmentedPredictor(Predictor):
         )
         if self.config.input.canvas:
             raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
-        if any(side < 1 for side in scales):
-            raise ValueError(f"scales={tuple(scales)}; expected shorter sides in pixels, e.g. (640, 800)")
+        if any(not 1 <= side <= MAX_SIDE for side in scales):
+            raise ValueError(
+                f"scales={tuple(scales)}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)"
+            )
         self.scales = tuple(scales) or (self.config.input.min_size,)
         self.flips = (False, True) if flip else (False,)
 

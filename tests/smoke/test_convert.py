@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.models import build_detector, model_config
+from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
 
@@ -45,7 +47,7 @@ def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureF
     assert "Detectron2: .pkl, .pth; --config takes" in capsys.readouterr().out
     (tmp_path / "a.pkl").write_bytes(b"<html>")
     for words, message in (
-        (("convert", tmp_path / "a.pkl"), "expected a FILE and --output"),
+        (("convert",), "expected a FILE, e.g. rcnn convert model_final.pkl"),
         (("convert", tmp_path / "a.pkl", "--output", tmp_path / "out"), "is a web page"),
         (("convert", tmp_path / "gone.pkl", "--output", tmp_path / "out"), "does not exist"),
         (("convert", tmp_path, "--to", "yolo", "--output", tmp_path / "out.pth"), "--to yolo: expected detectron2"),
@@ -59,3 +61,18 @@ def test_the_list_and_errors_of_one_line(tmp_path: Path, capsys: pytest.CaptureF
         assert message in error
         assert error.count("\n") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pkl"]
+
+
+def test_the_default_output_is_a_new_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save(ResNet(Bottleneck, [1, 1, 1, 1]).state_dict(), "resnet.pth")
+    for number in (1, 2):
+        assert rcnn("convert", "resnet.pth") == 0
+        assert f"wrote runs/convert-resnet-{number}" in capsys.readouterr().out
+        assert load_checkpoint(f"runs/convert-resnet-{number}").kind == "backbone"
+    config = replace(model_config("faster_rcnn_compact"), num_classes=1)
+    save_checkpoint("mine", build_detector(config), config, ["a"], {})
+    assert rcnn("convert", "mine", "--to", "torchvision") == 2
+    assert sorted(path.name for path in Path("runs").iterdir()) == ["convert-resnet-1", "convert-resnet-2"]

@@ -20,7 +20,13 @@ def convert(
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they win over the file and --config."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Checkpoint folder to write; with --to, a file.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Checkpoint folder to write; with --to, a file. Defaults to a new runs/convert-NAME-N.",
+            show_default=False,
+        ),
+    ] = None,
     config: Annotated[
         str,
         typer.Option(help="Settings of the other framework: its file, a name of its model zoo, or KEY=VALUE ..."),
@@ -41,28 +47,32 @@ def convert(
 ) -> None:
     """Convert FILE, a checkpoint of another framework, to an rcnn checkpoint folder. Code in the file is never run.
 
-    The format is detected from the content of the file. The result is run once on a generated image.
+    The format is detected from the content of the file. The result is run once on a generated image. Files that rcnn
+    did not write are never overwritten.
 
     Example: rcnn convert model_final.pkl --config mask_rcnn_R_50_FPN_3x.yaml --output converted
     """
+    from rcnn.outputs import output_or_new
     from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
-    from rcnn.weights.export import export_checkpoint
+    from rcnn.weights.export import default_file, export_checkpoint
 
     if list_:
         for line in list_systems():
             typer.echo(line)
         return
-    if file is None or output is None:
-        raise ValueError("expected a FILE and --output: rcnn convert model_final.pkl --output converted")
+    if file is None:
+        raise ValueError("expected a FILE, e.g. rcnn convert model_final.pkl")
     if to:
         given = {"--config": config, "--classes": classes, "--allow-missing": allow_missing, "KEY=VALUE": overrides}
         if extra := [name for name, value in given.items() if value]:
             raise ValueError(f"{', '.join(extra)} cannot be used with --to; leave it out")
-        export_checkpoint(file, output, to, typer.echo)
+        name = default_file(to)
+        with output_or_new(output, "convert", file) as path:
+            export_checkpoint(file, path / name if output is None else path, to, typer.echo)
         return
-    words = ["rcnn", "convert", str(file), *(overrides or []), "--output", str(output)]
-    for option, value in (("--config", config), ("--classes", classes)):
-        words += [option, value] if value else []
+    words = ["rcnn", "convert", str(file), *(overrides or [])]
+    for option, value in (("--output", output), ("--config", config), ("--classes", classes)):
+        words += [option, str(value)] if value else []
     for option, values in (("--allow-missing", allow_missing), ("--allow-unused", allow_unused)):
         words += [word for value in values or [] for word in (option, value)]
     words += ["--allow-nonfinite"] if allow_nonfinite else []
@@ -75,4 +85,5 @@ def convert(
         overrides=overrides or (),
         command=shlex.join(words),
     )
-    convert_to_folder(file, output, options, typer.echo)
+    with output_or_new(output, "convert", file) as path:
+        convert_to_folder(file, path, options, typer.echo)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -42,7 +44,8 @@ def list_models(
     for name in MODELS:
         row = known[name]
         line = f"{name:{width}}  {row.parameters / 1e6:8.1f} M  {row.gflops:7.1f}  {row.paper or 'ours'}"
-        typer.echo("; ".join([line, *_by_system(row.published)]))
+        line = "; ".join([line, *_by_system(row.published)])
+        typer.echo(textwrap.fill(line, get_terminal_size().columns, subsequent_indent=" " * (width + 2)))
     typer.echo(
         "GFLOPs: one image of 800 x 1333 with the maximum number of proposals and detections; a multiplication "
         "and an addition count as two.\nAP: percent on COCO val2017 (minival), as reported by each framework."

@@ -89,6 +89,9 @@ def predict(
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)
         sources = expand(words, folder)
+        if not sources.images:
+            reasons = [f"{name} {reason}" for name, reason in sources.failed]
+            raise ValueError(f"no image to predict on: {'; '.join(reasons) or 'give files, folders or URLs'}")
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         if sources.skipped:

@@ -33,13 +33,16 @@ def predictor_from(
 ) -> Predictor:
     """The predictor of a checkpoint, with KEY=VALUE `settings`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
-    from rcnn.tta import AugmentedPredictor
+    from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
     if not tta:
         return Predictor(checkpoint, device=device, precision=precision, padding=padding, settings=settings)
     sides = tta.split(",") if tta != "own" else list[str]()
-    if not all(side.strip().isdecimal() for side in sides):
-        raise ValueError(f"--tta {tta}: expected shorter sides in pixels, e.g. 640,800,960, or own")
+    if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
+        raise ValueError(
+            f"--tta {tta}: expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. 640,800,960, or `own` for the "
+            "checkpoint's size"
+        )
     return AugmentedPredictor(
         checkpoint,
         scales=tuple(int(side) for side in sides),

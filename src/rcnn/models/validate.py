@@ -25,16 +25,25 @@ AT_LEAST_ONE = {
     "fcis.sampling": ("batch_size",),
 }
 BETWEEN_0_AND_1 = {
-    "rpn.proposals": ("nms_iou",),
-    "box.selection": ("nms_iou",),
+    "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "rpn.proposals": ("nms_iou", "score_threshold"),
+    "box": ("score_threshold",),
+    "box.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "box.selection": ("nms_iou", "soft_nms_threshold"),
     "mask": ("vote_iou",),
-    "fcis": ("nms_iou", "vote_iou"),
+    "fcis": ("mask_threshold", "nms_iou", "vote_iou", "score_threshold"),
+    "fcis.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
 }
 
 
 def validate(config: DetectorConfig) -> None:
     """Raise a ValueError where parts of `config` cannot go together: what they are, why, and what to do."""
     _require_numbers(config)
+    if config.input.max_size < config.input.min_size:
+        raise ValueError(
+            f"input.min_size={config.input.min_size} is larger than input.max_size={config.input.max_size}, the limit "
+            f"of the longer side; set input.max_size to {config.input.min_size} or more"
+        )
     if config.proposals_only:
         _require_beside_proposals(config)
     _require_heads(config)
@@ -58,7 +67,7 @@ def _require_numbers(config: DetectorConfig) -> None:
             settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
             for name in names if settings is not None else ():
                 value = getattr(settings, name)
-                if not least <= value <= most:
+                if value is not None and not least <= value <= most:
                     expected = "1 or more" if least else "0 to 1"
                     raise ValueError(f"{part}.{name} is {value}; expected {expected}")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.models import MODELS, DetectorConfig
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.validate import validate
 from rcnn.runtime.devices import choose_device
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
@@ -52,7 +53,7 @@ class RunRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
-    """A run, decided and checked. `reasons` gives the reason for each value that the user did not give."""
+    """A run, decided and checked. `reasons` gives the reason for each value."""
 
     output: Path | None
     resumes: bool  # continues from output/last
@@ -65,7 +66,7 @@ class RunPlan:
     data: Path
     annotations: str
     weights: str
-    reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason
+    reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
@@ -101,13 +102,12 @@ def plan_training(request: RunRequest) -> RunPlan:
     if record is not None:
         request = _as_recorded(request, record)
     model_words, train_words = split_overrides(request.overrides)
-    start = starting_config(request.model) if record is None else config_from_dict(record["model"])
-    before = None if record is None else config_from_dict(record["train"], TrainConfig)
+    start, before = (starting_config(request.model), None) if record is None else _recorded(record, request.output)
     recipe = before or request.settings or starting_recipe(request.model)
     settings = override(_Recipe(recipe), train_words).train
 
     splits, reasons = choose_splits(request.data, request.splits, request.annotations)
-    reasons |= _setting_reasons(request, settings, recipe, train_words, resumes=record is not None)
+    reasons |= _setting_reasons(request, settings, recipe, resumes=record is not None)
     config = override(start, model_words)  # before the data: a wrong word is refused at once
     opened = partial(
         open_dataset,
@@ -126,6 +126,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
+    validate(config)
     evaluation = _evaluation_plan(config, validation)
     require_measured(settings.best, config, evaluation)
 
@@ -157,11 +158,23 @@ def plan_training(request: RunRequest) -> RunPlan:
         reasons=reasons,
         changed=tuple(changed),
         warnings=(
+            *_run_warnings(request, settings, found),
             *(line for dataset in known.values() for line in dataset.warnings),
             *(() if evaluation is None else evaluation.warnings),
         ),
         identity={split: data_identity(dataset) for split, dataset in known.items()},
     )
+
+
+def _run_warnings(request: RunRequest, settings: TrainConfig, found: FoundRun) -> Iterator[str]:
+    """What is allowed, but probably not meant."""
+    if request.resume and not found.checkpoints:
+        yield f"{request.output} has no checkpoint to resume from: this is a new run"
+    if settings.warmup_steps >= settings.steps:
+        yield (
+            f"train.warmup_steps={settings.warmup_steps} is not less than train.steps={settings.steps}: the learning "
+            "rate never reaches its value. Set train.warmup_steps to a small part of train.steps"
+        )
 
 
 def require_one_process() -> None:
@@ -198,6 +211,17 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
             f"weights: rcnn train {output}/last --data {request.data} --output NEW_RUN"
         )
     return found.record
+
+
+def _recorded(record: dict[str, Any], output: Path | None) -> tuple[DetectorConfig, TrainConfig]:
+    """The settings of the model and of training of the run that is resumed."""
+    try:
+        return config_from_dict(record["model"]), config_from_dict(record["train"], TrainConfig)
+    except ValueError as error:
+        raise ValueError(
+            f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
+            f"start a new run from {output}/last with another --output"
+        ) from error
 
 
 def _as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
@@ -248,10 +272,9 @@ def choose_splits(data: Path, given: tuple[str, str], annotations: str = "") -> 
 
 
 def _setting_reasons(
-    request: RunRequest, settings: TrainConfig, recipe: TrainConfig, words: Sequence[str], *, resumes: bool
+    request: RunRequest, settings: TrainConfig, recipe: TrainConfig, *, resumes: bool
 ) -> dict[str, str]:
-    """Why each training setting has its value, except for those in `words`."""
-    given = {word.partition("=")[0].strip() for word in words}
+    """Why each training setting has its value, and which settings the user gave."""
     reasons, defaults = dict[str, str](), TrainConfig()
     for name in config_to_dict(settings):
         if resumes:
@@ -260,9 +283,9 @@ def _setting_reasons(
             reason = "default"
         else:
             reason = "default of this command" if request.settings else "default for a checkpoint"
-        if PREFIX + name not in given:
-            reasons[PREFIX + name] = reason
-    return reasons
+        reasons[PREFIX + name] = reason
+    given = {word.partition("=")[0].strip() for word in request.overrides}
+    return reasons | dict.fromkeys(given, "given")
 
 
 def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, *, fresh: bool) -> DetectorConfig:

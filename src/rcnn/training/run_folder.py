@@ -104,6 +104,8 @@ def find_run(path: Path) -> FoundRun:
         return FoundRun(record=None, checkpoints=())
     if not path.is_dir():
         raise NotADirectoryError(f"--output {path} is a file; expected a folder")
+    if WEIGHTS_FILE in files_of_rcnn(path):
+        raise FileExistsError(f"--output {path} is a checkpoint; a run needs its own folder: choose another --output")
     checkpoints = tuple(
         name
         for name in CHECKPOINTS

@@ -10,7 +10,8 @@ import torch
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.training.settings import FINE_TUNING, TrainConfig
 from rcnn.weights.backbone import load_backbone
-from rcnn.weights.checkpoint import load_checkpoint, transfer
+from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.transfer import transfer
 
 FROZEN_AND_RANDOM = (
     "warning: you are training from random weights, but the backbone's batch norm is frozen. That works only with "

@@ -6,9 +6,8 @@ A checkpoint is written beside its place and moved there when it is complete. Re
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,26 +20,15 @@ from torch.overrides import TorchFunctionMode
 
 from rcnn import __version__
 from rcnn.models import Detector, DetectorConfig, build_detector
-from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
-from rcnn.outputs import replace_folder
-from rcnn.weights.differences import different_layers, different_tensors
+from rcnn.outputs import OutputFolder, files_of_rcnn
+from rcnn.weights.differences import different_tensors
 from rcnn.weights.listing import first_names
+from rcnn.weights.record import read_record, record_text, require_unchanged
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
-FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
-# tensors with rows per class, and the number of these rows; the remaining rows belong to background
-CLASS_ROWS = {"box_head.logits": 1, "box_head.deltas": 4, "mask_head.logits": 1}
-# tensors with one slice per keypoint, and the axis of the keypoints
-KEYPOINT_AXIS = {
-    "keypoint_head.logits.weight": 1,
-    "keypoint_head.logits.bias": 0,
-    "keypoint_head.logits.pwl.weight": 0,
-    "keypoint_head.logits.pwl.bias": 0,
-}
-
 Kind = Literal["detector", "backbone"]
 
 
@@ -65,14 +53,30 @@ def save_checkpoint(
     *,
     kind: Kind = "detector",
 ) -> None:
-    """Write `detector`, or its state, to the folder `directory`; an existing checkpoint is replaced once complete.
+    """Write `detector`, or its state, to the folder `directory`. Files there that rcnn did not write are kept.
 
-    Raises ValueError if the number of classes differs from the config's, FileExistsError if the folder contains
-    something else, OSError if it cannot be written; then the folder is as it was.
+    A checkpoint that rcnn wrote there is replaced, once the new one is complete. Raises ValueError if the number of
+    classes differs from the config's, FileExistsError if another file has the name of one of ours, OSError if the
+    folder cannot be written; then nothing changes.
     """
-    directory = Path(directory)
-    require_replaceable(directory)
-    replace_folder(directory, lambda folder: write_checkpoint(folder, detector, config, classes, provenance, kind=kind))
+    with writing_checkpoint(directory) as folder:
+        write_checkpoint(folder, detector, config, classes, provenance, kind=kind)
+
+
+@contextmanager
+def writing_checkpoint(directory: str | Path) -> Iterator[Path]:
+    """A temporary folder for `write_checkpoint`; its files are moved to `directory` when the block ends.
+
+    Raises FileExistsError if `directory` has other files of these names, or belongs to another command of rcnn.
+    """
+    with OutputFolder(directory) as output:
+        if others := sorted(files_of_rcnn(directory) - {WEIGHTS_FILE, CONFIG_FILE}):
+            raise FileExistsError(
+                f"{directory} contains {first_names(others)} of another rcnn command; a checkpoint needs its own "
+                "folder: choose another --output"
+            )
+        with output.writing_together(WEIGHTS_FILE, CONFIG_FILE) as folder:
+            yield folder
 
 
 def write_checkpoint(
@@ -94,24 +98,15 @@ def write_checkpoint(
     except SafetensorError as error:
         raise OSError(f"{folder} cannot be written ({error}); is the disk full?") from error
     record = {
-        "format": FORMAT,
         "kind": kind,
-        "rcnn": __version__,
-        "config_version": CONFIG_VERSION,
         "model": config_to_dict(config),
         "classes": list(classes),
         "provenance": dict(provenance),
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
-    (folder / CONFIG_FILE).write_text(json.dumps(record, indent=2, default=str) + "\n", encoding="utf-8")
+    (folder / CONFIG_FILE).write_text(record_text(record), encoding="utf-8")
     # safetensors makes its file readable by the owner only; whoever may read the config may read the weights
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
-
-
-def require_replaceable(directory: Path) -> None:
-    """FileExistsError where `directory` exists and is neither empty nor a checkpoint."""
-    if directory.exists() and not _replaceable(directory):
-        raise FileExistsError(f"{directory} exists and is not a checkpoint: choose another folder, or remove it")
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -120,18 +115,18 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read.
     """
     folder = _locate(Path(path))
-    record = _read_record(folder / CONFIG_FILE)
-    _require_config_version(record, folder / CONFIG_FILE)
+    source = folder / CONFIG_FILE
+    record = read_record(source)
     try:
         config = config_from_dict(record["model"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{folder / CONFIG_FILE}: {error}. It was written by rcnn {record.get('rcnn', '?')}, this is {__version__}"
+            f"{source}: {error}. It was written by rcnn {record['rcnn']}, this is {__version__}"
         ) from error
-    classes = tuple(record["classes"])
-    kind: Kind = "backbone" if record.get("kind") == "backbone" else "detector"
+    classes, kind = tuple(record["classes"]), record["kind"]
     if kind == "detector":
-        require_class_names(classes, config.num_classes, str(folder / CONFIG_FILE))
+        require_class_names(classes, config.num_classes, str(source))
+    require_unchanged(record, source)
     weights = folder / WEIGHTS_FILE
     try:
         state = load_file(weights)
@@ -202,84 +197,6 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     detector.load_state_dict(dict(state))
 
 
-@torch.no_grad()
-def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str]) -> str:
-    """Copy into `detector`, of `classes`, what fits of the checkpoint; returns a line that describes it.
-
-    Weights of classes with the same name and of background are copied; those of new classes keep their initial values.
-    The same holds for keypoints. The line names parts that only one of the two has (a mask head). Raises ValueError
-    that names the tensors where a part that both have is built differently.
-    """
-    state, given = detector.state_dict(), checkpoint.state
-    rows = _matching_rows(classes, checkpoint.classes)
-    points, known_points = _keypoint_names(detector.config), _keypoint_names(checkpoint.config)
-    new_parts = _parts(state) - _parts(given)
-    dropped = _parts(given) - _parts(state)
-    problems, copied, partial, partial_points = [], 0, 0, False
-    for name, value in state.items():
-        source = given.get(name)
-        if name.split(".")[0] in new_parts or (source is None and name.endswith("num_batches_tracked")):
-            continue
-        per_class = _class_rows(name, detector.config)
-        if source is None:
-            problems.append(f"{name} (not in the checkpoint)")
-        elif name in KEYPOINT_AXIS and points != known_points:
-            axis = KEYPOINT_AXIS[name]
-            for ours, theirs in _matching_rows(points, known_points):
-                value.select(axis, ours).copy_(source.select(axis, theirs))
-            copied, partial_points = copied + (set(points) <= set(known_points)), True
-        elif (
-            per_class is not None
-            and per_class == _class_rows(name, checkpoint.config)
-            and source.shape[1:] == value.shape[1:]
-        ):
-            _copy_rows(value, source, rows, per_class, (len(classes), len(checkpoint.classes)))
-            whole = len(rows) == len(classes)
-            copied, partial = copied + whole, partial + (not whole)
-        elif source.shape != value.shape:
-            problems.append(f"{name} {tuple(source.shape)} (expected {tuple(value.shape)})")
-        else:
-            value.copy_(source)
-            copied += 1
-    problems += [
-        f"{name} (not in the detector)" for name in given if name not in state and name.split(".")[0] not in dropped
-    ]
-    if problems:
-        why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
-        raise ValueError(
-            f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, first_names(problems)])}; leave out the settings that change its layers"
-        )
-    new_classes = [name for name in classes if name not in checkpoint.classes]
-    line = f"transferred {copied} of {len(state)} tensors"
-    if partial:
-        line += f"; new heads for {first_names(new_classes)}"
-        line += (
-            f", those of {first_names([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
-        )
-    if partial_points:
-        kept = [name for name in points if name in known_points]
-        line += f"; keypoints kept: {first_names(kept) if kept else 'none'}"
-    if new_parts:
-        line += f"; new: {', '.join(sorted(new_parts))}"
-    if dropped:
-        line += f"; skipped: {', '.join(sorted(dropped))}"
-    return line
-
-
-def _require_config_version(record: Mapping[str, Any], path: Path) -> None:
-    """Raise a ValueError unless this version of rcnn knows the keys of the model's config."""
-    found = record.get("config_version")
-    if found == CONFIG_VERSION:
-        return
-    newer = isinstance(found, int) and found > CONFIG_VERSION
-    cure = "install that version of rcnn, or a later one" if newer else "convert or train the model again"
-    raise ValueError(
-        f"{path} has config_version {found}; this is rcnn {__version__}, which reads config_version {CONFIG_VERSION}. "
-        f"The checkpoint was written by rcnn {record.get('rcnn', '?')}: {cure}"
-    )
-
-
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
     """A ValueError unless `classes` are `count` different, non-empty names."""
     if len(classes) != count:
@@ -295,10 +212,6 @@ def _contiguous(value: Tensor) -> Tensor:
     """`value` as safetensors requires it: contiguous, in memory of its own."""
     whole = value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
     return value if whole else value.clone(memory_format=torch.contiguous_format)
-
-
-def _replaceable(directory: Path) -> bool:
-    return directory.is_dir() and ((directory / WEIGHTS_FILE).exists() or not any(directory.iterdir()))
 
 
 def _locate(path: Path) -> Path:
@@ -323,29 +236,6 @@ def _locate(path: Path) -> Path:
     )
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise ValueError(
-            f"{path} is missing; it describes the model and the classes of {WEIGHTS_FILE}: copy the whole folder"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); copy it again, or take another checkpoint") from error
-    if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-        raise ValueError(f"{path} is not the config of an rcnn checkpoint: it has no format version")
-    if record["format"] > FORMAT:
-        raise ValueError(
-            f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
-            f"which reads up to {FORMAT}: pip install --upgrade rcnn"
-        )
-    if missing := [key for key in ("model", "classes", "provenance", "files") if key not in record]:
-        raise ValueError(f"{path} lacks {', '.join(missing)}: copy it again, or use another checkpoint")
-    if not isinstance(record["files"], dict) or not all(isinstance(d, str) for d in record["files"].values()):
-        raise ValueError(f'{path}: expected "files" to map names to digests; copy it again, or use another checkpoint')
-    return record
-
-
 def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Why `given` cannot be loaded in place of `expected`, in words; empty if it can."""
     other = [
@@ -356,41 +246,6 @@ def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) ->
     found = {"missing": [n for n in expected if n not in given], "unknown": [n for n in given if n not in expected]}
     found["of another shape"] = other
     return [f"{word}: {first_names(names)}" for word, names in found.items() if names]
-
-
-def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:
-    """(our label, their label) of each class that both have."""
-    known = {name: label for label, name in enumerate(theirs)}
-    return [(label, known[name]) for label, name in enumerate(classes) if name in known]
-
-
-def _class_rows(name: str, config: DetectorConfig) -> int | None:
-    """The number of rows per class of a tensor; None where the classes share it."""
-    part = re.sub(r"\.stages\.\d+", "", name).rpartition(".")[0]
-    if config.fcis is not None:
-        return 2 * config.fcis.groups**2 if part == "box_head.maps" else None
-    shared = {
-        "box_head.deltas": config.box.class_agnostic,
-        "mask_head.logits": config.mask is not None and config.mask.class_agnostic,
-    }
-    return None if shared.get(part, False) else CLASS_ROWS.get(part)
-
-
-def _keypoint_names(config: DetectorConfig) -> tuple[str, ...]:
-    return () if config.keypoint is None else config.keypoint.names
-
-
-def _copy_rows(
-    value: Tensor, source: Tensor, rows: list[tuple[int, int]], per_class: int, counts: tuple[int, int]
-) -> None:
-    """Copy the rows of matching classes, and those after the last class (background), from `source` into `value`."""
-    for ours, theirs in rows:
-        value[ours * per_class : (ours + 1) * per_class] = source[theirs * per_class : (theirs + 1) * per_class]
-    value[counts[0] * per_class :] = source[counts[1] * per_class :]
-
-
-def _parts(state: dict[str, Tensor]) -> set[str]:
-    return {name.split(".")[0] for name in state}
 
 
 def sha256_of(path: Path) -> str:

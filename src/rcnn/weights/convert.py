@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import build_detector
-from rcnn.weights.checkpoint import require_class_names, require_replaceable, save_checkpoint, sha256_of
+from rcnn.weights.checkpoint import require_class_names, sha256_of, write_checkpoint, writing_checkpoint
 from rcnn.weights.listing import counted, first_names
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
@@ -41,17 +41,17 @@ class ConvertOptions:
 def convert_to_folder(file: str | Path, output: str | Path, options: ConvertOptions, log: Log = print) -> None:
     """Convert `file` into the checkpoint folder `output`, log what was found, and run the result once.
 
-    Raises FileNotFoundError, FileExistsError, ImportError or ValueError that says what is wrong and what to do; then
-    nothing is written.
+    Files in `output` that rcnn did not write are never touched. Raises FileNotFoundError, FileExistsError, ImportError
+    or ValueError that says what is wrong and what to do; then nothing is written.
     """
-    file, output = Path(file), Path(output)
-    require_replaceable(output)
-    kind = _write(file, output, options, log)
+    with writing_checkpoint(output) as folder:
+        kind = _write(Path(file), folder, options, log)
+        result = check_backbone(folder) if kind == "backbone" else check_detector(folder)
     log(f"wrote {output}")
-    log(check_backbone(output) if kind == "backbone" else check_detector(output))
+    log(result)
 
 
-def _write(file: Path, output: Path, options: ConvertOptions, log: Log) -> str:
+def _write(file: Path, folder: Path, options: ConvertOptions, log: Log) -> str:
     """Convert and write; the weights are out of memory when this returns. Returns the kind of checkpoint."""
     found = _without(find_weights(file), options.allow_unused)
     converted = _with_classes(
@@ -76,8 +76,8 @@ def _write(file: Path, output: Path, options: ConvertOptions, log: Log) -> str:
         "command": options.command,
         "torch": torch.__version__,
     }
-    save_checkpoint(output, state, converted.config, converted.classes, provenance, kind=converted.kind)
-    require_same(output, state)
+    write_checkpoint(folder, state, converted.config, converted.classes, provenance, kind=converted.kind)
+    require_same(folder, state)
     return converted.kind
 
 

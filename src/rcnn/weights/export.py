@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -12,49 +11,50 @@ import torch
 from torch import Tensor
 
 from rcnn.models.overrides import config_to_dict
+from rcnn.outputs import OutputFolder
 from rcnn.weights.checkpoint import Checkpoint, load_checkpoint
 from rcnn.weights.listing import counted, first_names
 from rcnn.weights.systems.known import EXPORTS, convert
+from rcnn.weights.systems.system import Export, System
 
 Log = Callable[[str], object]
+
+
+def default_file(target: str) -> str:
+    """The file name of an export to `target` when no --output is given, e.g. `model.pth`."""
+    return f"model{_export_to(target)[1].suffixes[0]}"
 
 
 def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target: str, log: Log = print) -> None:
     """Write the checkpoint in `checkpoint_folder` as the file `output` of the system `target`.
 
-    Raises ValueError where that system has no such network, or the file would come back with other numbers;
-    FileExistsError where `output` exists. Then nothing is written.
+    Raises ValueError if that system has no such network, or the file read back gives other numbers; FileExistsError if
+    `output`, or the .yaml beside it, exists and rcnn did not write it. Then nothing is written.
     """
-    if target not in EXPORTS:
-        raise ValueError(f"--to {target}: expected {', '.join(EXPORTS)}")
-    (system, export), output = EXPORTS[target], Path(output)
+    (system, export), output = _export_to(target), Path(output)
     if output.suffix not in export.suffixes:
         raise ValueError(f"{output}: expected a file name of {system.name} that ends in {' or '.join(export.suffixes)}")
     beside = output.with_suffix(".yaml")
-    for path in (output, beside) if export.settings is not None else (output,):
-        if path.exists() or path.is_symlink():
-            raise FileExistsError(f"{path} exists: choose another name, or remove it")
-    checkpoint = load_checkpoint(checkpoint_folder)
-    if checkpoint.kind != "detector":
-        raise ValueError(f"{checkpoint_folder} holds a backbone; only detectors can be exported")
-    theirs = export.state(checkpoint.state, checkpoint.config)
-    settings = export.settings(checkpoint.config) if export.settings is not None else ""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    new = output.with_name(f"{output.stem}.writing-{os.getpid()}{output.suffix}")
-    try:
-        _write(new, export.content(theirs, checkpoint.classes))
-        if settings:
-            new.with_suffix(".yaml").write_text(settings, encoding="utf-8")
-        lines = _compare(new, checkpoint, new.with_suffix(".yaml") if settings else None)
-        if settings:
-            os.replace(new.with_suffix(".yaml"), beside)
-        os.replace(new, output)
-    finally:
-        new.unlink(missing_ok=True)
-        new.with_suffix(".yaml").unlink(missing_ok=True)
-    log(f"wrote {output}: {system.name}, {counted(len(theirs), 'tensor')}" + (f", and {beside}" if settings else ""))
+    names = [output.name, *([beside.name] if export.settings is not None else [])]
+    with OutputFolder(output.parent) as folder, folder.writing_together(*names) as new:
+        checkpoint = load_checkpoint(checkpoint_folder)
+        if checkpoint.kind != "detector":
+            raise ValueError(f"{checkpoint_folder} contains only a backbone; only detectors can be exported")
+        theirs = export.state(checkpoint.state, checkpoint.config)
+        _write(new / output.name, export.content(theirs, checkpoint.classes))
+        if export.settings is not None:
+            (new / beside.name).write_text(export.settings(checkpoint.config), encoding="utf-8")
+        lines = _compare(new / output.name, checkpoint, new / beside.name if export.settings is not None else None)
+    written = f"wrote {output}: {system.name}, {counted(len(theirs), 'tensor')}"
+    log(written + (f", and {beside}" if export.settings is not None else ""))
     for line in lines:
         log(line)
+
+
+def _export_to(target: str) -> tuple[System, Export]:
+    if target not in EXPORTS:
+        raise ValueError(f"--to {target}: expected {', '.join(EXPORTS)}")
+    return EXPORTS[target]
 
 
 def _write(path: Path, content: Any) -> None:

@@ -47,7 +47,7 @@ def check_detector(folder: Path) -> str:
     values = {"boxes": found.boxes, "scores": found.scores, "masks": found.masks, "keypoints": found.keypoints}
     real = {name: value[found.valid] for name, value in values.items() if value is not None}
     if wrong := [name for name, value in real.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"{folder} was written, but on a generated image its {first_names(wrong)} are not finite")
+        raise ValueError(f"on a generated image, {first_names(wrong)} of the converted network are not finite")
     best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
     return (
         f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
@@ -64,9 +64,7 @@ def check_backbone(folder: Path) -> str:
     with torch.inference_mode():
         features = detector.backbone(detector.normalize(_batch(checkpoint.config)))
     if wrong := [name for name, value in features.items() if not bool(value.isfinite().all())]:
-        raise ValueError(
-            f"{folder} was written, but on a generated image its features {first_names(wrong)} are not finite"
-        )
+        raise ValueError(f"on a generated image, features {first_names(wrong)} of the converted network are not finite")
     spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items())
     return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
 
@@ -88,7 +86,8 @@ def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
     ]
     if other:
         raise ValueError(
-            f"{folder} contains other numbers than were written ({first_names(sorted(other))}): is the disk damaged?"
+            f"{folder.parent} returns other numbers than were written ({first_names(sorted(other))}): is the disk "
+            "damaged?"
         )
 
 

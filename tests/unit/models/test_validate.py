@@ -40,6 +40,14 @@ from rcnn.models.overrides import override
         ("mask_rcnn_compact", ["fpn.channels=0"], r"fpn\.channels is 0; expected 1 or more"),
         ("mask_rcnn_compact", ["mask.pooler.size=0"], r"mask\.pooler\.size is 0; expected 1 or more"),
         ("mask_rcnn_compact", ["box.selection.nms_iou=-3"], r"box\.selection\.nms_iou is -3\.0; expected 0 to 1"),
+        ("mask_rcnn_compact", ["box.score_threshold=2"], r"box\.score_threshold is 2\.0; expected 0 to 1"),
+        ("mask_rcnn_compact", ["rpn.sampling.positive_fraction=1.5"], r"positive_fraction is 1\.5; expected 0 to 1"),
+        ("fcis_compact", ["fcis.score_threshold=50"], r"fcis\.score_threshold is 50\.0; expected 0 to 1"),
+        (
+            "mask_rcnn_compact",
+            ["input.min_size=2000"],
+            r"input\.min_size=2000 is larger than input\.max_size=.*; set input\.max_size to 2000 or more",
+        ),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
     ],
 )

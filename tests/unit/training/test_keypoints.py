@@ -16,7 +16,8 @@ from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
-from rcnn.weights.checkpoint import load_checkpoint, transfer
+from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.transfer import transfer
 from tests.command import rcnn
 from tests.narrow import instance, present
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,10 @@ from safetensors.torch import load_file
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.models.overrides import override
-from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint, transfer
+from rcnn.outputs import MARKER
+from rcnn.weights.checkpoint import load_checkpoint, load_detector, save_checkpoint
+from rcnn.weights.record import record_digest
+from rcnn.weights.transfer import transfer
 
 CLASSES = ("cat", "dog", "boat", "tree", "kite", "cup")
 
@@ -51,18 +55,21 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert weights.stat().st_mode == settings.stat().st_mode, "who may read one may read the other"
 
 
-def test_a_checkpoint_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
+def test_a_checkpoint_of_ours_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
     saved(tmp_path / "m", seed=0)
     first = load_checkpoint(tmp_path / "m").state["rpn.deltas.weight"]
     saved(tmp_path / "m", seed=1)
     assert not torch.equal(load_checkpoint(tmp_path / "m").state["rpn.deltas.weight"], first)
     (tmp_path / "empty").mkdir()
     saved(tmp_path / "empty")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
-    with pytest.raises(FileExistsError, match="photos exists and is not a checkpoint"):
-        saved(tmp_path / "photos")
-    assert (tmp_path / "photos" / "a.jpg").exists()
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    saved(tmp_path / "m", seed=0)
+    assert torch.equal(load_checkpoint(tmp_path / "m").state["rpn.deltas.weight"], first)
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+    copy = shutil.copytree(tmp_path / "m", tmp_path / "copy", ignore=shutil.ignore_patterns(MARKER))
+    with pytest.raises(FileExistsError, match=r"copy/model.safetensors exists and was not written by rcnn"):
+        saved(copy)
+    assert torch.equal(load_checkpoint(copy).state["rpn.deltas.weight"], first)
 
 
 def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
@@ -91,9 +98,10 @@ def test_a_run_folder_means_its_best_or_else_its_last_checkpoint(tmp_path: Path)
 
 
 def edit(folder: Path, **changes: Any) -> None:
+    """Change keys of config.json (None removes one), with a digest that fits."""
     path = folder / "config.json"
-    record = json.loads(path.read_text())
-    path.write_text(json.dumps({key: value for key, value in (record | changes).items() if value is not None}))
+    record = {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}
+    path.write_text(json.dumps(record | {"sha256": record_digest(record)}))
 
 
 def test_each_damage_is_named(tmp_path: Path) -> None:
@@ -145,6 +153,54 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     (folder / "config.json").unlink()
     with pytest.raises(ValueError, match=r"config.json is missing"):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("classes", "null", "expected classes to be a list of names, got null"),
+        ("classes", "[1, 2]", "expected classes to be a list of names, got 1 and 1 more"),
+        ("classes", '{"0": "cat"}', "expected classes to be a list of names, got {"),
+        ("model", "[]", "expected model to be an object"),
+        ("model", '{"num_classes": "six"}', "num_classes"),
+        ("model", '{"num_classes": 1e400}', "num_classes"),
+        ("model", '{"fpn": {"channels": true}}', "fpn.channels"),
+        ("kind", '"segmenter"', "expected kind to be one of detector, backbone, got 'segmenter'"),
+        ("provenance", "3", "expected provenance to be an object"),
+        (
+            "files",
+            '{"model.safetensors": 3}',
+            "expected files to be an object of file names and .* got 3",
+        ),
+        ("format", "true", "it has no format version"),
+        ("rcnn", "null", "expected rcnn to be a version, got null"),
+        ("config_version", "[]", r"has config_version \[\]"),
+        ("provenance", '{"a":' * 100_000, "is not JSON"),
+        ("provenance", "[" * 100_000 + "]" * 100_000, "is not JSON"),
+        ("model", '{"rpn":' * 500 + "{}" + "}" * 500, "config.json: "),
+        ("sha256", "null", "expected sha256 to be a SHA-256 digest"),
+    ],
+)
+def test_each_wrong_value_of_the_record_is_named(tmp_path: Path, key: str, value: str, message: str) -> None:
+    path = saved(tmp_path / "m") / "config.json"
+    record = json.loads(path.read_text()) | {key: "HERE"}
+    path.write_text(json.dumps(record).replace('"HERE"', value))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_checkpoint(tmp_path / "m")
+    assert str(path) in str(caught.value)
+
+
+def test_a_flipped_bit_in_the_record_is_found(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m") / "config.json"
+    text = path.read_bytes()
+    for place in range(0, len(text), 97):
+        flipped = bytearray(text)
+        flipped[place] ^= 1
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"config\.json"):
+            load_checkpoint(tmp_path / "m")
+    path.write_text(json.dumps(json.loads(text), sort_keys=True))
+    load_checkpoint(tmp_path / "m")  # the same values, written in another way
 
 
 def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:

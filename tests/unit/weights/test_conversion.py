@@ -13,15 +13,18 @@ from torch import Tensor
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import DetectorConfig
 from rcnn.models.overrides import override
+from rcnn.outputs import OutputFolder
+from rcnn.training.run_folder import find_run
 from rcnn.weights import checkpoint as checkpoints
 from rcnn.weights import convert as conversion
-from rcnn.weights.checkpoint import load_checkpoint, transfer
+from rcnn.weights.checkpoint import load_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems, read_classes
 from rcnn.weights.export import export_checkpoint
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import generated_image
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
+from rcnn.weights.transfer import transfer
 from tests.narrow import instance
 
 Converting = tuple[Path, Path]
@@ -141,13 +144,87 @@ def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) 
         run(tmp_path / "out" / "model.safetensors", tmp_path / "again")
 
 
-def test_outputs_that_are_there(tmp_path: Path) -> None:
-    (tmp_path / "model.pth").write_bytes(b"")
-    (tmp_path / "photos").mkdir()
-    (tmp_path / "photos" / "a.jpg").touch()
-    with pytest.raises(FileExistsError, match="photos exists and is not a checkpoint"):
-        run(tmp_path / "model.pth", tmp_path / "photos")
-    assert (tmp_path / "photos" / "a.jpg").exists()
+def tree(folder: Path) -> dict[str, bytes]:
+    """The content of each file below `folder`, by its relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_only_a_checkpoint_that_rcnn_wrote_is_replaced(tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    torch.save({"model": state() | {"roi_heads.box_predictor.cls_score.bias": torch.zeros(4)}}, tmp_path / "other.pth")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    run(tmp_path / "model.pth", out)
+    before = tree(out)
+    run(tmp_path / "other.pth", out)
+    assert tree(out)["model.safetensors"] != before["model.safetensors"]
+    assert (out / "notes.txt").read_text() == "mine"
+    run(tmp_path / "model.pth", out)
+    before = tree(out)
+    (tmp_path / "broken.pth").write_bytes((tmp_path / "model.pth").read_bytes()[:-100])
+    with pytest.raises(ValueError, match="truncated or damaged"):
+        run(tmp_path / "broken.pth", out)
+    assert tree(out) == before
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_of_the_user_is_never_replaced(tmp_path: Path, name: str) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    with pytest.raises(FileExistsError, match=rf"out/{name} exists and was not written by rcnn"):
+        run(tmp_path / "model.pth", tmp_path / "out")
+    assert tree(tmp_path / "out") == {name: b"mine"}
+
+
+def test_a_run_is_never_replaced(tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    with OutputFolder(tmp_path / "run") as folder:
+        folder.write_json("config.json", {"train": {}})
+        checkpoint = folder.claim("last")
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_text("weights")
+    before = tree(tmp_path / "run")
+    for output, message in (
+        (checkpoint, "last/model.safetensors exists"),
+        (tmp_path / "run", "contains last of another"),
+    ):
+        with pytest.raises(FileExistsError, match=message):
+            run(tmp_path / "model.pth", output)
+    assert tree(tmp_path / "run") == before
+    run(tmp_path / "model.pth", tmp_path / "converted")
+    with pytest.raises(FileExistsError, match="converted is a checkpoint; a run needs its own folder"):
+        find_run(tmp_path / "converted")
+
+
+def test_symbolic_links_in_the_output_are_not_followed(tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "model.safetensors").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError, match=r"out/model.safetensors is a symbolic link"):
+        run(tmp_path / "model.pth", tmp_path / "out")
+    run(tmp_path / "model.pth", tmp_path / "converted")
+    (tmp_path / "back.pth").symlink_to(tmp_path / "mine")
+    with pytest.raises(FileExistsError, match=r"back.pth is a symbolic link"):
+        export_checkpoint(tmp_path / "converted", tmp_path / "back.pth", "detectron2")
+    assert (tmp_path / "mine").read_text() == "mine"
+
+
+def test_an_export_replaces_only_its_own_file(tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    run(tmp_path / "model.pth", tmp_path / "out")
+    for name in ("back.pth", "back.yaml"):
+        (tmp_path / "back" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "back" / name).write_text("mine")
+        with pytest.raises(FileExistsError, match=rf"back/{name} exists and was not written by rcnn"):
+            export_checkpoint(tmp_path / "out", tmp_path / "back" / "back.pth", "detectron2")
+        assert tree(tmp_path / "back") == {name: b"mine"}
+        (tmp_path / "back" / name).unlink()
+    for _ in range(2):
+        export_checkpoint(tmp_path / "out", tmp_path / "back" / "back.pth", "detectron2")
+    assert sorted(tree(tmp_path / "back")) == [".rcnn-files", "back.pth", "back.yaml"]
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])
@@ -229,7 +306,6 @@ def test_differences_are_described(tmp_path: Path) -> None:
     assert "equal bit for bit" in said[1]
     assert (tmp_path / "back.yaml").exists()
     for output, system, message in (
-        ("back.pkl", "detectron2", "back.pkl exists"),
         ("back.txt", "detectron2", "ends in .pth or .pkl"),
         ("other.pth", "yolo", "expected detectron2, mmdetection, torchvision"),
         ("other.pth", "torchvision", "torchvision"),

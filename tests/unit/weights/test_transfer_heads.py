@@ -9,7 +9,8 @@ import torch
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig
-from rcnn.weights.checkpoint import Checkpoint, transfer
+from rcnn.weights.checkpoint import Checkpoint
+from rcnn.weights.transfer import transfer
 
 THEIRS = ("cat", "dog", "boat", "car", "bus", "cup")
 OURS = ("balloon", "boat", "cat")

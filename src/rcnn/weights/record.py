@@ -1,0 +1,96 @@
+"""config.json of a checkpoint: the config of the model, class names, origin, and digests of all files and of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rcnn import __version__
+from rcnn.models.config import CONFIG_VERSION
+from rcnn.weights.listing import first_names
+
+FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
+KINDS = ("detector", "backbone")
+DIGEST = "sha256"  # of everything else in the record; spaces and the order of keys do not matter
+CURE = "copy the folder again, or use another checkpoint"
+OBJECT = "an object"
+# key -> (type, what is expected)
+FIELDS: dict[str, tuple[type, str]] = {
+    "rcnn": (str, "a version"),
+    "kind": (str, f"one of {', '.join(KINDS)}"),
+    "model": (dict, OBJECT),
+    "classes": (list, "a list of names"),
+    "provenance": (dict, OBJECT),
+    "files": (dict, "an object of file names and SHA-256 digests"),
+    DIGEST: (str, "a SHA-256 digest"),
+}
+
+
+def record_text(record: Mapping[str, Any]) -> str:
+    """The content of config.json for `record`, to which version numbers and the digest are added."""
+    versions = {"format": FORMAT, "rcnn": __version__, "config_version": CONFIG_VERSION}
+    whole: dict[str, Any] = json.loads(json.dumps(versions | dict(record), default=str))
+    return json.dumps(whole | {DIGEST: record_digest(whole)}, indent=2) + "\n"
+
+
+def record_digest(record: Mapping[str, Any]) -> str:
+    """The SHA-256 of a record without its own digest."""
+    content = {key: value for key, value in record.items() if key != DIGEST}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in file `path`, whose keys and their types are checked. A ValueError names the file and the key.
+
+    The digest is not compared yet: an error about a value says more than one about the digest (`require_unchanged`).
+    """
+    if not path.exists():
+        raise ValueError(f"{path} is missing; it describes the model and the classes: copy the whole folder")
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}): {CURE}") from error
+    if not isinstance(record, dict) or type(record.get("format")) is not int:
+        raise ValueError(f"{path} is not the config of an rcnn checkpoint: it has no format version")
+    if record["format"] > FORMAT:
+        raise ValueError(
+            f"{path} has format {record['format']}, written by rcnn {record.get('rcnn', '?')}; this is {__version__}, "
+            f"which reads up to {FORMAT}: pip install --upgrade rcnn"
+        )
+    _require_config_version(record, path)
+    if missing := [key for key in FIELDS if key not in record]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}: {CURE}")
+    for key, (kind, expected) in FIELDS.items():
+        if not isinstance(record[key], kind):
+            raise ValueError(f"{path}: expected {key} to be {expected}, got {json.dumps(record[key])[:80]}: {CURE}")
+    if record["kind"] not in KINDS:
+        raise ValueError(f"{path}: expected kind to be {FIELDS['kind'][1]}, got {record['kind']!r}: {CURE}")
+    for key, values in (("classes", record["classes"]), ("files", list(record["files"].values()))):
+        if wrong := [json.dumps(value)[:80] for value in values if not isinstance(value, str)]:
+            raise ValueError(f"{path}: expected {key} to be {FIELDS[key][1]}, got {first_names(wrong, 1)}: {CURE}")
+    return record
+
+
+def require_unchanged(record: Mapping[str, Any], path: Path) -> None:
+    """A ValueError unless the `record` read from file `path` is what rcnn wrote there."""
+    if record[DIGEST] != record_digest(record):
+        raise ValueError(
+            f"{path} is not what rcnn wrote: it is damaged or was edited, and its digest differs. To change a setting, "
+            f"give KEY=VALUE to the command; otherwise {CURE}"
+        )
+
+
+def _require_config_version(record: Mapping[str, Any], path: Path) -> None:
+    """Raise a ValueError unless this version of rcnn knows the keys of the model's config."""
+    found = record.get("config_version")
+    if found == CONFIG_VERSION:
+        return
+    newer = isinstance(found, int) and found > CONFIG_VERSION
+    cure = "install that version of rcnn, or a later one" if newer else "convert or train the model again"
+    raise ValueError(
+        f"{path} has config_version {str(found)[:80]}; this is rcnn {__version__}, which reads config_version "
+        f"{CONFIG_VERSION}. The checkpoint was written by rcnn {record.get('rcnn', '?')}: {cure}"
+    )
