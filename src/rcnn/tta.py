@@ -65,11 +65,18 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> None:
         """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
         super().__init__(
-            detector, classes=classes, device=device, precision=precision, padding=padding, settings=settings
+            detector,
+            classes=classes,
+            device=device,
+            precision=precision,
+            padding=padding,
+            settings=settings,
+            allow=allow,
         )
         if self.config.input.canvas:
             raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
@@ -91,11 +98,19 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
         return cls(
-            path, scales=scales, flip=flip, device=device, precision=precision, padding=padding, settings=settings
+            path,
+            scales=scales,
+            flip=flip,
+            device=device,
+            precision=precision,
+            padding=padding,
+            settings=settings,
+            allow=allow,
         )
 
     @override

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.views import TTA, TTAFlip, predictor_from
+from rcnn.cli.views import TTA, Allow, TTAFlip, predictor_from
 
 
 class Precision(StrEnum):
@@ -78,6 +78,7 @@ def evaluate(
     ] = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
+    allow: Allow = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Compute average precision of boxes, masks and keypoints (COCO's definitions), overall and per class.
@@ -102,7 +103,14 @@ def evaluate(
             raise ValueError(f"{overrides[0]}: settings change a model, but {checkpoint} has results; leave them out")
     else:
         load = partial(
-            predictor_from, checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
+            predictor_from,
+            checkpoint,
+            tta,
+            tta_flip,
+            device=device,
+            precision=precision.value,
+            padding=padding.value,
+            allow=allow or (),
         )
         predictor = load(settings=overrides or [])
         if more := settings_for(predictor, max_detections):

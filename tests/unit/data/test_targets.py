@@ -93,7 +93,7 @@ class TestTargets:
         record = dataset[0]
         sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="bitmap", keypoints=False)
         assert sample.outlines is None
-        parts = [part.tolist() for part in instance(record.segmentations[1], list)]
+        parts = [part.tolist() for part in instance(record.segmentations[1], tuple)]
         expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 40, 60)))
         np.testing.assert_array_equal(present(sample.bitmaps)[1].numpy(), expected.astype(bool))
         assert present(sample.bitmaps)[2].sum() == 3 * 13 + 3 * 3

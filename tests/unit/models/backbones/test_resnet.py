@@ -133,7 +133,7 @@ def test_a_dilated_last_stage_is_one_map_without_a_pyramid() -> None:
         == {"c5": 16}
     )
     for unusable in (replace(TINY, res5_dilation=2), replace(TINY, res5_stride=1)):
-        with pytest.raises(ValueError, match="res5 keeps the stride of res4"):
+        with pytest.raises(ValueError, match="res5 has the stride of res4"):
             build_detector(replace(model_config("faster_rcnn_r50_fpn"), backbone=unusable))
 
 
@@ -249,13 +249,13 @@ def test_a_network_from_scratch_starts_with_identity_blocks(norm: Norm) -> None:
     ("change", "message"),
     [
         ("blocks=[3,4]", "four numbers"),
-        ("stages=[3,4]", "wanted \\(2, 3, 4, 5\\)"),
-        ("frozen_stages=6", "0 \\(nothing\\) to 5"),
-        ("trained_affine=true norm=gn", "for norm=frozen_bn"),
-        ("padding=align stem_pool=padded_ceil", "leave out one"),
+        ("stages=[3,4]", "expected \\(2, 3, 4, 5\\)"),
+        ("frozen_stages=6", "0 \\(none\\) to 5"),
+        ("trained_affine=true norm=gn", "is for norm=frozen_bn only"),
+        ("padding=align stem_pool=padded_ceil", "set one of the two"),
     ],
 )
-def test_invalid_settings_are_refused_with_the_reason(change: str, message: str) -> None:
+def test_invalid_settings_are_refused(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         override(TINY, change.split())
 
