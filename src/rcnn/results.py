@@ -129,13 +129,13 @@ class ImageDetections:
         return len(self.boxes)
 
     @overload
-    def __getitem__(self, index: int) -> DetectedObject: ...
+    def __getitem__(self, index: int | np.integer[Any]) -> DetectedObject: ...
 
     @overload
     def __getitem__(self, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> ImageDetections: ...
 
     def __getitem__(
-        self, index: int | slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
+        self, index: int | np.integer[Any] | slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
     ) -> DetectedObject | ImageDetections:
         """One detection; or for a slice, a bool array (N,) or an array of indices, these detections."""
         if isinstance(index, int | np.integer):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,7 +97,8 @@ def test_index_slice_and_loop() -> None:
 def test_a_score_is_a_number(score: float) -> None:
     with pytest.raises(ValueError, match="expected a number from 0 to 1"):
         RESULT.above(score)
-    assert len(RESULT.above(np.float32(0.5))) == 1
+    numpys: Any = np.float32(0.5)
+    assert len(RESULT.above(numpys)) == 1
 
 
 def test_there_is_a_value_for_each_class() -> None:

@@ -110,7 +110,7 @@ def test_sixteen_bits_and_orientation_of_pillow_images() -> None:
         (3, "got a int; expected a path"),
     ],
 )
-def test_what_is_no_image_gets_one_clear_error(value: Any, message: str) -> None:
+def test_wrong_types_give_one_clear_error(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_image(value)
 
