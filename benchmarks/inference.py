@@ -63,7 +63,7 @@ def with_masks(predictor: Predictor, photo: Photo) -> tuple[ImageDetections, lis
 
 
 def compare(theirs: dict[str, torch.Tensor], ours: ImageDetections, least: float) -> dict[str, Any]:
-    """Distances between the detections scored `least` or higher: each of theirs and our nearest of the same label."""
+    """Distances from detections of the peer with a score of at least `least` to the nearest of rcnn with that label."""
     theirs = {name: value[theirs["scores"] >= least] for name, value in theirs.items()}
     ours = ours.above(least)
     labels = torch.from_numpy(ours.labels + 1)  # theirs count the background first

@@ -57,7 +57,7 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
 
 
 def compare(theirs: dict[str, torch.Tensor], ours: ImageDetections, least: float) -> dict[str, Any]:
-    """Distances between the detections scored `least` or higher: each of theirs and our nearest."""
+    """Distances between the peer's detections with a score of at least `least` and the nearest of rcnn."""
     theirs = {name: value[theirs["scores"] >= least] for name, value in theirs.items()}
     ours = ours.above(least)
     iou = box_iou(theirs["boxes"], torch.from_numpy(ours.boxes))

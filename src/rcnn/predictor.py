@@ -44,21 +44,23 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> None:
         """`detector` is a checkpoint, a run folder, or a detector, which is copied.
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `settings` are
-        KEY=VALUE changes to a checkpoint's config, e.g. "box.score_threshold=0.01".
+        KEY=VALUE changes to a checkpoint's config, e.g. "box.score_threshold=0.01". `allow`: the user's code that a
+        checkpoint may run, see `rcnn.load`.
         """
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         if isinstance(detector, str | Path):
-            detector, checkpoint = load_detector(detector, settings)
+            detector, checkpoint = load_detector(detector, settings, allow=allow)
             classes = checkpoint.classes if classes is None else classes
-        elif settings:
-            raise ValueError("settings are for checkpoints; change a detector's config before building it")
+        elif settings or allow:
+            raise ValueError("settings and allow are for checkpoints; change a detector's config before building it")
         self.config, self.padding = detector.config, padding
         self.classes = tuple(map(str, range(self.config.num_classes)) if classes is None else classes)
         if len(self.classes) != self.config.num_classes:
@@ -74,10 +76,11 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
-        return cls(path, device=device, precision=precision, padding=padding, settings=settings)
+        return cls(path, device=device, precision=precision, padding=padding, settings=settings, allow=allow)
 
     @overload
     def predict(

@@ -64,16 +64,25 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> None:
         """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
         super().__init__(
-            detector, classes=classes, device=device, precision=precision, padding=padding, settings=settings
+            detector,
+            classes=classes,
+            device=device,
+            precision=precision,
+            padding=padding,
+            settings=settings,
+            allow=allow,
         )
         if self.config.input.canvas:
             raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
-        if any(side < 1 for side in scales):
-            raise ValueError(f"scales={tuple(scales)}; expected shorter sides in pixels, e.g. (640, 800)")
+        if any(not 1 <= side <= MAX_SIDE for side in scales):
+            raise ValueError(
+                f"scales={tuple(scales)}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)"
+            )
         self.scales = tuple(scales) or (self.config.input.min_size,)
         self.flips = (False, True) if flip else (False,)
 
@@ -87,11 +96,19 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
         return cls(
-            path, scales=scales, flip=flip, device=device, precision=precision, padding=padding, settings=settings
+            path,
+            scales=scales,
+            flip=flip,
+            device=device,
+            precision=precision,
+            padding=padding,
+            settings=settings,
+            allow=allow,
         )
 
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:

@@ -53,14 +53,14 @@ def assert_proposals(detector: Detector, features: dict[str, Tensor], images: Im
         ours = proposals.boxes[image][proposals.valid[image]].numpy()
         order = match_sets(ours, expected, None, None)
         assert_within("proposal boxes", ours[order], expected, atol=0.01)
-        logits = proposals.scores[image][proposals.valid[image]].numpy()[order]
+        logits = proposals.objectness[image][proposals.valid[image]].numpy()[order]
         assert_within("proposal logits", logits, stored[f"proposals{image}_logits"], atol=3e-4)
 
 
 def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
     """The fixture's own proposals, whose order is then the peer's."""
     boxes = torch.stack([torch.from_numpy(stored[f"proposals{image}_boxes"][:count]) for image in range(2)])
-    return Proposals(boxes=boxes, scores=boxes[..., 0], valid=torch.ones(boxes.shape[:2], dtype=torch.bool))
+    return Proposals(boxes=boxes, objectness=boxes[..., 0], valid=torch.ones(boxes.shape[:2], dtype=torch.bool))
 
 
 def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, stored: Stored, stage: int = 0) -> None:

@@ -118,7 +118,7 @@ def test_maps(peer: Peer) -> None:
     stored = peer.stored
     with torch.inference_mode():
         reduced = peer.head.reduce(peer.features["c5"])
-        maps, deltas = peer.head.score(peer.features)
+        maps, deltas = peer.head.position_maps(peer.features)
     assert_within("reduced features", reduced[0, ::32], stored["head_conv"], atol=3e-5)
     classes = maps[0].unflatten(0, (-1, 98)).roll(1, 0).flatten(0, 1)  # theirs: background first
     assert_within("score maps", classes[stored["cls_seg_channels"]], stored["cls_seg_maps"], atol=3e-4)
@@ -135,9 +135,9 @@ def test_regions(peer: Peer) -> None:
     boxes = xyxy(stored["rois_both"])[None]
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
     with torch.inference_mode():
-        maps = head.score(peer.features)
+        maps = head.position_maps(peer.features)
         pooled = head.pool(maps, boxes, valid)
-        scores, masks, moved = head.read(maps, boxes, valid)
+        scores, masks, moved = head.predict_regions(maps, boxes, valid)
     first = pooled.pairs[0, :3].roll(1, 1)[:, stored["pooled_classes"]]
     assert_within("pooled maps", first, stored["pooled_cls_seg_first3"], atol=3e-4)
     expected = torch.from_numpy(stored["roi_cls_score"])
@@ -219,7 +219,7 @@ def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
         owner.config = replace(owner.config, sampling=sampling)
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
-        boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)
+        boxes=boxes, objectness=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)
     )
     targets, seed = truth(peer), torch.tensor(0)
     features = detector.features(peer.batch)

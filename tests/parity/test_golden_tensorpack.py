@@ -60,7 +60,7 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
     ours = proposals.boxes[0][proposals.valid[0]].numpy()
     order = match_sets(ours, stored["prop_boxes"], None, None)
     assert_within("proposal boxes", ours[order], stored["prop_boxes"], atol=2e-3)
-    assert_within("proposal logits", proposals.scores[0][order], stored["prop_scores"], atol=1e-4)
+    assert_within("proposal logits", proposals.objectness[0][order], stored["prop_scores"], atol=1e-4)
 
     # the second stage on the stored proposals
     boxes = torch.from_numpy(stored["prop_boxes"])[None]

@@ -222,7 +222,8 @@ def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn("models", "list") == 0
     listed = capsys.readouterr().out
     assert listed.count("\nmask_rcnn_r50_fpn ") == 2
-    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in listed
+    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in " ".join(listed.split())
+    assert max(map(len, listed.splitlines())) < 140
     assert rcnn("models", "list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["mask_rcnn_r50_fpn"]["paper"] == "He et al. 2017"
     assert rcnn("models", "cost", "faster_rcnn_compact", "num_classes=3", "--height", "128", "--width", "128") == 0
@@ -241,6 +242,16 @@ def test_the_installed_command_runs() -> None:
         pytest.skip("rcnn is not installed beside this Python")
     answer = subprocess.run([command, "--help"], capture_output=True, text=True, timeout=120, check=True)
     assert "predict" in answer.stdout
+
+
+def test_predict_without_an_image_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("no image")
+    assert rcnn("predict", trained, tmp_path / "photos", tmp_path / "gone.jpg", "--output", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert f"no image to predict on: {tmp_path / 'photos'} contains no image" in message
+    assert f"{tmp_path / 'gone.jpg'} does not exist" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_predict_overwrites_nothing_of_the_user(data: Path, trained: Path, tmp_path: Path) -> None:
@@ -273,7 +284,9 @@ def test_predict_refuses_to_replace_predictions_of_the_user(
 def test_predict_keeps_earlier_results_if_nothing_could_be_read(data: Path, trained: Path, tmp_path: Path) -> None:
     assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 0
     before = (tmp_path / "predictions.json").read_text()
-    assert rcnn("predict", trained, tmp_path / "gone.jpg", "--output", tmp_path) == 1
+    assert rcnn("predict", trained, tmp_path / "gone.jpg", "--output", tmp_path) == 2
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    assert rcnn("predict", trained, tmp_path / "broken.jpg", "--output", tmp_path) == 1
     assert (tmp_path / "predictions.json").read_text() == before
 
 

@@ -42,7 +42,7 @@ def random_truth(seed: int, images: int = 20, objects: int = 12) -> Entry:
 
 
 def random_results(truth: Entry, seed: int, extra: int = 5) -> list[Entry]:
-    """The true objects moved a little, some twice, and `extra` wrong boxes an image; scores in tenths, for ties."""
+    """The ground-truth objects, moved slightly, some twice, and `extra` wrong boxes per image; scores with ties."""
     random = np.random.default_rng(seed)
     results: list[Entry] = []
     for image in truth["images"]:

@@ -185,7 +185,7 @@ def test_wrong_arguments_list_the_choices(detector: Detector) -> None:
         Predictor(detector, precision="float16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):
         Predictor(detector, classes=("a", "b", "c"))
-    with pytest.raises(ValueError, match="settings are for checkpoints"):
+    with pytest.raises(ValueError, match="settings and allow are for checkpoints"):
         Predictor(detector, settings=["box.score_threshold=0.1"])
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
         Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=0)

@@ -1,4 +1,4 @@
-"""`rcnn convert`: imports a checkpoint of another framework, or exports one of ours."""
+"""`rcnn convert`: imports a checkpoint of another framework, or exports one of this library."""
 
 from __future__ import annotations
 

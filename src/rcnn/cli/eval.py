@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.views import TTA, TTAFlip, predictor_from
+from rcnn.cli.views import TTA, Allow, TTAFlip, predictor_from
 
 
 class Precision(StrEnum):
@@ -32,7 +32,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="CHECKPOINT_OR_RESULTS",
-            help="Folder of a checkpoint or of a run (its best); or a file of results in COCO's format.",
+            help="Folder of a checkpoint or of a run (its best); or results to score again: a file in COCO's format, "
+            "or the output folder of an evaluation.",
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
@@ -61,7 +62,9 @@ def evaluate(
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
     max_detections: Annotated[
         int | None,
-        typer.Option(help="Detections per image that count. Defaults to COCO's 100 (keypoints: 20).", min=1),
+        typer.Option(
+            help="Detections per image and class that count. Defaults to 100 (keypoints 20, proposals 1000).", min=1
+        ),
     ] = None,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Evaluate only the first images, up to this number (0 = all).", min=0)] = 0,
@@ -75,6 +78,7 @@ def evaluate(
     ] = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
+    allow: Allow = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Compute average precision of boxes, masks and keypoints (COCO's definitions), overall and per class.
@@ -86,18 +90,27 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.api import dataset_for
+    from rcnn.evaluation.api import dataset_for, split_warning
+    from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
     from rcnn.metrics.tables import metrics_table
     from rcnn.outputs import new_output
 
-    predictor = None
-    if checkpoint.is_file():
+    predictor, proposals = None, False
+    if is_results(checkpoint):
+        proposals = has_proposals(checkpoint)
         if overrides:
             raise ValueError(f"{overrides[0]}: settings change a model, but {checkpoint} has results; leave them out")
     else:
         load = partial(
-            predictor_from, checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value
+            predictor_from,
+            checkpoint,
+            tta,
+            tta_flip,
+            device=device,
+            precision=precision.value,
+            padding=padding.value,
+            allow=allow or (),
         )
         predictor = load(settings=overrides or [])
         if more := settings_for(predictor, max_detections):
@@ -107,12 +120,13 @@ def evaluate(
         data,
         split,
         annotations=annotations,
+        one_class=proposals,
         ignore_others=ignore_other_classes,
         strict=strict,
         allow_empty=allow_empty,
     )
     typer.echo(f"ground truth: {dataset.annotation_file}")
-    for line in dataset.warnings:
+    for line in (*split_warning(dataset, split), *dataset.warnings):
         typer.echo(f"warning: {line}", err=True)
     for line in dataset.notes:
         typer.echo(line)

@@ -26,7 +26,7 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 
-REPEATABLE = ("--allow-missing", "--allow-unused")  # options that may be given several times
+REPEATABLE = ("--allow", "--allow-missing", "--allow-unused")  # options that may be given several times
 NOT_EMPTY = ("--data", "--output")  # options whose empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             app(words, prog_name="rcnn")
-    except BrokenPipeError:  # whoever reads stdout has stopped: rcnn --help | head -1
+    except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:

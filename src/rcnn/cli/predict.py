@@ -14,7 +14,7 @@ import typer
 from rcnn.cli.eval import Padding, Precision
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
-from rcnn.cli.views import TTA, TTAFlip, predictor_from
+from rcnn.cli.views import TTA, Allow, TTAFlip, predictor_from
 from rcnn.outputs import OutputFolder, output_or_new
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def predict(
     ] = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
+    allow: Allow = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps; auto: a GPU if there is one.")] = "auto",
 ) -> None:
     """Find objects in images; write pictures and OUTPUT/predictions.json.
@@ -81,14 +82,18 @@ def predict(
 
     words, settings = split_settings(inputs)
     predictor = predictor_from(
-        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings
-    )
+        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings,
+        allow=allow or (),
+    )  # fmt: skip
     lowest = predictor.config.box.score_threshold
     if score < lowest:
         typer.echo(f"warning: the model drops scores below {lowest:g}; set box.score_threshold={score:g}", err=True)
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)
         sources = expand(words, folder)
+        if not sources.images:
+            reasons = [f"{name} {reason}" for name, reason in sources.failed]
+            raise ValueError(f"no image to predict on: {'; '.join(reasons) or 'give files, folders or URLs'}")
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         if sources.skipped:

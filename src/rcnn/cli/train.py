@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.views import Allow
+
 
 def train(
     model: Annotated[
@@ -52,6 +54,7 @@ def train(
         typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
     ] = False,
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
+    allow: Allow = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
     ] = False,
@@ -81,6 +84,7 @@ def train(
         resume=resume,
         strict=strict,
         allow_empty=allow_empty,
+        allow=tuple(allow or ()),
     )
     plan = plan_training(request)
     if dry_run:

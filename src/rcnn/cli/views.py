@@ -11,6 +11,14 @@ import typer
 if TYPE_CHECKING:
     from rcnn.predictor import Predictor
 
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="FACTORY",
+        help="Your own code that the checkpoint names and may run, e.g. my_backbone.py:make_backbone.",
+    ),
+]
 TTA = Annotated[
     str,
     typer.Option(
@@ -30,16 +38,22 @@ def predictor_from(
     precision: Literal["float32", "bfloat16", "auto"],
     padding: Literal["exact", "bucket"],
     settings: Sequence[str] = (),
+    allow: Sequence[str] = (),
 ) -> Predictor:
     """The predictor of a checkpoint, with KEY=VALUE `settings`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
-    from rcnn.tta import AugmentedPredictor
+    from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
     if not tta:
-        return Predictor(checkpoint, device=device, precision=precision, padding=padding, settings=settings)
+        return Predictor(
+            checkpoint, device=device, precision=precision, padding=padding, settings=settings, allow=allow
+        )
     sides = [] if tta == "own" else tta.split(",")
-    if not all(side.strip().isdecimal() for side in sides):
-        raise ValueError(f"--tta {tta}: expected shorter sides in pixels, e.g. 640,800,960, or own")
+    if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
+        raise ValueError(
+            f"--tta {tta}: expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. 640,800,960, or `own` for the "
+            "checkpoint's size"
+        )
     return AugmentedPredictor(
         checkpoint,
         scales=tuple(int(side) for side in sides),
@@ -48,4 +62,5 @@ def predictor_from(
         precision=precision,
         padding=padding,
         settings=settings,
+        allow=allow,
     )

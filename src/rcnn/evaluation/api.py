@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rcnn.data import Dataset, open_dataset, splits
@@ -25,14 +27,16 @@ def evaluate(
     allow_empty: bool = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    allow: str | Sequence[str] = (),
 ) -> Evaluation:
     """COCO's metrics of a checkpoint (or predictor) on a data set (or its folder).
 
     `split` defaults to the validation split, see `validation_split`. `annotations`: the annotation file within the
     folder, e.g. "labels/{split}.json"; default: found by its name. `limit`: only the first images; 0: all.
-    `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints 20).
+    `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints
+    20, proposals 1000).
     `strict` and `allow_empty` as in `open_dataset`.
-    `device` and `precision` are for a checkpoint; a predictor has its own.
+    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own.
 
     The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
     the images that could not be read, and `warnings`.
@@ -41,17 +45,19 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        predictor = Predictor(model, device=device, precision=precision)
+        predictor = Predictor(model, device=device, precision=precision, allow=allow)
         if more := settings_for(predictor, max_detections):
-            predictor = Predictor(model, device=device, precision=precision, settings=more)
+            predictor = Predictor(model, device=device, precision=precision, settings=more, allow=allow)
     dataset = (
         data
         if isinstance(data, Dataset)
         else dataset_for(predictor, data, split, annotations=annotations, strict=strict, allow_empty=allow_empty)
     )
-    return evaluate_dataset(
+    evaluation = evaluate_dataset(
         predictor, dataset, limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections
     )
+    chosen = () if isinstance(data, Dataset) else split_warning(dataset, split)
+    return replace(evaluation, warnings=chosen + evaluation.warnings)
 
 
 def dataset_for(
@@ -60,13 +66,15 @@ def dataset_for(
     split: str = "",
     *,
     annotations: str = "",
+    one_class: bool = False,
     ignore_others: bool = False,
     strict: bool = False,
     allow_empty: bool = False,
 ) -> Dataset:
     """The split of a data set (default: the validation split) with the classes and keypoints that a predictor needs.
 
-    Without a predictor: with all of its classes. The other arguments as in `open_dataset`.
+    Without a predictor: with all of its classes, or as one class with `one_class`. The other arguments as in
+    `open_dataset`.
     """
     config = None if predictor is None else predictor.config
     return open_dataset(
@@ -75,10 +83,20 @@ def dataset_for(
         classes=None if predictor is None else predictor.classes,
         ignore_others=ignore_others,
         keypoints=config is not None and config.keypoint is not None,
-        one_class=config is not None and config.proposals_only,
+        one_class=one_class or (config is not None and config.proposals_only),
         annotations=annotations,
         strict=strict,
         allow_empty=allow_empty,
+    )
+
+
+def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:
+    """A warning if `split` was not given and the only one has the name of a training split."""
+    if split or not dataset.split.startswith("train"):
+        return ()
+    return (
+        f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
+        "nothing about other images. --split names another",
     )
 
 

@@ -42,12 +42,13 @@ class Evaluation:
     metrics: Metrics
     results: list[Result]
     failed: tuple[ImageResults, ...] = ()  # images that could not be read: they count as images without detections
+    limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all
     warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The content of metrics.json; nothing in it depends on the time or the computer."""
         content = self.metrics.to_dict()
-        return content | {"counts": {**content["counts"], "failed": len(self.failed)}}
+        return content | {"counts": {**content["counts"], "failed": len(self.failed)}, "limit": self.limit}
 
 
 def evaluate_dataset(
@@ -93,7 +94,7 @@ def evaluate_dataset(
         max_detections=max_detections,
     )
     warnings = plan.warnings + failure_warnings(failed, count)
-    return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings)
+    return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 
 
 def plan_for(predictor: Predictor, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None) -> Plan:

@@ -84,9 +84,10 @@ def _crowding_warning(dataset: Dataset, limit: int, max_detections: int) -> str 
     largest = int(per_class.max())
     has = "has" if too_many == 1 else "have"
     return (
-        f"{counted(too_many, 'image')} {has} more than {max_detections} objects of one class (up to {largest}), but "
-        f"only the best {max_detections} detections per image and class count, so that even perfect detections would "
-        f"miss some: `rcnn eval --max-detections {largest}` counts them all"
+        f"{counted(too_many, 'image')} {has} more than {counted(max_detections, 'object')} of one class (up to "
+        f"{largest}), but at most {counted(max_detections, 'detection')} per image and class "
+        f"{'counts' if max_detections == 1 else 'count'}, so even perfect detections would miss some. "
+        f"--max-detections {largest} counts them all"
     )
 
 

@@ -3,19 +3,66 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
+from rcnn.data.warnings import counted
 from rcnn.evaluation.evaluate import Evaluation, Result
+from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.metrics.coco import FIELDS, evaluate
 from rcnn.metrics.inputs import check_results, read_json
 from rcnn.models.config import COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA
+from rcnn.weights.checkpoint import CONFIG_FILE
 
 
-def read_results(path: Path) -> list[Result]:
-    """The results in a file: a JSON list, or one list per line (results.jsonl of an evaluation that was stopped)."""
+@dataclass(frozen=True, kw_only=True)
+class SavedResults:
+    """Results of an evaluation that were read again."""
+
+    results: list[Result]
+    kinds: tuple[str, ...] = ()  # of the files that `rcnn eval` wrote; empty: a file of somebody else
+    limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all, or unknown
+
+
+def is_results(path: Path) -> bool:
+    """Whether `path` has results rather than a checkpoint: a file, or the output folder of `rcnn eval`."""
+    return path.is_file() or (not (path / CONFIG_FILE).exists() and bool(_files_below(path)))
+
+
+def has_proposals(path: Path) -> bool:
+    """Whether the results are those of a region proposal network, which has no classes."""
+    names = [path.name] if path.is_file() else [file.name for file in _files_below(path)]
+    return RESULTS["proposals"] in names
+
+
+def read_results(path: Path) -> SavedResults:
+    """The results in a file, or in the output folder of `rcnn eval`.
+
+    A file has a JSON list, or one list per image and line (results.jsonl of an evaluation that was stopped).
+    """
+    files = [path] if path.is_file() else _files_below(path)
+    lists = [_read_file(file) for file in files]
+    kinds = tuple(kind for kind, name in RESULTS.items() if any(file.name == name for file in files))
+    merged = lists[0]
+    for file, more in zip(files[1:], lists[1:], strict=True):
+        if [_key(result) for result in more] != [_key(result) for result in merged]:
+            raise ValueError(f"{file} has other detections than {files[0]}; give one of the files")
+        merged = [one | other for one, other in zip(merged, more, strict=True)]
+    limit = files[0].read_bytes().count(b"\n") if files[0].suffix == ".jsonl" else _recorded_limit(files[0])
+    return SavedResults(results=merged, kinds=kinds, limit=limit)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """The results files in the output folder of `rcnn eval`: one per kind, or that of a stopped evaluation."""
+    whole = [folder / name for name in RESULTS.values() if (folder / name).is_file()]
+    return whole or [path for path in (folder / UNFINISHED,) if path.is_file()]
+
+
+def _read_file(path: Path) -> list[Result]:
     results = read_json(path)
     if isinstance(results, dict) and {"images", "annotations"} <= results.keys():
         raise ValueError(f"{path} has annotations, not results; give the data set with --data, and a checkpoint")
@@ -26,14 +73,37 @@ def read_results(path: Path) -> list[Result]:
     return results
 
 
-def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None) -> Evaluation:
-    """The metrics of saved results on the first `limit` images of `dataset` (0 = all).
+def _key(result: Any) -> Any:
+    return [result.get(name) for name in ("image_id", "category_id", "score")] if isinstance(result, dict) else result
 
+
+def _recorded_limit(path: Path) -> int:
+    """The number of images that metrics.json, beside the results that `rcnn eval` wrote, says; 0: all."""
+    if path.name not in RESULTS.values() or not (path.parent / METRICS_FILE).is_file():
+        return 0
+    metrics = read_json(path.parent / METRICS_FILE)
+    limit = metrics.get("limit") if isinstance(metrics, dict) else None
+    return limit if type(limit) is int and limit > 0 else 0
+
+
+def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None) -> Evaluation:
+    """The metrics of saved results on the first `limit` images of `dataset`.
+
+    `limit` 0: the images that were evaluated when the results were saved, as far as the files say, else all.
     All kinds that every result has a field for are computed: boxes, masks, keypoints.
     """
-    results, ground_truth = read_results(path), dataset.to_coco()
+    saved, ground_truth = read_results(path), dataset.to_coco()
+    results = saved.results
     check_results(ground_truth, results, str(dataset.annotation_file), f"{path}: result")
-    kinds = [kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind])]
+    warnings: tuple[str, ...] = ()
+    if not limit and 0 < saved.limit < len(dataset):
+        limit = saved.limit
+        warnings = (
+            f"{path} has results for the first {counted(limit, 'image')}, so only these are evaluated; --limit "
+            "evaluates others",
+        )
+    known = tuple(kind for kind in saved.kinds if _all_have(results, FIELDS[kind]))
+    kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind]))
     if not kinds:
         raise ValueError(f"{path}: no field is in all results; expected bbox, segmentation or keypoints")
     names: tuple[str, ...] = ()
@@ -55,7 +125,7 @@ def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detect
         keypoint_sigmas=sigmas,
         max_detections=max_detections,
     )
-    return Evaluation(metrics=metrics, results=results, warnings=plan.warnings)
+    return Evaluation(metrics=metrics, results=results, warnings=warnings + plan.warnings, limit=limit)
 
 
 def _all_have(results: Sequence[Result], field: str) -> bool:

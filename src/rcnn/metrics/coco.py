@@ -34,6 +34,7 @@ Number = float | None
 
 MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
+MAX_PROPOSALS = 1000  # per image, of a region proposal network
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 # kind -> the field of a result that it measures
@@ -50,11 +51,15 @@ class Metric(NamedTuple):
 
 
 def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
-    """Name -> definition of the metrics of `kind`; `max_detections` replaces COCO's limit (100, keypoints 20)."""
+    """Name -> definition of the metrics of `kind`.
+
+    `max_detections` replaces the limit (100, keypoints 20, proposals 1000); recalls at lower limits (AR1, AR10) stay.
+    """
     if kind == "proposals":
+        limit = max_detections or MAX_PROPOSALS
         sizes = {"s": "small", "m": "medium", "l": "large"}
-        recalls = {"AR100": Metric(False, None, "all", 100), "AR1000": Metric(False, None, "all", 1000)}
-        return recalls | {f"AR1000{letter}": Metric(False, None, size, 1000) for letter, size in sizes.items()}
+        recalls = {f"AR{count}": Metric(False, None, "all", count) for count in sorted({min(100, limit), limit})}
+        return recalls | {f"AR{limit}{letter}": Metric(False, None, size, limit) for letter, size in sizes.items()}
     if kind == "keypoints":
         limit = max_detections or MAX_KEYPOINT_DETECTIONS
         sizes = {"m": "medium", "l": "large"}
@@ -63,7 +68,8 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
     else:
         limit = max_detections or MAX_DETECTIONS
         sizes = {"s": "small", "m": "medium", "l": "large"}
-        recalls = {f"AR{count}": Metric(False, None, "all", count) for count in sorted({1, 10, 100, limit})}
+        counts = sorted({count for count in (1, 10, 100) if count < limit} | {limit})
+        recalls = {f"AR{count}": Metric(False, None, "all", count) for count in counts}
     precisions = {"AP": Metric(True, None, "all", limit)}
     precisions |= {"AP50": Metric(True, 0.5, "all", limit), "AP75": Metric(True, 0.75, "all", limit)}
     precisions |= {f"AP{letter}": Metric(True, None, size, limit) for letter, size in sizes.items()}
@@ -82,11 +88,17 @@ class Metrics:
     images: int  # evaluated, including those without detections or objects
     objects: dict[str, int]  # ground-truth objects of each class, without crowds
     detections: int  # results evaluated
+    max_detections: dict[str, int]  # per image and class that count, of each kind
 
     def to_dict(self) -> dict[str, Any]:
         """The content of metrics.json: one entry per kind, then `per_class` and `counts`."""
         counts = {"images": self.images, "detections": self.detections, "objects": self.objects}
-        return {**self.kinds, "per_class": self.per_class, "counts": counts}
+        return {
+            **self.kinds,
+            "per_class": self.per_class,
+            "counts": counts,
+            "max_detections": self.max_detections,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +134,7 @@ def evaluate(
     (APs, APm, APl) are the mask's for "segm" and the box's for "bbox", as if COCO read one results file per kind.
     All images are evaluated, or those of `image_ids`; results of other known images are not used.
     `keypoint_sigmas` are needed if objects have other keypoints than COCO's 17 of a person. `max_detections` replaces
-    COCO's limit of detections per image and class (100; keypoints 20).
+    COCO's limit of detections per image and class (100; keypoints 20; proposals 1000).
 
     Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
     mask of another size than its image, or ground truth without any outline or keypoints if those are evaluated.
@@ -156,7 +168,14 @@ def evaluate(
         if annotation["image_id"] in numbers and not crowd
     )
     objects = {name: count[category_id] for category_id, name in names.items()}
-    return Metrics(kinds=values, per_class=per_class, images=len(chosen), objects=objects, detections=len(kept))
+    return Metrics(
+        kinds=values,
+        per_class=per_class,
+        images=len(chosen),
+        objects=objects,
+        detections=len(kept),
+        max_detections={kind: max(m.limit for m in metrics_of(kind, max_detections).values()) for kind in kinds},
+    )
 
 
 def class_names(data: GroundTruth) -> dict[Id, str]:

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
+
+from rcnn.data.checks.run_lengths import readable_rles
+
 Id: TypeAlias = int | str
 Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result as JSON has it
 GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..], "categories": [..]}
@@ -85,8 +89,11 @@ def _check_result(result: Entry, name: str) -> None:
             raise ValueError(f"{name} has {field} {_excerpt(result[field])}; expected an id, a whole number or text")
     if not _finite(result["score"]):
         raise ValueError(f"{name} has score {_excerpt(result['score'])}; expected a finite number")
-    if "bbox" in result and not _numbers(result["bbox"], 4):
-        raise ValueError(f"{name} has bbox {_excerpt(result['bbox'])}; expected [x, y, width, height]")
+    if "bbox" in result and not (_numbers(result["bbox"], 4) and min(result["bbox"][2:]) >= 0):
+        raise ValueError(
+            f"{name} has bbox {_excerpt(result['bbox'])}; expected [x, y, width, height] with a width and height of "
+            "0 or more"
+        )
     if "keypoints" in result and not (_numbers(result["keypoints"]) and len(result["keypoints"]) % 3 == 0):
         raise ValueError(
             f"{name} has keypoints {_excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ..]"
@@ -99,15 +106,33 @@ def _check_result(result: Entry, name: str) -> None:
 
 
 def check_masks(data: GroundTruth, results: Sequence[Entry], source: str) -> None:
-    """Raise ValueError for a mask that is not of the size of its image: COCO's code would call its IoU 0."""
+    """Raise ValueError for a mask that is damaged or not of the size of its image: COCO's code would call its IoU 0."""
     sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
-    for row, result in enumerate(results):
-        mask, image_id = result.get("segmentation"), result["image_id"]
-        if isinstance(mask, dict) and list(mask["size"]) != (size := sizes.get(image_id, list(mask["size"]))):
+    masks = [(row, result["segmentation"]) for row, result in enumerate(results) if _is_rle(result)]
+    expected = [sizes.get(results[row]["image_id"], list(mask["size"])) for row, mask in masks]
+    readable = readable_rles([_as_text(mask) for _, mask in masks], np.array(expected, np.int64).reshape(-1, 2))
+    for (row, mask), size, found in zip(masks, expected, readable, strict=True):
+        if found is not None:
+            continue
+        name = f"result {row} (image {results[row]['image_id']!r})"
+        if list(mask["size"]) != size:
             raise ValueError(
-                f"result {row} (image {image_id!r}) has a mask of (height, width) {tuple(mask['size'])}, but {source} "
-                f"says {tuple(size)}; expected masks at the size of the original image"
+                f"{name} has a mask of (height, width) {tuple(mask['size'])}, but {source} says {tuple(size)}; "
+                "expected masks at the size of the original image"
             )
+        raise ValueError(
+            f"{name} has a mask with counts {_excerpt(mask['counts'])}; expected run lengths that add up to "
+            f"{size[0]} x {size[1]} pixels, or their compressed text"
+        )
+
+
+def _is_rle(result: Entry) -> bool:
+    return isinstance(result.get("segmentation"), dict)
+
+
+def _as_text(mask: Entry) -> Entry:
+    counts = mask["counts"]
+    return {**mask, "counts": counts.decode("ascii", "replace")} if isinstance(counts, bytes) else mask
 
 
 def _is_segmentation(value: Any) -> bool:

@@ -17,13 +17,11 @@ MEANINGS = {
     "AR": "recall, mean over IoU .50:.05:.95",
     "AR50": "recall at IoU .50",
     "AR75": "recall at IoU .75",
-    "AR1000s": "recall of 1000, small",
-    "AR1000m": "recall of 1000, medium",
-    "AR1000l": "recall of 1000, large",
     "ARs": "recall, small",
     "ARm": "recall, medium",
     "ARl": "recall, large",
 }
+SIZES = {"s": "small", "m": "medium", "l": "large"}
 _ONE_COLUMN = 16  # up to this number of classes: one column of classes, with AP50
 _GAP = 4  # characters between the columns of a table of many classes
 
@@ -46,8 +44,10 @@ def number(value: Number) -> str:
 def _meaning(name: str) -> str:
     if name in MEANINGS:
         return MEANINGS[name]
-    count = name.removeprefix("AR")  # AR1, AR10, AR100, or another limit of detections
-    return f"recall of the best {f'{count} detections' if count != '1' else 'detection'} per image"
+    count = name.removeprefix("AR").rstrip("".join(SIZES))  # AR1, AR10, AR1000s, or another limit of detections
+    size = SIZES.get(name[-1])
+    best = "detection" if count == "1" else f"{count} detections"
+    return f"recall of the best {best} per image{f', {size}' if size else ''}"
 
 
 def _overall(metrics: Metrics) -> list[str]:

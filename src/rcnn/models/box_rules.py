@@ -1,7 +1,7 @@
 """Decoding and clipping of boxes, and which pixels a box covers.
 
-All boxes of this library are half open: x2 is where the last pixel ends, width = x2 - x1. `BoxRules` is that rule.
-models/legacy/boxes.py has the rules of systems with other conventions; their boxes are stored half open, too.
+All boxes of this library are half open: x2 is the end of the last pixel, width = x2 - x1. `BoxRules` implements that.
+models/legacy/boxes.py has the rules of systems with other conventions; their boxes are also stored half open.
 
 Letters: B images, N boxes, J keypoints, m side of a keypoint map.
 """

@@ -21,9 +21,11 @@ from rcnn.models.config import (
     FBNetConfig,
     KeypointHeadConfig,
     LegacyConfig,
+    LegacyFCISConfig,
     LegacyRPNConfig,
     MaskHeadConfig,
     MobileNetConfig,
+    OwnBackboneConfig,
     PoolerConfig,
     ResNetConfig,
     RPNConfig,
@@ -41,36 +43,50 @@ from rcnn.models.heads.mask_targets import BitmapTargets, PolygonTargets
 from rcnn.models.heads.trunks import Convs, Res5, Trunk, build_box_trunk
 from rcnn.models.legacy.anchors import DetectronAnchors, TorchvisionAnchors
 from rcnn.models.legacy.boxes import build_box_rules
+from rcnn.models.legacy.fcis import LegacyFCISHead
 from rcnn.models.legacy.file_boxes import SubpixelBoxHead, scaled_file_sizes
 from rcnn.models.legacy.mask_targets import CutBitmapTargets
 from rcnn.models.legacy.pooling import AffinePooler, CropPooler, NormalizedPooler
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
+from rcnn.models.own import Factory, OwnModule, checked_backbone, checked_head, use_modules
 from rcnn.models.pooler import RegionPooler
 from rcnn.models.rpn import RPN
 from rcnn.models.validate import validate
 
 
-def build_detector(config: DetectorConfig) -> Detector:
-    """A detector of `config` with initial weights as in the papers; a ValueError says which settings contradict."""
+def build_detector(
+    config: DetectorConfig,
+    *,
+    backbone: OwnModule | None = None,
+    box_head: OwnModule | None = None,
+    mask_head: OwnModule | None = None,
+    keypoint_head: OwnModule | None = None,
+) -> Detector:
+    """A detector of `config` with initial weights as in the papers; a ValueError says which settings contradict.
+
+    The other arguments replace parts by the user's own (docs/models/own_modules.md): a module, or the function or class
+    that makes it. The detector's config names what makes them, so that a checkpoint can be loaded again.
+    """
+    given = {"backbone": backbone, "box_head": box_head, "mask_head": mask_head, "keypoint_head": keypoint_head}
+    config, own = use_modules(config, given)
     validate(config)
     require_pixels(config)
-    backbone = build_backbone(config.backbone)
-    fpn = build_pyramid(backbone, config)
-    maps = feature_maps(backbone, fpn, config)
+    trunk = build_backbone(config.backbone, own.get("backbone"))
+    fpn = build_pyramid(trunk, config)
+    maps = feature_maps(trunk, fpn, config)
     rules = build_box_rules(config.legacy.boxes)
-    heads = build_heads(config, backbone, maps, rules)
     return Detector(
         config=without_pretrained(config),
-        backbone=backbone,
+        backbone=trunk,
         fpn=fpn,
         rpn=build_rpn(config.rpn, maps, rules),
-        heads=heads,
+        heads=build_heads(config, trunk, maps, rules, own),
         rules=rules,
     )
 
 
 def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
-    """The region proposal network; that of an old system where `config.legacy` is not the plain rule."""
+    """The region proposal network, or its variant of an old system if `config.legacy` is not the default."""
     require_consistent(config, list(maps.rpn_strides))
     generators = {"plain": AnchorGenerator, "torchvision": TorchvisionAnchors, "detectron": DetectronAnchors}
     anchors = generators[config.legacy.anchors](config=config.anchors, strides=maps.rpn_strides, rules=rules)
@@ -80,19 +96,23 @@ def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
     return network(in_channels=maps.channels, anchors=anchors, config=config, rules=rules)
 
 
-def build_heads(config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules) -> Heads:
-    """The second stage."""
+def build_heads(
+    config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules, own: dict[str, Factory]
+) -> Heads:
+    """The second stage; `own` makes the user's heads."""
     if config.proposals_only:
         return Heads()
     if config.fcis is not None:
         return Heads(box=build_fcis_head(config, backbone, rules))
-    box = build_box_head(config, maps, rules)
+    made = {name: checked_head(factory, config, maps) for name, factory in own.items() if name != "backbone"}
+    box = made["box_head"] if "box_head" in made else build_box_head(config, maps, rules)
     shared = box.trunk if isinstance(box, BoxHead) and isinstance(box.trunk, Res5) else None
-    return Heads(
-        box=box,
-        mask=None if config.mask is None else build_mask_head(config, config.mask, maps, rules, shared),
-        keypoint=None if config.keypoint is None else build_keypoint_head(config, config.keypoint, maps, rules),
-    )
+    mask, keypoint = made.get("mask_head"), made.get("keypoint_head")
+    if mask is None and config.mask is not None:
+        mask = build_mask_head(config, config.mask, maps, rules, shared)
+    if keypoint is None and config.keypoint is not None:
+        keypoint = build_keypoint_head(config, config.keypoint, maps, rules)
+    return Heads(box=box, mask=mask, keypoint=keypoint)
 
 
 def build_pooler(config: PoolerConfig, legacy: LegacyConfig, maps: FeatureMaps, rules: BoxRules) -> RegionPooler:
@@ -181,7 +201,8 @@ def build_keypoint_head(
 def build_fcis_head(config: DetectorConfig, backbone: Backbone, rules: BoxRules) -> FCISHead:
     """FCIS's second stage, which reads c5."""
     assert config.fcis is not None
-    return FCISHead(
+    head = FCISHead if config.fcis.legacy == LegacyFCISConfig() else LegacyFCISHead
+    return head(
         in_channels=backbone.channels["c5"],
         stride=backbone.strides["c5"],
         num_classes=config.num_classes,
@@ -195,8 +216,8 @@ def fbnet_width(config: BackboneConfig) -> float:
     return config.width if isinstance(config, FBNetConfig) else 1.0
 
 
-def build_backbone(config: BackboneConfig) -> Backbone:
-    """The trunk of `config`: images to {"c2": ..., "c5"} or {"c4": ...}, or to {"p2": ..., "p6"} from a plain ViT."""
+def build_backbone(config: BackboneConfig, own: Factory | None = None) -> Backbone:
+    """The backbone of `config`: images -> {"c2": ..., "c5"}, {"c4": ...}, or {"p2": ..., "p6"} for a plain ViT."""
     match config:
         case ResNetConfig():
             return ResNet(config)
@@ -210,10 +231,13 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             return TimmNet(config)
         case ViTConfig():
             return ViT(config)
+        case OwnBackboneConfig():
+            assert own is not None
+            return checked_backbone(own)
 
 
 def without_pretrained(config: DetectorConfig) -> DetectorConfig:
-    """`config` with pretrained=False: the detector has those weights now, and a checkpoint brings its own."""
+    """`config` with pretrained=False: the detector has the weights now, and a checkpoint contains its own."""
     backbone = config.backbone
     if not isinstance(backbone, TimmConfig | ViTConfig) or not backbone.pretrained:
         return config
@@ -221,31 +245,33 @@ def without_pretrained(config: DetectorConfig) -> DetectorConfig:
 
 
 def require_pixels(config: DetectorConfig) -> None:
-    """A ValueError unless pixels come to timm's trained weights as these were trained: nothing else would show it."""
+    """Raise a ValueError if pixels are not normalized as for timm's weights; no other check would notice it."""
     backbone, given = config.backbone, config.input
     if not isinstance(backbone, TimmConfig | ViTConfig) or not backbone.pretrained:
         return
     statistics = pixel_statistics(backbone)
     if statistics is None:
-        raise ValueError(f"timm has no weights for {backbone.name}: set backbone.pretrained to false, or name others")
-    for name, value, wanted in zip(("mean", "std"), (given.pixel_mean, given.pixel_std), statistics, strict=True):
-        if given.channel_order != "rgb" or max(abs(a - b) for a, b in zip(value, wanted, strict=True)) > 0.1:
+        raise ValueError(
+            f"timm has no weights for {backbone.name}; set backbone.pretrained=false, or choose another backbone.name"
+        )
+    for name, value, expected in zip(("mean", "std"), (given.pixel_mean, given.pixel_std), statistics, strict=True):
+        if given.channel_order != "rgb" or max(abs(a - b) for a, b in zip(value, expected, strict=True)) > 0.1:
             raise ValueError(
-                f"timm's weights of {backbone.name} want RGB with input.pixel_{name}={[round(v, 3) for v in wanted]}; "
-                f"the input is {given.channel_order} with {list(value)}"
+                f"timm's weights of {backbone.name} were trained on RGB with input.pixel_{name}="
+                f"{[round(v, 3) for v in expected]}; got input.channel_order={given.channel_order} with {list(value)}"
             )
 
 
 def build_pyramid(backbone: Backbone, config: DetectorConfig) -> FPN | None:
-    """The pyramid over `backbone`, if `config` has one."""
+    """The FPN of `backbone`, if `config` has one."""
     if config.fpn is None:
         return None
     if isinstance(backbone, ViT):
-        raise ValueError("a plain ViT makes its own pyramid (Li et al. 2022): set fpn to None")
+        raise ValueError("a plain ViT builds its own pyramid (Li et al. 2022); set fpn=null")
     if isinstance(config.backbone, ResNetConfig) and backbone.strides.get("c5") == backbone.strides.get("c4"):
         raise ValueError(
-            "res5 keeps the stride of res4, and each level of a pyramid is half the one before: set fpn to None, or "
-            "backbone.res5_dilation to 1 and backbone.res5_stride to 2"
+            "res5 has the stride of res4, but each level of an FPN must have twice the stride of the one before; set "
+            "fpn=null, or backbone.res5_dilation=1 and backbone.res5_stride=2"
         )
     return FPN(in_channels=backbone.channels, config=config.fpn)
 
@@ -254,8 +280,8 @@ def build_pyramid(backbone: Backbone, config: DetectorConfig) -> FPN | None:
 class FeatureMaps:
     """The maps that the RPN and the heads read."""
 
-    rpn_strides: dict[str, int]  # pixels per cell of the maps that the RPN reads
-    pooled_strides: dict[str, int]  # ... of those that regions are pooled from
+    rpn_strides: dict[str, int]  # pixels per cell, of the maps that the RPN reads
+    pooled_strides: dict[str, int]  # ... of the maps that regions are pooled from
     channels: int  # of each map
 
 
@@ -274,14 +300,14 @@ def feature_maps(backbone: Backbone, fpn: FPN | None, config: DetectorConfig) ->
         strides = {f"p{number}": backbone.strides[f"c{number}"] for number in fpn.numbers}
         pooled: dict[str, int] = {}
         for name, stride in strides.items():
-            if stride not in pooled.values():  # of two maps with one stride torchvision's MobileNet reads the first
+            if stride not in pooled.values():  # torchvision's MobileNet: two maps of one stride; the first is used
                 pooled[name] = stride
         last = fpn.numbers[-1]
         strides |= {f"p{last + 1}": 2 * strides[f"p{last}"]}
         return FeatureMaps(rpn_strides=strides, pooled_strides=pooled, channels=fpn.channels)
     names = list(backbone.channels)
     last_name = names[-1]
-    if last_name.startswith("p"):  # the coarsest is for the largest anchors only
+    if last_name.startswith("p"):  # the coarsest map is for the largest anchors only
         pooled = {name: backbone.strides[name] for name in names[:-1]}
         return FeatureMaps(rpn_strides=backbone.strides, pooled_strides=pooled, channels=backbone.channels[last_name])
     strides = {last_name: backbone.strides[last_name]}

@@ -1,4 +1,4 @@
-"""How large a detector is, and how much it multiplies: counted on tensors without memory, in a fraction of a second."""
+"""Number of parameters and FLOPs of a detector, counted on meta tensors in a fraction of a second."""
 
 from __future__ import annotations
 
@@ -13,17 +13,16 @@ from rcnn.structures import ImageBatch
 
 
 class Cost(NamedTuple):
-    """What a detector costs."""
+    """Size and arithmetic of a detector."""
 
     parameters: int  # weights and biases; statistics and frozen scales of norms are not counted
-    flops: int  # of one image predicted at full capacity: a multiplication and its addition are two
+    flops: int  # of predicting one image at full capacity; one multiply-add counts as two
 
 
 def cost(config: DetectorConfig, height: int = 800, width: int = 1333) -> Cost:
     """The cost of a detector of `config`, for an input of `height` x `width` pixels before padding.
 
-    All proposals and detections that there is room for are counted, as for an image full of objects. Pooling, NMS and
-    pasting, which multiply little, are not.
+    The count assumes the maximum number of proposals and detections. Pooling, NMS and pasting are not counted.
     """
     divisor = max(1, config.input.divisor)
     shape = [-(-side // divisor) * divisor for side in (height, width)]

@@ -93,7 +93,7 @@ class Detector(nn.Module):
         boxes = self.rules.in_file(proposals.boxes, images.scales_or_one)
         return Detections(
             boxes=boxes * proposals.valid[..., None],
-            scores=proposals.scores.sigmoid() * proposals.valid,
+            scores=proposals.objectness.sigmoid() * proposals.valid,
             labels=torch.zeros_like(proposals.valid, dtype=torch.int64),
             valid=proposals.valid,
         )

@@ -1,4 +1,4 @@
-"""Feature pyramid network (Lin et al. 2017, figure 3): coarse maps are enlarged and added to finer ones."""
+"""Feature pyramid network (Lin et al. 2017, figure 3): coarse maps are upsampled and added to finer ones."""
 
 from __future__ import annotations
 

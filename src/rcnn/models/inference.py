@@ -1,4 +1,4 @@
-"""A detector made ready for prediction: norms folded, channels last, in the precision asked for."""
+"""Preparation of a detector for prediction: folded norms, channels_last layout, chosen precision."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def prepare_for_inference(detector: Detector, precision: Precision = "float32") -> Detector:
-    """A copy that computes the same detections (in bfloat16 nearly so) faster; it cannot be trained.
+    """A copy that computes the same detections faster (in bfloat16 approximately the same); it cannot be trained.
 
-    Boxes, scores and all that follows the last layers stay float32: only weights and feature maps change precision.
+    Only weights and feature maps change precision. The outputs of the last layers, boxes and scores stay float32.
     """
     detector = copy.deepcopy(detector).eval().requires_grad_(False)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
@@ -29,12 +29,12 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32") 
             fold_pairs(module)
     for module in detector.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            continue  # one that could not be folded takes both precisions, and its statistics want the finer
+            continue  # a norm that could not be folded: its statistics stay float32
         for name, weight in module.named_parameters(recurse=False):
             layout = torch.channels_last if weight.ndim == 4 else torch.preserve_format
             setattr(module, name, nn.Parameter(weight.to(dtype, memory_format=layout), requires_grad=False))
     for parts in (detector.backbone, *(layer for layer in detector.modules() if isinstance(layer, Conv2d))):
-        for module in parts.modules():  # masks of windows, frozen statistics; not the anchors, which stay exact
+        for module in parts.modules():  # window masks, frozen statistics; not the anchors, which stay float32
             if not isinstance(module, nn.modules.batchnorm._BatchNorm):
                 for name, buffer in module.named_buffers(recurse=False):
                     setattr(module, name, buffer.to(dtype) if buffer.is_floating_point() else buffer)
@@ -43,9 +43,9 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32") 
 
 @torch.no_grad()
 def fold_pairs(layers: nn.Sequential) -> None:
-    """Replace each convolution of `layers`, torchvision's, and the batch norm right after it by one convolution."""
+    """Fold each batch norm of `layers` (torchvision's backbones) into the convolution right before it."""
     for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
-        if type(conv) is nn.Conv2d and type(norm) in {nn.BatchNorm2d, FrozenBatchNorm2d}:  # no heirs, that may do more
+        if type(conv) is nn.Conv2d and type(norm) in {nn.BatchNorm2d, FrozenBatchNorm2d}:  # not subclasses
             scale, shift = affine_of(norm)
             bias = shift if conv.bias is None else shift + conv.bias * scale
             conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)

@@ -1,4 +1,4 @@
-"""The convolution of every network here: one that owns its norm, and can fold it away."""
+"""The convolution that all networks use: with its norm and ReLU. A norm with fixed statistics can be folded in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Padding = Literal["symmetric", "align", "tensorflow"]
 
 
 class AffineBatchNorm2d(FrozenBatchNorm2d):
-    """Batch norm of fixed statistics whose scale and shift are trained (tensorpack's FreezeBN)."""
+    """Batch norm with fixed statistics and trained scale and shift (tensorpack's FreezeBN)."""
 
     def __init__(self, channels: int, eps: float = 1e-5) -> None:
         super().__init__(channels, eps=eps)
@@ -29,9 +29,9 @@ class AffineBatchNorm2d(FrozenBatchNorm2d):
 
 
 class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """Batch norm of the batch over all processes; of one process, what `nn.BatchNorm2d` is.
+    """Batch norm over the batch of all processes; with one process, the same as `nn.BatchNorm2d`.
 
-    torch has this for accelerators only: on the CPU the sums are added up here, for several processes without a GPU.
+    torch implements it for accelerators only. On the CPU, `forward` adds up the sums of all processes.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of maps (B, C, H, W), at each place of its own."""
+    """Layer norm over the channels of maps (B, C, H, W), at each position."""
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -64,7 +64,7 @@ NormLayer = FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.GroupNorm
 
 
 def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: bool = False) -> NormLayer | None:
-    """The norm layer called `norm`, None for "none"; a ValueError where `channels` cannot be put into groups."""
+    """The norm layer called `norm`, None for "none"; a ValueError if `channels` cannot be divided into groups."""
     match norm:
         case "none":
             return None
@@ -77,37 +77,36 @@ def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: 
         case "gn":
             if channels % GROUPS:
                 raise ValueError(
-                    f"norm=gn makes {GROUPS} groups of the channels, and {channels} channels are no multiple of that: "
-                    "choose a width that is, or norm=bn"
+                    f"norm=gn needs a multiple of {GROUPS} channels, got {channels}; choose another width, or norm=bn"
                 )
             return nn.GroupNorm(GROUPS, channels, eps=eps)
         case "ln":
             return ChannelNorm(channels, eps=eps)
-    raise ValueError(f"no norm is called {norm!r}: want frozen_bn, bn, sync_bn, gn, ln or none")
+    raise ValueError(f"unknown norm {norm!r}; expected frozen_bn, bn, sync_bn, gn, ln or none")
 
 
 def is_fixed(norm: nn.Module | None) -> bool:
-    """Whether `norm` is one scale and one shift a channel, whatever its input: batch norm of fixed statistics."""
+    """Whether `norm` is a batch norm with fixed statistics: one scale and one shift per channel."""
     batch = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training
     return isinstance(norm, FrozenBatchNorm2d) or batch
 
 
 def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) that a batch norm with fixed statistics amounts to."""
+    """Scale and shift (C,) that a batch norm with fixed statistics applies."""
     if not isinstance(norm, FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm):
         raise ValueError(f"{type(norm).__name__} has no fixed statistics")
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
-        raise ValueError("a batch norm without running statistics amounts to no fixed scale and shift")
+        raise ValueError("a batch norm without running statistics has no fixed scale and shift")
     scale = norm.weight * (variance + norm.eps).rsqrt()
     return scale, norm.bias - mean * scale
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution, "same" padded, then its norm, then optionally ReLU (or ReLU, then the norm).
+    """A convolution with "same" padding, then its norm, then optionally ReLU (or ReLU, then the norm).
 
-    A norm of fixed statistics is multiplied into the kernel at each call: a few thousand multiplications in place of
-    two passes over the activations, which need not be kept for the backward pass either.
+    A norm with fixed statistics is multiplied into the kernel at each call. That saves two passes over the activations,
+    and memory for the backward pass.
     """
 
     def __init__(
@@ -119,13 +118,13 @@ class Conv2d(nn.Conv2d):
         stride: int = 1,
         dilation: int = 1,
         groups: int = 1,
-        bias: bool | None = None,  # None: exactly where there is no norm
+        bias: bool | None = None,  # None: True without a norm, False with one
         norm: Norm = "none",
         eps: float = 1e-5,
         trained_affine: bool = False,  # of frozen_bn
         relu: bool = False,
         norm_after_relu: bool = False,  # tensorpack's heads with group norm
-        padding: Padding = "symmetric",  # of strided convolutions; the other two give sides rounded down
+        padding: Padding = "symmetric",  # of strided convolutions; with the other two, sides are rounded down
     ) -> None:
         zeros = border(kernel, stride, padding)
         super().__init__(
@@ -161,13 +160,13 @@ class Conv2d(nn.Conv2d):
         return F.relu_(x) if self.relu else x
 
     def normed(self, x: Tensor, real: Tensor | None) -> Tensor:
-        """The norm of maps `x` (N, C, H, W); batch norm learns from those that are `real` (N,), or from all."""
+        """The norm of maps `x` (N, C, H, W); batch norm takes its statistics from the `real` ones (N,); None: all."""
         if isinstance(self.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and self.norm.training and real is not None:
             return norm_of_real(self.norm, x, real)
         return x if self.norm is None else self.norm(x)
 
     def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight and bias that compute convolution and norm, whose statistics are fixed, in one."""
+        """Weight and bias of one convolution that computes the convolution and its norm with fixed statistics."""
         if self.norm is None:
             raise ValueError("the convolution has no norm to fold")
         scale, shift = affine_of(self.norm)
@@ -177,9 +176,9 @@ class Conv2d(nn.Conv2d):
 
     @torch.no_grad()
     def fold_norm(self) -> None:
-        """Replace a norm with fixed statistics by the weight and bias that compute the same.
+        """Fold a norm with fixed statistics into weight and bias.
 
-        Group and layer norm, which depend on the image, stay, and so does a norm that follows the ReLU.
+        Group norm and layer norm depend on the input and are kept, as is a norm after the ReLU.
         """
         if self.norm is None or self.norm_after_relu or isinstance(self.norm, nn.GroupNorm | nn.LayerNorm):
             return
@@ -191,11 +190,11 @@ class Conv2d(nn.Conv2d):
 
 
 def border(kernel: int, stride: int, padding: Padding) -> tuple[int, int, int, int] | None:
-    """Zeros (left, right, top, bottom) for `F.pad` before what is strided; None: "same" padding, as PyTorch has it.
+    """Padding (left, right, top, bottom) for `F.pad` before a strided layer; None: PyTorch's symmetric padding.
 
-    "align" has one more on the left and at the top (3 and 2 for a 7x7, 1 and 0 for a 3x3), "tensorflow" on the right
-    and at the bottom. Either way n pixels become n // 2: a 1x1 kernel, which would make n / 2 rounded up of them, is
-    given an image without its last row and column (tensorpack's AlignPadding and TF_PAD_MODE).
+    "align" pads one more on the left and at the top (3 and 2 for a 7x7, 1 and 0 for a 3x3), "tensorflow" on the right
+    and at the bottom. With both, n pixels become n // 2. For a 1x1 kernel the last row and column are removed, since n
+    would become n / 2 rounded up otherwise (tensorpack's AlignPadding and TF_PAD_MODE).
     """
     if padding == "symmetric" or stride == 1:
         return None
@@ -208,12 +207,12 @@ def border(kernel: int, stride: int, padding: Padding) -> tuple[int, int, int, i
 
 
 def init_linear(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d, std: float) -> None:
-    """Weights normal with standard deviation `std`, biases zero: how the R-CNN papers begin their new layers."""
+    """Initialize weights from a normal distribution with standard deviation `std`, biases with zero (R-CNN papers)."""
     nn.init.normal_(layer.weight, std=std)
     zero_bias(layer)
 
 
 def zero_bias(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> None:
-    """Biases zero, where the layer has them."""
+    """Set biases to zero, if the layer has them."""
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -1,4 +1,4 @@
-"""Features of regions, each pooled from the level that fits its size (FPN: Lin et al. 2017, equation 1).
+"""Pooled features of regions, each from the level that fits its size (FPN: Lin et al. 2017, equation 1).
 
 Letters: B images, R regions, C channels, s side of the pooled map.
 """

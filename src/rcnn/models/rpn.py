@@ -116,7 +116,7 @@ class RPN(nn.Module):
         valid = self.large_enough(box, images) & rank.isfinite() & box.isfinite().all(-1)
         kept, valid = nms(box, rank, torch.cat(groups, 1), valid, self.config.proposals.nms_iou, post_nms)
         box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]
-        return Proposals(boxes=box, scores=rank.gather(1, kept).where(valid, 0.0), valid=valid)
+        return Proposals(boxes=box, objectness=rank.gather(1, kept).where(valid, 0.0), valid=valid)
 
     def candidates(self, levels: list[Level], images: ImageBatch) -> list[Level]:
         """The levels, with a rank of -inf for anchors that cannot become proposals."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
-MOST = 4  # suggestions in one message
+MAX_SUGGESTIONS = 4  # suggestions in one message
 
-# What other frameworks and papers call a setting -> the last word of ours.
+# Name of a setting in other frameworks and papers -> last word of the setting here.
 SYNONYMS: dict[str, tuple[str, ...]] = {
     "learning_rate": ("lr",),
     "base_lr": ("lr",),
@@ -86,17 +86,17 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 def near_settings(path: str, known: Sequence[str]) -> list[str]:
-    """Up to MOST of the `known` settings (`rpn.proposals.nms_iou`, ...) that `path` may stand for, best first.
+    """Up to MAX_SUGGESTIONS `known` settings (`rpn.proposals.nms_iou`, ...) that `path` may stand for, best first.
 
     The last word decides: settings that end in it or in a synonym of it; where there are none, settings of the same
     part whose last word is spelt alike, then those of other parts. Comparing whole paths would let the part's name
     outweigh the word (`train.learning_rate` would be near `train.padding`).
     """
-    wanted = path.lower().replace("-", "_")
-    part, _, word = wanted.rpartition(".")
+    given = path.lower().replace("-", "_")
+    part, _, word = given.rpartition(".")
 
     def likeness(candidate: str) -> float:
-        return difflib.SequenceMatcher(None, wanted, candidate).ratio()
+        return difflib.SequenceMatcher(None, given, candidate).ratio()
 
     def spelt_like(names: Sequence[str], cutoff: float) -> list[str]:
         words = difflib.get_close_matches(word, list(dict.fromkeys(map(_last, names))), n=2, cutoff=cutoff)
@@ -106,12 +106,12 @@ def near_settings(path: str, known: Sequence[str]) -> list[str]:
     same = sorted((name for name in known if _last(name) in words), key=likeness, reverse=True)
     in_part = [name for name in same if part and name.startswith(f"{part}.")]
     if same:
-        return (in_part or same)[:MOST]
+        return (in_part or same)[:MAX_SUGGESTIONS]
     siblings = [name for name in known if name.rpartition(".")[0] == part]
-    joined = [name for name in known if name.replace(".", "_") == wanted]
+    joined = [name for name in known if name.replace(".", "_") == given]
     near = [*joined, *spelt_like(siblings, 0.6), *spelt_like(known, 0.75)]
-    near += difflib.get_close_matches(wanted, known, n=2, cutoff=0.8)
-    return list(dict.fromkeys(near))[:MOST]
+    near += difflib.get_close_matches(given, known, n=2, cutoff=0.8)
+    return list(dict.fromkeys(near))[:MAX_SUGGESTIONS]
 
 
 def _last(path: str) -> str:

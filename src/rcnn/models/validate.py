@@ -1,15 +1,18 @@
-"""Configs that cannot be, each with the reason. What one part alone refuses it says itself."""
+"""Checks of a whole config: combinations that are not defined, each with the reason. Parts check their own settings."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import reduce
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 
-# counts and sides of which nothing can be built when they are 0; a part that is None is passed over
+# counts and sizes that must be 1 or more; parts that are None are skipped
 AT_LEAST_ONE = {
     "input": ("min_size", "max_size"),
+    "backbone": ("channels", "depth", "groups", "image_size", "stem_width", "width_per_group", "widths", "window"),
     "fpn": ("channels",),
     "rpn.sampling": ("batch_size",),
     "rpn.proposals": ("pre_nms_train", "pre_nms", "post_nms_train", "post_nms"),
@@ -24,17 +27,27 @@ AT_LEAST_ONE = {
     "fcis": ("width", "groups", "roi_size", "max_detections"),
     "fcis.sampling": ("batch_size",),
 }
+MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "box.selection.min_size", "input.pixel_mean")
 BETWEEN_0_AND_1 = {
-    "rpn.proposals": ("nms_iou",),
-    "box.selection": ("nms_iou",),
+    "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "rpn.proposals": ("nms_iou", "score_threshold"),
+    "box": ("score_threshold",),
+    "box.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "box.selection": ("nms_iou", "soft_nms_threshold"),
     "mask": ("vote_iou",),
-    "fcis": ("nms_iou", "vote_iou"),
+    "fcis": ("mask_threshold", "nms_iou", "vote_iou", "score_threshold"),
+    "fcis.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
 }
 
 
 def validate(config: DetectorConfig) -> None:
-    """Raise a ValueError where parts of `config` cannot go together: what they are, why, and what to do."""
+    """Raise a ValueError if settings of `config` contradict each other; it says which, why, and what to do."""
     _require_numbers(config)
+    if config.input.max_size < config.input.min_size:
+        raise ValueError(
+            f"input.min_size={config.input.min_size} is larger than input.max_size={config.input.max_size}, the limit "
+            f"of the longer side; set input.max_size to {config.input.min_size} or more"
+        )
     if config.proposals_only:
         _require_beside_proposals(config)
     _require_heads(config)
@@ -43,6 +56,7 @@ def validate(config: DetectorConfig) -> None:
             f"legacy.boxes={config.legacy.boxes} comes from systems without a cascade and is not defined for one; set "
             "legacy.boxes=half_open or cascade=null"
         )
+    _require_own_heads(config)
     if config.cascade is not None:
         _require_cascade(config)
     if config.fcis is not None:
@@ -57,21 +71,40 @@ def _require_numbers(config: DetectorConfig) -> None:
                 continue
             settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
             for name in names if settings is not None else ():
-                value = getattr(settings, name)
-                if not least <= value <= most:
+                value = getattr(settings, name, None)  # a backbone has the settings of its kind
+                if any(not least <= number <= most for _, number in _numbers(value)):
                     expected = "1 or more" if least else "0 to 1"
                     raise ValueError(f"{part}.{name} is {value}; expected {expected}")
+    for path, value in _numbers(config):
+        if value < 0 and path not in MAY_BE_NEGATIVE:
+            raise ValueError(f"{path} is {value}; expected 0 or more")
+
+
+def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in a config, part or setting, each with its path; those of a list have the path of the list."""
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int | float):
+        yield path, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item, path)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _numbers(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
 
 
 def _require_beside_proposals(config: DetectorConfig) -> None:
     for name in ("mask", "cascade", "keypoint"):
         if getattr(config, name) is not None:
             raise ValueError(
-                f"proposals_only builds the RPN alone, and a {name} head needs the second stage: use {name}=null, or "
-                "proposals_only=false"
+                f"proposals_only=true builds the RPN alone, but a {name} head needs the second stage; set {name}=null "
+                "or proposals_only=false"
             )
     if config.num_classes != 1:
-        raise ValueError(f"proposals_only finds objects of whatever class: num_classes={config.num_classes}, wanted 1")
+        raise ValueError(
+            f"num_classes is {config.num_classes}; expected 1 with proposals_only=true, which has no classes"
+        )
 
 
 def _require_heads(config: DetectorConfig) -> None:
@@ -80,8 +113,8 @@ def _require_heads(config: DetectorConfig) -> None:
         raise ValueError(f"num_classes is {config.num_classes}; expected 1 or more, without background")
     if box.class_weights and len(box.class_weights) != config.num_classes + 1:
         raise ValueError(
-            f"box.class_weights has {len(box.class_weights)} numbers for {config.num_classes} classes; wanted "
-            f"{config.num_classes + 1}, one for each class in order and the last for background"
+            f"box.class_weights has {len(box.class_weights)} numbers for {config.num_classes} classes; expected "
+            f"{config.num_classes + 1}, one per class and the last for background"
         )
     sampling, selection = box.sampling, box.selection
     if not 0 <= sampling.min_negative_iou <= sampling.positive_iou:
@@ -92,18 +125,28 @@ def _require_heads(config: DetectorConfig) -> None:
     if selection.nms == "soft_gaussian" and selection.soft_nms_sigma <= 0:
         raise ValueError(f"box.selection.soft_nms_sigma is {selection.soft_nms_sigma}; expected a number above 0")
     if mask is not None and mask.trunk == "res5" and box.trunk != "res5":
-        raise ValueError(f"mask.trunk=res5 shares the box head's res5; box.trunk is {box.trunk}: use mask.trunk=convs")
+        raise ValueError(
+            f"mask.trunk=res5 shares res5 of the box head, but box.trunk is {box.trunk}; set mask.trunk=convs"
+        )
     resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
     if box.trunk == "res5" and resnet is not None and config.fpn is not None:
         raise ValueError(
-            "box.trunk=res5 continues a ResNet from res4, and a pyramid gives maps of its own: use box.trunk=fc, "
+            "box.trunk=res5 continues a ResNet from res4, but with an FPN the heads read its maps; set box.trunk=fc, "
             "or fpn=null and backbone.stages=[2, 3, 4]"
         )
     if box.trunk == "res5" and resnet is not None and 5 in resnet.stages:
         raise ValueError(
-            "box.trunk=res5 continues a ResNet from res4, and this backbone has its own res5 before it: use "
+            "box.trunk=res5 continues a ResNet from res4, but this backbone already has res5; set "
             "backbone.stages=[2, 3, 4], or box.trunk=fc"
         )
+
+
+def _require_own_heads(config: DetectorConfig) -> None:
+    own = [name for name in ("box", "mask", "keypoint") if getattr(getattr(config, name), "factory", "")]
+    for name in ("proposals_only", "fcis", "cascade"):
+        if own and getattr(config, name):
+            fix = "proposals_only=false" if name == "proposals_only" else f"{name}=null"
+            raise ValueError(f"{own[0]}.factory makes a head of its own, which {name} does not use: set {fix}")
 
 
 def _require_cascade(config: DetectorConfig) -> None:
@@ -113,27 +156,28 @@ def _require_cascade(config: DetectorConfig) -> None:
     lists = {"ious": cascade.ious, "delta_weights": cascade.delta_weights, "loss_weights": cascade.loss_weights}
     lengths = {name: len(values) for name, values in lists.items()}
     if len(set(lengths.values())) != 1 or not cascade.ious:
-        told = ", ".join(f"cascade.{name} has {length}" for name, length in lengths.items())
-        raise ValueError(f"{told}: wanted one of each for every stage")
+        found = ", ".join(f"cascade.{name} has {length}" for name, length in lengths.items())
+        raise ValueError(f"{found}; expected the same number in each list, one entry per stage")
     if box.trunk == "res5":
         raise ValueError(
-            "a cascade has a whole head for each stage, and box.trunk=res5 (C4) is one network that the box and "
-            "mask heads share: use fpn={}, backbone.stages=[2, 3, 4, 5] and box.trunk=fc"
+            "a cascade has one head per stage, but box.trunk=res5 (C4) is one network that the box and mask heads "
+            "share; set fpn={}, backbone.stages=[2, 3, 4, 5] and box.trunk=fc"
         )
     if box.trunk == "fbnet":
-        raise ValueError("a cascade of D2Go's light heads exists nowhere: use box.trunk=fc")
+        raise ValueError("a cascade with box.trunk=fbnet is not supported; set box.trunk=fc")
 
 
 def _require_beside_fcis(config: DetectorConfig) -> None:
     for name in ("mask", "cascade", "keypoint"):
         if getattr(config, name) is not None:
             raise ValueError(
-                f"FCIS finds boxes, classes and masks from maps of its own, and a {name} head has no place beside it: "
-                f"use {name}=null, or fcis=null"
+                f"FCIS predicts boxes, classes and masks itself and cannot be combined with a {name} head; set "
+                f"{name}=null or fcis=null"
             )
     if config.fpn is not None:
-        raise ValueError(
-            "FCIS reads c4 and c5 of the backbone, and a pyramid gives maps of its own in their place: use fpn=null"
-        )
+        raise ValueError("FCIS reads c4 and c5 of the backbone and cannot be combined with an FPN; set fpn=null")
     if config.proposals_only:
-        raise ValueError("proposals_only builds the RPN alone, and fcis a second stage: use one of the two")
+        raise ValueError(
+            "proposals_only=true builds the RPN alone, and FCIS has a second stage; set fcis=null or "
+            "proposals_only=false"
+        )

@@ -15,12 +15,12 @@ def smooth_l1(input: Tensor, target: Tensor, beta: float) -> Tensor:
     return torch.where(difference < beta, 0.5 * difference**2 / beta, difference - 0.5 * beta)
 
 
-def focal_loss(scores: Tensor, labels: Tensor, gamma: float) -> Tensor:
+def focal_loss(logits: Tensor, labels: Tensor, gamma: float) -> Tensor:
     """Cross-entropy (N,) of logits (N, K) and labels (N,), times (1 - p)^gamma, p the probability of the label.
 
     Focal loss: well-classified examples get a low weight (Lin et al. 2017b, equation 4, there for a sigmoid).
     With gamma 0 it is cross-entropy.
     """
-    loss = F.cross_entropy(scores.float(), labels, reduction="none")
+    loss = F.cross_entropy(logits.float(), labels, reduction="none")
     # -expm1 instead of 1 - exp: where p rounds to 1, the gradient of the power is 0 * infinity for gamma < 1
     return (-torch.expm1(-loss)).clamp(min=torch.finfo(loss.dtype).tiny) ** gamma * loss

@@ -113,13 +113,13 @@ class Proposals(_Batch):
     """Regions that may contain an object, P rows for each of B images."""
 
     boxes: Tensor  # (B, P, 4) float32 xyxy
-    scores: Tensor  # (B, P) float32 objectness logits, highest first
+    objectness: Tensor  # (B, P) float32 logits, highest first
     valid: Tensor  # (B, P) bool, a prefix of each row
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
             raise ValueError(f"boxes have shape {tuple(self.boxes.shape)}; expected (B, P, 4)")
-        self._check_rows(("scores", "valid"), self.boxes.shape[:2])
+        self._check_rows(("objectness", "valid"), self.boxes.shape[:2])
 
 
 @dataclass(frozen=True, kw_only=True)

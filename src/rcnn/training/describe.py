@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from rcnn.data import Dataset
 from rcnn.data.skeletons import describe_flip
 from rcnn.data.warnings import counted
-from rcnn.models import MODELS
+from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict
 from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.plan import RunPlan
+from rcnn.training.settings import PREFIX
+from rcnn.training.starting import starts_fresh
 
 SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
 
@@ -36,9 +38,9 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
 
 
 def describe_plan(plan: RunPlan) -> Iterator[str]:
-    """The whole plan, one value per line; values that were not given have their reason in brackets."""
+    """The whole plan, one value per line with its reason in brackets."""
     yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings)
-    kind = "a named model, random weights" if plan.started_from in MODELS else "a checkpoint"
+    kind = "random weights" if starts_fresh(plan.started_from) else "a checkpoint"
     validation = "none" if plan.validation is None else _data(plan.validation)
     rows = {
         "model": f"{plan.started_from} ({kind})",
@@ -52,10 +54,12 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     }
     if plan.resumes:
         rows["resume"] = f"from {plan.output}/last"
-    rows |= {f"train.{key}": str(value) for key, value in config_to_dict(plan.settings).items()}
+    rows |= {setting.path: str(setting.default) for setting in describe(plan.config)}
+    rows |= {PREFIX + setting.path: str(setting.default) for setting in describe(plan.settings)}
+    width = max(map(len, rows))
     for name, value in rows.items():
         reason = plan.reasons.get(name)
-        yield f"{name:<24} {value}" + (f"   ({reason})" if reason else "")
+        yield f"{name:<{width}} {value or 'not set'}" + (f"   ({reason})" if reason else "")
     yield _learning_rate(plan)
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
@@ -68,7 +72,10 @@ def _data(dataset: Dataset) -> str:
 
 
 def _validation(plan: RunPlan) -> str:
-    return "never evaluated" if plan.validation is None else f"evaluated on {_data(plan.validation)}"
+    if plan.validation is None:
+        reason = plan.reasons.get("val-split", "--val-split none")
+        return f"never evaluated, so without best/ ({reason}; --val-split names a split to evaluate on)"
+    return f"evaluated on {_data(plan.validation)}"
 
 
 def _learning_rate(plan: RunPlan) -> str:

@@ -11,12 +11,15 @@ from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 
-def load(path: str | Path) -> Detector:
+def load(path: str | Path, *, allow: str | Sequence[str] = ()) -> Detector:
     """The detector of a checkpoint or run folder (its best), on the CPU and in evaluation mode.
+
+    `allow`: the user's code that it may run, for a detector with a module that is not of rcnn, e.g.
+    "my_backbone.py:make_backbone"; without it, such a checkpoint is refused with a ValueError that names the code.
 
     Its class names are in `rcnn.load_checkpoint(path).classes`. `rcnn.Predictor(path)` is what predicts on images.
     """
-    return load_detector(path)[0].eval()
+    return load_detector(path, allow=allow)[0].eval()
 
 
 def convert(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcnn.models.own import own_factories
 from rcnn.outputs import OutputFolder
-from rcnn.weights.checkpoint import Checkpoint, load_checkpoint
+from rcnn.weights.checkpoint import Checkpoint, read_checkpoint
 from rcnn.weights.listing import counted, first_names
 from rcnn.weights.setting_texts import setting_values
 from rcnn.weights.systems.known import EXPORTS, convert
@@ -37,7 +38,9 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
     beside = output.with_suffix(".yaml")
     names = [output.name, *([beside.name] if export.settings is not None else [])]
     with OutputFolder(output.parent) as folder, folder.writing_together(*names) as new:
-        checkpoint = load_checkpoint(checkpoint_folder)
+        checkpoint = read_checkpoint(checkpoint_folder)
+        if own := own_factories(checkpoint.config):
+            raise ValueError(f"{checkpoint_folder} has {', '.join(own)}; only modules of rcnn can be exported")
         if checkpoint.kind != "detector":
             raise ValueError(f"{checkpoint_folder} contains only a backbone; only detectors can be exported")
         theirs = export.state(checkpoint.state, checkpoint.config)

@@ -73,7 +73,7 @@ def test_three_images_with_the_right_objects(cases: Path, case: str, split: str,
 )
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_sets_without_objects_are_refused(cases: Path, case: str, reason: str, split: str) -> None:
-    with pytest.raises(ValueError, match=f"instances_{split}.json: 3 images and no object to train on") as error:
+    with pytest.raises(ValueError, match=f"instances_{split}.json: 3 images and no objects to train") as error:
         open_dataset(cases / case / "data", split)
     assert reason in str(error.value)
     assert open_dataset(cases / case / "data", split, allow_empty=True).objects_to_learn == 0
@@ -121,7 +121,7 @@ def test_objects_without_outline_keep_their_boxes(cases: Path, form: str) -> Non
 
 
 def test_two_ticks_are_named(cases: Path) -> None:
-    with pytest.raises(ValueError, match="no object to train on") as error:
+    with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(cases / "35-via-forms" / "checkbox", "train")
     assert "2 boxes of its class attribute 'type' ticked (cat, dog), expected one (region 0 of im0.png)" in str(
         error.value

@@ -266,7 +266,7 @@ def test_objects_of_other_classes_are_left_out_with_a_warning(tmp_path: Path) ->
     assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_others=True).warnings == ()
     with pytest.raises(ValueError, match="refused by --strict"):
         open_dataset(tmp_path, "val", ["Kite", "cup"], strict=True)
-    with pytest.raises(ValueError, match="no object to train on") as error:
+    with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(tmp_path, "val", ["boat"])
     assert "2 objects of 2 classes that are not among the 1 of the model (boat)" in str(error.value)
 

@@ -263,7 +263,7 @@ def test_a_placeholder_category_is_no_class(tmp_path: Path) -> None:
 @pytest.mark.parametrize("crowds", [0, 1, 2])
 def test_a_set_without_objects_is_refused(tmp_path: Path, crowds: int) -> None:
     write_coco(tmp_path, coco_tables([annotation(n, iscrowd=1) for n in range(crowds)]))
-    with pytest.raises(ValueError, match=r"instances_val\.json: 2 images and no object to train on") as error:
+    with pytest.raises(ValueError, match=r"instances_val\.json: 2 images and no objects to train") as error:
         open_dataset(tmp_path, "val")
     assert (("its 1 object is a crowd" in str(error.value)), "its 2 objects are crowds" in str(error.value)) == (
         crowds == 1,
@@ -274,7 +274,7 @@ def test_a_set_without_objects_is_refused(tmp_path: Path, crowds: int) -> None:
 
 def test_the_reason_for_a_set_without_objects_is_given(tmp_path: Path) -> None:
     write_coco(tmp_path, coco_tables([annotation(1, bbox=[1, 2, -3, 4], segmentation=None)]))
-    with pytest.raises(ValueError, match="no object to train on") as error:
+    with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(tmp_path, "val")
     assert "1 annotation has a bbox that is not 4 finite numbers" in str(error.value)
 

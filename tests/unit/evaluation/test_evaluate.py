@@ -16,7 +16,7 @@ from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_ground_truth, example_of
 from rcnn.evaluation.folder import UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
-from rcnn.evaluation.results import evaluate_results
+from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
 from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
@@ -151,7 +151,7 @@ def test_results_are_on_disk_as_they_come(predictor: Predictor, data: Path, tmp_
             progress=lambda name, total: Bar(),  # type: ignore[arg-type, return-value]
         )  # fmt: skip
     assert lengths == [1, 2]
-    saved = evaluate_results(out / UNFINISHED, dataset, limit=2)
+    saved = evaluate_results(out / UNFINISHED, dataset)  # of the two images in the file
     assert saved.metrics == evaluate_dataset(predictor, dataset, limit=2).metrics
     run_evaluation(predictor, dataset, out, options=EvaluationOptions(pictures=1), title="t", details={}, log=print)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
@@ -167,6 +167,40 @@ def test_files_of_the_user_are_not_overwritten(predictor: Predictor, data: Path,
             options=EvaluationOptions(), title="t", details={}, log=print,
         )  # fmt: skip
     assert (tmp_path / "out" / "metrics.json").read_text() == "mine"
+
+
+def test_results_of_a_few_images_are_scored_on_these(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    dataset, out = open_dataset(data, "val", CLASSES), tmp_path / "out"
+    options = EvaluationOptions(pictures=0, limit=2)
+    done = run_evaluation(predictor, dataset, out, options=options, title="t", details={}, log=print)
+    again = evaluate_results(out / "results_segm.json", dataset)
+    assert again.metrics.kinds["segm"] == done.metrics.kinds["segm"]
+    assert (again.metrics.images, again.limit) == (2, 2)
+    assert "results for the first 2 images" in again.warnings[0]
+    assert evaluate_results(out / "results_segm.json", dataset, limit=3).metrics.images == 3
+
+
+def test_the_folder_of_an_evaluation_is_scored_again(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    dataset, out = open_dataset(data, "val", CLASSES), tmp_path / "out"
+    options = EvaluationOptions(pictures=0, max_detections=7)
+    done = run_evaluation(predictor, dataset, out, options=options, title="t", details={}, log=print)
+    assert is_results(out)
+    assert not has_proposals(out)
+    again = evaluate_results(out, dataset, max_detections=7)
+    assert again.metrics == done.metrics
+    written = json.loads((out / "metrics.json").read_text())
+    assert (written["max_detections"], written["limit"]) == ({"bbox": 7, "segm": 7}, 0)
+    assert [name for name in written["bbox"] if name.startswith("AR")] == ["AR1", "AR7", "ARs", "ARm", "ARl"]
+    (out / "results_bbox.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"results_segm\.json has other detections than .*results_bbox\.json"):
+        evaluate_results(out, dataset)
+
+
+def test_the_only_split_may_be_the_training_set(predictor: Predictor, data: Path) -> None:
+    (data / "annotations" / "instances_val.json").unlink()
+    [warning, *_] = evaluate(predictor, data).warnings
+    assert "instances_train.json is the only split: if the model was trained on these images" in warning
+    assert not any("only split" in warning for warning in evaluate(predictor, data, split="train").warnings)
 
 
 def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_path: Path) -> None:
@@ -195,6 +229,18 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
             r"image_id 9, which .*instances_val",
         ),
         ("[" * 100_000, r"mine\.json is not JSON"),
+        (
+            '[{"image_id": 1, "category_id": 10, "score": 1, "bbox": [1, 2, 3, -4]}]',
+            r"mine\.json: result 0 \(image 1\) has bbox .*; expected .* a width and height of 0 or more",
+        ),
+        (
+            '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": "!!"}}]',
+            r"result 0 \(image 1\) has a mask with counts '!!'; expected run lengths that add up to 64 x 96 pixels",
+        ),
+        (
+            '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": [9, 9]}}]',
+            r"has a mask with counts \[9, 9\]; expected run lengths",
+        ),
     ],
 )
 def test_a_file_without_results_is_refused(content: str, message: str, data: Path, tmp_path: Path) -> None:
@@ -214,7 +260,7 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
     dataset = open_dataset(data, "val", CLASSES)
     [warning] = plan_evaluation(("bbox", "segm"), dataset).warnings
     assert warning.startswith("1 image has more than 100 objects of one class (up to 150)")
-    assert warning.endswith("`rcnn eval --max-detections 150` counts them all")
+    assert warning.endswith("--max-detections 150 counts them all")
     assert plan_evaluation(("bbox", "segm"), dataset, max_detections=150).warnings == ()
     assert settings_for(predictor, 150) == [f"{path}=150" for path in [_limit_path(predictor)]]
     assert settings_for(predictor, 50) == settings_for(predictor, None) == []

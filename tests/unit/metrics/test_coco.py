@@ -201,12 +201,13 @@ def test_metrics_json_has_the_form_that_scripts_read(tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(small_truth(square(1, 20))))
     written = json.loads(json.dumps(evaluate(truth, [found(1, 20, 0.5)]).to_dict()))
-    assert list(written) == ["bbox", "segm", "per_class", "counts"]
+    assert list(written) == ["bbox", "segm", "per_class", "counts", "max_detections"]
     assert list(written["bbox"]) == list(METRICS["bbox"])
     assert written["segm"]["AP50"] == pytest.approx(1)
     assert written["bbox"]["APm"] is None
     assert written["per_class"]["square"]["segm"]["AP"] == pytest.approx(1)
     assert written["counts"] == {"images": 2, "detections": 1, "objects": {"square": 1}}
+    assert written["max_detections"] == {"bbox": 100, "segm": 100}
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ def metrics_of(classes: dict[str, tuple[float | None, float]]) -> Metrics:
     overall = {kind: dict.fromkeys(measured.kinds[kind], 0.25) | {"AP50": 0.5, "APl": None} for kind in measured.kinds}
     by_class = {n: {kind: {"AP": ap, "AP50": ap50} for kind in overall} for n, (ap, ap50) in classes.items()}
     objects = dict.fromkeys(classes, 1234)
-    return Metrics(kinds=overall, per_class=by_class, images=9, objects=objects, detections=4321)
+    return Metrics(kinds=overall, per_class=by_class, images=9, objects=objects, detections=4321, max_detections={})
 
 
 def test_the_whole_table_of_two_classes() -> None:

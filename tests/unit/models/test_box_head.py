@@ -41,7 +41,7 @@ def head_of(config: BoxHeadConfig, classes: int = 3, channels: int = 8) -> BoxHe
 
 def proposals_of(boxes: Tensor) -> Proposals:
     valid = torch.ones(boxes.shape[:2], dtype=torch.bool)
-    return Proposals(boxes=boxes, scores=torch.zeros(boxes.shape[:2]), valid=valid)
+    return Proposals(boxes=boxes, objectness=torch.zeros(boxes.shape[:2]), valid=valid)
 
 
 def targets_of(boxes: Tensor, labels: Tensor, counts: list[int]) -> Targets:

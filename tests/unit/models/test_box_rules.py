@@ -142,7 +142,7 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     valid = torch.ones(1, 30, dtype=torch.bool)
     detections = head.predict(
         {},
-        Proposals(boxes=tensor(proposals)[None], scores=torch.zeros(1, 30), valid=valid),
+        Proposals(boxes=tensor(proposals)[None], objectness=torch.zeros(1, 30), valid=valid),
         images_of(torch.tensor([[round(height * scale), round(width * scale)]]), torch.tensor([scale])),
     )
 
@@ -222,9 +222,9 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
         points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
         raw_points = INCLUSIVE.raw_keypoints(points, torch.tensor([scale]))
         box = INCLUSIVE.raw(tensor(np.array([raw]))[None])
-        learnt, counts = keypoint_places(raw_points, box, 56)
+        cell_index, counts = keypoint_places(raw_points, box, 56)
         assert bool(counts.all())
-        assert int(learnt) == cell[1] * 56 + cell[0] == 30 * 56 + 12
+        assert int(cell_index) == cell[1] * 56 + cell[0] == 30 * 56 + 12
 
 
 def test_masks_are_pasted_by_the_boxes_that_the_system_writes() -> None:

@@ -46,7 +46,7 @@ def inputs(seed: int = 1) -> tuple[dict[str, Tensor], Proposals, ImageBatch]:
     features = {f"p{n}": torch.randn(2, 48, 128 // 2**n, 128 // 2**n, generator=generator) for n in (2, 3, 4, 5)}
     boxes = random_boxes(2, 25, seed=seed, extent=80, smallest=8)
     valid = torch.arange(25) < torch.tensor([[25], [18]])
-    proposals = Proposals(boxes=boxes * valid[..., None], scores=torch.zeros(2, 25), valid=valid)
+    proposals = Proposals(boxes=boxes * valid[..., None], objectness=torch.zeros(2, 25), valid=valid)
     return features, proposals, images_of(torch.tensor(SIZES))
 
 
@@ -105,7 +105,7 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
     targets = random_targets(SIZES, [4, 2], num_classes=3, seed=3)
     near = targets.boxes[:, :4].repeat(1, 4, 1) + torch.randn(2, 16, 4, generator=torch.Generator().manual_seed(0)) * 3
     boxes = torch.cat([near * targets.valid[:, :4].repeat(1, 4)[..., None], proposals.boxes[:, :9]], 1)
-    proposals = Proposals(boxes=boxes, scores=torch.zeros(2, 25), valid=(boxes[..., 2:] > boxes[..., :2]).all(-1))
+    proposals = Proposals(boxes=boxes, objectness=torch.zeros(2, 25), valid=(boxes[..., 2:] > boxes[..., :2]).all(-1))
     head = detector.box_head
     assert isinstance(head, CascadeHead)
     for stage in head.heads():
@@ -269,12 +269,12 @@ def test_the_published_networks_have_their_tensors() -> None:
 
 def test_cascades_that_cannot_be_say_why() -> None:
     config = tiny()
-    with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*for every stage"):
+    with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*per stage"):
         build_detector(replace(config, cascade=CascadeConfig(ious=(0.5, 0.6))))
     c4 = model_config("mask_rcnn_r50_c4")
-    with pytest.raises(ValueError, match=r"a whole head for each stage, and box\.trunk=res5 \(C4\)"):
+    with pytest.raises(ValueError, match=r"one head per stage, but box\.trunk=res5 \(C4\)"):
         build_detector(replace(c4, cascade=CascadeConfig()))
-    with pytest.raises(ValueError, match=r"box\.class_weights has 2 numbers for 3 classes; wanted 4"):
+    with pytest.raises(ValueError, match=r"box\.class_weights has 2 numbers for 3 classes; expected 4"):
         build_detector(tiny(None, "class_weights=[1, 2]"))
-    with pytest.raises(ValueError, match=r"norm=gn makes 32 groups.* 40 channels"):
+    with pytest.raises(ValueError, match=r"norm=gn needs a multiple of 32 channels, got 40"):
         build_detector(tiny(None, "convs=1", "conv_width=40", "norm=gn"))

@@ -171,7 +171,7 @@ def test_no_proposals_still_train() -> None:
     sizes = [(64, 64)]
     losses = detector.losses(random_images(sizes), random_targets(sizes, [2], 5), SEED)
     sum(losses.values()).backward()
-    assert losses["mask"].item() > 0  # the true boxes themselves are regions
+    assert losses["mask"].item() > 0  # the ground-truth boxes are regions, too
 
 
 @pytest.mark.parametrize("config", [tiny_fpn(), tiny_c4()], ids=lambda c: c.name)

@@ -107,7 +107,7 @@ def test_ohem_takes_the_hardest_of_all() -> None:
         head.config, ohem=False, sampling=replace(FCIS_SAMPLING, batch_size=1000, positive_fraction=1.0)
     )
     regions, _ = head.losses(features, proposals, images, targets, torch.tensor(0))
-    pooled = head.pool(head.score(features), regions.boxes, regions.valid)
+    pooled = head.pool(head.position_maps(features), regions.boxes, regions.valid)
     masks, _ = head.mask_losses(pooled.pairs, regions, images, targets)
     moved = head.box_losses(pooled.deltas, regions, targets)
     wanted = torch.zeros(3)
@@ -184,9 +184,9 @@ def test_masks_are_of_the_likeliest_class_and_classes_of_the_larger_map() -> Non
     assert isinstance(head, FCISHead)
     features = {"c5": torch.randn(1, 32, 6, 7, generator=torch.Generator().manual_seed(0))}
     boxes, valid = torch.tensor([[[5.0, 8, 70, 90], [30, 20, 60, 60]]]), torch.ones(1, 2, dtype=torch.bool)
-    maps = head.score(features)
+    maps = head.position_maps(features)
     pooled = head.pool(maps, boxes, valid)
-    scores, masks, _ = head.read(maps, boxes, valid)
+    scores, masks, _ = head.predict_regions(maps, boxes, valid)
     for place in range(2):
         pairs = pooled.pairs[0, place].numpy()  # (K + 1, 2, s, s)
         logits = np.array([np.maximum(pair[0], pair[1]).mean() for pair in pairs])
@@ -248,7 +248,7 @@ def test_scales_are_not_cut() -> None:
     assert isinstance(head, FCISHead)
     maps = torch.zeros(1, 2 * (CLASSES + 1) * 49, 8, 8), torch.zeros(1, 4 * 49, 8, 8)
     maps[1].unflatten(1, (4, 49))[:, 2] = np.log(100) * 2  # dw, whose weight is 2
-    moved = head.read(maps, torch.tensor([[[40.0, 40, 48, 60]]]), torch.ones(1, 1, dtype=torch.bool))[2]
+    moved = head.predict_regions(maps, torch.tensor([[[40.0, 40, 48, 60]]]), torch.ones(1, 1, dtype=torch.bool))[2]
     torch.testing.assert_close(moved, torch.tensor([[[44.0 - 400, 40, 44 + 400, 60]]]))
 
 
@@ -318,16 +318,16 @@ def test_it_fits_two_images() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"mask": MaskHeadConfig()}, "mask head has no place"),
-        ({"cascade": CascadeConfig()}, "cascade head has no place"),
-        ({"keypoint": KeypointHeadConfig()}, "keypoint head has no place"),
+        ({"mask": MaskHeadConfig()}, "combined with a mask head"),
+        ({"cascade": CascadeConfig()}, "combined with a cascade head"),
+        ({"keypoint": KeypointHeadConfig()}, "combined with a keypoint head"),
         ({"fpn": FPNConfig()}, "fpn=null"),
         ({"proposals_only": True}, "proposals_only"),
         ({"backbone": FBNetConfig()}, "reads c4 and c5"),
-        ({"fcis": FCISConfig(roi_size=20)}, "wanted a multiple"),
+        ({"fcis": FCISConfig(roi_size=20)}, "to a multiple of fcis.groups"),
     ],
 )
-def test_what_cannot_be_says_why(change: dict[str, object], words: str) -> None:
+def test_invalid_settings_are_refused(change: dict[str, object], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         build_detector(replace(tiny(), **change))
 

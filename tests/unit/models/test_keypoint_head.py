@@ -45,7 +45,7 @@ def persons(counts: list[int], joints: int = 17, seed: int = 0) -> Targets:
 
 
 def regions_of(targets: Targets) -> Regions:
-    """The true boxes moved a little, and as many that are background."""
+    """The ground-truth boxes, moved slightly, and as many background boxes."""
     boxes = torch.cat([targets.boxes + torch.tensor([-2.0, -3, 4, 1]), targets.boxes], 1)
     count = targets.valid.shape[1]
     matched = torch.arange(count).repeat(2).expand(len(boxes), -1)

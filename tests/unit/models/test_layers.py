@@ -114,9 +114,9 @@ def test_trained_scale_and_shift_of_fixed_statistics_have_gradients_and_the_same
 
 
 def test_channels_that_make_no_32_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"32 groups.*48 channels"):
+    with pytest.raises(ValueError, match=r"multiple of 32 channels, got 48"):
         build_norm("gn", 48)
-    with pytest.raises(ValueError, match="16 channels"):
+    with pytest.raises(ValueError, match="got 16"):
         build_norm("gn", 16)
 
 

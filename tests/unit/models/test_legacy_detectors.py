@@ -129,7 +129,7 @@ def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:
     detections = detector.predict(batch)
     proposals = detector.rpn.predict(detector.features(batch), batch)
     assert torch.equal(detections.boxes, proposals.boxes)
-    torch.testing.assert_close(detections.scores[proposals.valid], proposals.scores[proposals.valid].sigmoid())
+    torch.testing.assert_close(detections.scores[proposals.valid], proposals.objectness[proposals.valid].sigmoid())
     assert detections.labels.eq(0).all()
     targets = random_targets(IMAGES, [3, 1], num_classes=1, seed=2)
     assert set(detector.losses(batch, targets, torch.tensor(5))) == {"rpn_objectness", "rpn_box"}
@@ -139,14 +139,14 @@ def test_proposals_are_detections_of_one_class_scored_by_probability() -> None:
     ("changes", "message"),
     [
         ({"proposals_only": True}, "mask head needs the second stage"),
-        ({"proposals_only": True, "mask": None}, "num_classes=3, wanted 1"),
+        ({"proposals_only": True, "mask": None}, "num_classes is 3; expected 1"),
         (
             {"legacy": LegacyConfig(boxes="inclusive"), "cascade": model_config("cascade_rcnn_r50_fpn").cascade},
             "without a cascade",
         ),
     ],
 )
-def test_what_cannot_be_says_why(changes: dict[str, Any], message: str) -> None:
+def test_contradictory_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_detector(replace(tiny(), **changes))
 

@@ -1,4 +1,4 @@
-"""A region proposal network alone, learnt from several classes and measured by recall: pycocotools without classes."""
+"""An RPN alone, trained on several classes and evaluated by recall, as pycocotools does without classes."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def test_places_to_spare_do_not_change_what_heads_with_batch_norm_learn(name: st
     )
     images = random_images([(96, 128)], seed=1)
     answers = []
-    for places in (3, 70):  # for true objects; regions are as many as they and the 12 proposals
+    for places in (3, 70):  # ground-truth objects; with the 12 proposals they are the regions
         targets = random_targets([(96, 128)], [3], num_classes=3, capacity=3, seed=2)
         targets = targets._map(lambda value: F.pad(value, (0, 0) * (value.ndim - 2) + (0, places - 3)))  # noqa: B023
         torch.manual_seed(0)

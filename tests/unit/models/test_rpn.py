@@ -127,7 +127,7 @@ def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
     logits = [network.objectness(network.convs(features[n])).permute(0, 2, 3, 1).reshape(2, -1, 2) for n in STRIDES]
     wanted = torch.cat([logit[..., 1].topk(40 if logit.shape[1] > 40 else logit.shape[1])[0] for logit in logits], 1)
     for image in range(2):
-        found = proposals.scores[image][proposals.valid[image]]
+        found = proposals.objectness[image][proposals.valid[image]]
         assert set(found.tolist()) <= set(wanted[image].tolist())
     plain = rpn("legacy.objectness=softmax", "proposals.nms_iou=1.0").predict(features, images_of(SIZES))
     assert not torch.equal(plain.boxes, proposals.boxes)

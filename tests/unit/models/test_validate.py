@@ -1,4 +1,4 @@
-"""Configs that cannot be: each is refused before anything is built, and the words say what to do."""
+"""Contradictory configs: refused before anything is built, with a message that says what to do."""
 
 from __future__ import annotations
 
@@ -11,26 +11,30 @@ from rcnn.models.overrides import override
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        ("mask_rcnn_r50_c4", ["cascade={}"], r"a whole head for each stage, .*\(C4\).* use fpn=\{\}"),
-        ("mask_rcnn_fbnetv3a_c4", ["cascade={}"], r"a cascade of D2Go's light heads exists nowhere"),
+        ("mask_rcnn_r50_c4", ["cascade={}"], r"one head per stage, .*\(C4\).* set fpn=\{\}"),
+        ("mask_rcnn_fbnetv3a_c4", ["cascade={}"], r"a cascade with box.trunk=fbnet is not supported"),
         ("mask_rcnn_compact", ["cascade={ious: [0.5]}"], r"cascade\.ious has 1, cascade\.delta_weights has 3"),
-        ("cascade_mask_rcnn_compact", ["cascade.loss_weights=[]"], r"cascade\.loss_weights has 0: wanted one of each"),
+        (
+            "cascade_mask_rcnn_compact",
+            ["cascade.loss_weights=[]"],
+            r"cascade\.loss_weights has 0; expected the same number",
+        ),
         (
             "cascade_mask_rcnn_compact",
             ["legacy.boxes=inclusive"],
             r"legacy\.boxes=inclusive comes from systems without a cascade",
         ),
-        ("fcis_compact", ["mask={}"], r"a mask head has no place beside it: use mask=null, or fcis=null"),
-        ("fcis_compact", ["cascade={}"], r"a cascade head has no place beside it"),
-        ("fcis_compact", ["keypoint={}"], r"a keypoint head has no place beside it"),
-        ("mask_rcnn_r50_fpn", ["mask.trunk=res5"], r"shares the box head's res5; box\.trunk is fc"),
+        ("fcis_compact", ["mask={}"], r"cannot be combined with a mask head; set mask=null or fcis=null"),
+        ("fcis_compact", ["cascade={}"], r"cannot be combined with a cascade head"),
+        ("fcis_compact", ["keypoint={}"], r"cannot be combined with a keypoint head"),
+        ("mask_rcnn_r50_fpn", ["mask.trunk=res5"], r"shares res5 of the box head, but box\.trunk is fc"),
         (
             "mask_rcnn_r50_fpn",
             ["box.trunk=res5"],
-            r"continues a ResNet from res4, and a pyramid gives maps of its own",
+            r"continues a ResNet from res4, but with an FPN",
         ),
-        ("mask_rcnn_r50_c4", ["backbone.stages=[2, 3, 4, 5]"], r"this backbone has its own res5 before it"),
-        ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; wanted 7, .*background"),
+        ("mask_rcnn_r50_c4", ["backbone.stages=[2, 3, 4, 5]"], r"this backbone already has res5"),
+        ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; expected 7, .*background"),
         ("mask_rcnn_compact", ["box.sampling.min_negative_iou=0.6"], r"min_negative_iou=0\.6 and positive_iou=0\.5"),
         (
             "mask_rcnn_compact",
@@ -40,10 +44,18 @@ from rcnn.models.overrides import override
         ("mask_rcnn_compact", ["fpn.channels=0"], r"fpn\.channels is 0; expected 1 or more"),
         ("mask_rcnn_compact", ["mask.pooler.size=0"], r"mask\.pooler\.size is 0; expected 1 or more"),
         ("mask_rcnn_compact", ["box.selection.nms_iou=-3"], r"box\.selection\.nms_iou is -3\.0; expected 0 to 1"),
+        ("mask_rcnn_compact", ["box.score_threshold=2"], r"box\.score_threshold is 2\.0; expected 0 to 1"),
+        ("mask_rcnn_compact", ["rpn.sampling.positive_fraction=1.5"], r"positive_fraction is 1\.5; expected 0 to 1"),
+        ("fcis_compact", ["fcis.score_threshold=50"], r"fcis\.score_threshold is 50\.0; expected 0 to 1"),
+        (
+            "mask_rcnn_compact",
+            ["input.min_size=2000"],
+            r"input\.min_size=2000 is larger than input\.max_size=.*; set input\.max_size to 2000 or more",
+        ),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
     ],
 )
-def test_what_cannot_be_says_why(name: str, changes: list[str], words: str) -> None:
+def test_contradictory_settings_are_refused(name: str, changes: list[str], words: str) -> None:
     config = override(model_config(name), changes)
     with pytest.raises(ValueError, match=words):
         build_detector(config)

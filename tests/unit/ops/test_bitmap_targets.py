@@ -1,4 +1,4 @@
-"""True masks cut out of bitmaps the older systems' ways, cell by cell; and against ROIAlign where the two agree."""
+"""Mask targets from bitmaps as in older systems: against slow loops, and against RoIAlign where both agree."""
 
 from __future__ import annotations
 

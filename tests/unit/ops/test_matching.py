@@ -1,4 +1,4 @@
-"""Matching boxes to true objects: against torchvision's Matcher, and by hand."""
+"""Matching of boxes to ground truth, against torchvision's Matcher and values computed by hand."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ METRICS = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.1, "AP50": 0.2}, "
 
 
 def after_each_step(folder: Path, steps: int) -> list[dict[str, Tensor]]:
-    """Weights after so many steps of the same run, from runs of each length: no average has a hand in them."""
+    """Weights after each number of steps, from runs of that length without EMA."""
     found = []
     for count in range(1, steps + 1):
         detector = tiny()

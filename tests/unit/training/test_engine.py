@@ -170,7 +170,7 @@ def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path, at: int) -> No
     train(whole, stream, settings, tmp_path / "whole")
     with pytest.raises(ValueError, match=r"photo\.jpg is cut off"):
         train(tiny(), broken, settings, tmp_path / "broken")
-    assert (tmp_path / "broken" / "last").exists() == (at > 0)  # nothing learnt, nothing that stands in the way
+    assert (tmp_path / "broken" / "last").exists() == (at > 0)  # without a finished step, no file is written
     train(again, stream, settings, tmp_path / "broken", resume=at > 0)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
 

@@ -217,7 +217,9 @@ def test_a_plan_gives_reasons_and_writes_nothing(
     assert main_status == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "split 5 images with 10 objects (train) (its name starts with 'train')" in lines
-    assert "train.lr 0.04" in lines
+    assert "train.lr 0.04 (given)" in lines
+    assert "train.best not set (default)" in lines
+    assert "box.selection.max_detections 100" in lines
     assert "train.steps 1000 (default)" in lines
     assert "nothing was written (--dry-run)" in lines
     assert not list(tmp_path.iterdir())
@@ -228,6 +230,19 @@ def rcnn(*words: object) -> int:
     with pytest.raises(SystemExit) as caught:
         main([str(word) for word in words])
     return caught.value.code if isinstance(caught.value.code, int) else 0
+
+
+def test_settings_that_cannot_work_are_refused_in_the_plan(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", "--dry-run"]
+    assert rcnn(*words, "box.score_threshold=2") == 2
+    assert "box.score_threshold is 2.0; expected 0 to 1" in capsys.readouterr().err
+    assert rcnn(*words, "train.steps=5", "--resume") == 0
+    lines = capsys.readouterr().out
+    assert "warning: train.warmup_steps=100 is not less than train.steps=5" in lines
+    assert f"warning: {tmp_path / 'run'} has no checkpoint to resume from: this is a new run" in lines
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("option", ["--split", "--val-split", "--output", "--data", "--device"])

@@ -1,4 +1,4 @@
-"""Settings and schedule of training: rates worked out by hand; errors name the key, what was wanted and the nearest."""
+"""Settings and schedule of training: rates computed by hand; errors name the key, the expected value, and near keys."""
 
 from __future__ import annotations
 

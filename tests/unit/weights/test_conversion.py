@@ -136,7 +136,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def test_only_a_checkpoint_that_rcnn_wrote_is_replaced(tmp_path: Path) -> None:
     torch.save({"model": state()}, tmp_path / "model.pth")
-    torch.save({"model": state() | {"roi_heads.box_predictor.cls_score.bias": torch.ones(4)}}, tmp_path / "other.pth")
+    torch.save({"model": state() | {"roi_heads.box_predictor.cls_score.bias": torch.zeros(4)}}, tmp_path / "other.pth")
     out = tmp_path / "out"
     out.mkdir()
     (out / "notes.txt").write_text("mine")

@@ -1,4 +1,4 @@
-"""What all backbones have in common: maps with names, channels and strides, and parts that stay as they are."""
+"""Base class of the backbones: named feature maps with channels and strides, and parts that are not trained."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """Images (B, 3, H, W) -> {"c2": (B, C2, H/4, W/4), ...}, or {"p2": ...} from one that is a pyramid itself."""
+    """Images (B, 3, H, W) -> {"c2": (B, C2, H/4, W/4), ...}, or {"p2": ...} if the backbone builds its own pyramid."""
 
-    channels: dict[str, int]  # of each map, from the finest on
-    strides: dict[str, int]  # pixels of the image from one cell to the next
+    channels: dict[str, int]  # of each map, finest first
+    strides: dict[str, int]  # pixels of the image per cell
     frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, parts: Iterable[nn.Module]) -> None:
-        """Train neither weights nor norms of `parts`: batch norms in them use their stored statistics from now on."""
+        """Stop training the weights of `parts`; their batch norms use the stored statistics from now on."""
         self.frozen = tuple(parts)
         for part in self.frozen:
             part.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Backbone:
-        """As `nn.Module.train`, but for what is frozen, which stays in evaluation mode."""
+        """As `nn.Module.train`, except that frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in self.frozen:
             part.eval()

@@ -1,4 +1,4 @@
-"""A small residual network for training from scratch in minutes: basic blocks (He et al. 2016), two a stage."""
+"""A small residual network for training from scratch in minutes: two basic blocks per stage (He et al. 2016)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ class BasicBlock(nn.Module):
 
 
 class CompactNet(Backbone):
-    """Images (B, 3, H, W) -> {"c2": (B, widths[0], H/4, W/4), ..., "c5": (B, widths[3], H/32, W/32)}, or c5 of H/16."""
+    """Images (B, 3, H, W) -> {"c2": (B, widths[0], H/4, W/4), ..., "c5": (B, widths[3], H/32, W/32)}.
+
+    With res5_stride=1, c5 has a stride of 16.
+    """
 
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()

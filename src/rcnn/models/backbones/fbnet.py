@@ -1,6 +1,7 @@
-"""FBNetV3A (Dai et al. 2021) as D2Go's detectors use it: inverted residual blocks, in the trunk and in every head.
+"""FBNetV3A (Dai et al. 2021) as D2Go's detectors use it: inverted residual blocks in the trunk and in every head.
 
-The norms of these networks are folded into their convolutions, which therefore have biases. All sizes are tables here.
+The norms of these networks are folded into their convolutions, so the convolutions have biases. The tables below give
+all sizes.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ TRUNK_CHANNELS = 112
 
 
 class Block(NamedTuple):
-    """One row of a table. A block adds its input where it changes neither stride nor channels, unless it upsamples."""
+    """One row of a table. A block with stride 1 and equal channels adds its input, unless it upsamples."""
 
-    expansion: int  # channels inside, times the channels coming in; 0: no widening convolution at all
-    out: int  # channels coming out
+    expansion: int  # channels inside the block, as a multiple of its input channels; 0: no expanding convolution
+    out: int  # output channels
     kernel: int  # side of the depthwise kernel
     stride: int = 1
-    upsample: bool = False  # the map is doubled before the depthwise convolution
+    upsample: bool = False  # upsample by 2 before the depthwise convolution
 
 
 TRUNK = (
@@ -59,12 +60,12 @@ class FBNetBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.residual, self.upsample = residual, upsample
-        # the trunk's first block does not widen
+        # the first block of the trunk does not expand
         self.pw = Conv2d(in_channels, mid_channels, 1, relu=True) if mid_channels else None
         wide = mid_channels or in_channels
         self.dw = Conv2d(wide, wide, kernel, stride=stride, groups=wide)
         self.pwl = Conv2d(wide, out_channels, 1)
-        # no norm will mend a wrong scale: keep the variance through the block, and add little of it to a residual
+        # without norms the initial weights must keep the variance, and the residual branch must start small
         for conv in (self.dw, self.pwl):
             nn.init.kaiming_normal_(conv.weight, mode="fan_in", nonlinearity="linear")
         if self.pw is not None:
@@ -81,12 +82,12 @@ class FBNetBlock(nn.Module):
 
 
 def scaled(channels: int, width: float) -> int:
-    """`channels` times `width`, to the nearest multiple of 8 (D2Go's rule)."""
+    """`channels` times `width`, rounded to the nearest multiple of 8 (D2Go's rule)."""
     return max(8, int(channels * width + 4) // 8 * 8)
 
 
 def build_blocks(table: tuple[Block, ...], in_channels: int, width: float = 1.0) -> nn.Sequential:
-    """The blocks of a table, one after another; `in_channels` is as the table would have it, before `width`."""
+    """The blocks of a table in a row; `in_channels` is the number before it is multiplied by `width`."""
     blocks = []
     in_channels = scaled(in_channels, width)
     for row in table:
@@ -119,7 +120,7 @@ class FBNetTrunk(Backbone):
         self.channels = {"c4": scaled(TRUNK_CHANNELS, config.width)}
         self.strides = {"c4": self.stride}
         if config.frozen_blocks:
-            self.stem.requires_grad_(False)  # a trained stem under frozen blocks would only harm them
+            self.stem.requires_grad_(False)  # training a stem below frozen blocks would only harm them
             self.blocks[: config.frozen_blocks].requires_grad_(False)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -127,7 +128,7 @@ class FBNetTrunk(Backbone):
 
 
 class RegionBlocks(nn.Sequential):
-    """Blocks over regions (N, 112, s, s); `channels` come out."""
+    """Blocks over regions (N, 112, s, s), with `channels` output channels."""
 
     def __init__(self, table: tuple[Block, ...], *, width: float, pooled: bool) -> None:
         super().__init__(*build_blocks(table, TRUNK_CHANNELS, width))
@@ -135,12 +136,12 @@ class RegionBlocks(nn.Sequential):
         self.pooled = pooled
 
     def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
-        x = super().forward(input)  # whose norms are folded: it matters to none which regions are real
+        x = super().forward(input)  # the norms are folded, so padded regions have no effect on the others
         return x.mean((2, 3)) if self.pooled else x
 
 
 def rpn_blocks(in_channels: int) -> nn.Sequential:
-    """What stands before the RPN's two outputs: (B, C, H, W) -> (B, C, H, W)."""
+    """The layers before the two outputs of the RPN: (B, C, H, W) -> (B, C, H, W)."""
     return build_blocks(RPN, TRUNK_CHANNELS, in_channels / TRUNK_CHANNELS)
 
 
@@ -150,7 +151,7 @@ def box_blocks(width: float) -> RegionBlocks:
 
 
 def mask_blocks(width: float) -> RegionBlocks:
-    """The mask head's features: regions (N, 112, 14, 14) -> (N, 64, 28, 28), by way of 7 x 7."""
+    """The mask head's features: regions (N, 112, 14, 14) -> (N, 64, 28, 28), with 7 x 7 in between."""
     return RegionBlocks(MASK, width=width, pooled=False)
 
 
@@ -160,6 +161,6 @@ def keypoint_blocks(width: float) -> RegionBlocks:
 
 
 def keypoint_logits(width: float, keypoints: int) -> FBNetBlock:
-    """The keypoint head's last block, which doubles the map: (N, 64, 28, 28) -> (N, J, 56, 56)."""
+    """The last block of the keypoint head, which upsamples the map by 2: (N, 64, 28, 28) -> (N, J, 56, 56)."""
     channels = scaled(MASK[-1].out, width)
     return FBNetBlock(channels, 3 * channels, keypoints, kernel=3, upsample=True)

@@ -1,4 +1,4 @@
-"""MobileNetV3-Large (Howard et al. 2019) by torchvision's own layers, cut where torchvision's detectors cut it."""
+"""MobileNetV3-Large (Howard et al. 2019) from torchvision's layers, with the maps of torchvision's detectors."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from rcnn.models.config import MobileNetConfig
 
 # layers that begin a stage: the stem, each that halves the map, and the last 1x1 convolution
 STAGES = (0, 2, 4, 7, 13, 16)
-MAPS = {"c4": (13, 160), "c5": (16, 960)}  # name: layer it comes out of, and its channels
+MAPS = {"c4": (13, 160), "c5": (16, 960)}  # name: index of the layer that outputs it, and its channels
 
 
 class MobileNet(Backbone):
     """Images (B, 3, H, W) -> {"c4": (B, 160, H/32, W/32), "c5": (B, 960, H/32, W/32)}.
 
-    The maps are those of torchvision's Faster R-CNN, which takes what comes out of the last layer that halves the map,
-    not what goes in: so both have a stride of 32. Names below `features` are torchvision's.
+    The maps are those of torchvision's Faster R-CNN. It uses the output of the last layer with stride 2, not its input,
+    so both maps have stride 32. The parameter names below `features` are torchvision's.
     """
 
     def __init__(self, config: MobileNetConfig) -> None:
@@ -32,9 +32,9 @@ class MobileNet(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
-        wanted = {layer: name for name, (layer, _) in MAPS.items()}
+        names = {layer: name for name, (layer, _) in MAPS.items()}
         for number, layer in enumerate(self.features):
             x = layer(x)
-            if number in wanted:
-                maps[wanted[number]] = x
+            if number in names:
+                maps[names[number]] = x
         return maps

@@ -15,7 +15,7 @@ BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks of
 
 
 class ConvOptions(TypedDict):
-    """What all convolutions of one network have in common."""
+    """Options that all convolutions of a network share."""
 
     norm: Norm
     eps: float
@@ -24,7 +24,7 @@ class ConvOptions(TypedDict):
 
 
 def conv_options(config: ResNetConfig) -> ConvOptions:
-    """The part of `config` that its convolutions see."""
+    """The part of `config` that concerns its convolutions."""
     return {
         "norm": config.norm,
         "eps": config.norm_eps,
@@ -46,7 +46,7 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         if self.border is not None:
-            x = F.pad(x, self.border)  # zeros, which no maximum of what a ReLU gives will choose wrongly
+            x = F.pad(x, self.border)  # after a ReLU, zeros cannot change a maximum
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=self.padding, ceil_mode=self.ceil)
 
 
@@ -67,12 +67,12 @@ class Bottleneck(nn.Module):
             width, width, 3, stride=second, dilation=dilation, groups=config.groups, relu=True, **options
         )
         self.conv3 = Conv2d(width, out_channels, 1, **options)
-        self._begin_as_identity(config.norm)
+        self._init_as_identity(config.norm)
 
-    def _begin_as_identity(self, norm: Norm) -> None:
-        """A block begins as its shortcut alone (Goyal et al. 2017; Wu and He 2018, section 4.1; tensorpack).
+    def _init_as_identity(self, norm: Norm) -> None:
+        """Initialize the block to its shortcut alone (Goyal et al. 2017; Wu and He 2018, section 4.1).
 
-        Not with frozen norms: their scales come from a file, and without one they would stay 0.
+        Frozen norms are not changed: their scales come from a checkpoint, and without one they would stay 0.
         """
         if norm == "none":
             nn.init.zeros_(self.conv3.weight)

@@ -1,4 +1,4 @@
-"""Networks of the timm library as backbones: any that gives feature maps of strides 4, 8, 16 and 32."""
+"""Networks of the timm library as backbones: any network with feature maps of strides 4, 8, 16 and 32."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rcnn.models.config import TimmConfig, ViTConfig
 from rcnn.models.layers import ChannelNorm
 
 STRIDES = {"c2": 4, "c3": 8, "c4": 16, "c5": 32}
-# what lets a network of windows take images of any size: the first of these that its constructor knows
+# options that let networks with windows accept images of any size; the first that the constructor accepts is used
 ANY_SIZE: tuple[dict[str, bool], ...] = (
-    {"strict_img_size": False, "always_partition": True},  # Swin: shifted windows in the last stage, too
+    {"strict_img_size": False, "always_partition": True},  # Swin: shifted windows in the last stage as well
     {"strict_img_size": False},
     {},
 )
@@ -32,10 +32,10 @@ class TimmNet(Backbone):
         reductions: list[int] = info.reduction()
         if missing := [stride for stride in STRIDES.values() if stride not in reductions]:
             raise ValueError(
-                f"backbone.name={config.name!r} gives maps of strides {reductions}, and a pyramid needs "
-                f"{', '.join(map(str, missing))} too: take another network, or for a plain ViT backbone.kind=vit"
+                f"backbone.name={config.name!r} has maps of strides {reductions}, but the pyramid also needs "
+                f"{', '.join(map(str, missing))}; choose another network, or backbone.kind=vit for a plain ViT"
             )
-        # of several maps of one stride the last, which has seen most
+        # of several maps with the same stride, the last
         places = {name: len(reductions) - 1 - reductions[::-1].index(stride) for name, stride in STRIDES.items()}
         self.places = places
         self.channels = {name: info.channels()[place] for name, place in places.items()}
@@ -59,33 +59,33 @@ class TimmNet(Backbone):
 
     @torch.no_grad()
     def _try(self, name: str) -> None:
-        """A ValueError unless an image of a size that the network was not made for gives maps as described."""
+        """Raise a ValueError if an image of an unusual size fails, or gives maps of unexpected shapes."""
         training = self.training
         try:
             maps = self.eval()(torch.zeros(1, 3, 96, 160))
         except (AssertionError, RuntimeError) as error:
             raise ValueError(
-                f"backbone.name={name!r} does not take images of every size ({error}); take one that does, such as "
+                f"backbone.name={name!r} does not accept images of every size ({error}); choose one that does, e.g. "
                 "a ResNet, ConvNeXt or Swin"
             ) from error
         self.train(training)
         for key, feature in maps.items():
             stride = self.strides[key]
-            if feature.shape != (wanted := (1, self.channels[key], 96 // stride, 160 // stride)):
+            if feature.shape != (expected := (1, self.channels[key], 96 // stride, 160 // stride)):
                 raise ValueError(
-                    f"backbone.name={name!r} gives {tuple(feature.shape)} for an image of 96x160, not {wanted} as "
-                    "timm says it would: take another network"
+                    f"backbone.name={name!r} has a map {key} of shape {tuple(feature.shape)} for an image of 96x160; "
+                    f"expected {expected} from timm's description. Choose another network"
                 )
 
 
 def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module]:
-    """The modules of `net` from the image on up to the end of its part `last`; a ValueError where there is no such."""
+    """The modules of `net` from its input to the end of its part `last`; a ValueError if it has no such part."""
     parts = dict(net.named_modules())
     stage = next((parts[name] for name in (last, last.replace(".", "_"), f"model.{last}") if name in parts), None)
     if stage is None:
         raise ValueError(
-            f"backbone.frozen_stages={config.frozen_stages}: where that stage of {config.name} ends cannot be told "
-            f"(timm calls its end {last}); set it to 0"
+            f"backbone.frozen_stages={config.frozen_stages}: {config.name} has no module {last}, where timm says that "
+            "this stage ends; set backbone.frozen_stages=0"
         )
     order = {id(module): number for number, module in enumerate(net.modules())}
     end = max(order[id(module)] for module in stage.modules())
@@ -93,7 +93,7 @@ def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module
 
 
 def build_features(config: TimmConfig) -> Any:
-    """timm's network of `config` that gives its maps; a ValueError names networks called nearly so."""
+    """The network of `config`, built for its feature maps; a ValueError suggests similar names."""
     options: dict[str, Any] = {"pretrained": config.pretrained, "features_only": True}
     if config.drop_path:
         options["drop_path_rate"] = config.drop_path
@@ -107,25 +107,28 @@ def build_features(config: TimmConfig) -> Any:
                 raise
             if "drop_path_rate" in unknown:
                 raise ValueError(
-                    f"{config.name} has no stochastic depth: set backbone.drop_path to 0, not {config.drop_path}"
+                    f"backbone.drop_path is {config.drop_path}, but {config.name} has no stochastic depth; set "
+                    "backbone.drop_path=0"
                 ) from error
-    raise ValueError(f"backbone.name={config.name!r} cannot be built for its maps alone: {unknown}")
+    raise ValueError(
+        f"backbone.name={config.name!r} cannot be built for its feature maps ({unknown}); choose another network"
+    )
 
 
 def create(config: TimmConfig | ViTConfig, **options: Any) -> Any:
     """`timm.create_model` of the network that `config` names, with errors that say what to do."""
     timm = import_timm()
     known = timm.list_models(pretrained=False)
-    base = config.name.partition(".")[0]  # after the dot: which of its weights
+    base = config.name.partition(".")[0]  # the part after the dot names a set of weights
     if base not in known:
         close = difflib.get_close_matches(base, known, n=3)
-        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() has the names"
-        raise ValueError(f"backbone.name={config.name!r} is no network of timm {timm.__version__}; {hint}")
+        hint = f"did you mean {' or '.join(close)}?" if close else "timm.list_models() lists the names"
+        raise ValueError(f"backbone.name={config.name!r} is not a network of timm {timm.__version__}; {hint}")
     return timm.create_model(config.name, **options)
 
 
 def pixel_statistics(config: TimmConfig | ViTConfig) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation, 0..255, RGB, that timm's weights of the network want; None: there are no weights."""
+    """Mean and standard deviation, 0..255, RGB, that timm's weights were trained with; None: timm has no weights."""
     found = import_timm().get_pretrained_cfg(config.name)
     if found is None:
         return None
@@ -133,8 +136,8 @@ def pixel_statistics(config: TimmConfig | ViTConfig) -> tuple[tuple[float, ...],
 
 
 def import_timm() -> Any:
-    """The timm library, which is an extra; an ImportError says how to get it."""
+    """The timm library, an extra; the ImportError says how to install it."""
     try:
         return importlib.import_module("timm")
     except ImportError as error:
-        raise ImportError("this backbone comes from the timm library: pip install 'rcnn[timm]'") from error
+        raise ImportError("this backbone needs the timm library: pip install 'rcnn[timm]'") from error

@@ -1,4 +1,4 @@
-"""Plain vision transformer with windows, and the pyramid made of its last map alone (ViTDet: Li et al. 2022).
+"""Plain vision transformer with window attention, and a pyramid built from its last map (ViTDet: Li et al. 2022).
 
 Letters: B images, C channels of a token, h x w tokens of an image.
 """
@@ -16,7 +16,7 @@ from rcnn.models.backbones.timm import create
 from rcnn.models.config import ViTConfig
 from rcnn.models.layers import ChannelNorm, Conv2d
 
-PATCH = 16  # pixels a side of what becomes one token: the stride of p4
+PATCH = 16  # side of the patch that becomes one token, pixels; the stride of p4
 NORM_EPS = 1e-6  # of the pyramid's layer norms
 PARTS = ("norm1", "attn", "ls1", "drop_path1", "norm2", "mlp", "ls2", "drop_path2")  # of a block
 
@@ -29,14 +29,14 @@ class ViT(Backbone):
         net = build_plain(config)
         self.patches = net.patch_embed.proj  # (B, 3, H, W) -> (B, C, h, w)
         side = config.image_size // PATCH
-        positions = net.pos_embed.detach()[:, -(side**2) :]  # those of the class token, which is not used, come first
+        positions = net.pos_embed.detach()[:, -(side**2) :]  # the class token, which is not used, comes first
         self.positions = nn.Parameter(positions.unflatten(1, (side, side)).permute(0, 3, 1, 2).contiguous())
         self.first_norm, self.blocks = net.norm_pre, net.blocks
         depth = len(self.blocks)
         if config.window and not 0 <= config.global_blocks <= depth:
             raise ValueError(f"backbone.global_blocks is {config.global_blocks}; {config.name} has {depth} blocks")
-        everywhere = {depth * (n + 1) // config.global_blocks - 1 for n in range(config.global_blocks)}
-        self.windows = [config.window * (number not in everywhere) for number in range(depth)]
+        global_attention = {depth * (n + 1) // config.global_blocks - 1 for n in range(config.global_blocks)}
+        self.windows = [config.window * (number not in global_attention) for number in range(depth)]
         self.pyramid = nn.ModuleDict(
             {f"p{number}": Level(net.embed_dim, config.channels, 2.0 ** (4 - number)) for number in (2, 3, 4, 5)}
         )
@@ -79,9 +79,9 @@ class Level(nn.Module):
 
 
 def attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:
-    """Self-attention of tokens (B, h, w, C) among those of each `window` x `window`, or among all where it is 0.
+    """Self-attention of tokens (B, h, w, C) within windows of `window` x `window` tokens; 0: over all tokens.
 
-    Windows at the right and at the bottom are filled up with zeros, to which the others attend too (as ViTDet does).
+    Windows at the right and bottom are padded with zeros, and the padding takes part in the attention (as in ViTDet).
     """
     height, width = x.shape[1:3]
     if window == 0:
@@ -95,16 +95,16 @@ def attend(attention: nn.Module, x: Tensor, window: int) -> Tensor:
 
 
 def resample(positions: Tensor, size: tuple[int, int]) -> Tensor:
-    """Position embeddings (1, C, n, n) for a map of `size` (height, width): bicubic, of corners not aligned."""
+    """Position embeddings (1, C, n, n) for a map of `size` (height, width): bicubic, corners not aligned."""
     if positions.shape[2:] == size:
         return positions
     return F.interpolate(positions.float(), size=size, mode="bicubic", align_corners=False).to(positions.dtype)
 
 
 def build_plain(config: ViTConfig) -> Any:
-    """timm's transformer of `config`, its position embeddings made to fit; a ValueError where it is no plain one."""
+    """timm's transformer of `config`, with position embeddings of its size; a ValueError if it is not a plain ViT."""
     if config.image_size % PATCH:
-        raise ValueError(f"backbone.image_size is {config.image_size}; wanted a multiple of {PATCH}")
+        raise ValueError(f"backbone.image_size is {config.image_size}; expected a multiple of {PATCH}")
     try:
         net = create(
             config,
@@ -114,14 +114,19 @@ def build_plain(config: ViTConfig) -> Any:
             drop_path_rate=config.drop_path,
         )
     except TypeError as error:
-        raise ValueError(f"backbone.name={config.name!r} is not a plain ViT ({error}): see timm's vit_*") from error
+        raise ValueError(
+            f"backbone.name={config.name!r} is not a plain ViT ({error}); choose one of timm's vit_*"
+        ) from error
     plain = importlib.import_module("timm.models.vision_transformer").VisionTransformer
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     if not isinstance(net, plain) or not all(hasattr(block, part) for block in net.blocks for part in PARTS):
-        raise ValueError(f"backbone.name={config.name!r} is not a plain ViT: see timm's vit_*, or backbone.kind=timm")
+        raise ValueError(
+            f"backbone.name={config.name!r} is not a plain ViT; choose one of timm's vit_*, or set backbone.kind=timm"
+        )
     if patch != (PATCH, PATCH) or net.pos_embed is None:
         raise ValueError(
             f"backbone.name={config.name!r} has patches of {patch} and {'no' if net.pos_embed is None else 'absolute'} "
-            f"position embeddings; wanted patches of {PATCH} pixels and absolute ones, as vit_base_patch16_224 has"
+            f"position embeddings; expected patches of {PATCH} pixels and absolute position embeddings, as in "
+            "vit_base_patch16_224"
         )
     return net

@@ -78,7 +78,7 @@ class BoxHead(nn.Module):
             seed=seed,
         )
         outputs = self.classify(features, regions.boxes, regions.valid)
-        return replace(regions, features=outputs.maps), self.region_losses(outputs, regions, targets)
+        return replace(regions, maps=outputs.maps), self.region_losses(outputs, regions, targets)
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D) over all classes, boxes within the images."""

@@ -78,7 +78,7 @@ class CascadeHead(nn.Module):
         valid = regions.valid & is_nonempty(boxes) & boxes.isfinite().all(-1)
         if self.config.resample and regions.appended is not None:
             valid = valid & ~regions.appended
-        return Proposals(boxes=boxes * valid[..., None], scores=torch.zeros_like(boxes[..., 0]), valid=valid)
+        return Proposals(boxes=boxes * valid[..., None], objectness=torch.zeros_like(boxes[..., 0]), valid=valid)
 
     def refined_boxes(
         self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor

@@ -1,10 +1,12 @@
-"""FCIS's second stage (Li et al. 2017): boxes, classes and masks of all regions from the same maps, and nothing after.
+"""Second stage of FCIS (Li et al. 2017): boxes, classes and masks of all regions, pooled from shared maps.
 
-Two maps for each class and each of k x k parts of an object: how much a pixel is inside of an object, and how much
-outside of one but in its region. Pooled, their larger one says the class, which of the two is larger the mask.
+The position-sensitive maps are an inside map and an outside map for each class and each of the k x k parts of an
+object. The inside map is high at pixels of the object, the outside map at pixels of the region that belong to something
+else. For each class, the mean over the cells of the larger of the two is the class logit, and their difference is the
+mask logit. No layer is applied per region.
 
-Letters: B images, P proposals, R regions, N candidates (both passes), D detections, K classes, k groups and s cells a
-side.
+Letters: B images, P proposals, R regions, N candidates (of both passes), D detections, K classes, k groups per side,
+s cells per side.
 """
 
 from __future__ import annotations
@@ -30,21 +32,23 @@ from rcnn.ops.nms import nms
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
-MASK_WEIGHT = 10.0  # of the mask loss beside the two others, where it is a mean over regions
-OUTSIDE, INSIDE = 0, 1
-NO_LIMIT = 100.0  # of logarithms of the boxes' scales: none of the three systems cuts them
+MASK_WEIGHT = 10.0  # of the mask loss, a mean over regions, relative to the two other losses
+NO_LIMIT = 100.0  # effectively no limit on the predicted log scale of a box, as in the published code
 
 
 class Pooled(NamedTuple):
-    """What the maps say of regions."""
+    """Predictions for R regions per image, pooled from the maps."""
 
-    logits: Tensor  # (B, R, K + 1) float32 of the classes, background last
+    logits: Tensor  # (B, R, K + 1) float32, background last
     deltas: Tensor  # (B, R, 4) float32
-    pairs: Tensor  # (B, R, K + 1, 2, s, s) float32: how far outside and inside each class's object a cell is
+    pairs: Tensor  # (B, R, K + 1, 2, s, s) float32: the pooled outside and inside map of each class
 
 
 class FCISHead(nn.Module):
-    """Proposals -> detections with masks, by position-sensitive maps; background is the last class."""
+    """Proposals -> detections with masks, as in the authors' code (MXNet); background is the last class.
+
+    models/legacy/fcis.py has the rules of the Chainer ports.
+    """
 
     def __init__(
         self,
@@ -58,8 +62,8 @@ class FCISHead(nn.Module):
         super().__init__()
         if config.roi_size % config.groups:
             raise ValueError(
-                f"fcis.roi_size={config.roi_size} cells are shared by fcis.groups={config.groups} groups a side: "
-                "wanted a multiple"
+                f"fcis.roi_size={config.roi_size} is not divisible by fcis.groups={config.groups}; "
+                "set fcis.roi_size to a multiple of fcis.groups"
             )
         self.config, self.num_classes, self.scale = config, num_classes, 1.0 / stride
         self.rules = rules
@@ -72,93 +76,102 @@ class FCISHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> tuple[Regions, dict[str, Tensor]]:
-        """The regions and the three losses: of the sampled ones, or of the hardest (OHEM: Shrivastava et al. 2016)."""
+        """The regions, and the three losses over the sample, or over the hardest regions (Shrivastava et al. 2016)."""
         config = self.config
-        every = proposals.boxes.shape[1] + targets.boxes.shape[1]
-        ohem, sampling = config.ohem, config.sampling
-        if ohem:
+        sampling = config.sampling
+        if config.ohem:
+            every = proposals.boxes.shape[1] + targets.boxes.shape[1]
             sampling = replace(sampling, batch_size=every, positive_fraction=1.0)
         regions = sample_regions(proposals, targets, num_classes=self.num_classes, sampling=sampling, seed=seed)
-        pooled = self.pool(self.score(features), regions.boxes, regions.valid)
+        pooled = self.pool(self.position_maps(features), regions.boxes, regions.valid)
         classes = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
         classes = classes.view_as(regions.valid) * regions.valid  # (B, R)
-        moved = self.box_losses(pooled.deltas, regions, targets)
-        masks, drawn = self.mask_losses(pooled.pairs, regions, images, targets)
+        boxes = self.box_losses(pooled.deltas, regions, targets)
+        masks, has_mask = self.mask_losses(pooled.pairs, regions, images, targets)
         kept = regions.valid
-        if ohem:
-            hardness = torch.where(kept, classes + MASK_WEIGHT * masks + moved, -1.0).detach()
+        if config.ohem:
+            hardness = torch.where(kept, classes + MASK_WEIGHT * masks + boxes, -1.0).detach()
             hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
         count = kept.sum().clamp(min=1)
-        if config.legacy.mask_loss == "regions":
-            mask = MASK_WEIGHT * (masks * kept).sum() / count
-        else:
-            mask = (masks * kept).sum() / (drawn & kept).sum().clamp(min=1)
         return regions, {
             "box_class": (classes * kept).sum() / count,
-            "box_delta": (moved * kept).sum() / count,
-            "mask": mask,
+            "box_delta": (boxes * kept).sum() / count,
+            "mask": self.mask_loss(masks, has_mask, kept),
         }
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
-        """Smooth L1 (B, R) of each region's box, 0 for background."""
+        """Smooth L1 (B, R) of each region's box; 0 for background."""
         source, target = box_targets(regions, targets)
-        return (
-            smooth_l1(deltas, encode_deltas(target, source, self.config.delta_weights), 1.0).sum(-1) * regions.positive
-        )
+        wanted = encode_deltas(target, source, self.config.delta_weights)
+        return smooth_l1(deltas, wanted, 1.0).sum(-1) * regions.positive
 
     def mask_losses(
         self, pairs: Tensor, regions: Regions, images: ImageBatch, targets: Targets
     ) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (B, R) of each object's cells, by the maps of its own class; and which have a mask."""
+        """Mean cross-entropy (B, R) over the cells of each positive region's own class; and which regions have one."""
         if targets.bitmaps is None:
-            raise ValueError("FCIS learns from Targets.bitmaps; the batch has none")
-        config = self.config
-        wanted = cut_bitmaps(
-            targets.bitmaps,
+            raise ValueError("FCIS is trained on Targets.bitmaps, but the batch has none; use a data set with masks")
+        wanted = self.mask_targets(targets.bitmaps, regions, images, targets)
+        outside, inside = of_class(pairs, regions.labels).unbind(2)  # (B, R, s, s) each
+        loss = F.binary_cross_entropy_with_logits(inside - outside, wanted, reduction="none").mean((2, 3))
+        not_empty = targets.bitmaps.flatten(2).any(-1).gather(1, regions.matched)
+        has_mask = regions.positive & not_empty
+        return loss * has_mask, has_mask
+
+    def mask_targets(self, bitmaps: Tensor, regions: Regions, images: ImageBatch, targets: Targets) -> Tensor:
+        """Ground-truth masks (B, R, s, s) of the positive regions: the part of an object inside its own box."""
+        return self.crop_masks(bitmaps, regions, images, within=targets.boxes)
+
+    def crop_masks(self, bitmaps: Tensor, regions: Regions, images: ImageBatch, within: Tensor | None) -> Tensor:
+        """Masks (B, R, s, s) cropped from `bitmaps` (B, G, H, W), limited to the boxes `within` (B, G, 4)."""
+        return cut_bitmaps(
+            bitmaps,
             regions.matched,
             regions.boxes,
             regions.positive,
-            config.roi_size,
+            self.config.roi_size,
             "resized",
             images.sizes,
-            within=targets.boxes if config.legacy.mask_within_box else None,
-            least=config.mask_threshold,
+            within=within,
+            least=self.config.mask_threshold,
         )
-        outside, inside = of_class(pairs, regions.labels).unbind(2)  # (B, R, s, s) each
-        loss = F.binary_cross_entropy_with_logits(inside - outside, wanted, reduction="none").mean((2, 3))
-        outlined = targets.bitmaps.flatten(2).any(-1).gather(1, regions.matched)
-        drawn = regions.positive & outlined
-        return loss * drawn, drawn
+
+    def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
+        """The mask loss from those of the regions (B, R): ten times the mean over all `kept` regions (B, R)."""
+        return MASK_WEIGHT * (masks * kept).sum() / kept.sum().clamp(min=1)
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
-        """The best detections (B, D) with masks (B, D, s, s); boxes are regions, voted where `vote_iou` is not 0."""
-        config = self.config
+        """The best detections (B, D), with masks (B, D, s, s); their boxes are fitted to the masks by voting."""
         live = live_prefix(proposals.valid)
         boxes, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
-        maps = self.score(features)
-        scores, masks, moved = self.read(maps, boxes, valid)
-        if config.refine:
-            moved = self.rules.clip(moved, images.sizes)
-            again, masks_again, _ = self.read(maps, moved, valid)
-            boxes, valid = torch.cat([boxes, moved], 1), torch.cat([valid, valid], 1)  # (B, N, 4)
-            scores, masks = torch.cat([scores, again], 1), torch.cat([masks, masks_again], 1)
-        valid = valid & boxes.isfinite().all(-1) & scores.isfinite().all(-1)
-        if config.legacy.drop == "before":
-            valid = valid & ((boxes[..., 2:] - boxes[..., :2]) >= config.min_size).all(-1)
+        maps = self.position_maps(features)
+        scores, masks, refined = self.predict_regions(maps, boxes, valid)
+        if self.config.refine:
+            refined = self.rules.clip(refined, images.sizes)
+            scores_again, masks_again, _ = self.predict_regions(maps, refined, valid)
+            boxes, valid = torch.cat([boxes, refined], 1), torch.cat([valid, valid], 1)  # (B, N, 4)
+            scores, masks = torch.cat([scores, scores_again], 1), torch.cat([masks, masks_again], 1)
+        valid = valid & boxes.isfinite().all(-1) & scores.isfinite().all(-1) & self.is_candidate(boxes)
         return self.detections(boxes, scores, masks, valid, images)
 
-    def read(self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (B, R, K), masks (B, R, s, s) of the likeliest class, background too, and boxes moved."""
+    def predict_regions(
+        self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities (B, R, K), masks (B, R, s, s) of the likeliest class or background, and refined boxes."""
         pooled = self.pool(maps, boxes, valid)
         outside, inside = of_class(pooled.pairs, pooled.logits.argmax(-1)).unbind(2)
-        moved = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
-        return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), moved
+        refined = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
+        return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), refined
+
+    def is_candidate(self, boxes: Tensor) -> Tensor:
+        """Which boxes (B, N, 4), pixels of the input, have sides of at least `min_size`."""
+        return ((boxes[..., 2:] - boxes[..., :2]) >= self.config.min_size).all(-1)
 
     def detections(self, boxes: Tensor, scores: Tensor, masks: Tensor, valid: Tensor, images: ImageBatch) -> Detections:
-        """Candidates (B, N) to detections: the best of every class after NMS, masks and boxes by vote, in file pixels.
+        """Candidates (B, N) -> detections: NMS per class, then voting on masks and boxes, both in pixels of the file.
 
-        Without the files' scale the network's input is the file.
+        If the scale of the files is not known, the input is taken as the file.
         """
         config = self.config
         scale, file_sizes = images.scales_or_one[:, None, None], images.file_sizes
@@ -175,18 +188,13 @@ class FCISHead(nn.Module):
         best, labels, owner = scores.flatten(1).gather(1, kept), kept % classes, kept // classes
         if config.vote_iou > 0:
             weights = vote_weights(boxes, scores, valid, owner, labels, real, config.vote_iou)
-            boxes, masks, found = vote_masks(
-                boxes, masks, weights, file_sizes, config.mask_threshold, config.legacy.mask_inclusive
-            )
+            boxes, masks, found = self.vote(boxes, masks, weights, file_sizes)
             real = real & found
         else:
             boxes = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
             masks = masks.gather(1, owner[..., None, None].expand(-1, -1, *masks.shape[2:]))
-        if config.legacy.clip_votes:
-            masks = masks.clamp(0, 1)
-        if config.legacy.drop == "after":
-            real = real & ((boxes[..., 2:] - boxes[..., :2]) > config.min_size).all(-1)
-        order = torch.where(real, 0, 1).sort(dim=1, stable=True)[1]  # the valid ones first, still best first
+        real = real & self.is_detection(boxes)
+        order = torch.where(real, 0, 1).sort(dim=1, stable=True)[1]  # valid detections first, still by score
         real = real.gather(1, order)
         return Detections(
             boxes=(boxes * scale).gather(1, order[..., None].expand(-1, -1, 4)) * real[..., None],
@@ -196,24 +204,30 @@ class FCISHead(nn.Module):
             masks=masks.gather(1, order[..., None, None].expand_as(masks)) * real[..., None, None],
         )
 
-    def score(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The maps that every region is read from: (B, (K + 1) * 2 * k * k, H, W) and (B, 4 * k * k, H, W)."""
+    def vote(self, boxes: Tensor, masks: Tensor, weights: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes (B, D, 4) and masks (B, D, s, s) from weighted votes of the candidates; and where any mask is left."""
+        return vote_masks(boxes, masks, weights, sizes, self.config.mask_threshold, True)
+
+    def is_detection(self, boxes: Tensor) -> Tensor:
+        """Which boxes (B, D, 4) after voting, pixels of the file, are kept: all."""
+        return torch.ones_like(boxes[..., 0], dtype=torch.bool)
+
+    def position_maps(self, features: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The position-sensitive maps: (B, (K + 1) * 2 * k * k, H, W) of the classes and (B, 4 * k * k, H, W)."""
         x = self.reduce(features["c5"])
         return self.maps(x), self.deltas(x)
 
     def pool(self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor) -> Pooled:
-        """What the maps say of regions (B, R, 4): means over the cells, of the classes the larger of each pair's."""
-        config = self.config
-        pairs, deltas = (
-            ps_roi_pool(
-                each.float(), boxes, valid, self.scale, config.groups, config.roi_size, config.legacy.rounded_regions
-            )
-            for each in maps
-        )
+        """Predictions for regions (B, R, 4). A class logit is the mean over the cells of the larger of its two maps."""
+        pairs, deltas = (self.pool_map(each.float(), boxes, valid) for each in maps)
         pairs = pairs.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)
         return Pooled(torch.maximum(*pairs.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), pairs)
 
+    def pool_map(self, values: Tensor, boxes: Tensor, valid: Tensor, rounded: bool = True) -> Tensor:
+        """Position-sensitive pooling (B, R, C, s, s); `rounded` borders of regions are whole pixels."""
+        return ps_roi_pool(values, boxes, valid, self.scale, self.config.groups, self.config.roi_size, rounded)
+
 
 def of_class(pairs: Tensor, labels: Tensor) -> Tensor:
-    """The outside and inside maps (B, R, 2, s, s) of each region's own class (B, R), background K among them."""
+    """The outside and inside maps (B, R, 2, s, s) of the class of each region, `labels` (B, R), K for background."""
     return pairs.gather(2, labels[..., None, None, None, None].expand(-1, -1, 1, *pairs.shape[3:]))[:, :, 0]

@@ -63,10 +63,10 @@ class MaskHead(nn.Module):
     ) -> dict[str, Tensor]:
         """Binary cross-entropy of the mask of each positive region's class (section 3)."""
         positives = regions.positives()
-        if positives.features is None:
+        if positives.maps is None:
             maps = self.pooler(features, positives.boxes, positives.positive).flatten(0, 1)
         else:
-            maps = positives.features.flatten(0, 1)
+            maps = positives.maps.flatten(0, 1)
         logits = self.of_class(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images)

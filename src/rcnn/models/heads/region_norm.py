@@ -1,4 +1,4 @@
-"""Batch norm over regions, of which only some places are real: padding must not be learnt from."""
+"""Batch norm over padded regions: only the real ones count in the statistics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.distributed.nn.functional import all_reduce
 def norm_of_real(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor, real: Tensor) -> Tensor:
     """What `norm`, in training, makes of the maps `x` (N, C, H, W), as if only those that are `real` (N,) were there.
 
-    A place that is not real is normed with the statistics of the others. Where none is real, nothing is learnt.
+    A place that is not real is normed with the statistics of the others. If none is real, the statistics do not change.
     """
     weight = real[:, None, None, None].float()  # (N, 1, 1, 1)
     together = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()

@@ -29,7 +29,7 @@ class Regions:
     positive: Tensor  # (B, R) bool
     valid: Tensor  # (B, R) bool
     max_positives: int  # up to this many regions of an image are positive
-    features: Tensor | None = None  # (B, R, C, h, w), where a later head shares them (C4)
+    maps: Tensor | None = None  # (B, R, C, h, w), the output of res5, which the mask head shares (C4)
     appended: Tensor | None = None  # (B, R) bool, a ground-truth box itself, not a proposal
     later: tuple[Regions, ...] = ()  # those of a cascade's further stages
 
@@ -43,7 +43,7 @@ class Regions:
             positive=self.positive[:, :count],
             valid=self.valid[:, :count],
             max_positives=count,
-            features=None if self.features is None else self.features[:, :count],
+            maps=None if self.maps is None else self.maps[:, :count],
         )
 
 

@@ -1,4 +1,4 @@
-"""The named models: each a function from nothing to a config, most of them a change to another. One file a family."""
+"""The named models: functions that return a config, usually a changed copy of another. One file per family."""
 
 from __future__ import annotations
 
@@ -28,8 +28,14 @@ def list_models() -> list[str]:
 
 
 def model_config(name: str) -> DetectorConfig:
-    """The config called `name`; a ValueError names the nearest if there is none."""
+    """The config called `name`; the ValueError for an unknown name suggests similar ones."""
     if name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
-        raise ValueError(f"no model named {name!r}; did you mean {' or '.join(close)}?")
+        raise ValueError(unknown_model(name))
     return MODELS[name]()
+
+
+def unknown_model(name: str) -> str:
+    """The message for a name that is not a model's, with up to three similar ones."""
+    near = difflib.get_close_matches(name, MODELS, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"no model named {name!r}; {hint}`rcnn models list` prints all names"

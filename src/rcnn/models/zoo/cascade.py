@@ -1,4 +1,4 @@
-"""Cascade R-CNN (Cai and Vasconcelos 2018): three box heads in a row, one box for all classes."""
+"""Cascade R-CNN (Cai and Vasconcelos 2018): three box heads in a row, with class-agnostic boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rcnn.models.zoo.naming import Models, named
 
 
 def cascade(config: DetectorConfig, name: str) -> DetectorConfig:
-    """The same with three stages of boxes shared by the classes, as Detectron2 and tensorpack have it."""
+    """The model with three stages and class-agnostic boxes, as in Detectron2 and tensorpack."""
     return replace(
         config,
         name=name,
@@ -31,9 +31,9 @@ def cascade(config: DetectorConfig, name: str) -> DetectorConfig:
 
 
 def group_norm(config: DetectorConfig) -> DetectorConfig:
-    """The same with group norm everywhere and 4conv1fc and up4conv heads, in tensorpack's order of ReLU and norm."""
+    """The model with group norm everywhere and a 4conv1fc box head; ReLU comes before the norm, as in tensorpack."""
     if not isinstance(config.backbone, ResNetConfig) or config.mask is None:
-        raise ValueError(f"{config.name} has no ResNet or no mask head, whose norms could change")
+        raise ValueError(f"{config.name} has no ResNet or no mask head, so its norms cannot be replaced")
     return replace(
         config,
         backbone=replace(config.backbone, norm="gn"),
@@ -69,9 +69,9 @@ def cascade_mask_rcnn_r50_fpn_gn() -> DetectorConfig:
 
 
 def cascade_mask_rcnn_r101_fpn_gn_scratch() -> DetectorConfig:
-    """He et al. 2019, "Rethinking ImageNet pre-training": group norm, all of it trained, from random weights.
+    """He et al. 2019, "Rethinking ImageNet pre-training": group norm, all layers trained, from random weights.
 
-    The network of tensorpack's R101-FPN-GN-Cascade, its best published one.
+    The network of R101-FPN-GN-Cascade, the best model that tensorpack published.
     """
     config = group_norm(cascade_mask_rcnn_r101_fpn())
     backbone = ResNetConfig(depth=101, norm="gn", frozen_stages=0)

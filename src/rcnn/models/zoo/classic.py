@@ -22,7 +22,7 @@ C4_SIZES = ((32.0, 64.0, 128.0, 256.0, 512.0),)
 
 
 def faster_rcnn_r50_fpn() -> DetectorConfig:
-    """Lin et al. 2017: 2-fc head on a feature pyramid; stride in the 3x3, RGB, as torchvision's ResNet wants."""
+    """Lin et al. 2017: 2-fc head on a feature pyramid; stride in the 3x3, RGB, for torchvision's ResNet weights."""
     return DetectorConfig(name="faster_rcnn_r50_fpn")
 
 
@@ -72,9 +72,9 @@ def mask_rcnn_r101_c4() -> DetectorConfig:
 
 
 def caffe(config: DetectorConfig) -> DetectorConfig:
-    """The same on MSRA's ResNet: stride in the 1x1, BGR, means only (Detectron, most of Detectron2's zoo)."""
+    """The model on MSRA's ResNet: stride in the 1x1, BGR, means only (Detectron, most of Detectron2's zoo)."""
     if not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"{config.name} has no ResNet, whose stride could move into the 1x1")
+        raise ValueError(f"{config.name} has no ResNet, so there is no Caffe version of it")
     return replace(
         config,
         name=f"{config.name}_caffe",

@@ -36,7 +36,7 @@ def faster_rcnn_fbnetv3a_c4() -> DetectorConfig:
 
 
 def mask_rcnn_fbnetv3a_c4() -> DetectorConfig:
-    """D2Go's Mask R-CNN: the mask branch shrinks to 7x7 and grows to 28x28 by its own blocks."""
+    """D2Go's Mask R-CNN: a mask branch of inverted residual blocks, which outputs 28x28."""
     return replace(faster_rcnn_fbnetv3a_c4(), name="mask_rcnn_fbnetv3a_c4", mask=MaskHeadConfig(trunk="fbnet", convs=0))
 
 

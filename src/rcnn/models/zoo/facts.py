@@ -1,7 +1,7 @@
-"""What is known of the named models: where they come from, what others reached with them, what they cost.
+"""Facts about the named models: paper, published AP, number of parameters and FLOPs.
 
-Both tables are data beside this file. sizes.json is written by `python benchmarks/model_sizes.py`, and a test counts
-again; published.json holds the systems' own figures on COCO val2017 (minival), as their papers and pages give them.
+`python benchmarks/model_sizes.py` writes sizes.json, and a test checks it. published.json has the figures on COCO
+val2017 (minival) from papers and project pages.
 """
 
 from __future__ import annotations
@@ -13,25 +13,25 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """What a system reports of a model that it trained."""
+    """A figure that a system published for its own training of a model."""
 
     system: str
-    schedule: str  # as it calls it: 1x, 26 epochs
-    ap: str  # box, or box / mask AP in percent; words say what else
+    schedule: str  # in its own terms: 1x, 26 epochs
+    ap: str  # box AP, or box / mask AP, in percent; other metrics are named
 
 
 class Facts(NamedTuple):
     """One line of the table."""
 
-    paper: str  # empty: a model of ours
+    paper: str  # empty: a model of this library
     published: tuple[Published, ...]
     parameters: int
-    gflops: float  # of one image at 800 x 1333; a multiplication and its addition are two
+    gflops: float  # for one image of 800 x 1333; one multiply-add counts as two
 
 
 @cache
 def facts() -> dict[str, Facts]:
-    """The facts of every model, by its name."""
+    """The facts of all models, by name."""
     here = files("rcnn.models.zoo")
     published = json.loads((here / "published.json").read_text(encoding="utf-8"))
     sizes = json.loads((here / "sizes.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""FCIS (Li et al. 2017): as its authors had it in MXNet, and as two ports to Chainer do."""
+"""FCIS (Li et al. 2017): the authors' version (MXNet) and two ports to Chainer."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from rcnn.models.zoo.naming import Models, named
 
 COCO_SIZES = ((64.0, 128.0, 256.0, 512.0),)
 VOC_SIZES = ((128.0, 256.0, 512.0),)
-NO_LIMIT = 100.0  # of logarithms of scales: none of the three cuts them
+NO_LIMIT = 100.0  # effectively no limit on predicted log scales, as in all three versions
 
 
 def fcis_r101_coco() -> DetectorConfig:
-    """The authors' COCO model: OHEM, inclusive boxes, anchors of whole pixels."""
+    """The authors' COCO model: OHEM, inclusive boxes, anchors rounded to whole pixels."""
     return DetectorConfig(
         name="fcis_r101_coco",
         input=InputConfig(
@@ -68,12 +68,12 @@ def fcis_r50_coco() -> DetectorConfig:
 
 
 def fcis_r101_voc() -> DetectorConfig:
-    """The authors' model of VOC with SBD's masks: larger anchors, a random sample of regions."""
+    """The authors' model for VOC with the masks of SBD: larger anchors, randomly sampled regions."""
     return for_voc(fcis_r101_coco(), "fcis_r101_voc")
 
 
 def fcis_r101_coco_chainercv() -> DetectorConfig:
-    """ChainerCV's port: half-open boxes, regions not rounded, votes cut to [0, 1]."""
+    """ChainerCV's port: half-open boxes, regions not rounded, votes clipped to [0, 1]."""
     config = fcis_r101_coco()
     return replace(
         config,
@@ -107,7 +107,7 @@ def fcis_r101_sbd_chainercv() -> DetectorConfig:
 
 
 def fcis_r101_coco_chainer() -> DetectorConfig:
-    """chainer-fcis's port: half-open boxes, regions rounded, a mask loss over pixels, small detections dropped last."""
+    """chainer-fcis's port: half-open boxes, rounded regions, mask loss per pixel, small detections removed last."""
     config = fcis_r101_coco_chainercv()
     return replace(
         config,
@@ -142,17 +142,17 @@ def fcis_compact() -> DetectorConfig:
 
 
 def with_depth(config: DetectorConfig, depth: int) -> DetectorConfig:
-    """The same on a ResNet of 50, 101 or 152 layers."""
+    """The model on a ResNet with 50, 101 or 152 layers."""
     if not isinstance(config.backbone, ResNetConfig) or depth not in (50, 101, 152):
-        raise ValueError(f"{config.name} cannot have {depth} layers: wanted a ResNet, and 50, 101 or 152")
+        raise ValueError(f"{config.name} cannot have {depth} layers; expected a model on a ResNet with 50, 101 or 152")
     name = config.name.replace("_r101_", f"_r{depth}_")
     return replace(config, name=name, backbone=replace(config.backbone, depth=depth))
 
 
 def for_voc(config: DetectorConfig, name: str) -> DetectorConfig:
-    """The same for the 20 classes of VOC and SBD: larger anchors and detections, random regions, .1 for background."""
+    """The model for the 20 classes of VOC and SBD: larger anchors, random regions, negative IoU from 0.1."""
     if config.fcis is None:
-        raise ValueError(f"{config.name} is no FCIS")
+        raise ValueError(f"{config.name} is not an FCIS model")
     return replace(
         config,
         name=name,

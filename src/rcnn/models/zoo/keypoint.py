@@ -1,4 +1,4 @@
-"""Keypoint R-CNN (He et al. 2017, section 5): boxes and keypoints of persons, or of whatever the data set has."""
+"""Keypoint R-CNN (He et al. 2017, section 5): boxes and keypoints of persons, or of other classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rcnn.models.zoo.naming import Models, named
 def keypoint_rcnn_r50_fpn() -> DetectorConfig:
     """He et al. 2017, section 5: `faster_rcnn_r50_fpn` of persons with a head of 8 convolutions and 56 x 56 maps."""
     config = replace(faster_rcnn_r50_fpn(), name="keypoint_rcnn_r50_fpn", num_classes=1, keypoint=KeypointHeadConfig())
-    # as Detectron2: 1000 proposals an image cost box AP, plain L1 keypoint AP
+    # as Detectron2, which reports lower box AP with 1000 proposals per image, and lower keypoint AP with plain L1
     rpn, box = (
         replace(config.rpn, proposals=replace(config.rpn.proposals, post_nms_train=1500)),
         replace(config.box, smooth_l1_beta=0.5),
@@ -38,7 +38,7 @@ def keypoint_rcnn_r101_fpn_caffe() -> DetectorConfig:
 
 
 def keypoint_rcnn_fbnetv3a_c4() -> DetectorConfig:
-    """D2Go's Keypoint R-CNN: FBNetV3A to stride 16, 320 pixels; the last block of its head gives the 56 x 56 maps."""
+    """D2Go's Keypoint R-CNN: FBNetV3A to stride 16, 320 pixels; the last block of its head outputs maps of 56 x 56."""
     return replace(
         faster_rcnn_fbnetv3a_c4(),
         name="keypoint_rcnn_fbnetv3a_c4",

@@ -1,4 +1,4 @@
-"""How the functions of the zoo get their names."""
+"""Names of the models: those of their functions."""
 
 from __future__ import annotations
 

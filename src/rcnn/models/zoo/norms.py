@@ -1,4 +1,4 @@
-"""Other norms, a dilated last stage and ResNeXt, as Detectron and Detectron2 have published them."""
+"""Other norms, a dilated last stage and ResNeXt, as published by Detectron and Detectron2."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rcnn.models.zoo.naming import Models, named
 
 
 def with_norm(config: DetectorConfig, norm: Norm, name: str, *, frozen_stages: int = 2) -> DetectorConfig:
-    """The same with `norm` in the ResNet, the pyramid and the heads, whose box head gets 4 convolutions and one fc."""
+    """The model with `norm` in the ResNet, the FPN and the heads, and a 4conv1fc box head."""
     if not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"{config.name} has no ResNet, whose norm could change")
+        raise ValueError(f"{config.name} has no ResNet, so its norm cannot be replaced")
     return replace(
         config,
         name=name,
@@ -98,7 +98,7 @@ def mask_rcnn_r101_dc5() -> DetectorConfig:
 
 
 def faster_rcnn_x101_32x8d_fpn() -> DetectorConfig:
-    """Xie et al. 2017, "ResNeXt": 101 layers, 32 groups of 8 channels; BGR, scaled, as Detectron2's weights want."""
+    """Xie et al. 2017, "ResNeXt": 101 layers, 32 groups of 8 channels; BGR, scaled, for Detectron2's weights."""
     return replace(
         faster_rcnn_r50_fpn(),
         name="faster_rcnn_x101_32x8d_fpn",
@@ -113,9 +113,9 @@ def mask_rcnn_x101_32x8d_fpn() -> DetectorConfig:
 
 
 def deeper(config: DetectorConfig, name: str) -> DetectorConfig:
-    """The same with 101 layers."""
+    """The model with 101 layers."""
     if not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"{config.name} has no ResNet, which could be deeper")
+        raise ValueError(f"{config.name} has no ResNet, so there is no deeper version of it")
     return replace(config, name=name, backbone=replace(config.backbone, depth=101))
 
 

@@ -1,4 +1,4 @@
-"""The region proposal network alone (Ren et al. 2015, section 3.1): boxes that hold some object, whatever it is."""
+"""The region proposal network alone (Ren et al. 2015, section 3.1): boxes that may contain an object, of any class."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rpn_r50_fpn() -> DetectorConfig:
 
 
 def rpn_r50_c4() -> DetectorConfig:
-    """The RPN of `faster_rcnn_r50_c4`: 15 anchors at each place of one map of stride 16."""
+    """The RPN of `faster_rcnn_r50_c4`: 15 anchors at each cell of one map of stride 16."""
     return replace(faster_rcnn_r50_c4(), name="rpn_r50_c4", proposals_only=True, num_classes=1)
 
 

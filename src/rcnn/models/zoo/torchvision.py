@@ -21,7 +21,7 @@ from rcnn.models.config import (
 )
 from rcnn.models.zoo.naming import Models, named
 
-# anchors in whole pixels, losses over what was sampled, regions cut out unaligned with two samples a bin's side
+# anchors in whole pixels, losses divided by the number sampled, RoIAlign not aligned and with 2x2 samples per bin
 RPN = RPNConfig(
     smooth_l1_beta=1 / 9,
     legacy=LegacyRPNConfig(anchors="torchvision", normalizer="sampled"),
@@ -50,12 +50,12 @@ def faster_rcnn_r50_fpn_v2() -> DetectorConfig:
 
 
 def mask_rcnn_r50_fpn_v2() -> DetectorConfig:
-    """Li et al. 2021, "Benchmarking detection transfer learning": `faster_rcnn_r50_fpn_v2` with masks, batch-normed."""
+    """Li et al. 2021, "Benchmarking detection transfer learning": `faster_rcnn_r50_fpn_v2` and a mask head."""
     return replace(faster_rcnn_r50_fpn_v2(), name="mask_rcnn_r50_fpn_v2", mask=replace(MASK, norm="bn"))
 
 
 def faster_rcnn_mobilenet_v3_large_fpn() -> DetectorConfig:
-    """Howard et al. 2019, "MobileNetV3": under a pyramid of two maps, both of stride 32, and what is pooled of them."""
+    """Howard et al. 2019, "MobileNetV3": an FPN on two maps of stride 32, and p6."""
     return DetectorConfig(
         name="faster_rcnn_mobilenet_v3_large_fpn",
         input=InputConfig(resize="bilinear"),

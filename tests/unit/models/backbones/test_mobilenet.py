@@ -65,5 +65,5 @@ def test_what_is_frozen_is_what_torchvision_freezes(frozen: int) -> None:
 
 
 def test_more_stages_than_there_are_cannot_be_frozen() -> None:
-    with pytest.raises(ValueError, match=r"0 \(nothing\) to 6"):
+    with pytest.raises(ValueError, match=r"0 \(none\) to 6"):
         MobileNetConfig(frozen_stages=7)

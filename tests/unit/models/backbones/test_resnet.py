@@ -126,7 +126,7 @@ def test_a_dilated_last_stage_is_one_map_without_a_pyramid() -> None:
         == {"c5": 16}
     )
     for change in ({"res5_dilation": 2}, {"res5_stride": 1}):
-        with pytest.raises(ValueError, match="res5 keeps the stride of res4"):
+        with pytest.raises(ValueError, match="res5 has the stride of res4"):
             build_detector(replace(model_config("faster_rcnn_r50_fpn"), backbone=replace(TINY, **change)))
 
 
@@ -242,13 +242,13 @@ def test_a_network_from_scratch_begins_with_blocks_that_do_nothing(norm: Norm) -
     ("change", "message"),
     [
         ({"blocks": (3, 4)}, "four numbers"),
-        ({"stages": (3, 4)}, "wanted \\(2, 3, 4, 5\\)"),
-        ({"frozen_stages": 6}, "0 \\(nothing\\) to 5"),
-        ({"trained_affine": True, "norm": "gn"}, "for norm=frozen_bn"),
-        ({"padding": "align", "stem_pool": "padded_ceil"}, "leave out one"),
+        ({"stages": (3, 4)}, "expected \\(2, 3, 4, 5\\)"),
+        ({"frozen_stages": 6}, "0 \\(none\\) to 5"),
+        ({"trained_affine": True, "norm": "gn"}, "is for norm=frozen_bn only"),
+        ({"padding": "align", "stem_pool": "padded_ceil"}, "set one of the two"),
     ],
 )
-def test_what_cannot_be_says_why(change: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(TINY, **change)
 

@@ -228,7 +228,7 @@ def test_a_detector_learns_two_images(backbone: TimmConfig | ViTConfig | MobileN
 def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    detector = build_detector(tiny(backbone)).eval()  # in training drop_path would draw anew
+    detector = build_detector(tiny(backbone)).eval()  # in training drop_path is random
     images, _ = batch()
     compiled = torch.compile(detector.features, fullgraph=True, backend="aot_eager")
     results = []
@@ -307,8 +307,8 @@ def test_padding_to_whole_patches_is_the_backbones_own() -> None:
     [
         (TimmConfig(name="resnet5d"), "did you mean resnet50d"),
         (TimmConfig(name="test_vit"), r"strides \[16, 16, 16\].*backbone.kind=vit"),
-        (TimmConfig(name="test_maxvit"), "does not take images of every size"),
-        (TimmConfig(name="vgg11", drop_path=0.1), "set backbone.drop_path to 0"),
+        (TimmConfig(name="test_maxvit"), "does not accept images of every size"),
+        (TimmConfig(name="vgg11", drop_path=0.1), "set backbone.drop_path=0"),
         (ViTConfig(name="resnet50"), "not a plain ViT"),
         (ViTConfig(name=SWIN), "not a plain ViT"),
         (ViTConfig(name="vit_small_patch14_dinov2"), r"patches of \(14, 14\)"),
@@ -316,13 +316,13 @@ def test_padding_to_whole_patches_is_the_backbones_own() -> None:
         (ViTConfig(name="test_vit", image_size=100), "multiple of 16"),
     ],
 )
-def test_what_cannot_be_says_why(config: TimmConfig | ViTConfig, message: str) -> None:
+def test_invalid_settings_are_refused(config: TimmConfig | ViTConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build_detector(replace(tiny(VIT), backbone=config))
 
 
 def test_a_vit_under_a_pyramid_is_refused() -> None:
-    with pytest.raises(ValueError, match="makes its own pyramid"):
+    with pytest.raises(ValueError, match="builds its own pyramid"):
         build_detector(replace(tiny(VIT), fpn=FPNConfig()))
 
 
