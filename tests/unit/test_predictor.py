@@ -10,13 +10,17 @@ import torch
 from PIL import Image
 from pycocotools import mask as pycoco
 
+from rcnn.data.loading.padding import Padding
 from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor, to_original
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from rcnn.runtime.devices import choose_device
 from rcnn.structures import Detections, ImageBatch
+from tests.narrow import instance, present
 from tests.tiny_data import TINY_MODEL
 
 CLASSES = ("square", "disc")
@@ -28,8 +32,8 @@ def detector() -> Detector:
     torch.manual_seed(0)
     words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.selection.max_detections=20"]
     detector = build_detector(override(model_config("mask_rcnn_compact"), words)).eval()
-    torch.nn.init.normal_(detector.box_head.logits.weight, std=0.5)
-    torch.nn.init.normal_(detector.mask_head.logits.weight, std=2.0)
+    torch.nn.init.normal_(instance(detector.box_head, BoxHead).logits.weight, std=0.5)
+    torch.nn.init.normal_(instance(detector.mask_head, MaskHead).logits.weight, std=2.0)
     return detector
 
 
@@ -61,7 +65,7 @@ def test_boxes_return_to_the_original_by_hand() -> None:
     assert (found.height, found.width, found.masks, len(found)) == (50, 400, None, 2)
 
 
-def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
+def test_masks_become_coco_run_lengths() -> None:
     full, left = np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32)
     left[:, :14] = 1
     found = ImageDetections(
@@ -87,7 +91,7 @@ def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
     assert entry == {"label": 0, "name": "square", "score": pytest.approx(0.9), "box": [10, 5, 30, 25], "mask": rles[0]}
 
 
-def test_an_image_of_the_networks_size_is_what_the_detector_sees(detector: Detector) -> None:
+def test_an_image_of_the_network_size_is_not_resized(detector: Detector) -> None:
     image = noise(96, 128)
     predictor = Predictor(detector, classes=CLASSES, device="cpu")
     [found] = predictor.predict([image])
@@ -99,7 +103,7 @@ def test_an_image_of_the_networks_size_is_what_the_detector_sees(detector: Detec
     np.testing.assert_allclose(found.scores, expected.scores[0, :count].numpy(), atol=1e-5)
     np.testing.assert_array_equal(found.labels, expected.labels[0, :count].numpy())
     assert expected.masks is not None
-    np.testing.assert_allclose(found.box_masks, expected.masks[0, :count].numpy(), atol=1e-4)
+    np.testing.assert_allclose(present(found.box_masks), expected.masks[0, :count].numpy(), atol=1e-4)
 
 
 def test_a_larger_image_is_resized_and_its_boxes_come_back(detector: Detector) -> None:
@@ -115,7 +119,7 @@ def test_a_larger_image_is_resized_and_its_boxes_come_back(detector: Detector) -
 
 
 @pytest.mark.parametrize("padding", ["exact", "bucket"])
-def test_a_batch_gives_what_its_images_give_alone(detector: Detector, padding: str) -> None:
+def test_a_batch_gives_what_its_images_give_alone(detector: Detector, padding: Padding) -> None:
     predictor = Predictor(detector, classes=CLASSES, device="cpu", padding=padding)
     images = [noise(96, 128, seed) for seed in range(3)]
     together = predictor.predict(images)
@@ -144,7 +148,7 @@ def test_the_detector_given_is_left_as_it_was(detector: Detector) -> None:
     assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())
 
 
-def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
+def test_bfloat16_gives_nearly_the_same_detections(detector: Detector) -> None:
     image = noise(96, 128)
     [exact] = Predictor(detector, classes=CLASSES, device="cpu").predict([image])
     [rough] = Predictor(detector, classes=CLASSES, device="cpu", precision="bfloat16").predict([image])
@@ -153,7 +157,7 @@ def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
     assert abs(float(rough.scores[0]) - float(exact.scores[0])) < 0.05
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_absent_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match="device cuda: torch finds no GPU"):
@@ -161,7 +165,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_a_device_of_no_kind_is_refused() -> None:
+def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ValueError, match="device 'gpu' is not known; expected auto, cpu, cuda, cuda:N or mps"):
         choose_device("gpu")
 
@@ -180,7 +184,7 @@ def test_one_image_gives_one_result_and_a_list_a_list(detector: Detector) -> Non
     assert one.draw().size == (128, 96)
 
 
-def test_wrong_arguments_list_the_choices(detector: Detector) -> None:
+def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
     with pytest.raises(ValueError, match="precision='float16' is not known; expected float32, bfloat16, auto"):
         Predictor(detector, precision="float16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):

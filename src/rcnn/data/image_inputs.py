@@ -26,9 +26,9 @@ ACCEPTED = (
 
 def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
-    if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image | Tensor):
+    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor)):
         return True
-    if isinstance(value, Sequence | Iterator):
+    if isinstance(value, (Sequence, Iterator)):
         return False
     raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}, or a list of these")
 
@@ -41,7 +41,7 @@ def as_images(
         try:
             yield as_image(value, channels=channels, max_pixels=max_pixels)
         except ValueError as error:
-            if isinstance(value, str | os.PathLike):
+            if isinstance(value, (str, os.PathLike)):
                 raise  # the message has the path
             raise ValueError(f"image {index}: {error}") from error
 
@@ -57,7 +57,7 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
     require_channels(channels)
     if isinstance(value, bytes | bytearray | memoryview):
         return read_image(bytes(value), max_pixels=max_pixels)
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
         if isinstance(path, str) and path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")

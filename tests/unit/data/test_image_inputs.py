@@ -110,7 +110,7 @@ def test_sixteen_bits_and_orientation_of_pillow_images() -> None:
         (3, "got a int; expected a path"),
     ],
 )
-def test_what_is_no_image_gets_one_clear_error(value: Any, message: str) -> None:
+def test_wrong_types_give_one_clear_error(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_image(value)
 
@@ -128,5 +128,6 @@ def test_one_or_several() -> None:
     for value in (None, 3, {"a": RGB}, {1}, object()):
         with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)
+    images: list[Any] = [RGB, RGB / 255]
     with pytest.raises(ValueError, match=r"image 1: the array is \(7, 5, 3\) of float64"):
-        list(as_images([RGB, RGB / 255]))
+        list(as_images(images))
