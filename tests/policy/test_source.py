@@ -29,6 +29,7 @@ LEVELS = {
     "training": 7, "serving": 7, "bench": 7,
     "demo": 8,
     "cli": 9,
+    "__main__": 10,
 }  # fmt: skip
 # test-time augmentation is prediction, repeated
 ALLOWED_BESIDE = {("tta", "predictor")}

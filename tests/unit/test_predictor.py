@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -194,3 +195,30 @@ def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
         Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=0)
     assert Predictor(detector, device="cpu").classes == ("0", "1")
+
+
+def test_one_bad_image_never_costs_the_others(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    predictor = Predictor(detector, device="cpu")
+    images: list[Any] = [noise(40, 60), tmp_path / "bad.png", tmp_path / "none.png", noise(30, 30, 1), np.zeros(3)]
+    for batch_size in (1, 2, 8):
+        first, bad, missing, second, array = predictor.predict(images, errors="return", batch_size=batch_size)
+        assert isinstance(first, ImageDetections)
+        assert isinstance(second, ImageDetections)
+        assert (first.height, second.height) == (40, 30)
+        assert isinstance(bad, ValueError)
+        assert "bad.png" in str(bad)
+        assert isinstance(missing, FileNotFoundError)
+        assert str(array).startswith("image 4: the array is (3,)")
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        predictor.predict(images)
+    with pytest.raises(ValueError, match="errors='skip' is not known; expected 'raise' or 'return'"):
+        predictor.predict(images, errors="skip")  # type: ignore[call-overload]
+    for score in ("a", 2):
+        with pytest.raises(ValueError, match=r"score=.*; expected a number from 0 to 1"):
+            predictor.predict(noise(8, 8), score=score)  # type: ignore[call-overload]
+
+
+def test_the_name_of_a_model_is_no_checkpoint() -> None:
+    with pytest.raises(FileNotFoundError, match=r"is the name of a model, which has no weights.*rcnn train"):
+        Predictor("mask_rcnn_compact")

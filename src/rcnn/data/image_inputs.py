@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -33,17 +33,14 @@ def is_one_image(value: object) -> bool:
     raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}, or a list of these")
 
 
-def as_images(
-    values: Iterable[ImageInput], *, first: int = 0, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
-) -> Iterator[Tensor]:
-    """Each of several images as uint8 RGB (3, H, W). Errors of values without a name give their index, from `first`."""
-    for index, value in enumerate(values, start=first):
-        try:
-            yield as_image(value, channels=channels, max_pixels=max_pixels)
-        except ValueError as error:
-            if isinstance(value, (str, os.PathLike)):
-                raise  # the message has the path
-            raise ValueError(f"image {index}: {error}") from error
+def image_of_list(value: object, index: int, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS) -> Tensor:
+    """As `as_image`, of one of several images: the error for a value without a name gives its `index`."""
+    try:
+        return as_image(value, channels=channels, max_pixels=max_pixels)
+    except ValueError as error:
+        if isinstance(value, (str, os.PathLike)):
+            raise  # the message has the path
+        raise ValueError(f"image {index}: {error}") from error
 
 
 def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS) -> Tensor:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data.image_inputs import as_image, as_images, is_one_image
+from rcnn.data.image_inputs import as_image, image_of_list, is_one_image
 from rcnn.data.images import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -128,6 +128,5 @@ def test_one_or_several() -> None:
     for value in (None, 3, {"a": RGB}, {1}, object()):
         with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)
-    images: list[Any] = [RGB, RGB / 255]
     with pytest.raises(ValueError, match=r"image 1: the array is \(7, 5, 3\) of float64"):
-        list(as_images(images))
+        image_of_list(RGB / 255, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -137,7 +138,7 @@ def test_the_capacity_of_the_targets_changes_no_loss() -> None:
     images = random_images(sizes)
     small = detector.losses(images, random_targets(sizes, [3, 5], 5, capacity=8), SEED)
     targets = random_targets(sizes, [3, 5], 5, capacity=8)
-    grown = {}
+    grown: dict[str, Any] = {}
     for name, value in vars(targets).items():
         if value is not None:
             more = torch.zeros(2, 56, *value.shape[2:], dtype=value.dtype)

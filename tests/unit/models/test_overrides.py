@@ -225,3 +225,17 @@ def test_descriptions_are_the_comments_of_the_source() -> None:
     of_instance = {row.path for row in describe(model_config("faster_rcnn_compact"))}
     assert "backbone.stem_width" in of_instance
     assert "backbone.depth" not in of_instance
+
+
+def test_one_string_is_one_setting() -> None:
+    config = model_config("mask_rcnn_r50_fpn")
+    assert override(config, "box.score_threshold=0.5").box.score_threshold == 0.5
+    with pytest.raises(ValueError, match=r"'str' is not a setting; expected KEY=VALUE"):
+        override(config, "str")
+
+
+def test_an_unknown_model_gets_similar_names_only() -> None:
+    with pytest.raises(ValueError, match=r"no model named 'nope'; `rcnn models list` prints all names$"):
+        model_config("nope")
+    with pytest.raises(ValueError, match=r"did you mean mask_rcnn_compact or \w+ or \w+\? `rcnn models list`"):
+        model_config("mask_rcnn_compct")
