@@ -25,7 +25,7 @@ from rcnn.ops.anchors import cell_anchors
 from rcnn.weights.systems.layout import anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
-from rcnn.weights.systems.mmdetection.system import recognises, to_mmdetection
+from rcnn.weights.systems.mmdetection.system import to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
 
 # every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
@@ -85,7 +85,7 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
     assert set(theirs) == resnet_names() | NECK | HEADS
     assert theirs["roi_head.bbox_head.fc_cls.weight"].shape == (81, 1024)
     assert theirs["roi_head.bbox_head.fc_reg.weight"].shape == (320, 1024)
-    assert recognises(theirs)
+    assert mmdetection.SYSTEM.recognises(theirs)
     converted = mmdetection.SYSTEM.convert_state(theirs, source="mask_rcnn.pth")
     assert converted.config == config
     assert converted.state.keys() == state.keys()
