@@ -77,7 +77,11 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
     saved(tmp_path / "m")
 
     class Broken(torch.nn.Module):
-        def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_state_dict_pre_hook(self.fail)
+
+        def fail(self, *_: object) -> None:
             raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
@@ -86,7 +90,7 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["m"]
 
 
-def test_a_run_folder_stands_for_its_best_then_its_last(tmp_path: Path) -> None:
+def test_a_run_folder_means_its_best_or_else_its_last_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     saved(tmp_path / "last", seed=0)
     last = load_checkpoint(tmp_path).state["rpn.deltas.weight"]
