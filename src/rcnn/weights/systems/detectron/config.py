@@ -58,8 +58,8 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
     )
     if theirs.resnets_res5_dilation != 1:
         raise ValueError(f"{source}: RESNETS.RES5_DILATION={theirs.resnets_res5_dilation} is not supported; expected 1")
-    return DetectorConfig(
-        name=network_name(backbone, "fpn" if fpn else "c4", only=only, masks=masks, keypoints=keypoints),
+    config = DetectorConfig(
+        name="",
         num_classes=1 if only else theirs.model_num_classes - 1,
         input=cfg.InputConfig(
             min_size=theirs.test_scale,
@@ -81,6 +81,7 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
         keypoint=_keypoint(theirs, source) if keypoints else None,
         legacy=cfg.LegacyConfig(boxes="inclusive"),
     )
+    return replace(config, name=network_name(config))
 
 
 def _rpn(theirs: Settings, fpn: bool) -> cfg.RPNConfig:
