@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
 from typing import Any
 
 import yaml
@@ -16,8 +15,8 @@ from rcnn.weights.systems.detectron2.settings import Settings, listed
 from rcnn.weights.systems.settings import field_of
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
-# what says nothing of predictions, or is in the weights: variances move by the difference of eps
-SAME = ("name", "keypoint.names", "keypoint.skeleton", "backbone.norm_eps")
+# settings without effect on predictions, or kept in the weights: variances are adjusted to the eps of Detectron2
+NOT_COMPARED = ("name", "keypoint.names", "keypoint.skeleton", "backbone.norm_eps")
 EPS = 1e-5  # of every norm there
 
 
@@ -47,7 +46,10 @@ def settings_of(config: DetectorConfig) -> str:
 
 def not_said(config: DetectorConfig) -> tuple[str, ...]:
     """Our settings that a Detectron2 YAML cannot express, e.g. `rpn.legacy.anchors='torchvision'`."""
-    return tuple(_differences(config, config_of(_flat(config), config.name), ""))
+    ours, theirs = setting_values(config), setting_values(config_of(_flat(config), config.name))
+    return tuple(
+        f"{key}={value!r}" for key, value in ours.items() if key not in NOT_COMPARED and value != theirs.get(key)
+    )
 
 
 def resnet_of(config: DetectorConfig) -> ResNetConfig:
@@ -155,15 +157,3 @@ def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:
         f"{prefix}RESOLUTION": pooler.size,
         f"{prefix}SAMPLING_RATIO": pooler.sampling_ratio,
     }
-
-
-def _differences(ours: Any, theirs: Any, prefix: str) -> list[str]:
-    """Fields in which two configs differ; those of SAME do not count."""
-    lines: list[str] = []
-    for item in fields(ours):
-        mine, other = getattr(ours, item.name), getattr(theirs, item.name)
-        if is_dataclass(mine) and type(mine) is type(other):
-            lines += _differences(mine, other, f"{prefix}{item.name}.")
-        elif mine != other and prefix + item.name not in SAME:
-            lines.append(f"{prefix}{item.name}={mine!r}")
-    return lines
