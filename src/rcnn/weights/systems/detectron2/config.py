@@ -9,10 +9,10 @@ from typing import Any
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.models.zoo import MODELS
-from rcnn.weights.setting_texts import setting_values, with_settings
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
 from rcnn.weights.systems.detectron2.settings import Settings, require_supported
-from rcnn.weights.systems.settings import field_of, typed
+from rcnn.weights.systems.settings import field_of, same_settings, typed
 
 PYRAMID = ("res2", "res3", "res4", "res5")
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
@@ -21,50 +21,6 @@ NORMS: dict[str, cfg.Norm] = {
     "naiveSyncBN": "sync_bn", "GN": "gn",
 }  # fmt: skip
 POOLERS: dict[str, cfg.Pooling] = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
-# settings that mean the same in both
-SAME = {
-    "INPUT.MAX_SIZE_TEST": "input.max_size",
-    "INPUT.MIN_SIZE_TEST": "input.min_size",
-    "MODEL.ANCHOR_GENERATOR.OFFSET": "rpn.anchors.offset",
-    "MODEL.BACKBONE.FREEZE_AT": "backbone.frozen_stages",
-    "MODEL.FPN.OUT_CHANNELS": "fpn.channels",
-    "MODEL.PIXEL_MEAN": "input.pixel_mean",
-    "MODEL.PIXEL_STD": "input.pixel_std",
-    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": "rpn.proposals.min_size",
-    "MODEL.RESNETS.DEPTH": "backbone.depth",
-    "MODEL.RESNETS.NUM_GROUPS": "backbone.groups",
-    "MODEL.RESNETS.RES5_DILATION": "backbone.res5_dilation",
-    "MODEL.RESNETS.STRIDE_IN_1X1": "backbone.stride_in_1x1",
-    "MODEL.RESNETS.WIDTH_PER_GROUP": "backbone.width_per_group",
-    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": "cascade.delta_weights",
-    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": "cascade.ious",
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": "box.delta_loss_weight",
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": "box.delta_weights",
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": "box.class_agnostic",
-    "MODEL.ROI_BOX_HEAD.CONV_DIM": "box.conv_width",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "box.fc_width",
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": "box.convs",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": "box.fcs",
-    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": "box.smooth_l1_beta",
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "box.sampling.batch_size",
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": "box.selection.nms_iou",
-    "MODEL.ROI_HEADS.NUM_CLASSES": "num_classes",
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": "box.sampling.positive_fraction",
-    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": "box.append_ground_truth",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "box.score_threshold",
-    "MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT": "keypoint.loss_weight",
-    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": "mask.class_agnostic",
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": "mask.width",
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": "rpn.sampling.batch_size",
-    "MODEL.RPN.NMS_THRESH": "rpn.proposals.nms_iou",
-    "MODEL.RPN.POSITIVE_FRACTION": "rpn.sampling.positive_fraction",
-    "MODEL.RPN.POST_NMS_TOPK_TEST": "rpn.proposals.post_nms",
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": "rpn.proposals.post_nms_train",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": "rpn.proposals.pre_nms",
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": "rpn.proposals.pre_nms_train",
-    "MODEL.RPN.SMOOTH_L1_BETA": "rpn.smooth_l1_beta",
-    "TEST.DETECTIONS_PER_IMAGE": "box.selection.max_detections",
-}
 FC_LAYERS = ("box.convs", "box.conv_width", "box.fcs", "box.fc_width")  # a head of res5 has none of them
 NO_ARCHITECTURES = {
     "PanopticFPN": "a panoptic network, whose stuff head we do not have",
@@ -111,17 +67,8 @@ def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
         mask=_mask(theirs) if masks else None,
         keypoint=_keypoint(theirs, source) if keypoints else None,
     )
-    same = {ours: getattr(theirs, field_of(key)) for key, ours in same_settings(config).items()}
-    config = with_settings(config, same)
+    config = with_settings(config, same_settings(theirs, config, skipped=skipped_settings(config)))
     return replace(config, name=network_name(config))
-
-
-def same_settings(config: DetectorConfig) -> dict[str, str]:
-    """The pairs of SAME for the parts that `config` has."""
-    known = setting_values(config).keys()
-    skipped = FC_LAYERS if config.box.trunk == "res5" else ()
-    skipped = ("num_classes", "box.") if config.proposals_only else skipped
-    return {theirs: ours for theirs, ours in SAME.items() if ours in known and not ours.startswith(skipped or ("-",))}
 
 
 def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
@@ -190,6 +137,11 @@ def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -
             f"{source}: TEST.DETECTIONS_PER_IMAGE={theirs.test_detections_per_image} (as many as there are) is not "
             "supported; expected a number"
         )
+
+
+def skipped_settings(config: DetectorConfig) -> tuple[str, ...]:
+    """Settings of Detectron2 that a detector of `config` does not have, by our names."""
+    return FC_LAYERS if config.box.trunk == "res5" else ()
 
 
 def network_name(config: DetectorConfig) -> str:

@@ -10,13 +10,18 @@ from torch import Tensor
 from rcnn.models import DetectorConfig
 from rcnn.models.config import PoolerConfig, ResNetConfig
 from rcnn.weights.setting_texts import setting_values
-from rcnn.weights.systems.detectron2.config import NORMS, PYRAMID, config_of, same_settings
+from rcnn.weights.systems.detectron2.config import NORMS, PYRAMID, config_of, skipped_settings
 from rcnn.weights.systems.detectron2.settings import Settings, listed
-from rcnn.weights.systems.settings import field_of
+from rcnn.weights.systems.settings import field_of, same_values
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
 # settings without effect on predictions, or kept in the weights: variances are adjusted to the eps of Detectron2
 NOT_COMPARED = ("name", "keypoint.names", "keypoint.skeleton", "backbone.norm_eps")
+SECTIONS = (
+    "INPUT.", "TEST.", "MODEL.ANCHOR_GENERATOR.", "MODEL.BACKBONE.", "MODEL.FPN.", "MODEL.PROPOSAL_GENERATOR.",
+    "MODEL.RESNETS.", "MODEL.ROI_BOX_CASCADE_HEAD.", "MODEL.ROI_BOX_HEAD.", "MODEL.ROI_HEADS.",
+    "MODEL.ROI_KEYPOINT_HEAD.", "MODEL.ROI_MASK_HEAD.", "MODEL.RPN.", "MODEL.",
+)  # fmt: skip
 EPS = 1e-5  # of every norm there
 
 
@@ -86,8 +91,9 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
     trunk = resnet_of(config)
     fpn, rpn, last = config.fpn is not None, config.rpn, f"res{trunk.stages[-1]}"
     levels = ["p2", "p3", "p4", "p5", "p6"] if fpn else [last]
-    values = setting_values(config)
-    settings: dict[str, Any] = {key: listed(values[ours]) for key, ours in same_settings(config).items()}
+    settings: dict[str, Any] = {
+        _key(field): listed(value) for field, value in same_values(Settings, config, skipped_settings(config)).items()
+    }
     settings |= {
         "VERSION": 2,
         "INPUT.FORMAT": config.input.channel_order.upper(),
@@ -113,6 +119,12 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
     # there a whole number is no float, and the other way about
     return {key: type(default)(value) if isinstance(default := _default(key), int | float) else value
             for key, value in settings.items()}  # fmt: skip
+
+
+def _key(field: str) -> str:
+    """Detectron2's key for a field of its settings: MODEL.RPN.NMS_THRESH for model_rpn_nms_thresh."""
+    section = next(section for section in SECTIONS if field.startswith(field_of(section)))
+    return section + field.removeprefix(field_of(section)).upper()
 
 
 def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
