@@ -17,6 +17,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.data.image_inputs import ImageInput, as_image
 from rcnn.data.loading import Padding, pad_images
@@ -87,6 +88,7 @@ class AugmentedPredictor(Predictor):
         self.flips = (False, True) if flip else (False,)
 
     @classmethod
+    @override
     def from_checkpoint(
         cls,
         path: str | Path,
@@ -111,12 +113,14 @@ class AugmentedPredictor(Predictor):
             allow=allow,
         )
 
+    @override
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
         """An image (3, H, W) at its own size: `detect` makes the views."""
         image = as_image(source)
         size = image.shape[1], image.shape[2]
         return image, Frame(original=size, size=size, back=(1.0, 1.0))
 
+    @override
     def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
         """The detections in `images` (3, H, W), one after the other."""
         with torch.inference_mode():

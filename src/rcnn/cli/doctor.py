@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import platform
 import sys
+from types import ModuleType
 
 import typer
 
@@ -47,7 +48,7 @@ def _row(what: str, value: str, note: str = "") -> None:
     typer.echo(f"{what:18} {value}" + (f"   ({note})" if note else ""))
 
 
-def _torch(torch) -> None:
+def _torch(torch: ModuleType) -> None:
     _row("torch", torch.__version__, f"{torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):

@@ -106,7 +106,7 @@ def _value(value: object) -> str:
     """A value in the form of the command line (YAML)."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return f"[{','.join(_value(part) for part in value)}]"
     if isinstance(value, Mapping):
         return f"{{{','.join(f'{key}: {_value(part)}' for key, part in value.items())}}}"

@@ -48,7 +48,7 @@ def predictor_from(
         return Predictor(
             checkpoint, device=device, precision=precision, padding=padding, settings=settings, allow=allow
         )
-    sides = [] if tta == "own" else tta.split(",")
+    sides = tta.split(",") if tta != "own" else list[str]()
     if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
         raise ValueError(
             f"--tta {tta}: expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. 640,800,960, or `own` for the "

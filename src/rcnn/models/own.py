@@ -206,7 +206,11 @@ def _named(name: str, value: OwnModule) -> tuple[str, Mapping[str, Any], Callabl
     if isinstance(value, nn.Module):
         # only a class without parameters says how to make the same module again
         again = name == "backbone" and not inspect.signature(type(value)).parameters
-        return (_path_of(type(value)) if again else None) or PASSED, {}, lambda *inputs: value
+
+        def passed(*_: object) -> object:
+            return value
+
+        return (_path_of(type(value)) if again else None) or PASSED, {}, passed
     arguments: Mapping[str, Any] = {}
     if isinstance(value, functools.partial):
         if value.args:

@@ -23,10 +23,11 @@ from rcnn import __version__
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.own import allow_factories, require_named
+from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.weights.differences import different_tensors
 from rcnn.weights.listing import first_names
-from rcnn.weights.record import read_record, record_text, require_unchanged
+from rcnn.weights.record import read_record, record_text, warn_if_changed
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -131,6 +132,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     record = read_record(source)
     try:
         config = config_from_dict(record["model"])
+        validate(config)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{source}: {error}. It was written by rcnn {record['rcnn']}, this is {__version__}"
@@ -138,7 +140,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     classes, kind = tuple(record["classes"]), record["kind"]
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))
-    require_unchanged(record, source)
+    warn_if_changed(record, source)
     weights = folder / WEIGHTS_FILE
     try:
         state = load_file(weights)
@@ -177,7 +179,11 @@ def load_detector(
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
     checkpoint = replace(checkpoint, config=override(checkpoint.config, settings))
-    detector = empty_detector(checkpoint.config)
+    try:
+        detector = empty_detector(checkpoint.config)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
+        changed = f" with {' '.join(settings)}" if settings else ""
+        raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import functools
 import importlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from typing_extensions import override
 
 import rcnn
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import OwnBackboneConfig
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.structures import ImageBatch
+from tests.narrow import instance, present
 from tests.own_modules import write_own_modules
 from tests.tiny_data import TINY_MODEL
 
@@ -46,18 +50,18 @@ def detections(detector: Detector) -> torch.Tensor:
     return detector.eval().predict(ImageBatch(pixels=pixels, sizes=torch.tensor([[96, 128]]))).scores
 
 
-@pytest.mark.parametrize(
-    ("spelling", "factory", "arguments"),
-    [
-        (lambda mine: mine.MyBackbone, FACTORY, {}),
-        (lambda mine: functools.partial(mine.MyBackbone, width=20), FACTORY, {"width": 20}),
-        (lambda mine: mine.Fixed(), "my_backbone.py:Fixed", {}),
-    ],
-)
+SPELLINGS: list[tuple[Callable[[Any], Any], str, dict[str, int]]] = [
+    (lambda mine: mine.MyBackbone, FACTORY, {}),
+    (lambda mine: functools.partial(mine.MyBackbone, width=20), FACTORY, {"width": 20}),
+    (lambda mine: mine.Fixed(), "my_backbone.py:Fixed", {}),
+]
+
+
+@pytest.mark.parametrize(("spelling", "factory", "arguments"), SPELLINGS)
 def test_what_is_passed_is_named_saved_and_loaded(
-    mine: ModuleType, folder: Path, spelling: object, factory: str, arguments: dict[str, int]
+    mine: ModuleType, folder: Path, spelling: Callable[[Any], Any], factory: str, arguments: dict[str, int]
 ) -> None:
-    detector = rcnn.build_detector(BASE, backbone=spelling(mine))  # type: ignore[operator]
+    detector = rcnn.build_detector(BASE, backbone=spelling(mine))
     assert detector.config.backbone == OwnBackboneConfig(factory=factory, arguments=arguments)
     assert isinstance(detector.backbone, mine.MyBackbone)
     rcnn.save_checkpoint(folder / "saved", detector, detector.config, CLASSES, {})
@@ -79,8 +83,7 @@ def test_a_module_of_a_class_with_parameters_cannot_be_saved(mine: ModuleType, f
 def test_a_box_head_from_a_setting(folder: Path) -> None:
     config = rcnn.override(BASE, ["box.factory=my_head.py:make_box_head", "box.arguments={width: 12}"])
     detector = rcnn.build_detector(config)
-    assert detector.box_head is not None
-    assert detector.box_head.logits.in_features == 12
+    assert instance(present(detector.box_head).get_submodule("logits"), nn.Linear).in_features == 12
     rcnn.save_checkpoint(folder / "saved", detector, detector.config, CLASSES, {})
     again = rcnn.load(folder / "saved", allow="my_head.py:make_box_head")
     assert torch.equal(detections(again), detections(detector))
@@ -103,7 +106,7 @@ def test_code_that_is_not_allowed_is_never_imported(folder: Path) -> None:
     detector = rcnn.build_detector(rcnn.override(BASE, f"backbone.factory={FACTORY}"))
     rcnn.save_checkpoint(folder / "saved", detector, detector.config, CLASSES, {})
     (folder / "my_backbone.py").write_text("raise SystemExit('this ran')")
-    for allow in ([], ["my_backbone.py:other"], ["other.py:MyBackbone"], "my_backbone:MyBackbone"):
+    for allow in (list[str](), ["my_backbone.py:other"], ["other.py:MyBackbone"], "my_backbone:MyBackbone"):
         for use in (rcnn.load, rcnn.load_checkpoint, rcnn.Predictor):
             with pytest.raises(ValueError, match=rf"saved: backbone.factory is {FACTORY}.*--allow {FACTORY}") as error:
                 use(folder / "saved", allow=allow)
@@ -199,10 +202,11 @@ def test_training_and_evaluation_modes_are_kept() -> None:
             self.conv, self.norm = nn.Conv2d(3, 16, 4, stride=4), nn.BatchNorm2d(16)
             self.frozen = nn.BatchNorm2d(16).eval()
 
+        @override
         def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"c2": self.frozen(self.norm(self.conv(x)))}
 
     config = rcnn.override(BASE, ["fpn=null", "rpn.anchors.sizes=[[32]]"])
-    backbone = rcnn.build_detector(config, backbone=Normed()).backbone
+    backbone = instance(rcnn.build_detector(config, backbone=Normed()).backbone, Normed)
     assert (backbone.training, backbone.norm.training, backbone.frozen.training) == (True, True, False)
-    assert not backbone.norm.running_mean.any()
+    assert not present(backbone.norm.running_mean).any()

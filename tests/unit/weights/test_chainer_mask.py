@@ -165,7 +165,7 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
         ("nowhere.yaml", "neither a file nor settings"),
     ],
 )
-def test_settings_that_cannot_be(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
+def test_invalid_settings(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         chainer.WKENTARO.convert_state(wkentaro, words)
 
@@ -178,7 +178,7 @@ def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
         read_chainer_settings(file)
 
 
-def test_what_lacks_is_named(wkentaro: dict[str, Tensor]) -> None:
+def test_missing_tensors_are_named(wkentaro: dict[str, Tensor]) -> None:
     state = {name: value for name, value in wkentaro.items() if name != "head/deconv6/W"}
     with pytest.raises(ValueError, match=r"mask_head\.deconv\.weight"):
         chainer.WKENTARO.convert_state(state)

@@ -146,7 +146,7 @@ def slow_trunk(blob: Mapping[str, np.ndarray], x: Tensor, one_by_one: bool, grou
 
 
 @pytest.mark.parametrize(("one_by_one", "groups", "width"), [(True, 1, 64), (False, 32, 8)])
-def test_the_trunk_computes_what_its_blobs_say(one_by_one: bool, groups: int, width: int) -> None:
+def test_the_trunk_equals_a_forward_pass_of_the_blobs(one_by_one: bool, groups: int, width: int) -> None:
     arrays = blobs(blocks=(1, 1, 1, 1), groups=groups, width=width, classes=None, fpn=False, fill=seeded)
     names = RULES.place(arrays, "blobs", "Detectron").ours
     state = {ours: torch.from_numpy(np.array(arrays[name])) for name, ours in names.items()}
@@ -360,6 +360,6 @@ def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> N
         ("bbox_pred_b", (), "of another shape"),
     ],
 )
-def test_wrong_shapes_are_told(blob: str, shape: tuple[int, ...], message: str) -> None:
+def test_wrong_shapes_are_reported(blob: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         detectron.SYSTEM.convert_state({**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})

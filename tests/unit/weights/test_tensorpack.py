@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict, Unpack
 
 from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
@@ -27,6 +28,23 @@ from tests.unit.weights.tensorpack_forward import Forward
 # facts/tensorpack.md, 6.2: tensors of each published architecture; those of the graphs that were dumped
 CONFIGS = 19
 ELEMENTS = {"fpn": 44_453_556, "c4": 36_024_048, "fpngn": 45_719_348, "r101scratch": 94_974_622}
+
+
+class Network(TypedDict, total=False, closed=True):
+    """Options of `peer_shapes`."""
+
+    pyramid: bool
+    norm: str
+    head: str
+    head_norm: bool
+    cascade: bool
+
+
+class Rules(TypedDict, total=False, closed=True):
+    """Options of `Forward`."""
+
+    tf_pad: bool
+    stride_1x1: bool
 
 
 def graphs(shared: Path) -> dict[str, tuple[str, dict[str, tuple[int, ...]]]]:
@@ -59,7 +77,7 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
         assert (converted.config.mask is not None) == ("MODE_MASK=False" not in words)
 
 
-VARIANTS: dict[str, tuple[dict, str, dict]] = {
+VARIANTS: dict[str, tuple[Network, str, Rules]] = {
     "all group norm": ({"norm": "gn", "head": "4conv1fc", "head_norm": True}, "BACKBONE.FREEZE_AT=0", {}),
     "4conv1fc": ({"head": "4conv1fc"}, "", {}),
     "cascade": ({"cascade": True}, "", {}),
@@ -75,7 +93,7 @@ VARIANTS: dict[str, tuple[dict, str, dict]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_variants_compute_what_the_rules_say(variant: str) -> None:
+def test_variants_equal_the_reference_forward_pass(variant: str) -> None:
     network, words, rules = VARIANTS[variant]
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(**network).items()}
     if network.get("norm") == "none":  # nothing else keeps the maps from growing
@@ -99,7 +117,7 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
 
 @pytest.mark.compile
 @pytest.mark.parametrize("pyramid", [True, False])
-def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
+def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
     """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
@@ -141,11 +159,11 @@ def batch_of(image: np.ndarray, divisor: int) -> ImageBatch:
     return ImageBatch(pixels=padded, sizes=torch.tensor([[height, width]]))
 
 
-def tiny(**network) -> dict[str, Tensor]:
+def tiny(**network: Unpack[Network]) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in peer_shapes(**network).items()}
 
 
-def config(words: str | Path | None = None, **network) -> DetectorConfig:
+def config(words: str | Path | None = None, **network: Unpack[Network]) -> DetectorConfig:
     return tensorpack.SYSTEM.convert_state(tiny(**network), words).config
 
 
@@ -166,7 +184,7 @@ def test_settings_of_the_finalizer() -> None:
     assert config("FPN.CASCADE=True", pyramid=False) == single  # without a pyramid it is passed over
 
 
-def test_optimiser_and_counters_are_left_behind() -> None:
+def test_optimizer_and_counters_are_skipped() -> None:
     state = tiny() | {
         "conv0/W/Momentum:0": torch.zeros(7, 7, 3, 64), "learning_rate:0": torch.zeros(()),
         "global_step:0": torch.zeros(()), "EMA/total_loss:0": torch.zeros(()), "AccumGrad/counter:0": torch.zeros(()),
@@ -228,6 +246,6 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
         ("nowhere.txt", "neither a file nor settings"),
     ],
 )
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         tensorpack.SYSTEM.convert_state(tiny(), words)
