@@ -69,8 +69,8 @@ class Settings:
     pre_nms_limit: int = 6000
     post_nms_rois_training: int = same("rpn.proposals.post_nms_train", 2000)
     post_nms_rois_inference: int = same("rpn.proposals.post_nms", 1000)
-    pool_size: int = same("box.pooler.size", 7)
-    mask_pool_size: int = same("mask.pooler.size", 14)
+    pool_size: int = 7
+    mask_pool_size: int = 14
     train_rois_per_image: int = same("box.sampling.batch_size", 200)
     roi_positive_ratio: float = same("box.sampling.positive_fraction", 0.33)
     detection_max_instances: int = same("box.selection.max_detections", 100)
@@ -250,12 +250,12 @@ def _config(
             max_log_scale=UNLIMITED_SCALE,
             append_ground_truth=False,
             smooth_l1_beta=1.0,
-            pooler=cfg.PoolerConfig(kind="normalized"),
+            pooler=cfg.PoolerConfig(kind="normalized", size=theirs.pool_size),
         ),
         mask=cfg.MaskHeadConfig(
             width=kernels["mrcnn_mask"][-2],
             target="bitmap",
-            pooler=cfg.PoolerConfig(kind="normalized"),
+            pooler=cfg.PoolerConfig(kind="normalized", size=theirs.mask_pool_size),
         ),
         legacy=cfg.LegacyConfig(boxes="pixel_centers"),
     )
