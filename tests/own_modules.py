@@ -1,4 +1,4 @@
-"""A user's file with a backbone and a box head of her own, as tests write it into a folder of their own."""
+"""A user's file with a custom backbone and box head, which tests write into their folders."""
 
 from __future__ import annotations
 

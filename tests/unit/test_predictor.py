@@ -1,4 +1,4 @@
-"""From a file to detections in its own pixels: coordinates by hand, masks by pycocotools, batches and single images."""
+"""From a file to detections in its pixels: coordinates by hand, masks by pycocotools, batches and single images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = ("square", "disc")
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    """A tiny one whose random weights find something."""
+    """A tiny detector with random weights that detects something."""
     torch.manual_seed(0)
     words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.selection.max_detections=20"]
     detector = build_detector(override(model_config("mask_rcnn_compact"), words)).eval()
