@@ -82,10 +82,10 @@ def test_masks_become_coco_run_lengths() -> None:
     expected = np.zeros((2, 40, 60), np.uint8)
     expected[0, 5:25, 10:30] = 1
     expected[1, :, :30] = 1
-    for rle, wanted in zip(rles, expected, strict=True):
+    for rle, mask in zip(rles, expected, strict=True):
         assert rle["size"] == [40, 60]
         assert isinstance(rle["counts"], str)
-        np.testing.assert_array_equal(pycoco.decode(rle), wanted)
+        np.testing.assert_array_equal(pycoco.decode(rle), mask)
     kept = found.above(0.5)
     assert len(kept) == 1
     [entry] = kept.to_json(CLASSES)

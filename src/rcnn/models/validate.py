@@ -27,7 +27,7 @@ AT_LEAST_ONE = {
     "fcis": ("width", "groups", "roi_size", "max_detections"),
     "fcis.sampling": ("batch_size",),
 }
-MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "box.selection.min_size", "input.pixel_mean")
+MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 BETWEEN_0_AND_1 = {
     "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
     "rpn.proposals": ("nms_iou", "score_threshold"),

@@ -15,7 +15,6 @@ from rcnn.models.config import FCIS_SAMPLING, FCISConfig, ResNetConfig
 from rcnn.weights.systems.classes import COCO_CLASSES, VOC_CLASSES
 from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
-from rcnn.weights.systems.fcis.mxnet import recognises
 from rcnn.weights.systems.known import convert
 from tests.unit.weights.test_mxnet import params, v2
 
@@ -70,7 +69,7 @@ def mxnet_state(depth: int = 50, classes: int = 3, sizes: int = 4) -> dict[str, 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_mxnet_names_and_settings(depth: int) -> None:
     state = mxnet_state(depth, classes=81)
-    assert recognises(state)
+    assert mxnet.SYSTEM.recognises(state)
     converted = mxnet.SYSTEM.convert_state(state, source="fcis.params")
     assert converted.config.name == f"fcis_r{depth}_coco"
     assert converted.classes == COCO_CLASSES

@@ -16,7 +16,6 @@ from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
-from rcnn.weights.systems.mask_faster_rcnn import recognises
 from tests.parity.golden_detectron2 import match_sets
 
 BLOCKS, CLASSES, ANCHORS = (1, 1, 1, 1), 3, 12
@@ -244,7 +243,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
 
 def test_settings_come_from_the_file() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
-    assert recognises(state)
+    assert mask_faster_rcnn.SYSTEM.recognises(state)
     config = mask_faster_rcnn.SYSTEM.convert_state(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
     assert (config.input.max_size, config.box.pooler.kind, config.num_classes) == (1333, "roi_pool", CLASSES)
     assert config.rpn.anchors.sizes == ((64.0, 128.0, 256.0, 512.0),)
@@ -260,7 +259,7 @@ def test_settings_come_from_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
-    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "crop or pool"),
+    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
      ("TEST.MAX_SIZE=x", "such as 1000"),
      ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],

@@ -25,10 +25,10 @@ from rcnn.ops.anchors import cell_anchors
 from rcnn.weights.systems.layout import anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
-from rcnn.weights.systems.mmdetection.system import recognises, to_mmdetection
+from rcnn.weights.systems.mmdetection.system import to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
 
-# every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
+# all their parameters and statistics outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
 WEIGHT_AND_BIAS = ("weight", "bias")
 NECK = {
     f"neck.{kind}_convs.{i}.conv.{last}" for kind in ("lateral", "fpn") for i in range(4) for last in WEIGHT_AND_BIAS
@@ -85,7 +85,7 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
     assert set(theirs) == resnet_names() | NECK | HEADS
     assert theirs["roi_head.bbox_head.fc_cls.weight"].shape == (81, 1024)
     assert theirs["roi_head.bbox_head.fc_reg.weight"].shape == (320, 1024)
-    assert recognises(theirs)
+    assert mmdetection.SYSTEM.recognises(theirs)
     converted = mmdetection.SYSTEM.convert_state(theirs, source="mask_rcnn.pth")
     assert converted.config == config
     assert converted.state.keys() == state.keys()
@@ -100,7 +100,7 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
 def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
     """C4 has 15 anchors per cell; theirs by their formula, compared row by row with ours."""
     config = replace(model_config("faster_rcnn_r50_c4"), num_classes=2)
-    order = anchors_to_ratio_outer("rpn.objectness.", torch.arange(15), config)  # of ours, in their order
+    order = anchors_to_ratio_outer("rpn.objectness.", torch.arange(15), config)  # our rows in their order
     ours = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     ratios, scales = np.array([0.5, 1.0, 2.0]), np.array([2, 4, 8, 16, 32])
     heights = (16 * np.sqrt(ratios)[:, None] * scales[None]).reshape(-1)

@@ -18,9 +18,9 @@ from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.systems.settings import typed_settings
 from rcnn.weights.systems.tensorpack import system as tensorpack
-from rcnn.weights.systems.tensorpack.settings import read_settings
-from rcnn.weights.systems.tensorpack.system import recognises
+from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
 from tests.unit.weights.tensorpack_forward import Forward
@@ -62,7 +62,7 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
     assert len(dumped) == CONFIGS
     for name, (words, shapes) in dumped.items():
         state = {f"{key}:0": torch.empty(shape, device="meta") for key, shape in shapes.items()}
-        assert recognises(state)
+        assert tensorpack.SYSTEM.recognises(state)
         converted = tensorpack.SYSTEM.convert_state(
             state, words or None, name
         )  # require_fit has compared names and shapes
@@ -223,11 +223,13 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
     if as_file:
         given = tmp_path / "settings.txt"
         given.write_text(words)
-    settings = read_settings(given)
+    settings = typed_settings(Settings, given)
     assert settings.given == {"MODE_FPN", "PREPROC.MAX_SIZE"}
-    assert settings.get["PREPROC.MAX_SIZE"] == 1024
-    assert settings.of_the_run == ("DATA.TRAIN", "TRAIN.LR_SCHEDULE")
-    assert settings.unknown == ("BACKBONE.STRANGE",)
+    assert settings.values.preproc_max_size == 1024
+    assert settings.notes(TRAINING) == (
+        "training settings, not used: DATA.TRAIN, TRAIN.LR_SCHEDULE",
+        "unknown settings, ignored: BACKBONE.STRANGE",
+    )
     assumed = tensorpack.SYSTEM.convert_state(tiny(), given).notes
     assert any("BACKBONE.STRANGE" in sentence for sentence in assumed)
 
@@ -238,7 +240,7 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
         ("MODE_FPN=False", "MODE_FPN=True by its tensors"),
         ("PREPROC.MAX_SIZE=large", "'large'"),
         ("BACKBONE.STRIDE_1X1=1", "expected a value such as False"),
-        ("BACKBONE.NORM=Batch", "FreezeBN, SyncBN"),
+        ("BACKBONE.NORM=Batch", "expected 'FreezeBN' or 'SyncBN'"),
         ("PREPROC.MAX_SIZE=__import__('os').getcwd()", "__import__"),
         ("FPN.ANCHOR_STRIDES=(8,16,32,64,128)", "FPN.ANCHOR_STRIDES=(8, 16"),
         ("nowhere.txt", "neither a file nor settings"),
