@@ -182,7 +182,8 @@ def load_detector(
     try:
         detector = empty_detector(checkpoint.config)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
-        changed = f" with {' '.join(settings)}" if settings else ""
+        words = [settings] if isinstance(settings, str) else settings
+        changed = f" with {' '.join(words)}" if words else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint
