@@ -53,7 +53,12 @@ def predict(
     contour: Annotated[
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
-    score: Annotated[float, typer.Option(help="Leave out detections with a lower score.", min=0, max=1)] = 0.5,
+    score: Annotated[
+        float,
+        typer.Option(
+            help="Leave out detections with a lower score (in Python, predict() defaults to 0).", min=0, max=1
+        ),
+    ] = 0.5,
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,

@@ -221,6 +221,8 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
     """A ValueError unless `classes` are `count` different, non-empty names."""
+    if isinstance(classes, str):
+        raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
         raise ValueError(f"{source}: {len(classes)} class names for a detector of num_classes={count}")
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
