@@ -42,4 +42,4 @@ def random_targets(
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
         points = torch.stack([torch.stack(p, -1) for p in ((x, y1), (x2, y), (x, y2), (x1, y))], 1)  # (count, 4, 2)
         polygons[image, :count] = torch.cat([points, points.roll(-1, 1), torch.zeros(count, 4, 1)], -1)
-    return Targets(boxes=boxes, labels=labels * valid, valid=valid, polygons=polygons)
+    return Targets(boxes=boxes, labels=labels * valid, valid=valid, polygons=polygons, num_classes=num_classes)
