@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import Tensor
+from torchvision.models.detection import FasterRCNN, keypointrcnn_resnet50_fpn, maskrcnn_resnet50_fpn
 
 from rcnn.data import open_dataset
 from rcnn.data.images import read_image
@@ -20,6 +21,8 @@ from rcnn.data.records import Dataset
 from rcnn.data.targets import Masks, collate_targets, make_sample
 from rcnn.data.transforms import Sample, preprocess
 from rcnn.models import Detector, build_detector
+from rcnn.models.config import DetectorConfig, Norm, ResNetConfig
+from rcnn.models.heads.box import BoxHead
 from rcnn.preprocess import build_preprocessor
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.systems import torchvision as torchvision_files
@@ -58,11 +61,17 @@ def new_detector(name: str = "maskrcnn_resnet50_fpn") -> Detector:
     torch.manual_seed(0)
     theirs = torchvision.models.detection.__dict__[name](weights=None, weights_backbone=None)
     converted = torchvision_files.SYSTEM.convert_state(theirs.state_dict())
-    config = replace(converted.config, backbone=replace(converted.config.backbone, norm="frozen_bn"))  # ty: ignore
-    detector = build_detector(config)
+    detector = build_detector(with_norm(converted.config, "frozen_bn"))
     state = {name: value for name, value in converted.state.items() if not name.endswith("num_batches_tracked")}
     detector.load_state_dict(state)
     return detector
+
+
+def with_norm(config: DetectorConfig, norm: Norm) -> DetectorConfig:
+    """`config` of a ResNet detector, with another norm in its backbone."""
+    if not isinstance(config.backbone, ResNetConfig):
+        raise TypeError(f"got the backbone {config.backbone.kind}; expected a resnet")
+    return replace(config, backbone=replace(config.backbone, norm=norm))
 
 
 def settle_norms(detector: Detector, photo: Photo) -> None:
@@ -70,8 +79,7 @@ def settle_norms(detector: Detector, photo: Photo) -> None:
     for name, value in detector.named_buffers():
         if name.endswith("conv3.norm.weight"):
             value.fill_(0.1)  # blocks add little to their shortcut, as trained ones: else every layer enlarges rounding
-    config = detector.config
-    learning = build_detector(replace(config, backbone=replace(config.backbone, norm="bn")))  # ty: ignore
+    learning = build_detector(with_norm(detector.config, "bn"))
     learning.load_state_dict(detector.state_dict(), strict=False)
     for module in learning.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -97,7 +105,7 @@ def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.2
         )
     )
     learning.load_state_dict(detector.state_dict())
-    learning.to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    learning.to(memory_format=torch.channels_last).train()
     with torch.no_grad():
         maps = learning.features(photo.images)
     noise = torch.Generator().manual_seed(0)
@@ -125,11 +133,21 @@ def rattled(values: Tensor, generator: torch.Generator, by: float = 0.05) -> Ten
     return values * (1 + by * torch.randn(values.shape, generator=generator))
 
 
-def torchvision_twin(detector: Detector) -> torch.nn.Module:
-    """torchvision's network with the same weights and its own settings."""
-    name = "keypointrcnn_resnet50_fpn" if detector.config.keypoint is not None else "maskrcnn_resnet50_fpn"
-    twin = torchvision.models.detection.__dict__[name](
-        weights=None, weights_backbone=None, norm_layer=torchvision.ops.FrozenBatchNorm2d
+def set_score_threshold(detector: Detector, threshold: float) -> None:
+    """Report detections that score `threshold` or higher."""
+    if not isinstance(detector.box_head, BoxHead):
+        raise TypeError(f"got {type(detector.box_head).__name__}; expected a detector with a box head")
+    detector.box_head.config = replace(detector.box_head.config, score_threshold=threshold)
+
+
+def torchvision_twin(detector: Detector, score_threshold: float = 0.05) -> FasterRCNN:
+    """torchvision's network with the same weights and its own settings, except for the score threshold."""
+    build = keypointrcnn_resnet50_fpn if detector.config.keypoint is not None else maskrcnn_resnet50_fpn
+    twin = build(
+        weights=None,
+        weights_backbone=None,
+        norm_layer=torchvision.ops.FrozenBatchNorm2d,
+        box_score_thresh=score_threshold,
     )
     twin.load_state_dict(to_torchvision(detector.state_dict(), detector.config))
     return twin

@@ -12,22 +12,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torchvision.ops import box_iou
 
-from fitted import Photo, fit_heads, new_detector, open_photo, torchvision_twin
+from fitted import Photo, fit_heads, new_detector, open_photo, set_score_threshold, torchvision_twin
 from measure import alternate, in_a_process, peak_memory, write
 from rcnn.models import Detector
 from rcnn.ops.coco_backend import rle_mask
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
-PEERS = ("torchvision float32", "rcnn float32", "rcnn bfloat16")
+PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+PEERS = ("torchvision float32", *(f"rcnn {precision}" for precision in PRECISIONS))
 # from what score on detections are compared, and how near they must be: boxes in pixels, scores. Which of two boxes
 # that overlap by half survives turns on bfloat16's last digit where both score low
 WANTED = {"rcnn float32": (0.05, 1e-3, 1e-3), "rcnn bfloat16": (0.5, 1.0, 0.02)}
@@ -38,8 +38,7 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
     """A call for each peer, from the photo's pixels to its detections."""
     calls: dict[str, Any] = {}
     if only in (None, PEERS[0]):
-        twin = torchvision_twin(detector).eval()
-        twin.roi_heads.score_thresh = threshold  # type: ignore[union-attr]
+        twin = torchvision_twin(detector, threshold).eval()
         image = photo.pixels.float() / 255
 
         @torch.inference_mode()
@@ -47,11 +46,12 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
             return twin([image])[0]
 
         calls[PEERS[0]] = theirs
-    detector.box_head.config = replace(detector.box_head.config, score_threshold=threshold)
+    set_score_threshold(detector, threshold)
     classes = [str(number) for number in range(detector.config.num_classes)]
-    for name in PEERS[1:]:
+    for precision in PRECISIONS:
+        name = f"rcnn {precision}"
         if only in (None, name):
-            predictor = Predictor(detector, classes=classes, device="cpu", precision=name.split()[1])
+            predictor = Predictor(detector, classes=classes, device="cpu", precision=precision)
             calls[name] = lambda predictor=predictor: with_masks(predictor, photo)
     return calls
 

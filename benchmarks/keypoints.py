@@ -11,23 +11,23 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 from torchvision.ops import box_iou
 
-from fitted import Photo, fit_heads, new_detector, open_photo, torchvision_twin
+from fitted import Photo, fit_heads, new_detector, open_photo, set_score_threshold, torchvision_twin
 from measure import alternate, in_a_process, peak_memory, write
 from rcnn.models import Detector
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
-PEERS = ("torchvision float32", "rcnn float32", "rcnn bfloat16")
+PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+PEERS = ("torchvision float32", *(f"rcnn {precision}" for precision in PRECISIONS))
 # from what score on detections are compared, and how near they must be: boxes in pixels, scores, and what part of the
 # keypoints within a pixel. In bfloat16 a point may go to another place of nearly the same height, and boxes of heads
 # that were fitted for a minute move by some pixels of 1,216
@@ -39,8 +39,7 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
     """A call for each peer, from the photo's pixels to its detections."""
     calls: dict[str, Any] = {}
     if only in (None, PEERS[0]):
-        twin = torchvision_twin(detector).eval()
-        twin.roi_heads.score_thresh = threshold  # type: ignore[union-attr]
+        twin = torchvision_twin(detector, threshold).eval()
         image = photo.pixels.float() / 255
 
         @torch.inference_mode()
@@ -48,10 +47,11 @@ def peers(detector: Detector, photo: Photo, threshold: float, only: str | None =
             return twin([image])[0]
 
         calls[PEERS[0]] = theirs
-    detector.box_head.config = replace(detector.box_head.config, score_threshold=threshold)
-    for name in PEERS[1:]:
+    set_score_threshold(detector, threshold)
+    for precision in PRECISIONS:
+        name = f"rcnn {precision}"
         if only in (None, name):
-            predictor = Predictor(detector, classes=("person",), device="cpu", precision=name.split()[1])
+            predictor = Predictor(detector, classes=("person",), device="cpu", precision=precision)
             calls[name] = lambda predictor=predictor: predictor.predict([photo.pixels])[0]
     return calls
 

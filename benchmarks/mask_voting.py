@@ -46,7 +46,8 @@ def case() -> tuple[Tensor, Tensor, Tensor]:
 def by_canvases(boxes: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Boxes (D, 4) and masks (D, 21, 21), detection by detection, voter by voter."""
     edges = boxes[0].round().long().tolist()
-    fitted, voted = [], []
+    fitted: list[Tensor] = []
+    voted: list[Tensor] = []
     for row in weights[0]:
         canvas = torch.zeros(HEIGHT, WIDTH)
         for voter in (row > 0).nonzero()[:, 0].tolist():

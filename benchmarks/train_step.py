@@ -32,14 +32,16 @@ def their_step(detector: Detector, photo: Photo) -> Any:
         parameter.requires_grad_(not name.startswith(("backbone.body.conv1", "backbone.body.layer1")))
     optimizer = torch.optim.SGD([p for p in twin.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
     sample = photo.sample
+    if sample.bitmaps is None:
+        raise ValueError("the photo was opened without bitmaps")
     image = photo.pixels.float() / 255
-    target = {"boxes": sample.boxes, "labels": sample.labels + 1, "masks": sample.bitmaps.to(torch.uint8)}  # ty: ignore
+    target = {"boxes": sample.boxes, "labels": sample.labels + 1, "masks": sample.bitmaps.to(torch.uint8)}
 
     def step() -> float:
         losses = twin([image], [target])
-        loss = sum(losses.values())
+        loss = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
+        loss.backward()
         optimizer.step()
         return float(loss)
 
@@ -48,7 +50,7 @@ def their_step(detector: Detector, photo: Photo) -> Any:
 
 def our_step(detector: Detector, photo: Photo, bf16: bool) -> Any:
     """Ours, as `rcnn.training.engine.train` takes it."""
-    ours = copy.deepcopy(detector).to(memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    ours = copy.deepcopy(detector).to(memory_format=torch.channels_last).train()
     optimizer = torch.optim.SGD([p for p in ours.parameters() if p.requires_grad], lr=1e-5, momentum=0.9)
     seed = torch.tensor(0)
 

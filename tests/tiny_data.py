@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -21,7 +22,8 @@ def write_tiny_coco(
     for number, (split, count) in enumerate(counts.items()):
         (folder / split).mkdir()
         generator = np.random.default_rng(number)
-        images, annotations = [], []
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
         for image_id in range(1, count + 1):
             picture, found = _scene(generator, size, objects)
             name = f"{split}_{image_id}.png"
@@ -35,7 +37,9 @@ def write_tiny_coco(
     return folder
 
 
-def _scene(generator: np.random.Generator, size: tuple[int, int], objects: int) -> tuple[Image.Image, list[dict]]:
+def _scene(
+    generator: np.random.Generator, size: tuple[int, int], objects: int
+) -> tuple[Image.Image, list[dict[str, Any]]]:
     height, width = size
     picture = Image.fromarray(generator.integers(0, 90, (height, width, 3), dtype=np.uint8))
     pen = ImageDraw.Draw(picture)

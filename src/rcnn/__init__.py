@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
     from rcnn.models.overrides import override
     from rcnn.predictor import Predictor
-    from rcnn.results import ImageDetections
+    from rcnn.results import DetectedObject, ImageDetections
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
     from rcnn.training.api import TrainingRun, train
     from rcnn.training.settings import TrainConfig
@@ -37,6 +37,7 @@ __all__ = [
     "AugmentedPredictor",
     "Checkpoint",
     "Dataset",
+    "DetectedObject",
     "Detections",
     "Detector",
     "DetectorConfig",
@@ -70,6 +71,7 @@ _MODULES = {  # public name -> the module that defines it
     "AugmentedPredictor": "rcnn.tta",
     "Checkpoint": "rcnn.weights.checkpoint",
     "Dataset": "rcnn.data",
+    "DetectedObject": "rcnn.results",
     "Detections": "rcnn.structures",
     "Detector": "rcnn.models",
     "DetectorConfig": "rcnn.models",

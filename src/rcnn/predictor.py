@@ -13,21 +13,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Self, overload
+from typing import Literal, Self, overload
 
 import torch
 from torch import Tensor
 
-from rcnn.data.image_inputs import Channels, ImageInput, as_image, as_images, is_one_image, require_channels
+from rcnn.data.image_inputs import Channels, ImageInput, as_image, image_of_list, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
+from rcnn.data.warnings import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.inference import prepare_for_inference
+from rcnn.models.overrides import as_strings
 from rcnn.ops.pasting import Paste
 from rcnn.preprocess import Frame, build_preprocessor
-from rcnn.results import ImageDetections, ImageSource, Pasting
+from rcnn.results import ImageDetections, ImageSource, Pasting, require_score
 from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_detector
@@ -40,29 +42,31 @@ class Predictor:
         self,
         detector: Detector | str | Path,
         *,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> None:
         """`detector` is a checkpoint, a run folder, or a detector, which is copied.
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `settings` are
-        KEY=VALUE changes to a checkpoint's config, e.g. "box.score_threshold=0.01".
+        KEY=VALUE changes to a checkpoint's config, e.g. "box.score_threshold=0.01". `allow`: the user's code that a
+        checkpoint may run, see `rcnn.load`.
         """
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         if isinstance(detector, str | Path):
-            detector, checkpoint = load_detector(detector, settings)
+            detector, checkpoint = load_detector(detector, settings, allow=allow)
             classes = checkpoint.classes if classes is None else classes
-        elif settings:
-            raise ValueError("settings are for checkpoints; change a detector's config before building it")
+        elif settings or allow:
+            raise ValueError("settings and allow are for checkpoints; change a detector's config before building it")
         self.config, self.padding = detector.config, padding
-        self.classes = tuple(map(str, range(self.config.num_classes)) if classes is None else classes)
+        self.classes = as_strings([*map(str, range(self.config.num_classes))] if classes is None else classes)
         if len(self.classes) != self.config.num_classes:
-            raise ValueError(f"got {len(self.classes)} classes; the detector has {self.config.num_classes}")
+            raise ValueError(f"got {counted(len(self.classes), 'class')}; the detector has {self.config.num_classes}")
         self.detector = prepare_for_inference(detector, self.precision).to(self.device)
         self.preprocessor = build_preprocessor(self.config.input)
 
@@ -74,10 +78,11 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
-        return cls(path, device=device, precision=precision, padding=padding, settings=settings)
+        return cls(path, device=device, precision=precision, padding=padding, settings=settings, allow=allow)
 
     @overload
     def predict(
@@ -93,7 +98,20 @@ class Predictor:
         channels: Channels = "rgb",
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
+        errors: Literal["raise"] = "raise",
     ) -> list[ImageDetections]: ...
+
+    @overload
+    def predict(
+        self,
+        images: Iterable[ImageInput],
+        *,
+        score: float = 0.0,
+        channels: Channels = "rgb",
+        batch_size: int = 4,
+        max_pixels: int = MAX_PIXELS,
+        errors: Literal["return"],
+    ) -> list[ImageDetections | Exception]: ...
 
     def predict(
         self,
@@ -103,16 +121,23 @@ class Predictor:
         channels: Channels = "rgb",
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
-    ) -> ImageDetections | list[ImageDetections]:
+        errors: Literal["raise", "return"] = "raise",
+    ) -> ImageDetections | list[ImageDetections] | list[ImageDetections | Exception]:
         """The detections of one image, or a list of those of several.
 
         An image is a path, encoded bytes, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), a Pillow image, or a
         tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with `channels="bgr"` (OpenCV).
 
-        `score`: leave out detections with a lower score (the checkpoint itself drops those below
-        `box.score_threshold`). `batch_size`: number of images per forward pass. `max_pixels`: refuse larger images; 0:
-        no limit. Raises ValueError or FileNotFoundError for what cannot be read as an image.
+        `score`: leave out detections with a lower score. The default, 0, keeps all that the model returns: those above
+        its `box.score_threshold`, 0.05 in most models (the command `rcnn predict` has a default of 0.5). `batch_size`:
+        number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`, of a list: "raise"
+        ends with the first image that cannot be read; "return" has the exception in its place among the results.
+
+        Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image.
         """
+        require_score(score)
+        if errors not in ("raise", "return"):
+            raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
         require_channels(channels)
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected 1 or more")
@@ -120,10 +145,20 @@ class Predictor:
             pixels = as_image(images, channels=channels, max_pixels=max_pixels)
             return self._predict([(images, pixels)], score, max_pixels)[0]  # type: ignore[list-item]
         values: Iterator[ImageInput] = iter(images)  # type: ignore[arg-type]
-        results: list[ImageDetections] = []
+        results: list[ImageDetections | Exception] = []
         while chunk := list(islice(values, batch_size)):
-            decoded = as_images(chunk, first=len(results), channels=channels, max_pixels=max_pixels)
-            results += self._predict(list(zip(chunk, decoded, strict=True)), score, max_pixels)
+            batch: list[tuple[ImageInput, Tensor]] = []
+            failed: dict[int, Exception] = {}
+            for index, given in enumerate(chunk, start=len(results)):
+                try:
+                    batch.append((given, image_of_list(given, index, channels=channels, max_pixels=max_pixels)))
+                except (ValueError, OSError) as error:
+                    if errors == "raise":
+                        raise
+                    failed[index] = error
+            found = iter(self._predict(batch, score, max_pixels) if batch else ())
+            places = range(len(results), len(results) + len(chunk))
+            results += [failed[index] if index in failed else next(found) for index in places]
         return results
 
     def _predict(

@@ -12,7 +12,8 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ from rcnn.ops.pasting import Paste, paste_as
 if TYPE_CHECKING:
     import supervision
 
+T = TypeVar("T")
 HALF_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
 SHOWN_ROWS = 20  # detections listed in a notebook
@@ -57,6 +59,56 @@ class ImageSource:
         return as_image(self.image, channels=self.channels, max_pixels=self.max_pixels)
 
 
+def require_score(score: float) -> float:
+    """`score`; a ValueError unless it is a number from 0 to 1."""
+    if not isinstance(score, Real) or not 0 <= score <= 1:
+        raise ValueError(f"score={score!r}; expected a number from 0 to 1")
+    return score
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectedObject:
+    """One of the detections of an image."""
+
+    detections: ImageDetections  # of its image
+    row: int  # its place there, 0..N-1
+
+    def __repr__(self) -> str:
+        x1, y1, x2, y2 = self.box.tolist()
+        return f"DetectedObject({self.name} {self.score:.2f}, box {x1:.0f} {y1:.0f} {x2:.0f} {y2:.0f})"
+
+    @property
+    def label(self) -> int:
+        """The class, 0..K-1."""
+        return int(self.detections.labels[self.row])
+
+    @property
+    def name(self) -> str:
+        """The name of the class; the label as text if the classes are not known."""
+        return self.detections[self.row : self.row + 1].names[0]
+
+    @property
+    def score(self) -> float:
+        """The score, 0..1."""
+        return float(self.detections.scores[self.row])
+
+    @property
+    def box(self) -> npt.NDArray[np.float32]:
+        """The box (4,) xyxy in pixels of the image."""
+        return self.detections.boxes[self.row]
+
+    @property
+    def mask(self) -> npt.NDArray[np.bool_] | None:
+        """The mask (H, W) at image size; None for models without masks."""
+        masks = self.detections[self.row : self.row + 1].masks
+        return None if masks is None else masks[0]
+
+    @property
+    def keypoints(self) -> npt.NDArray[np.float32] | None:
+        """The keypoints (J, 3): x, y, score; None for models without keypoints."""
+        return None if self.detections.keypoints is None else self.detections.keypoints[self.row]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageDetections:
     """The detections of one image, best first."""
@@ -75,6 +127,32 @@ class ImageDetections:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    @overload
+    def __getitem__(self, index: int | np.integer[Any]) -> DetectedObject: ...
+
+    @overload
+    def __getitem__(self, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> ImageDetections: ...
+
+    def __getitem__(
+        self, index: int | np.integer[Any] | slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
+    ) -> DetectedObject | ImageDetections:
+        """One detection; or for a slice, a bool array (N,) or an array of indices, these detections."""
+        if isinstance(index, int | np.integer):
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"there is no detection {index}: the image has {len(self)}")
+            return DetectedObject(detections=self, row=range(len(self))[index])
+        return replace(
+            self,
+            boxes=self.boxes[index],
+            scores=self.scores[index],
+            labels=self.labels[index],
+            box_masks=None if self.box_masks is None else self.box_masks[index],
+            keypoints=None if self.keypoints is None else self.keypoints[index],
+        )
+
+    def __iter__(self) -> Iterator[DetectedObject]:
+        return (self[row] for row in range(len(self)))
 
     def __repr__(self) -> str:
         found = ", ".join(
@@ -104,15 +182,7 @@ class ImageDetections:
 
     def above(self, score: float) -> ImageDetections:
         """The detections with a score of `score` or higher."""
-        keep = self.scores >= score
-        return replace(
-            self,
-            boxes=self.boxes[keep],
-            scores=self.scores[keep],
-            labels=self.labels[keep],
-            box_masks=None if self.box_masks is None else self.box_masks[keep],
-            keypoints=None if self.keypoints is None else self.keypoints[keep],
-        )
+        return self[self.scores >= require_score(score)]
 
     def regions(self) -> Iterator[Region] | None:
         """Each mask as the part of the image that it touches; None for models without masks."""
@@ -130,7 +200,7 @@ class ImageDetections:
 
     def to_json(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K class names (default: `classes`)."""
-        own = self.names if names is None else [names[label] for label in self.labels.tolist()]
+        own = self.names if names is None else self._of_classes(names, "names")
         rles = self.rles()
         entries: list[dict[str, Any]] = []
         for i, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
@@ -147,13 +217,15 @@ class ImageDetections:
 
         `category_ids` (K,) are the data set's ids of the classes; the default is label + 1.
         """
+        categories = (
+            (self.labels + 1).tolist() if category_ids is None else self._of_classes(category_ids, "category_ids")
+        )
         rles = self.rles()
         results: list[dict[str, Any]] = []
         for i, (x1, y1, x2, y2) in enumerate(self.boxes.tolist()):
-            label = int(self.labels[i])
             result: dict[str, Any] = {
                 "image_id": image_id,
-                "category_id": label + 1 if category_ids is None else category_ids[label],
+                "category_id": categories[i],
                 "score": float(self.scores[i]),
                 "bbox": [x1, y1, x2 - x1, y2 - y1],
             }
@@ -164,6 +236,13 @@ class ImageDetections:
                 result["keypoints"] = (self.keypoints[i] - HALF_PIXEL).reshape(-1).tolist()
             results.append(result)
         return results
+
+    def _of_classes(self, values: Sequence[T], name: str) -> list[T]:
+        """The value of each detection's class; `values` has one per class."""
+        count = len(self.classes) or int(self.labels.max(initial=-1)) + 1
+        if len(values) < count:
+            raise ValueError(f"{name} has {len(values)} values; expected {count}, one for each class in order")
+        return [values[label] for label in self.labels.tolist()]
 
     def to_supervision(self) -> supervision.Detections:
         """The same as `supervision.Detections`. Needs the extra: pip install 'rcnn[supervision]'."""

@@ -17,6 +17,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.data.image_inputs import ImageInput, as_image
 from rcnn.data.loading import Padding, pad_images
@@ -60,15 +61,22 @@ class AugmentedPredictor(Predictor):
         *,
         scales: Sequence[int] = (),
         flip: bool = True,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> None:
         """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
         super().__init__(
-            detector, classes=classes, device=device, precision=precision, padding=padding, settings=settings
+            detector,
+            classes=classes,
+            device=device,
+            precision=precision,
+            padding=padding,
+            settings=settings,
+            allow=allow,
         )
         if self.config.input.canvas:
             raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
@@ -80,6 +88,7 @@ class AugmentedPredictor(Predictor):
         self.flips = (False, True) if flip else (False,)
 
     @classmethod
+    @override
     def from_checkpoint(
         cls,
         path: str | Path,
@@ -89,19 +98,29 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Sequence[str] = (),
+        settings: str | Sequence[str] = (),
+        allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
         return cls(
-            path, scales=scales, flip=flip, device=device, precision=precision, padding=padding, settings=settings
+            path,
+            scales=scales,
+            flip=flip,
+            device=device,
+            precision=precision,
+            padding=padding,
+            settings=settings,
+            allow=allow,
         )
 
+    @override
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
         """An image (3, H, W) at its own size: `detect` makes the views."""
         image = as_image(source)
         size = image.shape[1], image.shape[2]
         return image, Frame(original=size, size=size, back=(1.0, 1.0))
 
+    @override
     def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
         """The detections in `images` (3, H, W), one after the other."""
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -66,7 +67,23 @@ class TinyRun:
             device="cpu",
             resume=resume,
         )
-        run_training(request, log=lambda line: None)
+        run_training(request, log=self._print)
+
+    def _print(self, line: str) -> None:
+        self.printed.parent.mkdir(parents=True, exist_ok=True)
+        with self.printed.open("a") as file:
+            file.write(f"{line}\n")
+
+    @property
+    def printed(self) -> Path:
+        """The file of what all processes of the run printed, beside the run folder."""
+        return self.output.parent / "printed"
+
+    def resumed_step(self) -> int:
+        """The step at which the run was resumed last; 0 if it started from the beginning."""
+        line = r"^(?:resuming .* at step|.* has already finished its) (\d+)"
+        steps = re.findall(line, self.printed.read_text(), flags=re.MULTILINE)
+        return int(steps[-1]) if steps else 0
 
 
 def in_child(act: Callable[[], object]) -> int:

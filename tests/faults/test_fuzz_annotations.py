@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -25,21 +23,11 @@ from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import outline_edges
 from rcnn.metrics.coco import evaluate
 from rcnn.ops.coco_backend import as_rle
+from tests.faults.mutations import MUTANTS, RUNS, mutate
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
 
 T = TypeVar("T")
-MUTANTS = int(os.environ.get("RCNN_FUZZ", "400"))
-RUNS = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
 KITE = {"keypoints": ["left_wing", "right_wing", "tail"], "skeleton": [[1, 3], [2, 3]], "supercategory": "toy"}
-VALUES: list[Any] = [
-    None, True, False, 0, 1, -1, 2, 3, 7, 40, 10**6, 10**18, 2**64, 10**400, 0.5, -0.0, 1e18, 1e308, 5e-324,
-    math.inf, -math.inf, math.nan, "", "0", "1", "7", "1.png", "2.PNG", "..", "../../x", "a\\1.png", "/", "\0",
-    "\ud800", "x" * 300, "left", "rle", [], [[]], [0], [1, 2], [1, 2, 3, 4], [[1, 2], [3, 4], [5, 6]],
-    [0.1, 0.1, 0.5, 0.5],    [1, 2, 3, 4, 5, 6], [["a"] * 6], [None] * 4, [1e300] * 6, [10**400] * 4, {}, {"id": 1},
-    {"x": 1, "y": 2}, RUNS,
-    {"size": [40, 60], "counts": "01"}, {"size": [40, 60], "counts": "P" * 50}, {"size": None, "counts": [2400]},
-    {"counts": [1, -1, 2400]}, {"size": [40, 60], "counts": [2400.0]},
-]  # fmt: skip
 
 
 def coco() -> dict[str, Any]:
@@ -74,44 +62,6 @@ def via() -> dict[str, Any]:
             "file_attributes": {},
         },
     }
-
-
-def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The path of every value within a JSON value."""
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    return [path, *(place for key, child in children for place in places(child, (*path, key)))]
-
-
-def mutate(draw: st.DrawFn, data: Any) -> Any:
-    """`data` with one value replaced, removed, doubled, renamed or swapped with another."""
-    path = draw(st.sampled_from(places(data)))
-    if not path:
-        return copy.deepcopy(draw(st.sampled_from(VALUES)))
-    parent = data
-    for key in path[:-1]:
-        parent = parent[key]
-    key = path[-1]
-    kind = draw(
-        st.sampled_from(["replace", "replace", "replace", "remove", "double", "text", "nest", "rename", "json"])
-    )
-    if kind == "replace":
-        parent[key] = copy.deepcopy(draw(st.sampled_from(VALUES)))
-    elif kind == "remove":
-        del parent[key]
-    elif kind == "double" and isinstance(parent, list):
-        parent.insert(key, copy.deepcopy(parent[key]))
-    elif kind == "text":
-        parent[key] = str(parent[key])
-    elif kind == "nest":
-        for _ in range(draw(st.sampled_from([1, 2, 70, 400]))):
-            parent[key] = [parent[key]]
-    elif kind == "rename" and isinstance(parent, dict):
-        parent[draw(st.sampled_from(["", "id", "ID", "bbox", "regions", "name"]))] = parent.pop(key)
-    else:
-        parent[key] = draw(
-            st.recursive(st.none() | st.booleans() | st.floats() | st.text(max_size=4), st.lists, max_leaves=6)
-        )
-    return data
 
 
 @st.composite

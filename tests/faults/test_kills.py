@@ -6,7 +6,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from rcnn.training.state import read_state
 from tests.faults.killed_runs import TinyRun, contents, differences, in_child, run_and_kill
 from tests.tiny_data import write_tiny_coco
 
@@ -35,11 +37,18 @@ def uninterrupted(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple
     return contents(folder / "run"), places
 
 
+def saved_step(output: Path) -> int:
+    """The step of the checkpoint last/; 0 without one."""
+    return int(read_state(output / "last")["step"]) if (output / "last").exists() else 0
+
+
 def check(data: Path, output: Path, place: int, expected: dict[str, object]) -> None:
     """Kill a run at `place`, resume it, compare."""
     run = TinyRun(data, output)
     assert in_child(partial(run_and_kill, run, place, output)) == -9
+    saved = saved_step(output)
     assert in_child(partial(run, resume=True)) == 0
+    assert run.resumed_step() >= saved, f"killed at place {place}: started again instead of continuing from last/"
     found = differences(expected, contents(output))
     assert not found, f"killed at place {place}: {found[:5]}"
 
@@ -69,7 +78,20 @@ def test_a_resumed_run_that_is_killed_again_resumes_to_the_same(
     output = tmp_path / "run"
     run = TinyRun(data, output)
     assert in_child(partial(run_and_kill, run, places // 2, output)) == -9
+    saved = saved_step(output)
+    assert saved > 0
     for place in (0, 3, 6):
         assert in_child(partial(run_and_kill, partial(run, resume=True), place, output)) == -9
     assert in_child(partial(run, resume=True)) == 0
+    assert run.resumed_step() >= saved
     assert not differences(expected, contents(output))
+
+
+def test_differences_between_runs_are_found() -> None:
+    one = {"last": {"weight": torch.ones(2)}, "log": [{"step": 1}, {"step": 2}]}
+    assert differences(one, {"last": {"weight": torch.ones(2)}, "log": [{"step": 1}, {"step": 2}]}) == []
+    assert differences(one, {"last": {"weight": torch.zeros(2)}, "log": one["log"]}) == [".last.weight"]
+    assert differences(one, {"last": {}, "log": one["log"]}) == [".last.weight"]
+    assert differences(one, one | {"log": [{"step": 1}, {"step": 3}]}) == [".log[1].step: 2 / 3"]
+    assert len(differences(one, one | {"log": [{"step": 1}]})) == 1
+    assert differences(one, one | {"best": {}}) == [".best"]

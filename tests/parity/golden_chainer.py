@@ -13,6 +13,7 @@ import numpy as np
 from rcnn.models import Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import override
 from rcnn.weights.systems.known import convert
+from tests.narrow import save_npz
 
 
 def chainer_rule(shared: Path) -> ModuleType:
@@ -42,7 +43,7 @@ def converted_detector(
     """Our detector from the peer's `.npz` by the converter a user would use, with `changes` to its config."""
     path = folder / f"{name}.npz"
     if not path.exists():
-        np.savez(path, **chainer_weights(shared, name))
+        save_npz(path, chainer_weights(shared, name))
     converted = convert(path, settings)
     config = override(converted.config, changes)
     detector = build_detector(config)

@@ -14,6 +14,7 @@ from torch import Tensor
 from rcnn.models import Detector, build_detector
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.known import convert
+from tests.narrow import save_npz
 
 FIXTURES = ("fcis_resnet101_coco_chainercv", "fcis_resnet101_coco_chainer_fcis")
 # of the fixtures: their photos are small
@@ -46,7 +47,7 @@ def write_peer_file(shared: Path, name: str, folder: Path) -> Path:
     """The peer's own file, as chainer.serializers.save_npz writes it."""
     path = folder / f"{name}.npz"
     if not path.exists():
-        np.savez(path, **peer_arrays(shared, name))
+        save_npz(path, peer_arrays(shared, name))
     return path
 
 

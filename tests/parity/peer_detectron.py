@@ -93,12 +93,13 @@ class Peer:
 
     def proposals(self, maps: dict[int, Tensor], size: tuple[int, int], rules: Rules) -> np.ndarray:
         """The best boxes (P, 4) of all levels, pixels of the input."""
-        boxes, scores = [], []
+        boxes: list[np.ndarray] = []
+        scores: list[float] = []
         for level, x in maps.items():
             logits, deltas = (value.double().numpy() for value in self.rpn(x))
             table = FPN_ANCHORS[level] if self.fpn else C4_ANCHORS
             best = np.argsort(-logits.ravel(), kind="stable")[: rules.pre]
-            found = []
+            found: list[np.ndarray] = []
             for anchor, y, across in zip(*np.unravel_index(best, logits.shape), strict=True):
                 start = np.array(table[anchor]) + 2**level * np.array([across, y, across, y])
                 found.append(clip(decode_detectron(start, deltas[anchor, :, y, across]), *size))
@@ -143,7 +144,7 @@ class Peer:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Boxes (D, 4) in the file's pixels, scores and classes (1 to K), of a file of `size` (height, width)."""
         scores, deltas = (value.double().numpy() for value in self.box_head(maps, regions))
-        found = []
+        found: list[tuple[np.ndarray, float, int]] = []
         for kind in range(1, scores.shape[1]):
             rows = np.flatnonzero(scores[:, kind] > rules.threshold)
             boxes = [

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tests.narrow import save_npz
+
 BLOCKS = (1, 2, 1, 1)
 CLASSES = 5
 SETTINGS = (
@@ -105,7 +107,7 @@ def peer_value(name: str, shape: Sequence[int]) -> np.ndarray:
 
 def write_peer_file(path: Path, shapes: dict[str, tuple[int, ...]], suffix: str = "") -> None:
     """The `.npz` of these tensors, names ending in `suffix` (`:0` in some files)."""
-    np.savez(path, **{name + suffix: peer_value(name, shape) for name, shape in shapes.items()})
+    save_npz(path, {name + suffix: peer_value(name, shape) for name, shape in shapes.items()})
 
 
 def peer_image() -> np.ndarray:

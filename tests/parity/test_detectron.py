@@ -13,10 +13,12 @@ import pytest
 import torch
 
 from rcnn.models import build_detector
+from rcnn.models.heads.box import BoxHead
 from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.structures import ImageBatch
 from rcnn.weights.systems.known import convert
 from tests.deviations import assert_within
+from tests.narrow import instance
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_detectron import C4_ANCHORS, Peer, Rules
 from tests.unit.weights.detectron_blobs import blobs, python2_pickle
@@ -97,7 +99,8 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     place = list(range(3))
     if not fpn:  # where each of our anchors is among theirs
         ours = legacy_cell_anchors((32, 64, 128, 256, 512), (0.5, 1.0, 2.0), 16) - torch.tensor([0.0, 0, 1, 1])
-        place = [C4_ANCHORS.index(tuple(int(side) for side in box)) for box in ours.tolist()]
+        anchors = [list(box) for box in C4_ANCHORS]
+        place = [anchors.index(box) for box in ours.long().tolist()]
         assert sorted(place) == list(range(15))
     for level, x in maps.items():
         logits, deltas = peer.rpn(x)
@@ -114,8 +117,9 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     assert_within("proposal boxes", mine[match_sets(mine, regions, None, None)], regions, atol=0.01)
 
     boxes = torch.from_numpy(regions + np.array([0, 0, 1, 1])).float()[None]
-    assert detector.box_head is not None
-    outputs = detector.box_head.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
+    outputs = instance(detector.box_head, BoxHead).classify(
+        features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool)
+    )
     scores, offsets = peer.box_head(maps, regions)
     assert_within("class scores", outputs.logits[0].softmax(-1), scores.roll(-1, 1), atol=3e-4, rtol=1e-4)
     assert_within("box deltas", outputs.deltas[0], offsets[:, 1:], atol=5e-4, rtol=1e-4)

@@ -19,6 +19,7 @@ from rcnn.weights.systems.detectron2.export import settings_of
 from rcnn.weights.systems.detectron2.settings import read_yaml
 from rcnn.weights.systems.detectron2.system import RULES, to_detectron2
 from rcnn.weights.systems.known import convert
+from tests.narrow import present
 from tests.parity.golden_detectron2 import write_peer_file
 
 FIXTURES = {
@@ -57,7 +58,7 @@ def test_every_fixture_converts_with_its_settings_without_and_by_the_zoos_name(s
     theirs = shapes(shared, name)
     given = detectron2.SYSTEM.convert_state(theirs, folder / "config.yaml", name)
     assert len(given.state) == len(theirs)
-    assert all(given.state[RULES.rename(key)] is value for key, value in theirs.items()), "taken as they are"
+    assert all(given.state[present(RULES.rename(key))] is value for key, value in theirs.items()), "taken as they are"
     assert given.assumed == given.skipped == ()
     assert given.system == "Detectron2"
 
@@ -119,5 +120,5 @@ def test_half_precision_is_read_as_float32(shared: Path, tmp_path: Path) -> None
     (tmp_path / "h.pkl").write_bytes(pickle.dumps({"model": half}))
     given = convert(tmp_path / "h.pkl")
     for key, value in half.items():
-        assert given.state[RULES.rename(key)].dtype == torch.float32
-        assert np.array_equal(given.state[RULES.rename(key)].numpy(), value.astype(np.float32)), key
+        assert given.state[present(RULES.rename(key))].dtype == torch.float32
+        assert np.array_equal(given.state[present(RULES.rename(key))].numpy(), value.astype(np.float32)), key

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector
+from rcnn.models.config import SamplingConfig
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.rpn import Level
 from rcnn.predictor import Predictor
@@ -201,6 +202,11 @@ def truth(peer: Peer) -> Targets:
     )
 
 
+def everything(sampling: SamplingConfig, count: int) -> SamplingConfig:
+    """Samples all of `count` anchors or regions, whatever part of them is positive."""
+    return replace(sampling, batch_size=count, positive_fraction=1.0)
+
+
 def test_losses_and_gradients(peer: Peer) -> None:
     """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
 
@@ -212,9 +218,9 @@ def test_losses_and_gradients(peer: Peer) -> None:
     assert isinstance(head, FCISHead)
     expected = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
-    for owner, size in ((detector.rpn, 4000), (head, 400)):
-        sampling = replace(owner.config.sampling, batch_size=size, positive_fraction=1.0)
-        owner.config = replace(owner.config, sampling=sampling)
+    rpn_config, config = detector.rpn.config, head.config
+    detector.rpn.config = replace(rpn_config, sampling=everything(rpn_config.sampling, 4000))
+    head.config = replace(config, sampling=everything(config.sampling, 400))
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, objectness=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)

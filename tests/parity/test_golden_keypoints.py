@@ -14,6 +14,7 @@ from rcnn.predictor import to_original
 from rcnn.preprocess import Frame
 from rcnn.structures import Targets
 from tests.deviations import assert_at_most, assert_within
+from tests.narrow import present
 from tests.parity.golden_detectron2 import assert_stage, golden_detector, golden_images, golden_targets, match_sets
 from tests.parity.golden_stages import assert_gradients
 
@@ -80,10 +81,10 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
         size = (int(images.sizes[image, 0]), int(images.sizes[image, 1]))
         frame = Frame(original=(height, width), size=size, back=(width / size[1], height / size[0]))
         original = to_original(detections, image, frame, detector.config)
-        resized = detections.keypoints[image][real].numpy()[order]
+        resized = present(detections.keypoints)[image][real].numpy()[order]
         for found, expected in (
             (resized, stored[f"det{image}_keypoints_resized"]),
-            (original.keypoints[order], stored[f"post{image}_keypoints"]),
+            (present(original.keypoints)[order], stored[f"post{image}_keypoints"]),
         ):
             close += int((np.abs(found[..., :2] - expected[..., :2]).max(-1) <= 0.05).sum())
             points += found[..., 0].size

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
 from rcnn.models import build_detector
+from rcnn.models.heads.box import BoxHead
 from rcnn.ops.boxes import clip_boxes
 from rcnn.ops.deltas import decode_deltas
 from rcnn.ops.pasting import paste_as
 from rcnn.structures import ImageBatch
 from rcnn.weights.systems.known import convert
 from tests.deviations import assert_within
+from tests.narrow import instance
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, write_peer_file
 
@@ -64,7 +67,9 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
 
     # the second stage on the stored proposals
     boxes = torch.from_numpy(stored["prop_boxes"])[None]
-    logits, deltas, *_ = detector.box_head.classify(features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool))
+    logits, deltas, *_ = instance(detector.box_head, BoxHead).classify(
+        features, boxes, torch.ones(boxes.shape[:2], dtype=torch.bool)
+    )
     scores = logits[0].softmax(-1).roll(1, 1)  # background first
     assert_within("class scores", scores, stored["all_scores"], atol=1e-4)
     box = converted.config.box
@@ -84,7 +89,7 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(("kind", "key"), [("accurate", "p1"), ("rounded", "p2")])
-def test_pasting_equals_tensorpacks_two_ways(shared: Path, kind: str, key: str) -> None:
+def test_pasting_equals_tensorpacks_two_ways(shared: Path, kind: Literal["accurate", "rounded"], key: str) -> None:
     stored = np.load(shared / "golden/tensorpack/paste.npz")
     mask, box = torch.from_numpy(stored["mk"])[None], torch.from_numpy(stored["bx"])[None]
     [(x0, y0, region)] = paste_as(kind, mask, box, stored[key].shape)

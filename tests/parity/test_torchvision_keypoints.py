@@ -12,11 +12,13 @@ from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 
+from rcnn.models.config import ResNetConfig
 from rcnn.ops.keypoints import decode_keypoints
 from rcnn.structures import Targets
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
+from tests.narrow import instance, present, total
 from tests.parity.test_torchvision_models import (
     EXHAUSTIVE,
     assert_same_detections,
@@ -25,13 +27,15 @@ from tests.parity.test_torchvision_models import (
     images,
     our_targets,
     ours,
+    sample_everything,
+    sizes_of,
     their_targets,
 )
 
 JOINTS = 17
 
 
-def peer(joints: int = JOINTS) -> nn.Module:
+def peer(joints: int = JOINTS) -> KeypointRCNN:
     """torchvision's R50-FPN of persons, with heads whose scores differ from place to place."""
     torch.manual_seed(0)
     backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
@@ -99,7 +103,8 @@ def test_the_published_file_has_norms_without_eps() -> None:
         state, source="keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
     ).config
     older = torchvision_files.SYSTEM.convert_state(state, source="keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
-    assert (published.backbone.norm_eps, older.backbone.norm_eps) == (0.0, 1e-5)
+    assert instance(published.backbone, ResNetConfig).norm_eps == 0.0
+    assert instance(older.backbone, ResNetConfig).norm_eps == 1e-5
 
 
 @torch.no_grad()
@@ -112,15 +117,14 @@ def test_detections_and_keypoints() -> None:
     proposals, _ = model.rpn(transformed, features)
     results, _ = model.roi_heads(features, proposals, transformed.image_sizes)
     detections = detector.predict(batch)
-    head = detector.keypoint_head
-    maps = head.maps(detector.features(batch), detections.boxes, detections.valid)
+    maps = present(detector.keypoint_head).maps(detector.features(batch), detections.boxes, detections.valid)
     logits = decode_keypoints(maps, detections.boxes)[..., 2]
     close, count = 0, 0
     for i, result in enumerate(results):
         assert_same_detections(detections, i, result)
         real = detections.valid[i]
         order = (detections.boxes[i][real][None] - result["boxes"][:, None]).abs().amax(-1).argmin(1)
-        points = detections.keypoints[i][real][order]
+        points = present(detections.keypoints)[i][real][order]
         near = (points[..., :2] - result["keypoints"][..., :2]).abs().amax(-1) < 0.05
         close, count = close + int(near.sum()), count + near.numel()
         assert_within("keypoint logits", logits[i][real][order], result["keypoints_scores"], atol=1e-3, rtol=1e-3)
@@ -135,12 +139,11 @@ def test_detections_and_keypoints() -> None:
 def test_losses_and_gradients_with_exhaustive_sampling(counts: tuple[int, int], dtype: torch.dtype) -> None:
     """With many keypoints in float64: in float32, rounding decides about ReLUs with inputs close to 0."""
     model = peer().train()
-    for sampler in (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
-        sampler.batch_size_per_image = EXHAUSTIVE
+    sample_everything(model)
     detector = ours(model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}").train()
     detector, model = detector.to(dtype), model.to(dtype)
     batch, resized = batch_of(model)
-    plain = their_targets([tuple(image.shape[1:]) for image in resized], counts)
+    plain = their_targets(sizes_of(resized), counts)
     targets = with_keypoints(plain)
 
     transformed, _ = model.transform(images())
@@ -150,12 +153,12 @@ def test_losses_and_gradients_with_exhaustive_sampling(counts: tuple[int, int], 
     proposals, rpn_losses = model.rpn(transformed, features, given)
     _, head_losses = model.roi_heads(features, proposals, transformed.image_sizes, given)
     theirs = {**rpn_losses, **head_losses}
-    expected = our_keypoints(targets, our_targets(plain, batch.pixels.shape[-2:]))
+    expected = our_keypoints(targets, our_targets(plain, batch))
     losses = detector.losses(batch, expected, torch.tensor(0))
     assert set(losses) == {"rpn_objectness", "rpn_box", "box_class", "box_delta", "keypoint"}
     assert_within("keypoint loss", losses["keypoint"], theirs["loss_keypoint"], rtol=1e-4, atol=1e-6)
-    assert_within("sum of losses", sum(losses.values()), sum(theirs.values()), rtol=1e-4, atol=1e-6)
+    assert_within("sum of losses", total(losses), total(theirs), rtol=1e-4, atol=1e-6)
 
-    torch.stack(list(losses.values())).sum().backward()
-    torch.stack(list(theirs.values())).sum().backward()
+    total(losses).backward()
+    total(theirs).backward()
     assert_same_gradients(detector, model)

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection import FasterRCNN, MaskRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models import Detector, build_detector
@@ -17,6 +19,7 @@ from rcnn.structures import Detections, ImageBatch, Targets
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
+from tests.narrow import instance, total
 
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
@@ -26,7 +29,7 @@ EXHAUSTIVE = 10**6
 SHIFT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
 
 
-def peer(masks: bool) -> nn.Module:
+def peer(masks: bool) -> FasterRCNN:
     """torchvision's R50-FPN with frozen norms of random statistics, and classifiers that do not tie."""
     torch.manual_seed(0)
     backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
@@ -72,12 +75,22 @@ def batch_of(model: nn.Module) -> tuple[ImageBatch, list[Tensor]]:
         resized.append(
             F.interpolate(image[None], scale_factor=scale, mode="bilinear", recompute_scale_factor=True)[0] * 255
         )
-    sizes = [tuple(image.shape[1:]) for image in resized]
+    sizes = sizes_of(resized)
     height, width = (-(-max(size[i] for size in sizes) // 32) * 32 for i in range(2))
     pixels = torch.zeros(2, 3, height, width)
     for slot, image in zip(pixels, resized, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image
     return ImageBatch(pixels=pixels, sizes=torch.tensor(sizes)), resized
+
+
+def sizes_of(images: list[Tensor]) -> list[tuple[int, int]]:
+    return [(image.shape[1], image.shape[2]) for image in images]
+
+
+def sample_everything(model: FasterRCNN) -> None:
+    """Make torchvision's losses count every anchor and every proposal, so that no random number matters."""
+    for stage in (instance(model.rpn, RegionProposalNetwork), instance(model.roi_heads, RoIHeads)):
+        stage.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
 
 
 def masks_of(objects: Tensor, size: tuple[int, int]) -> Tensor:
@@ -101,11 +114,11 @@ def their_targets(sizes: list[tuple[int, int]], counts: tuple[int, int]) -> list
     return targets
 
 
-def our_targets(theirs: list[dict[str, Tensor]], shape: tuple[int, int]) -> Targets:
+def our_targets(theirs: list[dict[str, Tensor]], images: ImageBatch) -> Targets:
     places = 8
     boxes, labels = torch.zeros(2, places, 4), torch.zeros(2, places, dtype=torch.int64)
     valid = torch.zeros(2, places, dtype=torch.bool)
-    bitmaps = torch.zeros(2, places, *shape, dtype=torch.bool)
+    bitmaps = torch.zeros(2, places, *images.pixels.shape[-2:], dtype=torch.bool)
     for i, target in enumerate(theirs):
         count = len(target["boxes"])
         boxes[i, :count], labels[i, :count], valid[i, :count] = target["boxes"], target["labels"] - 1, True
@@ -147,7 +160,8 @@ def test_features_proposals_detections_and_masks(masks: bool) -> None:
     # 160 rows are 3 steps of the coarsest map, 53 pixels each to torchvision, whose stride is 64
     assert batch.pixels.shape[2] % 64
     anchors = torch.cat([level.anchors for level in detector.rpn.head(features)])
-    for their in model.rpn.anchor_generator(transformed, list(theirs.values())):
+    generator = instance(model.rpn, RegionProposalNetwork).anchor_generator
+    for their in generator(transformed, list(theirs.values())):
         torch.testing.assert_close(anchors, their, atol=0, rtol=0)
     proposals, _ = model.rpn(transformed, theirs)
     ours_proposals = detector.rpn.predict(features, batch)
@@ -188,18 +202,17 @@ def assert_same_detections(detections: Detections, i: int, result: dict[str, Ten
 @pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
 def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tuple[int, int]) -> None:
     model = peer(masks).train()
-    for sampler in (model.rpn.fg_bg_sampler, model.roi_heads.fg_bg_sampler):
-        sampler.batch_size_per_image = EXHAUSTIVE
+    sample_everything(model)
     detector = ours(model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}").train()
     batch, resized = batch_of(model)
-    targets = their_targets([tuple(image.shape[1:]) for image in resized], counts)
+    targets = their_targets(sizes_of(resized), counts)
 
     transformed, _ = model.transform(images())
     features = model.backbone(transformed.tensors)
     proposals, rpn_losses = model.rpn(transformed, features, targets)
     _, head_losses = model.roi_heads(features, proposals, transformed.image_sizes, targets)
     theirs = {**rpn_losses, **head_losses}
-    losses = detector.losses(batch, our_targets(targets, batch.pixels.shape[-2:]), torch.tensor(0))
+    losses = detector.losses(batch, our_targets(targets, batch), torch.tensor(0))
     names = {
         "rpn_objectness": "loss_objectness",
         "rpn_box": "loss_rpn_box_reg",
@@ -211,8 +224,8 @@ def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tupl
     for name, value in losses.items():
         assert_within("losses", value, theirs[names[name]], rtol=1e-4, atol=1e-6)
 
-    sum(losses.values()).backward()
-    sum(theirs.values()).backward()
+    total(losses).backward()
+    total(theirs).backward()
     assert_same_gradients(detector, model)
 
 

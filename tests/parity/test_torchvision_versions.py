@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection
+from torchvision.models.detection import FasterRCNN
 
 from rcnn.models import Detector, build_detector
 from rcnn.models.overrides import override
@@ -23,10 +24,12 @@ from tests.parity.test_torchvision_models import (
     batch_of,
     images,
     our_targets,
+    sample_everything,
+    sizes_of,
     their_targets,
 )
 
-PEERS: dict[str, Callable[..., nn.Module]] = {
+PEERS: dict[str, Callable[..., FasterRCNN]] = {
     "faster_rcnn_r50_fpn_v2": detection.fasterrcnn_resnet50_fpn_v2,
     "mask_rcnn_r50_fpn_v2": detection.maskrcnn_resnet50_fpn_v2,
     "faster_rcnn_mobilenet_v3_large_fpn": detection.fasterrcnn_mobilenet_v3_large_fpn,
@@ -35,7 +38,7 @@ PEERS: dict[str, Callable[..., nn.Module]] = {
 SMALL = ("input.min_size=160", "input.max_size=240")
 
 
-def peer(name: str) -> nn.Module:
+def peer(name: str) -> FasterRCNN:
     """torchvision's network on small images, its norms' statistics random, its classifiers without ties."""
     torch.manual_seed(0)
     model = PEERS[name](weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=160, max_size=240)
@@ -79,7 +82,7 @@ def test_state_dicts_go_both_ways(name: str) -> None:
 
 @pytest.mark.parametrize("name", PEERS)
 @torch.no_grad()
-def test_detections_are_theirs(name: str) -> None:
+def test_detections_equal_torchvisions(name: str) -> None:
     model = peer(name)
     detector = ours(name, model)
     pictures = [(image * 255).round().to(torch.uint8) for image in images()]
@@ -102,22 +105,21 @@ def test_detections_are_theirs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mask_rcnn_r50_fpn_v2", "faster_rcnn_mobilenet_v3_large_fpn"])
-def test_losses_are_theirs(name: str) -> None:
+def test_losses_equal_torchvisions(name: str) -> None:
     model = peer(name).train()
     for module in model.modules():  # running statistics would move, and differ with the order of the batch
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    model.rpn.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
-    model.roi_heads.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
+    sample_everything(model)
     detector = ours(name, model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}")
     batch, resized = batch_of(model)
-    targets = their_targets([tuple(image.shape[1:]) for image in resized], (4, 2))
+    targets = their_targets(sizes_of(resized), (4, 2))
     transformed, _ = model.transform(images())
     features = model.backbone(transformed.tensors)
     proposals, rpn_losses = model.rpn(transformed, features, targets)
     _, head_losses = model.roi_heads(features, proposals, transformed.image_sizes, targets)
     expected: dict[str, Tensor] = {**rpn_losses, **head_losses}
-    found = detector.losses(batch, our_targets(targets, batch.pixels.shape[-2:]), torch.tensor(0))
+    found = detector.losses(batch, our_targets(targets, batch), torch.tensor(0))
     names = {"loss_objectness": "rpn_objectness", "loss_rpn_box_reg": "rpn_box", "loss_classifier": "box_class",
              "loss_box_reg": "box_delta", "loss_mask": "mask"}  # fmt: skip
     assert {names[key] for key in expected} == set(found)

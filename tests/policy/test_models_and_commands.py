@@ -43,7 +43,7 @@ def test_every_named_model_builds(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_the_table_of_models_says_what_is_counted(name: str) -> None:
+def test_the_table_of_models_names_what_is_counted(name: str) -> None:
     if isinstance(model_config(name).backbone, TimmConfig | ViTConfig):
         pytest.importorskip("timm", reason="needs rcnn[timm]")
     row, counted = facts()[name], cost(model_config(name))
@@ -52,7 +52,7 @@ def test_the_table_of_models_says_what_is_counted(name: str) -> None:
     assert row.paper or name.endswith("_compact")
 
 
-def test_the_count_is_that_of_a_convolution_by_hand() -> None:
+def test_cost_equals_a_convolution_computed_by_hand() -> None:
     """One convolution more in the mask head: 256 * 256 * 9 weights at 14 x 14 places of 100 detections, twice."""
     base = model_config("mask_rcnn_r50_fpn")
     less = override(base, ["mask.convs=3"])
@@ -60,7 +60,7 @@ def test_the_count_is_that_of_a_convolution_by_hand() -> None:
     assert cost(base).flops - cost(less).flops == 2 * 256 * 256 * 9 * 14 * 14 * 100
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_is_described() -> None:
     """Of the settings that `rcnn models show` prints, those with names that speak for themselves may stay silent."""
     settings = describe(model_config("mask_rcnn_r50_fpn"))
     assert len(settings) > 40

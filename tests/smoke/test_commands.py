@@ -10,6 +10,7 @@ import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,21 +19,12 @@ import torchvision
 from PIL import Image
 from pycocotools import mask as pycoco
 
-from rcnn.cli.main import main
 from rcnn.cli.predict import _Run
 from rcnn.weights.checkpoint import load_checkpoint
+from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
-
-
-def rcnn(*words: object) -> int:
-    """The exit status of the command in this process."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +58,7 @@ def test_eval_writes_metrics_and_results(
     assert "square" in capsys.readouterr().out
 
 
-def check_predictions(path: Path, files: list[Path]) -> list[dict]:
+def check_predictions(path: Path, files: list[Path]) -> list[dict[str, Any]]:
     """The images of a predictions.json, each looked at."""
     images = json.loads(path.read_text())["images"]
     assert [entry["file"] for entry in images] == [str(file) for file in files]
@@ -115,7 +107,7 @@ def test_predict_writes_json_and_pictures(
                 assert (difference > 60).mean() > 0.01  # something is drawn
 
 
-def test_a_high_score_leaves_everything_out(data: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_high_score_threshold_removes_all_detections(data: Path, trained: Path, tmp_path: Path) -> None:
     assert rcnn("predict", trained, data / "val2017", "--output", tmp_path, "--score", "1.0") == 0
     assert [entry["detections"] for entry in json.loads((tmp_path / "predictions.json").read_text())["images"]] == [
         [],
@@ -189,7 +181,7 @@ def test_convert_a_torchvision_file(tmp_path: Path) -> None:
         (("models", "show", "mask_rcnn_compat"), "mask_rcnn_compact"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(
+def test_a_wrong_argument_gives_one_line_and_status_2(
     words: tuple[str, ...],
     said: str,
     data: Path,

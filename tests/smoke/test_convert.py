@@ -9,19 +9,10 @@ import pytest
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from rcnn.cli.main import main
 from rcnn.models import build_detector, model_config
 from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
+from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
-
-
-def rcnn(*words: object) -> int:
-    """The exit status of the command in this process."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-    return 0
 
 
 def test_a_backbone_of_imagenet_to_train_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,8 +20,13 @@ def random_truth(seed: int, images: int = 20, objects: int = 12) -> Entry:
         for _ in range(random.integers(0, objects) if image_id % 3 else 0):
             x, y, width, height = _box(random)
             crowd = random.random() < 0.2
-            outline = _crowd(random, x, y, width, height) if crowd else _polygons(random, x, y, width, height)
-            encoded = rle.merge(rle.frPyObjects(outline, HEIGHT, WIDTH)) if not crowd else outline
+            outline: Entry | list[list[float]]
+            if crowd:
+                encoded = _crowd(random, x, y, width, height)
+                outline = _text(encoded)
+            else:
+                outline = _polygons(random, x, y, width, height)
+                encoded = rle.merge(rle.frPyObjects(outline, HEIGHT, WIDTH))
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -30,7 +35,7 @@ def random_truth(seed: int, images: int = 20, objects: int = 12) -> Entry:
                     "bbox": [x, y, width, height],
                     "area": float(rle.area(encoded)),
                     "iscrowd": int(crowd),
-                    "segmentation": _text(outline) if crowd else outline,
+                    "segmentation": outline,
                 }
             )
     return {

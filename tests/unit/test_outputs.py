@@ -153,8 +153,12 @@ def test_long_names_are_cut(tmp_path: Path) -> None:
 
 def test_new_folders_count_up_and_are_never_shared(tmp_path: Path) -> None:
     (tmp_path / "eval-balloons-7").mkdir()
+
+    def new(_: int) -> Path:
+        return new_output("eval", "runs/balloons/best", below=tmp_path)
+
     with ThreadPoolExecutor(8) as pool:
-        made = list(pool.map(lambda _: new_output("eval", "runs/balloons/best", below=tmp_path), range(20)))
+        made = list(pool.map(new, range(20)))
     assert sorted(path.name for path in made) == sorted(f"eval-balloons-{number}" for number in range(8, 28))
     assert new_output("train", "mask_rcnn_r50_fpn", below=tmp_path).name == "train-mask_rcnn_r50_fpn-1"
     (tmp_path / "model.v2.pth").touch()
@@ -163,7 +167,11 @@ def test_new_folders_count_up_and_are_never_shared(tmp_path: Path) -> None:
 
 def write_number(number: int) -> Callable[[Path], None]:
     """Fills a folder with one file that contains `number`."""
-    return lambda folder: (folder / "number").write_text(str(number)) and None
+
+    def fill(folder: Path) -> None:
+        (folder / "number").write_text(str(number))
+
+    return fill
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:

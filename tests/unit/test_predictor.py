@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,17 @@ import torch
 from PIL import Image
 from pycocotools import mask as pycoco
 
+from rcnn.data.loading.padding import Padding
 from rcnn.models import Detector, build_detector, model_config
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor, to_original
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
 from rcnn.runtime.devices import choose_device
 from rcnn.structures import Detections, ImageBatch
+from tests.narrow import instance, present
 from tests.tiny_data import TINY_MODEL
 
 CLASSES = ("square", "disc")
@@ -28,8 +33,8 @@ def detector() -> Detector:
     torch.manual_seed(0)
     words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.selection.max_detections=20"]
     detector = build_detector(override(model_config("mask_rcnn_compact"), words)).eval()
-    torch.nn.init.normal_(detector.box_head.logits.weight, std=0.5)
-    torch.nn.init.normal_(detector.mask_head.logits.weight, std=2.0)
+    torch.nn.init.normal_(instance(detector.box_head, BoxHead).logits.weight, std=0.5)
+    torch.nn.init.normal_(instance(detector.mask_head, MaskHead).logits.weight, std=2.0)
     return detector
 
 
@@ -61,7 +66,7 @@ def test_boxes_return_to_the_original_by_hand() -> None:
     assert (found.height, found.width, found.masks, len(found)) == (50, 400, None, 2)
 
 
-def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
+def test_masks_become_coco_run_lengths() -> None:
     full, left = np.ones((28, 28), np.float32), np.zeros((28, 28), np.float32)
     left[:, :14] = 1
     found = ImageDetections(
@@ -87,7 +92,7 @@ def test_masks_become_run_lengths_that_pycocotools_reads() -> None:
     assert entry == {"label": 0, "name": "square", "score": pytest.approx(0.9), "box": [10, 5, 30, 25], "mask": rles[0]}
 
 
-def test_an_image_of_the_networks_size_is_what_the_detector_sees(detector: Detector) -> None:
+def test_an_image_of_the_network_size_is_not_resized(detector: Detector) -> None:
     image = noise(96, 128)
     predictor = Predictor(detector, classes=CLASSES, device="cpu")
     [found] = predictor.predict([image])
@@ -99,7 +104,7 @@ def test_an_image_of_the_networks_size_is_what_the_detector_sees(detector: Detec
     np.testing.assert_allclose(found.scores, expected.scores[0, :count].numpy(), atol=1e-5)
     np.testing.assert_array_equal(found.labels, expected.labels[0, :count].numpy())
     assert expected.masks is not None
-    np.testing.assert_allclose(found.box_masks, expected.masks[0, :count].numpy(), atol=1e-4)
+    np.testing.assert_allclose(present(found.box_masks), expected.masks[0, :count].numpy(), atol=1e-4)
 
 
 def test_a_larger_image_is_resized_and_its_boxes_come_back(detector: Detector) -> None:
@@ -115,7 +120,7 @@ def test_a_larger_image_is_resized_and_its_boxes_come_back(detector: Detector) -
 
 
 @pytest.mark.parametrize("padding", ["exact", "bucket"])
-def test_a_batch_gives_what_its_images_give_alone(detector: Detector, padding: str) -> None:
+def test_a_batch_gives_what_its_images_give_alone(detector: Detector, padding: Padding) -> None:
     predictor = Predictor(detector, classes=CLASSES, device="cpu", padding=padding)
     images = [noise(96, 128, seed) for seed in range(3)]
     together = predictor.predict(images)
@@ -144,7 +149,7 @@ def test_the_detector_given_is_left_as_it_was(detector: Detector) -> None:
     assert all(torch.equal(value, after[name]) and value.dtype == after[name].dtype for name, value in before.items())
 
 
-def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
+def test_bfloat16_gives_nearly_the_same_detections(detector: Detector) -> None:
     image = noise(96, 128)
     [exact] = Predictor(detector, classes=CLASSES, device="cpu").predict([image])
     [rough] = Predictor(detector, classes=CLASSES, device="cpu", precision="bfloat16").predict([image])
@@ -153,7 +158,7 @@ def test_bfloat16_finds_nearly_the_same(detector: Detector) -> None:
     assert abs(float(rough.scores[0]) - float(exact.scores[0])) < 0.05
 
 
-def test_a_device_that_is_not_there_is_named() -> None:
+def test_an_absent_device_is_refused() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ValueError, match="device cuda: torch finds no GPU"):
@@ -161,7 +166,7 @@ def test_a_device_that_is_not_there_is_named() -> None:
     assert choose_device("auto") == torch.device("cpu")
 
 
-def test_a_device_of_no_kind_is_refused() -> None:
+def test_an_unknown_device_is_refused() -> None:
     with pytest.raises(ValueError, match="device 'gpu' is not known; expected auto, cpu, cuda, cuda:N or mps"):
         choose_device("gpu")
 
@@ -180,13 +185,40 @@ def test_one_image_gives_one_result_and_a_list_a_list(detector: Detector) -> Non
     assert one.draw().size == (128, 96)
 
 
-def test_wrong_arguments_list_the_choices(detector: Detector) -> None:
+def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
     with pytest.raises(ValueError, match="precision='float16' is not known; expected float32, bfloat16, auto"):
         Predictor(detector, precision="float16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):
         Predictor(detector, classes=("a", "b", "c"))
-    with pytest.raises(ValueError, match="settings are for checkpoints"):
+    with pytest.raises(ValueError, match="settings and allow are for checkpoints"):
         Predictor(detector, settings=["box.score_threshold=0.1"])
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
         Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=0)
     assert Predictor(detector, device="cpu").classes == ("0", "1")
+
+
+def test_one_bad_image_never_costs_the_others(detector: Detector, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    predictor = Predictor(detector, device="cpu")
+    images: list[Any] = [noise(40, 60), tmp_path / "bad.png", tmp_path / "none.png", noise(30, 30, 1), np.zeros(3)]
+    for batch_size in (1, 2, 8):
+        first, bad, missing, second, array = predictor.predict(images, errors="return", batch_size=batch_size)
+        assert isinstance(first, ImageDetections)
+        assert isinstance(second, ImageDetections)
+        assert (first.height, second.height) == (40, 30)
+        assert isinstance(bad, ValueError)
+        assert "bad.png" in str(bad)
+        assert isinstance(missing, FileNotFoundError)
+        assert str(array).startswith("image 4: the array is (3,)")
+    with pytest.raises(ValueError, match=r"bad\.png"):
+        predictor.predict(images)
+    with pytest.raises(ValueError, match="errors='skip' is not known; expected 'raise' or 'return'"):
+        predictor.predict(images, errors="skip")  # type: ignore[call-overload]
+    for score in ("a", 2):
+        with pytest.raises(ValueError, match=r"score=.*; expected a number from 0 to 1"):
+            predictor.predict(noise(8, 8), score=score)  # type: ignore[call-overload]
+
+
+def test_the_name_of_a_model_is_no_checkpoint() -> None:
+    with pytest.raises(FileNotFoundError, match=r"is the name of a model, which has no weights.*rcnn train"):
+        Predictor("mask_rcnn_compact")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -71,3 +72,39 @@ def test_supervision() -> None:
     np.testing.assert_array_equal(detections.xyxy, RESULT.boxes)
     assert list(detections["class_name"]) == ["<disc>", "square"]
     assert detections.mask.shape == (2, 40, 60)
+
+
+def test_index_slice_and_loop() -> None:
+    assert len(RESULT) == 2
+    first, second = RESULT
+    assert (first.name, first.label, repr(first)) == ("<disc>", 1, "DetectedObject(<disc> 0.90, box 10 5 30 25)")
+    assert first.score == pytest.approx(0.9)
+    np.testing.assert_array_equal(first.box, [10, 5, 30, 25])
+    assert first.mask is not None
+    assert RESULT.masks is not None
+    np.testing.assert_array_equal(first.mask, RESULT.masks[0])
+    assert first.keypoints is None
+    assert RESULT[-1] == RESULT[1]
+    assert RESULT[-1].label == second.label
+    assert RESULT[np.int64(1)].name == "square"
+    assert RESULT[:1].names == RESULT[RESULT.labels == 1].names == RESULT[np.array([0])].names == ("<disc>",)
+    for index in (2, -3):
+        with pytest.raises(IndexError, match=f"there is no detection {index}: the image has 2"):
+            RESULT[index]
+
+
+@pytest.mark.parametrize("score", ["a", None, float("nan"), -0.1, 1.5])
+def test_a_score_is_a_number(score: float) -> None:
+    with pytest.raises(ValueError, match="expected a number from 0 to 1"):
+        RESULT.above(score)
+    numpys: Any = np.float32(0.5)
+    assert len(RESULT.above(numpys)) == 1
+
+
+def test_there_is_a_value_for_each_class() -> None:
+    with pytest.raises(ValueError, match=r"category_ids has 1 values; expected 2, one for each class in order"):
+        RESULT.to_coco(7, [10])
+    with pytest.raises(ValueError, match=r"names has 1 values; expected 2"):
+        RESULT.to_json(["square"])
+    with pytest.raises(ValueError, match=r"expected 2"):
+        replace(RESULT, classes=()).to_coco(7, [10])

@@ -26,7 +26,7 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 
-REPEATABLE = ("--allow-missing", "--allow-unused")  # options that may be given several times
+REPEATABLE = ("--allow", "--allow-missing", "--allow-unused")  # options that may be given several times
 NOT_EMPTY = ("--data", "--output")  # options whose empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"

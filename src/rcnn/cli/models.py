@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from rcnn.cli.options import Allow
 
 if TYPE_CHECKING:
     from rcnn.models.describe import Setting
@@ -66,6 +68,7 @@ def show_cost(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY.SUB=VALUE", help="Settings.")] = None,
     height: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 800,
     width: Annotated[int, typer.Option(help="Size of the network's input, pixels.", min=1)] = 1333,
+    allow: Allow = None,
 ) -> None:
     """Count the parameters and GFLOPs of a model with the given settings.
 
@@ -75,20 +78,21 @@ def show_cost(
     from rcnn.models.overrides import override
     from rcnn.training.starting import starting_config
 
-    counted = cost(override(starting_config(model), overrides or []), height, width)
+    counted = cost(override(starting_config(model, allow or ()), overrides or []), height, width)
     typer.echo(f"{counted.parameters:,} parameters, {counted.flops / 1e9:.1f} GFLOPs at {height} x {width}")
 
 
 @models.command("show")
 def show_model(
     model: Annotated[str, typer.Argument(help="A name from `rcnn models list`, or a checkpoint folder.")],
+    allow: Allow = None,
 ) -> None:
     """Print every setting of a model and of its training as KEY=VALUE, the form that `rcnn train` accepts."""
     from rcnn.models.describe import describe
     from rcnn.training.settings import PREFIX
     from rcnn.training.starting import starting_config, starting_recipe
 
-    _print(describe(starting_config(model)))
+    _print(describe(starting_config(model, allow or ())))
     _print(setting._replace(path=PREFIX + setting.path) for setting in describe(starting_recipe(model)))
 
 
@@ -102,6 +106,8 @@ def _value(value: object) -> str:
     """A value in the form of the command line (YAML)."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, tuple):
+    if isinstance(value, (tuple, list)):
         return f"[{','.join(_value(part) for part in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}: {_value(part)}' for key, part in value.items())}}}"
     return str(value)

@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rcnn.predictor import Predictor
-
-TTA = Annotated[
-    str,
-    typer.Option(
-        help="Test-time augmentation: shorter sides in pixels, e.g. 640,800,960, or `own` for the checkpoint's size; "
-        "each is also flipped. Slower, more accurate.",
-    ),
-]
-TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --tta, also predict on flipped images.")]
 
 
 def predictor_from(
@@ -30,14 +19,17 @@ def predictor_from(
     precision: Literal["float32", "bfloat16", "auto"],
     padding: Literal["exact", "bucket"],
     settings: Sequence[str] = (),
+    allow: Sequence[str] = (),
 ) -> Predictor:
     """The predictor of a checkpoint, with KEY=VALUE `settings`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
     from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
     if not tta:
-        return Predictor(checkpoint, device=device, precision=precision, padding=padding, settings=settings)
-    sides = [] if tta == "own" else tta.split(",")
+        return Predictor(
+            checkpoint, device=device, precision=precision, padding=padding, settings=settings, allow=allow
+        )
+    sides = tta.split(",") if tta != "own" else list[str]()
     if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
         raise ValueError(
             f"--tta {tta}: expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. 640,800,960, or `own` for the "
@@ -51,4 +43,5 @@ def predictor_from(
         precision=precision,
         padding=padding,
         settings=settings,
+        allow=allow,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -26,24 +26,21 @@ ACCEPTED = (
 
 def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
-    if isinstance(value, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray | Image.Image | Tensor):
+    if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor)):
         return True
-    if isinstance(value, Sequence | Iterator):
+    if isinstance(value, (Sequence, Iterator)):
         return False
     raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}, or a list of these")
 
 
-def as_images(
-    values: Iterable[ImageInput], *, first: int = 0, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
-) -> Iterator[Tensor]:
-    """Each of several images as uint8 RGB (3, H, W). Errors of values without a name give their index, from `first`."""
-    for index, value in enumerate(values, start=first):
-        try:
-            yield as_image(value, channels=channels, max_pixels=max_pixels)
-        except ValueError as error:
-            if isinstance(value, str | os.PathLike):
-                raise  # the message has the path
-            raise ValueError(f"image {index}: {error}") from error
+def image_of_list(value: object, index: int, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS) -> Tensor:
+    """As `as_image`, of one of several images: the error for a value without a name gives its `index`."""
+    try:
+        return as_image(value, channels=channels, max_pixels=max_pixels)
+    except ValueError as error:
+        if isinstance(value, (str, os.PathLike)):
+            raise  # the message has the path
+        raise ValueError(f"image {index}: {error}") from error
 
 
 def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -57,7 +54,7 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
     require_channels(channels)
     if isinstance(value, bytes | bytearray | memoryview):
         return read_image(bytes(value), max_pixels=max_pixels)
-    if isinstance(value, str | os.PathLike):
+    if isinstance(value, (str, os.PathLike)):
         path = os.fspath(value)
         if isinstance(path, str) and path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")

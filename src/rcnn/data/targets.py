@@ -143,7 +143,7 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
         )
 
 
-def collate_targets(samples: Sequence[Sample], shape: tuple[int, int]) -> Targets:
+def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_classes: int | None = None) -> Targets:
     """The objects of B samples, those of each image from place 0 on; `shape` (H, W) is that of the padded images."""
     places = capacity(max((len(sample.boxes) for sample in samples), default=0), MIN_OBJECTS)
     boxes = torch.zeros(len(samples), places, 4)
@@ -160,6 +160,7 @@ def collate_targets(samples: Sequence[Sample], shape: tuple[int, int]) -> Target
         bitmaps=_collate_bitmaps(samples, places, shape),
         keypoints=_collate_keypoints(samples, places),
         crowds=_collate_crowds(samples),
+        num_classes=num_classes,
     )
 
 

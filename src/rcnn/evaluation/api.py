@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ def evaluate(
     allow_empty: bool = False,
     device: Device = "auto",
     precision: Precision = "float32",
+    allow: str | Sequence[str] = (),
 ) -> Evaluation:
     """COCO's metrics of a checkpoint (or predictor) on a data set (or its folder).
 
@@ -34,7 +36,7 @@ def evaluate(
     `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints
     20, proposals 1000).
     `strict` and `allow_empty` as in `open_dataset`.
-    `device` and `precision` are for a checkpoint; a predictor has its own.
+    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own.
 
     The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
     the images that could not be read, and `warnings`.
@@ -43,9 +45,9 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        predictor = Predictor(model, device=device, precision=precision)
+        predictor = Predictor(model, device=device, precision=precision, allow=allow)
         if more := settings_for(predictor, max_detections):
-            predictor = Predictor(model, device=device, precision=precision, settings=more)
+            predictor = Predictor(model, device=device, precision=precision, settings=more, allow=allow)
     dataset = (
         data
         if isinstance(data, Dataset)

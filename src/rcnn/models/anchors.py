@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import AnchorConfig
@@ -29,6 +30,7 @@ class AnchorGenerator(nn.Module):
         """Pixels between neighbouring anchors of level `name`, (down, across)."""
         return self.strides[name], self.strides[name]
 
+    @override
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Anchors (H * W * A, 4) of each level, xyxy pixels of the input, in the order y, x, anchor."""
         anchors: dict[str, Tensor] = {}

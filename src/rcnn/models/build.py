@@ -9,6 +9,7 @@ from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
 from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks
 from rcnn.models.backbones.mobilenet import MobileNet
+from rcnn.models.backbones.own import checked_backbone
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.backbones.timm import TimmNet, pixel_statistics
 from rcnn.models.backbones.vit import ViT
@@ -25,6 +26,7 @@ from rcnn.models.config import (
     LegacyRPNConfig,
     MaskHeadConfig,
     MobileNetConfig,
+    OwnBackboneConfig,
     PoolerConfig,
     ResNetConfig,
     RPNConfig,
@@ -47,26 +49,39 @@ from rcnn.models.legacy.file_boxes import SubpixelBoxHead, scaled_file_sizes
 from rcnn.models.legacy.mask_targets import CutBitmapTargets
 from rcnn.models.legacy.pooling import AffinePooler, CropPooler, NormalizedPooler
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
+from rcnn.models.own import Factory, OwnModule, checked_head, use_modules
 from rcnn.models.pooler import RegionPooler
 from rcnn.models.rpn import RPN
 from rcnn.models.validate import validate
 
 
-def build_detector(config: DetectorConfig) -> Detector:
-    """A detector of `config` with initial weights as in the papers; a ValueError says which settings contradict."""
+def build_detector(
+    config: DetectorConfig,
+    *,
+    backbone: OwnModule | None = None,
+    box_head: OwnModule | None = None,
+    mask_head: OwnModule | None = None,
+    keypoint_head: OwnModule | None = None,
+) -> Detector:
+    """A detector of `config` with initial weights as in the papers; a ValueError says which settings contradict.
+
+    The other arguments replace parts by the user's own (docs/models/own_modules.md): a module, or the function or class
+    that makes it. The detector's config names what makes them, so that a checkpoint can be loaded again.
+    """
+    given = {"backbone": backbone, "box_head": box_head, "mask_head": mask_head, "keypoint_head": keypoint_head}
+    config, own = use_modules(config, given)
     validate(config)
     require_pixels(config)
-    backbone = build_backbone(config.backbone)
-    fpn = build_pyramid(backbone, config)
-    maps = feature_maps(backbone, fpn, config)
+    trunk = build_backbone(config.backbone, own.get("backbone"))
+    fpn = build_pyramid(trunk, config)
+    maps = feature_maps(trunk, fpn, config)
     rules = build_box_rules(config.legacy.boxes)
-    heads = build_heads(config, backbone, maps, rules)
     return Detector(
         config=without_pretrained(config),
-        backbone=backbone,
+        backbone=trunk,
         fpn=fpn,
         rpn=build_rpn(config.rpn, maps, rules),
-        heads=heads,
+        heads=build_heads(config, trunk, maps, rules, own),
         rules=rules,
     )
 
@@ -82,19 +97,23 @@ def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
     return network(in_channels=maps.channels, anchors=anchors, config=config, rules=rules)
 
 
-def build_heads(config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules) -> Heads:
-    """The second stage."""
+def build_heads(
+    config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules, own: dict[str, Factory]
+) -> Heads:
+    """The second stage; `own` makes the user's heads."""
     if config.proposals_only:
         return Heads()
     if config.fcis is not None:
         return Heads(box=build_fcis_head(config, backbone, rules))
-    box = build_box_head(config, maps, rules)
+    made = {name: checked_head(factory, config, maps) for name, factory in own.items() if name != "backbone"}
+    box = made["box_head"] if "box_head" in made else build_box_head(config, maps, rules)
     shared = box.trunk if isinstance(box, BoxHead) and isinstance(box.trunk, Res5) else None
-    return Heads(
-        box=box,
-        mask=None if config.mask is None else build_mask_head(config, config.mask, maps, rules, shared),
-        keypoint=None if config.keypoint is None else build_keypoint_head(config, config.keypoint, maps, rules),
-    )
+    mask, keypoint = made.get("mask_head"), made.get("keypoint_head")
+    if mask is None and config.mask is not None:
+        mask = build_mask_head(config, config.mask, maps, rules, shared)
+    if keypoint is None and config.keypoint is not None:
+        keypoint = build_keypoint_head(config, config.keypoint, maps, rules)
+    return Heads(box=box, mask=mask, keypoint=keypoint)
 
 
 def build_pooler(config: PoolerConfig, legacy: LegacyConfig, maps: FeatureMaps, rules: BoxRules) -> RegionPooler:
@@ -198,7 +217,7 @@ def fbnet_width(config: BackboneConfig) -> float:
     return config.width if isinstance(config, FBNetConfig) else 1.0
 
 
-def build_backbone(config: BackboneConfig) -> Backbone:
+def build_backbone(config: BackboneConfig, own: Factory | None = None) -> Backbone:
     """The backbone of `config`: images -> {"c2": ..., "c5"}, {"c4": ...}, or {"p2": ..., "p6"} for a plain ViT."""
     match config:
         case ResNetConfig():
@@ -213,6 +232,9 @@ def build_backbone(config: BackboneConfig) -> Backbone:
             return TimmNet(config)
         case ViTConfig():
             return ViT(config)
+        case OwnBackboneConfig():
+            assert own is not None
+            return checked_backbone(own.build(), own.path)
 
 
 def without_pretrained(config: DetectorConfig) -> DetectorConfig:
@@ -247,6 +269,8 @@ def build_pyramid(backbone: Backbone, config: DetectorConfig) -> FPN | None:
         return None
     if isinstance(backbone, ViT):
         raise ValueError("a plain ViT builds its own pyramid (Li et al. 2022); set fpn=null")
+    if any(name.startswith("p") for name in backbone.channels):
+        raise ValueError(f"this backbone is a pyramid itself ({', '.join(backbone.channels)}); set fpn=null")
     if isinstance(config.backbone, ResNetConfig) and backbone.strides.get("c5") == backbone.strides.get("c4"):
         raise ValueError(
             "res5 has the stride of res4, but each level of an FPN must have twice the stride of the one before; set "

@@ -12,6 +12,7 @@ import io
 import textwrap
 import tokenize
 import types
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -74,6 +75,8 @@ def type_name(hint: Any) -> str:
         return " | ".join(type_name(part) for part in get_args(hint))
     if get_origin(hint) is tuple:
         return f"tuple[{', '.join('...' if part is Ellipsis else type_name(part) for part in get_args(hint))}]"
+    if get_origin(hint) is Mapping:
+        return "mapping"
     return getattr(hint, "__name__", str(hint))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.config import FPNConfig
 from rcnn.models.layers import Conv2d
@@ -20,6 +21,7 @@ class FPN(nn.Module):
             self.add_module(f"output{number}", _conv(config.channels, config.channels, 3, config))
         self.channels = config.channels
 
+    @override
     def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         pyramid: dict[str, Tensor] = {}
         coarser: Tensor | None = None

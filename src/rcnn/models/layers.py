@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
+from typing_extensions import override
 
 from rcnn.models.config import Norm
 from rcnn.models.heads.region_norm import norm_of_real
@@ -34,6 +35,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
     torch implements it for accelerators only. On the CPU, `forward` adds up the sums of all processes.
     """
 
+    @override
     def forward(self, input: Tensor) -> Tensor:
         together = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
         if not together or input.device.type != "cpu" or self.running_mean is None or self.running_var is None:
@@ -56,6 +58,7 @@ class SyncBatchNorm2d(nn.SyncBatchNorm):
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of maps (B, C, H, W), at each position."""
 
+    @override
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -143,6 +146,7 @@ class Conv2d(nn.Conv2d):
         nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
         zero_bias(self)
 
+    @override
     def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
         if self.border is not None:
             input = F.pad(input, self.border)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -22,21 +22,28 @@ from rcnn.models.describe import alternatives, field_types, part_classes, settin
 from rcnn.models.suggestions import near_settings
 
 T = TypeVar("T")
+LARGEST_INT = 2**31  # no setting is that large; torch's sizes and seeds overflow at some larger number
 
 
-def override(settings: T, overrides: Sequence[str]) -> T:
-    """`settings` (any dataclass of settings) changed by `key.sub=value` strings, in order.
+def override(settings: T, overrides: str | Sequence[str]) -> T:
+    """`settings` (any dataclass of settings) changed by one or several `key.sub=value` strings, in order.
 
     Values are YAML: `0.6`, `null`, `[[32], [64]]`, `{trunk: res5}`. `mask={}` gives an optional part its defaults,
-    `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that kind.
+    `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that kind;
+    so does a setting that only one kind has and requires (`backbone.factory=my_backbone.py:make_backbone`).
     """
-    for text in overrides:
+    for text in as_strings(overrides):
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
             raise ValueError(f"{text!r} is not a setting; expected KEY=VALUE, e.g. box.score_threshold=0.6")
         settings = _set(settings, key.split("."), _parse(key, value), key, settings)
     return settings
+
+
+def as_strings(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Several strings, e.g. settings or class names, as a tuple; one string alone is not taken for its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
@@ -84,10 +91,15 @@ def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> An
     current, parts = getattr(settings, name), part_classes(hints[name])
     if rest == ["kind"] and len(parts) > 1:
         return _replaced(settings, name, _checked(hints[name], {"kind": value}, prefix))
+    if isinstance(current, Mapping) and len(rest) == 1:
+        return _replaced(settings, name, _checked(hints[name], {**current, rest[0]: value}, path))
     if dataclasses.is_dataclass(current):
         owners = [part for part in parts if rest[0] in field_types(part)]
         if owners and type(current) not in owners:
-            choice = " or ".join(f"{prefix}.kind={_kind(part)}" for part in owners)
+            if len(rest) == len(owners) == 1 and _default(owners[0], rest[0]) is dataclasses.MISSING:
+                chosen = {"kind": _kind(owners[0]), rest[0]: value}
+                return _replaced(settings, name, _checked(hints[name], chosen, prefix))
+            choice = " or ".join(_choice(part, prefix) for part in owners)
             raise ValueError(f"{path}: {prefix}.kind={_kind(type(current))} has no such setting; set {choice} first")
         return _replaced(settings, name, _set(current, rest, value, path, root))
     if parts and path in setting_paths(type(root)):
@@ -111,6 +123,12 @@ def _kind(config_class: type) -> str:
     return get_args(field_types(config_class)["kind"])[0]
 
 
+def _choice(part: type, prefix: str) -> str:
+    """The setting that chooses a member of a union: one that it requires, else its kind."""
+    required = [name for name in field_types(part) if name != "kind" and _default(part, name) is dataclasses.MISSING]
+    return f"{prefix}.{required[0]}=..." if required else f"{prefix}.kind={_kind(part)}"
+
+
 def _default(config_class: type[Any], name: str) -> Any:
     """The default of a field; dataclasses.MISSING if it has none."""
     [field] = [field for field in dataclasses.fields(config_class) if field.name == name]
@@ -132,12 +150,16 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     origin = get_origin(hint)
     if origin is Literal and any(value == known and type(value) is type(known) for known in get_args(hint)):
         return value
+    if origin is Mapping and isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
     if origin is tuple and isinstance(value, (list, tuple)):
         return _checked_tuple(hint, value, path)
     for option in options:
-        if option is float and type(value) in (int, float) and math.isfinite(value):
+        if option is float and type(value) in (int, float) and abs(value) <= sys.float_info.max:  # not NaN, not inf
             return float(value)
-        if option in (int, bool, str) and type(value) is option:
+        if option is int and type(value) is int and abs(value) < LARGEST_INT:
+            return value
+        if option in (bool, str) and type(value) is option:
             return value
     choices = [str(known) for known in get_args(hint)] if origin is Literal else []
     near = difflib.get_close_matches(str(value), choices, n=1)
@@ -199,4 +221,6 @@ def _plain(value: Any) -> Any:
         return config_to_dict(value)
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
     return value

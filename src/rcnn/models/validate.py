@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import reduce
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
@@ -10,6 +12,7 @@ from rcnn.models.config import DetectorConfig, ResNetConfig
 # counts and sizes that must be 1 or more; parts that are None are skipped
 AT_LEAST_ONE = {
     "input": ("min_size", "max_size"),
+    "backbone": ("channels", "depth", "groups", "image_size", "stem_width", "width_per_group", "widths", "window"),
     "fpn": ("channels",),
     "rpn.sampling": ("batch_size",),
     "rpn.proposals": ("pre_nms_train", "pre_nms", "post_nms_train", "post_nms"),
@@ -24,6 +27,7 @@ AT_LEAST_ONE = {
     "fcis": ("width", "groups", "roi_size", "max_detections"),
     "fcis.sampling": ("batch_size",),
 }
+MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 BETWEEN_0_AND_1 = {
     "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
     "rpn.proposals": ("nms_iou", "score_threshold"),
@@ -52,6 +56,7 @@ def validate(config: DetectorConfig) -> None:
             f"legacy.boxes={config.legacy.boxes} comes from systems without a cascade and is not defined for one; set "
             "legacy.boxes=half_open or cascade=null"
         )
+    _require_own_heads(config)
     if config.cascade is not None:
         _require_cascade(config)
     if config.fcis is not None:
@@ -66,10 +71,27 @@ def _require_numbers(config: DetectorConfig) -> None:
                 continue
             settings = reduce(lambda parent, name: getattr(parent, name, None), part.split("."), config)
             for name in names if settings is not None else ():
-                value = getattr(settings, name)
-                if value is not None and not least <= value <= most:
+                value = getattr(settings, name, None)  # a backbone has the settings of its kind
+                if any(not least <= number <= most for _, number in _numbers(value)):
                     expected = "1 or more" if least else "0 to 1"
                     raise ValueError(f"{part}.{name} is {value}; expected {expected}")
+    for path, value in _numbers(config):
+        if value < 0 and path not in MAY_BE_NEGATIVE:
+            raise ValueError(f"{path} is {value}; expected 0 or more")
+
+
+def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers in a config, part or setting, each with its path; those of a list have the path of the list."""
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int | float):
+        yield path, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(item, path)
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _numbers(getattr(value, field.name), f"{path}.{field.name}".lstrip("."))
 
 
 def _require_beside_proposals(config: DetectorConfig) -> None:
@@ -117,6 +139,14 @@ def _require_heads(config: DetectorConfig) -> None:
             "box.trunk=res5 continues a ResNet from res4, but this backbone already has res5; set "
             "backbone.stages=[2, 3, 4], or box.trunk=fc"
         )
+
+
+def _require_own_heads(config: DetectorConfig) -> None:
+    own = [name for name in ("box", "mask", "keypoint") if getattr(getattr(config, name), "factory", "")]
+    for name in ("proposals_only", "fcis", "cascade"):
+        if own and getattr(config, name):
+            fix = "proposals_only=false" if name == "proposals_only" else f"{name}=null"
+            raise ValueError(f"{own[0]}.factory makes a head of its own, which {name} does not use: set {fix}")
 
 
 def _require_cascade(config: DetectorConfig) -> None:

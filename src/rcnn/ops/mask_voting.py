@@ -159,7 +159,9 @@ def _source(pixels: Tensor, start: Tensor, length: Tensor, side: Tensor) -> tupl
 
 
 @vote_masks.register_fake
-def _(boxes, masks, weights, sizes, threshold, at_least):
+def _(
+    boxes: Tensor, masks: Tensor, weights: Tensor, sizes: Tensor, threshold: float, at_least: bool
+) -> tuple[Tensor, Tensor, Tensor]:
     shape = weights.shape[:2]
     return (
         boxes.new_empty((*shape, 4), dtype=torch.float32),

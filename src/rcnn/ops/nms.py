@@ -45,7 +45,8 @@ def _nms_image(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou
     candidates = candidates[order]  # sorted by group, then by index
     boxes, group_scores = boxes[candidates], scores[candidates]
     counts: list[int] = torch.unique_consecutive(group, return_counts=True)[1].tolist()
-    survivors, start = [], 0
+    survivors: list[Tensor] = []
+    start = 0
     for count in counts:
         end = start + count
         left = torchvision.ops.nms(boxes[start:end], group_scores[start:end], iou_threshold)

@@ -43,7 +43,7 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
 
     wanted = boxes[batch, place]  # (V, 4)
     work = ((edge_count[owner] + part_count[owner] * size) * size).cumsum(0) // MAX_WORK
-    drawn = []
+    drawn: list[Tensor] = []
     for number in torch.unique_consecutive(work, return_counts=True)[1].tolist():
         start = sum(len(done) for done in drawn)
         own = owner[start : start + number]

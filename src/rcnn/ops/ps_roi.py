@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 VALUES_AT_A_TIME = 2**17  # of cells and channels: small enough for the cache
 SMALLEST = 0.1  # minimum side of a region, in map cells
@@ -140,23 +141,39 @@ def _cell_limits(
 
 
 @ps_roi_pool.register_fake
-def _(maps, boxes, valid, scale, groups, size, rounded):
+def _(maps: Tensor, boxes: Tensor, valid: Tensor, scale: float, groups: int, size: int, rounded: bool) -> Tensor:
     batch, regions = valid.shape
     return maps.new_empty((batch, regions, size, size, maps.shape[1] // groups**2)).permute(0, 1, 4, 2, 3)
 
 
 @ps_roi_pool_backward.register_fake
-def _(gradient, boxes, valid, height, width, scale, groups, rounded):
+def _(
+    gradient: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    height: int,
+    width: int,
+    scale: float,
+    groups: int,
+    rounded: bool,
+) -> Tensor:
     return gradient.new_empty((gradient.shape[0], gradient.shape[2] * groups**2, height, width))
 
 
-def _remember(ctx, inputs, output) -> None:
+class _Context(FunctionCtx):
+    """What the backward pass needs of the forward pass."""
+
+    saved_tensors: tuple[Tensor, Tensor]  # boxes, valid
+    settings: tuple[int, int, float, int, bool]  # height and width of the map, scale, groups, rounded
+
+
+def _remember(ctx: _Context, inputs: tuple[Tensor, Tensor, Tensor, float, int, int, bool], output: Tensor) -> None:
     maps, boxes, valid, scale, groups, _, rounded = inputs
     ctx.save_for_backward(boxes, valid)
-    ctx.settings = *maps.shape[2:], scale, groups, rounded
+    ctx.settings = maps.shape[2], maps.shape[3], scale, groups, rounded
 
 
-def _backward(ctx, gradient):
+def _backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor, None, None, None, None, None, None]:
     boxes, valid = ctx.saved_tensors
     maps = ps_roi_pool_backward(gradient, boxes, valid, *ctx.settings)
     return maps, None, None, None, None, None, None

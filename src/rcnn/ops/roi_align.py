@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 import torchvision
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 from rcnn.ops.precision import at_least_float32
 
@@ -244,7 +245,16 @@ def _rois(boxes: Tensor) -> Tensor:
 
 
 @roi_align.register_fake
-def _(features, boxes, levels, valid, scales, size, sampling_ratio, aligned):
+def _(
+    features: Sequence[Tensor],
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    scales: Sequence[float],
+    size: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> Tensor:
     batch, regions, channels = boxes.shape[0], boxes.shape[1], features[0].shape[1]
     if boxes.device.type != "cpu":
         return features[0].new_empty((batch, regions, channels, size, size))
@@ -252,7 +262,17 @@ def _(features, boxes, levels, valid, scales, size, sampling_ratio, aligned):
 
 
 @roi_align_backward.register_fake
-def _(gradient, boxes, levels, valid, heights, widths, scales, sampling_ratio, aligned):
+def _(
+    gradient: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    heights: Sequence[int],
+    widths: Sequence[int],
+    scales: Sequence[float],
+    sampling_ratio: int,
+    aligned: bool,
+) -> list[Tensor]:
     batch, channels = gradient.shape[0], gradient.shape[2]
     layout = torch.channels_last if boxes.device.type == "cpu" else torch.contiguous_format
     return [
@@ -261,14 +281,26 @@ def _(gradient, boxes, levels, valid, heights, widths, scales, sampling_ratio, a
     ]
 
 
-def _remember(ctx, inputs, output) -> None:
+class _Context(FunctionCtx):
+    """What the backward pass needs of the forward pass."""
+
+    saved_tensors: tuple[Tensor, Tensor, Tensor]  # boxes, levels, valid
+    sizes: tuple[list[int], list[int]]  # heights and widths of the maps
+    settings: tuple[Sequence[float], int, bool]  # scales, sampling_ratio, aligned
+
+
+def _remember(
+    ctx: _Context,
+    inputs: tuple[Sequence[Tensor], Tensor, Tensor, Tensor, Sequence[float], int, int, bool],
+    output: Tensor,
+) -> None:
     features, boxes, levels, valid, scales, _, sampling_ratio, aligned = inputs
     ctx.save_for_backward(boxes, levels, valid)
     ctx.sizes = [f.shape[2] for f in features], [f.shape[3] for f in features]
     ctx.settings = scales, sampling_ratio, aligned
 
 
-def _backward(ctx, gradient):
+def _backward(ctx: _Context, gradient: Tensor) -> tuple[list[Tensor], None, None, None, None, None, None, None]:
     boxes, levels, valid = ctx.saved_tensors
     maps = roi_align_backward(gradient, boxes, levels, valid, *ctx.sizes, *ctx.settings)
     return maps, None, None, None, None, None, None, None

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 import torchvision  # noqa: F401  (its operators)
 from torch import Tensor
+from torch.autograd.function import FunctionCtx
 
 
 @torch.library.custom_op("rcnn::roi_pool", mutates_args=())
@@ -74,24 +75,45 @@ def roi_pool_backward(
 
 
 @roi_pool.register_fake
-def _(features, boxes, levels, valid, scales, size):
+def _(
+    features: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: Sequence[float], size: int
+) -> tuple[Tensor, Tensor]:
     shape = (*boxes.shape[:2], features[0].shape[1], size, size)
     return features[0].new_empty(shape), boxes.new_empty(shape, dtype=torch.int32)
 
 
 @roi_pool_backward.register_fake
-def _(gradient, place, boxes, levels, valid, heights, widths):
+def _(
+    gradient: Tensor,
+    place: Tensor,
+    boxes: Tensor,
+    levels: Tensor,
+    valid: Tensor,
+    heights: Sequence[int],
+    widths: Sequence[int],
+) -> list[Tensor]:
     return [gradient.new_empty((len(gradient), gradient.shape[2], h, w)) for h, w in zip(heights, widths, strict=True)]
 
 
-def _remember(ctx, inputs, output) -> None:
+class _Context(FunctionCtx):
+    """What the backward pass needs of the forward pass."""
+
+    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor]  # place, boxes, levels, valid
+    sizes: tuple[list[int], list[int]]  # heights and widths of the maps
+
+
+def _remember(
+    ctx: _Context,
+    inputs: tuple[Sequence[Tensor], Tensor, Tensor, Tensor, Sequence[float], int],
+    output: tuple[Tensor, Tensor],
+) -> None:
     features, boxes, levels, valid, _, _ = inputs
     ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(output[1], boxes, levels, valid)
     ctx.sizes = [f.shape[2] for f in features], [f.shape[3] for f in features]
 
 
-def _backward(ctx, gradient, _):
+def _backward(ctx: _Context, gradient: Tensor, _: Tensor | None) -> tuple[list[Tensor], None, None, None, None, None]:
     place, boxes, levels, valid = ctx.saved_tensors
     return roi_pool_backward(gradient, place, boxes, levels, valid, *ctx.sizes), None, None, None, None, None
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.preprocess.config import Rounding
 from rcnn.preprocess.preprocessor import Floats, Frame, Preprocessor
@@ -16,6 +17,7 @@ from rcnn.preprocess.preprocessor import Floats, Frame, Preprocessor
 class FactorPreprocessor(Preprocessor):
     """Systems that compute one factor for both axes: Detectron, MXNet's and Chainer's networks, tensorpack."""
 
+    @override
     def resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(height, width): `original` times one factor, rounded down ("floor") or as OpenCV does it."""
         rounding = self.config.size_rounding
@@ -25,12 +27,14 @@ class FactorPreprocessor(Preprocessor):
         to_integer = int if rounding == "floor" else round  # round(), like OpenCV, takes the even neighbour of .5
         return max(1, to_integer(original[0] * factor)), max(1, to_integer(original[1] * factor))
 
+    @override
     def sample_spacing(self, original: tuple[int, int]) -> float | None:
         """The factor itself where the system passes it to OpenCV, and not the rounded size."""
         if self.config.size_rounding not in ("factor", "factor_limit"):
             return None
         return resize_factor(original, self.config.min_size, self.config.max_size, self.config.size_rounding)
 
+    @override
     def way_back(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
         """(x, y): one factor for both axes, taken from an axis, from both, or from before rounding."""
         x, y = super().way_back(size, original)
@@ -57,6 +61,7 @@ class CanvasPreprocessor(FactorPreprocessor):
         resized, frame = super().__call__(image)
         return place_on_canvas(resized, self.config.canvas), frame
 
+    @override
     def frame(self, original: tuple[int, int]) -> Frame:
         """The frame of an image of size `original`; scales go from the first pixel's centre to the last one's."""
         resized, canvas = self.resized_size(original), self.config.canvas
@@ -72,6 +77,7 @@ class CanvasFrame(Frame):
 
     corner: tuple[int, int]  # (top, left) of the image on the canvas
 
+    @override
     def to_original(self, boxes: Floats) -> Floats:
         """Boxes (N, 4) in pixels of the file: whole numbers, because boxes end on their last pixel there."""
         top, left = self.corner

@@ -30,7 +30,7 @@ class _Batch:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Self:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: None if v is None else function(v) for k, v in values.items()})
+        return replace(self, **{k: function(v) if isinstance(v, Tensor) else v for k, v in values.items()})
 
     def _check_rows(self, names: tuple[str, ...], shape: torch.Size) -> None:
         for name in names:
@@ -93,6 +93,7 @@ class Targets(_Batch):
     bitmaps: Tensor | None = None  # (B, G, H, W) bool, if the masks are bitmaps
     keypoints: Tensor | None = None  # (B, G, J, 3) float32: x, y, visibility 0, 1 or 2
     crowds: Tensor | None = None  # (B, I, 4) float32 xyxy, if anchors in crowds are ignored; padded with empty boxes
+    num_classes: int | None = None  # K of the data set; None: not known
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
@@ -105,6 +106,26 @@ class Targets(_Batch):
         ):
             raise ValueError(
                 f"crowds have shape {tuple(self.crowds.shape)} for {len(self.boxes)} images; expected (B, I, 4)"
+            )
+
+    def require_labels(self, num_classes: int) -> None:
+        """Raise a ValueError unless all labels are those of a model of `num_classes`.
+
+        On other devices than the CPU, and in a graph, only the number of classes of the data set is compared: reading
+        the labels would make the CPU wait for the device.
+        """
+        if self.num_classes is not None and self.num_classes > num_classes:
+            raise ValueError(
+                f"the data set has {self.num_classes} classes, but the model has num_classes={num_classes}. Build it "
+                f'with rcnn.override(config, "num_classes={self.num_classes}")'
+            )
+        if self.labels.device.type != "cpu" or torch.compiler.is_compiling():
+            return
+        wrong = self.labels[self.valid & ((self.labels < 0) | (self.labels >= num_classes))]
+        if len(wrong):
+            raise ValueError(
+                f"a target has label {int(wrong[0])}, but the model has num_classes={num_classes}; expected labels 0 "
+                f"to {num_classes - 1}, without background. Correct the labels, or num_classes in the config"
             )
 
 

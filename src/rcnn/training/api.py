@@ -6,8 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.models import DetectorConfig
+from rcnn.models.overrides import as_strings
 from rcnn.training.plan import RunRequest
 from rcnn.training.run import run_training
+from rcnn.training.starting import CONFIG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +24,11 @@ class TrainingRun:
 
 
 def train(
-    model: str | Path,
+    model: DetectorConfig | str | Path,
     data: str | Path,
     output: str | Path | None = None,
     *,
-    settings: Sequence[str] = (),
+    settings: str | Sequence[str] = (),
     split: str = "",
     val_split: str = "",
     annotations: str = "",
@@ -33,24 +36,27 @@ def train(
     resume: bool = False,
     strict: bool = False,
     allow_empty: bool = False,
+    allow: str | Sequence[str] = (),
     device: str = "auto",
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
-    """Train a model by name, or fine-tune a checkpoint, on the data set in the folder `data`.
+    """Train a model by name or by its config, or fine-tune a checkpoint, on the data set in the folder `data`.
 
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: KEY=VALUE changes, e.g.
     "train.steps=500" or "input.min_size=640" (`rcnn models show MODEL` lists all). `split` and `val_split` are found by
     their names (train..., val...); `val_split="none"`: no evaluation. `weights`: a converted ImageNet backbone.
     `resume`: continue the run in `output`. `strict` and `allow_empty` as in `open_dataset`.
+    `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `log` receives the lines of the progress.
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
     request = RunRequest(
-        model=str(model),
+        model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
+        config=model if isinstance(model, DetectorConfig) else None,
         data=Path(data),
         output=None if output is None else Path(output),
-        overrides=tuple(settings),
+        overrides=as_strings(settings),
         splits=(split, val_split),
         annotations=annotations,
         weights=str(weights),
@@ -58,6 +64,7 @@ def train(
         resume=resume,
         strict=strict,
         allow_empty=allow_empty,
+        allow=as_strings(allow),
     )
     outcome = run_training(request, log=log)
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

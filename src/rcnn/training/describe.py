@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from rcnn.data import Dataset
 from rcnn.data.skeletons import describe_flip
 from rcnn.data.warnings import counted
-from rcnn.models import MODELS
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict
 from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.plan import RunPlan
 from rcnn.training.settings import PREFIX
+from rcnn.training.starting import starts_fresh
 
 SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
 
@@ -40,7 +40,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
 def describe_plan(plan: RunPlan) -> Iterator[str]:
     """The whole plan, one value per line with its reason in brackets."""
     yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings)
-    kind = "a named model, random weights" if plan.started_from in MODELS else "a checkpoint"
+    kind = "random weights" if starts_fresh(plan.started_from) else "a checkpoint"
     validation = "none" if plan.validation is None else _data(plan.validation)
     rows = {
         "model": f"{plan.started_from} ({kind})",

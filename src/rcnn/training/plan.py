@@ -15,19 +15,20 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.data import splits as splits_of
 from rcnn.data.skeletons import require_names
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
-from rcnn.models import MODELS, DetectorConfig
+from rcnn.models import DetectorConfig
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.validate import validate
 from rcnn.runtime.devices import choose_device
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
-from rcnn.training.starting import starting_config, starting_recipe
+from rcnn.training.starting import starting_config, starting_recipe, starts_fresh
 from rcnn.training.validation import require_measured
 from rcnn.weights.backbone import adopt_backbone
-from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.checkpoint import read_checkpoint
 
 NO_SPLIT = "none"  # name of the validation split for a run without evaluation
 FIXED_AT_RESUME = ("optimizer",)  # training settings that cannot change during a run
@@ -37,7 +38,8 @@ FIXED_AT_RESUME = ("optimizer",)  # training settings that cannot change during 
 class RunRequest:
     """What the user asked for. Empty strings stand for what was not given."""
 
-    model: str  # a name from `rcnn models list`, or a checkpoint folder
+    model: str  # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config
+    config: DetectorConfig | None = None  # the user's own, to train from random weights
     data: Path
     output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
     overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
@@ -49,6 +51,7 @@ class RunRequest:
     resume: bool = False
     strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
     allow_empty: bool = False  # accept a split without objects
+    allow: tuple[str, ...] = ()  # the user's code that a checkpoint or a resumed run may run; see models/own.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +105,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     if record is not None:
         request = _as_recorded(request, record)
     model_words, train_words = split_overrides(request.overrides)
-    start, before = (starting_config(request.model), None) if record is None else _recorded(record, request.output)
+    start, before = _start(request, record)
     recipe = before or request.settings or starting_recipe(request.model)
     settings = override(_Recipe(recipe), train_words).train
 
@@ -161,9 +164,37 @@ def plan_training(request: RunRequest) -> RunPlan:
             *_run_warnings(request, settings, found),
             *(line for dataset in known.values() for line in dataset.warnings),
             *(() if evaluation is None else evaluation.warnings),
+            *_differing_config(request, config, model_words, dataset, resumes=record is not None),
         ),
         identity={split: data_identity(dataset) for split, dataset in known.items()},
     )
+
+
+def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[DetectorConfig, TrainConfig | None]:
+    """The config before the settings in the request, and the training settings of the run that is resumed.
+
+    Code of the user that she names herself, in a setting or in the config that she passed, is allowed.
+    """
+    words = (word.partition("=") for word in request.overrides)
+    written = [value.strip() for key, _, value in words if key.strip().endswith(".factory")]
+    own = () if request.config is None else own_factories(request.config).values()
+    allow = [*request.allow, *written, *own]
+    if record is None:
+        return request.config or starting_config(request.model, allow), None
+    config, before = _recorded(record, request.output)
+    return allow_factories(config, allow, f"{request.output}/config.json"), before
+
+
+def _differing_config(
+    request: RunRequest, config: DetectorConfig, words: Sequence[str], dataset: Dataset, *, resumes: bool
+) -> list[str]:
+    """A warning if the config that was passed is not that of the run that is resumed."""
+    if request.config is None or not resumes:
+        return []
+    passed = _fit_to_data(request.config, words, dataset, fresh=True)
+    changes = [] if request.weights else _changes(config, passed)
+    line = f"the run continues with its own config; the one that was passed differs: {'; '.join(changes)}"
+    return [line] if changes else []
 
 
 def _run_warnings(request: RunRequest, settings: TrainConfig, found: FoundRun) -> Iterator[str]:
@@ -216,7 +247,9 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
 def _recorded(record: dict[str, Any], output: Path | None) -> tuple[DetectorConfig, TrainConfig]:
     """The settings of the model and of training of the run that is resumed."""
     try:
-        return config_from_dict(record["model"]), config_from_dict(record["train"], TrainConfig)
+        config = config_from_dict(record["model"])
+        validate(config)
+        return config, config_from_dict(record["train"], TrainConfig)
     except ValueError as error:
         raise ValueError(
             f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
@@ -314,12 +347,12 @@ def _evaluation_plan(config: DetectorConfig, validation: Dataset | None) -> Plan
 
 def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:
     """`config` with the input settings that the backbone in --weights expects."""
-    if request.model not in MODELS:
+    if not starts_fresh(request.model):
         raise ValueError(
             f"--weights {request.weights}: {request.model} has its own weights. Give a model by its name, or leave "
             "--weights out"
         )
-    return adopt_backbone(config, load_checkpoint(request.weights), request.weights, words) if fresh else config
+    return adopt_backbone(config, read_checkpoint(request.weights), request.weights, words) if fresh else config
 
 
 def _changes(before: Any, now: Any) -> list[str]:

@@ -19,7 +19,7 @@ from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import CURVE, LOG, PLOT, RunFolder
 from rcnn.training.settings import PREFIX
-from rcnn.training.starting import build_start
+from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.validation import Metrics, evaluate_detector
 
@@ -36,7 +36,7 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, last/ and best/."""
-    output = plan.output or new_output("train", plan.started_from)
+    output = plan.output or new_output("train", plan.started_from.removeprefix(CONFIG))
     versions = {"rcnn": __version__, "torch": torch.__version__}
     with RunFolder(output, classes=plan.dataset.classes, provenance=plan.about() | versions) as run:
         state = _resume(plan, run, log) if plan.resumes else _start(plan, log)

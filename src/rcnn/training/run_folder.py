@@ -21,7 +21,7 @@ from typing import Any, Self
 from rcnn.models import Detector
 from rcnn.outputs import REPLACED, OutputFolder, files_of_rcnn, recover_folder, replace_folder
 from rcnn.training.state import STATE_FILE, TrainState, read_state
-from rcnn.weights.checkpoint import WEIGHTS_FILE, load_checkpoint, load_state, require_digest, write_checkpoint
+from rcnn.weights.checkpoint import WEIGHTS_FILE, load_state, read_checkpoint, require_digest, write_checkpoint
 
 RECORD, LOG, CURVE, PLOT = "config.json", "log.jsonl", "curve.html", "curve.png"
 CHECKPOINTS = ("last", "best", "averaged")
@@ -81,7 +81,7 @@ class RunFolder:
     def load_last(self, state: TrainState) -> Mapping[str, Any]:
         """Put `state` where last/ left it, and return the provenance of last/. ValueError if they do not fit."""
         last = self.path / "last"
-        checkpoint = load_checkpoint(last)
+        checkpoint = read_checkpoint(last)
         if (last / STATE_FILE).exists():
             require_digest(last / STATE_FILE, checkpoint.files)
         values = read_state(last)

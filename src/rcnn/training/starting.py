@@ -1,18 +1,20 @@
-"""Where a run starts from: a named model or a checkpoint, with its default training settings."""
+"""Where a run starts from: a named model, a config or a checkpoint, with its default training settings."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
+from rcnn.models.zoo import unknown_model
 from rcnn.training.settings import FINE_TUNING, TrainConfig
 from rcnn.weights.backbone import load_backbone
-from rcnn.weights.checkpoint import load_checkpoint
+from rcnn.weights.checkpoint import load_checkpoint, read_checkpoint
 from rcnn.weights.transfer import transfer
 
+CONFIG = "config:"  # before the name of a config that was passed, in the record of a run
 FROZEN_AND_RANDOM = (
     "warning: you are training from random weights, but the backbone's batch norm is frozen. That works only with "
     "pretrained weights: `rcnn convert` reads torchvision's and Detectron2's checkpoints, and ImageNet weights for "
@@ -21,17 +23,23 @@ FROZEN_AND_RANDOM = (
 )
 
 
-def starting_config(model: str) -> DetectorConfig:
-    """The config of a named model or of a checkpoint folder. ValueError if `model` is neither."""
+def starts_fresh(model: str) -> bool:
+    """Whether a run of `model`, as its record names it, has no checkpoint to start from."""
+    return model in MODELS or model.startswith(CONFIG)
+
+
+def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConfig:
+    """The config of a named model or of a checkpoint folder. ValueError if `model` is neither.
+
+    `allow`: the user's code that a checkpoint may run, as in `load_checkpoint`.
+    """
     if model in MODELS:
         return model_config(model)
     if not Path(model).exists():
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
-        near = difflib.get_close_matches(model, MODELS, n=3)
-        hint = f"did you mean {' or '.join(near)}? " if near else ""
-        raise ValueError(f"no model named {model!r}; {hint}`rcnn models list` prints all names")
-    checkpoint = load_checkpoint(model)
+        raise ValueError(unknown_model(model))
+    checkpoint = load_checkpoint(model, allow=allow)
     if checkpoint.kind == "backbone":
         raise ValueError(f"{model} contains only a backbone: give a model by its name, and --weights {model}")
     return checkpoint.config
@@ -39,7 +47,7 @@ def starting_config(model: str) -> DetectorConfig:
 
 def starting_recipe(model: str) -> TrainConfig:
     """The default training settings: the papers' for a named model, milder ones for a checkpoint."""
-    return TrainConfig() if model in MODELS else FINE_TUNING
+    return TrainConfig() if starts_fresh(model) else FINE_TUNING
 
 
 def build_start(
@@ -49,9 +57,9 @@ def build_start(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = build_detector(config)
-    if model not in MODELS:
-        return detector, transfer(detector, load_checkpoint(model), classes)
+    if not starts_fresh(model):
+        return detector, transfer(detector, read_checkpoint(model), classes)
     if weights:
-        return detector, load_backbone(detector, load_checkpoint(weights), weights)
+        return detector, load_backbone(detector, read_checkpoint(weights), weights)
     frozen = getattr(config.backbone, "norm", "") == "frozen_bn"
     return detector, FROZEN_AND_RANDOM if frozen else "starting from random weights"

@@ -37,7 +37,7 @@ class TrainState:
     def start(cls, detector: Detector, settings: TrainConfig) -> TrainState:
         """The state before the first step."""
         if settings.channels_last:
-            detector.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            detector.to(memory_format=torch.channels_last)
         ema = EMA(detector, settings.ema) if settings.ema else None
         return cls(detector=detector, optimizer=build_optimizer(detector, settings), ema=ema)
 

@@ -6,17 +6,21 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rcnn.models import Detector
+from rcnn.models.overrides import as_strings
 from rcnn.outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 
-def load(path: str | Path) -> Detector:
+def load(path: str | Path, *, allow: str | Sequence[str] = ()) -> Detector:
     """The detector of a checkpoint or run folder (its best), on the CPU and in evaluation mode.
+
+    `allow`: the user's code that it may run, for a detector with a module that is not of rcnn, e.g.
+    "my_backbone.py:make_backbone"; without it, such a checkpoint is refused with a ValueError that names the code.
 
     Its class names are in `rcnn.load_checkpoint(path).classes`. `rcnn.Predictor(path)` is what predicts on images.
     """
-    return load_detector(path)[0].eval()
+    return load_detector(path, allow=allow)[0].eval()
 
 
 def convert(
@@ -24,10 +28,10 @@ def convert(
     output: str | Path | None = None,
     *,
     config: str | Path | None = None,
-    classes: Sequence[str] = (),
-    settings: Sequence[str] = (),
-    allow_missing: Sequence[str] = (),
-    allow_unused: Sequence[str] = (),
+    classes: str | Sequence[str] = (),
+    settings: str | Sequence[str] = (),
+    allow_missing: str | Sequence[str] = (),
+    allow_unused: str | Sequence[str] = (),
     log: Callable[[str], object] | None = None,
 ) -> Path:
     """Convert a checkpoint of another framework to ours, and return its folder. Code in the file is never run.
@@ -43,10 +47,10 @@ def convert(
     file = Path(file)
     options = ConvertOptions(
         settings=config or None,
-        classes=",".join(classes),
-        allow_missing=allow_missing,
-        allow_unused=allow_unused,
-        overrides=settings,
+        classes=",".join(as_strings(classes)),
+        allow_missing=as_strings(allow_missing),
+        allow_unused=as_strings(allow_unused),
+        overrides=as_strings(settings),
         command="rcnn.convert",
     )
     with output_or_new(output, "convert", file) as folder:

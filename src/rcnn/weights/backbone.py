@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
+from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import Checkpoint
 from rcnn.weights.listing import first_names
+from rcnn.weights.setting_texts import setting_values, value_text
 
 # settings that the weights were trained with and no shape shows: copied from the checkpoint
-CARRIED = (
-    "input.channel_order", "input.pixel_mean", "input.pixel_std", "backbone.stride_in_1x1", "backbone.stem_pool",
-    "backbone.padding", "backbone.norm_eps",
-)  # fmt: skip
+PIXELS = ("input.channel_order", "input.pixel_mean", "input.pixel_std")
+CARRIED = {
+    "resnet": (*PIXELS, "backbone.stride_in_1x1", "backbone.stem_pool", "backbone.padding", "backbone.norm_eps"),
+    "timm": (*PIXELS, "backbone.pretrained"),
+}
 # settings that decide the shapes of the weights: the model must have the same
-SHAPED = ("backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group")
+SHAPED = {
+    "resnet": ("backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group"),
+    "timm": ("backbone.name",),
+}
 
 
 def adopt_backbone(
@@ -31,26 +35,32 @@ def adopt_backbone(
     `given` are the user's KEY=VALUE, which `config` already contains. Raises ValueError, with the fix, where the two
     backbones are built differently or the user's values contradict the weights.
     """
-    theirs = checkpoint.config
-    if not isinstance(config.backbone, ResNetConfig) or not isinstance(theirs.backbone, ResNetConfig):
+    theirs, kind = checkpoint.config, config.backbone.kind
+    if kind not in CARRIED or theirs.backbone.kind != kind:
         raise ValueError(
-            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} has kind {config.backbone.kind}; "
-            "--weights supports ResNets to ResNets"
+            f"{source} has a backbone of kind {theirs.backbone.kind}, {config.name} has kind {kind}; --weights takes "
+            "a ResNet for a ResNet, or a network of timm for the same network"
         )
-    if differ := [key for key in SHAPED if _get(config, key) != _get(theirs, key)]:
-        cure = " ".join(f"{key}={_text(_get(theirs, key))}" for key in differ)
-        raise ValueError(f"{source} has another ResNet than {config.name}: add {cure}, or use other weights")
-    _require_norms(config.backbone, theirs.backbone, checkpoint, source)
+    ours, expected = setting_values(config), setting_values(theirs)
+    if differ := [key for key in SHAPED[kind] if _network(ours[key]) != _network(expected[key])]:
+        cure = " ".join(f"{key}={value_text(expected[key])}" for key in differ)
+        raise ValueError(f"{source} has another backbone than {config.name}: add {cure}, or use other weights")
+    if isinstance(config.backbone, ResNetConfig) and isinstance(theirs.backbone, ResNetConfig):
+        _require_norms(config.backbone, theirs.backbone, checkpoint, source)
     words = dict(word.split("=", 1) for word in given if "=" in word)
-    for key in CARRIED:
-        ours, expected = _get(config, key), _get(theirs, key)
-        if key in words and ours != expected:
+    for key in CARRIED[kind]:
+        value = value_text(expected[key])
+        if key in words and ours[key] != expected[key]:
             raise ValueError(
-                f"{key}={words[key]}, but {source} was trained with {_text(expected)} and does not work otherwise: "
-                f"leave {key} out, or give {key}={_text(expected)}"
+                f"{key}={words[key]}, but {source} was trained with {value} and does not work otherwise: "
+                f"leave {key} out, or give {key}={value}"
             )
-        config = _set(config, key, expected)
-    return config
+    return override(config, [f"{key}={value_text(expected[key])}" for key in CARRIED[kind]])
+
+
+def _network(value: object) -> object:
+    """Of a name in timm the network, which is before the dot; after it is the name of its weights."""
+    return value.partition(".")[0] if isinstance(value, str) else value
 
 
 def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> str:
@@ -63,7 +73,7 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
     sources: dict[str, str] = {}  # ours -> the checkpoint's
     for name in state:
         part, within, rest = name.partition(".trunk.res5.")
-        if name.startswith("backbone."):
+        if name.startswith("backbone.") and not name.startswith("backbone.norms."):  # norms of a detector's own
             sources[name] = name
         elif within and part in ("box_head", "mask_head"):
             sources[name] = f"backbone.res5.{rest}"
@@ -85,7 +95,7 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
             state[name].copy_(checkpoint.state[their])
     used = set(copied.values())
     unused = sorted({_part(name) for name in checkpoint.state if name not in used and not _counter(name)})
-    fresh = sorted({name.split(".")[0] for name in state if name not in sources})
+    fresh = sorted({_part(name) for name in state if name not in sources})
     line = f"backbone: {len(copied)} tensors from {source}; new: {', '.join(fresh)}"
     return line + (f"; skipped: {', '.join(unused)}" if unused else "")
 
@@ -125,20 +135,3 @@ def _part(name: str) -> str:
 
 def _counter(name: str) -> bool:
     return name.endswith("num_batches_tracked")
-
-
-def _get(config: Any, key: str) -> Any:
-    for part in key.split("."):
-        config = getattr(config, part)
-    return config
-
-
-def _set(config: DetectorConfig, key: str, value: Any) -> DetectorConfig:
-    part, name = key.split(".")
-    return replace(config, **{part: replace(getattr(config, part), **{name: value})})
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "[" + ",".join(str(each) for each in value) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,6 +1,7 @@
 """Our own checkpoints: a folder of `model.safetensors` and `config.json`, all that prediction and fine-tuning need.
 
-A checkpoint is written beside its place and moved there when it is complete. Reading one runs no code from it.
+A checkpoint is written beside its place and moved there when it is complete. Reading one runs no code from it. The
+config of a detector with the user's own modules names code (models/own.py), which is run only if the user allows it.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from rcnn import __version__
-from rcnn.models import Detector, DetectorConfig, build_detector
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.own import allow_factories, require_named
+from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.weights.differences import different_tensors
 from rcnn.weights.listing import first_names
-from rcnn.weights.record import read_record, record_text, require_unchanged
+from rcnn.weights.record import read_record, record_text, warn_if_changed
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -55,8 +58,9 @@ def save_checkpoint(
 ) -> None:
     """Write `detector`, or its state, to the folder `directory`. Files there that rcnn did not write are kept.
 
-    A checkpoint that rcnn wrote there is replaced, once the new one is complete. Raises ValueError if the number of
-    classes differs from the config's, FileExistsError if another file has the name of one of ours, OSError if the
+    `config` is that of the detector, `detector.config`. A checkpoint that rcnn wrote there is replaced, once the new
+    one is complete. Raises ValueError if the number of classes differs from the config's, or if the config does not say
+    how to build the user's own modules; FileExistsError if another file has the name of one of ours, OSError if the
     folder cannot be written; then nothing changes.
     """
     with writing_checkpoint(directory) as folder:
@@ -91,6 +95,7 @@ def write_checkpoint(
     """Write the files of a checkpoint into `folder`; config.json lists them, and any others there, with digests."""
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(folder))
+        require_named(config, detector.config if isinstance(detector, Detector) else None)
     values = detector.state_dict() if isinstance(detector, nn.Module) else detector
     state = {name: _contiguous(value.detach().cpu()) for name, value in values.items()}
     try:
@@ -109,16 +114,25 @@ def write_checkpoint(
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
-def load_checkpoint(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Checkpoint:
     """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
 
-    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read.
+    `allow`: the user's code that building its detector may run, e.g. "my_backbone.py:make_backbone".
+    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
+    code it needs.
     """
+    checkpoint = read_checkpoint(path)
+    return replace(checkpoint, config=allow_factories(checkpoint.config, allow, path))
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
     source = folder / CONFIG_FILE
     record = read_record(source)
     try:
         config = config_from_dict(record["model"])
+        validate(config)
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{source}: {error}. It was written by rcnn {record['rcnn']}, this is {__version__}"
@@ -126,7 +140,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     classes, kind = tuple(record["classes"]), record["kind"]
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))
-    require_unchanged(record, source)
+    warn_if_changed(record, source)
     weights = folder / WEIGHTS_FILE
     try:
         state = load_file(weights)
@@ -150,19 +164,27 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
         )
 
 
-def load_detector(path: str | Path, settings: Sequence[str] = ()) -> tuple[Detector, Checkpoint]:
+def load_detector(
+    path: str | Path, settings: str | Sequence[str] = (), *, allow: str | Sequence[str] = ()
+) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint.
 
-    `settings` are KEY=VALUE changes to its config, e.g. "box.score_threshold=0.01". Errors as in `load_checkpoint`.
+    `settings` are KEY=VALUE changes to its config, e.g. "box.score_threshold=0.01". `allow` and errors as in
+    `load_checkpoint`.
     """
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, allow=allow)
     if checkpoint.kind == "backbone":
         raise ValueError(
             f"{path} contains only a backbone, which detects nothing: train from it, "
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
     checkpoint = replace(checkpoint, config=override(checkpoint.config, settings))
-    detector = empty_detector(checkpoint.config)
+    try:
+        detector = empty_detector(checkpoint.config)
+    except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
+        words = [settings] if isinstance(settings, str) else settings
+        changed = f" with {' '.join(words)}" if words else ""
+        raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint
 
@@ -199,6 +221,8 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
     """A ValueError unless `classes` are `count` different, non-empty names."""
+    if isinstance(classes, str):
+        raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
         raise ValueError(f"{source}: {len(classes)} class names for a detector of num_classes={count}")
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
@@ -216,6 +240,11 @@ def _contiguous(value: Tensor) -> Tensor:
 
 def _locate(path: Path) -> Path:
     """The folder that contains the weights."""
+    if not path.exists() and str(path) in MODELS:
+        raise FileNotFoundError(
+            f"{path} is the name of a model, which has no weights; expected a checkpoint folder, or the folder of a "
+            f"training run. To train one: rcnn train {path} --data DATA"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected a checkpoint folder, or the folder of a training run")
     if path.is_file():

@@ -147,7 +147,7 @@ def _grouped(names: Sequence[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for name in names:
         groups.setdefault(name if " " in name or "=" in name else re.sub(r"\d+", "*", name), []).append(name)
-    grouped = []
+    grouped: list[str] = []
     for pattern, same in groups.items():
         grouped += same if len(same) < 4 else [f"{pattern} ({len(same)} of them)"]
     return grouped

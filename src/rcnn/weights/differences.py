@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import config_to_dict
+from rcnn.weights.setting_texts import setting_values, value_text
 
 NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm", "sync_bn": "batch norm",
          "none": "no norm"}  # fmt: skip
@@ -26,16 +25,18 @@ LAYERS = (
 
 def different_layers(theirs: DetectorConfig, ours: DetectorConfig) -> list[str]:
     """Differences between the layers of two detectors, each with the setting that makes `ours` equal to `theirs`."""
-    a, b = _flat(config_to_dict(theirs)), _flat(config_to_dict(ours))
+    a, b = setting_values(theirs), setting_values(ours)
     lines = []
     for key in LAYERS:
         if key in a and key in b and a[key] != b[key]:
             if key.endswith(".norm"):
-                what = f"{key.split('.')[0]}: {NORMS[a[key]]} in the checkpoint, {NORMS[b[key]]} in the detector"
+                what = (
+                    f"{key.split('.')[0]}: {NORMS[str(a[key])]} in the checkpoint, {NORMS[str(b[key])]} in the detector"
+                )
                 lines.append(f"{what} (add {key}={a[key]})")
             else:
-                lines.append(f"{key} is {_short(a[key])} in the checkpoint, {_short(b[key])} in the detector "
-                             f"(add {key}={_short(a[key])})")  # fmt: skip
+                lines.append(f"{key} is {value_text(a[key])} in the checkpoint, {value_text(b[key])} in the detector "
+                             f"(add {key}={value_text(a[key])})")  # fmt: skip
     return lines
 
 
@@ -71,15 +72,3 @@ def _norm(state: Mapping[str, Tensor]) -> str:
     if any(name.endswith("norm.running_mean") for name in state):
         return "frozen batch norm"
     return "group norm" if any(name.endswith("norm.weight") for name in state) else "no norm"
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    found = {k: v for key, each in value.items() for k, v in _flat(each, f"{prefix}.{key}" if prefix else key).items()}
-    return found
-
-
-def _short(value: Any) -> str:
-    text = "[" + ",".join(_short(each) for each in value) + "]" if isinstance(value, list | tuple) else str(value)
-    return text.lower() if isinstance(value, bool) else text

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rcnn.models.overrides import config_to_dict
+from rcnn.models.own import own_factories
 from rcnn.outputs import OutputFolder
-from rcnn.weights.checkpoint import Checkpoint, load_checkpoint
+from rcnn.weights.checkpoint import Checkpoint, read_checkpoint
 from rcnn.weights.listing import counted, first_names
+from rcnn.weights.setting_texts import setting_values
 from rcnn.weights.systems.known import EXPORTS, convert
 from rcnn.weights.systems.system import Export, System
 
@@ -37,7 +38,9 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
     beside = output.with_suffix(".yaml")
     names = [output.name, *([beside.name] if export.settings is not None else [])]
     with OutputFolder(output.parent) as folder, folder.writing_together(*names) as new:
-        checkpoint = load_checkpoint(checkpoint_folder)
+        checkpoint = read_checkpoint(checkpoint_folder)
+        if own := own_factories(checkpoint.config):
+            raise ValueError(f"{checkpoint_folder} has {', '.join(own)}; only modules of rcnn can be exported")
         if checkpoint.kind != "detector":
             raise ValueError(f"{checkpoint_folder} contains only a backbone; only detectors can be exported")
         theirs = export.state(checkpoint.state, checkpoint.config)
@@ -80,7 +83,7 @@ def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[
     ]
     if names or other:
         raise ValueError(f"{path.name} would come back with other tensors: {first_names(sorted(names) + other)}")
-    ours, theirs = _flat(config_to_dict(checkpoint.config)), _flat(config_to_dict(back.config))
+    ours, theirs = setting_values(checkpoint.config), setting_values(back.config)
     differ = [
         f"  {key}={ours.get(key)} here, {theirs.get(key)} in the file"
         for key in sorted(ours.keys() | theirs.keys())
@@ -102,9 +105,3 @@ def _same_but_for_eps(name: str, a: Tensor, b: Tensor, eps: list[float]) -> bool
     return name.endswith("running_var") and torch.allclose(
         a.double() + eps[0], b.double() + eps[1], rtol=1e-6, atol=1e-12
     )
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, dict):
-        return {prefix: value}
-    return {k: v for key, each in value.items() for k, v in _flat(each, f"{prefix}.{key}" if prefix else key).items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ FIELDS: dict[str, tuple[type, str]] = {
     "classes": (list, "a list of names"),
     "provenance": (dict, OBJECT),
     "files": (dict, "an object of file names and SHA-256 digests"),
-    DIGEST: (str, "a SHA-256 digest"),
 }
 
 
@@ -45,7 +45,7 @@ def record_digest(record: Mapping[str, Any]) -> str:
 def read_record(path: Path) -> dict[str, Any]:
     """The record in file `path`, whose keys and their types are checked. A ValueError names the file and the key.
 
-    The digest is not compared yet: an error about a value says more than one about the digest (`require_unchanged`).
+    The digest is not compared yet: an error about a value says more (`warn_if_changed`).
     """
     if not path.exists():
         raise ValueError(f"{path} is missing; it describes the model and the classes: copy the whole folder")
@@ -74,13 +74,10 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def require_unchanged(record: Mapping[str, Any], path: Path) -> None:
-    """A ValueError unless the `record` read from file `path` is what rcnn wrote there."""
-    if record[DIGEST] != record_digest(record):
-        raise ValueError(
-            f"{path} is not what rcnn wrote: it is damaged or was edited, and its digest differs. To change a setting, "
-            f"give KEY=VALUE to the command; otherwise {CURE}"
-        )
+def warn_if_changed(record: Mapping[str, Any], path: Path) -> None:
+    """Warn unless the `record` read from file `path` is what rcnn wrote there: people edit it to rename classes."""
+    if record.get(DIGEST) != record_digest(record):
+        warnings.warn(f"{path} is not as rcnn wrote it: it was edited, or it is damaged", stacklevel=2)
 
 
 def _require_config_version(record: Mapping[str, Any], path: Path) -> None:

@@ -37,7 +37,8 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
     points, known_points = _keypoint_names(detector.config), _keypoint_names(checkpoint.config)
     new_parts = _parts(state) - _parts(given)
     dropped = _parts(given) - _parts(state)
-    problems, copied, partial, partial_points = [], 0, 0, False
+    problems: list[str] = []
+    copied, partial, partial_points = 0, 0, False
     for name, value in state.items():
         source = given.get(name)
         if name.split(".")[0] in new_parts or (source is None and name.endswith("num_batches_tracked")):

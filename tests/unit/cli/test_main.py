@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcnn import __version__
 from rcnn.cli import app
 from rcnn.cli.main import main
 from rcnn.models import build_detector, model_config
@@ -137,3 +138,10 @@ def test_ctrl_c_in_a_download_keeps_the_results_so_far(tmp_path: Path) -> None:
     assert errors == f"stopped; the results so far are in {partial}\n"
     assert [json.loads(line)["file"] for line in partial.read_text().splitlines()] == [str(image)]
     assert picture.exists()
+
+
+def test_the_module_is_the_command() -> None:
+    answer = subprocess.run(
+        [sys.executable, "-m", "rcnn", "--version"], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert answer.stdout.strip() == f"rcnn {__version__}"

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from typing_extensions import override
 
 from rcnn.cli.sources import SourceError, Sources, download
 from rcnn.cli.sources import expand as expand_into
@@ -45,7 +46,8 @@ class Server(BaseHTTPRequestHandler):
         else:
             self.send_error(404)
 
-    def log_message(self, *_: object) -> None:
+    @override
+    def log_message(self, format: str, *args: object) -> None:
         """Nothing."""
 
 
@@ -82,7 +84,7 @@ def test_a_download(address: str, path: str) -> None:
         ("/short", "ended after 100 of 200|IncompleteRead"),
     ],
 )
-def test_a_download_that_fails_says_why(address: str, path: str, said: str) -> None:
+def test_a_failed_download_gives_the_reason(address: str, path: str, said: str) -> None:
     with pytest.raises(SourceError, match=said):
         download(address + path, longest=4000, timeout=0.5)
 
@@ -112,7 +114,7 @@ def touch(*paths: Path) -> None:
         path.touch()
 
 
-def test_folders_are_searched_in_order_and_without_what_is_no_image(tmp_path: Path) -> None:
+def test_folders_are_searched_in_order_for_images(tmp_path: Path) -> None:
     folder = tmp_path / "photos"
     touch(folder / "b.JPG", folder / "a.png", folder / "notes.txt", folder / "deep" / "er" / "c.webp")
     touch(folder / ".hidden.jpg", folder / ".cache" / "d.jpg")
@@ -147,7 +149,7 @@ def test_a_url_cannot_leave_the_output_folder(tmp_path: Path) -> None:
         assert (tmp_path / source.picture).resolve().parent == tmp_path.resolve(), source
 
 
-def test_what_gives_no_image_is_named_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_inputs_that_are_not_images_are_reported_and_the_rest_is_kept(tmp_path: Path) -> None:
     touch(tmp_path / "a.jpg", tmp_path / "empty" / "readme.md")
     words = [
         str(tmp_path / "gone.jpg"),

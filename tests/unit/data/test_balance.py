@@ -37,7 +37,7 @@ def slow_factors(dataset: Dataset, threshold: float) -> list[float]:
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.2, 0.5, 1.0])
-def test_factors_are_the_papers(tmp_path: Path, threshold: float) -> None:
+def test_factors_equal_the_papers(tmp_path: Path, threshold: float) -> None:
     dataset = three_classes(tmp_path)
     np.testing.assert_allclose(repeat_factors(dataset, threshold), slow_factors(dataset, threshold))
     assert (repeat_factors(dataset, 0.0) == 1).all()
@@ -48,7 +48,7 @@ def test_factors_are_the_papers(tmp_path: Path, threshold: float) -> None:
     factors=st.lists(st.floats(min_value=1, max_value=30), min_size=1, max_size=40),
     draw=st.floats(min_value=0, max_value=1, exclude_max=True),
 )
-def test_a_pass_holds_each_image_its_factor_times_rounded(factors: list[float], draw: float) -> None:
+def test_an_epoch_repeats_each_image_by_its_rounded_factor(factors: list[float], draw: float) -> None:
     values = np.array(factors)
     counts = np.bincount(spread(values, draw), minlength=len(values))
     assert counts.sum() == round(float(values.sum()))
@@ -56,13 +56,13 @@ def test_a_pass_holds_each_image_its_factor_times_rounded(factors: list[float], 
     assert (np.abs(counts - scaled) < 1 + 1e-6).all()
 
 
-def test_on_average_it_is_the_factor() -> None:
+def test_the_mean_number_of_repeats_is_the_factor() -> None:
     factors = np.array([1.0, 1.25, 3.5, 2.25])
     counts = sum(np.bincount(spread(factors, draw), minlength=4) for draw in (np.arange(100) + 0.5) / 100)
     np.testing.assert_allclose(counts / 100, factors, atol=0.02)
 
 
-def test_the_stream_shows_rare_images_oftener_and_is_found_at_any_batch() -> None:
+def test_rare_images_are_repeated_and_any_batch_can_be_computed_alone() -> None:
     wide = np.array([True, False, True, True, False])
     factors = np.array([1.0, 2.5, 1.0, 4.0, 1.5])
     order = BatchSampler(wide, batch_size=2, seed=3, factors=factors)
@@ -73,7 +73,7 @@ def test_the_stream_shows_rare_images_oftener_and_is_found_at_any_batch() -> Non
     assert [BatchSampler(wide, 2, 3, factors)(n) for n in (499, 0, 77)] == [batches[499], batches[0], batches[77]]
 
 
-def test_without_it_the_stream_is_what_it_was(tmp_path: Path) -> None:
+def test_without_a_repeat_threshold_every_image_comes_equally_often(tmp_path: Path) -> None:
     dataset = three_classes(tmp_path)
     plain = take(training_batches(dataset, Model(), Settings()), 7)
     rare = take(training_batches(dataset, Model(), replace(Settings(), repeat_threshold=1.0)), 7)

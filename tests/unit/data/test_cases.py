@@ -30,7 +30,7 @@ def two_objects_each(dataset: Dataset, images: int) -> bool:
 
 
 @pytest.mark.parametrize("split", ["train", "valid"])
-def test_roboflows_placeholder_is_no_class(cases: Path, split: str) -> None:
+def test_roboflows_placeholder_category_is_removed(cases: Path, split: str) -> None:
     dataset = open_dataset(cases / "01-roboflow-category0" / "data", split)
     assert (dataset.classes, dataset.category_ids) == (("fish", "ray"), (1, 2))
     assert dataset[0].labels.tolist() == [1, 0]
@@ -120,7 +120,7 @@ def test_objects_without_outline_keep_their_boxes(cases: Path, form: str) -> Non
     assert "1 annotation has a box but no outline (id 1)" in dataset.warnings[-1]
 
 
-def test_two_ticks_are_named(cases: Path) -> None:
+def test_two_checked_boxes_are_reported(cases: Path) -> None:
     with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(cases / "35-via-forms" / "checkbox", "train")
     assert "2 boxes of its class attribute 'type' ticked (cat, dog), expected one (region 0 of im0.png)" in str(
@@ -142,7 +142,7 @@ def test_an_infinite_box_is_skipped(cases: Path, split: str) -> None:
     assert len(dataset.to_coco()["annotations"]) == 5
 
 
-def test_a_rectangle_beside_a_polygon(cases: Path) -> None:
+def test_a_rectangle_and_a_polygon(cases: Path) -> None:
     dataset = open_dataset(cases / "44-via-rect-and-polygon-eval" / "data", "val")
     assert two_objects_each(dataset, 1)
     assert [outline is None for outline in dataset[0].segmentations] == [False, True]

@@ -52,7 +52,10 @@ def refused(root: Path, tables: Any) -> str:
         (coco_tables([]) | {"images": [{"id": 1}]}, "entry 0 (from 0) of images (id 1) has the file_name None"),
         (coco_tables([]) | {"images": [{"file_name": "1.png"}]}, "entry 0 (from 0) of images has no id"),
         (coco_tables([annotation(1), {"id": 2}]), "entry 1 (from 0) of annotations has no image_id, category_id"),
-        (coco_tables([annotation(1), None]), "entry 1 (from 0) of annotations has no image_id, category_id: None"),  # type: ignore[list-item]
+        (
+            coco_tables([]) | {"annotations": [annotation(1), None]},
+            "entry 1 (from 0) of annotations has no image_id, category_id: None",
+        ),
         (coco_tables([]) | {"categories": [{"id": "a", "name": "a"}]}, "has the id 'a'; expected a whole number"),
         (coco_tables([]) | {"categories": [{"id": True, "name": "a"}]}, "has the id True; expected a whole number"),
         (coco_tables([]) | {"categories": [{"id": -1, "name": "a"}]}, "has the id -1; expected a whole number from 0"),
@@ -73,7 +76,7 @@ def test_a_file_that_makes_no_sense_is_refused(tmp_path: Path, content: Any, mes
     assert message in refused(tmp_path, content)
 
 
-def rle(size: list[int], counts: Any) -> dict[str, Any]:
+def rle(size: list[int] | str, counts: Any) -> dict[str, Any]:
     return {"size": size, "counts": counts}
 
 
@@ -125,7 +128,8 @@ def test_both_kinds_of_run_lengths_give_the_same_mask(tmp_path: Path) -> None:
 
 def test_totals_of_run_lengths_equal_the_images() -> None:
     generator = np.random.default_rng(0)
-    strings, areas = [], []
+    strings: list[bytes] = []
+    areas: list[int] = []
     for number in range(60):
         height, width = generator.integers(1, 300, size=2)
         mask = generator.random((height, width)) < generator.random()
@@ -257,7 +261,7 @@ def test_classes_give_the_labels_their_order(tmp_path: Path) -> None:
     assert [c["id"] for c in dataset.to_coco()["categories"]] == [7, 9, 3]
 
 
-def test_objects_of_other_classes_are_left_out_with_a_warning(tmp_path: Path) -> None:
+def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> None:
     annotations = [annotation(1), annotation(2, category_id=7)]
     dataset = opened(tmp_path, annotations, ["Kite", "cup"])
     assert dataset[0].labels.tolist() == [1]

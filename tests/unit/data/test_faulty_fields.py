@@ -146,7 +146,7 @@ def test_boxes_and_polygons_in_fractions_of_the_image(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("area", [INF, NAN, -1, "big", None, [400], True])
-def test_areas_that_are_none_are_computed(tmp_path: Path, area: Any) -> None:
+def test_invalid_areas_are_computed(tmp_path: Path, area: Any) -> None:
     dataset = opened(tmp_path, [annotation(1) | {"area": area}, annotation(2, area="7.5")])
     assert dataset[0].areas.tolist() == [400, 7.5]
     assert "1 annotation has an area that is text (id 2): read as a number" in dataset.warnings[0]
@@ -180,7 +180,7 @@ def test_polygons_in_other_forms(tmp_path: Path, segmentation: Any, message: str
 @pytest.mark.parametrize(
     "segmentation", ["mask.png", 7, True, [["a"] * 6], [[None] * 6], [7, [1, 2]], [{"a": 1}], [[[]]]]
 )
-def test_what_is_no_segmentation_is_skipped(tmp_path: Path, segmentation: Any) -> None:
+def test_invalid_segmentations_are_skipped(tmp_path: Path, segmentation: Any) -> None:
     dataset = opened(tmp_path, [annotation(1), annotation(2, segmentation=segmentation)])
     assert dataset[0].segmentations[1] is None
     assert dataset[0].boxes[1].tolist() == BOX
@@ -199,7 +199,7 @@ def test_annotation_ids_may_be_used_twice_or_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "referred"), [([1, 2], ["1", "2"]), (["1", "2"], [1, 2]), (["01", "02"], [1, 2]), ([1.0, 2.0], [1, 2])]
 )
-def test_ids_as_text_beside_numbers(tmp_path: Path, stored: list[Any], referred: list[Any]) -> None:
+def test_text_ids_and_numeric_ids(tmp_path: Path, stored: list[Any], referred: list[Any]) -> None:
     tables = coco_tables([annotation(1, image_id=referred[0]), annotation(2, image_id=referred[1])])
     for image, number in zip(tables["images"], stored, strict=True):
         image["id"] = number
@@ -219,7 +219,7 @@ def test_ids_of_the_same_value_are_ambiguous(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", ["40", 0, -1, 1e18, 10**30, INF, NAN, True, [40], 40.5])
-def test_sizes_that_are_none_are_read_from_the_image(tmp_path: Path, size: Any) -> None:
+def test_invalid_sizes_are_read_from_the_image(tmp_path: Path, size: Any) -> None:
     tables = coco_tables([annotation(1)])
     tables["images"][1] |= {"height": size, "width": 60}
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
@@ -232,7 +232,7 @@ def test_sizes_that_are_none_are_read_from_the_image(tmp_path: Path, size: Any) 
 @pytest.mark.parametrize(
     ("name", "expected"), [(7, "7"), (None, "category 3"), ("", "category 3"), (["a"], "category 3"), ("a\ud800", "a?")]
 )
-def test_names_that_are_no_text(tmp_path: Path, name: Any, expected: str) -> None:
+def test_category_names_that_are_not_text(tmp_path: Path, name: Any, expected: str) -> None:
     tables = coco_tables([annotation(1)])
     tables["categories"][1] |= {"name": name, "supercategory": 5}
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
@@ -242,7 +242,7 @@ def test_names_that_are_no_text(tmp_path: Path, name: Any, expected: str) -> Non
     assert expected in evaluate(dataset.to_coco(), [], ["bbox"]).objects
 
 
-def test_a_placeholder_category_is_no_class(tmp_path: Path) -> None:
+def test_a_placeholder_category_is_removed(tmp_path: Path) -> None:
     tables = coco_tables([annotation(1)])
     for category in tables["categories"]:
         category["supercategory"] = "things"
@@ -279,7 +279,7 @@ def test_the_reason_for_a_set_without_objects_is_given(tmp_path: Path) -> None:
     assert "1 annotation has a bbox that is not 4 finite numbers" in str(error.value)
 
 
-def test_what_can_be_learned_from(tmp_path: Path) -> None:
+def test_which_objects_are_trained_on(tmp_path: Path) -> None:
     crowd = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
     boxes = [annotation(1, segmentation=None), annotation(2, iscrowd=1, segmentation=crowd)]
     dataset = opened(tmp_path, boxes)
@@ -300,7 +300,7 @@ def test_a_hundred_thousand_annotations_are_checked_in_seconds(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("depth", [50, 500, 900, 990, 5000])
-def test_values_nested_deeply_are_no_fault_of_the_whole_file(tmp_path: Path, depth: int) -> None:
+def test_deeply_nested_values_do_not_make_the_file_invalid(tmp_path: Path, depth: int) -> None:
     write_coco(tmp_path, coco_tables([annotation(1)]))
     file = tmp_path / "annotations" / "instances_val.json"
     text = json.dumps(coco_tables([annotation(1), annotation(2, segmentation="NESTED", bbox="NESTED")]))

@@ -53,7 +53,7 @@ def test_most_images_in_one_folder_and_some_in_another(tmp_path: Path) -> None:
     assert "1 image has a file_name in another folder than the others (id 2)" in dataset.warnings[0]
 
 
-def test_a_url_stands_in_for_a_name(tmp_path: Path) -> None:
+def test_a_url_as_file_name(tmp_path: Path) -> None:
     write_images(tmp_path, ["train2017/1.png", "val2017/2.png"])
     tables = coco_tables([annotation(1)])
     for image, folder in zip(tables["images"], ("train2017", "val2017"), strict=True):
@@ -101,7 +101,7 @@ def test_names_outside_the_data_set_are_refused(tmp_path: Path, name: str) -> No
 
 
 @pytest.mark.parametrize("name", ["a\0.png", ["1.png"], 7, {}])
-def test_names_that_are_none(tmp_path: Path, name: Any) -> None:
+def test_invalid_file_names(tmp_path: Path, name: Any) -> None:
     with pytest.raises(ValueError, match=r"entry 0 \(from 0\) of images \(id 1\) has the file_name"):
         opened(tmp_path, [name])
 

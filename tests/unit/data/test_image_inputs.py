@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.data.image_inputs import as_image, as_images, is_one_image
+from rcnn.data.image_inputs import as_image, image_of_list, is_one_image
 from rcnn.data.images import read_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
@@ -110,7 +110,7 @@ def test_sixteen_bits_and_orientation_of_pillow_images() -> None:
         (3, "got a int; expected a path"),
     ],
 )
-def test_what_is_no_image_gets_one_clear_error(value: Any, message: str) -> None:
+def test_wrong_types_give_one_clear_error(value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_image(value)
 
@@ -129,4 +129,4 @@ def test_one_or_several() -> None:
         with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)
     with pytest.raises(ValueError, match=r"image 1: the array is \(7, 5, 3\) of float64"):
-        list(as_images([RGB, RGB / 255]))
+        image_of_list(RGB / 255, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from rcnn.data.images import ImageError, image_size, is_image, read_image
 
+Read = Callable[..., object]  # read_image or image_size
 COLOURS = np.random.default_rng(0).integers(0, 256, (7, 5, 3), dtype=np.uint8)
 
 
@@ -20,20 +22,20 @@ def as_array(image: torch.Tensor) -> np.ndarray:
     return image.permute(1, 2, 0).numpy()
 
 
-def write(path: Path, pixels: np.ndarray, mode: str | None = None, **options) -> Path:
+def write(path: Path, pixels: np.ndarray, mode: str | None = None) -> Path:
     image = Image.fromarray(pixels)
-    (image if mode is None else image.convert(mode)).save(path, **options)
+    (image if mode is None else image.convert(mode)).save(path, quality=95)  # the quality of JPEGs, unused by others
     return path
 
 
-def test_rgb_is_uint8_channels_first(tmp_path):
+def test_rgb_is_uint8_channels_first(tmp_path: Path) -> None:
     image = read_image(write(tmp_path / "a.png", COLOURS))
     assert image.dtype == torch.uint8
     assert image.shape == (3, 7, 5)
     np.testing.assert_array_equal(as_array(image), COLOURS)
 
 
-def test_bytes_are_read_as_the_file_is(tmp_path):
+def test_bytes_are_read_as_the_file_is(tmp_path: Path) -> None:
     path = write(tmp_path / "a.png", COLOURS)
     assert torch.equal(read_image(path.read_bytes()), read_image(str(path)))
 
@@ -48,17 +50,16 @@ def stored_as(upright: np.ndarray, orientation: int) -> np.ndarray:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", ["png", "tiff", "webp"])
-def test_exif_orientation_is_applied(tmp_path, orientation, suffix):
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     path = tmp_path / f"a.{suffix}"
-    options = {"lossless": True, "exact": True} if suffix == "webp" else {}
-    Image.fromarray(stored_as(COLOURS, orientation)).save(path, exif=exif, **options)
+    Image.fromarray(stored_as(COLOURS, orientation)).save(path, exif=exif, lossless=True, exact=True)  # for WebP
     np.testing.assert_array_equal(as_array(read_image(path)), COLOURS)
     assert image_size(path) == (7, 5)
 
 
-def test_exif_orientation_of_a_jpeg(tmp_path):
+def test_exif_orientation_of_a_jpeg(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     path = tmp_path / "a.jpg"
@@ -67,7 +68,7 @@ def test_exif_orientation_of_a_jpeg(tmp_path):
     assert image_size(path) == image_size(path.read_bytes()) == (30, 20)
 
 
-def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path):
+def test_exif_after_the_pixels_of_a_png_is_read(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     data = io.BytesIO()
@@ -82,35 +83,35 @@ def test_exif_behind_the_pixels_of_a_png_counts_too(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")
-def test_broken_exif_is_no_orientation(tmp_path):
+def test_broken_exif_is_ignored(tmp_path: Path) -> None:
     path = tmp_path / "a.jpg"
     Image.fromarray(COLOURS).save(path, exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x00")
     assert read_image(path).shape == (3, 7, 5)
     assert image_size(path) == (7, 5)
 
 
-def test_grey_and_bilevel(tmp_path):
+def test_grey_and_bilevel(tmp_path: Path) -> None:
     grey = COLOURS[..., 0]
     np.testing.assert_array_equal(as_array(read_image(write(tmp_path / "g.png", grey))), np.stack([grey] * 3, -1))
     bits = read_image(write(tmp_path / "b.png", grey > 99))
     np.testing.assert_array_equal(as_array(bits)[..., 1], np.where(grey > 99, 255, 0))
 
 
-def test_palette(tmp_path):
+def test_palette(tmp_path: Path) -> None:
     image = Image.fromarray(COLOURS).quantize(8)
     image.save(tmp_path / "p.png")
     np.testing.assert_array_equal(as_array(read_image(tmp_path / "p.png")), np.array(image.convert("RGB")))
 
 
 @pytest.mark.filterwarnings("error")
-def test_palette_with_transparent_entries_keeps_their_colours(tmp_path):
+def test_palette_with_transparent_entries_keeps_their_colours(tmp_path: Path) -> None:
     image = Image.fromarray(COLOURS).quantize(8)
     expected = np.array(image.convert("RGB"))
     image.save(tmp_path / "p.png", transparency=bytes([0, 128, 255, 0, 0, 9, 9, 9]))
     np.testing.assert_array_equal(as_array(read_image(tmp_path / "p.png")), expected)
 
 
-def test_transparency_is_dropped_not_blended(tmp_path):
+def test_transparency_is_dropped_not_blended(tmp_path: Path) -> None:
     alpha = np.linspace(0, 255, 35).astype(np.uint8).reshape(7, 5, 1)
     image = read_image(write(tmp_path / "rgba.png", np.concatenate([COLOURS, alpha], -1)))
     np.testing.assert_array_equal(as_array(image), COLOURS)
@@ -120,47 +121,47 @@ def test_transparency_is_dropped_not_blended(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", ["png", "tiff", "pgm"])
-def test_sixteen_bits_are_scaled_not_cut(tmp_path, suffix):
+def test_sixteen_bits_are_scaled(tmp_path: Path, suffix: str) -> None:
     values = np.array([[0, 128, 129, 255, 256], [257, 1000, 32768, 65406, 65535]], np.uint16)
     path = write(tmp_path / f"a.{suffix}", values)
     expected = [[0, 0, 1, 1, 1], [1, 4, 128, 254, 255]]  # round(value / 257)
     np.testing.assert_array_equal(as_array(read_image(path)), np.stack([expected] * 3, -1))
 
 
-def test_big_endian_sixteen_bit_tiff(tmp_path):
+def test_big_endian_sixteen_bit_tiff(tmp_path: Path) -> None:
     values = np.array([[0, 257 * 40, 257 * 200]], np.uint16)
     Image.fromarray(values.astype(">u2").view(">u2")).save(tmp_path / "a.tiff")
     assert as_array(read_image(tmp_path / "a.tiff"))[0, :, 0].tolist() == [0, 40, 200]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_thirty_two_bits_have_no_known_range(tmp_path, dtype):
+def test_thirty_two_bit_images_are_refused(tmp_path: Path, dtype: type[np.float32 | np.int32]) -> None:
     path = write(tmp_path / "a.tiff", np.ones((4, 4), dtype))
     with pytest.raises(ImageError, match=r"a\.tiff has 32-bit samples.*8 or 16 bits"):
         read_image(path)
 
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr"])
-def test_jpeg_of_other_colours_is_near_its_rgb(tmp_path, mode):
+def test_jpeg_of_other_color_spaces_is_close_to_rgb(tmp_path: Path, mode: str) -> None:
     flat = np.empty((32, 32, 3), np.uint8)
     flat[:] = (200, 120, 40)
-    path = write(tmp_path / "a.jpg", flat, mode, quality=95)
+    path = write(tmp_path / "a.jpg", flat, mode)
     with Image.open(path) as image:
         assert image.mode == ("CMYK" if mode == "CMYK" else "RGB")
     assert np.abs(as_array(read_image(path)).astype(int) - flat).max() <= 4
 
 
-def test_first_frame_of_an_animation(tmp_path):
+def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
-    for name, options in (("a.gif", {}), ("a.webp", {"lossless": True}), ("a.png", {"default_image": False})):
-        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+    for name in ("a.gif", "a.webp", "a.png"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], lossless=True, default_image=False)
         image = read_image(tmp_path / name)
         assert image.shape == (3, 4, 6)
         assert image[:, 0, 0].tolist() == [255, 0, 0], name
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp", "gif", "bmp"])
-def test_truncated_file_is_named_with_a_cure(tmp_path, suffix):
+def test_truncated_file_is_named_with_a_cure(tmp_path: Path, suffix: str) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     path = write(tmp_path / f"cut.{suffix}", noise)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -170,32 +171,32 @@ def test_truncated_file_is_named_with_a_cure(tmp_path, suffix):
 
 @pytest.mark.parametrize("read", [read_image, image_size])
 class TestNoImage:
-    def test_missing(self, tmp_path, read):
+    def test_missing(self, tmp_path: Path, read: Read) -> None:
         with pytest.raises(FileNotFoundError, match=r"none\.jpg does not exist: check the path"):
             read(tmp_path / "none.jpg")
 
-    def test_folder(self, tmp_path, read):
+    def test_folder(self, tmp_path: Path, read: Read) -> None:
         with pytest.raises(ImageError, match="is a folder; expected an image file"):
             read(tmp_path)
 
-    def test_text(self, tmp_path, read):
+    def test_text(self, tmp_path: Path, read: Read) -> None:
         (tmp_path / "notes.jpg").write_text("not an image")
         with pytest.raises(ImageError, match=r"notes\.jpg is not an image .* save it as JPEG or PNG"):
             read(tmp_path / "notes.jpg")
 
-    def test_zero_bytes(self, tmp_path, read):
+    def test_zero_bytes(self, tmp_path: Path, read: Read) -> None:
         (tmp_path / "empty.png").touch()
         with pytest.raises(ImageError, match=r"empty\.png is empty \(0 bytes\): copy or download"):
             read(tmp_path / "empty.png")
         with pytest.raises(ImageError, match="0 bytes is empty"):
             read(b"")
 
-    def test_bytes_of_something_else(self, read):
+    def test_bytes_of_something_else(self, read: Read) -> None:
         with pytest.raises(ImageError, match="given as 9 bytes is not an image"):
             read(b"some text")
 
     @pytest.mark.filterwarnings("error")
-    def test_too_large(self, tmp_path, read):
+    def test_too_large(self, tmp_path: Path, read: Read) -> None:
         path = write(tmp_path / "bomb.png", np.zeros((100_000, 3000), np.bool_))
         with pytest.raises(ImageError, match=r"300\.0 million pixels \(3000 x 100000\); the limit is 180 million"):
             read(path)
@@ -205,17 +206,17 @@ class TestNoImage:
         read(small, max_pixels=200)
         assert image_size(path, max_pixels=0) == (100_000, 3000)
 
-    def test_postscript_starts_no_program(self, tmp_path, read):
+    def test_postscript_is_refused_without_running_a_program(self, tmp_path: Path, read: Read) -> None:
         (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n")
         with pytest.raises(ImageError, match=r"a\.jpg is not an image that can be read"):
             read(tmp_path / "a.jpg")
 
-    def test_a_pipe(self, tmp_path, read):
+    def test_a_pipe(self, tmp_path: Path, read: Read) -> None:
         os.mkfifo(tmp_path / "pipe.jpg")
         with pytest.raises(ImageError, match="is not a regular file"):
             read(tmp_path / "pipe.jpg")
 
-    def test_damaged_avif(self, tmp_path, read):
+    def test_damaged_avif(self, tmp_path: Path, read: Read) -> None:
         path = write(tmp_path / "a.avif", COLOURS.repeat(20, 0).repeat(20, 1))
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
@@ -224,14 +225,14 @@ class TestNoImage:
                 read(path)
 
     @pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
-    def test_forbidden(self, tmp_path, read):
+    def test_forbidden(self, tmp_path: Path, read: Read) -> None:
         path = write(tmp_path / "mine.png", COLOURS)
         path.chmod(0)
         with pytest.raises(ImageError, match=r"mine\.png may not be read"):
             read(path)
 
 
-def test_size_equals_what_is_read_on_real_photos(shared):
+def test_size_equals_what_is_read_on_real_photos(shared: Path) -> None:
     paths = sorted((shared / "data" / "balloon" / "val").glob("*.jpg"))[:3]
     assert paths
     for path in paths:
@@ -239,14 +240,14 @@ def test_size_equals_what_is_read_on_real_photos(shared):
 
 
 @pytest.mark.parametrize("suffix", ["jfif", "jpe", "mpo", "tga", "qoi", "sgi", "pcx", "ico", "dds", "jp2", "ppm"])
-def test_every_format_of_pillow_is_read_whatever_its_name(tmp_path, suffix):
+def test_every_format_of_pillow_is_read_whatever_its_name(tmp_path: Path, suffix: str) -> None:
     path = write(tmp_path / f"a.{suffix}", COLOURS.repeat(8, 0).repeat(8, 1))
     other = path.rename(tmp_path / "a.bin")
     assert read_image(other).shape[0] == 3
     assert is_image(other) == (suffix != "tga")  # which has no signature
 
 
-def test_heic(tmp_path):
+def test_heic(tmp_path: Path) -> None:
     heif = pytest.importorskip("pillow_heif", reason="needs rcnn[heif]")
     flat = np.full((32, 48, 3), 90, np.uint8)
     heif.from_bytes("RGB", (48, 32), flat.tobytes()).save(tmp_path / "a.heic")
@@ -255,15 +256,19 @@ def test_heic(tmp_path):
     assert np.abs(as_array(image).astype(int) - 90).max() < 8
 
 
-def test_heic_without_the_extra_says_so(tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+def test_heic_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def find_nothing(name: str) -> None:
+        return None
+
+    monkeypatch.setattr("importlib.util.find_spec", find_nothing)
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
     with pytest.raises(ImageError, match=r"a\.heic is a HEIC image.*pip install 'rcnn\[heif\]'"):
         read_image(tmp_path / "a.heic")
     assert is_image(tmp_path / "a.heic")
 
 
-def test_what_is_no_image_by_content(tmp_path):
+def test_files_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty.txt").touch()
     assert not is_image(tmp_path / "notes.txt")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_names_in_the_file_may_hold_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "all")[0].path.is_file()
 
 
-def test_splits_are_sorted_and_captions_are_none(tmp_path: Path) -> None:
+def test_splits_are_sorted_and_captions_are_not_splits(tmp_path: Path) -> None:
     for split in ("val", "train"):
         write_coco(tmp_path, TABLES, split)
     (tmp_path / "annotations" / "captions_val.json").write_text(json.dumps(TABLES))
@@ -129,7 +130,7 @@ def test_all_objects_may_be_of_one_class(tmp_path: Path) -> None:
 
 def test_each_format_recognises_its_own_folders(tmp_path: Path) -> None:
     root = write_coco(tmp_path / "coco", TABLES)
-    regions = {"1.png": {"filename": "1.png", "regions": []}}
+    regions: dict[str, Any] = {"1.png": {"filename": "1.png", "regions": []}}
     (tmp_path / "via" / "val").mkdir(parents=True)
     (tmp_path / "via" / "val" / "via_region_data.json").write_text(json.dumps(regions))
     for folder, expected in ((root, [True, False]), (tmp_path / "via", [False, True]), (tmp_path, [False, False])):

@@ -40,7 +40,7 @@ def assert_same(one: list[TrainingBatch], other: list[TrainingBatch]) -> None:
 
 class TestPadding:
     @pytest.mark.parametrize(("divisor", "shape"), [(32, (64, 96)), (0, (40, 65)), (1, (40, 65)), (50, (50, 100))])
-    def test_exact(self, divisor, shape):
+    def test_exact(self, divisor: int, shape: tuple[int, int]) -> None:
         images = [torch.full((3, 40, 60), 7, dtype=torch.uint8), torch.full((3, 33, 65), 9, dtype=torch.uint8)]
         batch = pad_images(images, divisor=divisor, padding="exact")
         assert batch.pixels.shape == (2, 3, *shape)
@@ -51,7 +51,7 @@ class TestPadding:
             assert torch.equal(slot[:, :height, :width], image)
             assert slot.sum() == image.sum()
 
-    def test_floats_stay_floats(self):
+    def test_floats_stay_floats(self) -> None:
         image = torch.rand(3, 10, 12) * 255
         batch = pad_images([image], divisor=0, padding="exact")
         assert torch.equal(batch.pixels[0], image)
@@ -69,12 +69,12 @@ class TestPadding:
             ((3, 5), (64, 64)),
         ],
     )
-    def test_bucket(self, size, shape):
+    def test_bucket(self, size: tuple[int, int], shape: tuple[int, int]) -> None:
         assert padded_shape([size], 32, "bucket") == shape
 
-    def test_buckets_are_few_and_hold_their_images(self):
+    def test_buckets_are_few_and_hold_their_images(self) -> None:
         sizes = [(800, width) for width in range(800, 1334)] + [(height, 800) for height in range(800, 1334)]
-        shapes = Counter()
+        shapes: Counter[tuple[int, int]] = Counter()
         for height, width in sizes:
             shape = padded_shape([(height, width)], 32, "bucket")
             assert shape[0] >= height
@@ -84,18 +84,18 @@ class TestPadding:
         assert len(shapes) == 6
 
     @pytest.mark.parametrize("divisor", [32, 48, 128])
-    def test_buckets_honour_the_divisor(self, divisor):
+    def test_buckets_are_multiples_of_the_divisor(self, divisor: int) -> None:
         shape = padded_shape([(500, 700)], divisor, "bucket")
         assert [side % divisor for side in shape] == [0, 0]
 
-    def test_no_images(self):
+    def test_no_images(self) -> None:
         with pytest.raises(ValueError, match="at least one image"):
             pad_images([], divisor=32, padding="exact")
 
 
 class TestBatchSampler:
     @pytest.mark.parametrize(("images", "size"), [(7, 2), (8, 2), (9, 4), (3, 3), (2, 5), (1, 4), (50, 8)])
-    def test_places_come_once_and_images_once_a_pass(self, images, size):
+    def test_each_image_comes_once_per_epoch(self, images: int, size: int) -> None:
         order = BatchSampler(np.arange(images) % 3 > 0, size, seed=1)
         batches = [order(n) for n in range(4 * images)]
         assert {len(batch) for batch in batches} == {size}
@@ -106,13 +106,13 @@ class TestBatchSampler:
         for number in range(whole):
             assert sorted(image for _, image in uses[number * images : (number + 1) * images]) == list(range(images))
 
-    def test_batches_of_a_pass_hold_every_image(self):
+    def test_the_batches_of_an_epoch_contain_every_image(self) -> None:
         order = BatchSampler(np.arange(12) % 2 > 0, 4, seed=0)
         for number in range(5):
             seen = [image for n in range(3 * number, 3 * number + 3) for image, _ in order(n)]
             assert sorted(seen) == list(range(12))
 
-    def test_wide_and_tall_do_not_mix(self):
+    def test_wide_and_tall_do_not_mix(self) -> None:
         wide = np.random.default_rng(0).random(100) < 0.7
         order = BatchSampler(wide, 4, seed=0)
         for number in range(3):
@@ -122,7 +122,7 @@ class TestBatchSampler:
             assert kinds != sorted(kinds)  # neither come first
             assert kinds != sorted(kinds, reverse=True)
 
-    def test_any_batch_alone(self):
+    def test_any_batch_alone(self) -> None:
         ahead = BatchSampler(np.ones(10, bool), 3, seed=5)
         batches = [ahead(n) for n in range(20)]
         for n in reversed(range(20)):
@@ -134,31 +134,31 @@ class TestBatchSampler:
 class TestStream:
     settings = Settings(flip=0.5, jitter=0.3, scales=(32, 40))
 
-    def test_the_same_from_any_number_of_workers(self, dataset):
+    def test_the_same_from_any_number_of_workers(self, dataset: Dataset) -> None:
         alone = take(training_batches(dataset, Model(), self.settings), 9)
-        by_two = training_batches(dataset, Model(), Settings(**(vars(self.settings) | {"workers": 2})))
+        by_two = training_batches(dataset, Model(), replace(self.settings, workers=2))
         assert_same(alone, take(by_two, 9))
 
-    def test_resumed_at_a_step(self, dataset):
+    def test_resumed_at_a_step(self, dataset: Dataset) -> None:
         whole = take(training_batches(dataset, Model(), self.settings), 9)
         assert_same(whole[5:], take(training_batches(dataset, Model(), self.settings, 5), 4))
-        by_one = Settings(**(vars(self.settings) | {"workers": 1}))
+        by_one = replace(self.settings, workers=1)
         assert_same(whole[7:], take(training_batches(dataset, Model(), by_one, 7), 2))
 
-    def test_global_random_numbers_are_left_alone(self, dataset):
+    def test_global_random_numbers_are_left_alone(self, dataset: Dataset) -> None:
         torch.manual_seed(3)
         expected = torch.rand(2)
         torch.manual_seed(3)
         take(training_batches(dataset, Model(), Settings(workers=1, flip=0.5, jitter=0.1)), 2)
         assert torch.equal(torch.rand(2), expected)
 
-    def test_batches_travel_to_a_fresh_process(self, dataset):
+    def test_batches_can_be_pickled(self, dataset: Dataset) -> None:
         order = BatchSampler(np.ones(len(dataset), bool), 2, seed=0)
         batches = Batches(dataset, Model(), Settings(), order, masks="polygon", keypoints=False, pairs=(), rank=0)
         sent = pickle.dumps(batches)
         assert_same([batches.make(3)], [pickle.loads(sent).make(3)])  # noqa: S301
 
-    def test_processes_share_a_stream(self, dataset):
+    def test_processes_share_a_stream(self, dataset: Dataset) -> None:
         together = take(training_batches(dataset, Model(), Settings(batch_size=4)), 6)
         parts = [take(training_batches(dataset, Model(), Settings(), rank=rank, world=2), 6) for rank in (0, 1)]
         for n, batch in enumerate(together):
@@ -166,7 +166,7 @@ class TestStream:
         with pytest.raises(ValueError, match="rank is 2, expected 0 to 1"):
             training_batches(dataset, Model(), Settings(), rank=2, world=2)
 
-    def test_images_without_objects_take_part(self, dataset):
+    def test_images_without_objects_are_used(self, dataset: Dataset) -> None:
         ids = [
             image_id
             for batch in take(training_batches(dataset, Model(), Settings(batch_size=1)), 7)
@@ -174,7 +174,7 @@ class TestStream:
         ]
         assert sorted(ids) == [1, 2, 3, 4, 5, 6, 7]
 
-    def test_no_images(self, tmp_path):
+    def test_no_images(self, tmp_path: Path) -> None:
         empty = write_data(tmp_path / "d", [annotation(1)], sizes=[(40, 60)])
         empty = replace(empty, image_ids=(), file_names=(), sizes=np.zeros((0, 2), int))
         with pytest.raises(ValueError, match=r"instances_val\.json has no images"):
@@ -189,21 +189,21 @@ class TestBadImages:
         assert type(caught.value).__name__ == error.__name__
         assert "Traceback" not in str(caught.value)
 
-    def test_missing(self, dataset, workers):
+    def test_missing(self, dataset: Dataset, workers: int) -> None:
         dataset[2].path.unlink()
         self.expect(dataset, workers, FileNotFoundError, r"3\.png does not exist: check the path")
 
-    def test_truncated(self, dataset, workers):
+    def test_truncated(self, dataset: Dataset, workers: int) -> None:
         path = dataset[2].path
         path.write_bytes(path.read_bytes()[:2000])
         self.expect(dataset, workers, ImageError, r"3\.png is truncated or damaged")
 
-    def test_other_size(self, dataset, workers):
+    def test_other_size(self, dataset: Dataset, workers: int) -> None:
         Image.new("RGB", (50, 41)).save(dataset[2].path)
         message = r"3\.png is 50x41 pixels .*\(image 3\) states 56x40: replace it by the annotated image"
         self.expect(dataset, workers, ValueError, message)
 
-    def test_annotated_before_its_rotation(self, dataset, workers):
+    def test_annotated_before_its_rotation(self, dataset: Dataset, workers: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (56, 40)).save(dataset[2].path, exif=exif)

@@ -61,7 +61,7 @@ def test_an_image_without_objects_is_kept(small: Dataset) -> None:
     assert record.segmentations == ()
 
 
-def test_places_count_from_either_end_and_end(small: Dataset) -> None:
+def test_negative_indices_and_the_end(small: Dataset) -> None:
     assert small[-1].image_id == 3
     assert [record.image_id for record in small] == [1, 2, 3]
     with pytest.raises(IndexError, match="image 3 of 3"):
@@ -75,13 +75,13 @@ def test_a_record_checks_itself(small: Dataset) -> None:
         replace(small[1], boxes=np.zeros((3, 5), dtype=np.float32))
 
 
-def test_a_data_set_travels_to_another_process(small: Dataset) -> None:
+def test_a_data_set_can_be_pickled(small: Dataset) -> None:
     again = pickle.loads(pickle.dumps(small))  # noqa: S301 - its own bytes
     np.testing.assert_array_equal(again[1].boxes, small[1].boxes)
     assert again.to_coco() == small.to_coco()
 
 
-def test_the_ground_truth_is_read_again_for_evaluation(small: Dataset) -> None:
+def test_the_ground_truth_is_read_from_the_file_for_evaluation(small: Dataset) -> None:
     truth = small.to_coco()
     written = json.loads(small.annotation_file.read_text())
     for ours, theirs in zip(truth["annotations"], written["annotations"], strict=True):

@@ -194,7 +194,7 @@ def test_skeletons_and_sigmas_that_cannot_be_used(
     assert all(f"1 category has {warning}" in line or warning in line for line in dataset.warnings)
 
 
-def test_names_used_twice_and_names_that_are_none(tmp_path: Path) -> None:
+def test_repeated_and_invalid_keypoint_names(tmp_path: Path) -> None:
     made = tables(annotation(1, keypoints=POINTS), kite={"keypoints": ["a", "b", "a"]})
     dataset = open_dataset(write_coco(tmp_path / "twice", made), "val")
     assert skeleton_of(dataset).names == ("a (1)", "b", "a (3)")

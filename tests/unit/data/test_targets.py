@@ -16,6 +16,7 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import training_batches
 from rcnn.data.targets import Masks, capacity, collate_targets, make_sample, outline_edges, require_memory
 from rcnn.data.transforms import flip, resize
+from tests.narrow import instance, present
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -29,15 +30,15 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("count", "places"), [(0, 8), (1, 8), (8, 8), (9, 16), (64, 64), (65, 128), (500, 512), (513, 1024)]
     )
-    def test_capacity_grows(self, count, places):
+    def test_capacity_grows(self, count: int, places: int) -> None:
         assert capacity(count, 8) == places
 
-    def test_objects_of_an_image(self, dataset):
+    def test_objects_of_an_image(self, dataset: Dataset) -> None:
         record = dataset[0]
         sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="polygon", keypoints=False)
         assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]  # no crowd
         assert sample.labels.tolist() == [0, 0, 0]
-        assert sample.outlines[1].tolist() == [
+        assert present(sample.outlines)[1].tolist() == [
             [5, 5, 15, 5, 0],
             [15, 5, 5, 12.5, 0],
             [5, 12.5, 5, 5, 0],
@@ -46,37 +47,38 @@ class TestTargets:
             [28, 28, 20, 20, 1],
         ]
 
-    def test_crowds_are_kept_on_request(self, dataset):
+    def test_crowds_are_kept_on_request(self, dataset: Dataset) -> None:
         record = dataset[0]
         image = torch.zeros(3, 40, 60, dtype=torch.uint8)
         sample = make_sample(record, image, masks=None, keypoints=False, crowds=True)
-        assert sample.crowds.tolist() == record.boxes[record.crowd].tolist()
-        assert len(sample.crowds) == 1
+        crowds = present(sample.crowds)
+        assert crowds.tolist() == record.boxes[record.crowd].tolist()
+        assert len(crowds) == 1
         assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]
-        [[x1, y1, x2, y2]] = sample.crowds.tolist()
-        assert flip(sample).crowds.tolist() == [[60 - x2, y1, 60 - x1, y2]]
-        assert resize(sample, (80, 180), "antialias").crowds.tolist() == [[3 * x1, 2 * y1, 3 * x2, 2 * y2]]
+        [[x1, y1, x2, y2]] = crowds.tolist()
+        assert present(flip(sample).crowds).tolist() == [[60 - x2, y1, 60 - x1, y2]]
+        assert present(resize(sample, (80, 180), "antialias").crowds).tolist() == [[3 * x1, 2 * y1, 3 * x2, 2 * y2]]
         without = replace(sample, crowds=torch.zeros(0, 4))
-        assert collate_targets([without, sample], (64, 96)).crowds.tolist() == [
+        assert present(collate_targets([without, sample], (64, 96)).crowds).tolist() == [
             [[0, 0, 0, 0], [0, 0, 0, 0]],
             [[x1, y1, x2, y2], [0, 0, 0, 0]],
         ]
         plain = make_sample(record, image, masks=None, keypoints=False)
         assert collate_targets([plain, sample], (64, 96)).crowds is None
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES)), crowds=True), 1)
-        assert int((batch.targets.crowds[..., 2] > 0).sum()) >= 1
+        assert int((present(batch.targets.crowds)[..., 2] > 0).sum()) >= 1
 
-    def test_a_batch_knows_its_files(self, dataset):
+    def test_a_batch_knows_its_files(self, dataset: Dataset) -> None:
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES))), 1)
         by_id = {dataset[i].image_id: dataset[i] for i in range(len(dataset))}
         for i, image_id in enumerate(batch.image_ids):
             record = by_id[image_id]
-            assert batch.images.originals[i].tolist() == [record.height, record.width]
+            assert present(batch.images.originals)[i].tolist() == [record.height, record.width]
             height, width = batch.images.sizes[i].tolist()
             expected = (height * width / (record.height * record.width)) ** 0.5
-            assert abs(float(batch.images.scales[i]) - expected) < 1e-5
+            assert abs(float(present(batch.images.scales)[i]) - expected) < 1e-5
 
-    def test_run_lengths_become_the_line_around_them(self, dataset):
+    def test_run_lengths_become_outlines(self, dataset: Dataset) -> None:
         edges = outline_edges(dataset[0].segmentations[-1])
         upright = edges[edges[:, 0] == edges[:, 2]]
         found = np.zeros((40, 60), bool)
@@ -87,24 +89,24 @@ class TestTargets:
         expected[10:13, 7:20] = expected[15:18, 9:12] = True
         np.testing.assert_array_equal(found, expected)
 
-    def test_bitmaps_are_pycocotools(self, dataset):
+    def test_bitmaps_equal_pycocotools(self, dataset: Dataset) -> None:
         record = dataset[0]
         sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="bitmap", keypoints=False)
         assert sample.outlines is None
-        parts = [part.tolist() for part in record.segmentations[1]]
+        parts = [part.tolist() for part in instance(record.segmentations[1], tuple)]
         expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 40, 60)))
-        np.testing.assert_array_equal(sample.bitmaps[1].numpy(), expected.astype(bool))
-        assert sample.bitmaps[2].sum() == 3 * 13 + 3 * 3
+        np.testing.assert_array_equal(present(sample.bitmaps)[1].numpy(), expected.astype(bool))
+        assert present(sample.bitmaps)[2].sum() == 3 * 13 + 3 * 3
         targets = collate_targets([sample], (64, 96))
-        assert targets.bitmaps.shape == (1, 8, 64, 96)
-        assert targets.bitmaps.sum() == sample.bitmaps.sum()
+        assert present(targets.bitmaps).shape == (1, 8, 64, 96)
+        assert present(targets.bitmaps).sum() == present(sample.bitmaps).sum()
 
-    def test_batch(self, dataset):
+    def test_batch(self, dataset: Dataset) -> None:
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES))), 1)
         targets = batch.targets
         assert targets.boxes.shape == (7, 8, 4)
-        assert targets.polygons.shape == (7, 8, 128, 5)
-        counts = {1: 3, 7: 0}
+        assert present(targets.polygons).shape == (7, 8, 128, 5)
+        counts: dict[int | str, int] = {1: 3, 7: 0}
         for row, image_id in enumerate(batch.image_ids):
             record = next(record for record in dataset if record.image_id == image_id)
             count = counts.get(image_id, 1)
@@ -112,45 +114,45 @@ class TestTargets:
             height, width = batch.images.sizes[row].tolist()
             scale = np.array([width / record.width, height / record.height] * 2)
             np.testing.assert_allclose(targets.boxes[row, :count], record.boxes[~record.crowd] * scale, rtol=1e-6)
-            edges = (targets.polygons[row, ..., 4] >= 0).sum(1).tolist()
+            edges = (present(targets.polygons)[row, ..., 4] >= 0).sum(1).tolist()
             assert edges[:count] == ([4, 6, 8] if image_id == 1 else [4])[:count]
             assert sum(edges[count:]) == 0
 
-    def test_nothing_is_built_that_is_not_asked_for(self, dataset):
+    def test_only_requested_targets_are_built(self, dataset: Dataset) -> None:
         [batch] = take(training_batches(dataset, Model(), Settings(), masks=None), 1)
         assert (batch.targets.polygons, batch.targets.bitmaps, batch.targets.keypoints) == (None, None, None)
 
-    def test_five_hundred_objects_are_all_there(self, tmp_path):
+    def test_five_hundred_objects_are_kept(self, tmp_path: Path) -> None:
         dataset = write_data(tmp_path / "d", [annotation(n) for n in range(1, 501)], sizes=[(40, 60)])
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
         assert batch.targets.valid.shape == (1, 512)
         assert batch.targets.valid.sum() == 500
 
-    def test_an_outline_of_many_edges_is_whole(self, tmp_path):
+    def test_an_outline_of_many_edges_is_kept(self, tmp_path: Path) -> None:
         angle = np.arange(300) * 2 * np.pi / 300
         circle = np.column_stack([20 + 10 * np.cos(angle), 20 + 10 * np.sin(angle)]).reshape(-1).tolist()
         dataset = write_data(tmp_path / "d", [annotation(1, segmentation=[circle])], sizes=[(40, 60)])
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
-        edges = batch.targets.polygons[0, 0]
+        edges = present(batch.targets.polygons)[0, 0]
         assert edges.shape == (512, 5)
         assert (edges[:, 4] >= 0).tolist() == [True] * 300 + [False] * 212
         twice_area = (edges[:300, 0] * edges[:300, 3] - edges[:300, 2] * edges[:300, 1]).sum().item()
         assert twice_area / 2 == pytest.approx(np.pi * 100, rel=1e-3)
 
-    def test_a_box_without_outline_teaches_its_box(self, tmp_path):
+    def test_an_object_without_outline_trains_the_box_only(self, tmp_path: Path) -> None:
         bare = [annotation(1), annotation(2, segmentation=None)]
         dataset = write_data(tmp_path / "d", bare, sizes=[(40, 60)])
         [batch] = take(training_batches(dataset, Model(), Settings(batch_size=1)), 1)
         assert batch.targets.valid[0, :3].tolist() == [True, True, False]
-        assert (batch.targets.polygons[0, :2, :, 4] >= 0).sum(1).tolist() == [4, 0]
+        assert (present(batch.targets.polygons)[0, :2, :, 4] >= 0).sum(1).tolist() == [4, 0]
 
-    def test_masks_need_segmentations(self, tmp_path):
+    def test_masks_need_segmentations(self, tmp_path: Path) -> None:
         dataset = write_data(tmp_path / "d", [annotation(1, segmentation=None)])
         with pytest.raises(ValueError, match=r"instances_val\.json has boxes but no segmentations.*without masks"):
             training_batches(dataset, Model(), Settings())
         assert take(training_batches(dataset, Model(), Settings(), masks=None), 1)
 
-    def test_keypoints_sit_in_the_middle_of_their_pixel(self, tmp_path):
+    def test_keypoints_are_at_the_center_of_their_pixel(self, tmp_path: Path) -> None:
         points = [10, 12, 2, 20, 15, 1, 0, 0, 0]
         names = {"keypoints": ["left_eye", "right_eye", "nose"]}
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=points)], sizes=[(40, 60)], **names)
@@ -158,13 +160,13 @@ class TestTargets:
             take(training_batches(dataset, Model(), Settings(batch_size=1, flip=flip), keypoints=True), 1)[0]
             for flip in (0.0, 1.0)
         )
-        assert straight.targets.keypoints[0, 0].tolist() == [[10.5, 12.5, 2], [20.5, 15.5, 1], [0, 0, 0]]
-        assert flipped.targets.keypoints[0, 0].tolist() == [[39.5, 15.5, 1], [49.5, 12.5, 2], [0, 0, 0]]
+        assert present(straight.targets.keypoints)[0, 0].tolist() == [[10.5, 12.5, 2], [20.5, 15.5, 1], [0, 0, 0]]
+        assert present(flipped.targets.keypoints)[0, 0].tolist() == [[39.5, 15.5, 1], [49.5, 12.5, 2], [0, 0, 0]]
         for one, (x, y) in ((straight, (10, 12)), (flipped, (49, 12))):
             pixel = np.array(Image.open(dataset[0].path))[12, 10].tolist()
             assert one.images.pixels[0, :, y, x].tolist() == pixel
 
-    def test_nameless_keypoints_are_not_flipped(self, tmp_path):
+    def test_unnamed_keypoints_are_not_flipped(self, tmp_path: Path) -> None:
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=[10, 12, 2])], sizes=[(40, 60)])
         with pytest.raises(ValueError, match=r"does not name its keypoints.*train\.flip=0"):
             training_batches(dataset, Model(), Settings(flip=0.5), keypoints=True)

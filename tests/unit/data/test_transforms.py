@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from types import SimpleNamespace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -21,6 +21,7 @@ from rcnn.data.transforms import (
 )
 from rcnn.preprocess import InputConfig
 from rcnn.preprocess.legacy import canvas_corner
+from tests.narrow import present
 
 
 def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -29,7 +30,7 @@ def noise(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 def edges_of(*parts: list[float]) -> np.ndarray:
     """Edges (E, 5) of polygons given as COCO gives them, by a slow loop."""
-    edges = []
+    edges: list[list[float]] = []
     for number, part in enumerate(parts):
         points = list(zip(part[::2], part[1::2], strict=True))
         for place, point in enumerate(points):
@@ -53,55 +54,57 @@ def sample(height: int = 40, width: int = 60) -> Sample:
     )
 
 
-def test_resize_moves_objects_with_the_image():
+def test_resize_moves_objects_with_the_image() -> None:
     before = sample()
     after = resize(before, (60, 120), "antialias")  # y by 1.5, x by 2
     assert after.boxes.tolist() == [[20, 7.5, 60, 30], [100, 12, 120, 13.5]]
     expected = edges_of([20, 7.5, 60, 7.5, 60, 30], [22, 22.5, 24, 22.5, 22, 27])
-    np.testing.assert_array_equal(after.outlines[0], expected)
-    assert after.keypoints[1].tolist() == [[101, 12.75, 2], [0, 0, 0], [119, 12.75, 2]]
+    np.testing.assert_array_equal(present(after.outlines)[0], expected)
+    assert present(after.keypoints)[1].tolist() == [[101, 12.75, 2], [0, 0, 0], [119, 12.75, 2]]
     assert before.boxes[0].tolist() == [10, 5, 30, 20]
 
 
 @pytest.mark.parametrize("kind", ["antialias", "bilinear"])
-def test_bitmaps_are_resized_as_the_peers_do(kind):
+def test_bitmaps_are_resized_as_the_peers_do(kind: Literal["antialias", "bilinear"]) -> None:
     before = sample()
-    after = resize(before, (33, 47), kind).bitmaps
-    for mask, resized in zip(before.bitmaps, after, strict=True):
+    after = resize(before, (33, 47), kind)
+    for mask, resized in zip(present(before.bitmaps), present(after.bitmaps), strict=True):
         if kind == "antialias":
-            expected = np.array(Image.fromarray(mask.numpy().astype(np.uint8)).resize((47, 33), Image.NEAREST))
+            expected = np.array(
+                Image.fromarray(mask.numpy().astype(np.uint8)).resize((47, 33), Image.Resampling.NEAREST)
+            )
         else:
             expected = torch.nn.functional.interpolate(mask[None, None].float(), size=(33, 47))[0, 0].numpy()
         np.testing.assert_array_equal(resized.numpy(), expected.astype(bool))
 
 
-def test_flip_by_hand():
+def test_flip_by_hand() -> None:
     after = flip(sample(), pairs=[(0, 1)])
     assert torch.equal(after.image[:, :, 0], sample().image[:, :, 59])
     assert after.boxes.tolist() == [[30, 5, 50, 20], [0, 8, 10, 9]]
-    assert after.keypoints.tolist() == [
+    assert present(after.keypoints).tolist() == [
         [[30.5, 6.5, 1], [49.5, 5.5, 2], [0, 0, 0]],
         [[0, 0, 0], [9.5, 8.5, 2], [0.5, 8.5, 2]],
     ]
 
 
-def test_flip_marks_the_same_pixels():
+def test_a_flip_keeps_objects_on_their_pixels() -> None:
     """The pixel under a keypoint, and the pixels in a box and an outline, are the same before and after."""
     before, after = sample(), flip(sample())
     for place in range(2):
         for (x, y, seen), (u, v, _) in zip(
-            before.keypoints[place].tolist(), after.keypoints[place].tolist(), strict=True
+            present(before.keypoints)[place].tolist(), present(after.keypoints)[place].tolist(), strict=True
         ):
             if seen:
                 assert torch.equal(before.image[:, int(y), int(x)], after.image[:, int(v), int(u)])
         for one in (before, after):
-            ys, xs = one.bitmaps[place].nonzero(as_tuple=True)
+            ys, xs = present(one.bitmaps)[place].nonzero(as_tuple=True)
             around = [xs.min().item(), ys.min().item(), xs.max().item() + 1, ys.max().item() + 1]
             assert one.boxes[place].tolist() == around
     one = edges_of([3, 4, 41.5, 6.25, 20, 33, 7, 20])
     flipped = flip(Sample(image=noise(40, 60), boxes=torch.zeros(1, 4), labels=torch.zeros(1), outlines=(one,)))
     masks = []
-    for edges in (one, flipped.outlines[0]):
+    for edges in (one, present(flipped.outlines)[0]):
         rles = coco_mask.frPyObjects([edges[:, :2].reshape(-1).tolist()], 40, 60)
         masks.append(coco_mask.decode(coco_mask.merge(rles)))
     # pycocotools rounds halves to the right, so a flipped outline may differ by pixels that it only grazes
@@ -109,16 +112,16 @@ def test_flip_marks_the_same_pixels():
     assert np.abs(masks[0][:, ::-1].astype(int) - masks[1]).sum() <= 0.06 * masks[0].sum()
 
 
-def test_flip_twice_is_the_sample():
+def test_two_flips_give_the_original_sample() -> None:
     once, twice = sample(), flip(flip(sample(), [(0, 1)]), [(0, 1)])
     assert torch.equal(once.image, twice.image)
     assert torch.equal(once.boxes, twice.boxes)
-    assert torch.equal(once.keypoints, twice.keypoints)
-    assert torch.equal(once.bitmaps, twice.bitmaps)
-    np.testing.assert_allclose(once.outlines[0], twice.outlines[0])
+    assert torch.equal(present(once.keypoints), present(twice.keypoints))
+    assert torch.equal(present(once.bitmaps), present(twice.bitmaps))
+    np.testing.assert_allclose(present(once.outlines)[0], present(twice.outlines)[0])
 
 
-def test_no_objects():
+def test_no_objects() -> None:
     empty = Sample(
         image=noise(10, 20),
         boxes=torch.zeros(0, 4),
@@ -130,16 +133,16 @@ def test_no_objects():
     after = flip(resize(empty, (20, 40), "antialias"))
     assert after.size == (20, 40)
     assert after.boxes.shape == (0, 4)
-    assert after.keypoints.shape == (0, 17, 3)
-    assert after.bitmaps.shape == (0, 20, 40)
+    assert present(after.keypoints).shape == (0, 17, 3)
+    assert present(after.bitmaps).shape == (0, 20, 40)
 
 
-def test_a_sample_counts_its_objects():
+def test_a_sample_checks_its_number_of_objects() -> None:
     with pytest.raises(ValueError, match="1 labels for 2 boxes"):
         Sample(image=noise(4, 4), boxes=torch.zeros(2, 4), labels=torch.zeros(1))
 
 
-def test_jitter_by_hand():
+def test_jitter_by_hand() -> None:
     image = torch.full((3, 2, 2), 100, dtype=torch.uint8)
     image[0, 0, 0] = 200
     assert torch.equal(jitter(image, 1, 1, 1), image)
@@ -149,48 +152,51 @@ def test_jitter_by_hand():
     assert grey.tolist() == pytest.approx([129, 129, 129], abs=1)
 
 
-def settings(**changes) -> SimpleNamespace:
-    return SimpleNamespace(**({"flip": 0.5, "scales": (), "jitter": 0.0} | changes))
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    flip: float = 0.5
+    scales: tuple[int, ...] = ()
+    jitter: float = 0.0
 
 
 MODEL = InputConfig(min_size=20, max_size=100)
 
 
-def test_augmentation_depends_on_its_place_alone():
-    first = [augment(sample(), settings(jitter=0.3), MODEL, (3, place)) for place in range(8)]
+def test_augmentation_depends_on_seed_and_place_only() -> None:
+    first = [augment(sample(), Settings(jitter=0.3), MODEL, (3, place)) for place in range(8)]
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
-    second = [augment(sample(), settings(jitter=0.3), MODEL, (3, place)) for place in reversed(range(8))][::-1]
+    second = [augment(sample(), Settings(jitter=0.3), MODEL, (3, place)) for place in reversed(range(8))][::-1]
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.boxes, other.boxes)
     assert len({one.image.float().mean().item() for one in first}) == 8
-    other = augment(sample(), settings(jitter=0.3), MODEL, (4, 0))
+    other = augment(sample(), Settings(jitter=0.3), MODEL, (4, 0))
     assert not torch.equal(other.image, first[0].image)
 
 
-def test_augmentation_keeps_to_its_settings():
+def test_augmentation_keeps_to_its_settings() -> None:
     plain = resize(sample(), (20, 30), "antialias")
     for place in range(20):
-        assert torch.equal(augment(sample(), settings(flip=0), MODEL, (0, place)).image, plain.image)
-        assert torch.equal(augment(sample(), settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
-    sides = [augment(sample(), settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
+        assert torch.equal(augment(sample(), Settings(flip=0), MODEL, (0, place)).image, plain.image)
+        assert torch.equal(augment(sample(), Settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
+    sides = [augment(sample(), Settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
     assert {side: sides.count(side) > 8 for side in sides} == {10: True, 20: True, 40: True}
-    flipped = [torch.equal(augment(sample(), settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
+    flipped = [torch.equal(augment(sample(), Settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
     assert 35 <= sum(flipped) <= 65
 
 
-def test_settings_do_not_disturb_each_other():
+def test_settings_are_independent() -> None:
     for place in range(10):
-        with_jitter = augment(sample(), settings(jitter=0.5), MODEL, (0, place))
-        assert torch.equal(with_jitter.boxes, augment(sample(), settings(), MODEL, (0, place)).boxes)
+        with_jitter = augment(sample(), Settings(jitter=0.5), MODEL, (0, place))
+        assert torch.equal(with_jitter.boxes, augment(sample(), Settings(), MODEL, (0, place)).boxes)
 
 
-def test_a_negative_seed_is_a_seed():
-    assert augment(sample(), settings(), MODEL, (-1, 0)).size == (20, 30)
+def test_negative_seeds_are_valid() -> None:
+    assert augment(sample(), Settings(), MODEL, (-1, 0)).size == (20, 30)
 
 
-def test_a_sample_on_a_black_square() -> None:
+def test_a_sample_on_a_square_canvas() -> None:
     sample = replace(sample_of_one_square(), crowds=torch.tensor([[1.0, 2.0, 5.0, 6.0]]))
     square = sample_on_canvas(sample, 50)
     top, left = canvas_corner(sample.size, 50)

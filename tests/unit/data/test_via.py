@@ -27,7 +27,7 @@ def region(shape: dict[str, Any], **attributes: Any) -> dict[str, Any]:
 
 def opened(root: Path, *images: list[dict[str, Any]] | dict[str, Any], classes: list[str] | None = None) -> Dataset:
     """The split of a folder called kites, whose images 0.png, 1.png, .. (60x40) have the regions given."""
-    entries = {
+    entries: dict[str, dict[str, Any]] = {
         f"{n}.png99": {"filename": f"{n}.png", "size": 99, "regions": r, "file_attributes": {}}
         for n, r in enumerate(images)
     }
@@ -73,7 +73,7 @@ def test_classes_come_from_the_attribute(tmp_path: Path) -> None:
     assert len(dataset[1].boxes) == 0
 
 
-def test_a_ticked_box_is_a_class(tmp_path: Path) -> None:
+def test_a_checkbox_is_a_class(tmp_path: Path) -> None:
     dataset = opened(tmp_path, [region(POLYGON, thing={"kite": True, "cup": False}), region(RECT, thing={"cup": True})])
     assert dataset.classes == ("cup", "kite")
     assert dataset[0].labels.tolist() == [1, 0]
@@ -92,7 +92,7 @@ def test_given_classes_give_the_order(tmp_path: Path) -> None:
 def test_regions_may_be_a_dict_and_the_file_a_project(tmp_path: Path) -> None:
     write_images(tmp_path / "val", ["a.png"])
     entry = {"filename": "a.png", "size": 5, "regions": {"0": region(RECT), "4": region(CIRCLE)}}
-    project = {"_via_settings": {}, "_via_img_metadata": {"a.png5": entry}, "_via_attributes": {}}
+    project: dict[str, Any] = {"_via_settings": {}, "_via_img_metadata": {"a.png5": entry}, "_via_attributes": {}}
     (tmp_path / "val" / "via_region_data.json").write_text(json.dumps(project))
     assert len(open_dataset(tmp_path, "val")[0].boxes) == 2
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from typing_extensions import override
 
 from rcnn.data.loading import TrainingBatch, WorkerError, training_batches, workers
 from rcnn.data.loading.workers import batches_of_workers
@@ -56,7 +57,7 @@ def test_batches_come_in_order(count: int) -> None:
     assert found[0].targets.boxes.shape == (1, 0, 4)
 
 
-def test_without_memory_files_the_bytes_travel(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_files_batches_go_through_the_pipe(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = take(training_batches(dataset, Model(), Settings()), 3)
     monkeypatch.setattr(workers, "MEMORY_FILES", False)
     for batch, other in zip(expected, take(training_batches(dataset, Model(), Settings(workers=2)), 3), strict=True):
@@ -103,7 +104,7 @@ def test_a_worker_that_exits_is_reported() -> None:
         take(batches_of_workers(Numbered(lambda n: os._exit(7)), 0, 1), 1)
 
 
-def test_a_silent_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_silent_worker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 2)
     stop = Numbered(lambda n: os.kill(os.getpid(), signal.SIGSTOP) if n == 1 else None)
     started = time.monotonic()
@@ -113,8 +114,9 @@ def test_a_silent_worker_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_slow_batch_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_batch_is_not_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow(Numbered):
+        @override
         def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
             assert after_image is not None
             for _ in range(4):
@@ -135,7 +137,7 @@ def test_closing_ends_workers_that_are_busy() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_mistake_in_the_code_keeps_its_type_and_place() -> None:
+def test_an_error_in_a_worker_keeps_its_type_and_traceback() -> None:
     with pytest.raises(IndexError, match="list index out of range") as caught:
         take(batches_of_workers(Numbered(lambda n: [][n]), 0, 1), 1)
     assert any("test_workers.py" in note for note in caught.value.__notes__)
@@ -173,8 +175,14 @@ def test_workers_end_with_the_main_process() -> None:
 
 def test_a_stream_that_nobody_closes_does_not_hang_the_exit() -> None:
     code = (
+        "import multiprocessing\n"
         "from tests.unit.data.test_workers import Numbered, batches_of_workers\n"
-        "stream = batches_of_workers(Numbered(), 0, 2); next(stream)"
+        "stream = batches_of_workers(Numbered(), 0, 2); next(stream)\n"
+        "print(*(worker.pid for worker in multiprocessing.active_children()))"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=300, env=environment)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, check=True, timeout=120, env=environment, capture_output=True, text=True)
+    pids = done.stdout.split()
+    assert len(pids) == 2
+    assert not any(Path(f"/proc/{pid}/cmdline").exists() for pid in pids)

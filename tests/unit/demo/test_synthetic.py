@@ -100,7 +100,7 @@ def test_run_lengths_are_coco_s() -> None:
         np.testing.assert_array_equal(pycoco.decode(rle).astype(bool), mask)
 
 
-def test_what_lies_above_hides_what_is_below() -> None:
+def test_objects_in_front_hide_objects_behind() -> None:
     whole = np.ones((10, 10), dtype=np.float32)
     below = Layer(name="star", top=5, left=5, whole=whole, visible=whole)
     above = Layer(name="star", top=0, left=0, whole=np.ones((8, 9), dtype=np.float32), visible=whole)

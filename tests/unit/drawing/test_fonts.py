@@ -97,6 +97,9 @@ def test_plain_names_import_no_matplotlib() -> None:
 def test_a_command_prints_the_warning_as_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(app, "app", lambda words, prog_name: warnings.warn("no font has 犬", stacklevel=1))
+    def warn(words: list[str], prog_name: str) -> None:
+        warnings.warn("no font has 犬", stacklevel=1)
+
+    monkeypatch.setattr(app, "app", warn)
     main.main(["eval"])
     assert capsys.readouterr().err == "warning: no font has 犬\n"

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from PIL import Image
+from typing_extensions import override
 
 from rcnn.drawing.charts import Chart, Curve, chart_svg, curve_page, training_charts, write_plot
 from rcnn.drawing.pages import write_page
@@ -56,6 +57,7 @@ class Reader(HTMLParser):
         self.feed(html)
         assert self.open == []
 
+    @override
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag == "img":
             self.images.append(dict(attrs))
@@ -63,12 +65,15 @@ class Reader(HTMLParser):
             self.open.append(tag)
             self.text.setdefault(tag, []).append("")
 
+    @override
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         pass
 
+    @override
     def handle_endtag(self, tag: str) -> None:
         assert self.open.pop() == tag
 
+    @override
     def handle_data(self, data: str) -> None:
         if self.open:
             self.text[self.open[-1]][-1] += data
@@ -136,7 +141,7 @@ def test_one_line_is_enough_for_a_chart(lines: list[dict[str, float]]) -> None:
 
 
 @pytest.mark.parametrize("lines", [[], [{"step": 0, "loss": float("inf")}], [{"step": 3}]])
-def test_a_log_with_nothing_to_draw_says_so(lines: list[dict[str, float]], tmp_path: Path) -> None:
+def test_a_log_without_curves_is_reported(lines: list[dict[str, float]], tmp_path: Path) -> None:
     assert "no training steps yet" in curve_page(lines)
 
 
@@ -203,7 +208,7 @@ def report(path: Path) -> str:
     ).read_text()
 
 
-def test_the_report_says_what_it_was_given(tmp_path: Path) -> None:
+def test_the_report_contains_its_inputs(tmp_path: Path) -> None:
     html = report(tmp_path / "report.html")
     assert_self_contained(html)
     text = Reader(html).text

@@ -69,7 +69,7 @@ def test_colours_differ_for_everyone(vision: str) -> None:
 
 
 @pytest.mark.parametrize("theme", [0, 1])
-def test_text_and_curves_stand_out_on_the_page(theme: int) -> None:
+def test_text_and_curves_have_enough_contrast(theme: int) -> None:
     variables = css(theme)
 
     def contrast(name: str) -> float:

@@ -88,7 +88,9 @@ def test_no_readable_image_at_all_is_an_error(predictor: Predictor, data: Path) 
         evaluate_dataset(predictor, dataset)
 
 
-def test_masks_are_left_out_where_the_data_has_only_boxes(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+def test_masks_are_not_evaluated_where_the_data_has_only_boxes(
+    predictor: Predictor, data: Path, tmp_path: Path
+) -> None:
     change_annotations(data, without_outlines)
     dataset = open_dataset(data, "val", CLASSES)
     plan = plan_for(predictor, dataset)
@@ -282,7 +284,7 @@ def test_the_validation_split_is_the_default(data: Path) -> None:
     assert validation_split(data) == "test"
 
 
-def test_a_class_that_only_the_data_has_is_left_out_with_a_warning(predictor: Predictor, data: Path) -> None:
+def test_a_class_that_only_the_data_has_is_skipped_with_a_warning(predictor: Predictor, data: Path) -> None:
     def add(tables: Entry) -> None:
         tables["categories"].append({"id": 30, "name": "triangle"})
         tables["annotations"].append({**tables["annotations"][0], "id": 1000, "category_id": 30})

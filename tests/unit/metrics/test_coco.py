@@ -60,7 +60,7 @@ def test_equals_pycocotools_on_random_detections(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bbox", "segm"])
-def test_more_than_a_hundred_detections_an_image_leave_the_worst_out(kind: str) -> None:
+def test_only_the_best_hundred_detections_per_image_count(kind: str) -> None:
     truth = random_truth(5, images=4, objects=20)
     results = random_results(truth, 6, extra=450)  # of four classes: more than 100 of each
     expected = reference(truth, results, kind)
@@ -141,7 +141,7 @@ def found(image_id: int, side: float, score: float) -> Entry:
     return {k: v for k, v in square(image_id, side, score=score).items() if k not in ("id", "area", "iscrowd")}
 
 
-def test_worked_by_hand() -> None:
+def test_a_case_computed_by_hand() -> None:
     """Two squares of side 20; one found whole (.9), one at IoU 324/400 = .81 (.8), a wrong one before both (.95)."""
     truth = small_truth(square(1, 20), square(2, 20), images=3)
     results = [found(1, 20, 0.9), found(2, 18, 0.8), found(3, 20, 0.95)]
@@ -176,12 +176,12 @@ def test_no_detections_give_zero(kind: str) -> None:
 
 
 @pytest.mark.parametrize("results", [[], [found(1, 20, 0.5)]])
-def test_a_truth_without_objects_gives_none(results: list[Entry]) -> None:
+def test_ground_truth_without_objects_gives_no_metrics(results: list[Entry]) -> None:
     metrics = evaluate(small_truth(), results, ("bbox", "segm"))
     assert set(metrics.kinds["bbox"].values()) | set(metrics.kinds["segm"].values()) == {None}
 
 
-def test_an_object_without_an_outline_is_neither_asked_for_nor_held_against_a_mask() -> None:
+def test_an_object_without_an_outline_is_ignored_for_masks() -> None:
     truth = small_truth(square(1, 20), square(2, 30, segmentation=[]))
     metrics = evaluate(truth, [found(1, 20, 0.5), found(2, 30, 0.9)])
     assert metrics.kinds["segm"]["AP"] == pytest.approx(1)
@@ -284,14 +284,14 @@ def test_more_detections_count_if_asked_for() -> None:
         evaluate(truth, results, ("bbox",), max_detections=0)
 
 
-def test_masks_cannot_be_measured_where_the_truth_has_none() -> None:
+def test_masks_cannot_be_evaluated_without_ground_truth_masks() -> None:
     with pytest.raises(ValueError, match=r"no outline in any annotation.*use kind bbox only"):
         evaluate(small_truth(square(1, 20, segmentation=None)), [found(1, 20, 0.5)])
     with pytest.raises(ValueError, match=r"kind 'box' is not known; expected bbox, segm, keypoints"):
         evaluate(small_truth(), [], ("box",))
 
 
-def test_a_truth_that_is_not_coco_is_named(tmp_path: Path) -> None:
+def test_ground_truth_that_is_not_coco_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "truth.json"
     path.write_text("{")
     with pytest.raises(ValueError, match=r"truth\.json is not JSON.*expected a file in COCO's format"):

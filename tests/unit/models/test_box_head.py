@@ -18,9 +18,11 @@ from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.heads.trunks import ConvsAndFullyConnected
+from rcnn.models.layers import Conv2d
 from rcnn.models.overrides import override
 from rcnn.ops.boxes import box_iou
 from rcnn.structures import Detections, Proposals, Targets
+from tests.narrow import instance, present
 from tests.unit.random_batches import images_of
 from tests.unit.random_boxes import random_boxes
 
@@ -48,18 +50,18 @@ def targets_of(boxes: Tensor, labels: Tensor, counts: list[int]) -> Targets:
     return Targets(boxes=boxes, labels=labels, valid=torch.arange(boxes.shape[1]) < torch.tensor(counts)[:, None])
 
 
-def test_4conv1fc_with_batch_norm_is_torchvisions() -> None:
+def test_4conv1fc_with_batch_norm_equals_torchvisions() -> None:
     config = BoxHeadConfig(convs=4, conv_width=16, norm="bn", fcs=1, fc_width=24)
     ours = ConvsAndFullyConnected(in_channels=8, config=config).eval()
     theirs = FastRCNNConvFCHead((8, 7, 7), [16] * 4, [24], norm_layer=nn.BatchNorm2d).eval()
     with torch.no_grad():
         for number in range(4):
-            conv, norm, _ = theirs[number]
-            nn.init.uniform_(norm.running_var, 0.5, 2)
-            nn.init.normal_(norm.running_mean)
-            mine = ours.get_submodule(f"conv{number + 1}")
-            mine.weight.copy_(conv.weight)
-            mine.norm.load_state_dict(norm.state_dict())
+            norm = instance(theirs.get_submodule(f"{number}.1"), nn.BatchNorm2d)
+            nn.init.uniform_(present(norm.running_var), 0.5, 2)
+            nn.init.normal_(present(norm.running_mean))
+            mine = instance(ours.get_submodule(f"conv{number + 1}"), Conv2d)
+            mine.weight.copy_(theirs.get_parameter(f"{number}.0.weight"))
+            present(mine.norm).load_state_dict(norm.state_dict())
         ours.get_submodule("fc1").load_state_dict(theirs[5].state_dict())
         x = torch.randn(5, 8, 7, 7)
         torch.testing.assert_close(ours(x), theirs(x), atol=1e-5, rtol=1e-4)
@@ -134,7 +136,7 @@ def test_losses_equal_slow_formulas(changes: list[str]) -> None:
     assert losses["box_delta"].item() == pytest.approx(wanted[1], rel=1e-4)
 
 
-def test_what_overlaps_too_little_is_not_background_where_so_told() -> None:
+def test_regions_below_the_lower_iou_are_ignored() -> None:
     boxes = random_boxes(2, 60, seed=3, smallest=10)
     targets = targets_of(random_boxes(2, 3, seed=4, smallest=30), torch.randint(0, 3, (2, 3)), [3, 2])
     config = BoxHeadConfig(
@@ -163,7 +165,7 @@ def test_what_overlaps_too_little_is_not_background_where_so_told() -> None:
     assert not regions.appended.any()
 
 
-def test_true_boxes_are_regions_and_told_apart() -> None:
+def test_ground_truth_boxes_are_added_to_the_regions_and_marked() -> None:
     targets = targets_of(random_boxes(1, 3, seed=5), torch.randint(0, 3, (1, 3)), [2])
     config = BoxHeadConfig(sampling=replace(BOX_SAMPLING, batch_size=64))
     regions = sample_regions(
@@ -192,7 +194,7 @@ def test_classes_that_share_a_box_are_found_as_if_each_had_it() -> None:
         torch.testing.assert_close(getattr(found, field), getattr(wanted, field))
 
 
-def test_a_lower_limit_of_the_scale_is_kept_to() -> None:
+def test_scales_are_clipped_at_the_configured_limit() -> None:
     head = head_of(BoxHeadConfig(fc_width=16, max_log_scale=math.log(2), delta_weights=(1, 1, 1, 1)))
     region = torch.tensor([[[10.0, 10.0, 20.0, 30.0]]])
     boxes = head.decode(torch.tensor([0.0, 0.0, 5.0, 5.0]).expand(1, 1, 3, 4), region)

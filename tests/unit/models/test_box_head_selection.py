@@ -43,7 +43,7 @@ def candidates(boxes: Tensor, scores: Tensor, valid: Tensor, image: int) -> tupl
 
 
 @pytest.mark.parametrize("agnostic", [False, True])
-def test_suppression_within_and_across_classes_is_torchvisions(agnostic: bool) -> None:
+def test_suppression_within_and_across_classes_equals_torchvisions(agnostic: bool) -> None:
     boxes, scores, valid = second_stage(0)
     config = SelectionConfig(class_agnostic_nms=agnostic, max_detections=50)
     found = select(boxes, scores, valid, config)
@@ -57,7 +57,7 @@ def test_suppression_within_and_across_classes_is_torchvisions(agnostic: bool) -
         assert torch.equal(found.labels[image][real], label[kept])
 
 
-def test_suppression_across_classes_leaves_less() -> None:
+def test_nms_across_classes_keeps_fewer() -> None:
     boxes, scores, valid = second_stage(1)
     counts = [
         select(boxes, scores, valid, SelectionConfig(class_agnostic_nms=agnostic)).valid.sum()
@@ -67,7 +67,7 @@ def test_suppression_across_classes_leaves_less() -> None:
 
 
 @pytest.mark.parametrize("kind", ["soft_linear", "soft_gaussian"])
-def test_soft_suppression_lowers_scores_and_loses_nothing_but_the_sunk(kind: str) -> None:
+def test_soft_nms_lowers_scores_and_drops_only_low_scores(kind: str) -> None:
     boxes, scores, valid = second_stage(2, regions=20)
     config = SelectionConfig(nms=kind, soft_nms_threshold=0.04, max_detections=200)  # type: ignore[arg-type]
     soft = select(boxes, scores, valid, config)
@@ -110,7 +110,7 @@ def test_boxes_without_area_in_pixels_of_the_file_are_removed_before_the_limit(s
         torch.testing.assert_close(found.scores[image], score[torch.from_numpy(seen)][:20])
 
 
-def test_where_no_region_is_real_nothing_is_found() -> None:
+def test_without_valid_regions_there_are_no_detections() -> None:
     boxes, scores, valid = second_stage(4, regions=5)
     for config in (
         SelectionConfig(),

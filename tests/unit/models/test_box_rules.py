@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -138,7 +139,7 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     head = build_box_head(tiny(box=config), MAPS, rules)
     assert isinstance(head, BoxHead)
     outputs = BoxOutputs(torch.from_numpy(scores).float()[None], torch.from_numpy(deltas).float()[None, :, None], None)
-    monkeypatch.setattr(head, "classify", lambda *_: outputs)
+    monkeypatch.setattr(head, "classify", Mock(return_value=outputs))
     valid = torch.ones(1, 30, dtype=torch.bool)
     detections = head.predict(
         {},
@@ -184,7 +185,7 @@ def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, mon
     np.testing.assert_allclose(seen[0][0], in_file * scale, atol=1e-3)  # Detectron's boxes times the scale
 
 
-def test_half_open_boxes_are_left_alone() -> None:
+def test_half_open_boxes_are_unchanged() -> None:
     rules, boxes = BoxRules(), tensor(some_boxes(5, seed=10))[None]
     scales = torch.tensor([1.7])
     for same in (rules.raw(boxes), rules.in_file(boxes, scales), rules.in_input(boxes, scales)):
@@ -193,7 +194,7 @@ def test_half_open_boxes_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
-def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
+def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Detectron's heat maps lie over raw boxes: of the file when it predicts, of the input when it learns."""
@@ -202,7 +203,7 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
     in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])
     rows, columns = torch.arange(56.0)[:, None] - 30, torch.arange(56.0) - 12
     logits = -(rows**2 + columns**2).expand(1, 2, 1, 56, 56) / 20
-    monkeypatch.setattr(head, "maps", lambda *_: logits)
+    monkeypatch.setattr(head, "maps", Mock(return_value=logits))
     detections = Detections(
         boxes=(tensor(in_file) * scale)[None],
         scores=torch.zeros(1, 2),
@@ -230,9 +231,16 @@ def test_keypoints_are_found_in_the_files_pixels_and_learnt_by_pixel(
 def test_masks_are_pasted_by_the_boxes_that_the_system_writes() -> None:
     mask = torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(0)).numpy()
     box = np.array([[3.0, 4, 30, 22]], dtype=np.float32)  # inclusive
-    fields = {"height": 40, "width": 40, "scores": np.ones(1), "labels": np.zeros(1), "box_masks": mask}
+    theirs = ImageDetections(
+        boxes=box,
+        height=40,
+        width=40,
+        scores=np.ones(1, np.float32),
+        labels=np.zeros(1, np.int64),
+        box_masks=mask,
+        pasting=Pasting(kind="padded"),
+    )
     inclusive = Pasting(kind="padded", last_pixel_inside=True)
-    ours = ImageDetections(boxes=legacy.half_open(box).astype(np.float32), pasting=inclusive, **fields)
-    theirs = ImageDetections(boxes=box, pasting=Pasting(kind="padded"), **fields)
+    ours = replace(theirs, boxes=legacy.half_open(box).astype(np.float32), pasting=inclusive)
     assert ours.rles() == theirs.rles()
     assert ours.rles() != replace(ours, pasting=Pasting(kind="padded")).rles()

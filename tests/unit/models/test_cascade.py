@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CascadeConfig, DetectorConfig, KeypointHeadConfig
-from rcnn.models.heads.cascade import CascadeHead
+from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Proposals
+from tests.narrow import instance, present, total
 from tests.unit.random_batches import images_of, random_images, random_targets
 from tests.unit.random_boxes import random_boxes
 
@@ -63,8 +65,10 @@ def slow_decode(box: Tensor, delta: Tensor, weights: tuple[float, ...]) -> Tenso
 @pytest.mark.parametrize("average", ["probabilities", "logits"])
 @pytest.mark.parametrize("agnostic", [True, False])
 @torch.no_grad()
-def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic: bool) -> None:
-    cascade = CascadeConfig(average=average)  # type: ignore[arg-type]
+def test_prediction_equals_a_loop_over_stages_and_regions(
+    average: Literal["probabilities", "logits"], agnostic: bool
+) -> None:
+    cascade = CascadeConfig(average=average)
     detector = lively(
         tiny(cascade, f"class_agnostic={agnostic}", "score_threshold=0.2", "selection.max_detections=50")
     ).eval()
@@ -75,9 +79,9 @@ def test_prediction_equals_a_loop_over_stages_and_regions(average: str, agnostic
     assert found.valid.sum() > 20
     for image in range(2):
         maps = {name: value[image : image + 1] for name, value in features.items()}
-        rows = []
+        rows: list[tuple[Tensor, Tensor, int]] = []
         for region in proposals.boxes[image][proposals.valid[image]]:
-            box, said = region, []
+            box, boxes, said = region, region[None], list[Tensor]()
             for number, stage in enumerate(head.heads()):
                 logits, deltas, _ = stage.classify(maps, box[None, None], torch.ones(1, 1, dtype=torch.bool))
                 logits, deltas = logits[0, 0], deltas[0, 0]
@@ -143,7 +147,7 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
     assert min(counts) > 0
 
 
-def test_resampling_draws_anew_and_adds_the_true_boxes_to_each_stage() -> None:
+def test_resampling_adds_the_ground_truth_boxes_to_each_stage() -> None:
     detector = lively(tiny(MMDETECTION, "sampling.batch_size=16", "sampling.positive_fraction=0.25"))
     features, proposals, images = inputs(seed=4)
     targets = random_targets(SIZES, [3, 0], num_classes=3, seed=5)
@@ -169,20 +173,20 @@ def test_loss_weights_and_the_features_gradient() -> None:
     for value in features.values():
         value.requires_grad_()
 
-    def run(**changes: object) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        detector = lively(tiny(replace(CascadeConfig(), **changes)))
-        _, losses = detector.box_head.losses(features, proposals, images, targets, torch.tensor(0))
-        total = torch.stack(list(losses.values())).sum()
-        weight = detector.box_head.stages[0].logits.weight
-        return losses, *torch.autograd.grad(total, (features["p2"], weight))
+    def run(cascade: CascadeConfig) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        head = instance(lively(tiny(cascade)).box_head, CascadeHead)
+        _, losses = head.losses(features, proposals, images, targets, torch.tensor(0))
+        weight = head.heads()[0].logits.weight
+        gradient, own = torch.autograd.grad(total(losses), (features["p2"], weight))
+        return losses, gradient, own
 
-    whole, gradient, own = run(feature_gradient=1.0)
-    third, smaller, same = run(feature_gradient=1 / 3)
+    whole, gradient, own = run(CascadeConfig(feature_gradient=1.0))
+    third, smaller, same = run(CascadeConfig(feature_gradient=1 / 3))
     for name, loss in whole.items():
         assert torch.equal(loss, third[name])
     torch.testing.assert_close(smaller, gradient / 3)
     torch.testing.assert_close(own, same)
-    halved, _, _ = run(loss_weights=(1.0, 0.5, 0.25))
+    halved, _, _ = run(CascadeConfig(loss_weights=(1.0, 0.5, 0.25)))
     for name, loss in halved.items():
         torch.testing.assert_close(loss, whole[name] * (1.0, 0.5, 0.25)[int(name[-1])])
 
@@ -192,15 +196,16 @@ def test_masks_of_each_stage_are_averaged() -> None:
     detector = lively(tiny(replace(CascadeConfig(), mask_heads="each"))).eval()
     assert {name.split(".")[2] for name in detector.state_dict() if name.startswith("mask_head.stages.")} == set("012")
     features, proposals, images = inputs()
-    detections = detector.box_head.predict(features, proposals, images)
-    found = detector.mask_head.predict(features, detections, images).masks
-    each = [stage.predict(features, detections, images).masks for stage in detector.mask_head.heads()]
+    detections = instance(detector.box_head, CascadeHead).predict(features, proposals, images)
+    head = instance(detector.mask_head, CascadeMaskHead)
+    found = head.predict(features, detections, images).masks
+    each = [present(stage.predict(features, detections, images).masks) for stage in head.heads()]
     torch.testing.assert_close(found, (each[0] + each[1] + each[2]) / 3)
     assert not torch.equal(each[0], each[1])
 
 
 @pytest.mark.parametrize("cascade", [CascadeConfig(), MMDETECTION, replace(CascadeConfig(), mask_heads="each")])
-def test_two_images_are_learnt(cascade: CascadeConfig) -> None:
+def test_it_overfits_two_images(cascade: CascadeConfig) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(cascade)).train()
     images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 2], num_classes=3, seed=2)
@@ -267,7 +272,7 @@ def test_the_published_networks_have_their_tensors() -> None:
         assert (len(state), sum(value.numel() for value in state.values())) == wanted
 
 
-def test_cascades_that_cannot_be_say_why() -> None:
+def test_invalid_cascades_are_refused_with_the_reason() -> None:
     config = tiny()
     with pytest.raises(ValueError, match=r"cascade\.ious has 2, cascade\.delta_weights has 3, .*per stage"):
         build_detector(replace(config, cascade=CascadeConfig(ious=(0.5, 0.6))))

@@ -13,6 +13,7 @@ from rcnn.models.inference import prepare_for_inference
 from rcnn.structures import ImageBatch
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import build_optimizer
+from tests.narrow import present
 
 
 def test_a_norm_in_the_pyramid_normalises_each_map() -> None:
@@ -24,7 +25,7 @@ def test_a_norm_in_the_pyramid_normalises_each_map() -> None:
         torch.testing.assert_close(maps[name].var((0, 2, 3), unbiased=False), torch.ones(8), atol=1e-3, rtol=0)
 
 
-def test_a_pyramid_has_no_norm_unless_told() -> None:
+def test_a_pyramid_has_no_norm_by_default() -> None:
     fpn = FPN(in_channels={"c2": 4}, config=FPNConfig(channels=8))
     assert set(fpn.state_dict()) == {f"{name}2.{part}" for name in ("lateral", "output") for part in ("weight", "bias")}
 
@@ -35,8 +36,8 @@ def test_folded_norms_give_the_same_features() -> None:
     detector = build_detector(model_config("mask_rcnn_compact"))
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.3)
-            module.running_var.uniform_(0.5, 2)
+            present(module.running_mean).normal_(0, 0.3)
+            present(module.running_var).uniform_(0.5, 2)
             module.weight.uniform_(0.5, 1.5)
             module.bias.normal_(0, 0.3)
     detector.eval()
@@ -50,15 +51,15 @@ def test_folded_norms_give_the_same_features() -> None:
         torch.testing.assert_close(mine[name], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_adamw_moves_by_the_rate_and_decays_apart_from_it() -> None:
-    layer = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1))
+def test_adamw_decouples_weight_decay_from_the_step() -> None:
+    conv, norm = nn.Conv2d(1, 1, 1, bias=False), nn.BatchNorm2d(1)
     settings = TrainConfig(optimizer="adamw", lr=0.1, weight_decay=0.5, norm_weight_decay=0.0)
-    optimizer = build_optimizer(layer, settings)
+    optimizer = build_optimizer(nn.Sequential(conv, norm), settings)
     with torch.no_grad():
-        layer[0].weight.fill_(2.0)
-    layer[0].weight.grad = torch.full_like(layer[0].weight, 3.0)
-    layer[1].weight.grad = torch.full_like(layer[1].weight, -7.0)
+        conv.weight.fill_(2.0)
+    conv.weight.grad = torch.full_like(conv.weight, 3.0)
+    norm.weight.grad = torch.full_like(norm.weight, -7.0)
     optimizer.step()
     # the first step is the rate against the gradient's sign, whatever its size (Kingma and Ba 2015, algorithm 1)
-    assert layer[0].weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
-    assert layer[1].weight.item() == pytest.approx(1.0 + 0.1, abs=1e-6)
+    assert conv.weight.item() == pytest.approx(2.0 * (1 - 0.1 * 0.5) - 0.1, abs=1e-6)
+    assert norm.weight.item() == pytest.approx(1.0 + 0.1, abs=1e-6)

@@ -97,7 +97,7 @@ def test_every_weight_learns() -> None:
 
 
 @torch.no_grad()
-def test_ohem_takes_the_hardest_of_all() -> None:
+def test_ohem_selects_the_hardest_regions() -> None:
     """The three losses of all regions one by one; the hardest 16 of each image are what is trained on."""
     detector, targets = detector_of(tiny()), bitmap_targets()
     head, losses, features = run_head(detector, targets)
@@ -157,7 +157,7 @@ def test_bitmaps_are_needed() -> None:
 
 
 @pytest.mark.parametrize("within", [False, True])
-def test_true_masks_equal_a_cut_and_a_resize(within: bool) -> None:
+def test_ground_truth_masks_equal_a_crop_and_a_resize(within: bool) -> None:
     """The object, or what its own box shows of it, cut out at whole pixels and resized; set from .4 on."""
     generator = torch.Generator().manual_seed(0)
     bitmaps = torch.rand(1, 3, 40, 50, generator=generator) < 0.6
@@ -242,7 +242,7 @@ def test_without_voting_and_a_second_pass_the_boxes_are_proposals() -> None:
     assert distance.max() < 1e-3
 
 
-def test_scales_are_not_cut() -> None:
+def test_scales_are_not_clipped() -> None:
     """As in none of the three systems: a side grows a hundredfold where the map says so."""
     head = detector_of(tiny()).box_head
     assert isinstance(head, FCISHead)
@@ -281,7 +281,7 @@ def test_fullgraph() -> None:
     assert all(value.grad is not None for value in detector.parameters())
 
 
-def test_it_fits_two_images() -> None:
+def test_it_overfits_two_images() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         detector = build_detector(
@@ -316,20 +316,20 @@ def test_it_fits_two_images() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("config", "words"),
     [
-        ({"mask": MaskHeadConfig()}, "combined with a mask head"),
-        ({"cascade": CascadeConfig()}, "combined with a cascade head"),
-        ({"keypoint": KeypointHeadConfig()}, "combined with a keypoint head"),
-        ({"fpn": FPNConfig()}, "fpn=null"),
-        ({"proposals_only": True}, "proposals_only"),
-        ({"backbone": FBNetConfig()}, "reads c4 and c5"),
-        ({"fcis": FCISConfig(roi_size=20)}, "to a multiple of fcis.groups"),
+        (replace(tiny(), mask=MaskHeadConfig()), "combined with a mask head"),
+        (replace(tiny(), cascade=CascadeConfig()), "combined with a cascade head"),
+        (replace(tiny(), keypoint=KeypointHeadConfig()), "combined with a keypoint head"),
+        (replace(tiny(), fpn=FPNConfig()), "fpn=null"),
+        (replace(tiny(), proposals_only=True), "proposals_only"),
+        (replace(tiny(), backbone=FBNetConfig()), "reads c4 and c5"),
+        (replace(tiny(), fcis=FCISConfig(roi_size=20)), "to a multiple of fcis.groups"),
     ],
 )
-def test_invalid_settings_are_refused(change: dict[str, object], words: str) -> None:
+def test_invalid_settings_are_refused(config: DetectorConfig, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        build_detector(replace(tiny(), **change))
+        build_detector(config)
 
 
 @pytest.mark.parametrize("name", fcis.MODELS)

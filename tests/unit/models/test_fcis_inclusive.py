@@ -35,14 +35,14 @@ def slow_detections(
     large = (boxes[:, 2] - boxes[:, 0] + 1 >= min_size) & (boxes[:, 3] - boxes[:, 1] + 1 >= min_size)
     boxes, scores, masks = boxes[large] / SCALE, scores[large], masks[large]
     boxes = np.clip(boxes, 0, [WIDTH - 1, HEIGHT - 1, WIDTH - 1, HEIGHT - 1])
-    kept = []
+    kept: list[tuple[float, int, int]] = []
     for label in range(scores.shape[1]):
         left: list[int] = []
         for place in np.argsort(-scores[:, label], kind="stable"):
             if all(iou(boxes[place], boxes[other]) <= 0.3 for other in left):
                 left.append(int(place))
-        kept += [(float(scores[place, label]), label, place) for place in left if scores[place, label] >= 1e-3]
-    found = []
+        kept += [(float(scores[place, label]), label, int(place)) for place in left if scores[place, label] >= 1e-3]
+    found: list[tuple[int, float, tuple[int, ...], np.ndarray]] = []
     for score, label, place in sorted(kept, key=lambda one: -one[0])[:100]:
         voters = [other for other in range(len(boxes)) if iou(boxes[place], boxes[other]) >= 0.5]
         total = scores[voters, label].sum()
@@ -95,7 +95,7 @@ def test_candidates_to_detections() -> None:
         np.testing.assert_allclose(found.masks[0, place].numpy(), mask, atol=1e-4)
 
 
-def test_it_learns_and_finds_with_the_authors_settings() -> None:
+def test_it_trains_and_predicts_with_the_authors_settings() -> None:
     """Legacy anchors, whole cells and inclusive boxes together; boxes are whole pixels of the file."""
     config = tiny(FCISConfig(width=32))
     rpn = replace(

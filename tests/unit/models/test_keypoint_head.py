@@ -15,6 +15,7 @@ from rcnn.models.heads.keypoint import require_consistent
 from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
 from rcnn.structures import Targets
+from tests.narrow import present
 from tests.unit.random_batches import images_of, random_images, random_targets
 
 SIZES = [(96, 128), (128, 80)]
@@ -30,7 +31,7 @@ def compact(*overrides: str, joints: int = 17) -> Detector:
     torch.manual_seed(0)
     config = model_config("keypoint_rcnn_compact")
     names = tuple(f"point {number}" for number in range(joints))
-    keypoint = replace(config.keypoint, names=names, flip_pairs=(), sigmas=(0.1,) * joints)
+    keypoint = replace(present(config.keypoint), names=names, flip_pairs=(), sigmas=(0.1,) * joints)
     return build_detector(override(replace(config, keypoint=keypoint), [*SMALL, *overrides]))
 
 
@@ -63,9 +64,10 @@ def regions_of(targets: Targets) -> Regions:
 def slow_sum(logits: Tensor, regions: Regions, targets: Targets) -> tuple[float, int]:
     """Cross-entropy of each keypoint that counts, added up, and how many they are."""
     total, count, side = 0.0, 0, logits.shape[-1]
+    keypoints = present(targets.keypoints)
     for image, row in regions.positive.nonzero().tolist():
         x1, y1, x2, y2 = regions.boxes[image, row].tolist()
-        for joint, (x, y, seen) in enumerate(targets.keypoints[image, regions.matched[image, row]].tolist()):
+        for joint, (x, y, seen) in enumerate(keypoints[image, regions.matched[image, row]].tolist()):
             column, line = math.floor((x - x1) * side / (x2 - x1)), math.floor((y - y1) * side / (y2 - y1))
             if seen > 0 and 0 <= column < side and 0 <= line < side:
                 one = logits[image, row, joint]
@@ -80,25 +82,27 @@ def test_loss_equals_a_slow_loop(normalizer: str, weight: float) -> None:
     targets = persons([3, 2], joints=5)
     regions = regions_of(targets)
     features = detector.features(random_images(SIZES, seed=1))
-    most = detector.keypoint_head.positives_per_image = 12.5
+    head = present(detector.keypoint_head)
+    positives = head.positives_per_image = 12.5
     images = images_of(torch.tensor(SIZES))
-    loss = detector.keypoint_head.losses(features, regions, images, targets, torch.tensor(0))["keypoint"]
-    logits = detector.keypoint_head.maps(features, regions.boxes, regions.positive)
+    loss = head.losses(features, regions, images, targets, torch.tensor(0))["keypoint"]
+    logits = head.maps(features, regions.boxes, regions.positive)
     assert logits.shape == (2, 16, 5, 40, 40)
     total, count = slow_sum(logits, regions, targets)
     assert 5 < count < 25
-    wanted = total / count if normalizer == "visible" else total / (2 * most * 5)
+    wanted = total / count if normalizer == "visible" else total / (2 * positives * 5)
     assert loss.item() == pytest.approx(weight * wanted, rel=1e-5)
 
 
-def test_without_any_keypoint_the_loss_is_nothing_and_has_a_gradient() -> None:
+def test_without_keypoints_the_loss_is_zero_and_has_a_gradient() -> None:
     detector = compact()
     targets = persons([2, 0])
-    targets = replace(targets, keypoints=torch.zeros_like(targets.keypoints))
+    targets = replace(targets, keypoints=torch.zeros_like(present(targets.keypoints)))
     losses = detector.losses(random_images(SIZES), targets, torch.tensor(0))
     assert losses["keypoint"].item() == 0
     losses["keypoint"].backward()
-    assert float(detector.keypoint_head.logits.weight.grad.abs().sum()) == 0
+    gradient = present(detector.keypoint_head).get_parameter("logits.weight").grad
+    assert float(present(gradient).abs().sum()) == 0
 
 
 def test_targets_of_another_kind_are_refused() -> None:
@@ -112,26 +116,30 @@ def test_targets_of_another_kind_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("config", "message"),
     [
-        ({"names": ()}, "keypoint.names is empty"),
-        ({"sigmas": (0.1, 0.2)}, "keypoint.sigmas has 2 numbers; expected 17"),
-        ({"flip_pairs": ((1, 17),)}, r"keypoint.flip_pairs has \(1, 17\); expected numbers from 0 to 16"),
-        ({"skeleton": ((-1, 2),)}, r"keypoint.skeleton has \(-1, 2\)"),
+        (replace(KeypointHeadConfig(), names=()), "keypoint.names is empty"),
+        (replace(KeypointHeadConfig(), sigmas=(0.1, 0.2)), "keypoint.sigmas has 2 numbers; expected 17"),
+        (
+            replace(KeypointHeadConfig(), flip_pairs=((1, 17),)),
+            r"keypoint.flip_pairs has \(1, 17\); expected numbers from 0 to 16",
+        ),
+        (replace(KeypointHeadConfig(), skeleton=((-1, 2),)), r"keypoint.skeleton has \(-1, 2\)"),
     ],
 )
-def test_what_does_not_belong_together_is_named(change: dict[str, tuple], message: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(config: KeypointHeadConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        require_consistent(replace(KeypointHeadConfig(), **change))
+        require_consistent(config)
 
 
-def test_prediction_fills_every_place_and_nothing_else() -> None:
+def test_every_valid_detection_has_keypoints() -> None:
     detector = compact().eval()
     found = detector.predict(random_images(SIZES, seed=2))
-    assert found.keypoints.shape == (2, 6, 17, 3)
+    keypoints = present(found.keypoints)
+    assert keypoints.shape == (2, 6, 17, 3)
     assert bool(found.valid.any())
-    assert not found.keypoints[~found.valid].any()
-    points, boxes = found.keypoints[found.valid], found.boxes[found.valid]
+    assert not keypoints[~found.valid].any()
+    points, boxes = keypoints[found.valid], found.boxes[found.valid]
     assert bool((points[..., :2] >= boxes[:, None, :2]).all())
     ends = torch.maximum(boxes[:, 2:], boxes[:, :2] + 1)  # a side counts as one pixel at least
     assert bool((points[..., :2] <= ends[:, None]).all())
@@ -144,10 +152,10 @@ def test_a_batch_equals_its_images() -> None:
     whole = detector.predict(images)
     for i in range(2):
         one = detector.predict(replace(images, pixels=images.pixels[i : i + 1], sizes=images.sizes[i : i + 1]))
-        torch.testing.assert_close(one.keypoints[0], whole.keypoints[i], atol=2e-3, rtol=1e-3)
+        torch.testing.assert_close(present(one.keypoints)[0], present(whole.keypoints)[i], atol=2e-3, rtol=1e-3)
 
 
-def test_masks_and_keypoints_live_together() -> None:
+def test_a_model_can_have_masks_and_keypoints() -> None:
     config = replace(model_config("mask_rcnn_compact"), keypoint=model_config("keypoint_rcnn_compact").keypoint)
     detector = build_detector(override(replace(config, num_classes=1), [*SMALL, "mask.width=16"]))
     outlined = random_targets(SIZES, [2, 3], num_classes=1)
@@ -177,14 +185,12 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     torch.testing.assert_close(found.keypoints, wanted.keypoints, atol=2e-3, rtol=1e-3)
     losses = detector(images, targets, torch.tensor(5))
     losses["keypoint"].backward()
-    gradient = detector.keypoint_head.get_parameter(
+    weight = present(detector.keypoint_head).get_parameter(
         "logits.weight" if name == "keypoint_rcnn_compact" else "logits.pwl.weight"
-    ).grad.clone()
+    )
+    gradient = present(weight.grad).clone()
     detector.zero_grad(set_to_none=True)
     compiled = torch.compile(detector, fullgraph=True, backend="aot_eager")(images, targets, torch.tensor(5))
     torch.testing.assert_close(compiled["keypoint"], losses["keypoint"], atol=1e-5, rtol=1e-4)
     compiled["keypoint"].backward()
-    again = detector.keypoint_head.get_parameter(
-        "logits.weight" if name == "keypoint_rcnn_compact" else "logits.pwl.weight"
-    ).grad
-    torch.testing.assert_close(again, gradient, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(weight.grad, gradient, atol=1e-5, rtol=1e-3)

@@ -18,6 +18,7 @@ from rcnn.models.config import (
     MaskHeadConfig,
     SelectionConfig,
 )
+from rcnn.models.heads.box import BoxHead
 from rcnn.structures import ImageBatch
 from tests.unit.random_batches import random_images, random_targets
 
@@ -51,7 +52,7 @@ def built(config: DetectorConfig) -> Detector:
     torch.manual_seed(0)
     detector = build_detector(config)
     layers = [detector.rpn.objectness, detector.rpn.deltas]
-    if detector.box_head is not None:
+    if isinstance(detector.box_head, BoxHead):
         layers += [detector.box_head.logits, detector.box_head.deltas]
     for layer in layers:
         torch.nn.init.normal_(layer.weight, std=0.05)  # as initialised all scores tie

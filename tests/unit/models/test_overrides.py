@@ -56,7 +56,7 @@ def test_values_take_the_fields_own_types() -> None:
     assert config.fpn is not None  # nothing else moved
 
 
-def test_parts_are_taken_away_put_back_and_exchanged() -> None:
+def test_parts_are_removed_added_and_replaced() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     assert override(config, ["mask=null", "fpn=null"]).mask is None
     assert override(config, ["mask=null", "mask={}", "mask.width=64"]).mask == MaskHeadConfig(width=64)
@@ -149,7 +149,7 @@ def test_synonyms_lead_to_settings_that_exist() -> None:
     assert not set(SYNONYMS) & set(setting_paths(TrainConfig))
 
 
-def test_a_part_that_is_off_says_how_to_turn_it_on() -> None:
+def test_the_error_for_a_disabled_part_names_how_to_enable_it() -> None:
     with pytest.raises(ValueError, match=r"mask is off here \(null\); set mask=\{\} first"):
         override(model_config("faster_rcnn_r50_fpn"), ["mask.width=64"])
 
@@ -160,7 +160,7 @@ def test_every_model_survives_json(name: str) -> None:
     assert config_from_dict(json.loads(json.dumps(config_to_dict(config)))) == config
 
 
-def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
+def test_every_setting_can_be_set_to_its_own_value() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     rows = [row for row in describe(config) if row.default is not None]
     assert len(rows) > 50
@@ -169,17 +169,17 @@ def test_every_leaf_path_can_be_set_to_what_it_is() -> None:
         assert row.path in setting_paths(DetectorConfig)
 
 
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda d: d["rpn"].update(nms=1), "rpn.nms"),
-        (lambda d: d["rpn"]["proposals"].update(nms_iou="high"), "rpn.proposals.nms_iou: expected float"),
-        (lambda d: d["backbone"].pop("kind"), "backbone.kind: expected one of resnet"),
-        (lambda d: d.update(box=[]), "box: expected"),
-        (lambda d: d.pop("name"), "name is missing"),
-        (lambda d: d.update(box=None), "box: expected BoxHeadConfig, got None"),
-    ],
-)
+DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [
+    (lambda d: d["rpn"].update(nms=1), "rpn.nms"),
+    (lambda d: d["rpn"]["proposals"].update(nms_iou="high"), "rpn.proposals.nms_iou: expected float"),
+    (lambda d: d["backbone"].pop("kind"), "backbone.kind: expected one of resnet"),
+    (lambda d: d.update(box=[]), "box: expected"),
+    (lambda d: d.pop("name"), "name is missing"),
+    (lambda d: d.update(box=None), "box: expected BoxHeadConfig, got None"),
+]
+
+
+@pytest.mark.parametrize(("change", "says"), DAMAGES)
 def test_a_damaged_dict_is_refused(change: Callable[[dict[str, Any]], object], says: str) -> None:
     settings = config_to_dict(model_config("mask_rcnn_r50_fpn"))
     change(settings)
@@ -216,7 +216,8 @@ def test_descriptions_are_the_comments_of_the_source() -> None:
     assert rows["rpn.proposals.nms_iou"].comment.startswith("of two proposals of a level")
     rows = {row.path: row for row in describe(DetectorConfig)}
     assert rows["name"].default is dataclasses.MISSING
-    kinds = ("ResNetConfig", "FBNetConfig", "CompactConfig", "MobileNetConfig", "TimmConfig", "ViTConfig")
+    parts = ("ResNet", "FBNet", "Compact", "MobileNet", "Timm", "ViT", "OwnBackbone")
+    kinds = [f"{part}Config" for part in parts]
     assert rows["backbone"].type == " | ".join(kinds)
     assert rows["input.resize"].comment.startswith("antialias: Pillow's bilinear on uint8")
     assert rows["mask.pooler.size"].default == 14
@@ -224,3 +225,17 @@ def test_descriptions_are_the_comments_of_the_source() -> None:
     of_instance = {row.path for row in describe(model_config("faster_rcnn_compact"))}
     assert "backbone.stem_width" in of_instance
     assert "backbone.depth" not in of_instance
+
+
+def test_one_string_is_one_setting() -> None:
+    config = model_config("mask_rcnn_r50_fpn")
+    assert override(config, "box.score_threshold=0.5").box.score_threshold == 0.5
+    with pytest.raises(ValueError, match=r"'str' is not a setting; expected KEY=VALUE"):
+        override(config, "str")
+
+
+def test_an_unknown_model_gets_similar_names_only() -> None:
+    with pytest.raises(ValueError, match=r"no model named 'nope'; `rcnn models list` prints all names$"):
+        model_config("nope")
+    with pytest.raises(ValueError, match=r"did you mean mask_rcnn_compact or \w+ or \w+\? `rcnn models list`"):
+        model_config("mask_rcnn_compct")

@@ -7,6 +7,7 @@ import io
 import json
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 4, "val": 2}, size=(64, 96))
 
 
-def recall_without_classes(truth: dict, results: list[dict]) -> np.ndarray:
+def recall_without_classes(truth: dict[str, Any], results: list[dict[str, Any]]) -> np.ndarray:
     """pycocotools' recall (T, A, M) of 100 and 1000 boxes an image, whatever their class."""
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO()
@@ -81,7 +82,7 @@ def test_a_data_set_as_one_class(data: Path) -> None:
     assert open_dataset(data, "train", ["thing"], one_class=True).classes == ("thing",)
 
 
-def test_proposals_are_learnt_from_any_data_set_and_measured_by_recall(data: Path, tmp_path: Path) -> None:
+def test_an_rpn_trains_on_any_data_set_and_is_measured_by_recall(data: Path, tmp_path: Path) -> None:
     words = [*WORDS, "mask=null", "proposals_only=true", *BRIEF, "train.best=proposals.AR1000"]
     run("mask_rcnn_compact", data, tmp_path / "run", words)
     detector, checkpoint = load_detector(tmp_path / "run")

@@ -20,6 +20,7 @@ from rcnn.models.rpn import RPN
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.structures import Proposals, Targets
+from tests.narrow import present
 from tests.unit import legacy_formulas as legacy
 from tests.unit.random_batches import images_of
 
@@ -42,7 +43,7 @@ def rpn(*settings: str, rules: BoxRules | None = None, strides: dict[str, int] |
     network = build_rpn(override(BASE, settings), maps, rules or HALF_OPEN)
     for layer in (network.objectness, network.deltas):
         torch.nn.init.normal_(layer.weight, std=0.3)
-        torch.nn.init.normal_(layer.bias, std=0.3)
+        torch.nn.init.normal_(present(layer.bias), std=0.3)
     return network.eval()
 
 
@@ -68,9 +69,9 @@ def assert_same_proposals(a: Proposals, b: Proposals) -> None:
     torch.testing.assert_close(a.boxes, b.boxes)
 
 
-def test_the_hidden_layers_may_have_a_width_of_their_own() -> None:
+def test_the_hidden_layers_may_have_another_width() -> None:
     network = rpn("width=10", "convs=2")
-    assert [tuple(conv.weight.shape[:2]) for conv in network.convs] == [(10, 6), (10, 10)]
+    assert [tuple(network.get_parameter(f"convs.{place}.weight").shape[:2]) for place in (0, 1)] == [(10, 6), (10, 10)]
     assert network.objectness.weight.shape[:2] == (3, 10)
     assert network.predict(maps(), images_of(SIZES)).valid.any()
 
@@ -83,7 +84,8 @@ def as_softmax(network: RPN) -> RPN:
         twin.convs.load_state_dict(network.convs.state_dict())
         twin.deltas.load_state_dict(network.deltas.state_dict())
         twin.objectness.weight[0::2], twin.objectness.weight[1::2] = shift, network.objectness.weight + shift
-        twin.objectness.bias[0::2], twin.objectness.bias[1::2] = 0.3, network.objectness.bias + 0.3
+        bias = present(twin.objectness.bias)
+        bias[0::2], bias[1::2] = 0.3, present(network.objectness.bias) + 0.3
     return twin
 
 
@@ -133,7 +135,7 @@ def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
     assert not torch.equal(plain.boxes, proposals.boxes)
 
 
-def test_anchors_may_stand_half_a_stride_off() -> None:
+def test_anchors_may_be_offset_by_half_a_stride() -> None:
     [plain, shifted] = [network.head(maps()) for network in (rpn(), rpn("anchors.offset=0.5"))]
     for level, other, stride in zip(plain, shifted, STRIDES.values(), strict=True):
         torch.testing.assert_close(other.anchors, level.anchors + stride / 2)
@@ -183,7 +185,7 @@ def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd
     assert (labels == 1).any()
 
 
-def test_crowds_that_are_wanted_and_absent_are_an_error() -> None:
+def test_missing_crowds_are_refused_where_they_are_needed() -> None:
     with pytest.raises(ValueError, match=r"crowd_ioa=0.6 needs Targets.crowds"):
         rpn("legacy.crowd_ioa=0.6").losses(maps(), images_of(SIZES), some_targets(), SEED)
 
@@ -235,7 +237,7 @@ def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> N
 
 
 @torch.no_grad()
-def test_levels_have_an_nms_of_their_own_unless_joint() -> None:
+def test_nms_is_per_level_unless_joint() -> None:
     features = maps()
     many = ["proposals.post_nms=500", "proposals.pre_nms=500"]
     apart, joint = rpn(*many), rpn(*many, "legacy.joint_levels=true")
@@ -251,7 +253,7 @@ def test_levels_have_an_nms_of_their_own_unless_joint() -> None:
 
 
 @torch.no_grad()
-def test_small_proposals_may_be_told_by_the_files_pixels() -> None:
+def test_small_proposals_may_be_measured_in_file_pixels() -> None:
     features, scales = maps(), torch.tensor([2.0, 0.5])
     found = rpn("proposals.min_size=12.0", "legacy.min_size_original=true", "proposals.post_nms=200").predict(
         features, images_of(SIZES, scales)
@@ -293,9 +295,9 @@ def test_proposals_of_whole_cells_only() -> None:
 
 @pytest.mark.parametrize("most", [MAX_LOG_SCALE, 100.0])
 @torch.no_grad()
-def test_scales_are_cut_where_the_config_says(most: float) -> None:
+def test_scales_are_clipped_as_configured(most: float) -> None:
     network = rpn(f"max_log_scale={most}", "proposals.nms_iou=1.0")
-    network.deltas.bias.fill_(4.3)
+    present(network.deltas.bias).fill_(4.3)
     level = network.head(maps())[0]
     box = decode_deltas(level.deltas, level.anchors, ONES, most)
     unlimited = level.deltas[..., 2].exp() * (level.anchors[:, 2] - level.anchors[:, 0])

@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import pytest
 import torch
+from torch import Tensor
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
@@ -174,7 +175,11 @@ def compile_heads(detector: Detector, images: ImageBatch, targets: Targets) -> N
         return
     with torch.no_grad():
         maps = detector.features(images)
-    with patch.object(detector, "features", lambda images: maps):
+
+    def features(images: ImageBatch) -> dict[str, Tensor]:
+        return maps
+
+    with patch.object(detector, "features", features):
         seed = torch.tensor(3)
         found, eager = detector.predict(images), detector(images, targets, seed)
         compiled = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
@@ -206,6 +211,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_model_builds_fits_predicts_and_is_kept(name: str, checkpoints: Path) -> None:
+def test_every_model_builds_trains_predicts_and_is_saved(name: str, checkpoints: Path) -> None:
     config = tiny(name)
     assert run_through(config, checkpoints / str(hash(config)))

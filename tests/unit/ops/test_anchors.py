@@ -14,14 +14,14 @@ RATIOS = (0.5, 1.0, 2.0)
 
 
 @pytest.mark.parametrize("sizes", [(32,), (64,), (128,), (256,), (512,), (32, 64, 128), (8, 16, 24, 33, 47, 101)])
-def test_rounded_cells_are_torchvisions(sizes: tuple[int, ...]) -> None:
+def test_rounded_cells_equal_torchvisions(sizes: tuple[int, ...]) -> None:
     [wanted] = AnchorGenerator(sizes=(sizes,), aspect_ratios=(RATIOS,)).cell_anchors
     # torchvision has the ratios outside
     wanted = wanted.reshape(len(RATIOS), len(sizes), 4).transpose(0, 1).reshape(-1, 4)
     torch.testing.assert_close(cell_anchors(sizes, RATIOS, rounded=True), wanted, rtol=0, atol=0)
 
 
-def test_grids_are_torchvisions() -> None:
+def test_grids_equal_torchvisions() -> None:
     from torchvision.models.detection.image_list import ImageList
 
     generator = AnchorGenerator(sizes=((32,), (64,)), aspect_ratios=(RATIOS, RATIOS))
@@ -71,7 +71,7 @@ LEGACY_FPN = {
 }
 
 
-def test_legacy_anchors_are_those_of_the_tables() -> None:
+def test_legacy_anchors_equal_the_published_tables() -> None:
     last_pixel = torch.tensor([0.0, 0, 1, 1])
     table = torch.tensor([box for boxes in LEGACY_C4.values() for box in boxes]).float()
     assert torch.equal(legacy_cell_anchors(tuple(LEGACY_C4), (0.5, 1, 2), 16), table + last_pixel)

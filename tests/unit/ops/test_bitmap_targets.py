@@ -73,7 +73,7 @@ def test_equals_the_loop(kind: Cut) -> None:
             np.testing.assert_array_equal(mask[clear], (values > 0.5)[clear])
 
 
-def test_sampled_is_roi_align_of_one_sample_away_from_the_border() -> None:
+def test_the_sampled_target_equals_roi_align_with_one_sample() -> None:
     given = bitmaps(1)
     box = torch.tensor([[5.2, 3.9, 33.0, 31.7]])
     ours = cut_bitmaps(
@@ -83,7 +83,7 @@ def test_sampled_is_roi_align_of_one_sample_away_from_the_border() -> None:
     torch.testing.assert_close(ours[0], theirs[:, 0], atol=1e-5, rtol=0)
 
 
-def test_an_image_ends_where_its_own_size_says() -> None:
+def test_an_image_ends_at_its_own_size() -> None:
     """Beyond the centre of the last pixel there is nothing to sample, though the batch is wider."""
     given = torch.ones(1, 1, 20, 20, dtype=torch.bool)
     box, sure = torch.tensor([[[4.0, 4.0, 12.0, 12.0]]]), torch.ones(1, 1, dtype=torch.bool)
@@ -97,7 +97,7 @@ def test_an_image_ends_where_its_own_size_says() -> None:
 
 @pytest.mark.compile
 @pytest.mark.parametrize("kind", ["sampled", "resized", "truncated", "nearest"])
-def test_places_that_are_not_real_give_zeros_and_one_graph_serves(kind: Cut) -> None:
+def test_invalid_regions_give_zeros_in_one_graph(kind: Cut) -> None:
     given = torch.ones(2, 3, 9, 9, dtype=torch.bool)
     boxes = torch.full((2, 4, 4), float("nan"))
     boxes[0, 0] = torch.tensor([1.0, 1.0, 8.0, 8.0])

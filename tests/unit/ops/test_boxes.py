@@ -20,7 +20,7 @@ def test_overlaps_equal_torchvisions(n: int, m: int) -> None:
     torch.testing.assert_close(box_area(a), torchvision.ops.box_area(a))
 
 
-def test_overlaps_of_a_batch_are_those_of_its_images() -> None:
+def test_iou_of_a_batch_equals_iou_of_its_images() -> None:
     a, b = random_boxes(3, 20, seed=0), random_boxes(3, 7, seed=1)
     together = box_iou(a, b)
     for image in range(3):
@@ -28,7 +28,7 @@ def test_overlaps_of_a_batch_are_those_of_its_images() -> None:
     torch.testing.assert_close(box_iou(a, b[0]), torch.stack([torchvision.ops.box_iou(x, b[0]) for x in a]))
 
 
-def test_a_box_without_area_overlaps_nothing_and_is_no_division_by_zero() -> None:
+def test_a_box_without_area_has_iou_zero() -> None:
     point = torch.tensor([[5.0, 5.0, 5.0, 5.0]])
     line = torch.tensor([[0.0, 5.0, 10.0, 5.0]])
     square = torch.tensor([[0.0, 0.0, 10.0, 10.0]])
@@ -37,13 +37,13 @@ def test_a_box_without_area_overlaps_nothing_and_is_no_division_by_zero() -> Non
         assert box_iou(other, line).item() == 0
 
 
-def test_overlap_by_hand() -> None:
+def test_iou_of_a_case_computed_by_hand() -> None:
     a = torch.tensor([[0.0, 0.0, 4.0, 4.0]])
     b = torch.tensor([[2.0, 2.0, 4.0, 4.0], [4.0, 0.0, 8.0, 4.0], [0.0, 0.0, 4.0, 4.0]])
     assert box_iou(a, b).tolist() == [[4 / 16, 0.0, 1.0]]  # a common edge is no overlap
 
 
-def test_half_precision_boxes_overlap_in_float32() -> None:
+def test_iou_of_half_precision_boxes_is_computed_in_float32() -> None:
     a = torch.tensor([[0.0, 0.0, 1000.0, 1000.0]])
     b = torch.tensor([[0.0, 0.0, 1000.0, 996.0]])
     assert box_iou(a.bfloat16(), b.bfloat16()).dtype == torch.float32
@@ -96,7 +96,7 @@ def test_box_ioa_equals_pycocotools_overlap_with_crowds() -> None:
     torch.testing.assert_close(found[1:], torch.from_numpy(wanted).float()[1:], atol=1e-5, rtol=1e-5)
 
 
-def test_move_ends_by_one_number_or_one_an_image() -> None:
+def test_box_ends_move_by_one_number_or_one_per_image() -> None:
     boxes = torch.tensor([[[[1.0, 2, 3, 4]]], [[[5, 6, 7, 8]]]])
     assert move_ends(boxes, 1.0).flatten(1).tolist() == [[1, 2, 4, 5], [5, 6, 8, 9]]
     assert move_ends(boxes, torch.tensor([1.0, -2.0])).flatten(1).tolist() == [[1, 2, 4, 5], [5, 6, 5, 6]]

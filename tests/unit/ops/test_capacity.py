@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rcnn.ops.capacity import live_prefix
+from tests.narrow import instance
 
 
 def test_the_last_place_in_use_of_any_row() -> None:
@@ -16,7 +17,7 @@ def test_the_last_place_in_use_of_any_row() -> None:
     assert live_prefix(torch.ones(2, 5, dtype=torch.bool)) == 5
 
 
-def test_one_place_where_none_is_in_use_and_none_where_there_is_none() -> None:
+def test_an_unused_batch_keeps_one_place_and_an_empty_one_none() -> None:
     assert live_prefix(torch.zeros(2, 5, dtype=torch.bool)) == 1
     assert live_prefix(torch.zeros(2, 0, dtype=torch.bool)) == 0
     assert live_prefix(torch.zeros(0, 5, dtype=torch.bool)) == 5
@@ -24,7 +25,7 @@ def test_one_place_where_none_is_in_use_and_none_where_there_is_none() -> None:
 
 @pytest.mark.compile
 @pytest.mark.filterwarnings("ignore:.torch.jit.trace. is deprecated:FutureWarning")
-def test_all_of_it_where_values_cannot_be_read() -> None:
+def test_the_whole_capacity_where_values_cannot_be_read() -> None:
     with FakeTensorMode():
         assert live_prefix(torch.zeros(2, 5, dtype=torch.bool)) == 5
     assert live_prefix(torch.zeros(2, 5, dtype=torch.bool, device="meta")) == 5
@@ -33,6 +34,6 @@ def test_all_of_it_where_values_cannot_be_read() -> None:
         return valid.float().sum() * live_prefix(valid)
 
     traced = torch.jit.trace(used, torch.tensor([[True, False, False]]), check_trace=False)
-    assert traced(torch.tensor([[True, True, True]])).item() == 9
+    assert instance(traced, torch.jit.ScriptFunction)(torch.tensor([[True, True, True]])).item() == 9
     compiled = torch.compile(used, fullgraph=True, backend="eager")
     assert compiled(torch.tensor([[True, False, False]])).item() == 3

@@ -11,12 +11,13 @@ from torchvision.models.detection._utils import BoxCoder
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from tests.unit.random_boxes import random_boxes
 
-WEIGHTS = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
+Weights = tuple[float, float, float, float]
+WEIGHTS: list[Weights] = [(1.0, 1.0, 1.0, 1.0), (10.0, 10.0, 5.0, 5.0)]
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
 @pytest.mark.parametrize("n", [0, 1, 200])
-def test_encoding_and_decoding_equal_torchvisions(n: int, weights: tuple[float, ...]) -> None:
+def test_encoding_and_decoding_equal_torchvisions(n: int, weights: Weights) -> None:
     boxes, anchors = random_boxes(n, seed=0), random_boxes(n, seed=1)
     coder = BoxCoder(weights)
     deltas = encode_deltas(boxes, anchors, weights)
@@ -27,7 +28,7 @@ def test_encoding_and_decoding_equal_torchvisions(n: int, weights: tuple[float, 
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
-def test_decoding_undoes_encoding(weights: tuple[float, ...]) -> None:
+def test_decoding_undoes_encoding(weights: Weights) -> None:
     boxes, anchors = random_boxes(2, 50, seed=2), random_boxes(2, 50, seed=3)
     back = decode_deltas(encode_deltas(boxes, anchors, weights), anchors, weights)
     torch.testing.assert_close(back, boxes, rtol=1e-5, atol=1e-3)
@@ -40,7 +41,7 @@ def test_by_hand() -> None:
     torch.testing.assert_close(encode_deltas(box, anchor, (10, 10, 5, 5)), wanted)
 
 
-def test_scales_are_cut_above_and_not_below() -> None:
+def test_scales_are_clipped_above_only() -> None:
     anchor = torch.tensor([[0.0, 0.0, 16.0, 16.0]])
     huge = decode_deltas(torch.tensor([[0.0, 0.0, 1e6, -1e6]]), anchor, (1, 1, 1, 1))
     torch.testing.assert_close(huge, torch.tensor([[8 - 500.0, 8.0, 8 + 500.0, 8.0]]))

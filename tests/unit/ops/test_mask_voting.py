@@ -184,7 +184,7 @@ def read_at(mask: Tensor, box: list[float], y: float, x: float) -> float:
     return float(upper * (1 - (row - a)) + lower * (row - a))
 
 
-def test_mask_rcnn_votes_where_it_is_told_to() -> None:
+def test_mask_rcnn_with_mask_voting() -> None:
     """On the detector: where little is suppressed, detections overlap, and their masks become alike."""
     config = model_config("mask_rcnn_compact")
     assert config.mask is not None

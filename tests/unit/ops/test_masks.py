@@ -167,7 +167,7 @@ def test_no_regions_no_objects_and_none_valid() -> None:
     assert crop_bitmaps(bitmaps, matched[:, :0], boxes[:, :0], never[:, :0], 7, True, 0.5).shape == (2, 0, 7, 7)
 
 
-def test_registered_as_pytorch_wants_it() -> None:
+def test_opcheck() -> None:
     bitmaps, boxes = blobs(2, 3, 20, 20) > 0.5, random_boxes(2, 4, seed=6, extent=15)
     matched, valid = torch.randint(0, 3, (2, 4)), torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
     assert set(torch.library.opcheck(crop_bitmaps, (bitmaps, matched, boxes, valid, 7, True, 0.5)).values()) == {

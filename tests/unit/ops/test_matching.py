@@ -94,7 +94,7 @@ def test_a_target_that_overlaps_nothing_takes_every_box_as_the_peers_have_it() -
 
 
 @pytest.mark.parametrize("targets", [31, 32, 33, 500])
-def test_working_in_pieces_changes_nothing(targets: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunking_changes_nothing(targets: int, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, objects = random_boxes(1, 400, seed=6), random_boxes(1, targets, seed=7)
     valid = torch.ones(1, targets, dtype=torch.bool)
     wanted = by_torchvision(boxes[0], objects[0], 0.3, 0.7, True)

@@ -97,7 +97,7 @@ def test_a_hundred_thousand_boxes() -> None:
     assert found(index, kept) == [wanted[:1000].tolist()]
 
 
-def test_registered_as_pytorch_wants_it() -> None:
+def test_opcheck() -> None:
     boxes, scores = random_boxes(2, 12, seed=6), torch.rand(2, 12)
     groups, valid = torch.randint(0, 2, (2, 12)), torch.rand(2, 12) > 0.2
     assert set(torch.library.opcheck(nms, (boxes, scores, groups, valid, 0.5, 7)).values()) == {"SUCCESS"}

@@ -96,7 +96,7 @@ def test_stretched_by_hand() -> None:
 
 
 @pytest.mark.parametrize("kind", ["accurate", "padded", "squeezed", "rounded", "stretched"])
-def test_no_masks_and_boxes_that_are_nowhere(kind: Paste) -> None:
+def test_no_masks_and_boxes_outside_the_image(kind: Paste) -> None:
     assert pasted(kind, np.zeros((0, 14, 14), np.float32), np.zeros((0, 4)).tolist() or [[]][:0]) == []
     ones = np.ones((3, 14, 14), np.float32)
     nowhere = [[np.nan, 0.0, 5.0, 5.0], [0.0, 0.0, np.inf, 9.0], [np.nan] * 4]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from rcnn.ops.crop_resize import crop_resize
 from rcnn.ops.roi_pool import roi_pool
+
+Kind = Literal["affine", "crop_resize"]
 
 SCALES = [1 / 4, 1 / 8]
 
@@ -43,8 +46,11 @@ def test_roi_pool_and_its_gradient_equal_torchvision(size: int) -> None:
     for value in (*maps, *theirs):
         value.requires_grad_()
     pooled, _ = roi_pool(maps, boxes, levels, valid, SCALES, size)
-    parts = [torchvision.ops.roi_pool(m, as_torchvision(boxes), size, s) for m, s in zip(theirs, SCALES, strict=True)]
-    wanted = torch.where(levels.flatten()[:, None, None, None] == 0, *parts) * valid.flatten()[:, None, None, None]
+    fine, coarse = (
+        torchvision.ops.roi_pool(m, as_torchvision(boxes), size, s) for m, s in zip(theirs, SCALES, strict=True)
+    )
+    is_fine, is_valid = (mask.flatten()[:, None, None, None] for mask in (levels == 0, valid))
+    wanted = torch.where(is_fine, fine, coarse) * is_valid
     assert torch.equal(pooled.flatten(0, 1), wanted)
     weight = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2))
     (pooled.flatten(0, 1) * weight).sum().backward()
@@ -58,7 +64,11 @@ def test_roi_pool_and_its_gradient_equal_torchvision(size: int) -> None:
 def test_roi_pool_of_all_regions_from_every_level_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, levels, valid = regions()
     wanted = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
-    monkeypatch.setattr("rcnn.ops.roi_pool._rows", lambda own: torch.arange(len(own)))  # as on an accelerator
+
+    def all_rows(own: Tensor) -> Tensor:
+        return torch.arange(len(own))  # as on an accelerator
+
+    monkeypatch.setattr("rcnn.ops.roi_pool._rows", all_rows)
     found = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
     assert torch.equal(found[0], wanted[0])
     assert torch.equal(found[1], wanted[1])
@@ -115,7 +125,7 @@ def slowly(maps: list[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, siz
 
 
 @pytest.mark.parametrize("kind", ["affine", "crop_resize"])
-def test_crops_equal_a_loop_over_samples(kind: str) -> None:
+def test_crops_equal_a_loop_over_samples(kind: Kind) -> None:
     boxes, levels, valid = regions()
     if kind == "crop_resize":  # of boxes in the image, as it was used; a cut outside the map would have no cells
         boxes = boxes.clamp(min=0).minimum(torch.tensor([79.0, 63, 80, 64]))
@@ -149,7 +159,7 @@ def test_affine_equals_the_affine_grid_of_mask_faster_rcnn() -> None:
 
 
 @pytest.mark.parametrize("kind", ["affine", "crop_resize"])
-def test_gradients_of_crops(kind: str) -> None:
+def test_gradients_of_crops(kind: Kind) -> None:
     boxes, levels, valid = regions(count=3)
     maps = [value[:, :1].detach().requires_grad_() for value in pyramid(torch.float64)]
 
@@ -160,7 +170,7 @@ def test_gradients_of_crops(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["affine", "crop_resize"])
-def test_what_is_in_unused_places_does_not_matter(kind: str) -> None:
+def test_values_of_invalid_regions_do_not_matter(kind: Kind) -> None:
     boxes, levels, valid = regions()
     other = torch.where(valid[..., None], boxes, torch.nan)
     found = crop_resize(pyramid(), other, levels, valid, SCALES, 4, kind)

@@ -87,7 +87,7 @@ def test_every_kind_of_segmentation_becomes_the_same_run_lengths() -> None:
         ({"size": [4, 5]}, "counts"),
     ],
 )
-def test_a_broken_segmentation_is_refused(segmentation: list | dict, message: str) -> None:
+def test_a_broken_segmentation_is_refused(segmentation: list[list[float]] | dict[str, list[int]], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_rle(segmentation, 4, 5)
 

@@ -11,7 +11,7 @@ from rcnn.ops.sampling import random_keys, sample
 SEED = torch.tensor(17)
 
 
-def test_the_same_seed_gives_the_same_keys_and_any_other_others() -> None:
+def test_the_seed_determines_the_keys() -> None:
     keys = random_keys(SEED, (4, 1000), stream=0)
     assert torch.equal(keys, random_keys(SEED.clone(), (4, 1000), stream=0))
     others = [
@@ -26,7 +26,7 @@ def test_the_same_seed_gives_the_same_keys_and_any_other_others() -> None:
         assert not (keys.argsort(1) == other.argsort(1)).all(1).any(), number
 
 
-def test_keys_do_not_depend_on_how_many_are_asked_for() -> None:
+def test_keys_do_not_depend_on_their_number() -> None:
     keys = random_keys(SEED, (4, 1000), stream=0)
     assert torch.equal(random_keys(SEED, (2, 300), stream=0), keys[:2, :300])
     assert random_keys(SEED, (3, 0), stream=0).shape == (3, 0)
@@ -52,7 +52,7 @@ def test_known_keys() -> None:
             assert keys[row][column] == (a << 31) | (b >> 1)
 
 
-def test_keys_are_spread_evenly_and_never_meet() -> None:
+def test_keys_are_uniform_and_unique() -> None:
     keys = random_keys(SEED, (8, 50_000), stream=3)
     assert keys.min() >= 0
     assert len(keys.unique()) == keys.numel()
@@ -65,7 +65,7 @@ def test_keys_are_spread_evenly_and_never_meet() -> None:
         assert abs(ones - 0.5) < 4.5 * 0.5 / keys.numel() ** 0.5, bit
 
 
-def test_rows_neighbours_seeds_and_streams_are_unrelated() -> None:
+def test_rows_seeds_and_streams_are_independent() -> None:
     def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
         return torch.corrcoef(torch.stack([a.flatten(), b.flatten()]).double() / 2.0**63)[0, 1].abs().item()
 
@@ -121,7 +121,7 @@ def test_the_lowest_keys_are_drawn() -> None:
     assert valid.all()
 
 
-def test_images_differ_in_what_they_have() -> None:
+def test_images_with_different_numbers_of_candidates() -> None:
     labels = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0], [-1, -1, -1, -1], [-1, 1, 0, -1]])
     index, positive, valid = sample(labels, torch.arange(4).expand(4, -1), 3, 0.34)
     assert valid.tolist() == [[1, 0, 0], [1, 1, 1], [0, 0, 0], [1, 1, 0]]

@@ -67,7 +67,7 @@ def test_a_threshold_of_one_leaves_all_scores_as_they_are() -> None:
     assert torch.equal(sunk, scores.gather(1, index))
 
 
-def test_what_hard_suppression_keeps_stays_on_top_where_nothing_overlaps_less_than_the_threshold() -> None:
+def test_soft_nms_ranks_the_survivors_of_hard_nms_first() -> None:
     one = torch.tensor([10.0, 10.0, 20.0, 20.0])
     boxes = torch.stack([one, one, one + 30, one + 30])[None]  # two places, each twice
     scores, groups = torch.tensor([[0.9, 0.8, 0.5, 0.6]]), torch.zeros(1, 4).long()
@@ -78,7 +78,7 @@ def test_what_hard_suppression_keeps_stays_on_top_where_nothing_overlaps_less_th
     assert sunk[0].tolist() == pytest.approx([0.9, 0.6, 0, 0])
 
 
-def test_capacity_ties_and_nothing() -> None:
+def test_capacity_ties_and_no_boxes() -> None:
     boxes = random_boxes(2, 30, seed=3, extent=500)
     scores, groups = torch.full((2, 30), 0.5), torch.arange(30).expand(2, 30)
     valid = torch.ones(2, 30, dtype=torch.bool)
@@ -93,7 +93,7 @@ def test_capacity_ties_and_nothing() -> None:
     assert soft_nms(boxes[:0], scores[:0], groups[:0], valid[:0], 0.5, 0.5, 0.0, 7)[0].shape == (0, 7)
 
 
-def test_registered_as_pytorch_wants_it() -> None:
+def test_opcheck() -> None:
     boxes, scores = random_boxes(2, 12, seed=6), torch.rand(2, 12)
     groups, valid = torch.randint(0, 2, (2, 12)), torch.rand(2, 12) > 0.2
     for sigma in (0.0, 0.5):

@@ -53,7 +53,7 @@ def test_sizes_and_pixels_equal_detectron2(shared: Path) -> None:
 
 @pytest.mark.parametrize("size", [(53, 37), (37, 53), (64, 64), (200, 31)])
 @pytest.mark.parametrize("contiguous", [True, False])
-def test_antialias_is_pillow(size: Size, contiguous: bool) -> None:
+def test_antialias_equals_pillow(size: Size, contiguous: bool) -> None:
     image = noise(*size)
     rows = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     if not contiguous:
@@ -64,7 +64,7 @@ def test_antialias_is_pillow(size: Size, contiguous: bool) -> None:
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if min(size) > 1])
-def test_bilinear_is_torchvisions_transform(size: Size) -> None:
+def test_bilinear_equals_torchvisions_transform(size: Size) -> None:
     mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
     low, high = 64, 100
     transform = torchvision.models.detection.transform.GeneralizedRCNNTransform(low, high, mean, std)
@@ -93,7 +93,7 @@ def test_align_corners_by_a_loop(size: Size) -> None:
         torch.testing.assert_close(resized[:, y, x].double(), expected, atol=1e-2, rtol=0)
 
 
-def test_a_line_of_pixels_keeps_a_pixel() -> None:
+def test_a_one_pixel_side_keeps_one_pixel() -> None:
     assert resized_size((1, 3000), 800, 1333, "antialias") == (1, 1333)
     assert resize_shortest(noise(1, 3000), 800, 1333, "bilinear").shape == (3, 1, 1333)
 

@@ -15,6 +15,7 @@ from pycocotools import mask as coco_mask
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import TrainingBatch
+from rcnn.data.loading.padding import Padding
 from rcnn.preprocess import InputConfig
 from tests.unit.data.coco_folders import annotation
 
@@ -24,7 +25,7 @@ SIZES = [(40, 60), (60, 40), (40, 56), (50, 50), (64, 40), (30, 60), (60, 31)]  
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     batch_size: int = 2
-    padding: str = "exact"
+    padding: Padding = "exact"
     workers: int = 0
     seed: int = 0
     flip: float = 0.0

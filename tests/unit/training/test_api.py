@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -28,3 +30,49 @@ def test_a_run_from_python_with_an_evaluation_and_a_warning(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="refused by --strict"):
         rcnn.train("mask_rcnn_compact", data, tmp_path / "other", settings=(*TINY_MODEL, *BRIEF), strict=True)
     assert not (tmp_path / "other").exists()
+
+
+def own_loop(num_classes: int, workers: int = 0) -> tuple[rcnn.Detector, rcnn.TrainingBatch]:
+    """A detector and one batch of the two classes in data/, as in a training loop of the user's own."""
+    words = [*TINY_MODEL, f"num_classes={num_classes}"]
+    config = rcnn.override(rcnn.model_config("mask_rcnn_compact"), words)
+    settings = rcnn.TrainConfig(batch_size=1, workers=workers)
+    batches = rcnn.training_batches(rcnn.open_dataset("data", "train"), config.input, settings, masks="polygon")
+    batch = next(iter(batches))
+    batches.close()
+    return rcnn.build_detector(config), batch
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_loop_with_too_few_classes_ends_at_its_first_loss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_coco(tmp_path / "data", {"train": 1})
+    detector, batch = own_loop(1, workers)
+    assert batch.targets.num_classes == 2
+    with pytest.raises(ValueError, match=r"has 2 classes, but the model has num_classes=1\. .*num_classes=2"):
+        detector.losses(batch.images, batch.targets, torch.tensor(0))
+    detector, batch = own_loop(2)
+    assert all(loss.isfinite() for loss in detector.losses(batch.images, batch.targets, torch.tensor(0)).values())
+    for label in (2, -1):
+        wrong = replace(batch.targets, labels=torch.full_like(batch.targets.labels, label), num_classes=None)
+        with pytest.raises(ValueError, match=rf"has label {label}, but .* num_classes=2; expected labels 0 to 1"):
+            detector.losses(batch.images, wrong, torch.tensor(0))
+    padding = replace(batch.targets, labels=torch.where(batch.targets.valid, batch.targets.labels, 99))
+    detector.losses(batch.images, padding, torch.tensor(0))  # rows that are not valid do not count
+
+
+def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1})
+    assert rcnn.open_dataset(data, "train", classes="square", ignore_others=True).classes == ("square",)
+    detector = rcnn.build_detector(
+        rcnn.override(rcnn.model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
+    )
+    with pytest.raises(ValueError, match="got 1 class; the detector has 2"):
+        rcnn.Predictor(detector, classes="ab")
+    with pytest.raises(ValueError, match="classes is the text 'ab'; expected a list of names"):
+        rcnn.save_checkpoint(tmp_path / "saved", detector, detector.config, "ab", {})
+    assert not (tmp_path / "saved").exists()
+    with pytest.raises(ValueError, match=r"the model has no setting 'steps'"):
+        rcnn.train("mask_rcnn_compact", data, tmp_path / "run", settings="steps")

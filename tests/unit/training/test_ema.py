@@ -19,7 +19,7 @@ from tests.unit.training.runs import train
 from tests.unit.training.test_engine import SETTINGS, stopping, stream, tiny
 
 AVERAGED = replace(SETTINGS, steps=4, ema=0.9)
-METRICS = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.1, "AP50": 0.2}, "per_class": {}}
+METRICS: dict[str, object] = {"bbox": {"AP": 0.1, "AP50": 0.2}, "segm": {"AP": 0.1, "AP50": 0.2}, "per_class": {}}
 
 
 def after_each_step(folder: Path, steps: int) -> list[dict[str, Tensor]]:
@@ -32,7 +32,7 @@ def after_each_step(folder: Path, steps: int) -> list[dict[str, Tensor]]:
     return found
 
 
-def test_the_average_is_that_of_a_loop_and_is_what_is_evaluated_and_best(tmp_path: Path) -> None:
+def test_the_ema_equals_a_loop_and_is_evaluated_and_saved_as_best(tmp_path: Path) -> None:
     seen: list[dict[str, Tensor]] = []
 
     def evaluate(detector: Detector) -> dict[str, object]:
@@ -58,14 +58,14 @@ def test_the_average_is_that_of_a_loop_and_is_what_is_evaluated_and_best(tmp_pat
     assert all(torch.equal(last[name], value) for name, value in steps[-1].items())
 
 
-def test_without_anything_to_evaluate_on_the_average_is_kept_by_itself(tmp_path: Path) -> None:
+def test_without_a_validation_set_the_ema_is_saved_separately(tmp_path: Path) -> None:
     train(tiny(), stream, AVERAGED, tmp_path)
     averaged, last = (load_checkpoint(tmp_path / name).state for name in ("averaged", "last"))
     assert averaged.keys() == last.keys()
     assert any(not torch.equal(averaged[name], value) for name, value in last.items())
 
 
-def test_a_run_that_was_stopped_goes_on_with_its_average(tmp_path: Path) -> None:
+def test_a_stopped_run_resumes_its_ema(tmp_path: Path) -> None:
     train(tiny(), stream, AVERAGED, tmp_path / "whole")
     train(tiny(), stopping(1, signal.SIGINT), AVERAGED, tmp_path / "broken")
     train(tiny(), stream, AVERAGED, tmp_path / "broken", resume=True)
@@ -73,7 +73,7 @@ def test_a_run_that_was_stopped_goes_on_with_its_average(tmp_path: Path) -> None
     assert all(torch.equal(broken[name], value) for name, value in whole.items())
 
 
-def test_an_average_begun_when_resuming_begins_at_the_weights_of_then(tmp_path: Path) -> None:
+def test_an_ema_enabled_on_resume_starts_at_the_current_weights(tmp_path: Path) -> None:
     train(tiny(), stream, replace(SETTINGS, steps=2), tmp_path)
     before = load_checkpoint(tmp_path / "last").state
     again = tiny()
@@ -86,6 +86,6 @@ def test_an_average_begun_when_resuming_begins_at_the_weights_of_then(tmp_path: 
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan")])
-def test_what_is_no_part_is_refused(value: float) -> None:
+def test_an_unknown_part_is_refused(value: float) -> None:
     with pytest.raises(ValueError, match=r"train\.ema"):
         TrainConfig(ema=value)

@@ -139,7 +139,7 @@ def test_bfloat16_changes_the_features_and_leaves_losses_and_weights_float32(tmp
     assert {p.dtype for p in detector.parameters()} == {torch.float32}
 
 
-def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path: Path) -> None:
+def test_a_nan_loss_stops_before_the_weights_change(tmp_path: Path) -> None:
     detector = tiny()
 
     def spoilt(first: int) -> Iterator[TrainingBatch]:
@@ -158,7 +158,7 @@ def test_a_loss_that_is_no_number_stops_before_the_weights_are_spoilt(tmp_path: 
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_a_file_that_cannot_be_read_loses_no_step(tmp_path: Path, at: int) -> None:
+def test_an_unreadable_file_loses_no_step(tmp_path: Path, at: int) -> None:
     def broken(first: int) -> Iterator[TrainingBatch]:
         for number, batch in enumerate(stream(first), start=first):
             if number == at:
@@ -285,7 +285,7 @@ def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
 
 
 def test_metrics_are_chosen_and_described() -> None:
-    metrics = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
+    metrics: dict[str, object] = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
     assert flatten(metrics) == {"bbox_AP": 0.25, "bbox_AP50": None}
     assert describe(metrics) == "bbox AP 0.250 AP50 -"
     assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only
@@ -294,7 +294,7 @@ def test_metrics_are_chosen_and_described() -> None:
         choose(metrics, "segm.AP")
 
 
-def test_what_is_frozen_stays(tmp_path: Path) -> None:
+def test_frozen_parameters_do_not_change(tmp_path: Path) -> None:
     detector = tiny()
     detector.backbone.requires_grad_(False)
     held = {name: value.clone() for name, value in detector.backbone.named_parameters()}

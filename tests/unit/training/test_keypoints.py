@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.cli.main import main
 from rcnn.data import open_dataset
 from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.models import build_detector
@@ -19,19 +18,12 @@ from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.weights.checkpoint import load_checkpoint
 from rcnn.weights.transfer import transfer
+from tests.command import rcnn
+from tests.narrow import instance, present
 from tests.tiny_data import CORNERS, TINY_KEYPOINT_MODEL, write_tiny_keypoints
 from tests.unit.training.runs import run
 
 BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
-
-
-def rcnn(*words: object) -> int:
-    """The exit status of the command in this process."""
-    try:
-        main([str(word) for word in words])
-    except SystemExit as exit:
-        return exit.code if isinstance(exit.code, int) else 0 if exit.code is None else 1
-    return 0
 
 
 @pytest.fixture(scope="module")
@@ -80,13 +72,14 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
         assert picture.size == (96, 64)
 
 
-def test_pictures_of_the_truth_have_its_skeletons(data: Path, trained: Path) -> None:
+def test_ground_truth_pictures_show_skeletons(data: Path, trained: Path) -> None:
     predictor = Predictor.from_checkpoint(trained)
     [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
+    points = present(record.keypoints)
     example, _ = example_of(predictor, record, score=0.99)
-    bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(record.keypoints)), score=0.99)
+    bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(points)), score=0.99)
     drawn = (np.asarray(example.ground_truth) != np.asarray(bare.ground_truth)).any(-1)
-    x, y = (record.keypoints[:, :, :2].reshape(-1, 2)[0] + 0.5).astype(int)
+    x, y = (points[:, :, :2].reshape(-1, 2)[0] + 0.5).astype(int)
     assert drawn[y, x]
     assert 0.01 < drawn.mean() < 0.5
 
@@ -144,15 +137,15 @@ def test_keypoints_of_the_same_name_keep_their_weights(trained: Path) -> None:
     checkpoint = load_checkpoint(trained)
     config = checkpoint.config
     names = ("tip", "left_bottom", "right_top")
-    keypoint = replace(config.keypoint, names=names, sigmas=(0.1,) * 3, flip_pairs=(), skeleton=())
+    keypoint = replace(present(config.keypoint), names=names, sigmas=(0.1,) * 3, flip_pairs=(), skeleton=())
     torch.manual_seed(1)
     detector = build_detector(replace(config, keypoint=keypoint))
-    before = detector.keypoint_head.logits.weight.detach().clone()
+    logits = instance(present(detector.keypoint_head).logits, torch.nn.ConvTranspose2d)
+    before = logits.weight.detach().clone()
     line = transfer(detector, checkpoint, checkpoint.classes)
     assert "keypoints kept: left_bottom, right_top" in line
-    weight, theirs = detector.keypoint_head.logits.weight, checkpoint.state["keypoint_head.logits.weight"]
+    weight, theirs = logits.weight, checkpoint.state["keypoint_head.logits.weight"]
     assert torch.equal(weight[:, 0], before[:, 0])
     assert torch.equal(weight[:, 1], theirs[:, 3])
     assert torch.equal(weight[:, 2], theirs[:, 1])
-    bias = detector.keypoint_head.logits.bias
-    assert torch.equal(bias[1:], checkpoint.state["keypoint_head.logits.bias"][[3, 1]])
+    assert torch.equal(present(logits.bias)[1:], checkpoint.state["keypoint_head.logits.bias"][[3, 1]])

@@ -32,7 +32,7 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_two_images_are_learnt_by_heart(tmp_path: Path) -> None:
+def test_training_overfits_two_images(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(128, 192))
     words = [*SMALL, "input.min_size=128", "input.max_size=192", "train.steps=320", "train.flip=0"]
     outcome = run("mask_rcnn_compact", data, tmp_path / "run", words, splits=("train", "train"))

@@ -122,7 +122,7 @@ def test_a_missing_best_is_written_again(data: Path, run: Path) -> None:
     assert sum("bbox_AP" in line for line in read_log(run / "log.jsonl")) == 1
 
 
-def test_a_missing_last_says_what_can_be_done(data: Path, run: Path) -> None:
+def test_a_missing_last_folder_is_reported_with_the_options(data: Path, run: Path) -> None:
     shutil.rmtree(run / "last")
     with pytest.raises(ValueError, match=r"last is missing.*only best/ is there.*rcnn train .*best --data"):
         resume(data, run)

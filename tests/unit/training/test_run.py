@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.cli.main import main
 from rcnn.outputs import OutputFolder
 from rcnn.training.log import read_log
 from rcnn.training.plan import choose_splits
 from rcnn.training.starting import starting_config
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
+from tests.command import rcnn
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
 
@@ -41,7 +41,7 @@ def run(data: Path, output: Path, *words: str, resume: bool = False, splits: tup
     return lines
 
 
-def test_a_run_leaves_what_it_promises(data: Path, tmp_path: Path) -> None:
+def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
     said = "\n".join(run(data, tmp_path / "run", "train.accumulate=3", "train.lr=0.04"))
     assert "learning rate 0.015 = 0.04 x 6 images per step / 16" in said
     assert "4 steps = 4.8 epochs" in said
@@ -158,7 +158,7 @@ def test_an_impossible_request_is_refused_and_writes_nothing(data: Path, tmp_pat
         run(data, output)
 
 
-def test_masks_that_the_validation_set_cannot_measure_are_no_best(data: Path, tmp_path: Path) -> None:
+def test_best_is_chosen_by_boxes_where_masks_cannot_be_evaluated(data: Path, tmp_path: Path) -> None:
     boxes = shutil.copytree(data, tmp_path / "boxes")
     file = boxes / "annotations" / "instances_val.json"
     tables = json.loads(file.read_text())
@@ -223,13 +223,6 @@ def test_a_plan_gives_reasons_and_writes_nothing(
     assert "train.steps 1000 (default)" in lines
     assert "nothing was written (--dry-run)" in lines
     assert not list(tmp_path.iterdir())
-
-
-def rcnn(*words: object) -> int:
-    """The exit status of the command in this process."""
-    with pytest.raises(SystemExit) as caught:
-        main([str(word) for word in words])
-    return caught.value.code if isinstance(caught.value.code, int) else 0
 
 
 def test_settings_that_cannot_work_are_refused_in_the_plan(

@@ -99,7 +99,7 @@ def test_overrides_are_parted_and_typed() -> None:
 
 
 @pytest.mark.parametrize("word", ["steps=5", "lr=0.1", "bf16=true"])
-def test_a_setting_of_training_without_its_prefix_is_told_so(word: str) -> None:
+def test_a_training_setting_without_its_prefix_is_reported(word: str) -> None:
     with pytest.raises(ValueError, match=f"did you mean train.{word}"):
         split_overrides([word])
 
@@ -114,7 +114,7 @@ def test_best_must_be_something_that_is_measured() -> None:
         require_measured("bbox.AP5", boxes_only)
 
 
-def test_norms_decay_by_their_own_setting_and_the_frozen_are_left_out() -> None:
+def test_norms_have_their_own_decay_and_frozen_parameters_are_skipped() -> None:
     layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.Conv2d(4, 5, 1))
     layers[3].requires_grad_(False)
     optimizer = build_optimizer(layers, TrainConfig(weight_decay=0.5, norm_weight_decay=0.25, momentum=0.8))

@@ -94,7 +94,7 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyt
     assert not (tmp_path / "hostile-was-run").exists()
 
 
-def test_a_missing_or_truncated_state_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_or_truncated_state_is_reported_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Start a new run from the weights"):
         read_state(tmp_path)
     fresh().write(tmp_path)
@@ -112,7 +112,7 @@ def test_the_log_holds_each_line_as_soon_as_it_is_written(tmp_path: Path) -> Non
         assert read_log(path)[0]["seconds"] >= 0
 
 
-def test_a_resumed_log_drops_what_will_come_again(tmp_path: Path) -> None:
+def test_a_resumed_log_drops_lines_that_will_be_repeated(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     with RunLog(path, steps=10) as log:
         for step in range(6):
@@ -124,7 +124,7 @@ def test_a_resumed_log_drops_what_will_come_again(tmp_path: Path) -> None:
     assert [(line["step"], line["loss"]) for line in read_log(path)] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 40.0)]
 
 
-def test_without_a_terminal_the_log_writes_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_without_a_terminal_the_log_prints_plain_lines(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RunLog(tmp_path / "log.jsonl", steps=3) as log:
         log.write(step=0, loss=1.0)
         log.advance(0)

@@ -82,7 +82,7 @@ def _trunk(blocks: tuple[int, ...], group_norm: bool, groups: int, width: int) -
 
 
 def _pyramid(blocks: tuple[int, ...], group_norm: bool) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for stage, count in zip((2, 3, 4, 5), blocks, strict=True):
         inner = f"fpn_inner_res{stage}_{count - 1}_sum" + ("" if stage == 5 else "_lateral")
         outer = f"fpn_res{stage}_{count - 1}_sum"

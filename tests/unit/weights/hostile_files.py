@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests.narrow import save_npz
+
 Maker = Callable[[Path], None]
 ARRAYS = {f"layer{i}.weight": np.arange(60, dtype=np.float32).reshape(3, 4, 5) + i for i in range(8)}
 
@@ -40,14 +42,12 @@ def write_legacy(path: Path) -> None:
 
 def write_npz(path: Path) -> None:
     """numpy's zip file, as it is."""
-    with path.open("wb") as file:
-        np.savez(file, **ARRAYS)
+    save_npz(path, ARRAYS)
 
 
 def write_packed_npz(path: Path) -> None:
     """numpy's zip file, compressed."""
-    with path.open("wb") as file:
-        np.savez_compressed(file, **ARRAYS)
+    save_npz(path, ARRAYS, compressed=True)
 
 
 def write_safetensors(path: Path) -> None:
@@ -74,7 +74,11 @@ WRITERS: dict[str, Maker] = {
 
 def raw(content: bytes) -> Maker:
     """A file of these bytes."""
-    return lambda path: path.write_bytes(content) and None
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 def text(word: str) -> bytes:

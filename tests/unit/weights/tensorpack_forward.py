@@ -120,7 +120,8 @@ class Forward:
         return found
 
     def proposals(self, maps: list[Tensor], size: tuple[int, int]) -> Tensor:
-        boxes, scores = [], []
+        boxes: list[Tensor] = []
+        scores: list[Tensor] = []
         for logits, deltas, anchors in self.anchored(maps):
             best, index = logits.topk(min(len(logits), 120 if not self.pyramid else self.topk))
             moved = clip(self.decode(deltas[index], anchors[index], (1, 1, 1, 1)), size)

@@ -14,12 +14,10 @@ from rcnn.models import model_config
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.systems.chainer import system as chainer
-from rcnn.weights.systems.chainer.settings import read_settings
+from rcnn.weights.systems.chainer.settings import read_chainer_settings
 from rcnn.weights.systems.chainer.system import (
     RULES,
     in_our_layout,
-    recognises_dena,
-    recognises_wkentaro,
 )
 from rcnn.weights.systems.converted import Converted
 
@@ -47,8 +45,8 @@ def test_every_recorded_architecture_has_its_place(shared: Path) -> None:
     models = published(shared)
     assert len(models) == 6
     for name, state in models.items():
-        assert recognises_wkentaro(state) == ("wkentaro" in name)
-        assert recognises_dena(state) == ("dena" in name)
+        assert chainer.WKENTARO.recognises(state) == ("wkentaro" in name)
+        assert chainer.DENA.recognises(state) == ("dena" in name)
         converted: Converted = (chainer.WKENTARO.convert_state if "wkentaro" in name else chainer.DENA.convert_state)(
             state, source=name
         )
@@ -151,23 +149,23 @@ def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
 def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -> None:
     snapshot = {f"updater/model:main/mask_rcnn/{name}": value for name, value in wkentaro.items()}
     snapshot |= {"updater/iteration": torch.tensor(5), "updater/optimizer:main/t": torch.tensor(5)}
-    assert recognises_wkentaro(snapshot)
+    assert chainer.WKENTARO.recognises(snapshot)
     assert set(chainer.WKENTARO.convert_state(snapshot).skipped) == {"updater/iteration", "updater/optimizer:main/t"}
 
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ("min_size=big", "min_size is 'big'; expected int"),
-        ("pooling_func=warp", "align or pooling or resize"),
+        ("min_size=big", "min_size='big' has the wrong type; expected a whole number"),
+        ("pooling_func=warp", "expected 'align' or 'pooling' or 'resize'"),
         ("anchor_scales=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
         ("anchor_scales=['a']", "anchor_scales"),
-        ("score_thresh=low", "score_thresh is 'low'; expected float"),
+        ("score_thresh=low", "score_thresh='low' has the wrong type; expected a number"),
         ("roi_size=21", "roi_size is 21"),
         ("nowhere.yaml", "neither a file nor settings"),
     ],
 )
-def test_settings_that_cannot_be(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
+def test_invalid_settings(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         chainer.WKENTARO.convert_state(wkentaro, words)
 
@@ -177,10 +175,10 @@ def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
     with pytest.raises(ValueError, match="params"):
-        read_settings(file, "wkentaro")
+        read_chainer_settings(file)
 
 
-def test_what_lacks_is_named(wkentaro: dict[str, Tensor]) -> None:
+def test_missing_tensors_are_named(wkentaro: dict[str, Tensor]) -> None:
     state = {name: value for name, value in wkentaro.items() if name != "head/deconv6/W"}
     with pytest.raises(ValueError, match=r"mask_head\.deconv\.weight"):
         chainer.WKENTARO.convert_state(state)

@@ -20,10 +20,12 @@ from rcnn.weights import convert as conversion
 from rcnn.weights.checkpoint import load_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems, read_classes
 from rcnn.weights.export import export_checkpoint
+from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import generated_image
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
 from rcnn.weights.transfer import transfer
+from tests.narrow import instance
 
 Converting = tuple[Path, Path]
 
@@ -40,10 +42,13 @@ def state() -> dict[str, Tensor]:
     return to_detectron2(one, c4())
 
 
-def run(file: Path, output: Path, **wishes: object) -> str:
-    said: list[str] = []
-    convert_to_folder(file, output, ConvertOptions(**wishes), said.append)  # type: ignore[arg-type]
-    return "\n".join(said)
+PLAIN = ConvertOptions()
+
+
+def run(file: Path, output: Path, options: ConvertOptions = PLAIN) -> str:
+    lines: list[str] = []
+    convert_to_folder(file, output, options, lines.append)
+    return "\n".join(lines)
 
 
 def nothing_is_left(folder: Path) -> bool:
@@ -51,50 +56,58 @@ def nothing_is_left(folder: Path) -> bool:
 
 
 SCORES = "roi_heads.box_predictor.cls_score.weight"
-WRONG = {
-    "NaN": ({SCORES: torch.full((4, 2048), torch.nan)}, {}, r"NaN or infinity in 1 tensor: box_head\.logits\.weight"),
-    "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, {}, "NaN or infinity"),
+WRONG: dict[str, tuple[dict[str, Tensor | None], ConvertOptions, str]] = {
+    "NaN": (
+        {SCORES: torch.full((4, 2048), torch.nan)},
+        PLAIN,
+        r"NaN or infinity in 1 tensor: box_head\.logits\.weight",
+    ),
+    "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, PLAIN, "NaN or infinity"),
     "whole numbers": (
         {SCORES: torch.ones(4, 2048, dtype=torch.int8)},
-        {},
+        PLAIN,
         r"integers where weights are expected.*box_head\.logits\.weight",
     ),
-    "complex": ({SCORES: torch.zeros(4, 2048, dtype=torch.complex64)}, {}, "complex numbers"),
-    "another shape": ({SCORES: torch.zeros(4, 2047)}, {}, r"of another shape: box_head\.logits\.weight \(4, 2047\)"),
+    "complex": ({SCORES: torch.zeros(4, 2048, dtype=torch.complex64)}, PLAIN, "complex numbers"),
+    "another shape": ({SCORES: torch.zeros(4, 2047)}, PLAIN, r"of another shape: box_head\.logits\.weight \(4, 2047\)"),
     "other class counts": (
         {SCORES: torch.zeros(9, 2048)},
-        {},
+        PLAIN,
         r"of another shape: .*box_head\.(deltas|scores)",
     ),
     "missing": (
         {"proposal_generator.rpn_head.conv.bias": None},
-        {},
+        PLAIN,
         r"missing: rpn\.convs\.0\.bias .*--allow-missing PATTERN",
     ),
     "missing, another allowed": (
         {"proposal_generator.rpn_head.conv.bias": None},
-        {"allow_missing": ("mask_head.*",)},
+        ConvertOptions(allow_missing=("mask_head.*",)),
         r"missing: rpn\.convs\.0\.bias",
     ),
-    "unused": ({"backbone.res3.0.extra.weight": torch.zeros(2)}, {}, r"backbone\.res3\.0\.extra\.weight"),
-    "too few names": ({}, {"classes": "a,b"}, r"--classes a,b: 2 class names for a detector of num_classes=3"),
-    "the same name twice": ({}, {"classes": "a,b,a"}, "repeated: a"),
-    "a setting of another network": ({}, {"overrides": ("rpn.convs=2",)}, r"missing: rpn\.convs\.1"),
-    "no setting": ({}, {"overrides": ("rpm.convs=2",)}, "did you mean rpn"),
+    "unused": ({"backbone.res3.0.extra.weight": torch.zeros(2)}, PLAIN, r"backbone\.res3\.0\.extra\.weight"),
+    "too few names": (
+        {},
+        ConvertOptions(classes="a,b"),
+        r"--classes a,b: 2 class names for a detector of num_classes=3",
+    ),
+    "the same name twice": ({}, ConvertOptions(classes="a,b,a"), "repeated: a"),
+    "a setting of another network": ({}, ConvertOptions(overrides=("rpn.convs=2",)), r"missing: rpn\.convs\.1"),
+    "no setting": ({}, ConvertOptions(overrides=("rpm.convs=2",)), "did you mean rpn"),
 }
 
 
 @pytest.mark.parametrize("case", WRONG)
 def test_weights_that_are_wrong_leave_nothing_behind(tmp_path: Path, case: str) -> None:
-    changes, wishes, message = WRONG[case]
+    changes, options, message = WRONG[case]
     changed = {name: value for name, value in (state() | changes).items() if value is not None}
     torch.save({"model": changed}, tmp_path / "model.pth")
     with pytest.raises(ValueError, match=message):
-        run(tmp_path / "model.pth", tmp_path / "out", **wishes)
+        run(tmp_path / "model.pth", tmp_path / "out", options)
     assert nothing_is_left(tmp_path)
 
 
-def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Path) -> None:
+def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) -> None:
     weights = state() | {"ema.step": torch.zeros(1), "roi_heads.extra.weight": torch.zeros(2)}
     del weights["proposal_generator.rpn_head.conv.bias"]
     optimizer = {"state": {0: {"momentum_buffer": torch.zeros(40_000)}}}
@@ -103,11 +116,13 @@ def test_what_is_allowed_is_listed_and_the_rest_is_as_the_user_says(tmp_path: Pa
     said = run(
         tmp_path / "model.pth",
         tmp_path / "out",
-        allow_missing=("rpn.convs.0.bias",),
-        allow_unused=("ema.*", "roi_heads.extra.*"),
-        classes=str(tmp_path / "names.txt"),
-        overrides=("box.selection.nms_iou=0.25",),
-        command="rcnn convert model.pth",
+        ConvertOptions(
+            allow_missing=("rpn.convs.0.bias",),
+            allow_unused=("ema.*", "roi_heads.extra.*"),
+            classes=str(tmp_path / "names.txt"),
+            overrides=("box.selection.nms_iou=0.25",),
+            command="rcnn convert model.pth",
+        ),
     )
     for line in (
         "optimizer (1 array)",
@@ -239,18 +254,18 @@ def test_a_disk_that_gives_back_other_numbers_is_noticed(tmp_path: Path, monkeyp
         run(tmp_path / "model.pth", tmp_path / "out")
 
 
-def test_float16_prefixes_and_what_lies_beside(tmp_path: Path) -> None:
+def test_float16_weights_prefixes_and_other_entries(tmp_path: Path) -> None:
     half = {f"module.{name}": value.half() for name, value in state().items() if value.is_floating_point()}
     torch.save({"model": half, "model_ema": half, "epoch": 3}, tmp_path / "model.pth")
     found = conversion.find_weights(tmp_path / "model.pth")
     assert set(found.state) == set(state())
     assert found.state[SCORES].dtype == torch.float32
-    assert found.state.kind(SCORES) == "f2"
+    assert instance(found.state, LazyState).kind(SCORES) == "f2"
     assert found.extras["epoch"] == 3
     assert found.skipped[0].startswith("model_ema (")
 
 
-def test_names_from_words_and_files(tmp_path: Path) -> None:
+def test_class_names_from_text_and_files(tmp_path: Path) -> None:
     assert read_classes("a, b,c") == ("a", "b", "c")
     (tmp_path / "names").write_text("traffic light\nstop sign\n")
     assert read_classes(str(tmp_path / "names")) == ("traffic light", "stop sign")
@@ -270,7 +285,7 @@ def test_the_image_of_the_check_is_the_same_every_time_and_is_a_picture() -> Non
     assert picture.float().std() > 20
 
 
-def test_what_does_not_fit_is_said_in_words(tmp_path: Path) -> None:
+def test_differences_are_described(tmp_path: Path) -> None:
     torch.save({"model": state()}, tmp_path / "model.pth")
     run(tmp_path / "model.pth", tmp_path / "out")
     given = load_checkpoint(tmp_path / "out")

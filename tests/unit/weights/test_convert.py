@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector, model_config
+from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.torchvision import to_torchvision
+from tests.narrow import instance
 
 
 def blank(config: DetectorConfig) -> dict[str, Tensor]:
@@ -43,11 +45,11 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
         assert given.config.rpn.legacy.anchors == "torchvision"
     assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
     assert len(set(given.classes)) == 90
-    assert given.config.backbone.norm_eps == 1e-5
+    assert instance(given.config.backbone, ResNetConfig).norm_eps == 1e-5
     published = torchvision_files.SYSTEM.convert_state(
         theirs, source="downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
     )
-    assert published.config.backbone.norm_eps == 0
+    assert instance(published.config.backbone, ResNetConfig).norm_eps == 0
 
 
 def test_torchvision_networks_that_we_do_not_have() -> None:

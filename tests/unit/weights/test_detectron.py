@@ -20,7 +20,6 @@ from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.weights.systems.detectron import system as detectron
 from rcnn.weights.systems.detectron.names import RULES, below_the_head, in_our_layout
 from rcnn.weights.systems.detectron.settings import yaml_settings
-from rcnn.weights.systems.detectron.system import recognises
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.layout import identity_statistics, swap_anchors
 from tests.unit.weights.detectron_blobs import LEFT, blobs, python2_pickle
@@ -49,7 +48,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def test_every_family_without_settings_is_taken_for_its_zoo(name: str) -> None:
     options = FAMILIES[name]
     state = tensors(**options)
-    assert recognises(state)
+    assert detectron.SYSTEM.recognises(state)
     given = detectron.SYSTEM.convert_state(state)
     config = given.config
     assert config.name.removesuffix("_caffe") == name.removesuffix("_caffe")
@@ -147,7 +146,7 @@ def slow_trunk(blob: Mapping[str, np.ndarray], x: Tensor, one_by_one: bool, grou
 
 
 @pytest.mark.parametrize(("one_by_one", "groups", "width"), [(True, 1, 64), (False, 32, 8)])
-def test_the_trunk_computes_what_its_blobs_say(one_by_one: bool, groups: int, width: int) -> None:
+def test_the_trunk_equals_a_forward_pass_of_the_blobs(one_by_one: bool, groups: int, width: int) -> None:
     arrays = blobs(blocks=(1, 1, 1, 1), groups=groups, width=width, classes=None, fpn=False, fill=seeded)
     names = RULES.place(arrays, "blobs", "Detectron").ours
     state = {ours: torch.from_numpy(np.array(arrays[name])) for name, ours in names.items()}
@@ -297,8 +296,11 @@ FAST_RCNN: {ROI_BOX_HEAD: fast_rcnn_heads.add_roi_2mlp_head, ROI_XFORM_METHOD: R
         ),
         ("FAST_RCNN: {ROI_BOX_HEAD: x.add_roi_2mlp_head, ROI_XFORM_METHOD: Crop}", "expected RoIAlign or RoIPoolF"),
         ("TEST: {NMS: high}", r"TEST\.NMS='high' has the wrong type"),
-        ("MODEL: {FASTER_RCNN: true, BBOX_REG_WEIGHTS: [1, 2]}", "expected four numbers"),
-        ("PIXEL_MEANS: [1, 2]", "expected three numbers"),
+        (
+            "MODEL: {FASTER_RCNN: true, BBOX_REG_WEIGHTS: [1, 2]}",
+            r"BBOX_REG_WEIGHTS=\[1, 2\] has the wrong type",
+        ),
+        ("PIXEL_MEANS: [1, 2]", r"PIXEL_MEANS=\[1, 2\] has the wrong type"),
     ],
 )
 def test_settings_that_we_do_not_have_are_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
@@ -338,14 +340,14 @@ def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> N
     with pytest.raises(ValueError, match=message):
         detectron.SYSTEM.convert_state({**tensors(), blob: torch.zeros(1)})
     fast = {name: value for name, value in tensors().items() if "rpn" not in name}
-    assert recognises(fast)
+    assert detectron.SYSTEM.recognises(fast)
     with pytest.raises(ValueError, match="it has no RPN"):
         detectron.SYSTEM.convert_state(fast)
     with pytest.raises(ValueError, match="has a ResNet with 3, 4, 5 blocks"):
         detectron.SYSTEM.convert_state(
             {name: value for name, value in tensors().items() if not name.startswith("res4_5")}
         )
-    assert not recognises(name for name in blobs(classes=None) if "rpn" not in name)  # a trunk alone
+    assert not detectron.SYSTEM.recognises([name for name in blobs(classes=None) if "rpn" not in name])  # a trunk alone
 
 
 @pytest.mark.parametrize(
@@ -358,6 +360,6 @@ def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> N
         ("bbox_pred_b", (), "of another shape"),
     ],
 )
-def test_wrong_shapes_are_told(blob: str, shape: tuple[int, ...], message: str) -> None:
+def test_wrong_shapes_are_reported(blob: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         detectron.SYSTEM.convert_state({**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})

@@ -12,7 +12,7 @@ from rcnn.weights.systems.detectron2.export import not_said, settings_of
 from rcnn.weights.systems.detectron2.system import to_detectron2
 
 
-def test_export_tells_what_detectron2_has_no_setting_for() -> None:
+def test_export_reports_settings_that_detectron2_lacks() -> None:
     config = override(
         model_config("mask_rcnn_r50_fpn"),
         ["rpn.legacy.anchors=torchvision", "box.selection.nms=soft_linear", "legacy.boxes=inclusive"],

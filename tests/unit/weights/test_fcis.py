@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from rcnn.models.config import FCIS_SAMPLING, FCISConfig, ResNetConfig
 from rcnn.weights.systems.classes import COCO_CLASSES, VOC_CLASSES
 from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
-from rcnn.weights.systems.fcis.mxnet import recognises
 from rcnn.weights.systems.known import convert
 from tests.unit.weights.test_mxnet import params, v2
 
@@ -69,7 +69,7 @@ def mxnet_state(depth: int = 50, classes: int = 3, sizes: int = 4) -> dict[str, 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_mxnet_names_and_settings(depth: int) -> None:
     state = mxnet_state(depth, classes=81)
-    assert recognises(state)
+    assert mxnet.SYSTEM.recognises(state)
     converted = mxnet.SYSTEM.convert_state(state, source="fcis.params")
     assert converted.config.name == f"fcis_r{depth}_coco"
     assert converted.classes == COCO_CLASSES
@@ -125,20 +125,19 @@ def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
         assert torch.equal(converted.state[name], wanted.state[name])
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda state: state.pop("arg:res4a_branch2b_weight"), "missing: backbone.res4.0.conv2.weight"),
-        (lambda state: state.update({"arg:fc6_weight": empty(3)}), "without a counterpart here: arg:fc6_weight"),
-        (lambda state: state.update({"arg:fcis_cls_seg_weight": empty(97, 1024, 1, 1)}), "multiples of 98"),
-        (lambda state: state.update({"arg:fcis_bbox_bias": empty(196)}), "box_head.deltas.bias"),
-        (lambda state: state.update({"conv1_weight": empty(64, 3, 7, 7)}), "under two names"),
-        (lambda state: state.pop("arg:rpn_cls_score_weight"), "rpn.objectness.weight"),
-    ],
-)
-def test_mxnet_files_that_do_not_fit(change: object, words: str) -> None:
+MISFITS: list[tuple[Callable[[dict[str, Tensor]], object], str]] = [
+    (lambda state: state.pop("arg:res4a_branch2b_weight"), "missing: backbone.res4.0.conv2.weight"),
+    (lambda state: state.update({"arg:fc6_weight": empty(3)}), "without a counterpart here: arg:fc6_weight"),
+    (lambda state: state.update({"arg:fcis_cls_seg_weight": empty(97, 1024, 1, 1)}), "multiples of 98"),
+    (lambda state: state.update({"arg:fcis_bbox_bias": empty(196)}), "box_head.deltas.bias"),
+    (lambda state: state.update({"conv1_weight": empty(64, 3, 7, 7)}), "under two names"),
+    (lambda state: state.pop("arg:rpn_cls_score_weight"), "rpn.objectness.weight"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), MISFITS)
+def test_mxnet_files_that_do_not_fit(change: Callable[[dict[str, Tensor]], object], words: str) -> None:
     state = mxnet_state()
-    assert callable(change)
     change(state)
     with pytest.raises(ValueError, match=words) as caught:
         mxnet.SYSTEM.convert_state(state, source="bad.params")

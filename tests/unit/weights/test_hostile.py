@@ -47,7 +47,7 @@ def refusal(path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", make.WRITERS)
-def test_the_files_that_are_damaged_here_are_sound_before(tmp_path: Path, kind: str) -> None:
+def test_the_undamaged_files_are_readable(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights.bin"
     make.WRITERS[kind](path)
     found = find_weights(path)
@@ -58,7 +58,7 @@ def test_the_files_that_are_damaged_here_are_sound_before(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("kind", make.WRITERS)
 @pytest.mark.parametrize("part", [0.02, 0.2, 0.4, 0.6, 0.8, 0.97, 0.999])
-def test_truncated_anywhere(tmp_path: Path, kind: str, part: float) -> None:
+def test_files_truncated_anywhere_are_refused(tmp_path: Path, kind: str, part: float) -> None:
     path = tmp_path / "weights.bin"
     make.WRITERS[kind](path)
     whole = path.read_bytes()
@@ -67,7 +67,7 @@ def test_truncated_anywhere(tmp_path: Path, kind: str, part: float) -> None:
 
 
 @pytest.mark.parametrize("kind", make.WRITERS)
-def test_garbled_anywhere_is_an_error_or_harmless(tmp_path: Path, kind: str) -> None:
+def test_garbled_files_are_errors_or_harmless(tmp_path: Path, kind: str) -> None:
     """Whatever byte is changed, nothing but ValueError comes out, and never a shape that the file has no bytes for."""
     path = tmp_path / "weights.bin"
     make.WRITERS[kind](path)
@@ -289,7 +289,7 @@ def test_bombs_are_refused_in_little_memory(tmp_path: Path, case: str) -> None:
     assert message in refusal(path)
 
 
-def test_a_billion_laughs_are_not_laughed(tmp_path: Path) -> None:
+def test_billion_laughs_yaml_is_refused(tmp_path: Path) -> None:
     """What lies beside the weights is walked through once, however often it is held."""
     path = tmp_path / "laughs.pkl"
     path.write_bytes(laughs())

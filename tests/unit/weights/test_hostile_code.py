@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ def python(trace: Path) -> bytes:
     return make.text(f"open({str(trace)!r}, 'w')")
 
 
-ATTACKS = {
+Attack = Callable[[Path], bytes]  # the pickle, which would write to or remove a file
+ATTACKS: dict[str, Attack] = {
     "os.system": lambda t: make.called("os", "system", make.text(f"touch {t}")),
     "posix.system": lambda t: make.called("posix", "system", make.text(f"touch {t}")),
     "builtins.eval": lambda t: make.called("builtins", "eval", python(t)),
@@ -51,7 +53,7 @@ ATTACKS = {
     "rcnn.cli.main.main": lambda t: make.called("rcnn.cli.main", "main"),
 }
 # the other ways in which a pickle may call or change something
-TRICKS = {
+TRICKS: dict[str, tuple[Attack, str]] = {
     "INST": (lambda t: b"(S'touch " + str(t).encode() + b"'\nios\nsystem\n", "os.system"),
     "OBJ": (lambda t: b"(" + make.global_("os", "system") + make.text(f"touch {t}") + b"o", "os.system"),
     "NEWOBJ": (lambda t: make.global_("os", "system") + make.text(f"touch {t}") + b"\x85\x81", "os.system"),
@@ -99,9 +101,9 @@ def body(attack: bytes) -> bytes:
     return b"\x80\x04}" + make.text("model") + sound + b"s" + make.text("x") + attack + b"s."
 
 
-CONTAINERS = {
-    "pickle": lambda content: make.raw(content),
-    "torch": lambda content: make.zipped_pickle(content),
+CONTAINERS: dict[str, Callable[[bytes], make.Maker]] = {
+    "pickle": make.raw,
+    "torch": make.zipped_pickle,
     "legacy": lambda content: make.raw(
         b"".join(pickle.dumps(v, protocol=2) for v in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})) + content
     ),
@@ -132,7 +134,7 @@ def test_other_ways_of_calling(tmp_path: Path, trick: str, container: str) -> No
     assert not trace.exists()
 
 
-def test_the_attacks_are_real(tmp_path: Path) -> None:
+def test_the_attacks_run_code_in_an_ordinary_unpickler(tmp_path: Path) -> None:
     """Read the ordinary way, in a process of its own, the first of them does leave its trace."""
     trace, path = tmp_path / "ran", tmp_path / "weights.bin"
     path.write_bytes(body(ATTACKS["os.system"](trace)))
@@ -140,7 +142,7 @@ def test_the_attacks_are_real(tmp_path: Path) -> None:
     assert trace.exists()
 
 
-def test_what_trainers_leave_beside_is_kept_without_its_class(tmp_path: Path) -> None:
+def test_other_entries_are_kept_without_their_classes(tmp_path: Path) -> None:
     """Settings, logs and dates of known classes are no reason to refuse a checkpoint, and are not imported either."""
     path = tmp_path / "weights.bin"
     beside = make.called("argparse", "Namespace") + b"}" + make.text("lr") + b"K\x01sb"

@@ -21,6 +21,7 @@ from rcnn.models.overrides import override
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
+from tests.narrow import instance, present, save_npz
 from tests.tiny_data import write_tiny_coco
 from tests.unit.training.runs import run
 
@@ -33,9 +34,9 @@ def network(**options: Any) -> ResNet:
     net = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=2, **options).eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            for value in (module.weight, module.running_var):
+            for value in (module.weight, present(module.running_var)):
                 nn.init.uniform_(value, 0.5, 1.5)
-            for value in (module.bias, module.running_mean):
+            for value in (module.bias, present(module.running_mean)):
                 nn.init.normal_(value, std=0.1)
     return net
 
@@ -43,7 +44,8 @@ def network(**options: Any) -> ResNet:
 def as_caffe(net: ResNet, eps: float = 1e-5) -> ResNet:
     """The same weights with Caffe's strides."""
     for layer in (net.layer2, net.layer3, net.layer4):
-        layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
+        block = instance(layer[0], Bottleneck)
+        block.conv1.stride, block.conv2.stride = (2, 2), (1, 1)
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = eps
@@ -86,7 +88,7 @@ def torch_file(net: ResNet, path: Path) -> None:
 
 
 def chainer_file(net: ResNet, path: Path) -> None:
-    arrays = {"fc6/W": np.zeros((2, 2048)), "conv1/b": np.full(64, 0.25)}
+    arrays: dict[str, np.ndarray] = {"fc6/W": np.zeros((2, 2048)), "conv1/b": np.full(64, 0.25)}
     for name, module in net.named_modules():
         part = name.replace("layer", "res").replace("downsample.0", "conv4").replace("downsample.1", "bn4").split(".")
         if part[0].startswith("res"):
@@ -100,13 +102,12 @@ def chainer_file(net: ResNet, path: Path) -> None:
                 f"{prefix}/beta": module.bias.detach().numpy(),
             }
             arrays |= {
-                f"{prefix}/avg_mean": module.running_mean.numpy(),
-                f"{prefix}/avg_var": module.running_var.numpy(),
+                f"{prefix}/avg_mean": present(module.running_mean).numpy(),
+                f"{prefix}/avg_var": present(module.running_var).numpy(),
             }
-            arrays[f"{prefix}/N"] = np.int64(7)
+            arrays[f"{prefix}/N"] = np.array(7)
     arrays["bn1/avg_mean"] = arrays["bn1/avg_mean"] + 0.25  # of which the bias is taken away again
-    with path.open("wb") as file:
-        np.savez(file, **arrays)
+    save_npz(path, arrays)
 
 
 def msra_file(net: ResNet, path: Path) -> None:
@@ -119,10 +120,10 @@ def msra_file(net: ResNet, path: Path) -> None:
         if isinstance(module, nn.Conv2d) and place:
             blobs[f"{place}{branches[rest]}_w"] = module.weight.detach().numpy()
         elif isinstance(module, nn.BatchNorm2d):
-            scale = module.weight.detach() / (module.running_var + module.eps).sqrt()
+            scale = module.weight.detach() / (present(module.running_var) + module.eps).sqrt()
             prefix = f"{place}{norms[rest]}_bn" if place else "res_conv1_bn"
             blobs[f"{prefix}_s"] = scale.numpy()
-            blobs[f"{prefix}_b"] = (module.bias.detach() - module.running_mean * scale).numpy()
+            blobs[f"{prefix}_b"] = (module.bias.detach() - present(module.running_mean) * scale).numpy()
     path.write_bytes(pickle.dumps(blobs, protocol=2))
 
 
@@ -162,20 +163,19 @@ def test_detectron2s_copy_of_torchvisions_and_tensorpacks_names(tmp_path: Path) 
     state = load_checkpoint(tmp_path / "detectron2").state
     assert all(torch.equal(state[f"backbone.{name}"], value) for name, value in named.items())
 
-    theirs = {"linear/W": np.zeros((2048, 2)), "learning_rate": np.float32(0)}
+    theirs: dict[str, np.ndarray] = {"linear/W": np.zeros((2048, 2)), "learning_rate": np.array(0, np.float32)}
     words = {"norm.weight": "bn/gamma", "norm.bias": "bn/beta", "norm.running_mean": "bn/mean/EMA",
              "norm.running_var": "bn/variance/EMA", "weight": "W"}  # fmt: skip
     for name, value in named.items():
-        layer, word = re.fullmatch(r"(.+?)\.(norm\.\w+|weight)", name).groups()  # type: ignore[union-attr]
+        layer, word = present(re.fullmatch(r"(.+?)\.(norm\.\w+|weight)", name)).groups()
         layer = layer.replace("stem.conv1", "conv0").replace("shortcut", "convshortcut")
         layer = re.sub(r"res(\d)\.(\d)\.", lambda m: f"group{int(m[1]) - 2}/block{m[2]}/", layer)
         array = value.numpy()
         theirs[f"{layer}/{words[word]}:0"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
-    with (tmp_path / "ImageNet.npz").open("wb") as file:
-        np.savez_compressed(file, **theirs)
+    save_npz(tmp_path / "ImageNet.npz", theirs, compressed=True)
     assert "channel_order=bgr input.pixel_mean=[103.53" in convert(tmp_path / "ImageNet.npz", tmp_path / "tensorpack")
     other = load_checkpoint(tmp_path / "tensorpack")
-    assert other.config.backbone.padding == "align"  # type: ignore[union-attr]
+    assert instance(other.config.backbone, ResNetConfig).padding == "align"
     assert set(other.state) == set(state)
     assert all(torch.equal(other.state[name], value) for name, value in state.items())
 
@@ -205,7 +205,7 @@ def test_caffes_networks(tmp_path: Path, kind: str, write: Callable[[ResNet, Pat
 
 def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_path: Path) -> None:
     net = as_caffe(network())
-    net.bn1.running_var.mul_(58.0**2)  # what pixels of 0 to 255 give, and no others
+    present(instance(net.bn1, nn.BatchNorm2d).running_var).mul_(58.0**2)  # what pixels of 0 to 255 give, and no others
     torch_file(net, tmp_path / "res101.pth")
     said = convert(tmp_path / "res101.pth", tmp_path / "backbone")
     assert "Caffe's: the first norm's variance is" in said
@@ -215,10 +215,10 @@ def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_
     assert corrected.input.channel_order == "rgb"
 
 
-def test_what_is_no_backbone_here_is_said(tmp_path: Path) -> None:
+def test_unsupported_backbones_are_refused(tmp_path: Path) -> None:
     state = network().state_dict() | {"layer1.0.se.fc.weight": torch.zeros(1)}
     torch.save(state, tmp_path / "seresnet.pth")
-    with pytest.raises(ValueError, match=r"an ImageNet ResNet of torchvision or timm, but.*layer1\.0\.se\.fc\.weight"):
+    with pytest.raises(ValueError, match=r"looks like a network of timm, but the file does not contain its name"):
         convert(tmp_path / "seresnet.pth", tmp_path / "backbone")
     torch_file(network(), tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=r"has no settings file|which has no classes"):
@@ -248,13 +248,13 @@ def test_colours_and_strides_come_along_and_contradictions_are_refused(caffe: Pa
     ):
         with pytest.raises(ValueError, match=f"{word}, but DIR was trained with .*{cure}"):
             adopt_backbone(override(config, [word]), checkpoint, "DIR", [word])
-    with pytest.raises(ValueError, match=r"another ResNet.*add backbone\.blocks=\[1,1,1,1\]"):
+    with pytest.raises(ValueError, match=r"another backbone.*add backbone\.blocks=\[1,1,1,1\]"):
         adopt_backbone(model_config("mask_rcnn_r50_fpn"), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"frozen batch norm, the model group norm.*backbone\.norm=frozen_bn"):
         adopt_backbone(override(config, ["backbone.norm=gn"]), checkpoint, "DIR")
     with pytest.raises(ValueError, match=r"folded into scale and shift.*leave backbone\.norm=bn out"):
         adopt_backbone(override(config, ["backbone.norm=bn"]), checkpoint, "DIR")
-    with pytest.raises(ValueError, match="ResNets to ResNets"):
+    with pytest.raises(ValueError, match="takes a ResNet for a ResNet"):
         adopt_backbone(model_config("mask_rcnn_compact"), checkpoint, "DIR")
 
 

@@ -16,7 +16,6 @@ from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
-from rcnn.weights.systems.mask_faster_rcnn import recognises
 from tests.parity.golden_detectron2 import match_sets
 
 BLOCKS, CLASSES, ANCHORS = (1, 1, 1, 1), 3, 12
@@ -122,18 +121,19 @@ class Slow:
         deltas = F.conv2d(hidden, s["rpn_bbox_pred_net.weight"], s["rpn_bbox_pred_net.bias"])[0]
         rows, columns = logits.shape[1:]
         objects = logits.view(2, ANCHORS, rows, columns).softmax(0)[1]
-        boxes, scores = [], []
+        moved_anchors: list[np.ndarray] = []
+        objectness: list[float] = []
         for row in range(rows):
             for column in range(columns):
                 for number, anchor in enumerate(legacy_anchors()):
                     moved = anchor + np.array([column, row, column, row]) * 16
                     delta = deltas[4 * number : 4 * number + 4, row, column].double().numpy()
-                    boxes.append(decoded(moved, delta))
-                    scores.append(objects[number, row, column].item())
-        boxes = clipped(np.array(boxes), blob.shape)
-        rois = boxes[suppressed(boxes, np.array(scores), 0.7)[:topk]]
+                    moved_anchors.append(decoded(moved, delta))
+                    objectness.append(objects[number, row, column].item())
+        boxes = clipped(np.array(moved_anchors), blob.shape)
+        rois = boxes[suppressed(boxes, np.array(objectness), 0.7)[:topk]]
         scores, deltas, _ = self.heads(x, rois)
-        found = []
+        found: list[tuple[np.ndarray, int, float]] = []
         for label in range(1, CLASSES + 1):
             own = np.array(
                 [decoded(r / scale, d) for r, d in zip(rois, deltas[:, label].double().numpy(), strict=True)]
@@ -164,7 +164,7 @@ def resized(image: np.ndarray, scale: float) -> np.ndarray:
 
 def legacy_anchors() -> np.ndarray:
     """The table of the first R-CNNs: ratios outer, scales inner, both ends included."""
-    base, anchors = 16, []
+    base, anchors = 16, list[list[float]]()
     for ratio in (0.5, 1, 2):
         width = np.round(np.sqrt(base * base / ratio))
         height = np.round(width * ratio)
@@ -191,7 +191,8 @@ def clipped(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
     """Kept places, best first; of two overlapping more the lower goes; the last pixels count."""
     area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-    order, kept = np.argsort(-scores, kind="stable").tolist(), []
+    order: list[int] = np.argsort(-scores, kind="stable").tolist()
+    kept: list[int] = []
     while order:
         best = order.pop(0)
         kept.append(best)
@@ -240,9 +241,9 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     assert (canvases != masks).mean() < 1e-3
 
 
-def test_what_the_file_says() -> None:
+def test_settings_come_from_the_file() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
-    assert recognises(state)
+    assert mask_faster_rcnn.SYSTEM.recognises(state)
     config = mask_faster_rcnn.SYSTEM.convert_state(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
     assert (config.input.max_size, config.box.pooler.kind, config.num_classes) == (1333, "roi_pool", CLASSES)
     assert config.rpn.anchors.sizes == ((64.0, 128.0, 256.0, 512.0),)
@@ -258,12 +259,12 @@ def test_what_the_file_says() -> None:
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
-    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "crop or pool"),
+    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
      ("TEST.MAX_SIZE=x", "such as 1000"),
      ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],
 )  # fmt: skip
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     with pytest.raises(ValueError, match=re.escape(wrong)):
         mask_faster_rcnn.SYSTEM.convert_state(state, words)

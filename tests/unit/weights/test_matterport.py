@@ -88,8 +88,9 @@ class Rules:
 
     def normed(self, x: Tensor, layer: str, stride: int = 1) -> Tensor:
         x, norm = self.conv(x, layer, stride), norm_of(layer)
-        values = [self.weights[f"{norm}/{field}:0"] for field in ("moving_mean", "moving_variance", "gamma", "beta")]
-        return F.batch_norm(x, *values, eps=1e-3)
+        fields = ("moving_mean", "moving_variance", "gamma", "beta")
+        mean, variance, gamma, beta = (self.weights[f"{norm}/{field}:0"] for field in fields)
+        return F.batch_norm(x, mean, variance, gamma, beta, eps=1e-3)
 
     def pyramid(self, image: np.ndarray) -> list[Tensor]:
         x = torch.from_numpy(image - np.array([123.7, 116.8, 103.9])).float().permute(2, 0, 1)[None]
@@ -110,7 +111,9 @@ class Rules:
         return [*outputs, outputs[-1][:, :, ::2, ::2]]
 
     def proposals(self, maps: list[Tensor]) -> Tensor:
-        scores, deltas, anchors = [], [], []
+        scores: list[Tensor] = []
+        deltas: list[Tensor] = []
+        anchors: list[list[float]] = []
         for x, stride, scale in zip(maps, (4, 8, 16, 32, 64), (32, 64, 128, 256, 512), strict=True):
             shared = F.relu(self.conv(x, "rpn_conv_shared"))
             scores.append(self.conv(shared, "rpn_class_raw")[0].permute(1, 2, 0).reshape(-1, 2).softmax(1)[:, 1])
@@ -203,7 +206,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     np.testing.assert_allclose(found.box_masks[order], masks.numpy(), atol=1e-3)
 
 
-def test_the_square_and_the_way_back_by_hand() -> None:
+def test_the_square_canvas_and_back_by_hand() -> None:
     """A wide image becomes 100 x 128 and lies 14 pixels from the top; boxes come back in whole pixels of the file."""
     config = matterport.SYSTEM.convert_state(tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
     image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, 50, 64), dtype=np.uint8))
@@ -256,7 +259,7 @@ def test_what_the_file_and_its_config_say() -> None:
         ("BBOX_STD_DEV=[1,1,1,1]", "BBOX_STD_DEV"),
     ],
 )
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         matterport.SYSTEM.convert_state(tiny_state(), words)
 

@@ -25,7 +25,7 @@ from rcnn.ops.anchors import cell_anchors
 from rcnn.weights.systems.layout import anchors_to_ratio_outer
 from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
-from rcnn.weights.systems.mmdetection.system import recognises, to_mmdetection
+from rcnn.weights.systems.mmdetection.system import to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
 
 # every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
@@ -66,7 +66,7 @@ def random_state(config: DetectorConfig, seed: int = 0) -> dict[str, Tensor]:
     return {name: torch.randn(value.shape, generator=generator) for name, value in blank_state(config).items()}
 
 
-def mmdetection_config(**changes: object) -> DetectorConfig:
+def mmdetection_config() -> DetectorConfig:
     """mask-rcnn_r50_fpn as its base config has it."""
     base = model_config("mask_rcnn_r50_fpn")
     return replace(
@@ -75,7 +75,6 @@ def mmdetection_config(**changes: object) -> DetectorConfig:
         backbone=ResNetConfig(trained_affine=True),
         rpn=replace(base.rpn, legacy=replace(base.rpn.legacy, low_quality="overruled", normalizer="sampled")),
         mask=MaskHeadConfig(target="bitmap"),
-        **changes,
     )
 
 
@@ -86,7 +85,7 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
     assert set(theirs) == resnet_names() | NECK | HEADS
     assert theirs["roi_head.bbox_head.fc_cls.weight"].shape == (81, 1024)
     assert theirs["roi_head.bbox_head.fc_reg.weight"].shape == (320, 1024)
-    assert recognises(theirs)
+    assert mmdetection.SYSTEM.recognises(theirs)
     converted = mmdetection.SYSTEM.convert_state(theirs, source="mask_rcnn.pth")
     assert converted.config == config
     assert converted.state.keys() == state.keys()
@@ -139,18 +138,22 @@ CASCADE = CascadeConfig(
 )  # fmt: skip
 FOUR_CONV = BoxHeadConfig(convs=4, fcs=1, norm="gn")
 VARIANTS = {
-    "cascade": mmdetection_config(
+    "cascade": replace(
+        mmdetection_config(),
         name="cascade_mask_rcnn_r50_fpn",
         cascade=CASCADE,
         box=BoxHeadConfig(class_agnostic=True, smooth_l1_beta=1.0),
     ),
     "gn": replace(
-        mmdetection_config(fpn=FPNConfig(norm="gn"), box=FOUR_CONV),
+        mmdetection_config(),
+        fpn=FPNConfig(norm="gn"),
+        box=FOUR_CONV,
         backbone=ResNetConfig(norm="gn"),
         mask=MaskHeadConfig(norm="gn", target="bitmap"),
     ),
     "x101_32x4d": replace(
-        mmdetection_config(name="faster_rcnn_x101_fpn"),
+        mmdetection_config(),
+        name="faster_rcnn_x101_fpn",
         backbone=ResNetConfig(depth=101, groups=32, width_per_group=4, trained_affine=True),
         mask=None,
     ),
@@ -259,7 +262,7 @@ def test_the_config_in_a_file_and_its_class_names_are_used() -> None:
     assert converted.config.backbone.stride_in_1x1
 
 
-def test_what_their_config_says_of_losses_anchors_and_samples_is_honoured_or_told() -> None:
+def test_their_losses_anchors_and_samples_are_used_or_reported() -> None:
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
     text = """
@@ -286,7 +289,7 @@ model = dict(
 
 
 @pytest.mark.parametrize(("said", "divisor"), [(", pad_size_divisor=16", 16), ("", 1)])
-def test_padding_is_what_3x_says_or_none(said: str, divisor: int, tmp_path: Path) -> None:
+def test_padding_follows_their_config(said: str, divisor: int, tmp_path: Path) -> None:
     file = tmp_path / "theirs.py"
     file.write_text(f"model = dict(data_preprocessor=dict(type='DetDataPreprocessor'{said}))")
     config = mmdetection_config()

@@ -76,7 +76,7 @@ def test_arrays_of_python_2(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [zipped, legacy])
-def test_tensors_of_both_formats_with_what_a_trainer_leaves_beside(tmp_path: Path, write: Callable[..., None]) -> None:
+def test_tensors_of_both_formats_with_other_entries(tmp_path: Path, write: Callable[..., None]) -> None:
     path = tmp_path / "a.pth"
     beside = {"iteration": 7, "best": np.float64(0.25), "when": np.int64(3), "curve": np.arange(3.0)}
     write({"model": OrderedDict(w=torch.arange(3.0)), **beside}, path)
@@ -117,7 +117,7 @@ def test_a_payload_is_refused_and_never_run(tmp_path: Path, write: Callable[...,
         b"c_codecs\nencode\n(S'x'\nS'hex'\ntR.",
     ],
 )
-def test_hand_written_attacks(tmp_path: Path, body: bytes) -> None:
+def test_handwritten_attacks(tmp_path: Path, body: bytes) -> None:
     path = tmp_path / "a.pkl"
     path.write_bytes(body)
     with pytest.raises(ValueError, match=r"a\.pkl (asks for|holds .*: refused|is truncated or damaged)"):

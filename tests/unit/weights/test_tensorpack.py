@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict, Unpack
 
 from rcnn.models import DetectorConfig, build_detector
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.systems.settings import typed_settings
 from rcnn.weights.systems.tensorpack import system as tensorpack
-from rcnn.weights.systems.tensorpack.settings import read_settings
-from rcnn.weights.systems.tensorpack.system import recognises
+from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
 from tests.unit.weights.tensorpack_forward import Forward
@@ -27,6 +28,23 @@ from tests.unit.weights.tensorpack_forward import Forward
 # facts/tensorpack.md, 6.2: tensors of each published architecture; those of the graphs that were dumped
 CONFIGS = 19
 ELEMENTS = {"fpn": 44_453_556, "c4": 36_024_048, "fpngn": 45_719_348, "r101scratch": 94_974_622}
+
+
+class Network(TypedDict, total=False, closed=True):
+    """Options of `peer_shapes`."""
+
+    pyramid: bool
+    norm: str
+    head: str
+    head_norm: bool
+    cascade: bool
+
+
+class Rules(TypedDict, total=False, closed=True):
+    """Options of `Forward`."""
+
+    tf_pad: bool
+    stride_1x1: bool
 
 
 def graphs(shared: Path) -> dict[str, tuple[str, dict[str, tuple[int, ...]]]]:
@@ -44,7 +62,7 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
     assert len(dumped) == CONFIGS
     for name, (words, shapes) in dumped.items():
         state = {f"{key}:0": torch.empty(shape, device="meta") for key, shape in shapes.items()}
-        assert recognises(state)
+        assert tensorpack.SYSTEM.recognises(state)
         converted = tensorpack.SYSTEM.convert_state(
             state, words or None, name
         )  # require_fit has compared names and shapes
@@ -59,7 +77,7 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
         assert (converted.config.mask is not None) == ("MODE_MASK=False" not in words)
 
 
-VARIANTS: dict[str, tuple[dict, str, dict]] = {
+VARIANTS: dict[str, tuple[Network, str, Rules]] = {
     "all group norm": ({"norm": "gn", "head": "4conv1fc", "head_norm": True}, "BACKBONE.FREEZE_AT=0", {}),
     "4conv1fc": ({"head": "4conv1fc"}, "", {}),
     "cascade": ({"cascade": True}, "", {}),
@@ -75,7 +93,7 @@ VARIANTS: dict[str, tuple[dict, str, dict]] = {
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
-def test_variants_compute_what_the_rules_say(variant: str) -> None:
+def test_variants_equal_the_reference_forward_pass(variant: str) -> None:
     network, words, rules = VARIANTS[variant]
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(**network).items()}
     if network.get("norm") == "none":  # nothing else keeps the maps from growing
@@ -99,7 +117,7 @@ def test_variants_compute_what_the_rules_say(variant: str) -> None:
 
 @pytest.mark.compile
 @pytest.mark.parametrize("pyramid", [True, False])
-def test_losses_are_what_the_rules_say(pyramid: bool) -> None:
+def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
     """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
@@ -141,11 +159,11 @@ def batch_of(image: np.ndarray, divisor: int) -> ImageBatch:
     return ImageBatch(pixels=padded, sizes=torch.tensor([[height, width]]))
 
 
-def tiny(**network) -> dict[str, Tensor]:
+def tiny(**network: Unpack[Network]) -> dict[str, Tensor]:
     return {name: torch.zeros(shape) for name, shape in peer_shapes(**network).items()}
 
 
-def config(words: str | Path | None = None, **network) -> DetectorConfig:
+def config(words: str | Path | None = None, **network: Unpack[Network]) -> DetectorConfig:
     return tensorpack.SYSTEM.convert_state(tiny(**network), words).config
 
 
@@ -166,7 +184,7 @@ def test_settings_of_the_finalizer() -> None:
     assert config("FPN.CASCADE=True", pyramid=False) == single  # without a pyramid it is passed over
 
 
-def test_optimiser_and_counters_are_left_behind() -> None:
+def test_optimizer_and_counters_are_skipped() -> None:
     state = tiny() | {
         "conv0/W/Momentum:0": torch.zeros(7, 7, 3, 64), "learning_rate:0": torch.zeros(()),
         "global_step:0": torch.zeros(()), "EMA/total_loss:0": torch.zeros(()), "AccumGrad/counter:0": torch.zeros(()),
@@ -205,11 +223,13 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
     if as_file:
         given = tmp_path / "settings.txt"
         given.write_text(words)
-    settings = read_settings(given)
+    settings = typed_settings(Settings, given)
     assert settings.given == {"MODE_FPN", "PREPROC.MAX_SIZE"}
-    assert settings.get["PREPROC.MAX_SIZE"] == 1024
-    assert settings.of_the_run == ("DATA.TRAIN", "TRAIN.LR_SCHEDULE")
-    assert settings.unknown == ("BACKBONE.STRANGE",)
+    assert settings.values.preproc_max_size == 1024
+    assert settings.notes(TRAINING) == (
+        "training settings, not used: DATA.TRAIN, TRAIN.LR_SCHEDULE",
+        "unknown settings, ignored: BACKBONE.STRANGE",
+    )
     assumed = tensorpack.SYSTEM.convert_state(tiny(), given).notes
     assert any("BACKBONE.STRANGE" in sentence for sentence in assumed)
 
@@ -220,12 +240,12 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
         ("MODE_FPN=False", "MODE_FPN=True by its tensors"),
         ("PREPROC.MAX_SIZE=large", "'large'"),
         ("BACKBONE.STRIDE_1X1=1", "expected a value such as False"),
-        ("BACKBONE.NORM=Batch", "FreezeBN, SyncBN"),
+        ("BACKBONE.NORM=Batch", "expected 'FreezeBN' or 'SyncBN'"),
         ("PREPROC.MAX_SIZE=__import__('os').getcwd()", "__import__"),
         ("FPN.ANCHOR_STRIDES=(8,16,32,64,128)", "FPN.ANCHOR_STRIDES=(8, 16"),
         ("nowhere.txt", "neither a file nor settings"),
     ],
 )
-def test_settings_that_cannot_be(words: str, wrong: str) -> None:
+def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
         tensorpack.SYSTEM.convert_state(tiny(), words)

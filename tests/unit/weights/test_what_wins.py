@@ -76,7 +76,7 @@ def test_anchor_rows_follow_the_settings_of_the_command_line() -> None:
     assert converted.state["rpn.objectness.bias"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_the_report_says_what_the_user_decided() -> None:
+def test_the_report_lists_the_users_settings() -> None:
     config = model_config("faster_rcnn_r50_fpn")
     found = Found(state=to_torchvision(blank(config), config))
     words = ["input.min_size=160", "input.max_size=200"]
@@ -87,7 +87,7 @@ def test_the_report_says_what_the_user_decided() -> None:
     assert "800" not in lines
 
 
-@pytest.mark.parametrize("read", [lambda text: read_settings(text), read_classes])
+@pytest.mark.parametrize("read", [read_settings, read_classes])
 def test_text_longer_than_a_file_name_is_not_a_path(read: Callable[[str], object]) -> None:
     words = " ".join(f"KEY.NUMBER_{i}={i}" for i in range(30))
     assert len(words) > 300

@@ -194,7 +194,8 @@ def outline_boxes(outlines: Sequence[Outline], masks: bool) -> np.ndarray:
     """
     boxes = np.full((len(outlines), 4), np.nan)
     points = array("d")
-    starts, owners = [], []
+    starts: list[int] = []
+    owners: list[int] = []
     for place, outline in enumerate(outlines):
         if isinstance(outline, list):
             for part in outline:

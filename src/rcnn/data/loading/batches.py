@@ -143,7 +143,8 @@ class Batches:
                 after_image()
         images = pad_images([sample.image for sample in samples], self.model.divisor, self.settings.padding, originals)
         height, width = images.pixels.shape[2:]
-        return TrainingBatch(images=images, targets=collate_targets(samples, (height, width)), image_ids=tuple(ids))
+        targets = collate_targets(samples, (height, width), len(self.dataset.classes))
+        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
 
 
 def _flip_pairs(dataset: Dataset, flip: float) -> tuple[tuple[int, int], ...]:

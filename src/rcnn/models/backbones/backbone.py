@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from torch import nn
+from typing_extensions import override
 
 
 class Backbone(nn.Module):
@@ -21,6 +22,7 @@ class Backbone(nn.Module):
             part.requires_grad_(False)
         self.train(self.training)
 
+    @override
     def train(self, mode: bool = True) -> Backbone:
         """As `nn.Module.train`, except that frozen parts stay in evaluation mode."""
         super().train(mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import CompactConfig
@@ -21,6 +22,7 @@ class BasicBlock(nn.Module):
         self.conv1 = Conv2d(in_channels, out_channels, 3, stride=stride, norm=norm, eps=eps, relu=True)
         self.conv2 = Conv2d(out_channels, out_channels, 3, norm=norm, eps=eps)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x)
         return F.relu_(self.conv2(self.conv1(x)) + shortcut)
@@ -36,7 +38,9 @@ class CompactNet(Backbone):
         super().__init__()
         self.stem = Conv2d(3, config.stem_width, 3, stride=2, norm=config.norm, eps=config.norm_eps, relu=True)
         channels = config.stem_width
-        self.channels, self.strides, total = {}, {}, 2
+        self.channels: dict[str, int] = {}
+        self.strides: dict[str, int] = {}
+        total = 2
         for number, width in enumerate(config.widths, start=2):
             stride = config.res5_stride if number == 5 else 2
             stage = nn.Sequential(
@@ -47,6 +51,7 @@ class CompactNet(Backbone):
             channels, total = width, total * stride
             self.channels[f"c{number}"], self.strides[f"c{number}"] = width, total
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)
         features = {}

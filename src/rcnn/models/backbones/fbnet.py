@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import FBNetConfig
@@ -73,6 +74,7 @@ class FBNetBlock(nn.Module):
         if residual:
             nn.init.kaiming_normal_(self.pwl.weight, a=15**0.5)  # gain sqrt(2 / (1 + 15))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         y = x if self.pw is None else self.pw(x)
         if self.upsample:
@@ -123,6 +125,7 @@ class FBNetTrunk(Backbone):
             self.stem.requires_grad_(False)  # training a stem below frozen blocks would only harm them
             self.blocks[: config.frozen_blocks].requires_grad_(False)
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"c4": self.blocks(self.stem(x))}
 
@@ -135,6 +138,7 @@ class RegionBlocks(nn.Sequential):
         self.channels = scaled(table[-1].out, width)
         self.pooled = pooled
 
+    @override
     def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
         x = super().forward(input)  # the norms are folded, so padded regions have no effect on the others
         return x.mean((2, 3)) if self.pooled else x

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_large
 from torchvision.ops import FrozenBatchNorm2d
+from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import MobileNetConfig
@@ -30,6 +31,7 @@ class MobileNet(Backbone):
         first = [*STAGES, len(self.features)][config.frozen_stages]
         self.freeze(list(self.features)[:first])
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = {}
         names = {layer: name for name, (layer, _) in MAPS.items()}

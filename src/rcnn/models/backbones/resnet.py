@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
-
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import TypedDict, override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import Norm, ResNetConfig
@@ -14,7 +13,7 @@ from rcnn.models.layers import Conv2d, Padding, border
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}  # blocks of res2, res3, res4, res5
 
 
-class ConvOptions(TypedDict):
+class ConvOptions(TypedDict, closed=True):
     """Options that all convolutions of a network share."""
 
     norm: Norm
@@ -43,6 +42,7 @@ class Stem(nn.Module):
         self.padding = 0 if self.border is not None or config.stem_pool == "unpadded_ceil" else 1
         self.ceil = config.stem_pool != "padded"
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         if self.border is not None:
@@ -79,6 +79,7 @@ class Bottleneck(nn.Module):
         elif norm != "frozen_bn" and self.conv3.norm is not None:
             nn.init.zeros_(self.conv3.norm.weight)
 
+    @override
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x, real)
         return F.relu_(self.conv3(self.conv2(self.conv1(x, real), real), real) + shortcut)
@@ -117,7 +118,8 @@ class ResNet(Backbone):
         super().__init__()
         self.stem = Stem(config)
         self.stages = config.stages
-        self.channels, self.strides = {}, {}
+        self.channels: dict[str, int] = {}
+        self.strides: dict[str, int] = {}
         stride = 4
         for number in config.stages:
             self.add_module(f"res{number}", build_stage(number, config))
@@ -125,6 +127,7 @@ class ResNet(Backbone):
             self.channels[f"c{number}"], self.strides[f"c{number}"] = 256 * 2 ** (number - 2), stride
         self.freeze([self.stem, *(getattr(self, f"res{n}") for n in self.stages)][: config.frozen_stages])
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)
         features = {}

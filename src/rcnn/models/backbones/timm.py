@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import TimmConfig, ViTConfig
@@ -49,6 +50,7 @@ class TimmNet(Backbone):
             last = info.module_name()[places[f"c{config.frozen_stages + 1}"]]
             self.freeze(parts_up_to(self.net, last, config))
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = self.net(x)
         features = {}

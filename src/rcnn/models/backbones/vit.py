@@ -10,6 +10,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.timm import create
@@ -43,6 +44,7 @@ class ViT(Backbone):
         self.strides = {f"p{number}": 2**number for number in (2, 3, 4, 5, 6)}
         self.channels = dict.fromkeys(self.strides, config.channels)
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         height, width = x.shape[2:]
         x = self.patches(F.pad(x, (0, -width % PATCH, 0, -height % PATCH)))  # (B, C, h, w)
@@ -74,6 +76,7 @@ class Level(nn.Module):
         self.lateral = Conv2d(width, channels, 1, norm="ln", eps=NORM_EPS)
         self.output = Conv2d(channels, channels, 3, norm="ln", eps=NORM_EPS)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.lateral(self.resize(x)))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from rcnn.models.config.parts import plain_arguments
 
 # frozen_bn: batch norm with fixed statistics, scale and shift; bn: batch norm per process; sync_bn: batch norm over
 # all processes; gn: group norm with 32 groups; ln: layer norm over the channels at each position (ViTDet); none: no
@@ -121,7 +124,23 @@ class ViTConfig:
     drop_path: float = 0.1
 
 
-BackboneConfig = ResNetConfig | FBNetConfig | CompactConfig | MobileNetConfig | TimmConfig | ViTConfig
+@dataclass(frozen=True, kw_only=True)
+class OwnBackboneConfig:
+    """A backbone that a function or class in the user's own code makes (models/own.py)."""
+
+    kind: Literal["own"] = "own"
+    factory: str  # its import path: FILE.py:NAME or PACKAGE.MODULE:NAME
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+
+    def __post_init__(self) -> None:
+        if not self.factory:
+            raise ValueError("backbone.factory is empty; expected FILE.py:NAME or PACKAGE.MODULE:NAME")
+        object.__setattr__(self, "arguments", plain_arguments(self.arguments, "backbone.arguments"))
+
+
+BackboneConfig = (
+    ResNetConfig | FBNetConfig | CompactConfig | MobileNetConfig | TimmConfig | ViTConfig | OwnBackboneConfig
+)
 
 
 @dataclass(frozen=True, kw_only=True)

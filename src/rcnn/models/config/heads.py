@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from rcnn.models.config.backbones import Norm
-from rcnn.models.config.parts import MAX_LOG_SCALE, PoolerConfig, SamplingConfig, SelectionConfig
+from rcnn.models.config.parts import MAX_LOG_SCALE, PoolerConfig, SamplingConfig, SelectionConfig, plain_arguments
 
 BOX_SAMPLING = SamplingConfig(batch_size=512, positive_fraction=0.25, positive_iou=0.5)
 
@@ -35,6 +36,11 @@ class BoxHeadConfig:
     class_weights: tuple[float, ...] = ()  # of the K classes, then background; (): all 1
     score_threshold: float = 0.05  # detections with a score above this are kept
     selection: SelectionConfig = field(default_factory=SelectionConfig)
+    factory: str = ""  # import path of what makes the user's own head (models/own.py); "": the head described here
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", plain_arguments(self.arguments, "box.arguments"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,11 @@ class MaskHeadConfig:
     paste: Literal["accurate", "padded", "squeezed", "rounded", "stretched"] = "accurate"
     # masks of the same class with at least this IoU with a detection are averaged into its mask; 0: no voting
     vote_iou: float = 0.0
+    factory: str = ""  # import path of what makes the user's own head (models/own.py); "": the head described here
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", plain_arguments(self.arguments, "mask.arguments"))
 
 
 @dataclass(frozen=True, kw_only=True)

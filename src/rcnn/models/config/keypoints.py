@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from rcnn.models.config.parts import PoolerConfig
+from rcnn.models.config.parts import PoolerConfig, plain_arguments
 
 # COCO's person: the default for data sets that do not name their keypoints
 COCO_KEYPOINTS = (
@@ -36,3 +37,8 @@ class KeypointHeadConfig:
     # the loss is divided by the visible keypoints, or by the keypoints of a full sample (Detectron2's option)
     normalizer: Literal["visible", "batch_size"] = "visible"
     loss_weight: float = 1.0
+    factory: str = ""  # import path of what makes the user's own head (models/own.py); "": the head described here
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "arguments", plain_arguments(self.arguments, "keypoint.arguments"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 # roi_align: He et al. 2017; roi_pool: maximum over rounded bins (Girshick 2015).
 # The other three are of old systems (models/legacy/pooling.py): crop_resize: crop whole cells of the map, then resize
@@ -56,3 +58,13 @@ class SelectionConfig:
     soft_nms_threshold: float = 0.001  # soft NMS removes boxes whose score falls below this
     max_detections: int = 100  # per image
     min_size: float = -1.0  # boxes with a side of at most this are removed, pixels; -1: none are
+
+
+def plain_arguments(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Keyword arguments as a checkpoint stores them: tuples become lists. ValueError if JSON cannot hold them."""
+    try:
+        return json.loads(json.dumps(dict(arguments)))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{key} is {arguments!r}; expected names with numbers, strings, booleans, lists or mappings ({error})"
+        ) from error

@@ -50,7 +50,7 @@ class MaskHead(nn.Module):
         if before is None:
             raise ValueError("a mask head needs layers of its own, or those of the box head (mask.trunk=res5)")
         channels = before.channels
-        self.deconv = None
+        self.deconv: nn.ConvTranspose2d | None = None
         if config.trunk != "fbnet":  # those blocks enlarge the map themselves
             self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
             nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")

@@ -6,6 +6,7 @@ Letters: B images, G ground-truth objects, R regions, m side of a mask.
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.heads.regions import Regions
@@ -47,6 +48,7 @@ class BitmapTargets(PolygonTargets):
         threshold = None if soft else 0.5
         return crop_bitmaps(bitmaps, regions.matched, regions.boxes, regions.positive, size, not soft, threshold)
 
+    @override
     def has_mask(self, targets: Targets) -> Tensor:
         """Which objects (B, G) have a mask; some are annotated with a box only."""
         return targets.valid if targets.bitmaps is None else targets.bitmaps.flatten(2).any(-1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.fbnet import RegionBlocks, box_blocks
 from rcnn.models.backbones.resnet import build_stage
@@ -36,6 +37,7 @@ class ConvsAndFullyConnected(nn.Module):
             channels = config.fc_width
         self.channels = channels
 
+    @override
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         for number in range(1, self.convs + 1):
             x = self.get_submodule(f"conv{number}")(x, real)
@@ -53,6 +55,7 @@ class Res5(nn.Module):
         self.res5 = build_stage(5, config)
         self.channels = 2048
 
+    @override
     def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
         for block in self.res5:
             x = block(x, real)
@@ -68,6 +71,7 @@ class Convs(nn.Sequential):
         super().__init__()
         self.channels = add_convs(self, in_channels, count, width, norm, norm_after_relu)
 
+    @override
     def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
         for conv in self:
             input = conv(input, real)

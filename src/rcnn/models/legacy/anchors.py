@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.anchors import AnchorGenerator
 from rcnn.ops.anchors import cell_anchors, legacy_cell_anchors
@@ -11,10 +12,12 @@ from rcnn.ops.anchors import cell_anchors, legacy_cell_anchors
 class TorchvisionAnchors(AnchorGenerator):
     """Rounded to whole pixels, spaced by (input size // map size): 61 pixels where 800 pixels make 13 steps of 64."""
 
+    @override
     def cell(self, sizes: tuple[float, ...], stride: int) -> Tensor:
         """The anchors (A, 4) of one cell, whole pixels."""
         return cell_anchors(sizes, self.config.ratios, rounded=True)
 
+    @override
     def steps(self, name: str, features: dict[str, Tensor]) -> tuple[float, float]:
         """Pixels between neighbouring anchors of level `name`, (down, across)."""
         finest = next(iter(self.strides))
@@ -25,6 +28,7 @@ class TorchvisionAnchors(AnchorGenerator):
 class DetectronAnchors(AnchorGenerator):
     """R-CNN's MATLAB anchors: stretched in whole pixels, the last pixel inside of the box (Detectron, MXNet's FCIS)."""
 
+    @override
     def cell(self, sizes: tuple[float, ...], stride: int) -> Tensor:
         """The anchors (A, 4) of one cell, around the centre of its pixels."""
         return legacy_cell_anchors(sizes, self.config.ratios, stride)

@@ -22,6 +22,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.box_rules import BoxRules, Pixel, shorter_side
 from rcnn.ops.boxes import clip_boxes, move_ends
@@ -32,6 +33,7 @@ from rcnn.ops.keypoints import decode_keypoints
 class InclusiveBoxes(BoxRules):
     """width = x2 - x1 + 1 (Detectron, MXNet's FCIS)."""
 
+    @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Clip boxes (B, N, 4); even those entirely outside of the image keep one pixel."""
         side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
@@ -41,31 +43,38 @@ class InclusiveBoxes(BoxRules):
         high = torch.cat([limit - side, limit], -1)[:, None]
         return torch.minimum(torch.maximum(boxes, low), high)
 
+    @override
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
         """Which boxes have both sides of at least `min_size` pixels, as Detectron counts pixels of the file."""
         return (shorter_side(boxes) - 1) / scale + 1 >= min_size
 
+    @override
     def in_file(self, boxes: Tensor, scales: Tensor) -> Tensor:
         """Boxes whose last pixel is one of the input -> the same with one of the file in its place."""
         return move_ends(boxes, scales - 1.0)
 
+    @override
     def in_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
         """The inverse of `in_file`."""
         return move_ends(boxes, 1.0 - scales)
 
+    @override
     def raw(self, boxes: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Boxes that end on their last pixel."""
         return move_ends(boxes, -pixel)
 
+    @override
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
         """Keypoints (B, N, J, 3) at the number of their pixel, not at its centre."""
         return torch.cat([keypoints[..., :2] - 0.5 * scales.view(-1, 1, 1, 1), keypoints[..., 2:]], -1)
 
+    @override
     def mask_frames(self, boxes: Tensor) -> Tensor:
         """Raw boxes of at least one pixel."""
         raw = self.raw(boxes)
         return torch.cat([raw[..., :2], torch.maximum(raw[..., 2:], raw[..., :2] + 1)], -1)
 
+    @override
     def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
         """Keypoints decoded in pixels of the file, as the boxes are."""
         scale = scales[:, None, None]  # (B, 1, 1)
@@ -76,6 +85,7 @@ class InclusiveBoxes(BoxRules):
 class LooseInclusiveBoxes(InclusiveBoxes):
     """As `InclusiveBoxes`, but decoded boxes are one pixel larger (mask-faster-rcnn)."""
 
+    @override
     def decode(
         self,
         deltas: Tensor,
@@ -91,10 +101,12 @@ class LooseInclusiveBoxes(InclusiveBoxes):
 class PixelCenterBoxes(BoxRules):
     """From the first pixel's centre to the last's: images and anchors end one pixel earlier (matterport)."""
 
+    @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
         """Clip boxes (B, N, 4) to the centre of the last pixel."""
         return clip_boxes(boxes, sizes - 1)
 
+    @override
     def anchors(self, cell: Tensor) -> Tensor:
         """Anchors (A, 4) that end one pixel earlier."""
         return move_ends(cell, -1.0)

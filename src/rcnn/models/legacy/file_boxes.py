@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.heads.box import BoxHead
 from rcnn.ops.boxes import is_nonempty
@@ -23,6 +24,7 @@ def scaled_file_sizes(images: ImageBatch) -> Tensor:
 class SubpixelBoxHead(BoxHead):
     """Also removes boxes without area after rounding to whole pixels of the file (chainer-mask-rcnn)."""
 
+    @override
     def allowed(self, boxes: Tensor, images: ImageBatch) -> Tensor:
         """Which boxes (B, R, K, 4) have an area in whole pixels of the file."""
         return is_nonempty((boxes / images.scales_or_one.view(-1, 1, 1, 1)).round())

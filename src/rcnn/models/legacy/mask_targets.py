@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.heads.mask_targets import BitmapTargets
 from rcnn.models.heads.regions import Regions
@@ -23,6 +24,7 @@ CUTS: dict[str, Cut] = {
 class CutBitmapTargets(BitmapTargets):
     """Bitmaps, cropped and resized as `MaskHeadConfig.target` says."""
 
+    @override
     def crop(self, bitmaps: Tensor, regions: Regions, size: int, images: ImageBatch) -> Tensor:
         """Masks (B, R, size, size) from bitmaps (B, G, H, W)."""
         cut = CUTS[self.kind]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.pooler import CANONICAL_SIZE, RegionPooler
 from rcnn.ops.crop_resize import crop_resize
@@ -15,6 +16,7 @@ class CropPooler(RegionPooler):
 
     kind: Literal["crop_resize", "affine", "normalized"] = "crop_resize"
 
+    @override
     def pool(self, maps: list[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: list[float]) -> Tensor:
         """Features (B, R, C, s, s) of regions (B, R, 4)."""
         return crop_resize(maps, boxes, levels, valid, scales, self.config.size, self.kind)
@@ -31,6 +33,7 @@ class NormalizedPooler(CropPooler):
 
     kind = "normalized"
 
+    @override
     def canonical_size(self, features: dict[str, Tensor]) -> float:
         """224 pixels, rounded to the nearest level, of regions measured in sides of the image from centre to centre."""
         side = max(features[next(iter(self.strides))].shape[2:]) * next(iter(self.strides.values()))

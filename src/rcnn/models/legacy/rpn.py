@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models.config import LegacyRPNConfig
 from rcnn.models.rpn import RPN, Level, excluding
@@ -21,6 +22,7 @@ class LegacyRPN(RPN):
         """The rules."""
         return self.config.legacy
 
+    @override
     def candidates(self, levels: list[Level], images: ImageBatch) -> list[Level]:
         """The levels without anchors that cannot become proposals; one level of all with `joint_levels`."""
         levels = super().candidates(levels, images)
@@ -38,11 +40,13 @@ class LegacyRPN(RPN):
         boxes = self.rules.clip(self.decode(level.deltas, level.anchors), images.sizes)
         return ~self.large_enough(boxes, images)
 
+    @override
     def large_enough(self, boxes: Tensor, images: ImageBatch) -> Tensor:
         """Which boxes (B, N, 4) `proposals.min_size` keeps; it can be in pixels of the file."""
         scale = images.scales_or_one[:, None] if self.legacy.min_size_original else 1.0  # (B, 1)
         return self.rules.large_enough(boxes, self.config.proposals.min_size, scale)
 
+    @override
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
         """As the plain RPN; anchors outside of the image or in crowds are ignored, and low quality can be overruled."""
         straddle, sampling = self.legacy.straddle, self.config.sampling
@@ -64,6 +68,7 @@ class LegacyRPN(RPN):
             label = torch.where(in_crowds(anchors, targets.crowds, self.legacy.crowd_ioa), -1, label)
         return matched, label
 
+    @override
     def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
         """The batch size, or the number of sampled anchors, for one loss or both."""
         count, sampled = super().divisors(valid)[0], valid.sum().clamp(min=1)
@@ -81,6 +86,7 @@ class SoftmaxRPN(LegacyRPN):
 
     logits_per_anchor = 2
 
+    @override
     def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The softmax of two logits is the sigmoid of their difference, which also ranks the proposals."""
         background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
@@ -90,6 +96,7 @@ class SoftmaxRPN(LegacyRPN):
 class ObjectLogitRPN(SoftmaxRPN):
     """As `SoftmaxRPN`, but the object's logit alone ranks the proposals (both Chainer ports of FCIS)."""
 
+    @override
     def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The difference of the two logits, and the object's own."""
         background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)

@@ -30,6 +30,12 @@ def list_models() -> list[str]:
 def model_config(name: str) -> DetectorConfig:
     """The config called `name`; the ValueError for an unknown name suggests similar ones."""
     if name not in MODELS:
-        close = difflib.get_close_matches(name, MODELS, n=3) or sorted(MODELS)
-        raise ValueError(f"no model named {name!r}; did you mean {' or '.join(close)}?")
+        raise ValueError(unknown_model(name))
     return MODELS[name]()
+
+
+def unknown_model(name: str) -> str:
+    """The message for a name that is not a model's, with up to three similar ones."""
+    near = difflib.get_close_matches(name, MODELS, n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    return f"no model named {name!r}; {hint}`rcnn models list` prints all names"

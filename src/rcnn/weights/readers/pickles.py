@@ -109,7 +109,7 @@ def build(value: Any, state: Any) -> None:
     """Stands in for `__setstate__` in a pickle of arrays; attributes of an OrderedDict are dropped."""
     if isinstance(value, Array | Dtype):
         value.set(state)
-    elif not isinstance(value, dict | Inert):
+    elif not isinstance(value, (dict, Inert)):
         raise ForeignName(f"the attributes of {value if isinstance(value, Name) else type(value).__name__}")
 
 
@@ -129,7 +129,7 @@ def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
         return value.stored
     if isinstance(value, Dtype):
         return value.dtype
-    if not isinstance(value, dict | list | tuple):
+    if not isinstance(value, (dict, list, tuple)):
         return value
     if depth > 100:
         raise Refused("containers nested more than 100 deep")
@@ -184,7 +184,7 @@ def _ordered(arguments: Any) -> dict[Any, Any]:
     if not arguments:
         return {}
     pairs = arguments[0]
-    if not isinstance(pairs, list) or not all(isinstance(p, list | tuple) and len(p) == 2 for p in pairs):
+    if not isinstance(pairs, list) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
         raise Damaged("an OrderedDict is not built from pairs")
     if not all(isinstance(key, str | int) for key, _ in pairs):
         raise Refused("an OrderedDict with keys that are neither text nor numbers")

@@ -109,7 +109,7 @@ def _plain(value: Any, done: dict[int, Any], depth: int) -> Any:
         return value.read() if value.nbytes <= SMALL else None
     if isinstance(value, Span):
         return value.read().decode("utf-8" if value.text else "latin1") if value.length <= 64 * SMALL else None
-    if not isinstance(value, dict | list | tuple):
+    if not isinstance(value, (dict, list, tuple)):
         return value
     if id(value) in done:
         return done[id(value)]
@@ -128,7 +128,7 @@ def _large_arrays(value: Any, seen: set[int], depth: int) -> int:
     """The number of arrays in `value`, without small ones, which are read."""
     if isinstance(value, Stored):
         return int(value.nbytes > SMALL)
-    if not isinstance(value, dict | list | tuple) or id(value) in seen or depth > 20 or len(seen) > MAX_EXTRAS:
+    if not isinstance(value, (dict, list, tuple)) or id(value) in seen or depth > 20 or len(seen) > MAX_EXTRAS:
         return 0
     seen.add(id(value))
     return sum(_large_arrays(each, seen, depth + 1) for each in (value.values() if isinstance(value, dict) else value))

@@ -86,7 +86,7 @@ def loaded(value: Any, depth: int = 0) -> Any:
         return value.read()
     if isinstance(value, dict):
         return {key: loaded(each, depth + 1) for key, each in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return type(value)(loaded(each, depth + 1) for each in value)
     return value
 

@@ -155,7 +155,8 @@ def read_safetensors(path: Path) -> dict[str, Stored]:
             raise Damaged(f"its header is not JSON ({type(error).__name__})") from error
     if not isinstance(header, dict):
         raise Damaged("its header is not a JSON object")
-    tensors, ends = {}, []
+    tensors: dict[str, Stored] = {}
+    ends: list[tuple[int, int]] = []
     for name, entry in header.items():
         if name == "__metadata__":
             continue
@@ -201,7 +202,7 @@ def call(name: Name, arguments: Any) -> Any:
             raise Damaged("a parameter has no tensor")
         return arguments[0]
     if word == "torch.Size":
-        return tuple(arguments[0]) if arguments and isinstance(arguments[0], tuple | list) else ()
+        return tuple(arguments[0]) if arguments and isinstance(arguments[0], (tuple, list)) else ()
     if word == "torch.device":
         return str(arguments[0])[:20] if arguments else ""
     return pickles.call(name, arguments)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, build_detector
-from rcnn.models.overrides import config_to_dict
 from rcnn.weights.listing import first_names
+from rcnn.weights.setting_texts import setting_values, value_text
 
 MAX_LISTED = 1000  # tensors that a message lists by name
 Kind = Literal["detector", "backbone"]
@@ -45,7 +45,8 @@ class Assumption:
         keys = [key for key in self.keys if key not in given]
         if self.keys and not keys:
             return ""
-        values = " ".join(f"{key}={setting_text(config, key)}" for key in keys)
+        settings = setting_values(config)
+        values = " ".join(f"{key}={value_text(settings.get(key))}" for key in keys)
         return f"{self.what}: {values} ({self.source})" if values else f"{self.what} ({self.source})"
 
 
@@ -64,37 +65,26 @@ class Converted:
     skipped: tuple[str, ...] = ()  # names of tensors skipped on purpose: optimizer, averaged weights, anchors
 
 
-def setting_text(config: DetectorConfig, key: str) -> str:
-    """The value of setting `key` (box.selection.nms_iou) as it is typed on the command line."""
-    value: object = config_to_dict(config)
-    for part in key.split("."):
-        value = value[part] if isinstance(value, dict) else None
-    return _text(value)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, list | tuple):
-        return "[" + ",".join(_text(each) for each in value) + "]"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def expected_state(config: DetectorConfig) -> dict[str, Tensor]:
+    """Names and shapes of the state of a detector of `config`, without values (on the meta device)."""
+    with torch.device("meta"):
+        return build_detector(config).state_dict()
 
 
 def require_fit(
     config: DetectorConfig,
+    expected: Mapping[str, Tensor],
     state: Mapping[str, Tensor],
     source: str,
     *,
     part: str = "",
     allow_missing: Sequence[str] = (),
 ) -> None:
-    """A ValueError, naming the tensors, unless `state` is what a detector of `config` holds.
+    """A ValueError, naming the tensors, unless `state` has the names and shapes `expected` of a detector of `config`.
 
     With `part`, only the detector's tensors whose names start with it are expected. Tensors that match a pattern of
     `allow_missing` may be missing.
     """
-    with torch.device("meta"):  # shapes only: nothing is initialized or stored
-        expected = build_detector(config).state_dict()
     expected = {name: value for name, value in expected.items() if name.startswith(part)}
     other = {name for name, value in expected.items() if name in state and state[name].shape != value.shape}
     problems = {

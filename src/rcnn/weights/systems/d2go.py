@@ -22,7 +22,7 @@ from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names, unnamed_keypoints
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource
-from rcnn.weights.systems.system import Plan, System
+from rcnn.weights.systems.system import Plan, System, all_of
 
 BLOCK = r"\.fbnetv2_\d+_\d+\.(pw|dw|pwl)\.conv\.(weight|bias)"
 STEM = "backbone.body.trunk0.fbnetv2_0_0"
@@ -53,11 +53,6 @@ def rules(names: Collection[str]) -> Rules:
         ),
         words={"number": numbers},
     )  # fmt: skip
-
-
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to a D2Go detector on FBNet."""
-    return any(name.startswith("backbone.body.trunk0.fbnetv2_") for name in names)
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
@@ -124,4 +119,9 @@ def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: 
         raise ValueError(f"{source}: its anchors differ from those of {config.name}: {cell.tolist()}")
 
 
-SYSTEM = System(name="D2Go", files=".pth, .pt of FBNetV3A detectors", recognises=recognises, read=read)
+SYSTEM = System(
+    name="D2Go",
+    files=".pth, .pt of FBNetV3A detectors",
+    recognises=all_of(r"backbone\.body\.trunk0\.fbnetv2_.+"),
+    read=read,
+)

@@ -16,11 +16,14 @@ from torch import Tensor
 from rcnn.models import model_config
 from rcnn.models.config import DetectorConfig, InputConfig, Norm, ResNetConfig
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.chainer.names import EPS as CHAINER_EPS
+from rcnn.weights.systems.chainer.names import VALUE as CHAINER_VALUE
+from rcnn.weights.systems.chainer.names import WORDS as CHAINER_WORDS
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron.names import RULES as CAFFE2
 from rcnn.weights.systems.layout import fold_biases, identity_statistics, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules
-from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
+from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_blocks
 from rcnn.weights.systems.system import Plan, System
 from rcnn.weights.systems.tensorpack.system import RULES as TENSORPACK_RULES
 
@@ -39,33 +42,21 @@ TORCH = Rules(
     (
         (r"conv1\.weight", "backbone.stem.conv1.weight"),
         (rf"bn1\.{VALUE}", "backbone.stem.conv1.norm.{1}"),
-        (r"layer(\d)\.(\d+)\.conv([123])\.weight", "backbone.res{1+1}.{2}.conv{3}.weight"),
-        (rf"layer(\d)\.(\d+)\.bn([123])\.{VALUE}", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
-        (r"layer(\d)\.(\d+)\.downsample\.0\.weight", "backbone.res{1+1}.{2}.shortcut.weight"),
-        (rf"layer(\d)\.(\d+)\.downsample\.1\.{VALUE}", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
+        *torch_blocks(r"layer(\d)\.(\d+)", "backbone.res{1+1}.{2}"),
     )
 )  # fmt: skip
 DETECTRON2 = Rules(((r"((?:stem\.conv1|res\d\.\d+\.(?:conv[123]|shortcut))\.(?!.*tracked).+)", "backbone.{1}"),))
-CHAINER_WORDS = {
-    "value": {"W": "weight", "b": "bias", "gamma": "norm.weight", "beta": "norm.bias",
-              "avg_mean": "norm.running_mean", "avg_var": "norm.running_var"},
-    "conv": {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"},
-}  # fmt: skip
 CHAINER_RULES = Rules(
     (
-        (r"(?:conv|bn)1/(W|b|gamma|beta|avg_mean|avg_var)", "backbone.stem.conv1.{1:value}"),
-        (
-            r"res(\d)/(a|b\d+)/(?:conv|bn)([1234])/(W|b|gamma|beta|avg_mean|avg_var)",
-            "backbone.res{1}.{2:block}.{3:conv}.{4:value}",
-        ),
+        (rf"(?:conv|bn)1/{CHAINER_VALUE}", "backbone.stem.conv1.{1:value}"),
+        (rf"res(\d)/(a|b\d+)/(?:conv|bn)([1234])/{CHAINER_VALUE}", "backbone.res{1}.{2:block}.{3:conv}.{4:value}"),
     ),
     words=CHAINER_WORDS,
 )
-CHAINER_EPS = 2e-5  # chainer.links.BatchNormalization
 # classifiers, counters, and blobs of the data
 SKIP = r"fc\.(weight|bias)|(stem\.)?fc\.\w+|fc\d+/.*|fc\d+_[wb]|linear/.*|.*num_batches_tracked|.*/N|pred_[wb]|conv1_b"
 DETECTOR = re.compile(
-    r"(rpn|roi_heads|head|fpn|mask|keypoint)[._/]|(rpn|conv_rpn|cls_score|bbox_pred|fpn_)\w*|.*/rpn.*"
+    r"layer1\.0\.(se|attn_last|conv2\.\w+)\..+|(rpn|roi_heads|head|fpn|mask|keypoint)[._/]|(rpn|conv_rpn|cls_score|bbox_pred|fpn_)\w*|.*/rpn.*"
 )
 Publisher = Literal["torchvision or timm", "Detectron2", "Caffe2 (MSRA)", "tensorpack", "Chainer"]
 

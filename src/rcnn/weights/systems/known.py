@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found, find_weights
-from rcnn.weights.systems import d2go, imagenet, mask_faster_rcnn, maskrcnn_benchmark, matterport, torchvision
+from rcnn.weights.systems import d2go, imagenet, mask_faster_rcnn, maskrcnn_benchmark, matterport, timm, torchvision
 from rcnn.weights.systems.chainer import system as chainer
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.detectron import system as detectron
@@ -36,6 +36,7 @@ SYSTEMS: tuple[System, ...] = (
     matterport.SYSTEM,
     mxnet.SYSTEM,
     *imagenet.SYSTEMS,
+    timm.SYSTEM,
 )
 EXPORTS: dict[str, tuple[System, Export]] = {
     system.export.option: (system, system.export)
@@ -69,5 +70,5 @@ def convert_found(
     known = ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS if system.kind == "detector")
     raise ValueError(
         f"{found.source} belongs to no known system: its tensors are {first_names(names)}. Known are {known}, and "
-        "ImageNet ResNets"
+        "ImageNet ResNets, and backbones of timm"
     )

@@ -7,9 +7,7 @@ first, frozen norms without eps. Its config is translated to Detectron's setting
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from dataclasses import replace
-from typing import Any
 
 from rcnn.models import DetectorConfig
 from rcnn.weights.readers.state_dict import Found
@@ -17,31 +15,21 @@ from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron.config import config_of
 from rcnn.weights.systems.detectron.names import in_our_layout
+from rcnn.weights.systems.detectron.tensors import settings_of_tensors
 from rcnn.weights.systems.renaming import Rules
-from rcnn.weights.systems.resnets import blocks_of, known_depth
+from rcnn.weights.systems.resnets import blocks_of, known_depth, torch_blocks
 from rcnn.weights.systems.settings import SettingsSource, read_settings
-from rcnn.weights.systems.system import Plan, System
+from rcnn.weights.systems.system import Plan, System, all_of
 
 VALUE = "(weight|bias|running_mean|running_var)"
-
-
-def _blocks(theirs: str, ours: str, first: int) -> tuple[tuple[str, str], ...]:
-    """Rules of the blocks of a ResNet stage; group `first` of `theirs` is the block."""
-    block, conv, value = (f"{{{first + n}}}" for n in range(3))
-    return (
-        (rf"{theirs}\.(\d+)\.conv(\d)\.(weight)", f"{ours}.{block}.conv{conv}.{value}"),
-        (rf"{theirs}\.(\d+)\.bn(\d)\.{VALUE}", f"{ours}.{block}.conv{conv}.norm.{value}"),
-        (rf"{theirs}\.(\d+)\.downsample\.0\.(weight)", f"{ours}.{block}.shortcut.{conv}"),
-        (rf"{theirs}\.(\d+)\.downsample\.1\.{VALUE}", f"{ours}.{block}.shortcut.norm.{conv}"),
-    )
 
 
 RULES = Rules(
     (
         (r"backbone\.body\.stem\.conv1\.(weight)", "backbone.stem.conv1.{1}"),
         (rf"backbone\.body\.stem\.bn1\.{VALUE}", "backbone.stem.conv1.norm.{1}"),
-        *_blocks(r"backbone\.body\.layer([1234])", "backbone.res{1+1}", 2),
-        *_blocks(r"roi_heads\.box\.feature_extractor\.head\.layer4", "box_head.trunk.res5", 1),
+        *torch_blocks(r"backbone\.body\.layer([1234])\.(\d+)", "backbone.res{1+1}.{2}"),
+        *torch_blocks(r"roi_heads\.box\.feature_extractor\.head\.layer4\.(\d+)", "box_head.trunk.res5.{1}"),
         (r"backbone\.fpn\.fpn_inner(\d)\.(weight|bias)", "fpn.lateral{1+1}.{2}"),
         (r"backbone\.fpn\.fpn_layer(\d)\.(weight|bias)", "fpn.output{1+1}.{2}"),
         (r"rpn\.head\.conv\.(weight|bias)", "rpn.convs.0.{1}"),
@@ -99,17 +87,15 @@ ASSUMED = {
 }
 
 
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to a maskrcnn-benchmark detector."""
-    return "backbone.body.stem.conv1.weight" in names and "rpn.head.cls_logits.weight" in names
-
-
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a maskrcnn-benchmark file; `settings` are its YAML or KEY=VALUE."""
     given = read_settings(settings) if settings is not None else {}
     placed = RULES.place(found.state, found.source, SYSTEM.name)
     shapes = {ours: found.shape(name) for name, ours in placed.ours.items()}
-    theirs = _settings(shapes)
+    theirs, _ = settings_of_tensors(shapes, group=False, source=found.source)
+    fpn = bool(theirs["FPN.FPN_ON"])
+    theirs |= {"TEST.RPN_PRE_NMS_TOP_N": 1000 if fpn else 6000, "TEST.RPN_POST_NMS_TOP_N": 1000}
+    theirs |= {"TRAIN.RPN_PRE_NMS_TOP_N": 2000 if fpn else 12000}
     sizes = given.pop("MODEL.RPN.ANCHOR_SIZES", None)
     if sizes is not None:
         theirs |= {"RPN.SIZES": list(sizes), "FPN.RPN_ANCHOR_START_SIZE": sizes[0]}
@@ -131,59 +117,6 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     )
 
 
-def _settings(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    """What names and shapes tell, in Detectron's settings; the rest is maskrcnn-benchmark's default."""
-    fpn, heads = any(name.startswith("fpn.") for name in shapes), "box_head.logits.weight" in shapes
-    out, inside = shapes["backbone.res2.0.conv2.weight"][:2]
-    settings: dict[str, Any] = {
-        "MODEL.RPN_ONLY": not heads,
-        "MODEL.FASTER_RCNN": heads,
-        "FPN.FPN_ON": fpn,
-        "RESNETS.NUM_GROUPS": out // inside,
-        "RESNETS.WIDTH_PER_GROUP": inside,
-        "RESNETS.STRIDE_1X1": out == inside,
-        "RPN.SIZES": [32, 64, 128, 256, 512],
-        "TEST.SCALE": 800,
-        "TEST.MAX_SIZE": 1333,
-        "TEST.NMS": 0.5,
-        "TEST.RPN_PRE_NMS_TOP_N": 1000 if fpn else 6000,
-        "TEST.RPN_POST_NMS_TOP_N": 1000,
-        "TRAIN.RPN_PRE_NMS_TOP_N": 2000 if fpn else 12000,
-        "TRAIN.BATCH_SIZE_PER_IM": 512,
-        "FAST_RCNN.ROI_XFORM_METHOD": "RoIAlign",
-        "FAST_RCNN.ROI_XFORM_RESOLUTION": 7 if fpn else 14,
-        "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 2 if fpn else 0,
-        "FAST_RCNN.ROI_BOX_HEAD": "add_roi_2mlp_head" if fpn else "add_ResNet_roi_conv5_head",
-    }
-    if fpn:
-        settings["FPN.DIM"] = shapes["fpn.lateral2.weight"][0]
-    if heads:
-        classes = shapes["box_head.logits.weight"][0]
-        settings["MODEL.NUM_CLASSES"] = classes
-        settings["MODEL.CLS_AGNOSTIC_BBOX_REG"] = shapes["box_head.deltas.weight"][0] == 8 and classes > 2
-    if "box_head.trunk.fc1.weight" in shapes:
-        settings["FAST_RCNN.MLP_HEAD_DIM"] = shapes["box_head.trunk.fc1.weight"][0]
-    if "mask_head.logits.weight" in shapes:
-        stacked = any(name.startswith("mask_head.trunk.") for name in shapes)
-        settings |= {
-            "MODEL.MASK_ON": True,
-            "MRCNN.ROI_MASK_HEAD": f"mask_rcnn_fcn_head_{'v1up4convs' if stacked else 'v0upshare'}",
-            "MRCNN.DIM_REDUCED": shapes["mask_head.logits.weight"][1],
-            "MRCNN.CLS_SPECIFIC_MASK": shapes["mask_head.logits.weight"][0] > 1,
-            "MRCNN.DILATION": 1,
-            "MRCNN.ROI_XFORM_RESOLUTION": 14,
-            "MRCNN.ROI_XFORM_SAMPLING_RATIO": 2 if fpn else 0,
-        }
-    if "keypoint_head.logits.weight" in shapes:
-        settings |= {
-            "MODEL.KEYPOINTS_ON": True,
-            "KRCNN.NUM_KEYPOINTS": shapes["keypoint_head.logits.weight"][1],
-            "KRCNN.ROI_XFORM_RESOLUTION": 14,
-            "KRCNN.ROI_XFORM_SAMPLING_RATIO": 2,
-        }
-    return settings
-
-
 def _in_pytorch(config: DetectorConfig) -> DetectorConfig:
     """Differences from Detectron: Pillow resizes, boxes are rescaled per side, and no proposal is too small."""
     plain = type(config.input)()
@@ -200,6 +133,6 @@ SYSTEM = System(
     name="maskrcnn-benchmark",
     files=".pth",
     settings="its YAML or KEY=VALUE",
-    recognises=recognises,
+    recognises=all_of(r"backbone\.body\.stem\.conv1\.weight", r"rpn\.head\.cls_logits\.weight"),
     read=read,
 )

@@ -9,29 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from rcnn.models.config import (
-    BOX_SAMPLING,
-    RPN_SAMPLING,
-    AnchorConfig,
-    BoxHeadConfig,
-    DetectorConfig,
-    FPNConfig,
-    InputConfig,
-    LegacyConfig,
-    LegacyRPNConfig,
-    MaskHeadConfig,
-    PoolerConfig,
-    ProposalConfig,
-    ResNetConfig,
-    RPNConfig,
-    SelectionConfig,
-)
+from rcnn.models import DetectorConfig
+from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names
@@ -39,7 +23,7 @@ from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, deltas_from_yx, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules, unexpected
 from rcnn.weights.systems.resnets import depth_and_blocks
-from rcnn.weights.systems.settings import SettingsSource, read_settings
+from rcnn.weights.systems.settings import SettingsSource, Typed, typed_settings
 from rcnn.weights.systems.system import Plan, System
 
 EPS = 1e-3  # Keras's, of every norm
@@ -66,17 +50,37 @@ RULES = Rules(  # of layers with a kernel
 )
 NORM = re.compile(r"bn_conv1|bn[2-5][a-z]_branch(?:2a|2b|2c|1)|mrcnn_(?:class|mask)_bn\d")
 SKIP = re.compile(r"(?:.*/)?(?:optimizer_weights|training|anchors)(?:/.*)?|.*(?:iterations|Variable)(?::0)?")
-# settings of its Config that a detector has, with their defaults for COCO
-DEFAULTS: dict[str, Any] = {
-    "IMAGE_MIN_DIM": 800, "IMAGE_MAX_DIM": 1024, "IMAGE_RESIZE_MODE": "square", "MEAN_PIXEL": [123.7, 116.8, 103.9],
-    "RPN_ANCHOR_SCALES": [32, 64, 128, 256, 512], "RPN_ANCHOR_RATIOS": [0.5, 1, 2], "RPN_ANCHOR_STRIDE": 1,
-    "RPN_NMS_THRESHOLD": 0.7, "RPN_TRAIN_ANCHORS_PER_IMAGE": 256, "PRE_NMS_LIMIT": 6000,
-    "POST_NMS_ROIS_TRAINING": 2000, "POST_NMS_ROIS_INFERENCE": 1000, "POOL_SIZE": 7, "MASK_POOL_SIZE": 14,
-    "TRAIN_ROIS_PER_IMAGE": 200, "ROI_POSITIVE_RATIO": 0.33, "DETECTION_MAX_INSTANCES": 100,
-    "DETECTION_MIN_CONFIDENCE": 0.7, "DETECTION_NMS_THRESHOLD": 0.3, "RPN_BBOX_STD_DEV": [0.1, 0.1, 0.2, 0.2],
-    "BBOX_STD_DEV": [0.1, 0.1, 0.2, 0.2],
-}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of its Config that a detector has, with their defaults for COCO."""
+
+    image_min_dim: int = 800
+    image_max_dim: int = 1024
+    image_resize_mode: str = "square"
+    mean_pixel: tuple[float, float, float] = (123.7, 116.8, 103.9)
+    rpn_anchor_scales: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
+    rpn_anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_anchor_stride: int = 1
+    rpn_nms_threshold: float = 0.7
+    rpn_train_anchors_per_image: int = 256
+    pre_nms_limit: int = 6000
+    post_nms_rois_training: int = 2000
+    post_nms_rois_inference: int = 1000
+    pool_size: int = 7
+    mask_pool_size: int = 14
+    train_rois_per_image: int = 200
+    roi_positive_ratio: float = 0.33
+    detection_max_instances: int = 100
+    detection_min_confidence: float = 0.7
+    detection_nms_threshold: float = 0.3
+    rpn_bbox_std_dev: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    bbox_std_dev: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+
+
 COCO = "matterport's setting for COCO"
+ONLY = ("IMAGE_RESIZE_MODE", "RPN_ANCHOR_STRIDE", "RPN_BBOX_STD_DEV", "BBOX_STD_DEV")  # supported: the defaults
 ASSUMED = {
     "IMAGE_MIN_DIM": Assumption("image size", COCO, ("input.min_size",)),
     "IMAGE_MAX_DIM": Assumption("image size", COCO, ("input.max_size", "input.canvas")),
@@ -101,7 +105,7 @@ def recognises(names: Collection[str]) -> bool:
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of matterport's file; `settings` are its Config, KEY=VALUE or what `config.display()` prints."""
-    given, others = _settings(settings)
+    given = typed_settings(Settings, settings)
     layers: dict[str, dict[str, str]] = {}  # layer -> its field -> the tensor's name
     skipped: list[str] = []
     unknown: list[str] = []
@@ -117,7 +121,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         raise ValueError(f"{found.source} looks like a file of {SYSTEM.name}, but has {unexpected(unknown)}")
     if bare := [layer for layer, fields in layers.items() if not NORM.fullmatch(layer) and "kernel" not in fields]:
         raise ValueError(f"{found.source} is incomplete: layers without a kernel: {first_names(bare)}")
-    config = _config({name: found.shape(name) for name in found.state}, layers, DEFAULTS | given, found.source)
+    config = _config({name: found.shape(name) for name in found.state}, layers, given, found.source)
 
     def tensors(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
         for layer, fields in layers.items():
@@ -132,8 +136,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         names={},
         complete=tensors,
         classes=class_names(config.num_classes),
-        assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in given),
-        notes=(*((f"settings that are not used: {', '.join(others)}",) if others else ()), *DIFFERENCES),
+        assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in given.given),
+        notes=(*given.notes(), *DIFFERENCES),
         skipped=tuple(skipped),
     )
 
@@ -187,10 +191,11 @@ def _convolution(ours: str, values: Mapping[str, Tensor], norm: Mapping[str, Ten
 def _config(
     shapes: Mapping[str, tuple[int, ...]],
     layers: Mapping[str, Mapping[str, str]],
-    get: Mapping[str, Any],
+    given: Typed[Settings],
     source: str,
 ) -> DetectorConfig:
     """The detector that layers of these shapes are."""
+    theirs = given.values
     letters: dict[int, set[str]] = {2: set(), 3: set(), 4: set(), 5: set()}
     for layer in layers:
         if found := BLOCK.fullmatch(layer):
@@ -204,86 +209,70 @@ def _config(
         )
     depth, unusual = depth_and_blocks(blocks)
     kernels = {name: shapes[fields["kernel"]] for name, fields in layers.items() if "kernel" in fields}
-    ratios = tuple(1 / float(ratio) for ratio in get["RPN_ANCHOR_RATIOS"])  # theirs are width over height
+    ratios = tuple(1 / ratio for ratio in theirs.rpn_anchor_ratios)  # theirs are width over height
     if kernels["rpn_class_raw"][-1] != 2 * len(ratios):
         raise ValueError(
             f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores; RPN_ANCHOR_RATIOS has {len(ratios)} ratios"
         )
-    if get["IMAGE_RESIZE_MODE"] != "square" or get["RPN_ANCHOR_STRIDE"] != 1:
-        raise ValueError(f"{source}: only IMAGE_RESIZE_MODE=square and RPN_ANCHOR_STRIDE=1 are supported")
-    for key in ("RPN_BBOX_STD_DEV", "BBOX_STD_DEV"):
-        if [float(value) for value in get[key]] != DEFAULTS[key]:
-            raise ValueError(f"{source}: {key} is {get[key]}; only {DEFAULTS[key]} is supported")
-    red, green, blue = (float(value) for value in get["MEAN_PIXEL"])
+    given.require_default(*ONLY, source=source)
     return DetectorConfig(
         name=f"mask_rcnn_r{depth}_fpn",
         num_classes=kernels["mrcnn_class_logits"][-1] - 1,
-        input=InputConfig(
-            min_size=get["IMAGE_MIN_DIM"],
-            max_size=get["IMAGE_MAX_DIM"],
+        input=cfg.InputConfig(
+            min_size=theirs.image_min_dim,
+            max_size=theirs.image_max_dim,
             resize="opencv_float",
             size_rounding="factor_up",
-            canvas=get["IMAGE_MAX_DIM"],
-            pixel_mean=(red, green, blue),
+            canvas=theirs.image_max_dim,
+            pixel_mean=theirs.mean_pixel,
             pixel_std=(1.0, 1.0, 1.0),
             divisor=64,
         ),
-        backbone=ResNetConfig(
+        backbone=cfg.ResNetConfig(
             depth=depth,
             blocks=unusual,
             stride_in_1x1=True,
             norm_eps=EPS,
             stem_pool="unpadded_ceil",  # TensorFlow's "same" pads even sides at the right and bottom alone
         ),
-        fpn=FPNConfig(channels=kernels["fpn_p2"][-1]),
-        rpn=RPNConfig(
+        fpn=cfg.FPNConfig(channels=kernels["fpn_p2"][-1]),
+        rpn=cfg.RPNConfig(
             width=kernels["rpn_conv_shared"][-1],
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1.0,
-            anchors=AnchorConfig(sizes=tuple((float(scale),) for scale in get["RPN_ANCHOR_SCALES"]), ratios=ratios),
-            legacy=LegacyRPNConfig(objectness="softmax", normalizer="sampled", joint_levels=True),
-            sampling=replace(RPN_SAMPLING, batch_size=get["RPN_TRAIN_ANCHORS_PER_IMAGE"]),
-            proposals=ProposalConfig(
-                nms_iou=get["RPN_NMS_THRESHOLD"],
-                pre_nms_train=get["PRE_NMS_LIMIT"],
-                pre_nms=get["PRE_NMS_LIMIT"],
-                post_nms_train=get["POST_NMS_ROIS_TRAINING"],
-                post_nms=get["POST_NMS_ROIS_INFERENCE"],
+            anchors=cfg.AnchorConfig(sizes=tuple((scale,) for scale in theirs.rpn_anchor_scales), ratios=ratios),
+            legacy=cfg.LegacyRPNConfig(objectness="softmax", normalizer="sampled", joint_levels=True),
+            sampling=replace(cfg.RPN_SAMPLING, batch_size=theirs.rpn_train_anchors_per_image),
+            proposals=cfg.ProposalConfig(
+                nms_iou=theirs.rpn_nms_threshold,
+                pre_nms_train=theirs.pre_nms_limit,
+                pre_nms=theirs.pre_nms_limit,
+                post_nms_train=theirs.post_nms_rois_training,
+                post_nms=theirs.post_nms_rois_inference,
                 min_size=-1.0,
             ),
         ),
-        box=BoxHeadConfig(
+        box=cfg.BoxHeadConfig(
             fc_width=kernels["mrcnn_class_conv1"][-1],
             max_log_scale=UNLIMITED_SCALE,
             append_ground_truth=False,
             smooth_l1_beta=1.0,
-            score_threshold=get["DETECTION_MIN_CONFIDENCE"],
-            pooler=PoolerConfig(kind="normalized", size=get["POOL_SIZE"]),
+            score_threshold=theirs.detection_min_confidence,
+            pooler=cfg.PoolerConfig(kind="normalized", size=theirs.pool_size),
             sampling=replace(
-                BOX_SAMPLING, batch_size=get["TRAIN_ROIS_PER_IMAGE"], positive_fraction=get["ROI_POSITIVE_RATIO"]
+                cfg.BOX_SAMPLING, batch_size=theirs.train_rois_per_image, positive_fraction=theirs.roi_positive_ratio
             ),
-            selection=SelectionConfig(
-                nms_iou=get["DETECTION_NMS_THRESHOLD"], max_detections=get["DETECTION_MAX_INSTANCES"]
+            selection=cfg.SelectionConfig(
+                nms_iou=theirs.detection_nms_threshold, max_detections=theirs.detection_max_instances
             ),
         ),
-        mask=MaskHeadConfig(
+        mask=cfg.MaskHeadConfig(
             width=kernels["mrcnn_mask"][-2],
             target="bitmap",
-            pooler=PoolerConfig(kind="normalized", size=get["MASK_POOL_SIZE"]),
+            pooler=cfg.PoolerConfig(kind="normalized", size=theirs.mask_pool_size),
         ),
-        legacy=LegacyConfig(boxes="pixel_centers"),
+        legacy=cfg.LegacyConfig(boxes="pixel_centers"),
     )
-
-
-def _settings(given: SettingsSource) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Settings that a detector has, and the keys of the others. ValueError for a value of the wrong type."""
-    found = {} if given is None else read_settings(given)
-    kinds: dict[type, tuple[type, ...]] = {list: (list, tuple), float: (int, float), int: (int,), str: (str,)}
-    known = {key: value for key, value in found.items() if key in DEFAULTS}
-    for key, value in known.items():
-        if not isinstance(value, kinds[type(DEFAULTS[key])]) or value == []:
-            raise ValueError(f"{given}: {key}={value!r} has the wrong type; expected a value such as {DEFAULTS[key]!r}")
-    return known, tuple(key for key in found if key not in DEFAULTS)
 
 
 SYSTEM = System(

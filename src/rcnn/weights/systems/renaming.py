@@ -20,6 +20,11 @@ def unexpected(names: Iterable[str]) -> str:
     return f"tensors without a counterpart here: {listed} (skip them with --allow-unused PATTERN)"
 
 
+def count(names: Iterable[str], pattern: str) -> int:
+    """How many of `names` match `pattern` as a whole."""
+    return sum(re.fullmatch(pattern, name) is not None for name in names)
+
+
 @dataclass(frozen=True)
 class Placed:
     """The names of a file, sorted."""
@@ -39,6 +44,7 @@ class Rules:
     pairs: tuple[tuple[str, str], ...]
     skip: str = ""  # pattern of names that are skipped: optimizer state, counters, classifiers
     words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    others: tuple[tuple[str, str], ...] = ()  # (start of a name, the unsupported part that it belongs to)
 
     @cached_property
     def _compiled(self) -> tuple[tuple[re.Pattern[str], str], ...]:
@@ -56,6 +62,10 @@ class Rules:
 
         A ValueError lists those that no rule knows, or two that are the same tensor.
         """
+        names = list(names)
+        for pattern, what in self.others:
+            if found := [name for name in names if re.match(pattern, name)]:
+                raise ValueError(f"{source} has {what} ({found[0]}), which rcnn does not support")
         ours: dict[str, str] = {}
         skipped: list[str] = []
         unknown: list[str] = []

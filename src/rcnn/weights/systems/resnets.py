@@ -6,12 +6,25 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-from rcnn.models.config import Norm
-
 Depth = Literal[50, 101, 152]
 # blocks of res2, res3, res4 and res5 (He et al. 2016, table 1)
 DEPTHS: dict[tuple[int, ...], Depth] = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 OURS = r"(?:backbone|box_head\.trunk)\.res(\d)\.(\d+)\..+"
+
+
+def torch_blocks(theirs: str, ours: str, norm: str = "bn") -> tuple[tuple[str, str], ...]:
+    """Rules (`Rules.pairs`) for the blocks of a ResNet that have torchvision's names.
+
+    `theirs` is a pattern up to the number of the block, whose groups the template `ours` uses; `norm` a pattern.
+    """
+    groups = re.compile(theirs).groups
+    first, second = f"{{{groups + 1}}}", f"{{{groups + 2}}}"
+    return (
+        (rf"{theirs}\.conv(\d)\.(weight)", f"{ours}.conv{first}.{second}"),
+        (rf"{theirs}\.{norm}(\d)\.(.+)", f"{ours}.conv{first}.norm.{second}"),
+        (rf"{theirs}\.downsample\.0\.(weight)", f"{ours}.shortcut.{first}"),
+        (rf"{theirs}\.downsample\.1\.(.+)", f"{ours}.shortcut.norm.{first}"),
+    )
 
 
 def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...] = (2, 3, 4, 5)) -> tuple[int, ...]:
@@ -34,9 +47,3 @@ def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
 def depth_and_blocks(blocks: tuple[int, ...]) -> tuple[Depth, tuple[int, ...]]:
     """ResNetConfig's `depth` and `blocks` for four numbers of blocks; `blocks` is empty for the usual ones."""
     return (DEPTHS[blocks], ()) if blocks in DEPTHS else (50, blocks)
-
-
-def norm_of(names: Iterable[str], layer: str) -> Norm:
-    """The norm after our convolution `layer`, from our names: bn where there are statistics, gn, or none."""
-    values = {name.removeprefix(f"{layer}.norm.") for name in names if name.startswith(f"{layer}.norm.")}
-    return "bn" if "running_mean" in values else "gn" if values else "none"

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ast
 import re
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -19,7 +19,7 @@ SettingsSource = str | Path | None  # a system's own settings: a file, a name th
 T = TypeVar("T")
 # a key starts the text, or follows a space or a quote
 KEY = re.compile(r"(?:(?<=\s)|(?<=^)|(?<=[\"']))(?:--)?([A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*)=")
-FLAG = re.compile(r"(?:^|\s)(--?)([A-Za-z]\w*)(?:[ \t]+(?!-{1,2}[A-Za-z])(\S+))?")
+FLAG = re.compile(r"(?:^|\s)(--?)([A-Za-z][\w-]*)(?:(?:=|[ \t]+(?!-{1,2}[A-Za-z]))(\S+))?")
 EXPONENT = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+")  # 1e-4, which YAML takes for a word
 PYTHON = "tag:yaml.org,2002:python/"
 
@@ -37,7 +37,21 @@ class Typed(Generic[T]):
 
     values: T  # defaults where nothing is given
     given: frozenset[str]  # keys that were given
-    unknown: tuple[str, ...]  # keys that the fields do not have
+    others: tuple[str, ...]  # given keys that `values` does not have
+
+    def require_default(self, *keys: str, source: str) -> None:
+        """A ValueError names `source` and the first of `keys` whose value is not the default."""
+        for key in keys:
+            value, default = (getattr(settings, field_of(key)) for settings in (self.values, type(self.values)))
+            if value != default:
+                raise ValueError(f"{source}: {key}={value!r} is not supported; expected {default!r}")
+
+    def notes(self, training: str = "") -> tuple[str, ...]:
+        """Sentences about the settings that are not used; `training` is a pattern of those that only training has."""
+        known = [key for key in self.others if training and re.fullmatch(training, key)]
+        unknown = [key for key in self.others if key not in known]
+        lists = (("training settings, not used", known), ("unknown settings, ignored", unknown))
+        return tuple(f"{what}: {', '.join(keys)}" for what, keys in lists if keys)
 
 
 class PlainLoader(yaml.SafeLoader):
@@ -75,7 +89,7 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not a text file ({error}); expected settings") from error
 
 
-def read_settings(given: str | Path) -> dict[str, Any]:
+def read_settings(given: str | Path, switches: Mapping[str, bool] | None = None) -> dict[str, Any]:
     """Settings by dotted key, from a file or from KEY=VALUE text.
 
     Read are KEY=VALUE (in lines or side by side), flags (`--bn2affine`), YAML, and the trees and tables that programs
@@ -85,7 +99,7 @@ def read_settings(given: str | Path) -> dict[str, Any]:
     if path is None and isinstance(given, Path):
         raise FileNotFoundError(f"{given} does not exist; expected a file of settings")
     text, source = (read_text(path), str(path)) if path else (str(given), f"{str(given)[:80]!r}")
-    found = parse_settings(text, source)
+    found = parse_settings(text, source, switches)
     if not found:
         what = "no settings" if path else "neither a file nor settings"
         raise ValueError(f"{source} has {what}; expected KEY=VALUE, such as min_size=800" if path else
@@ -93,12 +107,16 @@ def read_settings(given: str | Path) -> dict[str, Any]:
     return found
 
 
-def parse_settings(text: str, source: str) -> dict[str, Any]:
-    """As `read_settings`, of a text that is at hand; empty where it holds no settings."""
+def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None = None) -> dict[str, Any]:
+    """As `read_settings`, of a text; empty if it contains no settings."""
     text = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
     text = re.sub(r"(?m)^([A-Z][A-Z0-9_]+)[ \t]{2,}(?=[^=\s:])", r"\1=", text)  # a printed table
     if "=" not in text:  # KEY VALUE, as yacs takes settings
         text = re.sub(r"(?m)(^|[ \t])([A-Z][A-Z0-9_]*\.[A-Z0-9_.]+)[ \t]+(?=[^\s:])", r"\1\2=", text)
+    if re.match(r"\s*--?(?!config\b)[A-Za-z]", text):  # flags; a dash and a space would be a list
+        words = ((found[2].replace("-", "_") if found[1] == "--" else f"-{found[2]}", found[3])
+                 for found in FLAG.finditer(text))  # fmt: skip
+        return {name: _value(word) if word else (switches or {}).get(name, True) for name, word in words}
     tree = re.search(r"\{\s*['\"]", text)
     keys = list(KEY.finditer(text))
     if tree and not any(key.start() < tree.start() for key in keys):
@@ -109,9 +127,6 @@ def parse_settings(text: str, source: str) -> dict[str, Any]:
     if keys and not re.match(r"\s*[\w.]+:[ \t]+\S", text):
         ends = [key.start() for key in keys[1:]] + [len(text)]
         return flat({key[1]: _value(text[key.end() : end]) for key, end in zip(keys, ends, strict=True)})
-    if re.match(r"\s*--?[A-Za-z]", text):
-        return {found[2] if found[1] == "--" else f"-{found[2]}": _value(found[3]) if found[3] else True
-                for found in FLAG.finditer(text)}  # fmt: skip
     return plain_yaml(text, source)
 
 
@@ -158,58 +173,82 @@ def _value(text: str) -> object:
         return text
 
 
-def key_of(name: str, known: Mapping[str, str]) -> str:
-    """The field for setting `name`: MODEL.RPN.NMS_THRESH is model_rpn_nms_thresh."""
-    return known.get(name, name.lower().replace(".", "_"))
+def field_of(key: str) -> str:
+    """The field for setting `key`: model_rpn_nms_thresh for MODEL.RPN.NMS_THRESH."""
+    return key.lower().replace(".", "_")
 
 
-def typed(cls: type[T], values: Mapping[str, Any], source: str, renamed: Mapping[str, str] | None = None) -> Typed[T]:
+def typed(
+    cls: type[T], values: Mapping[str, Any], source: object, renamed: Mapping[str, str] | None = None
+) -> Typed[T]:
     """`values` as the dataclass `cls`; a ValueError names `source` and a value of another type.
 
-    `renamed` gives the field for keys that have another name. Objects that were not read count as not given.
+    `renamed` gives the usual name of keys that have several. Python objects that were not read count as not given.
     """
     hints = get_type_hints(cls)
-    defaults = cls()
     found: dict[str, Any] = {}
     given: set[str] = set()
-    unknown: list[str] = []
+    others: list[str] = []
     for name, value in values.items():
-        field = key_of(name, renamed or {})
+        key = (renamed or {}).get(name, name)
+        field = field_of(key)
         if field not in hints:
-            unknown.append(name)
+            others.append(key)
         elif not isinstance(value, Unread):
             try:
                 found[field] = _fitted(hints[field], value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(
-                    f"{source}: {name}={value!r} has the wrong type; expected a value such as "
-                    f"{getattr(defaults, field)!r}"
-                ) from error
-            given.add(name)
-    return Typed(cls(**found), frozenset(given), tuple(unknown))
+            except (TypeError, ValueError, OverflowError) as error:
+                wrong = "is not supported" if get_origin(hints[field]) is Literal else "has the wrong type"
+                expected = _expected(hints[field], getattr(cls, field))
+                raise ValueError(f"{str(source)[:200]}: {key}={value!r} {wrong}; expected {expected}") from error
+            given.add(key)
+    return Typed(cls(**found), frozenset(given), tuple(others))
 
 
-def plain_values(settings: object) -> Iterator[tuple[str, Any]]:
-    """Names and values of the fields of a settings dataclass."""
-    for field in fields(settings):  # pyrefly: ignore[bad-argument-type]
-        yield field.name, getattr(settings, field.name)
+def typed_settings(
+    cls: type[T],
+    given: SettingsSource,
+    *,
+    renamed: Mapping[str, str] | None = None,
+    switches: Mapping[str, bool] | None = None,
+) -> Typed[T]:
+    """The settings in a file or KEY=VALUE text as the dataclass `cls`; for None its defaults.
+
+    Errors are those of `read_settings` and `typed`; `switches` are values of flags that are written without one.
+    """
+    return typed(cls, {} if given is None else read_settings(given, switches), given, renamed)
+
+
+def _expected(hint: object, default: object) -> str:
+    """What a field of type `hint` accepts, in words."""
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    if get_origin(hint) in (Union, types.UnionType) and get_origin(get_args(hint)[0]) is Literal:
+        return _expected(get_args(hint)[0], None)
+    if default is not None:
+        return f"a value such as {default!r}"
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return next((names[part] for part in get_args(hint) if part in names), "a list")
 
 
 def _fitted(hint: Any, value: Any) -> Any:
-    """`value` as type `hint`; TypeError or ValueError where it is something else."""
+    """`value` as type `hint`; TypeError or ValueError if it is something else."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        return _fitted(next(part for part in arguments if part is not type(None)), value)
+        return None if value is None else _fitted(arguments[0], value)
+    if origin is Literal:
+        value = "None" if value is None else value
+        if value not in arguments:
+            raise ValueError(value)
+        return value
     if origin is tuple:
-        if not isinstance(value, list | tuple):
+        if not isinstance(value, (list, tuple)):
             raise TypeError(value)
         if arguments[-1] is Ellipsis:
             return tuple(_fitted(arguments[0], part) for part in value)
+        while len(value) == 1 and isinstance(value[0], (list, tuple)):  # [[[103, 116, 123]]], an array for an image
+            value = value[0]
         return tuple(_fitted(kind, part) for kind, part in zip(arguments, value, strict=True))
-    if hint is Any:
-        return value
     if hint is str:
         if not isinstance(value, str) and value is not None:
             raise TypeError(value)

@@ -6,6 +6,7 @@ an entry of SYSTEMS in known.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +16,10 @@ from torch import Tensor
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.weights.readers.state_dict import Found
-from rcnn.weights.systems.converted import Assumption, Converted, Kind, require_fit
+from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected_state, require_fit
 from rcnn.weights.systems.settings import SettingsSource
+
+COUNTER = ".num_batches_tracked"  # of the steps of batch norm
 
 
 def _same_tensor(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
@@ -25,6 +28,11 @@ def _same_tensor(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
 
 def _same_state(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
     return state
+
+
+def all_of(*patterns: str) -> Callable[[Collection[str]], bool]:
+    """A function that tells whether each of `patterns` matches a whole name of a collection."""
+    return lambda names: all(any(re.fullmatch(pattern, name) for name in names) for pattern in patterns)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,13 +96,17 @@ class System:
         except KeyError as error:
             raise ValueError(f"{found.source} looks like a file of {self.name}, but has no tensor {error}") from error
         config = override(plan.config, overrides)
+        expected = expected_state(config)
+        # frozen norms have no step counter here, others may have none there
+        unused = [name for name, ours in plan.names.items() if ours.endswith(COUNTER) and ours not in expected]
+        names = {name: ours for name, ours in plan.names.items() if name not in unused}
         try:
-            state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in plan.names.items()}
+            state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in names.items()}
             state = plan.complete(state, config)
         except ValueError as error:
             raise ValueError(str(error) if found.source in str(error) else f"{found.source}: {error}") from error
         part = "backbone." if self.kind == "backbone" else ""
-        require_fit(config, state, found.source, part=part, allow_missing=allow_missing)
+        require_fit(config, expected, state, found.source, part=part, allow_missing=allow_missing)
         given = [word.partition("=")[0] for word in overrides]
         sentences = (assumption.sentence(config, given) for assumption in plan.assumed)
         what = (
@@ -109,7 +121,7 @@ class System:
             kind=self.kind,
             assumed=tuple(sentence for sentence in sentences if sentence),
             notes=plan.notes,
-            skipped=(*plan.skipped, *found.skipped),
+            skipped=(*plan.skipped, *unused, *found.skipped),
         )
 
     def convert_state(

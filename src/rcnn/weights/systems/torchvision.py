@@ -8,8 +8,7 @@ have the names "N/A 12", "N/A 26", ... so that names are unique.
 from __future__ import annotations
 
 import hashlib
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -18,15 +17,7 @@ from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
 from rcnn.models import DetectorConfig, model_config
-from rcnn.models.config import (
-    FPNConfig,
-    InputConfig,
-    KeypointHeadConfig,
-    MobileNetConfig,
-    Norm,
-    PoolerConfig,
-    ResNetConfig,
-)
+from rcnn.models import config as cfg
 from rcnn.models.zoo.torchvision import BOX, LEGACY, MASK, RPN, faster_rcnn_r50_fpn_v2
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
@@ -38,10 +29,10 @@ from rcnn.weights.systems.layout import (
     background_first,
     background_last,
 )
-from rcnn.weights.systems.renaming import Rules
-from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
+from rcnn.weights.systems.renaming import Rules, count
+from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_blocks
 from rcnn.weights.systems.settings import SettingsSource
-from rcnn.weights.systems.system import Export, Plan, System
+from rcnn.weights.systems.system import Export, Plan, System, all_of
 
 # published files: the start of their SHA-256 -> their names; the tensors alone do not tell these settings
 NO_EPS = {  # the frozen norms have no eps: torchvision sets that when it loads them
@@ -71,10 +62,7 @@ def rules(lowest: int, convs: int) -> Rules:
         (  # norms before convolutions: in the other direction the norm's name matches both
             (r"backbone\.body\.conv1\.weight", "backbone.stem.conv1.weight"),
             (r"backbone\.body\.bn1\.(.+)", "backbone.stem.conv1.norm.{1}"),
-            (r"backbone\.body\.layer(\d)\.(\d+)\.conv(\d)\.weight", "backbone.res{1+1}.{2}.conv{3}.weight"),
-            (r"backbone\.body\.layer(\d)\.(\d+)\.bn(\d)\.(.+)", "backbone.res{1+1}.{2}.conv{3}.norm.{4}"),
-            (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.1\.(.+)", "backbone.res{1+1}.{2}.shortcut.norm.{3}"),
-            (r"backbone\.body\.layer(\d)\.(\d+)\.downsample\.0\.(.+)", "backbone.res{1+1}.{2}.shortcut.{3}"),
+            *torch_blocks(r"backbone\.body\.layer(\d)\.(\d+)", "backbone.res{1+1}.{2}"),
             (r"backbone\.body\.(\d+\..+)", "backbone.features.{1}"),  # MobileNetV3
             (r"backbone\.fpn\.inner_blocks\.(\d)\.1\.(.+)", f"fpn.lateral{level}.norm.{{2}}"),
             (r"backbone\.fpn\.inner_blocks\.(\d)\.0\.(.+)", f"fpn.lateral{level}.{{2}}"),
@@ -101,16 +89,11 @@ def rules(lowest: int, convs: int) -> Rules:
     )
 
 
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to a torchvision R-CNN."""
-    return "rpn.head.cls_logits.weight" in names and any(name.startswith("roi_heads.box_predictor.") for name in names)
-
-
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a torchvision state dict, which holds no settings: those of its constructors are used."""
-    convs = _count(found.state, r"roi_heads\.box_head\.\d+\.0\.weight")
+    convs = count(found.state, r"roi_heads\.box_head\.\d+\.0\.weight")
     config = _config(found)
-    lowest = 2 if isinstance(config.backbone, ResNetConfig) else 4
+    lowest = 2 if isinstance(config.backbone, cfg.ResNetConfig) else 4
     placed = rules(lowest, convs).place(found.state, found.source, f"{SYSTEM.name} ({config.name})")
     persons = config.keypoint is not None and config.num_classes == 1
     categories = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -144,7 +127,7 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     """
     if reason := _unsupported(config):
         raise ValueError(f"torchvision has no {config.name}: expected {reason}")
-    back = rules(2 if isinstance(config.backbone, ResNetConfig) else 4, config.box.convs).inverted()
+    back = rules(2 if isinstance(config.backbone, cfg.ResNetConfig) else 4, config.box.convs).inverted()
     theirs = {}
     for name, value in state.items():
         if (new := back.rename(name)) is None:
@@ -158,9 +141,9 @@ def _unsupported(config: DetectorConfig) -> str:
     backbone = config.backbone
     if config.fpn is None:
         return "a feature pyramid"
-    if not isinstance(backbone, ResNetConfig | MobileNetConfig):
+    if not isinstance(backbone, cfg.ResNetConfig | cfg.MobileNetConfig):
         return "a ResNet or MobileNetV3"
-    if isinstance(backbone, ResNetConfig) and backbone.stride_in_1x1:
+    if isinstance(backbone, cfg.ResNetConfig) and backbone.stride_in_1x1:
         return "the stride in the 3x3 convolutions"
     if config.cascade is not None or config.fcis is not None or config.proposals_only:
         return "Faster, Mask or Keypoint R-CNN"
@@ -170,10 +153,6 @@ def _unsupported(config: DetectorConfig) -> str:
         return "boxes and masks per class"
     norms = {getattr(backbone, "norm", ""), config.fpn.norm, config.box.norm, config.mask.norm if config.mask else ""}
     return "batch norm, frozen or not" if norms & {"gn"} else ""
-
-
-def _count(names: Collection[str], pattern: str) -> int:
-    return sum(re.fullmatch(pattern, name) is not None for name in names)
 
 
 def _config(found: Found) -> DetectorConfig:
@@ -197,28 +176,30 @@ def _config(found: Found) -> DetectorConfig:
         small = _is_published(source, SMALL_IMAGES)
         base = model_config(f"faster_rcnn_mobilenet_v3_large_{'320_' if small else ''}fpn")
         return replace(
-            base, num_classes=len(scores) - 1, backbone=MobileNetConfig(norm=norm, frozen_stages=0 if trained else 3)
+            base,
+            num_classes=len(scores) - 1,
+            backbone=cfg.MobileNetConfig(norm=norm, frozen_stages=0 if trained else 3),
         )
     depth, unusual = depth_and_blocks(blocks)
     width, within = found.shape("backbone.body.layer1.0.conv2.weight")[:2]
     groups = width // within
     trunk = f"r{depth}" if groups == 1 else f"x{depth}_{groups}x{within}d"
-    convs = _count(state, r"roi_heads\.box_head\.\d+\.0\.weight")
+    convs = count(state, r"roi_heads\.box_head\.\d+\.0\.weight")
     second = convs > 0
     name = f"{kind}_rcnn_{trunk}_fpn{'_v2' if second else ''}"
     base = faster_rcnn_r50_fpn_v2() if second else model_config("faster_rcnn_r50_fpn")
-    group: Norm = "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none"
-    mask_norm: Norm = "bn" if "roi_heads.mask_head.0.1.weight" in state else "none"
+    group: cfg.Norm = "bn" if "backbone.fpn.inner_blocks.0.1.weight" in state else "none"
+    mask_norm: cfg.Norm = "bn" if "roi_heads.mask_head.0.1.weight" in state else "none"
     return replace(
         base,
         name=name,
         num_classes=len(scores) - 1,
-        input=InputConfig(resize="bilinear"),
-        backbone=ResNetConfig(
+        input=cfg.InputConfig(resize="bilinear"),
+        backbone=cfg.ResNetConfig(
             depth=depth, blocks=unusual, groups=groups, width_per_group=within, norm=norm, norm_eps=_eps(source)
         ),
-        fpn=FPNConfig(norm=group),
-        rpn=replace(RPN, convs=max(1, _count(state, r"rpn\.head\.conv\.\d+\.0\.weight"))),
+        fpn=cfg.FPNConfig(norm=group),
+        rpn=replace(RPN, convs=max(1, count(state, r"rpn\.head\.conv\.\d+\.0\.weight"))),
         box=replace(BOX, convs=convs, fcs=1 if second else 2, norm="bn" if second else "none"),
         legacy=LEGACY,
         mask=replace(MASK, norm=mask_norm) if masks else None,
@@ -226,13 +207,13 @@ def _config(found: Found) -> DetectorConfig:
     )
 
 
-def _keypoint(state: Mapping[str, Tensor]) -> KeypointHeadConfig | None:
+def _keypoint(state: Mapping[str, Tensor]) -> cfg.KeypointHeadConfig | None:
     last = state.get("roi_heads.keypoint_predictor.kps_score_lowres.weight")  # (512, J, 4, 4)
     if last is None:
         return None
-    convs = _count(state, r"roi_heads\.keypoint_head\.\d+\.weight")
-    config = KeypointHeadConfig(
-        convs=convs, width=last.shape[0], pooler=PoolerConfig(size=14, sampling_ratio=2, aligned=False)
+    convs = count(state, r"roi_heads\.keypoint_head\.\d+\.weight")
+    config = cfg.KeypointHeadConfig(
+        convs=convs, width=last.shape[0], pooler=cfg.PoolerConfig(size=14, sampling_ratio=2, aligned=False)
     )
     return unnamed_keypoints(config, last.shape[1])
 
@@ -255,7 +236,7 @@ def _eps(source: str) -> float:
 SYSTEM = System(
     name="torchvision",
     files=".pth",
-    recognises=recognises,
+    recognises=all_of(r"rpn\.head\.cls_logits\.weight", r"roi_heads\.box_predictor\..+"),
     read=read,
     export=Export(
         option="torchvision",

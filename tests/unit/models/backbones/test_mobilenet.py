@@ -9,10 +9,14 @@ import torch
 from torchvision.models import mobilenet_v3_large
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_fpn
 from torchvision.models.detection.backbone_utils import _mobilenet_extractor
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.ops import MultiScaleRoIAlign
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.backbones.mobilenet import MobileNet
 from rcnn.models.config import MobileNetConfig
+from rcnn.models.heads.box import BoxHead
+from tests.narrow import instance, present
 from tests.unit.models.test_layers import disturbed
 
 
@@ -30,23 +34,24 @@ def test_maps_are_torchvisions_and_so_is_the_level_that_regions_come_from() -> N
     theirs = fasterrcnn_mobilenet_v3_large_fpn(weights=None, weights_backbone=None).eval()
     disturbed(theirs.backbone, seed=1)
     config = model_config("faster_rcnn_mobilenet_v3_large_fpn")
-    mine = build_detector(replace(config, backbone=replace(config.backbone, norm="bn"))).eval()
+    backbone = instance(config.backbone, MobileNetConfig)
+    mine = build_detector(replace(config, backbone=replace(backbone, norm="bn"))).eval()
     state = {our_name(n): v for n, v in theirs.state_dict().items() if n.startswith("backbone.")}
     assert set(state) == {n for n in mine.state_dict() if n.startswith(("backbone.", "fpn."))}
     mine.load_state_dict(state, strict=False)
     x = torch.randn(2, 3, 96, 160)
     wanted = theirs.backbone(x)
-    found = mine.fpn(mine.backbone(x))
+    found = present(mine.fpn)(mine.backbone(x))
     assert list(found) == ["p4", "p5", "p6"]
     for (name, value), other in zip(found.items(), wanted.values(), strict=True):
         torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4, msg=name)
     # torchvision takes both maps of stride 32 for the same level, whose first it reads, whatever a region's size
-    theirs.roi_heads.box_roi_pool(wanted, [torch.tensor([[0.0, 0, 90, 90]])] * 2, [(96, 160)] * 2)
-    mapper = theirs.roi_heads.box_roi_pool.map_levels
+    pool = instance(instance(theirs.roi_heads, RoIHeads).box_roi_pool, MultiScaleRoIAlign)
+    pool(wanted, [torch.tensor([[0.0, 0, 90, 90]])] * 2, [(96, 160)] * 2)
     boxes = torch.tensor([[0.0, 0, 16, 16], [0, 0, 2000, 2000]])
-    assert mapper([boxes]).tolist() == [0, 0]
-    assert theirs.roi_heads.box_roi_pool.scales == [1 / 32, 1 / 32]
-    assert mine.box_head.pooler.strides == {"p4": 32}
+    assert present(pool.map_levels)([boxes]).tolist() == [0, 0]
+    assert pool.scales == [1 / 32, 1 / 32]
+    assert instance(mine.box_head, BoxHead).pooler.strides == {"p4": 32}
     assert mine.rpn.anchors.strides == {"p4": 32, "p5": 32, "p6": 64}
 
 

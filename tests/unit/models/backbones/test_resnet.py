@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
 import pytest
 import torch
@@ -12,13 +14,17 @@ import torchvision
 from torch import Tensor, nn
 
 from rcnn.models import build_detector, model_config
-from rcnn.models.backbones.resnet import ResNet, build_stage
+from rcnn.models.backbones.resnet import Bottleneck, ResNet, build_stage
 from rcnn.models.config import FPNConfig, Norm, ResNetConfig
 from rcnn.models.fpn import FPN
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.mask import MaskHead
 from rcnn.models.layers import Conv2d
+from rcnn.models.overrides import override
 from rcnn.models.zoo.norms import with_norm
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import build_optimizer
+from tests.narrow import instance, present
 from tests.unit.models.test_layers import disturbed
 from tests.unit.random_batches import random_images, random_targets
 
@@ -86,7 +92,7 @@ def test_training_equals_torchvisions() -> None:
     x = torch.randn(2, 3, 64, 64)
     mine(x)["c5"].square().mean().backward()
     stages(theirs, x)[-1].square().mean().backward()
-    gradients = {name: p.grad for name, p in mine.named_parameters()}
+    gradients = {name: present(p.grad) for name, p in mine.named_parameters()}
     compared = 0
     for name, parameter in theirs.named_parameters():
         if parameter.grad is not None:
@@ -99,13 +105,14 @@ def test_training_equals_torchvisions() -> None:
 
 
 @torch.no_grad()
-def test_a_dilated_last_stage_equals_torchvisions_but_in_its_first_block() -> None:
+def test_a_dilated_last_stage_equals_torchvisions_except_for_its_first_block() -> None:
     torch.manual_seed(0)
     theirs = torchvision.models.ResNet(
         torchvision.models.resnet.Bottleneck, [1, 1, 1, 3], replace_stride_with_dilation=[False, False, True]
     ).eval()
     # torchvision begins to dilate in the second block; Detectron2's DC5 and FCIS in the first
-    theirs.layer4[0].conv2.dilation = theirs.layer4[0].conv2.padding = (2, 2)
+    block = instance(theirs.layer4[0], torchvision.models.resnet.Bottleneck)
+    block.conv2.dilation = block.conv2.padding = (2, 2)
     mine = ResNet(replace(TINY, blocks=(1, 1, 1, 3), norm="bn", res5_dilation=2)).eval()
     filled(mine, theirs)
     x = torch.randn(1, 3, 70, 50)
@@ -121,13 +128,13 @@ def test_a_dilated_last_stage_is_one_map_without_a_pyramid() -> None:
     detector = build_detector(replace(config, backbone=backbone, box=replace(config.box, fc_width=8)))
     assert (
         detector.rpn.anchors.strides
-        == detector.box_head.pooler.strides
-        == detector.mask_head.pooler.strides
+        == instance(detector.box_head, BoxHead).pooler.strides
+        == instance(detector.mask_head, MaskHead).pooler.strides
         == {"c5": 16}
     )
-    for change in ({"res5_dilation": 2}, {"res5_stride": 1}):
+    for unusable in (replace(TINY, res5_dilation=2), replace(TINY, res5_stride=1)):
         with pytest.raises(ValueError, match="res5 has the stride of res4"):
-            build_detector(replace(model_config("faster_rcnn_r50_fpn"), backbone=replace(TINY, **change)))
+            build_detector(replace(model_config("faster_rcnn_r50_fpn"), backbone=unusable))
 
 
 @torch.no_grad()
@@ -142,16 +149,16 @@ def test_the_stem_pools_as_each_system_does(size: int) -> None:
     """Sizes by Chainer's cover_all formula and caffe's; values by sliding a window in plain Python."""
     after = (size + 1) // 2  # the 7x7 convolution of stride 2
     sides = {
-        "padded": (after + 2 - 3) // 2 + 1,
-        "padded_ceil": (after + 2 - 3 + 2 - 1) // 2 + 1,
-        "unpadded_ceil": -(-(after - 3) // 2) + 1,
+        replace(TINY, stages=(2,), stem_pool="padded"): (after + 2 - 3) // 2 + 1,
+        replace(TINY, stages=(2,), stem_pool="padded_ceil"): (after + 2 - 3 + 2 - 1) // 2 + 1,
+        replace(TINY, stages=(2,), stem_pool="unpadded_ceil"): -(-(after - 3) // 2) + 1,
     }
-    for pool, side in sides.items():
-        stem = ResNet(replace(TINY, stages=(2,), stem_pool=pool)).stem
+    for config, side in sides.items():
+        stem = ResNet(config).stem
         x = torch.randn(1, 3, size, size)
         found, conv = stem(x), stem.conv1(x)
         assert found.shape[-1] == side
-        start = 0 if pool == "unpadded_ceil" else -1
+        start = 0 if config.stem_pool == "unpadded_ceil" else -1
         for place in range(side):
             first = 2 * place + start
             window = conv[0, :, max(first, 0) : first + 3, max(first, 0) : first + 3]
@@ -161,7 +168,7 @@ def test_the_stem_pools_as_each_system_does(size: int) -> None:
 @pytest.mark.parametrize("padding", ["align", "tensorflow"])
 @pytest.mark.parametrize("stride_in_1x1", [False, True])
 @torch.no_grad()
-def test_tensorpacks_network_in_its_own_words(padding: str, stride_in_1x1: bool) -> None:
+def test_the_backbone_equals_tensorpacks_formulas(padding: Literal["align", "tensorflow"], stride_in_1x1: bool) -> None:
     torch.manual_seed(0)
     config = replace(TINY, norm="none", padding=padding, stride_in_1x1=stride_in_1x1, stages=(2, 3, 4))
     network = ResNet(config)
@@ -176,9 +183,9 @@ def test_tensorpacks_network_in_its_own_words(padding: str, stride_in_1x1: bool)
     def conv(layer: Conv2d, x: Tensor, stride: int = 1, around: int = 0) -> Tensor:
         return F.conv2d(x, layer.weight, layer.bias, stride, around)
 
-    def block(x: Tensor, layers: nn.Module, stride: int) -> Tensor:
+    def block(x: Tensor, layers: Bottleneck, stride: int) -> Tensor:
         cut = x[:, :, :-1, :-1] if stride == 2 else x
-        shortcut = conv(layers.shortcut, cut, stride)
+        shortcut = conv(present(layers.shortcut), cut, stride)
         if stride_in_1x1:
             y = conv(layers.conv2, conv(layers.conv1, cut, stride).relu(), around=1)
         elif stride == 2:
@@ -223,7 +230,7 @@ def test_names_do_not_depend_on_what_is_frozen() -> None:
 
 
 @pytest.mark.parametrize("norm", ["bn", "sync_bn", "gn"])
-def test_a_network_from_scratch_begins_with_blocks_that_do_nothing(norm: Norm) -> None:
+def test_a_network_from_scratch_starts_with_identity_blocks(norm: Norm) -> None:
     torch.manual_seed(0)
     network = ResNet(replace(TINY, blocks=(2, 1, 1, 1), norm=norm))
     for name, value in network.named_parameters():
@@ -235,22 +242,22 @@ def test_a_network_from_scratch_begins_with_blocks_that_do_nothing(norm: Norm) -
             fan_out = value.shape[0] * value[0, 0].numel()
             assert float(value.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1), name
     x = torch.rand(1, 256, 8, 8)
-    torch.testing.assert_close(network.res2[1](x), x)
+    torch.testing.assert_close(network.get_submodule("res2.1")(x), x)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"blocks": (3, 4)}, "four numbers"),
-        ({"stages": (3, 4)}, "expected \\(2, 3, 4, 5\\)"),
-        ({"frozen_stages": 6}, "0 \\(none\\) to 5"),
-        ({"trained_affine": True, "norm": "gn"}, "is for norm=frozen_bn only"),
-        ({"padding": "align", "stem_pool": "padded_ceil"}, "set one of the two"),
+        ("blocks=[3,4]", "four numbers"),
+        ("stages=[3,4]", "expected \\(2, 3, 4, 5\\)"),
+        ("frozen_stages=6", "0 \\(none\\) to 5"),
+        ("trained_affine=true norm=gn", "is for norm=frozen_bn only"),
+        ("padding=align stem_pool=padded_ceil", "set one of the two"),
     ],
 )
-def test_invalid_settings_are_refused(change: dict[str, object], message: str) -> None:
+def test_invalid_settings_are_refused(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        replace(TINY, **change)
+        override(TINY, change.split())
 
 
 @pytest.mark.parametrize("norm", ["gn", "bn", "sync_bn", "none"])
@@ -259,10 +266,15 @@ def test_invalid_settings_are_refused(change: dict[str, object], message: str) -
 def test_a_pyramid_of_any_levels_equals_torchvisions(norm: Norm, levels: tuple[int, ...]) -> None:
     torch.manual_seed(0)
     channels = {f"c{n}": 8 * n for n in levels}
-    layer = {"gn": lambda c: nn.GroupNorm(32, c), "bn": nn.BatchNorm2d, "sync_bn": nn.BatchNorm2d, "none": None}[norm]
+    layers: dict[Norm, Callable[[int], nn.Module] | None] = {
+        "gn": partial(nn.GroupNorm, 32),
+        "bn": nn.BatchNorm2d,
+        "sync_bn": nn.BatchNorm2d,
+        "none": None,
+    }
     theirs = torchvision.ops.FeaturePyramidNetwork(
         list(channels.values()), 64, extra_blocks=torchvision.ops.feature_pyramid_network.LastLevelMaxPool(),
-        norm_layer=layer,
+        norm_layer=layers[norm],
     )  # fmt: skip
     mine = FPN(in_channels=channels, config=FPNConfig(channels=64, norm=norm))
     disturbed(theirs)
@@ -282,7 +294,7 @@ def test_a_pyramid_of_any_levels_equals_torchvisions(norm: Norm, levels: tuple[i
         torch.testing.assert_close(mine_map, their_map, atol=1e-5, rtol=1e-5)
 
 
-def test_a_pyramid_can_have_biases_beside_its_norms() -> None:
+def test_a_pyramid_can_have_biases_and_norms() -> None:
     fpn = FPN(in_channels={"c4": 8, "c5": 8}, config=FPNConfig(channels=32, norm="gn", conv_bias=True))
     parts = {name.split(".", 1)[1] for name in fpn.state_dict()}
     assert parts == {"weight", "bias", "norm.weight", "norm.bias"}
@@ -293,8 +305,8 @@ def test_a_pyramid_can_have_biases_beside_its_norms() -> None:
 def test_one_graph_and_its_gradients(norm: Norm) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
-    options = {"trained_affine": True} if norm == "frozen_bn" else {}
-    network = disturbed(ResNet(replace(TINY, norm=norm, frozen_stages=1, padding="align", **options))).train()
+    config = replace(TINY, norm=norm, trained_affine=norm == "frozen_bn", frozen_stages=1, padding="align")
+    network = disturbed(ResNet(config)).train()
     x = torch.randn(1, 3, 64, 96)
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     results = []
@@ -303,7 +315,10 @@ def test_one_graph_and_its_gradients(norm: Norm) -> None:
         maps = run(x)
         maps["c5"].square().mean().backward()
         results.append(
-            (maps["c5"].detach(), {n: p.grad.clone() for n, p in network.named_parameters() if p.requires_grad})
+            (
+                maps["c5"].detach(),
+                {n: present(p.grad).clone() for n, p in network.named_parameters() if p.requires_grad},
+            )
         )
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-4, rtol=1e-4)
     assert results[0][1]
@@ -322,22 +337,22 @@ def test_trained_scales_decay_as_norms_do() -> None:
 
 
 @pytest.mark.parametrize("norm", ["gn", "bn"])
-def test_from_scratch_it_learns_two_images(norm: Norm) -> None:
+def test_from_scratch_it_overfits_two_images(norm: Norm) -> None:
     """The network of `mask_rcnn_r50_fpn_gn_scratch` and its like, one block a stage, from its own random weights."""
     torch.manual_seed(0)
     config = with_norm(model_config("mask_rcnn_r50_fpn"), norm, "tiny", frozen_stages=0)
     config = replace(
         config,
         num_classes=2,
-        backbone=replace(config.backbone, blocks=(1, 1, 1, 1)),
-        fpn=replace(config.fpn, channels=32),
+        backbone=replace(instance(config.backbone, ResNetConfig), blocks=(1, 1, 1, 1)),
+        fpn=replace(present(config.fpn), channels=32),
         rpn=replace(
             config.rpn,
             proposals=replace(config.rpn.proposals, pre_nms_train=50, post_nms_train=20),
             sampling=replace(config.rpn.sampling, batch_size=32),
         ),
         box=replace(config.box, fc_width=32, conv_width=32, sampling=replace(config.box.sampling, batch_size=16)),
-        mask=replace(config.mask, width=32, convs=1),
+        mask=replace(present(config.mask), width=32, convs=1),
     )
     detector = build_detector(config).train()
     sizes = [(64, 96), (96, 64)]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rcnn.models import DetectorConfig, build_detector, model_config
 from rcnn.models.backbones import timm as bridge
 from rcnn.models.backbones.backbone import Backbone
+from rcnn.models.backbones.vit import Level
 from rcnn.models.config import (
     BOX_SAMPLING,
     BoxHeadConfig,
@@ -23,9 +24,10 @@ from rcnn.models.config import (
     TimmConfig,
     ViTConfig,
 )
-from rcnn.models.inference import prepare_for_inference
+from rcnn.models.inference import Precision, prepare_for_inference
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.checkpoint import load_detector, save_checkpoint
+from tests.narrow import instance, present
 from tests.unit.random_batches import random_images, random_targets
 
 timm = pytest.importorskip("timm", reason="needs rcnn[timm]")
@@ -177,7 +179,7 @@ def test_global_blocks_are_spread_as_vitdets() -> None:
 
 
 @torch.no_grad()
-def test_the_simple_pyramid_in_slow_words() -> None:
+def test_the_simple_pyramid_equals_a_slow_formula() -> None:
     """Li et al. 2022, section 3: one map, two, one or no deconvolutions or a pooling, 1x1 and 3x3, each with a norm."""
     torch.manual_seed(0)
     vit = ViT(VIT)
@@ -186,23 +188,23 @@ def test_the_simple_pyramid_in_slow_words() -> None:
         return F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), eps=1e-6).permute(0, 3, 1, 2)
 
     x = torch.randn(1, 64, 6, 4)
-    wide = {number: vit.pyramid[f"p{number}"].resize for number in (2, 3)}
+    first, second = (vit.get_submodule(f"pyramid.p2.resize.{place}") for place in (0, 3))
     bases = {
-        "p2": wide[2][3](F.gelu(norm(wide[2][0](x)))),
-        "p3": wide[3][0](x),
+        "p2": second(F.gelu(norm(first(x)))),
+        "p3": vit.get_submodule("pyramid.p3.resize.0")(x),
         "p4": x,
         "p5": F.max_pool2d(x, 2),
     }
     assert [tuple(base.shape[1:]) for base in bases.values()] == [(16, 24, 16), (32, 12, 8), (64, 6, 4), (64, 3, 2)]
     for name, base in bases.items():
-        level = vit.pyramid[name]
+        level = instance(vit.pyramid[name], Level)
         assert level.lateral.bias is None
         wanted = norm(F.conv2d(norm(F.conv2d(base, level.lateral.weight)), level.output.weight, padding=1))
         torch.testing.assert_close(level(x), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
-def test_a_detector_learns_two_images(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
+def test_a_detector_overfits_two_images(backbone: TimmConfig | ViTConfig | MobileNetConfig) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(backbone)).train()
     images, targets = batch()
@@ -263,15 +265,15 @@ def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> Non
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @torch.no_grad()
-def test_made_ready_for_prediction_it_gives_the_same_maps(
-    backbone: TimmConfig | ViTConfig | MobileNetConfig, precision: str
+def test_prepared_for_inference_it_gives_the_same_maps(
+    backbone: TimmConfig | ViTConfig | MobileNetConfig, precision: Precision
 ) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(backbone)).eval()
     for module in detector.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 1.5)
+            present(module.running_mean).normal_(0, 0.1)
+            present(module.running_var).uniform_(0.5, 1.5)
     images, _ = batch()
     ready = prepare_for_inference(detector, precision)
     for name, wanted in detector.features(images).items():
@@ -284,9 +286,7 @@ def test_made_ready_for_prediction_it_gives_the_same_maps(
 
 @pytest.mark.parametrize("backbone", [*BACKBONES, TimmConfig(name=SWIN)], ids=ident)
 @torch.no_grad()
-def test_a_checkpoint_brings_everything_back(
-    backbone: TimmConfig | ViTConfig | MobileNetConfig, tmp_path: Path
-) -> None:
+def test_a_checkpoint_restores_everything(backbone: TimmConfig | ViTConfig | MobileNetConfig, tmp_path: Path) -> None:
     torch.manual_seed(0)
     detector = build_detector(tiny(backbone)).eval()
     save_checkpoint(tmp_path / "run", detector, detector.config, ("a", "b"), {})
@@ -326,7 +326,7 @@ def test_a_vit_under_a_pyramid_is_refused() -> None:
         build_detector(replace(tiny(VIT), fpn=FPNConfig()))
 
 
-def test_weights_that_want_other_pixels_are_refused() -> None:
+def test_weights_for_other_pixel_statistics_are_refused() -> None:
     config = replace(tiny(ViTConfig(name="vit_tiny_patch16_224", pretrained=True)))
     with pytest.raises(ValueError, match=r"input.pixel_mean=\[127.5, 127.5, 127.5\]"):
         build_detector(config)
@@ -350,7 +350,7 @@ def test_a_checkpoint_does_not_fetch_weights_again(monkeypatch: pytest.MonkeyPat
     assert set(asked) == {False}
 
 
-def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_timm_the_error_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def absent(name: str) -> None:
         raise ImportError(name)
 
@@ -359,8 +359,7 @@ def test_without_timm_the_error_says_what_to_install(monkeypatch: pytest.MonkeyP
         build_detector(tiny(TimmConfig()))
 
 
-def test_backbones_say_channels_and_strides() -> None:
-    for config, build in ((TimmConfig(name="test_resnet"), TimmNet), (VIT, ViT)):
-        network = build(config)
+def test_backbones_have_channels_and_strides() -> None:
+    for network in (TimmNet(TimmConfig(name="test_resnet")), ViT(VIT)):
         assert isinstance(network, Backbone)
         assert list(network.channels) == list(network.strides) == list(network(torch.randn(1, 3, 64, 64)))

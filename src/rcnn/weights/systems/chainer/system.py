@@ -6,30 +6,18 @@ are scales and shifts only and its stem has a bias; DeNA keeps batch norms, read
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
-from rcnn.models.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    DetectorConfig,
-    InputConfig,
-    LegacyConfig,
-    LegacyRPNConfig,
-    MaskHeadConfig,
-    PoolerConfig,
-    Pooling,
-    ProposalConfig,
-    ResNetConfig,
-    RPNConfig,
-    SelectionConfig,
-)
+from rcnn.models import DetectorConfig
+from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
-from rcnn.weights.systems.chainer.settings import Settings, read_settings
+from rcnn.weights.systems.chainer.names import WORDS
+from rcnn.weights.systems.chainer.settings import TRAINING, Settings, read_chainer_settings
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import (
@@ -42,57 +30,37 @@ from rcnn.weights.systems.layout import (
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 from rcnn.weights.systems.settings import SettingsSource
-from rcnn.weights.systems.system import Plan, System
+from rcnn.weights.systems.system import Plan, System, all_of
 
+Shapes = Mapping[str, tuple[int, ...]]
 RATIOS = 3
 UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
+WKENTARO_MEAN = (123.152, 115.903, 103.063)
 MAX_DETECTIONS = 1000  # where the system has no limit
-VALUES = {"W": "weight", "b": "bias"}
-NORMS = {
-    "gamma": "weight",
-    "beta": "bias",
-    "avg_mean": "running_mean",
-    "avg_var": "running_var",
-    "W": "weight",
-    "b": "bias",
-}
-CONVS = {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"}
+NORMS = {"gamma": "weight", "beta": "bias", "avg_mean": "running_mean", "avg_var": "running_var", "W": "weight",
+         "b": "bias"}  # fmt: skip
+NORM = f"({'|'.join(NORMS)})"
+PREFIX = "(?:.+/)?"  # of a trainer's snapshot
 RULES = Rules(
     (
-        (r"(?:.+/)?extractor/conv1/(W|b)", "backbone.stem.conv1.{1:value}"),
-        (r"(?:.+/)?extractor/bn1/(gamma|beta|avg_mean|avg_var|W|b)", "backbone.stem.conv1.norm.{1:norm}"),
-        (r"(?:.+/)?extractor/res([234])/(a|b\d+)/conv(\d)/(W|b)", "backbone.res{1}.{2:block}.{3:conv}.{4:value}"),
-        (
-            r"(?:.+/)?extractor/res([234])/(a|b\d+)/bn(\d)/(gamma|beta|avg_mean|avg_var|W|b)",
-            "backbone.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
-        ),
-        (r"(?:.+/)?head/res(5)/(a|b\d+)/conv(\d)/(W|b)", "box_head.trunk.res{1}.{2:block}.{3:conv}.{4:value}"),
-        (
-            r"(?:.+/)?head/res(5)/(a|b\d+)/bn(\d)/(gamma|beta|avg_mean|avg_var|W|b)",
-            "box_head.trunk.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
-        ),
-        (r"(?:.+/)?rpn/conv1/(W|b)", "rpn.convs.0.{1:value}"),
-        (r"(?:.+/)?rpn/score/(W|b)", "rpn.objectness.{1:value}"),
-        (r"(?:.+/)?rpn/loc/(W|b)", "rpn.deltas.{1:value}"),
-        (r"(?:.+/)?head/score/(W|b)", "box_head.logits.{1:value}"),
-        (r"(?:.+/)?head/cls_loc/(W|b)", "box_head.deltas.{1:value}"),
-        (r"(?:.+/)?head/deconv(?:6|m1)/(W|b)", "mask_head.deconv.{1:value}"),
-        (r"(?:.+/)?head/(?:mask|convm2)/(W|b)", "mask_head.logits.{1:value}"),
+        (rf"{PREFIX}extractor/conv1/(W|b)", "backbone.stem.conv1.{1:value}"),
+        (rf"{PREFIX}extractor/bn1/{NORM}", "backbone.stem.conv1.norm.{1:norm}"),
+        (rf"{PREFIX}extractor/res([234])/(a|b\d+)/conv(\d)/(W|b)", "backbone.res{1}.{2:block}.{3:conv}.{4:value}"),
+        (rf"{PREFIX}extractor/res([234])/(a|b\d+)/bn(\d)/{NORM}", "backbone.res{1}.{2:block}.{3:conv}.norm.{4:norm}"),
+        (rf"{PREFIX}head/res5/(a|b\d+)/conv(\d)/(W|b)", "box_head.trunk.res5.{1:block}.{2:conv}.{3:value}"),
+        (rf"{PREFIX}head/res5/(a|b\d+)/bn(\d)/{NORM}", "box_head.trunk.res5.{1:block}.{2:conv}.norm.{3:norm}"),
+        (rf"{PREFIX}rpn/conv1/(W|b)", "rpn.convs.0.{1:value}"),
+        (rf"{PREFIX}rpn/score/(W|b)", "rpn.objectness.{1:value}"),
+        (rf"{PREFIX}rpn/loc/(W|b)", "rpn.deltas.{1:value}"),
+        (rf"{PREFIX}head/score/(W|b)", "box_head.logits.{1:value}"),
+        (rf"{PREFIX}head/cls_loc/(W|b)", "box_head.deltas.{1:value}"),
+        (rf"{PREFIX}head/deconv(?:6|m1)/(W|b)", "mask_head.deconv.{1:value}"),
+        (rf"{PREFIX}head/(?:mask|convm2)/(W|b)", "mask_head.logits.{1:value}"),
     ),
-    words={"value": VALUES, "norm": NORMS, "conv": CONVS},
+    words=WORDS | {"norm": NORMS},
 )
 SCALES = {5: (2.0, 4.0, 8.0, 16.0, 32.0), 4: (4.0, 8.0, 16.0, 32.0)}  # of anchors, in 16 pixels: COCO and VOC
-POOLINGS: dict[str, Pooling] = {"align": "roi_align", "pooling": "roi_pool", "resize": "crop_resize"}
-
-
-def recognises_wkentaro(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to chainer-mask-rcnn."""
-    return all(any(name.endswith(end) for name in names) for end in ("extractor/bn1/W", "head/mask/W"))
-
-
-def recognises_dena(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to DeNA's Chainer_Mask_R-CNN."""
-    return any(name.endswith("head/convm2/W") for name in names)
+POOLINGS: dict[str, cfg.Pooling] = {"align": "roi_align", "pooling": "roi_pool", "resize": "crop_resize"}
 
 
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
@@ -115,7 +83,10 @@ def read_dena(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena"]) -> Plan:
-    settings = read_settings(given, system)
+    theirs = read_chainer_settings(given)
+    settings = theirs.values
+    if system == "dena" and settings.roialign is False:
+        settings = replace(settings, pooling_func="pooling")
     first = next((name for name in found.state if name.endswith("extractor/conv1/W")), "extractor/conv1/W")
     prefix = first.removesuffix("extractor/conv1/W")  # a trainer's snapshot keeps its optimizer beside the model
     model = {name: found.shape(name) for name in found.state if name.startswith(prefix)}
@@ -123,51 +94,53 @@ def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena
     name = WKENTARO.name if system == "wkentaro" else DENA.name
     placed = RULES.place((name for name in model if name not in counters), found.source, name)
     shapes = {our: model[name] for name, our in placed.ours.items()}
-    config = (_wkentaro if system == "wkentaro" else _dena)(settings, shapes, found.source)
+    # runs whose log lacks the setting are older than it, and had 7
+    roi_size = settings.roi_size or (7 if "git_hash" in theirs.others else 14)
+    config = (_wkentaro if system == "wkentaro" else _dena)(settings, shapes, roi_size, found.source)
 
     def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-        if system == "wkentaro" or settings.get("bn2affine"):  # the norms are scale and shift only
+        if system == "wkentaro" or settings.bn2affine:  # the norms are scale and shift only
             state = identity_statistics({name: value for name, value in state.items() if ".running_" not in name})
         fold_biases(state)
         return state
 
-    named = settings.get("class_names")
     return Plan(
         config=config,
         names=placed.ours,
         tensor=in_our_layout,
         complete=complete,
-        classes=class_names(config.num_classes, named if isinstance(named, list | tuple) else (), VOC_CLASSES),
+        classes=class_names(config.num_classes, settings.class_names or (), VOC_CLASSES),
         assumed=_assumed(settings, config, system),
-        notes=(*_notes(settings, system), *settings.sentences()),
+        notes=(*_notes(settings, system), *theirs.notes(TRAINING)),
         skipped=tuple(name for name in found.state if name not in placed.ours),
     )
 
 
-def _wkentaro(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str) -> DetectorConfig:
+def _wkentaro(settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
     """chainer-mask-rcnn's detector: RGB, frozen scales and shifts, adaptive sampling, masks pasted as in Detectron."""
-    config = _common(settings, shapes, source, norm_eps=0.0)
-    mean = settings.get("mean") or (123.152, 115.903, 103.063)
+    config = _common(settings, shapes, roi_size, source, norm_eps=0.0)
     box = replace(
         config.box,
         sampling=replace(config.box.sampling, batch_size=512),
         pooler=replace(config.box.pooler, sampling_ratio=0),
     )
-    mask = MaskHeadConfig() if config.mask is None else config.mask
+    mask = cfg.MaskHeadConfig() if config.mask is None else config.mask
     return replace(
         config,
-        input=replace(config.input, resize="opencv", rescale="factor", pixel_mean=_three(mean)),
+        input=replace(
+            config.input, resize="opencv", rescale="factor", pixel_mean=settings.mean or (123.152, 115.903, 103.063)
+        ),
         backbone=replace(_resnet(config), stem_pool="padded_ceil"),
         box=box,
-        legacy=LegacyConfig(drop_subpixel=True),
+        legacy=cfg.LegacyConfig(drop_subpixel=True),
         mask=replace(mask, target="resized_bitmap", paste="padded", pooler=replace(mask.pooler, sampling_ratio=0)),
     )
 
 
-def _dena(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str) -> DetectorConfig:
+def _dena(settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
     """Chainer_Mask_R-CNN's detector: BGR, trained norms of fixed statistics, 2x2 samples, no limit of detections."""
-    config = _common(settings, shapes, source, norm_eps=0.0 if settings.get("bn2affine") else 2e-5)
-    mask = MaskHeadConfig() if config.mask is None else config.mask
+    config = _common(settings, shapes, roi_size, source, norm_eps=0.0 if settings.bn2affine else 2e-5)
+    mask = cfg.MaskHeadConfig() if config.mask is None else config.mask
     return replace(
         config,
         input=replace(
@@ -177,7 +150,7 @@ def _dena(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str
             channel_order="bgr",
             pixel_mean=(102.9801, 115.9465, 122.7717),
         ),
-        backbone=replace(_resnet(config), trained_affine=not settings.get("freeze_bn"), frozen_stages=0),
+        backbone=replace(_resnet(config), trained_affine=not settings.freeze_bn, frozen_stages=0),
         rpn=replace(
             config.rpn,
             proposals=replace(config.rpn.proposals, min_size=4.0),
@@ -193,31 +166,30 @@ def _dena(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str
     )
 
 
-def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: str, norm_eps: float) -> DetectorConfig:
+def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm_eps: float) -> DetectorConfig:
     """What both have in common."""
     if missing := [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]:
         raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), source)
     anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.logits.weight"][0] - 1
-    scales = settings.get("anchor_scales") or SCALES.get(anchors, SCALES[5])
+    scales = settings.anchor_scales or SCALES.get(anchors, SCALES[5])
     small = classes != 80  # VOC's sizes, unless it is COCO
-    # runs whose log lacks the setting are older than it, and had 7
-    roi_size = settings.get("roi_size") or (7 if "git_hash" in settings.ignored else 14)
     if roi_size // 7 not in (1, 2):  # the stride of their res5
         raise ValueError(f"{source}: roi_size is {roi_size}; expected 7 to 20, from which res5 makes about 7x7")
-    score, suppress = settings.get("score_thresh"), settings.get("nms_thresh")
-    pooling = POOLINGS[settings.get("pooling_func") or "align"]
+    score, suppress = settings.score_thresh, settings.nms_thresh
+    pooling = POOLINGS[settings.pooling_func or "align"]
+    pooler = cfg.PoolerConfig(kind=pooling, size=roi_size, aligned=False)
     return DetectorConfig(
         name=f"mask_rcnn_r{depth}_c4",
         num_classes=classes,
-        input=InputConfig(
-            min_size=settings.get("min_size") or (600 if small else 800),
-            max_size=settings.get("max_size") or (1000 if small else 1333),
+        input=cfg.InputConfig(
+            min_size=settings.min_size or (600 if small else 800),
+            max_size=settings.max_size or (1000 if small else 1333),
             size_rounding="factor",
             pixel_std=(1.0, 1.0, 1.0),
             divisor=0,
         ),
-        backbone=ResNetConfig(
+        backbone=cfg.ResNetConfig(
             depth=depth,
             stages=(2, 3, 4),
             stride_in_1x1=True,
@@ -225,39 +197,34 @@ def _common(settings: Settings, shapes: Mapping[str, tuple[int, ...]], source: s
             res5_stride=1 if roi_size < 14 else 2,
         ),
         fpn=None,
-        rpn=RPNConfig(
+        rpn=cfg.RPNConfig(
             width=_width(shapes),
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1 / 9,
-            anchors=AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), offset=0.5),
-            legacy=LegacyRPNConfig(straddle=0.0, normalizer="sampled"),
-            proposals=ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000, min_size=-1.0),
+            anchors=cfg.AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), offset=0.5),
+            legacy=cfg.LegacyRPNConfig(straddle=0.0, normalizer="sampled"),
+            proposals=cfg.ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000, min_size=-1.0),
         ),
-        box=BoxHeadConfig(
+        box=cfg.BoxHeadConfig(
             trunk="res5",
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1.0,
             score_threshold=0.05 if score is None else score,
-            pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False),
-            selection=SelectionConfig(nms_iou=0.5 if suppress is None else suppress),
+            pooler=pooler,
+            selection=cfg.SelectionConfig(nms_iou=0.5 if suppress is None else suppress),
         ),
-        mask=MaskHeadConfig(trunk="res5", convs=0, pooler=PoolerConfig(kind=pooling, size=roi_size, aligned=False)),
+        mask=cfg.MaskHeadConfig(trunk="res5", convs=0, pooler=pooler),
     )
 
 
-def _width(shapes: Mapping[str, tuple[int, ...]]) -> int:
+def _width(shapes: Shapes) -> int:
     width = shapes.get("rpn.convs.0.weight", (1024,))[0]
     return 0 if width == 1024 else width
 
 
-def _resnet(config: DetectorConfig) -> ResNetConfig:
-    assert isinstance(config.backbone, ResNetConfig)
+def _resnet(config: DetectorConfig) -> cfg.ResNetConfig:
+    assert isinstance(config.backbone, cfg.ResNetConfig)
     return config.backbone
-
-
-def _three(values: Any) -> tuple[float, float, float]:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue
 
 
 def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[Assumption, ...]:
@@ -275,7 +242,7 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[A
             "the system's default; models copied from Detectron have [122.7717,115.9465,102.9801]",
         )  # fmt: skip
     return tuple(
-        Assumption(what, source, keys) for key, (what, keys, source) in said.items() if settings.get(key) is None
+        Assumption(what, source, keys) for key, (what, keys, source) in said.items() if getattr(settings, key) is None
     )
 
 
@@ -284,20 +251,20 @@ def _notes(settings: Settings, system: str) -> tuple[str, ...]:
         return ("the best 100 detections are kept; its own code keeps 100 others, by mistake",)
     affine = "norms use the statistics of the file; for weights parsed from Detectron's give --config bn2affine=true"
     limit = f"at most {MAX_DETECTIONS} detections per image; the system has no limit (box.selection.max_detections)"
-    return (limit,) if settings.get("bn2affine") is not None else (affine, limit)
+    return (limit,) if settings.bn2affine is not None else (affine, limit)
 
 
 WKENTARO = System(
     name="chainer-mask-rcnn (wkentaro)",
     files=".npz",
     settings="the params.yaml of its log folder, or KEY=VALUE",
-    recognises=recognises_wkentaro,
+    recognises=all_of(".*extractor/bn1/W", ".*head/mask/W"),
     read=read_wkentaro,
 )
 DENA = System(
     name="Chainer_Mask_R-CNN (DeNA)",
     files=".npz",
     settings="the flags that it was run with (--bn2affine ...), or a file of them",
-    recognises=recognises_dena,
+    recognises=all_of(".*head/convm2/W"),
     read=read_dena,
 )

@@ -4,33 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Literal
 
 from rcnn.models import DetectorConfig
-from rcnn.models.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    FPNConfig,
-    InputConfig,
-    KeypointHeadConfig,
-    LegacyConfig,
-    LegacyRPNConfig,
-    MaskHeadConfig,
-    PoolerConfig,
-    Pooling,
-    ProposalConfig,
-    ResNetConfig,
-    RPNConfig,
-    SamplingConfig,
-    SelectionConfig,
-)
+from rcnn.models import config as cfg
 from rcnn.weights.systems.classes import unnamed_keypoints
-from rcnn.weights.systems.detectron.settings import DEFAULTS, require_known
+from rcnn.weights.systems.detectron.settings import Settings, require_supported
 from rcnn.weights.systems.detectron2.config import network_name
-from rcnn.weights.systems.detectron2.settings import listed
-from rcnn.weights.systems.settings import Unread
+from rcnn.weights.systems.settings import field_of, typed
 
-POOLERS: dict[str, Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
+POOLERS: dict[str, cfg.Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
 LEVELS = range(2, 7)
 # the last word of a function's name: (its stacked convolutions, None for the setting's; its fully connected layers)
 BOX_HEADS: dict[str, tuple[int | None, int]] = {
@@ -45,192 +28,171 @@ MASK_HEADS: dict[str, int] = {
 }
 
 
-def config_of(settings: Mapping[str, Any], *, depth: Literal[50, 101, 152], source: str) -> DetectorConfig:
+def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], source: str) -> DetectorConfig:
     """The config that Detectron's flat `settings` describe, on a ResNet of `depth` layers.
 
     Raises ValueError that names `source` and a setting that is not ours.
     """
-    get = {key: listed(value) for key, value in settings.items() if not isinstance(value, Unread)}
-    get = DEFAULTS | get
-    if get.get("RETINANET.RETINANET_ON"):
-        raise ValueError(f"{source}: RETINANET.RETINANET_ON=True is a one-stage detector, and no R-CNN")
-    only, masks, keypoints = get["MODEL.RPN_ONLY"], get["MODEL.MASK_ON"], get["MODEL.KEYPOINTS_ON"]
+    theirs = typed(Settings, settings, source).values
+    if settings.get("RETINANET.RETINANET_ON"):
+        raise ValueError(f"{source}: RETINANET.RETINANET_ON=True is a one-stage detector, not an R-CNN")
+    only, masks, keypoints = theirs.model_rpn_only, theirs.model_mask_on, theirs.model_keypoints_on
     masks, keypoints = masks and not only, keypoints and not only
-    require_known(settings, source, masks=masks, keypoints=keypoints)
-    if not only and not get["MODEL.FASTER_RCNN"]:
+    require_supported(settings, source, masks=masks, keypoints=keypoints)
+    if not only and not theirs.model_faster_rcnn:
         raise ValueError(
             f"{source}: MODEL.FASTER_RCNN=False is Fast R-CNN on proposals from a file, and has no RPN; "
             "expected an end-to-end model, or an RPN"
         )
-    fpn = get["FPN.FPN_ON"]
-    norm = "gn" if get["RESNETS.TRANS_FUNC"] == "bottleneck_gn_transformation" else "frozen_bn"
-    backbone = ResNetConfig(
+    fpn = theirs.fpn_fpn_on
+    norm = "gn" if theirs.resnets_trans_func == "bottleneck_gn_transformation" else "frozen_bn"
+    backbone = cfg.ResNetConfig(
         depth=depth,
-        groups=get["RESNETS.NUM_GROUPS"],
-        width_per_group=get["RESNETS.WIDTH_PER_GROUP"],
+        groups=theirs.resnets_num_groups,
+        width_per_group=theirs.resnets_width_per_group,
         stages=(2, 3, 4, 5) if fpn else (2, 3, 4),
-        stride_in_1x1=get["RESNETS.STRIDE_1X1"],
+        stride_in_1x1=theirs.resnets_stride_1x1,
         norm=norm,
         norm_eps=1e-5 if norm == "gn" else 0.0,  # an AffineChannel has none
-        frozen_stages=5 if get["TRAIN.FREEZE_CONV_BODY"] else get["TRAIN.FREEZE_AT"],
+        frozen_stages=5 if theirs.train_freeze_conv_body else theirs.train_freeze_at,
     )
-    if get["RESNETS.RES5_DILATION"] != 1:
-        raise ValueError(
-            f"{source}: RESNETS.RES5_DILATION={get['RESNETS.RES5_DILATION']!r} is not supported; expected 1"
-        )
+    if theirs.resnets_res5_dilation != 1:
+        raise ValueError(f"{source}: RESNETS.RES5_DILATION={theirs.resnets_res5_dilation} is not supported; expected 1")
     return DetectorConfig(
         name=network_name(backbone, "fpn" if fpn else "c4", only=only, masks=masks, keypoints=keypoints),
-        num_classes=1 if only else get["MODEL.NUM_CLASSES"] - 1,
-        input=InputConfig(
-            min_size=get["TEST.SCALE"],
-            max_size=get["TEST.MAX_SIZE"],
+        num_classes=1 if only else theirs.model_num_classes - 1,
+        input=cfg.InputConfig(
+            min_size=theirs.test_scale,
+            max_size=theirs.test_max_size,
             resize="opencv_float",
             size_rounding="factor_limit",
             rescale="factor",
             channel_order="bgr",
-            pixel_mean=_three(get["PIXEL_MEANS"], source),
+            pixel_mean=theirs.pixel_means,
             pixel_std=(1.0, 1.0, 1.0),
-            divisor=get["FPN.COARSEST_STRIDE"] if fpn else 0,
+            divisor=theirs.fpn_coarsest_stride if fpn else 0,
         ),
         backbone=backbone,
-        fpn=FPNConfig(channels=get["FPN.DIM"], norm="gn" if get["FPN.USE_GN"] else "none") if fpn else None,
-        rpn=_rpn(get, fpn),
+        fpn=cfg.FPNConfig(channels=theirs.fpn_dim, norm="gn" if theirs.fpn_use_gn else "none") if fpn else None,
+        rpn=_rpn(theirs, fpn),
         proposals_only=only,
-        box=BoxHeadConfig() if only else _box(get, source),
-        mask=_mask(get, source) if masks else None,
-        keypoint=_keypoint(get, source) if keypoints else None,
-        legacy=LegacyConfig(boxes="inclusive"),
+        box=cfg.BoxHeadConfig() if only else _box(theirs, source),
+        mask=_mask(theirs, source) if masks else None,
+        keypoint=_keypoint(theirs, source) if keypoints else None,
+        legacy=cfg.LegacyConfig(boxes="inclusive"),
     )
 
 
-def _rpn(get: Mapping[str, Any], fpn: bool) -> RPNConfig:
-    sizes: tuple[tuple[float, ...], ...] = (tuple(float(size) for size in get["RPN.SIZES"]),)
+def _rpn(theirs: Settings, fpn: bool) -> cfg.RPNConfig:
+    sizes: tuple[tuple[float, ...], ...] = (theirs.rpn_sizes,)
     if fpn:
-        sizes = tuple((float(get["FPN.RPN_ANCHOR_START_SIZE"] * 2 ** (level - LEVELS[0])),) for level in LEVELS)
-    return RPNConfig(
-        max_log_scale=float(get["BBOX_XFORM_CLIP"]),
+        sizes = tuple((theirs.fpn_rpn_anchor_start_size * 2 ** (level - LEVELS[0]),) for level in LEVELS)
+    return cfg.RPNConfig(
+        max_log_scale=theirs.bbox_xform_clip,
         smooth_l1_beta=1 / 9,
-        anchors=AnchorConfig(
+        anchors=cfg.AnchorConfig(
             sizes=sizes,
-            ratios=tuple(float(ratio) for ratio in get["FPN.RPN_ASPECT_RATIOS" if fpn else "RPN.ASPECT_RATIOS"]),
+            ratios=theirs.fpn_rpn_aspect_ratios if fpn else theirs.rpn_aspect_ratios,
         ),
-        legacy=LegacyRPNConfig(
+        legacy=cfg.LegacyRPNConfig(
             anchors="detectron",
-            straddle=float(get["TRAIN.RPN_STRADDLE_THRESH"]) if get["TRAIN.RPN_STRADDLE_THRESH"] >= 0 else -1.0,
+            straddle=theirs.train_rpn_straddle_thresh if theirs.train_rpn_straddle_thresh >= 0 else -1.0,
             min_size_original=True,
             normalizer="sampled",
         ),
-        sampling=SamplingConfig(
-            positive_iou=float(get["TRAIN.RPN_POSITIVE_OVERLAP"]),
-            negative_iou=float(get["TRAIN.RPN_NEGATIVE_OVERLAP"]),
-            batch_size=get["TRAIN.RPN_BATCH_SIZE_PER_IM"],
-            positive_fraction=get["TRAIN.RPN_FG_FRACTION"],
+        sampling=cfg.SamplingConfig(
+            positive_iou=theirs.train_rpn_positive_overlap,
+            negative_iou=theirs.train_rpn_negative_overlap,
+            batch_size=theirs.train_rpn_batch_size_per_im,
+            positive_fraction=theirs.train_rpn_fg_fraction,
         ),
-        proposals=ProposalConfig(
-            nms_iou=get["TEST.RPN_NMS_THRESH"],
-            pre_nms_train=get["TRAIN.RPN_PRE_NMS_TOP_N"],
-            pre_nms=get["TEST.RPN_PRE_NMS_TOP_N"],
-            post_nms_train=get["TRAIN.RPN_POST_NMS_TOP_N"],
-            post_nms=get["TEST.RPN_POST_NMS_TOP_N"],
-            min_size=float(max(get["TEST.RPN_MIN_SIZE"], 1)),
+        proposals=cfg.ProposalConfig(
+            nms_iou=theirs.test_rpn_nms_thresh,
+            pre_nms_train=theirs.train_rpn_pre_nms_top_n,
+            pre_nms=theirs.test_rpn_pre_nms_top_n,
+            post_nms_train=theirs.train_rpn_post_nms_top_n,
+            post_nms=theirs.test_rpn_post_nms_top_n,
+            min_size=max(theirs.test_rpn_min_size, 1.0),
         ),
     )
 
 
-def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
-    head = get["FAST_RCNN.ROI_BOX_HEAD"].rpartition(".")[2]
-    layers: dict[str, Any] = {"trunk": "res5"}
+def _box(theirs: Settings, source: str) -> cfg.BoxHeadConfig:
+    head = theirs.fast_rcnn_roi_box_head.rpartition(".")[2]
+    box = cfg.BoxHeadConfig(trunk="res5")
     if head != "add_ResNet_roi_conv5_head":
         convs, fcs = BOX_HEADS.get(head, (0, 0))
         if not fcs:
             known = " or ".join(["add_ResNet_roi_conv5_head", *BOX_HEADS])
             raise ValueError(f"{source}: FAST_RCNN.ROI_BOX_HEAD={head!r} is not supported; expected {known}")
-        layers = {
-            "convs": get["FAST_RCNN.NUM_STACKED_CONVS"] if convs is None else convs,
-            "conv_width": get["FAST_RCNN.CONV_HEAD_DIM"] if convs is None else BoxHeadConfig().conv_width,
-            "norm": "gn" if head.endswith("_gn_head") else "none",
-            "fcs": fcs,
-            "fc_width": get["FAST_RCNN.MLP_HEAD_DIM"],
-        }
-    soft = get["TEST.SOFT_NMS.METHOD"] if get["TEST.SOFT_NMS.ENABLED"] else "hard"
-    return BoxHeadConfig(
-        **layers,
-        pooler=_pooler(get, "FAST_RCNN.ROI_XFORM_", source),
-        class_agnostic=get["MODEL.CLS_AGNOSTIC_BBOX_REG"],
-        delta_weights=_four(get["MODEL.BBOX_REG_WEIGHTS"], source),
-        max_log_scale=float(get["BBOX_XFORM_CLIP"]),
+        box = cfg.BoxHeadConfig(
+            convs=theirs.fast_rcnn_num_stacked_convs if convs is None else convs,
+            conv_width=theirs.fast_rcnn_conv_head_dim if convs is None else box.conv_width,
+            norm="gn" if head.endswith("_gn_head") else "none",
+            fcs=fcs,
+            fc_width=theirs.fast_rcnn_mlp_head_dim,
+        )
+    soft = theirs.test_soft_nms_method if theirs.test_soft_nms_enabled else "hard"
+    return replace(
+        box,
+        pooler=_pooler(theirs, "FAST_RCNN.ROI_XFORM_", source),
+        class_agnostic=theirs.model_cls_agnostic_bbox_reg,
+        delta_weights=theirs.model_bbox_reg_weights,
+        max_log_scale=theirs.bbox_xform_clip,
         smooth_l1_beta=1.0,
-        score_threshold=float(get["TEST.SCORE_THRESH"]),
-        sampling=SamplingConfig(
-            positive_iou=get["TRAIN.FG_THRESH"],
-            min_negative_iou=float(get["TRAIN.BG_THRESH_LO"]),
-            batch_size=get["TRAIN.BATCH_SIZE_PER_IM"],
-            positive_fraction=get["TRAIN.FG_FRACTION"],
+        score_threshold=theirs.test_score_thresh,
+        sampling=cfg.SamplingConfig(
+            positive_iou=theirs.train_fg_thresh,
+            min_negative_iou=theirs.train_bg_thresh_lo,
+            batch_size=theirs.train_batch_size_per_im,
+            positive_fraction=theirs.train_fg_fraction,
         ),
-        selection=SelectionConfig(
-            nms_iou=float(get["TEST.NMS"]),
+        selection=cfg.SelectionConfig(
+            nms_iou=theirs.test_nms,
             nms="hard" if soft == "hard" else "soft_linear" if soft == "linear" else "soft_gaussian",
-            soft_nms_sigma=float(get["TEST.SOFT_NMS.SIGMA"]),
+            soft_nms_sigma=theirs.test_soft_nms_sigma,
             soft_nms_threshold=0.0001,
-            max_detections=get["TEST.DETECTIONS_PER_IM"],
+            max_detections=theirs.test_detections_per_im,
         ),
     )
 
 
-def _mask(get: Mapping[str, Any], source: str) -> MaskHeadConfig:
-    head = get["MRCNN.ROI_MASK_HEAD"].rpartition(".")[2]
+def _mask(theirs: Settings, source: str) -> cfg.MaskHeadConfig:
+    head = theirs.mrcnn_roi_mask_head.rpartition(".")[2]
     shared = head == "mask_rcnn_fcn_head_v0upshare"
     if not shared and head not in MASK_HEADS:
         known = " or ".join(["mask_rcnn_fcn_head_v0upshare", *MASK_HEADS])
         raise ValueError(f"{source}: MRCNN.ROI_MASK_HEAD={head!r} is not supported; expected {known}")
-    if not shared and get["MRCNN.DILATION"] != 1:
-        raise ValueError(f"{source}: MRCNN.DILATION={get['MRCNN.DILATION']!r} is not supported; expected 1")
-    pooler = _pooler(get, "MRCNN.ROI_XFORM_", source)
+    if not shared and theirs.mrcnn_dilation != 1:
+        raise ValueError(f"{source}: MRCNN.DILATION={theirs.mrcnn_dilation} is not supported; expected 1")
+    pooler = _pooler(theirs, "MRCNN.ROI_XFORM_", source)
     if shared:  # trained on the box head's regions; masks of detections are pooled by MRCNN's settings, as large
-        pooler = replace(pooler, size=get["FAST_RCNN.ROI_XFORM_RESOLUTION"])
-    return MaskHeadConfig(
+        pooler = replace(pooler, size=theirs.fast_rcnn_roi_xform_resolution)
+    return cfg.MaskHeadConfig(
         trunk="res5" if shared else "convs",
         convs=0 if shared else MASK_HEADS[head],
-        width=get["MRCNN.DIM_REDUCED"],
+        width=theirs.mrcnn_dim_reduced,
         norm="gn" if head.endswith("_gn") else "none",
-        class_agnostic=not get["MRCNN.CLS_SPECIFIC_MASK"],
+        class_agnostic=not theirs.mrcnn_cls_specific_mask,
         pooler=pooler,
         paste="padded",
     )
 
 
-def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
-    head = KeypointHeadConfig(
-        convs=get["KRCNN.NUM_STACKED_CONVS"],
-        width=get["KRCNN.CONV_HEAD_DIM"],
-        pooler=_pooler(get, "KRCNN.ROI_XFORM_", source),
-        normalizer="visible" if get["KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS"] else "batch_size",
-        loss_weight=float(get["KRCNN.LOSS_WEIGHT"]),
+def _keypoint(theirs: Settings, source: str) -> cfg.KeypointHeadConfig:
+    head = cfg.KeypointHeadConfig(
+        convs=theirs.krcnn_num_stacked_convs,
+        width=theirs.krcnn_conv_head_dim,
+        pooler=_pooler(theirs, "KRCNN.ROI_XFORM_", source),
+        normalizer="visible" if theirs.krcnn_normalize_by_visible_keypoints else "batch_size",
+        loss_weight=theirs.krcnn_loss_weight,
     )
-    return unnamed_keypoints(head, get["KRCNN.NUM_KEYPOINTS"])
+    return unnamed_keypoints(head, theirs.krcnn_num_keypoints)
 
 
-def _pooler(get: Mapping[str, Any], prefix: str, source: str) -> PoolerConfig:
-    method = get[f"{prefix}METHOD"]
+def _pooler(theirs: Settings, prefix: str, source: str) -> cfg.PoolerConfig:
+    keys = (f"{prefix}METHOD", f"{prefix}RESOLUTION", f"{prefix}SAMPLING_RATIO")
+    method, size, ratio = (getattr(theirs, field_of(key)) for key in keys)
     if method not in POOLERS:
         raise ValueError(f"{source}: {prefix}METHOD={method!r} is not supported; expected {' or '.join(POOLERS)}")
-    return PoolerConfig(
-        kind=POOLERS[method],
-        size=get[f"{prefix}RESOLUTION"],
-        sampling_ratio=get[f"{prefix}SAMPLING_RATIO"],
-        aligned=False,
-    )
-
-
-def _three(values: list[float], source: str) -> tuple[float, float, float]:
-    if len(values) != 3:
-        raise ValueError(f"{source}: PIXEL_MEANS={values!r}: expected three numbers, blue, green, red")
-    blue, green, red = (float(value) for value in values)
-    return blue, green, red
-
-
-def _four(values: list[float], source: str) -> tuple[float, float, float, float]:
-    if len(values) != 4:
-        raise ValueError(f"{source}: MODEL.BBOX_REG_WEIGHTS={values!r}: expected four numbers")
-    x, y, width, height = (float(value) for value in values)
-    return x, y, width, height
+    return cfg.PoolerConfig(kind=POOLERS[method], size=size, sampling_ratio=ratio, aligned=False)

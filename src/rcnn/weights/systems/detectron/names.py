@@ -15,6 +15,13 @@ from rcnn.weights.systems.renaming import Rules
 
 BRANCHES = {"2a": "conv1", "2b": "conv2", "2c": "conv3", "1": "shortcut"}
 VALUES = {"w": "weight", "b": "bias", "s": "weight"}  # s: the scale of a norm
+# names of networks that we do not have
+OTHERS = (
+    (r"retnet_", "RetinaNet, a one-stage detector"),
+    (r"_\[(mask|pose)\]_res5_", "a separate res5 for masks or keypoints"),
+    (r"_\[pose\]_|_\[keypoints?\]_", "a keypoint head on shared convolutions"),
+    (r"(conv_cls|conv_bbox_pred)_(w|b)", "R-FCN"),
+)
 # norms first: `_bn_b` is not the bias of a convolution
 RULES = Rules(
     (
@@ -45,13 +52,7 @@ RULES = Rules(
     skip=r".*_momentum|lr|iter|model_iter|(conv1|fc1000|pred|last_out_L1000|classifier)(_[wb])?|res\d_\d+_branch\w+_b"
     r"|kps_score_[wb]|.*_bn_(rm|riv)",
     words={"branch": BRANCHES, "value": VALUES},
-)
-# names of networks that we do not have
-OTHERS = (
-    (r"retnet_", "RetinaNet, a one-stage detector"),
-    (r"_\[(mask|pose)\]_res5_", "a separate res5 for masks or keypoints"),
-    (r"_\[pose\]_|_\[keypoints?\]_", "a keypoint head on shared convolutions"),
-    (r"(conv_cls|conv_bbox_pred)_(w|b)", "R-FCN"),
+    others=OTHERS,
 )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,85 +16,89 @@ from rcnn.weights.systems.settings import (
     SettingsSource,
     Unread,
     existing_file,
+    field_of,
     plain_yaml,
     python_object,
     read_text,
 )
 
-# settings that we use, with Detectron's defaults (core/config.py)
-DEFAULTS: dict[str, Any] = {
-    "BBOX_XFORM_CLIP": math.log(1000 / 16),
-    "FAST_RCNN.CONV_HEAD_DIM": 256,
-    "FAST_RCNN.MLP_HEAD_DIM": 1024,
-    "FAST_RCNN.NUM_STACKED_CONVS": 4,
-    "FAST_RCNN.ROI_BOX_HEAD": "",
-    "FAST_RCNN.ROI_XFORM_METHOD": "RoIPoolF",
-    "FAST_RCNN.ROI_XFORM_RESOLUTION": 14,
-    "FAST_RCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-    "FPN.COARSEST_STRIDE": 32,
-    "FPN.DIM": 256,
-    "FPN.FPN_ON": False,
-    "FPN.RPN_ANCHOR_START_SIZE": 32,
-    "FPN.RPN_ASPECT_RATIOS": [0.5, 1, 2],
-    "FPN.USE_GN": False,
-    "KRCNN.CONV_HEAD_DIM": 256,
-    "KRCNN.LOSS_WEIGHT": 1.0,
-    "KRCNN.NORMALIZE_BY_VISIBLE_KEYPOINTS": True,
-    "KRCNN.NUM_KEYPOINTS": -1,
-    "KRCNN.NUM_STACKED_CONVS": 8,
-    "KRCNN.ROI_XFORM_METHOD": "RoIAlign",
-    "KRCNN.ROI_XFORM_RESOLUTION": 7,
-    "KRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-    "MODEL.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
-    "MODEL.CLS_AGNOSTIC_BBOX_REG": False,
-    "MODEL.CONV_BODY": "",
-    "MODEL.FASTER_RCNN": False,
-    "MODEL.KEYPOINTS_ON": False,
-    "MODEL.MASK_ON": False,
-    "MODEL.NUM_CLASSES": -1,
-    "MODEL.RPN_ONLY": False,
-    "MODEL.TYPE": "",
-    "MRCNN.CLS_SPECIFIC_MASK": True,
-    "MRCNN.DILATION": 2,
-    "MRCNN.DIM_REDUCED": 256,
-    "MRCNN.ROI_MASK_HEAD": "",
-    "MRCNN.ROI_XFORM_METHOD": "RoIAlign",
-    "MRCNN.ROI_XFORM_RESOLUTION": 7,
-    "MRCNN.ROI_XFORM_SAMPLING_RATIO": 0,
-    "PIXEL_MEANS": [102.9801, 115.9465, 122.7717],
-    "RESNETS.NUM_GROUPS": 1,
-    "RESNETS.RES5_DILATION": 1,
-    "RESNETS.STRIDE_1X1": True,
-    "RESNETS.TRANS_FUNC": "bottleneck_transformation",
-    "RESNETS.WIDTH_PER_GROUP": 64,
-    "RPN.ASPECT_RATIOS": [0.5, 1, 2],
-    "RPN.SIZES": [64, 128, 256, 512],
-    "TEST.DETECTIONS_PER_IM": 100,
-    "TEST.MAX_SIZE": 1000,
-    "TEST.NMS": 0.3,
-    "TEST.RPN_MIN_SIZE": 0,
-    "TEST.RPN_NMS_THRESH": 0.7,
-    "TEST.RPN_POST_NMS_TOP_N": 2000,
-    "TEST.RPN_PRE_NMS_TOP_N": 12000,
-    "TEST.SCALE": 600,
-    "TEST.SCORE_THRESH": 0.05,
-    "TEST.SOFT_NMS.ENABLED": False,
-    "TEST.SOFT_NMS.METHOD": "linear",
-    "TEST.SOFT_NMS.SIGMA": 0.5,
-    "TRAIN.BATCH_SIZE_PER_IM": 64,
-    "TRAIN.BG_THRESH_LO": 0.0,
-    "TRAIN.FG_FRACTION": 0.25,
-    "TRAIN.FG_THRESH": 0.5,
-    "TRAIN.FREEZE_AT": 2,
-    "TRAIN.FREEZE_CONV_BODY": False,
-    "TRAIN.RPN_BATCH_SIZE_PER_IM": 256,
-    "TRAIN.RPN_FG_FRACTION": 0.5,
-    "TRAIN.RPN_NEGATIVE_OVERLAP": 0.3,
-    "TRAIN.RPN_POSITIVE_OVERLAP": 0.7,
-    "TRAIN.RPN_POST_NMS_TOP_N": 2000,
-    "TRAIN.RPN_PRE_NMS_TOP_N": 12000,
-    "TRAIN.RPN_STRADDLE_THRESH": 0,
-}
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that we use, with Detectron's defaults (core/config.py)."""
+
+    bbox_xform_clip: float = 4.135166556742356
+    fast_rcnn_conv_head_dim: int = 256
+    fast_rcnn_mlp_head_dim: int = 1024
+    fast_rcnn_num_stacked_convs: int = 4
+    fast_rcnn_roi_box_head: str = ""
+    fast_rcnn_roi_xform_method: str = "RoIPoolF"
+    fast_rcnn_roi_xform_resolution: int = 14
+    fast_rcnn_roi_xform_sampling_ratio: int = 0
+    fpn_coarsest_stride: int = 32
+    fpn_dim: int = 256
+    fpn_fpn_on: bool = False
+    fpn_rpn_anchor_start_size: float = 32.0
+    fpn_rpn_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    fpn_use_gn: bool = False
+    krcnn_conv_head_dim: int = 256
+    krcnn_loss_weight: float = 1.0
+    krcnn_normalize_by_visible_keypoints: bool = True
+    krcnn_num_keypoints: int = -1
+    krcnn_num_stacked_convs: int = 8
+    krcnn_roi_xform_method: str = "RoIAlign"
+    krcnn_roi_xform_resolution: int = 7
+    krcnn_roi_xform_sampling_ratio: int = 0
+    model_bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    model_cls_agnostic_bbox_reg: bool = False
+    model_conv_body: str = ""
+    model_faster_rcnn: bool = False
+    model_keypoints_on: bool = False
+    model_mask_on: bool = False
+    model_num_classes: int = -1
+    model_rpn_only: bool = False
+    model_type: str = ""
+    mrcnn_cls_specific_mask: bool = True
+    mrcnn_dilation: int = 2
+    mrcnn_dim_reduced: int = 256
+    mrcnn_roi_mask_head: str = ""
+    mrcnn_roi_xform_method: str = "RoIAlign"
+    mrcnn_roi_xform_resolution: int = 7
+    mrcnn_roi_xform_sampling_ratio: int = 0
+    pixel_means: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
+    resnets_num_groups: int = 1
+    resnets_res5_dilation: int = 1
+    resnets_stride_1x1: bool = True
+    resnets_trans_func: str = "bottleneck_transformation"
+    resnets_width_per_group: int = 64
+    rpn_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    rpn_sizes: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
+    test_detections_per_im: int = 100
+    test_max_size: int = 1000
+    test_nms: float = 0.3
+    test_rpn_min_size: float = 0.0
+    test_rpn_nms_thresh: float = 0.7
+    test_rpn_post_nms_top_n: int = 2000
+    test_rpn_pre_nms_top_n: int = 12000
+    test_scale: int = 600
+    test_score_thresh: float = 0.05
+    test_soft_nms_enabled: bool = False
+    test_soft_nms_method: str = "linear"
+    test_soft_nms_sigma: float = 0.5
+    train_batch_size_per_im: int = 64
+    train_bg_thresh_lo: float = 0.0
+    train_fg_fraction: float = 0.25
+    train_fg_thresh: float = 0.5
+    train_freeze_at: int = 2
+    train_freeze_conv_body: bool = False
+    train_rpn_batch_size_per_im: int = 256
+    train_rpn_fg_fraction: float = 0.5
+    train_rpn_negative_overlap: float = 0.3
+    train_rpn_positive_overlap: float = 0.7
+    train_rpn_post_nms_top_n: int = 2000
+    train_rpn_pre_nms_top_n: int = 12000
+    train_rpn_straddle_thresh: float = 0.0
+
 
 # settings with one supported value: any other would change predictions
 ONLY: dict[str, Any] = {
@@ -208,9 +212,6 @@ def yaml_settings(text: str, source: str) -> dict[str, Any]:
     scales = listed(settings.get("TEST.SCALES"))  # the old name of TEST.SCALE, a tuple
     if "TEST.SCALE" not in settings and isinstance(scales, list) and len(scales) == 1:
         settings["TEST.SCALE"] = settings.pop("TEST.SCALES")[0]
-    means = settings.get("PIXEL_MEANS")
-    if means is not None and not isinstance(means, Unread):
-        settings["PIXEL_MEANS"] = np.ravel(np.asarray(listed(means), dtype=np.float64)).tolist()
     return settings
 
 
@@ -224,21 +225,15 @@ def read_yaml(given: SettingsSource) -> dict[str, Any]:
     return yaml_settings(read_text(path), str(path))
 
 
-def require_known(settings: Mapping[str, Any], source: str, *, masks: bool, keypoints: bool) -> None:
-    """A ValueError names `source` and the first setting that we do in another way, or that has the wrong type."""
+def require_supported(settings: Mapping[str, object], source: str, *, masks: bool, keypoints: bool) -> None:
+    """A ValueError names `source` and the first setting that is not supported."""
     only = ONLY | (ONLY_MASK if masks else {}) | (ONLY_KEYPOINT if keypoints else {})
     for key, value in settings.items():
         if key in only and listed(value) != only[key] and not isinstance(value, Unread):
             raise ValueError(f"{source}: {key}={value!r} is not supported; expected {only[key]!r}")
-        if key not in DEFAULTS or isinstance(value, Unread):
-            continue
-        default = DEFAULTS[key]
-        number = type(default) in (int, float) and type(value) in (int, float)
-        if not number and type(listed(value)) is not type(default):
-            raise ValueError(f"{source}: {key}={value!r} has the wrong type; expected a value such as {default!r}")
 
 
-def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
     """A sentence for each setting that is not kept."""
     lines = []
     for key, value in settings.items():
@@ -247,6 +242,6 @@ def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
         elif key in NOT_KEPT:
             if value != NOT_KEPT[key]:
                 lines.append(f"{key}={value!r} is not kept: it is an option of predict and eval, or not supported")
-        elif key not in DEFAULTS and key not in ONLY and not key.startswith(IDLE):
+        elif not hasattr(Settings, field_of(key)) and key not in ONLY and not key.startswith(IDLE):
             lines.append(f"{key}={value!r} is not a known Detectron setting and is ignored")
     return tuple(lines)

@@ -7,34 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from rcnn.models import DetectorConfig
-from rcnn.models.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    CascadeConfig,
-    FPNConfig,
-    InputConfig,
-    KeypointHeadConfig,
-    LegacyRPNConfig,
-    MaskHeadConfig,
-    Norm,
-    PoolerConfig,
-    Pooling,
-    ProposalConfig,
-    ResNetConfig,
-    RPNConfig,
-    SamplingConfig,
-    SelectionConfig,
-)
+from rcnn.models import config as cfg
 from rcnn.models.zoo import MODELS
 from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
-from rcnn.weights.systems.detectron2.settings import DEFAULTS, listed, require_known
+from rcnn.weights.systems.detectron2.settings import Settings, require_supported
+from rcnn.weights.systems.settings import field_of, typed
 
-PYRAMID = ["res2", "res3", "res4", "res5"]
-NORMS: dict[str, Norm] = {
+PYRAMID = ("res2", "res3", "res4", "res5")
+ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
+NORMS: dict[str, cfg.Norm] = {
     "": "none", "FrozenBN": "frozen_bn", "BN": "bn", "SyncBN": "sync_bn", "nnSyncBN": "sync_bn",
     "naiveSyncBN": "sync_bn", "GN": "gn",
 }  # fmt: skip
-POOLERS: dict[str, Pooling] = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
+POOLERS: dict[str, cfg.Pooling] = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
 NO_ARCHITECTURES = {
     "PanopticFPN": "a panoptic network, whose stuff head we do not have",
     "SemanticSegmentor": "semantic segmentation, and no R-CNN",
@@ -43,47 +28,48 @@ NO_ARCHITECTURES = {
 }
 
 
-def config_of(settings: Mapping[str, Any], source: str) -> DetectorConfig:
+def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
     """The config that Detectron2's flat `settings` describe; a ValueError names `source` and a key that is not ours."""
-    get = {key: listed(value) for key, value in (DEFAULTS | dict(settings)).items()}
-    if get["MODEL.META_ARCHITECTURE"] in NO_ARCHITECTURES:
-        why = NO_ARCHITECTURES[get["MODEL.META_ARCHITECTURE"]]
-        raise ValueError(f"{source}: MODEL.META_ARCHITECTURE={get['MODEL.META_ARCHITECTURE']} is {why}")
-    if get.get("MODEL.LOAD_PROPOSALS"):
+    settings = {key: [value] if key in ANCHORS and _is_one_row(value) else value for key, value in settings.items()}
+    architecture = str(settings.get("MODEL.META_ARCHITECTURE"))
+    if architecture in NO_ARCHITECTURES:
+        raise ValueError(f"{source}: MODEL.META_ARCHITECTURE={architecture} is {NO_ARCHITECTURES[architecture]}")
+    if settings.get("MODEL.LOAD_PROPOSALS"):
         raise ValueError(
-            f"{source}: MODEL.LOAD_PROPOSALS=True is Fast R-CNN on proposals from a file; here an RPN does"
+            f"{source}: MODEL.LOAD_PROPOSALS=True is Fast R-CNN on proposals from a file; rcnn needs an RPN"
         )
-    require_known(settings, source)
-    fpn = get["MODEL.BACKBONE.NAME"] == "build_resnet_fpn_backbone"
-    only = get["MODEL.META_ARCHITECTURE"] == "ProposalNetwork"
-    heads = get["MODEL.ROI_HEADS.NAME"]
-    _require_together(get, source, fpn=fpn, heads="" if only else heads)
+    require_supported(settings, source)
+    theirs = typed(Settings, settings, source).values
+    fpn = theirs.model_backbone_name == "build_resnet_fpn_backbone"
+    only = theirs.model_meta_architecture == "ProposalNetwork"
+    heads = theirs.model_roi_heads_name
+    _require_together(theirs, source, fpn=fpn, heads="" if only else heads)
     cascade = not only and heads == "CascadeROIHeads"
-    masks = get["MODEL.MASK_ON"] and not only
-    keypoints = get["MODEL.KEYPOINT_ON"] and not only
+    masks = theirs.model_mask_on and not only
+    keypoints = theirs.model_keypoint_on and not only
     levels = 5 if fpn else 1
-    backbone = _backbone(get, fpn)
-    neck = "fpn" if fpn else "c4" if get["MODEL.RESNETS.OUT_FEATURES"] == ["res4"] else "dc5"
+    backbone = _backbone(theirs, fpn)
+    neck = "fpn" if fpn else "c4" if theirs.model_resnets_out_features == ("res4",) else "dc5"
     return DetectorConfig(
         name=network_name(backbone, neck, only=only, cascade=cascade, masks=masks, keypoints=keypoints),
-        num_classes=1 if only else get["MODEL.ROI_HEADS.NUM_CLASSES"],
-        input=InputConfig(
-            min_size=get["INPUT.MIN_SIZE_TEST"],
-            max_size=get["INPUT.MAX_SIZE_TEST"],
+        num_classes=1 if only else theirs.model_roi_heads_num_classes,
+        input=cfg.InputConfig(
+            min_size=theirs.input_min_size_test,
+            max_size=theirs.input_max_size_test,
             resize="antialias",
-            channel_order="bgr" if get["INPUT.FORMAT"] == "BGR" else "rgb",
-            pixel_mean=_floats(get["MODEL.PIXEL_MEAN"], 3, "MODEL.PIXEL_MEAN", source),
-            pixel_std=_floats(get["MODEL.PIXEL_STD"], 3, "MODEL.PIXEL_STD", source),
+            channel_order="bgr" if theirs.input_format == "BGR" else "rgb",
+            pixel_mean=theirs.model_pixel_mean,
+            pixel_std=theirs.model_pixel_std,
             divisor=32 if fpn else 0,
         ),
         backbone=backbone,
-        fpn=FPNConfig(channels=get["MODEL.FPN.OUT_CHANNELS"], norm=NORMS[get["MODEL.FPN.NORM"]]) if fpn else None,
-        rpn=_rpn(get, levels, source),
+        fpn=cfg.FPNConfig(channels=theirs.model_fpn_out_channels, norm=NORMS[theirs.model_fpn_norm]) if fpn else None,
+        rpn=_rpn(theirs, levels, source),
         proposals_only=only,
-        box=BoxHeadConfig() if only else _box(get, source),
-        cascade=_cascade(get, source) if cascade else None,
-        mask=_mask(get) if masks else None,
-        keypoint=_keypoint(get, source) if keypoints else None,
+        box=cfg.BoxHeadConfig() if only else _box(theirs, source),
+        cascade=_cascade(theirs, source) if cascade else None,
+        mask=_mask(theirs) if masks else None,
+        keypoint=_keypoint(theirs, source) if keypoints else None,
     )
 
 
@@ -91,7 +77,7 @@ def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
     """Names of the classes, where the data sets trained on tell (names, as they are registered with Detectron2);
     else COCO's for 80, else class_0, class_1, ...
     """
-    first = str(next(iter(data), "")) if isinstance(data, list | tuple) else str(data)
+    first = str(next(iter(data), "")) if isinstance(data, (list, tuple)) else str(data)
     if config.proposals_only:
         return ("object",)
     if config.num_classes == 1 and (config.keypoint is not None or first.startswith("keypoints_coco")):
@@ -102,10 +88,10 @@ def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
     return class_names(config.num_classes)
 
 
-def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: str) -> None:
+def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -> None:
     """A ValueError that names the first setting whose value is not to be had, or not with the others."""
-    out = get["MODEL.RESNETS.OUT_FEATURES"]
-    levels = ["p2", "p3", "p4", "p5", "p6"] if fpn else out
+    out = theirs.model_resnets_out_features
+    levels = ("p2", "p3", "p4", "p5", "p6") if fpn else out
     norms = tuple(name for name in NORMS if name)
     allowed: dict[str, tuple[Any, ...]] = {
         "INPUT.FORMAT": ("BGR", "RGB"),
@@ -113,18 +99,17 @@ def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: 
         "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork"),
         "MODEL.BACKBONE.NAME": ("build_resnet_fpn_backbone", "build_resnet_backbone"),
         "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
-        "MODEL.FPN.IN_FEATURES": (PYRAMID,) if fpn else ([], PYRAMID),
+        "MODEL.FPN.IN_FEATURES": (PYRAMID,) if fpn else ((), PYRAMID),
         "MODEL.FPN.NORM": tuple(NORMS),
-        "MODEL.RESNETS.DEPTH": (50, 101, 152),
         "MODEL.RESNETS.NORM": norms,
-        "MODEL.RESNETS.OUT_FEATURES": (PYRAMID,) if fpn else (["res4"], ["res5"]),
+        "MODEL.RESNETS.OUT_FEATURES": (PYRAMID,) if fpn else (("res4",), ("res5",)),
         "MODEL.RESNETS.RES5_DILATION": (1,) if fpn else (1, 2),
         "MODEL.RPN.IN_FEATURES": (levels,),
     }
     if heads:
         allowed |= {
             "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", "CascadeROIHeads")
-            if fpn or out != ["res4"]
+            if fpn or out != ("res4",)
             else ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads"),
             "MODEL.ROI_HEADS.IN_FEATURES": (levels[:4],),
             "MODEL.ROI_BOX_HEAD.NORM": tuple(NORMS),
@@ -137,28 +122,27 @@ def _require_together(get: Mapping[str, Any], source: str, *, fpn: bool, heads: 
         allowed |= {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (True,)}
     if heads == "Res5ROIHeads":
         allowed |= {"MODEL.KEYPOINT_ON": (False,), "MODEL.ROI_BOX_HEAD.NUM_CONV": (0,)}
-        if get["MODEL.MASK_ON"]:
+        if theirs.model_mask_on:
             allowed |= {"MODEL.ROI_MASK_HEAD.NUM_CONV": (0,)}
     elif heads:
         allowed |= {"MODEL.ROI_BOX_HEAD.NAME": ("FastRCNNConvFCHead",)}
     for key, values in allowed.items():
-        if get[key] not in values:
-            raise ValueError(
-                f"{source}: {key}={get[key]!r} is not supported; expected {' or '.join(map(repr, values))}"
-            )
-    if get["INPUT.MIN_SIZE_TEST"] < 1:
+        value = getattr(theirs, field_of(key))
+        if value not in values:
+            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {' or '.join(map(repr, values))}")
+    if theirs.input_min_size_test < 1:
         raise ValueError(
             f"{source}: INPUT.MIN_SIZE_TEST=0 (images as they are) is not supported; expected a size in pixels"
         )
-    if heads and get["TEST.DETECTIONS_PER_IMAGE"] < 1:
+    if heads and theirs.test_detections_per_image < 1:
         raise ValueError(
-            f"{source}: TEST.DETECTIONS_PER_IMAGE={get['TEST.DETECTIONS_PER_IMAGE']} (as many as there are) is not "
+            f"{source}: TEST.DETECTIONS_PER_IMAGE={theirs.test_detections_per_image} (as many as there are) is not "
             "supported; expected a number"
         )
 
 
 def network_name(
-    backbone: ResNetConfig,
+    backbone: cfg.ResNetConfig,
     neck: str,
     *,
     only: bool = False,
@@ -181,158 +165,147 @@ def network_name(
     return f"{plain}_caffe" if backbone.stride_in_1x1 else plain
 
 
-def _backbone(get: Mapping[str, Any], fpn: bool) -> ResNetConfig:
-    return ResNetConfig(
-        depth=get["MODEL.RESNETS.DEPTH"],
-        groups=get["MODEL.RESNETS.NUM_GROUPS"],
-        width_per_group=get["MODEL.RESNETS.WIDTH_PER_GROUP"],
-        stages=(2, 3, 4) if not fpn and get["MODEL.RESNETS.OUT_FEATURES"] == ["res4"] else (2, 3, 4, 5),
-        stride_in_1x1=get["MODEL.RESNETS.STRIDE_IN_1X1"],
-        norm=NORMS[get["MODEL.RESNETS.NORM"]],
-        frozen_stages=get["MODEL.BACKBONE.FREEZE_AT"],
-        res5_dilation=get["MODEL.RESNETS.RES5_DILATION"],
+def _backbone(theirs: Settings, fpn: bool) -> cfg.ResNetConfig:
+    return cfg.ResNetConfig(
+        depth=theirs.model_resnets_depth,
+        groups=theirs.model_resnets_num_groups,
+        width_per_group=theirs.model_resnets_width_per_group,
+        stages=(2, 3, 4) if not fpn and theirs.model_resnets_out_features == ("res4",) else (2, 3, 4, 5),
+        stride_in_1x1=theirs.model_resnets_stride_in_1x1,
+        norm=NORMS[theirs.model_resnets_norm],
+        frozen_stages=theirs.model_backbone_freeze_at,
+        res5_dilation=theirs.model_resnets_res5_dilation,
     )
 
 
-def _rpn(get: Mapping[str, Any], levels: int, source: str) -> RPNConfig:
-    sizes, ratios = (
-        given if any(isinstance(row, list) for row in given) else [given]  # one row, for all levels
-        for given in (get["MODEL.ANCHOR_GENERATOR.SIZES"], get["MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"])
-    )
+def _rpn(theirs: Settings, levels: int, source: str) -> cfg.RPNConfig:
+    sizes, ratios = theirs.model_anchor_generator_sizes, theirs.model_anchor_generator_aspect_ratios
     sizes = sizes * levels if len(sizes) == 1 else sizes
-    if len(sizes) != levels or not ratios or any(row != ratios[0] for row in ratios):
+    if len(sizes) != levels or not ratios or len(set(ratios)) > 1:
         raise ValueError(
-            f"{source}: MODEL.ANCHOR_GENERATOR.SIZES={sizes!r}, ASPECT_RATIOS={ratios!r} are not supported; "
-            "expected sizes "
-            f"for one or {levels} levels, and the same ratios on all"
+            f"{source}: MODEL.ANCHOR_GENERATOR.SIZES={sizes!r}, ASPECT_RATIOS={ratios!r} are not supported; expected "
+            f"sizes for one or {levels} levels, and the same ratios on all"
         )
-    convs = get["MODEL.RPN.CONV_DIMS"]
+    convs = theirs.model_rpn_conv_dims
     if not convs or len(set(convs)) > 1:
         raise ValueError(
             f"{source}: MODEL.RPN.CONV_DIMS={convs!r} is not supported; expected one number of channels, or -1, for all"
         )
-    weight = float(get["MODEL.RPN.LOSS_WEIGHT"])
-    negative, positive = _floats(get["MODEL.RPN.IOU_THRESHOLDS"], 2, "MODEL.RPN.IOU_THRESHOLDS", source)
-    return RPNConfig(
+    weight = theirs.model_rpn_loss_weight
+    negative, positive = theirs.model_rpn_iou_thresholds
+    return cfg.RPNConfig(
         convs=len(convs),
         width=max(convs[0], 0),
-        smooth_l1_beta=float(get["MODEL.RPN.SMOOTH_L1_BETA"]),
-        loss_weights=(weight, weight * get["MODEL.RPN.BBOX_REG_LOSS_WEIGHT"]),
-        anchors=AnchorConfig(
-            sizes=tuple(tuple(float(size) for size in row) for row in sizes),
-            ratios=tuple(float(ratio) for ratio in ratios[0]),
-            offset=float(get["MODEL.ANCHOR_GENERATOR.OFFSET"]),
+        smooth_l1_beta=theirs.model_rpn_smooth_l1_beta,
+        loss_weights=(weight, weight * theirs.model_rpn_bbox_reg_loss_weight),
+        anchors=cfg.AnchorConfig(
+            sizes=sizes,
+            ratios=ratios[0],
+            offset=theirs.model_anchor_generator_offset,
         ),
-        sampling=SamplingConfig(
+        sampling=cfg.SamplingConfig(
             positive_iou=positive,
             negative_iou=negative,
-            batch_size=get["MODEL.RPN.BATCH_SIZE_PER_IMAGE"],
-            positive_fraction=get["MODEL.RPN.POSITIVE_FRACTION"],
+            batch_size=theirs.model_rpn_batch_size_per_image,
+            positive_fraction=theirs.model_rpn_positive_fraction,
         ),
-        legacy=LegacyRPNConfig(
-            straddle=float(get["MODEL.RPN.BOUNDARY_THRESH"]) if get["MODEL.RPN.BOUNDARY_THRESH"] >= 0 else -1.0
+        legacy=cfg.LegacyRPNConfig(
+            straddle=float(theirs.model_rpn_boundary_thresh) if theirs.model_rpn_boundary_thresh >= 0 else -1.0
         ),
-        proposals=ProposalConfig(
-            nms_iou=get["MODEL.RPN.NMS_THRESH"],
-            pre_nms_train=get["MODEL.RPN.PRE_NMS_TOPK_TRAIN"],
-            pre_nms=get["MODEL.RPN.PRE_NMS_TOPK_TEST"],
-            post_nms_train=get["MODEL.RPN.POST_NMS_TOPK_TRAIN"],
-            post_nms=get["MODEL.RPN.POST_NMS_TOPK_TEST"],
-            min_size=float(get["MODEL.PROPOSAL_GENERATOR.MIN_SIZE"]),
+        proposals=cfg.ProposalConfig(
+            nms_iou=theirs.model_rpn_nms_thresh,
+            pre_nms_train=theirs.model_rpn_pre_nms_topk_train,
+            pre_nms=theirs.model_rpn_pre_nms_topk_test,
+            post_nms_train=theirs.model_rpn_post_nms_topk_train,
+            post_nms=theirs.model_rpn_post_nms_topk_test,
+            min_size=theirs.model_proposal_generator_min_size,
         ),
     )
 
 
-def _box(get: Mapping[str, Any], source: str) -> BoxHeadConfig:
-    (positive,) = _floats(get["MODEL.ROI_HEADS.IOU_THRESHOLDS"], 1, "MODEL.ROI_HEADS.IOU_THRESHOLDS", source)
-    weights = _floats(get["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"], 4, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS", source)
-    layers: dict[str, Any] = {"trunk": "res5"}
-    if get["MODEL.ROI_HEADS.NAME"] != "Res5ROIHeads":
-        layers = {
-            "convs": get["MODEL.ROI_BOX_HEAD.NUM_CONV"],
-            "conv_width": get["MODEL.ROI_BOX_HEAD.CONV_DIM"],
-            "norm": NORMS[get["MODEL.ROI_BOX_HEAD.NORM"]],
-            "fcs": get["MODEL.ROI_BOX_HEAD.NUM_FC"],
-            "fc_width": get["MODEL.ROI_BOX_HEAD.FC_DIM"],
-        }
-    return BoxHeadConfig(
-        **layers,
-        pooler=_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_"),
-        class_agnostic=get["MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG"],
-        delta_weights=weights,
-        append_ground_truth=get["MODEL.ROI_HEADS.PROPOSAL_APPEND_GT"],
-        smooth_l1_beta=float(get["MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA"]),
-        delta_loss_weight=float(get["MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT"]),
-        score_threshold=get["MODEL.ROI_HEADS.SCORE_THRESH_TEST"],
-        sampling=SamplingConfig(
+def _box(theirs: Settings, source: str) -> cfg.BoxHeadConfig:
+    (positive,) = theirs.model_roi_heads_iou_thresholds
+    box = cfg.BoxHeadConfig(trunk="res5")
+    if theirs.model_roi_heads_name != "Res5ROIHeads":
+        box = cfg.BoxHeadConfig(
+            convs=theirs.model_roi_box_head_num_conv,
+            conv_width=theirs.model_roi_box_head_conv_dim,
+            norm=NORMS[theirs.model_roi_box_head_norm],
+            fcs=theirs.model_roi_box_head_num_fc,
+            fc_width=theirs.model_roi_box_head_fc_dim,
+        )
+    return replace(
+        box,
+        pooler=_pooler(theirs, "MODEL.ROI_BOX_HEAD.POOLER_"),
+        class_agnostic=theirs.model_roi_box_head_cls_agnostic_bbox_reg,
+        delta_weights=theirs.model_roi_box_head_bbox_reg_weights,
+        append_ground_truth=theirs.model_roi_heads_proposal_append_gt,
+        smooth_l1_beta=theirs.model_roi_box_head_smooth_l1_beta,
+        delta_loss_weight=theirs.model_roi_box_head_bbox_reg_loss_weight,
+        score_threshold=theirs.model_roi_heads_score_thresh_test,
+        sampling=cfg.SamplingConfig(
             positive_iou=positive,
-            batch_size=get["MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE"],
-            positive_fraction=get["MODEL.ROI_HEADS.POSITIVE_FRACTION"],
+            batch_size=theirs.model_roi_heads_batch_size_per_image,
+            positive_fraction=theirs.model_roi_heads_positive_fraction,
         ),
-        selection=SelectionConfig(
-            nms_iou=get["MODEL.ROI_HEADS.NMS_THRESH_TEST"], max_detections=get["TEST.DETECTIONS_PER_IMAGE"]
+        selection=cfg.SelectionConfig(
+            nms_iou=theirs.model_roi_heads_nms_thresh_test, max_detections=theirs.test_detections_per_image
         ),
     )
 
 
-def _cascade(get: Mapping[str, Any], source: str) -> CascadeConfig:
-    key = "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS"
-    ious, weights = get["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"], get[key]
-    if len(ious) != len(weights) or not ious or ious[0] != get["MODEL.ROI_HEADS.IOU_THRESHOLDS"][0]:
+def _cascade(theirs: Settings, source: str) -> cfg.CascadeConfig:
+    ious, weights = theirs.model_roi_box_cascade_head_ious, theirs.model_roi_box_cascade_head_bbox_reg_weights
+    if len(ious) != len(weights) or not ious or ious[0] != theirs.model_roi_heads_iou_thresholds[0]:
         raise ValueError(
             f"{source}: MODEL.ROI_BOX_CASCADE_HEAD.IOUS={ious!r} and BBOX_REG_WEIGHTS={weights!r}: expected as many of "
-            f"each, the first IoU that of MODEL.ROI_HEADS.IOU_THRESHOLDS={get['MODEL.ROI_HEADS.IOU_THRESHOLDS']!r}"
+            f"each, the first IoU that of MODEL.ROI_HEADS.IOU_THRESHOLDS={theirs.model_roi_heads_iou_thresholds!r}"
         )
-    return CascadeConfig(
-        ious=tuple(float(iou) for iou in ious),
-        delta_weights=tuple(_floats(row, 4, key, source) for row in weights),
+    return cfg.CascadeConfig(
+        ious=ious,
+        delta_weights=weights,
         loss_weights=(1.0,) * len(ious),
         feature_gradient=1 / len(ious),
     )
 
 
-def _mask(get: Mapping[str, Any]) -> MaskHeadConfig:
-    res5 = get["MODEL.ROI_HEADS.NAME"] == "Res5ROIHeads"  # which pools once for both heads
-    return MaskHeadConfig(
+def _mask(theirs: Settings) -> cfg.MaskHeadConfig:
+    res5 = theirs.model_roi_heads_name == "Res5ROIHeads"  # which pools once for both heads
+    return cfg.MaskHeadConfig(
         trunk="res5" if res5 else "convs",
-        convs=get["MODEL.ROI_MASK_HEAD.NUM_CONV"],
-        width=get["MODEL.ROI_MASK_HEAD.CONV_DIM"],
-        norm=NORMS["" if res5 else get["MODEL.ROI_MASK_HEAD.NORM"]],
-        class_agnostic=get["MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK"],
-        pooler=_pooler(get, "MODEL.ROI_BOX_HEAD.POOLER_" if res5 else "MODEL.ROI_MASK_HEAD.POOLER_"),
-        target="polygon" if get["INPUT.MASK_FORMAT"] == "polygon" else "bitmap",
+        convs=theirs.model_roi_mask_head_num_conv,
+        width=theirs.model_roi_mask_head_conv_dim,
+        norm=NORMS["" if res5 else theirs.model_roi_mask_head_norm],
+        class_agnostic=theirs.model_roi_mask_head_cls_agnostic_mask,
+        pooler=_pooler(theirs, "MODEL.ROI_BOX_HEAD.POOLER_" if res5 else "MODEL.ROI_MASK_HEAD.POOLER_"),
+        target="polygon" if theirs.input_mask_format == "polygon" else "bitmap",
     )
 
 
-def _keypoint(get: Mapping[str, Any], source: str) -> KeypointHeadConfig:
-    convs, count = get["MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"], get["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS"]
-    sigmas = get["TEST.KEYPOINT_OKS_SIGMAS"]
+def _keypoint(theirs: Settings, source: str) -> cfg.KeypointHeadConfig:
+    convs, count = theirs.model_roi_keypoint_head_conv_dims, theirs.model_roi_keypoint_head_num_keypoints
+    sigmas = theirs.test_keypoint_oks_sigmas
     if not convs or len(set(convs)) > 1:
         raise ValueError(f"{source}: MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS={convs!r}: expected the same number for all")
     if sigmas and len(sigmas) != count:
         raise ValueError(f"{source}: TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} numbers for {count} keypoints")
-    head = KeypointHeadConfig(
+    head = cfg.KeypointHeadConfig(
         convs=len(convs),
         width=convs[0],
-        pooler=_pooler(get, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
-        normalizer=("visible" if get["MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS"] else "batch_size"),
-        loss_weight=float(get["MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT"]),
+        pooler=_pooler(theirs, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
+        normalizer=("visible" if theirs.model_roi_keypoint_head_normalize_loss_by_visible_keypoints else "batch_size"),
+        loss_weight=theirs.model_roi_keypoint_head_loss_weight,
     )
     head = unnamed_keypoints(head, count)
-    return replace(head, sigmas=tuple(float(sigma) for sigma in sigmas)) if sigmas else head
+    return replace(head, sigmas=sigmas) if sigmas else head
 
 
-def _pooler(get: Mapping[str, Any], prefix: str) -> PoolerConfig:
-    kind = get[f"{prefix}TYPE"]
-    return PoolerConfig(
-        kind=POOLERS[kind],
-        size=get[f"{prefix}RESOLUTION"],
-        sampling_ratio=get[f"{prefix}SAMPLING_RATIO"],
-        aligned=kind != "ROIAlign",
-    )
+def _pooler(theirs: Settings, prefix: str) -> cfg.PoolerConfig:
+    keys = (f"{prefix}TYPE", f"{prefix}RESOLUTION", f"{prefix}SAMPLING_RATIO")
+    kind, size, ratio = (getattr(theirs, field_of(key)) for key in keys)
+    return cfg.PoolerConfig(kind=POOLERS[kind], size=size, sampling_ratio=ratio, aligned=kind != "ROIAlign")
 
 
-def _floats(values: Any, count: int, key: str, source: str) -> Any:
-    if not isinstance(values, list) or len(values) != count:
-        raise ValueError(f"{source}: {key}={values!r}: expected {count} numbers")
-    return tuple(float(value) for value in values)
+def _is_one_row(value: object) -> bool:
+    """Whether anchors are one row of numbers, for all levels."""
+    return isinstance(value, (list, tuple)) and not any(isinstance(row, (list, tuple)) for row in value)

@@ -12,12 +12,12 @@ from torch import Tensor
 from rcnn.models import DetectorConfig
 from rcnn.models.config import PoolerConfig, ResNetConfig
 from rcnn.weights.systems.detectron2.config import NORMS, PYRAMID, config_of
-from rcnn.weights.systems.detectron2.settings import DEFAULTS
+from rcnn.weights.systems.detectron2.settings import Settings, listed
+from rcnn.weights.systems.settings import field_of
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
 # what says nothing of predictions, or is in the weights: variances move by the difference of eps
 SAME = ("name", "keypoint.names", "keypoint.skeleton", "backbone.norm_eps")
-NUMBERS = (int, float)
 EPS = 1e-5  # of every norm there
 EXPLICIT = re.compile(r"POOLER|NUM_CLASSES|NUM_KEYPOINTS")  # settings that are always written
 
@@ -105,7 +105,7 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         "MODEL.RESNETS.DEPTH": trunk.depth,
         "MODEL.RESNETS.NORM": WORDS[trunk.norm],
         "MODEL.RESNETS.NUM_GROUPS": trunk.groups,
-        "MODEL.RESNETS.OUT_FEATURES": PYRAMID if fpn else [last],
+        "MODEL.RESNETS.OUT_FEATURES": list(PYRAMID) if fpn else [last],
         "MODEL.RESNETS.RES5_DILATION": trunk.res5_dilation,
         "MODEL.RESNETS.STRIDE_IN_1X1": trunk.stride_in_1x1,
         "MODEL.RESNETS.WIDTH_PER_GROUP": trunk.width_per_group,
@@ -126,14 +126,14 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
     }
     if config.fpn is not None:
         settings |= {
-            "MODEL.FPN.IN_FEATURES": PYRAMID,
+            "MODEL.FPN.IN_FEATURES": list(PYRAMID),
             "MODEL.FPN.NORM": WORDS[config.fpn.norm],
             "MODEL.FPN.OUT_CHANNELS": config.fpn.channels,
         }
     if not config.proposals_only:
         settings |= _heads(config, levels[:4])
     # there a whole number is no float, and the other way about
-    return {key: type(DEFAULTS[key])(value) if type(DEFAULTS.get(key)) in NUMBERS else value
+    return {key: type(default)(value) if isinstance(default := _default(key), int | float) else value
             for key, value in settings.items()}  # fmt: skip
 
 
@@ -190,7 +190,11 @@ def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
             **_pooler("MODEL.ROI_KEYPOINT_HEAD.POOLER_", points.pooler),
         }
     # other importers read the number of classes and the poolers from the file, and have other defaults
-    return {key: value for key, value in settings.items() if value != DEFAULTS.get(key) or EXPLICIT.search(key)}
+    return {key: value for key, value in settings.items() if value != _default(key) or EXPLICIT.search(key)}
+
+
+def _default(key: str) -> object:
+    return listed(getattr(Settings, field_of(key), None))
 
 
 def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:
@@ -206,7 +210,7 @@ def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:
 
 def _differences(ours: Any, theirs: Any, prefix: str) -> list[str]:
     """Fields in which two configs differ; those of SAME do not count."""
-    lines = []
+    lines: list[str] = []
     for item in fields(ours):
         mine, other = getattr(ours, item.name), getattr(theirs, item.name)
         if is_dataclass(mine) and type(mine) is type(other):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron2.zoo import C4, CASCADE, DC5, FPN, IMAGENET_STD, KEYPOINT, RPN
+from rcnn.weights.systems.renaming import count
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 
 ZOO = "Detectron2's model zoo"
@@ -163,8 +164,8 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
         "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": agnostic and (classes > 1 or cascade),
     }
     if not shared:
-        convs = _count(shapes, rf"{re.escape(box)}conv(\d+)\.weight")
-        layers = _count(shapes, rf"{re.escape(box)}fc(\d+)\.weight")
+        convs = count(shapes, rf"{re.escape(box)}conv(\d+)\.weight")
+        layers = count(shapes, rf"{re.escape(box)}fc(\d+)\.weight")
         settings |= {"MODEL.ROI_BOX_HEAD.NUM_CONV": convs, "MODEL.ROI_BOX_HEAD.NUM_FC": layers}
         channels = _shape(shapes, "proposal_generator.rpn_head.objectness_logits.weight", source)[1]
         if convs:
@@ -177,7 +178,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
             settings["MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION"] = round((inside / channels) ** 0.5)
     if cascade:
         settings |= CASCADE
-        stages = _count(shapes, r"roi_heads\.box_predictor\.(\d+)\.cls_score\.weight")
+        stages = count(shapes, r"roi_heads\.box_predictor\.(\d+)\.cls_score\.weight")
         if stages != 3:
             raise ValueError(
                 f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its "
@@ -188,7 +189,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
         outputs, channels = _shape(shapes, "roi_heads.mask_head.predictor.weight", source)[:2]
         settings |= {
             "MODEL.MASK_ON": True,
-            "MODEL.ROI_MASK_HEAD.NUM_CONV": _count(shapes, r"roi_heads\.mask_head\.mask_fcn(\d+)\.weight"),
+            "MODEL.ROI_MASK_HEAD.NUM_CONV": count(shapes, r"roi_heads\.mask_head\.mask_fcn(\d+)\.weight"),
             "MODEL.ROI_MASK_HEAD.CONV_DIM": channels,
             "MODEL.ROI_MASK_HEAD.NORM": _norm(shapes, "roi_heads.mask_head.mask_fcn1"),
             "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": outputs == 1 and classes > 1,
@@ -199,13 +200,9 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
         settings |= KEYPOINT | {
             "MODEL.ROI_HEADS.NUM_CLASSES": classes,
             "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": _shape(shapes, f"{head}score_lowres.weight", source)[1],
-            "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [width] * _count(shapes, rf"{re.escape(head)}conv_fcn(\d+)\.weight"),
+            "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [width] * count(shapes, rf"{re.escape(head)}conv_fcn(\d+)\.weight"),
         }
     return settings
-
-
-def _count(shapes: Shapes, pattern: str) -> int:
-    return len({found[1] for name in shapes if (found := re.fullmatch(pattern, name))})
 
 
 def _shape(shapes: Shapes, name: str, source: str) -> tuple[int, ...]:

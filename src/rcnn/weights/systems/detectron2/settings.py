@@ -7,100 +7,104 @@ training, or that is unknown, is reported (`not_kept`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
 from rcnn.weights.systems.detectron2.zoo import base_settings
-from rcnn.weights.systems.settings import existing_file, plain_yaml, read_text
+from rcnn.weights.systems.settings import existing_file, field_of, plain_yaml, read_text
 
-# settings that we use, with the defaults of Detectron2 0.6 (config/defaults.py)
-DEFAULTS: dict[str, Any] = {
-    "INPUT.FORMAT": "BGR",
-    "INPUT.MASK_FORMAT": "polygon",
-    "INPUT.MAX_SIZE_TEST": 1333,
-    "INPUT.MIN_SIZE_TEST": 800,
-    "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[0.5, 1.0, 2.0]],
-    "MODEL.ANCHOR_GENERATOR.OFFSET": 0.0,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64, 128, 256, 512]],
-    "MODEL.BACKBONE.FREEZE_AT": 2,
-    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-    "MODEL.FPN.IN_FEATURES": [],
-    "MODEL.FPN.NORM": "",
-    "MODEL.FPN.OUT_CHANNELS": 256,
-    "MODEL.KEYPOINT_ON": False,
-    "MODEL.MASK_ON": False,
-    "MODEL.META_ARCHITECTURE": "GeneralizedRCNN",
-    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-    "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 0,
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.NORM": "FrozenBN",
-    "MODEL.RESNETS.NUM_GROUPS": 1,
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
-    "MODEL.RESNETS.RES5_DILATION": 1,
-    "MODEL.RESNETS.STRIDE_IN_1X1": True,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 64,
-    "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": [
-        [10.0, 10.0, 5.0, 5.0],
-        [20.0, 20.0, 10.0, 10.0],
-        [30.0, 30.0, 15.0, 15.0],
-    ],
-    "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": [0.5, 0.6, 0.7],
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 1.0,
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": [10.0, 10.0, 5.0, 5.0],
-    "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": False,
-    "MODEL.ROI_BOX_HEAD.CONV_DIM": 256,
-    "MODEL.ROI_BOX_HEAD.FC_DIM": 1024,
-    "MODEL.ROI_BOX_HEAD.NAME": "",
-    "MODEL.ROI_BOX_HEAD.NORM": "",
-    "MODEL.ROI_BOX_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 0,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 14,
-    "MODEL.ROI_BOX_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.ROI_BOX_HEAD.POOLER_TYPE": "ROIAlignV2",
-    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.0,
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": 512,
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.5],
-    "MODEL.ROI_HEADS.NAME": "Res5ROIHeads",
-    "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.5,
-    "MODEL.ROI_HEADS.NUM_CLASSES": 80,
-    "MODEL.ROI_HEADS.POSITIVE_FRACTION": 0.25,
-    "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": True,
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.05,
-    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": [512] * 8,
-    "MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT": 1.0,
-    "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": True,
-    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": 17,
-    "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": 14,
-    "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": "ROIAlignV2",
-    "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": False,
-    "MODEL.ROI_MASK_HEAD.CONV_DIM": 256,
-    "MODEL.ROI_MASK_HEAD.NORM": "",
-    "MODEL.ROI_MASK_HEAD.NUM_CONV": 0,
-    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 14,
-    "MODEL.ROI_MASK_HEAD.POOLER_SAMPLING_RATIO": 0,
-    "MODEL.ROI_MASK_HEAD.POOLER_TYPE": "ROIAlignV2",
-    "MODEL.RPN.BATCH_SIZE_PER_IMAGE": 256,
-    "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 1.0,
-    "MODEL.RPN.BOUNDARY_THRESH": -1,
-    "MODEL.RPN.CONV_DIMS": [-1],
-    "MODEL.RPN.IN_FEATURES": ["res4"],
-    "MODEL.RPN.IOU_THRESHOLDS": [0.3, 0.7],
-    "MODEL.RPN.LOSS_WEIGHT": 1.0,
-    "MODEL.RPN.NMS_THRESH": 0.7,
-    "MODEL.RPN.POSITIVE_FRACTION": 0.5,
-    "MODEL.RPN.POST_NMS_TOPK_TEST": 1000,
-    "MODEL.RPN.POST_NMS_TOPK_TRAIN": 2000,
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": 6000,
-    "MODEL.RPN.PRE_NMS_TOPK_TRAIN": 12000,
-    "MODEL.RPN.SMOOTH_L1_BETA": 0.0,
-    "TEST.DETECTIONS_PER_IMAGE": 100,
-    "TEST.KEYPOINT_OKS_SIGMAS": [],
-}
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that we use, with the defaults of Detectron2 0.6 (config/defaults.py)."""
+
+    input_format: str = "BGR"
+    input_mask_format: str = "polygon"
+    input_max_size_test: int = 1333
+    input_min_size_test: int = 800
+    model_anchor_generator_aspect_ratios: tuple[tuple[float, ...], ...] = ((0.5, 1.0, 2.0),)
+    model_anchor_generator_offset: float = 0.0
+    model_anchor_generator_sizes: tuple[tuple[float, ...], ...] = ((32.0, 64.0, 128.0, 256.0, 512.0),)
+    model_backbone_freeze_at: int = 2
+    model_backbone_name: str = "build_resnet_backbone"
+    model_fpn_in_features: tuple[str, ...] = ()
+    model_fpn_norm: str = ""
+    model_fpn_out_channels: int = 256
+    model_keypoint_on: bool = False
+    model_mask_on: bool = False
+    model_meta_architecture: str = "GeneralizedRCNN"
+    model_pixel_mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
+    model_pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    model_proposal_generator_min_size: int = 0
+    model_resnets_depth: Literal[50, 101, 152] = 50
+    model_resnets_norm: str = "FrozenBN"
+    model_resnets_num_groups: int = 1
+    model_resnets_out_features: tuple[str, ...] = ("res4",)
+    model_resnets_res5_dilation: Literal[1, 2] = 1
+    model_resnets_stride_in_1x1: bool = True
+    model_resnets_width_per_group: int = 64
+    model_roi_box_cascade_head_bbox_reg_weights: tuple[tuple[float, float, float, float], ...] = (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    )
+    model_roi_box_cascade_head_ious: tuple[float, ...] = (0.5, 0.6, 0.7)
+    model_roi_box_head_bbox_reg_loss_weight: float = 1.0
+    model_roi_box_head_bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
+    model_roi_box_head_cls_agnostic_bbox_reg: bool = False
+    model_roi_box_head_conv_dim: int = 256
+    model_roi_box_head_fc_dim: int = 1024
+    model_roi_box_head_name: str = ""
+    model_roi_box_head_norm: str = ""
+    model_roi_box_head_num_conv: int = 0
+    model_roi_box_head_num_fc: int = 0
+    model_roi_box_head_pooler_resolution: int = 14
+    model_roi_box_head_pooler_sampling_ratio: int = 0
+    model_roi_box_head_pooler_type: str = "ROIAlignV2"
+    model_roi_box_head_smooth_l1_beta: float = 0.0
+    model_roi_heads_batch_size_per_image: int = 512
+    model_roi_heads_in_features: tuple[str, ...] = ("res4",)
+    model_roi_heads_iou_thresholds: tuple[float] = (0.5,)
+    model_roi_heads_name: str = "Res5ROIHeads"
+    model_roi_heads_nms_thresh_test: float = 0.5
+    model_roi_heads_num_classes: int = 80
+    model_roi_heads_positive_fraction: float = 0.25
+    model_roi_heads_proposal_append_gt: bool = True
+    model_roi_heads_score_thresh_test: float = 0.05
+    model_roi_keypoint_head_conv_dims: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512, 512)
+    model_roi_keypoint_head_loss_weight: float = 1.0
+    model_roi_keypoint_head_normalize_loss_by_visible_keypoints: bool = True
+    model_roi_keypoint_head_num_keypoints: int = 17
+    model_roi_keypoint_head_pooler_resolution: int = 14
+    model_roi_keypoint_head_pooler_sampling_ratio: int = 0
+    model_roi_keypoint_head_pooler_type: str = "ROIAlignV2"
+    model_roi_mask_head_cls_agnostic_mask: bool = False
+    model_roi_mask_head_conv_dim: int = 256
+    model_roi_mask_head_norm: str = ""
+    model_roi_mask_head_num_conv: int = 0
+    model_roi_mask_head_pooler_resolution: int = 14
+    model_roi_mask_head_pooler_sampling_ratio: int = 0
+    model_roi_mask_head_pooler_type: str = "ROIAlignV2"
+    model_rpn_batch_size_per_image: int = 256
+    model_rpn_bbox_reg_loss_weight: float = 1.0
+    model_rpn_boundary_thresh: int = -1
+    model_rpn_conv_dims: tuple[int, ...] = (-1,)
+    model_rpn_in_features: tuple[str, ...] = ("res4",)
+    model_rpn_iou_thresholds: tuple[float, float] = (0.3, 0.7)
+    model_rpn_loss_weight: float = 1.0
+    model_rpn_nms_thresh: float = 0.7
+    model_rpn_positive_fraction: float = 0.5
+    model_rpn_post_nms_topk_test: int = 1000
+    model_rpn_post_nms_topk_train: int = 2000
+    model_rpn_pre_nms_topk_test: int = 6000
+    model_rpn_pre_nms_topk_train: int = 12000
+    model_rpn_smooth_l1_beta: float = 0.0
+    test_detections_per_image: int = 100
+    test_keypoint_oks_sigmas: tuple[float, ...] = ()
+
 
 # settings with one supported value: any other would change predictions
 ONLY: dict[str, Any] = {
@@ -174,20 +178,14 @@ def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return read_yaml(file, (path.resolve(), *seen)) | settings
 
 
-def require_known(settings: Mapping[str, Any], source: str) -> None:
-    """A ValueError names `source` and the first setting that we do in another way, or that has the wrong type."""
+def require_supported(settings: Mapping[str, object], source: str) -> None:
+    """A ValueError names `source` and the first setting that is not supported."""
     for key, value in settings.items():
-        if key in ONLY:
-            if listed(value) != ONLY[key]:
-                raise ValueError(f"{source}: {key}={value!r} is not supported; expected {ONLY[key]!r}")
-        elif key in DEFAULTS:
-            default = DEFAULTS[key]
-            kinds = (int, float) if type(default) is float else (type(default),)
-            if type(listed(value)) not in kinds:
-                raise ValueError(f"{source}: {key}={value!r} has the wrong type; expected a value such as {default!r}")
+        if key in ONLY and listed(value) != ONLY[key]:
+            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {ONLY[key]!r}")
 
 
-def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
     """A sentence for each setting that is not kept: it does not change predictions, or it is unknown."""
     lines = []
     for key, value in settings.items():
@@ -195,17 +193,17 @@ def not_kept(settings: Mapping[str, Any]) -> tuple[str, ...]:
             usual, meaning = TRAINING[key]
             if listed(value) != usual:
                 lines.append(f"{key}={value!r} is not kept: {meaning}")
-        elif key == "MODEL.RPN.BOUNDARY_THRESH" and value >= 0:
+        elif key == "MODEL.RPN.BOUNDARY_THRESH" and isinstance(value, int | float) and value >= 0:
             lines.append(
                 f"{key}={value!r}: in further training, anchors outside of the image are not matched to any box, "
                 "and those "
                 "that end on its border are used"
             )
-        elif key not in DEFAULTS and key not in ONLY and not key.startswith(IDLE):
+        elif not hasattr(Settings, field_of(key)) and key not in ONLY and not key.startswith(IDLE):
             lines.append(f"{key}={value!r} is not a known Detectron2 setting and is ignored")
     return tuple(lines)
 
 
 def listed(value: Any) -> Any:
     """Tuples as lists, at every depth."""
-    return [listed(item) for item in value] if isinstance(value, list | tuple) else value
+    return [listed(item) for item in value] if isinstance(value, (list, tuple)) else value

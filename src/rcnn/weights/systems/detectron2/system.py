@@ -7,16 +7,15 @@ from the buffers of the file, and else from the model zoo for such tensors (name
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rcnn.models import DetectorConfig, build_detector
+from rcnn.models import DetectorConfig
 from rcnn.weights.readers.state_dict import Found
-from rcnn.weights.systems.converted import Assumption
+from rcnn.weights.systems.converted import Assumption, expected_state
 from rcnn.weights.systems.detectron2.config import classes_of, config_of
 from rcnn.weights.systems.detectron2.export import resnet_of, settings_of, with_eps
 from rcnn.weights.systems.detectron2.names import BUFFERS, buffer_settings, settings_of_tensors
@@ -24,8 +23,20 @@ from rcnn.weights.systems.detectron2.settings import not_kept, read_yaml
 from rcnn.weights.systems.detectron2.zoo import is_zoo_name, zoo_settings
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, existing_file, parse_settings
-from rcnn.weights.systems.system import Export, Plan, System
+from rcnn.weights.systems.system import Export, Plan, System, all_of
 
+# names of networks that we do not have
+OTHERS = (
+    (r"sem_seg_head\.", "a panoptic or semantic head"),
+    (r"head\.(cls|bbox)_subnet\.", "RetinaNet's head"),
+    (r".*\.(conv2_offset|offset)\.", "deformable convolutions"),
+    (r"roi_heads\.mask_(point|coarse)_head\.", "PointRend's mask head"),
+    (r"roi_heads\.densepose_", "DensePose's head"),
+    (r"backbone\.(body|bottom_up\.trunk)", "D2Go's FBNet in its training format (only its int8 files are converted)"),
+    (r"backbone\.(net\.|simfp_)", "a vision transformer (ViTDet); this converter supports ResNets"),
+    (r"backbone\.(bottom_up\.)?(stem\.fc|linear)\.", "the output layer of an image classifier"),
+    (r"roi_heads\.\d+\.", "several sets of heads"),
+)
 RULES = Rules(
     (
         (r"backbone\.bottom_up\.((?:stem|res\d)\..+)", "backbone.{1}"),
@@ -49,50 +60,25 @@ RULES = Rules(
         (r"roi_heads\.keypoint_head\.score_lowres\.(.+)", "keypoint_head.logits.{1}"),
     ),
     skip=BUFFERS,
+    others=OTHERS,
 )
 BACK = RULES.inverted()
-# names of networks that we do not have
-OTHERS = (
-    (r"sem_seg_head\.", "a panoptic or semantic head"),
-    (r"head\.(cls|bbox)_subnet\.", "RetinaNet's head"),
-    (r".*\.(conv2_offset|offset)\.", "deformable convolutions"),
-    (r"roi_heads\.mask_(point|coarse)_head\.", "PointRend's mask head"),
-    (r"roi_heads\.densepose_", "DensePose's head"),
-    (r"backbone\.(body|bottom_up\.trunk)", "D2Go's FBNet in its training format (only its int8 files are converted)"),
-    (r"backbone\.(net\.|simfp_)", "a vision transformer (ViTDet); this converter supports ResNets"),
-    (r"backbone\.(bottom_up\.)?(stem\.fc|linear)\.", "the output layer of an image classifier"),
-    (r"roi_heads\.\d+\.", "several sets of heads"),
-)
-
-
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to a Detectron2 detector."""
-    return any(name.startswith(("proposal_generator.", "roi_heads.box_predictor.")) for name in names)
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a Detectron2 file; `settings` are its YAML, the name of a zoo config, or KEY=VALUE."""
-    for pattern, what in OTHERS:
-        if others := [name for name in found.state if re.match(pattern, name)]:
-            raise ValueError(f"{found.source} has {what} ({others[0]}), which rcnn does not support")
     placed = RULES.place(found.state, found.source, SYSTEM.name)
     theirs, summary, assumed = _settings(found, settings)
     config = config_of(theirs, found.source if settings is None else str(settings)[:200])
-    with torch.device("meta"):
-        expected = build_detector(config).state_dict()
-    # frozen norms have no step counter here, and those of the frozen stages of a network with batch norm none there
-    names = {
-        name: ours for name, ours in placed.ours.items() if not ours.endswith("num_batches_tracked") or ours in expected
-    }
     return Plan(
         config=config,
-        names=names,
+        names=placed.ours,
         complete=_with_statistics,
         classes=classes_of(theirs.get("DATASETS.TRAIN", ()), config),
         summary=summary,
         assumed=assumed,
         notes=not_kept(theirs),
-        skipped=(*placed.skipped, *(name for name in placed.ours if name not in names)),
+        skipped=placed.skipped,
     )
 
 
@@ -101,7 +87,7 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
     if given is not None and is_zoo_name(given):
         return zoo_settings(str(given)), f"settings of the model zoo's {given}", ()
     path = existing_file(given) if given is not None else None
-    words = {} if given is None or path is not None else parse_settings(str(given), "--config")
+    words: dict[str, object] = {} if given is None or path is not None else parse_settings(str(given), "--config")
     if given is not None and not words:
         return read_yaml(given), f"settings of {path.name if path else given}", ()
     theirs, assumed = settings_of_tensors({name: found.shape(name) for name in found.state}, found.source)
@@ -145,8 +131,7 @@ def _with_statistics(state: dict[str, Tensor], config: DetectorConfig) -> dict[s
 
     The first versions of Detectron2 wrote no statistics of frozen norms: means of 0 and variances of 1.
     """
-    with torch.device("meta"):
-        expected = build_detector(config).state_dict()
+    expected = expected_state(config)
     first_version = not any(name.endswith("running_mean") for name in state)
     whole = dict(state)
     for name, value in expected.items():
@@ -164,7 +149,7 @@ SYSTEM = System(
     name="Detectron2",
     files=".pkl, .pth",
     settings="its YAML, the name of a config of its model zoo, or KEY=VALUE",
-    recognises=recognises,
+    recognises=all_of(r"(proposal_generator|roi_heads\.box_predictor)\..+"),
     read=read,
     export=Export(
         option="detectron2",

@@ -123,7 +123,7 @@ def _all() -> dict[str, Settings]:
     }  # fmt: skip
     for neck, base in NECKS.items():
         for folder, kind, heads in (
-            ("COCO-Detection", "faster", {}),
+            ("COCO-Detection", "faster", C4),
             ("COCO-InstanceSegmentation", "mask", MASK),
         ):
             for trunk, schedule in (("R_50", "1x"), ("R_50", "3x"), ("R_101", "3x"), ("X_101_32x8d", "3x")):

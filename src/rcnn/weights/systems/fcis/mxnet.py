@@ -6,15 +6,13 @@ multiplies by again: they are skipped, and `fcis.delta_weights` multiplies once.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from rcnn.models.zoo.fcis import fcis_r101_coco
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
 from rcnn.weights.systems.fcis.names import Layout, config_of
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource
-from rcnn.weights.systems.system import Plan, System
+from rcnn.weights.systems.system import Plan, System, all_of
 
 LAYOUT = Layout(yx=False, interleaved=False)
 NORM = "(gamma|beta|moving_mean|moving_var)"
@@ -43,11 +41,6 @@ RULES = Rules(
 )
 
 
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to the authors' FCIS."""
-    return any(name.removeprefix("arg:") == "fcis_cls_seg_weight" for name in names)
-
-
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of an MXNet file, with the prefixes `arg:` and `aux:` or without."""
     placed = RULES.place(found.state, found.source, SYSTEM.name)
@@ -62,4 +55,4 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     )
 
 
-SYSTEM = System(name="MXNet's FCIS", files=".params", recognises=recognises, read=read)
+SYSTEM = System(name="MXNet's FCIS", files=".params", recognises=all_of("(arg:)?fcis_cls_seg_weight"), read=read)

@@ -6,32 +6,24 @@ chainer-fcis's norms of the shortcuts have 2e-5 where all others have 1e-5. Boxe
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
+from rcnn.models.overrides import override
 from rcnn.models.zoo.fcis import fcis_r101_coco_chainer, fcis_r101_coco_chainercv
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.systems.chainer.names import EPS, VALUE, WORDS
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
 from rcnn.weights.systems.fcis.names import Layout, config_of
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, read_settings
-from rcnn.weights.systems.system import Plan, System
+from rcnn.weights.systems.system import Plan, System, all_of
 
-EPS = 2e-5  # of the norms that differ
 LAYOUT = Layout(yx=True, interleaved=True)
-VALUE = "(W|b|gamma|beta|avg_mean|avg_var)"
-WORDS = {
-    "value": {
-        "W": "weight", "b": "bias", "gamma": "norm.weight", "beta": "norm.bias",
-        "avg_mean": "norm.running_mean", "avg_var": "norm.running_var",
-    },
-    "conv": {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"},
-}  # fmt: skip
 COMMON = (
     (rf"rpn/conv1/{VALUE}", "rpn.convs.0.{1:value}"),
     (rf"rpn/score/{VALUE}", "rpn.objectness.{1:value}"),
@@ -66,38 +58,30 @@ CHAINER_FCIS_RULES = Rules(
     COUNTERS,
     WORDS,
 )
-# settings that a detector has
-SETTINGS: dict[str, Callable[[DetectorConfig, Any], DetectorConfig]] = {
-    "min_size": lambda config, value: replace(config, input=replace(config.input, min_size=int(value))),
-    "max_size": lambda config, value: replace(config, input=replace(config.input, max_size=int(value))),
-    "anchor_scales": lambda config, value: replace(
-        config,
-        rpn=replace(
-            config.rpn, anchors=replace(config.rpn.anchors, sizes=(tuple(16.0 * float(scale) for scale in value),))
-        ),
-    ),
-    "proposal_min_size": lambda config, value: _proposals(config, {"min_size": value}),
-    "proposal_creator_params": lambda config, value: _proposals(config, dict(value)),
-    "score_thresh": lambda config, value: _fcis(config, score_threshold=float(value)),
-    "nms_thresh": lambda config, value: _fcis(config, nms_iou=float(value)),
-    "mask_merge_thresh": lambda config, value: _fcis(config, vote_iou=float(value)),
-    "binary_thresh": lambda config, value: _fcis(config, mask_threshold=float(value)),
-    "min_drop_size": lambda config, value: _fcis(config, min_size=float(value)),
-    "limit": lambda config, value: _fcis(config, max_detections=int(value)),
-    "iter2": lambda config, value: _fcis(config, refine=bool(value)),
+# settings that a detector has -> ours
+SETTINGS = {
+    "min_size": "input.min_size",
+    "max_size": "input.max_size",
+    "anchor_scales": "rpn.anchors.sizes",
+    "proposal_min_size": "rpn.proposals.min_size",
+    "proposal_creator_params.min_size": "rpn.proposals.min_size",
+    "proposal_creator_params.nms_thresh": "rpn.proposals.nms_iou",
+    "proposal_creator_params.n_train_pre_nms": "rpn.proposals.pre_nms_train",
+    "proposal_creator_params.n_train_post_nms": "rpn.proposals.post_nms_train",
+    "proposal_creator_params.n_test_pre_nms": "rpn.proposals.pre_nms",
+    "proposal_creator_params.n_test_post_nms": "rpn.proposals.post_nms",
+    "score_thresh": "fcis.score_threshold",
+    "nms_thresh": "fcis.nms_iou",
+    "mask_merge_thresh": "fcis.vote_iou",
+    "binary_thresh": "fcis.mask_threshold",
+    "min_drop_size": "fcis.min_size",
+    "limit": "fcis.max_detections",
+    "iter2": "fcis.refine",
+    "target_height": "input.min_size",  # older names
+    "max_width": "input.max_size",
+    "merge_thresh": "fcis.vote_iou",
 }
-ALIASES = {"target_height": "min_size", "max_width": "max_size", "merge_thresh": "mask_merge_thresh"}  # older names
-OF_THE_RUN = re.compile(r"seed|random_seed|gpu|out|config|resume|use_sbd|dataset|.*(epoch|iter|lr|cooldown|warmup).*")
-
-
-def recognises_chainercv(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to ChainerCV's FCIS."""
-    return "head/ag_loc/W" in names
-
-
-def recognises_chainer_fcis(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to chainer-fcis."""
-    return "head/psroi_conv1/W" in names
+TRAINING = re.compile(r"seed|random_seed|gpu|out|config|resume|use_sbd|dataset|.*(epoch|iter|lr|cooldown|warmup).*")
 
 
 def read_chainercv(found: Found, settings: SettingsSource) -> Plan:
@@ -140,68 +124,34 @@ def _read(
 
 
 def _with_settings(config: DetectorConfig, given: SettingsSource) -> tuple[DetectorConfig, tuple[str, ...]]:
-    """`config` with settings of theirs, and a sentence about those that are not used."""
-    if given is None:
-        return config, ()
-    ignored = []
-    for key, value in _nested(read_settings(given)).items():
-        key = ALIASES.get(key, key)
-        if key in SETTINGS:
-            try:
-                config = SETTINGS[key](config, value)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"{given}: {key}={value!r} has the wrong type ({error})") from error
-        elif not OF_THE_RUN.fullmatch(key):
-            ignored.append(key)
-    said = f"unknown settings, ignored: {', '.join(ignored)}; known are {', '.join(SETTINGS)}"
-    return config, (said,) if ignored else ()
-
-
-def _nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """`a.b: 1` as `a: {b: 1}`: their settings are the arguments of functions."""
-    nested: dict[str, Any] = {}
-    for key, value in settings.items():
-        name, _, inner = key.partition(".")
-        if inner:
-            nested.setdefault(name, {})[inner] = value
-        else:
-            nested[name] = value
-    return nested
-
-
-def _proposals(config: DetectorConfig, given: Mapping[str, Any]) -> DetectorConfig:
-    """`config` with the arguments of ChainerCV's ProposalCreator."""
-    counts = {
-        "n_train_pre_nms": "pre_nms_train", "n_train_post_nms": "post_nms_train",
-        "n_test_pre_nms": "pre_nms", "n_test_post_nms": "post_nms",
-    }  # fmt: skip
-    changes: dict[str, Any] = {ours: int(given[theirs]) for theirs, ours in counts.items() if theirs in given}
-    if "nms_thresh" in given:
-        changes["nms_iou"] = float(given["nms_thresh"])
-    if "min_size" in given:
-        changes["min_size"] = float(given["min_size"]) or -1.0  # 0 keeps boxes without area, too
-    if others := given.keys() - counts.keys() - {"nms_thresh", "min_size", "force_cpu_nms"}:
-        raise ValueError(f"proposals have no {', '.join(sorted(others))}")
-    proposals = replace(config.rpn.proposals, **changes)
-    return replace(config, rpn=replace(config.rpn, proposals=proposals))
-
-
-def _fcis(config: DetectorConfig, **changes: Any) -> DetectorConfig:
-    assert config.fcis is not None
-    return replace(config, fcis=replace(config.fcis, **changes))
+    """`config` changed by their settings, and a sentence about settings that are not used."""
+    settings: dict[str, Any] = {} if given is None else read_settings(given)
+    for key in (key for key in settings if key in SETTINGS):
+        ours, value = SETTINGS[key], settings[key]
+        try:
+            if ours == "rpn.anchors.sizes":
+                value = [[16.0 * scale for scale in value]]
+            if ours == "rpn.proposals.min_size":
+                value = float(value) or -1.0  # 0 keeps all boxes, even those without area
+            config = override(config, [f"{ours}={json.dumps(value)}"])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{given}: {key}={value!r} is not supported ({error})") from error
+    unknown = [key for key in settings if key not in SETTINGS and not TRAINING.fullmatch(key)]
+    note = f"unknown settings, ignored: {', '.join(unknown)}; known are {', '.join(SETTINGS)}"
+    return config, (note,) if unknown else ()
 
 
 CHAINERCV = System(
     name="ChainerCV's FCIS",
     files=".npz",
     settings="arguments of FCISResNet101, KEY=VALUE or a YAML of them",
-    recognises=recognises_chainercv,
+    recognises=all_of("head/ag_loc/W"),
     read=read_chainercv,
 )
 CHAINER_FCIS = System(
     name="chainer-fcis",
     files=".npz",
     settings="its demo.yaml or train.yaml, or KEY=VALUE",
-    recognises=recognises_chainer_fcis,
+    recognises=all_of("head/psroi_conv1/W"),
     read=read_chainer_fcis,
 )

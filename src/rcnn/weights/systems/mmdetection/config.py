@@ -129,8 +129,8 @@ def _merge(base: dict[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in above.items():
         if isinstance(value, dict):
             value = dict(value)
-            below = {} if value.pop("_delete_", False) else merged.get(key)
-            merged[key] = _merge(below if isinstance(below, dict) else {}, value)
+            below = None if value.pop("_delete_", False) else merged.get(key)
+            merged[key] = _merge(below, value) if isinstance(below, dict) else _merge({}, value)
         else:
             merged[key] = value
     return merged

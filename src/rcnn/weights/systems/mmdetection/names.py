@@ -5,10 +5,14 @@ from __future__ import annotations
 from rcnn.models import DetectorConfig
 from rcnn.models.config import Norm, ResNetConfig
 from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.resnets import torch_blocks
 
 ANY = "(?:bn|gn)"
 # what an EMA hook adds (its dots are underscores), and step counters that a norm here does not have
 EMA = r"ema_.+"
+OTHERS = (
+    (r".*conv_offset|.*context_block|.*downsample\.2|backbone\.stem", "a backbone that is no plain ResNet or ResNeXt"),
+)
 
 
 def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn_convs: int = 0) -> Rules:
@@ -21,8 +25,8 @@ def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn
     pairs = [
         (rf"backbone\.{trunk}1\.(.+)", "backbone.stem.conv1.norm.{1}"),
         (r"backbone\.conv1\.(weight)", "backbone.stem.conv1.{1}"),
-        *_blocks(r"backbone\.layer(\d)\.(\d+)", "backbone.res{1+1}.{2}", trunk),
-        *_blocks(r"roi_head\.shared_head\.layer(\d)\.(\d+)", "box_head.trunk.res{1+1}.{2}", trunk),
+        *torch_blocks(r"backbone\.layer(\d)\.(\d+)", "backbone.res{1+1}.{2}", trunk),
+        *torch_blocks(r"roi_head\.shared_head\.layer(\d)\.(\d+)", "box_head.trunk.res{1+1}.{2}", trunk),
         (rf"neck\.lateral_convs\.(\d)\.{fpn}\.(.+)", "fpn.lateral{1+2}.norm.{2}"),
         (r"neck\.lateral_convs\.(\d)\.conv\.(.+)", "fpn.lateral{1+2}.{2}"),
         (rf"neck\.fpn_convs\.(\d)\.{fpn}\.(.+)", "fpn.output{1+2}.norm.{2}"),
@@ -49,7 +53,7 @@ def rules(trunk: str = ANY, fpn: str = ANY, box: str = ANY, mask: str = ANY, rpn
             (rf"{head}upsample\.(.+)", f"{our_head}deconv.{a}"),
             (rf"{head}conv_logits\.(.+)", f"{our_head}logits.{a}"),
         ]
-    return Rules(tuple(pairs), skip=EMA)
+    return Rules(tuple(pairs), skip=EMA, others=OTHERS)
 
 
 def back(config: DetectorConfig) -> Rules:
@@ -63,13 +67,3 @@ def back(config: DetectorConfig) -> Rules:
 
 def _norm(norm: Norm) -> str:
     return "gn" if norm == "gn" else "bn"
-
-
-def _blocks(theirs: str, ours: str, norm: str) -> tuple[tuple[str, str], ...]:
-    """Rules of the blocks of a ResNet; `theirs` has two groups."""
-    return (
-        (rf"{theirs}\.conv(\d)\.(weight)", f"{ours}.conv{{3}}.{{4}}"),
-        (rf"{theirs}\.{norm}(\d)\.(.+)", f"{ours}.conv{{3}}.norm.{{4}}"),
-        (rf"{theirs}\.downsample\.0\.(weight)", f"{ours}.shortcut.{{3}}"),
-        (rf"{theirs}\.downsample\.1\.(.+)", f"{ours}.shortcut.norm.{{3}}"),
-    )

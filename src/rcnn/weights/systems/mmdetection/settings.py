@@ -1,14 +1,16 @@
-"""An MMDetection config's values as settings of ours: what they say of a network whose shape is known already."""
+"""What the values of an MMDetection config say about a network whose shape is known, as settings of ours."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from rcnn.models import DetectorConfig
-from rcnn.models.config import BoxHeadConfig, InputConfig, MaskHeadConfig, PoolerConfig, ResNetConfig, RPNConfig
+from rcnn.models import config as cfg
+from rcnn.models.overrides import override
 
 # what a key may be; anything else is another network than ours
 TYPES: dict[str, tuple[Any, ...]] = {
@@ -60,6 +62,32 @@ IDLE = re.compile(
     r"roi_head\.shared_head\..*|data_preprocessor\.(type|pad_mask|mask_pad_value|pad_value|pad_seg|batch_augments.*)|"
     r"train_cfg\.rpn_proposal\.min_bbox_size|.*bbox_coder\.target_stds)"
 )
+# our setting -> keys of MMDetection 3.x and 2.x with the same meaning
+SAME: dict[str, tuple[str, ...]] = {
+    "rpn.anchors.ratios": ("rpn_head.anchor_generator.ratios", "rpn_head.anchor_ratios"),
+    "rpn.anchors.offset": ("rpn_head.anchor_generator.center_offset",),
+    "rpn.sampling.positive_iou": ("train_cfg.rpn.assigner.pos_iou_thr",),
+    "rpn.sampling.negative_iou": ("train_cfg.rpn.assigner.neg_iou_thr",),
+    "rpn.sampling.batch_size": ("train_cfg.rpn.sampler.num",),
+    "rpn.sampling.positive_fraction": ("train_cfg.rpn.sampler.pos_fraction",),
+    "rpn.proposals.nms_iou": ("test_cfg.rpn.nms.iou_threshold", "test_cfg.rpn.nms_thr"),
+    "rpn.proposals.pre_nms": ("test_cfg.rpn.nms_pre",),
+    "rpn.proposals.post_nms": ("test_cfg.rpn.max_per_img", "test_cfg.rpn.max_num"),
+    "rpn.proposals.pre_nms_train": ("train_cfg.rpn_proposal.nms_pre",),
+    "rpn.proposals.post_nms_train": ("train_cfg.rpn_proposal.max_per_img", "train_cfg.rpn_proposal.max_num"),
+    "rpn.proposals.min_size": ("test_cfg.rpn.min_bbox_size",),
+    "rpn.legacy.straddle": ("train_cfg.rpn.allowed_border",),
+    "box.sampling.positive_iou": ("train_cfg.rcnn.assigner.pos_iou_thr",),
+    "box.sampling.batch_size": ("train_cfg.rcnn.sampler.num",),
+    "box.sampling.positive_fraction": ("train_cfg.rcnn.sampler.pos_fraction",),
+    "box.append_ground_truth": ("train_cfg.rcnn.sampler.add_gt_as_proposals",),
+    "box.delta_loss_weight": ("roi_head.bbox_head.loss_bbox.loss_weight",),
+    "box.score_threshold": ("test_cfg.rcnn.score_thr",),
+    "box.selection.soft_nms_sigma": ("test_cfg.rcnn.nms.sigma",),
+    "box.selection.soft_nms_threshold": ("test_cfg.rcnn.nms.min_score",),
+    "box.selection.nms_iou": ("test_cfg.rcnn.nms.iou_threshold", "test_cfg.rcnn.nms.iou_thr"),
+    "box.selection.max_detections": ("test_cfg.rcnn.max_per_img",),
+}
 
 
 def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str) -> tuple[DetectorConfig, list[str]]:
@@ -80,13 +108,19 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
         wanted = [path for path in deformable if keys.values[path] not in (None, False)]
         if wanted:
             raise ValueError(f"{source}: model.{wanted[0]}={keys.values[wanted[0]]!r} is not supported; leave it out")
+    for ours, theirs in SAME.items():
+        for path, value in [found for key in theirs for found in keys.all(key)][:1]:
+            try:
+                config = override(config, [f"{ours}={json.dumps(value)}"])
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{source}: model.{path}={value!r} is not supported ({error})") from error
     config = replace(
         config,
         input=_input(config.input, keys, values),
-        backbone=_backbone(config.backbone, keys) if isinstance(config.backbone, ResNetConfig) else config.backbone,
+        backbone=_backbone(config.backbone, keys) if isinstance(config.backbone, cfg.ResNetConfig) else config.backbone,
         rpn=_rpn(config.rpn, keys),
         box=_box(config.box, keys),
-        mask=None if config.mask is None else _mask(config.mask, keys, shared=config.mask.trunk == "res5"),
+        mask=None if config.mask is None else _mask(config.mask, keys),
     )
     if config.cascade is not None:
         weights = keys.get("roi_head.stage_loss_weights", list(config.cascade.loss_weights))
@@ -148,7 +182,7 @@ def _leaves(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
             yield path, value
 
 
-def _input(config: InputConfig, keys: _Keys, values: Mapping[str, Any]) -> InputConfig:
+def _input(config: cfg.InputConfig, keys: _Keys, values: Mapping[str, Any]) -> cfg.InputConfig:
     steps = [step for name in ("test_pipeline", "data", "img_norm_cfg") for step in _steps(values.get(name))]
     norm = next((step for step in steps if step.get("type") == "Normalize" or "to_rgb" in step), {})
     mean = keys.get("data_preprocessor.mean", norm.get("mean", config.pixel_mean))
@@ -183,7 +217,7 @@ def _steps(tree: Any) -> Iterator[Mapping[str, Any]]:
             yield from _steps(part)
 
 
-def _backbone(config: ResNetConfig, keys: _Keys) -> ResNetConfig:
+def _backbone(config: cfg.ResNetConfig, keys: _Keys) -> cfg.ResNetConfig:
     trained = bool(keys.get("backbone.norm_cfg.requires_grad", True))
     evaluated = bool(keys.get("backbone.norm_eval", True))
     norm = config.norm
@@ -198,97 +232,48 @@ def _backbone(config: ResNetConfig, keys: _Keys) -> ResNetConfig:
     )
 
 
-def _rpn(config: RPNConfig, keys: _Keys) -> RPNConfig:
-    anchors, sampling, proposals = config.anchors, config.sampling, config.proposals
-    base, train, test = "rpn_head.anchor_generator", "train_cfg.rpn", "test_cfg.rpn"
-    scales, strides = keys.get(f"{base}.scales", "rpn_head.anchor_scales", None), keys.get(f"{base}.strides", None)
-    ratios = keys.get(f"{base}.ratios", "rpn_head.anchor_ratios", list(anchors.ratios))
-    strides = strides or keys.get("rpn_head.anchor_strides", None)
-    sizes = anchors.sizes
+def _rpn(config: cfg.RPNConfig, keys: _Keys) -> cfg.RPNConfig:
+    base = "rpn_head.anchor_generator"
+    scales = keys.get(f"{base}.scales", "rpn_head.anchor_scales", None)
+    strides = keys.get(f"{base}.strides", "rpn_head.anchor_strides", None)
+    sizes = config.anchors.sizes
     if scales and strides:
         sizes = tuple(tuple(float(scale * stride) for scale in scales) for stride in strides)
-    low_quality = keys.get(f"{train}.assigner.min_pos_iou", 0.3) >= sampling.negative_iou
-    kept = "train_cfg.rpn_proposal"
+    low_quality = keys.get("train_cfg.rpn.assigner.min_pos_iou", 0.3) >= config.sampling.negative_iou
     return replace(
         config,
-        anchors=replace(
-            anchors,
-            sizes=sizes,
-            ratios=_floats(ratios),
-            offset=float(keys.get(f"{base}.center_offset", anchors.offset)),
-        ),
-        sampling=replace(
-            sampling,
-            positive_iou=float(keys.get(f"{train}.assigner.pos_iou_thr", sampling.positive_iou)),
-            negative_iou=float(keys.get(f"{train}.assigner.neg_iou_thr", sampling.negative_iou)),
-            batch_size=int(keys.get(f"{train}.sampler.num", sampling.batch_size)),
-            positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", sampling.positive_fraction)),
-        ),
-        proposals=replace(
-            proposals,
-            nms_iou=float(keys.get(f"{test}.nms.iou_threshold", f"{test}.nms_thr", proposals.nms_iou)),
-            pre_nms=int(keys.get(f"{test}.nms_pre", proposals.pre_nms)),
-            post_nms=int(keys.get(f"{test}.max_per_img", f"{test}.max_num", proposals.post_nms)),
-            pre_nms_train=int(keys.get(f"{kept}.nms_pre", proposals.pre_nms_train)),
-            post_nms_train=int(keys.get(f"{kept}.max_per_img", f"{kept}.max_num", proposals.post_nms_train)),
-            min_size=float(keys.get(f"{test}.min_bbox_size", proposals.min_size)),
-        ),
+        anchors=replace(config.anchors, sizes=sizes),
         smooth_l1_beta=_beta(keys, "rpn_head.loss_bbox", config.smooth_l1_beta),
         loss_weights=_floats(keys.get(f"rpn_head.loss_{part}.loss_weight", 1.0) for part in ("cls", "bbox")),
-        legacy=replace(
-            config.legacy,
-            low_quality="overruled" if low_quality else "kept",
-            straddle=float(keys.get(f"{train}.allowed_border", config.legacy.straddle)),
-        ),
+        legacy=replace(config.legacy, low_quality="overruled" if low_quality else "kept"),
     )
 
 
-def _box(config: BoxHeadConfig, keys: _Keys) -> BoxHeadConfig:
-    pool, train, test = "roi_head.bbox_roi_extractor.roi_layer", "train_cfg.rcnn", "test_cfg.rcnn"
+def _box(config: cfg.BoxHeadConfig, keys: _Keys) -> cfg.BoxHeadConfig:
     stds = keys.get("roi_head.bbox_head.bbox_coder.target_stds", None)
-    soft = keys.get(f"{test}.nms.type", "nms") == "soft_nms"
-    gaussian = keys.get(f"{test}.nms.method", "linear") == "gaussian"
-    sampling, selection = config.sampling, config.selection
+    soft = keys.get("test_cfg.rcnn.nms.type", "nms") == "soft_nms"
+    gaussian = keys.get("test_cfg.rcnn.nms.method", "linear") == "gaussian"
     return replace(
         config,
-        pooler=_pooler(config.pooler, keys, pool),
+        pooler=_pooler(config.pooler, keys, "bbox"),
         delta_weights=inverse(stds) if stds else config.delta_weights,
-        sampling=replace(
-            sampling,
-            positive_iou=float(keys.get(f"{train}.assigner.pos_iou_thr", sampling.positive_iou)),
-            batch_size=int(keys.get(f"{train}.sampler.num", sampling.batch_size)),
-            positive_fraction=float(keys.get(f"{train}.sampler.pos_fraction", sampling.positive_fraction)),
-        ),
-        append_ground_truth=bool(keys.get(f"{train}.sampler.add_gt_as_proposals", config.append_ground_truth)),
         smooth_l1_beta=_beta(keys, "roi_head.bbox_head.loss_bbox", config.smooth_l1_beta),
-        delta_loss_weight=float(keys.get("roi_head.bbox_head.loss_bbox.loss_weight", 1.0)),
-        score_threshold=float(keys.get(f"{test}.score_thr", config.score_threshold)),
-        selection=replace(
-            selection,
-            nms=("soft_gaussian" if gaussian else "soft_linear") if soft else "hard",
-            soft_nms_sigma=float(keys.get(f"{test}.nms.sigma", selection.soft_nms_sigma)),
-            soft_nms_threshold=float(keys.get(f"{test}.nms.min_score", selection.soft_nms_threshold)),
-            nms_iou=float(keys.get(f"{test}.nms.iou_threshold", f"{test}.nms.iou_thr", selection.nms_iou)),
-            max_detections=int(keys.get(f"{test}.max_per_img", selection.max_detections)),
-        ),
+        selection=replace(config.selection, nms=("soft_gaussian" if gaussian else "soft_linear") if soft else "hard"),
     )
 
 
-def _mask(config: MaskHeadConfig, keys: _Keys, *, shared: bool) -> MaskHeadConfig:
-    pool = f"roi_head.{'bbox' if shared else 'mask'}_roi_extractor.roi_layer"  # C4 pools once for both heads
-    keys.all("roi_head.mask_roi_extractor")  # None with C4
-    return replace(
-        config,
-        pooler=_pooler(config.pooler, keys, pool),
-    )
+def _mask(config: cfg.MaskHeadConfig, keys: _Keys) -> cfg.MaskHeadConfig:
+    keys.all("roi_head.mask_roi_extractor")  # None with C4, which pools once for both heads
+    return replace(config, pooler=_pooler(config.pooler, keys, "bbox" if config.trunk == "res5" else "mask"))
 
 
-def _pooler(config: PoolerConfig, keys: _Keys, pool: str) -> PoolerConfig:
-    return PoolerConfig(
-        kind="roi_pool" if keys.get(f"{pool}.type", "RoIAlign") == "RoIPool" else "roi_align",
-        size=int(keys.get(f"{pool}.output_size", f"{pool}.out_size", config.size)),
-        sampling_ratio=int(keys.get(f"{pool}.sampling_ratio", f"{pool}.sample_num", config.sampling_ratio)),
-        aligned=bool(keys.get(f"{pool}.aligned", True)),
+def _pooler(config: cfg.PoolerConfig, keys: _Keys, head: str) -> cfg.PoolerConfig:
+    layer = f"roi_head.{head}_roi_extractor.roi_layer"
+    return cfg.PoolerConfig(
+        kind="roi_pool" if keys.get(f"{layer}.type", "RoIAlign") == "RoIPool" else "roi_align",
+        size=int(keys.get(f"{layer}.output_size", f"{layer}.out_size", config.size)),
+        sampling_ratio=int(keys.get(f"{layer}.sampling_ratio", f"{layer}.sample_num", config.sampling_ratio)),
+        aligned=bool(keys.get(f"{layer}.aligned", True)),
     )
 
 

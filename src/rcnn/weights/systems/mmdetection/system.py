@@ -8,28 +8,15 @@ weights. The config in the file's `meta`, or the one given, is parsed and never 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from rcnn.models import DetectorConfig, build_detector
-from rcnn.models.config import (
-    AnchorConfig,
-    BoxHeadConfig,
-    CascadeConfig,
-    FPNConfig,
-    InputConfig,
-    LegacyRPNConfig,
-    MaskHeadConfig,
-    Norm,
-    PoolerConfig,
-    ProposalConfig,
-    ResNetConfig,
-    RPNConfig,
-)
+from rcnn.models import DetectorConfig
+from rcnn.models import config as cfg
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
@@ -37,18 +24,13 @@ from rcnn.weights.systems.layout import anchors_from_ratio_outer, anchors_to_rat
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
 from rcnn.weights.systems.mmdetection.names import back, rules
 from rcnn.weights.systems.mmdetection.settings import inverse, with_settings
+from rcnn.weights.systems.renaming import count
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 from rcnn.weights.systems.settings import SettingsSource
-from rcnn.weights.systems.system import Export, Plan, System
+from rcnn.weights.systems.system import Export, Plan, System, all_of
 
-BGR = InputConfig(channel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
+BGR = cfg.InputConfig(channel_order="bgr", pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
 CASCADE_STDS = ((0.1, 0.1, 0.2, 0.2), (0.05, 0.05, 0.1, 0.1), (0.033, 0.033, 0.067, 0.067))  # of its base config
-OTHERS = r"conv_offset|context_block|downsample\.2|backbone\.stem"  # parts of networks that we do not have
-
-
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to an MMDetection R-CNN (2.0 or later)."""
-    return "rpn_head.rpn_cls.weight" in names and any(name.startswith("backbone.layer1.") for name in names)
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
@@ -58,10 +40,6 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     """
     meta = found.extras.get("meta")
     meta = meta if isinstance(meta, Mapping) else {}
-    if others := [name for name in found.state if re.search(OTHERS, name)]:
-        raise ValueError(
-            f"{found.source} has a backbone that rcnn does not support ({others[0]}); expected a ResNet or ResNeXt"
-        )
     placed = rules().place(found.state, found.source, SYSTEM.name)
     shapes = {name: torch.empty(found.shape(name), device="meta") for name in placed.ours}
     config = _of_tensors(shapes, found.source)
@@ -75,19 +53,14 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         notes = [f"not understood, ignored: {what}" for what in [*skipped, *unknown]]
     else:
         assumed = _assumed(config)
-    with torch.device("meta"):
-        expected = build_detector(config).state_dict()
-    names = {
-        name: ours for name, ours in placed.ours.items() if not ours.endswith("num_batches_tracked") or ours in expected
-    }
     return Plan(
         config=config,
-        names=names,
+        names=placed.ours,
         tensor=anchors_from_ratio_outer,
         classes=_classes(meta, config.num_classes),
         assumed=assumed,
         notes=tuple(notes),
-        skipped=(*placed.skipped, *(name for name in placed.ours if name not in names)),
+        skipped=placed.skipped,
     )
 
 
@@ -96,7 +69,7 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     unsupported = {
         "Faster, Mask or Cascade R-CNN on a ResNet": config.keypoint is not None
         or config.fcis is not None
-        or not isinstance(config.backbone, ResNetConfig),
+        or not isinstance(config.backbone, cfg.ResNetConfig),
         "a mask head for each stage of a cascade": config.cascade is not None
         and config.mask is not None
         and config.cascade.mask_heads == "one",
@@ -137,42 +110,42 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
     return DetectorConfig(
         name=f"{family}_{conv}{backbone.depth}_{kind}",
         num_classes=classes,
-        input=replace(InputConfig() if pyramid else BGR, resize="opencv", divisor=32),
+        input=replace(cfg.InputConfig() if pyramid else BGR, resize="opencv", divisor=32),
         backbone=backbone,
         fpn=_fpn(state) if pyramid else None,
-        rpn=RPNConfig(
+        rpn=cfg.RPNConfig(
             convs=max(1, sum(bool(re.fullmatch(r"rpn_head\.rpn_conv\.\d+\.conv\.weight", name)) for name in names)),
             width=_width(state),
             smooth_l1_beta=1 / 9 if cascade else 0.0,
-            anchors=AnchorConfig(sizes=sizes if pyramid else ((32.0, 64.0, 128.0, 256.0, 512.0)[: cells // 3],)),
-            legacy=LegacyRPNConfig(low_quality="overruled", normalizer="sampled"),
-            proposals=ProposalConfig(
+            anchors=cfg.AnchorConfig(sizes=sizes if pyramid else ((32.0, 64.0, 128.0, 256.0, 512.0)[: cells // 3],)),
+            legacy=cfg.LegacyRPNConfig(low_quality="overruled", normalizer="sampled"),
+            proposals=cfg.ProposalConfig(
                 pre_nms_train=2000 if pyramid else 12000,
                 pre_nms=(1000 if heads else 2000) if pyramid else 6000,
                 post_nms_train=1000 if pyramid and not cascade else 2000,
             ),
         ),
         proposals_only=not heads,
-        box=BoxHeadConfig(
+        box=cfg.BoxHeadConfig(
             trunk="res5" if shared else "fc",
-            convs=_count(names, rf"{re.escape(box_prefix)}shared_convs\.(\d+)\.conv\.weight"),
+            convs=count(names, rf"{re.escape(box_prefix)}shared_convs\.(\d+)\.conv\.weight"),
             norm=_norm(names, f"{box_prefix}shared_convs.0."),
-            fcs=_count(names, rf"{re.escape(box_prefix)}shared_fcs\.(\d+)\.weight") if heads else 2,
+            fcs=count(names, rf"{re.escape(box_prefix)}shared_fcs\.(\d+)\.weight") if heads else 2,
             fc_width=len(state.get(f"{box_prefix}shared_fcs.0.bias", torch.empty(1024))),
             class_agnostic=bool(heads) and rows == 4,
             smooth_l1_beta=1.0 if cascade else 0.0,
-            pooler=PoolerConfig(size=14 if shared else 7),
+            pooler=cfg.PoolerConfig(size=14 if shared else 7),
         ),
         cascade=_cascade(names) if cascade else None,
         mask=_mask(state, f"roi_head.mask_head.{stage}", shared=shared) if masks else None,
     )
 
 
-def _resnet(state: Mapping[str, Tensor], source: str, *, pyramid: bool, dilated: bool) -> ResNetConfig:
+def _resnet(state: Mapping[str, Tensor], source: str, *, pyramid: bool, dilated: bool) -> cfg.ResNetConfig:
     inner = state["backbone.layer1.0.conv2.weight"].shape  # (groups * width, width, 3, 3)
-    norm: Norm = "gn" if "backbone.gn1.weight" in state else "frozen_bn"
+    norm: cfg.Norm = "gn" if "backbone.gn1.weight" in state else "frozen_bn"
     depth = known_depth(blocks_of(state, r"backbone\.layer(\d)\.(\d+)\..+", (1, 2, 3)), source)
-    return ResNetConfig(
+    return cfg.ResNetConfig(
         depth=depth,
         groups=inner[0] // inner[1],
         width_per_group=inner[1],
@@ -184,8 +157,8 @@ def _resnet(state: Mapping[str, Tensor], source: str, *, pyramid: bool, dilated:
     )
 
 
-def _fpn(state: Mapping[str, Tensor]) -> FPNConfig:
-    return FPNConfig(
+def _fpn(state: Mapping[str, Tensor]) -> cfg.FPNConfig:
+    return cfg.FPNConfig(
         channels=len(state["neck.lateral_convs.0.conv.weight"]), norm=_norm(list(state), "neck.lateral_convs.0.")
     )
 
@@ -199,10 +172,10 @@ def _width(state: Mapping[str, Tensor]) -> int:
     return 0 if out == into else out
 
 
-def _cascade(names: list[str]) -> CascadeConfig:
-    stages = _count(names, r"roi_head\.bbox_head\.(\d+)\.fc_cls\.weight")
+def _cascade(names: list[str]) -> cfg.CascadeConfig:
+    stages = count(names, r"roi_head\.bbox_head\.(\d+)\.fc_cls\.weight")
     weights = tuple(inverse(stds) for stds in CASCADE_STDS)
-    return CascadeConfig(
+    return cfg.CascadeConfig(
         ious=(0.5, 0.6, 0.7)[:stages],
         delta_weights=weights[:stages],
         loss_weights=(1.0, 0.5, 0.25)[:stages],
@@ -213,12 +186,12 @@ def _cascade(names: list[str]) -> CascadeConfig:
     )
 
 
-def _mask(state: Mapping[str, Tensor], prefix: str, *, shared: bool) -> MaskHeadConfig:
+def _mask(state: Mapping[str, Tensor], prefix: str, *, shared: bool) -> cfg.MaskHeadConfig:
     names = list(state)
     upsample, logits = state.get(f"{prefix}upsample.weight"), state.get(f"{prefix}conv_logits.weight")
-    return MaskHeadConfig(
+    return cfg.MaskHeadConfig(
         trunk="res5" if shared else "convs",
-        convs=_count(names, rf"{re.escape(prefix)}convs\.(\d+)\.conv\.weight"),
+        convs=count(names, rf"{re.escape(prefix)}convs\.(\d+)\.conv\.weight"),
         width=256 if upsample is None else upsample.shape[1],
         norm=_norm(names, f"{prefix}convs.0."),
         class_agnostic=logits is not None and len(logits) == 1,
@@ -226,19 +199,15 @@ def _mask(state: Mapping[str, Tensor], prefix: str, *, shared: bool) -> MaskHead
     )
 
 
-def _norm(names: list[str], prefix: str) -> Norm:
+def _norm(names: list[str], prefix: str) -> cfg.Norm:
     if f"{prefix}gn.weight" in names:
         return "gn"
     return "bn" if f"{prefix}bn.weight" in names else "none"
 
 
-def _count(names: list[str], pattern: str) -> int:
-    return sum(bool(re.fullmatch(pattern, name)) for name in names)
-
-
 def _assumed(config: DetectorConfig) -> tuple[Assumption, ...]:
     source = "its base configs; give yours with --config"
-    caffe = isinstance(config.backbone, ResNetConfig) and config.backbone.stride_in_1x1
+    caffe = isinstance(config.backbone, cfg.ResNetConfig) and config.backbone.stride_in_1x1
     style = "caffe (stride in the 1x1 convolutions)" if caffe else "pytorch (stride in the 3x3 convolutions)"
     assumed = [
         Assumption(f"backbone style {style}", source, ("backbone.stride_in_1x1",)),
@@ -257,7 +226,7 @@ def _assumed(config: DetectorConfig) -> tuple[Assumption, ...]:
 def _classes(meta: Mapping[str, Any], count: int) -> tuple[str, ...]:
     data = meta.get("dataset_meta")
     names = meta.get("CLASSES", data.get("classes", data.get("CLASSES")) if isinstance(data, Mapping) else None)
-    known = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    known = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     return class_names(count, names if known else ())
 
 
@@ -269,7 +238,7 @@ SYSTEM = System(
     name="MMDetection",
     files=".pth of 2.x and 3.x",
     settings="its config, a .py file",
-    recognises=recognises,
+    recognises=all_of(r"rpn_head\.rpn_cls\.weight", r"backbone\.layer1\..+"),
     read=read,
     export=Export(option="mmdetection", suffixes=(".pth",), state=to_mmdetection, content=_content),
 )

@@ -7,8 +7,6 @@ network, the settings everything else.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import torch
 from torch import Tensor
 
@@ -19,10 +17,10 @@ from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules
-from rcnn.weights.systems.settings import SettingsSource
-from rcnn.weights.systems.system import Plan, System
+from rcnn.weights.systems.settings import SettingsSource, typed_settings
+from rcnn.weights.systems.system import Plan, System, all_of
 from rcnn.weights.systems.tensorpack.config import config_of
-from rcnn.weights.systems.tensorpack.settings import notes, read_settings
+from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
 
 VALUES = {
     "W": "weight", "b": "bias",
@@ -80,11 +78,6 @@ ASSUMED = {
 }
 
 
-def recognises(names: Collection[str]) -> bool:
-    """Whether tensors of these names belong to a tensorpack detector."""
-    return {"conv0/W", "rpn/class/W"} <= {name.removesuffix(":0") for name in names}
-
-
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig | None = None) -> Tensor:
     """A tensor of tensorpack's in our layout; its masks have no background."""
     value = kernel_from_hwio(value.float())
@@ -93,7 +86,7 @@ def in_our_layout(name: str, value: Tensor, config: DetectorConfig | None = None
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a tensorpack file; `settings` are its KEY=VALUE text or a file of it, else its defaults."""
-    theirs = read_settings(settings)
+    theirs = typed_settings(Settings, settings)
     placed = RULES.place(found.state, found.source, SYSTEM.name)
     shapes = {name.removesuffix(":0"): found.shape(name) for name in found.state}
     config = config_of(shapes, theirs, found.source)
@@ -105,13 +98,13 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         names=names,
         tensor=in_our_layout,
         complete=_complete,
-        classes=class_names(config.num_classes, theirs.get["DATA.CLASS_NAMES"][1:]),
+        classes=class_names(config.num_classes, theirs.values.data_class_names[1:]),
         assumed=tuple(
             Assumption(what, "tensorpack's default", keys)
             for key, (what, keys) in ASSUMED.items()
             if key not in theirs.given
         ),
-        notes=notes(theirs),
+        notes=theirs.notes(TRAINING),
         skipped=placed.skipped,
     )
 
@@ -133,6 +126,6 @@ SYSTEM = System(
     name="tensorpack",
     files=".npz",
     settings="its settings, KEY=VALUE or a file of them",
-    recognises=recognises,
+    recognises=all_of("conv0/W(:0)?", "rpn/class/W(:0)?"),
     read=read,
 )

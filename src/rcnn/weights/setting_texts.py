@@ -1,0 +1,29 @@
+"""Settings of a config by dotted key (box.selection.nms_iou), and their values as they are typed on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rcnn.models import DetectorConfig
+from rcnn.models.overrides import config_to_dict
+
+
+def setting_values(config: DetectorConfig) -> dict[str, object]:
+    """The value of each setting by its dotted key. A part that is off is None under its own key: `fpn`."""
+    return _flat(config_to_dict(config), "")
+
+
+def value_text(value: object) -> str:
+    """`value` as KEY=VALUE takes it: true, 0.5, [[32,64],[128]]."""
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(value_text(each) for each in value) + "]"
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _flat(values: Mapping[str, object], prefix: str) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found

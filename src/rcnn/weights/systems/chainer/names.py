@@ -1,0 +1,14 @@
+"""How chainer.links names the values and convolutions of a ResNet, in our names."""
+
+from __future__ import annotations
+
+VALUE = "(W|b|gamma|beta|avg_mean|avg_var)"
+# for Rules.words
+WORDS = {
+    "value": {
+        "W": "weight", "b": "bias", "gamma": "norm.weight", "beta": "norm.bias",
+        "avg_mean": "norm.running_mean", "avg_var": "norm.running_var",
+    },
+    "conv": {"1": "conv1", "2": "conv2", "3": "conv3", "4": "shortcut"},
+}  # fmt: skip
+EPS = 2e-5  # of chainer.links.BatchNormalization
