@@ -153,7 +153,7 @@ def test_regions(peer: Peer) -> None:
 
 @pytest.mark.parametrize("ending", ["", "03"])
 def test_detections(peer: Peer, ending: str) -> None:
-    """The whole way, as a user goes it: from the photo to boxes and masks in its pixels."""
+    """The whole pipeline: from the photo to boxes and masks in its pixels."""
     stored = peer.stored
     predictor = peer.predictor
     if ending:

@@ -36,7 +36,7 @@ JOINTS = 17
 
 
 def peer(joints: int = JOINTS) -> KeypointRCNN:
-    """torchvision's R50-FPN of persons, with heads whose scores differ from place to place."""
+    """torchvision's R50-FPN for persons, with random heads that give distinct scores."""
     torch.manual_seed(0)
     backbone = _resnet_fpn_extractor(resnet50(weights=None, norm_layer=FrozenBatchNorm2d), 5)
     model = KeypointRCNN(backbone, 2, num_keypoints=joints, min_size=160, max_size=240)
@@ -58,7 +58,7 @@ def peer(joints: int = JOINTS) -> KeypointRCNN:
 
 
 def with_keypoints(theirs: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """All persons, with keypoints in and around their boxes, of which some are not given."""
+    """All persons, with keypoints in and around their boxes; some are not given."""
     generator = torch.Generator().manual_seed(3)
     targets = []
     for target in theirs:

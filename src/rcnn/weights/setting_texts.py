@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import config_to_dict
+from rcnn.models.overrides import config_from_dict, config_to_dict
 
 
 def setting_values(config: DetectorConfig) -> dict[str, object]:
     """The value of each setting by its dotted key. A part that is off is None under its own key: `fpn`."""
     return _flat(config_to_dict(config), "")
+
+
+def with_settings(config: DetectorConfig, values: Mapping[str, object]) -> DetectorConfig:
+    """`config` with `values` by dotted key, set together and then checked; ValueError as for `override`."""
+    content = config_to_dict(config)
+    for key, value in values.items():
+        *parts, last = key.split(".")
+        place = content
+        for part in parts:
+            place = place[part]
+        place[last] = value
+    return config_from_dict(content)
 
 
 def value_text(value: object) -> str:

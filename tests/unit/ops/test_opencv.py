@@ -56,8 +56,8 @@ def test_equals_the_loop(old: tuple[int, int], new: tuple[int, int], kind: str) 
     ours = resize_bilinear(torch.from_numpy(image), new).numpy()
     assert ours.dtype == image.dtype
     for channel in range(3):
-        wanted = slow(image[channel], new, None)
-        np.testing.assert_allclose(ours[channel], wanted, atol=0 if kind == "uint8" else 1e-4)
+        expected = slow(image[channel], new, None)
+        np.testing.assert_allclose(ours[channel], expected, atol=0 if kind == "uint8" else 1e-4)
 
 
 def test_a_factor_spaces_the_samples_whatever_the_size_became() -> None:

@@ -7,7 +7,7 @@ box and mask; layer4 works on regions of 7x7 with stride 1. The ImageNet classif
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
@@ -16,12 +16,13 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import anchors_from_ratio_outer, background_last, paired_logits
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_blocks
-from rcnn.weights.systems.settings import SettingsSource, Typed, typed_settings
+from rcnn.weights.systems.settings import SettingsSource, Three, Typed, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System, all_of
 
 RATIOS = 3
@@ -52,30 +53,30 @@ class Settings:
     """Settings that a detector has, with their defaults (lib/model/config.py and experiments/cfgs/res101.yml)."""
 
     test_scales: tuple[int, ...] = (600,)
-    test_max_size: int = 1000
-    test_nms: float = 0.3
-    test_rpn_nms_thresh: float = 0.7
+    test_max_size: int = same("input.max_size", 1000)
+    test_nms: float = same("box.selection.nms_iou", 0.3)
+    test_rpn_nms_thresh: float = same("rpn.proposals.nms_iou", 0.7)
     test_mode: str = "nms"
-    test_rpn_pre_nms_top_n: int = 6000
-    test_rpn_post_nms_top_n: int = 300
+    test_rpn_pre_nms_top_n: int = same("rpn.proposals.pre_nms", 6000)
+    test_rpn_post_nms_top_n: int = same("rpn.proposals.post_nms", 300)
     pooling_mode: Literal["crop", "pool"] = "crop"
     pooling_size: int = 7
     pooling_align: bool = False
     resnet_max_pool: bool = False
     resnet_fixed_blocks: int = 1
     anchor_scales: tuple[float, ...] | None = None
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
-    pixel_means: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
-    train_rpn_pre_nms_top_n: int = 12000
-    train_rpn_post_nms_top_n: int = 2000
-    train_batch_size: int = 256
-    train_fg_fraction: float = 0.25
-    train_fg_thresh: float = 0.5
-    train_bg_thresh_lo: float = 0.0
-    train_rpn_batchsize: int = 256
-    train_rpn_positive_overlap: float = 0.7
-    train_rpn_negative_overlap: float = 0.3
-    train_use_gt: bool = False
+    anchor_ratios: tuple[float, ...] = same("rpn.anchors.ratios", (0.5, 1.0, 2.0))
+    pixel_means: Three = same("input.pixel_mean", (102.9801, 115.9465, 122.7717))
+    train_rpn_pre_nms_top_n: int = same("rpn.proposals.pre_nms_train", 12000)
+    train_rpn_post_nms_top_n: int = same("rpn.proposals.post_nms_train", 2000)
+    train_batch_size: int = same("box.sampling.batch_size", 256)
+    train_fg_fraction: float = same("box.sampling.positive_fraction", 0.25)
+    train_fg_thresh: float = same("box.sampling.positive_iou", 0.5)
+    train_bg_thresh_lo: float = same("box.sampling.min_negative_iou", 0.0)
+    train_rpn_batchsize: int = same("rpn.sampling.batch_size", 256)
+    train_rpn_positive_overlap: float = same("rpn.sampling.positive_iou", 0.7)
+    train_rpn_negative_overlap: float = same("rpn.sampling.negative_iou", 0.3)
+    train_use_gt: bool = same("box.append_ground_truth", False)
 
 
 ASSUMED = {
@@ -126,17 +127,15 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
         raise ValueError(f"{source}: ANCHOR_RATIOS={theirs.anchor_ratios!r} is not supported; expected {RATIOS} ratios")
     given.require_default("POOLING_ALIGN", "RESNET.MAX_POOL", "TEST.MODE", source=source)
     pooler = cfg.PoolerConfig(kind=POOLINGS[theirs.pooling_mode], size=theirs.pooling_size, aligned=False)
-    return DetectorConfig(
+    config = DetectorConfig(
         name=f"mask_rcnn_r{depth}_c4",
         num_classes=shapes["box_head.logits.weight"][0] - 1,
         input=cfg.InputConfig(
             min_size=theirs.test_scales[0],
-            max_size=theirs.test_max_size,
             resize="opencv_float",
             size_rounding="factor_limit",
             rescale="factor",
             channel_order="bgr",
-            pixel_mean=theirs.pixel_means,
             pixel_std=(1.0, 1.0, 1.0),
             divisor=0,
         ),
@@ -153,37 +152,16 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
             width=shapes["rpn.convs.0.weight"][0],
             max_log_scale=UNLIMITED_SCALE,
             smooth_l1_beta=1 / 9,
-            anchors=cfg.AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), ratios=theirs.anchor_ratios),
+            anchors=cfg.AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),)),
             legacy=cfg.LegacyRPNConfig(anchors="detectron", objectness="softmax", straddle=0.0, normalizer="sampled"),
-            sampling=replace(
-                cfg.RPN_SAMPLING,
-                positive_iou=theirs.train_rpn_positive_overlap,
-                negative_iou=theirs.train_rpn_negative_overlap,
-                batch_size=theirs.train_rpn_batchsize,
-            ),
-            proposals=cfg.ProposalConfig(
-                nms_iou=theirs.test_rpn_nms_thresh,
-                pre_nms_train=theirs.train_rpn_pre_nms_top_n,
-                pre_nms=theirs.test_rpn_pre_nms_top_n,
-                post_nms_train=theirs.train_rpn_post_nms_top_n,
-                post_nms=theirs.test_rpn_post_nms_top_n,
-                min_size=-1.0,
-            ),
+            proposals=cfg.ProposalConfig(min_size=-1.0),
         ),
         box=cfg.BoxHeadConfig(
             trunk="res5",
             max_log_scale=UNLIMITED_SCALE,
-            append_ground_truth=theirs.train_use_gt,
             smooth_l1_beta=1.0,
             score_threshold=0.0,
             pooler=pooler,
-            sampling=cfg.SamplingConfig(
-                positive_iou=theirs.train_fg_thresh,
-                min_negative_iou=theirs.train_bg_thresh_lo,
-                batch_size=theirs.train_batch_size,
-                positive_fraction=theirs.train_fg_fraction,
-            ),
-            selection=cfg.SelectionConfig(nms_iou=theirs.test_nms),
         ),
         mask=cfg.MaskHeadConfig(
             trunk="res5",
@@ -195,6 +173,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
         ),
         legacy=cfg.LegacyConfig(boxes="inclusive_loose"),
     )
+    return with_settings(config, same_settings(theirs, config))
 
 
 SYSTEM = System(

@@ -7,10 +7,11 @@ first, frozen norms without eps. Its config is translated to Detectron's setting
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from rcnn.models import DetectorConfig
+from rcnn.models.config import InputConfig
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron.config import config_of
@@ -119,14 +120,17 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 def _in_pytorch(config: DetectorConfig) -> DetectorConfig:
     """Differences from Detectron: Pillow resizes, boxes are rescaled per side, and no proposal is too small."""
-    plain = type(config.input)()
-    given = replace(config.input, resize="antialias", size_rounding=plain.size_rounding, rescale=plain.rescale)
-    rpn = replace(
-        config.rpn,
-        proposals=replace(config.rpn.proposals, min_size=-1.0),
-        legacy=replace(config.rpn.legacy, min_size_original=False),
+    plain = InputConfig()
+    return with_settings(
+        config,
+        {
+            "input.resize": "antialias",
+            "input.size_rounding": plain.size_rounding,
+            "input.rescale": plain.rescale,
+            "rpn.proposals.min_size": -1.0,
+            "rpn.legacy.min_size_original": False,
+        },
     )
-    return replace(config, input=given, rpn=rpn)
 
 
 SYSTEM = System(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,12 +18,13 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, deltas_from_yx, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules, unexpected
 from rcnn.weights.systems.resnets import depth_and_blocks
-from rcnn.weights.systems.settings import SettingsSource, Typed, typed_settings
+from rcnn.weights.systems.settings import Four, SettingsSource, Three, Typed, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System
 
 EPS = 1e-3  # Keras's, of every norm
@@ -56,27 +57,27 @@ SKIP = re.compile(r"(?:.*/)?(?:optimizer_weights|training|anchors)(?:/.*)?|.*(?:
 class Settings:
     """Settings of its Config that a detector has, with their defaults for COCO."""
 
-    image_min_dim: int = 800
+    image_min_dim: int = same("input.min_size", 800)
     image_max_dim: int = 1024
     image_resize_mode: str = "square"
-    mean_pixel: tuple[float, float, float] = (123.7, 116.8, 103.9)
+    mean_pixel: Three = same("input.pixel_mean", (123.7, 116.8, 103.9))
     rpn_anchor_scales: tuple[float, ...] = (32.0, 64.0, 128.0, 256.0, 512.0)
     rpn_anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_anchor_stride: int = 1
-    rpn_nms_threshold: float = 0.7
-    rpn_train_anchors_per_image: int = 256
+    rpn_nms_threshold: float = same("rpn.proposals.nms_iou", 0.7)
+    rpn_train_anchors_per_image: int = same("rpn.sampling.batch_size", 256)
     pre_nms_limit: int = 6000
-    post_nms_rois_training: int = 2000
-    post_nms_rois_inference: int = 1000
+    post_nms_rois_training: int = same("rpn.proposals.post_nms_train", 2000)
+    post_nms_rois_inference: int = same("rpn.proposals.post_nms", 1000)
     pool_size: int = 7
     mask_pool_size: int = 14
-    train_rois_per_image: int = 200
-    roi_positive_ratio: float = 0.33
-    detection_max_instances: int = 100
-    detection_min_confidence: float = 0.7
-    detection_nms_threshold: float = 0.3
-    rpn_bbox_std_dev: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
-    bbox_std_dev: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    train_rois_per_image: int = same("box.sampling.batch_size", 200)
+    roi_positive_ratio: float = same("box.sampling.positive_fraction", 0.33)
+    detection_max_instances: int = same("box.selection.max_detections", 100)
+    detection_min_confidence: float = same("box.score_threshold", 0.7)
+    detection_nms_threshold: float = same("box.selection.nms_iou", 0.3)
+    rpn_bbox_std_dev: Four = (0.1, 0.1, 0.2, 0.2)
+    bbox_std_dev: Four = (0.1, 0.1, 0.2, 0.2)
 
 
 COCO = "matterport's setting for COCO"
@@ -215,16 +216,14 @@ def _config(
             f"{source} has {kernels['rpn_class_raw'][-1]} anchor scores; RPN_ANCHOR_RATIOS has {len(ratios)} ratios"
         )
     given.require_default(*ONLY, source=source)
-    return DetectorConfig(
+    config = DetectorConfig(
         name=f"mask_rcnn_r{depth}_fpn",
         num_classes=kernels["mrcnn_class_logits"][-1] - 1,
         input=cfg.InputConfig(
-            min_size=theirs.image_min_dim,
             max_size=theirs.image_max_dim,
             resize="opencv_float",
             size_rounding="factor_up",
             canvas=theirs.image_max_dim,
-            pixel_mean=theirs.mean_pixel,
             pixel_std=(1.0, 1.0, 1.0),
             divisor=64,
         ),
@@ -242,14 +241,8 @@ def _config(
             smooth_l1_beta=1.0,
             anchors=cfg.AnchorConfig(sizes=tuple((scale,) for scale in theirs.rpn_anchor_scales), ratios=ratios),
             legacy=cfg.LegacyRPNConfig(objectness="softmax", normalizer="sampled", joint_levels=True),
-            sampling=replace(cfg.RPN_SAMPLING, batch_size=theirs.rpn_train_anchors_per_image),
             proposals=cfg.ProposalConfig(
-                nms_iou=theirs.rpn_nms_threshold,
-                pre_nms_train=theirs.pre_nms_limit,
-                pre_nms=theirs.pre_nms_limit,
-                post_nms_train=theirs.post_nms_rois_training,
-                post_nms=theirs.post_nms_rois_inference,
-                min_size=-1.0,
+                pre_nms_train=theirs.pre_nms_limit, pre_nms=theirs.pre_nms_limit, min_size=-1.0
             ),
         ),
         box=cfg.BoxHeadConfig(
@@ -257,14 +250,7 @@ def _config(
             max_log_scale=UNLIMITED_SCALE,
             append_ground_truth=False,
             smooth_l1_beta=1.0,
-            score_threshold=theirs.detection_min_confidence,
             pooler=cfg.PoolerConfig(kind="normalized", size=theirs.pool_size),
-            sampling=replace(
-                cfg.BOX_SAMPLING, batch_size=theirs.train_rois_per_image, positive_fraction=theirs.roi_positive_ratio
-            ),
-            selection=cfg.SelectionConfig(
-                nms_iou=theirs.detection_nms_threshold, max_detections=theirs.detection_max_instances
-            ),
         ),
         mask=cfg.MaskHeadConfig(
             width=kernels["mrcnn_mask"][-2],
@@ -273,6 +259,7 @@ def _config(
         ),
         legacy=cfg.LegacyConfig(boxes="pixel_centers"),
     )
+    return with_settings(config, same_settings(theirs, config))
 
 
 SYSTEM = System(

@@ -9,14 +9,19 @@ import ast
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from rcnn.models import DetectorConfig
+from rcnn.weights.setting_texts import setting_values
+
 SettingsSource = str | Path | None  # a system's own settings: a file, a name that the system knows, or KEY=VALUE text
 T = TypeVar("T")
+Three = tuple[float, float, float]
+Four = tuple[float, float, float, float]
 # a key starts the text, or follows a space or a quote
 KEY = re.compile(r"(?:(?<=\s)|(?<=^)|(?<=[\"']))(?:--)?([A-Za-z][A-Za-z0-9_]*(?:\.[A-Za-z0-9_]+)*)=")
 FLAG = re.compile(r"(?:^|\s)(--?)([A-Za-z][\w-]*)(?:(?:=|[ \t]+(?!-{1,2}[A-Za-z]))(\S+))?")
@@ -176,6 +181,30 @@ def _value(text: str) -> object:
 def field_of(key: str) -> str:
     """The field for setting `key`: model_rpn_nms_thresh for MODEL.RPN.NMS_THRESH."""
     return key.lower().replace(".", "_")
+
+
+def same(ours: str, default: T) -> T:
+    """A field of settings that means the same as our setting `ours` (box.score_threshold)."""
+    return field(default=default, metadata={"ours": ours})
+
+
+def same_settings(theirs: object, config: DetectorConfig, skipped: tuple[str, ...] = ()) -> dict[str, object]:
+    """Values for our settings that are `same` as fields of `theirs`, for the parts of `config`, without `skipped`."""
+    return {ours: getattr(theirs, name) for name, ours in _same_names(type(theirs), config, skipped).items()}
+
+
+def same_values(cls: type[object], config: DetectorConfig, skipped: tuple[str, ...] = ()) -> dict[str, object]:
+    """The inverse: values of `config` for the fields of `cls` that are `same` as settings of ours."""
+    values = setting_values(config)
+    return {name: values[ours] for name, ours in _same_names(cls, config, skipped).items()}
+
+
+def _same_names(cls: type[Any], config: DetectorConfig, skipped: tuple[str, ...]) -> dict[str, str]:
+    """The fields of `cls` that are `same` as a setting of a part that `config` has, and that setting."""
+    known = {key for key in setting_values(config) if key not in skipped}
+    if config.proposals_only:  # one class, and a box head that is not used
+        known = {key for key in known if not key.startswith(("box.", "num_classes"))}
+    return {item.name: item.metadata["ours"] for item in fields(cls) if item.metadata.get("ours") in known}
 
 
 def typed(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rcnn.weights.systems.settings import SettingsSource, Typed, typed_settings
+from rcnn.weights.systems.settings import SettingsSource, Three, Typed, typed_settings
 
 # pattern of settings that only describe the training, and the machine that it ran on
 TRAINING = (
@@ -27,7 +27,7 @@ class Settings:
     min_size: int | None = None
     max_size: int | None = None
     anchor_scales: tuple[float, ...] | None = None
-    mean: tuple[float, float, float] | None = None
+    mean: Three | None = None
     class_names: tuple[str, ...] | None = None
     score_thresh: float | None = None
     nms_thresh: float | None = None

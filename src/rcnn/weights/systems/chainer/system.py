@@ -16,6 +16,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.chainer.names import WORDS
 from rcnn.weights.systems.chainer.settings import TRAINING, Settings, read_chainer_settings
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
@@ -35,7 +36,6 @@ from rcnn.weights.systems.system import Plan, System, all_of
 Shapes = Mapping[str, tuple[int, ...]]
 RATIOS = 3
 UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
-WKENTARO_MEAN = (123.152, 115.903, 103.063)
 MAX_DETECTIONS = 1000  # where the system has no limit
 NORMS = {"gamma": "weight", "beta": "bias", "avg_mean": "running_mean", "avg_var": "running_var", "W": "weight",
          "b": "bias"}  # fmt: skip
@@ -96,7 +96,7 @@ def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena
     shapes = {our: model[name] for name, our in placed.ours.items()}
     # runs whose log lacks the setting are older than it, and had 7
     roi_size = settings.roi_size or (7 if "git_hash" in theirs.others else 14)
-    config = (_wkentaro if system == "wkentaro" else _dena)(settings, shapes, roi_size, found.source)
+    config = _config(system, settings, shapes, roi_size, found.source)
 
     def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
         if system == "wkentaro" or settings.bn2affine:  # the norms are scale and shift only
@@ -116,54 +116,44 @@ def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena
     )
 
 
-def _wkentaro(settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
-    """chainer-mask-rcnn's detector: RGB, frozen scales and shifts, adaptive sampling, masks pasted as in Detectron."""
-    config = _common(settings, shapes, roi_size, source, norm_eps=0.0)
-    box = replace(
-        config.box,
-        sampling=replace(config.box.sampling, batch_size=512),
-        pooler=replace(config.box.pooler, sampling_ratio=0),
-    )
-    mask = cfg.MaskHeadConfig() if config.mask is None else config.mask
-    return replace(
-        config,
-        input=replace(
-            config.input, resize="opencv", rescale="factor", pixel_mean=settings.mean or (123.152, 115.903, 103.063)
-        ),
-        backbone=replace(_resnet(config), stem_pool="padded_ceil"),
-        box=box,
-        legacy=cfg.LegacyConfig(drop_subpixel=True),
-        mask=replace(mask, target="resized_bitmap", paste="padded", pooler=replace(mask.pooler, sampling_ratio=0)),
-    )
+# how each system differs from `_common`
+WKENTARO_SETTINGS: dict[str, object] = {
+    "input.resize": "opencv",
+    "input.rescale": "factor",
+    "input.pixel_mean": (123.152, 115.903, 103.063),
+    "backbone.stem_pool": "padded_ceil",
+    "box.sampling.batch_size": 512,
+    "box.pooler.sampling_ratio": 0,
+    "mask.pooler.sampling_ratio": 0,
+    "mask.target": "resized_bitmap",
+    "mask.paste": "padded",
+    "legacy.drop_subpixel": True,
+}
+DENA_SETTINGS: dict[str, object] = {
+    "input.resize": "opencv_float",
+    "input.rescale": "width",
+    "input.channel_order": "bgr",
+    "input.pixel_mean": (102.9801, 115.9465, 122.7717),
+    "backbone.frozen_stages": 0,
+    "rpn.proposals.min_size": 4.0,
+    "rpn.legacy.min_size_original": True,
+    "rpn.legacy.min_size_first": True,
+    "box.sampling.batch_size": 128,
+    "box.pooler.sampling_ratio": 2,
+    "box.selection.max_detections": MAX_DETECTIONS,
+    "mask.pooler.sampling_ratio": 2,
+    "mask.target": "truncated_bitmap",
+    "mask.paste": "squeezed",
+}
 
 
-def _dena(settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
-    """Chainer_Mask_R-CNN's detector: BGR, trained norms of fixed statistics, 2x2 samples, no limit of detections."""
+def _config(system: str, settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
+    if system == "wkentaro":  # RGB, frozen scales and shifts
+        config = with_settings(_common(settings, shapes, roi_size, source, norm_eps=0.0), WKENTARO_SETTINGS)
+        return with_settings(config, {"input.pixel_mean": settings.mean} if settings.mean else {})
+    # BGR, trained norms with fixed statistics
     config = _common(settings, shapes, roi_size, source, norm_eps=0.0 if settings.bn2affine else 2e-5)
-    mask = cfg.MaskHeadConfig() if config.mask is None else config.mask
-    return replace(
-        config,
-        input=replace(
-            config.input,
-            resize="opencv_float",
-            rescale="width",
-            channel_order="bgr",
-            pixel_mean=(102.9801, 115.9465, 122.7717),
-        ),
-        backbone=replace(_resnet(config), trained_affine=not settings.freeze_bn, frozen_stages=0),
-        rpn=replace(
-            config.rpn,
-            proposals=replace(config.rpn.proposals, min_size=4.0),
-            legacy=replace(config.rpn.legacy, min_size_original=True, min_size_first=True),
-        ),
-        box=replace(
-            config.box,
-            sampling=replace(config.box.sampling, batch_size=128),
-            pooler=replace(config.box.pooler, sampling_ratio=2),
-            selection=replace(config.box.selection, max_detections=MAX_DETECTIONS),
-        ),
-        mask=replace(mask, target="truncated_bitmap", paste="squeezed", pooler=replace(mask.pooler, sampling_ratio=2)),
-    )
+    return with_settings(config, DENA_SETTINGS | {"backbone.trained_affine": not settings.freeze_bn})
 
 
 def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm_eps: float) -> DetectorConfig:
@@ -220,11 +210,6 @@ def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm
 def _width(shapes: Shapes) -> int:
     width = shapes.get("rpn.convs.0.weight", (1024,))[0]
     return 0 if width == 1024 else width
-
-
-def _resnet(config: DetectorConfig) -> cfg.ResNetConfig:
-    assert isinstance(config.backbone, cfg.ResNetConfig)
-    return config.backbone
 
 
 def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[Assumption, ...]:

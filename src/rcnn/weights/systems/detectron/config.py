@@ -8,10 +8,11 @@ from typing import Literal
 
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import unnamed_keypoints
 from rcnn.weights.systems.detectron.settings import Settings, require_supported
 from rcnn.weights.systems.detectron2.config import network_name
-from rcnn.weights.systems.settings import field_of, typed
+from rcnn.weights.systems.settings import field_of, same_settings, typed
 
 POOLERS: dict[str, cfg.Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
 LEVELS = range(2, 7)
@@ -48,32 +49,26 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
     norm = "gn" if theirs.resnets_trans_func == "bottleneck_gn_transformation" else "frozen_bn"
     backbone = cfg.ResNetConfig(
         depth=depth,
-        groups=theirs.resnets_num_groups,
-        width_per_group=theirs.resnets_width_per_group,
         stages=(2, 3, 4, 5) if fpn else (2, 3, 4),
-        stride_in_1x1=theirs.resnets_stride_1x1,
         norm=norm,
         norm_eps=1e-5 if norm == "gn" else 0.0,  # an AffineChannel has none
         frozen_stages=5 if theirs.train_freeze_conv_body else theirs.train_freeze_at,
     )
     if theirs.resnets_res5_dilation != 1:
         raise ValueError(f"{source}: RESNETS.RES5_DILATION={theirs.resnets_res5_dilation} is not supported; expected 1")
-    return DetectorConfig(
-        name=network_name(backbone, "fpn" if fpn else "c4", only=only, masks=masks, keypoints=keypoints),
+    config = DetectorConfig(
+        name="",
         num_classes=1 if only else theirs.model_num_classes - 1,
         input=cfg.InputConfig(
-            min_size=theirs.test_scale,
-            max_size=theirs.test_max_size,
             resize="opencv_float",
             size_rounding="factor_limit",
             rescale="factor",
             channel_order="bgr",
-            pixel_mean=theirs.pixel_means,
             pixel_std=(1.0, 1.0, 1.0),
             divisor=theirs.fpn_coarsest_stride if fpn else 0,
         ),
         backbone=backbone,
-        fpn=cfg.FPNConfig(channels=theirs.fpn_dim, norm="gn" if theirs.fpn_use_gn else "none") if fpn else None,
+        fpn=cfg.FPNConfig(norm="gn" if theirs.fpn_use_gn else "none") if fpn else None,
         rpn=_rpn(theirs, fpn),
         proposals_only=only,
         box=cfg.BoxHeadConfig() if only else _box(theirs, source),
@@ -81,6 +76,8 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
         keypoint=_keypoint(theirs, source) if keypoints else None,
         legacy=cfg.LegacyConfig(boxes="inclusive"),
     )
+    config = with_settings(config, same_settings(theirs, config))
+    return replace(config, name=network_name(config))
 
 
 def _rpn(theirs: Settings, fpn: bool) -> cfg.RPNConfig:
@@ -100,18 +97,7 @@ def _rpn(theirs: Settings, fpn: bool) -> cfg.RPNConfig:
             min_size_original=True,
             normalizer="sampled",
         ),
-        sampling=cfg.SamplingConfig(
-            positive_iou=theirs.train_rpn_positive_overlap,
-            negative_iou=theirs.train_rpn_negative_overlap,
-            batch_size=theirs.train_rpn_batch_size_per_im,
-            positive_fraction=theirs.train_rpn_fg_fraction,
-        ),
         proposals=cfg.ProposalConfig(
-            nms_iou=theirs.test_rpn_nms_thresh,
-            pre_nms_train=theirs.train_rpn_pre_nms_top_n,
-            pre_nms=theirs.test_rpn_pre_nms_top_n,
-            post_nms_train=theirs.train_rpn_post_nms_top_n,
-            post_nms=theirs.test_rpn_post_nms_top_n,
             min_size=max(theirs.test_rpn_min_size, 1.0),
         ),
     )
@@ -136,23 +122,11 @@ def _box(theirs: Settings, source: str) -> cfg.BoxHeadConfig:
     return replace(
         box,
         pooler=_pooler(theirs, "FAST_RCNN.ROI_XFORM_", source),
-        class_agnostic=theirs.model_cls_agnostic_bbox_reg,
-        delta_weights=theirs.model_bbox_reg_weights,
         max_log_scale=theirs.bbox_xform_clip,
         smooth_l1_beta=1.0,
-        score_threshold=theirs.test_score_thresh,
-        sampling=cfg.SamplingConfig(
-            positive_iou=theirs.train_fg_thresh,
-            min_negative_iou=theirs.train_bg_thresh_lo,
-            batch_size=theirs.train_batch_size_per_im,
-            positive_fraction=theirs.train_fg_fraction,
-        ),
         selection=cfg.SelectionConfig(
-            nms_iou=theirs.test_nms,
             nms="hard" if soft == "hard" else "soft_linear" if soft == "linear" else "soft_gaussian",
-            soft_nms_sigma=theirs.test_soft_nms_sigma,
             soft_nms_threshold=0.0001,
-            max_detections=theirs.test_detections_per_im,
         ),
     )
 
@@ -171,7 +145,6 @@ def _mask(theirs: Settings, source: str) -> cfg.MaskHeadConfig:
     return cfg.MaskHeadConfig(
         trunk="res5" if shared else "convs",
         convs=0 if shared else MASK_HEADS[head],
-        width=theirs.mrcnn_dim_reduced,
         norm="gn" if head.endswith("_gn") else "none",
         class_agnostic=not theirs.mrcnn_cls_specific_mask,
         pooler=pooler,
@@ -181,11 +154,8 @@ def _mask(theirs: Settings, source: str) -> cfg.MaskHeadConfig:
 
 def _keypoint(theirs: Settings, source: str) -> cfg.KeypointHeadConfig:
     head = cfg.KeypointHeadConfig(
-        convs=theirs.krcnn_num_stacked_convs,
-        width=theirs.krcnn_conv_head_dim,
         pooler=_pooler(theirs, "KRCNN.ROI_XFORM_", source),
         normalizer="visible" if theirs.krcnn_normalize_by_visible_keypoints else "batch_size",
-        loss_weight=theirs.krcnn_loss_weight,
     )
     return unnamed_keypoints(head, theirs.krcnn_num_keypoints)
 

@@ -12,14 +12,17 @@ import yaml
 from rcnn.weights.systems.detectron2.settings import listed
 from rcnn.weights.systems.settings import (
     PYTHON,
+    Four,
     PlainLoader,
     SettingsSource,
+    Three,
     Unread,
     existing_file,
     field_of,
     plain_yaml,
     python_object,
     read_text,
+    same,
 )
 
 
@@ -36,21 +39,21 @@ class Settings:
     fast_rcnn_roi_xform_resolution: int = 14
     fast_rcnn_roi_xform_sampling_ratio: int = 0
     fpn_coarsest_stride: int = 32
-    fpn_dim: int = 256
+    fpn_dim: int = same("fpn.channels", 256)
     fpn_fpn_on: bool = False
     fpn_rpn_anchor_start_size: float = 32.0
     fpn_rpn_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     fpn_use_gn: bool = False
-    krcnn_conv_head_dim: int = 256
-    krcnn_loss_weight: float = 1.0
+    krcnn_conv_head_dim: int = same("keypoint.width", 256)
+    krcnn_loss_weight: float = same("keypoint.loss_weight", 1.0)
     krcnn_normalize_by_visible_keypoints: bool = True
     krcnn_num_keypoints: int = -1
-    krcnn_num_stacked_convs: int = 8
+    krcnn_num_stacked_convs: int = same("keypoint.convs", 8)
     krcnn_roi_xform_method: str = "RoIAlign"
     krcnn_roi_xform_resolution: int = 7
     krcnn_roi_xform_sampling_ratio: int = 0
-    model_bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    model_cls_agnostic_bbox_reg: bool = False
+    model_bbox_reg_weights: Four = same("box.delta_weights", (10.0, 10.0, 5.0, 5.0))
+    model_cls_agnostic_bbox_reg: bool = same("box.class_agnostic", False)
     model_conv_body: str = ""
     model_faster_rcnn: bool = False
     model_keypoints_on: bool = False
@@ -60,43 +63,43 @@ class Settings:
     model_type: str = ""
     mrcnn_cls_specific_mask: bool = True
     mrcnn_dilation: int = 2
-    mrcnn_dim_reduced: int = 256
+    mrcnn_dim_reduced: int = same("mask.width", 256)
     mrcnn_roi_mask_head: str = ""
     mrcnn_roi_xform_method: str = "RoIAlign"
     mrcnn_roi_xform_resolution: int = 7
     mrcnn_roi_xform_sampling_ratio: int = 0
-    pixel_means: tuple[float, float, float] = (102.9801, 115.9465, 122.7717)
-    resnets_num_groups: int = 1
+    pixel_means: Three = same("input.pixel_mean", (102.9801, 115.9465, 122.7717))
+    resnets_num_groups: int = same("backbone.groups", 1)
     resnets_res5_dilation: int = 1
-    resnets_stride_1x1: bool = True
+    resnets_stride_1x1: bool = same("backbone.stride_in_1x1", True)
     resnets_trans_func: str = "bottleneck_transformation"
-    resnets_width_per_group: int = 64
+    resnets_width_per_group: int = same("backbone.width_per_group", 64)
     rpn_aspect_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     rpn_sizes: tuple[float, ...] = (64.0, 128.0, 256.0, 512.0)
-    test_detections_per_im: int = 100
-    test_max_size: int = 1000
-    test_nms: float = 0.3
+    test_detections_per_im: int = same("box.selection.max_detections", 100)
+    test_max_size: int = same("input.max_size", 1000)
+    test_nms: float = same("box.selection.nms_iou", 0.3)
     test_rpn_min_size: float = 0.0
-    test_rpn_nms_thresh: float = 0.7
-    test_rpn_post_nms_top_n: int = 2000
-    test_rpn_pre_nms_top_n: int = 12000
-    test_scale: int = 600
-    test_score_thresh: float = 0.05
+    test_rpn_nms_thresh: float = same("rpn.proposals.nms_iou", 0.7)
+    test_rpn_post_nms_top_n: int = same("rpn.proposals.post_nms", 2000)
+    test_rpn_pre_nms_top_n: int = same("rpn.proposals.pre_nms", 12000)
+    test_scale: int = same("input.min_size", 600)
+    test_score_thresh: float = same("box.score_threshold", 0.05)
     test_soft_nms_enabled: bool = False
     test_soft_nms_method: str = "linear"
-    test_soft_nms_sigma: float = 0.5
-    train_batch_size_per_im: int = 64
-    train_bg_thresh_lo: float = 0.0
-    train_fg_fraction: float = 0.25
-    train_fg_thresh: float = 0.5
+    test_soft_nms_sigma: float = same("box.selection.soft_nms_sigma", 0.5)
+    train_batch_size_per_im: int = same("box.sampling.batch_size", 64)
+    train_bg_thresh_lo: float = same("box.sampling.min_negative_iou", 0.0)
+    train_fg_fraction: float = same("box.sampling.positive_fraction", 0.25)
+    train_fg_thresh: float = same("box.sampling.positive_iou", 0.5)
     train_freeze_at: int = 2
     train_freeze_conv_body: bool = False
-    train_rpn_batch_size_per_im: int = 256
-    train_rpn_fg_fraction: float = 0.5
-    train_rpn_negative_overlap: float = 0.3
-    train_rpn_positive_overlap: float = 0.7
-    train_rpn_post_nms_top_n: int = 2000
-    train_rpn_pre_nms_top_n: int = 12000
+    train_rpn_batch_size_per_im: int = same("rpn.sampling.batch_size", 256)
+    train_rpn_fg_fraction: float = same("rpn.sampling.positive_fraction", 0.5)
+    train_rpn_negative_overlap: float = same("rpn.sampling.negative_iou", 0.3)
+    train_rpn_positive_overlap: float = same("rpn.sampling.positive_iou", 0.7)
+    train_rpn_post_nms_top_n: int = same("rpn.proposals.post_nms_train", 2000)
+    train_rpn_pre_nms_top_n: int = same("rpn.proposals.pre_nms_train", 12000)
     train_rpn_straddle_thresh: float = 0.0
 
 

@@ -9,9 +9,10 @@ from typing import Any
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.models.zoo import MODELS
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
 from rcnn.weights.systems.detectron2.settings import Settings, require_supported
-from rcnn.weights.systems.settings import field_of, typed
+from rcnn.weights.systems.settings import field_of, same_settings, typed
 
 PYRAMID = ("res2", "res3", "res4", "res5")
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
@@ -20,6 +21,7 @@ NORMS: dict[str, cfg.Norm] = {
     "naiveSyncBN": "sync_bn", "GN": "gn",
 }  # fmt: skip
 POOLERS: dict[str, cfg.Pooling] = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
+FC_LAYERS = ("box.convs", "box.conv_width", "box.fcs", "box.fc_width")  # a head of res5 has none of them
 NO_ARCHITECTURES = {
     "PanopticFPN": "a panoptic network, whose stuff head we do not have",
     "SemanticSegmentor": "semantic segmentation, and no R-CNN",
@@ -47,30 +49,26 @@ def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
     cascade = not only and heads == "CascadeROIHeads"
     masks = theirs.model_mask_on and not only
     keypoints = theirs.model_keypoint_on and not only
-    levels = 5 if fpn else 1
-    backbone = _backbone(theirs, fpn)
-    neck = "fpn" if fpn else "c4" if theirs.model_resnets_out_features == ("res4",) else "dc5"
-    return DetectorConfig(
-        name=network_name(backbone, neck, only=only, cascade=cascade, masks=masks, keypoints=keypoints),
-        num_classes=1 if only else theirs.model_roi_heads_num_classes,
+    c4 = not fpn and theirs.model_resnets_out_features == ("res4",)
+    config = DetectorConfig(
+        name="",
+        num_classes=1,
         input=cfg.InputConfig(
-            min_size=theirs.input_min_size_test,
-            max_size=theirs.input_max_size_test,
             resize="antialias",
             channel_order="bgr" if theirs.input_format == "BGR" else "rgb",
-            pixel_mean=theirs.model_pixel_mean,
-            pixel_std=theirs.model_pixel_std,
             divisor=32 if fpn else 0,
         ),
-        backbone=backbone,
-        fpn=cfg.FPNConfig(channels=theirs.model_fpn_out_channels, norm=NORMS[theirs.model_fpn_norm]) if fpn else None,
-        rpn=_rpn(theirs, levels, source),
+        backbone=cfg.ResNetConfig(stages=(2, 3, 4) if c4 else (2, 3, 4, 5), norm=NORMS[theirs.model_resnets_norm]),
+        fpn=cfg.FPNConfig(norm=NORMS[theirs.model_fpn_norm]) if fpn else None,
+        rpn=_rpn(theirs, 5 if fpn else 1, source),
         proposals_only=only,
-        box=cfg.BoxHeadConfig() if only else _box(theirs, source),
+        box=cfg.BoxHeadConfig() if only else _box(theirs),
         cascade=_cascade(theirs, source) if cascade else None,
         mask=_mask(theirs) if masks else None,
         keypoint=_keypoint(theirs, source) if keypoints else None,
     )
+    config = with_settings(config, same_settings(theirs, config, skipped=skipped_settings(config)))
+    return replace(config, name=network_name(config))
 
 
 def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
@@ -141,19 +139,21 @@ def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -
         )
 
 
-def network_name(
-    backbone: cfg.ResNetConfig,
-    neck: str,
-    *,
-    only: bool = False,
-    cascade: bool = False,
-    masks: bool = False,
-    keypoints: bool = False,
-) -> str:
-    """The name of our zoo for a network of Caffe's descent, or one made in the same way; `neck` fpn, c4 or dc5."""
-    family = "rpn" if only else "keypoint_rcnn" if keypoints else "mask_rcnn" if masks else "faster_rcnn"
-    if cascade:
+def skipped_settings(config: DetectorConfig) -> tuple[str, ...]:
+    """Settings of Detectron2 that a detector of `config` does not have, by our names."""
+    return FC_LAYERS if config.box.trunk == "res5" else ()
+
+
+def network_name(config: DetectorConfig) -> str:
+    """The name of our zoo for a network that is built like Caffe2's or Detectron2's, or a similar name."""
+    backbone = config.backbone
+    assert isinstance(backbone, cfg.ResNetConfig)
+    masks = config.mask is not None
+    family = "keypoint_rcnn" if config.keypoint is not None else "mask_rcnn" if masks else "faster_rcnn"
+    if config.cascade is not None:
         family = "cascade_mask_rcnn" if masks else "cascade_rcnn"
+    family = "rpn" if config.proposals_only else family
+    neck = "fpn" if config.fpn is not None else "c4" if backbone.stages == (2, 3, 4) else "dc5"
     trunk = f"r{backbone.depth}"
     if backbone.groups > 1:
         trunk = f"x{backbone.depth}_{backbone.groups}x{backbone.width_per_group}d"
@@ -163,19 +163,6 @@ def network_name(
         if name in MODELS:
             return name
     return f"{plain}_caffe" if backbone.stride_in_1x1 else plain
-
-
-def _backbone(theirs: Settings, fpn: bool) -> cfg.ResNetConfig:
-    return cfg.ResNetConfig(
-        depth=theirs.model_resnets_depth,
-        groups=theirs.model_resnets_num_groups,
-        width_per_group=theirs.model_resnets_width_per_group,
-        stages=(2, 3, 4) if not fpn and theirs.model_resnets_out_features == ("res4",) else (2, 3, 4, 5),
-        stride_in_1x1=theirs.model_resnets_stride_in_1x1,
-        norm=NORMS[theirs.model_resnets_norm],
-        frozen_stages=theirs.model_backbone_freeze_at,
-        res5_dilation=theirs.model_resnets_res5_dilation,
-    )
 
 
 def _rpn(theirs: Settings, levels: int, source: str) -> cfg.RPNConfig:
@@ -193,64 +180,25 @@ def _rpn(theirs: Settings, levels: int, source: str) -> cfg.RPNConfig:
         )
     weight = theirs.model_rpn_loss_weight
     negative, positive = theirs.model_rpn_iou_thresholds
+    straddle = theirs.model_rpn_boundary_thresh
     return cfg.RPNConfig(
         convs=len(convs),
         width=max(convs[0], 0),
-        smooth_l1_beta=theirs.model_rpn_smooth_l1_beta,
         loss_weights=(weight, weight * theirs.model_rpn_bbox_reg_loss_weight),
-        anchors=cfg.AnchorConfig(
-            sizes=sizes,
-            ratios=ratios[0],
-            offset=theirs.model_anchor_generator_offset,
-        ),
-        sampling=cfg.SamplingConfig(
-            positive_iou=positive,
-            negative_iou=negative,
-            batch_size=theirs.model_rpn_batch_size_per_image,
-            positive_fraction=theirs.model_rpn_positive_fraction,
-        ),
-        legacy=cfg.LegacyRPNConfig(
-            straddle=float(theirs.model_rpn_boundary_thresh) if theirs.model_rpn_boundary_thresh >= 0 else -1.0
-        ),
-        proposals=cfg.ProposalConfig(
-            nms_iou=theirs.model_rpn_nms_thresh,
-            pre_nms_train=theirs.model_rpn_pre_nms_topk_train,
-            pre_nms=theirs.model_rpn_pre_nms_topk_test,
-            post_nms_train=theirs.model_rpn_post_nms_topk_train,
-            post_nms=theirs.model_rpn_post_nms_topk_test,
-            min_size=theirs.model_proposal_generator_min_size,
-        ),
+        anchors=cfg.AnchorConfig(sizes=sizes, ratios=ratios[0]),
+        sampling=replace(cfg.RPN_SAMPLING, positive_iou=positive, negative_iou=negative),
+        legacy=cfg.LegacyRPNConfig(straddle=float(straddle) if straddle >= 0 else -1.0),
     )
 
 
-def _box(theirs: Settings, source: str) -> cfg.BoxHeadConfig:
+def _box(theirs: Settings) -> cfg.BoxHeadConfig:
     (positive,) = theirs.model_roi_heads_iou_thresholds
-    box = cfg.BoxHeadConfig(trunk="res5")
-    if theirs.model_roi_heads_name != "Res5ROIHeads":
-        box = cfg.BoxHeadConfig(
-            convs=theirs.model_roi_box_head_num_conv,
-            conv_width=theirs.model_roi_box_head_conv_dim,
-            norm=NORMS[theirs.model_roi_box_head_norm],
-            fcs=theirs.model_roi_box_head_num_fc,
-            fc_width=theirs.model_roi_box_head_fc_dim,
-        )
-    return replace(
-        box,
+    res5 = theirs.model_roi_heads_name == "Res5ROIHeads"
+    return cfg.BoxHeadConfig(
+        trunk="res5" if res5 else "fc",
+        norm=NORMS["" if res5 else theirs.model_roi_box_head_norm],
         pooler=_pooler(theirs, "MODEL.ROI_BOX_HEAD.POOLER_"),
-        class_agnostic=theirs.model_roi_box_head_cls_agnostic_bbox_reg,
-        delta_weights=theirs.model_roi_box_head_bbox_reg_weights,
-        append_ground_truth=theirs.model_roi_heads_proposal_append_gt,
-        smooth_l1_beta=theirs.model_roi_box_head_smooth_l1_beta,
-        delta_loss_weight=theirs.model_roi_box_head_bbox_reg_loss_weight,
-        score_threshold=theirs.model_roi_heads_score_thresh_test,
-        sampling=cfg.SamplingConfig(
-            positive_iou=positive,
-            batch_size=theirs.model_roi_heads_batch_size_per_image,
-            positive_fraction=theirs.model_roi_heads_positive_fraction,
-        ),
-        selection=cfg.SelectionConfig(
-            nms_iou=theirs.model_roi_heads_nms_thresh_test, max_detections=theirs.test_detections_per_image
-        ),
+        sampling=replace(cfg.BOX_SAMPLING, positive_iou=positive),
     )
 
 
@@ -274,9 +222,7 @@ def _mask(theirs: Settings) -> cfg.MaskHeadConfig:
     return cfg.MaskHeadConfig(
         trunk="res5" if res5 else "convs",
         convs=theirs.model_roi_mask_head_num_conv,
-        width=theirs.model_roi_mask_head_conv_dim,
         norm=NORMS["" if res5 else theirs.model_roi_mask_head_norm],
-        class_agnostic=theirs.model_roi_mask_head_cls_agnostic_mask,
         pooler=_pooler(theirs, "MODEL.ROI_BOX_HEAD.POOLER_" if res5 else "MODEL.ROI_MASK_HEAD.POOLER_"),
         target="polygon" if theirs.input_mask_format == "polygon" else "bitmap",
     )
@@ -294,7 +240,6 @@ def _keypoint(theirs: Settings, source: str) -> cfg.KeypointHeadConfig:
         width=convs[0],
         pooler=_pooler(theirs, "MODEL.ROI_KEYPOINT_HEAD.POOLER_"),
         normalizer=("visible" if theirs.model_roi_keypoint_head_normalize_loss_by_visible_keypoints else "batch_size"),
-        loss_weight=theirs.model_roi_keypoint_head_loss_weight,
     )
     head = unnamed_keypoints(head, count)
     return replace(head, sigmas=sigmas) if sigmas else head

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from rcnn.weights.systems.detectron2.zoo import base_settings
-from rcnn.weights.systems.settings import existing_file, field_of, plain_yaml, read_text
+from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, plain_yaml, read_text, same
 
 
 @dataclass(frozen=True)
@@ -23,86 +23,89 @@ class Settings:
 
     input_format: str = "BGR"
     input_mask_format: str = "polygon"
-    input_max_size_test: int = 1333
-    input_min_size_test: int = 800
+    input_max_size_test: int = same("input.max_size", 1333)
+    input_min_size_test: int = same("input.min_size", 800)
     model_anchor_generator_aspect_ratios: tuple[tuple[float, ...], ...] = ((0.5, 1.0, 2.0),)
-    model_anchor_generator_offset: float = 0.0
+    model_anchor_generator_offset: float = same("rpn.anchors.offset", 0.0)
     model_anchor_generator_sizes: tuple[tuple[float, ...], ...] = ((32.0, 64.0, 128.0, 256.0, 512.0),)
-    model_backbone_freeze_at: int = 2
+    model_backbone_freeze_at: int = same("backbone.frozen_stages", 2)
     model_backbone_name: str = "build_resnet_backbone"
     model_fpn_in_features: tuple[str, ...] = ()
     model_fpn_norm: str = ""
-    model_fpn_out_channels: int = 256
+    model_fpn_out_channels: int = same("fpn.channels", 256)
     model_keypoint_on: bool = False
     model_mask_on: bool = False
     model_meta_architecture: str = "GeneralizedRCNN"
-    model_pixel_mean: tuple[float, float, float] = (103.53, 116.28, 123.675)
-    model_pixel_std: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    model_proposal_generator_min_size: int = 0
-    model_resnets_depth: Literal[50, 101, 152] = 50
+    model_pixel_mean: Three = same("input.pixel_mean", (103.53, 116.28, 123.675))
+    model_pixel_std: Three = same("input.pixel_std", (1.0, 1.0, 1.0))
+    model_proposal_generator_min_size: int = same("rpn.proposals.min_size", 0)
+    model_resnets_depth: Literal[50, 101, 152] = same("backbone.depth", 50)
     model_resnets_norm: str = "FrozenBN"
-    model_resnets_num_groups: int = 1
+    model_resnets_num_groups: int = same("backbone.groups", 1)
     model_resnets_out_features: tuple[str, ...] = ("res4",)
-    model_resnets_res5_dilation: Literal[1, 2] = 1
-    model_resnets_stride_in_1x1: bool = True
-    model_resnets_width_per_group: int = 64
-    model_roi_box_cascade_head_bbox_reg_weights: tuple[tuple[float, float, float, float], ...] = (
-        (10.0, 10.0, 5.0, 5.0),
-        (20.0, 20.0, 10.0, 10.0),
-        (30.0, 30.0, 15.0, 15.0),
+    model_resnets_res5_dilation: Literal[1, 2] = same("backbone.res5_dilation", 1)
+    model_resnets_stride_in_1x1: bool = same("backbone.stride_in_1x1", True)
+    model_resnets_width_per_group: int = same("backbone.width_per_group", 64)
+    model_roi_box_cascade_head_bbox_reg_weights: tuple[Four, ...] = same(
+        "cascade.delta_weights",
+        (
+            (10.0, 10.0, 5.0, 5.0),
+            (20.0, 20.0, 10.0, 10.0),
+            (30.0, 30.0, 15.0, 15.0),
+        ),
     )
-    model_roi_box_cascade_head_ious: tuple[float, ...] = (0.5, 0.6, 0.7)
-    model_roi_box_head_bbox_reg_loss_weight: float = 1.0
-    model_roi_box_head_bbox_reg_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
-    model_roi_box_head_cls_agnostic_bbox_reg: bool = False
-    model_roi_box_head_conv_dim: int = 256
-    model_roi_box_head_fc_dim: int = 1024
+    model_roi_box_cascade_head_ious: tuple[float, ...] = same("cascade.ious", (0.5, 0.6, 0.7))
+    model_roi_box_head_bbox_reg_loss_weight: float = same("box.delta_loss_weight", 1.0)
+    model_roi_box_head_bbox_reg_weights: Four = same("box.delta_weights", (10.0, 10.0, 5.0, 5.0))
+    model_roi_box_head_cls_agnostic_bbox_reg: bool = same("box.class_agnostic", False)
+    model_roi_box_head_conv_dim: int = same("box.conv_width", 256)
+    model_roi_box_head_fc_dim: int = same("box.fc_width", 1024)
     model_roi_box_head_name: str = ""
     model_roi_box_head_norm: str = ""
-    model_roi_box_head_num_conv: int = 0
-    model_roi_box_head_num_fc: int = 0
+    model_roi_box_head_num_conv: int = same("box.convs", 0)
+    model_roi_box_head_num_fc: int = same("box.fcs", 0)
     model_roi_box_head_pooler_resolution: int = 14
     model_roi_box_head_pooler_sampling_ratio: int = 0
     model_roi_box_head_pooler_type: str = "ROIAlignV2"
-    model_roi_box_head_smooth_l1_beta: float = 0.0
-    model_roi_heads_batch_size_per_image: int = 512
+    model_roi_box_head_smooth_l1_beta: float = same("box.smooth_l1_beta", 0.0)
+    model_roi_heads_batch_size_per_image: int = same("box.sampling.batch_size", 512)
     model_roi_heads_in_features: tuple[str, ...] = ("res4",)
     model_roi_heads_iou_thresholds: tuple[float] = (0.5,)
     model_roi_heads_name: str = "Res5ROIHeads"
-    model_roi_heads_nms_thresh_test: float = 0.5
-    model_roi_heads_num_classes: int = 80
-    model_roi_heads_positive_fraction: float = 0.25
-    model_roi_heads_proposal_append_gt: bool = True
-    model_roi_heads_score_thresh_test: float = 0.05
+    model_roi_heads_nms_thresh_test: float = same("box.selection.nms_iou", 0.5)
+    model_roi_heads_num_classes: int = same("num_classes", 80)
+    model_roi_heads_positive_fraction: float = same("box.sampling.positive_fraction", 0.25)
+    model_roi_heads_proposal_append_gt: bool = same("box.append_ground_truth", True)
+    model_roi_heads_score_thresh_test: float = same("box.score_threshold", 0.05)
     model_roi_keypoint_head_conv_dims: tuple[int, ...] = (512, 512, 512, 512, 512, 512, 512, 512)
-    model_roi_keypoint_head_loss_weight: float = 1.0
+    model_roi_keypoint_head_loss_weight: float = same("keypoint.loss_weight", 1.0)
     model_roi_keypoint_head_normalize_loss_by_visible_keypoints: bool = True
     model_roi_keypoint_head_num_keypoints: int = 17
     model_roi_keypoint_head_pooler_resolution: int = 14
     model_roi_keypoint_head_pooler_sampling_ratio: int = 0
     model_roi_keypoint_head_pooler_type: str = "ROIAlignV2"
-    model_roi_mask_head_cls_agnostic_mask: bool = False
-    model_roi_mask_head_conv_dim: int = 256
+    model_roi_mask_head_cls_agnostic_mask: bool = same("mask.class_agnostic", False)
+    model_roi_mask_head_conv_dim: int = same("mask.width", 256)
     model_roi_mask_head_norm: str = ""
     model_roi_mask_head_num_conv: int = 0
     model_roi_mask_head_pooler_resolution: int = 14
     model_roi_mask_head_pooler_sampling_ratio: int = 0
     model_roi_mask_head_pooler_type: str = "ROIAlignV2"
-    model_rpn_batch_size_per_image: int = 256
+    model_rpn_batch_size_per_image: int = same("rpn.sampling.batch_size", 256)
     model_rpn_bbox_reg_loss_weight: float = 1.0
     model_rpn_boundary_thresh: int = -1
     model_rpn_conv_dims: tuple[int, ...] = (-1,)
     model_rpn_in_features: tuple[str, ...] = ("res4",)
     model_rpn_iou_thresholds: tuple[float, float] = (0.3, 0.7)
     model_rpn_loss_weight: float = 1.0
-    model_rpn_nms_thresh: float = 0.7
-    model_rpn_positive_fraction: float = 0.5
-    model_rpn_post_nms_topk_test: int = 1000
-    model_rpn_post_nms_topk_train: int = 2000
-    model_rpn_pre_nms_topk_test: int = 6000
-    model_rpn_pre_nms_topk_train: int = 12000
-    model_rpn_smooth_l1_beta: float = 0.0
-    test_detections_per_image: int = 100
+    model_rpn_nms_thresh: float = same("rpn.proposals.nms_iou", 0.7)
+    model_rpn_positive_fraction: float = same("rpn.sampling.positive_fraction", 0.5)
+    model_rpn_post_nms_topk_test: int = same("rpn.proposals.post_nms", 1000)
+    model_rpn_post_nms_topk_train: int = same("rpn.proposals.post_nms_train", 2000)
+    model_rpn_pre_nms_topk_test: int = same("rpn.proposals.pre_nms", 6000)
+    model_rpn_pre_nms_topk_train: int = same("rpn.proposals.pre_nms_train", 12000)
+    model_rpn_smooth_l1_beta: float = same("rpn.smooth_l1_beta", 0.0)
+    test_detections_per_image: int = same("box.selection.max_detections", 100)
     test_keypoint_oks_sigmas: tuple[float, ...] = ()
 
 

@@ -7,13 +7,14 @@ used. Ours: background last; size outer, ratio inner; one box.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 from rcnn.models.zoo.fcis import COCO_SIZES, VOC_SIZES, for_voc, with_depth
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import anchors_from_ratio_outer, deltas_from_yx, layer_of, paired_logits
 from rcnn.weights.systems.resnets import blocks_of, known_depth
@@ -70,14 +71,8 @@ def config_of(
     voc = sizes == len(VOC_SIZES[0])
     config = for_voc(base, voc_name) if voc else base
     if sizes not in known:
-        config = replace(
-            config,
-            rpn=replace(
-                config.rpn,
-                anchors=replace(config.rpn.anchors, sizes=(tuple(512.0 / 2**n for n in range(sizes))[::-1],)),
-            ),
-        )
-    config = replace(config, num_classes=classes, rpn=replace(config.rpn, width=width))
+        config = with_settings(config, {"rpn.anchors.sizes": [[512.0 / 2**n for n in range(sizes)][::-1]]})
+    config = with_settings(config, {"num_classes": classes, "rpn.width": width})
     if isinstance(config.backbone, ResNetConfig) and config.backbone.depth != depth:
         config = with_depth(config, depth)
     return config, (

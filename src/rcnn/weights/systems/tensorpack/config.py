@@ -9,8 +9,9 @@ from dataclasses import replace
 
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.resnets import depth_and_blocks
-from rcnn.weights.systems.settings import Typed, field_of, typed
+from rcnn.weights.systems.settings import Typed, field_of, same_settings, typed
 from rcnn.weights.systems.tensorpack.settings import Settings
 
 STRIDES = ("RPN.ANCHOR_STRIDE", "FPN.ANCHOR_STRIDES")  # anchors are as far apart as the cells of the maps
@@ -34,15 +35,14 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
     most = math.log(size / 16)
     cascade = None
     if pyramid and theirs.fpn_cascade:  # without one tensorpack passes it over
-        cascade = cfg.CascadeConfig(ious=theirs.cascade_ious, delta_weights=theirs.cascade_bbox_reg_weights)
+        cascade = cfg.CascadeConfig()
     model = "cascade_mask" if cascade and theirs.mode_mask else "cascade" if cascade else "mask"
     model = model if cascade or theirs.mode_mask else "faster"
     depth, unusual = depth_and_blocks(blocks)
-    return DetectorConfig(
+    config = DetectorConfig(
         name=f"{model}_rcnn_r{depth}_{'fpn' if pyramid else 'c4'}",
         num_classes=_classes(shapes),
         input=cfg.InputConfig(
-            min_size=theirs.preproc_test_short_edge_size,
             max_size=int(size),
             resize="opencv",
             rescale="geometric",
@@ -55,10 +55,8 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
             depth=depth,
             blocks=unusual,
             stages=(2, 3, 4, 5) if pyramid else (2, 3, 4),
-            stride_in_1x1=theirs.backbone_stride_1x1,
             norm=NORMS[theirs.backbone_norm],
             trained_affine=theirs.backbone_norm == "FreezeBN" and not theirs.backbone_freeze_affine,
-            frozen_stages=theirs.backbone_freeze_at,
             padding="tensorflow" if theirs.backbone_tf_pad_mode else "align",
         ),
         fpn=_fpn(theirs) if pyramid else None,
@@ -67,6 +65,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
         cascade=cascade,
         mask=_mask(theirs) if theirs.mode_mask else None,
     )
+    return with_settings(config, same_settings(theirs, config))
 
 
 def _seen(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, object]:
@@ -112,7 +111,7 @@ def _classes(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def _fpn(theirs: Settings) -> cfg.FPNConfig:
     normed = theirs.fpn_norm == "GN"
-    return cfg.FPNConfig(channels=theirs.fpn_num_channel, norm="gn" if normed else "none", conv_bias=normed)
+    return cfg.FPNConfig(norm="gn" if normed else "none", conv_bias=normed)
 
 
 def _rpn(theirs: Settings, most: float) -> cfg.RPNConfig:
@@ -124,23 +123,13 @@ def _rpn(theirs: Settings, most: float) -> cfg.RPNConfig:
         width=0 if width == 1024 else width,
         max_log_scale=most,
         smooth_l1_beta=1 / 9,
-        anchors=cfg.AnchorConfig(
-            sizes=tuple((size,) for size in sizes) if pyramid else (sizes,), ratios=theirs.rpn_anchor_ratios
-        ),
-        sampling=cfg.SamplingConfig(
-            positive_iou=theirs.rpn_positive_anchor_thresh,
-            negative_iou=theirs.rpn_negative_anchor_thresh,
-            batch_size=theirs.rpn_batch_per_im,
-            positive_fraction=theirs.rpn_fg_ratio,
-        ),
+        anchors=cfg.AnchorConfig(sizes=tuple((size,) for size in sizes) if pyramid else (sizes,)),
         legacy=cfg.LegacyRPNConfig(
             low_quality="overruled",
             straddle=0.0,
-            crowd_ioa=float(theirs.rpn_crowd_overlap_thresh),
             joint_levels=pyramid and not level,
         ),
         proposals=cfg.ProposalConfig(
-            nms_iou=theirs.rpn_proposal_nms_thresh,
             pre_nms_train=theirs.rpn_train_per_level_nms_topk if level else theirs.rpn_train_pre_nms_topk,
             pre_nms=theirs.rpn_test_per_level_nms_topk if level else theirs.rpn_test_pre_nms_topk,
             post_nms_train=theirs.rpn_train_per_level_nms_topk if level else theirs.rpn_train_post_nms_topk,
@@ -156,22 +145,12 @@ def _box(theirs: Settings, most: float) -> cfg.BoxHeadConfig:
     return cfg.BoxHeadConfig(
         trunk="fc" if pyramid else "res5",
         convs=4 if pyramid and convs else 0,
-        conv_width=theirs.fpn_frcnn_conv_head_dim,
         norm="gn" if pyramid and normed else "none",
         norm_after_relu=pyramid and normed,
         fcs=1 if pyramid and convs else 2,
-        fc_width=theirs.fpn_frcnn_fc_head_dim,
         class_agnostic=bool(theirs.fpn_cascade) and pyramid,
-        delta_weights=theirs.frcnn_bbox_reg_weights,
         max_log_scale=most,
-        score_threshold=theirs.test_result_score_thresh,
         pooler=cfg.PoolerConfig(size=7 if pyramid else 14, sampling_ratio=2),
-        sampling=cfg.SamplingConfig(
-            positive_iou=theirs.frcnn_fg_thresh,
-            batch_size=theirs.frcnn_batch_per_im,
-            positive_fraction=theirs.frcnn_fg_ratio,
-        ),
-        selection=cfg.SelectionConfig(nms_iou=theirs.test_frcnn_nms_thresh, max_detections=theirs.test_results_per_im),
     )
 
 
@@ -181,7 +160,6 @@ def _mask(theirs: Settings) -> cfg.MaskHeadConfig:
     return cfg.MaskHeadConfig(
         trunk="convs" if pyramid else "res5",
         convs=4 if pyramid else 0,
-        width=theirs.mrcnn_head_dim,
         norm="gn" if normed else "none",
         norm_after_relu=normed,
         target="sampled_bitmap",
