@@ -180,3 +180,16 @@ def test_the_accelerator_path_gives_the_same_values() -> None:
     theirs = roi_align_module._spread_by_torchvision(gradient, maps, boxes, levels, valid, SCALES, 2, True)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_float64_maps_are_pooled_in_float64() -> None:
+    """Sums of 10^8 and 1: float32 would lose the small one."""
+    maps = torch.full((1, 1, 8, 8), 1e8, dtype=torch.float64) + torch.arange(8.0, dtype=torch.float64)
+    maps.requires_grad_()
+    box, level, valid = torch.tensor([[[0.0, 0, 8, 8]]]), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1).bool()
+    pooled = roi_align([maps], box, level, valid, [1.0], 1, 0, True)
+    assert pooled.dtype == torch.float64
+    assert pooled.item() - 1e8 == pytest.approx(3.5, abs=1e-6)
+    pooled.backward()
+    assert maps.grad is not None
+    assert maps.grad.dtype == torch.float64
