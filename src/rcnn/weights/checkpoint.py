@@ -118,7 +118,7 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
     """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
 
     `allow`: the user's code that building its detector may run, e.g. "my_backbone.py:make_backbone".
-    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
+    Raises FileNotFoundError if `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
     code it needs.
     """
     checkpoint = read_checkpoint(path)

@@ -1,4 +1,4 @@
-"""The systems whose files we read; the names of its tensors tell which system a file is from."""
+"""The supported frameworks. The names of the tensors show which one wrote a file."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ PlainLoader.add_multi_constructor(PYTHON, python_object)
 
 
 def existing_file(given: str | Path) -> Path | None:
-    """The file that `given` names; None where it is text (which may be too long for the name of a file)."""
+    """The file that `given` names; None if it is text (which may be too long for the name of a file)."""
     try:
         return Path(given) if Path(given).is_file() else None
     except (OSError, ValueError):
@@ -136,7 +136,7 @@ def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None =
 
 
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
-    """Settings by dotted key of a YAML text; empty where it holds none. Raises ValueError that names `source`."""
+    """Settings by dotted key of a YAML text; empty if it holds none. Raises ValueError that names `source`."""
     try:
         content = loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:

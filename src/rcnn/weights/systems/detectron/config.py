@@ -1,4 +1,4 @@
-"""Detectron's settings as one of our configs, legacy choices and all."""
+"""Detectron's settings as one of our configs, with the rules of the old network."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ MASK_HEADS: dict[str, int] = {
 
 
 def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], source: str) -> DetectorConfig:
-    """The config that Detectron's flat `settings` describe, on a ResNet of `depth` layers.
+    """The config for Detectron's flat `settings`, on a ResNet of `depth` layers.
 
-    Raises ValueError that names `source` and a setting that is not ours.
+    A ValueError names `source` and a setting that is not supported.
     """
     theirs = typed(Settings, settings, source).values
     if settings.get("RETINANET.RETINANET_ON"):

@@ -130,7 +130,7 @@ ONLY_KEYPOINT: dict[str, Any] = {
     "KRCNN.USE_DECONV": False,
     "KRCNN.USE_DECONV_OUTPUT": True,
 }
-# settings that are options of predict and eval here, or not supported: reported where they are on
+# options of predict and eval here, or not supported: reported if they are on
 NOT_KEPT: dict[str, Any] = {
     "KRCNN.KEYPOINT_CONFIDENCE": "bbox",
     "KRCNN.NMS_OKS": False,
