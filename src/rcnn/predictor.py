@@ -21,10 +21,12 @@ from torch import Tensor
 from rcnn.data.image_inputs import Channels, ImageInput, as_image, image_of_list, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
+from rcnn.data.warnings import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.inference import prepare_for_inference
+from rcnn.models.overrides import as_strings
 from rcnn.ops.pasting import Paste
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.results import ImageDetections, ImageSource, Pasting, require_score
@@ -40,7 +42,7 @@ class Predictor:
         self,
         detector: Detector | str | Path,
         *,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
@@ -62,9 +64,9 @@ class Predictor:
         elif settings or allow:
             raise ValueError("settings and allow are for checkpoints; change a detector's config before building it")
         self.config, self.padding = detector.config, padding
-        self.classes = tuple(map(str, range(self.config.num_classes)) if classes is None else classes)
+        self.classes = as_strings([*map(str, range(self.config.num_classes))] if classes is None else classes)
         if len(self.classes) != self.config.num_classes:
-            raise ValueError(f"got {len(self.classes)} classes; the detector has {self.config.num_classes}")
+            raise ValueError(f"got {counted(len(self.classes), 'class')}; the detector has {self.config.num_classes}")
         self.detector = prepare_for_inference(detector, self.precision).to(self.device)
         self.preprocessor = build_preprocessor(self.config.input)
 

@@ -61,7 +61,7 @@ class AugmentedPredictor(Predictor):
         *,
         scales: Sequence[int] = (),
         flip: bool = True,
-        classes: Sequence[str] | None = None,
+        classes: str | Sequence[str] | None = None,
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",

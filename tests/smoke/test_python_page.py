@@ -16,15 +16,30 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "python.md"
 
 
 def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    examples = re.findall(r"## (.+?)\n.*?```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
-    assert len(examples) == 10
+    sections = re.findall(
+        r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE
+    )
+    assert len(sections) == 11
     monkeypatch.chdir(tmp_path)
     write_tiny_coco(tmp_path / "data", {"train": 3, "val": 2}, size=(64, 96))
     shutil.copy(tmp_path / "data" / "val" / "val_1.png", "photo.jpg")  # the content decides the format
     brief = ("train.steps=1", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
     rcnn.train("mask_rcnn_compact", "data", "runs/shapes", settings=[*TINY_MODEL, *brief], log=lambda line: None)
     names: dict[str, Any] = {}
-    for title, code in examples:
-        exec(compile(code, f"docs/python.md, {title}", "exec"), names)  # noqa: S102  the page is ours
-    for made in ("found.png", "runs/mine/last", "runs/loop/config.json", "runs/converted/config.json", "coco.json"):
+    for title, text in sections:
+        examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+        assert examples, title
+        for code in examples:
+            if file := re.match(r"# (\w+\.py)\n", code):
+                Path(file[1]).write_text(code)
+            else:
+                exec(compile(code, f"docs/python.md, {title}", "exec"), names)  # noqa: S102  the page is ours
+    for made in (
+        "found.png",
+        "runs/mine/last",
+        "runs/own/last",
+        "runs/loop/config.json",
+        "runs/converted/config.json",
+        "coco.json",
+    ):
         assert (tmp_path / made).exists(), made

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.options import Device
+
 
 def demo(
     output: Annotated[Path, typer.Option(help="Folder for all files; those of an earlier demo are replaced.")] = Path(
@@ -17,7 +19,7 @@ def demo(
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. train.steps=100 fpn.channels=64."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "cpu",
+    device: Device = "cpu",
     threads: Annotated[
         int,
         typer.Option(

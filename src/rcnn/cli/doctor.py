@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import platform
+import re
 import sys
 from types import ModuleType
 
 import typer
 
-EXTRAS = {
-    "timm": "pip install 'rcnn[timm]'",
-    "h5py": "pip install 'rcnn[hdf5]'",
-}  # module of an extra -> the line that installs it
+EXTRA = re.compile(r"([\w.-]+).*;\s*extra == ['\"](\w+)['\"]")  # a requirement of an extra: package and extra
 CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotcoco", "jinja2", "matplotlib")
 
 
@@ -36,12 +33,20 @@ def doctor() -> None:
             _row(name, "missing")
             missing.append(f"pip install {name}")
     _codecs(missing)
-    for module, line in EXTRAS.items():
-        found = importlib.util.find_spec(module) is not None
-        _row(f"extra: {module}", importlib.metadata.version(module) if found else "not installed")
-        if not found:
-            missing.append(f"{line}   # optional")
+    for extra, package in _extras():
+        try:
+            _row(f"extra: {extra}", importlib.metadata.version(package), package)
+        except importlib.metadata.PackageNotFoundError:
+            _row(f"extra: {extra}", "not installed", package)
+            missing.append(f"pip install 'rcnn[{extra}]'   # optional")
     typer.echo("\nto install what is missing:\n  " + "\n  ".join(missing) if missing else "\nnothing is missing")
+
+
+def _extras() -> list[tuple[str, str]]:
+    """Each extra for users, and the package that it installs."""
+    found = [EXTRA.match(line) for line in importlib.metadata.requires("rcnn") or ()]
+    pairs = [(match[2], match[1]) for match in found if match]
+    return [(extra, package) for extra, package in pairs if extra != "dev" and package != "rcnn"]
 
 
 def _row(what: str, value: str, note: str = "") -> None:

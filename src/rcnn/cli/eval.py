@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from rcnn.cli.views import TTA, Allow, TTAFlip, predictor_from
-
-
-class Precision(StrEnum):
-    """Arithmetic of the network."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    auto = "auto"
-
-
-class Padding(StrEnum):
-    """Shape of the network's input."""
-
-    exact = "exact"
-    bucket = "bucket"
+from rcnn.cli.options import (
+    TTA,
+    Allow,
+    AllowEmpty,
+    Annotations,
+    Device,
+    Padding,
+    PaddingOption,
+    Precision,
+    PrecisionOption,
+    Strict,
+    TTAFlip,
+)
+from rcnn.cli.views import predictor_from
 
 
 def evaluate(
@@ -49,17 +46,12 @@ def evaluate(
             "Defaults to a new runs/eval-MODEL-N."
         ),
     ] = None,
-    annotations: Annotated[
-        str, typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Found by its name by default.")
-    ] = "",
+    annotations: Annotations = "",
     ignore_other_classes: Annotated[
         bool, typer.Option("--ignore-other-classes", help="Do not warn about objects of classes the model lacks.")
     ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
-    ] = False,
-    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
+    strict: Strict = False,
+    allow_empty: AllowEmpty = False,
     max_detections: Annotated[
         int | None,
         typer.Option(
@@ -70,16 +62,12 @@ def evaluate(
     limit: Annotated[int, typer.Option(help="Evaluate only the first images, up to this number (0 = all).", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
-    precision: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 where the hardware has instructions for it.")
-    ] = Precision.float32,
-    padding: Annotated[
-        Padding, typer.Option(help="exact: as in training; bucket: a few fixed shapes, which is faster.")
-    ] = Padding.exact,
+    precision: PrecisionOption = Precision.float32,
+    padding: PaddingOption = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
     allow: Allow = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1; auto: a GPU if there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Compute average precision of boxes, masks and keypoints (COCO's definitions), overall and per class.
 

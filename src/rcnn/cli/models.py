@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rcnn.cli.views import Allow
+from rcnn.cli.options import Allow
 
 if TYPE_CHECKING:
     from rcnn.models.describe import Setting

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcnn.cli.eval import Padding, Precision
+from rcnn.cli.options import TTA, Allow, Device, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
-from rcnn.cli.views import TTA, Allow, TTAFlip, predictor_from
+from rcnn.cli.views import predictor_from
 from rcnn.outputs import OutputFolder, output_or_new
 
 if TYPE_CHECKING:
@@ -53,23 +53,24 @@ def predict(
     contour: Annotated[
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
-    score: Annotated[float, typer.Option(help="Leave out detections with a lower score.", min=0, max=1)] = 0.5,
+    score: Annotated[
+        float,
+        typer.Option(
+            help="Leave out detections with a lower score (in Python, predict() defaults to 0).", min=0, max=1
+        ),
+    ] = 0.5,
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels (0 = no limit).", min=0)
     ] = 180_000_000,
-    precision: Annotated[
-        Precision, typer.Option(help="auto: bfloat16 where the hardware has instructions for it.")
-    ] = Precision.float32,
-    padding: Annotated[
-        Padding, typer.Option(help="exact: as in the checkpoint's framework; bucket: few shapes, for speed.")
-    ] = Padding.exact,
+    precision: PrecisionOption = Precision.float32,
+    padding: PaddingOption = Padding.exact,
     tta: TTA = "",
     tta_flip: TTAFlip = True,
     allow: Allow = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N, mps; auto: a GPU if there is one.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Find objects in images; write pictures and OUTPUT/predictions.json.
 

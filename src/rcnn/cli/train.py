@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.views import Allow
+from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Strict
 
 
 def train(
@@ -39,21 +39,15 @@ def train(
         str,
         typer.Option(help="Validation split; `none`: no evaluation. Defaults to the split that starts with `val`."),
     ] = "",
-    annotations: Annotated[
-        str,
-        typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names."),
-    ] = "",
+    annotations: Annotations = "",
     weights: Annotated[
         str,
         typer.Option(help="Folder that `rcnn convert` made of ImageNet weights, for the backbone of a named model."),
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:1. Defaults to a GPU if there is one.")] = "auto",
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them."),
-    ] = False,
-    allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")] = False,
+    device: Device = "auto",
+    strict: Strict = False,
+    allow_empty: AllowEmpty = False,
     allow: Allow = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")

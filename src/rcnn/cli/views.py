@@ -4,29 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from rcnn.predictor import Predictor
-
-Allow = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--allow",
-        metavar="FACTORY",
-        help="Your own code that the checkpoint names and may run, e.g. my_backbone.py:make_backbone.",
-    ),
-]
-TTA = Annotated[
-    str,
-    typer.Option(
-        help="Test-time augmentation: shorter sides in pixels, e.g. 640,800,960, or `own` for the checkpoint's size; "
-        "each is also flipped. Slower, more accurate.",
-    ),
-]
-TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --tta, also predict on flipped images.")]
 
 
 def predictor_from(

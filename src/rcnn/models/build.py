@@ -9,6 +9,7 @@ from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
 from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks
 from rcnn.models.backbones.mobilenet import MobileNet
+from rcnn.models.backbones.own import checked_backbone
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.backbones.timm import TimmNet, pixel_statistics
 from rcnn.models.backbones.vit import ViT
@@ -48,7 +49,7 @@ from rcnn.models.legacy.file_boxes import SubpixelBoxHead, scaled_file_sizes
 from rcnn.models.legacy.mask_targets import CutBitmapTargets
 from rcnn.models.legacy.pooling import AffinePooler, CropPooler, NormalizedPooler
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
-from rcnn.models.own import Factory, OwnModule, checked_backbone, checked_head, use_modules
+from rcnn.models.own import Factory, OwnModule, checked_head, use_modules
 from rcnn.models.pooler import RegionPooler
 from rcnn.models.rpn import RPN
 from rcnn.models.validate import validate
@@ -233,7 +234,7 @@ def build_backbone(config: BackboneConfig, own: Factory | None = None) -> Backbo
             return ViT(config)
         case OwnBackboneConfig():
             assert own is not None
-            return checked_backbone(own)
+            return checked_backbone(own.build(), own.path)
 
 
 def without_pretrained(config: DetectorConfig) -> DetectorConfig:
@@ -268,6 +269,8 @@ def build_pyramid(backbone: Backbone, config: DetectorConfig) -> FPN | None:
         return None
     if isinstance(backbone, ViT):
         raise ValueError("a plain ViT builds its own pyramid (Li et al. 2022); set fpn=null")
+    if any(name.startswith("p") for name in backbone.channels):
+        raise ValueError(f"this backbone is a pyramid itself ({', '.join(backbone.channels)}); set fpn=null")
     if isinstance(config.backbone, ResNetConfig) and backbone.strides.get("c5") == backbone.strides.get("c4"):
         raise ValueError(
             "res5 has the stride of res4, but each level of an FPN must have twice the stride of the one before; set "

@@ -32,7 +32,7 @@ def override(settings: T, overrides: str | Sequence[str]) -> T:
     `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that kind;
     so does a setting that only one kind has and requires (`backbone.factory=my_backbone.py:make_backbone`).
     """
-    for text in as_settings(overrides):
+    for text in as_strings(overrides):
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
@@ -41,9 +41,9 @@ def override(settings: T, overrides: str | Sequence[str]) -> T:
     return settings
 
 
-def as_settings(settings: str | Sequence[str]) -> tuple[str, ...]:
-    """KEY=VALUE settings as a tuple; one string is one setting."""
-    return (settings,) if isinstance(settings, str) else tuple(settings)
+def as_strings(value: str | Sequence[str]) -> tuple[str, ...]:
+    """Several strings, e.g. settings or class names, as a tuple; one string alone is not taken for its letters."""
+    return (value,) if isinstance(value, str) else tuple(value)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -23,17 +23,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import DetectorConfig, OwnBackboneConfig
+from rcnn.models.overrides import as_strings
 
 OwnModule = nn.Module | Callable[..., object]  # a module, or the function or class that makes it
 PARTS = {"backbone": "backbone", "box_head": "box", "mask_head": "mask", "keypoint_head": "keypoint"}  # -> its settings
-PASSED = "(passed)"  # stands for a factory where a module was passed that rcnn cannot build again
+PASSED = "(a module that was passed)"  # stands for a factory where a module was passed that rcnn cannot build again
 OWN_PACKAGE = "rcnn_own."  # in sys.modules, before the name of a file that was imported as a factory
-SIDES = (128, 192)  # height and width of the image that a backbone is tried on
 EXPECTED = "expected FILE.py:NAME or PACKAGE.MODULE:NAME, e.g. my_backbone.py:make_backbone"
 
 
@@ -59,9 +57,7 @@ class Factory:
 
 def own_factories(config: DetectorConfig) -> dict[str, str]:
     """{"backbone.factory": "my_backbone.py:make_backbone", ...}: the user's code that builds a detector of `config`."""
-    parts = {part: getattr(config, part) for part in PARTS.values()}
-    paths = {f"{part}.factory": getattr(settings, "factory", "") for part, settings in parts.items()}
-    return {key: path for key, path in paths.items() if path}
+    return {f"{part}.factory": path for part, (path, _) in _modules_of(config).items()}
 
 
 def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: str | Path) -> DetectorConfig:
@@ -69,7 +65,7 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
 
     A file may have moved: its name and the name of the factory decide, and the path in `allow` is the one to import.
     """
-    allowed = (allow,) if isinstance(allow, str) else tuple(allow)
+    allowed = as_strings(allow)
     for key, path in own_factories(config).items():
         match = next((entry for entry in allowed if _same_factory(entry, path)), None)
         if match is None:
@@ -115,14 +111,8 @@ def require_named(config: DetectorConfig, built: DetectorConfig | None = None) -
 
     `built` is the config of the detector to save, which has to name the same modules.
     """
-    for key in {} if built is None else {**own_factories(built), **own_factories(config)}:
-        part = key.partition(".")[0]
-        ours, theirs = (
-            (getattr(settings, "factory", ""), getattr(settings, "arguments", {}))
-            for settings in (getattr(built, part), getattr(config, part))
-        )
-        if ours != theirs:
-            raise ValueError(f"the config to save has another {key} than the detector: pass detector.config")
+    if built is not None and _modules_of(built) != _modules_of(config):
+        raise ValueError("the config does not name the detector's own modules: pass detector.config")
     for key, path in own_factories(config).items():
         if path == PASSED:
             name = next(name for name, part in PARTS.items() if key == f"{part}.factory")
@@ -164,34 +154,6 @@ def import_factory(path: str) -> Callable[..., object]:
     return factory
 
 
-def checked_backbone(factory: Factory) -> Backbone:
-    """The backbone that `factory` makes, after it was run on one image: its maps are as it says. ValueError if not."""
-    module, source = factory.build(), factory.path if factory.path != PASSED else "the backbone"
-    parameter = next(module.parameters(), None)
-    if parameter is None:
-        raise ValueError(f"{source} has no parameters; expected a network to train")
-    channels, strides = _map_table(module, "channels", source), _map_table(module, "strides", source)
-    if list(channels) != list(strides):
-        raise ValueError(
-            f"{source}: channels has {_listed(channels)}, strides has {_listed(strides)}; expected the same"
-        )
-    _require_map_names(list(channels), source)
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            features = module(torch.zeros(1, 3, *SIDES, dtype=parameter.dtype, device=parameter.device))
-    except Exception as error:
-        raise ValueError(
-            f"{source} failed on an image of {SIDES[0]} x {SIDES[1]} pixels: {type(error).__name__}: {error}"
-        ) from error
-    finally:
-        for part, mode in modes:
-            part.training = mode
-    _require_maps(features, channels, strides, source)
-    return cast(Backbone, module)
-
-
 def checked_head(factory: Factory, config: DetectorConfig, maps: object) -> Any:
     """The head that `factory` makes, of any class with the two methods that the detector calls. ValueError if not."""
     head = factory.build(config, maps)
@@ -199,6 +161,13 @@ def checked_head(factory: Factory, config: DetectorConfig, maps: object) -> Any:
         if not callable(getattr(head, method, None)):
             raise ValueError(f"{factory.path} made a {type(head).__name__} without the method {method}()")
     return head
+
+
+def _modules_of(config: DetectorConfig) -> dict[str, tuple[str, Mapping[str, Any]]]:
+    """Part of the config -> path and keyword arguments of its factory, where it has one."""
+    parts = {part: getattr(config, part) for part in PARTS.values()}
+    own = {part: settings for part, settings in parts.items() if getattr(settings, "factory", "")}
+    return {part: (settings.factory, settings.arguments) for part, settings in own.items()}
 
 
 def _named(name: str, value: OwnModule) -> tuple[str, Mapping[str, Any], Callable[..., object]]:
@@ -228,12 +197,13 @@ def _path_of(value: object) -> str | None:
     name, module = getattr(value, "__qualname__", ""), sys.modules.get(getattr(value, "__module__", ""))
     if not name or "<" in name or module is None:  # <locals>, <lambda>
         return None
-    spec, file = getattr(module, "__spec__", None), getattr(module, "__file__", None)
+    spec, file = getattr(module, "__spec__", None), Path(getattr(module, "__file__", None) or "").resolve()
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
     packaged = spec is not None and "." in spec.name and not spec.name.startswith(OWN_PACKAGE)
-    if packaged or file is None or not str(file).endswith(".py"):
+    if packaged or installed or file.suffix != ".py":
         return f"{spec.name}:{name}" if spec is not None else None
-    path, here = Path(file).resolve(), Path.cwd().resolve()
-    return f"{path.relative_to(here).as_posix() if path.is_relative_to(here) else path.as_posix()}:{name}"
+    here = Path.cwd().resolve()
+    return f"{(file.relative_to(here) if file.is_relative_to(here) else file).as_posix()}:{name}"
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -274,52 +244,3 @@ def _same_factory(allowed: str, path: str) -> bool:
 
 def _file_name(path: str) -> str:
     return re.split(r"[\\/]", path)[-1]
-
-
-def _map_table(module: nn.Module, name: str, source: str) -> dict[str, int]:
-    """The attribute `channels` or `strides` of a backbone."""
-    table = getattr(module, name, None)
-    if not isinstance(table, dict) or not table:
-        example = '{"c2": 64, "c3": 128}' if name == "channels" else '{"c2": 4, "c3": 8}'
-        raise ValueError(
-            f"{source} made a {type(module).__name__} with {name}={table!r}; expected a dict, one number for each map, "
-            f"e.g. self.{name} = {example}"
-        )
-    if wrong := {key: value for key, value in table.items() if type(value) is not int or value < 1}:
-        raise ValueError(f"{source}: {name} has {wrong}; expected whole numbers of 1 or more")
-    return table
-
-
-def _require_map_names(names: Sequence[str], source: str) -> None:
-    numbers = [int(name[1:]) for name in names if re.fullmatch(r"[cp]\d", name)]
-    letters = {name[:1] for name in names}
-    if len(numbers) != len(names) or len(letters) != 1 or numbers != list(range(numbers[0], numbers[0] + len(names))):
-        raise ValueError(
-            f"{source} names its maps {_listed(names)}; expected c2, c3, c4, c5 (or some of them in a row, the finest "
-            "first), or p2 to p6 from a backbone that is a pyramid itself"
-        )
-
-
-def _require_maps(features: object, channels: Mapping[str, int], strides: Mapping[str, int], source: str) -> None:
-    if not isinstance(features, dict) or list(features) != list(channels):
-        got = _listed(features) if isinstance(features, dict) else f"a {type(features).__name__}"
-        raise ValueError(
-            f"{source}: forward returned {got}; expected a dict with the maps of channels, {_listed(channels)}"
-        )
-    for name, value in features.items():
-        if not isinstance(value, Tensor) or value.ndim != 4:
-            raise ValueError(f"{source}: the map {name} is not a tensor (B, C, H, W)")
-        if value.shape[1] != channels[name]:
-            raise ValueError(
-                f"{source}: the map {name} has {value.shape[1]} channels; channels[{name!r}] is {channels[name]}"
-            )
-        expected = tuple(-(-side // strides[name]) for side in SIDES)
-        if tuple(value.shape[2:]) != expected:
-            raise ValueError(
-                f"{source}: for an image of {SIDES[0]} x {SIDES[1]} pixels the map {name} is {value.shape[2]} x "
-                f"{value.shape[3]}; strides[{name!r}]={strides[name]} makes {expected[0]} x {expected[1]}"
-            )
-
-
-def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
-    return ", ".join(map(str, names)) or "no maps"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import as_settings
+from rcnn.models.overrides import as_strings
 from rcnn.training.plan import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.starting import CONFIG
@@ -56,7 +56,7 @@ def train(
         config=model if isinstance(model, DetectorConfig) else None,
         data=Path(data),
         output=None if output is None else Path(output),
-        overrides=as_settings(settings),
+        overrides=as_strings(settings),
         splits=(split, val_split),
         annotations=annotations,
         weights=str(weights),
@@ -64,7 +64,7 @@ def train(
         resume=resume,
         strict=strict,
         allow_empty=allow_empty,
-        allow=as_settings(allow),
+        allow=as_strings(allow),
     )
     outcome = run_training(request, log=log)
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

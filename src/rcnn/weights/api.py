@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rcnn.models import Detector
+from rcnn.models.overrides import as_strings
 from rcnn.outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
@@ -27,10 +28,10 @@ def convert(
     output: str | Path | None = None,
     *,
     config: str | Path | None = None,
-    classes: Sequence[str] = (),
-    settings: Sequence[str] = (),
-    allow_missing: Sequence[str] = (),
-    allow_unused: Sequence[str] = (),
+    classes: str | Sequence[str] = (),
+    settings: str | Sequence[str] = (),
+    allow_missing: str | Sequence[str] = (),
+    allow_unused: str | Sequence[str] = (),
     log: Callable[[str], object] | None = None,
 ) -> Path:
     """Convert a checkpoint of another framework to ours, and return its folder. Code in the file is never run.
@@ -46,10 +47,10 @@ def convert(
     file = Path(file)
     options = ConvertOptions(
         settings=config or None,
-        classes=",".join(classes),
-        allow_missing=allow_missing,
-        allow_unused=allow_unused,
-        overrides=settings,
+        classes=",".join(as_strings(classes)),
+        allow_missing=as_strings(allow_missing),
+        allow_unused=as_strings(allow_unused),
+        overrides=as_strings(settings),
         command="rcnn.convert",
     )
     with output_or_new(output, "convert", file) as folder:

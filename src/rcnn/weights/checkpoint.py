@@ -182,7 +182,8 @@ def load_detector(
     try:
         detector = empty_detector(checkpoint.config)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
-        changed = f" with {' '.join(settings)}" if settings else ""
+        words = [settings] if isinstance(settings, str) else settings
+        changed = f" with {' '.join(words)}" if words else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     return detector, checkpoint
@@ -220,6 +221,8 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
 
 def require_class_names(classes: Sequence[str], count: int, source: str) -> None:
     """A ValueError unless `classes` are `count` different, non-empty names."""
+    if isinstance(classes, str):
+        raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
         raise ValueError(f"{source}: {len(classes)} class names for a detector of num_classes={count}")
     twice = sorted({name for name in classes if list(classes).count(name) > 1})

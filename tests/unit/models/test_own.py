@@ -76,7 +76,7 @@ def test_a_module_of_a_class_with_parameters_cannot_be_saved(mine: ModuleType, f
         rcnn.save_checkpoint(folder / "saved", detector, detector.config, CLASSES, {})
     assert not (folder / "saved").exists()
     named = rcnn.build_detector(BASE, backbone=mine.MyBackbone)
-    with pytest.raises(ValueError, match=r"another backbone.factory than the detector: pass detector.config"):
+    with pytest.raises(ValueError, match=r"does not name the detector's own modules: pass detector.config"):
         rcnn.save_checkpoint(folder / "saved", named, BASE, CLASSES, {})
 
 
@@ -146,6 +146,8 @@ def test_the_allowed_path_wins_when_a_file_has_moved(folder: Path) -> None:
         ("wrong.py:few", r"forward returned c2; expected a dict with the maps of channels, c2, c3"),
         ("wrong.py:crash", r"failed on an image of 128 x 192 pixels: RuntimeError: no luck"),
         ("wrong.py:empty", r"has no parameters"),
+        ("wrong.py:pyramid", r"is a pyramid itself \(p2, p3\); set fpn=null"),
+        ("wrong.py:unequal", r"is a pyramid with p2: 16, p3: 8 channels; expected two maps or more, all with the same"),
     ],
 )
 def test_what_is_wrong_with_a_factory_is_said(folder: Path, factory: str, says: str) -> None:
@@ -170,6 +172,9 @@ def test_what_is_wrong_with_a_factory_is_said(folder: Path, factory: str, says: 
         "    def forward(y): raise RuntimeError('no luck')\n"
         "    return network({'c2': 16}, {'c2': 4}, forward)\n"
         "def empty(): return nn.ReLU()\n"
+        "def pyramid():\n"
+        "    return network({'p2': 16, 'p3': 16}, {'p2': 4, 'p3': 8}, lambda y: {'p2': y, 'p3': y[:, :, ::2, ::2]})\n"
+        "def unequal(): return network({'p2': 16, 'p3': 8}, {'p2': 4, 'p3': 8})\n"
     )
     with pytest.raises(ValueError, match=says):
         rcnn.build_detector(rcnn.override(BASE, f"backbone.factory={factory}"))
@@ -210,3 +215,19 @@ def test_training_and_evaluation_modes_are_kept() -> None:
     backbone = instance(rcnn.build_detector(config, backbone=Normed()).backbone, Normed)
     assert (backbone.training, backbone.norm.training, backbone.frozen.training) == (True, True, False)
     assert not present(backbone.norm.running_mean).any()
+
+
+def test_a_pyramid_of_its_own_and_bfloat16(folder: Path) -> None:
+    (folder / "pyramid.py").write_text(
+        "from my_backbone import MyBackbone\n"
+        "class Pyramid(MyBackbone):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(width=16)\n"
+        "        self.channels = {name.replace('c', 'p'): 16 for name in self.channels}\n"
+        "        self.strides = {name.replace('c', 'p'): stride for name, stride in self.strides.items()}\n"
+    )
+    words = ["backbone.factory=pyramid.py:Pyramid", "fpn=null", "rpn.anchors.sizes=[[16],[32],[64],[128]]"]
+    detector = rcnn.build_detector(rcnn.override(BASE, words))
+    assert detections(detector).shape == (1, 100)
+    image = torch.zeros(3, 64, 96, dtype=torch.uint8)
+    assert rcnn.Predictor(detector, device="cpu", precision="bfloat16").predict(image).width == 96

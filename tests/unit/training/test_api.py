@@ -61,3 +61,18 @@ def test_a_loop_with_too_few_classes_ends_at_its_first_loss(
             detector.losses(batch.images, wrong, torch.tensor(0))
     padding = replace(batch.targets, labels=torch.where(batch.targets.valid, batch.targets.labels, 99))
     detector.losses(batch.images, padding, torch.tensor(0))  # rows that are not valid do not count
+
+
+def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1})
+    assert rcnn.open_dataset(data, "train", classes="square", ignore_others=True).classes == ("square",)
+    detector = rcnn.build_detector(
+        rcnn.override(rcnn.model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
+    )
+    with pytest.raises(ValueError, match="got 1 class; the detector has 2"):
+        rcnn.Predictor(detector, classes="ab")
+    with pytest.raises(ValueError, match="classes is the text 'ab'; expected a list of names"):
+        rcnn.save_checkpoint(tmp_path / "saved", detector, detector.config, "ab", {})
+    assert not (tmp_path / "saved").exists()
+    with pytest.raises(ValueError, match=r"the model has no setting 'steps'"):
+        rcnn.train("mask_rcnn_compact", data, tmp_path / "run", settings="steps")

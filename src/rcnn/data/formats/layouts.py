@@ -51,7 +51,7 @@ FORMATS: tuple[Format, ...] = (coco, via)
 def open_dataset(
     directory: Path | str,
     split: str,
-    classes: Sequence[str] | None = None,
+    classes: str | Sequence[str] | None = None,
     *,
     ignore_others: bool = False,
     keypoints: bool = False,
@@ -73,6 +73,7 @@ def open_dataset(
     Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
     """
     folder = Path(directory)
+    classes = (classes,) if isinstance(classes, str) else classes
     reader = partial(_read, folder, split, annotations, keypoints)
     with collector_paused():
         tables = reader(None)

@@ -1,0 +1,58 @@
+"""Options that several commands share, each with its name, type and help."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+
+class Precision(StrEnum):
+    """Arithmetic of the network."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
+
+class Padding(StrEnum):
+    """Shape of the network's input."""
+
+    exact = "exact"
+    bucket = "bucket"
+
+
+PrecisionOption = Annotated[
+    Precision, typer.Option("--precision", help="auto: bfloat16 where the hardware has instructions for it.")
+]
+PaddingOption = Annotated[
+    Padding,
+    typer.Option(
+        "--padding", help="exact: as in the checkpoint's framework; bucket: a few fixed shapes, which is faster."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a GPU if there is one.")]
+Annotations = Annotated[
+    str, typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names.")
+]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them.")
+]
+AllowEmpty = Annotated[bool, typer.Option("--allow-empty", help="Accept a split without objects.")]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="FACTORY",
+        help="Your own code that the checkpoint names and may run, e.g. my_backbone.py:make_backbone.",
+    ),
+]
+TTA = Annotated[
+    str,
+    typer.Option(
+        help="Test-time augmentation: shorter sides in pixels, e.g. 640,800,960, or `own` for the checkpoint's size; "
+        "each is also flipped. Slower, more accurate.",
+    ),
+]
+TTAFlip = Annotated[bool, typer.Option("--tta-flip/--no-tta-flip", help="With --tta, also predict on flipped images.")]
