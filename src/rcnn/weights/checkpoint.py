@@ -18,10 +18,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from rcnn import __version__
-from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
-from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
+from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
@@ -178,7 +179,7 @@ def load_detector(
             f"{path} contains only a backbone, which detects nothing: train from it, "
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
-    checkpoint = replace(checkpoint, config=override(checkpoint.config, settings))
+    checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
     try:
         detector = empty_detector(checkpoint.config)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
@@ -203,6 +204,7 @@ class _Uninitialized(TorchFunctionMode):
         + [Tensor.normal_, Tensor.uniform_]
     )
 
+    @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.skipped:
             return args[0] if args else kwargs["tensor"]

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from rcnn.models.config import FCIS_SAMPLING, FCISConfig, ResNetConfig
 from rcnn.weights.systems.classes import COCO_CLASSES, VOC_CLASSES
-from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
 from rcnn.weights.systems.known import convert
 from tests.unit.weights.state_dicts import convert_state
@@ -70,8 +69,8 @@ def mxnet_state(depth: int = 50, classes: int = 3, sizes: int = 4) -> dict[str, 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_mxnet_names_and_settings(depth: int) -> None:
     state = mxnet_state(depth, classes=81)
-    assert mxnet.SYSTEM.recognises(state)
-    converted = convert_state(mxnet.SYSTEM, state, source="fcis.params")
+    assert fcis.MXNET.recognises(state)
+    converted = convert_state(fcis.MXNET, state, source="fcis.params")
     assert converted.config.name == f"fcis_r{depth}_coco"
     assert converted.classes == COCO_CLASSES
     assert converted.skipped == ("arg:fcis_bbox_weight_test", "arg:fcis_bbox_bias_test")
@@ -84,7 +83,7 @@ def test_mxnet_names_and_settings(depth: int) -> None:
 
 
 def test_mxnet_rows_go_where_ours_are() -> None:
-    converted = convert_state(mxnet.SYSTEM, mxnet_state(classes=4, sizes=4))
+    converted = convert_state(fcis.MXNET, mxnet_state(classes=4, sizes=4))
     state = converted.state
     for part in ("weight", "bias"):
         first = {name: state[f"{name}.{part}"].flatten(1)[:, 0] if part == "weight" else state[f"{name}.{part}"]
@@ -103,7 +102,7 @@ def test_mxnet_rows_go_where_ours_are() -> None:
 
 
 def test_mxnet_voc() -> None:
-    converted = convert_state(mxnet.SYSTEM, mxnet_state(101, classes=21, sizes=3))
+    converted = convert_state(fcis.MXNET, mxnet_state(101, classes=21, sizes=3))
     assert converted.config.name == "fcis_r101_voc"
     assert converted.classes == VOC_CLASSES
     assert converted.config.fcis == FCISConfig(
@@ -118,7 +117,7 @@ def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
     state = mxnet_state(50, classes=2)
     path.write_bytes(params({name: value.numpy() for name, value in state.items()}, v2))
     converted = convert(path)
-    wanted = convert_state(mxnet.SYSTEM, state)
+    wanted = convert_state(fcis.MXNET, state)
     assert converted.system == "MXNet's FCIS"
     assert converted.classes == ("class_0",)
     assert set(converted.state) == set(wanted.state)
@@ -141,7 +140,7 @@ def test_mxnet_files_that_do_not_fit(change: Callable[[dict[str, Tensor]], objec
     state = mxnet_state()
     change(state)
     with pytest.raises(ValueError, match=words) as caught:
-        convert_state(mxnet.SYSTEM, state, source="bad.params")
+        convert_state(fcis.MXNET, state, source="bad.params")
     assert "bad.params" in str(caught.value)
 
 

@@ -12,7 +12,6 @@ from rcnn.weights.systems.chainer import system as chainer
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.detectron import system as detectron
 from rcnn.weights.systems.detectron2 import system as detectron2
-from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
 from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.settings import SettingsSource
@@ -34,7 +33,7 @@ SYSTEMS: tuple[System, ...] = (
     chainer.DENA,
     mask_faster_rcnn.SYSTEM,
     matterport.SYSTEM,
-    mxnet.SYSTEM,
+    fcis.MXNET,
     *imagenet.SYSTEMS,
     timm.SYSTEM,
 )
