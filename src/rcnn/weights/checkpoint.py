@@ -61,7 +61,7 @@ def save_checkpoint(
 
     `config` is that of the detector, `detector.config`. A checkpoint that rcnn wrote there is replaced, once the new
     one is complete. Raises ValueError if the number of classes differs from the config's, or if the config does not say
-    how to build the user's own modules; FileExistsError if another file has the name of one of ours, OSError if the
+    how to build the user's own modules; FileExistsError if a file of that name is not from rcnn, OSError if the
     folder cannot be written; then nothing changes.
     """
     with writing_checkpoint(directory) as folder:
@@ -111,7 +111,7 @@ def write_checkpoint(
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
     (folder / CONFIG_FILE).write_text(record_text(record), encoding="utf-8")
-    # safetensors makes its file readable by the owner only; whoever may read the config may read the weights
+    # safetensors makes its file readable by the owner only; who may read the config may read the weights
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 

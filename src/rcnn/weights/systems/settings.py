@@ -194,7 +194,7 @@ def same_settings(theirs: object, config: DetectorConfig, skipped: tuple[str, ..
 
 
 def same_values(cls: type[object], config: DetectorConfig, skipped: tuple[str, ...] = ()) -> dict[str, object]:
-    """The inverse: values of `config` for the fields of `cls` that are `same` as settings of ours."""
+    """The inverse: values of `config` for the fields of `cls` that are `same`."""
     values = setting_values(config)
     return {name: values[ours] for name, ours in _same_names(cls, config, skipped).items()}
 

@@ -41,7 +41,7 @@ class Plan:
     config: DetectorConfig  # from names, shapes and the system's settings
     names: Mapping[str, str]  # name in the file -> our name
     tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = _same_tensor  # (our name, value, config) -> our layout
-    # tensors that come from several of theirs, or that theirs does without
+    # adds tensors that are made from several of the file, or that the file does not have
     complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = _same_state
     classes: tuple[str, ...] = ()
     summary: str = ""  # where the settings come from
@@ -83,7 +83,7 @@ class System:
     ) -> Converted:
         """The weights in `found` in our format; `settings` are those of the system, `overrides` KEY=VALUE of rcnn.
 
-        Tensors of ours that match a pattern of `allow_missing` may be missing. Raises ValueError that names the file
+        Our tensors that match a pattern of `allow_missing` may be missing. Raises ValueError that names the file
         and the tensors or settings that are wrong.
         """
         if settings is not None and not self.settings:

@@ -95,7 +95,7 @@ def _by_name(found: Found, ours: list[str]) -> dict[str, str]:
 
 
 def _by_order(found: Found, ours: list[str]) -> dict[str, str]:
-    """Their names -> ours, in order; the tensors after the last of ours are the classifier."""
+    """Their names -> ours, in order; tensors after our last one are the classifier."""
     return dict(zip(found.state, ours, strict=False))
 
 

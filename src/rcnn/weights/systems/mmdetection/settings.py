@@ -1,4 +1,4 @@
-"""The values of an MMDetection config as settings of ours, for a network that the tensors have shown."""
+"""The values of an MMDetection config as our settings, for a network that the tensors describe."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tensorpack's settings, and the shapes of a network's tensors, as a config of ours."""
+"""tensorpack's settings, and the shapes of a network's tensors, as our config."""
 
 from __future__ import annotations
 
