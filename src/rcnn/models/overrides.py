@@ -22,7 +22,7 @@ from rcnn.models.describe import alternatives, field_types, part_classes, settin
 from rcnn.models.suggestions import near_settings
 
 T = TypeVar("T")
-LARGEST_INT = 2**31  # no setting is that large; torch's sizes and seeds overflow at some larger number
+LARGEST_INT = 2**63  # torch has integers of 64 bits
 
 
 def override(settings: T, overrides: str | Sequence[str]) -> T:

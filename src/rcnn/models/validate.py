@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from functools import reduce
@@ -28,6 +29,15 @@ AT_LEAST_ONE = {
     "fcis.sampling": ("batch_size",),
 }
 MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
+ABOVE_0 = {  # what something is divided by
+    "input": ("pixel_std",),
+    "backbone": ("norm_eps", "width"),
+    "rpn.anchors": ("sizes", "ratios"),
+    "box": ("delta_weights",),
+    "cascade": ("delta_weights",),
+    "fcis": ("delta_weights",),
+    "keypoint": ("sigmas",),
+}
 BETWEEN_0_AND_1 = {
     "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
     "rpn.proposals": ("nms_iou", "score_threshold"),
@@ -65,7 +75,12 @@ def validate(config: DetectorConfig) -> None:
 
 def _require_numbers(config: DetectorConfig) -> None:
     box_unused = config.proposals_only or config.fcis is not None
-    for limits, least, most in ((AT_LEAST_ONE, 1, math.inf), (BETWEEN_0_AND_1, 0, 1)):
+    ranges = (
+        (AT_LEAST_ONE, 1, math.inf, "1 or more"),
+        (ABOVE_0, sys.float_info.min, math.inf, "more than 0"),
+        (BETWEEN_0_AND_1, 0, 1, "0 to 1"),
+    )
+    for limits, least, most, expected in ranges:
         for part, names in limits.items():
             if box_unused and part.startswith("box"):
                 continue
@@ -73,7 +88,6 @@ def _require_numbers(config: DetectorConfig) -> None:
             for name in names if settings is not None else ():
                 value = getattr(settings, name, None)  # a backbone has the settings of its kind
                 if any(not least <= number <= most for _, number in _numbers(value)):
-                    expected = "1 or more" if least else "0 to 1"
                     raise ValueError(f"{part}.{name} is {value}; expected {expected}")
     for path, value in _numbers(config):
         if value < 0 and path not in MAY_BE_NEGATIVE:

@@ -146,7 +146,8 @@ def _problem(record: Any) -> str:
         return f"missing: {', '.join(missing)}"
     if wrong := [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]:
         return f"unexpected values of {', '.join(wrong)}"
-    names = [*record["splits"], *record["classes"]]
-    if len(record["splits"]) != 2 or not all(isinstance(name, str) for name in names):
+    classes, names = record["classes"], [*record["splits"], *record["classes"]]
+    sound = all(isinstance(name, str) for name in names) and len(set(classes)) == len(classes)
+    if len(record["splits"]) != 2 or not sound:
         return "unexpected values of splits or classes"
     return ""
