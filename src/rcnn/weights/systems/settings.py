@@ -178,6 +178,18 @@ def _value(text: str) -> object:
         return text
 
 
+def listed(value: Any) -> Any:
+    """Tuples as lists, at every depth."""
+    return [listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def require_only(settings: Mapping[str, object], only: Mapping[str, object], source: str) -> None:
+    """A ValueError names `source` and the first of `settings` with another value than in `only`, the supported ones."""
+    for key, value in settings.items():
+        if key in only and listed(value) != only[key] and not isinstance(value, Unread):
+            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {only[key]!r}")
+
+
 def field_of(key: str) -> str:
     """The field for setting `key`: model_rpn_nms_thresh for MODEL.RPN.NMS_THRESH."""
     return key.lower().replace(".", "_")

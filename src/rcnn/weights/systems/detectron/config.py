@@ -10,9 +10,9 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import unnamed_keypoints
-from rcnn.weights.systems.detectron.settings import Settings, require_supported
+from rcnn.weights.systems.detectron.settings import ONLY, ONLY_KEYPOINT, ONLY_MASK, Settings
 from rcnn.weights.systems.detectron2.config import network_name
-from rcnn.weights.systems.settings import field_of, same_settings, typed
+from rcnn.weights.systems.settings import field_of, require_only, same_settings, typed
 
 POOLERS: dict[str, cfg.Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
 LEVELS = range(2, 7)
@@ -39,7 +39,8 @@ def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], s
         raise ValueError(f"{source}: RETINANET.RETINANET_ON=True is a one-stage detector, not an R-CNN")
     only, masks, keypoints = theirs.model_rpn_only, theirs.model_mask_on, theirs.model_keypoints_on
     masks, keypoints = masks and not only, keypoints and not only
-    require_supported(settings, source, masks=masks, keypoints=keypoints)
+    only_heads = (ONLY_MASK if masks else {}) | (ONLY_KEYPOINT if keypoints else {})
+    require_only(settings, ONLY | only_heads, source)
     if not only and not theirs.model_faster_rcnn:
         raise ValueError(
             f"{source}: MODEL.FASTER_RCNN=False is Fast R-CNN on proposals from a file, and has no RPN; "

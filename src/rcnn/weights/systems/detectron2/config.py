@@ -11,8 +11,8 @@ from rcnn.models import config as cfg
 from rcnn.models.zoo import MODELS
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
-from rcnn.weights.systems.detectron2.settings import Settings, require_supported
-from rcnn.weights.systems.settings import field_of, same_settings, typed
+from rcnn.weights.systems.detectron2.settings import ONLY, Settings
+from rcnn.weights.systems.settings import field_of, require_only, same_settings, typed
 
 PYRAMID = ("res2", "res3", "res4", "res5")
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
@@ -40,7 +40,7 @@ def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
         raise ValueError(
             f"{source}: MODEL.LOAD_PROPOSALS=True is Fast R-CNN on proposals from a file; rcnn needs an RPN"
         )
-    require_supported(settings, source)
+    require_only(settings, ONLY, source)
     theirs = typed(Settings, settings, source).values
     fpn = theirs.model_backbone_name == "build_resnet_fpn_backbone"
     only = theirs.model_meta_architecture == "ProposalNetwork"

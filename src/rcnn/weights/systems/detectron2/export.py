@@ -12,8 +12,8 @@ from rcnn.models import DetectorConfig
 from rcnn.models.config import PoolerConfig, ResNetConfig
 from rcnn.weights.setting_texts import setting_values
 from rcnn.weights.systems.detectron2.config import NORMS, PYRAMID, config_of, skipped_settings
-from rcnn.weights.systems.detectron2.settings import Settings, listed
-from rcnn.weights.systems.settings import field_of, same_values
+from rcnn.weights.systems.detectron2.settings import Settings
+from rcnn.weights.systems.settings import field_of, listed, same_values
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
 # settings without effect on predictions, or kept in the weights: variances are adjusted to the eps of Detectron2

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from rcnn.weights.systems.detectron2.zoo import base_settings
-from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, plain_yaml, read_text, same
+from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, listed, plain_yaml, read_text, same
 
 Norm = Literal["", "FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "GN"]
 Pooler = Literal["ROIAlignV2", "ROIAlign", "ROIPool"]
@@ -184,13 +184,6 @@ def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return read_yaml(file, (path.resolve(), *seen)) | settings
 
 
-def require_supported(settings: Mapping[str, object], source: str) -> None:
-    """A ValueError names `source` and the first setting that is not supported."""
-    for key, value in settings.items():
-        if key in ONLY and listed(value) != ONLY[key]:
-            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {ONLY[key]!r}")
-
-
 def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
     """A sentence for each setting that is not kept: it does not change predictions, or it is unknown."""
     lines = []
@@ -208,8 +201,3 @@ def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
         elif not hasattr(Settings, field_of(key)) and key not in ONLY and not key.startswith(IDLE):
             lines.append(f"{key}={value!r} is not a known Detectron2 setting and is ignored")
     return tuple(lines)
-
-
-def listed(value: Any) -> Any:
-    """Tuples as lists, at every depth."""
-    return [listed(item) for item in value] if isinstance(value, (list, tuple)) else value
