@@ -34,7 +34,7 @@ FORMATS = {"pkl": "pickle of arrays", "pth": "torch.save", "pt": "torch.save, be
 
 
 def write_synthetic(path: Path, gigabytes: float) -> int:
-    """A Detectron2 checkpoint of about so many GB, and its YAML beside it; its size in bytes."""
+    """Write a Detectron2 checkpoint of about `gigabytes` GB and its YAML; return its size in bytes."""
     rest, inputs = 121e6, 256 * 7 * 7  # bytes of the network without its box head; numbers that this is given
     width = round(-inputs / 2 + math.sqrt(inputs**2 / 4 + (gigabytes * 1e9 - rest) / 4))
     config = override(model_config("mask_rcnn_r50_fpn_caffe"), [f"box.fc_width={width}"])

@@ -32,7 +32,7 @@ from rcnn.weights.systems.torchvision import to_torchvision
 
 @dataclass(frozen=True, kw_only=True)
 class Photo:
-    """One photo as both peers get it, and as the network sees it."""
+    """One photo, as both peers get it and as the network sees it."""
 
     pixels: Tensor  # (3, H, W) uint8 RGB, as decoded
     sample: Sample  # the same at its own size, with its objects
@@ -58,7 +58,7 @@ def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Ma
 
 
 def new_detector(name: str = "maskrcnn_resnet50_fpn") -> Detector:
-    """Ours, of the settings and the draw of weights of torchvision's `name`."""
+    """Our detector with the settings and random weights of torchvision's `name`."""
     torch.manual_seed(0)
     theirs = torchvision.models.detection.__dict__[name](weights=None, weights_backbone=None)
     converted = torchvision_files.SYSTEM.convert(Found(state=theirs.state_dict()))
@@ -76,7 +76,7 @@ def with_norm(config: DetectorConfig, norm: Norm) -> DetectorConfig:
 
 
 def settle_norms(detector: Detector, photo: Photo) -> None:
-    """Give the trunk's frozen norms the statistics of the photo, so that features as drawn tell its places apart."""
+    """Set the backbone's frozen norms to the photo's statistics, so that random features differ from place to place."""
     for name, value in detector.named_buffers():
         if name.endswith("conv3.norm.weight"):
             value.fill_(0.1)  # blocks add little to their shortcut, as trained ones: else every layer enlarges rounding
@@ -92,7 +92,7 @@ def settle_norms(detector: Detector, photo: Photo) -> None:
 
 
 def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.25) -> float:
-    """Fit all but the trunk to the photo, on fewer regions a step than training takes; the loss at the end.
+    """Fit all but the backbone to the photo, on fewer regions per step than training uses; return the final loss.
 
     `objects` is the largest part of the 128 regions that are objects.
     """
@@ -130,7 +130,7 @@ def fit_heads(detector: Detector, photo: Photo, steps: int, objects: float = 0.2
 
 
 def rattled(values: Tensor, generator: torch.Generator, by: float = 0.05) -> Tensor:
-    """`values` with noise of that part of each added."""
+    """`values` with relative noise of size `by` added."""
     return values * (1 + by * torch.randn(values.shape, generator=generator))
 
 

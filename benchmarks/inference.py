@@ -1,4 +1,4 @@
-"""Mask R-CNN R50-FPN, ours beside torchvision's: same weights, same photo, one process, by turns.
+"""Mask R-CNN R50-FPN, ours and torchvision's: same weights, same photo, alternating in one process.
 
     python benchmarks/inference.py --data DIR --split NAME
 
@@ -71,8 +71,8 @@ def compare(theirs: dict[str, torch.Tensor], ours: ImageDetections, least: float
     twin = iou.argmax(1)
     rles = ours.rles() or []
     masks = np.stack([rle_mask(rles[int(i)]) for i in twin])
-    wanted = theirs["masks"][:, 0].numpy() >= 0.5
-    overlap = (masks & wanted).sum((1, 2)) / np.maximum((masks | wanted).sum((1, 2)), 1)
+    expected = theirs["masks"][:, 0].numpy() >= 0.5
+    overlap = (masks & expected).sum((1, 2)) / np.maximum((masks | expected).sum((1, 2)), 1)
     return {
         "scored_at_least": least,
         "theirs": len(theirs["boxes"]),

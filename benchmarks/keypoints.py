@@ -1,4 +1,4 @@
-"""Keypoint R-CNN R50-FPN, ours beside torchvision's: same weights, same photo, one process, by turns.
+"""Keypoint R-CNN R50-FPN, ours and torchvision's: same weights, same photo, alternating in one process.
 
     python benchmarks/keypoints.py --data DIR --split NAME
 

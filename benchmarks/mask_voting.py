@@ -44,7 +44,7 @@ def case() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def by_canvases(boxes: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Boxes (D, 4) and masks (D, 21, 21), detection by detection, voter by voter."""
+    """Boxes (D, 4) and masks (D, 21, 21), by a loop over detections and voters."""
     edges = boxes[0].round().long().tolist()
     fitted: list[Tensor] = []
     voted: list[Tensor] = []
@@ -63,7 +63,7 @@ def by_canvases(boxes: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, 
 
 
 def main() -> None:
-    """Both by turns."""
+    """Time both, alternating."""
     torch.set_num_threads(1)
     boxes, masks, weights = case()
     sizes = torch.tensor([[HEIGHT, WIDTH]])

@@ -1,4 +1,4 @@
-"""Peers timed fairly: by turns in one process, medians; peak memory in a process each; machine and versions kept."""
+"""Fair timing of peers: alternating in one process, medians; peak memory in separate processes; machine data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def alternate(peers: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, dict[str, float]]:
-    """Seconds of each peer, called by turns so that a busy machine is busy for all: median, lowest and highest."""
+    """Seconds of each peer, called alternately so that a busy machine is busy for all: median, lowest and highest."""
     times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(warmup + repeats):
         for name, call in peers.items():
@@ -35,13 +35,13 @@ def alternate(peers: dict[str, Callable[[], object]], repeats: int, warmup: int 
 
 
 def peak_memory() -> float:
-    """MiB that this process held at most so far; `ru_maxrss` would be inherited from the process that began it."""
+    """Peak memory of this process in MiB; `ru_maxrss` would be inherited from the process that started it."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) / 1024
 
 
 def in_a_process(script: str, *arguments: str) -> dict[str, Any]:
-    """What `script` prints last, as JSON, when run with `arguments` in a process of its own."""
+    """The last line that `script` prints, as JSON, when run with `arguments` in a separate process."""
     done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{script} {' '.join(arguments)} failed:\n{done.stderr}")
@@ -69,7 +69,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, command: str, values: dict[str, Any]) -> Path:
-    """`results/name.json`: the figures, the command that made them, and where."""
+    """Write `results/name.json`: the figures, the command that produced them, and the machine."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"command": command, "machine": machine(), **values}, indent=2) + "\n")

@@ -46,7 +46,7 @@ def paste(peer: str, count: int) -> float:
 
 
 def main() -> None:
-    """Each case in a process of its own."""
+    """Each case in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A training step of Mask R-CNN R50-FPN, ours beside torchvision's: same weights, photo, sampling sizes; by turns.
+"""A training step of Mask R-CNN R50-FPN, ours and torchvision's: same weights, photo and sampling sizes, alternating.
 
     python benchmarks/train_step.py --data DIR --split NAME
 
@@ -67,7 +67,7 @@ def our_step(detector: Detector, photo: Photo, bf16: bool) -> Any:
 
 
 def main() -> None:
-    """Time, then memory, each peer in a process of its own."""
+    """Time, then memory of each peer in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="a data set whose photo is used")
     parser.add_argument("--split", required=True)

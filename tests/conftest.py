@@ -1,4 +1,4 @@
-"""What every test may use: the shared data, repeatable torch, and the time that each mark took beside its budget."""
+"""Fixtures for all tests: the shared data, a fixed seed, and the CPU time of each mark compared with its budget."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of golden outputs, real weights and photos that lies beside a developer's checkout."""
+    """The folder of golden outputs, real weights and photos next to a developer's checkout."""
     if not SHARED.is_dir():
         pytest.skip("needs the project's shared data (../shared beside the checkout), which is not in the repository")
     return SHARED
@@ -61,7 +61,7 @@ def _timed(item: pytest.Item) -> Generator[None, None, None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    """Print the CPU time of each mark beside its budget. Nothing fails for being slow."""
+    """Print the CPU time of each mark and its budget. Slow tests do not fail."""
     budgets = {mark: float(seconds) for mark, seconds in (line.split(":") for line in config.getini("budgets"))}
     tests: Counter[str] = Counter()
     seconds: defaultdict[str, float] = defaultdict(float)

@@ -17,7 +17,7 @@ COLOURS = ((230, 60, 60), (60, 90, 235))
 def write_tiny_coco(
     folder: Path, counts: dict[str, int], *, size: tuple[int, int] = (96, 128), objects: int = 2
 ) -> Path:
-    """`folder` with `counts` images of each split, of `size` (height, width), each with so many objects in a row."""
+    """`folder` with `counts` images of each split, of `size` (height, width), each with `objects` objects in a row."""
     (folder / "annotations").mkdir(parents=True)
     for number, (split, count) in enumerate(counts.items()):
         (folder / split).mkdir()
@@ -84,7 +84,7 @@ CORNERS = ("left_top", "right_top", "right_bottom", "left_bottom")
 
 
 def write_tiny_keypoints(folder: Path, counts: dict[str, int], *, size: tuple[int, int] = (64, 96)) -> Path:
-    """As `write_tiny_coco`, and beside its files those of the squares alone, with their four corners as keypoints.
+    """As `write_tiny_coco`, plus annotation files of the squares only, with their four corners as keypoints.
 
     One object in ten has none given. Names are by where a corner lies, so that a mirror exchanges them.
     """

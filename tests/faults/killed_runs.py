@@ -56,7 +56,7 @@ class TinyRun:
     words: tuple[str, ...] = WORDS
 
     def __call__(self, *, resume: bool = False) -> None:
-        """Run it in this process, with `rising_metrics` for the evaluation unless it is replaced already."""
+        """Run it in this process, with `rising_metrics` as the evaluation unless that is replaced already."""
         if training_run.evaluate_detector is evaluate_detector:
             training_run.evaluate_detector = rising_metrics  # type: ignore[assignment]
         request = RunRequest(
@@ -76,7 +76,7 @@ class TinyRun:
 
     @property
     def printed(self) -> Path:
-        """The file of what all processes of the run printed, beside the run folder."""
+        """The file next to the run folder with the output of all processes of the run."""
         return self.output.parent / "printed"
 
     def resumed_step(self) -> int:
@@ -152,13 +152,13 @@ def _count_calls(count: Callable[[], object]) -> None:
 
 
 def rising_metrics(detector: Detector, **_: object) -> dict[str, dict[str, float]]:
-    """Stands for the evaluation, in which a random tiny model scores 0: a value of the weights that rises."""
+    """Replaces the evaluation, in which a random tiny model scores 0: metrics that rise with the steps."""
     steps = next(int(v) for name, v in detector.state_dict().items() if name.endswith("num_batches_tracked"))
     return {kind: {"AP": steps / 10, "AP50": steps / 5} for kind in ("bbox", "segm")}
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """All of a run folder that must not depend on kills: what names a time or a duration is left out."""
+    """The contents of a run folder that must not depend on kills: everything except times and durations."""
     names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
     found: dict[str, Any] = {"files": names}
     found["listed"] = sorted({json.loads(line)["file"] for line in (folder / MARKER).read_text().splitlines()})

@@ -158,7 +158,7 @@ def test_mutated_images_are_read_or_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of a tiny model, with its data beside it."""
+    """A finished run of a tiny model, with its data."""
     root = tmp_path_factory.mktemp("runs")
     data = write_tiny_coco(root / "data", {"train": 2, "val": 1}, size=(64, 96))
     words = (*TINY_MODEL, "train.steps=2", "train.batch_size=1", "train.workers=0", "train.warmup_steps=1")

@@ -17,7 +17,7 @@ SAMPLE = 6  # places of `make test`, spread over the run; `pytest -m exhaustive`
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images to train on, one to evaluate on."""
+    """Three training images and one validation image."""
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 3, "val": 1}, size=(64, 96))
 
 
@@ -73,7 +73,7 @@ def test_a_run_killed_at_each_place_resumes_to_the_same(
 def test_a_resumed_run_that_is_killed_again_resumes_to_the_same(
     data: Path, tmp_path: Path, uninterrupted: tuple[dict[str, object], int]
 ) -> None:
-    """The recovery itself is killed, at its first places."""
+    """The recovery itself is killed, at its first file operations."""
     expected, places = uninterrupted
     output = tmp_path / "run"
     run = TinyRun(data, output)

@@ -111,10 +111,10 @@ def assert_stage(stored: dict[str, np.ndarray], key: str, value: Tensor, atol: f
     assert_within(f"{name}, mean and deviation", got, expected, rtol=1e-4, atol=1e-5)
 
 
-def assert_same_ranking(check: str, boxes: np.ndarray, stored: np.ndarray, atol: float) -> None:
+def assert_same_ranking(check: str, boxes: np.ndarray, stored: np.ndarray, atol: float, *, fixed: bool = False) -> None:
     """The same boxes (N, 4) in the same order; neighbours of nearly equal score may change places by rounding."""
     order = match_sets(boxes, stored, None, None)
-    assert_within(check, boxes[order], stored, atol=atol)
+    assert_within(check, boxes[order], stored, atol=atol, fixed=fixed)
     assert np.abs(np.array(order) - np.arange(len(order))).max() <= 1, f"{check}: not in the same order"
 
 

@@ -60,7 +60,7 @@ def assert_proposals(detector: Detector, features: dict[str, Tensor], images: Im
 
 
 def stored_proposals(stored: Stored, count: int | None = None) -> Proposals:
-    """The fixture's own proposals, whose order is then the peer's."""
+    """The fixture's own proposals, in the peer's order."""
     boxes = torch.stack([torch.from_numpy(stored[f"proposals{image}_boxes"][:count]) for image in range(2)])
     return Proposals(boxes=boxes, objectness=boxes[..., 0], valid=torch.ones(boxes.shape[:2], dtype=torch.bool))
 

@@ -1,4 +1,4 @@
-"""Detectron's Mask R-CNN computed straight from its blobs, one box at a time: the slow way that our converter meets.
+"""Detectron's Mask R-CNN computed from its blobs, one box at a time: a slow reference for our converter.
 
 From what is published of it: affine channels, boxes that end on their last pixel, anchors by table with ratios outer,
 RoIAlign without the half pixel, proposals taken to the file's pixels before the last decoding, background first.
@@ -35,7 +35,7 @@ C4_ANCHORS = [
 
 @dataclass
 class Rules:
-    """What its settings say of this run."""
+    """The settings of this run."""
 
     pre: int  # proposals of a level before NMS
     post: int  # and after it, of all levels

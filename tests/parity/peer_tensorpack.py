@@ -111,5 +111,5 @@ def write_peer_file(path: Path, shapes: dict[str, tuple[int, ...]], suffix: str 
 
 
 def peer_image() -> np.ndarray:
-    """The recipe's image (101, 139, 3) uint8 BGR, which counts as resized already."""
+    """The recipe's image (101, 139, 3) uint8 BGR, already resized."""
     return np.random.RandomState(7).randint(0, 256, (101, 139, 3)).astype(np.uint8)

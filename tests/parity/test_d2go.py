@@ -45,7 +45,7 @@ class Reference:
         return x.relu() if said["relu"] else x
 
     def run(self, prefix: str, x: Tensor) -> Tensor:
-        """All layers whose names begin so, block by block."""
+        """All layers with this prefix, block by block."""
         blocks: dict[str, list[str]] = {}
         for name in self.meta:
             if name.startswith(prefix):

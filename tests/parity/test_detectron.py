@@ -1,6 +1,6 @@
 """A Detectron (Caffe2) file, converted as a user would, against the same network computed straight from its blobs.
 
-No file of Detectron's was to be had: names, shapes and arithmetic are as published, the values are made from names.
+No Detectron file was available: names, shapes and arithmetic are as published, the values are generated from names.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ SPREAD = {
 
 
 def value(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Values that keep features near 1 and answers apart."""
+    """Values that keep features near 1 and scores distinct."""
     rng = np.random.default_rng(crc32(name.encode()))
     if len(shape) == 1:
         if name.endswith("_s"):

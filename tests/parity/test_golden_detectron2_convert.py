@@ -1,4 +1,4 @@
-"""Detectron2's files as their users have them: with settings and without, and back to the same file bit for bit."""
+"""Detectron2's files with and without settings, and back to the same file bit for bit."""
 
 from __future__ import annotations
 

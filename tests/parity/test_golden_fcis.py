@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,14 +68,14 @@ def peer(request: pytest.FixtureRequest, shared: Path, tmp_path_factory: pytest.
 
 
 def test_prepared_image(peer: Peer) -> None:
-    """Within a five-hundredth of a grey level: OpenCV's vector code rounds a sample's place otherwise."""
+    """Computed pixel by pixel, with equal results on every CPU."""
     stored = peer.stored
     assert tuple(peer.batch.pixels.shape[1:]) == tuple(stored["prepared_shape"])
     ours = peer.detector.normalize(peer.batch)[0].numpy()
     if "prepared" in stored:
-        assert_within("input batch", ours, stored["prepared"], atol=2e-3)
+        assert_within("input batch", ours, stored["prepared"], atol=2e-3, fixed=True)
     else:
-        assert_within("input batch", ours[:, 64:96, 64:128], stored["prepared_slice"], atol=2e-3)
+        assert_within("input batch", ours[:, 64:96, 64:128], stored["prepared_slice"], atol=2e-3, fixed=True)
 
 
 def test_features(peer: Peer) -> None:
@@ -112,7 +111,7 @@ def test_proposals(peer: Peer) -> None:
         proposals = detector.rpn.predict(detector.features(peer.batch), peer.batch)
     assert proposals.valid.all()
     stored = xyxy(peer.stored["proposals"]).numpy()
-    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), stored, atol=2e-3)
+    assert_same_ranking("proposal boxes", proposals.boxes[0].numpy(), stored, atol=2e-3, fixed=True)
 
 
 def test_maps(peer: Peer) -> None:
@@ -154,7 +153,7 @@ def test_regions(peer: Peer) -> None:
 
 @pytest.mark.parametrize("ending", ["", "03"])
 def test_detections(peer: Peer, ending: str) -> None:
-    """The whole way, as a user goes it: from the photo to boxes and masks in its pixels."""
+    """The whole pipeline: from the photo to boxes and masks in its pixels."""
     stored = peer.stored
     predictor = peer.predictor
     if ending:
@@ -208,14 +207,13 @@ def everything(sampling: SamplingConfig, count: int) -> SamplingConfig:
     return replace(sampling, batch_size=count, positive_fraction=1.0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
+def test_losses_and_gradients(peer: Peer) -> None:
     """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
 
-    The sum of a gradient is compared in float64 only: it adds up to 8 million terms of both signs, so that a float32
-    error of 1e-5 of the gradient's norm, spread evenly, moves it by 1e-2 of that norm.
+    The sum of a gradient of N elements is compared in units of sqrt(N) times its norm, the largest possible sum: see
+    test_golden_chainer_mask.
     """
-    detector, stored = copy.deepcopy(peer.detector).to(dtype), peer.losses
+    detector, stored = copy.deepcopy(peer.detector), peer.losses
     head = detector.box_head
     assert isinstance(head, FCISHead)
     expected = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
@@ -250,9 +248,7 @@ def test_losses_and_gradients(peer: Peer, dtype: torch.dtype) -> None:
     for name, norm, total in zip(stored["grad_names"].tolist(), stored["grad_l2"], stored["grad_sum"], strict=True):
         gradient = parameters[str(layers.rename(name))].grad
         assert gradient is not None, name
-        assert_within("gradient norm", gradient.double().norm().item() / norm, 1.0, atol=1e-3)
-        if dtype == torch.float64:
-            # below res5 OpenCV's rounding of the resized photo, not ours, switches a few of the peer's ReLUs
-            shallow = re.match(r"extractor/res[34]", name) is not None
-            check = f"sum of a gradient / norm, {'below res5' if shallow else 'from res5 on'}"
-            assert_within(check, gradient.double().sum().item() / norm, total / norm, atol=2e-2 if shallow else 1e-3)
+        gradient = gradient.double()
+        assert_within("gradient norm", gradient.norm().item() / norm, 1.0, atol=1e-3)
+        largest = norm * gradient.numel() ** 0.5
+        assert_within("sum of a gradient / largest", gradient.sum().item() / largest, total / largest, atol=1e-4)

@@ -53,7 +53,8 @@ def test_places_equal_detectron2(shared: Path) -> None:
 
 @torch.no_grad()
 def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
-    detector = golden_detector(shared, NAME, folder)
+    """In float64: a score is exp of a logit of up to 100, so that rounding of the maps in float32 is multiplied."""
+    detector = golden_detector(shared, NAME, folder).double()
     stored = dict(np.load(shared / "golden/detectron2" / NAME / "inference.npz"))
     images = golden_images(shared, detector.config.input.divisor)
     pixels = detector.normalize(images)
@@ -87,7 +88,7 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
         ):
             close += int((np.abs(found[..., :2] - expected[..., :2]).max(-1) <= 0.05).sum())
             points += found[..., 0].size
-            assert_within("keypoint scores", found[..., 2], expected[..., 2], rtol=1e-3)
+            assert_within("keypoint scores", found[..., 2], expected[..., 2], rtol=1e-3, fixed=True)
     assert points == 2 * (53 + 60) * 17
     assert_at_most("share of keypoints off by over 0.05 px", 1 - close / points, 0.01)
 

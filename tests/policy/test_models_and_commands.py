@@ -1,4 +1,4 @@
-"""What is offered exists: every named model builds, every command of the docs parses, the package says its version."""
+"""Documented models, commands and the version exist: models build, commands of the docs parse."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_the_table_of_models_names_what_is_counted(name: str) -> None:
 
 
 def test_cost_equals_a_convolution_computed_by_hand() -> None:
-    """One convolution more in the mask head: 256 * 256 * 9 weights at 14 x 14 places of 100 detections, twice."""
+    """One more convolution in the mask head: 256 * 256 * 9 weights at 14 x 14 cells of 100 detections, twice."""
     base = model_config("mask_rcnn_r50_fpn")
     less = override(base, ["mask.convs=3"])
     assert cost(base).parameters - cost(less).parameters == 256 * 256 * 9 + 256
@@ -61,7 +61,7 @@ def test_cost_equals_a_convolution_computed_by_hand() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    """Of the settings that `rcnn models show` prints, those with names that speak for themselves may stay silent."""
+    """Settings that `rcnn models show` prints have a description, except those with self-explanatory names."""
     settings = describe(model_config("mask_rcnn_r50_fpn"))
     assert len(settings) > 40
     for setting in settings:

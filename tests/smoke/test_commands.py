@@ -29,7 +29,7 @@ BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "box.score_th
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images to learn, two to evaluate on."""
+    """Three training images and two validation images."""
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train2017": 3, "val2017": 2}, size=(64, 96))
 
 
@@ -59,7 +59,7 @@ def test_eval_writes_metrics_and_results(
 
 
 def check_predictions(path: Path, files: list[Path]) -> list[dict[str, Any]]:
-    """The images of a predictions.json, each looked at."""
+    """Check the images of a predictions.json; return them."""
     images = json.loads(path.read_text())["images"]
     assert [entry["file"] for entry in images] == [str(file) for file in files]
     for entry, file in zip(images, files, strict=True):

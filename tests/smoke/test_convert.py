@@ -1,4 +1,4 @@
-"""`rcnn convert` as it is typed: a backbone to train from, the list, one-line errors, and the way back refused."""
+"""`rcnn convert`: a backbone to train from, the list of systems, one-line errors, and refused exports."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import rcnn
-from rcnn.cli.main import main
+from tests.command import rcnn as run_rcnn
 from tests.own_modules import write_own_modules
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
@@ -34,13 +34,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_tiny_coco(tmp_path / "data", {"train": 3, "val": 2}, size=(64, 96))
     (tmp_path / "photo.png").write_bytes((tmp_path / "data" / "val" / "val_1.png").read_bytes())
     return write_own_modules(tmp_path)
-
-
-def command(*words: str) -> int:
-    """The exit status of `rcnn` in this process."""
-    with pytest.raises(SystemExit) as end:
-        main(words)
-    return end.value.code if isinstance(end.value.code, int) else 0
 
 
 def test_from_python(folder: Path) -> None:
@@ -88,11 +81,11 @@ def test_a_resumed_run_keeps_its_config(folder: Path) -> None:
 
 def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("train", "mask_rcnn_compact", "--data", "data", "--output", "run", *MODEL, *BRIEF)
-    assert command(*words, *OWN, "train.steps=1") == 0
+    assert run_rcnn(*words, *OWN, "train.steps=1") == 0
     resume = ("train", "mask_rcnn_compact", "--data", "data", "--output", "run", "--resume", "train.steps=2")
-    assert command(*resume) == 2
+    assert run_rcnn(*resume) == 2
     assert f"run/config.json: backbone.factory is {FACTORY}, code that" in capsys.readouterr().err
-    assert command(*resume, "--allow", FACTORY) == 0
+    assert run_rcnn(*resume, "--allow", FACTORY) == 0
     for words in (
         ("eval", "run", "--data", "data", "--output", "eval"),
         ("predict", "run", "photo.png", "--output", "found"),
@@ -100,8 +93,8 @@ def test_from_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str])
         ("train", "run", "--data", "data", "--output", "tuned", "train.steps=1", "train.workers=0"),
     ):
         capsys.readouterr()
-        assert command(*words) == 2
+        assert run_rcnn(*words) == 2
         assert f"allow it: --allow {FACTORY} on the command line" in capsys.readouterr().err
-        assert command(*words, "--allow", FACTORY, "--allow", "other.py:make") == 0
-    assert command("convert", "run/last", "--to", "detectron2", "--output", "model.pkl") == 2
+        assert run_rcnn(*words, "--allow", FACTORY, "--allow", "other.py:make") == 0
+    assert run_rcnn("convert", "run/last", "--to", "detectron2", "--output", "model.pkl") == 2
     assert "only modules of rcnn can be exported" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Inclusive boxes as the systems that have them compute: one box at a time, the last pixel written, `+ 1` everywhere.
+"""Inclusive boxes as in old systems: one box at a time, with the last pixel included and `+ 1` everywhere.
 
 Boxes are x1, y1, x2, y2 of the first and the last pixel.
 """
@@ -24,7 +24,7 @@ def encode(box: Box, truth: Box) -> np.ndarray:
 
 
 def decode_detectron(box: Box, deltas: np.ndarray, most: float = math.log(1000 / 16)) -> Box:
-    """Detectron: the far ends have the pixel taken back."""
+    """Detectron: the pixel is subtracted from the far ends."""
     width, height = box[2] - box[0] + 1, box[3] - box[1] + 1
     x, y = box[0] + 0.5 * width + deltas[0] * width, box[1] + 0.5 * height + deltas[1] * height
     width, height = math.exp(min(deltas[2], most)) * width, math.exp(min(deltas[3], most)) * height
@@ -40,18 +40,18 @@ def decode_fcis(box: Box, deltas: np.ndarray) -> Box:
 
 
 def decode_loose(box: Box, deltas: np.ndarray) -> Box:
-    """mask-faster-rcnn: Detectron's, but nothing is taken back."""
+    """mask-faster-rcnn: as Detectron, but nothing is subtracted."""
     return decode_detectron(box, deltas, most=math.inf) + np.array([0, 0, 1, 1])
 
 
 def clip(box: Box, height: float, width: float) -> Box:
-    """To the pixels that the image has."""
+    """Clipped to the pixels of the image."""
     limit = np.array([width - 1, height - 1, width - 1, height - 1])
     return np.maximum(np.minimum(box, limit), 0)
 
 
 def overlap(a: Box, b: Box) -> float:
-    """Intersection over union, in pixels counted with both ends."""
+    """Intersection over union in pixels, both ends included."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     if width <= 0 or height <= 0:
@@ -61,7 +61,7 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """Greedy NMS: the indices that stay, best first."""
+    """Greedy NMS: the kept indices, best first."""
     order = sorted(range(len(boxes)), key=lambda i: (-scores[i], i))
     kept: list[int] = []
     for i in order:

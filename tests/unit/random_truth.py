@@ -1,4 +1,4 @@
-"""Random COCO truth and detections, with all that makes an evaluation hard: crowds, ties, empty images, sizes."""
+"""Random COCO ground truth and detections with crowds, ties, empty images and all sizes."""
 
 from __future__ import annotations
 

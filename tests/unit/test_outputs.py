@@ -1,4 +1,4 @@
-"""Output folders: what rcnn wrote is replaced when complete, everything else is never touched."""
+"""Output folders: files written by rcnn are replaced when complete, all others are never touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a file to detections in its own pixels: coordinates by hand, masks by pycocotools, batches and single images."""
+"""From a file to detections in its pixels: coordinates by hand, masks by pycocotools, batches and single images."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CLASSES = ("square", "disc")
 
 @pytest.fixture(scope="module")
 def detector() -> Detector:
-    """A tiny one whose random weights find something."""
+    """A tiny detector with random weights that detects something."""
     torch.manual_seed(0)
     words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.2", "box.selection.max_detections=20"]
     detector = build_detector(override(model_config("mask_rcnn_compact"), words)).eval()
@@ -82,10 +82,10 @@ def test_masks_become_coco_run_lengths() -> None:
     expected = np.zeros((2, 40, 60), np.uint8)
     expected[0, 5:25, 10:30] = 1
     expected[1, :, :30] = 1
-    for rle, wanted in zip(rles, expected, strict=True):
+    for rle, mask in zip(rles, expected, strict=True):
         assert rle["size"] == [40, 60]
         assert isinstance(rle["counts"], str)
-        np.testing.assert_array_equal(pycoco.decode(rle), wanted)
+        np.testing.assert_array_equal(pycoco.decode(rle), mask)
     kept = found.above(0.5)
     assert len(kept) == 1
     [entry] = kept.to_json(CLASSES)

@@ -1,4 +1,4 @@
-"""What results convert to: masks at image size, COCO, supervision, pictures, notebooks."""
+"""Conversions of results: masks at image size, COCO, supervision, pictures, notebooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test-time augmentation: one view is plain prediction, mirrors cancel, masks and keypoint maps are means."""
+"""Test-time augmentation: one view equals plain prediction, flips cancel, masks and keypoint maps are averaged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS = ("mask_rcnn_compact", "keypoint_rcnn_compact", "faster_rcnn_compact")
 
 
 def tiny(name: str) -> Detector:
-    """A random detector whose scores lie apart, so that what it finds is not decided by rounding."""
+    """A random detector with distinct scores, so that rounding does not change the detections."""
     config = model_config(name)
     torch.manual_seed(0)
     detector = build_detector(
@@ -53,19 +53,19 @@ def names_of(detector: Detector) -> tuple[str, ...]:
     return tuple(f"class {i}" for i in range(detector.config.num_classes))
 
 
-def assert_same(found: ImageDetections, wanted: ImageDetections, box: float = 1e-3) -> None:
-    """The same detections, in whatever order equal scores put them."""
-    assert len(found) == len(wanted) > 2
-    distance = np.abs(found.boxes[None] - wanted.boxes[:, None]).max(-1)
-    distance = np.where(found.labels[None] == wanted.labels[:, None], distance, np.inf)
+def assert_same(found: ImageDetections, expected: ImageDetections, box: float = 1e-3) -> None:
+    """Assert the same detections; equal scores may be in any order."""
+    assert len(found) == len(expected) > 2
+    distance = np.abs(found.boxes[None] - expected.boxes[:, None]).max(-1)
+    distance = np.where(found.labels[None] == expected.labels[:, None], distance, np.inf)
     order = distance.argmin(1)
     assert sorted(order) == list(range(len(found)))
-    np.testing.assert_allclose(found.boxes[order], wanted.boxes, atol=box)
-    np.testing.assert_allclose(found.scores[order], wanted.scores, atol=1e-5)
-    if wanted.box_masks is not None:
-        np.testing.assert_allclose(present(found.box_masks)[order], wanted.box_masks, atol=1e-4)
-    if wanted.keypoints is not None:
-        np.testing.assert_allclose(present(found.keypoints)[order], wanted.keypoints, atol=1e-2)
+    np.testing.assert_allclose(found.boxes[order], expected.boxes, atol=box)
+    np.testing.assert_allclose(found.scores[order], expected.scores, atol=1e-5)
+    if expected.box_masks is not None:
+        np.testing.assert_allclose(present(found.box_masks)[order], expected.box_masks, atol=1e-4)
+    if expected.keypoints is not None:
+        np.testing.assert_allclose(present(found.keypoints)[order], expected.keypoints, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -76,12 +76,13 @@ def build_detector(
     fpn = build_pyramid(trunk, config)
     maps = feature_maps(trunk, fpn, config)
     rules = build_box_rules(config.legacy.boxes)
+    heads = build_heads(config, trunk, maps, rules, own)  # before the RPN: the order fixes the weights of a seed
     return Detector(
         config=without_pretrained(config),
         backbone=trunk,
         fpn=fpn,
         rpn=build_rpn(config.rpn, maps, rules),
-        heads=build_heads(config, trunk, maps, rules, own),
+        heads=heads,
         rules=rules,
     )
 

@@ -22,6 +22,7 @@ from rcnn.ops.layout import contiguous
 from rcnn.ops.losses import smooth_l1
 from rcnn.ops.matching import match
 from rcnn.ops.nms import nms
+from rcnn.ops.precision import at_least_float32
 from rcnn.ops.sampling import random_keys, sample
 from rcnn.structures import ImageBatch, Proposals, Targets
 
@@ -83,8 +84,9 @@ class RPN(nn.Module):
         for name, anchors in self.anchors(features).items():
             x = self.convs(features[name])
             batch, _, height, width = x.shape
-            logits, ranks = self.read(contiguous(self.objectness(x).permute(0, 2, 3, 1)).reshape(batch, -1).float())
-            deltas = contiguous(self.deltas(x).permute(0, 2, 3, 1)).reshape(batch, -1, 4).float()
+            outputs = at_least_float32(contiguous(self.objectness(x).permute(0, 2, 3, 1)).reshape(batch, -1))
+            logits, ranks = self.read(outputs)
+            deltas = at_least_float32(contiguous(self.deltas(x).permute(0, 2, 3, 1)).reshape(batch, -1, 4))
             level = Level(
                 logits=logits,
                 ranks=ranks,
@@ -152,7 +154,9 @@ class RPN(nn.Module):
             target = torch.where(positives[..., None], target, anchors[leading])  # padding has no logarithm
             target_deltas = encode_deltas(target, anchors[leading], DELTA_WEIGHTS)
             objectness_count, box_count = self.divisors(valid)
-        objectness = F.binary_cross_entropy_with_logits(logits.gather(1, index), positive.float(), reduction="none")
+        objectness = F.binary_cross_entropy_with_logits(
+            logits.gather(1, index), positive.to(logits.dtype), reduction="none"
+        )
         predicted = deltas.gather(1, leading[..., None].expand(-1, -1, 4))
         box = smooth_l1(predicted, target_deltas, self.config.smooth_l1_beta)
         weights = self.config.loss_weights

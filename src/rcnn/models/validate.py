@@ -31,7 +31,7 @@ AT_LEAST_ONE = {
 MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 ABOVE_0 = {  # what something is divided by
     "input": ("pixel_std",),
-    "backbone": ("norm_eps", "width"),
+    "backbone": ("width",),  # norm_eps is 0 in frozen norms of Caffe2, whose variances are 1
     "rpn.anchors": ("sizes", "ratios"),
     "box": ("delta_weights",),
     "cascade": ("delta_weights",),

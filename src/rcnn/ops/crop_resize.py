@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcnn.ops.precision import at_least_float32
+
 
 def crop_resize(
     features: Sequence[Tensor],
@@ -75,6 +77,6 @@ def _samples(values: Tensor, corners: Tensor, size: int) -> Tensor:
     x = (x1 + (x2 - x1) * share) * (2 / max(1, width - 1)) - 1  # (B, R, s)
     y = (y1 + (y2 - y1) * share) * (2 / max(1, height - 1)) - 1
     grid = torch.stack([x[:, :, None].expand(-1, -1, size, -1), y[..., None].expand(-1, -1, -1, size)], -1)
-    precise = values if values.dtype == torch.float64 else values.float()
+    precise = at_least_float32(values)
     found = F.grid_sample(precise, grid.flatten(1, 2).to(precise.dtype), padding_mode="zeros", align_corners=True)
     return found.unflatten(2, (corners.shape[1], size)).transpose(1, 2)  # from (B, C, R, s, s)

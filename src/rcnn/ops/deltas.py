@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rcnn.ops.precision import at_least_float32
+
 MAX_LOG_SCALE = math.log(1000 / 16)  # upper limit of dw and dh, so that an untrained network cannot overflow exp
 
 
@@ -24,8 +26,8 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> T
     They have no unit: offsets relative to the anchor's sides, and log scales, each multiplied by one of `weights`.
     An anchor without area gives infinities.
     """
-    x, y, width, height = _centres(boxes.float())
-    anchor_x, anchor_y, anchor_width, anchor_height = _centres(anchors.float())
+    x, y, width, height = _centres(at_least_float32(boxes))
+    anchor_x, anchor_y, anchor_width, anchor_height = _centres(at_least_float32(anchors))
     return torch.stack(
         [
             weights[0] * (x - anchor_x) / anchor_width,
@@ -42,8 +44,8 @@ def decode_deltas(deltas: Tensor, anchors: Tensor, weights: Sequence[float], cla
 
     Log scales are limited to at most `clamp` after the division by their weights; there is no lower limit.
     """
-    anchor_x, anchor_y, anchor_width, anchor_height = _centres(anchors.float())
-    dx, dy, dw, dh = deltas.float().unbind(-1)
+    anchor_x, anchor_y, anchor_width, anchor_height = _centres(at_least_float32(anchors))
+    dx, dy, dw, dh = at_least_float32(deltas).unbind(-1)
     x = dx / weights[0] * anchor_width + anchor_x
     y = dy / weights[1] * anchor_height + anchor_y
     half_width = 0.5 * (torch.exp((dw / weights[2]).clamp(max=clamp)) * anchor_width)

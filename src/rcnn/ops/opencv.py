@@ -22,8 +22,10 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
             exactly); None: the ratio of the two sizes, per axis.
     """
     height, width = image.shape[1:]
-    rows, row_part = _places(height, size[0], factor)
-    columns, column_part = _places(width, size[1], factor)
+    # on floats, OpenCV calls Intel's IPP for a given size, which computes positions in double precision
+    double = image.dtype != torch.uint8 and factor is None
+    rows, row_part = _places(height, size[0], factor, double)
+    columns, column_part = _places(width, size[1], factor, double)
     # beyond the border, a column has only the border's value; a row is interpolated with itself
     inside = (columns >= 0) & (columns < width - 1)
     column_part = torch.where(inside, column_part, 0.0)
@@ -43,12 +45,13 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
     return across[:, upper] * (1 - row_part)[:, None] + across[:, lower] * row_part[:, None]
 
 
-def _places(old: int, new: int, factor: float | None) -> tuple[Tensor, Tensor]:
+def _places(old: int, new: int, factor: float | None, double: bool) -> tuple[Tensor, Tensor]:
     """For each of `new` output pixels along an axis: the pixel (new,) int64 at or before it, and the distance to it."""
     step = 1.0 / (new / old if factor is None else factor)
-    place = ((torch.arange(new, dtype=torch.float64) + 0.5) * step - 0.5).float()
+    place = (torch.arange(new, dtype=torch.float64) + 0.5) * step - 0.5
+    place = place if double else place.float()
     first = place.floor()
-    return first.long(), place - first
+    return first.long(), (place - first).float()
 
 
 def _fixed(part: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torchvision
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from rcnn.ops.precision import at_least_float32
+
 REGIONS_AT_A_TIME = 1024  # regions with their interpolation weights in memory at a time, on the CPU
 
 
@@ -49,7 +51,7 @@ def roi_align(
     """Features of each region from its own level: `size` x `size` means of bilinear samples.
 
     Args:
-        features: L maps (B, C, H_l, W_l) of one dtype; computed in float32.
+        features: L maps (B, C, H_l, W_l) of one dtype; computed in float32 at least, with sample positions in float32.
         boxes: (B, R, 4) float32 xyxy pixels of the network input; they may extend beyond it.
         levels: (B, R) int64 in [0, L).
         valid: (B, R) bool; invalid regions give zeros and no gradient.
@@ -67,7 +69,7 @@ def roi_align(
     for image, level, index, rois in _groups(boxes, levels, valid, len(features)):
         plane = features[level][image].permute(1, 2, 0).contiguous()  # (H, W, C)
         for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            out[place] = _interpolate(plane[y, x].float(), rows, columns)
+            out[place] = _interpolate(at_least_float32(plane[y, x]), rows, columns)
     return out.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
@@ -85,17 +87,18 @@ def roi_align_backward(
 ) -> list[Tensor]:
     """Gradients of the L maps (B, C, H_l, W_l) from that of the pooled regions (B, R, C, s, s); see `roi_align`."""
     batch, regions, channels, size, _ = gradient.shape
+    precise = at_least_float32(gradient)
     maps = [
-        gradient.new_zeros((batch, channels, h, w), dtype=torch.float32).contiguous(memory_format=torch.channels_last)
+        precise.new_zeros((batch, channels, h, w)).contiguous(memory_format=torch.channels_last)
         for h, w in zip(heights, widths, strict=True)
     ]
     if boxes.device.type != "cpu":
         return _spread_by_torchvision(gradient, maps, boxes, levels, valid, scales, sampling_ratio, aligned)
-    flat = gradient.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
+    flat = precise.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
     for image, level, index, rois in _groups(boxes, levels, valid, len(maps)):
         plane = maps[level][image].permute(1, 2, 0)  # (H, W, C), contiguous
         for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            _spread(flat[place].float(), rows, columns, plane[y, x])
+            _spread(flat[place], rows, columns, plane[y, x])
     return [value.to(gradient.dtype) for value in maps]
 
 
@@ -176,6 +179,7 @@ def _axis_weights(
 def _interpolate(window: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Pooled features (s, s, C) of a window (h, w, C) of the map, with weights `rows` (s, h) and `columns` (s, w)."""
     h, w, channels = window.shape
+    rows, columns = rows.to(window.dtype), columns.to(window.dtype)
     lines = rows @ window.as_strided((h, w * channels), (window.stride(0), 1))  # (s, w * C)
     return torch.matmul(columns, lines.view(-1, w, channels))  # (s, s, C)
 
@@ -183,6 +187,7 @@ def _interpolate(window: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def _spread(gradient: Tensor, rows: Tensor, columns: Tensor, window: Tensor) -> None:
     """Add to `window` (h, w, C), a view of the maps' gradient, the contribution of a region's gradient (s, s, C)."""
     h, w, channels = window.shape
+    rows, columns = rows.to(window.dtype), columns.to(window.dtype)
     lines = torch.matmul(columns.T, gradient)  # (s, w, C)
     window.as_strided((h, w * channels), (window.stride(0), 1)).addmm_(rows.T, lines.view(-1, w * channels))
 
@@ -201,7 +206,8 @@ def _pool_by_torchvision(
     rois = _rois(boxes)
     out = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
-        pooled = torchvision.ops.roi_align(values.float(), rois, size, scale, sampling_ratio, aligned)
+        values = at_least_float32(values)
+        pooled = torchvision.ops.roi_align(values, rois.to(values.dtype), size, scale, sampling_ratio, aligned)
         own = ((levels == level) & valid).flatten()[:, None, None, None]
         out = torch.where(own, pooled.to(out.dtype), out)
     return out.unflatten(0, boxes.shape[:2])
@@ -218,8 +224,8 @@ def _spread_by_torchvision(
     aligned: bool,
 ) -> list[Tensor]:
     """`roi_align_backward` on an accelerator."""
-    rois, size = _rois(boxes), gradient.shape[-1]
-    flat = gradient.flatten(0, 1).float()
+    flat, size = at_least_float32(gradient.flatten(0, 1)), gradient.shape[-1]
+    rois = _rois(boxes).to(flat.dtype)
     spread = []
     for level, (like, scale) in enumerate(zip(maps, scales, strict=True)):
         own = ((levels == level) & valid).flatten()[:, None, None, None]

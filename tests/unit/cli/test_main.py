@@ -1,4 +1,4 @@
-"""The command line itself: arguments that no command accepts, errors as one line, signals, a closed stdout."""
+"""The command line: invalid arguments, errors as one line, signals, a closed stdout."""
 
 from __future__ import annotations
 

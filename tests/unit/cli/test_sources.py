@@ -1,4 +1,4 @@
-"""What `rcnn predict` is given: files, folders and URLs; downloads from a server of our own."""
+"""Inputs of `rcnn predict`: files, folders and URLs, downloaded from a local server."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Where the server listens."""
+    """The address of the server."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,4 +1,4 @@
-"""Data sets of a few empty pictures for tests: what is in the annotation file is what counts."""
+"""Data sets of a few empty images for tests of annotation files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SQUARE = [[10, 10, 30, 10, 30, 30, 10, 30]]
 
 
 def annotation(number: Any, image_id: Any = 1, category_id: Any = 3, **fields: Any) -> dict[str, Any]:
-    """A square of 20 pixels from (10, 10); a field that is given None is left out."""
+    """A square of 20 pixels from (10, 10); a field given as None is omitted."""
     entry = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": [10, 10, 20, 20], "area": 400.0}
     entry |= {"iscrowd": 0, "segmentation": SQUARE} | fields
     return {name: value for name, value in entry.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Repeat-factor sampling: against the paper's formula in loops, and how often images really come."""
+"""Repeat-factor sampling: against the paper's formula in loops, and the frequency of images in the stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""COCO files: which are refused, what is filled in, and the values that are read."""
+"""COCO files: which are refused, which values are computed, and which are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fields that are not as COCO has them: one rule each, the value that is read, and the warning that counts them."""
+"""Fields in other forms than COCO's: for each, the value that is read and the warning with its count."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How annotation files name their images: found where nothing is ambiguous, refused outside the data set."""
+"""Image names in annotation files: found where unambiguous, refused outside the data set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading image files: every kind of pixel, every kind of damage; against Pillow and numbers worked by hand."""
+"""Reading image files: every kind of pixel and damage, against Pillow and values computed by hand."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_bytes_are_read_as_the_file_is(tmp_path: Path) -> None:
 
 
 def stored_as(upright: np.ndarray, orientation: int) -> np.ndarray:
-    """The pixels that a camera stores, whose EXIF orientation makes them `upright` (EXIF 2.3, table of tag 274)."""
+    """The pixels that a camera stores for an `upright` image with an EXIF orientation (EXIF 2.3, tag 274)."""
     flip = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1]}
     transposed = upright.transpose(1, 0, 2)
     flip |= {5: transposed, 6: transposed[::-1], 7: transposed[::-1, ::-1], 8: transposed[:, ::-1]}

@@ -1,4 +1,4 @@
-"""VIA exports: shapes and classes against numbers worked by hand, the balloon set against its own file."""
+"""VIA exports: shapes and classes against values computed by hand, the balloon set against its own file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def region(shape: dict[str, Any], **attributes: Any) -> dict[str, Any]:
 
 
 def opened(root: Path, *images: list[dict[str, Any]] | dict[str, Any], classes: list[str] | None = None) -> Dataset:
-    """The split of a folder called kites, whose images 0.png, 1.png, .. (60x40) have the regions given."""
+    """The split of a folder called kites with images 0.png, 1.png, ... (60x40) that have the given regions."""
     entries: dict[str, dict[str, Any]] = {
         f"{n}.png99": {"filename": f"{n}.png", "size": 99, "regions": r, "file_attributes": {}}
         for n, r in enumerate(images)

@@ -1,4 +1,4 @@
-"""Worker processes: signals, death, silence and mistakes end in one clear error, and nothing waits for ever."""
+"""Worker processes: signals, death, silence and exceptions give one clear error, and nothing waits forever."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 class Numbered:
-    """Batches that hold their number; `act` is called in the worker before batch n is made."""
+    """Batches that contain their number; `act` is called in the worker before batch n is made."""
 
     def __init__(self, act: Callable[[int], object] = lambda n: None) -> None:
         self.act = act

@@ -111,7 +111,7 @@ def test_objects_in_front_hide_objects_behind() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve images to learn, three to evaluate on."""
+    """Twelve training images and three validation images."""
     return make_shapes(tmp_path_factory.mktemp("shapes"), {"train": 12, "val": 3}, size=(150, 200), seed=3)
 
 

@@ -1,4 +1,4 @@
-"""Labels in any script: which font draws which character, and what is said where none does."""
+"""Labels in any script: which font draws which character, and the warning if none does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Evaluation of a predictor and of saved results: what is measured, what is kept on disk, what one bad image costs."""
+"""Evaluation of a predictor and of saved results: metrics, files, and the effect of one bad image."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Entry = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    """A tiny Mask R-CNN with random weights, which finds something everywhere."""
+    """A tiny Mask R-CNN with random weights that detects something in every image."""
     torch.manual_seed(0)
     words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"]
     return Predictor(build_detector(override(model_config("mask_rcnn_compact"), words)), classes=CLASSES, device="cpu")

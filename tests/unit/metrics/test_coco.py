@@ -1,4 +1,4 @@
-"""COCO's metrics against pycocotools, COCO's own code, and against numbers worked by hand."""
+"""COCO's metrics against pycocotools, COCO's own code, and against values computed by hand."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_keypoints_equal_pycocotools() -> None:
 
 
 def test_annotation_ids_do_not_matter() -> None:
-    """COCO's own code takes an annotation of id 0 for no match at all; ours does not."""
+    """COCO's own code treats annotation id 0 as no match; ours does not."""
     truth = random_truth(10)
     results = random_results(truth, 11)
     shifted = deepcopy(truth)
@@ -255,7 +255,7 @@ def test_results_of_a_wrong_form_are_named(change: Any, message: str | None) -> 
 
 
 def test_more_detections_count_if_asked_for() -> None:
-    """150 objects in an image, all found: COCO's limit of 100 leaves a third of them out (fault B9)."""
+    """150 objects in an image, all found: COCO's limit of 100 drops a third of them."""
     truth = small_truth(*({**square(1, 20), "id": i, "bbox": [30 * i, 0, 20, 20]} for i in range(1, 151)))
     results = [{"image_id": 1, "category_id": 1, "score": 0.9, "bbox": [30 * i, 0, 20, 20]} for i in range(1, 151)]
     limited = evaluate(truth, results, ("bbox",)).kinds["bbox"]

@@ -1,4 +1,4 @@
-"""Keypoint metrics beside pycocotools, with COCO's sigmas and with a data set's own."""
+"""Keypoint metrics against pycocotools, with COCO's sigmas and with a data set's own."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def pycocotools(truth: dict[str, Any], results: list[dict[str, Any]], sigmas: tu
 def test_metrics_equal_pycocotools(count: int, sigmas: tuple[float, ...], classes: int) -> None:
     truth, results = truth_and_results(count, classes)
     found = evaluate(truth, results, ("keypoints",), keypoint_sigmas=sigmas)
-    wanted = pycocotools(truth, results, sigmas)
-    assert 0.1 < wanted[0] < 0.9
-    assert list(found.kinds["keypoints"].values()) == pytest.approx(wanted, abs=1e-9)
+    expected = pycocotools(truth, results, sigmas)
+    assert 0.1 < expected[0] < 0.9
+    assert list(found.kinds["keypoints"].values()) == pytest.approx(expected, abs=1e-9)
     assert list(found.kinds["keypoints"]) == list(METRICS["keypoints"])
 
 
@@ -79,14 +79,14 @@ def test_sigmas_matter() -> None:
 
 def test_objects_without_keypoints_are_not_counted() -> None:
     truth, results = truth_and_results(5)
-    wanted = evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS)
+    expected = evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS)
     bare = [
         {k: v for k, v in one.items() if one["num_keypoints"] or k not in ("keypoints", "num_keypoints")}
         for one in truth["annotations"]
     ]
     assert any("keypoints" not in one for one in bare)
     found = evaluate(truth | {"annotations": bare}, results, ("keypoints",), keypoint_sigmas=SIGMAS)
-    assert found.kinds == wanted.kinds
+    assert found.kinds == expected.kinds
 
 
 def test_boxes_and_keypoints_share_one_table() -> None:

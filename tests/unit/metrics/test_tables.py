@@ -10,7 +10,7 @@ from tests.unit.random_truth import random_results, random_truth
 
 
 def metrics_of(classes: dict[str, tuple[float | None, float]]) -> Metrics:
-    """Metrics whose box and mask AP of a class are as given (AP, AP50), and overall .25 and .5 everywhere."""
+    """Metrics with the given box and mask AP per class (AP, AP50), and .25 and .5 overall."""
     truth = random_truth(0)
     measured = evaluate(truth, random_results(truth, 1))
     overall = {kind: dict.fromkeys(measured.kinds[kind], 0.25) | {"AP50": 0.5, "APl": None} for kind in measured.kinds}

@@ -74,15 +74,15 @@ def test_both_orders_of_group_norm_and_relu(after: bool) -> None:
     state = features.state_dict()
     biases = {f"conv{i}.bias" for i in (1, 2)} if after else set()
     assert set(state) == {f"conv{i}.{n}" for i in (1, 2) for n in ("weight", "norm.weight", "norm.bias")} | biases
-    x = wanted = torch.randn(3, 8, 7, 7)
+    x = expected = torch.randn(3, 8, 7, 7)
     for i in (1, 2):
         nn.init.normal_(state[f"conv{i}.norm.weight"])
-        wanted = F.conv2d(wanted, state[f"conv{i}.weight"], state.get(f"conv{i}.bias"), padding=1)
-        wanted = F.relu(wanted) if after else wanted
-        wanted = F.group_norm(wanted, 32, state[f"conv{i}.norm.weight"], state[f"conv{i}.norm.bias"])
-        wanted = wanted if after else F.relu(wanted)
+        expected = F.conv2d(expected, state[f"conv{i}.weight"], state.get(f"conv{i}.bias"), padding=1)
+        expected = F.relu(expected) if after else expected
+        expected = F.group_norm(expected, 32, state[f"conv{i}.norm.weight"], state[f"conv{i}.norm.bias"])
+        expected = expected if after else F.relu(expected)
     assert features.channels == 32 * 49
-    torch.testing.assert_close(features(x), wanted.flatten(1))
+    torch.testing.assert_close(features(x), expected.flatten(1))
 
 
 def slow_losses(outputs: BoxOutputs, regions: Regions, targets: Targets, config: BoxHeadConfig) -> tuple[float, float]:
@@ -100,12 +100,12 @@ def slow_losses(outputs: BoxOutputs, regions: Regions, targets: Targets, config:
             continue
         x1, y1, x2, y2 = regions.boxes[image, place].tolist()
         a1, b1, a2, b2 = targets.boxes[image, regions.matched[image, place]].tolist()
-        wanted = [
+        expected = [
             ((a1 + a2) - (x1 + x2)) / 2 / (x2 - x1), ((b1 + b2) - (y1 + y2)) / 2 / (y2 - y1),
             math.log((a2 - a1) / (x2 - x1)), math.log((b2 - b1) / (y2 - y1)),
         ]  # fmt: skip
         found = outputs.deltas[image, place, 0 if config.class_agnostic else label].tolist()
-        pairs = zip(wanted, config.delta_weights, found, strict=True)
+        pairs = zip(expected, config.delta_weights, found, strict=True)
         box_loss += sum(abs(value * weight - delta) for value, weight, delta in pairs)
     return class_loss / count, box_loss / count
 
@@ -130,10 +130,10 @@ def test_losses_equal_slow_formulas(changes: list[str]) -> None:
     sizes = torch.tensor([[160, 160]] * 2)
     regions, losses = head.losses(features, proposals, images_of(sizes), targets, torch.tensor(3))
     outputs = head.classify(features, regions.boxes, regions.valid)
-    wanted = slow_losses(outputs, regions, targets, config)
+    expected = slow_losses(outputs, regions, targets, config)
     assert regions.positive.any(1).all()
-    assert losses["box_class"].item() == pytest.approx(wanted[0], rel=1e-4)
-    assert losses["box_delta"].item() == pytest.approx(wanted[1], rel=1e-4)
+    assert losses["box_class"].item() == pytest.approx(expected[0], rel=1e-4)
+    assert losses["box_delta"].item() == pytest.approx(expected[1], rel=1e-4)
 
 
 def test_regions_below_the_lower_iou_are_ignored() -> None:
@@ -188,10 +188,10 @@ def test_classes_that_share_a_box_are_found_as_if_each_had_it() -> None:
     own.load_state_dict(state)
     features, sizes = {"c4": torch.randn(2, 8, 10, 10)}, torch.tensor([[160, 150], [130, 160]])
     proposals = proposals_of(random_boxes(2, 30, seed=7, smallest=20))
-    found, wanted = (head.eval().predict(features, proposals, images_of(sizes)) for head in (shared, own))
+    found, expected = (head.eval().predict(features, proposals, images_of(sizes)) for head in (shared, own))
     assert found.valid.sum() > 10
     for field in ("boxes", "scores", "labels", "valid"):
-        torch.testing.assert_close(getattr(found, field), getattr(wanted, field))
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field))
 
 
 def test_scales_are_clipped_at_the_configured_limit() -> None:
@@ -221,12 +221,12 @@ def test_a_mask_for_all_classes_is_the_mask_of_each() -> None:
     )
     features = {"c4": torch.randn(1, 8, 10, 10)}
     with torch.no_grad():
-        found, wanted = (
+        found, expected = (
             head.predict(features, detections, images_of(torch.tensor([[160, 160]]))).masks for head in (one, each)
         )
     assert found is not None
     assert found[valid].std() > 0
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_most_objects_of_a_sample() -> None:

@@ -1,4 +1,4 @@
-"""Which boxes are detections: suppression within and across classes, soft, and caps; against slow loops."""
+"""Selection of detections: NMS within and across classes, soft-NMS and limits, against slow loops."""
 
 from __future__ import annotations
 

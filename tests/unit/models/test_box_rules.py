@@ -64,8 +64,8 @@ def tensor(boxes: np.ndarray) -> Tensor:
 
 def test_encoding_is_the_same() -> None:
     boxes, truth = some_boxes(40, seed=0), some_boxes(40, seed=1)
-    wanted = np.stack([legacy.encode(b, t) for b, t in zip(boxes, truth, strict=True)])
-    np.testing.assert_allclose(encode_deltas(tensor(truth), tensor(boxes), ONES), wanted, atol=2e-4, rtol=1e-5)
+    expected = np.stack([legacy.encode(b, t) for b, t in zip(boxes, truth, strict=True)])
+    np.testing.assert_allclose(encode_deltas(tensor(truth), tensor(boxes), ONES), expected, atol=2e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -75,26 +75,26 @@ def test_encoding_is_the_same() -> None:
 def test_decoding(rules: BoxRules, formula: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
     boxes = some_boxes(40, seed=0)
     deltas = np.random.default_rng(2).normal(0, 0.5, (40, 4))
-    wanted = np.stack([formula(b, d) for b, d in zip(boxes, deltas, strict=True)])
+    expected = np.stack([formula(b, d) for b, d in zip(boxes, deltas, strict=True)])
     found = rules.decode(torch.from_numpy(deltas)[None], tensor(boxes)[None], ONES)
-    np.testing.assert_allclose(rules.raw(found)[0], wanted, atol=1e-3)
+    np.testing.assert_allclose(rules.raw(found)[0], expected, atol=1e-3)
 
 
 def test_clipping_keeps_a_pixel_of_boxes_outside() -> None:
     boxes = some_boxes(60, seed=3)
     boxes[2], boxes[3] = [-90, -80, -20, -10], [900, 10, 950, 40]
-    wanted = np.stack([legacy.clip(box, 200, 150) for box in boxes])
+    expected = np.stack([legacy.clip(box, 200, 150) for box in boxes])
     for rules in (INCLUSIVE, LOOSE):
         found = rules.clip(tensor(boxes)[None], torch.tensor([[200, 150]]))
-        np.testing.assert_allclose(rules.raw(found)[0], wanted, atol=1e-4)
-    assert (wanted[2] == 0).all()
-    assert wanted[3].tolist() == [149, 10, 149, 40]
+        np.testing.assert_allclose(rules.raw(found)[0], expected, atol=1e-4)
+    assert (expected[2] == 0).all()
+    assert expected[3].tolist() == [149, 10, 149, 40]
 
 
 def test_overlaps_suppression_and_levels_are_the_same() -> None:
     boxes = some_boxes(50, seed=4, limit=120)
-    wanted = [[legacy.overlap(a, b) for b in boxes] for a in boxes]
-    np.testing.assert_allclose(box_iou(tensor(boxes), tensor(boxes)), wanted, atol=1e-5)
+    expected = [[legacy.overlap(a, b) for b in boxes] for a in boxes]
+    np.testing.assert_allclose(box_iou(tensor(boxes), tensor(boxes)), expected, atol=1e-5)
     scores = np.random.default_rng(5).uniform(size=50)
     kept = torchvision.ops.nms(tensor(boxes), torch.from_numpy(scores).float(), 0.4)
     assert kept.tolist() == legacy.suppress(boxes, scores, 0.4)
@@ -114,8 +114,8 @@ def test_pooling_reads_the_last_pixel_itself() -> None:
         features, tensor(boxes)[None], valid
     )
     rois = torch.cat([torch.zeros(len(boxes), 1), torch.from_numpy(boxes).float()], 1)
-    wanted = torchvision.ops.roi_align(features["p2"], rois, 7, 1 / 4, 2, aligned=False)  # all are small: level 2
-    torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
+    expected = torchvision.ops.roi_align(features["p2"], rois, 7, 1 / 4, 2, aligned=False)  # all are small: level 2
+    torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-5)
 
 
 def test_outlines_are_filled_in_frames_of_a_pixel_at_least() -> None:
@@ -156,10 +156,10 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     probability = 1 / (1 + np.exp(scores[:, 1] - scores[:, 0]))
     chosen = [i for i in range(30) if probability[i] > config.score_threshold]
     left = legacy.suppress(np.stack([boxes[i] for i in chosen]), probability[chosen], 0.3)
-    wanted = np.stack([boxes[chosen[i]] for i in left])
+    expected = np.stack([boxes[chosen[i]] for i in left])
     found = (detections.boxes[0] / scale)[detections.valid[0]]  # the file's pixels, half open
-    assert len(wanted) > 5
-    np.testing.assert_allclose(rules.raw(found[None])[0], wanted, atol=2e-3)
+    assert len(expected) > 5
+    np.testing.assert_allclose(rules.raw(found[None])[0], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
@@ -197,7 +197,7 @@ def test_half_open_boxes_are_unchanged() -> None:
 def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
     scale: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Detectron's heat maps lie over raw boxes: of the file when it predicts, of the input when it learns."""
+    """Detectron's heat maps cover raw boxes: in file pixels for prediction, in input pixels for training."""
     config = KeypointHeadConfig(names=("tip",), sigmas=(0.1,), flip_pairs=(), convs=1, width=4)
     head = build_keypoint_head(tiny(keypoint=config), config, MAPS, INCLUSIVE)
     in_file = np.array([[10.0, 20, 37.5, 60], [3, 4, 20, 9]])

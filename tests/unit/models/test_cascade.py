@@ -1,4 +1,4 @@
-"""Cascade R-CNN: stage after stage against a slow loop, both ways of making regions, and what cannot be."""
+"""Cascade R-CNN: every stage against a slow loop, both ways of making regions, and invalid settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tiny(cascade: CascadeConfig | None = None, *box: str) -> DetectorConfig:
 
 
 def lively(config: DetectorConfig) -> Detector:
-    """A detector whose deltas are large enough that the stages' boxes differ."""
+    """A detector with large deltas, so that the stages' boxes differ."""
     torch.manual_seed(0)
     detector = build_detector(config)
     assert isinstance(detector.box_head, CascadeHead)
@@ -132,13 +132,13 @@ def test_later_stages_take_all_boxes_of_the_one_before_and_label_them_more_stric
             true = targets.boxes[image][targets.valid[image]]
             iou, best = torchvision.ops.box_iou(torch.stack(moved), true).max(1)
             is_object = iou >= (0.5, 0.6, 0.7)[number]
-            wanted = torch.where(is_object, targets.labels[image][best], 3)
+            expected = torch.where(is_object, targets.labels[image][best], 3)
             real = regions.valid[image]
             assert int(real.sum()) == len(moved)
             order = (regions.boxes[image][real][:, None] - torch.stack(moved)).abs().amax(-1).argmin(1)
             assert sorted(order.tolist()) == list(range(len(moved)))
             torch.testing.assert_close(regions.boxes[image][real], torch.stack(moved)[order], atol=1e-3, rtol=1e-4)
-            assert regions.labels[image][real].tolist() == wanted[order].tolist()
+            assert regions.labels[image][real].tolist() == expected[order].tolist()
             assert not regions.positive[image].int().diff().gt(0).any()  # objects come first
         counts.append(int(regions.positive.sum()))
         before = regions
@@ -263,13 +263,13 @@ def test_keypoints_follow_the_first_stage_in_training_and_the_last_boxes_found()
 
 def test_the_published_networks_have_their_tensors() -> None:
     """tensorpack's own counts of its two zoo models, tensors and elements."""
-    for name, wanted in (
+    for name, expected in (
         ("cascade_mask_rcnn_r50_fpn", (323, 72_091_166)),
         ("cascade_mask_rcnn_r50_fpn_gn", (283, 75_982_494)),
     ):
         with torch.device("meta"):
             state = build_detector(model_config(name)).state_dict()
-        assert (len(state), sum(value.numel() for value in state.values())) == wanted
+        assert (len(state), sum(value.numel() for value in state.values())) == expected
 
 
 def test_invalid_cascades_are_refused_with_the_reason() -> None:

@@ -1,4 +1,4 @@
-"""Every way that a cascade and its detections can be set goes into one graph, with the values of eager mode."""
+"""Every variant of a cascade and its detections is one graph, with the values of eager mode."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_one_graph_with_the_values_of_eager_mode(cascade: CascadeConfig, box: li
     detector = build_detector(config).eval()
     images, targets = random_images(SIZES, seed=1), random_targets(SIZES, [3, 1], num_classes=3, seed=2)
 
-    wanted = detector.predict(images)
+    expected = detector.predict(images)
     found = torch.compile(detector.predict, fullgraph=True, backend=BACKEND)(images)
-    assert wanted.valid.any()
+    assert expected.valid.any()
     for field in ("boxes", "scores", "labels", "valid", "masks"):
-        torch.testing.assert_close(getattr(found, field), getattr(wanted, field), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(getattr(found, field), getattr(expected, field), atol=1e-3, rtol=1e-4)
 
     def step(run: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         detector.zero_grad(set_to_none=True)

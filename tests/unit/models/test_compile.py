@@ -53,15 +53,15 @@ def test_predict_is_one_graph_and_equals_eager(name: str) -> None:
     torch._dynamo.reset()
     detector = small(name).eval()
     images = random_images([(96, 128), (128, 80)], seed=1)
-    wanted = detector.predict(images)
+    expected = detector.predict(images)
     found = torch.compile(detector.predict, fullgraph=True, backend=BACKEND)(images)
-    assert int(wanted.valid.sum()) > 0
-    assert torch.equal(found.valid, wanted.valid)
-    assert torch.equal(found.labels, wanted.labels)
-    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=1e-4)
-    if wanted.masks is not None:
-        torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
+    assert int(expected.valid.sum()) > 0
+    assert torch.equal(found.valid, expected.valid)
+    assert torch.equal(found.labels, expected.labels)
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+    if expected.masks is not None:
+        torch.testing.assert_close(found.masks, expected.masks, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.compile
@@ -82,13 +82,13 @@ def test_losses_and_backward_are_one_graph_and_equal_eager(name: str) -> None:
         torch.stack(list(losses.values())).sum().backward()
         return losses, {n: p.grad for n, p in detector.named_parameters() if p.grad is not None}
 
-    wanted, wanted_gradients = step(compiled=False)
+    expected, wanted_gradients = step(compiled=False)
     found, gradients = step(compiled=True)
-    assert wanted
+    assert expected
     assert wanted_gradients
     assert set(gradients) == set(wanted_gradients)
-    for loss in wanted:
-        torch.testing.assert_close(found[loss], wanted[loss], atol=1e-5, rtol=1e-4)
+    for loss in expected:
+        torch.testing.assert_close(found[loss], expected[loss], atol=1e-5, rtol=1e-4)
     for parameter, gradient in wanted_gradients.items():
         scale = gradient.abs().max().clamp(min=1e-6)
         torch.testing.assert_close(gradients[parameter] / scale, gradient / scale, atol=1e-3, rtol=1e-3)

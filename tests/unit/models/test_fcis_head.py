@@ -1,4 +1,4 @@
-"""FCIS's second stage: what it learns from, what it finds, alone and in a batch, eager and compiled."""
+"""FCIS's second stage: losses and detections, single and in a batch, eager and compiled."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def detector_of(config: DetectorConfig, seed: int = 0) -> Detector:
 
 
 def bitmap_targets(sizes: list[tuple[int, int]] = SIZES) -> Targets:
-    """Random boxes, each object an ellipse that fills its own."""
+    """Random boxes, each filled by an ellipse."""
     outlined = random_targets(sizes, [3, 2], CLASSES)
     height, width = random_images(sizes).pixels.shape[2:]
     y, x = torch.arange(height)[:, None] + 0.5, torch.arange(width) + 0.5
@@ -98,7 +98,7 @@ def test_every_weight_learns() -> None:
 
 @torch.no_grad()
 def test_ohem_selects_the_hardest_regions() -> None:
-    """The three losses of all regions one by one; the hardest 16 of each image are what is trained on."""
+    """The three losses, region by region; the 16 hardest of each image are trained on."""
     detector, targets = detector_of(tiny()), bitmap_targets()
     head, losses, features = run_head(detector, targets)
     images = random_images(SIZES)
@@ -110,7 +110,7 @@ def test_ohem_selects_the_hardest_regions() -> None:
     pooled = head.pool(head.position_maps(features), regions.boxes, regions.valid)
     masks, _ = head.mask_losses(pooled.pairs, regions, images, targets)
     moved = head.box_losses(pooled.deltas, regions, targets)
-    wanted = torch.zeros(3)
+    expected = torch.zeros(3)
     count = 0
     for image in range(2):
         parts = []
@@ -120,10 +120,10 @@ def test_ohem_selects_the_hardest_regions() -> None:
                 parts.append(torch.stack([F.cross_entropy(logits, label), moved[image, place], masks[image, place]]))
         hardest = sorted(parts, key=lambda part: -float(part[0] + part[1] + 10 * part[2]))[:16]
         assert len(parts) > 16
-        wanted += torch.stack(hardest).sum(0)
+        expected += torch.stack(hardest).sum(0)
         count += len(hardest)
     got = torch.stack([losses["box_class"], losses["box_delta"], losses["mask"] / 10])
-    torch.testing.assert_close(got, wanted / count)
+    torch.testing.assert_close(got, expected / count)
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ def test_bitmaps_are_needed() -> None:
 
 @pytest.mark.parametrize("within", [False, True])
 def test_ground_truth_masks_equal_a_crop_and_a_resize(within: bool) -> None:
-    """The object, or what its own box shows of it, cut out at whole pixels and resized; set from .4 on."""
+    """The object, or its part inside its box, cropped at whole pixels and resized; thresholded at .4."""
     generator = torch.Generator().manual_seed(0)
     bitmaps = torch.rand(1, 3, 40, 50, generator=generator) < 0.6
     own = torch.tensor([[[5.2, 3.1, 30.4, 22.7], [0, 0, 50, 40], [20.6, 11.4, 44.1, 39.2]]])
@@ -173,9 +173,9 @@ def test_ground_truth_masks_equal_a_crop_and_a_resize(within: bool) -> None:
         seen = (slice(y1, y2), slice(x1, x2)) if within else (slice(None), slice(None))
         canvas[seen] = bitmaps[0, matched[0, place]].numpy()[seen]
         x1, y1, x2, y2 = (round(value) for value in boxes[0, place].tolist())
-        wanted = slow_resize(canvas[y1:y2, x1:x2], 9, 9)
-        clear = np.abs(wanted - 0.4) > 1e-5
-        np.testing.assert_array_equal(cut[0, place].numpy()[clear], (wanted >= 0.4)[clear])
+        expected = slow_resize(canvas[y1:y2, x1:x2], 9, 9)
+        clear = np.abs(expected - 0.4) > 1e-5
+        np.testing.assert_array_equal(cut[0, place].numpy()[clear], (expected >= 0.4)[clear])
 
 
 @torch.no_grad()
@@ -243,7 +243,7 @@ def test_without_voting_and_a_second_pass_the_boxes_are_proposals() -> None:
 
 
 def test_scales_are_not_clipped() -> None:
-    """As in none of the three systems: a side grows a hundredfold where the map says so."""
+    """None of the three systems clips scales: deltas may enlarge a side a hundredfold."""
     head = detector_of(tiny()).box_head
     assert isinstance(head, FCISHead)
     maps = torch.zeros(1, 2 * (CLASSES + 1) * 49, 8, 8), torch.zeros(1, 4 * 49, 8, 8)
@@ -274,8 +274,8 @@ def test_fullgraph() -> None:
     torch.testing.assert_close(compiled.boxes, eager.boxes, atol=1e-3, rtol=1e-4)
     learn = torch.compile(detector.losses, fullgraph=True, backend="aot_eager")
     seed = torch.tensor(0)
-    wanted, losses = detector.losses(images, targets, seed), learn(images, targets, seed)
-    for name, value in wanted.items():
+    expected, losses = detector.losses(images, targets, seed), learn(images, targets, seed)
+    for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-4)
     torch.stack(list(losses.values())).sum().backward()
     assert all(value.grad is not None for value in detector.parameters())
@@ -344,7 +344,7 @@ def test_the_zoo_builds(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["fitted", "fitted_above"])
 def test_masks_come_into_the_image_at_their_own_threshold(kind: Paste) -> None:
-    """Resized to the rounded box, as far as the image has it; a value of exactly .4 is what the two kinds differ in."""
+    """Resized to the rounded box, clipped to the image; the two kinds differ for a value of exactly .4."""
     generator = torch.Generator().manual_seed(0)
     masks = torch.rand(4, 7, 7, generator=generator)
     masks[3] = 0.4
@@ -354,11 +354,11 @@ def test_masks_come_into_the_image_at_their_own_threshold(kind: Paste) -> None:
         canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
         x1, y1, x2, y2 = (round(value) for value in boxes[place].tolist())
         values = slow_resize(masks[place].double().numpy(), y2 - y1, x2 - x1)
-        wanted = np.zeros((36 + 40, 40 + 40), dtype=bool)
+        expected = np.zeros((36 + 40, 40 + 40), dtype=bool)
         drawn = values >= 0.4 if kind == "fitted" else values > 0.4 + 1e-6
-        wanted[20 + y1 : 20 + y2, 20 + x1 : 20 + x2] = drawn
-        np.testing.assert_array_equal(canvas, wanted[20:56, 20:60])
-        assert wanted.any() or kind == "fitted_above"
+        expected[20 + y1 : 20 + y2, 20 + x1 : 20 + x2] = drawn
+        np.testing.assert_array_equal(canvas, expected[20:56, 20:60])
+        assert expected.any() or kind == "fitted_above"
 
 
 def test_predictor_pastes_with_the_systems_rule() -> None:

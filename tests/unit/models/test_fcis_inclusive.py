@@ -1,4 +1,4 @@
-"""The authors' FCIS, whose boxes contain their last pixel: candidates to detections, by a loop in their numbers."""
+"""The authors' FCIS with inclusive boxes: candidates to detections, by a loop with their formulas."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HEIGHT, WIDTH, SCALE = 60, 83, 1.6
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two boxes that contain their last pixel."""
+    """IoU of two inclusive boxes."""
     width = min(a[2], b[2]) - max(a[0], b[0]) + 1
     height = min(a[3], b[3]) - max(a[1], b[1]) + 1
     if width <= 0 or height <= 0:
@@ -31,7 +31,7 @@ def iou(a: np.ndarray, b: np.ndarray) -> float:
 def slow_detections(
     boxes: np.ndarray, scores: np.ndarray, masks: np.ndarray, min_size: float
 ) -> list[tuple[int, float, tuple[int, ...], np.ndarray]]:
-    """Label, score, box and mask of each detection, as msracver/FCIS is described (best first)."""
+    """Label, score, box and mask of each detection as in msracver/FCIS, best first."""
     large = (boxes[:, 2] - boxes[:, 0] + 1 >= min_size) & (boxes[:, 3] - boxes[:, 1] + 1 >= min_size)
     boxes, scores, masks = boxes[large] / SCALE, scores[large], masks[large]
     boxes = np.clip(boxes, 0, [WIDTH - 1, HEIGHT - 1, WIDTH - 1, HEIGHT - 1])
@@ -83,11 +83,11 @@ def test_candidates_to_detections() -> None:
     valid = ((ours[:, 2:] - ours[:, :2]) >= 12).all(1)
     assert 0 < int((~valid).sum()) < count
     found = head.detections(ours[None], scores[None], masks[None], valid[None], images)
-    wanted = slow_detections(raw.double().numpy(), scores.double().numpy(), masks.double().numpy(), 12)
-    assert len(wanted) > 20
-    assert int(found.valid.sum()) == len(wanted)
+    expected = slow_detections(raw.double().numpy(), scores.double().numpy(), masks.double().numpy(), 12)
+    assert len(expected) > 20
+    assert int(found.valid.sum()) == len(expected)
     assert found.masks is not None
-    for place, (label, score, box, mask) in enumerate(wanted):
+    for place, (label, score, box, mask) in enumerate(expected):
         assert int(found.labels[0, place]) == label
         assert abs(float(found.scores[0, place]) - score) < 1e-6
         file = found.boxes[0, place] / SCALE - torch.tensor([0.0, 0, 1, 1])
@@ -96,7 +96,7 @@ def test_candidates_to_detections() -> None:
 
 
 def test_it_trains_and_predicts_with_the_authors_settings() -> None:
-    """Legacy anchors, whole cells and inclusive boxes together; boxes are whole pixels of the file."""
+    """Legacy anchors, whole cells and inclusive boxes combined; boxes are whole pixels of the file."""
     config = tiny(FCISConfig(width=32))
     rpn = replace(
         config.rpn,

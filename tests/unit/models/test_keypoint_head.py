@@ -1,4 +1,4 @@
-"""The keypoint head by itself and in whole detectors: losses by a slow loop, learning, one compiled graph."""
+"""The keypoint head alone and in detectors: losses against a slow loop, training, one compiled graph."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def regions_of(targets: Targets) -> Regions:
 
 
 def slow_sum(logits: Tensor, regions: Regions, targets: Targets) -> tuple[float, int]:
-    """Cross-entropy of each keypoint that counts, added up, and how many they are."""
+    """The sum of the cross-entropy of visible keypoints, and their number."""
     total, count, side = 0.0, 0, logits.shape[-1]
     keypoints = present(targets.keypoints)
     for image, row in regions.positive.nonzero().tolist():
@@ -90,8 +90,8 @@ def test_loss_equals_a_slow_loop(normalizer: str, weight: float) -> None:
     assert logits.shape == (2, 16, 5, 40, 40)
     total, count = slow_sum(logits, regions, targets)
     assert 5 < count < 25
-    wanted = total / count if normalizer == "visible" else total / (2 * positives * 5)
-    assert loss.item() == pytest.approx(weight * wanted, rel=1e-5)
+    expected = total / count if normalizer == "visible" else total / (2 * positives * 5)
+    assert loss.item() == pytest.approx(weight * expected, rel=1e-5)
 
 
 def test_without_keypoints_the_loss_is_zero_and_has_a_gradient() -> None:
@@ -179,10 +179,10 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     )
     detector = build_detector(override(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
     images, targets = random_images(SIZES, seed=1), persons([3, 1])
-    wanted = detector.predict(images)
+    expected = detector.predict(images)
     found = torch.compile(detector.predict, fullgraph=True, backend="aot_eager")(images)
-    assert torch.equal(found.valid, wanted.valid)
-    torch.testing.assert_close(found.keypoints, wanted.keypoints, atol=2e-3, rtol=1e-3)
+    assert torch.equal(found.valid, expected.valid)
+    torch.testing.assert_close(found.keypoints, expected.keypoints, atol=2e-3, rtol=1e-3)
     losses = detector(images, targets, torch.tensor(5))
     losses["keypoint"].backward()
     weight = present(detector.keypoint_head).get_parameter(

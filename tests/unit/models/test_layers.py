@@ -19,7 +19,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def disturbed(module: M, seed: int = 0) -> M:
-    """Scales, shifts and statistics drawn at random: as built, a norm does nothing that could be seen."""
+    """Random scales, shifts and statistics; a new norm would be an identity."""
     generator = torch.Generator().manual_seed(seed)
     for layer in module.modules():
         for name, value in [*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False)]:
@@ -59,12 +59,12 @@ def test_a_convolution_equals_torchs_layers(
     conv = Conv2d(6, 64, 3, stride=2, norm=norm, bias=bias, relu=True, norm_after_relu=norm_after_relu, eps=1e-3)
     disturbed(conv).train(training)
     x = torch.randn(2, 6, 9, 11, requires_grad=True)
-    wanted = by_torch(conv, x, training=training)
-    push = torch.randn_like(wanted)
+    expected = by_torch(conv, x, training=training)
+    push = torch.randn_like(expected)
     parameters = [x, *conv.parameters()]
-    wanted_gradients = torch.autograd.grad((wanted * push).sum(), parameters)
+    wanted_gradients = torch.autograd.grad((expected * push).sum(), parameters)
     found = conv(x)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
     for mine, theirs in zip(torch.autograd.grad((found * push).sum(), parameters), wanted_gradients, strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-4)
 
@@ -90,19 +90,19 @@ def test_folding_keeps_the_values_and_removes_every_norm_that_is_fixed(norm: Nor
     torch.manual_seed(0)
     conv = disturbed(Conv2d(5, 32, 3, norm=norm, bias=bias, relu=True)).eval()
     x = torch.randn(2, 5, 7, 7)
-    wanted = conv(x)
+    expected = conv(x)
     conv.fold_norm()
     assert (conv.norm is None) == (norm not in {"gn", "ln"})
-    torch.testing.assert_close(conv(x), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_norm_after_the_relu_is_not_folded() -> None:
     conv = disturbed(Conv2d(5, 32, 3, norm="frozen_bn", relu=True, norm_after_relu=True))
     x = torch.randn(2, 5, 7, 7)
-    wanted = conv(x)
+    expected = conv(x)
     conv.fold_norm()
     assert conv.norm is not None
-    assert torch.equal(conv(x), wanted)
+    assert torch.equal(conv(x), expected)
 
 
 def test_trained_scale_and_shift_of_fixed_statistics_have_gradients_and_the_same_names() -> None:
@@ -155,9 +155,9 @@ def test_two_processes_normalise_by_their_common_batch(tmp_path: object) -> None
     norm = nn.BatchNorm2d(4)
     disturbed(norm)
     x = batch.clone().requires_grad_()
-    wanted = norm(x)
-    (wanted * push).sum().backward()
-    torch.testing.assert_close(torch.cat([part["y"] for part in found]), wanted, atol=1e-4, rtol=1e-4)
+    expected = norm(x)
+    (expected * push).sum().backward()
+    torch.testing.assert_close(torch.cat([part["y"] for part in found]), expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.cat([part["x"] for part in found]), x.grad, atol=1e-4, rtol=1e-4)
     for part in found:
         torch.testing.assert_close(part["running_mean"], norm.running_mean, atol=1e-5, rtol=1e-5)
@@ -174,9 +174,9 @@ def test_tensorpacks_borders(kernel: int, more: int, less: int, size: tuple[int,
         height, width = size
         framed = torch.zeros(1, 3, height + before + after, width + before + after)
         framed[:, :, before : before + height, before : before + width] = x
-        wanted = F.conv2d(framed, conv.weight, conv.bias, stride=2)
-        assert wanted.shape[2:] == (height // 2, width // 2)
-        torch.testing.assert_close(conv(x), wanted, atol=1e-5, rtol=1e-5)
+        expected = F.conv2d(framed, conv.weight, conv.bias, stride=2)
+        assert expected.shape[2:] == (height // 2, width // 2)
+        torch.testing.assert_close(conv(x), expected, atol=1e-5, rtol=1e-5)
         plain = Conv2d(3, 8, kernel, padding=padding)  # without a stride there is nothing to place
         torch.testing.assert_close(plain(x), F.conv2d(x, plain.weight, plain.bias, padding=kernel // 2))
 
@@ -184,6 +184,6 @@ def test_tensorpacks_borders(kernel: int, more: int, less: int, size: tuple[int,
 def test_a_strided_1x1_leaves_the_last_row_and_column_out_where_the_borders_are_tensorpacks() -> None:
     x = torch.randn(1, 4, 9, 6)
     conv = Conv2d(4, 8, 1, stride=2, padding="align")
-    wanted = F.conv2d(x[:, :, :8, :5], conv.weight, conv.bias, stride=2)
-    assert wanted.shape[2:] == (4, 3)
-    torch.testing.assert_close(conv(x), wanted)
+    expected = F.conv2d(x[:, :, :8, :5], conv.weight, conv.bias, stride=2)
+    assert expected.shape[2:] == (4, 3)
+    torch.testing.assert_close(conv(x), expected)

@@ -1,4 +1,4 @@
-"""Whole detectors with the older systems' choices: one graph, a batch that equals its images, gradients everywhere."""
+"""Detectors with the settings of older systems: one graph, batches equal single images, gradients everywhere."""
 
 from __future__ import annotations
 
@@ -87,23 +87,23 @@ def images() -> ImageBatch:
 def test_prediction_is_one_graph_and_a_batch_equals_its_images(name: str) -> None:
     torch._dynamo.reset()
     detector, batch = built(CONFIGS[name]), images()
-    wanted = detector.predict(batch)
-    assert wanted.valid.any(1).all()
+    expected = detector.predict(batch)
+    assert expected.valid.any(1).all()
     found = torch.compile(detector.predict, fullgraph=True, backend="aot_eager")(batch)
-    assert torch.equal(found.valid, wanted.valid)
-    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(found.scores, wanted.scores, atol=1e-5, rtol=1e-4)
-    if wanted.masks is not None:
-        torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
+    assert torch.equal(found.valid, expected.valid)
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-5, rtol=1e-4)
+    if expected.masks is not None:
+        torch.testing.assert_close(found.masks, expected.masks, atol=1e-4, rtol=1e-4)
     for image in range(2):
         one = slice(image, image + 1)
         scales = None if batch.scales is None else batch.scales[one]
         alone = detector.predict(ImageBatch(pixels=batch.pixels[one], sizes=batch.sizes[one], scales=scales))
-        assert torch.equal(alone.valid[0], wanted.valid[image])
-        torch.testing.assert_close(alone.boxes[0], wanted.boxes[image], atol=1e-3, rtol=1e-4)
-        if wanted.masks is not None:
+        assert torch.equal(alone.valid[0], expected.valid[image])
+        torch.testing.assert_close(alone.boxes[0], expected.boxes[image], atol=1e-3, rtol=1e-4)
+        if expected.masks is not None:
             assert alone.masks is not None
-            torch.testing.assert_close(alone.masks[0], wanted.masks[image], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(alone.masks[0], expected.masks[image], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.compile

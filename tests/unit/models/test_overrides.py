@@ -1,4 +1,4 @@
-"""Settings as text: what is accepted, and what each refusal says."""
+"""Settings as text: what is accepted, and the error messages."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def mine(monkeypatch: pytest.MonkeyPatch, folder: Path) -> ModuleType:
-    """my_backbone, imported from the working folder as a script there would."""
+    """my_backbone, imported from the working folder as by a script there."""
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "my_backbone", raising=False)
     return importlib.import_module("my_backbone")

@@ -93,6 +93,6 @@ def test_an_rpn_trains_on_any_data_set_and_is_measured_by_recall(data: Path, tmp
     eval_command(tmp_path / "run", data, split="val", output=tmp_path / "measured", **settings)
     metrics = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     results = json.loads((tmp_path / "measured" / "results_proposals.json").read_text())
-    wanted = recall_without_classes(open_dataset(data, "val").to_coco(), [r | {"category_id": 10} for r in results])
+    expected = recall_without_classes(open_dataset(data, "val").to_coco(), [r | {"category_id": 10} for r in results])
     assert results
-    assert metrics["proposals"]["AR1000"] == pytest.approx(float(wanted[:, 0, 1].mean()))
+    assert metrics["proposals"]["AR1000"] == pytest.approx(float(expected[:, 0, 1].mean()))

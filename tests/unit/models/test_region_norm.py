@@ -1,4 +1,4 @@
-"""Batch norm over regions of which some are padding: the values of PyTorch's own on the real ones alone."""
+"""Batch norm over regions with padding: the values of PyTorch's norm on the valid regions only."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def test_equals_pytorchs_norm_of_the_valid_regions() -> None:
     for _ in range(3):
         x = (torch.randn(20, 6, 5, 5) * 3 + 100).requires_grad_()
         y = x.detach()[real].requires_grad_()
-        found, wanted = norm_of_real(ours, x, real), theirs(y)
-        torch.testing.assert_close(found[real], wanted, atol=1e-4, rtol=1e-4)
-        grad = torch.randn_like(wanted)
+        found, expected = norm_of_real(ours, x, real), theirs(y)
+        torch.testing.assert_close(found[real], expected, atol=1e-4, rtol=1e-4)
+        grad = torch.randn_like(expected)
         found[real].backward(grad)
-        wanted.backward(grad)
+        expected.backward(grad)
         assert x.grad is not None
         assert y.grad is not None
         torch.testing.assert_close(x.grad[real], y.grad, atol=1e-4, rtol=1e-3)
@@ -101,9 +101,9 @@ def test_two_processes_share_the_statistics_of_valid_regions(tmp_path: Path) -> 
     torch.multiprocessing.spawn(_synced, (str(tmp_path), batch, real, push), nprocs=2)
     found = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(2)]
     norm, x = nn.BatchNorm2d(4), batch[real].requires_grad_()
-    wanted = norm(x)
-    (wanted * push[real]).sum().backward()
-    torch.testing.assert_close(torch.cat([part["y"] for part in found])[real], wanted, atol=1e-4, rtol=1e-4)
+    expected = norm(x)
+    (expected * push[real]).sum().backward()
+    torch.testing.assert_close(torch.cat([part["y"] for part in found])[real], expected, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(torch.cat([part["x"] for part in found])[real], x.grad, atol=1e-4, rtol=1e-4)
     for part in found:
         torch.testing.assert_close(part["running_mean"], norm.running_mean, atol=1e-5, rtol=1e-5)

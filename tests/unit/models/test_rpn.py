@@ -1,4 +1,4 @@
-"""The region proposal network's choices, each against a loop over anchors or the paper's words."""
+"""The variants of the region proposal network, each against a loop over anchors or the paper."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ONES = (1.0, 1.0, 1.0, 1.0)
 
 
 def rpn(*settings: str, rules: BoxRules | None = None, strides: dict[str, int] | None = None) -> RPN:
-    """A small RPN whose outputs are far from zero."""
+    """A small RPN with outputs far from zero."""
     torch.manual_seed(0)
     strides = strides or STRIDES
     maps = FeatureMaps(rpn_strides=strides, pooled_strides={}, channels=6)
@@ -77,7 +77,7 @@ def test_the_hidden_layers_may_have_another_width() -> None:
 
 
 def as_softmax(network: RPN) -> RPN:
-    """The same network with two logits for each anchor, whose difference is the one it had."""
+    """The same network with two logits per anchor; their difference is the original logit."""
     twin = rpn("legacy.objectness=softmax")
     shift = torch.randn_like(network.objectness.weight)
     with torch.no_grad():
@@ -94,9 +94,9 @@ def test_softmax_of_two_logits_is_the_sigmoid_of_their_difference() -> None:
     two = as_softmax(one)
     features = maps()
     assert_same_proposals(two.predict(features, images_of(SIZES)), one.predict(features, images_of(SIZES)))
-    _, wanted = one.losses(features, images_of(SIZES), some_targets(), SEED)
+    _, expected = one.losses(features, images_of(SIZES), some_targets(), SEED)
     _, found = two.losses(features, images_of(SIZES), some_targets(), SEED)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, expected)
 
 
 def test_softmax_loss_is_the_cross_entropy_of_background_and_object() -> None:
@@ -127,10 +127,10 @@ def test_proposals_may_be_ranked_by_the_objects_own_logit() -> None:
     features = maps()
     proposals = network.predict(features, images_of(SIZES))
     logits = [network.objectness(network.convs(features[n])).permute(0, 2, 3, 1).reshape(2, -1, 2) for n in STRIDES]
-    wanted = torch.cat([logit[..., 1].topk(40 if logit.shape[1] > 40 else logit.shape[1])[0] for logit in logits], 1)
+    expected = torch.cat([logit[..., 1].topk(40 if logit.shape[1] > 40 else logit.shape[1])[0] for logit in logits], 1)
     for image in range(2):
         found = proposals.objectness[image][proposals.valid[image]]
-        assert set(found.tolist()) <= set(wanted[image].tolist())
+        assert set(found.tolist()) <= set(expected[image].tolist())
     plain = rpn("legacy.objectness=softmax", "proposals.nms_iou=1.0").predict(features, images_of(SIZES))
     assert not torch.equal(plain.boxes, proposals.boxes)
 
@@ -180,8 +180,8 @@ def test_labels_of_anchors_equal_a_loop(straddle: float, low_quality: str, crowd
     for image in range(2):
         boxes = targets.boxes[image][targets.valid[image]]
         overruled = low_quality == "overruled"
-        wanted = label_slowly(anchors, boxes, SIZES[image], straddle, overruled, crowds[image], crowd_ioa)
-        assert labels[image].tolist() == wanted
+        expected = label_slowly(anchors, boxes, SIZES[image], straddle, overruled, crowds[image], crowd_ioa)
+        assert labels[image].tolist() == expected
     assert (labels == 1).any()
 
 
@@ -191,7 +191,7 @@ def test_missing_crowds_are_refused_where_they_are_needed() -> None:
 
 
 def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: Any) -> list[np.ndarray]:
-    """Decode, cut, drop small ones, NMS: one anchor after the other, in inclusive boxes; all levels as one."""
+    """Decode, clip, drop small boxes, NMS: one anchor at a time, in inclusive boxes, all levels together."""
     found = []
     levels = network.head(maps())
     for image in range(2):
@@ -218,7 +218,7 @@ def propose_slowly(network: RPN, sizes: Tensor, drop: float, decode: Any, clip: 
 )
 @torch.no_grad()
 def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> None:
-    """Also: all levels in one NMS, small ones dropped, no limit to the scale where the system has none."""
+    """Also: one NMS for all levels, small boxes dropped, no scale limit where the system has none."""
     most = MAX_LOG_SCALE if decode is legacy.decode_detectron else 100.0
     network = rpn(
         "legacy.anchors=detectron",
@@ -229,11 +229,11 @@ def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> N
         rules=build_box_rules(kind),
     )
     proposals = network.predict(maps(), images_of(SIZES))
-    wanted = propose_slowly(network, SIZES, 9.0, decode, legacy.clip)
+    expected = propose_slowly(network, SIZES, 9.0, decode, legacy.clip)
     for image in range(2):
         found = network.rules.raw(proposals.boxes[image][proposals.valid[image]][None])[0]
-        assert len(wanted[image]) > 5
-        np.testing.assert_allclose(found, wanted[image], atol=2e-3)
+        assert len(expected[image]) > 5
+        np.testing.assert_allclose(found, expected[image], atol=2e-3)
 
 
 @torch.no_grad()
@@ -329,8 +329,8 @@ def test_losses_are_divided_as_each_system_does(normalizer: str, beta: float) ->
             sampled += 1
             scores += F.binary_cross_entropy_with_logits(logits[i], torch.tensor(float(label))).item()
             if label:
-                wanted = encode_deltas(targets.boxes[image, matched[image, i]], anchors[i], ONES)
-                boxes += F.smooth_l1_loss(deltas[i], wanted, reduction="sum", beta=beta).item()
+                expected = encode_deltas(targets.boxes[image, matched[image, i]], anchors[i], ONES)
+                boxes += F.smooth_l1_loss(deltas[i], expected, reduction="sum", beta=beta).item()
     constant = 2 * 10**4
     by = {"batch_size": (constant, constant), "sampled": (sampled, sampled)}
     divisors = by.get(normalizer, (sampled, constant))
@@ -362,15 +362,15 @@ def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, 
     def both(x: dict[str, Tensor], sizes: Tensor, scales: Tensor) -> tuple[Proposals, dict[str, Tensor]]:
         return network.losses(x, images_of(sizes, scales), targets, SEED)
 
-    wanted, losses = both(features, SIZES, scales)
+    expected, losses = both(features, SIZES, scales)
     found, compiled = torch.compile(both, fullgraph=True, backend="aot_eager")(features, SIZES, scales)
-    assert_same_proposals(found, wanted)
+    assert_same_proposals(found, expected)
     torch.testing.assert_close(compiled, losses)
     for image in range(2):
         one = slice(image, image + 1)
         alone = network.predict({name: x[one] for name, x in features.items()}, images_of(SIZES[one], scales[one]))
-        assert torch.equal(alone.valid[0], wanted.valid[image])
-        torch.testing.assert_close(alone.boxes[0], wanted.boxes[image], atol=1e-4, rtol=1e-4)
+        assert torch.equal(alone.valid[0], expected.valid[image])
+        torch.testing.assert_close(alone.boxes[0], expected.boxes[image], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

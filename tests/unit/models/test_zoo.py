@@ -1,4 +1,4 @@
-"""Every named model, made tiny: it builds, fits two images, predicts, goes to disk and back, and is one graph.
+"""Every named model, made tiny: it builds, overfits two images, predicts, is saved and loaded, and is one graph.
 
 Names whose models are alike when they are tiny (R-50 and R-101, say) share one run.
 """
@@ -81,7 +81,7 @@ def tiny(name: str) -> DetectorConfig:
 
 
 def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
-    """Two objects each, brighter than the noise around them, with all that a model may learn of them."""
+    """Two objects per image, brighter than the noise around them, with all kinds of targets."""
     generator = torch.Generator().manual_seed(0)
     targets = random_targets(SIZES, [2, 2], num_classes=2, capacity=3, seed=1)
     pixels = torch.randint(0, 60, (2, 3, 64, 96), generator=generator, dtype=torch.uint8)
@@ -102,7 +102,7 @@ def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
 
 
 def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> bool:
-    """Whether a few steps on the two images bring the sum of the losses well below where it began."""
+    """Whether a few steps on the two images reduce the sum of the losses clearly."""
     optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=2e-3)
     sums: list[float] = []
     detector.train()
@@ -118,17 +118,17 @@ def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> bool:
     return False
 
 
-def assert_close(found: Detections, wanted: Detections) -> None:
-    assert torch.equal(found.valid, wanted.valid)
+def assert_close(found: Detections, expected: Detections) -> None:
+    assert torch.equal(found.valid, expected.valid)
     for name in ("boxes", "scores", "masks"):
-        a, b = getattr(found, name), getattr(wanted, name)
+        a, b = getattr(found, name), getattr(expected, name)
         if b is not None:
             torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3, msg=name)
 
 
 @cache
 def run_through(config: DetectorConfig, folder: Path) -> bool:
-    """Runs a model through all of it, asserting on the way; once for models that are alike."""
+    """Runs all checks on a model, once for models that are alike."""
     torch.manual_seed(0)
     detector = build_detector(config)
     images, targets = two_images(config)
@@ -194,7 +194,7 @@ def compile_heads(detector: Detector, images: ImageBatch, targets: Targets) -> N
 @pytest.mark.compile
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_every_model_is_one_graph(name: str) -> None:
-    """In two parts, features and heads, so that each part is traced once for all models that share it."""
+    """Features and heads separately, so that each part is traced once for all models that share it."""
     torch.manual_seed(0)
     torch._dynamo.reset()
     config = tiny(name)

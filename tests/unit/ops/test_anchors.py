@@ -15,10 +15,10 @@ RATIOS = (0.5, 1.0, 2.0)
 
 @pytest.mark.parametrize("sizes", [(32,), (64,), (128,), (256,), (512,), (32, 64, 128), (8, 16, 24, 33, 47, 101)])
 def test_rounded_cells_equal_torchvisions(sizes: tuple[int, ...]) -> None:
-    [wanted] = AnchorGenerator(sizes=(sizes,), aspect_ratios=(RATIOS,)).cell_anchors
+    [expected] = AnchorGenerator(sizes=(sizes,), aspect_ratios=(RATIOS,)).cell_anchors
     # torchvision has the ratios outside
-    wanted = wanted.reshape(len(RATIOS), len(sizes), 4).transpose(0, 1).reshape(-1, 4)
-    torch.testing.assert_close(cell_anchors(sizes, RATIOS, rounded=True), wanted, rtol=0, atol=0)
+    expected = expected.reshape(len(RATIOS), len(sizes), 4).transpose(0, 1).reshape(-1, 4)
+    torch.testing.assert_close(cell_anchors(sizes, RATIOS, rounded=True), expected, rtol=0, atol=0)
 
 
 def test_grids_equal_torchvisions() -> None:
@@ -26,26 +26,26 @@ def test_grids_equal_torchvisions() -> None:
 
     generator = AnchorGenerator(sizes=((32,), (64,)), aspect_ratios=(RATIOS, RATIOS))
     images = ImageList(torch.zeros(1, 3, 64, 96), [(64, 96)])
-    [wanted] = generator(images, [torch.zeros(1, 1, 16, 24), torch.zeros(1, 1, 8, 12)])
+    [expected] = generator(images, [torch.zeros(1, 1, 16, 24), torch.zeros(1, 1, 8, 12)])
     ours = [
         grid_anchors(cell_anchors((32,), RATIOS, rounded=True), (16, 24), 4),
         grid_anchors(cell_anchors((64,), RATIOS, rounded=True), (8, 12), 8),
     ]
-    torch.testing.assert_close(torch.cat(ours), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(torch.cat(ours), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 def test_grid_equals_a_slow_loop(offset: float) -> None:
-    wanted = []
+    expected = []
     for y in range(3):
         for x in range(5):
             for size in (16.0, 40.0):
                 for ratio in (0.5, 3.0):
                     width, height = math.sqrt(size * size / ratio), math.sqrt(size * size * ratio)
                     cx, cy = (x + offset) * 8, (y + offset) * 8
-                    wanted.append([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2])
+                    expected.append([cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2])
     ours = grid_anchors(cell_anchors((16, 40), (0.5, 3.0)), (3, 5), 8, offset)
-    torch.testing.assert_close(ours, torch.tensor(wanted), rtol=1e-6, atol=1e-5)
+    torch.testing.assert_close(ours, torch.tensor(expected), rtol=1e-6, atol=1e-5)
 
 
 def test_no_grid_and_one_cell() -> None:
@@ -84,7 +84,9 @@ def test_whole_cells_end_inside_the_image() -> None:
     sizes = torch.tensor([[33, 64], [15, 100]])
     found = whole_cells((3, 5), (16, 16), sizes, 2 * 15)
     for image, (height, width) in enumerate(sizes.tolist()):
-        wanted = [(y + 1) * 16 <= height and (x + 1) * 16 <= width for y in range(3) for x in range(5) for _ in (0, 1)]
-        assert found[image].tolist() == wanted
+        expected = [
+            (y + 1) * 16 <= height and (x + 1) * 16 <= width for y in range(3) for x in range(5) for _ in (0, 1)
+        ]
+        assert found[image].tolist() == expected
     assert found[0].sum() == 2 * 2 * 4
     assert not found[1].any()

@@ -84,7 +84,7 @@ def test_the_sampled_target_equals_roi_align_with_one_sample() -> None:
 
 
 def test_an_image_ends_at_its_own_size() -> None:
-    """Beyond the centre of the last pixel there is nothing to sample, though the batch is wider."""
+    """Nothing is sampled beyond the center of the image's last pixel, even if the batch is wider."""
     given = torch.ones(1, 1, 20, 20, dtype=torch.bool)
     box, sure = torch.tensor([[[4.0, 4.0, 12.0, 12.0]]]), torch.ones(1, 1, dtype=torch.bool)
     matched = torch.zeros(1, 1, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""Areas, overlaps, clipping: against torchvision, and by hand where it has no answer."""
+"""Areas, IoU, clipping: against torchvision, and by hand where it has no equivalent."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def test_clipping_equals_torchvisions_image_by_image() -> None:
     clipped = clip_boxes(boxes, sizes)
     assert not torch.equal(clipped, boxes)
     for image, size in enumerate(sizes.tolist()):
-        wanted = torchvision.ops.clip_boxes_to_image(boxes[image], (size[0], size[1]))
-        torch.testing.assert_close(clipped[image], wanted, rtol=0, atol=0)
+        expected = torchvision.ops.clip_boxes_to_image(boxes[image], (size[0], size[1]))
+        torch.testing.assert_close(clipped[image], expected, rtol=0, atol=0)
     assert clip_boxes(boxes[:, :0], sizes).shape == (2, 0, 4)
 
 
@@ -80,8 +80,8 @@ def test_inside_image_equals_a_loop(straddle: float) -> None:
     for image, (height, width) in enumerate(sizes.tolist()):
         for box, inside in zip(boxes.tolist(), found[image].tolist(), strict=True):
             x1, y1, x2, y2 = box
-            wanted = x1 >= -straddle and y1 >= -straddle and x2 <= width + straddle and y2 <= height + straddle
-            assert inside == wanted
+            expected = x1 >= -straddle and y1 >= -straddle and x2 <= width + straddle and y2 <= height + straddle
+            assert inside == expected
     assert found.any()
     assert not found.all()
 
@@ -90,10 +90,10 @@ def test_box_ioa_equals_pycocotools_overlap_with_crowds() -> None:
     a, b = random_boxes(30, seed=6), random_boxes(7, seed=7)
     a[0] = torch.tensor([5.0, 5, 5, 9])  # no area
     sides = [torch.cat([c[:, :2], c[:, 2:] - c[:, :2]], 1).double().numpy() for c in (a, b)]
-    wanted = mask_utils.iou(sides[0], sides[1], [1] * len(b))  # of a crowd the union is the detection's own area
+    expected = mask_utils.iou(sides[0], sides[1], [1] * len(b))  # of a crowd the union is the detection's own area
     found = box_ioa(a, b)
     assert found[0].eq(0).all()
-    torch.testing.assert_close(found[1:], torch.from_numpy(wanted).float()[1:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[1:], torch.from_numpy(expected).float()[1:], atol=1e-5, rtol=1e-5)
 
 
 def test_box_ends_move_by_one_number_or_one_per_image() -> None:

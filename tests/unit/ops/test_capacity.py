@@ -1,4 +1,4 @@
-"""How much of a capacity is in use: known for free, or taken to be all of it."""
+"""How much of a capacity is in use; all of it where values cannot be read."""
 
 from __future__ import annotations
 

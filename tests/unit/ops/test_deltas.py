@@ -23,8 +23,8 @@ def test_encoding_and_decoding_equal_torchvisions(n: int, weights: Weights) -> N
     deltas = encode_deltas(boxes, anchors, weights)
     torch.testing.assert_close(deltas, coder.encode_single(boxes, anchors), rtol=1e-5, atol=1e-5)
     noise = torch.randn(n, 4) * 3  # some beyond the clamp
-    wanted = coder.decode_single(noise, anchors)
-    torch.testing.assert_close(decode_deltas(noise, anchors, weights), wanted, rtol=1e-5, atol=1e-3)
+    expected = coder.decode_single(noise, anchors)
+    torch.testing.assert_close(decode_deltas(noise, anchors, weights), expected, rtol=1e-5, atol=1e-3)
 
 
 @pytest.mark.parametrize("weights", WEIGHTS)
@@ -37,8 +37,8 @@ def test_decoding_undoes_encoding(weights: Weights) -> None:
 def test_by_hand() -> None:
     anchor = torch.tensor([[10.0, 20.0, 30.0, 60.0]])  # centre (20, 40), 20 x 40
     box = torch.tensor([[20.0, 40.0, 60.0, 60.0]])  # centre (40, 50), 40 x 20
-    wanted = torch.tensor([[10.0, 2.5, 5 * math.log(2), 5 * math.log(0.5)]])
-    torch.testing.assert_close(encode_deltas(box, anchor, (10, 10, 5, 5)), wanted)
+    expected = torch.tensor([[10.0, 2.5, 5 * math.log(2), 5 * math.log(0.5)]])
+    torch.testing.assert_close(encode_deltas(box, anchor, (10, 10, 5, 5)), expected)
 
 
 def test_scales_are_clipped_above_only() -> None:

@@ -1,4 +1,4 @@
-"""Keypoints as places of a map, and maps decoded to keypoints, beside torchvision and a slow loop."""
+"""Keypoints as cells of a map, and maps decoded to keypoints, against torchvision and a slow loop."""
 
 from __future__ import annotations
 
@@ -94,10 +94,10 @@ def test_no_bound_is_passed_by_a_value() -> None:
 
 def test_results_do_not_depend_on_how_much_is_done_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, boxes = smooth_maps(9, 4, 6)[None], some_boxes(9, 7, 4, 150)[None]
-    wanted = decode_keypoints(maps, boxes)
+    expected = decode_keypoints(maps, boxes)
     monkeypatch.setattr(ops, "REGIONS_AT_A_TIME", 2)
     monkeypatch.setattr(ops, "VALUES_AT_A_TIME", 50)
-    torch.testing.assert_close(decode_keypoints(maps, boxes), wanted, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(decode_keypoints(maps, boxes), expected, atol=1e-5, rtol=1e-6)
 
 
 def test_empty_flat_and_not_finite() -> None:
@@ -134,9 +134,9 @@ def test_places_equal_torchvision(size: int) -> None:
     points[:, 1] = boxes[:, :2]
     keypoints = torch.cat([points, torch.randint(0, 3, (40, 17, 1), generator=generator)], -1)
     place, counts = keypoint_places(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
-    wanted, valid = keypoints_to_heatmap(keypoints, boxes, size)
+    expected, valid = keypoints_to_heatmap(keypoints, boxes, size)
     assert torch.equal(counts.flatten(0, 1), valid.bool())
-    assert torch.equal(place.flatten(0, 1), wanted)
+    assert torch.equal(place.flatten(0, 1), expected)
     assert bool(counts[..., 0].any())
 
 

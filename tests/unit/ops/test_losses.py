@@ -14,10 +14,10 @@ def test_values_and_gradients_equal_pytorchs(beta: float) -> None:
     target = torch.zeros(101)
     ours = torch.linspace(-2, 2, 101).requires_grad_()  # the middle one is exactly right, others on both sides of beta
     theirs = ours.detach().clone().requires_grad_()
-    loss, wanted = smooth_l1(ours, target, beta), F.smooth_l1_loss(theirs, target, reduction="none", beta=beta)
-    torch.testing.assert_close(loss, wanted)
+    loss, expected = smooth_l1(ours, target, beta), F.smooth_l1_loss(theirs, target, reduction="none", beta=beta)
+    torch.testing.assert_close(loss, expected)
     loss.sum().backward()
-    wanted.sum().backward()
+    expected.sum().backward()
     torch.testing.assert_close(ours.grad, theirs.grad)
     assert ours.grad is not None
     assert ours.grad.isfinite().all()
@@ -40,11 +40,11 @@ def test_focal_loss_is_cross_entropy_times_a_power_of_what_is_missing(gamma: flo
     ours = scores.float().requires_grad_()
     theirs = scores.clone().requires_grad_()
     p = theirs.softmax(1)[torch.arange(50), labels]
-    wanted = -((1 - p) ** gamma) * p.log()
+    expected = -((1 - p) ** gamma) * p.log()
     loss = focal_loss(ours, labels, gamma)
-    torch.testing.assert_close(loss.double(), wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(loss.double(), expected, atol=1e-5, rtol=1e-4)
     loss.sum().backward()
-    wanted.sum().backward()
+    expected.sum().backward()
     assert ours.grad is not None
     torch.testing.assert_close(ours.grad.double(), theirs.grad, atol=1e-5, rtol=1e-3)
     if gamma == 0:

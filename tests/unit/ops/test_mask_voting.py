@@ -68,10 +68,10 @@ def test_equals_a_canvas_for_each_detection() -> None:
     fitted, voted, found = vote_masks(boxes, masks, weights, torch.tensor([[150, 200]]), 0.4, True)
     assert found[0].tolist() == [True] * 4 + [False] * 2
     for place in range(4):
-        wanted = slow_vote(boxes[0].numpy(), masks[0].double().numpy(), weights[0, place].numpy(), (150, 200))
-        assert wanted is not None
-        np.testing.assert_array_equal(fitted[0, place].numpy(), wanted[0])
-        np.testing.assert_allclose(voted[0, place].numpy(), wanted[1], atol=1e-5)
+        expected = slow_vote(boxes[0].numpy(), masks[0].double().numpy(), weights[0, place].numpy(), (150, 200))
+        assert expected is not None
+        np.testing.assert_array_equal(fitted[0, place].numpy(), expected[0])
+        np.testing.assert_allclose(voted[0, place].numpy(), expected[1], atol=1e-5)
     assert (fitted[0, 4:] == 0).all()
     assert (voted[0, 4:] == 0).all()
 
@@ -82,8 +82,8 @@ def test_weights_are_of_those_that_overlap() -> None:
     valid = torch.tensor([[True, True, True, False]])
     kept, labels = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 0]])
     weights = vote_weights(boxes, scores, valid, kept, labels, torch.tensor([[True, True, False]]), 0.5)
-    wanted = [[0.75, 0.25, 0, 0], [0.125, 0.875, 0, 0], [0, 0, 0, 0]]
-    torch.testing.assert_close(weights, torch.tensor([wanted]))
+    expected = [[0.75, 0.25, 0, 0], [0.125, 0.875, 0, 0], [0, 0, 0, 0]]
+    torch.testing.assert_close(weights, torch.tensor([expected]))
 
 
 def test_no_candidate_and_no_detection() -> None:
@@ -109,8 +109,8 @@ def test_images_do_not_see_each_other() -> None:
         (vote_masks(boxes, masks, weights, sizes, 0.4, True),
          vote_masks(others, other_masks, weights, sizes, 0.4, True))
     ):  # fmt: skip
-        for ours, wanted in zip(both, alone, strict=True):
-            torch.testing.assert_close(ours[image], wanted[0], atol=0, rtol=0)
+        for ours, expected in zip(both, alone, strict=True):
+            torch.testing.assert_close(ours[image], expected[0], atol=0, rtol=0)
 
 
 def test_opcheck() -> None:
@@ -185,7 +185,7 @@ def read_at(mask: Tensor, box: list[float], y: float, x: float) -> float:
 
 
 def test_mask_rcnn_with_mask_voting() -> None:
-    """On the detector: where little is suppressed, detections overlap, and their masks become alike."""
+    """In a detector: with weak NMS detections overlap, and voting makes their masks similar."""
     config = model_config("mask_rcnn_compact")
     assert config.mask is not None
     box = replace(
@@ -204,6 +204,6 @@ def test_mask_rcnn_with_mask_voting() -> None:
     before, after = plain.predict(images), voting.predict(images)
     assert before.masks is not None
     assert after.masks is not None
-    wanted = average_masks(before.masks, before.boxes, before.scores, before.labels, before.valid, 0.3)
-    torch.testing.assert_close(after.masks, wanted)
+    expected = average_masks(before.masks, before.boxes, before.scores, before.labels, before.valid, 0.3)
+    torch.testing.assert_close(after.masks, expected)
     assert (after.masks - before.masks).abs().max() > 0.01

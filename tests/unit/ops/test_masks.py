@@ -42,10 +42,10 @@ def test_pasting_equals_sampling_whole_canvases(side: int, threshold: float) -> 
     masks = blobs(30, side, side)
     masks[:6] = 1.0  # whose edge has the value 0.5 exactly
     size = (70, 90)
-    wanted = paste_on_canvases(masks, boxes, size, threshold)
-    assert wanted.any()
-    assert not wanted.all()
-    assert torch.equal(paste_masks(masks, boxes, size, threshold), wanted)
+    expected = paste_on_canvases(masks, boxes, size, threshold)
+    assert expected.any()
+    assert not expected.all()
+    assert torch.equal(paste_masks(masks, boxes, size, threshold), expected)
 
 
 def test_boxes_of_no_size_and_thinner_than_a_pixel() -> None:
@@ -60,18 +60,18 @@ def test_boxes_of_no_size_and_thinner_than_a_pixel() -> None:
 
 def test_a_full_mask_fills_its_box_and_nothing_else() -> None:
     pasted = paste_masks(torch.ones(1, 28, 28), torch.tensor([[3.0, 4.0, 13.0, 24.0]]), (40, 30))
-    wanted = torch.zeros(1, 40, 30, dtype=torch.bool)
-    wanted[:, 4:24, 3:13] = True
-    assert torch.equal(pasted, wanted)
+    expected = torch.zeros(1, 40, 30, dtype=torch.bool)
+    expected[:, 4:24, 3:13] = True
+    assert torch.equal(pasted, expected)
 
 
 @pytest.mark.parametrize("max_bytes", [1, 5_000, 1 << 26])
 def test_regions_put_in_place_are_the_canvas_whatever_the_budget(max_bytes: int) -> None:
     masks, boxes, size = blobs(12, 28, 28), random_boxes(12, seed=1, extent=100) - 10, (60, 80)
-    wanted = paste_on_canvases(masks, boxes, size, 0.5)
+    expected = paste_on_canvases(masks, boxes, size, 0.5)
     regions = list(paste_regions(masks, boxes, size, max_bytes=max_bytes))
     assert len(regions) == 12
-    for (x0, y0, mask), canvas in zip(regions, wanted.numpy(), strict=True):
+    for (x0, y0, mask), canvas in zip(regions, expected.numpy(), strict=True):
         height, width = mask.shape
         assert (mask == canvas[y0 : y0 + height, x0 : x0 + width]).all()
         assert mask.sum() == canvas.sum()  # nothing is set outside
@@ -79,7 +79,7 @@ def test_regions_put_in_place_are_the_canvas_whatever_the_budget(max_bytes: int)
 
 
 def test_a_thousand_masks_in_a_large_image_take_less_than_two_gigabytes() -> None:
-    """Their canvases would be 12 GB. In a process of its own, whose peak is its own."""
+    """Their canvases would take 12 GB. In a separate process, to measure its peak memory."""
     program = """
 import torch
 from rcnn.ops.coco_backend import encode_region, rle_area
@@ -123,18 +123,18 @@ def test_crops_equal_torchvisions_roi_align(aligned: bool) -> None:
     assert soft.dtype == hard.dtype == torch.float32
     for image in range(2):
         rois = torch.cat([matched[image, :, None].float(), boxes[image]], 1)
-        wanted = torchvision.ops.roi_align(bitmaps[image, :, None].float(), rois, 14, 1.0, -1, aligned)[:, 0]
-        wanted *= valid[image, :, None, None]
-        torch.testing.assert_close(soft[image], wanted)
-        assert torch.equal(hard[image], (wanted >= 0.5).float())
+        expected = torchvision.ops.roi_align(bitmaps[image, :, None].float(), rois, 14, 1.0, -1, aligned)[:, 0]
+        expected *= valid[image, :, None, None]
+        torch.testing.assert_close(soft[image], expected)
+        assert torch.equal(hard[image], (expected >= 0.5).float())
 
 
 def test_soft_crops_are_torchvisions_mask_targets() -> None:
     bitmaps, boxes = blobs(1, 3, 50, 50) > 0.5, random_boxes(1, 6, seed=3, extent=40)
     matched = torch.tensor([[0, 2, 1, 1, 0, 2]])
-    wanted = project_masks_on_boxes(bitmaps[0].float(), boxes[0], matched[0], 28)
+    expected = project_masks_on_boxes(bitmaps[0].float(), boxes[0], matched[0], 28)
     got = crop_bitmaps(bitmaps, matched, boxes, torch.ones(1, 6, dtype=torch.bool), 28, False, None)
-    torch.testing.assert_close(got[0], wanted)
+    torch.testing.assert_close(got[0], expected)
 
 
 def test_a_crop_of_whole_pixels_is_those_pixels() -> None:
@@ -154,9 +154,9 @@ def test_a_crop_of_whole_pixels_is_those_pixels() -> None:
 def test_many_objects_are_cropped_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     bitmaps, boxes = blobs(1, 40, 20, 20) > 0.5, random_boxes(1, 500, seed=4, extent=15)
     matched, valid = torch.randint(0, 40, (1, 500)), torch.ones(1, 500, dtype=torch.bool)
-    wanted = crop_bitmaps(bitmaps, matched, boxes, valid, 7, True, None)
+    expected = crop_bitmaps(bitmaps, matched, boxes, valid, 7, True, None)
     monkeypatch.setattr(masks_module, "MAX_CROP_BYTES", 3 * 4 * 20 * 20)
-    torch.testing.assert_close(crop_bitmaps(bitmaps, matched, boxes, valid, 7, True, None), wanted, rtol=0, atol=0)
+    torch.testing.assert_close(crop_bitmaps(bitmaps, matched, boxes, valid, 7, True, None), expected, rtol=0, atol=0)
 
 
 def test_no_regions_no_objects_and_none_valid() -> None:

@@ -31,9 +31,9 @@ def test_equals_torchvisions_matcher(targets: int, low: float, high: float, low_
     matched, label = match(boxes, objects, valid, low, high, low_quality)
     for image in range(2):
         real = objects[image, valid[image]]
-        wanted = by_torchvision(boxes[image], real, low, high, low_quality)
-        assert torch.equal(label[image], wanted[1])
-        assert torch.equal(matched[image], wanted[0])
+        expected = by_torchvision(boxes[image], real, low, high, low_quality)
+        assert torch.equal(label[image], expected[1])
+        assert torch.equal(matched[image], expected[0])
     assert (label == 0).any()
     assert (label == 1).any() or targets < 100
 
@@ -97,12 +97,12 @@ def test_a_target_that_overlaps_nothing_takes_every_box_as_the_peers_have_it() -
 def test_chunking_changes_nothing(targets: int, monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, objects = random_boxes(1, 400, seed=6), random_boxes(1, targets, seed=7)
     valid = torch.ones(1, targets, dtype=torch.bool)
-    wanted = by_torchvision(boxes[0], objects[0], 0.3, 0.7, True)
+    expected = by_torchvision(boxes[0], objects[0], 0.3, 0.7, True)
     for pieces in (1, 5, 1000):
         monkeypatch.setattr(matching, "MAX_TARGETS", pieces)
         matched, label = match(boxes, objects, valid, 0.3, 0.7, True)
-        assert torch.equal(matched[0], wanted[0])
-        assert torch.equal(label[0], wanted[1])
+        assert torch.equal(matched[0], expected[0])
+        assert torch.equal(label[0], expected[1])
 
 
 @pytest.mark.compile
@@ -111,7 +111,7 @@ def test_one_graph_whatever_is_valid() -> None:
     compiled = torch.compile(match, fullgraph=True, backend="eager")
     for count in (0, 3, 6):
         valid = (torch.arange(6) < count).expand(2, -1)
-        for ours, wanted in zip(
+        for ours, expected in zip(
             compiled(boxes, objects, valid, 0.3, 0.7, True), match(boxes, objects, valid, 0.3, 0.7, True), strict=True
         ):
-            assert torch.equal(ours, wanted)
+            assert torch.equal(ours, expected)

@@ -12,7 +12,7 @@ from tests.unit.random_boxes import random_boxes
 
 
 def slow_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> list[int]:
-    """Indices of what is left of one image, best first, by definition."""
+    """The indices kept in one image, best first, by definition."""
     iou = torchvision.ops.box_iou(boxes, boxes)
     left: list[int] = []
     for i in sorted(valid.nonzero()[:, 0].tolist(), key=lambda i: (-scores[i].item(), i)):
@@ -22,7 +22,7 @@ def slow_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_t
 
 
 def found(index: Tensor, kept: Tensor) -> list[list[int]]:
-    """The valid indices of each row, after a look at the rest: a prefix is valid, and beyond it all are 0."""
+    """The valid indices of each row; checks that they are a prefix and the rest is 0."""
     assert torch.equal(kept, kept.cummin(1)[0])
     assert (index[~kept] == 0).all()
     return [row[mask].tolist() for row, mask in zip(index, kept, strict=True)]
@@ -33,9 +33,9 @@ def test_equals_a_slow_loop(iou_threshold: float) -> None:
     boxes, scores = random_boxes(3, 150, seed=0, extent=20), torch.rand(3, 150)
     groups, valid = torch.randint(-1, 3, (3, 150)), torch.rand(3, 150) > 0.2
     index, kept = nms(boxes, scores, groups, valid, iou_threshold, 150)
-    wanted = [slow_nms(boxes[b], scores[b], groups[b], valid[b], iou_threshold) for b in range(3)]
-    assert found(index, kept) == wanted
-    assert iou_threshold > 0.5 or any(len(row) < mask.sum() for row, mask in zip(wanted, valid, strict=True))
+    expected = [slow_nms(boxes[b], scores[b], groups[b], valid[b], iou_threshold) for b in range(3)]
+    assert found(index, kept) == expected
+    assert iou_threshold > 0.5 or any(len(row) < mask.sum() for row, mask in zip(expected, valid, strict=True))
 
 
 def test_ties_go_to_the_lower_index_within_and_between_groups() -> None:
@@ -84,8 +84,8 @@ def test_invalid_places_may_hold_anything() -> None:
     spoilt_boxes = torch.where(valid[..., None], boxes, torch.nan)
     spoilt_scores = torch.where(valid, scores, torch.inf)
     groups = torch.zeros(1, 30).long()
-    wanted = torchvision.ops.nms(boxes[0, :20], scores[0, :20], 0.5).tolist()
-    assert found(*nms(spoilt_boxes, spoilt_scores, groups, valid, 0.5, 30)) == [wanted]
+    expected = torchvision.ops.nms(boxes[0, :20], scores[0, :20], 0.5).tolist()
+    assert found(*nms(spoilt_boxes, spoilt_scores, groups, valid, 0.5, 30)) == [expected]
 
 
 def test_a_hundred_thousand_boxes() -> None:
@@ -93,8 +93,8 @@ def test_a_hundred_thousand_boxes() -> None:
     groups = torch.randint(0, 80, (1, 100_000))
     index, kept = nms(boxes, scores, groups, scores > 0.3, 0.5, 1000)
     real = (scores[0] > 0.3).nonzero()[:, 0]
-    wanted = real[torchvision.ops.batched_nms(boxes[0, real], scores[0, real], groups[0, real], 0.5)]
-    assert found(index, kept) == [wanted[:1000].tolist()]
+    expected = real[torchvision.ops.batched_nms(boxes[0, real], scores[0, real], groups[0, real], 0.5)]
+    assert found(index, kept) == [expected[:1000].tolist()]
 
 
 def test_opcheck() -> None:

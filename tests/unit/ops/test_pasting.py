@@ -1,4 +1,4 @@
-"""Masks into images the older systems' ways, pixel by pixel; to the bit against the systems in tests/parity."""
+"""Mask pasting of older systems, pixel by pixel; tests/parity compares it with the systems bit for bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BOXES = [
 
 
 def value_at(mask: np.ndarray, y: float, x: float) -> float:
-    """OpenCV's bilinear value of a mask, its border continued."""
+    """OpenCV's bilinear value of a mask, with a replicated border."""
     top, left = math.floor(y), math.floor(x)
     total = 0.0
     for row, share in ((top, 1 - (y - top)), (top + 1, y - top)):
@@ -33,7 +33,7 @@ def value_at(mask: np.ndarray, y: float, x: float) -> float:
 
 
 def slow(kind: Paste, mask: np.ndarray, box: list[float]) -> np.ndarray:
-    """A canvas (H, W) of values: what each pixel's rule gives, -1 outside of the pasted window."""
+    """A canvas (H, W) with the value of each pixel; -1 outside the pasted window."""
     height, width = SIZE
     x1, y1, x2, y2 = box
     if kind == "rounded":
@@ -78,15 +78,15 @@ def test_equals_the_loop(kind: Paste, side: int) -> None:
 
 
 def test_stretched_by_hand() -> None:
-    """A mask between .2 and .4 covers what lies above the middle of its own range; one of a single value, nothing."""
+    """A mask between .2 and .4 is thresholded at the middle of its own range; a constant mask is empty."""
     mask = np.full((14, 14), 0.2, np.float32)
     mask[:, 7:] = 0.4
     [half, constant] = pasted(
         "stretched", np.stack([mask, np.full((14, 14), 0.9, np.float32)]), [[2, 3, 15, 16], [2, 3, 15, 16]]
     )
-    wanted = np.zeros(SIZE, bool)
-    wanted[3:17, 9:16] = True  # both ends belong to a box; 14 pixels, as the mask has
-    np.testing.assert_array_equal(half, wanted)
+    expected = np.zeros(SIZE, bool)
+    expected[3:17, 9:16] = True  # both ends belong to a box; 14 pixels, as the mask has
+    np.testing.assert_array_equal(half, expected)
     assert not constant.any()
     noise = np.random.default_rng(2).random((1, 14, 14)).astype(np.float32)
     low, high = noise.min() * 255, noise.max() * 255

@@ -1,4 +1,4 @@
-"""Outlines cropped to regions: bit for bit what pycocotools makes of them as Detectron2 calls it."""
+"""Outlines cropped to regions: bit for bit equal to pycocotools as used by Detectron2."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def edges_of(outlines: list[Outline], spare: int = 2) -> Tensor:
 
 
 def check(outlines: list[Outline], matched: np.ndarray, boxes: np.ndarray, size: int) -> int:
-    """Compare all regions; how many pixels were set."""
+    """Compare all regions; return the number of mask pixels."""
     ours = crop_polygons(
         edges_of(outlines),
         torch.from_numpy(matched)[None],
@@ -54,14 +54,14 @@ def check(outlines: list[Outline], matched: np.ndarray, boxes: np.ndarray, size:
     assert ours.dtype == torch.float32
     pixels = 0
     for mask, index, box in zip(ours[0].numpy(), matched, boxes, strict=True):
-        wanted = by_pycocotools(outlines[index], box, size)
-        assert np.array_equal(mask, wanted.astype(np.float32)), (outlines[index], box, size)
-        pixels += int(wanted.sum())
+        expected = by_pycocotools(outlines[index], box, size)
+        assert np.array_equal(mask, expected.astype(np.float32)), (outlines[index], box, size)
+        pixels += int(expected.sum())
     return pixels
 
 
 def random_part(rng: np.random.Generator, kind: str) -> np.ndarray:
-    """An outline (n, 2) float32 somewhere about a 100-pixel image."""
+    """A random outline (n, 2) float32 in or near an image of 100 pixels."""
     n, centre, radius = int(rng.integers(3, 40)), rng.uniform(-20, 120, 2), rng.choice([0.3, 3, 20, 80])
     scatter = rng.normal(0, radius, (n, 2))
     if kind == "star":
@@ -139,9 +139,9 @@ def test_a_rectangle_of_whole_pixels_is_those_pixels() -> None:
         torch.ones(1, 1).bool(),
         14,
     )
-    wanted = torch.zeros(14, 14)
-    wanted[3:12, 2:9] = 1
-    assert torch.equal(mask[0, 0], wanted)
+    expected = torch.zeros(14, 14)
+    expected[3:12, 2:9] = 1
+    assert torch.equal(mask[0, 0], expected)
 
 
 def test_parts_are_joined_and_not_taken_from_each_other() -> None:
@@ -159,14 +159,14 @@ def test_the_order_and_direction_of_edges_do_not_matter() -> None:
     edges = edges_of(outlines)
     matched, boxes = torch.arange(8)[None], torch.tensor([0.0, 0, 90, 110]).expand(1, 8, 4)
     valid = torch.ones(1, 8, dtype=torch.bool)
-    wanted = crop_polygons(edges, matched, boxes, valid, 28)
+    expected = crop_polygons(edges, matched, boxes, valid, 28)
     turned = edges[..., [2, 3, 0, 1, 4]]
-    assert torch.equal(crop_polygons(turned, matched, boxes, valid, 28), wanted)
+    assert torch.equal(crop_polygons(turned, matched, boxes, valid, 28), expected)
     for edge in edges[0]:
         for part in (0, 1):
             own = (edge[:, 4] == part).nonzero()[:, 0]
             edge[own] = edge[own[torch.randperm(len(own))]]
-    assert torch.equal(crop_polygons(edges, matched, boxes, valid, 28), wanted)
+    assert torch.equal(crop_polygons(edges, matched, boxes, valid, 28), expected)
 
 
 @pytest.mark.parametrize("limit", [1, 5_000])
@@ -175,10 +175,10 @@ def test_chunking_changes_nothing(limit: int, monkeypatch: pytest.MonkeyPatch) -
     edges = edges_of([[random_part(rng, "star")] for _ in range(500)])
     matched, boxes = torch.randint(0, 500, (1, 60)), torch.tensor([0.0, 0, 90, 110]).expand(1, 60, 4)
     valid = torch.rand(1, 60) > 0.3
-    wanted = crop_polygons(edges, matched, boxes, valid, 14)
+    expected = crop_polygons(edges, matched, boxes, valid, 14)
     monkeypatch.setattr(polygons_module, "MAX_WORK", limit)
-    assert wanted.any()
-    assert torch.equal(crop_polygons(edges, matched, boxes, valid, 14), wanted)
+    assert expected.any()
+    assert torch.equal(crop_polygons(edges, matched, boxes, valid, 14), expected)
 
 
 def test_images_have_their_own_objects_and_invalid_places_are_empty() -> None:

@@ -1,4 +1,4 @@
-"""RoI pooling and the crops that came before RoIAlign: against torchvision, and slow loops over regions and cells."""
+"""RoI pooling and crops from before RoIAlign, against torchvision and slow loops over regions and cells."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def pyramid(dtype: torch.dtype = torch.float32) -> list[Tensor]:
 
 
 def regions(seed: int = 1, count: int = 12) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes (2, count, 4) in images of 64 x 80, some of which reach outside; levels; valid."""
+    """Boxes (2, count, 4) in images of 64 x 80, some partly outside; levels; valid."""
     generator = torch.Generator().manual_seed(seed)
     first = torch.rand(2, count, 2, generator=generator) * torch.tensor([70.0, 55.0]) - 4
     boxes = torch.cat([first, first + torch.rand(2, count, 2, generator=generator) * 40], -1)
@@ -50,11 +50,11 @@ def test_roi_pool_and_its_gradient_equal_torchvision(size: int) -> None:
         torchvision.ops.roi_pool(m, as_torchvision(boxes), size, s) for m, s in zip(theirs, SCALES, strict=True)
     )
     is_fine, is_valid = (mask.flatten()[:, None, None, None] for mask in (levels == 0, valid))
-    wanted = torch.where(is_fine, fine, coarse) * is_valid
-    assert torch.equal(pooled.flatten(0, 1), wanted)
-    weight = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2))
+    expected = torch.where(is_fine, fine, coarse) * is_valid
+    assert torch.equal(pooled.flatten(0, 1), expected)
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(2))
     (pooled.flatten(0, 1) * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (expected * weight).sum().backward()
     for ours, other in zip(maps, theirs, strict=True):
         assert ours.grad is not None
         assert ours.grad.abs().sum() > 0
@@ -63,15 +63,15 @@ def test_roi_pool_and_its_gradient_equal_torchvision(size: int) -> None:
 
 def test_roi_pool_of_all_regions_from_every_level_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, levels, valid = regions()
-    wanted = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
+    expected = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
 
     def all_rows(own: Tensor) -> Tensor:
         return torch.arange(len(own))  # as on an accelerator
 
     monkeypatch.setattr("rcnn.ops.roi_pool._rows", all_rows)
     found = roi_pool(pyramid(), boxes, levels, valid, SCALES, 7)
-    assert torch.equal(found[0], wanted[0])
-    assert torch.equal(found[1], wanted[1])
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
 
 
 def test_roi_pool_takes_the_largest_of_whole_cells_and_the_last_one_belongs_to_it() -> None:
@@ -101,7 +101,7 @@ def bilinear(plane: Tensor, y: float, x: float) -> Tensor:
 
 
 def slowly(maps: list[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, size: int, kind: str) -> Tensor:
-    """One sample after the other."""
+    """A loop over samples."""
     out = maps[0].new_zeros(*boxes.shape[:2], maps[0].shape[1], size, size)
     for image in range(boxes.shape[0]):
         for region in range(boxes.shape[1]):
@@ -130,9 +130,9 @@ def test_crops_equal_a_loop_over_samples(kind: Kind) -> None:
     if kind == "crop_resize":  # of boxes in the image, as it was used; a cut outside the map would have no cells
         boxes = boxes.clamp(min=0).minimum(torch.tensor([79.0, 63, 80, 64]))
     found = crop_resize(pyramid(), boxes, levels, valid, SCALES, 5, kind)
-    wanted = slowly(pyramid(), boxes, levels, valid, 5, kind)
-    assert wanted.abs().amax((2, 3, 4))[valid].gt(0).float().mean() > 0.8
-    torch.testing.assert_close(found, wanted, atol=2e-5, rtol=1e-5)
+    expected = slowly(pyramid(), boxes, levels, valid, 5, kind)
+    assert expected.abs().amax((2, 3, 4))[valid].gt(0).float().mean() > 0.8
+    torch.testing.assert_close(found, expected, atol=2e-5, rtol=1e-5)
 
 
 def test_affine_equals_the_affine_grid_of_mask_faster_rcnn() -> None:
@@ -151,11 +151,11 @@ def test_affine_equals_the_affine_grid_of_mask_faster_rcnn() -> None:
         )
         grid = torch.nn.functional.affine_grid(theta, [len(x1), 3, 7, 7], align_corners=True)
         expanded = values[image].expand(len(x1), -1, -1, -1)
-        wanted = torch.nn.functional.grid_sample(expanded, grid, align_corners=True)
+        expected = torch.nn.functional.grid_sample(expanded, grid, align_corners=True)
         one = slice(image, image + 1)
         zeros, all_of_them = torch.zeros(1, len(x1), dtype=torch.int64), torch.ones(1, len(x1), dtype=torch.bool)
         found = crop_resize([values[one]], boxes[one], zeros, all_of_them, [0.25], 7, "affine")
-        torch.testing.assert_close(found[0], wanted, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(found[0], expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["affine", "crop_resize"])

@@ -38,7 +38,7 @@ def slow_pool(maps: Tensor, boxes: Tensor, scale: float, groups: int, size: int,
 
 
 def random_input(regions: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Maps (2, 3 * 9, 7, 9) and boxes on an image of 112 x 144, some of them beyond it, some without area."""
+    """Maps (2, 3 * 9, 7, 9) and boxes in an image of 112 x 144, some outside, some without area."""
     generator = torch.Generator().manual_seed(seed)
     maps = torch.randn(2, 3 * 9, 7, 9, generator=generator)
     corner = torch.rand(2, regions, 2, generator=generator) * 130 - 15

@@ -1,4 +1,4 @@
-"""Run lengths and outlines of bitmaps: against pycocotools, and by way of the op that fills outlines."""
+"""Run lengths and outlines of bitmaps, against pycocotools and the op that fills outlines."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def masks_of(height: int, width: int) -> list[np.ndarray]:
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_encoding_equals_pycocotools(height: int, width: int) -> None:
     for mask in masks_of(height, width):
-        wanted = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
+        expected = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
         rle = encode_mask(mask)
-        assert rle == {"size": [height, width], "counts": wanted["counts"].decode()}
+        assert rle == {"size": [height, width], "counts": expected["counts"].decode()}
         assert np.array_equal(rle_mask(rle), mask)
         assert rle_area(rle) == mask.sum()
-        assert rle_box(rle) == tuple(coco_mask.toBbox(wanted))
+        assert rle_box(rle) == tuple(coco_mask.toBbox(expected))
 
 
 def test_a_region_is_encoded_as_its_canvas() -> None:
@@ -58,12 +58,12 @@ def test_a_region_that_does_not_fit_is_refused() -> None:
 
 def test_every_kind_of_segmentation_becomes_the_same_run_lengths() -> None:
     polygons = [[2.0, 3.0, 20.0, 4.0, 15.5, 18.0], [10.0, 10.0, 28.0, 10.0, 28.0, 22.0, 10.0, 22.0]]
-    wanted = coco_mask.merge(coco_mask.frPyObjects(polygons, 30, 40))
-    mask = coco_mask.decode(wanted).astype(bool)
+    expected = coco_mask.merge(coco_mask.frPyObjects(polygons, 30, 40))
+    mask = coco_mask.decode(expected).astype(bool)
     flat = np.concatenate([[False], mask.flatten(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     runs = np.diff([0, *changes, mask.size]).tolist()
-    compressed = wanted["counts"]
+    compressed = expected["counts"]
     for segmentation in (
         polygons,
         {"size": [30, 40], "counts": runs},

@@ -23,7 +23,7 @@ def pyramid(batch: int = 2, channels: int = 5, seed: int = 0) -> list[Tensor]:
 
 
 def regions(batch: int, count: int, seed: int = 1) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, levels and which are valid: some leave the image, some lie outside, some have no area."""
+    """Boxes, levels and validity: some boxes are partly or fully outside, some have no area."""
     generator = torch.Generator().manual_seed(seed)
     boxes = random_boxes(batch, count, seed=seed, extent=150) - 20
     boxes[:, 3::11, 2:] = boxes[:, 3::11, :2]
@@ -53,12 +53,12 @@ def test_values_and_gradients_equal_torchvisions(size: int, sampling: int, align
     ours = [f.requires_grad_() for f in pyramid()]
     theirs = [f.detach().clone().requires_grad_() for f in ours]
     pooled = roi_align(ours, boxes, levels, valid, SCALES, size, sampling, aligned)
-    wanted = by_torchvision(theirs, boxes, levels, valid, size, sampling, aligned)
-    torch.testing.assert_close(pooled, wanted, rtol=1e-5, atol=1e-5)
-    assert wanted.abs().sum((2, 3, 4)).gt(0).sum() > 20
-    weight = torch.randn_like(wanted)
+    expected = by_torchvision(theirs, boxes, levels, valid, size, sampling, aligned)
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
+    assert expected.abs().sum((2, 3, 4)).gt(0).sum() > 20
+    weight = torch.randn_like(expected)
     (pooled * weight).sum().backward()
-    (wanted * weight).sum().backward()
+    (expected * weight).sum().backward()
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-5)
 
@@ -82,11 +82,11 @@ def test_half_precision_features_are_pooled_in_float32() -> None:
     features = [f.bfloat16().requires_grad_() for f in pyramid()]
     exact = [f.detach().float().requires_grad_() for f in features]
     pooled = roi_align(features, boxes, levels, valid, SCALES, 7, 0, True)
-    wanted = roi_align(exact, boxes, levels, valid, SCALES, 7, 0, True)
+    expected = roi_align(exact, boxes, levels, valid, SCALES, 7, 0, True)
     assert pooled.dtype == torch.bfloat16
-    torch.testing.assert_close(pooled.float(), wanted, rtol=2**-8, atol=1e-6)  # one rounding, at the end
+    torch.testing.assert_close(pooled.float(), expected, rtol=2**-8, atol=1e-6)  # one rounding, at the end
     pooled.float().sum().backward()
-    wanted.sum().backward()
+    expected.sum().backward()
     for a, b in zip(features, exact, strict=True):
         assert a.grad is not None
         assert a.grad.dtype == torch.bfloat16
@@ -97,17 +97,17 @@ def test_half_precision_features_are_pooled_in_float32() -> None:
 def test_the_layout_of_the_maps_does_not_matter(layout: torch.memory_format) -> None:
     boxes, levels, valid = regions(2, 20)
     features = [f.contiguous(memory_format=layout) for f in pyramid()]
-    wanted = by_torchvision(pyramid(), boxes, levels, valid, 7, 2, True)
+    expected = by_torchvision(pyramid(), boxes, levels, valid, 7, 2, True)
     torch.testing.assert_close(
-        roi_align(features, boxes, levels, valid, SCALES, 7, 2, True), wanted, rtol=1e-5, atol=1e-5
+        roi_align(features, boxes, levels, valid, SCALES, 7, 2, True), expected, rtol=1e-5, atol=1e-5
     )
 
 
 def test_regions_in_pieces_are_the_same_regions(monkeypatch: pytest.MonkeyPatch) -> None:
     boxes, levels, valid = regions(2, 40)
-    wanted = roi_align(pyramid(), boxes, levels, valid, SCALES, 7, 0, False)
+    expected = roi_align(pyramid(), boxes, levels, valid, SCALES, 7, 0, False)
     monkeypatch.setattr(roi_align_module, "REGIONS_AT_A_TIME", 3)
-    torch.testing.assert_close(roi_align(pyramid(), boxes, levels, valid, SCALES, 7, 0, False), wanted)
+    torch.testing.assert_close(roi_align(pyramid(), boxes, levels, valid, SCALES, 7, 0, False), expected)
 
 
 def test_invalid_regions_may_hold_anything_and_give_nothing() -> None:
@@ -147,9 +147,9 @@ def test_levels_by_definition(eps_inside: bool) -> None:
 
 def test_levels_equal_torchvisions() -> None:
     boxes = random_boxes(2000, seed=3, extent=1500, smallest=0)
-    wanted = LevelMapper(2, 5)([boxes])
-    assert len(wanted.unique()) == 4
-    assert torch.equal(assign_levels(boxes, eps_inside=False), wanted)
+    expected = LevelMapper(2, 5)([boxes])
+    assert len(expected.unique()) == 4
+    assert torch.equal(assign_levels(boxes, eps_inside=False), expected)
 
 
 def test_opcheck() -> None:
@@ -170,13 +170,26 @@ def test_opcheck() -> None:
 def test_the_accelerator_path_gives_the_same_values() -> None:
     boxes, levels, valid = regions(2, 15)
     features = pyramid()
-    wanted = roi_align(features, boxes, levels, valid, SCALES, 7, 2, True)
+    expected = roi_align(features, boxes, levels, valid, SCALES, 7, 2, True)
     pooled = roi_align_module._pool_by_torchvision(features, boxes, levels, valid, SCALES, 7, 2, True)
-    torch.testing.assert_close(pooled, wanted, rtol=1e-5, atol=1e-5)
-    gradient = torch.randn_like(wanted)
+    torch.testing.assert_close(pooled, expected, rtol=1e-5, atol=1e-5)
+    gradient = torch.randn_like(expected)
     heights, widths = [h for h, _ in GRIDS], [w for _, w in GRIDS]
     ours = roi_align_backward(gradient, boxes, levels, valid, heights, widths, SCALES, 2, True)
     maps = [torch.zeros(f.shape) for f in features]
     theirs = roi_align_module._spread_by_torchvision(gradient, maps, boxes, levels, valid, SCALES, 2, True)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_float64_maps_are_pooled_in_float64() -> None:
+    """Sums of 10^8 and 1: float32 would lose the small one."""
+    maps = torch.full((1, 1, 8, 8), 1e8, dtype=torch.float64) + torch.arange(8.0, dtype=torch.float64)
+    maps.requires_grad_()
+    box, level, valid = torch.tensor([[[0.0, 0, 8, 8]]]), torch.zeros(1, 1, dtype=torch.int64), torch.ones(1, 1).bool()
+    pooled = roi_align([maps], box, level, valid, [1.0], 1, 0, True)
+    assert pooled.dtype == torch.float64
+    assert pooled.item() - 1e8 == pytest.approx(3.5, abs=1e-6)
+    pooled.backward()
+    assert maps.grad is not None
+    assert maps.grad.dtype == torch.float64

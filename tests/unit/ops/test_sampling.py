@@ -1,4 +1,4 @@
-"""Random keys and the draw: how they are spread, that they repeat, and the rule against torchvision's sampler."""
+"""Random keys and sampling: their distribution, reproducibility, and the rule against torchvision's sampler."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_keys_do_not_depend_on_their_number() -> None:
 
 
 def test_known_keys() -> None:
-    """They are the same on every machine, or a run could not be repeated on another."""
+    """The keys are the same on every machine, so that a run can be reproduced on another."""
 
     def mix(value: int) -> int:
         value = ((value ^ (value >> 16)) * 0x7FEB352D) & 0xFFFFFFFF

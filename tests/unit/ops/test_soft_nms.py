@@ -1,4 +1,4 @@
-"""Soft suppression against the paper's own loop, written slowly."""
+"""Soft-NMS against a slow loop from the paper."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def slow_iou(a: list[float], b: list[float]) -> float:
 def slow_soft_nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, threshold: float, sigma: float, least: float
 ) -> list[tuple[int, float]]:
-    """(index, score) of one image, best first: figure 2 of Bodla et al. 2017, for each group by itself."""
+    """(index, score) of one image, best first: figure 2 of Bodla et al. 2017, per group."""
     found: list[tuple[int, float]] = []
     for group in set(groups[valid].tolist()):
         left = {i: scores[i].item() for i in range(len(boxes)) if valid[i] and groups[i] == group}
@@ -51,9 +51,9 @@ def test_equals_a_slow_loop(threshold: float, sigma: float, least: float) -> Non
     changed = 0
     for image in range(3):
         row = kept[image]
-        wanted = slow_soft_nms(boxes[image], scores[image], groups[image], valid[image], threshold, sigma, least)
-        assert index[image][row].tolist() == [i for i, _ in wanted]
-        torch.testing.assert_close(sunk[image][row], torch.tensor([s for _, s in wanted]))
+        expected = slow_soft_nms(boxes[image], scores[image], groups[image], valid[image], threshold, sigma, least)
+        assert index[image][row].tolist() == [i for i, _ in expected]
+        torch.testing.assert_close(sunk[image][row], torch.tensor([s for _, s in expected]))
         changed += int((sunk[image][row] < scores[image][index[image][row]]).sum())
     assert changed >= 5
 

@@ -1,4 +1,4 @@
-"""Sizes, pixels and the way back of each system: against Pillow, torchvision's transform, Detectron2, and by hand."""
+"""Sizes, pixels and the mapping back for each system, against Pillow, torchvision, Detectron2, and by hand."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def test_antialias_equals_pillow(size: Size, contiguous: bool) -> None:
     if not contiguous:
         image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     resized = resize_image(image, (48, 29), "antialias")
-    wanted = rows.resize((29, 48), Image.Resampling.BILINEAR)
-    np.testing.assert_array_equal(resized.permute(1, 2, 0).numpy(), np.array(wanted))
+    expected = rows.resize((29, 48), Image.Resampling.BILINEAR)
+    np.testing.assert_array_equal(resized.permute(1, 2, 0).numpy(), np.array(expected))
 
 
 @pytest.mark.parametrize("size", [size for size in SIZES if min(size) > 1])
@@ -131,7 +131,7 @@ def test_sizes_of_the_systems_that_use_opencv() -> None:
     ],
 )
 def test_boxes_return_as_in_each_system(settings: dict[str, Any], x: float, y: float) -> None:
-    """150 x 210 becomes 192 x 269: the width was rounded, so there are five ways back."""
+    """150 x 210 becomes 192 x 269: the width is rounded, and systems differ in the scale for mapping back."""
     np.testing.assert_allclose(build_preprocessor(InputConfig(**settings)).way_back((192, 269), (150, 210)), (x, y))
 
 
@@ -143,7 +143,7 @@ def test_old_systems_have_their_own_preprocessor() -> None:
 
 
 def test_a_frame_by_hand() -> None:
-    """60 x 90 becomes 40 x 60, so that coordinates return by 1.5; boxes are clipped to the file, points are not."""
+    """60 x 90 becomes 40 x 60, so coordinates are scaled by 1.5; boxes are clipped to the file, points are not."""
     image, frame = preprocessor(40, 100, "antialias")(noise(60, 90))
     assert (tuple(image.shape), frame.size, frame.original) == ((3, 40, 60), (40, 60), (60, 90))
     assert frame.scale == pytest.approx(1 / 1.5)
@@ -154,7 +154,7 @@ def test_a_frame_by_hand() -> None:
 
 
 def test_a_frame_on_a_canvas_by_hand() -> None:
-    """25 x 32 doubles to 50 x 64, and begins 7 pixels below the top of a canvas of 64."""
+    """25 x 32 becomes 50 x 64, placed 7 pixels below the top of a canvas of 64."""
     config = InputConfig(min_size=50, max_size=64, size_rounding="factor_up", resize="opencv_float", canvas=64)
     image, frame = build_preprocessor(config)(noise(25, 32))
     assert (tuple(image.shape), frame.size) == ((3, 64, 64), (64, 64))

@@ -1,4 +1,4 @@
-"""Data sets of noise pictures for tests of batches, with what a loader reads of a model's and a run's settings."""
+"""Data sets of noise images for tests of batches, and the loader's settings."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def write_data(
 
 
 def seven_images(root: Path) -> Dataset:
-    """One object in every image but the last; the first has three and a crowd."""
+    """One object in every image except the last; the first has three and a crowd."""
     annotations = [annotation(number, image_id=number) for number in range(1, len(SIZES))]
     triangle = [[5, 5, 15, 5, 5, 12.5], [20, 20, 28, 20, 28, 28]]
     annotations.append(annotation(20, segmentation=triangle, bbox=[5, 5, 23, 23]))

@@ -30,7 +30,7 @@ def run(
     weights: str = "",
     lines: list[str] | None = None,
 ) -> Outcome:
-    """A whole run on the CPU; what it reports is appended to `lines`."""
+    """A whole run on the CPU; its output is appended to `lines`."""
     request = RunRequest(
         model=model,
         data=data,
@@ -54,7 +54,7 @@ def train(
     evaluate: Callable[[Detector], Mapping[str, object]] | None = None,
     resume: bool = False,
 ) -> Outcome:
-    """The loop alone: `detector` trained in place, with its run in `folder`."""
+    """The training loop only: trains `detector` in place, with its run in `folder`."""
     state = TrainState.start(detector, settings)
     with RunFolder(folder, classes=CLASSES, provenance={}) as run_folder:
         run_folder.claim(resumes=resume)

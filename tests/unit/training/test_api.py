@@ -1,4 +1,4 @@
-"""`rcnn.train` as a function: the run that it leaves, and what it prints about faulty data."""
+"""`rcnn.train` as a function: the run it writes, and its warnings about faulty data."""
 
 from __future__ import annotations
 

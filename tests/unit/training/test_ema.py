@@ -1,4 +1,4 @@
-"""The average of the weights: against a loop over stored steps, what is evaluated and kept, resuming."""
+"""EMA of the weights: against a loop over stored steps; evaluation, checkpoints and resuming."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def test_the_ema_equals_a_loop_and_is_evaluated_and_saved_as_best(tmp_path: Path
     train(trained, stream, replace(AVERAGED, evaluate_every=0), tmp_path / "run", evaluate=evaluate)
     steps = after_each_step(tmp_path, 4)
     assert all(torch.equal(trained.state_dict()[name], value) for name, value in steps[-1].items())
-    wanted = {name: value.double() for name, value in tiny().state_dict().items()}
+    expected = {name: value.double() for name, value in tiny().state_dict().items()}
     for number, values in enumerate(steps):
         keep = min(0.9, (1 + number) / (10 + number))
-        wanted = {name: keep * wanted[name] + (1 - keep) * values[name].double() for name in wanted}
-    for name, value in wanted.items():
+        expected = {name: keep * expected[name] + (1 - keep) * values[name].double() for name in expected}
+    for name, value in expected.items():
         if value.dtype.is_floating_point and not name.endswith("num_batches_tracked"):
             torch.testing.assert_close(seen[-1][name].double(), value, atol=1e-6, rtol=1e-5, msg=name)
         else:
@@ -78,11 +78,11 @@ def test_an_ema_enabled_on_resume_starts_at_the_current_weights(tmp_path: Path) 
     before = load_checkpoint(tmp_path / "last").state
     again = tiny()
     train(again, stream, replace(AVERAGED, steps=3), tmp_path, resume=True)
-    wanted = EMA(tiny(), 0.9)
-    wanted.detector.load_state_dict(before)
-    wanted.update(again, 2)
+    expected = EMA(tiny(), 0.9)
+    expected.detector.load_state_dict(before)
+    expected.update(again, 2)
     kept = load_checkpoint(tmp_path / "averaged").state
-    assert all(torch.equal(kept[name], value) for name, value in wanted.detector.state_dict().items())
+    assert all(torch.equal(kept[name], value) for name, value in expected.detector.state_dict().items())
 
 
 @pytest.mark.parametrize("value", [1.0, -0.1, float("nan")])

@@ -38,18 +38,18 @@ def tiny(*words: str) -> Detector:
 
 
 def batch_of(images: ImageBatch, targets: Targets, ids: tuple[int, ...]) -> TrainingBatch:
-    """What the loader gives."""
+    """A batch as the loader makes it."""
     return TrainingBatch(images=images, targets=targets, image_ids=ids)
 
 
 def two_images(seed: int) -> tuple[ImageBatch, Targets]:
-    """Two of one size with three objects each."""
+    """Two images of one size with three objects each."""
     sizes = [(64, 96), (64, 96)]
     return random_images(sizes, seed=seed), random_targets(sizes, [3, 3], 2, capacity=3, seed=seed)
 
 
 def stream(first: int) -> Iterator[TrainingBatch]:
-    """Endless, from batch `first` on."""
+    """An endless stream from batch `first`."""
     while True:
         yield batch_of(*two_images(first), (2 * first, 2 * first + 1))
         first += 1
@@ -89,7 +89,7 @@ def test_steps_are_those_of_a_loop_in_plain_pytorch(tmp_path: Path) -> None:
 
 
 def test_accumulated_batches_give_the_gradient_of_one_larger_batch(tmp_path: Path) -> None:
-    """Where the losses are divided by the same: sampling exhaustive, as many regions in each image, no norms."""
+    """Where the losses have the same divisor: exhaustive sampling, equal numbers of regions per image, no norms."""
     words = [
         "mask=null",
         "backbone.norm=none",
@@ -192,7 +192,7 @@ def stopping(at: int, number: int) -> Callable[[int], Iterator[TrainingBatch]]:
 def test_a_signal_during_a_wait_for_data_ends_the_run_and_resuming_is_bit_for_bit(
     tmp_path: Path, number: int, accumulate: int
 ) -> None:
-    """Also in the middle of a step of several batches: its earlier batches have changed nothing yet."""
+    """Also within a step of several batches: its earlier batches have changed nothing yet."""
     settings = replace(SETTINGS, steps=4, clip_norm=5.0, accumulate=accumulate)
     whole = tiny()
     train(whole, stream, settings, tmp_path / "whole")
@@ -248,7 +248,7 @@ def test_a_signal_during_an_evaluation_ends_the_run_and_the_evaluation_is_repeat
 
 
 def test_an_error_within_a_step_saves_nothing(tmp_path: Path) -> None:
-    """Batch statistics have changed by then: the state would be that of no step."""
+    """Batch statistics have changed by then, so the state would not belong to any step."""
 
     def fail(detector: Detector, *_: object) -> None:
         if (tmp_path / "log.jsonl").read_text().count("\n") == 2:

@@ -1,4 +1,4 @@
-"""A keypoint detector from a folder of data to its metrics and pictures, by the commands."""
+"""A keypoint detector from a data set to metrics and pictures, through the commands."""
 
 from __future__ import annotations
 

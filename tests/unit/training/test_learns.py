@@ -1,4 +1,4 @@
-"""Training learns: two images by heart, and a small data set's loss falls in sixty steps."""
+"""Training works: it overfits two images, and reduces the loss on a small data set in sixty steps."""
 
 from __future__ import annotations
 

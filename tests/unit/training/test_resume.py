@@ -1,4 +1,4 @@
-"""Resuming: what may change, what is refused by name without harm, what is reported."""
+"""Resuming: what may change, what is refused, what is reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BRIEF = (*TINY_MODEL, "train.steps=2", "train.batch_size=2", "train.workers=0", 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images to train on, two to evaluate on."""
+    """Three training images and two validation images."""
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 3, "val": 2}, size=(64, 96))
 
 
@@ -40,7 +40,7 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def resume(data: Path, output: Path, *words: str, **options: str) -> list[str]:
-    """Resume the run in `output`; the lines that it reported."""
+    """Resume the run in `output`; returns its output lines."""
     lines: list[str] = []
     splits = (options.pop("split", ""), options.pop("val_split", ""))
     runs.run("mask_rcnn_compact", data, output, words, resume=True, splits=splits, lines=lines, **options)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whole runs on a tiny data set: what they leave, how they are planned, what is refused."""
+"""Whole runs on a tiny data set: their files, their plans, refused requests."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BRIEF = ("train.steps=4", "train.batch_size=2", "train.workers=0", "train.log_ev
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Five images to learn, two to evaluate on."""
+    """Five training images and two validation images."""
     return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 5, "val": 2}, size=(64, 96))
 
 
 def run(data: Path, output: Path, *words: str, resume: bool = False, splits: tuple[str, str] = ("", "")) -> list[str]:
-    """A run of the tiny model on the CPU; the lines that it reported."""
+    """A run of the tiny model on the CPU; returns its output lines."""
     lines: list[str] = []
     overrides = [*(() if resume else (*TINY_MODEL, *BRIEF)), *words]
     runs.run("mask_rcnn_compact", data, output, overrides, resume=resume, splits=splits, lines=lines)

@@ -1,4 +1,4 @@
-"""The state of a run comes back bit for bit; the log survives a crash and damage."""
+"""The state of a run is restored bit for bit; the log survives a crash and damage."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SETTINGS = TrainConfig(lr=0.01, momentum=0.9, channels_last=False)
 
 
 class Layer(nn.Linear):
-    """Stands for a detector."""
+    """A stand-in for a detector."""
 
     def __init__(self) -> None:
         super().__init__(3, 2)

@@ -1,4 +1,4 @@
-"""Detectron's files as Python 2 wrote them: blob names and shapes (its model_final.pkl), and the pickle's own bytes."""
+"""Detectron's files as written by Python 2: blob names and shapes (model_final.pkl), and the bytes of the pickle."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def blobs(
     blocks: tuple[int, ...] = (),
     fill: Fill = empty,
 ) -> dict[str, np.ndarray]:
-    """All blobs of such a detector (`classes` with the background; None: an RPN), with what training left beside."""
+    """All blobs of such a detector (`classes` with the background; None: an RPN), plus those that training adds."""
     shapes = _trunk(blocks or BLOCKS[depth], group_norm, groups, width)
     shapes |= _pyramid(blocks or BLOCKS[depth], group_norm) if fpn else {}
     channels, anchors, suffix = (256, 3, "_fpn2") if fpn else (1024, 15, "")

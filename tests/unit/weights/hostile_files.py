@@ -1,4 +1,4 @@
-"""Files of weights that are damaged or mean harm, made by hand: what tests of the readers are given."""
+"""Damaged and hostile weight files, made by hand, for tests of the readers."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def raw(content: bytes) -> Maker:
 
 
 def text(word: str) -> bytes:
-    """A word as a pickle has it."""
+    """The pickle instruction for a text."""
     return b"\x8c" + bytes([len(word)]) + word.encode()
 
 
@@ -93,7 +93,7 @@ def global_(module: str, name: str) -> bytes:
 
 
 def called(module: str, name: str, *arguments: bytes) -> bytes:
-    """A pickle's call of a name with arguments that are instructions already."""
+    """The pickle instructions for a call of a name; arguments are instructions."""
     return global_(module, name) + b"(" + b"".join(arguments) + b"tR"
 
 
@@ -111,7 +111,7 @@ def zipped_pickle(body: bytes, storages: dict[str, bytes] | None = None, pack: i
 
 
 def number(value: int) -> bytes:
-    """A number of any size as a pickle has it."""
+    """The pickle instruction for an integer of any size."""
     content = value.to_bytes((value.bit_length() // 8) + 1, "little", signed=True)
     return b"\x8a" + bytes([len(content)]) + content
 
@@ -125,7 +125,7 @@ def torch_tensor(
     *, numel: int = 4, offset: int = 0, shape: tuple[int, ...] = (2, 2), strides: tuple[int, ...] = (2, 1),
     kind: str = "FloatStorage", rebuild: str = "_rebuild_tensor_v2",
 ) -> bytes:  # fmt: skip
-    """The pickle of {"w": tensor} with a tensor whose every number is made up."""
+    """The pickle of {"w": tensor} with arbitrary sizes, strides and offsets."""
     storage = tuple_(text("storage"), global_("torch", kind), text("0"), text("cpu"), number(numel)) + b"Q"
     sizes, steps = (tuple_(*(number(side) for side in sides)) for sides in (shape, strides))
     tensor = called("torch._utils", rebuild, storage, number(offset), sizes, steps, b"\x89", b"N")
@@ -133,7 +133,7 @@ def torch_tensor(
 
 
 def numpy_array(shape: tuple[int, ...], code: str = "f4", content: bytes = b"", order: bytes = b"<") -> bytes:
-    """The pickle of {"w": array} with an array whose shape and contents are made up."""
+    """The pickle of {"w": array} with an arbitrary shape and contents."""
     dtype = called("numpy", "dtype", text(code), b"\x89", b"\x88")
     dtype += tuple_(b"K\x03", text(order.decode()), b"N", b"N", b"N", number(-1), number(-1), b"K\x00") + b"b"
     body = b"B" + struct.pack("<I", len(content)) + content
@@ -161,7 +161,7 @@ def npy(array: Any) -> bytes:
 
 
 def npy_header(words: str, content: bytes = b"") -> bytes:
-    """An array of numpy that says of itself whatever `words` do."""
+    """A numpy array file with `words` as its header."""
     header = words.encode() + b" " * (-(len(words) + 11) % 64) + b"\n"
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + content
 

@@ -1,4 +1,4 @@
-"""tensorpack's Mask R-CNN at test time, written from its rules alone, one image, on tensors as its files have them."""
+"""tensorpack's Mask R-CNN at test time, written from its rules, for one image, on the tensors of its files."""
 
 from __future__ import annotations
 
@@ -225,20 +225,20 @@ class Forward:
         boxes = torch.cat([self.proposals(maps, size), truth])
         best, match = torchvision.ops.box_iou(boxes, truth).max(1)
         object_ = best >= 0.5
-        wanted = torch.where(object_, labels[match], 0)
+        expected = torch.where(object_, labels[match], 0)
         if self.pyramid:
             x, name = self.head(self.pool(maps, boxes, 7), "fastrcnn"), "fastrcnn/outputs"
         else:
             x, name = self.group(self.pool(maps, boxes, 14), 3).mean((2, 3)), "fastrcnn"
         scores, shifts = self.linear(x, f"{name}/class"), self.linear(x, f"{name}/box").unflatten(1, (-1, 4))
         weighted = encode(truth[match], boxes) * torch.tensor([10.0, 10, 5, 5])
-        moved = (shifts[torch.arange(len(boxes)), wanted] - weighted).abs()[object_].sum()
+        moved = (shifts[torch.arange(len(boxes)), expected] - weighted).abs()[object_].sum()
 
         pooled = self.pool(maps, boxes[object_], 14)
         x = self.convs(pooled, "maskrcnn", "fcn") if self.pyramid else self.group(pooled, 3)
         kernel = self.weights["maskrcnn/deconv/W"].permute(3, 2, 0, 1)
         x = F.relu(F.conv_transpose2d(x, kernel, self.weights["maskrcnn/deconv/b"], stride=2))
-        mask = self.conv(x, "maskrcnn/conv")[torch.arange(len(x)), wanted[object_] - 1]
+        mask = self.conv(x, "maskrcnn/conv")[torch.arange(len(x)), expected[object_] - 1]
         side = mask.shape[-1]
         targets = torch.zeros_like(mask)
         for row, (box, owner) in enumerate(zip(boxes[object_].tolist(), match[object_].tolist(), strict=True)):
@@ -255,7 +255,7 @@ class Forward:
         return {
             "rpn_objectness": entropy.item() / int((label >= 0).sum()),
             "rpn_box": rpn_box.item() / int((label >= 0).sum()),
-            "box_class": F.cross_entropy(scores, wanted).item(),
+            "box_class": F.cross_entropy(scores, expected).item(),
             "box_delta": moved.item() / len(boxes),
             "mask": F.binary_cross_entropy_with_logits(mask, targets).item(),
         }

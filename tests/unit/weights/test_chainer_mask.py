@@ -1,4 +1,4 @@
-"""Files of the two Chainer Mask R-CNNs: every published architecture has its place, settings count, nothing is run."""
+"""Files of the two Chainer Mask R-CNNs: every published architecture converts, settings are used, no code is run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.weights.state_dicts import convert_state
 
 
 def published(shared: Path) -> dict[str, dict[str, Tensor]]:
-    """Empty tensors of each architecture whose names were recorded."""
+    """Empty tensors of each recorded architecture."""
     found = {}
     for folder in sorted((shared / "golden/chainer").glob("mask_rcnn_*")):
         arrays = json.loads((folder / "names.json").read_text())["arrays"]
@@ -61,7 +61,7 @@ def test_every_recorded_architecture_has_its_place(shared: Path) -> None:
 
 
 def test_rows_by_hand() -> None:
-    """Two sizes, three ratios, four rows each: theirs ratio by ratio, ours size by size, y before x there."""
+    """Two sizes, three ratios, four rows each: theirs are ordered by ratio with y before x, ours by size."""
     config = override(model_config("mask_rcnn_r50_c4"), ["rpn.anchors.sizes=[[32,64]]", "num_classes=3"])
     theirs = torch.arange(24.0)[:, None]
     ours = in_our_layout("rpn.deltas.weight", theirs, config)[:, 0].tolist()

@@ -1,4 +1,4 @@
-"""Checkpoints of our own: what is written comes back, what is damaged is named, and other classes can start from it."""
+"""Our checkpoints: saving and loading, damage reported by file, and transfer to other classes."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert loaded.config.rpn.proposals.nms_iou == 0.625
     assert checkpoint.classes == CLASSES
     assert checkpoint.provenance == {"from": "here"}
-    wanted = detector.state_dict()
-    assert set(checkpoint.state) == set(wanted)
-    assert all(torch.equal(value, wanted[name]) for name, value in loaded.state_dict().items())
+    expected = detector.state_dict()
+    assert set(checkpoint.state) == set(expected)
+    assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["m"], "nothing is left beside it"
     weights, settings = (tmp_path / "m" / name for name in ("model.safetensors", "config.json"))
     assert weights.stat().st_mode == settings.stat().st_mode, "who may read one may read the other"
@@ -99,7 +99,7 @@ def test_a_run_folder_means_its_best_or_else_its_last_checkpoint(tmp_path: Path)
 
 
 def edit(folder: Path, **changes: Any) -> None:
-    """Change keys of config.json (None removes one), with a digest that fits."""
+    """Change keys of config.json (None removes one), with a matching digest."""
     path = folder / "config.json"
     record = {key: value for key, value in (json.loads(path.read_text()) | changes).items() if value is not None}
     path.write_text(json.dumps(record | {"sha256": record_digest(record)}))

@@ -1,4 +1,4 @@
-"""A whole conversion: what is listed, allowed, corrected and refused, and that nothing is left half-written."""
+"""A whole conversion: what is listed, allowed, corrected and refused; no partial output remains."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def c4(*words: str) -> DetectorConfig:
 
 
 def state() -> dict[str, Tensor]:
-    """A Detectron2 detector of ones that take no memory."""
+    """The state of a Detectron2 detector, all ones, without memory."""
     with torch.device("meta"):
         ours = build_detector(c4()).state_dict()
     one = {name: torch.ones((), dtype=value.dtype).expand(value.shape) for name, value in ours.items()}

@@ -1,4 +1,4 @@
-"""Files of other systems: recognised by their names, their settings kept or refused by name."""
+"""Files of other systems: recognised by tensor names; their settings are used or refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Detectron's (Caffe2) files: every family recognised, rows put in our order, its settings read and never run."""
+"""Detectron's (Caffe2) files: every family is recognised, rows are reordered, settings are read and never run."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def slow_trunk(blob: Mapping[str, np.ndarray], x: Tensor, one_by_one: bool, groups: int) -> list[Tensor]:
-    """Caffe's ResNet straight from its blobs, one block a stage, affine channels after each convolution."""
+    """Caffe's ResNet computed from its blobs: one block per stage, affine channels after each convolution."""
 
     def affine(x: Tensor, name: str) -> Tensor:
         scale, shift = (torch.from_numpy(np.array(blob[f"{name}_{field}"])) for field in "sb")
@@ -163,8 +163,8 @@ def test_the_trunk_equals_a_forward_pass_of_the_blobs(one_by_one: bool, groups: 
     assert torch.equal(shift, state["backbone.stem.conv1.norm.bias"])
     x = torch.randn(1, 3, 64, 80, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted, ours = slow_trunk(arrays, x, one_by_one, groups), net(x)
-    for number, value in zip((2, 3, 4, 5), wanted, strict=True):
+        expected, ours = slow_trunk(arrays, x, one_by_one, groups), net(x)
+    for number, value in zip((2, 3, 4, 5), expected, strict=True):
         torch.testing.assert_close(ours[f"c{number}"], value, atol=2e-5, rtol=1e-4)
 
 

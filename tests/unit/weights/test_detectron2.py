@@ -1,4 +1,4 @@
-"""Detectron2's files: names of every family both ways, its zoo by tensors and by name, settings kept or refused."""
+"""Detectron2's files: names of every family both ways, its zoo by tensors and name, settings used or refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.unit.weights.state_dicts import convert_state
 
 
 def numbered(config: DetectorConfig) -> dict[str, Tensor]:
-    """The same, each filled with a number of its own."""
+    """The same, each filled with a different number."""
     return {
         name: value if value.dtype == torch.int64 else torch.tensor(float(index)).expand(value.shape)
         for index, (name, value) in enumerate(blank(config).items())
@@ -198,7 +198,7 @@ mask.class_agnostic=true mask.convs=3 mask.width=96 mask.norm=gn mask.pooler.siz
 
 def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> None:
     file = settings(tmp_path, FPN_YAML)
-    wanted = replace(
+    expected = replace(
         override(model_config("mask_rcnn_r101_fpn"), FPN_WANTED.split()),
         cascade=CascadeConfig(
             ious=(0.4, 0.6),
@@ -217,24 +217,24 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
             pooler=PoolerConfig(size=14, sampling_ratio=2, aligned=False),
         ),
     )
-    wanted = replace(wanted, name="cascade_mask_rcnn_x101_64x4d_fpn_syncbn")
-    wanted = replace(
-        wanted, input=replace(wanted.input, pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
+    expected = replace(expected, name="cascade_mask_rcnn_x101_64x4d_fpn_syncbn")
+    expected = replace(
+        expected, input=replace(expected.input, pixel_mean=(103.53, 116.28, 123.675), pixel_std=(1.0, 1.0, 1.0))
     )
-    state = numbered(wanted)
-    theirs = to_detectron2(state, wanted)
+    state = numbered(expected)
+    theirs = to_detectron2(state, expected)
     assert "roi_heads.box_predictor.1.bbox_pred.weight" in theirs
     assert "roi_heads.box_head.0.conv2.norm.num_batches_tracked" in theirs
     assert "backbone.bottom_up.res2.0.conv1.norm.num_batches_tracked" not in theirs  # frozen there: another class
     assert "proposal_generator.rpn_head.conv.conv1.weight" in theirs
     given = convert_state(detectron2.SYSTEM, theirs, file)
-    assert given.config == wanted
+    assert given.config == expected
     assert (given.classes[0], given.classes[-1]) == ("aeroplane", "tvmonitor")
     assert given.state.keys() == state.keys()
     assert all(torch.equal(given.state[name], value) for name, value in state.items())
-    again = settings(tmp_path, settings_of(wanted), "again.yaml")
-    assert config_of(read_yaml(again), "again") == wanted
-    assert not_said(wanted) == ()
+    again = settings(tmp_path, settings_of(expected), "again.yaml")
+    assert config_of(read_yaml(again), "again") == expected
+    assert not_said(expected) == ()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The way back to Detectron2: what its YAML cannot say, what it has no network for, norms of another eps."""
+"""Export to Detectron2: settings its YAML lacks, unsupported networks, norms with another eps."""
 
 from __future__ import annotations
 

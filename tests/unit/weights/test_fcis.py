@@ -27,7 +27,7 @@ def empty(*shape: int) -> Tensor:
 
 
 def rows(count: int, *rest: int) -> Tensor:
-    """A tensor whose rows hold their own number."""
+    """A tensor with rows filled with their index."""
     return torch.arange(count, dtype=torch.float32).view(-1, *[1] * len(rest)).expand(count, *rest)
 
 
@@ -112,17 +112,17 @@ def test_mxnet_voc() -> None:
 
 
 def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
-    """The whole file; its tensors are what the state gives, so that the reader and the names meet."""
+    """The whole file equals the state, so reader and names work together."""
     path = tmp_path / "e2e-0008.params"
     state = mxnet_state(50, classes=2)
     path.write_bytes(params({name: value.numpy() for name, value in state.items()}, v2))
     converted = convert(path)
-    wanted = convert_state(fcis.MXNET, state)
+    expected = convert_state(fcis.MXNET, state)
     assert converted.system == "MXNet's FCIS"
     assert converted.classes == ("class_0",)
-    assert set(converted.state) == set(wanted.state)
+    assert set(converted.state) == set(expected.state)
     for name in ("box_head.maps.weight", "rpn.objectness.bias", "backbone.res5.2.conv3.weight"):
-        assert torch.equal(converted.state[name], wanted.state[name])
+        assert torch.equal(converted.state[name], expected.state[name])
 
 
 MISFITS: list[tuple[Callable[[dict[str, Tensor]], object], str]] = [

@@ -1,4 +1,4 @@
-"""Damaged and hostile files: each is refused in words that name it, runs nothing, and takes no memory."""
+"""Damaged and hostile files: each is refused with an error that names it, runs nothing, and takes no memory."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ MOST_MEMORY = 64 << 20  # bytes that reading any file of these may take
 
 
 def read_all(path: Path) -> int:
-    """How many numbers the tensors in the file hold, each of which is read."""
+    """The number of elements of all tensors in the file; reads each."""
     found = find_weights(path)
     return sum(found.state[name].numel() for name in found.state)
 
 
 def refusal(path: Path) -> str:
-    """What is said of `path` when all of it is read, of which no great memory may be taken."""
+    """The error for `path` when all of it is read; peak memory must stay low."""
     tracemalloc.start()
     try:
         with pytest.raises((ValueError, FileNotFoundError)) as caught:
@@ -51,9 +51,9 @@ def test_the_undamaged_files_are_readable(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "weights.bin"
     make.WRITERS[kind](path)
     found = find_weights(path)
-    for name, wanted in make.ARRAYS.items():
+    for name, expected in make.ARRAYS.items():
         got = found.state[f"group/{name}" if kind == "hdf5" else name]
-        np.testing.assert_array_equal(got.numpy(), wanted)
+        np.testing.assert_array_equal(got.numpy(), expected)
 
 
 @pytest.mark.parametrize("kind", make.WRITERS)
@@ -68,7 +68,7 @@ def test_files_truncated_anywhere_are_refused(tmp_path: Path, kind: str, part: f
 
 @pytest.mark.parametrize("kind", make.WRITERS)
 def test_garbled_files_are_errors_or_harmless(tmp_path: Path, kind: str) -> None:
-    """Whatever byte is changed, nothing but ValueError comes out, and never a shape that the file has no bytes for."""
+    """Any changed byte gives ValueError at most, and never a shape larger than the file."""
     path = tmp_path / "weights.bin"
     make.WRITERS[kind](path)
     whole = path.read_bytes()
@@ -214,14 +214,14 @@ def nested(depth: int) -> bytes:
 
 
 def laughs() -> bytes:
-    """Tuples of the tuple before, twice, forty times: 2 ** 40 leaves for whoever walks through them."""
+    """Forty nested tuples, each with the previous one twice: 2 ** 40 leaves when traversed."""
     array = make.numpy_array((1,), content=b"1234")[len(b"\x80\x04}" + make.text("w")) : -len(b"s.")]
     state = b"}" + make.text("w") + array + b"s"
     return b"\x80\x04}" + make.text("model") + state + b"s" + make.text("x") + b")" + b"2\x86" * 40 + b"s."
 
 
 def overlapping(path: Path) -> None:
-    """Two entries of the list of contents that are the same bytes of the file, as David Fifield's bomb has."""
+    """Two directory entries for the same bytes of the file, as in David Fifield's bomb."""
     make.npz_of({"a.npy": make.npy(np.zeros(4)), "b.npy": make.npy(np.ones(4))})(path)
     content = bytearray(path.read_bytes())
     second = content.rindex(b"PK\x01\x02")
@@ -230,7 +230,7 @@ def overlapping(path: Path) -> None:
 
 
 def said_to_be(size: int, path: Path) -> None:
-    """A zip file whose contents are said to be of `size` bytes each."""
+    """A zip file with entries that claim `size` bytes each."""
     make.npz_of({f"{name}.npy": make.npy(np.zeros(4)) for name in "ab"}, zipfile.ZIP_DEFLATED)(path)
     content = bytearray(path.read_bytes())
     at = content.find(b"PK\x01\x02")
@@ -241,7 +241,7 @@ def said_to_be(size: int, path: Path) -> None:
 
 
 def packed_zeros(path: Path) -> None:
-    """Zeros that unpack to 4 GB, told so truthfully."""
+    """Zeros that unpack to 4 GB, as declared."""
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     content = b"".join(packer.compress(bytes(1 << 20)) for _ in range(64)) + packer.flush()
     make.npz_of({"a.npy": b"x"}, zipfile.ZIP_DEFLATED)(path)
@@ -290,7 +290,7 @@ def test_bombs_are_refused_in_little_memory(tmp_path: Path, case: str) -> None:
 
 
 def test_billion_laughs_yaml_is_refused(tmp_path: Path) -> None:
-    """What lies beside the weights is walked through once, however often it is held."""
+    """Other entries are traversed once, however often they are referenced."""
     path = tmp_path / "laughs.pkl"
     path.write_bytes(laughs())
     found = find_weights(path)
@@ -299,7 +299,7 @@ def test_billion_laughs_yaml_is_refused(tmp_path: Path) -> None:
 
 
 def test_bombs_within_a_limit_on_the_address_space(tmp_path: Path) -> None:
-    """The same in a process that may not take more than 400 MB beside what torch takes by itself."""
+    """The same in a process limited to 400 MB in addition to torch itself."""
     for case, (write, _) in BOMBS.items():
         write(tmp_path / f"{case}.bin")
     script = """

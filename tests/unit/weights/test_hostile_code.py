@@ -1,4 +1,4 @@
-"""Code in files of weights: whatever a pickle names is refused by that name, and nothing of it is run."""
+"""Code in weight files: everything that a pickle calls is refused by name, and nothing is run."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ TRICKS: dict[str, tuple[Attack, str]] = {
 
 
 def body(attack: bytes) -> bytes:
-    """The attack beside weights that are sound."""
+    """The attack in addition to valid weights."""
     sound = pickle.dumps(make.ARRAYS, protocol=4)[:-1]
     return b"\x80\x04}" + make.text("model") + sound + b"s" + make.text("x") + attack + b"s."
 
@@ -135,7 +135,7 @@ def test_other_ways_of_calling(tmp_path: Path, trick: str, container: str) -> No
 
 
 def test_the_attacks_run_code_in_an_ordinary_unpickler(tmp_path: Path) -> None:
-    """Read the ordinary way, in a process of its own, the first of them does leave its trace."""
+    """With an ordinary unpickler, in a separate process, the first attack leaves its trace."""
     trace, path = tmp_path / "ran", tmp_path / "weights.bin"
     path.write_bytes(body(ATTACKS["os.system"](trace)))
     subprocess.run([sys.executable, "-c", f"import pickle; pickle.load(open({str(path)!r}, 'rb'))"], check=True)
@@ -143,7 +143,7 @@ def test_the_attacks_run_code_in_an_ordinary_unpickler(tmp_path: Path) -> None:
 
 
 def test_other_entries_are_kept_without_their_classes(tmp_path: Path) -> None:
-    """Settings, logs and dates of known classes are no reason to refuse a checkpoint, and are not imported either."""
+    """Settings, logs and dates of known classes are accepted without importing their classes."""
     path = tmp_path / "weights.bin"
     beside = make.called("argparse", "Namespace") + b"}" + make.text("lr") + b"K\x01sb"
     beside = b"(" + beside + make.called("mmengine.logging.history_buffer", "HistoryBuffer") + b"l"

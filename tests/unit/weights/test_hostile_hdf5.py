@@ -1,4 +1,4 @@
-"""HDF5 files that point outside of themselves, claim what they do not hold, or hold Python objects."""
+"""HDF5 files with external links, false claims about their contents, or Python objects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ResNets of ImageNet: each publisher's file against torchvision's network run as that publisher runs it."""
+"""ImageNet ResNets: each publisher's file against torchvision's network with that publisher's preprocessing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BLOCKS = "backbone.blocks=[1,1,1,1]"  # the smallest ResNet: a file of 30 MB in 
 
 
 def network(**options: Any) -> ResNet:
-    """torchvision's, with norms that do something."""
+    """torchvision's network, with random norms."""
     torch.manual_seed(3)
     net = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=2, **options).eval()
     for module in net.modules():
@@ -138,8 +138,8 @@ def test_torchvision(tmp_path: Path) -> None:
     mean, deviation = (
         torch.tensor(v)[None, :, None, None] for v in ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
     )
-    for name, wanted in features(network(), (image() - mean) / deviation).items():
-        torch.testing.assert_close(ours(tmp_path / "backbone")[name], wanted, rtol=1e-4, atol=1e-4)
+    for name, expected in features(network(), (image() - mean) / deviation).items():
+        torch.testing.assert_close(ours(tmp_path / "backbone")[name], expected, rtol=1e-4, atol=1e-4)
 
 
 def detectron2_names(net: ResNet) -> dict[str, Tensor]:
@@ -198,9 +198,9 @@ def test_caffes_networks(tmp_path: Path, kind: str, write: Callable[[ResNet, Pat
     assert "channel_order=bgr" in said
     assert "stride in the 1x1" in said
     pixels = image().flip(1) - torch.tensor(MEANS[kind])[None, :, None, None]
-    for name, wanted in features(net, pixels).items():
+    for name, expected in features(net, pixels).items():
         found = ours(tmp_path / "backbone")[name]
-        torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
 
 
 def test_caffes_files_with_torchvisions_names_are_known_by_their_first_norm(tmp_path: Path) -> None:

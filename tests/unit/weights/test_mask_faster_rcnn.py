@@ -1,4 +1,4 @@
-"""mask-faster-rcnn's files: one image followed to its masks by slow code written from its rules, and by ours."""
+"""mask-faster-rcnn's files: one image to masks, by slow code written from its rules and by ours."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def clipped(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """Kept places, best first; of two overlapping more the lower goes; the last pixels count."""
+    """Greedy NMS: kept indices, best first, with inclusive boxes."""
     area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
     order: list[int] = np.argsort(-scores, kind="stable").tolist()
     kept: list[int] = []

@@ -47,7 +47,7 @@ def their_name(ours: str) -> str:
 
 
 def theirs(fpn: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor], DetectorConfig]:
-    """A file of theirs with the tensors of a Detectron file, what Detectron's converter makes of these, its config."""
+    """Their file with the tensors of a Detectron file, the result of Detectron's converter, and its config."""
     caffe = {name: torch.from_numpy(value) for name, value in blobs(fpn=fpn, masks=True).items()}
     found = Found(state=caffe)
     plan = detectron.read(found, None)

@@ -1,4 +1,4 @@
-"""matterport's files: an .h5 of seeded weights, followed by code from its rules and by ours; what it says, what not."""
+"""matterport's files: an .h5 of seeded weights, run by code from its rules and by ours; known and unknown settings."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = f"IMAGE_MIN_DIM={SIDE} IMAGE_MAX_DIM={SIDE} DETECTION_MIN_CONFIDENCE=0.5
 
 
 def peer_layers() -> dict[str, tuple[int, ...]]:
-    """Kernels' shapes by layer, of a network of one block a stage."""
+    """Kernel shapes by layer, for one block per stage."""
     layers: dict[str, tuple[int, ...]] = {"conv1": (7, 7, 3, 64)}
     channels = 64
     for stage in (2, 3, 4, 5):
@@ -54,7 +54,7 @@ def norm_of(layer: str) -> str:
 
 
 def peer_weights() -> dict[str, np.ndarray]:
-    """Every array by the path that Keras gives it."""
+    """Every array by its Keras path."""
     draw = np.random.default_rng(3)
     gains = {"conv1": 0.02, "rpn_class_raw": 0.4, "rpn_bbox_pred": 0.2, "mrcnn_class_logits": 0.6, "mrcnn_bbox_fc": 0.4}
     weights = {}
@@ -77,7 +77,7 @@ def peer_weights() -> dict[str, np.ndarray]:
 
 
 class Rules:
-    """matterport's inference on its square, in its own coordinates (y1, x1, y2, x2 from 0 to 1)."""
+    """matterport's inference on its square canvas, in its coordinates (y1, x1, y2, x2 from 0 to 1)."""
 
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         self.weights = {"/".join(name.split("/")[1:]): torch.from_numpy(value) for name, value in weights.items()}
@@ -198,17 +198,17 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     boxes, scores, labels, masks = Rules(weights).detect(prepared.permute(1, 2, 0).double().numpy())
     assert len(boxes) >= 5
     y1, x1, y2, x2 = (boxes * 63 + torch.tensor([0, 0, 1, 1])).unbind(1)  # the unit ends on the last pixel
-    wanted = torch.stack([x1, y1, x2, y2], 1).round().numpy()
+    expected = torch.stack([x1, y1, x2, y2], 1).round().numpy()
     [found] = predictor.predict([pixels])
-    order = match_sets(found.boxes, wanted, found.labels, labels.numpy())
-    np.testing.assert_allclose(found.boxes[order], wanted, atol=0.01)
+    order = match_sets(found.boxes, expected, found.labels, labels.numpy())
+    np.testing.assert_allclose(found.boxes[order], expected, atol=0.01)
     np.testing.assert_allclose(found.scores[order], scores.numpy(), atol=1e-4)
     assert found.box_masks is not None
     np.testing.assert_allclose(found.box_masks[order], masks.numpy(), atol=1e-3)
 
 
 def test_the_square_canvas_and_back_by_hand() -> None:
-    """A wide image becomes 100 x 128 and lies 14 pixels from the top; boxes come back in whole pixels of the file."""
+    """A wide image becomes 100 x 128, 14 pixels below the top; boxes are returned in whole pixels of the file."""
     config = convert_state(matterport.SYSTEM, tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
     image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, 50, 64), dtype=np.uint8))
     preprocessor = build_preprocessor(config.input)
@@ -285,8 +285,8 @@ def test_one_graph_serves() -> None:
     pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
     images = ImageBatch(pixels=pixels, sizes=torch.tensor([[SIDE, SIDE]]))
     torch._dynamo.reset()
-    wanted = detector.eval().predict(images)
+    expected = detector.eval().predict(images)
     found = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
-    assert wanted.valid.any()
-    torch.testing.assert_close(found.boxes, wanted.boxes, atol=1e-3, rtol=1e-4)
-    torch.testing.assert_close(found.masks, wanted.masks, atol=1e-4, rtol=1e-4)
+    assert expected.valid.any()
+    torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(found.masks, expected.masks, atol=1e-4, rtol=1e-4)

@@ -1,4 +1,4 @@
-"""MMDetection's files: names and rows both ways, its config read without running it."""
+"""MMDetection's files: names and rows both ways; its config is read without running it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from rcnn.weights.systems.mmdetection.system import to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.unit.weights.state_dicts import convert_state
 
-# every parameter and statistic of theirs outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
+# all their parameters and statistics outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
 WEIGHT_AND_BIAS = ("weight", "bias")
 NECK = {
     f"neck.{kind}_convs.{i}.conv.{last}" for kind in ("lateral", "fpn") for i in range(4) for last in WEIGHT_AND_BIAS
@@ -56,13 +56,13 @@ def resnet_names(depth: int = 50) -> set[str]:
 
 
 def blank_state(config: DetectorConfig) -> dict[str, Tensor]:
-    """Names and shapes alone: how values go is tested with `random_state`."""
+    """Names and shapes only; values are tested with `random_state`."""
     with torch.device("meta"):
         return build_detector(config).state_dict()
 
 
 def random_state(config: DetectorConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Values for every tensor of a detector of `config`, each tensor its own."""
+    """Different random values for every tensor of a detector of `config`."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(value.shape, generator=generator) for name, value in blank_state(config).items()}
 
@@ -99,9 +99,9 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
 
 
 def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
-    """C4 has 15 anchors a cell; theirs by their own formula, row by row beside ours."""
+    """C4 has 15 anchors per cell; theirs by their formula, compared row by row with ours."""
     config = replace(model_config("faster_rcnn_r50_c4"), num_classes=2)
-    order = anchors_to_ratio_outer("rpn.objectness.", torch.arange(15), config)  # of ours, in their order
+    order = anchors_to_ratio_outer("rpn.objectness.", torch.arange(15), config)  # our rows in their order
     ours = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     ratios, scales = np.array([0.5, 1.0, 2.0]), np.array([2, 4, 8, 16, 32])
     heights = (16 * np.sqrt(ratios)[:, None] * scales[None]).reshape(-1)

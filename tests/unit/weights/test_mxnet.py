@@ -1,4 +1,4 @@
-"""MXNet's lists of arrays: files of three layouts written here, byte by byte, and what is wrong with bad ones."""
+"""MXNet's lists of arrays: files of three layouts written byte by byte, and the errors for bad ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pickles of every kind: weights are read, a payload is refused by name and never run, damage is named."""
+"""Pickles of every kind: weights are read, a payload is refused by name and never run, damage is reported."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ WRITERS = [pickled, zipped, legacy]
 
 
 class Payload:
-    """Unpickled the ordinary way, it makes a file."""
+    """An ordinary unpickler would create a file."""
 
     def __init__(self, call: Callable[..., Any], *arguments: Any) -> None:
         self.call, self.arguments = call, arguments
@@ -50,20 +50,20 @@ class Payload:
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_arrays_of_every_protocol(tmp_path: Path, protocol: int) -> None:
     path = tmp_path / "a.pkl"
-    wanted = {
+    expected = {
         "w": np.arange(6, dtype=np.float32).reshape(2, 3),
         "t": np.asfortranarray(np.eye(2)),
         "n": np.float64(0.5),
     }
-    path.write_bytes(pickle.dumps({"model": OrderedDict(wanted), "__author__": "any"}, protocol=protocol))
+    path.write_bytes(pickle.dumps({"model": OrderedDict(expected), "__author__": "any"}, protocol=protocol))
     got = read_pickle(path)
     assert got["__author__"] == "any"
-    for name, value in wanted.items():
+    for name, value in expected.items():
         np.testing.assert_array_equal(got["model"][name], value)
 
 
 def test_arrays_of_python_2(tmp_path: Path) -> None:
-    """Strings of bytes, the old module names, protocol 2: what Detectron's files are."""
+    """Byte strings, old module names, protocol 2: as in Detectron's files."""
     path = tmp_path / "a.pkl"
     path.write_bytes(
         b"\x80\x02}q\x00U\x05conv1cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
@@ -159,11 +159,11 @@ def test_what_is_no_pickle_is_named(tmp_path: Path, body: bytes, message: str) -
 
 @pytest.mark.parametrize("write", [zipped, legacy])
 def test_tensors_of_every_kind_are_what_torch_itself_reads(tmp_path: Path, write: Callable[..., None]) -> None:
-    """Views of one storage, in any order, without numbers, of every type."""
+    """Views of one storage: in any order, empty, of every type."""
     path = tmp_path / "a.pth"
     flat = torch.arange(60.0)
     square = flat[:36].view(6, 6)
-    wanted = {
+    expected = {
         "whole": square, "part": flat[7:11], "turned": square.t(), "steps": square[::2, 1::3], "one": flat[5],
         "none": torch.empty(0, 3), "spread": flat[:1].expand(4, 3), "same": square,
         "parameter": torch.nn.Parameter(flat[50:]),
@@ -178,9 +178,9 @@ def test_tensors_of_every_kind_are_what_torch_itself_reads(tmp_path: Path, write
         torch.int8,
         torch.uint8,
     ):
-        wanted[str(dtype)] = torch.arange(5).to(dtype)
-    wanted["bool"] = torch.tensor([True, False])
-    write({"state_dict": OrderedDict(wanted)}, path)
+        expected[str(dtype)] = torch.arange(5).to(dtype)
+    expected["bool"] = torch.tensor([True, False])
+    write({"state_dict": OrderedDict(expected)}, path)
     theirs = torch.load(path, weights_only=True)["state_dict"]
     got = read_pickle(path)["state_dict"]
     assert list(got) == list(theirs)

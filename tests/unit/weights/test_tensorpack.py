@@ -1,4 +1,4 @@
-"""tensorpack's files: every published architecture has its place, variants compute what the rules say."""
+"""tensorpack's files: every published architecture converts, variants equal a reference forward pass."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_variants_equal_the_reference_forward_pass(variant: str) -> None:
 @pytest.mark.compile
 @pytest.mark.parametrize("pyramid", [True, False])
 def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
-    """Every anchor and region in the sample; tensorpack divides the RPN's by a constant, here by those that count."""
+    """All anchors and regions are sampled; RPN losses are divided by the sample size, not tensorpack's constant."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
     converted = convert_state(tensorpack.SYSTEM, {k: torch.from_numpy(v) for k, v in weights.items()}, words)
@@ -140,8 +140,8 @@ def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
     )
     with torch.no_grad():
         losses = detector.losses(images, targets, torch.tensor(0))
-        wanted = Forward(weights).losses(image, boxes, labels, masks)
-    for name, value in wanted.items():
+        expected = Forward(weights).losses(image, boxes, labels, masks)
+    for name, value in expected.items():
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
     torch._dynamo.reset()
     with torch.no_grad():
@@ -169,7 +169,7 @@ def config(words: str | Path | None = None, **network: Unpack[Network]) -> Detec
 
 
 def test_settings_of_the_finalizer() -> None:
-    """FPN raises the longest side to a multiple of 32, and with it the limit of decoded scales; C4 does not."""
+    """With FPN the longest side becomes a multiple of 32, which also limits decoded scales; with C4 it does not."""
     pyramid, single = config(), config(pyramid=False)
     assert (pyramid.input.max_size, single.input.max_size) == (1344, 1333)
     assert pyramid.box.max_log_scale == pyramid.rpn.max_log_scale == math.log(1344 / 16)

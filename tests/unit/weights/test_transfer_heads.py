@@ -1,4 +1,4 @@
-"""Weights into a detector of other classes: which rows of every kind of head belong to a class."""
+"""Transfer to a detector with other classes: which rows of each head belong to a class."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_cascade_keeps_the_rows_of_names_that_match(agnostic: bool, mask_heads
         seen += 1
         blocks = dict(zip([*THEIRS, "background"], theirs[name].split(rows), strict=False))
         for label, block in zip([*OURS, "background"], value.split(rows), strict=False):
-            wanted = fresh[name][:rows] if label == "balloon" else blocks[label]
-            assert torch.equal(block, wanted), (name, label)
+            expected = fresh[name][:rows] if label == "balloon" else blocks[label]
+            assert torch.equal(block, expected), (name, label)
     assert seen == 2 * len(per_class)
 
 

@@ -1,4 +1,4 @@
-"""What the user sets wins over the file, the file over assumptions; the report says which setting came from where."""
+"""The user's settings win over the file, the file over assumptions; the report lists the source of each setting."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_settings_on_the_command_line_win_over_both_and_are_applied_before_the_c
 
 
 def test_anchor_rows_follow_the_settings_of_the_command_line() -> None:
-    """torchvision's rows are ordered ratio first: the order depends on the number of sizes, which the user gives."""
+    """torchvision's rows are ordered by ratio first, so the order depends on the number of sizes that the user sets."""
     sizes = "rpn.anchors.sizes=[[32,48],[64,96],[128,192],[256,384],[512,768]]"
     config = override(model_config("faster_rcnn_r50_fpn"), [sizes])
     state = blank(config) | {"rpn.objectness.bias": torch.arange(6.0)}

@@ -23,6 +23,7 @@ from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
+from rcnn.ops.precision import at_least_float32
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
@@ -112,8 +113,8 @@ class BoxHead(nn.Module):
         maps = x.unflatten(0, boxes.shape[:2]) if x.ndim == 4 else None
         if maps is not None:
             x = x.mean((2, 3))
-        logits = self.logits(x).float().unflatten(0, boxes.shape[:2])
-        deltas = self.deltas(x).float().view(*boxes.shape[:2], -1, 4)
+        logits = at_least_float32(self.logits(x)).unflatten(0, boxes.shape[:2])
+        deltas = at_least_float32(self.deltas(x)).view(*boxes.shape[:2], -1, 4)
         return BoxOutputs(logits, deltas, maps)
 
     def decode(self, deltas: Tensor, regions: Tensor, pixel: Pixel = 1.0) -> Tensor:

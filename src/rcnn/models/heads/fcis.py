@@ -29,6 +29,7 @@ from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import smooth_l1
 from rcnn.ops.mask_voting import vote_masks, vote_weights
 from rcnn.ops.nms import nms
+from rcnn.ops.precision import at_least_float32
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
@@ -103,8 +104,8 @@ class FCISHead(nn.Module):
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
         """Smooth L1 (B, R) of each region's box; 0 for background."""
         source, target = box_targets(regions, targets)
-        wanted = encode_deltas(target, source, self.config.delta_weights)
-        return smooth_l1(deltas, wanted, 1.0).sum(-1) * regions.positive
+        target_deltas = encode_deltas(target, source, self.config.delta_weights)
+        return smooth_l1(deltas, target_deltas, 1.0).sum(-1) * regions.positive
 
     def mask_losses(
         self, pairs: Tensor, regions: Regions, images: ImageBatch, targets: Targets
@@ -112,9 +113,10 @@ class FCISHead(nn.Module):
         """Mean cross-entropy (B, R) over the cells of each positive region's own class; and which regions have one."""
         if targets.bitmaps is None:
             raise ValueError("FCIS is trained on Targets.bitmaps, but the batch has none; use a data set with masks")
-        wanted = self.mask_targets(targets.bitmaps, regions, images, targets)
+        target = self.mask_targets(targets.bitmaps, regions, images, targets)
         outside, inside = of_class(pairs, regions.labels).unbind(2)  # (B, R, s, s) each
-        loss = F.binary_cross_entropy_with_logits(inside - outside, wanted, reduction="none").mean((2, 3))
+        logits, target = inside - outside, target.to(inside.dtype)
+        loss = F.binary_cross_entropy_with_logits(logits, target, reduction="none").mean((2, 3))
         not_empty = targets.bitmaps.flatten(2).any(-1).gather(1, regions.matched)
         has_mask = regions.positive & not_empty
         return loss * has_mask, has_mask
@@ -219,7 +221,7 @@ class FCISHead(nn.Module):
 
     def pool(self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor) -> Pooled:
         """Predictions for regions (B, R, 4). A class logit is the mean over the cells of the larger of its two maps."""
-        pairs, deltas = (self.pool_map(each.float(), boxes, valid) for each in maps)
+        pairs, deltas = (self.pool_map(at_least_float32(each), boxes, valid) for each in maps)
         pairs = pairs.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)
         return Pooled(torch.maximum(*pairs.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), pairs)
 

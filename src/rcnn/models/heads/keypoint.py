@@ -21,6 +21,7 @@ from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.keypoints import keypoint_places
 from rcnn.ops.layout import contiguous
+from rcnn.ops.precision import at_least_float32
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
@@ -92,7 +93,7 @@ class KeypointHead(nn.Module):
     def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4)."""
         pooled = self.pooler(features, boxes, valid).flatten(0, 1)
-        logits = self.logits(self.trunk(pooled)).float()
+        logits = at_least_float32(self.logits(self.trunk(pooled)))
         if not isinstance(self.logits, FBNetBlock):
             logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
         return logits.unflatten(0, boxes.shape[:2])

@@ -20,6 +20,7 @@ from rcnn.models.layers import init_linear, zero_bias
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.mask_voting import average_masks
+from rcnn.ops.precision import at_least_float32
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
@@ -69,7 +70,7 @@ class MaskHead(nn.Module):
             maps = positives.maps.flatten(0, 1)
         logits = self.of_class(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
-            masks = self.targets(positives, targets, logits.shape[-1], images)
+            masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
             counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
         loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((2, 3))  # (B, R)
         return {"mask": (loss * counted).sum() / counted.sum().clamp(min=1)}
@@ -94,4 +95,4 @@ class MaskHead(nn.Module):
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
         own = labels.clamp(max=logits.shape[2] - 1)  # a background region has a label, too
         own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
-        return logits.gather(2, own)[:, :, 0].float()
+        return at_least_float32(logits.gather(2, own)[:, :, 0])

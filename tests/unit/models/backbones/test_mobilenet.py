@@ -40,14 +40,14 @@ def test_maps_are_torchvisions_and_so_is_the_level_that_regions_come_from() -> N
     assert set(state) == {n for n in mine.state_dict() if n.startswith(("backbone.", "fpn."))}
     mine.load_state_dict(state, strict=False)
     x = torch.randn(2, 3, 96, 160)
-    wanted = theirs.backbone(x)
+    expected = theirs.backbone(x)
     found = present(mine.fpn)(mine.backbone(x))
     assert list(found) == ["p4", "p5", "p6"]
-    for (name, value), other in zip(found.items(), wanted.values(), strict=True):
+    for (name, value), other in zip(found.items(), expected.values(), strict=True):
         torch.testing.assert_close(value, other, atol=1e-5, rtol=1e-4, msg=name)
     # torchvision takes both maps of stride 32 for the same level, whose first it reads, whatever a region's size
     pool = instance(instance(theirs.roi_heads, RoIHeads).box_roi_pool, MultiScaleRoIAlign)
-    pool(wanted, [torch.tensor([[0.0, 0, 90, 90]])] * 2, [(96, 160)] * 2)
+    pool(expected, [torch.tensor([[0.0, 0, 90, 90]])] * 2, [(96, 160)] * 2)
     boxes = torch.tensor([[0.0, 0, 16, 16], [0, 0, 2000, 2000]])
     assert present(pool.map_levels)([boxes]).tolist() == [0, 0]
     assert pool.scales == [1 / 32, 1 / 32]
@@ -58,14 +58,14 @@ def test_maps_are_torchvisions_and_so_is_the_level_that_regions_come_from() -> N
 @pytest.mark.parametrize("frozen", range(7))
 def test_what_is_frozen_is_what_torchvision_freezes(frozen: int) -> None:
     theirs = _mobilenet_extractor(mobilenet_v3_large(weights=None), True, 6 - frozen)
-    wanted = {n.removeprefix("body.") for n, p in theirs.named_parameters() if not p.requires_grad}
+    expected = {n.removeprefix("body.") for n, p in theirs.named_parameters() if not p.requires_grad}
     mine = MobileNet(MobileNetConfig(norm="bn", frozen_stages=frozen)).train()
-    assert {n.removeprefix("features.") for n, p in mine.named_parameters() if not p.requires_grad} == wanted
+    assert {n.removeprefix("features.") for n, p in mine.named_parameters() if not p.requires_grad} == expected
     before = {n: v.clone() for n, v in mine.named_buffers() if "running" in n}
     mine(torch.randn(2, 3, 64, 64))
     for name, value in mine.named_buffers():
         if name in before:
-            still = name.removeprefix("features.").rpartition(".")[0] + ".weight" in wanted
+            still = name.removeprefix("features.").rpartition(".")[0] + ".weight" in expected
             assert torch.equal(value, before[name]) == still, name
 
 

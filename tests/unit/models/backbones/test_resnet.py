@@ -1,4 +1,4 @@
-"""ResNet and its variants against torchvision's layers with the same weights, and against slow formulations."""
+"""ResNet and its variants against torchvision's layers with the same weights, and against slow formulas."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def test_stages_equal_torchvisions(build: Callable[..., torchvision.models.ResNe
     mine = ResNet(replace(config, norm="bn")).eval()
     filled(mine, theirs)
     x = torch.randn(1, 3, 50, 70)
-    for found, wanted in zip(mine(x).values(), stages(theirs, x), strict=True):
-        assert found.shape == wanted.shape
-        torch.testing.assert_close(found, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=1e-4)
+    for found, expected in zip(mine(x).values(), stages(theirs, x), strict=True):
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, atol=1e-4 * float(expected.abs().max()), rtol=1e-4)
 
 
 def test_training_equals_torchvisions() -> None:
@@ -116,10 +116,10 @@ def test_a_dilated_last_stage_equals_torchvisions_except_for_its_first_block() -
     mine = ResNet(replace(TINY, blocks=(1, 1, 1, 3), norm="bn", res5_dilation=2)).eval()
     filled(mine, theirs)
     x = torch.randn(1, 3, 70, 50)
-    found, wanted = mine(x), stages(theirs, x)
+    found, expected = mine(x), stages(theirs, x)
     assert mine.strides == {"c2": 4, "c3": 8, "c4": 16, "c5": 16}
     assert found["c5"].shape[2:] == found["c4"].shape[2:]
-    torch.testing.assert_close(found["c5"], wanted[-1], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(found["c5"], expected[-1], atol=1e-4, rtol=1e-4)
 
 
 def test_a_dilated_last_stage_is_one_map_without_a_pyramid() -> None:
@@ -288,9 +288,9 @@ def test_a_pyramid_of_any_levels_equals_torchvisions(norm: Norm, levels: tuple[i
         name: torch.randn(2, width, 64 >> n, 96 >> n) for n, (name, width) in zip(levels, channels.items(), strict=True)
     }
     mine.eval(), theirs.eval()
-    found, wanted = mine(features), theirs(features)
+    found, expected = mine(features), theirs(features)
     assert list(found) == [f"p{n}" for n in (*levels, levels[-1] + 1)]
-    for mine_map, their_map in zip(found.values(), wanted.values(), strict=True):
+    for mine_map, their_map in zip(found.values(), expected.values(), strict=True):
         torch.testing.assert_close(mine_map, their_map, atol=1e-5, rtol=1e-5)
 
 
@@ -322,9 +322,9 @@ def test_one_graph_and_its_gradients(norm: Norm) -> None:
         )
     torch.testing.assert_close(results[1][0], results[0][0], atol=1e-4, rtol=1e-4)
     assert results[0][1]
-    for name, wanted in results[0][1].items():
-        scale = wanted.abs().max().clamp(min=1e-6)
-        torch.testing.assert_close(results[1][1][name] / scale, wanted / scale, atol=1e-3, rtol=0)
+    for name, expected in results[0][1].items():
+        scale = expected.abs().max().clamp(min=1e-6)
+        torch.testing.assert_close(results[1][1][name] / scale, expected / scale, atol=1e-3, rtol=0)
 
 
 def test_trained_scales_decay_as_norms_do() -> None:
@@ -338,7 +338,7 @@ def test_trained_scales_decay_as_norms_do() -> None:
 
 @pytest.mark.parametrize("norm", ["gn", "bn"])
 def test_from_scratch_it_overfits_two_images(norm: Norm) -> None:
-    """The network of `mask_rcnn_r50_fpn_gn_scratch` and its like, one block a stage, from its own random weights."""
+    """The network of `mask_rcnn_r50_fpn_gn_scratch` with one block per stage, from random weights."""
     torch.manual_seed(0)
     config = with_norm(model_config("mask_rcnn_r50_fpn"), norm, "tiny", frozen_stages=0)
     config = replace(

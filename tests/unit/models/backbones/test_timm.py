@@ -90,11 +90,11 @@ def test_maps_are_timms_own(name: str) -> None:
     theirs = timm.create_model(name, features_only=True, out_indices=mine.places.values(), **sized).eval()
     theirs.load_state_dict({n: v for n, v in mine.net.state_dict().items() if n in theirs.state_dict()})
     x = torch.randn(2, 3, 128, 96)
-    for (key, found), wanted in zip(mine(x).items(), theirs(x), strict=True):
+    for (key, found), expected in zip(mine(x).items(), theirs(x), strict=True):
         if name in {SWIN, "test_mambaout"}:
-            wanted = wanted.permute(0, 3, 1, 2)
+            expected = expected.permute(0, 3, 1, 2)
         assert found.shape == (2, mine.channels[key], 128 // mine.strides[key], 96 // mine.strides[key])
-        assert torch.equal(found, wanted)
+        assert torch.equal(found, expected)
 
 
 @torch.no_grad()
@@ -137,9 +137,9 @@ def test_a_vit_of_global_blocks_is_timms_without_the_class_token() -> None:
     for block in theirs.blocks:
         tokens = block(tokens)
     last = tokens.transpose(1, 2).unflatten(2, (6, 6))
-    for name, wanted in mine(x).items():
+    for name, expected in mine(x).items():
         if name != "p6":
-            torch.testing.assert_close(mine.pyramid[name](last), wanted, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(mine.pyramid[name](last), expected, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -151,9 +151,9 @@ def test_positions_are_timms_without_those_of_the_class_token() -> None:
     assert torch.equal(mine.positions.flatten(2).transpose(1, 2), theirs.pos_embed[:, 1:])
     from timm.layers import resample_abs_pos_embed
 
-    wanted = resample_abs_pos_embed(theirs.pos_embed[:, 1:], [9, 5], [6, 6], num_prefix_tokens=0, antialias=False)
+    expected = resample_abs_pos_embed(theirs.pos_embed[:, 1:], [9, 5], [6, 6], num_prefix_tokens=0, antialias=False)
     found = resample(mine.positions, (9, 5)).flatten(2).transpose(1, 2)
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -167,8 +167,8 @@ def test_windows_attend_to_themselves_alone() -> None:
             window = torch.zeros(2, 3, 3, 64)
             part = x[:, top : top + 3, left : left + 3]
             window[:, : part.shape[1], : part.shape[2]] = part
-            wanted = attention(window.flatten(1, 2)).view(2, 3, 3, 64)[:, : part.shape[1], : part.shape[2]]
-            torch.testing.assert_close(found[:, top : top + 3, left : left + 3], wanted, atol=1e-5, rtol=1e-5)
+            expected = attention(window.flatten(1, 2)).view(2, 3, 3, 64)[:, : part.shape[1], : part.shape[2]]
+            torch.testing.assert_close(found[:, top : top + 3, left : left + 3], expected, atol=1e-5, rtol=1e-5)
     assert torch.allclose(attend(attention, x, 0).flatten(1, 2), attention(x.flatten(1, 2)), atol=1e-6)
 
 
@@ -199,8 +199,8 @@ def test_the_simple_pyramid_equals_a_slow_formula() -> None:
     for name, base in bases.items():
         level = instance(vit.pyramid[name], Level)
         assert level.lateral.bias is None
-        wanted = norm(F.conv2d(norm(F.conv2d(base, level.lateral.weight)), level.output.weight, padding=1))
-        torch.testing.assert_close(level(x), wanted, atol=1e-5, rtol=1e-5)
+        expected = norm(F.conv2d(norm(F.conv2d(base, level.lateral.weight)), level.output.weight, padding=1))
+        torch.testing.assert_close(level(x), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
@@ -241,9 +241,9 @@ def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNe
         torch.stack([(value * push).sum() for value, push in zip(maps.values(), pushes, strict=True)]).sum().backward()
         gradients = {name: p.grad.clone() for name, p in detector.named_parameters() if p.grad is not None}
         results.append(({name: value.detach() for name, value in maps.items()}, gradients))
-    (wanted, wanted_gradients), (found, gradients) = results
+    (expected, wanted_gradients), (found, gradients) = results
     assert set(gradients) == set(wanted_gradients) != set()
-    for name, value in wanted.items():
+    for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-4, rtol=1e-3)
     for name, value in wanted_gradients.items():
         scale = value.abs().max().clamp(min=1e-5)
@@ -258,8 +258,8 @@ def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> Non
     network = TimmNet(TimmConfig(name=SWIN)).eval()
     x = torch.randn(1, 3, 64, 96)
     found = torch.compile(network, fullgraph=True, backend="aot_eager")(x)
-    for name, wanted in network(x).items():
-        torch.testing.assert_close(found[name], wanted, atol=1e-4, rtol=1e-4)
+    for name, expected in network(x).items():
+        torch.testing.assert_close(found[name], expected, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES, ids=ident)
@@ -276,10 +276,10 @@ def test_prepared_for_inference_it_gives_the_same_maps(
             present(module.running_var).uniform_(0.5, 1.5)
     images, _ = batch()
     ready = prepare_for_inference(detector, precision)
-    for name, wanted in detector.features(images).items():
+    for name, expected in detector.features(images).items():
         found = ready.features(images)[name]
         assert found.dtype == getattr(torch, precision)
-        error = (found.float() - wanted).abs().max() / wanted.abs().max()
+        error = (found.float() - expected).abs().max() / expected.abs().max()
         assert float(error) < (1e-4 if precision == "float32" else 0.05), name
     assert int(ready.predict(images).valid.sum()) > 0
 
@@ -293,8 +293,8 @@ def test_a_checkpoint_restores_everything(backbone: TimmConfig | ViTConfig | Mob
     again, checkpoint = load_detector(tmp_path / "run")
     assert checkpoint.config == detector.config
     images, _ = batch()
-    for name, wanted in detector.features(images).items():
-        assert torch.equal(again.eval().features(images)[name], wanted)
+    for name, expected in detector.features(images).items():
+        assert torch.equal(again.eval().features(images)[name], expected)
 
 
 def test_padding_to_whole_patches_is_the_backbones_own() -> None:
