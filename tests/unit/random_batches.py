@@ -1,4 +1,4 @@
-"""Random batches for tests of models: images with polygon objects."""
+"""Random batches for tests of models: images with objects that are outlined by polygons."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def random_images(sizes: list[tuple[int, int]], shape: tuple[int, int] | None = 
 
 
 def images_of(sizes: Tensor, scales: Tensor | None = None) -> ImageBatch:
-    """Images of `sizes` (B, 2) without pixels, for parts that read the geometry only."""
+    """Images of `sizes` (B, 2) without pixels, for parts that read only their geometry."""
     return ImageBatch(pixels=torch.zeros(len(sizes), 3, 1, 1), sizes=sizes, scales=scales)
 
 
 def random_targets(
     sizes: list[tuple[int, int]], counts: list[int], num_classes: int, capacity: int | None = None, seed: int = 0
 ) -> Targets:
-    """`counts[i]` objects in image i, each a diamond inscribed in its box."""
+    """`counts[i]` objects in image i, each a diamond that fills its box."""
     generator = torch.Generator().manual_seed(seed)
     places = capacity or max(8, *counts)
     boxes = torch.zeros(len(sizes), places, 4)
@@ -42,4 +42,4 @@ def random_targets(
         x, y = (x1 + x2) / 2, (y1 + y2) / 2
         points = torch.stack([torch.stack(p, -1) for p in ((x, y1), (x2, y), (x, y2), (x1, y))], 1)  # (count, 4, 2)
         polygons[image, :count] = torch.cat([points, points.roll(-1, 1), torch.zeros(count, 4, 1)], -1)
-    return Targets(boxes=boxes, labels=labels * valid, valid=valid, polygons=polygons, num_classes=num_classes)
+    return Targets(boxes=boxes, labels=labels * valid, valid=valid, polygons=polygons)

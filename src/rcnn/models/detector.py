@@ -49,12 +49,12 @@ class Detector(nn.Module):
 
     def losses(self, images: ImageBatch, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
         """The losses to sum and minimize; `seed` () int64 draws the samples of anchors and regions."""
-        targets.require_labels(self.config.num_classes)
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
         targets = replace(targets, boxes=self.rules.in_input(targets.boxes, images.scales_or_one))
         proposals, losses = self.rpn.losses(features, images, targets, seed)
         if self.box_head is None:
             return losses
+        targets.require_labels(self.config.num_classes)
         regions, box_losses = self.box_head.losses(features, proposals, images, targets, seed)
         losses |= box_losses
         for head in self.region_heads():

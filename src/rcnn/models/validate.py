@@ -31,7 +31,7 @@ AT_LEAST_ONE = {
 MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 ABOVE_0 = {  # what something is divided by
     "input": ("pixel_std",),
-    "backbone": ("width",),  # norm_eps is 0 in frozen norms of Caffe2, whose variances are 1
+    "backbone": ("width",),
     "rpn.anchors": ("sizes", "ratios"),
     "box": ("delta_weights",),
     "cascade": ("delta_weights",),
@@ -92,6 +92,9 @@ def _require_numbers(config: DetectorConfig) -> None:
     for path, value in _numbers(config):
         if value < 0 and path not in MAY_BE_NEGATIVE:
             raise ValueError(f"{path} is {value}; expected 0 or more")
+    norm, eps = getattr(config.backbone, "norm", "none"), getattr(config.backbone, "norm_eps", None)
+    if eps == 0 and norm not in ("frozen_bn", "none"):  # fixed statistics, as in Detectron's files, need none
+        raise ValueError(f"backbone.norm_eps is {eps}; expected more than 0 with backbone.norm={norm}")
 
 
 def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:

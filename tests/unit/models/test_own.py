@@ -6,6 +6,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -231,3 +232,8 @@ def test_a_pyramid_of_its_own_and_bfloat16(folder: Path) -> None:
     assert detections(detector).shape == (1, 100)
     image = torch.zeros(3, 64, 96, dtype=torch.uint8)
     assert rcnn.Predictor(detector, device="cpu", precision="bfloat16").predict(image).width == 96
+
+
+def test_configs_can_be_keys() -> None:
+    config = rcnn.override(BASE, [f"backbone.factory={FACTORY}", "backbone.arguments.width=20"])
+    assert len({config, replace(config), BASE}) == 2

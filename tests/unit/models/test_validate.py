@@ -47,6 +47,11 @@ from rcnn.models.overrides import override
         ("mask_rcnn_compact", ["box.score_threshold=2"], r"box\.score_threshold is 2\.0; expected 0 to 1"),
         ("mask_rcnn_compact", ["rpn.sampling.positive_fraction=1.5"], r"positive_fraction is 1\.5; expected 0 to 1"),
         ("mask_rcnn_compact", ["input.pixel_std=[0,1,1]"], r"input\.pixel_std is .*; expected more than 0"),
+        (
+            "mask_rcnn_compact",
+            ["backbone.norm_eps=0"],
+            r"backbone\.norm_eps is 0\.0; expected more than 0",
+        ),
         ("mask_rcnn_compact", ["rpn.anchors.ratios=[0]"], r"rpn\.anchors\.ratios is .*; expected more than 0"),
         ("mask_rcnn_compact", ["rpn.convs=-1"], r"rpn\.convs is -1; expected 0 or more"),
         ("fcis_compact", ["fcis.score_threshold=50"], r"fcis\.score_threshold is 50\.0; expected 0 to 1"),

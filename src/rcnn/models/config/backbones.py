@@ -130,7 +130,7 @@ class OwnBackboneConfig:
 
     kind: Literal["own"] = "own"
     factory: str  # its import path: FILE.py:NAME or PACKAGE.MODULE:NAME
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keyword arguments of the factory
 
     def __post_init__(self) -> None:
         if not self.factory:

@@ -37,7 +37,7 @@ class BoxHeadConfig:
     score_threshold: float = 0.05  # detections with a score above this are kept
     selection: SelectionConfig = field(default_factory=SelectionConfig)
     factory: str = ""  # import path of what makes the user's own head (models/own.py); "": the head described here
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keyword arguments of the factory
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", plain_arguments(self.arguments, "box.arguments"))
@@ -70,7 +70,7 @@ class MaskHeadConfig:
     # masks of the same class with at least this IoU with a detection are averaged into its mask; 0: no voting
     vote_iou: float = 0.0
     factory: str = ""  # import path of what makes the user's own head (models/own.py); "": the head described here
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keyword arguments of the factory
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", plain_arguments(self.arguments, "mask.arguments"))

@@ -38,7 +38,7 @@ class KeypointHeadConfig:
     normalizer: Literal["visible", "batch_size"] = "visible"
     loss_weight: float = 1.0
     factory: str = ""  # import path of what makes the user's own head (models/own.py); "": the head described here
-    arguments: Mapping[str, Any] = field(default_factory=dict)  # keyword arguments of the factory
+    arguments: Mapping[str, Any] = field(default_factory=dict, hash=False)  # keyword arguments of the factory
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "arguments", plain_arguments(self.arguments, "keypoint.arguments"))
