@@ -27,7 +27,7 @@ OPTIONS = {
 }
 
 REPEATABLE = ("--allow", "--allow-missing", "--allow-unused")  # options that may be given several times
-NOT_EMPTY = ("--data", "--output")  # options whose empty value would mean the current folder
+NOT_EMPTY = ("--data", "--output")  # options with paths: an empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"
 )  # as torch says it
@@ -105,7 +105,8 @@ def _message(error: Exception) -> str | None:
     """The line for an error that the user can fix; None for a fault of rcnn, which needs its traceback."""
     text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
-        return f"not enough memory: reduce the sizes in the settings or the batch ({text or type(error).__name__})"
+        reason = text or type(error).__name__
+        return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return None if isinstance(error, RuntimeError) else text or type(error).__name__

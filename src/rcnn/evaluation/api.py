@@ -96,17 +96,17 @@ def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
-        "nothing about other images. --split names another",
+        "nothing about other images. Add a validation split to measure that",
     )
 
 
 def validation_split(data: str | Path, annotations: str = "") -> str:
-    """The split of a data set to evaluate on: the first whose name starts with "val", or the only one.
+    """The split of a data set to evaluate on: the first with a name that starts with "val", or the only one.
 
     Raises ValueError, with the names of all splits, if there is none.
     """
     known = splits(Path(data), annotations)
     named = [name for name in known if name.startswith("val")]
     if not named and len(known) != 1:
-        raise ValueError(f"{data} has the splits {', '.join(known)}, and none starts with val; choose one (--split)")
+        raise ValueError(f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with --split")
     return (named or known)[0]

@@ -34,17 +34,17 @@ def _bytes(file: Path) -> int:
 
 
 def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One sentence for each split of `now` whose data differ from those of `before` (the value of a provenance)."""
+    """One sentence for each split of `now` with other data than in `before` (the value of a provenance)."""
     changes = list[str]()
     for split, values in now.items():
         known = before.get(split) if isinstance(before, Mapping) else None
         if not isinstance(known, Mapping):
             continue
         differences = [
-            f"{meaning} changed" if key == "sha256" else f"{meaning} was {known.get(key)}, is {values[key]}"
+            f"{meaning} changed" if key == "sha256" else f"{meaning} was {known.get(key)}, now {values[key]}"
             for key, meaning in MEANINGS.items()
             if known.get(key) != values[key]
         ]
         if differences:
-            changes.append(f"the data of split {split} differ from those of the run so far: {'; '.join(differences)}")
+            changes.append(f"the data of split {split} changed since the run was started: {'; '.join(differences)}")
     return changes
