@@ -18,7 +18,7 @@ DIALECT = re.compile(
     re.IGNORECASE,
 )
 EXEMPT = ("tests/policy/", "CHANGELOG.md")
-MOST_LINES = 240  # lines of earlier versions that are not yet rewritten; only ever lowered
+MOST_LINES = 18  # lines of earlier versions that are not yet rewritten; only ever lowered
 
 
 def test_plain_english() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import typing_extensions
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -203,6 +204,7 @@ class _Uninitialized(TorchFunctionMode):
         + [Tensor.normal_, Tensor.uniform_]
     )
 
+    @typing_extensions.override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.skipped:
             return args[0] if args else kwargs["tensor"]

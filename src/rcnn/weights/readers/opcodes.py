@@ -258,7 +258,7 @@ class _Machine:
         content = self.source.line()
         if len(content) < 2 or content[0] != content[-1] or content[:1] not in b"\"'":
             raise Damaged("a string is not quoted")
-        self.stack.append(codecs.escape_decode(content[1:-1])[0].decode("latin1"))  # pyrefly: ignore[missing-attribute]
+        self.stack.append(codecs.escape_decode(content[1:-1])[0].decode("latin1"))
 
     def mark(self) -> None:
         self.marks.append(self.stack)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 FREE_BYTES = 1 << 30  # bytes that any file may claim to hold ...
 MAX_RATIO = 16  # ... plus this many times its own size: trained weights hardly compress
@@ -117,6 +118,7 @@ class LazyState(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._stored)
 
+    @override
     def __contains__(self, name: object) -> bool:
         return name in self._stored
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 from torch import Tensor
+from typing_extensions import override
 
 from rcnn.models import DetectorConfig
 from rcnn.models.config import PoolerConfig, ResNetConfig
@@ -28,6 +29,7 @@ EPS = 1e-5  # of every norm there
 class _Plain(yaml.SafeDumper):
     """YAML without references from one place to another, which few expect in settings."""
 
+    @override
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
