@@ -78,7 +78,7 @@ def compare(theirs: dict[str, torch.Tensor], ours: ImageDetections, least: float
 
 
 def decoding(repeats: int) -> dict[str, Any]:
-    """Seconds to decode the maps of 100 regions, 20 to 500 pixels a side, and the furthest point from torchvision's."""
+    """Seconds to decode maps of 100 regions of 20 to 500 pixels, and the largest distance to torchvision's points."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(100, 17, 28, 28, generator=generator)
     maps = F.interpolate(coarse, scale_factor=2.0, mode="bilinear")

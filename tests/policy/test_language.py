@@ -10,15 +10,17 @@ from tests.policy.test_source import ROOT, tracked
 DIALECT = re.compile(
     r"\b("
     r"learnt|oftener|be they|begins? anew|anew|thereof|wherein|whereof|whoever|whatsoever|"
-    r"true (?:box(?:es)?|masks?|objects?)|of (?:ours|theirs)|"
+    r"(?<!=)true (?:box(?:es)?|masks?|objects?)|of (?:ours|theirs)|"
     r"(?:so|as) many (?:images|steps|pictures)|wanted [a-z0-9]|leaves? behind|left behind|"
     r"(?:are|is|be) told|mirror images?|looks? at each photo|looking several times|"
-    r"a report\b(?= a line)|one line a (?:model|report|report line)"
+    r"a report\b(?= a line)|one line a (?:model|report|report line)|"
+    r"as (?:the )?[A-Za-z]+ ha(?:s|ve) it|(?:pixels|tokens|cells) a side|in whose|"
+    r"has no place|exists nowhere|cannot be told"
     r")",
     re.IGNORECASE,
 )
 EXEMPT = ("tests/policy/", "CHANGELOG.md")
-MOST_LINES = 18  # lines of earlier versions that are not yet rewritten; only ever lowered
+MOST_LINES = 16  # lines of earlier versions in src/rcnn/weights, not yet rewritten; only ever lowered
 
 
 def test_plain_english() -> None:

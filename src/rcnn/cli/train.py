@@ -33,7 +33,7 @@ def train(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Training split. Defaults to the split whose name starts with `train`.")
+        str, typer.Option(help="Training split. Defaults to the split with a name that starts with `train`.")
     ] = "",
     val_split: Annotated[
         str,

@@ -150,7 +150,7 @@ class Dataset:
         return self.objects.keypoints is not None
 
     def as_one_class(self, name: str) -> Dataset:
-        """The same objects, all of class `name`, whose category has the id 1."""
+        """The same objects, all of class `name`, with category id 1."""
         return replace(
             self,
             classes=(name,),

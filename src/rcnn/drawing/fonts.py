@@ -64,7 +64,7 @@ def one_line(text: str) -> str:
 
 @cache
 def base_font() -> Path:
-    """DejaVu Sans, as matplotlib has it."""
+    """DejaVu Sans, the copy in matplotlib."""
     spec = importlib.util.find_spec("matplotlib")
     for folder in (spec.submodule_search_locations if spec else None) or ():
         path = Path(folder, "mpl-data", "fonts", "ttf", "DejaVuSans.ttf")

@@ -101,7 +101,7 @@ def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:
 
 
 def validation_split(data: str | Path, annotations: str = "") -> str:
-    """The split of a data set to evaluate on: the first whose name starts with "val", or the only one.
+    """The split of a data set to evaluate on: the first with a name that starts with "val", or the only one.
 
     Raises ValueError, with the names of all splits, if there is none.
     """

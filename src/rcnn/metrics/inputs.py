@@ -17,7 +17,7 @@ import numpy as np
 from rcnn.data.checks.run_lengths import readable_rles
 
 Id: TypeAlias = int | str
-Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result as JSON has it
+Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result, read from JSON
 GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..], "categories": [..]}
 
 

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rcnn.models.build import build_detector
 from rcnn.models.config import DetectorConfig
+from rcnn.models.detector import Detector
 from rcnn.structures import ImageBatch
 
 
@@ -24,10 +25,16 @@ def cost(config: DetectorConfig, height: int = 800, width: int = 1333) -> Cost:
 
     The count assumes the maximum number of proposals and detections. Pooling, NMS and pasting are not counted.
     """
-    divisor = max(1, config.input.divisor)
-    shape = [-(-side // divisor) * divisor for side in (height, width)]
     with torch.device("meta"):
-        detector = build_detector(config).eval()
+        return cost_of(build_detector(config), height, width)
+
+
+def cost_of(detector: Detector, height: int = 800, width: int = 1333) -> Cost:
+    """The cost of a detector on the meta device; see `cost`."""
+    divisor = max(1, detector.config.input.divisor)
+    shape = [-(-side // divisor) * divisor for side in (height, width)]
+    detector.eval()
+    with torch.device("meta"):
         images = ImageBatch(
             pixels=torch.empty(1, 3, *shape, dtype=torch.uint8), sizes=torch.empty(1, 2, dtype=torch.int64)
         )

@@ -89,7 +89,7 @@ def near_settings(path: str, known: Sequence[str]) -> list[str]:
     """Up to MAX_SUGGESTIONS `known` settings (`rpn.proposals.nms_iou`, ...) that `path` may stand for, best first.
 
     The last word decides: settings that end in it or in a synonym of it; where there are none, settings of the same
-    part whose last word is spelt alike, then those of other parts. Comparing whole paths would let the part's name
+    part with a similar last word, then those of other parts. Comparing whole paths would let the part's name
     outweigh the word (`train.learning_rate` would be near `train.padding`).
     """
     given = path.lower().replace("-", "_")

@@ -54,7 +54,7 @@ class FactorPreprocessor(Preprocessor):
 
 
 class CanvasPreprocessor(FactorPreprocessor):
-    """Images in the centre of a black square of `canvas` pixels a side (matterport)."""
+    """Images in the centre of a black square with sides of `canvas` pixels (matterport)."""
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
         """An image (3, H, W) as the square (3, canvas, canvas), and its frame."""

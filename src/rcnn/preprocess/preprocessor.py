@@ -85,7 +85,7 @@ class Preprocessor:
         return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
 
     def sample_spacing(self, original: tuple[int, int]) -> float | None:
-        """The factor whose inverse is the distance of the samples; None: it follows from the two sizes."""
+        """The factor of the resize; samples are 1 / factor pixels apart. None: computed from the two sizes."""
         return None
 
     def way_back(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from rcnn.models import Detector
 
 
 class EMA:
-    """A copy of a detector whose weights are the moving average of its weights (Polyak and Juditsky 1992)."""
+    """A copy of a detector with the moving average of its weights (Polyak and Juditsky 1992)."""
 
     def __init__(self, detector: Detector, decay: float) -> None:
         """`decay` in (0, 1): the fraction of the average that each step keeps, after the first steps."""

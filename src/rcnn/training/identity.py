@@ -34,7 +34,7 @@ def _bytes(file: Path) -> int:
 
 
 def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """One sentence for each split of `now` whose data differ from those of `before` (the value of a provenance)."""
+    """One sentence for each split of `now` with other data than in `before` (the value of a provenance)."""
     changes = list[str]()
     for split, values in now.items():
         known = before.get(split) if isinstance(before, Mapping) else None

@@ -87,7 +87,7 @@ class TrainConfig:
 
 
 # Defaults of a run that starts from a checkpoint: few images, few steps, weights that should mostly be kept. The
-# learning rate of the papers would destroy a network whose batch norm was folded into its convolutions.
+# learning rate of the papers would destroy a network with batch norm folded into its convolutions.
 FINE_TUNING = TrainConfig(
     steps=300,
     batch_size=2,

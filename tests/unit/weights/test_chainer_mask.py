@@ -142,7 +142,7 @@ def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
     assert (plain.config.backbone.trained_affine, parsed.config.backbone.trained_affine) == (True, False)
     assert (plain.config.box.pooler.kind, parsed.config.box.pooler.kind) == ("roi_align", "roi_pool")
     variance = "backbone.res2.0.conv1.norm.running_var"
-    assert plain.state[variance].eq(0).all()  # as the file has it
+    assert plain.state[variance].eq(0).all()  # unchanged from the file
     assert parsed.state[variance].eq(1).all()
 
 

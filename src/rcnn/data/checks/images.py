@@ -84,7 +84,7 @@ class _Files:
         return path if os.path.basename(path) in self.names(os.path.dirname(path)) and self.inside(path) else None
 
     def alike(self, folder: str, name: str) -> str | None:
-        """The one file whose name differs from `name` in upper and lower case only, or in how accents are encoded."""
+        """The one file with the name `name` except for upper and lower case, or the encoding of accents."""
         path = os.path.normpath(os.path.join(folder, name))
         parent = os.path.dirname(path)
         if parent not in self._alike:

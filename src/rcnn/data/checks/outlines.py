@@ -72,7 +72,7 @@ FAULTS = {  # and what is done about them
 
 
 def _is_polygon(part: object, limit: float) -> bool:
-    """Whether a part is as COCO has it, and its numbers can be believed."""
+    """Whether a part has COCO's form and its numbers are plausible."""
     return (
         isinstance(part, list)
         and len(part) >= MIN_NUMBERS
@@ -90,7 +90,7 @@ def _believed(part: Sequence[float], limit: float) -> bool:
 
 
 def _polygons(value: object, limit: float) -> tuple[Polygons | None, list[str]]:
-    """The polygons in a segmentation that is not as COCO has it, and what is wrong with it."""
+    """The polygons in a segmentation that is not in COCO's form, and what is wrong with it."""
     if not isinstance(value, list):
         return None, [NOT_POLYGONS]
     wrong: list[str] = []

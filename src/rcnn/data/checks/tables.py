@@ -13,7 +13,7 @@ from typing import Any, NotRequired, TypedDict
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
-RawEntry = dict[str, Any]  # an entry of a table as the file has it: any fields, of any type
+RawEntry = dict[str, Any]  # an entry of a table, unchanged: any fields, of any type
 
 
 class Image(TypedDict):

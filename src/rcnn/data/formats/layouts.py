@@ -113,7 +113,7 @@ def _read(folder: Path, split: str, annotations: str, keypoints: bool, known: Kn
     named = [one for one in FORMATS if annotation_file(folder, split, (annotations,) if annotations else one.PATTERNS)]
     if not named:
         raise nothing_found(folder, split, _splits(folder, ""), patterns)
-    # a file that no format recognises is read by the first that has its name, whose error says what is wrong with it
+    # a file that no format recognises is read by the first format with that file name, which reports what is wrong
     chosen = next((one for one in named if one.recognises(folder, split, annotations)), named[0])
     return chosen.read(folder, split, annotations=annotations, keypoints=keypoints, known=known)
 

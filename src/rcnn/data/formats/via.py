@@ -40,7 +40,7 @@ SKIPPED = "skipped"
 
 @dataclass(frozen=True, kw_only=True)
 class _Region:
-    """A region of an image as the file has it."""
+    """A region of an image, unchanged from the file."""
 
     name: str  # how warnings name it: its key, and the image
     image_id: int

@@ -243,7 +243,7 @@ def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
 
 
 def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
-    """The batch, whose tensors share `memory`."""
+    """The batch; its tensors share `memory`."""
 
     def values(part: dict[str, Any]) -> dict[str, Any]:
         return {name: _view(value, memory) if isinstance(value, _Place) else value for name, value in part.items()}

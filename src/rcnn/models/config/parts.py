@@ -55,7 +55,7 @@ class SelectionConfig:
     class_agnostic_nms: bool = False  # suppress across classes, too
     nms: Literal["hard", "soft_linear", "soft_gaussian"] = "hard"  # soft: scores are reduced (Bodla et al. 2017)
     soft_nms_sigma: float = 0.5  # of soft_gaussian
-    soft_nms_threshold: float = 0.001  # soft NMS removes boxes whose score falls below this
+    soft_nms_threshold: float = 0.001  # soft NMS removes boxes with a score reduced below this
     max_detections: int = 100  # per image
     min_size: float = -1.0  # boxes with a side of at most this are removed, pixels; -1: none are
 

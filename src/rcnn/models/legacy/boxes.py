@@ -50,7 +50,7 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def in_file(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Boxes whose last pixel is one of the input -> the same with one of the file in its place."""
+        """Boxes with a last pixel of the input -> the same boxes with a last pixel of the file."""
         return move_ends(boxes, scales - 1.0)
 
     @override

@@ -1,4 +1,4 @@
-"""FCIS as the two Chainer ports have it; `LegacyFCISConfig` says which port has which rule."""
+"""FCIS with the rules of the two Chainer ports; `LegacyFCISConfig` says which port has which rule."""
 
 from __future__ import annotations
 
