@@ -241,7 +241,7 @@ class ImageDetections:
         """The value of each detection's class; `values` has one per class."""
         count = len(self.classes) or int(self.labels.max(initial=-1)) + 1
         if len(values) < count:
-            raise ValueError(f"{name} has {len(values)} values; expected {count}, one for each class in order")
+            raise ValueError(f"{name} has length {len(values)}; expected {count}, one value for each class in order")
         return [values[label] for label in self.labels.tolist()]
 
     def to_supervision(self) -> supervision.Detections:
@@ -267,12 +267,12 @@ class ImageDetections:
         draws the outlines of masks in place of their areas; keypoints scored lower than `keypoint_score` are left out.
         """
         if image is None and self.source is None:
-            raise ValueError("these detections do not know their image: pass it, result.draw(image)")
+            raise ValueError("these detections have no image file to draw on: pass the image, result.draw(image)")
         pixels = self.source.read() if image is None and self.source is not None else as_image(image)
         if tuple(pixels.shape[1:]) != (self.height, self.width):
             raise ValueError(
-                f"the image is {tuple(pixels.shape[1:])} (height, width), "
-                f"but the detections are of an image of {(self.height, self.width)}"
+                f"the image has size {tuple(pixels.shape[1:])} (height, width), "
+                f"but the detections are of an image of size {(self.height, self.width)}"
             )
         return draw_objects(
             pixels,

@@ -59,9 +59,9 @@ def test_pictures() -> None:
     assert "<disc>" not in page
     unknown = replace(RESULT, source=None)
     assert unknown._repr_html_() is unknown._repr_png_() is None
-    with pytest.raises(ValueError, match=r"pass it, result\.draw\(image\)"):
+    with pytest.raises(ValueError, match=r"pass the image, result\.draw\(image\)"):
         unknown.draw()
-    with pytest.raises(ValueError, match=r"the image is \(9, 9\) \(height, width\)"):
+    with pytest.raises(ValueError, match=r"the image has size \(9, 9\) \(height, width\)"):
         unknown.draw(np.zeros((9, 9), np.uint8))
 
 
@@ -102,9 +102,9 @@ def test_a_score_is_a_number(score: float) -> None:
 
 
 def test_there_is_a_value_for_each_class() -> None:
-    with pytest.raises(ValueError, match=r"category_ids has 1 values; expected 2, one for each class in order"):
+    with pytest.raises(ValueError, match=r"category_ids has length 1; expected 2, one value for each class in order"):
         RESULT.to_coco(7, [10])
-    with pytest.raises(ValueError, match=r"names has 1 values; expected 2"):
+    with pytest.raises(ValueError, match=r"names has length 1; expected 2"):
         RESULT.to_json(["square"])
     with pytest.raises(ValueError, match=r"expected 2"):
         replace(RESULT, classes=()).to_coco(7, [10])

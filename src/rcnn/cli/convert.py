@@ -18,7 +18,7 @@ def convert(
     ] = None,
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they win over the file and --config."),
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of rcnn; they override the file and --config."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -35,13 +35,15 @@ def convert(
     allow_missing: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="PATTERN", help="rcnn tensors that may be missing (mask_head.*); they get initial values."
+            metavar="PATTERN", help="rcnn tensors that may be missing, e.g. mask_head.*; they get initial values."
         ),
     ] = None,
     allow_unused: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors of the file to skip (ema_*).")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Tensors of the file to skip, e.g. ema_*.")
     ] = None,
-    allow_nonfinite: Annotated[bool, typer.Option("--allow-nonfinite", help="Accept NaN and infinity.")] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Accept weights that are NaN or infinite.")
+    ] = False,
     to: Annotated[str, typer.Option(metavar="SYSTEM", help="Export to detectron2, torchvision or mmdetection.")] = "",
     list_: Annotated[bool, typer.Option("--list", help="List the supported frameworks and exit.")] = False,
 ) -> None:
@@ -65,7 +67,9 @@ def convert(
     if to:
         given = {"--config": config, "--classes": classes, "--allow-missing": allow_missing, "KEY=VALUE": overrides}
         if extra := [name for name, value in given.items() if value]:
-            raise ValueError(f"{', '.join(extra)} cannot be used with --to; leave it out")
+            raise ValueError(
+                f"{', '.join(extra)} cannot be used with --to; leave {'it' if len(extra) == 1 else 'them'} out"
+            )
         name = default_file(to)
         with output_or_new(output, "convert", file) as path:
             export_checkpoint(file, path / name if output is None else path, to, typer.echo)

@@ -11,7 +11,7 @@ from rcnn.cli.options import Device
 
 
 def demo(
-    output: Annotated[Path, typer.Option(help="Folder for all files; those of an earlier demo are replaced.")] = Path(
+    output: Annotated[Path, typer.Option(help="Folder for all files; an earlier demo's files are replaced.")] = Path(
         "demo"
     ),
     seed: Annotated[int, typer.Option(help="Seed of the images, the initial weights and the training.", min=0)] = 0,
@@ -22,9 +22,7 @@ def demo(
     device: Device = "cpu",
     threads: Annotated[
         int,
-        typer.Option(
-            help="Threads for computing. More are faster on an idle machine, and slower on a busy one.", min=1
-        ),
+        typer.Option(help="CPU threads. More threads are faster on an idle machine, and slower on a busy one.", min=1),
     ] = 1,
 ) -> None:
     """Draw a small data set, train a Mask R-CNN on it from scratch, evaluate it, and write pictures and a report.

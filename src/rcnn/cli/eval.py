@@ -29,8 +29,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="CHECKPOINT_OR_RESULTS",
-            help="Folder of a checkpoint or of a run (its best); or results to score again: a file in COCO's format, "
-            "or the output folder of an evaluation.",
+            help="Folder of a checkpoint or of a run (its best/ is used); or results to score again: a file in COCO's "
+            "format, or the output folder of an evaluation.",
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
@@ -59,7 +59,7 @@ def evaluate(
         ),
     ] = None,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
-    limit: Annotated[int, typer.Option(help="Evaluate only the first images, up to this number (0 = all).", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Evaluate only the first N images (0 = all).", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
     precision: PrecisionOption = Precision.float32,
@@ -88,7 +88,9 @@ def evaluate(
     if is_results(checkpoint):
         proposals = has_proposals(checkpoint)
         if overrides:
-            raise ValueError(f"{overrides[0]}: settings change a model, but {checkpoint} has results; leave them out")
+            raise ValueError(
+                f"{overrides[0]}: settings apply to a model, but {checkpoint} contains results; leave the settings out"
+            )
     else:
         load = partial(
             predictor_from,

@@ -105,7 +105,8 @@ def _message(error: Exception) -> str | None:
     """The line for an error that the user can fix; None for a fault of rcnn, which needs its traceback."""
     text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
-        return f"not enough memory: reduce the sizes in the settings or the batch ({text or type(error).__name__})"
+        reason = text or type(error).__name__
+        return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return None if isinstance(error, RuntimeError) else text or type(error).__name__

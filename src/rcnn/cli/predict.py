@@ -20,6 +20,7 @@ from rcnn.outputs import OutputFolder, output_or_new
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
     from rcnn.results import ImageDetections
 
@@ -32,7 +33,7 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best).")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best/ is used).")],
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -45,7 +46,7 @@ def predict(
         typer.Option(help="Folder for the pictures and predictions.json (default: a new runs/predict-MODEL-N)."),
     ] = None,
     to_stdout: Annotated[
-        bool, typer.Option("--json", help="Print predictions.json too (and nothing else) on stdout.")
+        bool, typer.Option("--json", help="Also print predictions.json on stdout, and nothing else there.")
     ] = False,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write pictures with the detections, or only JSON.")
@@ -79,22 +80,26 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
-    from rcnn.data.warnings import counted
+    from rcnn.data.warnings import counted, few
 
     words, settings = split_settings(inputs)
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings,
         allow=allow or (),
     )  # fmt: skip
-    lowest = predictor.config.box.score_threshold
+    key, lowest = _lowest_score(predictor.config)
     if score < lowest:
-        typer.echo(f"warning: the model drops scores below {lowest:g}; set box.score_threshold={score:g}", err=True)
+        typer.echo(
+            f"warning: the model drops detections with a score below {key}={lowest:g}, which is more than --score "
+            f"{score:g}; add {key}={score:g}",
+            err=True,
+        )
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)
         sources = expand(words, folder)
         if not sources.images:
             reasons = [f"{name} {reason}" for name, reason in sources.failed]
-            raise ValueError(f"no image to predict on: {'; '.join(reasons) or 'give files, folders or URLs'}")
+            raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         if sources.skipped:
@@ -186,6 +191,15 @@ def _write_results(folder: OutputFolder, done: Sequence[dict[str, Any]], failed:
         typer.echo(f"kept the earlier {folder.path / RESULTS}: no image could be processed", err=True)
     (folder.path / PARTIAL).unlink()
     return text
+
+
+def _lowest_score(config: DetectorConfig) -> tuple[str, float]:
+    """The setting that drops detections with a lower score, and its value."""
+    if config.proposals_only:
+        return "rpn.proposals.score_threshold", config.rpn.proposals.score_threshold
+    if config.fcis is not None:
+        return "fcis.score_threshold", config.fcis.score_threshold
+    return "box.score_threshold", config.box.score_threshold
 
 
 def split_settings(words: Sequence[str]) -> tuple[list[str], list[str]]:

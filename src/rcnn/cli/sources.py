@@ -190,7 +190,9 @@ def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT,
     except TimeoutError as error:
         if future.done():
             raise
-        raise SourceError(f"took longer than {deadline:g} seconds; download it and give the file") from error
+        raise SourceError(
+            f"the download took longer than {deadline:g} seconds; download it yourself and give the file"
+        ) from error
 
 
 def _download(url: str, longest: int, timeout: float) -> bytes:
@@ -203,13 +205,13 @@ def _download(url: str, longest: int, timeout: float) -> bytes:
                 pieces.append(piece)
                 size += len(piece)
                 if size > longest:
-                    raise SourceError(f"is longer than {longest / 2**20:g} MiB; download it and give the file")
+                    raise SourceError(f"is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
             expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         raise SourceError(f"the server answered {error.code} {error.reason}; check the URL") from error
     except TimeoutError as error:
         raise SourceError(
-            f"no answer within {timeout:g} seconds; try again, or download it and give the file"
+            f"no answer within {timeout:g} seconds; try again, or download it yourself and give the file"
         ) from error
     except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
         if isinstance(error, SourceError):
@@ -217,7 +219,7 @@ def _download(url: str, longest: int, timeout: float) -> bytes:
         reason = getattr(error, "reason", None) or error
         raise SourceError(f"cannot be downloaded ({reason}); check the URL and the network") from error
     if expected is not None and expected.isdigit() and int(expected) != size:
-        raise SourceError(f"ended after {size} of {expected} bytes; try again")
+        raise SourceError(f"the download ended after {size} of {expected} bytes; try again")
     return b"".join(pieces)
 
 

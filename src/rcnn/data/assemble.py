@@ -66,7 +66,8 @@ def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[C
     if classes is None:
         return tuple(tables.categories)
     if len(set(classes)) < len(classes):
-        raise ValueError(f"classes has a name twice: {few([n for n, uses in Counter(classes).items() if uses > 1])}")
+        repeated = [name for name, uses in Counter(classes).items() if uses > 1]
+        raise ValueError(f"classes repeats {few(repeated)}; expected different names")
     named = {category["name"]: category for category in tables.categories}
     free = max(named[name]["id"] for name in named) + 1
     return tuple(named.get(name) or {"id": free + place, "name": name} for place, name in enumerate(classes))
@@ -81,10 +82,9 @@ def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]
     shown = ", ".join(repr(name) + close_to(name, classes) for name in names[:5])
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return (
-        f"{tables.file}: {counted(sum(uses.values()), 'object')} of {len(names)} "
-        f"{'class that is' if len(names) == 1 else 'classes that are'} not among the {len(classes)} of the model "
-        f"({few(classes)}): {shown}{more}: ignored. To use them, rename the categories in the file, or train on a "
-        "data set that has these classes",
+        f"{tables.file}: {counted(sum(uses.values()), 'object')} of {counted(len(names), 'class')} that the model "
+        f"lacks ({shown}{more}) {'is' if sum(uses.values()) == 1 else 'are'} ignored; the model has {few(classes)}. To "
+        "use them, rename the categories in the file, or train a model on a data set that has these classes",
     )
 
 

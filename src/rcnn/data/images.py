@@ -72,7 +72,7 @@ def decode(image: Image.Image, name: str) -> Tensor:
     except MemoryError as error:
         width, height = image.size
         raise ImageError(
-            f"{name} ({width} x {height}) does not fit in memory: shrink it or cut it into tiles"
+            f"{name} ({width} x {height} pixels) does not fit in memory: shrink it or cut it into tiles"
         ) from error
     except Exception as error:  # decoders raise all kinds for damaged files
         raise _damaged(name, error) from error

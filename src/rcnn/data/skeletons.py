@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from rcnn.data.checks.tables import Category
 from rcnn.data.records import Dataset
-from rcnn.data.warnings import few
+from rcnn.data.warnings import counted, few
 
 # How left and right are written, as words in a name; "l_eye", "eyeL", "tl" (top left) and "nw" are in use.
 OPPOSITES = (
@@ -62,8 +62,8 @@ def skeleton_of(dataset: Dataset) -> Skeleton:
     names = _names(category)
     if len(names) != count:
         raise ValueError(
-            f"{file}: category {category['name']!r} names {len(names)} keypoints, its annotations have {count}: "
-            "give each its name"
+            f"{file}: category {category['name']!r} names {counted(len(names), 'keypoint')}, but its annotations have "
+            f"{count}; expected one name per keypoint"
         )
     sigmas = category.get("sigmas")
     return Skeleton(
@@ -80,12 +80,13 @@ def require_names(dataset: Dataset, names: Sequence[str]) -> None:
     skeleton = skeleton_of(dataset)
     if skeleton.named and skeleton.names != tuple(names):
         raise ValueError(
-            f"{dataset.annotation_file} has the keypoints {', '.join(skeleton.names)}; the model's are "
-            f"{', '.join(names)}: use a data set with those, in that order"
+            f"{dataset.annotation_file} has the keypoints {', '.join(skeleton.names)}; the model has "
+            f"{', '.join(names)}. Use a data set with the keypoints of the model, in the same order"
         )
     if len(skeleton.names) != len(names):
         raise ValueError(
-            f"{dataset.annotation_file} has {len(skeleton.names)} keypoints per object, the model {len(names)}"
+            f"{dataset.annotation_file} has {counted(len(skeleton.names), 'keypoint')} per object, the model has "
+            f"{len(names)}. Use a data set with the keypoints of the model, in the same order"
         )
 
 

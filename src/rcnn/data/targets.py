@@ -45,7 +45,9 @@ def make_sample(
     points = None
     if keypoints:
         if record.keypoints is None:
-            raise ValueError(f"image {record.image_id} ({record.path}) has no keypoints, which this model learns")
+            raise ValueError(
+                f"image {record.image_id} ({record.path}) has no keypoints, which this model is trained on"
+            )
         # the file has the index of a pixel, a sample its centre; absent keypoints stay zeros
         given = record.keypoints[used]
         centre = given + np.array([0.5, 0.5, 0], dtype=np.float32)
@@ -71,10 +73,10 @@ def require_size(record: ImageRecord, size: tuple[int, int]) -> None:
             "(exiftool -Orientation= FILE), or annotate it as viewers show it"
         )
     else:
-        advice = "replace it by the annotated image, or correct its annotation"
+        advice = "replace it with the image that was annotated, or correct its annotation"
     raise ValueError(
-        f"{record.path} is {size[1]}x{size[0]} pixels (width x height), its annotation (image {record.image_id}) "
-        f"states {record.width}x{record.height}: {advice}"
+        f"{record.path} is {size[1]}x{size[0]} pixels (width x height), but its annotation (image {record.image_id}) "
+        f"says {record.width}x{record.height}: {advice}"
     )
 
 

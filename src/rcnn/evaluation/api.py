@@ -96,7 +96,7 @@ def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
-        "nothing about other images. --split names another",
+        "nothing about other images. Add a validation split to measure that",
     )
 
 
@@ -108,5 +108,5 @@ def validation_split(data: str | Path, annotations: str = "") -> str:
     known = splits(Path(data), annotations)
     named = [name for name in known if name.startswith("val")]
     if not named and len(known) != 1:
-        raise ValueError(f"{data} has the splits {', '.join(known)}, and none starts with val; choose one (--split)")
+        raise ValueError(f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with --split")
     return (named or known)[0]

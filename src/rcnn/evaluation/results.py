@@ -50,7 +50,10 @@ def read_results(path: Path) -> SavedResults:
     merged = lists[0]
     for file, more in zip(files[1:], lists[1:], strict=True):
         if [_key(result) for result in more] != [_key(result) for result in merged]:
-            raise ValueError(f"{file} has other detections than {files[0]}; give one of the files")
+            raise ValueError(
+                f"{file} and {files[0]} have different detections, so they are not results of one evaluation; give "
+                "one of the files"
+            )
         merged = [one | other for one, other in zip(merged, more, strict=True)]
     limit = files[0].read_bytes().count(b"\n") if files[0].suffix == ".jsonl" else _recorded_limit(files[0])
     return SavedResults(results=merged, kinds=kinds, limit=limit)
@@ -68,7 +71,7 @@ def _read_file(path: Path) -> list[Result]:
         raise ValueError(f"{path} has annotations, not results; give the data set with --data, and a checkpoint")
     if not isinstance(results, list):
         raise ValueError(
-            f"{path} has no results; expected a list [{{'image_id': 1, 'category_id': 1, 'score': .9, ..}}]"
+            f"{path} is not a file of results; expected a list [{{'image_id': 1, 'category_id': 1, 'score': 0.9, ...}}]"
         )
     return results
 
@@ -99,13 +102,12 @@ def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detect
     if not limit and 0 < saved.limit < len(dataset):
         limit = saved.limit
         warnings = (
-            f"{path} has results for the first {counted(limit, 'image')}, so only these are evaluated; --limit "
-            "evaluates others",
+            f"{path} has results for the first {counted(limit, 'image')}, so the other images are not evaluated",
         )
     known = tuple(kind for kind in saved.kinds if _all_have(results, FIELDS[kind]))
     kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind]))
     if not kinds:
-        raise ValueError(f"{path}: no field is in all results; expected bbox, segmentation or keypoints")
+        raise ValueError(f"{path}: no field is in every result; expected bbox, segmentation or keypoints in each")
     names: tuple[str, ...] = ()
     sigmas: tuple[float, ...] | None = None
     if "keypoints" in kinds and dataset.objects.keypoints is not None:

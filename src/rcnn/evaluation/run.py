@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.records import Dataset
+from rcnn.data.warnings import counted
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, example_of
@@ -61,7 +62,7 @@ def run_evaluation(
             folder,
             evaluation,
             title=title,
-            lead=f"Evaluated on {evaluation.metrics.images:,} images of {dataset.annotation_file.name}."
+            lead=f"Evaluated on {counted(evaluation.metrics.images, 'image')} of {dataset.annotation_file.name}."
             + (f" Pictures show detections with a score of at least {SCORE:g}." if examples else ""),
             details=details,
             examples=examples,

@@ -249,8 +249,8 @@ def _results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: 
     for row, result in enumerate(results):
         if field not in result:
             raise ValueError(
-                f"result {row} (image {result['image_id']!r}) has no {field!r}, which kind {kind!r} measures; evaluate "
-                "the kinds that the results have"
+                f"result {row} (image {result['image_id']!r}) has no {field!r}, which the metrics of kind {kind!r} "
+                "need; leave that kind out"
             )
         image, score = numbers[result["image_id"]], result["score"]
         kept.append({"image_id": image, "category_id": result["category_id"], "score": score, field: result[field]})

@@ -79,14 +79,14 @@ def check_results(data: GroundTruth, results: Sequence[Entry], source: str, resu
 
 def _check_result(result: Entry, name: str) -> None:
     if not isinstance(result, dict):
-        raise ValueError(f"{name} is {_excerpt(result)}; expected COCO's results format, e.g. {{'image_id': 1, ...}}")
+        raise ValueError(f"{name} is {_excerpt(result)}; expected an object in COCO's format, {{'image_id': 1, ...}}")
     missing = [field for field in ("image_id", "category_id", "score") if field not in result]
     if missing:
-        raise ValueError(f"{name} has no {', '.join(missing)}; expected COCO's results format")
+        raise ValueError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
     name = f"{name} (image {result['image_id']!r})"
     for field in ("image_id", "category_id"):
         if isinstance(result[field], bool) or not isinstance(result[field], int | str):
-            raise ValueError(f"{name} has {field} {_excerpt(result[field])}; expected an id, a whole number or text")
+            raise ValueError(f"{name} has {field} {_excerpt(result[field])}; expected a whole number or text")
     if not _finite(result["score"]):
         raise ValueError(f"{name} has score {_excerpt(result['score'])}; expected a finite number")
     if "bbox" in result and not (_numbers(result["bbox"], 4) and min(result["bbox"][2:]) >= 0):
@@ -96,12 +96,12 @@ def _check_result(result: Entry, name: str) -> None:
         )
     if "keypoints" in result and not (_numbers(result["keypoints"]) and len(result["keypoints"]) % 3 == 0):
         raise ValueError(
-            f"{name} has keypoints {_excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ..]"
+            f"{name} has keypoints {_excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ...]"
         )
     if "segmentation" in result and not _is_segmentation(result["segmentation"]):
         raise ValueError(
             f"{name} has segmentation {_excerpt(result['segmentation'])}; expected run lengths "
-            "{'size': [height, width], 'counts': ..} or polygons [[x, y, x, y, x, y, ..], ..]"
+            "{'size': [height, width], 'counts': ...} or polygons [[x, y, x, y, x, y, ...], ...]"
         )
 
 

@@ -27,7 +27,7 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
     if isinstance(segmentation, dict):
         size = [int(side) for side in segmentation.get("size", ())]
         if size != [height, width]:
-            raise ValueError(f"an RLE has size {size} (height, width); expected that of its image, {[height, width]}")
+            raise ValueError(f"an RLE has size {size} (height, width); expected its image's {[height, width]}")
         counts = segmentation.get("counts")
         if isinstance(counts, str):
             counts = counts.encode("ascii")
@@ -45,10 +45,10 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
         return rle
     parts = [[float(value) for value in part] for part in segmentation]
     if not parts:
-        raise ValueError("a segmentation has no parts")
+        raise ValueError("a segmentation has no polygons; expected at least one")
     for part in parts:
         if len(part) < 6 or len(part) % 2:
-            raise ValueError(f"a polygon has {len(part)} numbers; expected x, y of at least three points")
+            raise ValueError(f"a polygon has {len(part)} numbers; expected x and y of at least three points")
     return backend.merge(backend.frPyObjects(parts, height, width))
 
 

@@ -99,7 +99,10 @@ def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding:
 def canvas_corner(size: tuple[int, int], canvas: int) -> tuple[int, int]:
     """(top, left) of an image of `size` in the centre of a square canvas. ValueError if it does not fit."""
     if max(size) > canvas:
-        raise ValueError(f"an image of {size} does not fit on input.canvas={canvas}; input.max_size must not exceed it")
+        raise ValueError(
+            f"an image resized to {size} (height, width) does not fit on input.canvas={canvas}; set input.max_size to "
+            f"{canvas} or less"
+        )
     return (canvas - size[0]) // 2, (canvas - size[1]) // 2
 
 

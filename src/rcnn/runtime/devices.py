@@ -29,7 +29,8 @@ def choose_device(device: Device = "auto") -> torch.device:
         raise ValueError(f"device {device}: torch finds no GPU here; use cpu, or run `rcnn doctor`")
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         count = torch.cuda.device_count()
-        raise ValueError(f"device {device}: torch finds {count} GPU{'s' if count > 1 else ''}, numbered from cuda:0")
+        names = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise ValueError(f"device {device}: torch finds {count} GPU{'s' if count > 1 else ''}; expected {names}")
     if chosen.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device {device}: torch finds no Apple GPU here; use cpu, or run `rcnn doctor`")
     return chosen

@@ -37,7 +37,8 @@ class _Batch:
             value = getattr(self, name)
             if value is not None and value.shape[: len(shape)] != shape:
                 raise ValueError(
-                    f"{type(self).__name__}.{name} has shape {tuple(value.shape)}; expected {tuple(shape)} first"
+                    f"{type(self).__name__}.{name} has shape {tuple(value.shape)}; expected a shape that starts with "
+                    f"{tuple(shape)}"
                 )
 
 

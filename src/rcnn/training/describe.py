@@ -22,7 +22,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings[:SHOWN_WARNINGS])
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
-        yield f"warning: {counted(more, 'more warning')} about the data"
+        yield f"warning: {counted(more, 'more warning')} about the data; --dry-run prints all of them"
     yield from plan.dataset.notes
     yield from () if plan.validation is None else plan.validation.notes
     classes = counted(plan.config.num_classes, "class")
@@ -73,8 +73,9 @@ def _data(dataset: Dataset) -> str:
 
 def _validation(plan: RunPlan) -> str:
     if plan.validation is None:
-        reason = plan.reasons.get("val-split", "--val-split none")
-        return f"never evaluated, so without best/ ({reason}; --val-split names a split to evaluate on)"
+        reason = plan.reasons.get("val-split")
+        hint = f"{reason}; choose a split with --val-split" if reason else "--val-split none"
+        return f"not evaluated, so without best/ ({hint})"
     return f"evaluated on {_data(plan.validation)}"
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
+from rcnn.data.warnings import few
 from rcnn.models import Detector
 from rcnn.training.log import RunLog
 from rcnn.training.run_folder import RunFolder
@@ -139,7 +140,8 @@ def require_finite(loss: Tensor, losses: dict[str, Tensor], step: int, image_ids
     if not torch.isfinite(loss):
         wrong = ", ".join(f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value))
         raise DivergedError(
-            f"step {step}: {wrong or 'the sum of the losses is infinite'}, on images {', '.join(map(str, image_ids))}. "
-            "Check these images and their annotations; otherwise try a lower train.lr, more train.warmup_steps or "
-            "train.clip_norm=10. last/ is from an earlier step: --resume continues from it"
+            f"step {step}: {wrong or 'the sum of the losses is infinite'}, on "
+            f"{'image' if len(image_ids) == 1 else 'images'} {few(image_ids)}. Check the annotations of these images; "
+            "if they are right, try a lower train.lr, more train.warmup_steps or train.clip_norm=10. --resume "
+            "continues from the last checkpoint that was saved"
         )

@@ -41,10 +41,10 @@ def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[
         if not isinstance(known, Mapping):
             continue
         differences = [
-            f"{meaning} changed" if key == "sha256" else f"{meaning} was {known.get(key)}, is {values[key]}"
+            f"{meaning} changed" if key == "sha256" else f"{meaning} was {known.get(key)}, now {values[key]}"
             for key, meaning in MEANINGS.items()
             if known.get(key) != values[key]
         ]
         if differences:
-            changes.append(f"the data of split {split} differ from those of the run so far: {'; '.join(differences)}")
+            changes.append(f"the data of split {split} changed since the run was started: {'; '.join(differences)}")
     return changes

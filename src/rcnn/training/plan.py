@@ -14,6 +14,7 @@ import torch
 from rcnn.data import Dataset, open_dataset
 from rcnn.data import splits as splits_of
 from rcnn.data.skeletons import require_names
+from rcnn.data.warnings import counted
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.describe import describe
@@ -222,7 +223,7 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
     """The record of the run that is resumed, or None for a new run. ValueError if the folder allows neither."""
     output = request.output
     if request.resume and output is None:
-        raise ValueError("--resume continues the run in --output: give its folder")
+        raise ValueError("--resume needs the folder of the run to continue: give it with --output")
     if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
         return found.record if request.resume else None
     if not request.resume:
@@ -232,8 +233,8 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
         )
     if "last" not in found.checkpoints:
         raise ValueError(
-            f"{output}/last is missing, so the run cannot be resumed: only {_listed(found.checkpoints)} is there, "
-            f"without the state of the optimizer. Start a new run from its weights: rcnn train "
+            f"{output}/last is missing, so the run cannot be resumed: {_listed(found.checkpoints)} does not contain "
+            f"the state of the optimizer. Start a new run from its weights: rcnn train "
             f"{output}/{found.checkpoints[0]} --data {request.data} --output NEW_RUN"
         )
     if found.record is None:
@@ -332,7 +333,8 @@ def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, 
     config = override(replace(start, num_classes=len(dataset.classes)), words)
     if config.num_classes != len(dataset.classes):
         raise ValueError(
-            f"num_classes={config.num_classes}, but the data have {len(dataset.classes)} classes: leave it out"
+            f"num_classes={config.num_classes}, but {dataset.annotation_file} has "
+            f"{counted(len(dataset.classes), 'class')}: leave num_classes out (it is set from the data)"
         )
     return config
 

@@ -9,6 +9,7 @@ import torch
 
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, training_batches
+from rcnn.data.warnings import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.outputs import new_output
@@ -84,11 +85,11 @@ def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
     steps = plan.settings.steps
     if state.step > steps:
         raise ValueError(
-            f"{run.path} is already at step {state.step}, but train.steps={steps}: give train.steps of more than "
-            f"{state.step} to train on"
+            f"{run.path} is already at step {state.step}, but train.steps={steps}: set train.steps to more than "
+            f"{state.step} to continue"
         )
     for change in identity_changes(provenance.get("data_identity"), plan.identity):
-        log(f"warning: {change}. Training continues on the data as they are now")
+        log(f"warning: {change}. Training continues on the current data")
     if state.best is not None and not (run.path / "best").exists():
         log(
             f"warning: {run.path}/best is missing (its value was {state.best:.4f}): the next evaluation writes a new "
@@ -96,7 +97,8 @@ def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
         )
         state.best, state.evaluation_due = None, state.evaluation_due or state.step == steps
     done = state.step == steps and not (state.evaluation_due and plan.validation)
-    log(f"{run.path} has already finished its {steps} steps" if done else f"resuming {run.path} at step {state.step}")
+    finished = f"{run.path} has already finished its {counted(steps, 'step')}"
+    log(finished if done else f"resuming {run.path} at step {state.step}")
     return state
 
 

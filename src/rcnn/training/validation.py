@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from rcnn.data.records import Dataset
+from rcnn.data.warnings import few
 from rcnn.evaluation.evaluate import ImageResults, evaluate_dataset, failure_warnings, measured_kinds
 from rcnn.evaluation.plan import Plan
 from rcnn.metrics.coco import METRICS
@@ -53,7 +54,7 @@ def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None
     """ValueError unless `best` (train.best) is empty, or a metric of such a detector that `plan` measures."""
     names = [f"{kind}.{name}" for kind in measured_kinds(config) for name in METRICS[kind]]
     if best and best not in names:
-        near = difflib.get_close_matches(best, names, n=3) or names
+        near = difflib.get_close_matches(best, names, n=3) or names[:1]
         raise ValueError(f"train.best={best} is not a metric of this model; expected e.g. {' or '.join(near)}")
     if best and plan is not None and best.partition(".")[0] not in plan.kinds:
         raise ValueError(f"train.best={best} cannot be measured: {'; '.join(plan.warnings)}. Set train.best=bbox.AP")
@@ -68,7 +69,7 @@ def choose(metrics: Metrics, key: str) -> float | None:
     kind, _, name = key.partition(".")
     if name not in metrics.get(kind, {}):
         known = [f"{k}.{n}" for k in KINDS if k in metrics for n in metrics[k]]
-        raise ValueError(f"train.best={key} was not measured; expected one of {', '.join(known)}")
+        raise ValueError(f"train.best={key} was not measured; expected one of {few(known)}")
     return metrics[kind][name]
 
 

@@ -66,7 +66,11 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
 @pytest.mark.parametrize(
     ("error", "line"),
     [
-        (MemoryError(), "rcnn: not enough memory: reduce the sizes in the settings or the batch (MemoryError)"),
+        (
+            MemoryError(),
+            "rcnn: not enough memory (MemoryError): reduce the size or number of images per batch, or the model's "
+            "settings",
+        ),
         (OSError(28, "No space left on device", "out/a.jpg"), "rcnn: out/a.jpg: No space left on device"),
         (OSError(28, "No space left on device"), "rcnn: No space left on device"),
         (ValueError("wrong"), "rcnn: wrong"),

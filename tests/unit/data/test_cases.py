@@ -73,7 +73,7 @@ def test_three_images_with_the_right_objects(cases: Path, case: str, split: str,
 )
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_sets_without_objects_are_refused(cases: Path, case: str, reason: str, split: str) -> None:
-    with pytest.raises(ValueError, match=f"instances_{split}.json: 3 images and no objects to train") as error:
+    with pytest.raises(ValueError, match=f"instances_{split}.json has 3 images and no objects to train") as error:
         open_dataset(cases / case / "data", split)
     assert reason in str(error.value)
     assert open_dataset(cases / case / "data", split, allow_empty=True).objects_to_learn == 0
@@ -108,7 +108,7 @@ def test_a_class_of_the_validation_set_alone(cases: Path) -> None:
     validation = open_dataset(folder, "val", classes=train.classes)
     assert (train.classes, validation.category_ids) == (("cat",), (2,))
     assert [record.boxes.tolist() for record in validation] == [[SECOND]] * 3
-    assert "3 objects of 1 class that is not among the 1 of the model (cat): 'dog'" in validation.warnings[0]
+    assert "3 objects of 1 class that the model lacks ('dog') are ignored; the model has cat." in validation.warnings[0]
     assert len(validation.to_coco()["annotations"]) == 3
 
 

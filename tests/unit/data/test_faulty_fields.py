@@ -263,7 +263,7 @@ def test_a_placeholder_category_is_removed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("crowds", [0, 1, 2])
 def test_a_set_without_objects_is_refused(tmp_path: Path, crowds: int) -> None:
     write_coco(tmp_path, coco_tables([annotation(n, iscrowd=1) for n in range(crowds)]))
-    with pytest.raises(ValueError, match=r"instances_val\.json: 2 images and no objects to train") as error:
+    with pytest.raises(ValueError, match=r"instances_val\.json has 2 images and no objects to train") as error:
         open_dataset(tmp_path, "val")
     assert (("its 1 object is a crowd" in str(error.value)), "its 2 objects are crowds" in str(error.value)) == (
         crowds == 1,

@@ -102,7 +102,7 @@ def test_classes_may_share_their_keypoints_or_have_none(tmp_path: Path) -> None:
         ),
         (
             tables(annotation(1, keypoints=POINTS), kite={"keypoints": NAMES[:2]}),
-            r"category 'kite' names 2 keypoints, its annotations have 3",
+            r"category 'kite' names 2 keypoints, but its annotations have 3",
         ),
     ],
 )
@@ -117,11 +117,11 @@ def test_another_data_set_must_have_the_same_keypoints_in_their_order(tmp_path: 
         write_coco(tmp_path, tables(annotation(1, keypoints=POINTS), kite={"keypoints": NAMES})), "val"
     )
     require_names(dataset, NAMES)
-    with pytest.raises(ValueError, match="left_wing, right_wing, tail; the model's are tail, left_wing, right_wing"):
+    with pytest.raises(ValueError, match="left_wing, right_wing, tail; the model has tail, left_wing, right_wing"):
         require_names(dataset, ["tail", "left_wing", "right_wing"])
     nameless = open_dataset(write_coco(tmp_path / "b", tables(annotation(1, keypoints=POINTS))), "val")
     require_names(nameless, NAMES)
-    with pytest.raises(ValueError, match="has 3 keypoints per object, the model 2"):
+    with pytest.raises(ValueError, match="has 3 keypoints per object, the model has 2"):
         require_names(nameless, NAMES[:2])
 
 
@@ -136,9 +136,9 @@ def test_keypoints_choose_between_cocos_two_files(tmp_path: Path) -> None:
     named = "annotations/person_keypoints_{split}.json"
     assert open_dataset(root, "val", annotations=named).annotation_file == other
     assert splits(root, named) == ["val"]
-    with pytest.raises(FileNotFoundError, match=r"has no labels/val\.json, the annotations asked for"):
+    with pytest.raises(FileNotFoundError, match=r"has no labels/val\.json, the annotation file that was asked for"):
         open_dataset(root, "val", annotations="labels/{split}.json")
-    with pytest.raises(FileNotFoundError, match=r"has no labels/SPLIT\.json, the annotations asked for"):
+    with pytest.raises(FileNotFoundError, match=r"has no labels/SPLIT\.json, the annotation file that was asked for"):
         splits(root, "labels/{split}.json")
     with pytest.raises(ValueError, match=r"annotations 'a\.json' is one file: write \{split\}"):
         splits(root, "a.json")
@@ -244,7 +244,7 @@ def test_keypoints_without_visibility_are_taken_for_visible(tmp_path: Path) -> N
 def test_counts_that_contradict_the_keypoints(tmp_path: Path) -> None:
     made = tables(annotation(1, keypoints=POINTS, num_keypoints=3), annotation(2, keypoints=POINTS, num_keypoints=2))
     dataset = open_dataset(write_coco(tmp_path, made), "val")
-    assert "1 annotation has a num_keypoints that is not the number of its keypoints (id 1)" in dataset.warnings[0]
+    assert "1 annotation has a num_keypoints that is not the number of its labelled keypoints" in dataset.warnings[0]
 
 
 def test_keypoints_of_two_counts_without_names(tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def test_a_silent_worker_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "PATIENCE", 2)
     stop = Numbered(lambda n: os.kill(os.getpid(), signal.SIGSTOP) if n == 1 else None)
     started = time.monotonic()
-    with pytest.raises(WorkerError, match="no sign of life for 2 seconds"):
+    with pytest.raises(WorkerError, match="has not responded for 2 seconds"):
         take(batches_of_workers(stop, 0, 1), 2)
     assert time.monotonic() - started < 10
     assert not multiprocessing.active_children()

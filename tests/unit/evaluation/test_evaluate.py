@@ -194,7 +194,7 @@ def test_the_folder_of_an_evaluation_is_scored_again(predictor: Predictor, data:
     assert (written["max_detections"], written["limit"]) == ({"bbox": 7, "segm": 7}, 0)
     assert [name for name in written["bbox"] if name.startswith("AR")] == ["AR1", "AR7", "ARs", "ARm", "ARl"]
     (out / "results_bbox.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"results_segm\.json has other detections than .*results_bbox\.json"):
+    with pytest.raises(ValueError, match=r"results_segm\.json and .*results_bbox\.json have different detections"):
         evaluate_results(out, dataset)
 
 
@@ -223,9 +223,9 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
     [
         ("{", r"mine\.json is not JSON"),
         ('{"images": [], "annotations": []}', r"mine\.json has annotations, not results"),
-        ("{}", r"mine\.json has no results; expected a list"),
+        ("{}", r"mine\.json is not a file of results; expected a list"),
         ('[{"image_id": 1}]', r"mine\.json: result 0 has no category_id, score"),
-        ('[{"image_id": 1, "category_id": 10, "score": 1}]', r"mine\.json: no field is in all results"),
+        ('[{"image_id": 1, "category_id": 10, "score": 1}]', r"mine\.json: no field is in every result"),
         (
             '[{"image_id": 9, "category_id": 10, "score": 1, "bbox": [1, 2, 3, 4]}]',
             r"image_id 9, which .*instances_val",
@@ -278,7 +278,7 @@ def _limit_path(predictor: Predictor) -> str:
 def test_the_validation_split_is_the_default(data: Path) -> None:
     assert validation_split(data) == "val"
     (data / "annotations" / "instances_val.json").rename(data / "annotations" / "instances_test.json")
-    with pytest.raises(ValueError, match=r"has the splits test, train, and none starts with val.*--split"):
+    with pytest.raises(ValueError, match=r"has the splits test, train; none starts with 'val'.*--split"):
         validation_split(data)
     (data / "annotations" / "instances_train.json").unlink()
     assert validation_split(data) == "test"

@@ -232,9 +232,9 @@ def test_wrong_results_are_named(change: Entry, message: str) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (3, r"result 0 is 3; expected COCO's results format"),
-        ({"image_id": None}, "has image_id None; expected an id"),
-        ({"category_id": True}, "has category_id True; expected an id"),
+        (3, r"result 0 is 3; expected an object in COCO's format"),
+        ({"image_id": None}, "has image_id None; expected a whole number"),
+        ({"category_id": True}, "has category_id True; expected a whole number"),
         ({"score": "high"}, "has score 'high'; expected a finite number"),
         ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]; expected \[x, y, width, height\]"),
         ({"bbox": [1, 2, 3, float("inf")]}, "has bbox"),

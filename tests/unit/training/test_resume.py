@@ -107,9 +107,9 @@ def test_other_data_are_reported(data: Path, run: Path, tmp_path: Path) -> None:
     other = write_tiny_coco(tmp_path / "other", {"train": 2, "val": 2}, size=(64, 96))
     lines = resume(other, run, "train.steps=3")
     [line] = [line for line in lines if "data of split" in line]
-    assert line.startswith("warning: the data of split train differ")
-    assert "number of images was 3, is 2" in line
-    assert "number of objects was 6, is 4" in line
+    assert line.startswith("warning: the data of split train changed")
+    assert "number of images was 3, now 2" in line
+    assert "number of objects was 6, now 4" in line
 
 
 def test_a_missing_best_is_written_again(data: Path, run: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_missing_best_is_written_again(data: Path, run: Path) -> None:
 
 def test_a_missing_last_folder_is_reported_with_the_options(data: Path, run: Path) -> None:
     shutil.rmtree(run / "last")
-    with pytest.raises(ValueError, match=r"last is missing.*only best/ is there.*rcnn train .*best --data"):
+    with pytest.raises(ValueError, match=r"last is missing.*best/ does not contain.*rcnn train .*best --data"):
         resume(data, run)
     with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with --resume, or choose another"):
         runs.run("mask_rcnn_compact", data, run, BRIEF)

@@ -38,7 +38,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
     ids = image_ids(raw)
     folder, images = known or check_images(raw, ids, warnings)
     if [image["id"] for image in images] != ids:
-        raise ValueError(f"{raw.file} has other images than when it was opened: do not change it while it is used")
+        raise ValueError(f"{raw.file} was changed after it was opened: do not change it while it is used")
     categories = check_categories(raw, warnings)
     annotations = _checked_annotations(raw, images, categories, warnings)
     used = {annotation["category_id"] for annotation in annotations}
@@ -64,7 +64,7 @@ def _require_entries(raw: RawTables) -> None:
     if not raw.images:
         raise ValueError(f"{raw.file} lists no images: export the split again")
     if not raw.categories:
-        raise ValueError(f"{raw.file} lists no categories; expected at least one, {{'id': 1, 'name': ...}}")
+        raise ValueError(f"{raw.file} lists no categories; expected at least one, e.g. {{'id': 1, 'name': 'cat'}}")
 
 
 def _checked_annotations(

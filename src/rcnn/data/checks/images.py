@@ -52,7 +52,7 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
             )
         names.append(name)
     if by_url:
-        warnings.note(f"{counted(by_url, 'image')} named by a URL: the last part of it is the name of the file")
+        warnings.note(f"{counted(by_url, 'image')} named by a URL: the last part of the URL is used as the file name")
     return names
 
 

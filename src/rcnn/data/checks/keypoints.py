@@ -38,7 +38,7 @@ def check_keypoints(
     named = [len(categories[place].get("keypoints", ())) for place in given]
     warnings.add("keypoints as a list of points", "read as x, y, visibility of each", [own[i] for i in nested])
     flat, pairs = _with_visibility(flat, named)
-    warnings.add("keypoints without visibility", "all are taken for visible", [own[i] for i in pairs])
+    warnings.add("keypoints without visibility", "all are treated as visible", [own[i] for i in pairs])
     count = _count(flat, named)
     if count is None:
         lengths = sorted({len(points) for points in flat})
@@ -108,7 +108,7 @@ def _checked(
     points[wrong] = 0
     warnings.add(
         "a keypoint that is not 3 finite numbers",
-        "that point is taken for not given",
+        "that point is treated as not labelled",
         every[fitting & wrong.any(axis=1)].tolist(),
     )
     visibility = points[..., 2]
@@ -116,7 +116,7 @@ def _checked(
     points[..., 2] = np.where(odd, np.where(visibility > 0, SEEN, 0.0), visibility)
     warnings.add(
         "a keypoint with a visibility other than 0, 1 and 2",
-        "above 0 it is taken for visible",
+        "above 0 it is treated as visible",
         every[odd.any(axis=1)].tolist(),
     )
     return points
@@ -128,4 +128,4 @@ def _check_counts(
     """Report counts that contradict the points; COCO's metrics leave out objects without visible points."""
     seen = (points[..., 2] > 0).sum(axis=1).tolist()
     wrong = [ids[i] for i in given if annotations[i].get("num_keypoints", seen[i]) != seen[i]]
-    warnings.add("a num_keypoints that is not the number of its keypoints", "counted again", wrong)
+    warnings.add("a num_keypoints that is not the number of its labelled keypoints", "counted again", wrong)

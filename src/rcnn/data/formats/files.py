@@ -86,11 +86,13 @@ def nothing_found(folder: Path, split: str, splits: Sequence[str], patterns: Seq
     """The error for a folder without the annotations of a split ("": of any split); `splits` are those it has."""
     tried = ", ".join(pattern.replace("{split}", split or "SPLIT") for pattern in patterns)
     if not folder.is_dir():
-        return FileNotFoundError(f"{folder} is not a folder; expected that of a data set, with one of {tried}")
+        return FileNotFoundError(f"{folder} is not a folder; expected the folder of a data set, with one of {tried}")
     inside = [f"{name}.json" for name in BESIDE if (folder / f"{name}.json").is_file()]
     name = folder.resolve().name
     if len(patterns) == 1:
-        return FileNotFoundError(f"{folder} has no {tried}, the annotations asked for")
+        return FileNotFoundError(
+            f"{folder} has no {tried}, the annotation file that was asked for; expected a path within that folder"
+        )
     if splits:
         return FileNotFoundError(
             f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}. "

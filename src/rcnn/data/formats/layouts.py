@@ -130,6 +130,6 @@ def _without_objects(dataset: Dataset) -> str:
     crowds = int(dataset.objects.crowd.sum())
     only = f": its {counted(crowds, 'object')} {'is a crowd' if crowds == 1 else 'are crowds'}" if crowds else ""
     return (
-        f"{dataset.annotation_file}: {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "
-        "Choose another split, export the annotations again, or allow it with --allow-empty"
+        f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "
+        "Choose another split, export the annotations again, or accept this with --allow-empty"
     )

@@ -154,7 +154,7 @@ def _class_attribute(regions: Sequence[_Region], file: Path) -> str | None:
                 return name
     raise ValueError(
         f"{file}: regions have the attributes {few(there)}, and it is not clear which of them is the class: "
-        f"rename it to {' or '.join(CLASS_ATTRIBUTES)}"
+        f"rename that attribute to {' or '.join(CLASS_ATTRIBUTES)}"
     )
 
 
@@ -187,7 +187,7 @@ def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
     if kind == "polygon":
         xs, ys = shape["all_points_x"], shape["all_points_y"]
         if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
-            warnings.add("a polygon without as many x as y coordinates", SKIPPED, [region.name], "region")
+            warnings.add("a polygon with different numbers of x and y coordinates", SKIPPED, [region.name], "region")
             return None
         return {"segmentation": [[value for point in zip(xs, ys, strict=True) for value in point]]}
     if kind == "rect":
@@ -195,7 +195,10 @@ def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
     numbers = [as_number(shape[field]) for field in SHAPES[kind]]
     turn = as_number(shape.get("theta") or 0.0)
     if not all(map(math.isfinite, (*numbers, turn))) or min(numbers[2:]) < 0:
-        warnings.add(f"a {kind} with something that is not a finite number", SKIPPED, [region.name], "region")
+        what = (
+            f"{'an' if kind == 'ellipse' else 'a'} {kind} with a value that is not a finite number, or a radius below 0"
+        )
+        warnings.add(what, SKIPPED, [region.name], "region")
         return None
     centre_x, centre_y, radius, *other = numbers
     points = ellipse_points(centre_x, centre_y, radius, *(other or [radius]), turn=turn)

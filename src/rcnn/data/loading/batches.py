@@ -78,7 +78,7 @@ def training_batches(
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
     if not len(dataset):
-        raise ValueError(f"{dataset.annotation_file} has no images; there is nothing to train on")
+        raise ValueError(f"{dataset.annotation_file} has no images; expected at least one to train on")
     if masks is not None and dataset.objects_to_learn and not dataset.has_outlines:
         raise ValueError(
             f"{dataset.annotation_file} has boxes but no segmentations, and this model is trained on masks: "

@@ -35,8 +35,8 @@ STARTUP = 100  # the same before its first sign: where processes are not forked,
 ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
 MEMORY_FILES = hasattr(os, "memfd_create")
 CURE = (
-    "Most often the memory ran out: reduce train.workers or train.batch_size. train.workers=0 prepares images in the "
-    "training process itself"
+    "The usual cause is too little memory: reduce train.workers or train.batch_size. With train.workers=0, the "
+    "training process prepares the images itself"
 )
 
 
@@ -119,8 +119,8 @@ class _Workers:
                 waited += 1
                 if waited >= (PATIENCE if number in self._alive else STARTUP):
                     raise WorkerError(
-                        f"the worker process {worker.process.pid}, which prepares images, gave no sign of life for "
-                        f"{waited} seconds: it is stopped, or waits for a disk or network that does not answer. {CURE}"
+                        f"the worker process {worker.process.pid}, which prepares images, has not responded for "
+                        f"{waited} seconds: it may be stopped, or waiting for a disk or network. {CURE}"
                     )
 
     def close(self) -> None:
