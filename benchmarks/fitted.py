@@ -25,6 +25,7 @@ from rcnn.models.config import DetectorConfig, Norm, ResNetConfig
 from rcnn.models.heads.box import BoxHead
 from rcnn.preprocess import build_preprocessor
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 
@@ -60,7 +61,7 @@ def new_detector(name: str = "maskrcnn_resnet50_fpn") -> Detector:
     """Our detector with the settings and random weights of torchvision's `name`."""
     torch.manual_seed(0)
     theirs = torchvision.models.detection.__dict__[name](weights=None, weights_backbone=None)
-    converted = torchvision_files.SYSTEM.convert_state(theirs.state_dict())
+    converted = torchvision_files.SYSTEM.convert(Found(state=theirs.state_dict()))
     detector = build_detector(with_norm(converted.config, "frozen_bn"))
     state = {name: value for name, value in converted.state.items() if not name.endswith("num_batches_tracked")}
     detector.load_state_dict(state)

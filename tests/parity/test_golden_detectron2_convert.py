@@ -21,6 +21,7 @@ from rcnn.weights.systems.detectron2.system import RULES, to_detectron2
 from rcnn.weights.systems.known import convert
 from tests.narrow import present
 from tests.parity.golden_detectron2 import write_peer_file
+from tests.unit.weights.state_dicts import convert_state
 
 FIXTURES = {
     "cascade_mask_rcnn_R_50_FPN_1x": "Misc",
@@ -56,17 +57,17 @@ def differences(a: DetectorConfig, b: DetectorConfig) -> set[str]:
 def test_every_fixture_converts_with_its_settings_without_and_by_the_zoos_name(shared: Path, name: str) -> None:
     folder = shared / "golden/detectron2" / name
     theirs = shapes(shared, name)
-    given = detectron2.SYSTEM.convert_state(theirs, folder / "config.yaml", name)
+    given = convert_state(detectron2.SYSTEM, theirs, folder / "config.yaml", name)
     assert len(given.state) == len(theirs)
     assert all(given.state[present(RULES.rename(key))] is value for key, value in theirs.items()), "taken as they are"
     assert given.assumed == given.skipped == ()
     assert given.system == "Detectron2"
 
-    guessed = detectron2.SYSTEM.convert_state(theirs, None, name)
+    guessed = convert_state(detectron2.SYSTEM, theirs, None, name)
     assert differences(guessed.config, given.config) <= RUN | UNTOLD.get(name, set())
     assert len(guessed.assumed) >= 5
     assert all("Detectron2's model zoo" in sentence for sentence in guessed.assumed)
-    named = detectron2.SYSTEM.convert_state(theirs, f"{FIXTURES[name]}/{name}.yaml", name)
+    named = convert_state(detectron2.SYSTEM, theirs, f"{FIXTURES[name]}/{name}.yaml", name)
     assert differences(named.config, given.config) <= RUN
     assert named.config.input.min_size == 800
     if name.startswith("keypoint"):
@@ -83,7 +84,7 @@ def test_every_fixture_goes_back_to_its_own_names_and_settings(shared: Path, nam
     for file in ("config.yaml", "config_train.yaml"):
         if not (folder / file).exists():
             continue
-        given = detectron2.SYSTEM.convert_state(theirs, folder / file, name)
+        given = convert_state(detectron2.SYSTEM, theirs, folder / file, name)
         back = to_detectron2(given.state, given.config)
         assert back.keys() == theirs.keys()
         assert all(back[key] is value for key, value in theirs.items())

@@ -31,6 +31,7 @@ from tests.parity.test_torchvision_models import (
     sizes_of,
     their_targets,
 )
+from tests.unit.weights.state_dicts import convert_state
 
 JOINTS = 17
 
@@ -90,7 +91,7 @@ def test_state_dicts_go_both_ways(joints: int) -> None:
             value = torch.cat([torch.zeros_like(value[:4]), value[4:]])  # of background: idle
         assert torch.equal(back[name], value), name
     model.load_state_dict(back)
-    converted = torchvision_files.SYSTEM.convert_state(expected)
+    converted = convert_state(torchvision_files.SYSTEM, expected)
     assert converted.classes == ("person",)
     assert converted.config.keypoint is not None
     assert len(converted.config.keypoint.names) == joints
@@ -99,10 +100,10 @@ def test_state_dicts_go_both_ways(joints: int) -> None:
 
 def test_the_published_file_has_norms_without_eps() -> None:
     state = peer().state_dict()
-    published = torchvision_files.SYSTEM.convert_state(
-        state, source="keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
+    published = convert_state(
+        torchvision_files.SYSTEM, state, source="keypointrcnn_resnet50_fpn_coco-fc266e95.pth"
     ).config
-    older = torchvision_files.SYSTEM.convert_state(state, source="keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
+    older = convert_state(torchvision_files.SYSTEM, state, source="keypointrcnn_resnet50_fpn_coco-9f466800.pth").config
     assert instance(published.backbone, ResNetConfig).norm_eps == 0.0
     assert instance(older.backbone, ResNetConfig).norm_eps == 1e-5
 

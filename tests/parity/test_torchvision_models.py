@@ -20,6 +20,7 @@ from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
 from tests.narrow import instance, total
+from tests.unit.weights.state_dicts import convert_state
 
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
@@ -52,7 +53,7 @@ def peer(masks: bool) -> FasterRCNN:
 
 
 def ours(model: nn.Module, *overrides: str) -> Detector:
-    converted = torchvision_files.SYSTEM.convert_state(model.state_dict())
+    converted = convert_state(torchvision_files.SYSTEM, model.state_dict())
     config = override(converted.config, ["backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
     detector.load_state_dict(converted.state)

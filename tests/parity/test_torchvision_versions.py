@@ -28,6 +28,7 @@ from tests.parity.test_torchvision_models import (
     sizes_of,
     their_targets,
 )
+from tests.unit.weights.state_dicts import convert_state
 
 PEERS: dict[str, Callable[..., FasterRCNN]] = {
     "faster_rcnn_r50_fpn_v2": detection.fasterrcnn_resnet50_fpn_v2,
@@ -59,7 +60,7 @@ def peer(name: str) -> FasterRCNN:
 
 def ours(name: str, model: nn.Module, *overrides: str) -> Detector:
     source = "fasterrcnn_mobilenet_v3_large_320_fpn.pth" if "320" in name else ""
-    converted = torchvision_files.SYSTEM.convert_state(model.state_dict(), source=source)
+    converted = convert_state(torchvision_files.SYSTEM, model.state_dict(), source=source)
     assert converted.config.name == name
     config = override(converted.config, [*SMALL, "backbone.frozen_stages=0", *overrides])
     detector = build_detector(config)
@@ -130,4 +131,4 @@ def test_losses_equal_torchvisions(name: str) -> None:
 def test_files_of_other_networks_are_refused_by_name(tmp_path: Path) -> None:
     model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
     with pytest.raises(ValueError, match="on a network that rcnn does not support"):
-        torchvision_files.SYSTEM.convert_state(model.state_dict(), source="retina.pth")
+        convert_state(torchvision_files.SYSTEM, model.state_dict(), source="retina.pth")

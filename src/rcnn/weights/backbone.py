@@ -11,6 +11,7 @@ from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import Checkpoint
+from rcnn.weights.differences import NORMS
 from rcnn.weights.listing import first_names
 from rcnn.weights.setting_texts import setting_values, value_text
 
@@ -32,7 +33,7 @@ def adopt_backbone(
 ) -> DetectorConfig:
     """`config` with the colors, strides and padding that the backbone in `checkpoint` was trained with.
 
-    `given` are the user's KEY=VALUE, which `config` already contains. Raises ValueError, with the fix, where the two
+    `given` are the user's KEY=VALUE, which `config` already contains. Raises ValueError, with the fix, if the two
     backbones are built differently or the user's values contradict the weights.
     """
     theirs, kind = checkpoint.config, config.backbone.kind
@@ -106,8 +107,8 @@ def _require_norms(ours: ResNetConfig, theirs: ResNetConfig, checkpoint: Checkpo
     batch = ("frozen_bn", "bn", "sync_bn")
     if ours.norm not in batch or theirs.norm not in batch:
         raise ValueError(
-            f"{source} has {_norm_name(theirs.norm)}, the model {_norm_name(ours.norm)}, which is not compatible: "
-            f"add backbone.norm={theirs.norm}, or use weights that were trained with {_norm_name(ours.norm)}"
+            f"{source} has {NORMS[theirs.norm]}, the model {NORMS[ours.norm]}, which is not compatible: "
+            f"add backbone.norm={theirs.norm}, or use weights that were trained with {NORMS[ours.norm]}"
         )
     if theirs.norm == "frozen_bn" and _folded(checkpoint.state):
         raise ValueError(
@@ -121,10 +122,6 @@ def _folded(state: dict[str, Tensor]) -> bool:
     means = [value for name, value in state.items() if name.endswith("norm.running_mean")]
     variances = [value for name, value in state.items() if name.endswith("norm.running_var")]
     return bool(means) and all(not value.any() for value in means) and all(v.std() < 1e-6 for v in variances)
-
-
-def _norm_name(norm: str) -> str:
-    return {"gn": "group norm", "none": "no norms", "frozen_bn": "frozen batch norm"}.get(norm, "batch norm")
 
 
 def _part(name: str) -> str:

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import typing_extensions
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from typing_extensions import override
 
 from rcnn import __version__
-from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
-from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
+from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
@@ -61,7 +61,7 @@ def save_checkpoint(
 
     `config` is that of the detector, `detector.config`. A checkpoint that rcnn wrote there is replaced, once the new
     one is complete. Raises ValueError if the number of classes differs from the config's, or if the config does not say
-    how to build the user's own modules; FileExistsError if another file has the name of one of ours, OSError if the
+    how to build the user's own modules; FileExistsError if a file of that name is not from rcnn, OSError if the
     folder cannot be written; then nothing changes.
     """
     with writing_checkpoint(directory) as folder:
@@ -111,7 +111,7 @@ def write_checkpoint(
         "files": {path.name: sha256_of(path) for path in sorted(folder.iterdir())},
     }
     (folder / CONFIG_FILE).write_text(record_text(record), encoding="utf-8")
-    # safetensors makes its file readable by the owner only; whoever may read the config may read the weights
+    # safetensors makes its file readable by the owner only; who may read the config may read the weights
     (folder / WEIGHTS_FILE).chmod((folder / CONFIG_FILE).stat().st_mode)
 
 
@@ -119,7 +119,7 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
     """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
 
     `allow`: the user's code that building its detector may run, e.g. "my_backbone.py:make_backbone".
-    Raises FileNotFoundError where `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
+    Raises FileNotFoundError if `path` does not exist, ValueError that says why a checkpoint cannot be read, or which
     code it needs.
     """
     checkpoint = read_checkpoint(path)
@@ -179,7 +179,7 @@ def load_detector(
             f"{path} contains only a backbone, which detects nothing: train from it, "
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
-    checkpoint = replace(checkpoint, config=override(checkpoint.config, settings))
+    checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
     try:
         detector = empty_detector(checkpoint.config)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
@@ -204,7 +204,7 @@ class _Uninitialized(TorchFunctionMode):
         + [Tensor.normal_, Tensor.uniform_]
     )
 
-    @typing_extensions.override
+    @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.skipped:
             return args[0] if args else kwargs["tensor"]

@@ -10,7 +10,7 @@ from rcnn.models import DetectorConfig
 from rcnn.weights.setting_texts import setting_values, value_text
 
 NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm", "sync_bn": "batch norm",
-         "none": "no norm"}  # fmt: skip
+         "ln": "layer norm", "none": "no norm"}  # fmt: skip
 # settings that decide which layers exist and their sizes
 LAYERS = (
     "backbone.kind", "backbone.depth", "backbone.blocks", "backbone.groups", "backbone.width_per_group",

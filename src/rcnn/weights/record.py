@@ -43,7 +43,7 @@ def record_digest(record: Mapping[str, Any]) -> str:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record in file `path`, whose keys and their types are checked. A ValueError names the file and the key.
+    """The record in file `path`. A ValueError names the file and a key with a wrong value.
 
     The digest is not compared yet: an error about a value says more (`warn_if_changed`).
     """

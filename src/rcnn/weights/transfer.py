@@ -1,4 +1,4 @@
-"""Starts a detector from the weights of another one, whose classes, keypoints and heads may differ."""
+"""Starts a detector from the weights of another one, with other classes, keypoints and heads."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[
 
 
 def _class_rows(name: str, config: DetectorConfig) -> int | None:
-    """The number of rows per class of a tensor; None where the classes share it."""
+    """The number of rows per class of a tensor; None if the classes share it."""
     part = re.sub(r"\.stages\.\d+", "", name).rpartition(".")[0]
     if config.fcis is not None:
         return 2 * config.fcis.groups**2 if part == "box_head.maps" else None

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from rcnn.weights.readers.stored import Refused, Stored
 from tests.narrow import save_npz
 
 Maker = Callable[[Path], None]
@@ -168,3 +169,16 @@ def npy_header(words: str, content: bytes = b"") -> bytes:
 def safetensors_of(header: bytes, content: bytes = b"") -> Maker:
     """A safetensors file with this header."""
     return raw(struct.pack("<Q", len(header)) + header + content)
+
+
+def loaded(value: Any, depth: int = 0) -> Any:
+    """`value` with its arrays read. Refused if it is nested too deeply."""
+    if depth > 30:
+        raise Refused("containers nested more than 30 deep")
+    if isinstance(value, Stored):
+        return value.read()
+    if isinstance(value, dict):
+        return {key: loaded(each, depth + 1) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(loaded(each, depth + 1) for each in value)
+    return value

@@ -20,6 +20,7 @@ from rcnn.weights.systems.chainer.system import (
     in_our_layout,
 )
 from rcnn.weights.systems.converted import Converted
+from tests.unit.weights.state_dicts import convert_state
 
 
 def published(shared: Path) -> dict[str, dict[str, Tensor]]:
@@ -47,8 +48,8 @@ def test_every_recorded_architecture_has_its_place(shared: Path) -> None:
     for name, state in models.items():
         assert chainer.WKENTARO.recognises(state) == ("wkentaro" in name)
         assert chainer.DENA.recognises(state) == ("dena" in name)
-        converted: Converted = (chainer.WKENTARO.convert_state if "wkentaro" in name else chainer.DENA.convert_state)(
-            state, source=name
+        converted: Converted = convert_state(
+            chainer.WKENTARO if "wkentaro" in name else chainer.DENA, state, source=name
         )
         config, coco = converted.config, "coco" in name
         assert config.name == f"mask_rcnn_r{101 if 'resnet101' in name else 50}_c4"
@@ -87,7 +88,7 @@ def test_the_stems_bias_goes_into_its_norm(wkentaro: dict[str, Tensor]) -> None:
     stem = {
         name: torch.randn(64, generator=draw) for name in ("extractor/conv1/b", "extractor/bn1/W", "extractor/bn1/b")
     }
-    tensors = chainer.WKENTARO.convert_state(wkentaro | stem).state
+    tensors = convert_state(chainer.WKENTARO, wkentaro | stem).state
     x = torch.randn(5, 64, generator=draw)
     norm = "backbone.stem.conv1.norm"
     scale = tensors[f"{norm}.weight"] * tensors[f"{norm}.running_var"].rsqrt()  # eps is 0
@@ -105,7 +106,7 @@ def test_params_yaml_of_a_run(wkentaro: dict[str, Tensor], tmp_path: Path) -> No
         "step_size: !!python/tuple [8.1, 10.8]\nstrange: 1\n"
         "git_hash: !!python/object/apply:os.getcwd []\nmean: !!python/tuple [1.0, 2.0, 3.0]\n"
     )
-    converted = chainer.WKENTARO.convert_state(wkentaro, file)
+    converted = convert_state(chainer.WKENTARO, wkentaro, file)
     config = converted.config
     assert isinstance(config.backbone, ResNetConfig)
     assert (config.input.min_size, config.input.max_size) == (640, 1024)
@@ -120,21 +121,21 @@ def test_the_log_of_a_run_older_than_roi_size_means_seven(wkentaro: dict[str, Te
     file = tmp_path / "params.yaml"
     for text, size in (("git_hash: abc\n", 7), ("git_hash: abc\nroi_size: 14\n", 14), ("max_size: 900\n", 14)):
         file.write_text("min_size: 600\n" + text)
-        converted = chainer.WKENTARO.convert_state(wkentaro, file)
+        converted = convert_state(chainer.WKENTARO, wkentaro, file)
         assert converted.config.box.pooler.size == size
         assert any("box.pooler.size=7" in sentence for sentence in converted.assumed) == (size == 7)
 
 
 def test_thresholds_as_yaml_and_people_write_them(wkentaro: dict[str, Tensor]) -> None:
-    box = chainer.WKENTARO.convert_state(wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
+    box = convert_state(chainer.WKENTARO, wkentaro, "score_thresh=0 nms_thresh=0.4").config.box
     assert (box.score_threshold, box.selection.nms_iou) == (0.0, 0.4)
-    assert chainer.WKENTARO.convert_state(wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
+    assert convert_state(chainer.WKENTARO, wkentaro, "score_thresh=1e-3").config.box.score_threshold == 0.001
 
 
 def test_flags_of_a_command_line(dena: dict[str, Tensor]) -> None:
     plain, parsed = (
-        chainer.DENA.convert_state(dena),
-        chainer.DENA.convert_state(dena, "--bn2affine --freeze_bn --roialign --roi_size 7 --gpu 0"),
+        convert_state(chainer.DENA, dena),
+        convert_state(chainer.DENA, dena, "--bn2affine --freeze_bn --roialign --roi_size 7 --gpu 0"),
     )
     assert isinstance(plain.config.backbone, ResNetConfig)
     assert isinstance(parsed.config.backbone, ResNetConfig)
@@ -150,7 +151,7 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
     snapshot = {f"updater/model:main/mask_rcnn/{name}": value for name, value in wkentaro.items()}
     snapshot |= {"updater/iteration": torch.tensor(5), "updater/optimizer:main/t": torch.tensor(5)}
     assert chainer.WKENTARO.recognises(snapshot)
-    assert set(chainer.WKENTARO.convert_state(snapshot).skipped) == {"updater/iteration", "updater/optimizer:main/t"}
+    assert set(convert_state(chainer.WKENTARO, snapshot).skipped) == {"updater/iteration", "updater/optimizer:main/t"}
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
 )
 def test_invalid_settings(wkentaro: dict[str, Tensor], words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        chainer.WKENTARO.convert_state(wkentaro, words)
+        convert_state(chainer.WKENTARO, wkentaro, words)
 
 
 @pytest.mark.parametrize("text", ["[" * 5000, "a: b: c", "- 1\n- 2\n", "\x00", "5"])
@@ -181,6 +182,6 @@ def test_files_that_are_no_settings(text: str, tmp_path: Path) -> None:
 def test_missing_tensors_are_named(wkentaro: dict[str, Tensor]) -> None:
     state = {name: value for name, value in wkentaro.items() if name != "head/deconv6/W"}
     with pytest.raises(ValueError, match=r"mask_head\.deconv\.weight"):
-        chainer.WKENTARO.convert_state(state)
+        convert_state(chainer.WKENTARO, state)
     with pytest.raises(ValueError, match="head/fc9/W"):
-        chainer.WKENTARO.convert_state(wkentaro | {"head/fc9/W": torch.zeros(1)})
+        convert_state(chainer.WKENTARO, wkentaro | {"head/fc9/W": torch.zeros(1)})

@@ -18,6 +18,7 @@ from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.narrow import instance
+from tests.unit.weights.state_dicts import convert_state
 
 
 def blank(config: DetectorConfig) -> dict[str, Tensor]:
@@ -39,15 +40,15 @@ def test_torchvision_state_dicts_and_their_older_names(name: str) -> None:
     }
     assert set(older) != set(theirs)
     for state in (theirs, older):
-        given = torchvision_files.SYSTEM.convert_state(state)
+        given = convert_state(torchvision_files.SYSTEM, state)
         assert set(given.state) == set(blank(config))
         assert given.config.name == name
         assert given.config.rpn.legacy.anchors == "torchvision"
     assert (given.classes[0], given.classes[11], given.classes[89]) == ("person", "N/A 12", "toothbrush")
     assert len(set(given.classes)) == 90
     assert instance(given.config.backbone, ResNetConfig).norm_eps == 1e-5
-    published = torchvision_files.SYSTEM.convert_state(
-        theirs, source="downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
+    published = convert_state(
+        torchvision_files.SYSTEM, theirs, source="downloads/maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth"
     )
     assert instance(published.config.backbone, ResNetConfig).norm_eps == 0
 
@@ -56,9 +57,9 @@ def test_torchvision_networks_that_we_do_not_have() -> None:
     config = model_config("mask_rcnn_r50_fpn")
     theirs = to_torchvision(blank(config), config)
     with pytest.raises(ValueError, match=r"unexpected: keypoint_head\.trunk\.conv1\.weight"):
-        torchvision_files.SYSTEM.convert_state({**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
+        convert_state(torchvision_files.SYSTEM, {**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"does not fit .* missing: rpn\.convs\.1\.bias"):
-        torchvision_files.SYSTEM.convert_state({**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})
+        convert_state(torchvision_files.SYSTEM, {**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="torchvision has no mask_rcnn_r50_c4"):
         to_torchvision({}, model_config("mask_rcnn_r50_c4"))
 

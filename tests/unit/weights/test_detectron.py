@@ -23,6 +23,7 @@ from rcnn.weights.systems.detectron.settings import yaml_settings
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.layout import identity_statistics, swap_anchors
 from tests.unit.weights.detectron_blobs import LEFT, blobs, python2_pickle
+from tests.unit.weights.state_dicts import convert_state
 
 
 def tensors(**options: Any) -> dict[str, Tensor]:
@@ -49,7 +50,7 @@ def test_every_family_without_settings_is_taken_for_its_zoo(name: str) -> None:
     options = FAMILIES[name]
     state = tensors(**options)
     assert detectron.SYSTEM.recognises(state)
-    given = detectron.SYSTEM.convert_state(state)
+    given = convert_state(detectron.SYSTEM, state)
     config = given.config
     assert config.name.removesuffix("_caffe") == name.removesuffix("_caffe")
     unused = {blob for blob in state if blob.startswith("res5_")} if options.get("classes", 0) is None else set()
@@ -254,7 +255,7 @@ def test_masks_on_the_shared_res5_are_pooled_by_their_own_settings(tmp_path: Pat
         "TEST: {SCALES: !!python/tuple [640], RPN_MIN_SIZE: 3}\n"
         "TRAIN: {RPN_NMS_THRESH: 0.8, BG_THRESH_HI: 0.5, RPN_MIN_SIZE: 0}\n"
     )
-    given = detectron.SYSTEM.convert_state(tensors(fpn=False, masks=True), tmp_path / "c.yaml")
+    given = convert_state(detectron.SYSTEM, tensors(fpn=False, masks=True), tmp_path / "c.yaml")
     assert [line.split(" is ")[0] for line in given.notes] == ["TRAIN.RPN_NMS_THRESH=0.8"]
     config = given.config
     assert config.mask is not None
@@ -309,23 +310,23 @@ def test_settings_that_we_do_not_have_are_refused_by_name(tmp_path: Path, text: 
     lines = [line for section, line in base.items() if not text.startswith(section)]
     (tmp_path / "c.yaml").write_text("\n".join([*lines, text]))
     with pytest.raises(ValueError, match=message):
-        detectron.SYSTEM.convert_state(tensors(), tmp_path / "c.yaml")
+        convert_state(detectron.SYSTEM, tensors(), tmp_path / "c.yaml")
     with pytest.raises(ValueError, match=r"c\.yaml"):
-        detectron.SYSTEM.convert_state(tensors(), tmp_path / "c.yaml")
+        convert_state(detectron.SYSTEM, tensors(), tmp_path / "c.yaml")
 
 
 def test_a_yaml_given_goes_before_the_settings_in_the_file(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(
         FPN_SETTINGS + "TEST: {SCALE: 640}\nTRAIN: {DATASETS: \"('voc_2007_trainval',)\"}\n"
     )
-    given = detectron.SYSTEM.convert_state(tensors(), tmp_path / "c.yaml", "f", {"cfg": "TEST: {SCALE: 320}"})
+    given = convert_state(detectron.SYSTEM, tensors(), tmp_path / "c.yaml", "f", {"cfg": "TEST: {SCALE: 320}"})
     assert given.config.input.min_size == 640
-    voc = detectron.SYSTEM.convert_state(
-        tensors(classes=21), None, "f", {"cfg": (tmp_path / "c.yaml").read_text().replace("81", "21")}
+    voc = convert_state(
+        detectron.SYSTEM, tensors(classes=21), None, "f", {"cfg": (tmp_path / "c.yaml").read_text().replace("81", "21")}
     )
     assert (voc.classes[0], voc.classes[19]) == ("aeroplane", "tvmonitor")
     with pytest.raises(ValueError, match=r"of another shape: .*box_head.logits.weight \(21, 1024\)"):
-        detectron.SYSTEM.convert_state(tensors(classes=21), tmp_path / "c.yaml")
+        convert_state(detectron.SYSTEM, tensors(classes=21), tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize(
@@ -338,14 +339,14 @@ def test_a_yaml_given_goes_before_the_settings_in_the_file(tmp_path: Path) -> No
 )
 def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detectron.SYSTEM.convert_state({**tensors(), blob: torch.zeros(1)})
+        convert_state(detectron.SYSTEM, {**tensors(), blob: torch.zeros(1)})
     fast = {name: value for name, value in tensors().items() if "rpn" not in name}
     assert detectron.SYSTEM.recognises(fast)
     with pytest.raises(ValueError, match="it has no RPN"):
-        detectron.SYSTEM.convert_state(fast)
+        convert_state(detectron.SYSTEM, fast)
     with pytest.raises(ValueError, match="has a ResNet with 3, 4, 5 blocks"):
-        detectron.SYSTEM.convert_state(
-            {name: value for name, value in tensors().items() if not name.startswith("res4_5")}
+        convert_state(
+            detectron.SYSTEM, {name: value for name, value in tensors().items() if not name.startswith("res4_5")}
         )
     assert not detectron.SYSTEM.recognises([name for name in blobs(classes=None) if "rpn" not in name])  # a trunk alone
 
@@ -362,4 +363,4 @@ def test_networks_of_detectron_that_we_do_not_have(blob: str, message: str) -> N
 )
 def test_wrong_shapes_are_reported(blob: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detectron.SYSTEM.convert_state({**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})
+        convert_state(detectron.SYSTEM, {**tensors(fpn=False, masks=True), blob: torch.zeros(shape)})

@@ -20,6 +20,7 @@ from rcnn.weights.systems.detectron2.system import RULES, to_detectron2
 from rcnn.weights.systems.detectron2.zoo import ZOO, is_zoo_name, zoo_settings
 from rcnn.weights.systems.settings import field_of
 from tests.unit.blank_states import blank
+from tests.unit.weights.state_dicts import convert_state
 
 
 def numbered(config: DetectorConfig) -> dict[str, Tensor]:
@@ -46,13 +47,13 @@ def test_every_entry_of_the_zoo_by_name_and_by_its_tensors(entry: str) -> None:
     theirs = to_detectron2(blank(config), config)
     assert detectron2.SYSTEM.recognises(theirs)
     assert {RULES.rename(name) for name in theirs} <= set(blank(config))
-    named = detectron2.SYSTEM.convert_state(theirs, f"{entry}.yaml")
+    named = convert_state(detectron2.SYSTEM, theirs, f"{entry}.yaml")
     assert named.config == config
     assert set(named.state) == set(blank(config))
     assert named.assumed == ()
     assert named.notes == () or "giou" in entry
     assert f"model zoo's {entry}" in named.summary
-    guessed = detectron2.SYSTEM.convert_state(theirs)  # the architecture at least
+    guessed = convert_state(detectron2.SYSTEM, theirs)  # the architecture at least
     assert set(guessed.state) == set(blank(config))
     assert any("stride in the" in sentence for sentence in guessed.assumed)
     assert any("input.max_size=1333" in sentence for sentence in guessed.assumed)
@@ -88,16 +89,16 @@ def test_the_zoo_is_whole() -> None:
 def test_unsupported_zoo_entries_are_refused_with_the_reason(name: str, message: str) -> None:
     assert is_zoo_name(name)
     with pytest.raises(ValueError, match=message):
-        detectron2.SYSTEM.convert_state(c4_state(), name)
+        convert_state(detectron2.SYSTEM, c4_state(), name)
 
 
 def test_an_existing_file_is_read_whatever_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings(tmp_path, "MODEL: {MASK_ON: true, ROI_HEADS: {NUM_CLASSES: 3}}", "mask_rcnn_R_50_C4_1x.yaml")
     assert not is_zoo_name("mask_rcnn_R_50_C4_1x.yaml")
-    assert detectron2.SYSTEM.convert_state(c4_state(), "mask_rcnn_R_50_C4_1x.yaml").config.num_classes == 3
+    assert convert_state(detectron2.SYSTEM, c4_state(), "mask_rcnn_R_50_C4_1x.yaml").config.num_classes == 3
     with pytest.raises(FileNotFoundError, match="the name of a config"):
-        detectron2.SYSTEM.convert_state(c4_state(), "gone.yaml")
+        convert_state(detectron2.SYSTEM, c4_state(), "gone.yaml")
 
 
 def c4_state() -> dict[str, Tensor]:
@@ -149,7 +150,7 @@ MODEL:
   ROI_BOX_HEAD: {POOLER_SAMPLING_RATIO: 2, POOLER_TYPE: ROIAlign, BBOX_REG_WEIGHTS: [1, 2, 3, 4], SMOOTH_L1_BETA: 0.5}
 """,
     )
-    given = detectron2.SYSTEM.convert_state(c4_state(), file)
+    given = convert_state(detectron2.SYSTEM, c4_state(), file)
     assert given.config == override(model_config("mask_rcnn_r50_c4_caffe"), HONOURED.split())
     assert given.classes == ("class_0", "class_1", "class_2")
     assert "settings of c.yaml" in given.summary
@@ -159,7 +160,7 @@ MODEL:
 def test_what_detectron2_reads_more_freely_than_yaml(tmp_path: Path) -> None:
     settings(tmp_path, C4, "base.yaml")
     text = "MODEL: {ROI_HEADS: {SCORE_THRESH_TEST: 1e-4}, ANCHOR_GENERATOR: {SIZES: [8, 16, 32, 64, 128]}}"
-    given = detectron2.SYSTEM.convert_state(c4_state(), settings(tmp_path, f"_BASE_: base.yaml\n{text}"))
+    given = convert_state(detectron2.SYSTEM, c4_state(), settings(tmp_path, f"_BASE_: base.yaml\n{text}"))
     assert given.config.box.score_threshold == 1e-4
     assert given.config.rpn.anchors.sizes == ((8.0, 16.0, 32.0, 64.0, 128.0),)
 
@@ -226,7 +227,7 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
     assert "roi_heads.box_head.0.conv2.norm.num_batches_tracked" in theirs
     assert "backbone.bottom_up.res2.0.conv1.norm.num_batches_tracked" not in theirs  # frozen there: another class
     assert "proposal_generator.rpn_head.conv.conv1.weight" in theirs
-    given = detectron2.SYSTEM.convert_state(theirs, file)
+    given = convert_state(detectron2.SYSTEM, theirs, file)
     assert given.config == expected
     assert (given.classes[0], given.classes[-1]) == ("aeroplane", "tvmonitor")
     assert given.state.keys() == state.keys()
@@ -245,13 +246,13 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
             r"CLS_AGNOSTIC_BBOX_REG=False is not supported; expected True",
         ),
         ("MODEL: {ANCHOR_GENERATOR: {NAME: RotatedAnchorGenerator}}", r"expected 'DefaultAnchorGenerator'"),
-        ("MODEL: {RESNETS: {NORM: LN}}", r"MODEL\.RESNETS\.NORM='LN' is not supported; expected 'FrozenBN' or 'BN'"),
+        ("MODEL: {RESNETS: {NORM: LN}}", r"MODEL\.RESNETS\.NORM='LN' is not supported; expected .*'FrozenBN' or 'BN'"),
         ("MODEL: {RESNETS: {DEPTH: 18}}", r"MODEL\.RESNETS\.DEPTH=18 is not supported; expected 50 or 101 or 152"),
         ("MODEL: {ROI_BOX_HEAD: {POOLER_TYPE: RoIAlign}}", r"POOLER_TYPE='RoIAlign' is not supported"),
         ("MODEL: {ROI_BOX_HEAD: {USE_SIGMOID_CE: true}}", r"USE_SIGMOID_CE=True is not supported"),
         ("MODEL: {RESNETS: {DEFORM_ON_PER_STAGE: [false, true, true, true]}}", "DEFORM_ON_PER_STAGE"),
         ("MODEL: {META_ARCHITECTURE: PanopticFPN}", "is a panoptic network"),
-        ("MODEL: {META_ARCHITECTURE: RetinaNet}", "no R-CNN"),
+        ("MODEL: {META_ARCHITECTURE: RetinaNet}", "not an R-CNN"),
         ("MODEL: {META_ARCHITECTURE: MyNet}", "expected 'GeneralizedRCNN' or 'ProposalNetwork'"),
         ("MODEL: {LOAD_PROPOSALS: true}", "Fast R-CNN"),
         (
@@ -274,9 +275,9 @@ def test_every_setting_of_an_fpn_yaml_is_used_and_exported(tmp_path: Path) -> No
 def test_a_setting_that_would_change_results_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     file = settings(tmp_path, text)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        detectron2.SYSTEM.convert_state(c4_state(), file)
+        convert_state(detectron2.SYSTEM, c4_state(), file)
     with pytest.raises((ValueError, FileNotFoundError), match=r"c\.yaml"):
-        detectron2.SYSTEM.convert_state(c4_state(), file)
+        convert_state(detectron2.SYSTEM, c4_state(), file)
 
 
 def test_settings_that_are_not_kept_are_reported(tmp_path: Path) -> None:
@@ -284,14 +285,14 @@ def test_settings_that_are_not_kept_are_reported(tmp_path: Path) -> None:
         tmp_path,
         C4 + "  \nTEST: {AUG: {ENABLED: true, FLIP: false}}\nMY: {HEAD: 3}\n",
     )
-    given = detectron2.SYSTEM.convert_state(c4_state(), file)
+    given = convert_state(detectron2.SYSTEM, c4_state(), file)
     assert given.config.num_classes == 3
     assert any(line.startswith("TEST.AUG.ENABLED=True is not kept") for line in given.notes)
     assert any(line.startswith("MY.HEAD=3 is not a known Detectron2 setting") for line in given.notes)
     assert len(given.notes) == 2
     entry = "COCO-InstanceSegmentation/mask_rcnn_R_50_FPN_1x_giou"
     config = config_of(zoo_settings(entry), entry)
-    giou = detectron2.SYSTEM.convert_state(to_detectron2(blank(config), config), f"{entry}.yaml")
+    giou = convert_state(detectron2.SYSTEM, to_detectron2(blank(config), config), f"{entry}.yaml")
     assert sum("LOSS_TYPE" in line for line in giou.notes) == len(giou.notes) == 2
     assert (giou.config.rpn.loss_weights, giou.config.box.delta_loss_weight) == ((1.0, 2.0), 10.0)
 
@@ -306,7 +307,7 @@ def test_settings_of_another_network_are_named_by_its_tensors(tmp_path: Path) ->
     with pytest.raises(
         ValueError, match=r"unexpected: mask_head.*of another shape: .*box_head.logits.weight \(4, 2048\)"
     ):
-        detectron2.SYSTEM.convert_state(c4_state(), file, "model_final.pth")
+        convert_state(detectron2.SYSTEM, c4_state(), file, "model_final.pth")
 
 
 @pytest.mark.parametrize(
@@ -323,7 +324,7 @@ def test_settings_of_another_network_are_named_by_its_tensors(tmp_path: Path) ->
 )
 def test_networks_of_detectron2_that_we_do_not_have(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detectron2.SYSTEM.convert_state({**c4_state(), name: torch.zeros(1)})
+        convert_state(detectron2.SYSTEM, {**c4_state(), name: torch.zeros(1)})
 
 
 def test_buffers_of_older_files_are_skipped() -> None:
@@ -333,14 +334,14 @@ def test_buffers_of_older_files_are_skipped() -> None:
         "proposal_generator.anchor_generator.cell_anchors.0": torch.zeros(15, 4),
         "backbone.res2.0.conv1.norm.num_batches_tracked": torch.tensor(7),
     }
-    given = detectron2.SYSTEM.convert_state({**c4_state(), **extra})
+    given = convert_state(detectron2.SYSTEM, {**c4_state(), **extra})
     assert set(given.skipped) == set(extra)
     assert given.config.num_classes == 3
 
 
 def test_norms_without_statistics_are_the_first_versions_frozen_ones(tmp_path: Path) -> None:
     state = {name: value for name, value in c4_state().items() if ".running_" not in name}
-    given = detectron2.SYSTEM.convert_state(state, settings(tmp_path, C4))
+    given = convert_state(detectron2.SYSTEM, state, settings(tmp_path, C4))
     assert given.state["backbone.stem.conv1.norm.running_var"].unique().tolist() == [1.0]
     assert given.state["backbone.stem.conv1.norm.running_mean"].unique().tolist() == [0.0]
 
@@ -354,13 +355,13 @@ def test_norms_without_statistics_are_the_first_versions_frozen_ones(tmp_path: P
 )
 def test_a_partial_file_is_recognised(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detectron2.SYSTEM.convert_state({name: value for name, value in c4_state().items() if change not in name})
+        convert_state(detectron2.SYSTEM, {name: value for name, value in c4_state().items() if change not in name})
 
 
 def test_anchors_that_tensors_cannot_tell_ask_for_settings() -> None:
     config = override(model_config("faster_rcnn_r50_c4_caffe"), ["rpn.anchors.sizes=[[32,64]]"])
     with pytest.raises(ValueError, match=r"does not fit 10 x 3 anchors|rpn.anchors.sizes and rpn.anchors.ratios"):
-        detectron2.SYSTEM.convert_state(to_detectron2(blank(config), config))
+        convert_state(detectron2.SYSTEM, to_detectron2(blank(config), config))
 
 
 @pytest.mark.parametrize(
@@ -374,4 +375,4 @@ def test_anchors_that_tensors_cannot_tell_ask_for_settings() -> None:
 )
 def test_wrong_shapes_are_reported(name: str, shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        detectron2.SYSTEM.convert_state({**c4_state(), name: torch.zeros(shape)})
+        convert_state(detectron2.SYSTEM, {**c4_state(), name: torch.zeros(shape)})

@@ -20,7 +20,7 @@ def test_export_reports_settings_that_detectron2_lacks() -> None:
     said = not_said(config)
     assert {line.split("=")[0] for line in said} == {"rpn.legacy.anchors", "box.selection.nms", "legacy.boxes"}
     text = settings_of(config)
-    assert all(f"# no setting of Detectron2 says {line}" in text for line in said)
+    assert all(f"# not a setting of Detectron2: {line}" in text for line in said)
     assert yaml.safe_load(text)["MODEL"]["RESNETS"]["STRIDE_IN_1X1"] is False
     assert "&id" not in text
 

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from rcnn.models.config import FCIS_SAMPLING, FCISConfig, ResNetConfig
 from rcnn.weights.systems.classes import COCO_CLASSES, VOC_CLASSES
-from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
 from rcnn.weights.systems.known import convert
+from tests.unit.weights.state_dicts import convert_state
 from tests.unit.weights.test_mxnet import params, v2
 
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
@@ -69,8 +69,8 @@ def mxnet_state(depth: int = 50, classes: int = 3, sizes: int = 4) -> dict[str, 
 @pytest.mark.parametrize("depth", [50, 101])
 def test_mxnet_names_and_settings(depth: int) -> None:
     state = mxnet_state(depth, classes=81)
-    assert mxnet.SYSTEM.recognises(state)
-    converted = mxnet.SYSTEM.convert_state(state, source="fcis.params")
+    assert fcis.MXNET.recognises(state)
+    converted = convert_state(fcis.MXNET, state, source="fcis.params")
     assert converted.config.name == f"fcis_r{depth}_coco"
     assert converted.classes == COCO_CLASSES
     assert converted.skipped == ("arg:fcis_bbox_weight_test", "arg:fcis_bbox_bias_test")
@@ -83,7 +83,7 @@ def test_mxnet_names_and_settings(depth: int) -> None:
 
 
 def test_mxnet_rows_go_where_ours_are() -> None:
-    converted = mxnet.SYSTEM.convert_state(mxnet_state(classes=4, sizes=4))
+    converted = convert_state(fcis.MXNET, mxnet_state(classes=4, sizes=4))
     state = converted.state
     for part in ("weight", "bias"):
         first = {name: state[f"{name}.{part}"].flatten(1)[:, 0] if part == "weight" else state[f"{name}.{part}"]
@@ -102,7 +102,7 @@ def test_mxnet_rows_go_where_ours_are() -> None:
 
 
 def test_mxnet_voc() -> None:
-    converted = mxnet.SYSTEM.convert_state(mxnet_state(101, classes=21, sizes=3))
+    converted = convert_state(fcis.MXNET, mxnet_state(101, classes=21, sizes=3))
     assert converted.config.name == "fcis_r101_voc"
     assert converted.classes == VOC_CLASSES
     assert converted.config.fcis == FCISConfig(
@@ -117,7 +117,7 @@ def test_mxnet_file_by_the_command_s_way(tmp_path: Path) -> None:
     state = mxnet_state(50, classes=2)
     path.write_bytes(params({name: value.numpy() for name, value in state.items()}, v2))
     converted = convert(path)
-    expected = mxnet.SYSTEM.convert_state(state)
+    expected = convert_state(fcis.MXNET, state)
     assert converted.system == "MXNet's FCIS"
     assert converted.classes == ("class_0",)
     assert set(converted.state) == set(expected.state)
@@ -140,7 +140,7 @@ def test_mxnet_files_that_do_not_fit(change: Callable[[dict[str, Tensor]], objec
     state = mxnet_state()
     change(state)
     with pytest.raises(ValueError, match=words) as caught:
-        mxnet.SYSTEM.convert_state(state, source="bad.params")
+        convert_state(fcis.MXNET, state, source="bad.params")
     assert "bad.params" in str(caught.value)
 
 
@@ -154,8 +154,8 @@ def chainer_state(shared: Path, fixture: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("peer", ["chainercv", "chainer_fcis"])
 def test_chainer_names(shared: Path, peer: str, dataset: str) -> None:
     state = chainer_state(shared, f"fcis_resnet101_{dataset}_{peer}")
-    read = fcis.CHAINERCV.convert_state if peer == "chainercv" else fcis.CHAINER_FCIS.convert_state
-    converted = read(state, None, "snapshot.npz")
+    system = fcis.CHAINERCV if peer == "chainercv" else fcis.CHAINER_FCIS
+    converted = convert_state(system, state, None, "snapshot.npz")
     assert converted.config.name == f"fcis_r101_{dataset}_{peer.removesuffix('_fcis')}"
     assert converted.classes == (COCO_CLASSES if dataset == "coco" else VOC_CLASSES)
     assert len(converted.skipped) == 104  # how many batches each norm has seen
@@ -172,7 +172,7 @@ def test_chainer_rows_go_where_ours_are(shared: Path) -> None:
     state = chainer_state(shared, "fcis_resnet101_sbd_chainercv")
     for name in ("rpn/score/b", "rpn/loc/b", "head/ag_loc/b", "head/cls_seg/b"):
         state[name] = rows(len(state[name]))
-    ours = fcis.CHAINERCV.convert_state(state).state
+    ours = convert_state(fcis.CHAINERCV, state).state
     # ours size 1, ratio 2 is their ratio 2, size 1 of 3: anchor 7
     assert ours["rpn.objectness.bias"][10:12].tolist() == [14, 15]
     assert ours["rpn.deltas.bias"][20:24].tolist() == [29, 28, 31, 30]  # y x h w to x y w h
@@ -184,19 +184,19 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     state = chainer_state(shared, "fcis_resnet101_coco_chainer_fcis")
     path = tmp_path / "demo.yaml"
     path.write_text("min_size: 320\nscore_thresh: 0.7\nmask_merge_thresh: 0.6\niter2: false\nlr: 0.5\nstrange: 1\n")
-    converted = fcis.CHAINER_FCIS.convert_state(state, path)
+    converted = convert_state(fcis.CHAINER_FCIS, state, path)
     config = converted.config
     assert config.fcis is not None
     assert (config.input.min_size, config.fcis.score_threshold) == (320, 0.7)
     assert (config.fcis.vote_iou, config.fcis.refine) == (0.6, False)
     assert any("strange" in sentence and "lr" not in sentence.split(";")[0] for sentence in converted.notes)
-    words = fcis.CHAINER_FCIS.convert_state(state, "min_size=200 anchor_scales=[2,4,8,16]").config
+    words = convert_state(fcis.CHAINER_FCIS, state, "min_size=200 anchor_scales=[2,4,8,16]").config
     assert (words.input.min_size, words.rpn.anchors.sizes) == (200, ((32.0, 64.0, 128.0, 256.0),))
     assert (
-        fcis.CHAINER_FCIS.convert_state(state, "proposal_min_size=0").config.rpn.proposals.min_size == -1
+        convert_state(fcis.CHAINER_FCIS, state, "proposal_min_size=0").config.rpn.proposals.min_size == -1
     )  # 0 drops nothing
     path.write_text("proposal_creator_params: {min_size: 4, n_test_post_nms: 120, nms_thresh: 0.6}\n")
-    rpn = fcis.CHAINER_FCIS.convert_state(state, path).config.rpn
+    rpn = convert_state(fcis.CHAINER_FCIS, state, path).config.rpn
     assert (rpn.proposals.min_size, rpn.proposals.post_nms, rpn.proposals.nms_iou, rpn.proposals.pre_nms) == (
         4,
         120,
@@ -205,4 +205,4 @@ def test_chainer_settings(shared: Path, tmp_path: Path) -> None:
     )
     for bad in ("min_size", "min_size=[1", "min_size=many"):
         with pytest.raises(ValueError, match="min_size"):
-            fcis.CHAINER_FCIS.convert_state(state, bad)
+            convert_state(fcis.CHAINER_FCIS, state, bad)

@@ -20,9 +20,9 @@ import torch
 
 from rcnn.weights.readers.open_file import read_container
 from rcnn.weights.readers.state_dict import find_weights
-from rcnn.weights.readers.stored import loaded
 from rcnn.weights.systems.known import convert
 from tests.unit.weights import hostile_files as make
+from tests.unit.weights.hostile_files import loaded
 
 MOST_MEMORY = 64 << 20  # bytes that reading any file of these may take
 

@@ -17,6 +17,7 @@ from rcnn.predictor import Predictor
 from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import match_sets
+from tests.unit.weights.state_dicts import convert_state
 
 BLOCKS, CLASSES, ANCHORS = (1, 1, 1, 1), 3, 12
 MEANS = np.array([102.9801, 115.9465, 122.7717])
@@ -244,16 +245,18 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
 def test_settings_come_from_the_file() -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     assert mask_faster_rcnn.SYSTEM.recognises(state)
-    config = mask_faster_rcnn.SYSTEM.convert_state(state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1").config
+    config = convert_state(
+        mask_faster_rcnn.SYSTEM, state, "TEST.MAX_SIZE=1333 POOLING_MODE=pool TRAIN.GAMMA=0.1"
+    ).config
     assert (config.input.max_size, config.box.pooler.kind, config.num_classes) == (1333, "roi_pool", CLASSES)
     assert config.rpn.anchors.sizes == ((64.0, 128.0, 256.0, 512.0),)
     assert config.legacy.boxes == "inclusive_loose"
-    assert mask_faster_rcnn.SYSTEM.convert_state(state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.anchors.ratios == (
+    assert convert_state(mask_faster_rcnn.SYSTEM, state, "ANCHOR_RATIOS=[0.25,1,4]").config.rpn.anchors.ratios == (
         0.25,
         1.0,
         4.0,
     )
-    assumed = mask_faster_rcnn.SYSTEM.convert_state(state, "TRAIN.GAMMA=0.1").notes
+    assumed = convert_state(mask_faster_rcnn.SYSTEM, state, "TRAIN.GAMMA=0.1").notes
     assert any("TRAIN.GAMMA" in sentence for sentence in assumed)
 
 
@@ -267,4 +270,4 @@ def test_settings_come_from_the_file() -> None:
 def test_invalid_settings(words: str, wrong: str) -> None:
     state = {name: torch.zeros_like(value) for name, value in peer_state().items()}
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        mask_faster_rcnn.SYSTEM.convert_state(state, words)
+        convert_state(mask_faster_rcnn.SYSTEM, state, words)

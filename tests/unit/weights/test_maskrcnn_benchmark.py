@@ -15,6 +15,7 @@ from rcnn.weights.systems.detectron import system as detectron
 from rcnn.weights.systems.known import convert, convert_found
 from rcnn.weights.systems.maskrcnn_benchmark import SYSTEM
 from tests.unit.weights.detectron_blobs import blobs
+from tests.unit.weights.state_dicts import convert_state
 
 HEADS = {
     "rpn.convs.0": "rpn.head.conv", "rpn.objectness": "rpn.head.cls_logits", "rpn.deltas": "rpn.head.bbox_pred",
@@ -85,7 +86,7 @@ def test_a_training_file_with_settings(tmp_path: Path) -> None:
     converted = convert(tmp_path / "model.pth", tmp_path / "c.yaml")
     assert (converted.config.box.selection.nms_iou, converted.config.input.min_size) == (0.4, 640)
     assert converted.notes == ("settings that are not used: STRANGE",)
-    words = SYSTEM.convert_state(file, "MODEL.ROI_HEADS.NMS=0.3").config
+    words = convert_state(SYSTEM, file, "MODEL.ROI_HEADS.NMS=0.3").config
     assert words.box.selection.nms_iou == 0.3
     with pytest.raises(ValueError, match=r"without a counterpart here: roi_heads\.box\.xconvs"):
-        SYSTEM.convert_state(file | {"roi_heads.box.xconvs": torch.zeros(1)})
+        convert_state(SYSTEM, file | {"roi_heads.box.xconvs": torch.zeros(1)})

@@ -20,6 +20,7 @@ from rcnn.weights.systems import matterport
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.matterport import recognises
 from tests.parity.golden_detectron2 import match_sets
+from tests.unit.weights.state_dicts import convert_state
 
 CLASSES, WIDTH, FC, SIDE = 4, 32, 64, 128
 WORDS = f"IMAGE_MIN_DIM={SIDE} IMAGE_MAX_DIM={SIDE} DETECTION_MIN_CONFIDENCE=0.5 POST_NMS_ROIS_INFERENCE=40"
@@ -208,7 +209,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
 
 def test_the_square_canvas_and_back_by_hand() -> None:
     """A wide image becomes 100 x 128, 14 pixels below the top; boxes are returned in whole pixels of the file."""
-    config = matterport.SYSTEM.convert_state(tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
+    config = convert_state(matterport.SYSTEM, tiny_state(), "IMAGE_MIN_DIM=100 IMAGE_MAX_DIM=128").config
     image = torch.from_numpy(np.random.default_rng(2).integers(1, 256, (3, 50, 64), dtype=np.uint8))
     preprocessor = build_preprocessor(config.input)
     square, frame = preprocessor(image)
@@ -239,8 +240,8 @@ def test_what_the_file_and_its_config_say() -> None:
     state = tiny_state()
     assert recognises(state)
     table = "\nConfigurations:\nBACKBONE    resnet101\nIMAGE_MAX_DIM    1024\nMEAN_PIXEL      [123.7 116.8 103.9]\n"
-    converted = matterport.SYSTEM.convert_state(
-        state | {"optimizer_weights/x/y:0": torch.zeros(1)}, table + "RPN_NMS_THRESHOLD   0.6\n"
+    converted = convert_state(
+        matterport.SYSTEM, state | {"optimizer_weights/x/y:0": torch.zeros(1)}, table + "RPN_NMS_THRESHOLD   0.6\n"
     )
     config = converted.config
     assert converted.skipped == ("optimizer_weights/x/y:0",)
@@ -261,23 +262,23 @@ def test_what_the_file_and_its_config_say() -> None:
 )
 def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        matterport.SYSTEM.convert_state(tiny_state(), words)
+        convert_state(matterport.SYSTEM, tiny_state(), words)
 
 
 def test_a_layer_that_lacks_or_is_strange() -> None:
     state = tiny_state()
     del state["mrcnn_mask/mrcnn_mask/kernel:0"]
     with pytest.raises(ValueError, match=r"some\.h5.*mrcnn_mask"):
-        matterport.SYSTEM.convert_state(state, source="some.h5")
+        convert_state(matterport.SYSTEM, state, source="some.h5")
     with pytest.raises(ValueError, match="strange"):
-        matterport.SYSTEM.convert_state(tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})
+        convert_state(matterport.SYSTEM, tiny_state() | {"strange/strange/kernel:0": torch.zeros(1)})
 
 
 @pytest.mark.compile
 @torch.no_grad()
 def test_one_graph_serves() -> None:
-    converted = matterport.SYSTEM.convert_state(
-        {name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS
+    converted = convert_state(
+        matterport.SYSTEM, {name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS
     )
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)

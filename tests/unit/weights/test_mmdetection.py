@@ -27,6 +27,7 @@ from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.mmdetection.config import parse_config, read_config
 from rcnn.weights.systems.mmdetection.system import to_mmdetection
 from rcnn.weights.systems.torchvision import to_torchvision
+from tests.unit.weights.state_dicts import convert_state
 
 # all their parameters and statistics outside the backbone: mask-rcnn_r50_fpn, MMDetection 3.3
 WEIGHT_AND_BIAS = ("weight", "bias")
@@ -86,7 +87,7 @@ def test_mask_rcnn_has_their_names_and_comes_back_bit_for_bit() -> None:
     assert theirs["roi_head.bbox_head.fc_cls.weight"].shape == (81, 1024)
     assert theirs["roi_head.bbox_head.fc_reg.weight"].shape == (320, 1024)
     assert mmdetection.SYSTEM.recognises(theirs)
-    converted = mmdetection.SYSTEM.convert_state(theirs, source="mask_rcnn.pth")
+    converted = convert_state(mmdetection.SYSTEM, theirs, source="mask_rcnn.pth")
     assert converted.config == config
     assert converted.state.keys() == state.keys()
     assert all(torch.equal(converted.state[name], value) for name, value in state.items())
@@ -117,7 +118,7 @@ def test_rows_of_several_sizes_are_their_anchors(tmp_path: Path) -> None:
         assert torch.equal(
             out["rpn_head.rpn_reg.bias"][4 * row : 4 * row + 4], state["rpn.deltas.bias"][4 * index :][:4]
         )
-    back = mmdetection.SYSTEM.convert_state(out)
+    back = convert_state(mmdetection.SYSTEM, out)
     assert back.config.box.trunk == "res5"
     assert isinstance(back.config.backbone, ResNetConfig)
     assert back.config.backbone.stride_in_1x1
@@ -170,7 +171,7 @@ OWN_RPN: dict[str, dict[str, Any]] = {
 def test_every_family_comes_back_as_it_went(name: str) -> None:
     config = replace(VARIANTS[name], rpn=replace(VARIANTS[name].rpn, **OWN_RPN.get(name, {})))
     state = blank_state(config)
-    converted = mmdetection.SYSTEM.convert_state(to_mmdetection(state, config))
+    converted = convert_state(mmdetection.SYSTEM, to_mmdetection(state, config))
     assert {key: value.shape for key, value in converted.state.items()} == {k: v.shape for k, v in state.items()}
     assert replace(converted.config, name=config.name) == config
 
@@ -220,7 +221,7 @@ def test_their_config_is_honoured_and_never_run(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
-    converted = mmdetection.SYSTEM.convert_state(theirs, write(tmp_path))
+    converted = convert_state(mmdetection.SYSTEM, theirs, write(tmp_path))
     assert not (tmp_path / "canary").exists()
     got = converted.config
     assert got.input == InputConfig(
@@ -256,7 +257,7 @@ def test_the_config_in_a_file_and_its_class_names_are_used() -> None:
     theirs = to_mmdetection(blank_state(config), config)
     names = tuple(f"thing {i}" for i in range(80))
     meta = {"cfg": BASE, "dataset_meta": {"classes": names}}
-    converted = mmdetection.SYSTEM.convert_state(theirs, extras={"meta": meta})
+    converted = convert_state(mmdetection.SYSTEM, theirs, extras={"meta": meta})
     assert converted.classes == names
     assert isinstance(converted.config.backbone, ResNetConfig)
     assert converted.config.backbone.stride_in_1x1
@@ -276,7 +277,7 @@ model = dict(
     train_cfg=dict(rcnn=dict(pos_weight=-1, sampler=dict(add_gt_as_proposals=False))),
     test_cfg=dict(rpn=dict(min_bbox_size=7), rcnn=dict(mask_thr_binary=0.4)))
 """
-    given = mmdetection.SYSTEM.convert_state(theirs, extras={"meta": {"config": text}})
+    given = convert_state(mmdetection.SYSTEM, theirs, extras={"meta": {"config": text}})
     assert (given.config.rpn.loss_weights, given.config.box.delta_loss_weight) == ((2.0, 3.0), 10.0)
     assert (given.config.rpn.anchors.offset, given.config.rpn.proposals.min_size) == (0.5, 7.0)
     assert given.config.rpn.legacy.normalizer == "sampled"  # their RPN divides by the anchors that it sampled
@@ -294,7 +295,7 @@ def test_padding_follows_their_config(said: str, divisor: int, tmp_path: Path) -
     file.write_text(f"model = dict(data_preprocessor=dict(type='DetDataPreprocessor'{said}))")
     config = mmdetection_config()
     assert (
-        mmdetection.SYSTEM.convert_state(to_mmdetection(blank_state(config), config), file).config.input.divisor
+        convert_state(mmdetection.SYSTEM, to_mmdetection(blank_state(config), config), file).config.input.divisor
         == divisor
     )
 
@@ -315,7 +316,7 @@ def test_what_is_not_ours_is_named(text: str, wanted: str, tmp_path: Path) -> No
     config = mmdetection_config()
     theirs = to_mmdetection(blank_state(config), config)
     with pytest.raises(ValueError, match=wanted):
-        mmdetection.SYSTEM.convert_state(theirs, file)
+        convert_state(mmdetection.SYSTEM, theirs, file)
 
 
 def test_networks_that_they_do_not_build_are_refused_on_the_way_out() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from rcnn.weights.readers.open_file import read_container
-from rcnn.weights.readers.stored import loaded
+from tests.unit.weights.hostile_files import loaded
 
 
 def pickled(value: Any, path: Path) -> None:

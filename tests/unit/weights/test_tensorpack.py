@@ -23,6 +23,7 @@ from rcnn.weights.systems.tensorpack import system as tensorpack
 from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
+from tests.unit.weights.state_dicts import convert_state
 from tests.unit.weights.tensorpack_forward import Forward
 
 # facts/tensorpack.md, 6.2: tensors of each published architecture; those of the graphs that were dumped
@@ -63,8 +64,8 @@ def test_every_dumped_graph_has_its_place(shared: Path) -> None:
     for name, (words, shapes) in dumped.items():
         state = {f"{key}:0": torch.empty(shape, device="meta") for key, shape in shapes.items()}
         assert tensorpack.SYSTEM.recognises(state)
-        converted = tensorpack.SYSTEM.convert_state(
-            state, words or None, name
+        converted = convert_state(
+            tensorpack.SYSTEM, state, words or None, name
         )  # require_fit has compared names and shapes
         assert not converted.skipped
         if name in ELEMENTS:
@@ -98,8 +99,8 @@ def test_variants_equal_the_reference_forward_pass(variant: str) -> None:
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(**network).items()}
     if network.get("norm") == "none":  # nothing else keeps the maps from growing
         weights = {name: value * (0.5 if "/conv" in name else 1) for name, value in weights.items()}
-    converted = tensorpack.SYSTEM.convert_state(
-        {k: torch.from_numpy(v) for k, v in weights.items()}, f"{SETTINGS} {words}"
+    converted = convert_state(
+        tensorpack.SYSTEM, {k: torch.from_numpy(v) for k, v in weights.items()}, f"{SETTINGS} {words}"
     )
     detector = build_detector(converted.config)
     detector.load_state_dict(converted.state)
@@ -121,7 +122,7 @@ def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
     """All anchors and regions are sampled; RPN losses are divided by the sample size, not tensorpack's constant."""
     weights = {name: peer_value(name, shape) for name, shape in peer_shapes(pyramid=pyramid).items()}
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
-    converted = tensorpack.SYSTEM.convert_state({k: torch.from_numpy(v) for k, v in weights.items()}, words)
+    converted = convert_state(tensorpack.SYSTEM, {k: torch.from_numpy(v) for k, v in weights.items()}, words)
     everything = ["rpn.sampling.batch_size=9000", "rpn.legacy.normalizer=sampled", "box.sampling.batch_size=400"]
     detector = build_detector(override(converted.config, everything))
     detector.load_state_dict(converted.state)
@@ -164,7 +165,7 @@ def tiny(**network: Unpack[Network]) -> dict[str, Tensor]:
 
 
 def config(words: str | Path | None = None, **network: Unpack[Network]) -> DetectorConfig:
-    return tensorpack.SYSTEM.convert_state(tiny(**network), words).config
+    return convert_state(tensorpack.SYSTEM, tiny(**network), words).config
 
 
 def test_settings_of_the_finalizer() -> None:
@@ -190,11 +191,11 @@ def test_optimizer_and_counters_are_skipped() -> None:
         "global_step:0": torch.zeros(()), "EMA/total_loss:0": torch.zeros(()), "AccumGrad/counter:0": torch.zeros(()),
         "rpn/conv0/W/AccumGrad:0": torch.zeros(1),
     }  # fmt: skip
-    converted = tensorpack.SYSTEM.convert_state(state)
+    converted = convert_state(tensorpack.SYSTEM, state)
     assert len(converted.skipped) == 6
     assert "conv0/W/Momentum:0" in converted.skipped
     with pytest.raises(ValueError, match=r"some\.npz.*rpn/strange/W"):
-        tensorpack.SYSTEM.convert_state(tiny() | {"rpn/strange/W": torch.zeros(1)}, source="some.npz")
+        convert_state(tensorpack.SYSTEM, tiny() | {"rpn/strange/W": torch.zeros(1)}, source="some.npz")
 
 
 def test_a_file_of_another_class_count() -> None:
@@ -202,7 +203,7 @@ def test_a_file_of_another_class_count() -> None:
     state["fastrcnn/outputs/class/W"] = torch.zeros(64, 4)
     state["fastrcnn/outputs/class/b"] = torch.zeros(4)
     with pytest.raises(ValueError, match=r"another shape: box_head\.deltas"):
-        tensorpack.SYSTEM.convert_state(state)
+        convert_state(tensorpack.SYSTEM, state)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +231,7 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
         "training settings, not used: DATA.TRAIN, TRAIN.LR_SCHEDULE",
         "unknown settings, ignored: BACKBONE.STRANGE",
     )
-    assumed = tensorpack.SYSTEM.convert_state(tiny(), given).notes
+    assumed = convert_state(tensorpack.SYSTEM, tiny(), given).notes
     assert any("BACKBONE.STRANGE" in sentence for sentence in assumed)
 
 
@@ -248,4 +249,4 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
 )
 def test_invalid_settings(words: str, wrong: str) -> None:
     with pytest.raises(ValueError, match=re.escape(wrong)):
-        tensorpack.SYSTEM.convert_state(tiny(), words)
+        convert_state(tensorpack.SYSTEM, tiny(), words)

@@ -101,5 +101,5 @@ def test_files_with_timms_own_names(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"kind timm, .* has kind resnet; --weights takes a ResNet for a ResNet"):
         adopt_backbone(model_config("faster_rcnn_r50_fpn"), checkpoint, "DIR")
     convert(file, tmp_path / "named", name)
-    with pytest.raises(ValueError, match="is no network of timm"):
+    with pytest.raises(ValueError, match="is not a network of timm"):
         convert(file, tmp_path / "other", "nothing_such")

@@ -100,7 +100,7 @@ def _name(file: BinaryIO, number: int) -> str:
 
 
 def _take(file: BinaryIO, layout: str, what: str) -> tuple[int, ...]:
-    """The next numbers of `layout`; Damaged where the file ends before."""
+    """The next numbers of `layout`; Damaged if the file ends before."""
     length = struct.calcsize(layout)
     content = file.read(length)
     if len(content) != length:

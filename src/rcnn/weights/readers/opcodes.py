@@ -1,7 +1,7 @@
 """A pickle machine that builds plain values and stored arrays only.
 
 Python's own reader imports and calls whatever a pickle names. This one cannot: a name stays a name, and the few calls
-that arrays and tensors need are replaced by functions of ours (pickles.py, torch_files.py). No length is trusted
+that arrays and tensors need are replaced by our functions (pickles.py, torch_files.py). No length is trusted
 beyond the end of the file, and long byte strings stay in the file until they are used. See docs/security.md.
 """
 
@@ -53,7 +53,7 @@ class Source:
         file.seek(start)
 
     def take(self, count: int) -> bytes:
-        """The next `count` bytes; Damaged where the file ends before."""
+        """The next `count` bytes; Damaged if the file ends before."""
         if count < 0 or self.at + count > self.length:
             raise Damaged(f"it ends at byte {self.length}, inside {count} bytes that start at {self.at}")
         content = self._file.read(count)

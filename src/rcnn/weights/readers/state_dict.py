@@ -58,7 +58,7 @@ def find_weights(file: str | Path) -> Found:
 
 
 def _weights(content: Any, source: str) -> tuple[str | None, Mapping[Any, Any]]:
-    """The key of `content` that holds the weights, and its value; the key is None where `content` itself does."""
+    """The key of `content` that holds the weights, and its value; the key is None if `content` itself does."""
     if not isinstance(content, Mapping):
         found = "an unnamed array" if isinstance(content, Stored) else type(content).__name__
         raise ValueError(f"{source} holds no named tensors: found {found}")

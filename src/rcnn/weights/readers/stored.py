@@ -74,22 +74,9 @@ def require_shape(shape: tuple[int, ...]) -> None:
 
 
 def require_room(claimed: int, size: int, free: int = FREE_BYTES) -> None:
-    """Refused where `size` bytes claim to hold more than `free` + MAX_RATIO * `size` bytes, as a bomb does."""
+    """Refused if `size` bytes claim to hold more than `free` + MAX_RATIO * `size` bytes, as a bomb does."""
     if claimed > free + MAX_RATIO * size:
         raise Refused(f"{claimed / 1e9:.2f} GB of data in {size / 1e6:.2f} MB; no weights compress like this (a bomb?)")
-
-
-def loaded(value: Any, depth: int = 0) -> Any:
-    """`value` with its arrays read: numpy arrays and torch tensors. Refused where it is nested too deeply."""
-    if depth > 30:
-        raise Refused("containers nested more than 30 deep")
-    if isinstance(value, Stored):
-        return value.read()
-    if isinstance(value, dict):
-        return {key: loaded(each, depth + 1) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(loaded(each, depth + 1) for each in value)
-    return value
 
 
 class LazyState(Mapping[str, Tensor]):

@@ -232,7 +232,7 @@ def _storage(key: Any, known: dict[str, Storage]) -> Storage:
 
 
 def _stored(storage: Storage, offset: Any, shape: Any, strides: Any) -> Stored:
-    """The tensor of `shape` and `strides` at number `offset` of `storage`; Damaged where it does not fit inside."""
+    """The tensor of `shape` and `strides` at number `offset` of `storage`; Damaged if it does not fit inside."""
     if not isinstance(shape, tuple):
         raise Damaged("a tensor has no shape")
     require_shape(shape)

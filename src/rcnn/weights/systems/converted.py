@@ -16,7 +16,7 @@ from rcnn.weights.setting_texts import setting_values, value_text
 
 MAX_LISTED = 1000  # tensors that a message lists by name
 Kind = Literal["detector", "backbone"]
-# settings that decide the shape of a layer, for the message where it does not fit
+# settings that decide the shape of a layer, for the error message
 SHAPED_BY = {
     "rpn.objectness": "rpn.anchors.sizes and rpn.anchors.ratios",
     "rpn.deltas": "rpn.anchors.sizes and rpn.anchors.ratios",

@@ -56,7 +56,7 @@ def rules(names: Collection[str]) -> Rules:
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
-    """The network of a D2Go file; ValueError names the layer where it is not the network that we build."""
+    """The network of a D2Go file; a ValueError names a layer that differs from the network that we build."""
     placed = rules(found.state.keys()).place(found.state, found.source, SYSTEM.name)
     config = _config({our: found.shape(name) for name, our in placed.ours.items()}, found.extras.get("buffers", {}))
     _require_same_layers(config, placed.ours, found.extras, found.source)
@@ -93,10 +93,10 @@ def _three(value: Tensor) -> tuple[float, float, float]:
 
 
 def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: Mapping[str, Any], source: str) -> None:
-    """A ValueError unless the layers are what the file says: shapes do not tell a stride or a ReLU."""
+    """A ValueError unless the layers have the strides, groups and ReLUs that the file describes."""
     with torch.device("meta"):
         modules = dict(build_detector(config).named_modules())
-    for theirs, said in extras.get("meta", {}).items():
+    for theirs, given in extras.get("meta", {}).items():
         if f"{theirs}.weight" not in names:
             continue
         layer = modules[names[f"{theirs}.weight"].removesuffix(".weight")]
@@ -104,15 +104,16 @@ def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: 
             relu = getattr(layer, "relu", False)
             ours, expected = (
                 (list(layer.stride), layer.groups, relu),
-                (list(said["stride"]), said["groups"], said["relu"]),
+                (list(given["stride"]), given["groups"], given["relu"]),
             )
             if ours != expected:
                 raise ValueError(f"{source}: {theirs} has stride, groups, ReLU {expected}, our network has {ours}")
-    for theirs, said in extras.get("blocks", {}).items():
+    for theirs, given in extras.get("blocks", {}).items():
         name = names.get(f"{theirs}.dw.conv.weight")
         block = modules[name.removesuffix(".dw.weight")] if name else None
-        if isinstance(block, FBNetBlock) and (block.residual, block.upsample) != (said["res"], said["up"]):
-            raise ValueError(f"{source}: block {theirs} is {said}, our network differs")
+        if isinstance(block, FBNetBlock) and (block.residual, block.upsample) != (given["res"], given["up"]):
+            expected = {"res": block.residual, "up": block.upsample}
+            raise ValueError(f"{source}: block {theirs} is {given}, our network has {expected}")
     cell = extras.get("buffers", {}).get("proposal_generator.anchor_generator.cell_anchors.0")
     cells = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     if cell is not None and (cell.shape != cells.shape or (cell - cells).abs().max() > 0.01):

@@ -1,7 +1,7 @@
 """ResNets trained on ImageNet, to start training from: torchvision, timm, Caffe and MSRA, tensorpack, Chainer.
 
-Such a file becomes a checkpoint of the backbone, with the input that it was trained on; the classifier is skipped. What
-the file does not tell (stride, colors, means) is known from its publisher and reported.
+Such a file becomes a checkpoint of the backbone, with the input that it was trained on; the classifier is skipped.
+Stride, colors and means are not in the file: those of its publisher are used and reported.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _publisher(
 
 
 def _spread(state: Mapping[str, Tensor], names: Mapping[str, str]) -> float:
-    """The variance of the first norm over that for white noise of deviation 1, which tells the scale of the pixels."""
+    """The variance of the first norm over that for white noise of deviation 1, which shows the scale of the pixels."""
     kernel, variance = (names.get(f"backbone.stem.conv1.{value}") for value in ("weight", "norm.running_var"))
     if kernel is None or variance is None:
         return 0.0

@@ -1,4 +1,4 @@
-"""The systems whose files we read; the names of its tensors tell which system a file is from."""
+"""The supported frameworks. The names of the tensors show which one wrote a file."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from rcnn.weights.systems.chainer import system as chainer
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.detectron import system as detectron
 from rcnn.weights.systems.detectron2 import system as detectron2
-from rcnn.weights.systems.fcis import mxnet
 from rcnn.weights.systems.fcis import system as fcis
 from rcnn.weights.systems.mmdetection import system as mmdetection
 from rcnn.weights.systems.settings import SettingsSource
@@ -34,7 +33,7 @@ SYSTEMS: tuple[System, ...] = (
     chainer.DENA,
     mask_faster_rcnn.SYSTEM,
     matterport.SYSTEM,
-    mxnet.SYSTEM,
+    fcis.MXNET,
     *imagenet.SYSTEMS,
     timm.SYSTEM,
 )

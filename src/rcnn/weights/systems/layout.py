@@ -21,7 +21,7 @@ def layer_of(name: str) -> str:
 
 
 def background_last(name: str, value: Tensor) -> Tensor:
-    """The rows of our tensor `name`, whose first class is background, in our order.
+    """The rows of our tensor `name`, which has background first, in our order.
 
     Background moves to the end of the scores; its box and its mask, which nothing uses, are dropped. Class-agnostic
     boxes (4 rows) and masks (1 row) stay.
@@ -51,7 +51,7 @@ def background_first(name: str, value: Tensor) -> Tensor:
 def swap_anchors(value: Tensor, outer: int, inner: int) -> Tensor:
     """Rows (outer, inner, n) of an RPN output, n for each anchor, as (inner, outer, n).
 
-    Raises ValueError where the rows are not a multiple of the number of anchors.
+    Raises ValueError if the rows are not a multiple of the number of anchors.
     """
     if value.ndim == 0 or len(value) % (outer * inner):
         raise ValueError(
@@ -65,7 +65,7 @@ def swap_anchors(value: Tensor, outer: int, inner: int) -> Tensor:
 
 
 def anchors_from_ratio_outer(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-    """The rows of our tensor `name` in our order of anchors, where they came with the ratio outer."""
+    """The rows of our tensor `name` in our order of anchors, from an order with the ratio outer."""
     return swap_anchors(value, *reversed(_anchors(config))) if name.startswith(RPN_OUTPUTS) else value
 
 
@@ -114,7 +114,7 @@ def identity_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fold_biases(state: dict[str, Tensor]) -> None:
-    """Move the biases of convolutions that have a norm into the norm: its mean, or its shift where it has no mean."""
+    """Move the biases of convolutions that have a norm into the norm: its mean, or its shift if it has no mean."""
     for name in [name for name in state if name.endswith(".bias") and ".norm." not in name]:
         norm = f"{name.removesuffix('bias')}norm."
         if f"{norm}running_mean" in state:

@@ -87,7 +87,7 @@ ASSUMED = {
 
 
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-    """A tensor of theirs in our layout."""
+    """A tensor of the file in our layout."""
     if name.startswith("rpn.objectness."):
         value = paired_logits(value)
     return background_last(name, anchors_from_ratio_outer(name, value, config))

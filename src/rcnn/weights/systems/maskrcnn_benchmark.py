@@ -45,7 +45,7 @@ RULES = Rules(
         (r"roi_heads\.keypoint\.feature_extractor\.conv_fcn(\d)\.(weight|bias)", "keypoint_head.trunk.conv{1}.{2}"),
         (r"roi_heads\.keypoint\.predictor\.kps_score_lowres\.(weight|bias)", "keypoint_head.logits.{1}"),
     ),
-    # anchors, and the box head's res5 where the mask head shares it
+    # anchors, and the res5 that the mask head shares with the box head
     skip=r"rpn\.anchor_generator\.cell_anchors\.\d+|roi_heads\.mask\.feature_extractor\.head\..+",
 )
 # its settings -> Detectron's, which mean the same
@@ -71,7 +71,7 @@ TRANSLATED = {
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": "KRCNN.ROI_XFORM_RESOLUTION",
     "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": "KRCNN.ROI_XFORM_SAMPLING_RATIO",
 }
-# settings that describe the network, which the tensors tell, or the training
+# settings that the tensors show, or that only the training has
 IDLE = re.compile(
     r"(SOLVER|DATASETS|DATALOADER|TEST|DTYPE|OUTPUT_DIR|PATHS_CATALOG|AMP_VERBOSE)(\..*)?|INPUT\.(?!PIXEL_STD|TO_BGR).*"
     r"|MODEL\.(META_ARCHITECTURE|WEIGHT|DEVICE|MASK_ON|KEYPOINT_ON|RPN_ONLY|CLS_AGNOSTIC_BBOX_REG|BACKBONE\..*|FPN\..*"

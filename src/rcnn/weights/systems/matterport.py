@@ -144,7 +144,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _layer(name: str) -> tuple[str, str]:
-    """Layer and field of the path of a data set: its innermost known layer; empty where there is none."""
+    """Layer and field of the path of a data set: its innermost known layer; empty if there is none."""
     *places, last = name.split("/")
     if field := FIELDS.fullmatch(last):
         for place in reversed(places):
@@ -154,7 +154,7 @@ def _layer(name: str) -> tuple[str, str]:
 
 
 def _norm_of(layer: str) -> str:
-    """The norm that follows a layer; empty where there is none."""
+    """The norm that follows a layer; empty if there is none."""
     if layer == "conv1":
         return "bn_conv1"
     if BLOCK.fullmatch(layer):

@@ -38,7 +38,7 @@ class Rules:
     """Ordered pairs (pattern, template); the first pattern that matches the whole name decides.
 
     In a template `{1}` is group 1 of the pattern, `{1+2}` its number plus 2, `{1:block}` the block number that a letter
-    or `b7` stands for (a: 0, b: 1, b7: 7), and `{1:WORD}` what `words["WORD"]` says for it.
+    or `b7` stands for (a: 0, b: 1, b7: 7), and `{1:WORD}` its value in `words["WORD"]`.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -51,7 +51,7 @@ class Rules:
         return tuple((re.compile(pattern), template) for pattern, template in self.pairs)
 
     def rename(self, name: str) -> str | None:
-        """Our name for `name`; None where no rule matches."""
+        """Our name for `name`; None if no rule matches."""
         for pattern, template in self._compiled:
             if found := pattern.fullmatch(name):
                 return FIELD.sub(lambda part: self._filled(part, found), template)

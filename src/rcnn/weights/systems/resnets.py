@@ -15,7 +15,7 @@ OURS = r"(?:backbone|box_head\.trunk)\.res(\d)\.(\d+)\..+"
 def torch_blocks(theirs: str, ours: str, norm: str = "bn") -> tuple[tuple[str, str], ...]:
     """Rules (`Rules.pairs`) for the blocks of a ResNet that have torchvision's names.
 
-    `theirs` is a pattern up to the number of the block, whose groups the template `ours` uses; `norm` a pattern.
+    `theirs` is a pattern up to the number of the block; the template `ours` uses its groups. `norm` is a pattern.
     """
     groups = re.compile(theirs).groups
     first, second = f"{{{groups + 1}}}", f"{{{groups + 2}}}"
@@ -34,7 +34,7 @@ def blocks_of(names: Iterable[str], pattern: str = OURS, stages: tuple[int, ...]
 
 
 def known_depth(blocks: tuple[int, ...], source: str) -> Depth:
-    """The depth of a ResNet whose first stages have these numbers of blocks; a ValueError names `source`."""
+    """The depth of a ResNet with these numbers of blocks in its first stages; a ValueError names `source`."""
     for known, depth in DEPTHS.items():
         if blocks and known[: len(blocks)] == blocks:
             return depth

@@ -79,7 +79,7 @@ PlainLoader.add_multi_constructor(PYTHON, python_object)
 
 
 def existing_file(given: str | Path) -> Path | None:
-    """The file that `given` names; None where it is text (which may be too long for the name of a file)."""
+    """The file that `given` names; None if it is text (which may be too long for the name of a file)."""
     try:
         return Path(given) if Path(given).is_file() else None
     except (OSError, ValueError):
@@ -139,7 +139,7 @@ def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None =
 
 
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
-    """Settings by dotted key of a YAML text; empty where it holds none. Raises ValueError that names `source`."""
+    """Settings by dotted key of a YAML text; empty if it holds none. Raises ValueError that names `source`."""
     try:
         content = loader(text).get_single_data()
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -181,6 +181,18 @@ def _value(text: str) -> object:
         return text
 
 
+def listed(value: Any) -> Any:
+    """Tuples as lists, at every depth."""
+    return [listed(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def require_only(settings: Mapping[str, object], only: Mapping[str, object], source: str) -> None:
+    """A ValueError names `source` and the first of `settings` with another value than in `only`, the supported ones."""
+    for key, value in settings.items():
+        if key in only and listed(value) != only[key] and not isinstance(value, Unread):
+            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {only[key]!r}")
+
+
 def field_of(key: str) -> str:
     """The field for setting `key`: model_rpn_nms_thresh for MODEL.RPN.NMS_THRESH."""
     return key.lower().replace(".", "_")
@@ -197,7 +209,7 @@ def same_settings(theirs: object, config: DetectorConfig, skipped: tuple[str, ..
 
 
 def same_values(cls: type[object], config: DetectorConfig, skipped: tuple[str, ...] = ()) -> dict[str, object]:
-    """The inverse: values of `config` for the fields of `cls` that are `same` as settings of ours."""
+    """The inverse: values of `config` for the fields of `cls` that are `same`."""
     values = setting_values(config)
     return {name: values[ours] for name, ours in _same_names(cls, config, skipped).items()}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -42,7 +41,7 @@ class Plan:
     config: DetectorConfig  # from names, shapes and the system's settings
     names: Mapping[str, str]  # name in the file -> our name
     tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = _same_tensor  # (our name, value, config) -> our layout
-    # tensors that come from several of theirs, or that theirs does without
+    # adds tensors that are made from several of the file, or that the file does not have
     complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = _same_state
     classes: tuple[str, ...] = ()
     summary: str = ""  # where the settings come from
@@ -64,7 +63,7 @@ class Export:
 
 @dataclass(frozen=True, kw_only=True)
 class System:
-    """A system whose files we read."""
+    """A framework whose files are imported."""
 
     name: str
     files: str  # which files: ".pkl, .pth"
@@ -82,9 +81,9 @@ class System:
         overrides: Sequence[str] = (),
         allow_missing: Sequence[str] = (),
     ) -> Converted:
-        """The weights in `found` in our format; `settings` are the system's own, `overrides` are KEY=VALUE of ours.
+        """The weights in `found` in our format; `settings` are those of the system, `overrides` KEY=VALUE of rcnn.
 
-        Tensors of ours that match a pattern of `allow_missing` may be missing. Raises ValueError that names the file
+        Our tensors that match a pattern of `allow_missing` may be missing. Raises ValueError that names the file
         and the tensors or settings that are wrong.
         """
         if settings is not None and not self.settings:
@@ -123,16 +122,3 @@ class System:
             notes=plan.notes,
             skipped=(*plan.skipped, *unused, *found.skipped),
         )
-
-    def convert_state(
-        self,
-        state: Mapping[str, Tensor],
-        settings: SettingsSource = None,
-        source: str = "the state dict",
-        extras: Mapping[str, Any] | None = None,
-    ) -> Converted:
-        """As `convert`, of a state dict in memory.
-
-        `source` names it in messages, `extras` is what is stored beside it.
-        """
-        return self.convert(Found(state=state, source=source, extras=extras or {}), settings)

@@ -17,6 +17,7 @@ from rcnn.models import model_config
 from rcnn.models.backbones.timm import import_timm, pixel_statistics
 from rcnn.models.config import DetectorConfig, TimmConfig
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.converted import Assumption, expected_state
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System, all_of
@@ -79,11 +80,8 @@ def _config(name: str, beside: Mapping[str, Any]) -> DetectorConfig:
     given = beside.get("pretrained_cfg")
     if isinstance(given, Mapping) and {"mean", "std"} <= given.keys():
         statistics = tuple(255 * float(value) for value in given["mean"]), tuple(255 * float(v) for v in given["std"])
-    if statistics is None:
-        return config
-    (red, green, blue), (red_std, green_std, blue_std) = statistics
-    pixels = replace(config.input, pixel_mean=(red, green, blue), pixel_std=(red_std, green_std, blue_std))
-    return replace(config, input=pixels)
+    pixels = {} if statistics is None else dict(zip(("input.pixel_mean", "input.pixel_std"), statistics, strict=True))
+    return with_settings(config, pixels)
 
 
 def _by_name(found: Found, ours: list[str]) -> dict[str, str]:
@@ -97,7 +95,7 @@ def _by_name(found: Found, ours: list[str]) -> dict[str, str]:
 
 
 def _by_order(found: Found, ours: list[str]) -> dict[str, str]:
-    """Their names -> ours, in order; what follows the last of ours belongs to the classifier."""
+    """Their names -> ours, in order; tensors after our last one are the classifier."""
     return dict(zip(found.state, ours, strict=False))
 
 

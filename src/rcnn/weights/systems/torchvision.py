@@ -1,8 +1,8 @@
 """torchvision's R-CNNs, import and export: Faster, Mask and Keypoint, versions 1 and 2, ResNets and MobileNetV3.
 
 torchvision puts background first and gives it a box and a mask that nothing uses; here it is last, without either. The
-COCO heads have 91 rows, one for each category id up to 90, of which ten were never used: K = 90 here, and those ten
-have the names "N/A 12", "N/A 26", ... so that names are unique.
+COCO heads have 91 rows, one for each category id up to 90. Ten ids were never used: K = 90 here, and those ten have
+the unique names "N/A 12", "N/A 26", ...
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_bloc
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Export, Plan, System, all_of
 
-# published files: the start of their SHA-256 -> their names; the tensors alone do not tell these settings
+# published files: the start of their SHA-256 -> their names; the tensors alone do not show these settings
 NO_EPS = {  # the frozen norms have no eps: torchvision sets that when it loads them
     "258fb6c6": ("fasterrcnn_resnet50_fpn_coco", "fasterrcnn_resnet50_fpn_coco-258fb6c6"),
     "bf2d0c1e": ("maskrcnn_resnet50_fpn_coco", "maskrcnn_resnet50_fpn_coco-bf2d0c1e"),

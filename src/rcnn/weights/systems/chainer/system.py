@@ -36,7 +36,7 @@ from rcnn.weights.systems.system import Plan, System, all_of
 Shapes = Mapping[str, tuple[int, ...]]
 RATIOS = 3
 UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
-MAX_DETECTIONS = 1000  # where the system has no limit
+MAX_DETECTIONS = 1000  # the system has no limit
 NORMS = {"gamma": "weight", "beta": "bias", "avg_mean": "running_mean", "avg_var": "running_var", "W": "weight",
          "b": "bias"}  # fmt: skip
 NORM = f"({'|'.join(NORMS)})"
@@ -64,7 +64,7 @@ POOLINGS: dict[str, cfg.Pooling] = {"align": "roi_align", "pooling": "roi_pool",
 
 
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-    """A tensor of theirs in our layout; masks have background where there is one more than classes."""
+    """A tensor of the file in our layout. Masks include background if there is one more than classes."""
     if name.startswith(("rpn.deltas.", "box_head.deltas.")):
         value = deltas_from_yx(value)
     if name.startswith("mask_head.logits.") and len(value) == config.num_classes:
@@ -94,7 +94,7 @@ def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena
     name = WKENTARO.name if system == "wkentaro" else DENA.name
     placed = RULES.place((name for name in model if name not in counters), found.source, name)
     shapes = {our: model[name] for name, our in placed.ours.items()}
-    # runs whose log lacks the setting are older than it, and had 7
+    # logs without this setting are from before it existed, when it was 7
     roi_size = settings.roi_size or (7 if "git_hash" in theirs.others else 14)
     config = _config(system, settings, shapes, roi_size, found.source)
 
@@ -213,27 +213,29 @@ def _width(shapes: Shapes) -> int:
 
 
 def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[Assumption, ...]:
-    """What neither tensors nor settings tell."""
+    """Settings that neither the tensors nor the given settings contain."""
     data = "the system's values for " + ("COCO" if config.num_classes == 80 else "VOC")
-    said = {
+    sources = {
         "min_size": ("image size", ("input.min_size", "input.max_size"), data),
         "anchor_scales": ("anchors", ("rpn.anchors.sizes",), data),
         "pooling_func": ("box pooling", ("box.pooler.kind",), "the system's default"),
         "roi_size": ("cells per region", ("box.pooler.size",), "the system's default"),
     }
     if system == "wkentaro":
-        said["mean"] = (
+        sources["mean"] = (
             "pixel mean", ("input.pixel_mean",),
             "the system's default; models copied from Detectron have [122.7717,115.9465,102.9801]",
         )  # fmt: skip
     return tuple(
-        Assumption(what, source, keys) for key, (what, keys, source) in said.items() if getattr(settings, key) is None
+        Assumption(what, source, keys)
+        for key, (what, keys, source) in sources.items()
+        if getattr(settings, key) is None
     )
 
 
 def _notes(settings: Settings, system: str) -> tuple[str, ...]:
     if system == "wkentaro":
-        return ("the best 100 detections are kept; its own code keeps 100 others, by mistake",)
+        return ("the best 100 detections are kept; the code of chainer-mask-rcnn keeps other ones, by mistake",)
     affine = "norms use the statistics of the file; for weights parsed from Detectron's give --config bn2affine=true"
     limit = f"at most {MAX_DETECTIONS} detections per image; the system has no limit (box.selection.max_detections)"
     return (limit,) if settings.bn2affine is not None else (affine, limit)

@@ -1,4 +1,4 @@
-"""Detectron's settings as one of our configs, legacy choices and all."""
+"""Detectron's settings as one of our configs, with the rules of the old network."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import unnamed_keypoints
-from rcnn.weights.systems.detectron.settings import Settings, require_supported
+from rcnn.weights.systems.detectron.settings import ONLY, ONLY_KEYPOINT, ONLY_MASK, Settings
 from rcnn.weights.systems.detectron2.config import network_name
-from rcnn.weights.systems.settings import field_of, same_settings, typed
+from rcnn.weights.systems.settings import field_of, require_only, same_settings, typed
 
 POOLERS: dict[str, cfg.Pooling] = {"RoIAlign": "roi_align", "RoIPoolF": "roi_pool"}
 LEVELS = range(2, 7)
@@ -30,16 +30,17 @@ MASK_HEADS: dict[str, int] = {
 
 
 def config_of(settings: Mapping[str, object], *, depth: Literal[50, 101, 152], source: str) -> DetectorConfig:
-    """The config that Detectron's flat `settings` describe, on a ResNet of `depth` layers.
+    """The config for Detectron's flat `settings`, on a ResNet of `depth` layers.
 
-    Raises ValueError that names `source` and a setting that is not ours.
+    A ValueError names `source` and a setting that is not supported.
     """
     theirs = typed(Settings, settings, source).values
     if settings.get("RETINANET.RETINANET_ON"):
         raise ValueError(f"{source}: RETINANET.RETINANET_ON=True is a one-stage detector, not an R-CNN")
     only, masks, keypoints = theirs.model_rpn_only, theirs.model_mask_on, theirs.model_keypoints_on
     masks, keypoints = masks and not only, keypoints and not only
-    require_supported(settings, source, masks=masks, keypoints=keypoints)
+    only_heads = (ONLY_MASK if masks else {}) | (ONLY_KEYPOINT if keypoints else {})
+    require_only(settings, ONLY | only_heads, source)
     if not only and not theirs.model_faster_rcnn:
         raise ValueError(
             f"{source}: MODEL.FASTER_RCNN=False is Fast R-CNN on proposals from a file, and has no RPN; "

@@ -15,7 +15,7 @@ from rcnn.weights.systems.renaming import Rules
 
 BRANCHES = {"2a": "conv1", "2b": "conv2", "2c": "conv3", "1": "shortcut"}
 VALUES = {"w": "weight", "b": "bias", "s": "weight"}  # s: the scale of a norm
-# names of networks that we do not have
+# tensors of unsupported networks
 OTHERS = (
     (r"retnet_", "RetinaNet, a one-stage detector"),
     (r"_\[(mask|pose)\]_res5_", "a separate res5 for masks or keypoints"),

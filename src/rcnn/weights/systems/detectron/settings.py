@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from rcnn.weights.systems.detectron2.settings import listed
 from rcnn.weights.systems.settings import (
     PYTHON,
     Four,
@@ -19,6 +18,7 @@ from rcnn.weights.systems.settings import (
     Unread,
     existing_file,
     field_of,
+    listed,
     plain_yaml,
     python_object,
     read_text,
@@ -130,7 +130,7 @@ ONLY_KEYPOINT: dict[str, Any] = {
     "KRCNN.USE_DECONV": False,
     "KRCNN.USE_DECONV_OUTPUT": True,
 }
-# settings that are options of predict and eval here, or not supported: reported where they are on
+# options of predict and eval here, or not supported: reported if they are on
 NOT_KEPT: dict[str, Any] = {
     "KRCNN.KEYPOINT_CONFIDENCE": "bbox",
     "KRCNN.NMS_OKS": False,
@@ -226,14 +226,6 @@ def read_yaml(given: SettingsSource) -> dict[str, Any]:
             f"{str(given)[:200]} does not exist; expected Detectron's YAML (of its configs/) or KEY=VALUE"
         )
     return yaml_settings(read_text(path), str(path))
-
-
-def require_supported(settings: Mapping[str, object], source: str, *, masks: bool, keypoints: bool) -> None:
-    """A ValueError names `source` and the first setting that is not supported."""
-    only = ONLY | (ONLY_MASK if masks else {}) | (ONLY_KEYPOINT if keypoints else {})
-    for key, value in settings.items():
-        if key in only and listed(value) != only[key] and not isinstance(value, Unread):
-            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {only[key]!r}")
 
 
 def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:

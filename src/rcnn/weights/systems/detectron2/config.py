@@ -11,8 +11,8 @@ from rcnn.models import config as cfg
 from rcnn.models.zoo import MODELS
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import CITYSCAPES_CLASSES, VOC_CLASSES, class_names, unnamed_keypoints
-from rcnn.weights.systems.detectron2.settings import Settings, require_supported
-from rcnn.weights.systems.settings import field_of, same_settings, typed
+from rcnn.weights.systems.detectron2.settings import ONLY, Settings
+from rcnn.weights.systems.settings import field_of, require_only, same_settings, typed
 
 PYRAMID = ("res2", "res3", "res4", "res5")
 ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS")
@@ -23,15 +23,15 @@ NORMS: dict[str, cfg.Norm] = {
 POOLERS: dict[str, cfg.Pooling] = {"ROIAlignV2": "roi_align", "ROIAlign": "roi_align", "ROIPool": "roi_pool"}
 FC_LAYERS = ("box.convs", "box.conv_width", "box.fcs", "box.fc_width")  # a head of res5 has none of them
 NO_ARCHITECTURES = {
-    "PanopticFPN": "a panoptic network, whose stuff head we do not have",
-    "SemanticSegmentor": "semantic segmentation, and no R-CNN",
-    "RetinaNet": "a one-stage detector, and no R-CNN",
-    "FCOS": "a one-stage detector, and no R-CNN",
+    "PanopticFPN": "a panoptic network, which rcnn does not support",
+    "SemanticSegmentor": "semantic segmentation, not an R-CNN",
+    "RetinaNet": "a one-stage detector, not an R-CNN",
+    "FCOS": "a one-stage detector, not an R-CNN",
 }
 
 
 def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
-    """The config that Detectron2's flat `settings` describe; a ValueError names `source` and a key that is not ours."""
+    """The config for Detectron2's flat `settings`; a ValueError names `source` and a setting that is not supported."""
     settings = {key: [value] if key in ANCHORS and _is_one_row(value) else value for key, value in settings.items()}
     architecture = str(settings.get("MODEL.META_ARCHITECTURE"))
     if architecture in NO_ARCHITECTURES:
@@ -40,7 +40,7 @@ def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
         raise ValueError(
             f"{source}: MODEL.LOAD_PROPOSALS=True is Fast R-CNN on proposals from a file; rcnn needs an RPN"
         )
-    require_supported(settings, source)
+    require_only(settings, ONLY, source)
     theirs = typed(Settings, settings, source).values
     fpn = theirs.model_backbone_name == "build_resnet_fpn_backbone"
     only = theirs.model_meta_architecture == "ProposalNetwork"
@@ -72,9 +72,7 @@ def config_of(settings: Mapping[str, object], source: str) -> DetectorConfig:
 
 
 def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
-    """Names of the classes, where the data sets trained on tell (names, as they are registered with Detectron2);
-    else COCO's for 80, else class_0, class_1, ...
-    """
+    """Class names for the data sets `data` (Detectron2's names), else COCO's for 80, else class_0, class_1, ..."""
     first = str(next(iter(data), "")) if isinstance(data, (list, tuple)) else str(data)
     if config.proposals_only:
         return ("object",)
@@ -87,19 +85,12 @@ def classes_of(data: Any, config: DetectorConfig) -> tuple[str, ...]:
 
 
 def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -> None:
-    """A ValueError that names the first setting whose value is not to be had, or not with the others."""
+    """A ValueError names the first setting that is not supported, alone or together with the others."""
     out = theirs.model_resnets_out_features
     levels = ("p2", "p3", "p4", "p5", "p6") if fpn else out
-    norms = tuple(name for name in NORMS if name)
     allowed: dict[str, tuple[Any, ...]] = {
-        "INPUT.FORMAT": ("BGR", "RGB"),
-        "INPUT.MASK_FORMAT": ("polygon", "bitmask"),
-        "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "ProposalNetwork"),
-        "MODEL.BACKBONE.NAME": ("build_resnet_fpn_backbone", "build_resnet_backbone"),
-        "MODEL.BACKBONE.FREEZE_AT": (0, 1, 2, 3, 4, 5),
         "MODEL.FPN.IN_FEATURES": (PYRAMID,) if fpn else ((), PYRAMID),
-        "MODEL.FPN.NORM": tuple(NORMS),
-        "MODEL.RESNETS.NORM": norms,
+        "MODEL.RESNETS.NORM": tuple(name for name in NORMS if name),
         "MODEL.RESNETS.OUT_FEATURES": (PYRAMID,) if fpn else (("res4",), ("res5",)),
         "MODEL.RESNETS.RES5_DILATION": (1,) if fpn else (1, 2),
         "MODEL.RPN.IN_FEATURES": (levels,),
@@ -110,11 +101,6 @@ def _require_together(theirs: Settings, source: str, *, fpn: bool, heads: str) -
             if fpn or out != ("res4",)
             else ("Res5ROIHeads", "StandardROIHeads", "CascadeROIHeads"),
             "MODEL.ROI_HEADS.IN_FEATURES": (levels[:4],),
-            "MODEL.ROI_BOX_HEAD.NORM": tuple(NORMS),
-            "MODEL.ROI_MASK_HEAD.NORM": tuple(NORMS),
-            "MODEL.ROI_BOX_HEAD.POOLER_TYPE": tuple(POOLERS),
-            "MODEL.ROI_MASK_HEAD.POOLER_TYPE": tuple(POOLERS),
-            "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": tuple(POOLERS),
         }
     if heads == "CascadeROIHeads":
         allowed |= {"MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": (True,)}

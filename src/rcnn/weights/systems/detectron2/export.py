@@ -1,4 +1,4 @@
-"""Our config in Detectron2's words: the YAML beside the weights that `to_detectron2` renames."""
+"""Our config as Detectron2's YAML, which is written beside the weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rcnn.models import DetectorConfig
 from rcnn.models.config import PoolerConfig, ResNetConfig
 from rcnn.weights.setting_texts import setting_values
 from rcnn.weights.systems.detectron2.config import NORMS, PYRAMID, config_of, skipped_settings
-from rcnn.weights.systems.detectron2.settings import Settings, listed
-from rcnn.weights.systems.settings import field_of, same_values
+from rcnn.weights.systems.detectron2.settings import Settings
+from rcnn.weights.systems.settings import field_of, listed, same_values
 
 WORDS = {ours: theirs for theirs, ours in reversed(NORMS.items())}
 # settings without effect on predictions, or kept in the weights: variances are adjusted to the eps of Detectron2
@@ -27,7 +27,7 @@ EPS = 1e-5  # of every norm there
 
 
 class _Plain(yaml.SafeDumper):
-    """YAML without references from one place to another, which few expect in settings."""
+    """YAML without anchors and aliases."""
 
     @override
     def ignore_aliases(self, data: Any) -> bool:
@@ -35,20 +35,20 @@ class _Plain(yaml.SafeDumper):
 
 
 def settings_of(config: DetectorConfig) -> str:
-    """A Detectron2 YAML (text) for a detector of `config`; what it has no setting for is a comment at the top.
+    """A Detectron2 YAML (text) for a detector of `config`; comments at the top list what it cannot express.
 
-    Raises ValueError where Detectron2 has no such network.
+    Raises ValueError if Detectron2 has no such network.
     """
-    said: dict[str, Any] = {}
+    tree: dict[str, Any] = {}
     for key, value in sorted(_flat(config).items()):
-        place = said
+        place = tree
         *sections, last = key.split(".")
         for section in sections:
             place = place.setdefault(section, {})
         place[last] = value
     head = [f"# Detectron2 YAML of {config.name}, written by rcnn"]
-    head += [f"# no setting of Detectron2 says {line}" for line in not_said(config)]
-    return "\n".join(head) + "\n" + yaml.dump(said, Dumper=_Plain, sort_keys=True, default_flow_style=None)
+    head += [f"# not a setting of Detectron2: {line}" for line in not_said(config)]
+    return "\n".join(head) + "\n" + yaml.dump(tree, Dumper=_Plain, sort_keys=True, default_flow_style=None)
 
 
 def not_said(config: DetectorConfig) -> tuple[str, ...]:
@@ -60,13 +60,13 @@ def not_said(config: DetectorConfig) -> tuple[str, ...]:
 
 
 def resnet_of(config: DetectorConfig) -> ResNetConfig:
-    """The ResNet of `config`; a ValueError says what of `config` no network of Detectron2 has."""
+    """The ResNet of `config`; a ValueError names what Detectron2 does not have."""
     trunk, rpn, box = config.backbone, config.rpn, config.box
     if not isinstance(trunk, ResNetConfig):
         raise ValueError(f"{config.name} has a backbone of kind {trunk.kind}; Detectron2's R-CNNs have ResNets")
     norms = {trunk.norm, box.norm, *(part.norm for part in (config.fpn, config.mask) if part is not None)}
     others = {
-        "layer norm, whose eps is another there": "ln" in norms,
+        "layer norm (its eps differs there)": "ln" in norms,
         "fcis": config.fcis is not None,
         "backbone.norm=none (folded)": trunk.norm == "none",
         f"backbone.blocks={trunk.blocks}": bool(trunk.blocks),
@@ -85,7 +85,7 @@ def resnet_of(config: DetectorConfig) -> ResNetConfig:
 
 
 def with_eps(variance: Tensor, ours: float) -> Tensor:
-    """Running variances (C,) with which Detectron2's norms, whose eps is 1e-5, do what ours of eps `ours` do."""
+    """Running variances (C,) that give the same norms with Detectron2's eps of 1e-5 as `variance` with eps `ours`."""
     return variance if ours == EPS else (variance.double() + (ours - EPS)).to(variance.dtype)
 
 

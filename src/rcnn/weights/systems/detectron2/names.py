@@ -1,6 +1,6 @@
-"""What the names and shapes of Detectron2's tensors tell about the network, as settings of Detectron2.
+"""What names and shapes of Detectron2's tensors show about the network, as settings of Detectron2.
 
-What they cannot tell is as in Detectron2's model zoo for such networks; each such choice is an assumption.
+Everything else is as in Detectron2's model zoo for such networks, and is reported as an assumption.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ANCHORS = ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS
 def settings_of_tensors(shapes: Shapes, source: str) -> tuple[dict[str, Any], Choices]:
     """The settings with which Detectron2's zoo trains a network of such tensors, and what was assumed.
 
-    Raises ValueError that names `source` where the tensors do not belong to such a network.
+    Raises ValueError that names `source` if the tensors do not belong to such a network.
     """
     pyramid = any(name.startswith("backbone.fpn_") for name in shapes)
     trunk = "backbone.bottom_up." if pyramid else "backbone."
@@ -71,22 +71,22 @@ def buffer_settings(state: Mapping[str, Tensor], settings: Mapping[str, Any]) ->
     Buffers without meaning (a deviation of 0, anchors without area) are ignored.
     """
     found: dict[str, Any] = {}
-    said: list[str] = []
+    used: list[str] = []
     for key, name in zip(PIXELS[0], ("pixel_mean", "pixel_std"), strict=True):
         if name in state and state[name].numel() == 3 and bool(state["pixel_std"].all() if "pixel_std" in state else 1):
             found[key] = [round(float(number), 4) for number in state[name].flatten()]
-            said.append(name)
+            used.append(name)
     cells = [state[name] for name in sorted(state) if re.fullmatch(CELL_ANCHORS, name)]
     rows = [_sizes_and_ratios(cell) for cell in cells if cell.ndim == 2 and cell.shape[1] == 4]
     known = [row for row in rows if row is not None]
     if cells and len(known) == len(cells) and all(ratios == known[0][1] for _, ratios in known):
         found |= {ANCHORS[0]: [sizes for sizes, _ in known], ANCHORS[1]: [known[0][1]]}
-        said.append("cell_anchors")
-    return found, said
+        used.append("cell_anchors")
+    return found, used
 
 
 def _sizes_and_ratios(cell: Tensor) -> tuple[list[float], list[float]] | None:
-    """Sizes (outer) and ratios (inner) of the anchors (A, 4) xyxy of one cell; None where they are no such grid."""
+    """Sizes (outer) and ratios (inner) of the anchors (A, 4) xyxy of one cell; None if they are not such a grid."""
     width, height = (cell[:, 2:] - cell[:, :2]).double().unbind(1)
     if not bool((width > 0).all() and (height > 0).all()):
         return None
@@ -136,7 +136,7 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
 
 
 def _norm(shapes: Shapes, layer: str) -> str:
-    """Detectron2's name for the norm of a layer; empty where it has none."""
+    """Detectron2's name for the norm of a layer; empty if it has none."""
     if f"{layer}.norm.weight" not in shapes:
         return ""
     if f"{layer}.norm.running_mean" not in shapes:
@@ -206,7 +206,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
 
 
 def _shape(shapes: Shapes, name: str, source: str) -> tuple[int, ...]:
-    """The shape of weight `name`; a ValueError where it is missing or has the wrong number of dimensions."""
+    """The shape of weight `name`; a ValueError if it is missing or has the wrong number of dimensions."""
     if name not in shapes:
         raise ValueError(f"{source} looks like a file of Detectron2, but {name} is missing: is the file complete?")
     shape = shapes[name]

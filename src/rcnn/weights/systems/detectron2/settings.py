@@ -14,33 +14,36 @@ from typing import Any, Literal
 import yaml
 
 from rcnn.weights.systems.detectron2.zoo import base_settings
-from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, plain_yaml, read_text, same
+from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, listed, plain_yaml, read_text, same
+
+Norm = Literal["", "FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "GN"]
+Pooler = Literal["ROIAlignV2", "ROIAlign", "ROIPool"]
 
 
 @dataclass(frozen=True)
 class Settings:
     """Settings that we use, with the defaults of Detectron2 0.6 (config/defaults.py)."""
 
-    input_format: str = "BGR"
-    input_mask_format: str = "polygon"
+    input_format: Literal["BGR", "RGB"] = "BGR"
+    input_mask_format: Literal["polygon", "bitmask"] = "polygon"
     input_max_size_test: int = same("input.max_size", 1333)
     input_min_size_test: int = same("input.min_size", 800)
     model_anchor_generator_aspect_ratios: tuple[tuple[float, ...], ...] = ((0.5, 1.0, 2.0),)
     model_anchor_generator_offset: float = same("rpn.anchors.offset", 0.0)
     model_anchor_generator_sizes: tuple[tuple[float, ...], ...] = ((32.0, 64.0, 128.0, 256.0, 512.0),)
-    model_backbone_freeze_at: int = same("backbone.frozen_stages", 2)
-    model_backbone_name: str = "build_resnet_backbone"
+    model_backbone_freeze_at: Literal[0, 1, 2, 3, 4, 5] = same("backbone.frozen_stages", 2)
+    model_backbone_name: Literal["build_resnet_backbone", "build_resnet_fpn_backbone"] = "build_resnet_backbone"
     model_fpn_in_features: tuple[str, ...] = ()
-    model_fpn_norm: str = ""
+    model_fpn_norm: Norm = ""
     model_fpn_out_channels: int = same("fpn.channels", 256)
     model_keypoint_on: bool = False
     model_mask_on: bool = False
-    model_meta_architecture: str = "GeneralizedRCNN"
+    model_meta_architecture: Literal["GeneralizedRCNN", "ProposalNetwork"] = "GeneralizedRCNN"
     model_pixel_mean: Three = same("input.pixel_mean", (103.53, 116.28, 123.675))
     model_pixel_std: Three = same("input.pixel_std", (1.0, 1.0, 1.0))
     model_proposal_generator_min_size: int = same("rpn.proposals.min_size", 0)
     model_resnets_depth: Literal[50, 101, 152] = same("backbone.depth", 50)
-    model_resnets_norm: str = "FrozenBN"
+    model_resnets_norm: Norm = "FrozenBN"
     model_resnets_num_groups: int = same("backbone.groups", 1)
     model_resnets_out_features: tuple[str, ...] = ("res4",)
     model_resnets_res5_dilation: Literal[1, 2] = same("backbone.res5_dilation", 1)
@@ -61,12 +64,12 @@ class Settings:
     model_roi_box_head_conv_dim: int = same("box.conv_width", 256)
     model_roi_box_head_fc_dim: int = same("box.fc_width", 1024)
     model_roi_box_head_name: str = ""
-    model_roi_box_head_norm: str = ""
+    model_roi_box_head_norm: Norm = ""
     model_roi_box_head_num_conv: int = same("box.convs", 0)
     model_roi_box_head_num_fc: int = same("box.fcs", 0)
     model_roi_box_head_pooler_resolution: int = 14
     model_roi_box_head_pooler_sampling_ratio: int = 0
-    model_roi_box_head_pooler_type: str = "ROIAlignV2"
+    model_roi_box_head_pooler_type: Pooler = "ROIAlignV2"
     model_roi_box_head_smooth_l1_beta: float = same("box.smooth_l1_beta", 0.0)
     model_roi_heads_batch_size_per_image: int = same("box.sampling.batch_size", 512)
     model_roi_heads_in_features: tuple[str, ...] = ("res4",)
@@ -83,14 +86,14 @@ class Settings:
     model_roi_keypoint_head_num_keypoints: int = 17
     model_roi_keypoint_head_pooler_resolution: int = 14
     model_roi_keypoint_head_pooler_sampling_ratio: int = 0
-    model_roi_keypoint_head_pooler_type: str = "ROIAlignV2"
+    model_roi_keypoint_head_pooler_type: Pooler = "ROIAlignV2"
     model_roi_mask_head_cls_agnostic_mask: bool = same("mask.class_agnostic", False)
     model_roi_mask_head_conv_dim: int = same("mask.width", 256)
-    model_roi_mask_head_norm: str = ""
+    model_roi_mask_head_norm: Norm = ""
     model_roi_mask_head_num_conv: int = 0
     model_roi_mask_head_pooler_resolution: int = 14
     model_roi_mask_head_pooler_sampling_ratio: int = 0
-    model_roi_mask_head_pooler_type: str = "ROIAlignV2"
+    model_roi_mask_head_pooler_type: Pooler = "ROIAlignV2"
     model_rpn_batch_size_per_image: int = same("rpn.sampling.batch_size", 256)
     model_rpn_bbox_reg_loss_weight: float = 1.0
     model_rpn_boundary_thresh: int = -1
@@ -181,13 +184,6 @@ def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     return read_yaml(file, (path.resolve(), *seen)) | settings
 
 
-def require_supported(settings: Mapping[str, object], source: str) -> None:
-    """A ValueError names `source` and the first setting that is not supported."""
-    for key, value in settings.items():
-        if key in ONLY and listed(value) != ONLY[key]:
-            raise ValueError(f"{source}: {key}={value!r} is not supported; expected {ONLY[key]!r}")
-
-
 def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
     """A sentence for each setting that is not kept: it does not change predictions, or it is unknown."""
     lines = []
@@ -205,8 +201,3 @@ def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
         elif not hasattr(Settings, field_of(key)) and key not in ONLY and not key.startswith(IDLE):
             lines.append(f"{key}={value!r} is not a known Detectron2 setting and is ignored")
     return tuple(lines)
-
-
-def listed(value: Any) -> Any:
-    """Tuples as lists, at every depth."""
-    return [listed(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -1,7 +1,7 @@
 """Detectron2's checkpoints: Faster, Mask, Cascade and Keypoint R-CNN and the RPN alone, on ResNet and ResNeXt.
 
-Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are conventions
-of ours, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE; what is missing is taken
+Names map one to one and arrays keep their layout: background last, class-major boxes and dx dy dw dh are our
+conventions, too. Settings come from a YAML file, the name of a model-zoo config, or KEY=VALUE; what is missing is taken
 from the buffers of the file, and else from the model zoo for such tensors (names.py).
 """
 
@@ -25,7 +25,7 @@ from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, existing_file, parse_settings
 from rcnn.weights.systems.system import Export, Plan, System, all_of
 
-# names of networks that we do not have
+# tensors of unsupported networks
 OTHERS = (
     (r"sem_seg_head\.", "a panoptic or semantic head"),
     (r"head\.(cls|bbox)_subnet\.", "RetinaNet's head"),
@@ -91,9 +91,9 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
     if given is not None and not words:
         return read_yaml(given), f"settings of {path.name if path else given}", ()
     theirs, assumed = settings_of_tensors({name: found.shape(name) for name in found.state}, found.source)
-    buffers, said = buffer_settings(found.state, theirs)
+    buffers, names = buffer_settings(found.state, theirs)
     summary = "; ".join(
-        [f"settings of {', '.join(said)} in the file"] * bool(said) + ["settings as given"] * bool(words)
+        [f"settings of {', '.join(names)} in the file"] * bool(names) + ["settings as given"] * bool(words)
     )
     known = buffers.keys() | words.keys()
     return (
@@ -104,7 +104,7 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
 
 
 def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """The state dict of Detectron2's network for our `state`; ValueError where Detectron2 has no such network."""
+    """The state dict of Detectron2's network for our `state`; ValueError if Detectron2 has no such network."""
     trunk = resnet_of(config)
     frozen = tuple(["backbone.stem.", *(f"backbone.res{number}." for number in (2, 3, 4, 5))][: trunk.frozen_stages])
     theirs = {}

@@ -171,7 +171,7 @@ BASES: dict[str, Settings] = {
     "Base-RCNN-DilatedC5": DC5,
     "Base-Keypoint-RCNN-FPN": FPN | KEYPOINT,
 }
-# configs of networks that we do not have: (part of the name, why)
+# configs of unsupported networks: (part of the name, why)
 REFUSED = (
     ("COCO-PanopticSegmentation/", "a panoptic network, which rcnn does not support"),
     ("Misc/panoptic", "a panoptic network, which rcnn does not support"),
@@ -193,7 +193,7 @@ def is_zoo_name(config: str | Path) -> bool:
 
 
 def base_settings(base: str) -> Settings | None:
-    """The settings of the zoo config that a `_BASE_` names; None where the zoo has none of that name."""
+    """The settings of the zoo config that a `_BASE_` names; None if the zoo has no such name."""
     name = _plain(base).rpartition("/")[2]
     entry = _entry(name)
     return BASES.get(name, ZOO[entry] if entry else None)

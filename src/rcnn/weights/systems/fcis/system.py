@@ -1,20 +1,23 @@
-"""FCIS of the two Chainer ports (`.npz`): ChainerCV's and knorth55's chainer-fcis.
+"""FCIS of its authors (MXNet's `.params`) and of two Chainer ports (`.npz`): ChainerCV's and knorth55's chainer-fcis.
 
-They differ in names, in what their code computes (models/zoo/fcis.py) and in one eps each: ChainerCV's first norm and
-chainer-fcis's norms of the shortcuts have 2e-5 where all others have 1e-5. Boxes are y, x, height, width.
+They differ in names, in what their code computes (models/zoo/fcis.py) and in eps: ChainerCV's first norm and
+chainer-fcis's norms of the shortcuts have 2e-5, all others 1e-5. Boxes of the ports are y, x, height, width. MXNet's
+`fcis_bbox_{weight,bias}_test` are the box maps times the standard deviation of the deltas, and are skipped.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
 from rcnn.models.overrides import override
-from rcnn.models.zoo.fcis import fcis_r101_coco_chainer, fcis_r101_coco_chainercv
+from rcnn.models.zoo.fcis import fcis_r101_coco, fcis_r101_coco_chainer, fcis_r101_coco_chainercv
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.chainer.names import EPS, VALUE, WORDS
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
@@ -23,7 +26,7 @@ from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, read_settings
 from rcnn.weights.systems.system import Plan, System, all_of
 
-LAYOUT = Layout(yx=True, interleaved=True)
+CHAINER_LAYOUT = Layout(yx=True, interleaved=True)
 COMMON = (
     (rf"rpn/conv1/{VALUE}", "rpn.convs.0.{1:value}"),
     (rf"rpn/score/{VALUE}", "rpn.objectness.{1:value}"),
@@ -84,37 +87,60 @@ SETTINGS = {
 TRAINING = re.compile(r"seed|random_seed|gpu|out|config|resume|use_sbd|dataset|.*(epoch|iter|lr|cooldown|warmup).*")
 
 
-def read_chainercv(found: Found, settings: SettingsSource) -> Plan:
-    """The network of ChainerCV's FCIS; `settings` are arguments of its FCISResNet101, YAML or KEY=VALUE."""
-    base, sbd = fcis_r101_coco_chainercv(), "fcis_r101_sbd_chainercv"
-    return _read(found, settings, CHAINERCV, CHAINERCV_RULES, base, sbd, "backbone.stem.")
-
-
-def read_chainer_fcis(found: Found, settings: SettingsSource) -> Plan:
-    """The network of chainer-fcis; `settings` are its demo.yaml or train.yaml, or KEY=VALUE."""
-    base, sbd = fcis_r101_coco_chainer(), "fcis_r101_sbd_chainer"
-    return _read(found, settings, CHAINER_FCIS, CHAINER_FCIS_RULES, base, sbd, ".shortcut.")
+MXNET_NORM = "(gamma|beta|moving_mean|moving_var)"
+MXNET_HEADS = {
+    "rpn_conv_3x3": "rpn.convs.0", "rpn_cls_score": "rpn.objectness", "rpn_bbox_pred": "rpn.deltas",
+    "conv_new_1": "box_head.reduce", "fcis_cls_seg": "box_head.maps", "fcis_bbox": "box_head.deltas",
+}  # fmt: skip
+MXNET_RULES = Rules(
+    (
+        (r"(?:arg:|aux:)?conv1_(weight|bias)", "backbone.stem.conv1.{1}"),
+        (rf"(?:arg:|aux:)?bn_conv1_{MXNET_NORM}", "backbone.stem.conv1.norm.{1:norm}"),
+        # res4b7_branch2a: block 7; res5c: block 2
+        (r"(?:arg:|aux:)?res(\d)([a-z]\d*)_branch(1|2[abc])_(weight|bias)", "backbone.res{1}.{2:block}.{3:conv}.{4}"),
+        (
+            rf"(?:arg:|aux:)?bn(\d)([a-z]\d*)_branch(1|2[abc])_{MXNET_NORM}",
+            "backbone.res{1}.{2:block}.{3:conv}.norm.{4:norm}",
+        ),
+        (rf"(?:arg:|aux:)?({'|'.join(MXNET_HEADS)})_(weight|bias)", "{1:head}.{2}"),
+    ),
+    skip=r"(?:arg:|aux:)?fcis_bbox_(weight|bias)_test",
+    words={
+        "norm": {"gamma": "weight", "beta": "bias", "moving_mean": "running_mean", "moving_var": "running_var"},
+        "conv": {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"},
+        "head": MXNET_HEADS,
+    },
+)
 
 
 def _read(
-    found: Found, given: SettingsSource, system: System, rules: Rules, base: DetectorConfig, sbd: str, wider: str
+    rules: Rules,
+    layout: Layout,
+    base: Callable[[], DetectorConfig],
+    voc: str,
+    wider: str,
+    found: Found,
+    given: SettingsSource,
 ) -> Plan:
-    """The plan of either system; the norms whose names contain `wider` have an eps of 2e-5."""
-    placed = rules.place(found.state, found.source, system.name)
-    config, assumed = config_of(found, placed.ours, base, sbd)
+    """The plan of a file; `base` and `voc` are its configs for COCO and VOC.
+
+    Norms with `wider` in their names have an eps of 2e-5; empty: none.
+    """
+    placed = rules.place(found.state, found.source, "FCIS")
+    config, assumed = config_of(found, placed.ours, base(), voc)
     config, notes = _with_settings(config, given)
 
     def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-        eps = config.backbone.norm_eps if isinstance(config.backbone, ResNetConfig) else 1e-5
-        return {
-            name: value + (EPS - eps) if wider in name and name.endswith("running_var") else value
-            for name, value in state.items()
-        }
+        if not wider or not isinstance(config.backbone, ResNetConfig):
+            return state
+        more = EPS - config.backbone.norm_eps
+        names = [name for name in state if wider in name and name.endswith("running_var")]
+        return state | {name: state[name] + more for name in names}
 
     return Plan(
         config=config,
         names=placed.ours,
-        tensor=LAYOUT.tensor,
+        tensor=layout.tensor,
         complete=complete,
         classes=class_names(config.num_classes, VOC_CLASSES),
         assumed=assumed if given is None else (),
@@ -146,12 +172,27 @@ CHAINERCV = System(
     files=".npz",
     settings="arguments of FCISResNet101, KEY=VALUE or a YAML of them",
     recognises=all_of("head/ag_loc/W"),
-    read=read_chainercv,
+    read=partial(
+        _read,
+        CHAINERCV_RULES,
+        CHAINER_LAYOUT,
+        fcis_r101_coco_chainercv,
+        "fcis_r101_sbd_chainercv",
+        "backbone.stem.",
+    ),
 )
 CHAINER_FCIS = System(
     name="chainer-fcis",
     files=".npz",
     settings="its demo.yaml or train.yaml, or KEY=VALUE",
     recognises=all_of("head/psroi_conv1/W"),
-    read=read_chainer_fcis,
+    read=partial(
+        _read, CHAINER_FCIS_RULES, CHAINER_LAYOUT, fcis_r101_coco_chainer, "fcis_r101_sbd_chainer", ".shortcut."
+    ),
+)
+MXNET = System(
+    name="MXNet's FCIS",
+    files=".params",
+    recognises=all_of("(arg:)?fcis_cls_seg_weight"),
+    read=partial(_read, MXNET_RULES, Layout(yx=False, interleaved=False), fcis_r101_coco, "fcis_r101_voc", ""),
 )

@@ -8,7 +8,7 @@ from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.resnets import torch_blocks
 
 ANY = "(?:bn|gn)"
-# what an EMA hook adds (its dots are underscores), and step counters that a norm here does not have
+# added by an EMA hook, which replaces dots by underscores
 EMA = r"ema_.+"
 OTHERS = (
     (r".*conv_offset|.*context_block|.*downsample\.2|backbone\.stem", "a backbone that is no plain ResNet or ResNeXt"),

@@ -1,4 +1,4 @@
-"""What the values of an MMDetection config say about a network whose shape is known, as settings of ours."""
+"""The values of an MMDetection config as our settings, for a network that the tensors describe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.models.overrides import override
 
-# what a key may be; anything else is another network than ours
+# supported values of keys
 TYPES: dict[str, tuple[Any, ...]] = {
     "type": ("FasterRCNN", "MaskRCNN", "CascadeRCNN", "RPN", "TwoStageDetector"),
     "backbone.type": ("ResNet", "ResNeXt"),
@@ -37,7 +37,7 @@ TYPES: dict[str, tuple[Any, ...]] = {
     "roi_head.mask_head.type": ("FCNMaskHead",),
     "roi_head.mask_head.upsample_cfg.type": ("deconv",),
 }
-# ends of keys that play no part where they say what base configs do; anything else is told
+# ends of keys that are ignored if they have the value of the base configs; other values are reported
 USUAL: dict[str, tuple[Any, ...]] = {
     "loss_cls.loss_weight": (1.0,),
     "loss_cls.type": ("CrossEntropyLoss",),
@@ -51,7 +51,7 @@ USUAL: dict[str, tuple[Any, ...]] = {
     "pos_weight": (-1,),
     "target_means": ([0.0, 0.0, 0.0, 0.0],),
 }
-# parts of keys that change no result, or that the tensors have said already
+# keys that change no result, or that the tensors show
 IDLE = re.compile(
     r"(pretrained|.*init_cfg.*|backbone\.(depth|num_stages|out_indices|groups|base_width|with_cp|norm_cfg\.type)|"
     r".*\.(in_channels|num_classes|roi_feat_size|featmap_strides|out_channels|type|class_agnostic|reg_class_agnostic)|"
@@ -91,9 +91,9 @@ SAME: dict[str, tuple[str, ...]] = {
 
 
 def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str) -> tuple[DetectorConfig, list[str]]:
-    """`config`, whose shape the tensors gave, with what the `values` of MMDetection's config say; and what they do not.
+    """`config` with the `values` of MMDetection's config, and the keys that are not understood.
 
-    Raises ValueError that names `source` and the key of a part that is no network of ours.
+    A ValueError names `source` and a key with an unsupported value.
     """
     model = values.get("model")
     if not isinstance(model, Mapping):
@@ -104,10 +104,9 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
         for path, value in keys.all(key):
             if value not in allowed:
                 raise ValueError(f"{source}: model.{path}={value!r} is not supported; expected {_or(allowed)}")
-    if deformable := [path for path in keys.values if re.search(r"\.(dcn|plugins|avg_down|deep_stem)(\.|$)", path)]:
-        wanted = [path for path in deformable if keys.values[path] not in (None, False)]
-        if wanted:
-            raise ValueError(f"{source}: model.{wanted[0]}={keys.values[wanted[0]]!r} is not supported; leave it out")
+    for path, value in keys.values.items():
+        if re.search(r"\.(dcn|plugins|avg_down|deep_stem)(\.|$)", path) and value not in (None, False):
+            raise ValueError(f"{source}: model.{path}={value!r} is not supported; leave it out")
     for ours, theirs in SAME.items():
         for path, value in [found for key in theirs for found in keys.all(key)][:1]:
             try:
@@ -130,11 +129,11 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
         if stds:
             cascade = replace(cascade, delta_weights=tuple(inverse(std) for std in stds))
         config = replace(config, cascade=cascade)
-    return config, [f"model.{path}" for path in keys.unread() if not _plays_no_part(path, keys.values[path])]
+    return config, [f"model.{path}" for path in keys.unread() if not _is_idle(path, keys.values[path])]
 
 
-def _plays_no_part(path: str, value: Any) -> bool:
-    """Whether a setting that nothing read changes no result."""
+def _is_idle(path: str, value: Any) -> bool:
+    """Whether an unused setting changes no result."""
     usual = next((values for end, values in USUAL.items() if path.endswith(end)), None)
     return value in usual if usual is not None else IDLE.fullmatch(path) is not None
 
@@ -149,13 +148,13 @@ class _Keys:
             self.values[path] = value
 
     def all(self, key: str) -> list[tuple[str, Any]]:
-        """Path and value of `key` wherever it stands, the places of lists left out of it, in order."""
+        """Path and value of each `key`, in order; `key` is without the positions in lists."""
         found = [(path, value) for path, value in self.values.items() if re.sub(r"\.#\d+", "", path) == key]
         self.read |= {path for path, _ in found}
         return found
 
     def get(self, *keys_and_default: Any) -> Any:
-        """The value of the first of the keys that is there, else the last argument; of a list, its first part's."""
+        """The value of the first key that exists (in a list: of its first part), else the last argument."""
         *keys, default = keys_and_default
         for key in keys:
             if found := self.all(key):
@@ -163,7 +162,7 @@ class _Keys:
         return default
 
     def has(self, prefix: str) -> bool:
-        """Whether some key begins so."""
+        """Whether a key starts with `prefix`."""
         return any(path.startswith(prefix) for path in self.values)
 
     def unread(self) -> list[str]:
@@ -207,7 +206,7 @@ def _is_scale(value: Any) -> bool:
 
 
 def _steps(tree: Any) -> Iterator[Mapping[str, Any]]:
-    """Every dict inside dicts and lists, those of the test set alone where data sets are told apart."""
+    """Every dict inside dicts and lists; of data sets only the test set."""
     if isinstance(tree, Mapping):
         yield tree
         for key in ["test"] if "test" in tree and "train" in tree else list(tree):

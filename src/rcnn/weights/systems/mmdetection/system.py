@@ -89,7 +89,7 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
 
 
 def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
-    """The config that names and shapes tell; the rest is as in MMDetection's base configs."""
+    """The config from names and shapes; the rest is as in MMDetection's base configs."""
     names = list(state)
     pyramid = any(name.startswith("neck.") for name in names)
     shared = any(name.startswith("roi_head.shared_head.") for name in names)
@@ -164,7 +164,7 @@ def _fpn(state: Mapping[str, Tensor]) -> cfg.FPNConfig:
 
 
 def _width(state: Mapping[str, Tensor]) -> int:
-    """Channels of the RPN's convolutions, 0 where they equal the input channels."""
+    """Channels of the RPN's convolutions, 0 if they equal the input channels."""
     name = "rpn_head.rpn_conv.weight" if "rpn_head.rpn_conv.weight" in state else "rpn_head.rpn_conv.0.conv.weight"
     if name not in state:
         return 0

@@ -1,4 +1,4 @@
-"""From tensorpack's settings, and the shapes of a network's tensors, to our config of the same detector."""
+"""tensorpack's settings, and the shapes of a network's tensors, as our config."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
     theirs = replace(settings.values, **tensors)
     pyramid, blocks = theirs.mode_fpn, theirs.backbone_resnet_num_blocks
     size = theirs.preproc_max_size
-    if pyramid:  # tensorpack's finalizer does so: 1333 becomes 1344
+    if pyramid:  # as tensorpack does when it starts: 1333 becomes 1344
         size = math.ceil(size / 32) * 32
     most = math.log(size / 16)
     cascade = None
-    if pyramid and theirs.fpn_cascade:  # without one tensorpack passes it over
+    if pyramid and theirs.fpn_cascade:  # without an FPN, tensorpack ignores it
         cascade = cfg.CascadeConfig()
     model = "cascade_mask" if cascade and theirs.mode_mask else "cascade" if cascade else "mask"
     model = model if cascade or theirs.mode_mask else "faster"
@@ -69,7 +69,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
 
 
 def _seen(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, object]:
-    """The settings, in tensorpack's words, that names and shapes give away."""
+    """The settings of tensorpack that names and shapes show."""
     pyramid, cascade = any(name.startswith("fpn/") for name in shapes), "cascade_rcnn_stage1/outputs/class/W" in shapes
     blocks = [0, 0, 0, 0]
     for name in shapes:

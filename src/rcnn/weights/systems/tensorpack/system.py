@@ -1,8 +1,8 @@
 """tensorpack's checkpoints (`.npz`): Faster, Mask and Cascade R-CNN on C4 and FPN; frozen, synchronized or group norm.
 
 Kernels are (height, width, in, out), deconvolutions (height, width, out, in), fully connected layers (in, out) over
-maps in our order. Background is the first class, with a box that nothing uses. Images are BGR. The names tell the
-network, the settings everything else.
+maps in our order. Background is the first class, with a box that nothing uses. Images are BGR. The names
+show the network; everything else is in the settings.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ RULES = Rules(
     r"|AccumGrad.*|beta[12]_power|linear/(?:W|b))(?::0)?",
     words={"value": VALUES, "output": {"class": "logits", "box": "deltas"}},
 )
-# settings of ours whose values neither tensors nor given settings tell, by tensorpack's key
+# settings that the tensors do not show, by tensorpack's key
 ASSUMED = {
     "BACKBONE.STRIDE_1X1": ("stride of the blocks", ("backbone.stride_in_1x1",)),
     "BACKBONE.TF_PAD_MODE": ("padding", ("backbone.padding",)),
@@ -110,7 +110,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 
 def _complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    """`state` with what our network has besides: counters of synchronized norms, biases where there is no norm."""
+    """`state` with tensors that only our network has: counters of synchronized norms, biases of layers without norm."""
     assert isinstance(config.backbone, ResNetConfig)
     trunk = [name for name in state if name.startswith("backbone.") or ".res5." in name]
     if config.backbone.norm == "none":
