@@ -59,7 +59,7 @@ class AugmentedPredictor(Predictor):
         self,
         detector: Detector | str | Path,
         *,
-        scales: Sequence[int] = (),
+        scales: int | Sequence[int] = (),
         flip: bool = True,
         classes: str | Sequence[str] | None = None,
         device: Device = "auto",
@@ -80,11 +80,10 @@ class AugmentedPredictor(Predictor):
         )
         if self.config.input.canvas:
             raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
+        scales = (scales,) if isinstance(scales, int) else tuple(scales)
         if any(not 1 <= side <= MAX_SIDE for side in scales):
-            raise ValueError(
-                f"scales={tuple(scales)}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)"
-            )
-        self.scales = tuple(scales) or (self.config.input.min_size,)
+            raise ValueError(f"scales={scales}; expected shorter sides of 1 to {MAX_SIDE} pixels, e.g. (640, 800)")
+        self.scales = scales or (self.config.input.min_size,)
         self.flips = (False, True) if flip else (False,)
 
     @classmethod
@@ -93,7 +92,7 @@ class AugmentedPredictor(Predictor):
         cls,
         path: str | Path,
         *,
-        scales: Sequence[int] = (),
+        scales: int | Sequence[int] = (),
         flip: bool = True,
         device: Device = "auto",
         precision: Precision = "float32",

@@ -121,3 +121,4 @@ def test_an_invalid_scale_is_refused() -> None:
     detector = tiny("faster_rcnn_compact")
     with pytest.raises(ValueError, match="shorter sides"):
         AugmentedPredictor(detector, scales=(0,), classes=names_of(detector))
+    assert AugmentedPredictor(detector, scales=64, classes=names_of(detector)).scales == (64,)

@@ -47,7 +47,7 @@ def convert(
     file = Path(file)
     options = ConvertOptions(
         settings=config or None,
-        classes=",".join(as_strings(classes)),
+        classes=classes if isinstance(classes, str) else tuple(classes),
         allow_missing=as_strings(allow_missing),
         allow_unused=as_strings(allow_unused),
         overrides=as_strings(settings),

@@ -30,7 +30,8 @@ class ConvertOptions:
     """What the user asks of a conversion."""
 
     settings: SettingsSource = None  # the other system's own: a file, a name or KEY=VALUE text
-    classes: str = ""  # names separated by commas, or a file with one name per line; empty: those of the file
+    # names, or a text with names separated by commas, or a file with one name per line; empty: those of the file
+    classes: str | tuple[str, ...] = ""
     allow_missing: Sequence[str] = ()  # patterns of our tensors that may be missing; they get initial values
     allow_unused: Sequence[str] = ()  # patterns of their tensors to skip
     allow_nonfinite: bool = False
@@ -90,12 +91,12 @@ def list_systems() -> list[str]:
     return [*lines, f"--to: {', '.join(EXPORTS)}"]
 
 
-def _with_classes(converted: Converted, classes: str) -> Converted:
+def _with_classes(converted: Converted, classes: str | tuple[str, ...]) -> Converted:
     if not classes:
         return converted
     if converted.kind == "backbone":
         raise ValueError(f"--classes {classes}: the file is a backbone, which has no classes; leave it out")
-    names = read_classes(classes)
+    names = read_classes(classes) if isinstance(classes, str) else classes
     require_class_names(names, converted.config.num_classes, f"--classes {classes}")
     return replace(converted, classes=names)
 

@@ -276,6 +276,7 @@ def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> 
     with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(tmp_path, "val", ["boat"])
     assert "2 objects of 2 classes that the model lacks (" in str(error.value)
+    assert "are ignored; the model has boat." in str(error.value)
 
 
 def test_a_class_without_objects_need_not_be_known(tmp_path: Path) -> None:

@@ -244,7 +244,8 @@ def test_keypoints_without_visibility_are_taken_for_visible(tmp_path: Path) -> N
 def test_counts_that_contradict_the_keypoints(tmp_path: Path) -> None:
     made = tables(annotation(1, keypoints=POINTS, num_keypoints=3), annotation(2, keypoints=POINTS, num_keypoints=2))
     dataset = open_dataset(write_coco(tmp_path, made), "val")
-    assert "1 annotation has a num_keypoints that is not the number of its labelled keypoints" in dataset.warnings[0]
+    line = dataset.warnings[0]
+    assert "1 annotation has a num_keypoints that is not the number of its labelled keypoints (id 1)" in line
 
 
 def test_keypoints_of_two_counts_without_names(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_points_and_lines_are_skipped(tmp_path: Path) -> None:
             region(POLYGON | {"all_points_y": [1]}, name="kite"),
             "a polygon with different numbers of x and y",
         ),
-        (region(POLYGON | {"all_points_x": 7}, name="kite"), "a polygon with different numbers of x and y"),
+        (region(POLYGON | {"all_points_x": 7}, name="kite"), "different numbers of x and y coordinates"),
         (region(RECT | {"width": -5}, name="kite"), "1 annotation has a bbox that is not 4 finite numbers"),
         (region(RECT | {"x": math.inf}, name="kite"), "1 annotation has a bbox that is not 4 finite numbers"),
         ({"shape": "rect"}, "1 region has no shape_attributes"),

@@ -58,7 +58,7 @@ def test_eval_and_predict(data: Path, trained: Path, tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert "person_keypoints_val.json" in said
     metrics = json.loads((tmp_path / "e" / "metrics.json").read_text())
-    assert {"bbox", "keypoints", "per_class", "counts"} <= set(metrics)
+    assert set(metrics) == {"bbox", "keypoints", "per_class", "counts", "max_detections", "limit"}
     results = json.loads((tmp_path / "e" / "results_keypoints.json").read_text())
     assert {len(result["keypoints"]) for result in results} == {12}
     assert (tmp_path / "e" / "report.html").read_text().count("data:image/jpeg") >= 2
@@ -129,7 +129,8 @@ def test_the_annotation_file_may_be_named(data: Path, tmp_path: Path, capsys: py
     command = ("eval", tmp_path / "run", "--data", data, "--split", "val", "--output", tmp_path / "e")
     assert rcnn(*command, "--strict") == 2  # the file of all classes
     assert rcnn(*command) == 0
-    assert "1 object of 1 class that the model lacks ('disc') is ignored" in capsys.readouterr().err
+    warned = capsys.readouterr().err
+    assert "1 object of 1 class that the model lacks ('disc') is ignored; the model has square." in warned
     assert rcnn(*command, "--annotations", named, "--strict") == 0
 
 

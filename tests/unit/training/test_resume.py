@@ -124,7 +124,9 @@ def test_a_missing_best_is_written_again(data: Path, run: Path) -> None:
 
 def test_a_missing_last_folder_is_reported_with_the_options(data: Path, run: Path) -> None:
     shutil.rmtree(run / "last")
-    with pytest.raises(ValueError, match=r"last is missing.*best/ does not contain.*rcnn train .*best --data"):
+    with pytest.raises(
+        ValueError, match=r"last is missing.*best/ does not contain the state of.*rcnn train .*best --data"
+    ):
         resume(data, run)
     with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with --resume, or choose another"):
         runs.run("mask_rcnn_compact", data, run, BRIEF)

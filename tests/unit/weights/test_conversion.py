@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+import rcnn
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import DetectorConfig
 from rcnn.models.overrides import override
@@ -105,6 +106,15 @@ def test_weights_that_are_wrong_leave_nothing_behind(tmp_path: Path, case: str) 
     with pytest.raises(ValueError, match=message):
         run(tmp_path / "model.pth", tmp_path / "out", options)
     assert nothing_is_left(tmp_path)
+
+
+def test_the_python_function_takes_a_list_of_names(tmp_path: Path) -> None:
+    torch.save({"model": state()}, tmp_path / "model.pth")
+    names = ("square, left", "disc", "star")
+    folder = rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=names)
+    assert rcnn.load_checkpoint(folder).classes == names
+    with pytest.raises(ValueError, match="2 class names for a detector of num_classes=3"):
+        rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=["a", "b"])
 
 
 def test_allowed_differences_are_listed_and_options_are_applied(tmp_path: Path) -> None:
