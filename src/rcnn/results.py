@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.image_inputs import Channels, ImageInput, as_image
-from rcnn.data.warnings import counted
+from rcnn.data.messages import counted
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
