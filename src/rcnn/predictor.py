@@ -21,7 +21,7 @@ from torch import Tensor
 from rcnn.data.image_inputs import Channels, ImageInput, as_image, image_of_list, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
-from rcnn.data.warnings import counted
+from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig

@@ -80,7 +80,7 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
-    from rcnn.data.warnings import counted, few
+    from rcnn.data.messages import counted, few
 
     words, settings = split_settings(inputs)
     predictor = predictor_from(

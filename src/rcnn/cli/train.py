@@ -61,7 +61,7 @@ def train(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         raise typer.Exit(2)  # the process of rank 0 says why
-    from rcnn.data.warnings import counted
+    from rcnn.data.messages import counted
     from rcnn.training.describe import describe_plan
     from rcnn.training.plan import RunRequest, plan_training
     from rcnn.training.run import execute

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
-from rcnn.data.warnings import counted
 from rcnn.metrics.coco import MAX_DETECTIONS, MAX_KEYPOINT_DETECTIONS
 from rcnn.models.config import DetectorConfig
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
-from rcnn.data.warnings import counted
 from rcnn.evaluation.evaluate import Evaluation, Result
 from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rcnn.data import Dataset
+from rcnn.data.messages import counted
 from rcnn.data.skeletons import describe_flip
-from rcnn.data.warnings import counted
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict
 from rcnn.training.keypoints import describe_keypoints

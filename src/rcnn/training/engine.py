@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
-from rcnn.data.warnings import few
+from rcnn.data.messages import few
 from rcnn.models import Detector
 from rcnn.training.log import RunLog
 from rcnn.training.run_folder import RunFolder

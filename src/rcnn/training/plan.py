@@ -13,8 +13,8 @@ import torch
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data import splits as splits_of
+from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
-from rcnn.data.warnings import counted
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.describe import describe

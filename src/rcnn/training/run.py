@@ -9,7 +9,7 @@ import torch
 
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, training_batches
-from rcnn.data.warnings import counted
+from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.outputs import new_output

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from rcnn.data.messages import few
 from rcnn.data.records import Dataset
-from rcnn.data.warnings import few
 from rcnn.evaluation.evaluate import ImageResults, evaluate_dataset, failure_warnings, measured_kinds
 from rcnn.evaluation.plan import Plan
 from rcnn.metrics.coco import METRICS
