@@ -128,7 +128,7 @@ class Predictor:
         An image is a path, encoded bytes, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), a Pillow image, or a
         tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with `channels="bgr"` (OpenCV).
 
-        `score`: leave out detections with a lower score. The default, 0, keeps all that the model returns: those above
+        `score`: skip detections with a lower score. The default, 0, keeps all that the model returns: those above
         its `box.score_threshold`, 0.05 in most models (the command `rcnn predict` has a default of 0.5). `batch_size`:
         number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`, of a list: "raise"
         ends with the first image that cannot be read; "return" has the exception in its place among the results.

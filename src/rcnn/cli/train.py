@@ -28,7 +28,7 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/. Defaults to a new "
+            help="Folder of the run: config.json, log.jsonl, curve.html, curve.png, last/, best/. Defaults to a new "
             "runs/train-MODEL-N."
         ),
     ] = None,
@@ -42,7 +42,7 @@ def train(
     annotations: Annotations = "",
     weights: Annotated[
         str,
-        typer.Option(help="Folder that `rcnn convert` made of ImageNet weights, for the backbone of a named model."),
+        typer.Option(help="Backbone checkpoint converted from ImageNet weights by `rcnn convert`, for a named model."),
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
     device: Device = "auto",

@@ -46,7 +46,7 @@ def run_evaluation(
     log: Log,
     progress: Progress = lambda name, total: nullcontext(lambda: None),
 ) -> Evaluation:
-    """Evaluate a predictor, or the saved results in a file, and write metrics, results and report to `output`.
+    """Evaluate a predictor, or saved results (a file or a folder); write metrics, results and report to `output`.
 
     `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction.
     """
