@@ -72,7 +72,7 @@ class KeypointHead(nn.Module):
         logits = self.maps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
         index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
         points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
-        place, counts = keypoint_places(points, self.rules.raw(positives.boxes), logits.shape[-1])
+        place, counts = keypoint_places(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
         counts = counts & positives.positive[..., None]  # (B, R, J)
         rows = contiguous(logits).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
         loss = F.cross_entropy(rows, place.flatten(), reduction="none")
@@ -85,7 +85,7 @@ class KeypointHead(nn.Module):
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""
         live = live_prefix(detections.valid)
         boxes, valid, scales = detections.boxes[:, :live], detections.valid[:, :live], images.scales_or_one
-        maps = self.maps(features, self.rules.in_input(boxes, scales), valid)
+        maps = self.maps(features, self.rules.last_pixel_to_input(boxes, scales), valid)
         found = self.rules.decode_keypoints(maps, boxes, scales)  # (B, D, J, 4)
         points = torch.cat([found[..., :2], found[..., 3:]], -1) * valid[..., None, None]
         return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
