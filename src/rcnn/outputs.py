@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath, PurePosixPath
 from types import TracebackType
@@ -29,7 +29,7 @@ from typing import IO, Any, Self
 
 MARKER = ".rcnn-files"
 TEMPORARY = ".rcnn-writing-"  # start of the names of files and folders that are not complete yet
-REPLACED = ".rcnn-replaced-"  # start of the names of folders that a complete one is taking the place of
+REPLACED = ".rcnn-replaced-"  # start of the name of the old folder while it is replaced
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ENTRY = '{"file": '  # start of each line of the marker
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
@@ -96,14 +96,15 @@ class OutputFolder:
             if obstacle := self._obstacle(_relative(name)):
                 raise FileExistsError(obstacle)
 
-    def free_name(self, name: str | PurePath) -> str:
-        """`name`, or `name-2`, `name-3`, ... if `name` may not be written; shortened if it is too long."""
-        path = _relative(name)
-        for number in itertools.count(1):
-            candidate = numbered(path, number)
-            if self.is_free(candidate):
-                return str(candidate)
-        raise AssertionError("count() does not end")
+    def free_name(self, name: str | PurePath, taken: Container[str] = ()) -> str:
+        """`name`, or `name-2`, `name-3`, ... if `name` may not be written, or is in `taken` (lower case).
+
+        It is shortened if it is too long.
+        """
+        path, number = _relative(name), 1
+        while not self.is_free(candidate := numbered(path, number)) or str(candidate).lower() in taken:
+            number += 1
+        return str(candidate)
 
     @contextmanager
     def writing(self, name: str | PurePath, *, durable: bool = False) -> Iterator[Path]:
@@ -149,17 +150,17 @@ class OutputFolder:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def write_text(self, name: str | PurePath, text: str, *, durable: bool = False) -> Path:
-        """Write `text` to the file `name` at once, and return its path."""
+        """Write `text` to the file `name` atomically, and return its path."""
         with self.writing(name, durable=durable) as path:
             path.write_text(text, encoding="utf-8")
         return self.path / name
 
     def write_json(self, name: str | PurePath, value: Any, *, indent: int | None = None, durable: bool = False) -> Path:
-        """Write `value` to the JSON file `name` at once, and return its path."""
+        """Write `value` to the JSON file `name` atomically, and return its path."""
         return self.write_text(name, json.dumps(value, indent=indent) + "\n", durable=durable)
 
     def claim(self, name: str | PurePath) -> Path:
-        """The path of a file or folder that the caller writes by itself (log.jsonl, last/), recorded as rcnn's.
+        """The path of a file or folder that the caller writes itself (log.jsonl, last/), recorded as rcnn's.
 
         Raises FileExistsError if `name` may not be written.
         """
@@ -219,14 +220,13 @@ def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -
     parent.mkdir(parents=True, exist_ok=True)
     pattern = re.compile(re.escape(stem) + r"-(\d+)")
     used = [int(match[1]) for name in os.listdir(parent) if (match := pattern.fullmatch(name))]
-    for number in itertools.count(max(used, default=0) + 1):
+    number = max(used, default=0)
+    while True:
+        number += 1
         folder = parent / f"{stem}-{number}"
-        try:
+        with suppress(FileExistsError):
             folder.mkdir()
-        except FileExistsError:
-            continue
-        return folder
-    raise AssertionError("count() does not end")
+            return folder
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from torch import Tensor
 from rcnn.data.image_inputs import Channels, ImageInput, as_image, image_of_list, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
-from rcnn.data.warnings import counted
+from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
@@ -128,7 +128,7 @@ class Predictor:
         An image is a path, encoded bytes, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), a Pillow image, or a
         tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with `channels="bgr"` (OpenCV).
 
-        `score`: leave out detections with a lower score. The default, 0, keeps all that the model returns: those above
+        `score`: skip detections with a lower score. The default, 0, keeps all that the model returns: those above
         its `box.score_threshold`, 0.05 in most models (the command `rcnn predict` has a default of 0.5). `batch_size`:
         number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`, of a list: "raise"
         ends with the first image that cannot be read; "return" has the exception in its place among the results.

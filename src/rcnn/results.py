@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.image_inputs import Channels, ImageInput, as_image
+from rcnn.data.messages import counted
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
@@ -42,7 +43,7 @@ class Pasting:
     """How masks in the frame of their box are brought to image size; see `rcnn.ops.pasting`."""
 
     kind: Paste = "accurate"
-    last_pixel_inside: bool = False  # whether boxes end on their last pixel, and not behind it
+    last_pixel_inside: bool = False  # whether x2, y2 are the last pixel (inclusive)
     threshold: float = 0.5  # used by FCIS; the other kinds have fixed thresholds
 
 
@@ -159,7 +160,7 @@ class ImageDetections:
             f"{name} {score:.2f}" for name, score in zip(self.names[:5], self.scores[:5].tolist(), strict=True)
         )
         more = f", and {len(self) - 5} more" if len(self) > 5 else ""
-        return f"ImageDetections({self.width} x {self.height}, {len(self)} objects: {found or 'none'}{more})"
+        return f"ImageDetections({self.width} x {self.height}, {counted(len(self), 'object')}: {found or 'none'}{more})"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -232,7 +233,7 @@ class ImageDetections:
             if rles is not None:
                 result["segmentation"] = rles[i]
             if self.keypoints is not None:
-                # COCO's coordinate x of a pixel is its centre x + .5 here; our score is in the place of visibility
+                # the centre of a pixel is x + 0.5 here and x in COCO; the score replaces visibility
                 result["keypoints"] = (self.keypoints[i] - HALF_PIXEL).reshape(-1).tolist()
             results.append(result)
         return results
@@ -264,7 +265,7 @@ class ImageDetections:
         """The image with boxes, masks, keypoints and names drawn on it.
 
         `image` is the image itself; the default is the one that was predicted on (a file is read again). `contour`
-        draws the outlines of masks in place of their areas; keypoints scored lower than `keypoint_score` are left out.
+        draws the outlines of masks in place of their areas; keypoints scored lower than `keypoint_score` are not drawn.
         """
         if image is None and self.source is None:
             raise ValueError("these detections have no image file to draw on: pass the image, result.draw(image)")

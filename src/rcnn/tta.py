@@ -22,7 +22,7 @@ from typing_extensions import override
 from rcnn.data.image_inputs import ImageInput, as_image
 from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
-from rcnn.ops.keypoints import decode_keypoints
+from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
@@ -44,7 +44,7 @@ class View:
     flipped: bool
 
     def flip(self, boxes: Tensor) -> Tensor:
-        """Boxes (..., 4) of the view as they lie in the image that is not flipped, or the other way round."""
+        """Boxes (..., 4) of the view flipped horizontally, if the view is; its own inverse."""
         if not self.flipped:
             return boxes
         x1, y1, x2, y2 = boxes.unbind(-1)
@@ -182,18 +182,23 @@ class AugmentedPredictor(Predictor):
 
     def _keypoints(self, views: Sequence[View], merged: Detections) -> Tensor:
         """Keypoints (1, D, J, 3) in pixels of the original image, located in the mean heatmaps of the views."""
+        head = self._keypoint_head()
         maps = torch.stack([self._maps(view, self._in_view(view, merged)) for view in views]).mean(0)
         first = views[0]  # at its size the maxima are located, as without augmentation
-        found = decode_keypoints(maps, merged.boxes / first.back)  # (1, D, J, 4)
-        points = torch.cat([found[..., :2] * first.back[:2], found[..., 3:]], -1)
+        points = head.decode(maps, merged.boxes / first.back, first.images)  # (1, D, J, 3)
+        points = torch.cat([points[..., :2] * first.back[:2], points[..., 2:]], -1)
         return points * merged.valid[..., None, None]
+
+    def _keypoint_head(self) -> KeypointHead:
+        head = self.detector.keypoint_head
+        if not isinstance(head, KeypointHead):
+            raise ValueError(f"test-time augmentation needs heatmaps, and {type(head).__name__} has none")
+        return head
 
     def _maps(self, view: View, inside: Detections) -> Tensor:
         """Heatmap logits (1, D, J, m, m) of a view, with left and right as in the image that is not flipped."""
-        head = self.detector.keypoint_head
-        if head is None:
-            raise ValueError(f"{self.config.name} has no keypoint head")
-        maps = head.maps(view.features, inside.boxes, inside.valid)
+        head = self._keypoint_head()
+        maps = head.detection_maps(view.features, inside.boxes, inside.valid, view.images)
         if not view.flipped:
             return maps
         other = list(range(maps.shape[2]))

@@ -13,6 +13,7 @@ from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import CompactConfig, FPNConfig
 from rcnn.models.heads.box import BoxHead
 from rcnn.models.heads.mask import MaskHead
+from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.tta import AugmentedPredictor
@@ -22,9 +23,9 @@ from tests.unit.random_batches import random_images
 MODELS = ("mask_rcnn_compact", "keypoint_rcnn_compact", "faster_rcnn_compact")
 
 
-def tiny(name: str) -> Detector:
+def tiny(name: str, *settings: str) -> Detector:
     """A random detector with distinct scores, so that rounding does not change the detections."""
-    config = model_config(name)
+    config = override(model_config(name), settings)
     torch.manual_seed(0)
     detector = build_detector(
         replace(
@@ -68,9 +69,10 @@ def assert_same(found: ImageDetections, expected: ImageDetections, box: float = 
         np.testing.assert_allclose(present(found.keypoints)[order], expected.keypoints, atol=1e-2)
 
 
+@pytest.mark.parametrize("settings", [(), ("legacy.boxes=inclusive",)], ids=["half_open", "inclusive"])
 @pytest.mark.parametrize("name", MODELS)
-def test_one_view_at_the_checkpoints_size_equals_plain_prediction(name: str) -> None:
-    detector, image = tiny(name), noise(75, 100)
+def test_one_view_at_the_checkpoints_size_equals_plain_prediction(name: str, settings: tuple[str, ...]) -> None:
+    detector, image = tiny(name, *settings), noise(75, 100)
     plain = Predictor(detector, classes=names_of(detector)).predict([image])[0]
     augmented = AugmentedPredictor(detector, flip=False, classes=names_of(detector)).predict([image])[0]
     assert_same(augmented, plain)

@@ -1,4 +1,4 @@
-"""`rcnn models`: which models there are, and all settings of one."""
+"""`rcnn models`: the models, the settings of one, and its cost."""
 
 from __future__ import annotations
 

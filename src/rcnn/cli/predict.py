@@ -56,9 +56,7 @@ def predict(
     ] = False,
     score: Annotated[
         float,
-        typer.Option(
-            help="Leave out detections with a lower score (in Python, predict() defaults to 0).", min=0, max=1
-        ),
+        typer.Option(help="Skip detections with a lower score (in Python, predict() defaults to 0).", min=0, max=1),
     ] = 0.5,
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
@@ -80,7 +78,7 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
-    from rcnn.data.warnings import counted, few
+    from rcnn.data.messages import counted, few
 
     words, settings = split_settings(inputs)
     predictor = predictor_from(

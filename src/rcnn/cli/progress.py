@@ -1,4 +1,4 @@
-"""Progress on a terminal: a bar with the time left. Elsewhere nothing."""
+"""A progress bar with the time left; prints nothing without a terminal."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
-from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
+from rcnn.outputs import OutputFolder, files_of_rcnn
 
 # files with these suffixes are read without looking at their content first; the content decides what they are
 IMAGE_SUFFIXES = (
@@ -133,12 +133,9 @@ def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
     """`name` with the suffix .jpg, numbered if another source has that name or a file of the user is there."""
     safe = re.sub(r"[\x00-\x1f\x7f]", "_", name)
     path = PurePosixPath(safe if PurePosixPath(safe).name.strip(".") else "download")
-    path = path.with_name(path.stem + ".jpg")
-    number = 1
-    while (candidate := numbered(path, number)) and (str(candidate).lower() in taken or not output.is_free(candidate)):
-        number += 1
-    taken.add(str(candidate).lower())
-    return str(candidate)
+    picture = output.free_name(path.with_name(path.stem + ".jpg"), taken)
+    taken.add(picture.lower())
+    return picture
 
 
 def read_ahead(

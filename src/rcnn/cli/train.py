@@ -28,7 +28,7 @@ def train(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of the run: config.json, log.jsonl, curve.html, last/, best/. Defaults to a new "
+            help="Folder of the run: config.json, log.jsonl, curve.html, curve.png, last/, best/. Defaults to a new "
             "runs/train-MODEL-N."
         ),
     ] = None,
@@ -42,7 +42,7 @@ def train(
     annotations: Annotations = "",
     weights: Annotated[
         str,
-        typer.Option(help="Folder that `rcnn convert` made of ImageNet weights, for the backbone of a named model."),
+        typer.Option(help="Backbone checkpoint converted from ImageNet weights by `rcnn convert`, for a named model."),
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
     device: Device = "auto",
@@ -61,7 +61,7 @@ def train(
     """
     if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
         raise typer.Exit(2)  # the process of rank 0 says why
-    from rcnn.data.warnings import counted
+    from rcnn.data.messages import counted
     from rcnn.training.describe import describe_plan
     from rcnn.training.plan import RunRequest, plan_training
     from rcnn.training.run import execute

@@ -16,9 +16,9 @@ import numpy as np
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Image, Tables
+from rcnn.data.messages import Warnings, close_to, counted, few
 from rcnn.data.records import Dataset, Objects
 from rcnn.data.segmentations import pack_outlines
-from rcnn.data.warnings import Warnings, close_to, counted, few
 
 NOT_LEARNED = "skipped in training, kept in evaluation"
 BEYOND_EDGE = 1.0  # pixels; rounding goes a little beyond the edge in most files

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rcnn.data.checks.tables import Category
+from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
-from rcnn.data.warnings import counted, few
 
 # How left and right are written, as words in a name; "l_eye", "eyeL", "tl" (top left) and "nw" are in use.
 OPPOSITES = (

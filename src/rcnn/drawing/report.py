@@ -33,7 +33,7 @@ _TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints", "proposals":
 _MEANINGS = (
     "AP is COCO's average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one threshold. "
     "s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR1, AR10 and AR100: recall of the best 1, "
-    "10 and 100 detections per image. A dash: the ground truth has no object to measure on."
+    "10 and 100 detections per image and class. A dash: the ground truth has no object to measure on."
 )
 
 

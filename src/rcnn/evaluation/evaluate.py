@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import Tensor
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
-from rcnn.data.warnings import counted
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.metrics.coco import Metrics, evaluate
 from rcnn.predictor import Predictor

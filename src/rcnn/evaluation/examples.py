@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.images import read_image
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord, Segmentation
-from rcnn.data.warnings import counted
 from rcnn.drawing.pictures import draw_objects, region_of
 from rcnn.drawing.report import Example
 from rcnn.ops.coco_backend import as_rle, rle_mask

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
-from rcnn.data.warnings import counted
 from rcnn.metrics.coco import MAX_DETECTIONS, MAX_KEYPOINT_DETECTIONS
 from rcnn.models.config import DetectorConfig
 
@@ -57,7 +57,7 @@ def plan_evaluation(
             chosen.remove("keypoints")
     for limited in (kind for kind in ("bbox", "segm", "keypoints") if kind in chosen and "proposals" not in chosen):
         own = MAX_KEYPOINT_DETECTIONS if limited == "keypoints" else MAX_DETECTIONS
-        if warning := _crowding_warning(dataset, limit, max_detections or own):
+        if warning := _detection_limit_warning(dataset, limit, max_detections or own):
             warnings.append(warning)
     return Plan(kinds=tuple(chosen), warnings=tuple(dict.fromkeys(warnings)))
 
@@ -71,14 +71,14 @@ def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
     return bool(own.any() and not outlined[:count][own].any())
 
 
-def _crowding_warning(dataset: Dataset, limit: int, max_detections: int) -> str | None:
+def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) -> str | None:
     """A warning if images have more objects of a class than detections count."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
     keys = images * len(dataset.classes) + objects.labels[:count]
-    per_class = np.unique(keys[~objects.crowd[:count]], return_counts=True)[1]
-    too_many = int((per_class > max_detections).sum())
+    pairs, per_class = np.unique(keys[~objects.crowd[:count]], return_counts=True)  # of an image and a class
+    too_many = len(np.unique(pairs[per_class > max_detections] // len(dataset.classes)))  # images
     if not too_many:
         return None
     largest = int(per_class.max())

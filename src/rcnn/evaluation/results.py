@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
-from rcnn.data.warnings import counted
 from rcnn.evaluation.evaluate import Evaluation, Result
 from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
@@ -24,7 +24,7 @@ class SavedResults:
     """Results of an evaluation that were read again."""
 
     results: list[Result]
-    kinds: tuple[str, ...] = ()  # of the files that `rcnn eval` wrote; empty: a file of somebody else
+    kinds: tuple[str, ...] = ()  # of the files that `rcnn eval` wrote; empty: a file that rcnn did not write
     limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all, or unknown
 
 
@@ -93,7 +93,8 @@ def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detect
     """The metrics of saved results on the first `limit` images of `dataset`.
 
     `limit` 0: the images that were evaluated when the results were saved, as far as the files say, else all.
-    All kinds that every result has a field for are computed: boxes, masks, keypoints.
+    Computed are the kinds of the files that `rcnn eval` wrote; for another file, the kinds (boxes, masks, keypoints)
+    that every result has a field for.
     """
     saved, ground_truth = read_results(path), dataset.to_coco()
     results = saved.results

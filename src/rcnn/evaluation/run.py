@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
-from rcnn.data.warnings import counted
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, example_of
@@ -46,7 +46,7 @@ def run_evaluation(
     log: Log,
     progress: Progress = lambda name, total: nullcontext(lambda: None),
 ) -> Evaluation:
-    """Evaluate a predictor, or the saved results in a file, and write metrics, results and report to `output`.
+    """Evaluate a predictor, or saved results (a file or a folder); write metrics, results and report to `output`.
 
     `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction.
     """

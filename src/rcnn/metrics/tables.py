@@ -47,7 +47,7 @@ def _meaning(name: str) -> str:
     count = name.removeprefix("AR").rstrip("".join(SIZES))  # AR1, AR10, AR1000s, or another limit of detections
     size = SIZES.get(name[-1])
     best = "detection" if count == "1" else f"{count} detections"
-    return f"recall of the best {best} per image{f', {size}' if size else ''}"
+    return f"recall of the best {best} per image and class{f', {size}' if size else ''}"
 
 
 def _overall(metrics: Metrics) -> list[str]:

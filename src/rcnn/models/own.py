@@ -130,13 +130,13 @@ def import_factory(path: str) -> Callable[..., object]:
         raise ValueError("this config is of a detector that was built from a module: pass the module again")
     if not source or not name:
         raise ValueError(f"{path!r} is not the import path of a factory; {EXPECTED}")
-    try:
-        module = _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except FileNotFoundError as error:
+    if source.endswith(".py") and not Path(source).is_file():
         raise ValueError(
             f"{path}: {source} does not exist in {Path.cwd()}. If it moved, give its path: --allow "
             f"PATH/{Path(source).name}:{name}, or allow= in Python"
-        ) from error
+        )
+    try:
+        module = _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except Exception as error:
         hint = "" if source.endswith(".py") else "; a module must be installed, a file is written FILE.py:NAME"
         raise ValueError(f"{path}: importing {source} failed: {type(error).__name__}: {error}{hint}") from error
@@ -209,8 +209,6 @@ def _path_of(value: object) -> str | None:
 def _import_file(path: Path) -> ModuleType:
     """The module of a file; files beside it can be imported by it."""
     path = path.resolve()
-    if not path.is_file():
-        raise FileNotFoundError(path)
     for name, known in list(sys.modules.items()):  # the script that is running, or a module that it imports
         file = getattr(known, "__file__", None)
         imported_here = name.startswith(OWN_PACKAGE)  # and perhaps edited since

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rcnn.data import Dataset
+from rcnn.data.messages import counted
 from rcnn.data.skeletons import describe_flip
-from rcnn.data.warnings import counted
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict
 from rcnn.training.keypoints import describe_keypoints
@@ -19,7 +19,7 @@ SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
 
 def describe_start(plan: RunPlan) -> Iterator[str]:
     """The lines that a run prints first: warnings about the data, the data, all settings, the learning rate."""
-    yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings[:SHOWN_WARNINGS])
+    yield from (f"warning: {line}" for line in plan.warnings[:SHOWN_WARNINGS])
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
         yield f"warning: {counted(more, 'more warning')} about the data; --dry-run prints all of them"
@@ -39,7 +39,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
 
 def describe_plan(plan: RunPlan) -> Iterator[str]:
     """The whole plan, one value per line with its reason in brackets."""
-    yield from (f"warning: {line.removeprefix('warning: ')}" for line in plan.warnings)
+    yield from (f"warning: {line}" for line in plan.warnings)
     kind = "random weights" if starts_fresh(plan.started_from) else "a checkpoint"
     validation = "none" if plan.validation is None else _data(plan.validation)
     rows = {

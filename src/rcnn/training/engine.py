@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
-from rcnn.data.warnings import few
+from rcnn.data.messages import few
 from rcnn.models import Detector
 from rcnn.training.log import RunLog
 from rcnn.training.run_folder import RunFolder
@@ -123,8 +123,8 @@ def train(
                 if due or done % settings.checkpoint_every == 0:
                     save_last()
                 metrics = evaluate_now()
-        except (Exception, StopRequested) as error:  # a stop request, an unreadable image, a dead worker, divergence
-            if state.step > saved and not in_step:
+        except (Exception, StopRequested) as error:  # a stop request, an unreadable image, a dead worker
+            if state.step > saved and not in_step:  # within a step, the statistics of batch norm are already changed
                 save_last()
             if not isinstance(error, StopRequested):
                 raise

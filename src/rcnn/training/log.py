@@ -17,7 +17,7 @@ QUIET = 30.0  # seconds after which a plain line reports the progress, where the
 
 
 class RunLog:
-    """`log.jsonl` of a run, one JSON object per line, written at once; and its progress on stderr."""
+    """`log.jsonl` of a run, one JSON object per line, flushed after each line; and its progress on stderr."""
 
     def __init__(self, path: Path, *, steps: int, first_step: int = 0, evaluation_due: bool = False) -> None:
         """Remove the lines that will be written again: those of `first_step` and later, left by a run that was killed.
@@ -88,7 +88,7 @@ class RunLog:
             self._plain(f"evaluating after step {self._step}: image {images} of {total}")
 
     def log(self, text: str) -> None:
-        """A line for people, on stderr, above the bar. A lost terminal is not an error."""
+        """A status message on stderr, above the bar. A lost terminal is not an error."""
         self._reported = time.perf_counter()
         with suppress(OSError):
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)

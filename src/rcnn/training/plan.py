@@ -13,8 +13,8 @@ import torch
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data import splits as splits_of
+from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
-from rcnn.data.warnings import counted
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.describe import describe
@@ -174,7 +174,7 @@ def plan_training(request: RunRequest) -> RunPlan:
 def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[DetectorConfig, TrainConfig | None]:
     """The config before the settings in the request, and the training settings of the run that is resumed.
 
-    Code of the user that she names herself, in a setting or in the config that she passed, is allowed.
+    The user's own code is allowed where a setting or the passed config names it.
     """
     words = (word.partition("=") for word in request.overrides)
     written = [value.strip() for key, _, value in words if key.strip().endswith(".factory")]

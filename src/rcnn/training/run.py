@@ -9,7 +9,7 @@ import torch
 
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, training_batches
-from rcnn.data.warnings import counted
+from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.outputs import new_output
@@ -28,7 +28,7 @@ Log = Callable[[str], object]
 
 
 def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
-    """Plan a run and execute it. `log` gets lines for people.
+    """Plan a run and execute it. `log` receives status messages.
 
     A ValueError or OSError says what is wrong and what to do; after one from `plan_training` nothing was written.
     """
@@ -36,7 +36,7 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
-    """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, last/ and best/."""
+    """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
     output = plan.output or new_output("train", plan.started_from.removeprefix(CONFIG))
     versions = {"rcnn": __version__, "torch": torch.__version__}
     with RunFolder(output, classes=plan.dataset.classes, provenance=plan.about() | versions) as run:

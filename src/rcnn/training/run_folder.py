@@ -3,6 +3,7 @@
 config.json    the settings of the run and where it started from (the record)
 log.jsonl      one JSON object per report
 curve.html     the log as charts
+curve.png      the same as one picture
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
@@ -79,7 +80,7 @@ class RunFolder:
         replace_folder(self.path / name, fill)
 
     def load_last(self, state: TrainState) -> Mapping[str, Any]:
-        """Put `state` where last/ left it, and return the provenance of last/. ValueError if they do not fit."""
+        """Restore `state` from last/, and return the provenance of last/. ValueError if they do not fit."""
         last = self.path / "last"
         checkpoint = read_checkpoint(last)
         if (last / STATE_FILE).exists():

@@ -59,23 +59,23 @@ class TrainConfig:
         minimum |= {"weight_decay": 0, "norm_weight_decay": 0}
         for name, least in minimum.items():
             if not getattr(self, name) >= least:  # written so that NaN is refused too
-                raise ValueError(f"train.{name} is {getattr(self, name)}, expected {least} or more")
+                raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")
         if not 0 <= self.ema < 1:
-            raise ValueError(f"train.ema is {self.ema}, expected a decay in [0, 1), e.g. 0.999; 0 turns the EMA off")
+            raise ValueError(f"train.ema is {self.ema}; expected a decay in [0, 1), e.g. 0.999; 0 turns the EMA off")
         if not 0 <= self.repeat_threshold <= 1:
-            raise ValueError(f"train.repeat_threshold is {self.repeat_threshold}, expected a fraction between 0 and 1")
+            raise ValueError(f"train.repeat_threshold is {self.repeat_threshold}; expected a fraction between 0 and 1")
         if self.seed >= 2**31:
-            raise ValueError(f"train.seed is {self.seed}, expected less than {2**31}")
+            raise ValueError(f"train.seed is {self.seed}; expected less than {2**31}")
         if not 0 <= self.flip <= 1:
-            raise ValueError(f"train.flip is {self.flip}, expected a probability between 0 and 1")
+            raise ValueError(f"train.flip is {self.flip}; expected a probability between 0 and 1")
         if any(not 0 < part <= 1 for part in self.milestones) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(
-                f"train.milestones is {list(self.milestones)}, expected increasing fractions of the run in (0, 1]"
+                f"train.milestones is {list(self.milestones)}; expected increasing fractions of the run in (0, 1]"
             )
         if any(side < 1 for side in self.scales):
-            raise ValueError(f"train.scales is {list(self.scales)}, expected shorter sides in pixels")
+            raise ValueError(f"train.scales is {list(self.scales)}; expected shorter sides in pixels")
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
-            raise ValueError(f"train.best is {self.best!r}, expected a metric such as bbox.AP or segm.AP")
+            raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
 
     def images_per_step(self, world: int = 1) -> int:
         """Images per optimizer step, over `world` processes."""

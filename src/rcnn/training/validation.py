@@ -8,16 +8,18 @@ from typing import Any
 
 import torch
 
+from rcnn.data.messages import few
 from rcnn.data.records import Dataset
-from rcnn.data.warnings import few
 from rcnn.evaluation.evaluate import ImageResults, evaluate_dataset, failure_warnings, measured_kinds
 from rcnn.evaluation.plan import Plan
 from rcnn.metrics.coco import METRICS
+from rcnn.metrics.tables import number
 from rcnn.models import Detector, DetectorConfig
 from rcnn.predictor import Predictor
 from rcnn.training.settings import TrainConfig
 
-KINDS = ("bbox", "segm", "keypoints")
+KINDS = ("bbox", "segm", "keypoints", "proposals")
+SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
 
 
@@ -80,5 +82,10 @@ def flatten(metrics: Metrics) -> dict[str, float | None]:
 
 def describe(metrics: Metrics) -> str:
     """The main metrics on one line; "-" for those without ground truth."""
-    text = {key: "-" if value is None else f"{value:.3f}" for key, value in flatten(metrics).items()}
-    return ", ".join(f"{kind} AP {text[f'{kind}_AP']} AP50 {text[f'{kind}_AP50']}" for kind in KINDS if kind in metrics)
+    parts: list[str] = []
+    for kind in KINDS:
+        values = metrics.get(kind, {})
+        names = [name for name in SHOWN if name in values and (name.startswith("AP") or "AP" not in values)]
+        if names:
+            parts.append(f"{kind} " + " ".join(f"{name} {number(values[name])}" for name in names))
+    return ", ".join(parts)

@@ -27,7 +27,7 @@ from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.weights.differences import different_tensors
-from rcnn.weights.listing import first_names
+from rcnn.weights.listing import counted, first_names
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
 WEIGHTS_FILE = "model.safetensors"
@@ -226,12 +226,11 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
     if isinstance(classes, str):
         raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
-        raise ValueError(f"{source}: {len(classes)} class names for a detector of num_classes={count}")
+        raise ValueError(f"{source}: got {counted(len(classes), 'class name')}, expected {count} (num_classes)")
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
     if twice or not all(classes):
-        raise ValueError(
-            f"{source}: class names must be different and not empty; repeated: {', '.join(twice) or repr('')}"
-        )
+        found = f"{first_names(twice)} twice or more" if any(twice) else "an empty one"
+        raise ValueError(f"{source}: expected different class names that are not empty, got {found}")
 
 
 def _contiguous(value: Tensor) -> Tensor:

@@ -169,8 +169,8 @@ def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: boo
     wrong = [name for name, value in state.items() if value.is_floating_point() and not _finite(value)]
     if wrong and not allow_nonfinite:
         raise ValueError(
-            f"{source} holds NaN or infinity in {counted(len(wrong), 'tensor')}: {first_names(wrong)} (our names). The "
-            "training diverged: use an earlier checkpoint, or --allow-nonfinite to inspect this one"
+            f"{source} holds NaN or infinity in {counted(len(wrong), 'tensor')}: {first_names(wrong)} (rcnn's names). "
+            "The training probably diverged: use an earlier checkpoint, or --allow-nonfinite to inspect this one"
         )
 
 

@@ -34,7 +34,9 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
     """
     (system, export), output = _export_to(target), Path(output)
     if output.suffix not in export.suffixes:
-        raise ValueError(f"{output}: expected a file name of {system.name} that ends in {' or '.join(export.suffixes)}")
+        raise ValueError(
+            f"{output}: expected a file name that ends in {' or '.join(export.suffixes)}, for {system.name}"
+        )
     beside = output.with_suffix(".yaml")
     names = [output.name, *([beside.name] if export.settings is not None else [])]
     with OutputFolder(output.parent) as folder, folder.writing_together(*names) as new:
@@ -82,7 +84,8 @@ def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[
         and not (eps[0] != eps[1] and _same_but_for_eps(name, back.state[name], checkpoint.state[name], eps))
     ]
     if names or other:
-        raise ValueError(f"{path.name} would come back with other tensors: {first_names(sorted(names) + other)}")
+        changed = first_names(sorted(names) + other)
+        raise ValueError(f"{path.name}: reading it back gives other tensors than were written: {changed}")
     ours, theirs = setting_values(checkpoint.config), setting_values(back.config)
     differ = [
         f"  {key}={ours.get(key)} here, {theirs.get(key)} in the file"

@@ -137,6 +137,7 @@ def test_the_allowed_path_wins_when_a_file_has_moved(folder: Path) -> None:
         ("my_backbone.py", r"is not the import path of a factory; expected FILE.py:NAME"),
         ("no.such.module:make", r"importing no.such.module failed: ModuleNotFoundError.*a module must be installed"),
         ("broken.py:make", r"importing broken.py failed: SyntaxError"),
+        ("reads.py:make", r"importing reads.py failed: FileNotFoundError.*weights\.bin"),
         ("my_backbone.py:MyBackbone.forward", r"forward\(\) failed: TypeError"),
         ("wrong.py:number", r"returned int; expected a torch.nn.Module"),
         ("wrong.py:silent", r"made a Linear with channels=None; expected a dict"),
@@ -144,7 +145,7 @@ def test_the_allowed_path_wins_when_a_file_has_moved(folder: Path) -> None:
         ("wrong.py:layers", r"names its maps layer1; expected c2"),
         ("wrong.py:strides", r"map c2 is 32 x 48; strides\['c2'\]=8 makes 16 x 24"),
         ("wrong.py:channels", r"map c2 has 16 channels; channels\['c2'\] is 64"),
-        ("wrong.py:few", r"forward returned c2; expected a dict with the maps of channels, c2, c3"),
+        ("wrong.py:few", r"forward returned c2; expected a dict with the maps c2, c3, as in channels"),
         ("wrong.py:crash", r"failed on an image of 128 x 192 pixels: RuntimeError: no luck"),
         ("wrong.py:empty", r"has no parameters"),
         ("wrong.py:pyramid", r"is a pyramid itself \(p2, p3\); set fpn=null"),
@@ -153,6 +154,7 @@ def test_the_allowed_path_wins_when_a_file_has_moved(folder: Path) -> None:
 )
 def test_what_is_wrong_with_a_factory_is_said(folder: Path, factory: str, says: str) -> None:
     (folder / "broken.py").write_text("def make(:")
+    (folder / "reads.py").write_text("weights = open('weights.bin').read()")
     (folder / "wrong.py").write_text(
         "from torch import nn\n"
         "def network(channels, strides, forward=lambda y: {'c2': y}):\n"

@@ -78,7 +78,7 @@ def test_every_kind_of_segmentation_becomes_the_same_run_lengths() -> None:
 @pytest.mark.parametrize(
     ("segmentation", "message"),
     [
-        ([], "no parts"),
+        ([], "a segmentation has no polygons; expected at least one"),
         ([[1.0, 2.0, 3.0, 4.0]], "three points"),
         ([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]], "three points"),
         ({"size": [5, 4], "counts": [20]}, "size"),

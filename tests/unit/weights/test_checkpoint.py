@@ -142,10 +142,13 @@ def test_each_damage_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config.json: no setting 'rpm'; did you mean rpn"):
         load_checkpoint(folder)
     edit(folder, model=model, classes=["one"])
-    with pytest.raises(ValueError, match="1 class names for a detector of num_classes=6"):
+    with pytest.raises(ValueError, match=r"got 1 class name, expected 6 \(num_classes\)"):
         load_checkpoint(folder)
     edit(folder, classes=["cat"] * 6)
-    with pytest.raises(ValueError, match="repeated: cat"):
+    with pytest.raises(ValueError, match="got cat twice or more"):
+        load_checkpoint(folder)
+    edit(folder, classes=["", *CLASSES[1:]])
+    with pytest.raises(ValueError, match="class names that are not empty, got an empty one"):
         load_checkpoint(folder)
     edit(folder, classes=list(CLASSES), files=None)
     with pytest.raises(ValueError, match="lacks files"):

@@ -90,9 +90,9 @@ WRONG: dict[str, tuple[dict[str, Tensor | None], ConvertOptions, str]] = {
     "too few names": (
         {},
         ConvertOptions(classes="a,b"),
-        r"--classes a,b: 2 class names for a detector of num_classes=3",
+        r"--classes a,b: got 2 class names, expected 3 \(num_classes\)",
     ),
-    "the same name twice": ({}, ConvertOptions(classes="a,b,a"), "repeated: a"),
+    "the same name twice": ({}, ConvertOptions(classes="a,b,a"), "got a twice or more"),
     "a setting of another network": ({}, ConvertOptions(overrides=("rpn.convs=2",)), r"missing: rpn\.convs\.1"),
     "no setting": ({}, ConvertOptions(overrides=("rpm.convs=2",)), "did you mean rpn"),
 }
@@ -113,7 +113,7 @@ def test_the_python_function_takes_a_list_of_names(tmp_path: Path) -> None:
     names = ("square, left", "disc", "star")
     folder = rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=names)
     assert rcnn.load_checkpoint(folder).classes == names
-    with pytest.raises(ValueError, match="2 class names for a detector of num_classes=3"):
+    with pytest.raises(ValueError, match=r"got 2 class names, expected 3 \(num_classes\)"):
         rcnn.convert(tmp_path / "model.pth", tmp_path / "out", classes=["a", "b"])
 
 

@@ -60,7 +60,7 @@ def test_torchvision_networks_that_we_do_not_have() -> None:
         convert_state(torchvision_files.SYSTEM, {**theirs, "roi_heads.keypoint_head.0.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match=r"does not fit .* missing: rpn\.convs\.1\.bias"):
         convert_state(torchvision_files.SYSTEM, {**theirs, "rpn.head.conv.1.0.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="torchvision has no mask_rcnn_r50_c4"):
+    with pytest.raises(ValueError, match="mask_rcnn_r50_c4 cannot be exported to torchvision"):
         to_torchvision({}, model_config("mask_rcnn_r50_c4"))
 
 
@@ -77,5 +77,5 @@ def test_a_file_of_no_known_system_lists_its_first_names(tmp_path: Path) -> None
     with pytest.raises(ValueError, match=r"holds no named tensors: found int"):
         convert(written(3))
     torch.save({"model": {"backbone.body.trunk0.fbnetv2_0_0.conv.weight": torch.zeros(1)}}, tmp_path / "d.pth")
-    with pytest.raises(ValueError, match="D2Go has no settings file"):
+    with pytest.raises(ValueError, match="D2Go, which has no settings file"):
         convert(tmp_path / "d.pth", tmp_path / "c.yaml")

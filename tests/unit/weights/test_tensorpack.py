@@ -238,7 +238,7 @@ def test_settings_are_read_as_people_write_them(words: str, as_file: bool, tmp_p
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ("MODE_FPN=False", "MODE_FPN=True by its tensors"),
+        ("MODE_FPN=False", "MODE_FPN=False in the settings contradicts the tensors of the file, which have True"),
         ("PREPROC.MAX_SIZE=large", "'large'"),
         ("BACKBONE.STRIDE_1X1=1", "expected a value such as False"),
         ("BACKBONE.NORM=Batch", "expected 'FreezeBN' or 'SyncBN'"),

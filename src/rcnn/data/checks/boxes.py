@@ -15,7 +15,7 @@ import numpy as np
 from rcnn.data.checks.numbers import number_rows, numbers
 from rcnn.data.checks.outlines import Outline, fractions, outline_area, outline_boxes
 from rcnn.data.checks.tables import Id
-from rcnn.data.warnings import Warnings
+from rcnn.data.messages import Warnings
 
 CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: below, above
 MOST = 0.9  # fraction of the boxes that must agree with their outlines in another form, to read all of them so

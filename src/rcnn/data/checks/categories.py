@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from rcnn.data.checks.ids import category_ids
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import Category, RawEntry, RawTables
-from rcnn.data.warnings import Warnings, printable
+from rcnn.data.messages import Warnings, printable
 
 
 def check_categories(raw: RawTables, warnings: Warnings) -> list[Category]:

@@ -22,7 +22,7 @@ from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawTables, Tables
-from rcnn.data.warnings import Warnings, excerpt
+from rcnn.data.messages import Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
 KnownImages = tuple[Path, list[Image]]  # their folder, and what an earlier check found

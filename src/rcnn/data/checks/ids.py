@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rcnn.data.checks.tables import Id, RawEntry, RawTables
-from rcnn.data.warnings import Warnings, counted, excerpt, few
+from rcnn.data.messages import Warnings, counted, excerpt, few
 
 MAX_ID = 2**63  # of a category: what COCO's metrics can count with
 MAX_DIGITS = 18

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
 from rcnn.data.images import image_size
-from rcnn.data.warnings import Warnings, close_to, counted, excerpt, few
+from rcnn.data.messages import Warnings, close_to, counted, excerpt, few
 
 BY_URL = "that is a URL"
 URL_FIELDS = ("coco_url", "flickr_url", "url")  # where an entry without file_name (LVIS v1) names its file

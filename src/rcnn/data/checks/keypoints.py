@@ -13,7 +13,7 @@ import numpy as np
 
 from rcnn.data.checks.numbers import number_rows
 from rcnn.data.checks.tables import Category, Id, RawEntry
-from rcnn.data.warnings import Warnings, few
+from rcnn.data.messages import Warnings, few
 
 SEEN = 2.0  # the visibility of a point that is visible
 DROPPED = "no keypoints of these objects are used"

@@ -17,7 +17,7 @@ import numpy as np
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.run_lengths import readable_rles
 from rcnn.data.checks.tables import Id
-from rcnn.data.warnings import Warnings
+from rcnn.data.messages import Warnings
 from rcnn.ops.coco_backend import Rle, rle_area, rle_box
 
 Polygons = list[list[float]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
-from rcnn.data.warnings import Warnings, few
+from rcnn.data.messages import Warnings, few
 
 KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone
 PATTERNS = (

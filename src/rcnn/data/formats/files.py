@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rcnn.data.warnings import close_to
+from rcnn.data.messages import close_to
 
 BESIDE = ("_annotations.coco", "via_region_data")  # names of files in the image folder of their split
 # Prefixes of names that are not splits, where only the end of the name tells.

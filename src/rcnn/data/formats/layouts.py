@@ -12,8 +12,8 @@ from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, via
 from rcnn.data.formats.files import annotation_file, collector_paused, nothing_found, require_one_per_split
+from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
-from rcnn.data.warnings import counted
 
 
 class Format(Protocol):

@@ -18,7 +18,7 @@ from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
-from rcnn.data.warnings import Warnings, excerpt, few
+from rcnn.data.messages import Warnings, excerpt, few
 
 PATTERNS = (
     "{split}/via_region_data.json",

@@ -67,7 +67,7 @@ def _require_map_names(channels: Mapping[str, int], source: str) -> None:
     if letters == {"p"} and (len(names) < 2 or len(set(channels.values())) > 1):
         raise ValueError(
             f"{source} is a pyramid with {_listed([f'{name}: {count}' for name, count in channels.items()])} channels; "
-            "expected two maps or more, all with the same number"
+            "expected two maps or more, all with the same number of channels"
         )
 
 
@@ -75,7 +75,7 @@ def _require_maps(features: object, channels: Mapping[str, int], strides: Mappin
     if not isinstance(features, dict) or list(features) != list(channels):
         got = _listed(features) if isinstance(features, dict) else f"a {type(features).__name__}"
         raise ValueError(
-            f"{source}: forward returned {got}; expected a dict with the maps of channels, {_listed(channels)}"
+            f"{source}: forward returned {got}; expected a dict with the maps {_listed(channels)}, as in channels"
         )
     for name, value in features.items():
         if not isinstance(value, Tensor) or value.ndim != 4:

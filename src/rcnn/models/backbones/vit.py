@@ -35,7 +35,10 @@ class ViT(Backbone):
         self.first_norm, self.blocks = net.norm_pre, net.blocks
         depth = len(self.blocks)
         if config.window and not 0 <= config.global_blocks <= depth:
-            raise ValueError(f"backbone.global_blocks is {config.global_blocks}; {config.name} has {depth} blocks")
+            raise ValueError(
+                f"backbone.global_blocks is {config.global_blocks}; expected 0 to {depth}, the number of blocks of "
+                f"{config.name}"
+            )
         global_attention = {depth * (n + 1) // config.global_blocks - 1 for n in range(config.global_blocks)}
         self.windows = [config.window * (number not in global_attention) for number in range(depth)]
         self.pyramid = nn.ModuleDict(

@@ -56,7 +56,7 @@ class KeypointHead(nn.Module):
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor
     ) -> dict[str, Tensor]:
-        """Softmax cross-entropy over the m * m cells of each keypoint that is annotated and inside of its region.
+        """Softmax cross-entropy over the m * m cells of each keypoint that is annotated and inside its region.
 
         The loss is divided by the number of these keypoints (normalizer=visible), or by the number of keypoints of a
         full sample (batch_size).
@@ -84,11 +84,19 @@ class KeypointHead(nn.Module):
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""
         live = live_prefix(detections.valid)
-        boxes, valid, scales = detections.boxes[:, :live], detections.valid[:, :live], images.scales_or_one
-        maps = self.maps(features, self.rules.last_pixel_to_input(boxes, scales), valid)
-        found = self.rules.decode_keypoints(maps, boxes, scales)  # (B, D, J, 4)
-        points = torch.cat([found[..., :2], found[..., 3:]], -1) * valid[..., None, None]
+        boxes, valid = detections.boxes[:, :live], detections.valid[:, :live]
+        maps = self.detection_maps(features, boxes, valid, images)
+        points = self.decode(maps, boxes, images) * valid[..., None, None]
         return replace(detections, keypoints=F.pad(points, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
+
+    def detection_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, images: ImageBatch) -> Tensor:
+        """Logits (B, D, J, m, m) float32 in the frames of detections (B, D, 4), pixels of the network input."""
+        return self.maps(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid)
+
+    def decode(self, maps: Tensor, boxes: Tensor, images: ImageBatch) -> Tensor:
+        """Keypoints (B, D, J, 3), x, y in pixels of the network input and score, at the maxima of `maps`."""
+        found = self.rules.decode_keypoints(maps, boxes, images.scales_or_one)  # (B, D, J, 4)
+        return torch.cat([found[..., :2], found[..., 3:]], -1)
 
     def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4)."""

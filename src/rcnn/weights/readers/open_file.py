@@ -22,10 +22,10 @@ OTHERS: tuple[tuple[bytes, str], ...] = (
     (b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it and convert the file inside"),
     (b"7z\xbc\xaf", "is a 7z archive: unpack it and convert the file inside"),
     (b"Rar!", "is a RAR archive: unpack it and convert the file inside"),
-    (b"%PDF", "is a PDF"),
-    (b"\xff\xd8\xff", "is a JPEG image"),
-    (b"\x89PNG", "is a PNG image"),
-    (b"\x7fELF", "is an executable program"),
+    (b"%PDF", "is a PDF; expected a weight file"),
+    (b"\xff\xd8\xff", "is a JPEG image; expected a weight file"),
+    (b"\x89PNG", "is a PNG image; expected a weight file"),
+    (b"\x7fELF", "is an executable program; expected a weight file"),
     (b"\x1cTFL", "is a TensorFlow Lite model: convert the checkpoint that it was exported from"),
     (
         npz.MAGIC,
@@ -63,11 +63,11 @@ def read_container(path: str | Path) -> Container:
         kind, content = _open(path, head)
     except ForeignName as error:
         raise ValueError(
-            f"{path} asks for {error}, which is neither array nor tensor: refused, and nothing of it was run. "
+            f"{path} asks for {error}, which is neither array nor tensor: refused, and no code of it was run. "
             "If you trust its author, load it where it was made and save only its state_dict"
         ) from error
     except Refused as error:
-        raise ValueError(f"{path} holds {error}: refused, and nothing of it was run") from error
+        raise ValueError(f"{path} was refused, and no code of it was run: it contains {error}") from error
     except (Damaged, EOFError) as error:
         raise ValueError(f"{path} is truncated or damaged ({error}): {COPY}") from error
     return Container(kind=kind, content=content, size=path.stat().st_size)

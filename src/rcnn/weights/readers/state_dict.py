@@ -46,8 +46,10 @@ def find_weights(file: str | Path) -> Found:
     try:
         require_room(sum(value.nbytes for value in stored.values()), container.size)
         extras = {name: _plain(value, {}, 0) for name, value in others.items() if name != key}
-    except (Refused, Damaged) as error:
-        raise ValueError(f"{file} holds {error}: refused, and nothing of it was run") from error
+    except Refused as error:
+        raise ValueError(f"{file} was refused, and no code of it was run: it contains {error}") from error
+    except Damaged as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}): copy or download it again") from error
     counts = {str(name): _large_arrays(value, set(), 0) for name, value in others.items() if name != key}
     skipped = tuple(f"{name} ({counted(count, 'array')})" for name, count in counts.items() if count)
     if key is None and isinstance(container.content, Mapping):  # text and numbers among the weights themselves

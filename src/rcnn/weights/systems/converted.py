@@ -105,4 +105,4 @@ def require_fit(
     hint = f". These shapes depend on {', '.join(sorted(hints))}: give them as KEY=VALUE" if hints else ""
     only_missing = problems["missing"] and not problems["unexpected"] and not other
     hint += ". Allow missing tensors with --allow-missing PATTERN; they get initial values" if only_missing else ""
-    raise ValueError(f"{source} does not fit {config.name}, the model that it looks like: {found} (our names){hint}")
+    raise ValueError(f"{source} does not fit {config.name}, the model that it looks like: {found} (rcnn's names){hint}")

@@ -68,6 +68,6 @@ def convert_found(
         raise ValueError(f"{found.source} belongs to an rcnn checkpoint: give commands the folder that it is in")
     known = ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS if system.kind == "detector")
     raise ValueError(
-        f"{found.source} belongs to no known system: its tensors are {first_names(names)}. Known are {known}, and "
+        f"{found.source} belongs to no known system: its tensors are {first_names(names)}. Known are {known}, "
         "ImageNet ResNets, and backbones of timm"
     )

@@ -114,7 +114,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
     theirs = given.values
     needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.logits.weight", "mask_head.deconv.weight")
     if missing := [name for name in needed if name not in shapes]:
-        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
+        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (rcnn's names)")
     blocks = blocks_of(shapes)
     if 0 in blocks:
         raise ValueError(

@@ -92,8 +92,8 @@ ASSUMED = {
 DIFFERENCES = (
     "images are resized with OpenCV's bilinear rule, matterport's with scikit-image's, which differs between its "
     "versions: pixels at the border of an image differ, others by up to half a gray level",
-    "of two overlapping detections in the black border the better one is kept before it is clipped, there afterwards",
-    "below a confidence of 0.5 a region may be detected as several classes here; there it is its best class",
+    "NMS is applied before detections are clipped to the image, not after, which matters in the black border only",
+    "below a confidence of 0.5, a region may be detected as several classes; in matterport only as its best class",
     "in further training, sampling and loss weights are those of this library, with fixed batch norms",
 )
 

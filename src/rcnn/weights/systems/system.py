@@ -88,7 +88,8 @@ class System:
         """
         if settings is not None and not self.settings:
             raise ValueError(
-                f"--config {settings}: {self.name} has no settings file, as for {found.source}; leave it out"
+                f"--config {settings}: {found.source} is a file of {self.name}, which has no settings file; leave "
+                "--config out"
             )
         try:
             plan = self.read(found, settings)

@@ -159,7 +159,7 @@ def _config(system: str, settings: Settings, shapes: Shapes, roi_size: int, sour
 def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm_eps: float) -> DetectorConfig:
     """What both have in common."""
     if missing := [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]:
-        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (our names)")
+        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (rcnn's names)")
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), source)
     anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.logits.weight"][0] - 1
     scales = settings.anchor_scales or SCALES.get(anchors, SCALES[5])
@@ -235,7 +235,7 @@ def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[A
 
 def _notes(settings: Settings, system: str) -> tuple[str, ...]:
     if system == "wkentaro":
-        return ("the best 100 detections are kept; the code of chainer-mask-rcnn keeps other ones, by mistake",)
+        return ("the 100 detections with the highest scores are kept; chainer-mask-rcnn keeps others, by mistake",)
     affine = "norms use the statistics of the file; for weights parsed from Detectron's give --config bn2affine=true"
     limit = f"at most {MAX_DETECTIONS} detections per image; the system has no limit (box.selection.max_detections)"
     return (limit,) if settings.bn2affine is not None else (affine, limit)

@@ -28,7 +28,7 @@ def settings_of_tensors(shapes: Shapes, *, group: bool, source: str) -> Read:
     for name, dims in DIMENSIONS.items():
         if name in shapes and (len(shapes[name]) != dims or 0 in shapes[name]):
             raise ValueError(
-                f"{source}: {name} (our name) has shape {shapes[name]}; expected {dims} dimensions, none of them empty"
+                f"{source}: {name} (rcnn's name) has shape {shapes[name]}; expected {dims} dimensions, none of size 0"
             )
     fpn = any(name.startswith("fpn.") for name in shapes)
     heads = "box_head.logits.weight" in shapes

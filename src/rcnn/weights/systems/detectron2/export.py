@@ -80,7 +80,7 @@ def resnet_of(config: DetectorConfig) -> ResNetConfig:
         "cascade.mask_heads=each": config.cascade is not None and config.cascade.mask_heads == "each",
     }
     if found := [what for what, there in others.items() if there]:
-        raise ValueError(f"Detectron2 has no network such as {config.name} with {', '.join(found)}")
+        raise ValueError(f"{config.name} cannot be exported to Detectron2, which does not support {', '.join(found)}")
     return trunk
 
 
@@ -164,7 +164,7 @@ def _default(key: str) -> object:
 
 def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:
     if pooler.kind not in ("roi_align", "roi_pool"):
-        raise ValueError(f"Detectron2 does not pool regions by {pooler.kind}; it has roi_align and roi_pool")
+        raise ValueError(f"Detectron2 does not support the pooler {pooler.kind}; expected roi_align or roi_pool")
     kind = "ROIPool" if pooler.kind == "roi_pool" else "ROIAlignV2" if pooler.aligned else "ROIAlign"
     return {
         f"{prefix}TYPE": kind,

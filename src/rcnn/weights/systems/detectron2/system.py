@@ -122,7 +122,7 @@ def _detectron2_name(name: str, config: DetectorConfig) -> str:
         return name
     new = BACK.rename(name)
     if new is None:
-        raise ValueError(f"Detectron2 has no tensor for ours of the name {name!r}")
+        raise ValueError(f"{name} (rcnn's name) cannot be exported: Detectron2 has no such tensor")
     return new.replace("rpn_head.conv.conv0.", "rpn_head.conv.") if config.rpn.convs == 1 else new
 
 

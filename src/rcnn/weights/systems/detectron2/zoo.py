@@ -210,10 +210,9 @@ def zoo_settings(config: str) -> Settings:
     for part, why in REFUSED:
         if part in f"/{name}":
             raise ValueError(f"{config} of Detectron2's model zoo is {why}")
-    close = difflib.get_close_matches(name, ZOO, n=3) or sorted(ZOO)[:3]
-    raise ValueError(
-        f"Detectron2's model zoo has no {config!r}; did you mean {' or '.join(f'{near}.yaml' for near in close)}?"
-    )
+    close = [f"{near}.yaml" for near in difflib.get_close_matches(name, ZOO, n=3)]
+    hint = f"did you mean {' or '.join(close)}?" if close else f"expected a name such as {sorted(ZOO)[0]}.yaml"
+    raise ValueError(f"Detectron2's model zoo has no {config!r}; {hint}")
 
 
 def _entry(name: str) -> str:

@@ -37,7 +37,7 @@ class Layout:
         multiple = MULTIPLES.get(layer, 1)
         if value.ndim == 0 or len(value) % multiple:
             raise ValueError(
-                f"{name} (our name) has shape {tuple(value.shape)}; expected a multiple of {multiple} rows"
+                f"{name} (rcnn's name) has shape {tuple(value.shape)}; expected a multiple of {multiple} rows"
             )
         match layer:
             case "rpn.objectness" if not self.interleaved:
@@ -59,7 +59,7 @@ def config_of(
     source, ours = found.source, {our: name for name, our in names.items()}
     needed = ("box_head.maps.weight", "rpn.objectness.weight", "rpn.convs.0.weight")
     if missing := [name for name in needed if name not in ours]:
-        raise ValueError(f"{source} is incomplete: it has no {', '.join(missing)} (our names)")
+        raise ValueError(f"{source} is incomplete: it has no {', '.join(missing)} (rcnn's names)")
     rows, logits, width = (found.shape(ours[name])[0] for name in needed)
     depth = known_depth(blocks_of(ours), source)
     if rows % 98 or rows < 196 or logits % (2 * RATIOS):

@@ -76,12 +76,12 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
         "one score per anchor": config.rpn.legacy.objectness == "softmax",
     }
     if expected := [what for what, wrong in unsupported.items() if wrong]:
-        raise ValueError(f"MMDetection has no {config.name}: expected {expected[0]}")
+        raise ValueError(f"{config.name} cannot be exported to MMDetection: expected {expected[0]}")
     names = back(config)
     theirs: dict[str, Tensor] = {}
     for name, value in state.items():
         if (new := names.rename(name)) is None:
-            raise ValueError(f"MMDetection has no tensor for ours of the name {name!r}")
+            raise ValueError(f"{name} (rcnn's name) cannot be exported: MMDetection has no such tensor")
         theirs[new] = anchors_to_ratio_outer(name, value, config)
         if new.endswith("running_var"):  # its batch norms count their batches
             theirs.setdefault(f"{new.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))

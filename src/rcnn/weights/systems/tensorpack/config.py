@@ -26,7 +26,9 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
     for key in settings.given & seen.given:
         given, found = getattr(settings.values, field_of(key)), tensors[field_of(key)]
         if given != found:
-            raise ValueError(f"{source} has {key}={found!r} by its tensors, the given settings have {given!r}")
+            raise ValueError(
+                f"{source}: {key}={given!r} in the settings contradicts the tensors of the file, which have {found!r}"
+            )
     theirs = replace(settings.values, **tensors)
     pyramid, blocks = theirs.mode_fpn, theirs.backbone_resnet_num_blocks
     size = theirs.preproc_max_size
