@@ -39,14 +39,14 @@ ABOVE_0 = {  # what something is divided by
     "keypoint": ("sigmas",),
 }
 BETWEEN_0_AND_1 = {
-    "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou"),
     "rpn.proposals": ("nms_iou", "score_threshold"),
     "box": ("score_threshold",),
-    "box.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "box.sampling": ("positive_fraction", "positive_iou", "min_negative_iou"),
     "box.selection": ("nms_iou", "soft_nms_threshold"),
     "mask": ("vote_iou",),
     "fcis": ("mask_threshold", "nms_iou", "vote_iou", "score_threshold"),
-    "fcis.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "fcis.sampling": ("positive_fraction", "positive_iou", "min_negative_iou"),
 }
 
 
@@ -121,6 +121,12 @@ def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _require_beside_proposals(config: DetectorConfig) -> None:
+    if config.rpn.legacy.objectness == "object_logit":
+        raise ValueError(
+            "rpn.legacy.objectness=object_logit sorts proposals by a logit that is not a probability, but "
+            "with proposals_only=true the score of a proposal is a probability; set rpn.legacy.objectness=softmax or "
+            "proposals_only=false"
+        )
     for name in ("mask", "cascade", "keypoint"):
         if getattr(config, name) is not None:
             raise ValueError(

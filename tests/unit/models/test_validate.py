@@ -62,6 +62,7 @@ from rcnn.models.overrides import override
             ["input.min_size=2000"],
             r"input\.min_size=2000 is larger than input\.max_size=.*; set input\.max_size to 2000 or more",
         ),
+        ("rpn_r50_fpn", ["rpn.legacy.objectness=object_logit"], r"is not a probability, .*objectness=softmax"),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
     ],
 )
