@@ -54,9 +54,5 @@ def convert(
         command="rcnn.convert",
     )
     with output_or_new(output, "convert", file) as folder:
-        convert_to_folder(file, folder, options, log or _ignore)
+        convert_to_folder(file, folder, options, log or (lambda line: None))
     return folder
-
-
-def _ignore(line: str) -> None:
-    del line

@@ -14,6 +14,7 @@ from rcnn.weights.checkpoint import Checkpoint
 from rcnn.weights.differences import NORMS, misfits, misfits_text
 from rcnn.weights.setting_texts import setting_values, value_text
 
+COUNTER = "num_batches_tracked"
 # settings that the weights were trained with and no shape shows: copied from the checkpoint
 PIXELS = ("input.channel_order", "input.pixel_mean", "input.pixel_std")
 CARRIED = {
@@ -77,7 +78,7 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
             sources[name] = name
         elif within and part in ("box_head", "mask_head"):
             sources[name] = f"backbone.res5.{rest}"
-    counters = [name for name in sources if name.endswith("num_batches_tracked")]
+    counters = [name for name in sources if name.endswith(COUNTER)]
     copied = {name: their for name, their in sources.items() if name not in counters}
     theirs = {their: checkpoint.state[their] for their in copied.values() if their in checkpoint.state}
     if problems := misfits_text(misfits({their: state[name] for name, their in copied.items()}, theirs)):
@@ -86,7 +87,7 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
         for name, their in copied.items():
             state[name].copy_(checkpoint.state[their])
     used = set(copied.values())
-    unused = sorted({_part(name) for name in checkpoint.state if name not in used and not _counter(name)})
+    unused = sorted({_part(name) for name in checkpoint.state if name not in used and not name.endswith(COUNTER)})
     fresh = sorted({_part(name) for name in state if name not in sources})
     line = f"backbone: {len(copied)} tensors from {source}; new: {', '.join(fresh)}"
     return line + (f"; skipped: {', '.join(unused)}" if unused else "")
@@ -119,7 +120,3 @@ def _part(name: str) -> str:
     """The part that a tensor belongs to: a stage of the backbone, or a head."""
     first, second = (*name.split("."), "")[:2]
     return f"{first}.{second}" if first == "backbone" else first
-
-
-def _counter(name: str) -> bool:
-    return name.endswith("num_batches_tracked")

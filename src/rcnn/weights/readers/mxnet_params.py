@@ -33,7 +33,8 @@ def read_params(path: Path) -> dict[str, Stored]:
         magic, _, count = _take(file, "<QQQ", "its header")
         if magic != LIST_MAGIC:
             raise Damaged("it does not start with the header of an MXNet array list")
-        _require_count(count, "arrays")
+        if count > MAX_ARRAYS:
+            raise Damaged(f"it claims to hold {count} arrays (at most {MAX_ARRAYS})")
         arrays = [_array(file, path, size, number) for number in range(count)]
         (named,) = _take(file, "<Q", "the number of names")
         if named != count:
@@ -96,8 +97,3 @@ def _take(file: BinaryIO, layout: str, what: str) -> tuple[int, ...]:
     if len(content) != length:
         raise Damaged(f"it ends inside {what}")
     return struct.unpack(layout, content)
-
-
-def _require_count(count: int, what: str) -> None:
-    if count > MAX_ARRAYS:
-        raise Damaged(f"it claims to hold {count} {what} (at most {MAX_ARRAYS})")

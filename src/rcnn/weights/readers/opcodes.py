@@ -8,14 +8,13 @@ beyond the end of the file, and long byte strings stay in the file until they ar
 from __future__ import annotations
 
 import codecs
-import io
 import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
-from rcnn.weights.readers.stored import Damaged, Refused
+from rcnn.weights.readers.stored import Damaged, Refused, Reopen, file_part
 
 MAX_INLINE = 1 << 16  # bytes; longer byte strings and texts stay in the file
 MAX_STEPS = 5_000_000  # instructions; a checkpoint with its optimizer has tens of thousands
@@ -46,9 +45,7 @@ class Span:
 class Source:
     """A file, or part of one, of known length; nothing beyond its end is read."""
 
-    def __init__(
-        self, file: BinaryIO, start: int, length: int, reopen: Callable[[], io.BufferedReader | io.BytesIO]
-    ) -> None:
+    def __init__(self, file: BinaryIO, start: int, length: int, reopen: Reopen) -> None:
         self._file, self._start, self.length, self.at, self._reopen = file, start, length, 0, reopen
         file.seek(start)
 
@@ -85,15 +82,7 @@ class Source:
 
     def part(self, at: int, count: int) -> bytearray:
         """`count` bytes from byte `at`; works after the file was closed."""
-        if at < 0 or count < 0 or at + count > self.length:
-            raise Damaged(f"bytes {at} to {at + count} lie outside of its {self.length} bytes")
-        with self._reopen() as file:
-            file.seek(self._start + at)
-            content = bytearray(count)  # not bytes: an array over a bytearray is writable without a copy
-            got = file.readinto(content)
-        if got != count:
-            raise Damaged(f"it ends inside {count} bytes that start at {at}")
-        return content
+        return file_part(self._reopen, self._start, self.length, at, count)
 
 
 Call = Callable[[Name, Any], Any]  # (function, arguments) -> value; raises Refused for unknown names

@@ -78,7 +78,8 @@ def _open(path: Path, head: bytes) -> tuple[str, Any]:
     if head.startswith(zips.EMPTY):
         raise ValueError(f"{path} is an empty zip file: {COPY}")
     if head.startswith(zips.MAGIC):
-        return ("npz", npz.read_npz(path)) if _is_npz(path) else ("torch.save", torch_files.read_zip(path))
+        is_npz = npz.is_npz(zips.zip_members(path))
+        return ("npz", npz.read_npz(path)) if is_npz else ("torch.save", torch_files.read_zip(path))
     for begins, kind, read in _FORMATS:
         if head.startswith(begins):
             return kind, read(path)
@@ -89,13 +90,9 @@ def _open(path: Path, head: bytes) -> tuple[str, Any]:
         raise ValueError(f"{path} is a tar archive: unpack it and convert the file inside")
     if head[8:9] == b"{" and head[7:8] == b"\0":
         return "safetensors", torch_files.read_safetensors(path)
-    if pickles.is_pickle(head):
+    if head.startswith(pickles.FIRST):
         return "pickle", pickles.read_pickle_file(path)
     raise ValueError(f"{path} {_problem(path, head)}")
-
-
-def _is_npz(path: Path) -> bool:
-    return npz.is_npz(zips.zip_members(path))
 
 
 _FORMATS: tuple[tuple[bytes, str, Callable[[Path], Any]], ...] = (

@@ -143,11 +143,6 @@ def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
     return value
 
 
-def is_pickle(head: bytes) -> bool:
-    """Whether a file that starts with `head` may be a pickle of weights."""
-    return head.startswith(FIRST)
-
-
 def read_pickle_file(path: Path) -> Any:
     """The value of the pickle file `path`. Raises Damaged and Refused."""
     with path.open("rb") as file:

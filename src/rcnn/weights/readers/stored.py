@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ TYPES = {
     "b1": torch.bool, "i1": torch.int8, "u1": torch.uint8, "i2": torch.int16, "i4": torch.int32, "i8": torch.int64,
     "f2": torch.float16, "f4": torch.float32, "f8": torch.float64, "c8": torch.complex64, "c16": torch.complex128,
 }  # fmt: skip
+Reopen = Callable[[], io.BufferedReader | io.BytesIO]  # opens the file once more
 
 
 class Damaged(ValueError):
@@ -72,6 +74,18 @@ def file_bytes(path: Path, start: int, count: int) -> bytes:
     with path.open("rb") as file:
         file.seek(start)
         return file.read(count)
+
+
+def file_part(reopen: Reopen, start: int, length: int, at: int, count: int) -> bytearray:
+    """`count` bytes from byte `at` of the `length` bytes that start at byte `start` of a file; Damaged if outside."""
+    if at < 0 or count < 0 or at + count > length:
+        raise Damaged(f"bytes {at} to {at + count} lie outside of its {length} bytes")
+    with reopen() as file:
+        file.seek(start + at)
+        content = bytearray(count)  # not bytes: an array over a bytearray is writable without a copy
+        if file.readinto(content) != count:
+            raise Damaged(f"it ends inside {count} bytes that start at {at}")
+    return content
 
 
 def require_shape(shape: tuple[int, ...]) -> None:

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from rcnn.weights.readers import pickles
 from rcnn.weights.readers.opcodes import Name, Source
-from rcnn.weights.readers.stored import Damaged, Refused, Stored, require_shape
+from rcnn.weights.readers.stored import Damaged, Refused, Stored, file_part, require_shape
 from rcnn.weights.readers.zips import Member, zip_members
 
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # torch.save before 1.6: a pickled number, then more pickles
@@ -258,18 +259,7 @@ def _stored(storage: Storage, offset: Any, shape: Any, strides: Any) -> Stored:
 
 def _part(path: Path, start: int, size: int) -> Part:
     """Reads parts of the `size` bytes at `start` of file `path`."""
-
-    def part(at: int, count: int) -> bytearray:
-        content = bytearray(count)
-        if at < 0 or at + count > size:
-            raise Damaged(f"bytes {at} to {at + count} lie outside of a storage of {size} bytes")
-        with path.open("rb") as file:
-            file.seek(start + at)
-            if file.readinto(content) != count:
-                raise Damaged("it became shorter while it was read")
-        return content
-
-    return part
+    return partial(file_part, lambda: path.open("rb"), start, size)
 
 
 def _unpacked(member: Member) -> Part:

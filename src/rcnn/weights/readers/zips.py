@@ -107,9 +107,8 @@ def _require_sane_end(file: BinaryIO, size: int) -> None:
     if at < 0 or len(content) - at < 22:
         raise Damaged("its directory, which is at the end, is missing")
     count, length = struct.unpack("<HI", content[at + 10 : at + 16])
-    if (
-        content[at - 20 : at - 16] == b"PK\x06\x07" and at >= 20
-    ):  # zip64: numbers too large for these fields precede them
+    # zip64: numbers too large for these fields precede them
+    if content[at - 20 : at - 16] == b"PK\x06\x07" and at >= 20:
         position = struct.unpack("<Q", content[at - 12 : at - 4])[0]
         file.seek(min(position, size))
         record = file.read(56)

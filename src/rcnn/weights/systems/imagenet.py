@@ -22,7 +22,7 @@ from rcnn.weights.systems.chainer.names import WORDS as CHAINER_WORDS
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron.names import RULES as CAFFE2
 from rcnn.weights.systems.layout import fold_biases, identity_statistics, kernel_from_hwio
-from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.renaming import Placed, Rules
 from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_blocks
 from rcnn.weights.systems.system import Plan, System
 from rcnn.weights.systems.tensorpack.system import RULES as TENSORPACK_RULES
@@ -86,7 +86,7 @@ def read(found: Found, kind: Kind) -> Plan:
     shapes = {ours: found.shape(name) for name, ours in placed.ours.items()}
     affine = not any(ours.endswith("running_mean") for ours in shapes)  # norms of scale and shift only, or group norm
     grouped = any(name.endswith("_gn_s") or "/gn/" in name for name in found.state)
-    config, assumed = _config(kind, shapes, grouped, affine, found, {our: name for name, our in placed.ours.items()})
+    config, assumed = _config(kind, shapes, grouped, affine, found, placed)
 
     def complete(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
         fold_biases(state)
@@ -108,12 +108,7 @@ def read(found: Found, kind: Kind) -> Plan:
 
 
 def _config(
-    kind: Kind,
-    shapes: Mapping[str, tuple[int, ...]],
-    grouped: bool,
-    affine: bool,
-    found: Found,
-    names: Mapping[str, str],
+    kind: Kind, shapes: Mapping[str, tuple[int, ...]], grouped: bool, affine: bool, found: Found, placed: Placed
 ) -> tuple[DetectorConfig, tuple[Assumption, ...]]:
     """A config with this backbone and the input that it was trained on, and what of it is assumed."""
     depth, blocks = depth_and_blocks(blocks_of(shapes))
@@ -122,7 +117,7 @@ def _config(
     width, within = (inner[3], inner[2]) if kind.publisher == "tensorpack" else inner[:2]
     groups = width // within
     norm: Norm = "gn" if grouped else "frozen_bn"
-    given, one_by_one, pool, why = _publisher(kind, groups, grouped, affine, found, names)
+    given, one_by_one, pool, why = _publisher(kind, groups, grouped, affine, found, placed)
     config = model_config("faster_rcnn_r50_fpn")
     backbone = ResNetConfig(
         depth=depth,
@@ -145,7 +140,7 @@ def _config(
 
 
 def _publisher(
-    kind: Kind, groups: int, grouped: bool, affine: bool, found: Found, names: Mapping[str, str]
+    kind: Kind, groups: int, grouped: bool, affine: bool, found: Found, placed: Placed
 ) -> tuple[InputConfig, bool, Literal["padded", "unpadded_ceil"], str]:
     """Input, whether the stride is in the 1x1 convolutions, the pooling of the stem, and where these are from."""
     if kind.publisher == "Chainer":
@@ -160,7 +155,7 @@ def _publisher(
         return CAFFE, True, "padded", "MSRA's ResNets in Detectron"
     if found.extras.get("__author__") == "torchvision":
         return IMAGENET, False, "padded", "torchvision's"
-    spread = _spread(found.state, names)
+    spread = _spread(found.state, {our: name for name, our in placed.ours.items()})
     if not affine and spread > CAFFE_SPREAD:
         return CAFFE, True, "padded", f"Caffe's: the first norm's variance is {spread:.0f} times that of scaled pixels"
     if affine and not grouped:

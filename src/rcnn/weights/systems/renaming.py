@@ -62,6 +62,12 @@ class Rules:
                 return FIELD.sub(lambda part: self._filled(part, found), template)
         return None
 
+    def required(self, name: str, system: str) -> str:
+        """As `rename`, of our name; a ValueError if `system` has no such tensor."""
+        if (new := self.rename(name)) is None:
+            raise ValueError(f"{name} (rcnn's name) cannot be exported: {system} has no such tensor")
+        return new
+
     def place(self, names: Iterable[str], source: str, system: str) -> Placed:
         """Our name for each of `names`.
 

@@ -106,9 +106,8 @@ def read_settings(given: str | Path, switches: Mapping[str, bool] | None = None)
     text, source = (read_text(path), str(path)) if path else (str(given), f"{str(given)[:80]!r}")
     found = parse_settings(text, source, switches)
     if not found:
-        what = "no settings" if path else "neither a file nor settings"
-        raise ValueError(f"{source} has {what}; expected KEY=VALUE, such as min_size=800" if path else
-                         f"{source} is {what}; expected KEY=VALUE, such as min_size=800")  # fmt: skip
+        what = "has no settings" if path else "is neither a file nor settings"
+        raise ValueError(f"{source} {what}; expected KEY=VALUE, such as min_size=800")
     return found
 
 

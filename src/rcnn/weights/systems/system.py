@@ -22,14 +22,6 @@ from rcnn.weights.systems.settings import SettingsSource
 COUNTER = ".num_batches_tracked"  # of the steps of batch norm
 
 
-def _same_tensor(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
-    return value
-
-
-def _same_state(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
-    return state
-
-
 def all_of(*patterns: str) -> Callable[[Collection[str]], bool]:
     """A function that tells whether each of `patterns` matches a whole name of a collection."""
     return lambda names: all(any(re.fullmatch(pattern, name) for name in names) for pattern in patterns)
@@ -41,9 +33,10 @@ class Plan:
 
     config: DetectorConfig  # from names, shapes and the system's settings
     placed: Placed  # our name of each tensor, and the tensors that are skipped
-    tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = _same_tensor  # (our name, value, config) -> our layout
+    # (our name, value, config) -> the value in our layout
+    tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = lambda name, value, config: value
     # adds tensors that are made from several of the file, or that the file does not have
-    complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = _same_state
+    complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = lambda state, config: state
     classes: tuple[str, ...] = ()
     summary: str = ""  # where the settings come from
     assumed: tuple[Assumption, ...] = ()

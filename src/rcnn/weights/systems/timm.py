@@ -34,7 +34,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     name, source = _name(found, settings, beside)
     config = _config(name, beside)
     ours = [each for each in expected_state(config) if each.startswith("backbone.")]
-    names = _by_order(found, ours) if OTHER_NAMES in found.state else _by_name(found, ours)
+    # in order; tensors after our last one are the classifier
+    names = dict(zip(found.state, ours, strict=False)) if OTHER_NAMES in found.state else _by_name(found, ours)
     return Plan(
         config=config,
         placed=Placed(names, tuple(each for each in found.state if each not in names)),
@@ -92,11 +93,6 @@ def _by_name(found: Found, ours: list[str]) -> dict[str, str]:
         if new := next((each for each in candidates if each in expected), None):
             names[name] = new
     return names
-
-
-def _by_order(found: Found, ours: list[str]) -> dict[str, str]:
-    """Their names -> ours, in order; tensors after our last one are the classifier."""
-    return dict(zip(found.state, ours, strict=False))
 
 
 SYSTEM = System(

@@ -127,12 +127,10 @@ def to_torchvision(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     if reason := _unsupported(config):
         raise ValueError(f"{config.name} cannot be exported to torchvision: expected {reason}")
     back = rules(2 if isinstance(config.backbone, cfg.ResNetConfig) else 4, config.box.convs).inverted()
-    theirs = {}
-    for name, value in state.items():
-        if (new := back.rename(name)) is None:
-            raise ValueError(f"{name} (rcnn's name) cannot be exported: torchvision has no such tensor")
-        theirs[new] = anchors_to_ratio_outer(name, background_first(name, value), config)
-    return theirs
+    return {
+        back.required(name, SYSTEM.name): anchors_to_ratio_outer(name, background_first(name, value), config)
+        for name, value in state.items()
+    }
 
 
 def _unsupported(config: DetectorConfig) -> str:

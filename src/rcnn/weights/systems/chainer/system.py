@@ -19,7 +19,7 @@ from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.c4 import mask_rcnn_c4
-from rcnn.weights.systems.chainer.names import WORDS
+from rcnn.weights.systems.chainer.names import EPS, WORDS
 from rcnn.weights.systems.chainer.settings import TRAINING, Settings, read_chainer_settings
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
 from rcnn.weights.systems.converted import Assumption
@@ -105,7 +105,7 @@ def _read(system: Literal["wkentaro", "dena"], found: Found, given: SettingsSour
     )
 
 
-# how each system differs from `_common`
+# what only one of the systems has
 WKENTARO_SETTINGS: dict[str, object] = {
     "input.resize": "opencv",
     "input.rescale": "factor",
@@ -137,16 +137,6 @@ DENA_SETTINGS: dict[str, object] = {
 
 
 def _config(system: str, settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
-    if system == "wkentaro":  # RGB, frozen scales and shifts
-        config = with_settings(_common(settings, shapes, roi_size, source, norm_eps=0.0), WKENTARO_SETTINGS)
-        return with_settings(config, {"input.pixel_mean": settings.mean} if settings.mean else {})
-    # BGR, trained norms with fixed statistics
-    config = _common(settings, shapes, roi_size, source, norm_eps=0.0 if settings.bn2affine else 2e-5)
-    return with_settings(config, DENA_SETTINGS | {"backbone.trained_affine": not settings.freeze_bn})
-
-
-def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm_eps: float) -> DetectorConfig:
-    """What both have in common."""
     if missing := [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]:
         raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (rcnn's names)")
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), source)
@@ -167,12 +157,16 @@ def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm
         "input.min_size": settings.min_size or (600 if small else 800),
         "input.max_size": settings.max_size or (1000 if small else 1333),
         "input.size_rounding": "factor",
-        "backbone.norm_eps": norm_eps,
+        "backbone.norm_eps": 0.0 if system == "wkentaro" or settings.bn2affine else EPS,
         "backbone.res5_stride": 1 if roi_size < 14 else 2,
         "rpn.anchors.offset": 0.5,
         "box.score_threshold": 0.05 if settings.score_thresh is None else settings.score_thresh,
         "box.selection.nms_iou": 0.5 if settings.nms_thresh is None else settings.nms_thresh,
     }
+    if system == "wkentaro":  # RGB, frozen scales and shifts
+        more |= WKENTARO_SETTINGS | ({"input.pixel_mean": settings.mean} if settings.mean else {})
+    else:  # BGR, trained norms with fixed statistics
+        more |= DENA_SETTINGS | {"backbone.trained_affine": not settings.freeze_bn}
     return with_settings(config, more)
 
 

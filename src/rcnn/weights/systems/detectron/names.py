@@ -5,12 +5,10 @@ AffineChannel's scale and shift become a frozen norm of mean 0, variance 1 and e
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
-from rcnn.weights.systems.layout import anchors_from_ratio_outer, background_last, identity_statistics
+from rcnn.weights.systems.layout import anchors_from_ratio_outer, background_last
 from rcnn.weights.systems.renaming import Rules
 
 BRANCHES = {"2a": "conv1", "2b": "conv2", "2c": "conv3", "1": "shortcut"}
@@ -59,8 +57,3 @@ RULES = Rules(
 def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
     """The rows of a blob, by our name, in our order: background last, anchor sizes outer."""
     return background_last(name, anchors_from_ratio_outer(name, value, config)) if value.ndim else value
-
-
-def with_statistics(state: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
-    """Statistics for AffineChannels; a network with group norm has its own norms."""
-    return state if "conv1_gn_s" in names else identity_statistics(state)

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron.config import config_of
-from rcnn.weights.systems.detectron.names import RULES, in_our_layout, with_statistics
+from rcnn.weights.systems.detectron.names import RULES, in_our_layout
 from rcnn.weights.systems.detectron.settings import not_kept, read_yaml, yaml_settings
 from rcnn.weights.systems.detectron.tensors import settings_of_tensors
 from rcnn.weights.systems.detectron2.config import classes_of
+from rcnn.weights.systems.layout import identity_statistics
 from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 from rcnn.weights.systems.settings import SettingsSource, existing_file, parse_settings
@@ -41,7 +42,8 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         config=config,
         placed=placed if config.fpn is not None else placed.with_res5_in_the_head(),
         tensor=in_our_layout,
-        complete=lambda state, config: with_statistics(state, found.state.keys()),
+        # AffineChannels have no statistics; a network with group norm has its own norms
+        complete=lambda state, config: state if "conv1_gn_s" in found.state else identity_statistics(state),
         classes=classes_of(theirs.get("TRAIN.DATASETS", ()), config),
         summary=summary,
         assumed=assumed,

@@ -118,9 +118,10 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         settings |= {"MODEL.FPN.IN_FEATURES": list(PYRAMID), "MODEL.FPN.NORM": WORDS[config.fpn.norm]}
     if not config.proposals_only:
         settings |= _heads(config, levels[:4])
-    # there a whole number is no float, and the other way about
-    return {key: type(default)(value) if isinstance(default := _default(key), int | float) else value
-            for key, value in settings.items()}  # fmt: skip
+    for key, value in settings.items():  # Detectron2 distinguishes whole numbers and floats
+        if isinstance(default := getattr(Settings, field_of(key), None), int | float):
+            settings[key] = type(default)(value)
+    return settings
 
 
 def _key(field: str) -> str:
@@ -156,10 +157,6 @@ def _heads(config: DetectorConfig, levels: list[str]) -> dict[str, Any]:
             **_pooler("MODEL.ROI_KEYPOINT_HEAD.POOLER_", points.pooler),
         }
     return settings
-
-
-def _default(key: str) -> object:
-    return listed(getattr(Settings, field_of(key), None))
 
 
 def _pooler(prefix: str, pooler: PoolerConfig) -> dict[str, Any]:

@@ -95,10 +95,8 @@ def _sizes_and_ratios(cell: Tensor) -> tuple[list[float], list[float]] | None:
     return (sizes, ratios) if len(sizes) * len(ratios) == len(cell) else None
 
 
-def _assume(
-    assumed: Choices, what: str, ours: tuple[str, ...], theirs: tuple[str, ...] = (), source: str = ZOO
-) -> None:
-    assumed.append((theirs, Assumption(what, source, ours)))
+def _assume(assumed: Choices, what: str, ours: tuple[str, ...], theirs: tuple[str, ...] = ()) -> None:
+    assumed.append((theirs, Assumption(what, ZOO, ours)))
 
 
 def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, assumed: Choices) -> dict[str, Any]:
@@ -126,11 +124,7 @@ def _trunk(shapes: Shapes, prefix: str, last: str, short: bool, source: str, ass
     if groups > 1:
         settings |= IMAGENET_STD
     _assume(assumed, "frozen stages in training", ("backbone.frozen_stages",), ("MODEL.BACKBONE.FREEZE_AT",))
-    stride = (
-        "stride in the 1x1 convolutions"
-        if settings["MODEL.RESNETS.STRIDE_IN_1X1"]
-        else "stride in the 3x3 convolutions"
-    )
+    stride = f"stride in the {'1x1' if settings['MODEL.RESNETS.STRIDE_IN_1X1'] else '3x3'} convolutions"
     _assume(assumed, stride, ("backbone.stride_in_1x1",), ("MODEL.RESNETS.STRIDE_IN_1X1",))
     return settings
 

@@ -21,9 +21,10 @@ from rcnn.weights.systems.detectron2.export import resnet_of, settings_of, with_
 from rcnn.weights.systems.detectron2.names import BUFFERS, buffer_settings, settings_of_tensors
 from rcnn.weights.systems.detectron2.settings import not_kept, read_yaml
 from rcnn.weights.systems.detectron2.zoo import is_zoo_name, zoo_settings
+from rcnn.weights.systems.layout import identity_statistics
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, existing_file, parse_settings
-from rcnn.weights.systems.system import Export, Plan, System, all_of
+from rcnn.weights.systems.system import COUNTER, Export, Plan, System, all_of
 
 # tensors of unsupported networks
 OTHERS = (
@@ -119,9 +120,7 @@ def to_detectron2(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[s
 def _detectron2_name(name: str, config: DetectorConfig) -> str:
     if config.fpn is None and name.startswith("backbone."):
         return name
-    new = BACK.rename(name)
-    if new is None:
-        raise ValueError(f"{name} (rcnn's name) cannot be exported: Detectron2 has no such tensor")
+    new = BACK.required(name, SYSTEM.name)
     return new.replace("rpn_head.conv.conv0.", "rpn_head.conv.") if config.rpn.convs == 1 else new
 
 
@@ -132,16 +131,10 @@ def _with_statistics(state: dict[str, Tensor], config: DetectorConfig) -> dict[s
     """
     expected = expected_state(config)
     first_version = not any(name.endswith("running_mean") for name in state)
-    whole = dict(state)
-    for name, value in expected.items():
-        norm, _, field = name.rpartition(".")
-        if name in state or f"{norm}.weight" not in state:
-            continue
-        if field == "num_batches_tracked":
-            whole[name] = torch.zeros((), dtype=torch.int64)
-        elif field in ("running_mean", "running_var") and first_version:
-            whole[name] = torch.full(value.shape, float(field == "running_var"))
-    return whole
+    statistics = identity_statistics(state) if first_version else state
+    counters = {f"{name.removesuffix('.weight')}{COUNTER}" for name in state if name.endswith(".norm.weight")}
+    added = statistics | {name: torch.zeros((), dtype=torch.int64) for name in counters}
+    return state | {name: value for name, value in added.items() if name in expected and name not in state}
 
 
 SYSTEM = System(

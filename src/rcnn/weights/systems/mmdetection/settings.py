@@ -103,7 +103,8 @@ def with_settings(config: DetectorConfig, values: Mapping[str, Any], source: str
     for key, allowed in TYPES.items():
         for path, value in keys.all(key):
             if value not in allowed:
-                raise ValueError(f"{source}: model.{path}={value!r} is not supported; expected {_or(allowed)}")
+                expected = " or ".join(map(repr, allowed))
+                raise ValueError(f"{source}: model.{path}={value!r} is not supported; expected {expected}")
     for path, value in keys.values.items():
         if re.search(r"\.(dcn|plugins|avg_down|deep_stem)(\.|$)", path) and value not in (None, False):
             raise ValueError(f"{source}: model.{path}={value!r} is not supported; leave it out")
@@ -295,7 +296,3 @@ def inverse(stds: Any) -> Any:
 
 def _floats(values: Any) -> Any:
     return tuple(float(value) for value in values)
-
-
-def _or(values: tuple[Any, ...]) -> str:
-    return " or ".join(repr(value) for value in values)

@@ -79,8 +79,7 @@ def to_mmdetection(state: Mapping[str, Tensor], config: DetectorConfig) -> dict[
     names = back(config)
     theirs: dict[str, Tensor] = {}
     for name, value in state.items():
-        if (new := names.rename(name)) is None:
-            raise ValueError(f"{name} (rcnn's name) cannot be exported: MMDetection has no such tensor")
+        new = names.required(name, SYSTEM.name)
         theirs[new] = anchors_to_ratio_outer(name, value, config)
         if new.endswith("running_var"):  # its batch norms count their batches
             theirs.setdefault(f"{new.removesuffix('running_var')}num_batches_tracked", torch.tensor(0))
@@ -104,6 +103,7 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
     conv = "x" if backbone.groups > 1 else "r"
     cells = len(state["rpn_head.rpn_cls.weight"])
     sizes = tuple((float(size),) for size in (32, 64, 128, 256, 512))
+    neck, lateral = "neck.lateral_convs.0.", "neck.lateral_convs.0.conv.weight"
     box_prefix = f"roi_head.bbox_head.{stage}"
     rows = len(state.get(f"{box_prefix}fc_reg.weight", torch.empty(0)))
     return DetectorConfig(
@@ -111,9 +111,9 @@ def _of_tensors(state: Mapping[str, Tensor], source: str) -> DetectorConfig:
         num_classes=classes,
         input=replace(cfg.InputConfig() if pyramid else BGR, resize="opencv", divisor=32),
         backbone=backbone,
-        fpn=_fpn(state) if pyramid else None,
+        fpn=cfg.FPNConfig(channels=len(state[lateral]), norm=_norm(names, neck)) if pyramid else None,
         rpn=cfg.RPNConfig(
-            convs=max(1, sum(bool(re.fullmatch(r"rpn_head\.rpn_conv\.\d+\.conv\.weight", name)) for name in names)),
+            convs=max(1, count(names, r"rpn_head\.rpn_conv\.\d+\.conv\.weight")),
             width=_width(state),
             smooth_l1_beta=1 / 9 if cascade else 0.0,
             anchors=cfg.AnchorConfig(sizes=sizes if pyramid else ((32.0, 64.0, 128.0, 256.0, 512.0)[: cells // 3],)),
@@ -156,27 +156,18 @@ def _resnet(state: Mapping[str, Tensor], source: str, *, pyramid: bool, dilated:
     )
 
 
-def _fpn(state: Mapping[str, Tensor]) -> cfg.FPNConfig:
-    return cfg.FPNConfig(
-        channels=len(state["neck.lateral_convs.0.conv.weight"]), norm=_norm(list(state), "neck.lateral_convs.0.")
-    )
-
-
 def _width(state: Mapping[str, Tensor]) -> int:
     """Channels of the RPN's convolutions, 0 if they equal the input channels."""
     name = "rpn_head.rpn_conv.weight" if "rpn_head.rpn_conv.weight" in state else "rpn_head.rpn_conv.0.conv.weight"
-    if name not in state:
-        return 0
-    out, into = state[name].shape[:2]
+    out, into = state[name].shape[:2] if name in state else (0, 0)
     return 0 if out == into else out
 
 
 def _cascade(names: list[str]) -> cfg.CascadeConfig:
     stages = count(names, r"roi_head\.bbox_head\.(\d+)\.fc_cls\.weight")
-    weights = tuple(inverse(stds) for stds in CASCADE_STDS)
     return cfg.CascadeConfig(
         ious=(0.5, 0.6, 0.7)[:stages],
-        delta_weights=weights[:stages],
+        delta_weights=tuple(inverse(stds) for stds in CASCADE_STDS[:stages]),
         loss_weights=(1.0, 0.5, 0.25)[:stages],
         feature_gradient=1.0,
         average="logits",
@@ -229,15 +220,19 @@ def _classes(meta: Mapping[str, Any], count: int) -> tuple[str, ...]:
     return class_names(count, names if known else ())
 
 
-def _content(state: dict[str, Tensor], classes: tuple[str, ...]) -> object:
-    return {"state_dict": state, "meta": {"CLASSES": classes, "dataset_meta": {"classes": classes}}}
-
-
 SYSTEM = System(
     name="MMDetection",
     files=".pth of 2.x and 3.x",
     settings="its config, a .py file",
     recognises=all_of(r"rpn_head\.rpn_cls\.weight", r"backbone\.layer1\..+"),
     read=read,
-    export=Export(option="mmdetection", suffixes=(".pth",), state=to_mmdetection, content=_content),
+    export=Export(
+        option="mmdetection",
+        suffixes=(".pth",),
+        state=to_mmdetection,
+        content=lambda state, classes: {
+            "state_dict": state,
+            "meta": {"CLASSES": classes, "dataset_meta": {"classes": classes}},
+        },
+    ),
 )

@@ -61,7 +61,7 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
             trained_affine=theirs.backbone_norm == "FreezeBN" and not theirs.backbone_freeze_affine,
             padding="tensorflow" if theirs.backbone_tf_pad_mode else "align",
         ),
-        fpn=_fpn(theirs) if pyramid else None,
+        fpn=cfg.FPNConfig(norm=NORMS[theirs.fpn_norm], conv_bias=theirs.fpn_norm == "GN") if pyramid else None,
         rpn=_rpn(theirs, most),
         box=_box(theirs, most),
         cascade=cascade,
@@ -106,11 +106,6 @@ def _seen(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, objec
 def _classes(shapes: Mapping[str, tuple[int, ...]]) -> int:
     rows = [shape[1] for name, shape in shapes.items() if re.fullmatch(r"(fastrcnn|cascade).*/class/W", name)]
     return rows[0] - 1 if rows else shapes["maskrcnn/conv/W"][3] if "maskrcnn/conv/W" in shapes else 1
-
-
-def _fpn(theirs: Settings) -> cfg.FPNConfig:
-    normed = theirs.fpn_norm == "GN"
-    return cfg.FPNConfig(norm="gn" if normed else "none", conv_bias=normed)
 
 
 def _rpn(theirs: Settings, most: float) -> cfg.RPNConfig:

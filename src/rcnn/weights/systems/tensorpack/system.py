@@ -63,18 +63,19 @@ RULES = Rules(
     r"|AccumGrad.*|beta[12]_power|linear/(?:W|b))(?::0)?",
     words={"value": VALUES, "output": {"class": "logits", "box": "deltas"}},
 )
+DEFAULT = "tensorpack's default"
 # settings that the tensors do not show, by tensorpack's key
 ASSUMED = {
-    "BACKBONE.STRIDE_1X1": ("stride of the blocks", ("backbone.stride_in_1x1",)),
-    "BACKBONE.TF_PAD_MODE": ("padding", ("backbone.padding",)),
-    "PREPROC.PIXEL_MEAN": ("pixel mean", ("input.pixel_mean",)),
-    "PREPROC.PIXEL_STD": ("pixel deviation", ("input.pixel_std",)),
-    "PREPROC.TEST_SHORT_EDGE_SIZE": ("image size", ("input.min_size",)),
-    "PREPROC.MAX_SIZE": ("image size", ("input.max_size",)),
-    "RPN.ANCHOR_SIZES": ("anchors", ("rpn.anchors.sizes",)),
-    "FPN.PROPOSAL_MODE": ("proposals per level or over all levels", ("rpn.legacy.joint_levels",)),
-    "TEST.RESULT_SCORE_THRESH": ("detections", ("box.score_threshold",)),
-    "DATA.CLASS_NAMES": ("class names: COCO's for 80 classes", ()),
+    "BACKBONE.STRIDE_1X1": Assumption("stride of the blocks", DEFAULT, ("backbone.stride_in_1x1",)),
+    "BACKBONE.TF_PAD_MODE": Assumption("padding", DEFAULT, ("backbone.padding",)),
+    "PREPROC.PIXEL_MEAN": Assumption("pixel mean", DEFAULT, ("input.pixel_mean",)),
+    "PREPROC.PIXEL_STD": Assumption("pixel deviation", DEFAULT, ("input.pixel_std",)),
+    "PREPROC.TEST_SHORT_EDGE_SIZE": Assumption("image size", DEFAULT, ("input.min_size",)),
+    "PREPROC.MAX_SIZE": Assumption("image size", DEFAULT, ("input.max_size",)),
+    "RPN.ANCHOR_SIZES": Assumption("anchors", DEFAULT, ("rpn.anchors.sizes",)),
+    "FPN.PROPOSAL_MODE": Assumption("proposals per level or over all levels", DEFAULT, ("rpn.legacy.joint_levels",)),
+    "TEST.RESULT_SCORE_THRESH": Assumption("detections", DEFAULT, ("box.score_threshold",)),
+    "DATA.CLASS_NAMES": Assumption("class names: COCO's for 80 classes", DEFAULT, ()),
 }
 
 
@@ -96,11 +97,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         tensor=in_our_layout,
         complete=_complete,
         classes=class_names(config.num_classes, theirs.values.data_class_names[1:]),
-        assumed=tuple(
-            Assumption(what, "tensorpack's default", keys)
-            for key, (what, keys) in ASSUMED.items()
-            if key not in theirs.given
-        ),
+        assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in theirs.given),
         notes=theirs.notes(TRAINING),
     )
 
