@@ -72,14 +72,14 @@ class KeypointHead(nn.Module):
         logits = self.maps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
         index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
         points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
-        place, counts = keypoint_places(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
-        counts = counts & positives.positive[..., None]  # (B, R, J)
+        place, annotated = keypoint_places(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
+        annotated = annotated & positives.positive[..., None]  # (B, R, J)
         rows = contiguous(logits).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
         loss = F.cross_entropy(rows, place.flatten(), reduction="none")
-        loss = self.config.loss_weight * (loss * counts.flatten()).sum()
+        loss = self.config.loss_weight * (loss * annotated.flatten()).sum()
         if self.config.normalizer == "batch_size":
             return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * logits.shape[2])}
-        return {"keypoint": loss / counts.sum().clamp(min=1)}
+        return {"keypoint": loss / annotated.sum().clamp(min=1)}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""

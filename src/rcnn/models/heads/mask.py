@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import MaskHeadConfig
-from rcnn.models.heads.mask_targets import PolygonTargets
+from rcnn.models.heads.mask_targets import MaskTargets
 from rcnn.models.heads.regions import Regions
 from rcnn.models.heads.trunks import Res5, Trunk
 from rcnn.models.layers import init_linear, zero_bias
@@ -39,7 +39,7 @@ class MaskHead(nn.Module):
         pooler: RegionPooler,
         num_classes: int,
         config: MaskHeadConfig,
-        targets: PolygonTargets,
+        targets: MaskTargets,
         rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
