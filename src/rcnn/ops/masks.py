@@ -83,7 +83,9 @@ def paste_regions(
     """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.
 
     A pixel is set if the bilinear value at its centre (0 outside of the box) is at least `threshold` (Detectron2's
-    paste_masks_in_image). Memory: one region at a byte per pixel, and `max_bytes` to compute it, independent of N and of the image's size.
+    paste_masks_in_image). Memory: one region at a byte per pixel, and `max_bytes` to compute it, independent of N
+    and of the image's size.
+
     Raises ValueError for a threshold of 0 or less, which would set pixels far from the box.
     """
     if threshold <= 0:
