@@ -53,6 +53,15 @@ BETWEEN_0_AND_1 = {
 def validate(config: DetectorConfig) -> None:
     """Raise a ValueError if settings of `config` contradict each other; it says which, why, and what to do."""
     _require_numbers(config)
+    if not config.rpn.anchors.ratios:
+        raise ValueError("rpn.anchors.ratios is empty; expected one ratio or more, e.g. [0.5, 1, 2]")
+    for part in ("box", "mask", "keypoint"):
+        settings = getattr(config, part)
+        if settings is not None and settings.arguments and not settings.factory:
+            raise ValueError(
+                f"{part}.arguments are those of your own {part} head, but {part}.factory is not set; set it, or remove "
+                f"{part}.arguments"
+            )
     if config.input.max_size < config.input.min_size:
         raise ValueError(
             f"input.min_size={config.input.min_size} is larger than input.max_size={config.input.max_size}, the limit "
