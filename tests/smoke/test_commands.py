@@ -214,8 +214,7 @@ def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn("models", "list") == 0
     listed = capsys.readouterr().out
     assert listed.count("\nmask_rcnn_r50_fpn ") == 2
-    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in " ".join(listed.split())
-    assert max(map(len, listed.splitlines())) < 140
+    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in listed
     assert rcnn("models", "list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["mask_rcnn_r50_fpn"]["paper"] == "He et al. 2017"
     assert rcnn("models", "cost", "faster_rcnn_compact", "num_classes=3", "--height", "128", "--width", "128") == 0
@@ -290,7 +289,8 @@ def test_a_full_disk_stops_the_command_and_keeps_what_is_there(
 
     monkeypatch.setattr(_Run, "_draw", full)
     assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 2
-    assert capsys.readouterr().err == f"rcnn: {tmp_path}: No space left on device\n"
+    message = capsys.readouterr().err
+    assert message.startswith(f"rcnn: {tmp_path} cannot be written: No space left on device. Free some space")
     [line] = (tmp_path / "predictions.partial.jsonl").read_text().splitlines()
     assert json.loads(line)["file"].endswith("val2017_1.png")
 

@@ -1,4 +1,5 @@
-"""Cascade R-CNN's second stage (Cai and Vasconcelos 2018, figure 3d): box heads in a row, each with a higher IoU.
+"""Cascade R-CNN's second stage (Cai and Vasconcelos 2018, figure 3d): box heads in a row, each
+trained with a higher IoU threshold.
 
 Letters: B images, R regions, K classes, D detections.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from rcnn.models.config import CascadeConfig
 from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import RANDOM_STREAM, Regions, relabel_regions, sample_regions
-from rcnn.ops.boxes import clip_boxes, is_nonempty
+from rcnn.ops.boxes import clip_boxes, sides_longer_than
 from rcnn.ops.capacity import live_prefix
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
@@ -32,7 +34,7 @@ class CascadeHead(nn.Module):
 
     def heads(self) -> list[BoxHead]:
         """The stages, in order."""
-        return [stage for stage in self.stages if isinstance(stage, BoxHead)]
+        return cast("list[BoxHead]", list(self.stages))
 
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
@@ -68,14 +70,15 @@ class CascadeHead(nn.Module):
 
     @torch.no_grad()
     def refine(self, stage: BoxHead, outputs: BoxOutputs, regions: Regions, images: ImageBatch) -> Proposals:
-        """The boxes (B, R, 4) that a stage predicts for its regions, to train the next stage on.
+        """The boxes (B, R, 4) that a stage predicts for its regions, to train the next stage on; pixels of the input.
 
-        Empty ones are removed; with `resample` also ground-truth boxes, which the next stage appends itself.
+        Row i is region i. Empty boxes are not valid and become zeros. With `resample`, so do ground-truth boxes:
+        the next stage appends them itself. Objectness is 0, because nothing sorts these proposals.
         """
         predicted = outputs.logits[..., :-1].argmax(-1)  # (B, R): the class of a background region
         labels = torch.where(regions.positive, regions.labels, predicted)
         boxes = self.refined_boxes(stage, outputs, regions.boxes, labels, images.sizes)
-        valid = regions.valid & is_nonempty(boxes) & boxes.isfinite().all(-1)
+        valid = regions.valid & sides_longer_than(boxes) & boxes.isfinite().all(-1)
         if self.config.resample and regions.appended is not None:
             valid = valid & ~regions.appended
         return Proposals(boxes=boxes * valid[..., None], objectness=torch.zeros_like(boxes[..., 0]), valid=valid)
@@ -83,7 +86,10 @@ class CascadeHead(nn.Module):
     def refined_boxes(
         self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor
     ) -> Tensor:
-        """Boxes (B, R, 4) refined by a stage's deltas for the classes `labels` (B, R), clipped to `sizes` (B, 2)."""
+        """Boxes (B, R, 4), xyxy pixels of the input, refined by a stage's deltas for the classes `labels` (B, R).
+
+        They are clipped to `sizes` (B, 2), (height, width).
+        """
         deltas = stage.of_class(outputs.deltas, labels)[:, :, None]  # (B, R, 1, 4)
         return clip_boxes(stage.decode(deltas, boxes)[:, :, 0], sizes)
 
@@ -121,7 +127,7 @@ class CascadeMaskHead(nn.Module):
 
     def heads(self) -> list[MaskHead]:
         """The stages, in order."""
-        return [stage for stage in self.stages if isinstance(stage, MaskHead)]
+        return cast("list[MaskHead]", list(self.stages))
 
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor

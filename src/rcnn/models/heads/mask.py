@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import MaskHeadConfig
-from rcnn.models.heads.mask_targets import PolygonTargets
+from rcnn.models.heads.mask_targets import MaskTargets
 from rcnn.models.heads.regions import Regions
 from rcnn.models.heads.trunks import Res5, Trunk
 from rcnn.models.layers import init_linear, zero_bias
@@ -28,7 +28,8 @@ class MaskHead(nn.Module):
     """Regions -> mask logits (K or 1, m, m) each.
 
     `trunk` is the head's own layers before the last two; with C4 it is None and `shared` is the box head's res5, which
-    belongs to the box head: it is neither registered nor saved here.
+    belongs to the box head: it is neither registered nor saved here. `deconv` doubles the side of the map; None: the
+    trunk does it.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class MaskHead(nn.Module):
         *,
         trunk: Trunk | None,
         shared: Res5 | None,
+        deconv: nn.ConvTranspose2d | None,
         pooler: RegionPooler,
         num_classes: int,
         config: MaskHeadConfig,
-        targets: PolygonTargets,
+        targets: MaskTargets,
         rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
@@ -49,13 +51,8 @@ class MaskHead(nn.Module):
         before = shared if trunk is None else trunk
         if before is None:
             raise ValueError("a mask head needs layers of its own, or those of the box head (mask.trunk=res5)")
-        channels = before.channels
-        self.deconv: nn.ConvTranspose2d | None = None
-        if config.trunk != "fbnet":  # those blocks enlarge the map themselves
-            self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
-            nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
-            zero_bias(self.deconv)
-            channels = config.width
+        self.deconv = deconv
+        channels = before.channels if deconv is None else deconv.out_channels
         self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
         init_linear(self.logits, std=0.001)
 
@@ -68,7 +65,7 @@ class MaskHead(nn.Module):
             maps = self.pooler(features, positives.boxes, positives.positive).flatten(0, 1)
         else:
             maps = positives.maps.flatten(0, 1)
-        logits = self.of_class(maps, positives.labels, positives.positive)  # (B, R, m, m)
+        logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
             counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
@@ -79,20 +76,31 @@ class MaskHead(nn.Module):
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""
         live = live_prefix(detections.valid)
         boxes, valid, labels = detections.boxes[:, :live], detections.valid[:, :live], detections.labels[:, :live]
-        maps = self.pooler(features, self.rules.in_input(boxes, images.scales_or_one), valid).flatten(0, 1)
+        maps = self.pooler(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid).flatten(0, 1)
         if self.shared[0] is not None:
             maps = self.shared[0](maps)
-        masks = self.of_class(maps, labels, valid).sigmoid() * valid[..., None, None]
+        masks = self.class_logits(maps, labels, valid).sigmoid() * valid[..., None, None]
         if self.config.vote_iou > 0:
             masks = average_masks(masks, boxes, detections.scores[:, :live], labels, valid, self.config.vote_iou)
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
 
-    def of_class(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, R, m, m) float32 of each region's class (B, R), or of all, from maps (B*R, C, s, s)."""
+    def class_logits(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """Logits (B, R, m, m) float32 of each region's class `labels` (B, R), from maps (B * R, C, s, s).
+
+        With `class_agnostic`, all classes have the same logits.
+        """
         x = maps if self.trunk is None else self.trunk(maps, valid.flatten())
         if self.deconv is not None:
             x = F.relu(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
-        own = labels.clamp(max=logits.shape[2] - 1)  # a background region has a label, too
+        own = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
         own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
         return at_least_float32(logits.gather(2, own)[:, :, 0])
+
+
+def mask_deconv(in_channels: int, width: int) -> nn.ConvTranspose2d:
+    """The layer that doubles the side of the map (figure 4): (N, C, s, s) -> (N, width, 2 s, 2 s)."""
+    deconv = nn.ConvTranspose2d(in_channels, width, 2, stride=2)
+    nn.init.kaiming_normal_(deconv.weight, mode="fan_out", nonlinearity="relu")
+    zero_bias(deconv)
+    return deconv

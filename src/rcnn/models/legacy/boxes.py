@@ -13,7 +13,7 @@ mask-faster-rcnn's decoding, which omits the -1.
 
 The size of that pixel: one of the network input, except when Detectron and mask-faster-rcnn decode the final boxes.
 They divide the proposals by the scale of the image first, so the last pixel is one of the file. In pixels of the input
-it is `scale` wide, which is the argument `pixel`.
+it is `scale` wide, which is the argument `pixel_size`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class InclusiveBoxes(BoxRules):
     """width = x2 - x1 + 1 (Detectron, MXNet's FCIS)."""
 
     @override
-    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Clip boxes (B, N, 4); even those entirely outside of the image keep one pixel."""
-        side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
+        """Boxes (B, N, 4), xyxy pixels, clipped; even those entirely outside of the image keep one pixel."""
+        side = torch.as_tensor(pixel_size, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
         # whole pixels of the file: rounding changed their number when the image was resized
         limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height
         low = torch.cat([torch.zeros_like(limit), side.expand_as(limit)], -1)[:, None]
@@ -45,23 +45,23 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
-        """Which boxes have both sides of at least `min_size` pixels, as Detectron counts pixels of the file."""
+        """Which boxes (B, N, 4) have both sides of at least `min_size`, as Detectron counts pixels of the file."""
         return (shorter_side(boxes) - 1) / scale + 1 >= min_size
 
     @override
-    def in_file(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Boxes with a last pixel of the input -> the same boxes with a last pixel of the file."""
+    def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """Boxes (B, N, 4) with a last pixel of the input -> the same boxes with a last pixel of the original image."""
         return move_ends(boxes, scales - 1.0)
 
     @override
-    def in_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """The inverse of `in_file`."""
+    def last_pixel_to_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """The inverse of `last_pixel_to_original`."""
         return move_ends(boxes, 1.0 - scales)
 
     @override
-    def raw(self, boxes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Boxes that end on their last pixel."""
-        return move_ends(boxes, -pixel)
+    def to_inclusive(self, boxes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
+        """Boxes (B, N, 4) that end on their last pixel."""
+        return move_ends(boxes, -pixel_size)
 
     @override
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def mask_frames(self, boxes: Tensor) -> Tensor:
-        """Raw boxes of at least one pixel."""
-        raw = self.raw(boxes)
-        return torch.cat([raw[..., :2], torch.maximum(raw[..., 2:], raw[..., :2] + 1)], -1)
+        """Inclusive boxes (B, N, 4) of at least one pixel."""
+        inclusive = self.to_inclusive(boxes)
+        return torch.cat([inclusive[..., :2], torch.maximum(inclusive[..., 2:], inclusive[..., :2] + 1)], -1)
 
     @override
     def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Keypoints decoded in pixels of the file, as the boxes are."""
+        """Keypoints (B, N, J, 4), decoded in pixels of the file, as the boxes are."""
         scale = scales[:, None, None]  # (B, 1, 1)
-        found = decode_keypoints(maps, self.raw(boxes, scales) / scale)  # (B, N, J, 4)
+        found = decode_keypoints(maps, self.to_inclusive(boxes, scales) / scale)  # (B, N, J, 4)
         return torch.cat([(found[..., :2] + 0.5) * scale[..., None], found[..., 2:]], -1)
 
 
@@ -92,23 +92,23 @@ class LooseInclusiveBoxes(InclusiveBoxes):
         boxes: Tensor,
         weights: Sequence[float],
         max_log_scale: float = MAX_LOG_SCALE,
-        pixel: Pixel = 1.0,
+        pixel_size: Pixel = 1.0,
     ) -> Tensor:
-        """Apply `deltas` to `boxes`; the results end one pixel later."""
-        return move_ends(decode_deltas(deltas, boxes, weights, max_log_scale), pixel)
+        """Boxes (..., 4), xyxy pixels, from `deltas` and `boxes`; they end one pixel later."""
+        return move_ends(decode_deltas(deltas, boxes, weights, max_log_scale), pixel_size)
 
 
 class PixelCenterBoxes(BoxRules):
     """From the first pixel's centre to the last's: images and anchors end one pixel earlier (matterport)."""
 
     @override
-    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Clip boxes (B, N, 4) to the centre of the last pixel."""
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
+        """Boxes (B, N, 4), xyxy pixels, clipped to the centre of the last pixel."""
         return clip_boxes(boxes, sizes - 1)
 
     @override
     def anchors(self, cell: Tensor) -> Tensor:
-        """Anchors (A, 4) that end one pixel earlier."""
+        """Anchors (A, 4), xyxy pixels, that end one pixel earlier."""
         return move_ends(cell, -1.0)
 
 
