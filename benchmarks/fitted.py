@@ -47,7 +47,7 @@ def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Ma
     record = dataset[index]
     pixels = read_image(record.path)
     sample = make_sample(record, pixels, masks=masks, keypoints=keypoints)
-    small = preprocess(sample, build_preprocessor(detector.config.input))
+    small, _ = preprocess(sample, build_preprocessor(detector.config.input))
     images = pad_images([small.image], detector.config.input.divisor, "exact")
     return Photo(
         pixels=pixels,

@@ -185,8 +185,7 @@ class Predictor:
 
     def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
         """The detections in one batch of prepared `images`, in pixels of their original images."""
-        originals, scales = [frame.original for frame in frames], [frame.scale for frame in frames]
-        batch = pad_images(images, self.config.input.divisor, self.padding, originals, scales).to(self.device)
+        batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
         with torch.inference_mode():
             detections = self.detector.predict(batch).to("cpu")
         return [self.results(detections, index, frame) for index, frame in enumerate(frames)]

@@ -117,7 +117,7 @@ class AugmentedPredictor(Predictor):
         """An image (3, H, W) at its own size: `detect` makes the views."""
         image = as_image(source)
         size = image.shape[1], image.shape[2]
-        return image, Frame(original=size, size=size, back=(1.0, 1.0))
+        return image, Frame(original=size, size=size, resized=size, to_original_scale=(1.0, 1.0))
 
     @override
     def detect(self, images: Sequence[Tensor], frames: Sequence[Frame]) -> list[ImageDetections]:
@@ -139,15 +139,15 @@ class AugmentedPredictor(Predictor):
         longest = min(MAX_SIDE, round(config.max_size * side / config.min_size))
         config = replace(config, min_size=side, max_size=max(side, longest))
         resized, frame = build_preprocessor(config)(image)
-        images = pad_images(
-            [resized.flip(-1) if flipped else resized], config.divisor, self.padding, [frame.original], [frame.scale]
-        ).to(self.device)
+        images = pad_images([resized.flip(-1) if flipped else resized], config.divisor, self.padding, [frame]).to(
+            self.device
+        )
         features = self.detector.features(images)
         return View(
             images=images,
             features=features,
             found=self.detector.detect_boxes(features, images),
-            back=torch.tensor(frame.back * 2, device=self.device),
+            back=torch.tensor(frame.to_original_scale * 2, device=self.device),
             flipped=flipped,
         )
 

@@ -88,7 +88,7 @@ def outcome(root: Path, name: str, text: str) -> str:
         if dataset is None:
             return refusal
         check_records(dataset, root)
-        if dataset.has_keypoints:
+        if dataset.objects.keypoints is not None:
             refused_or(lambda: skeleton_of(dataset), file)
         check_metrics(dataset)
         return "warned" if dataset.warnings else "read"
@@ -126,7 +126,11 @@ def check_metrics(dataset: Dataset) -> None:
     """The ground truth is JSON that COCO's metrics take, with the objects counted right."""
     truth = dataset.to_coco()
     json.dumps(truth, allow_nan=False)
-    kinds = ["bbox", *(["segm"] if dataset.has_outlines else []), *(["keypoints"] if dataset.has_keypoints else [])]
+    kinds = [
+        "bbox",
+        *(["segm"] if dataset.has_outlines else []),
+        *(["keypoints"] if dataset.objects.keypoints is not None else []),
+    ]
     metrics = evaluate(truth, [], kinds)
     assert sum(metrics.objects.values()) == sum(not entry["iscrowd"] for entry in truth["annotations"])
 

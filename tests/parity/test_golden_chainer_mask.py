@@ -87,7 +87,7 @@ def test_inference_equals_the_peer_stage_by_stage(shared: Path, folder: Path, sy
     maps = head.trunk(pooled.flatten(0, 1))
     mask_head = instance(detector.mask_head, MaskHead)
     for label in (0, 41):
-        ours = mask_head.of_class(maps, torch.full((1, 2), label), valid[:, :2])[0]
+        ours = mask_head.class_logits(maps, torch.full((1, 2), label), valid[:, :2])[0]
         theirs = stored["roi_mask_logits_first2"][:, label if system == "wkentaro" else label + 1]
         assert_within("mask logits of given boxes", ours, theirs, atol=3e-4)
 

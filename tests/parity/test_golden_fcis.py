@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from rcnn.models import Detector
-from rcnn.models.config import SamplingConfig
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.rpn import Level
 from rcnn.predictor import Predictor
@@ -98,7 +97,7 @@ def test_rpn(peer: Peer) -> None:
     level, stored = rpn_level(peer), peer.stored
     anchors = their_order(level.anchors)[:24].numpy()
     assert_within("anchors", anchors[:, [1, 0, 3, 2]], stored["anchor_first_cells"], atol=1e-3)
-    assert_within("rpn scores", their_order(level.ranks[0]), stored["rpn_score"][:, 1], atol=1e-4)
+    assert_within("rpn scores", their_order(level.sort_keys[0]), stored["rpn_score"][:, 1], atol=1e-4)
     difference = stored["rpn_score"][:, 1] - stored["rpn_score"][:, 0]
     assert_within("rpn logits", their_order(level.logits[0]), difference, atol=2e-4)
     assert_within("rpn deltas", their_order(level.deltas[0]).numpy()[:, [1, 0, 3, 2]], stored["rpn_loc"], atol=5e-5)
@@ -202,11 +201,6 @@ def truth(peer: Peer) -> Targets:
     )
 
 
-def everything(sampling: SamplingConfig, count: int) -> SamplingConfig:
-    """Samples all of `count` anchors or regions, whatever part of them is positive."""
-    return replace(sampling, batch_size=count, positive_fraction=1.0)
-
-
 def test_losses_and_gradients(peer: Peer) -> None:
     """Every anchor and region is sampled, as in the peer's run, so that no random number matters.
 
@@ -219,8 +213,10 @@ def test_losses_and_gradients(peer: Peer) -> None:
     expected = dict(zip(stored["loss_names"].tolist(), stored["loss_values"].tolist(), strict=True))
     part = "roi" if peer.name == CHAINERCV else "fcis"
     rpn_config, config = detector.rpn.config, head.config
-    detector.rpn.config = replace(rpn_config, sampling=everything(rpn_config.sampling, 4000))
-    head.config = replace(config, sampling=everything(config.sampling, 400))
+    detector.rpn.config = replace(
+        rpn_config, sampling=replace(rpn_config.sampling, batch_size=4000, positive_fraction=1.0)
+    )
+    head.config = replace(config, sampling=replace(config.sampling, batch_size=400, positive_fraction=1.0))
     boxes = xyxy(stored["train_proposals"])[None]
     proposals = Proposals(
         boxes=boxes, objectness=torch.zeros(boxes.shape[:2]), valid=torch.ones(boxes.shape[:2], dtype=torch.bool)

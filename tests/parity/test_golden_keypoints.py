@@ -80,7 +80,9 @@ def test_inference_equals_detectron2(shared: Path, folder: Path) -> None:
         )
         height, width = inputs[f"image{image}"].shape[:2]
         size = (int(images.sizes[image, 0]), int(images.sizes[image, 1]))
-        frame = Frame(original=(height, width), size=size, back=(width / size[1], height / size[0]))
+        frame = Frame(
+            original=(height, width), size=size, resized=size, to_original_scale=(width / size[1], height / size[0])
+        )
         original = to_original(detections, image, frame, detector.config)
         resized = present(detections.keypoints)[image][real].numpy()[order]
         for found, expected in (

@@ -56,7 +56,7 @@ def test_boxes_return_to_the_original_by_hand() -> None:
     )
     config = model_config("faster_rcnn_r50_fpn")
     # y halves, x doubles; the third lies below the image
-    frame = Frame(original=(50, 400), size=(100, 200), back=(2, 0.5))
+    frame = Frame(original=(50, 400), size=(100, 200), resized=(100, 200), to_original_scale=(2, 0.5))
     found = to_original(detections, 0, frame, config)
     np.testing.assert_array_equal(found.boxes, [[20, 10, 60, 30], [0, 45, 400, 50]])
     np.testing.assert_array_equal(found.labels, [1, 0])

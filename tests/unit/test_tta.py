@@ -114,7 +114,7 @@ def test_masks_are_the_mean_of_the_views() -> None:
             for row, (own, label) in enumerate(zip(boxes, found.labels, strict=True)):
                 real = torch.ones(1, 1, dtype=torch.bool)
                 pooled = head.pooler(detector.features(batch), own[None, None], real).flatten(0, 1)
-                mask = head.of_class(pooled, torch.tensor([[label]]), real).sigmoid()[0, 0].numpy()
+                mask = head.class_logits(pooled, torch.tensor([[label]]), real).sigmoid()[0, 0].numpy()
                 total[row] += (mask[:, ::-1] if mirrored else mask) / 2
     np.testing.assert_allclose(present(found.box_masks), total, atol=1e-4)
 

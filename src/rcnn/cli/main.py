@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -36,6 +37,9 @@ OUT_OF_MEMORY = re.compile(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the command line). An error that the user can fix is one line and exit status 2."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not _has_current_folder():
+        print("rcnn: the current folder no longer exists: change to another one (cd)", file=sys.stderr)
+        sys.exit(2)
     debug = "--debug" in words or os.environ.get("RCNN_DEBUG", "") not in ("", "0")
     words = [word for word in words if word != "--debug"]  # accepted anywhere, also after the command
     if problem := _problem(words):
@@ -67,6 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print("rcnn: stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def help_text() -> str:
@@ -107,6 +119,9 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
         reason = text or type(error).__name__
         return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        where = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
+        return f"{where}: {error.strerror}. Free some space, or write to another place with --output"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return None if isinstance(error, RuntimeError) else text or type(error).__name__

@@ -28,7 +28,7 @@ READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the JPEG pictures
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
-OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # a full or read-only disk: no fault of an input
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the output, not of an input
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
@@ -118,7 +118,8 @@ def predict(
         typer.echo(text)
     else:
         objects = sum(len(entry["detections"]) for entry in done)
-        typer.echo(f"{counted(objects, 'object')} in {counted(len(done), 'image')}; results in {path}")
+        where = f"; results in {path}" if done else ""
+        typer.echo(f"{counted(objects, 'object')} in {counted(len(done), 'image')}{where}")
     if sources.failed:
         typer.echo(f"{counted(len(sources.failed), 'input')} failed", err=True)
         raise typer.Exit(1)
@@ -160,7 +161,7 @@ class _Run:
                 except Exception as error:  # one bad input never costs the others
                     if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
                         raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
-                    reason = str(error).removeprefix(source.name).lstrip(": ") or type(error).__name__
+                    reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
                     sources.failed.append((source.name, reason))
                     typer.echo(f"{source.name}: {reason}", err=True)
                 advance()

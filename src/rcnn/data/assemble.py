@@ -1,6 +1,6 @@
-"""Checked tables -> Dataset: labels for the classes, and the objects to learn from as columns.
+"""Checked tables -> Dataset: labels for the classes, and the objects used in training as columns.
 
-Boxes are clipped to their images. Objects whose box is empty or outside its image are not learned from, but remain
+Boxes are clipped to their images. Objects whose box is empty or outside its image are not used in training, but remain
 ground truth in evaluation, so that numbers agree with those of other tools on the same file.
 
 Letters: I images, A objects, K classes.
@@ -20,7 +20,7 @@ from rcnn.data.messages import Warnings, close_to, counted, few
 from rcnn.data.records import Dataset, Objects
 from rcnn.data.segmentations import pack_outlines
 
-NOT_LEARNED = "skipped in training, kept in evaluation"
+NOT_TRAINED = "skipped in training, kept in evaluation"
 BEYOND_EDGE = 1.0  # pixels; rounding goes a little beyond the edge in most files
 
 
@@ -56,6 +56,7 @@ def assemble(
         categories=chosen,
         label_of=label,
         reader=reader,
+        keypoints_differ=tables.keypoints_differ,
         warnings=(*tables.warnings, *others, *warnings.lines()),
         notes=tables.notes,
     )
@@ -91,7 +92,7 @@ def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]
 def _objects(
     annotations: Sequence[Annotation], images: Sequence[Image], label: dict[int, int], warnings: Warnings
 ) -> Objects:
-    """The objects that can be learned from, in the order of the images."""
+    """The objects that can be used in training, in the order of the images."""
     place = {image["id"]: i for i, image in enumerate(images)}
     image = np.array([place[annotation["image_id"]] for annotation in annotations], dtype=np.int64)
     order = np.argsort(image, kind="stable")
@@ -109,15 +110,14 @@ def _objects(
     beyond = kept & (np.abs(boxes - clipped) > BEYOND_EDGE).any(axis=1)
     ids = np.empty(len(annotations), dtype=object)
     ids[:] = [one["id"] for one in annotations]
-    warnings.add("a box of zero size", NOT_LEARNED, ids[~solid].tolist())
-    warnings.add("a box outside the image", NOT_LEARNED, ids[solid & ~inside].tolist())
+    warnings.add("a box of zero size", NOT_TRAINED, ids[~solid].tolist())
+    warnings.add("a box outside the image", NOT_TRAINED, ids[solid & ~inside].tolist())
     warnings.add("a box partly outside the image", "clipped to the image for training", ids[beyond].tolist())
 
     annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
     bare = [one["id"] for one in annotations if "segmentation" not in one]
     if len(bare) < len(annotations):  # a data set with boxes only needs no warning
         warnings.add("a box but no outline", "used for boxes, not for masks", bare)
-    outlines = pack_outlines(annotations)
     whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)
     points = [one["keypoints"] for one in annotations if "keypoints" in one]
     return Objects(
@@ -128,9 +128,5 @@ def _objects(
         areas=np.array([one["area"] for one in annotations], dtype=np.float64),
         ids=ids[kept].astype(np.int64) if whole else ids[kept],
         keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if points else None,
-        part_starts=outlines.part_starts,
-        point_starts=outlines.point_starts,
-        points=outlines.points,
-        rle_starts=outlines.rle_starts,
-        rle_bytes=outlines.rle_bytes,
+        outlines=pack_outlines(annotations),
     )

@@ -11,7 +11,7 @@ def repeat_factors(dataset: Dataset, threshold: float) -> np.ndarray:
     """How often each image is used per epoch, (I,) float64, 1 or more.
 
     A class in a fraction f of the images has the factor max(1, sqrt(threshold / f)); an image has the largest factor of
-    its classes. Crowds do not count, since they are not learned from; an image without objects has 1.
+    its classes. Crowds do not count, since they are not used in training; an image without objects has 1.
     """
     objects = dataset.objects
     image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -15,7 +15,9 @@ from torch import Tensor
 
 from rcnn.data.images import MAX_PIXELS, decode, read_image
 
-ImageInput: TypeAlias = str | os.PathLike[str] | bytes | npt.NDArray[np.uint8] | Image.Image | Tensor
+ImageInput: TypeAlias = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[np.uint8] | Image.Image | Tensor
+)
 Channels = Literal["rgb", "bgr"]
 
 ACCEPTED = (
@@ -28,7 +30,8 @@ def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
     if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor)):
         return True
-    if isinstance(value, (Sequence, Iterator)):
+    unsuitable = (Mapping, Set)  # the keys of a mapping are not images, and a set has no order
+    if isinstance(value, Iterable) and not isinstance(value, unsuitable):
         return False
     raise ValueError(f"got {_kind(value)}; expected {ACCEPTED}, or a list of these")
 

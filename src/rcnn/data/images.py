@@ -49,6 +49,10 @@ class ImageError(ValueError):
     """An image that cannot be read. The message says which one, what is wrong, and what to do."""
 
 
+class MissingHeifError(ImageError):
+    """A HEIC image that cannot be read because the optional decoder is not installed."""
+
+
 def read_image(source: Source, *, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Decode an image file, or its encoded bytes: uint8 RGB (3, H, W), upright, channels last in memory.
 
@@ -79,7 +83,10 @@ def decode(image: Image.Image, name: str) -> Tensor:
 
 
 def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(height, width) of what `read_image` returns, from the file's header. Raises the same errors."""
+    """(height, width) of what `read_image` returns, from the file's header.
+
+    Raises the same errors, except those about the pixels, which are not decoded.
+    """
     with _open(source, max_pixels) as image:
         width, height = image.size
         if image.format == "TIFF":  # some versions of Pillow return the upright size: take the stored one
@@ -94,12 +101,14 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
 
 
 def is_image(path: Path) -> bool:
-    """Whether the content of a file looks like an image that `read_image` reads. Reads the header only."""
+    """Whether a file's header is that of an image that `read_image` reads, with all optional decoders installed."""
     try:
         with _open(path, max_pixels=0) as image:
             return image.format != "TGA"  # which has no signature: text files pass as TGA
-    except (ImageError, OSError) as error:
-        return "HEIC" in str(error)
+    except MissingHeifError:
+        return True
+    except (ImageError, OSError):
+        return False
 
 
 def _open(source: Source, max_pixels: int) -> Image.Image:
@@ -113,7 +122,7 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
     heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
     if heif and importlib.util.find_spec("pillow_heif") is None:
-        raise ImageError(f"{name} is a HEIC image, which needs an extra: pip install 'rcnn[heif]'")
+        raise MissingHeifError(f"{name} is a HEIC image, which needs an extra: pip install 'rcnn[heif]'")
     try:
         image = _open_without_limit(io.BytesIO(source) if isinstance(source, bytes) else Path(source), heif)
     except UnidentifiedImageError as error:

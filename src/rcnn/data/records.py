@@ -3,15 +3,13 @@
 A data set of a million objects must be cheap to send to worker processes, so its objects are columns with offsets, not
 Python objects: `dataset[i]` makes the record of one image on request.
 
-Letters: I images, A objects of the whole data set, N objects of one image, P points of a polygon, J keypoints,
-K classes.
+Letters: I images, A objects of the whole data set, N objects of one image, J keypoints, K classes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,7 @@ import numpy as np
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, Tables
-from rcnn.ops.coco_backend import Rle
-
-Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, .. original pixels
-Segmentation = Polygons | Rle | None  # an Rle is compressed: size [height, width] of the image, counts bytes
+from rcnn.data.segmentations import Outlines, Segmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +30,8 @@ class ImageRecord:
     width: int
     boxes: np.ndarray  # (N, 4) float32 xyxy, clipped to the image and not empty
     labels: np.ndarray  # (N,) int64 in [0, K)
-    crowd: np.ndarray  # (N,) bool: a group of objects, neither learned from nor counted against a detection
-    areas: np.ndarray  # (N,) float64 pixels, of the outline as the annotation states it
+    crowd: np.ndarray  # (N,) bool: a group of objects, not used in training, ignored in evaluation
+    areas: np.ndarray  # (N,) float64 pixels, as annotated; if missing, computed from the outline or the box
     segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
@@ -61,23 +56,8 @@ class Objects:
     crowd: np.ndarray  # (A,) bool
     areas: np.ndarray  # (A,) float64
     ids: np.ndarray  # (A,) int64, or objects where some id is text
-    part_starts: np.ndarray  # (A + 1,) int64: object a's polygons are parts part_starts[a] to part_starts[a + 1]
-    point_starts: np.ndarray  # (parts + 1,) int64: places of a part in `points`
-    points: np.ndarray  # float64, x, y of all polygons one after the other
-    rle_starts: np.ndarray  # (A + 1,) int64: places of an object's run lengths in `rle_bytes`; equal where it has none
-    rle_bytes: np.ndarray  # uint8
+    outlines: Outlines
     keypoints: np.ndarray | None  # (A, J, 3) float32
-
-    def segmentation(self, place: int, size: tuple[int, int]) -> Segmentation:
-        """The outline of the object at `place`, in an image of `size` (height, width)."""
-        first, last = self.rle_starts[place : place + 2]
-        if last > first:
-            return {"size": list(size), "counts": self.rle_bytes[first:last].tobytes()}
-        first, last = self.part_starts[place : place + 2]
-        if last == first:
-            return None
-        ends = self.point_starts[first : last + 1].tolist()
-        return tuple(self.points[a:b] for a, b in pairwise(ends))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,6 +81,7 @@ class Dataset:
     categories: tuple[Category, ...]  # (K,) as the annotation file has them, names made unique
     label_of: dict[int, int]  # category id of the annotation file -> label
     reader: Callable[[KnownImages | None], Tables]  # reads the tables again, for `to_coco`
+    keypoints_differ: bool = False  # objects have different numbers of keypoints, so none are used
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
     notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
 
@@ -127,27 +108,20 @@ class Dataset:
             labels=objects.labels[first:last],
             crowd=objects.crowd[first:last],
             areas=objects.areas[first:last],
-            segmentations=tuple(objects.segmentation(place, (height, width)) for place in range(first, last)),
+            segmentations=tuple(objects.outlines.segmentation(place, (height, width)) for place in range(first, last)),
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=tuple(objects.ids[first:last].tolist()),
         )
 
     @property
-    def objects_to_learn(self) -> int:
-        """Number of objects that are not crowds."""
+    def num_training_objects(self) -> int:
+        """Number of objects used in training: those that are not crowds."""
         return int((~self.objects.crowd).sum())
 
     @property
     def has_outlines(self) -> bool:
         """Whether some object, crowds not counted, has an outline, so that masks can be trained and evaluated."""
-        objects = self.objects
-        outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
-        return bool(outlined[~objects.crowd].any())
-
-    @property
-    def has_keypoints(self) -> bool:
-        """Whether some object has keypoints."""
-        return self.objects.keypoints is not None
+        return bool(self.objects.outlines.given[~self.objects.crowd].any())
 
     def as_one_class(self, name: str) -> Dataset:
         """The same objects, all of class `name`, with category id 1."""

@@ -1,6 +1,6 @@
-"""Outlines of many objects packed into columns, which worker processes receive cheaply.
+"""Segmentations of many objects packed into columns, which worker processes receive cheaply.
 
-Letters: A objects.
+Letters: A objects, P points of a polygon.
 """
 
 from __future__ import annotations
@@ -8,21 +8,48 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 
 from rcnn.data.checks.tables import Annotation
+from rcnn.ops.coco_backend import Rle
+
+Polygons = tuple[np.ndarray, ...]  # the parts of one object, each (2P,) float64: x, y, x, y, .. original pixels
+Segmentation = Polygons | Rle | None  # an Rle is compressed: size [height, width] of the image, counts bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outlines:
-    """Outlines of A objects, as `Objects` keeps them."""
+    """Outlines of A objects: polygons, run lengths or none for each."""
 
-    part_starts: np.ndarray  # (A + 1,) int64 places in point_starts
-    point_starts: np.ndarray  # (parts + 1,) int64 places in points
-    points: np.ndarray  # float64
-    rle_starts: np.ndarray  # (A + 1,) int64 places in rle_bytes
+    part_starts: np.ndarray  # (A + 1,) int64: object a's polygons are parts part_starts[a] to part_starts[a + 1]
+    point_starts: np.ndarray  # (parts + 1,) int64: positions of a part in `points`
+    points: np.ndarray  # float64, x, y of all polygons one after the other
+    rle_starts: np.ndarray  # (A + 1,) int64: positions of an object's run lengths in `rle_bytes`; equal if it has none
     rle_bytes: np.ndarray  # uint8
+
+    def segmentation(self, place: int, size: tuple[int, int]) -> Segmentation:
+        """The outline of the object at `place`, in an image of `size` (height, width)."""
+        first, last = self.rle_starts[place : place + 2]
+        if last > first:
+            return {"size": list(size), "counts": self.rle_bytes[first:last].tobytes()}
+        first, last = self.part_starts[place : place + 2]
+        if last == first:
+            return None
+        ends = self.point_starts[first : last + 1].tolist()
+        return tuple(self.points[a:b] for a, b in pairwise(ends))
+
+    @property
+    def given(self) -> npt.NDArray[np.bool_]:
+        """Whether each object has an outline, (A,)."""
+        return (np.diff(self.part_starts) > 0) | (np.diff(self.rle_starts) > 0)
+
+    @property
+    def edges(self) -> npt.NDArray[np.int64]:
+        """Number of edges of each object, (A,): exact for polygons, at most two per byte of run lengths."""
+        return np.diff(self.point_starts[self.part_starts]) // 2 + 2 * np.diff(self.rle_starts)
 
 
 def pack_outlines(annotations: Sequence[Annotation]) -> Outlines:

@@ -42,19 +42,10 @@ def skeleton_of(dataset: Dataset) -> Skeleton:
     different ones, or where names and annotations differ in number.
     """
     file = dataset.annotation_file
-    points = dataset.objects.keypoints
     used = {int(label) for label in dataset.objects.labels.tolist()}
     known = [c for label, c in enumerate(dataset.categories) if c.get("keypoints") and (label in used or not used)]
     _require_same(known, dataset)
-    if points is None:
-        odd = [line for line in dataset.warnings if "keypoints of different" in line]
-        raise ValueError(
-            odd[0]
-            if odd
-            else f"{file} has no keypoints, and this model is trained on them: use a file whose annotations have "
-            '"keypoints", e.g. COCO\'s person_keypoints_SPLIT.json, or a model without (`rcnn models` lists them)'
-        )
-    count = points.shape[1]
+    count = _keypoint_count(dataset)
     if not known:
         names = tuple(f"keypoint_{number}" for number in range(count))
         return Skeleton(names=names, named=False, pairs=(), lines=(), sigmas=None)
@@ -150,6 +141,22 @@ def _require_same(categories: Sequence[Category], dataset: Dataset) -> None:
             f"{dataset.annotation_file} has categories with different keypoints ({shown}), and a model has one set for "
             "all of its classes: split the file by category, and train a model on each"
         )
+
+
+def _keypoint_count(dataset: Dataset) -> int:
+    """J, the number of keypoints per object. Raises ValueError if the data set has no keypoints that can be used."""
+    points = dataset.objects.keypoints
+    if points is not None:
+        return points.shape[1]
+    if dataset.keypoints_differ:
+        raise ValueError(
+            f"{dataset.annotation_file} has objects with different numbers of keypoints; expected the same number in "
+            "all annotations (3 values per keypoint: x, y, visibility; 0, 0, 0 for a keypoint that is not labelled)"
+        )
+    raise ValueError(
+        f"{dataset.annotation_file} has no keypoints, and this model is trained on them: use a file whose annotations "
+        'have "keypoints", e.g. COCO\'s person_keypoints_SPLIT.json, or a model without (`rcnn models` lists them)'
+    )
 
 
 def _names(category: Category) -> tuple[str, ...]:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.data.records import Dataset, ImageRecord, Segmentation
+from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.segmentations import Segmentation
 from rcnn.data.transforms import Sample
 from rcnn.ops.coco_backend import as_rle, rle_box, rle_mask
 from rcnn.ops.rle import mask_outline
@@ -27,8 +28,8 @@ Masks = Literal[
 ]
 MIN_OBJECTS = 8  # the smallest G
 MIN_CROWDS = 2  # the smallest I
-MAX_BYTES = 4 * 2**30  # of the masks of one image; an image with 10,000 objects must not fill the memory
-MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size is a graph of its own
+MAX_BYTES = 4 * 2**30  # of the masks of an image alone in its batch: 10,000 objects in it must not fill the memory
+MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size compiles a new graph
 
 
 def make_sample(
@@ -117,19 +118,21 @@ def capacity(count: int, smallest: int) -> int:
 
 
 def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
-    """Raise ValueError where the masks of an image need more than MAX_BYTES; `pixels` has the network input, padded.
+    """Raise ValueError if the masks of an image alone in its batch need more than MAX_BYTES.
 
-    Polygons take 20 bytes per edge, as many edges for every object as the largest one has; bitmaps one byte per pixel.
+    `pixels` is the area of the largest padded network input. Polygons take 20 bytes per edge, with every object padded
+    to the number of edges of the largest one; bitmaps take one byte per pixel of the file and of the network input. A
+    batch pads its images to the largest number of objects and of edges, so it takes up to B times the bound.
     """
     objects = dataset.objects
     if not len(objects.labels):
         return
-    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
-    counts = np.bincount(image[~objects.crowd], minlength=len(dataset))
+    used = ~objects.crowd
+    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[used]
+    counts = np.bincount(image, minlength=len(dataset))
     if masks == "polygon":
-        points = objects.point_starts[objects.part_starts]
         edges = np.zeros(len(dataset), dtype=np.int64)
-        np.maximum.at(edges, image, np.diff(points) // 2)
+        np.maximum.at(edges, image, objects.outlines.edges[used])
         sizes = [20 * capacity(e, MIN_EDGES) for e in edges.tolist()]
     else:
         sizes = (pixels + dataset.sizes.prod(axis=1)).tolist()
@@ -138,7 +141,7 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
     if needed[worst] > MAX_BYTES:
         raise ValueError(
             f"{dataset.annotation_file}: image {dataset.image_ids[worst]} ({dataset.file_names[worst]}) has "
-            f"{counts[worst]} objects, whose masks need {needed[worst] / 2**30:.1f} GiB of memory; expected at most "
+            f"{counts[worst]} objects. Their masks need {needed[worst] / 2**30:.1f} GiB of memory; expected at most "
             f"{MAX_BYTES / 2**30:.0f} GiB. Cut the image into tiles, use a smaller input.max_size"
             + ("" if masks == "polygon" else ", use mask.target=polygon if the model allows it")
             + ", or train a model without masks"
@@ -154,14 +157,15 @@ def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_class
     for image, sample in enumerate(samples):
         count = len(sample.boxes)
         boxes[image, :count], labels[image, :count], valid[image, :count] = sample.boxes, sample.labels, True
+    crowds = max((len(sample.crowds) for sample in samples if sample.crowds is not None), default=0)
     return Targets(
         boxes=boxes,
         labels=labels,
         valid=valid,
         polygons=_collate_outlines(samples, places),
-        bitmaps=_collate_bitmaps(samples, places, shape),
-        keypoints=_collate_keypoints(samples, places),
-        crowds=_collate_crowds(samples),
+        bitmaps=_padded([sample.bitmaps for sample in samples], (places, *shape)),
+        keypoints=_padded([sample.keypoints for sample in samples], (places,)),
+        crowds=_padded([sample.crowds for sample in samples], (capacity(crowds, MIN_CROWDS),)),
         num_classes=num_classes,
     )
 
@@ -180,34 +184,15 @@ def _collate_outlines(samples: Sequence[Sample], places: int) -> Tensor | None:
     return torch.from_numpy(polygons)
 
 
-def _collate_bitmaps(samples: Sequence[Sample], places: int, shape: tuple[int, int]) -> Tensor | None:
-    """(B, G, H, W) bool; None where the samples have no bitmaps."""
-    bitmaps = [sample.bitmaps for sample in samples if sample.bitmaps is not None]
-    if len(bitmaps) < len(samples):
+def _padded(values: Sequence[Tensor | None], shape: tuple[int, ...]) -> Tensor | None:
+    """Values of B samples in one tensor (B, *shape, ...), padded with zeros; None if a sample has None.
+
+    `shape` replaces the first dimensions of the values.
+    """
+    given = [value for value in values if value is not None]
+    if not given or len(given) < len(values):
         return None
-    padded = torch.zeros(len(samples), places, *shape, dtype=torch.bool)
-    for slot, one in zip(padded, bitmaps, strict=True):
-        slot[: one.shape[0], : one.shape[1], : one.shape[2]] = one
-    return padded
-
-
-def _collate_crowds(samples: Sequence[Sample]) -> Tensor | None:
-    """(B, I, 4) float32, empty boxes where there is no crowd; None where the samples have none."""
-    crowds = [sample.crowds for sample in samples if sample.crowds is not None]
-    if len(crowds) < len(samples):
-        return None
-    padded = torch.zeros(len(samples), capacity(max((len(one) for one in crowds), default=0), MIN_CROWDS), 4)
-    for slot, one in zip(padded, crowds, strict=True):
-        slot[: len(one)] = one
-    return padded
-
-
-def _collate_keypoints(samples: Sequence[Sample], places: int) -> Tensor | None:
-    """(B, G, J, 3) float32; None where the samples have no keypoints."""
-    keypoints = [sample.keypoints for sample in samples if sample.keypoints is not None]
-    if len(keypoints) < len(samples):
-        return None
-    padded = torch.zeros(len(samples), places, *keypoints[0].shape[1:])
-    for slot, one in zip(padded, keypoints, strict=True):
-        slot[: len(one)] = one
+    padded = torch.zeros(len(given), *shape, *given[0].shape[len(shape) :], dtype=given[0].dtype)
+    for slot, value in zip(padded, given, strict=True):
+        slot[tuple(slice(side) for side in value.shape)] = value
     return padded

@@ -15,17 +15,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.v2 import functional as pixels
+from torchvision.transforms.v2 import functional as TF
 
-from rcnn.preprocess import InputConfig, Preprocessor, Resize, build_preprocessor
-from rcnn.preprocess.legacy import canvas_corner, place_on_canvas
-from rcnn.preprocess.resizing import resize_image
+from rcnn.preprocess import Frame, InputConfig, Preprocessor, Resize, build_preprocessor
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One image and its N objects to learn from; crowds are kept apart."""
+    """One image and the N objects used in training; crowds are kept separately."""
 
     image: Tensor  # (3, H, W) uint8 RGB, or float32 in 0..255
     boxes: Tensor  # (N, 4) float32 xyxy pixels
@@ -67,31 +66,6 @@ class Augmentation(Protocol):
         ...
 
 
-def resize(sample: Sample, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Sample:
-    """A sample at `size` (height, width); x and y of its objects are scaled separately, since sizes were rounded.
-
-    `factor` as in `resize_image`.
-    """
-    y, x = size[0] / sample.size[0], size[1] / sample.size[1]
-    bitmaps = sample.bitmaps
-    if bitmaps is not None:
-        rows = _nearest(sample.size[0], size[0], kind)
-        columns = _nearest(sample.size[1], size[1], kind)
-        bitmaps = bitmaps[:, rows][:, :, columns]
-    keypoints = sample.keypoints
-    if keypoints is not None:
-        keypoints = (keypoints.double() * torch.tensor([x, y, 1], dtype=torch.float64)).float()
-    return replace(
-        sample,
-        image=resize_image(sample.image, size, kind, factor),
-        boxes=_scaled(sample.boxes, x, y),
-        crowds=None if sample.crowds is None else _scaled(sample.crowds, x, y),
-        outlines=None if sample.outlines is None else tuple(edges * (x, y, x, y, 1) for edges in sample.outlines),
-        bitmaps=bitmaps,
-        keypoints=keypoints,
-    )
-
-
 def _nearest(old: int, new: int, kind: Resize) -> Tensor:
     """Source index (new,) int64 of each pixel when a line of `old` pixels of a bitmap is resized to `new` pixels.
 
@@ -107,40 +81,51 @@ def _nearest(old: int, new: int, kind: Resize) -> Tensor:
     return places.long().clamp(max=old - 1)
 
 
-def _scaled(boxes: Tensor, x: float, y: float) -> Tensor:
-    return (boxes.double() * torch.tensor([x, y, x, y], dtype=torch.float64)).float()
-
-
 def _flipped(boxes: Tensor, width: int) -> Tensor:
     x1, y1, x2, y2 = boxes.unbind(1)
     return torch.stack([width - x2, y1, width - x1, y2], 1)
 
 
-def preprocess(sample: Sample, preprocessor: Preprocessor) -> Sample:
-    """A sample as the network gets it: resized, and on a canvas if the config has one."""
-    size, factor = preprocessor.resized_size(sample.size), preprocessor.sample_spacing(sample.size)
-    sample = resize(sample, size, preprocessor.config.resize, factor)
-    return sample_on_canvas(sample, preprocessor.config.canvas) if preprocessor.config.canvas else sample
+def preprocess(sample: Sample, preprocessor: Preprocessor) -> tuple[Sample, Frame]:
+    """A sample as the network gets it, and its frame: the image by `preprocessor`, the objects by the frame."""
+    image, frame = preprocessor(sample.image)
+    return to_input(sample, image, frame, preprocessor.config.resize), frame
 
 
-def sample_on_canvas(sample: Sample, canvas: int) -> Sample:
-    """A sample in the middle of a black square."""
-    top, left = canvas_corner(sample.size, canvas)
-    offset = sample.boxes.new_tensor([left, top, left, top])
-    edge_offset = np.array([left, top, left, top, 0])
+def to_input(sample: Sample, image: Tensor, frame: Frame, kind: Resize) -> Sample:
+    """A sample with its objects moved to the network's `image` (3, h, w), which lies in the file as `frame` says.
+
+    x and y are scaled separately, since sizes were rounded. `kind` chooses the pixels of bitmaps.
+    """
+    (height, width), (top, left) = sample.size, frame.corner
+    y, x = frame.resized[0] / height, frame.resized[1] / width
     keypoints = sample.keypoints
     if keypoints is not None:
+        scaled = keypoints.double() * torch.tensor([x, y, 1], dtype=torch.float64)
         given = keypoints[..., 2:] > 0  # absent ones stay zeros
-        keypoints = torch.where(given, keypoints + keypoints.new_tensor([left, top, 0]), 0)
+        keypoints = torch.where(given, scaled + torch.tensor([left, top, 0]), 0).float()
+    outlines = sample.outlines
+    if outlines is not None:
+        outlines = tuple(edges * (x, y, x, y, 1) + (left, top, left, top, 0) for edges in outlines)
+    scale, offset = torch.tensor([x, y, x, y], dtype=torch.float64), torch.tensor([left, top, left, top])
     return replace(
         sample,
-        image=place_on_canvas(sample.image, canvas),
-        boxes=sample.boxes + offset,
-        crowds=None if sample.crowds is None else sample.crowds + offset,
-        outlines=None if sample.outlines is None else tuple(edges + edge_offset for edges in sample.outlines),
-        bitmaps=None if sample.bitmaps is None else place_on_canvas(sample.bitmaps, canvas),
+        image=image,
+        boxes=(sample.boxes.double() * scale + offset).float(),
+        crowds=None if sample.crowds is None else (sample.crowds.double() * scale + offset).float(),
+        outlines=outlines,
+        bitmaps=None if sample.bitmaps is None else _resized_bitmaps(sample.bitmaps, frame, kind),
         keypoints=keypoints,
     )
+
+
+def _resized_bitmaps(bitmaps: Tensor, frame: Frame, kind: Resize) -> Tensor:
+    """Bitmaps (N, H, W) bool in the network's image, (N, h, w)."""
+    (height, width), (top, left) = frame.resized, frame.corner
+    rows = _nearest(bitmaps.shape[1], height, kind)
+    columns = _nearest(bitmaps.shape[2], width, kind)
+    resized = bitmaps[:, rows][:, :, columns]
+    return F.pad(resized, (left, frame.size[1] - width - left, top, frame.size[0] - height - top))
 
 
 def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
@@ -160,7 +145,7 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
         )
     return replace(
         sample,
-        image=pixels.horizontal_flip(sample.image),
+        image=TF.horizontal_flip(sample.image),
         boxes=_flipped(sample.boxes, width),
         crowds=None if sample.crowds is None else _flipped(sample.crowds, width),
         outlines=outlines,
@@ -171,30 +156,30 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
 
 def jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
     """An image (3, H, W) uint8 with each property multiplied by its factor (1: unchanged), in this order."""
-    image = pixels.adjust_brightness(image, brightness)
-    image = pixels.adjust_contrast(image, contrast)
-    return pixels.adjust_saturation(image, saturation)
+    image = TF.adjust_brightness(image, brightness)
+    image = TF.adjust_contrast(image, contrast)
+    return TF.adjust_saturation(image, saturation)
 
 
 def augment(
     sample: Sample,
     settings: Augmentation,
-    model: InputConfig,
-    place: Sequence[int],
+    input_config: InputConfig,
+    seed: Sequence[int],
     pairs: Sequence[tuple[int, int]] = (),
-) -> Sample:
-    """A sample resized for the model and augmented at random.
+) -> tuple[Sample, Frame]:
+    """A sample resized for the model and augmented at random, and its frame (which does not record the flip).
 
-    All random numbers depend on `place` only (the run's seed, the position in its stream), so that the result does not
+    All random numbers depend on `seed` only (the run's seed, the position in its stream), so that the result does not
     depend on the process that computes it. Every number is drawn whether it is used or not: changing one setting does
     not change the other draws.
     """
-    generator = np.random.default_rng([number % 2**64 for number in place])
-    sides = settings.scales or (model.min_size,)
+    generator = np.random.default_rng([number % 2**64 for number in seed])
+    sides = settings.scales or (input_config.min_size,)
     side = sides[int(generator.random() * len(sides))]
     flipped = generator.random() < settings.flip
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
     if settings.jitter:  # before the image becomes float: torchvision expects floats in 0..1
         sample = replace(sample, image=jitter(sample.image, *factors))
-    sample = preprocess(sample, build_preprocessor(replace(model, min_size=side)))
-    return flip(sample, pairs) if flipped else sample
+    sample, frame = preprocess(sample, build_preprocessor(replace(input_config, min_size=side)))
+    return flip(sample, pairs) if flipped else sample, frame

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rcnn.data.images import read_image
 from rcnn.data.messages import counted
-from rcnn.data.records import Dataset, ImageRecord, Segmentation
+from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.segmentations import Segmentation
 from rcnn.drawing.pictures import draw_objects, region_of
 from rcnn.drawing.report import Example
 from rcnn.ops.coco_backend import as_rle, rle_mask

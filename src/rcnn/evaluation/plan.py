@@ -66,9 +66,8 @@ def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
     """Whether there are objects (without crowds), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    outlined = (np.diff(objects.part_starts) > 0) | (np.diff(objects.rle_starts) > 0)
     own = ~objects.crowd[:count]
-    return bool(own.any() and not outlined[:count][own].any())
+    return bool(own.any() and not objects.outlines.given[:count][own].any())
 
 
 def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) -> str | None:

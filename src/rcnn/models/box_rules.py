@@ -21,9 +21,9 @@ Pixel = float | Tensor  # side of a pixel: one for all images, or (B,)
 
 
 class BoxRules:
-    """Half-open boxes (B, N, 4), float xyxy, pixels of the network input.
+    """Half-open boxes (B, N, 4), float xyxy, in pixels of the network input except where noted.
 
-    `scales` (B,) are the input pixels per pixel of the file.
+    `scales` (B,) are the pixels of the input per pixel of the original image.
     """
 
     def decode(
@@ -34,51 +34,63 @@ class BoxRules:
         max_log_scale: float = MAX_LOG_SCALE,
         pixel: Pixel = 1.0,
     ) -> Tensor:
-        """Apply `deltas` to `boxes` as `decode_deltas`; `pixel` is the side of a pixel in the units of the boxes."""
+        """Boxes (..., 4), xyxy pixels: `boxes` transformed by `deltas` as in `decode_deltas`; not clipped.
+
+        `pixel` is the side of a pixel, in the units of the boxes.
+        """
         return decode_deltas(deltas, boxes, weights, max_log_scale)
 
     def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Clip boxes (B, N, 4) to images of `sizes` (B, 2), (height, width)."""
+        """Boxes (B, N, 4), xyxy pixels, clipped to images of `sizes` (B, 2), (height, width) in the same pixels.
+
+        `pixel` is the side of a pixel, in the units of the boxes.
+        """
         return clip_boxes(boxes, sizes)
 
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
-        """Which boxes (B, N, 4) have both sides longer than `min_size` pixels, bool (B, N).
+        """Which boxes (B, N, 4), xyxy pixels of the input, have both sides longer than `min_size` pixels, bool (B, N).
 
         `scale`, a number or (B, 1), converts `min_size` to pixels of the input.
         """
         return shorter_side(boxes) > min_size * scale
 
     def anchors(self, cell: Tensor) -> Tensor:
-        """The anchors (A, 4) of a cell, from half-open ones."""
+        """The anchors (A, 4) of a cell, xyxy pixels around the origin, from half-open ones."""
         return cell
 
-    def in_file(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Boxes of the RPN and of training -> the boxes from which final boxes are decoded."""
+    def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """Boxes of the RPN and of training -> the boxes from which final boxes are decoded, in pixels of the input.
+
+        They differ where a box includes its last pixel: one of the input, or one of the original image.
+        """
         return boxes
 
-    def in_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """The inverse of `in_file`."""
+    def last_pixel_to_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """The inverse of `last_pixel_to_original`."""
         return boxes
 
-    def raw(self, boxes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Boxes as the system itself writes them, for pooling and ground-truth masks."""
+    def to_inclusive(self, boxes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
+        """Boxes that end on their last pixel, in systems with such boxes, for pooling and ground-truth masks."""
         return boxes
 
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
-        """Ground-truth keypoints (B, N, J, 3) as the system writes them."""
+        """Ground-truth keypoints (B, N, J, 3), pixels of the input, as the system writes them."""
         return keypoints
 
     def mask_frames(self, boxes: Tensor) -> Tensor:
-        """The boxes in which ground-truth polygons are rasterized."""
+        """The boxes (B, N, 4), xyxy pixels of the input, in which ground-truth polygons are rasterized."""
         return boxes
 
     def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Keypoints (B, N, J, 4), x, y, logit and score, at the maxima of `maps` (B, N, J, m, m)."""
+        """Keypoints (B, N, J, 4), x, y, logit and score, at the maxima of `maps` (B, N, J, m, m).
+
+        `boxes` (B, N, 4) and the result are in pixels of the input.
+        """
         return decode_keypoints(maps, boxes)
 
 
 def shorter_side(boxes: Tensor) -> Tensor:
-    """The shorter side (B, N) of boxes (B, N, 4), pixels."""
+    """The shorter side (B, N) of boxes (B, N, 4), xyxy pixels."""
     width, height = (boxes[..., 2:] - boxes[..., :2]).unbind(-1)
     return torch.minimum(width, height)
 

@@ -83,6 +83,14 @@ def type_name(hint: Any) -> str:
 @cache
 def field_comments(config_class: type) -> dict[str, str]:
     """Field name -> the comment after the field, or in the comment lines right above it."""
+    comments: dict[str, str] = {}
+    for part in reversed(config_class.__mro__):  # inherited fields have their comments in the base class
+        if dataclasses.is_dataclass(part):
+            comments |= _own_comments(part)
+    return comments
+
+
+def _own_comments(config_class: type) -> dict[str, str]:
     source = textwrap.dedent(inspect.getsource(config_class))
     comment_at: dict[int, str] = {}  # line -> its comment
     comment_lines: set[int] = set()  # lines that contain only a comment

@@ -50,7 +50,7 @@ class Detector(nn.Module):
     def losses(self, images: ImageBatch, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
         """The losses to sum and minimize; `seed` () int64 draws the samples of anchors and regions."""
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
-        targets = replace(targets, boxes=self.rules.in_input(targets.boxes, images.scales_or_one))
+        targets = replace(targets, boxes=self.rules.last_pixel_to_input(targets.boxes, images.scales_or_one))
         proposals, losses = self.rpn.losses(features, images, targets, seed)
         if self.box_head is None:
             return losses
@@ -90,8 +90,8 @@ class Detector(nn.Module):
         return self.mask_head.predict(features, detections, images)
 
     def proposals_as_detections(self, proposals: Proposals, images: ImageBatch) -> Detections:
-        """The proposals as detections of class 0, scored with the probability of containing an object."""
-        boxes = self.rules.in_file(proposals.boxes, images.scales_or_one)
+        """The proposals as detections of class 0; the score is the probability that a box contains an object."""
+        boxes = self.rules.last_pixel_to_original(proposals.boxes, images.scales_or_one)
         return Detections(
             boxes=boxes * proposals.valid[..., None],
             scores=proposals.objectness.sigmoid() * proposals.valid,
@@ -105,7 +105,7 @@ class Detector(nn.Module):
         return features if self.fpn is None else self.fpn(features)
 
     def normalize(self, images: ImageBatch) -> Tensor:
-        """Pixels (B, 3, H, W), minus mean, over standard deviation, in the weights' channel order; padding is 0."""
+        """Pixels (B, 3, H, W), normalized: (pixels - mean) / std, in the weights' channel order; padding is 0."""
         pixels = images.pixels.float()
         if self.config.input.channel_order == "bgr":
             pixels = pixels.flip(1)
@@ -115,6 +115,6 @@ class Detector(nn.Module):
         inside = (rows[:, :, None] & columns[:, None, :])[:, None]  # (B, 1, H, W)
         pixels = (pixels - self.pixel_mean) / self.pixel_std * inside
         weight = next(self.backbone.parameters())
-        innermost = weight.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if innermost else torch.preserve_format
+        is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if is_channels_last else torch.preserve_format
         return pixels.to(weight.dtype, memory_format=layout)

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from typing_extensions import override
 
 from rcnn.models.config import Norm
-from rcnn.models.heads.region_norm import norm_of_real
+from rcnn.models.heads.region_norm import masked_batch_norm
 
 GROUPS = 32  # of group norm (Wu and He 2018)
 Padding = Literal["symmetric", "align", "tensorflow"]
@@ -147,7 +147,7 @@ class Conv2d(nn.Conv2d):
         zero_bias(self)
 
     @override
-    def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, valid: Tensor | None = None) -> Tensor:
         if self.border is not None:
             input = F.pad(input, self.border)
         if self.norm is None:
@@ -155,18 +155,18 @@ class Conv2d(nn.Conv2d):
             return F.relu_(x) if self.relu else x
         if self.norm_after_relu:
             x = super().forward(input)
-            return self.normed(F.relu_(x) if self.relu else x, real)
+            return self.normed(F.relu_(x) if self.relu else x, valid)
         if is_fixed(self.norm):
             weight, bias = self.folded()
             x = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         else:
-            x = self.normed(super().forward(input), real)
+            x = self.normed(super().forward(input), valid)
         return F.relu_(x) if self.relu else x
 
-    def normed(self, x: Tensor, real: Tensor | None) -> Tensor:
-        """The norm of maps `x` (N, C, H, W); batch norm takes its statistics from the `real` ones (N,); None: all."""
-        if isinstance(self.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and self.norm.training and real is not None:
-            return norm_of_real(self.norm, x, real)
+    def normed(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """The norm of maps `x` (N, C, H, W); rows where not `valid` (N,) do not count in batch norm's statistics."""
+        if isinstance(self.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and self.norm.training and valid is not None:
+            return masked_batch_norm(self.norm, x, valid)
         return x if self.norm is None else self.norm(x)
 
     def folded(self) -> tuple[Tensor, Tensor]:

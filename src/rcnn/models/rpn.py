@@ -5,6 +5,7 @@ Letters: B images, A anchors of all levels, S sampled anchors, P proposals, L le
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -17,6 +18,7 @@ from rcnn.models.backbones.fbnet import rpn_blocks
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import RPNConfig
 from rcnn.models.layers import Conv2d, init_linear
+from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.layout import contiguous
 from rcnn.ops.losses import smooth_l1
@@ -31,19 +33,28 @@ RANDOM_STREAM = 0  # of the RPN's samples; the box head has its own
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
-    """Predictions for the anchors of one level, in the order y, x, anchor; several levels joined are one, too."""
+class AnchorOutputs:
+    """Predictions for A_l anchors."""
 
     logits: Tensor  # (B, A_l) float32, objectness
-    ranks: Tensor  # (B, A_l) float32, what proposals are sorted by
+    sort_keys: Tensor  # (B, A_l) float32, what proposals are sorted by
     deltas: Tensor  # (B, A_l, 4) float32
-    anchors: Tensor  # (A_l, 4)
+    anchors: Tensor  # (A_l, 4) float32 xyxy, pixels of the network input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Level(AnchorOutputs):
+    """Predictions for the anchors of one level, in the order y, x, anchor."""
+
     grid: tuple[int, int]  # (height, width) of its map
     steps: tuple[float, float]  # pixels between neighbouring cells of the map, (down, across)
 
 
 class RPN(nn.Module):
-    """Feature maps -> proposals. models/legacy/rpn.py has the variants of old systems."""
+    """Feature maps -> proposals. models/legacy/rpn.py has the variants of old systems.
+
+    Boxes and anchors are float32 xyxy in pixels of the network input.
+    """
 
     logits_per_anchor = 1
 
@@ -85,11 +96,11 @@ class RPN(nn.Module):
             x = self.convs(features[name])
             batch, _, height, width = x.shape
             outputs = at_least_float32(contiguous(self.objectness(x).permute(0, 2, 3, 1)).reshape(batch, -1))
-            logits, ranks = self.read(outputs)
+            logits, sort_keys = self.split_outputs(outputs)
             deltas = at_least_float32(contiguous(self.deltas(x).permute(0, 2, 3, 1)).reshape(batch, -1, 4))
             level = Level(
                 logits=logits,
-                ranks=ranks,
+                sort_keys=sort_keys,
                 deltas=deltas,
                 anchors=anchors,
                 grid=(height, width),
@@ -98,37 +109,37 @@ class RPN(nn.Module):
             levels.append(level)
         return levels
 
-    def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits (B, A_l) and ranks (B, A_l) from the outputs of the objectness layer."""
+    def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (B, A_l) and sort keys (B, A_l) from the outputs of the objectness layer."""
         return outputs, outputs
 
     @torch.no_grad()
     def select(self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int) -> Proposals:
         """Per level the `pre_nms` best anchors, decoded, clipped, and NMS; the `post_nms` best of all levels."""
-        ranks: list[Tensor] = []
+        sort_keys: list[Tensor] = []
         boxes: list[Tensor] = []
         groups: list[Tensor] = []
-        for group, level in enumerate(self.candidates(levels, images)):
-            best, index = level.ranks.topk(min(pre_nms, level.ranks.shape[1]), dim=1)  # (B, k)
-            deltas = level.deltas.gather(1, index[..., None].expand(-1, -1, 4))  # (B, k, 4)
-            boxes.append(self.decode(deltas, level.anchors[index]))
-            ranks.append(best)
+        for group, outputs in enumerate(self.candidates(levels, images)):
+            best, index = outputs.sort_keys.topk(min(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
+            deltas = gather_boxes(outputs.deltas, index)  # (B, k, 4)
+            boxes.append(self.decode(deltas, outputs.anchors[index]))
+            sort_keys.append(best)
             groups.append(torch.full_like(index, group))
-        box, rank = self.rules.clip(torch.cat(boxes, 1), images.sizes), torch.cat(ranks, 1)
-        valid = self.large_enough(box, images) & rank.isfinite() & box.isfinite().all(-1)
-        kept, valid = nms(box, rank, torch.cat(groups, 1), valid, self.config.proposals.nms_iou, post_nms)
-        box = box.gather(1, kept[..., None].expand(-1, -1, 4)) * valid[..., None]
-        return Proposals(boxes=box, objectness=rank.gather(1, kept).where(valid, 0.0), valid=valid)
+        box, sort_key = self.rules.clip(torch.cat(boxes, 1), images.sizes), torch.cat(sort_keys, 1)
+        valid = self.large_enough(box, images) & sort_key.isfinite() & box.isfinite().all(-1)
+        kept, valid = nms(box, sort_key, torch.cat(groups, 1), valid, self.config.proposals.nms_iou, post_nms)
+        box = gather_boxes(box, kept) * valid[..., None]
+        return Proposals(boxes=box, objectness=sort_key.gather(1, kept).where(valid, 0.0), valid=valid)
 
-    def candidates(self, levels: list[Level], images: ImageBatch) -> list[Level]:
-        """The levels, with a rank of -inf for anchors that cannot become proposals."""
+    def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:
+        """The levels, with a sort key of -inf for anchors that cannot become proposals."""
         threshold = self.config.proposals.score_threshold
         if threshold <= 0:
             return levels
         return [excluding(level, level.logits.sigmoid() < threshold) for level in levels]
 
     def decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        """Boxes (B, k, 4) from deltas (B, k, 4) and anchors (B, k, 4) or (k, 4)."""
+        """Boxes (B, k, 4) from deltas (B, k, 4) and anchors (B, k, 4) or (k, 4); not clipped."""
         return self.rules.decode(deltas, anchors, DELTA_WEIGHTS, self.config.max_log_scale)
 
     def large_enough(self, boxes: Tensor, images: ImageBatch) -> Tensor:
@@ -150,14 +161,14 @@ class RPN(nn.Module):
             # positives come first in the sample, and only they have a target box
             leading = index[:, : sampling.max_positives]
             positives = positive[:, : leading.shape[1]]
-            target = targets.boxes.gather(1, matched.gather(1, leading)[..., None].expand(-1, -1, 4))
-            target = torch.where(positives[..., None], target, anchors[leading])  # padding has no logarithm
+            target = gather_boxes(targets.boxes, matched.gather(1, leading))
+            target = torch.where(positives[..., None], target, anchors[leading])  # padding would give log(0)
             target_deltas = encode_deltas(target, anchors[leading], DELTA_WEIGHTS)
             objectness_count, box_count = self.divisors(valid)
         objectness = F.binary_cross_entropy_with_logits(
             logits.gather(1, index), positive.to(logits.dtype), reduction="none"
         )
-        predicted = deltas.gather(1, leading[..., None].expand(-1, -1, 4))
+        predicted = gather_boxes(deltas, leading)
         box = smooth_l1(predicted, target_deltas, self.config.smooth_l1_beta)
         weights = self.config.loss_weights
         return {
@@ -166,8 +177,11 @@ class RPN(nn.Module):
         }
 
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
-        """Per anchor (B, A): the ground-truth box with the highest IoU; and 1 positive, 0 negative, -1 ignored."""
-        low, high = self.config.sampling.low_iou, self.config.sampling.positive_iou
+        """For each anchor (A, 4), xyxy pixels of the input: the ground-truth box with the highest IoU, (B, A) int64.
+
+        Also its label (B, A): 1 positive, 0 negative, -1 ignored.
+        """
+        low, high = self.config.sampling.negative_iou, self.config.sampling.positive_iou
         return match(anchors, targets.boxes, targets.valid, low, high, low_quality=True)
 
     def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
@@ -177,5 +191,5 @@ class RPN(nn.Module):
 
 
 def excluding(level: Level, excluded: Tensor) -> Level:
-    """The level with a rank of -inf where `excluded` (B, A_l)."""
-    return replace(level, ranks=level.ranks.masked_fill(excluded, -torch.inf))
+    """The level with a sort key of -inf where `excluded` (B, A_l)."""
+    return replace(level, sort_keys=level.sort_keys.masked_fill(excluded, -torch.inf))

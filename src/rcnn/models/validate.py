@@ -39,20 +39,29 @@ ABOVE_0 = {  # what something is divided by
     "keypoint": ("sigmas",),
 }
 BETWEEN_0_AND_1 = {
-    "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "rpn.sampling": ("positive_fraction", "positive_iou", "negative_iou"),
     "rpn.proposals": ("nms_iou", "score_threshold"),
     "box": ("score_threshold",),
-    "box.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "box.sampling": ("positive_fraction", "positive_iou", "min_negative_iou"),
     "box.selection": ("nms_iou", "soft_nms_threshold"),
     "mask": ("vote_iou",),
     "fcis": ("mask_threshold", "nms_iou", "vote_iou", "score_threshold"),
-    "fcis.sampling": ("positive_fraction", "positive_iou", "negative_iou", "min_negative_iou"),
+    "fcis.sampling": ("positive_fraction", "positive_iou", "min_negative_iou"),
 }
 
 
 def validate(config: DetectorConfig) -> None:
     """Raise a ValueError if settings of `config` contradict each other; it says which, why, and what to do."""
     _require_numbers(config)
+    if not config.rpn.anchors.ratios:
+        raise ValueError("rpn.anchors.ratios is empty; expected one ratio or more, e.g. [0.5, 1, 2]")
+    for part in ("box", "mask", "keypoint"):
+        settings = getattr(config, part)
+        if settings is not None and settings.arguments and not settings.factory:
+            raise ValueError(
+                f"{part}.arguments are those of your own {part} head, but {part}.factory is not set; set it, or remove "
+                f"{part}.arguments"
+            )
     if config.input.max_size < config.input.min_size:
         raise ValueError(
             f"input.min_size={config.input.min_size} is larger than input.max_size={config.input.max_size}, the limit "
@@ -112,6 +121,12 @@ def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def _require_beside_proposals(config: DetectorConfig) -> None:
+    if config.rpn.legacy.objectness == "object_logit":
+        raise ValueError(
+            "rpn.legacy.objectness=object_logit sorts proposals by a logit that is not a probability, but "
+            "with proposals_only=true the score of a proposal is a probability; set rpn.legacy.objectness=softmax or "
+            "proposals_only=false"
+        )
     for name in ("mask", "cascade", "keypoint"):
         if getattr(config, name) is not None:
             raise ValueError(

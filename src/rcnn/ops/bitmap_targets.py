@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.opencv import ONE
 
 Cut = Literal["sampled", "resized", "truncated", "nearest"]
@@ -56,7 +57,7 @@ def cut_bitmaps(
     image = torch.arange(len(bitmaps), device=boxes.device)[:, None, None, None]
     owner = matched[..., None, None]
 
-    own = None if within is None else within.gather(1, matched[..., None].expand(-1, -1, 4)).round()[..., None, None]
+    own = None if within is None else gather_boxes(within, matched).round()[..., None, None]
 
     def at(rows: Tensor, columns: Tensor) -> Tensor:
         rows, columns = rows[..., :, None], columns[..., None, :]

@@ -21,8 +21,9 @@ Rle = dict[str, Any]
 def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: int) -> Rle:
     """Any COCO segmentation as one compressed RLE: polygons [[x, y, x, y, ...], ...] are joined, counts compressed.
 
-    Raises ValueError for a segmentation without parts, a part of fewer than three points, counts that are not runs of
-    `height` x `width`, or an RLE of another size.
+    Raises ValueError for a segmentation without parts, a part of fewer than three points, a list of counts
+    that does not add up to `height` x `width`, or an RLE of another size. Counts that are already compressed are not
+    decoded here; `data/checks/run_lengths.py` checks them.
     """
     if isinstance(segmentation, dict):
         size = [int(side) for side in segmentation.get("size", ())]

@@ -24,7 +24,7 @@ def encode_deltas(boxes: Tensor, anchors: Tensor, weights: Sequence[float]) -> T
     """Deltas (..., 4), dx dy dw dh, that transform `anchors` (..., 4) into `boxes` (..., 4), both xyxy pixels.
 
     They have no unit: offsets relative to the anchor's sides, and log scales, each multiplied by one of `weights`.
-    An anchor without area gives infinities.
+    An anchor without area gives infinities or NaN.
     """
     x, y, width, height = _centres(at_least_float32(boxes))
     anchor_x, anchor_y, anchor_width, anchor_height = _centres(at_least_float32(anchors))

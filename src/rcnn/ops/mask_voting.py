@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rcnn.ops.boxes import box_iou
+from rcnn.ops.boxes import box_iou, gather_boxes
 
 TILE = 128  # side of the tiles that are drawn, pixels
 PAIRS_AT_A_TIME = 4096  # pairs of detection and voter processed together for the new masks
@@ -185,7 +185,7 @@ def vote_weights(
         labels: (B, D) int64 in [0, K).
         kept_valid: (B, D) bool.
     """
-    own = boxes.gather(1, kept[..., None].expand(-1, -1, 4))  # (B, D, 4)
+    own = gather_boxes(boxes, kept)  # (B, D, 4)
     voters = (box_iou(own, boxes) >= iou) & valid[:, None] & kept_valid[..., None]  # (B, D, N)
     of_class = scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))  # (B, D, N)
     votes = of_class * voters

@@ -37,7 +37,8 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
     upper, lower = torch.searchsorted(used, upper), torch.searchsorted(used, lower)
     if image.dtype == torch.uint8:
         x0, x1, y0, y1 = (_fixed(part) for part in (1 - column_part, column_part, 1 - row_part, row_part))
-        # 22 bits of fraction would not fit beside 16 of a product: OpenCV drops 4, then 16, and rounds the last 2
+        # OpenCV multiplies 16-bit integers here: it drops 4 of the 19 bits of `across`, keeps the upper 16 bits of each
+        # product, and rounds the last 2 of the 22 bits of fraction
         across = (left.int() * x0 + right.int() * x1) >> 4
         down = ((across[:, upper] * y0[:, None]) >> 16) + ((across[:, lower] * y1[:, None]) >> 16)
         return ((down + 2) >> 2).clamp(0, 255).to(torch.uint8)

@@ -26,15 +26,15 @@ def paste_as(
 ) -> Iterator[Region]:
     """The region of an image of `size` (H, W) with each mask (N, m, m) in [0, 1] of a box (N, 4), xyxy pixels.
 
-    accurate: bilinear at each pixel's centre, set from 0.5.
+    accurate: bilinear at each pixel's centre, set where >= 0.5.
     padded: with a border of zeros and a box enlarged to match, truncated to whole numbers, both ends inclusive;
-    resized, set above 0.5 (Detectron, chainer-mask-rcnn).
+    resized, set where > 0.5 (Detectron, chainer-mask-rcnn).
     squeezed: the same, but the whole mask is resized to the part of that box inside the image (DeNA).
-    rounded: resized to the pixels with centres inside the box, set above 0.5 (tensorpack's fast mode).
-    stretched: each mask is scaled to the range 0..255, then resized to the truncated box; set above 122
+    rounded: resized to the pixels with centres inside the box, set where > 0.5 (tensorpack's fast mode).
+    stretched: each mask is scaled to the range 0..255, then resized to the truncated box; set where > 122
     (mask-faster-rcnn, by Pillow).
-    fitted: resized to the box rounded to whole pixels, set from `threshold` (FCIS); fitted_above: set above it
-    (ChainerCV). The other rules ignore `threshold`.
+    fitted: resized to the box rounded to whole pixels, set where >= `threshold` (FCIS); fitted_above: where >
+    `threshold` (ChainerCV). The other rules ignore `threshold`.
     """
     if kind == "accurate":
         yield from paste_regions(masks, boxes, size)

@@ -24,7 +24,7 @@ class InputConfig:
     # images are never made smaller to reach min_size, and the sides space the samples (matterport)
     size_rounding: Rounding = "round"
     canvas: int = 0  # side of a black square, pixels; images are placed in its centre (matterport); 0: none
-    # what boxes are divided by on their way back to the file: axes: each axis by its own factor; width (ChainerCV),
+    # what boxes are divided by to map them back to the file: axes: each axis by its own factor; width (ChainerCV),
     # height (chainer-fcis), geometric (tensorpack: their mean): both axes by one; factor: by the factor before rounding
     rescale: Literal["axes", "width", "height", "geometric", "factor"] = "axes"
     channel_order: Literal["rgb", "bgr"] = "rgb"  # order that the weights were trained on

@@ -1,4 +1,4 @@
-"""Preprocessing of older systems, which differ in rounding, in the way back to the file, or in a fixed input size."""
+"""Preprocessing of older systems, which differ in rounding, in the mapping back, or in a fixed input size."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class FactorPreprocessor(Preprocessor):
         return max(1, to_integer(original[0] * factor)), max(1, to_integer(original[1] * factor))
 
     @override
-    def sample_spacing(self, original: tuple[int, int]) -> float | None:
+    def sampling_factor(self, original: tuple[int, int]) -> float | None:
         """The factor itself where the system passes it to OpenCV, and not the rounded size."""
         if self.config.size_rounding not in ("factor", "factor_limit"):
             return None
         return resize_factor(original, self.config.min_size, self.config.max_size, self.config.size_rounding)
 
     @override
-    def way_back(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
+    def to_original_scale(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
         """(x, y): one factor for both axes, taken from an axis, from both, or from before rounding."""
-        x, y = super().way_back(size, original)
+        x, y = super().to_original_scale(size, original)
         match self.config.rescale:
             case "axes":
                 return x, y
@@ -65,9 +65,13 @@ class CanvasPreprocessor(FactorPreprocessor):
     def frame(self, original: tuple[int, int]) -> Frame:
         """The frame of an image of size `original`; scales go from the first pixel's centre to the last one's."""
         resized, canvas = self.resized_size(original), self.config.canvas
-        back = [(side - 1) / max(1, new - 1) for side, new in zip(original, resized, strict=True)]
+        y, x = [(side - 1) / max(1, new - 1) for side, new in zip(original, resized, strict=True)]
         return CanvasFrame(
-            original=original, size=(canvas, canvas), back=(back[1], back[0]), corner=canvas_corner(resized, canvas)
+            original=original,
+            size=(canvas, canvas),
+            resized=resized,
+            corner=canvas_corner(resized, canvas),
+            to_original_scale=(x, y),
         )
 
 
@@ -75,13 +79,11 @@ class CanvasPreprocessor(FactorPreprocessor):
 class CanvasFrame(Frame):
     """The frame of an image on a canvas."""
 
-    corner: tuple[int, int]  # (top, left) of the image on the canvas
-
     @override
     def to_original(self, boxes: Floats) -> Floats:
-        """Boxes (N, 4) in pixels of the file: whole numbers, because boxes end on their last pixel there."""
+        """Boxes (N, 4) in pixels of the file: matterport rounds its inclusive boxes to integers."""
         top, left = self.corner
-        moved = (boxes - np.array([left, top] * 2, np.float32)) * np.array(self.back * 2, dtype=np.float32)
+        moved = (boxes - np.array([left, top] * 2, np.float32)) * np.array(self.to_original_scale * 2, dtype=np.float32)
         return self.clip(np.round(moved + np.array([0, 0, 1, 1], np.float32)))
 
 

@@ -1,9 +1,9 @@
-"""An image of a file becomes the network's input, and what is found there returns to the pixels of the file.
+"""Resizes images for the network and maps detections back to the original image.
 
-    image, frame = build_preprocessor(config.input)(image)    # resized for the network, and how
+    image, frame = build_preprocessor(config.input)(image)    # resized for the network, and its geometry
     boxes = frame.to_original(boxes)                          # detections, in pixels of the file
 
-This is the way of Detectron2 and torchvision. Older systems differ in details: see legacy.py. Normalisation and padding
+Follows Detectron2 and torchvision. Older systems differ in details: see legacy.py. Normalisation and padding
 belong to the model, which does them on its device.
 
 Letters: N boxes of one image, J keypoints. Sizes are (height, width). Boxes are float32 xyxy in absolute pixels.
@@ -30,20 +30,24 @@ class Frame:
 
     original: tuple[int, int]  # (height, width) of the file's image
     size: tuple[int, int]  # (height, width) of the network's image, without padding
-    back: tuple[float, float]  # (x, y): coordinates of the network's image times this are those of the file
+    resized: tuple[int, int]  # (height, width) of the file's image within it: `size`, unless it lies on a canvas
+    corner: tuple[int, int] = (0, 0)  # (top, left) of the file's image within it
+    to_original_scale: tuple[float, float]  # (x, y): multiply network coordinates by this to get original pixels
 
     @property
     def scale(self) -> float:
         """Pixels of the network's image per pixel of the file (the geometric mean of both axes)."""
-        return 1 / math.sqrt(self.back[0] * self.back[1])
+        return 1 / math.sqrt(self.to_original_scale[0] * self.to_original_scale[1])
 
     def to_original(self, boxes: Floats) -> Floats:
         """Boxes (N, 4) of the network's image in pixels of the file, clipped to it (Detectron2's postprocessing)."""
-        return self.clip(boxes * np.array(self.back * 2, dtype=np.float32))
+        return self.clip(boxes * np.array(self.to_original_scale * 2, dtype=np.float32))
 
     def points_to_original(self, points: Floats) -> Floats:
         """Keypoints (N, J, 3) of the network's image, x, y, score, in pixels of the file. Not clipped."""
-        return points * np.array([*self.back, 1], dtype=np.float32)
+        top, left = self.corner
+        offset = np.array([left, top, 0], dtype=np.float32)
+        return (points - offset) * np.array([*self.to_original_scale, 1], dtype=np.float32)
 
     def clip(self, boxes: Floats) -> Floats:
         """Boxes (N, 4) in pixels of the file, clipped to it."""
@@ -52,7 +56,7 @@ class Frame:
 
 
 class Preprocessor:
-    """Resizes images for the network: the shorter side to `min_size`, less if the longer would exceed `max_size`."""
+    """Resizes the shorter side of images to `min_size`, or smaller if the longer side would exceed `max_size`."""
 
     def __init__(self, config: InputConfig) -> None:
         self.config = config
@@ -60,13 +64,15 @@ class Preprocessor:
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
         """An image (3, H, W) uint8 RGB as the network's image (3, h, w), uint8 or float32 in 0..255, and its frame."""
         original = image.shape[1], image.shape[2]
-        resized = resize_image(image, self.resized_size(original), self.config.resize, self.sample_spacing(original))
+        resized = resize_image(image, self.resized_size(original), self.config.resize, self.sampling_factor(original))
         return resized, self.frame(original)
 
     def frame(self, original: tuple[int, int]) -> Frame:
         """The frame of an image of size `original`."""
         size = self.resized_size(original)
-        return Frame(original=original, size=size, back=self.way_back(size, original))
+        return Frame(
+            original=original, size=size, resized=size, to_original_scale=self.to_original_scale(size, original)
+        )
 
     def resized_size(self, original: tuple[int, int]) -> tuple[int, int]:
         """(height, width) of an image of size `original` after resizing.
@@ -84,10 +90,10 @@ class Preprocessor:
             new = (new[0] * scale, new[1] * scale)
         return max(1, int(new[0] + 0.5)), max(1, int(new[1] + 0.5))
 
-    def sample_spacing(self, original: tuple[int, int]) -> float | None:
+    def sampling_factor(self, original: tuple[int, int]) -> float | None:
         """The factor of the resize; samples are 1 / factor pixels apart. None: computed from the two sizes."""
         return None
 
-    def way_back(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
+    def to_original_scale(self, size: tuple[int, int], original: tuple[int, int]) -> tuple[float, float]:
         """(x, y) factors from an image of `size` to one of size `original`: each axis has its own, due to rounding."""
         return original[1] / size[1], original[0] / size[0]

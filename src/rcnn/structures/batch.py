@@ -132,11 +132,15 @@ class Targets(_Batch):
 
 @dataclass(frozen=True, kw_only=True)
 class Proposals(_Batch):
-    """Regions that may contain an object, P rows for each of B images."""
+    """Regions that may contain an object, P rows for each of B images.
+
+    The RPN returns them sorted by `objectness`, highest first, and the valid rows are a prefix. The boxes that a stage
+    of a cascade refines (`CascadeHead.refine`) have objectness 0, and rows that are not valid can be anywhere.
+    """
 
     boxes: Tensor  # (B, P, 4) float32 xyxy
-    objectness: Tensor  # (B, P) float32 logits, highest first
-    valid: Tensor  # (B, P) bool, a prefix of each row
+    objectness: Tensor  # (B, P) float32, what proposals are sorted by: a logit
+    valid: Tensor  # (B, P) bool
 
     def __post_init__(self) -> None:
         if self.boxes.ndim != 3 or self.boxes.shape[2] != 4:
@@ -152,7 +156,7 @@ class Detections(_Batch):
     scores: Tensor  # (B, D) float32 in [0, 1], highest first
     labels: Tensor  # (B, D) int64 in [0, K)
     valid: Tensor  # (B, D) bool, a prefix of each row
-    masks: Tensor | None = None  # (B, D, m, m) float32 probabilities, in the frame of its box (m = 28, or 14 for C4)
+    masks: Tensor | None = None  # (B, D, m, m) float32 probabilities, in the frame of its box; m = 28 by default
     keypoints: Tensor | None = None  # (B, D, J, 3) float32: x, y, score
 
     def __post_init__(self) -> None:

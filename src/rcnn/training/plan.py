@@ -26,7 +26,7 @@ from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
-from rcnn.training.starting import starting_config, starting_recipe, starts_fresh
+from rcnn.training.starting import require_buildable, starting_config, starting_recipe, starts_fresh
 from rcnn.training.validation import require_measured
 from rcnn.weights.backbone import adopt_backbone
 from rcnn.weights.checkpoint import read_checkpoint
@@ -130,7 +130,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
-    validate(config)
+    require_buildable(config)
     evaluation = _evaluation_plan(config, validation)
     require_measured(settings.best, config, evaluation)
 

@@ -9,6 +9,7 @@ from typing import Literal
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
+MAX_WORKERS = 512  # processes; more is a mistake on any machine
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,10 @@ class TrainConfig:
             raise ValueError(f"train.ema is {self.ema}; expected a decay in [0, 1), e.g. 0.999; 0 turns the EMA off")
         if not 0 <= self.repeat_threshold <= 1:
             raise ValueError(f"train.repeat_threshold is {self.repeat_threshold}; expected a fraction between 0 and 1")
+        if self.jitter > 1:
+            raise ValueError(f"train.jitter is {self.jitter}; expected a relative change between 0 and 1, e.g. 0.2")
+        if self.workers > MAX_WORKERS:
+            raise ValueError(f"train.workers is {self.workers}; expected up to {MAX_WORKERS}, about one per CPU core")
         if self.seed >= 2**31:
             raise ValueError(f"train.seed is {self.seed}; expected less than {2**31}")
         if not 0 <= self.flip <= 1:
@@ -111,6 +116,8 @@ def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     ours = {field.name for field in fields(TrainConfig)}
     for word in model:
         key, _, value = word.partition("=")
+        if key.strip().lower().split(".")[0] == "train":
+            raise ValueError(f"no setting {key.strip()!r}; expected {PREFIX}NAME=VALUE, e.g. train.steps=500")
         for name in (key.strip(), *SYNONYMS.get(key.strip(), ())):
             if name in ours:
                 raise ValueError(f"the model has no setting {key.strip()!r}; did you mean {PREFIX}{name}={value}?")

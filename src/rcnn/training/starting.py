@@ -11,7 +11,7 @@ from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_
 from rcnn.models.zoo import unknown_model
 from rcnn.training.settings import FINE_TUNING, TrainConfig
 from rcnn.weights.backbone import load_backbone
-from rcnn.weights.checkpoint import load_checkpoint, read_checkpoint
+from rcnn.weights.checkpoint import empty_detector, load_checkpoint, read_checkpoint
 from rcnn.weights.transfer import transfer
 
 CONFIG = "config:"  # before the name of a config that was passed, in the record of a run
@@ -48,6 +48,16 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
 def starting_recipe(model: str) -> TrainConfig:
     """The default training settings: the papers' for a named model, milder ones for a checkpoint."""
     return TrainConfig() if starts_fresh(model) else FINE_TUNING
+
+
+def require_buildable(config: DetectorConfig) -> None:
+    """ValueError unless a detector can be built with these settings, before anything is written."""
+    try:
+        empty_detector(config)
+    except RuntimeError as error:  # sizes that torch refuses
+        if "memory" in str(error) or "overflow" in str(error):
+            raise
+        raise ValueError(f"no model can be built with these settings: {str(error).splitlines()[0]}") from error
 
 
 def build_start(

@@ -11,8 +11,7 @@ from rcnn.models import Detector, DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import Checkpoint
-from rcnn.weights.differences import NORMS
-from rcnn.weights.listing import first_names
+from rcnn.weights.differences import NORMS, misfits, misfits_text
 from rcnn.weights.setting_texts import setting_values, value_text
 
 # settings that the weights were trained with and no shape shows: copied from the checkpoint
@@ -80,17 +79,9 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
             sources[name] = f"backbone.res5.{rest}"
     counters = [name for name in sources if name.endswith("num_batches_tracked")]
     copied = {name: their for name, their in sources.items() if name not in counters}
-    missing = [their for their in copied.values() if their not in checkpoint.state]
-    other = [
-        f"{name} {tuple(checkpoint.state[their].shape)} (expected {tuple(state[name].shape)})"
-        for name, their in copied.items()
-        if their in checkpoint.state and checkpoint.state[their].shape != state[name].shape
-    ]
-    if missing or other:
-        problems = [
-            f"{word}: {first_names(names)}" for word, names in (("missing", missing), ("other shapes", other)) if names
-        ]
-        raise ValueError(f"{source} does not fit the backbone of {detector.config.name}: {'; '.join(problems)}")
+    theirs = {their: checkpoint.state[their] for their in copied.values() if their in checkpoint.state}
+    if problems := misfits_text(misfits({their: state[name] for name, their in copied.items()}, theirs)):
+        raise ValueError(f"{source} does not fit the backbone of {detector.config.name}: {problems}")
     with torch.no_grad():
         for name, their in copied.items():
             state[name].copy_(checkpoint.state[their])

@@ -26,7 +26,7 @@ from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
-from rcnn.weights.differences import different_tensors
+from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.listing import counted, first_names
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
@@ -160,8 +160,9 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
     """ValueError unless the file `path` is the one whose digest config.json recorded in `files`."""
     if files.get(path.name) != sha256_of(path):
         raise ValueError(
-            f"{path} is not the file that was written with the {CONFIG_FILE} beside it: it is damaged, or comes from "
-            "another checkpoint. Copy the whole folder again, or use another checkpoint"
+            f"{path} is not the file that was written with the {CONFIG_FILE} beside it: it is damaged, comes from "
+            "another checkpoint, or the command that wrote it was stopped. Run that command again, copy the whole "
+            "folder again, or use another checkpoint"
         )
 
 
@@ -214,10 +215,10 @@ class _Uninitialized(TorchFunctionMode):
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load `state` into `detector`; a ValueError names `source` and missing, unknown or misshapen tensors."""
     expected = detector.state_dict()
-    if problems := _differences(expected, state):
+    if problems := misfits_text(misfits(expected, state)):
         why = different_tensors(expected, state)
         words = f"{'; '.join(why)}. " if why else ""
-        raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {'; '.join(problems)}")
+        raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {problems}")
     detector.load_state_dict(dict(state))
 
 
@@ -264,18 +265,6 @@ def _locate(path: Path) -> Path:
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )
-
-
-def _differences(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Why `given` cannot be loaded in place of `expected`, in words; empty if it can."""
-    other = [
-        f"{name} {tuple(given[name].shape)} (expected {tuple(expected[name].shape)})"
-        for name in expected
-        if name in given and given[name].shape != expected[name].shape
-    ]
-    found = {"missing": [n for n in expected if n not in given], "unknown": [n for n in given if n not in expected]}
-    found["of another shape"] = other
-    return [f"{word}: {first_names(names)}" for word, names in found.items() if names]
 
 
 def sha256_of(path: Path) -> str:

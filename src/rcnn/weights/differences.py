@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
+from rcnn.weights.listing import first_names
 from rcnn.weights.setting_texts import setting_values, value_text
 
 NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm", "sync_bn": "batch norm",
@@ -64,6 +65,24 @@ def different_tensors(expected: Mapping[str, Tensor], given: Mapping[str, Tensor
         f"only {'the detector' if any(n.startswith(h) for n in expected) else 'it'} has a {h}" for h in sorted(heads)
     ]
     return lines
+
+
+def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """Why the tensors `given` cannot be used as those `expected`: a word for each kind of problem -> tensor names."""
+    return {
+        "missing": [name for name in expected if name not in given],
+        "unexpected": [name for name in given if name not in expected],
+        "of another shape": [
+            f"{name} {tuple(given[name].shape)} (expected {tuple(value.shape)})"
+            for name, value in expected.items()
+            if name in given and given[name].shape != value.shape
+        ],
+    }
+
+
+def misfits_text(problems: Mapping[str, list[str]], count: int = 6) -> str:
+    """`problems` as a message, with up to `count` names of each kind; empty if there are none."""
+    return "; ".join(f"{word}: {first_names(names, count)}" for word, names in problems.items() if names)
 
 
 def _norm(state: Mapping[str, Tensor]) -> str:

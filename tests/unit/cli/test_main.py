@@ -21,6 +21,8 @@ from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import save_checkpoint
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
+FULL = "cannot be written: No space left on device. Free some space, or write to another place with --output"
+
 RCNN = (sys.executable, "-m", "rcnn.cli.main")
 
 
@@ -71,8 +73,8 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
             "rcnn: not enough memory (MemoryError): reduce the size or number of images per batch, or the model's "
             "settings",
         ),
-        (OSError(28, "No space left on device", "out/a.jpg"), "rcnn: out/a.jpg: No space left on device"),
-        (OSError(28, "No space left on device"), "rcnn: No space left on device"),
+        (OSError(28, "No space left on device", "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
+        (OSError(28, "No space left on device"), f"rcnn: the output {FULL}"),
         (ValueError("wrong"), "rcnn: wrong"),
     ],
 )
@@ -91,6 +93,19 @@ def test_settings_that_need_too_much_memory(capsys: pytest.CaptureFixture[str], 
     words = ("train", "mask_rcnn_compact", "--data", str(data), "--output", str(tmp_path / "run"), "--device", "cpu")
     for channels in (10**12, 10**18):
         assert refused(capsys, *words, f"fpn.channels={channels}").startswith("rcnn: not enough memory")
+
+
+def test_a_current_folder_that_was_removed(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = (
+        "import os, sys; os.chdir(sys.argv[1]); os.rmdir(sys.argv[1]); from rcnn.cli.main import main; main(['doctor'])"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, gone], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert answer.returncode == 2
+    assert answer.stderr == "rcnn: the current folder no longer exists: change to another one (cd)\n"
 
 
 def test_a_fault_of_rcnn_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -76,7 +76,7 @@ def test_sets_without_objects_are_refused(cases: Path, case: str, reason: str, s
     with pytest.raises(ValueError, match=f"instances_{split}.json has 3 images and no objects to train") as error:
         open_dataset(cases / case / "data", split)
     assert reason in str(error.value)
-    assert open_dataset(cases / case / "data", split, allow_empty=True).objects_to_learn == 0
+    assert open_dataset(cases / case / "data", split, allow_empty=True).num_training_objects == 0
 
 
 def test_corners_of_cards_are_flip_pairs(cases: Path) -> None:

@@ -271,7 +271,7 @@ def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> 
         in line
     )
     assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_others=True).warnings == ()
-    with pytest.raises(ValueError, match="refused by --strict"):
+    with pytest.raises(ValueError, match="refused by strict=True"):
         open_dataset(tmp_path, "val", ["Kite", "cup"], strict=True)
     with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
         open_dataset(tmp_path, "val", ["boat"])

@@ -82,7 +82,7 @@ def test_a_box_that_cannot_be_used_is_taken_from_the_outline_or_skipped(tmp_path
     assert "(id 1, 2): the box around the outline is used" in used
     assert "1 annotation has a bbox" in skipped
     assert "and no outline (id 3): skipped" in skipped
-    with pytest.raises(ValueError, match="2 kinds of faults, refused by --strict"):
+    with pytest.raises(ValueError, match="2 kinds of faults, refused by strict=True \\(--strict\\)"):
         open_dataset(tmp_path, "val", strict=True)
 
 
@@ -237,7 +237,10 @@ def test_category_names_that_are_not_text(tmp_path: Path, name: Any, expected: s
     tables["categories"][1] |= {"name": name, "supercategory": 5}
     dataset = open_dataset(write_coco(tmp_path, tables), "val")
     assert dataset.classes == (expected, "cup")
-    assert f"1 category has a name that is not text (id 3): called {expected!r}" in dataset.warnings[0]
+    assert (
+        f"1 category has a name that is missing, empty or not valid text (id 3): called {expected!r}"
+        in dataset.warnings[0]
+    )
     assert dataset.to_coco()["categories"][0]["supercategory"] == "5"
     assert expected in evaluate(dataset.to_coco(), [], ["bbox"]).objects
 
@@ -269,7 +272,7 @@ def test_a_set_without_objects_is_refused(tmp_path: Path, crowds: int) -> None:
         crowds == 1,
         crowds == 2,
     )
-    assert open_dataset(tmp_path, "val", allow_empty=True).objects_to_learn == 0
+    assert open_dataset(tmp_path, "val", allow_empty=True).num_training_objects == 0
 
 
 def test_the_reason_for_a_set_without_objects_is_given(tmp_path: Path) -> None:
@@ -283,9 +286,17 @@ def test_which_objects_are_trained_on(tmp_path: Path) -> None:
     crowd = {"size": [40, 60], "counts": [410, 20, 20, 20, 1930]}
     boxes = [annotation(1, segmentation=None), annotation(2, iscrowd=1, segmentation=crowd)]
     dataset = opened(tmp_path, boxes)
-    assert (dataset.objects_to_learn, dataset.has_outlines, dataset.has_keypoints) == (1, False, False)
+    assert (dataset.num_training_objects, dataset.has_outlines, dataset.objects.keypoints is not None) == (
+        1,
+        False,
+        False,
+    )
     dataset = opened(tmp_path, [*boxes, annotation(3, keypoints=[12, 12, 2])])
-    assert (dataset.objects_to_learn, dataset.has_outlines, dataset.has_keypoints) == (2, True, True)
+    assert (dataset.num_training_objects, dataset.has_outlines, dataset.objects.keypoints is not None) == (
+        2,
+        True,
+        True,
+    )
 
 
 def test_a_hundred_thousand_annotations_are_checked_in_seconds(tmp_path: Path) -> None:
@@ -295,7 +306,7 @@ def test_a_hundred_thousand_annotations_are_checked_in_seconds(tmp_path: Path) -
     write_coco(tmp_path, coco_tables([]))
     write_annotations(tmp_path, tables)
     dataset = open_dataset(tmp_path, "val")
-    assert dataset.objects_to_learn == 100_000
+    assert dataset.num_training_objects == 100_000
     assert [line.split(": ")[1].split(" annotations")[0] for line in dataset.warnings[:3]] == ["100"] * 3
 
 

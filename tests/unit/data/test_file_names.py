@@ -20,6 +20,9 @@ def opened(root: Path, names: list[str], **fields: Any) -> Dataset:
     return open_dataset(root, "val")
 
 
+CASE = "that differs from the file's name in upper and lower case or in the encoding of accents"
+
+
 @pytest.mark.parametrize(
     ("name", "there", "warning"),
     [
@@ -29,9 +32,9 @@ def opened(root: Path, names: list[str], **fields: Any) -> Dataset:
         ("../images/1.png", "images/1.png", ""),
         ("./1.png", "val/1.png", ""),
         ("photos/1.png", "val/1.png", "with leading folders that the data set does not have"),
-        ("IMG_1.PNG", "val/img_1.png", "that differs from the file's name in upper and lower case"),
-        ("sub/IMG_1.PNG", "val/sub/img_1.png", "that differs from the file's name in upper and lower case"),
-        ("caf\u00e9.png", "val/cafe\u0301.png", "that differs from the file's name in upper and lower case"),
+        ("IMG_1.PNG", "val/img_1.png", CASE),
+        ("sub/IMG_1.PNG", "val/sub/img_1.png", CASE),
+        ("caf\u00e9.png", "val/cafe\u0301.png", CASE),
         ("https://example.org/x/val/my%20photo.png?token=1", "val/my photo.png", ""),
     ],
 )

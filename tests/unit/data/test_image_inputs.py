@@ -125,6 +125,7 @@ def test_one_or_several() -> None:
     assert not is_one_image([RGB])
     assert not is_one_image((RGB,))
     assert not is_one_image(iter([RGB]))
+    assert not is_one_image({"a": RGB}.values())
     for value in (None, 3, {"a": RGB}, {1}, object()):
         with pytest.raises(ValueError, match=r"expected a path.*or a list of these"):
             is_one_image(value)

@@ -268,6 +268,13 @@ def test_heic_without_the_extra_names_the_extra(tmp_path: Path, monkeypatch: pyt
     assert is_image(tmp_path / "a.heic")
 
 
+def test_a_name_with_heic_is_no_sign_of_an_image(tmp_path: Path) -> None:
+    folder = tmp_path / "HEIC photos"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("not an image")
+    assert not is_image(folder / "notes.txt")
+
+
 def test_files_that_are_not_images(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not an image")
     (tmp_path / "empty.txt").touch()

@@ -200,11 +200,11 @@ class TestBadImages:
 
     def test_other_size(self, dataset: Dataset, workers: int) -> None:
         Image.new("RGB", (50, 41)).save(dataset[2].path)
-        message = r"3\.png is 50x41 pixels .*\(image 3\) states 56x40: replace it by the annotated image"
+        message = r"3\.png is 50x41 pixels .*\(image 3\) says 56x40: replace it with the image that was annotated"
         self.expect(dataset, workers, ValueError, message)
 
     def test_annotated_before_its_rotation(self, dataset: Dataset, workers: int) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6
         Image.new("RGB", (56, 40)).save(dataset[2].path, exif=exif)
-        self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* states 56x40: .*EXIF rotation.*exiftool")
+        self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* says 56x40: .*EXIF rotation.*exiftool")

@@ -98,7 +98,7 @@ def test_classes_may_share_their_keypoints_or_have_none(tmp_path: Path) -> None:
         ),
         (
             tables(annotation(1, keypoints=POINTS), annotation(2, keypoints=POINTS[:6])),
-            r"2 annotations have keypoints of different counts \(6, 9 numbers\)",
+            r"has objects with different numbers of keypoints; expected the same number",
         ),
         (
             tables(annotation(1, keypoints=POINTS), kite={"keypoints": NAMES[:2]}),
@@ -215,8 +215,16 @@ READ = [[12, 12, 2], [20, 14, 1], [0, 0, 0]]
         ([[12, 12], [20, 14], [5, 5]], [[12, 12, 2], [20, 14, 2], [5, 5, 2]], "keypoints as a list of points"),
         (["12", "12", "2", 20, 14, 1, 0, 0, 0], READ, "keypoints with numbers that are text (id 2)"),
         ([12, 12, 2, 20, 14, 1], [[0, 0, 0]] * 3, "keypoints that are not 9 numbers (x, y, visibility of 3 points)"),
-        ([12, 12, 2, 20, 14, 1, None, 3, 2], READ, "a keypoint that is not 3 finite numbers (id 2)"),
-        ([12, 12, 2, 20, 14, 1, math.inf, 3, 2], READ, "a keypoint that is not 3 finite numbers (id 2)"),
+        (
+            [12, 12, 2, 20, 14, 1, None, 3, 2],
+            READ,
+            "a keypoint that is not 3 finite numbers, or far outside the image (id 2)",
+        ),
+        (
+            [12, 12, 2, 20, 14, 1, math.inf, 3, 2],
+            READ,
+            "a keypoint that is not 3 finite numbers, or far outside the image (id 2)",
+        ),
         ([12, 12, 7, 20, 14, 1, 0, 0, -1], READ, "a keypoint with a visibility other than 0, 1 and 2 (id 2)"),
         ("12 12 2", [[0, 0, 0]] * 3, "keypoints that are not 9 numbers"),
         (None, [[0, 0, 0]] * 3, ""),

@@ -15,7 +15,8 @@ from pycocotools import mask as coco_mask
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import training_batches
 from rcnn.data.targets import Masks, capacity, collate_targets, make_sample, outline_edges, require_memory
-from rcnn.data.transforms import flip, resize
+from rcnn.data.transforms import flip, preprocess
+from rcnn.preprocess import InputConfig, build_preprocessor
 from tests.narrow import instance, present
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
@@ -57,7 +58,8 @@ class TestTargets:
         assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]
         [[x1, y1, x2, y2]] = crowds.tolist()
         assert present(flip(sample).crowds).tolist() == [[60 - x2, y1, 60 - x1, y2]]
-        assert present(resize(sample, (80, 180), "antialias").crowds).tolist() == [[3 * x1, 2 * y1, 3 * x2, 2 * y2]]
+        doubled, _ = preprocess(sample, build_preprocessor(InputConfig(min_size=80, max_size=120)))
+        assert present(doubled.crowds).tolist() == [[2 * x1, 2 * y1, 2 * x2, 2 * y2]]
         without = replace(sample, crowds=torch.zeros(0, 4))
         assert present(collate_targets([without, sample], (64, 96)).crowds).tolist() == [
             [[0, 0, 0, 0], [0, 0, 0, 0]],
@@ -77,6 +79,14 @@ class TestTargets:
             height, width = batch.images.sizes[i].tolist()
             expected = (height * width / (record.height * record.width)) ** 0.5
             assert abs(float(present(batch.images.scales)[i]) - expected) < 1e-5
+
+    def test_the_scale_of_an_image_on_a_canvas_is_that_of_the_image(self, dataset: Dataset) -> None:
+        config = InputConfig(min_size=40, max_size=64, canvas=64)
+        batches = training_batches(dataset, config, Settings(batch_size=len(SIZES)))
+        [batch] = take(batches, 1)
+        sizes = {record.image_id: (record.height, record.width) for record in dataset}
+        for image_id, scale in zip(batch.image_ids, present(batch.images.scales).tolist(), strict=True):
+            assert scale == pytest.approx(build_preprocessor(config).frame(sizes[image_id]).scale)
 
     def test_run_lengths_become_outlines(self, dataset: Dataset) -> None:
         edges = outline_edges(dataset[0].segmentations[-1])
@@ -189,6 +199,42 @@ def test_masks_of_very_many_objects_are_bounded(
     if not gibibytes:
         require_memory(dataset, masks, 800 * 1333)
         return
-    with pytest.raises(ValueError, match=r"image 2 \(2\.png\) has 10000 objects, whose masks need .* GiB") as error:
+    with pytest.raises(ValueError, match=r"image 2 \(2\.png\) has 10000 objects\. Their masks need .* GiB") as error:
         require_memory(dataset, masks, 800 * 1333)
     assert f"need {gibibytes:.1f} GiB" in str(error.value)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_run_lengths_have_at_most_two_edges_per_byte(tmp_path: Path, seed: int) -> None:
+    """Noise, noise in blocks, and a disc: the edges that `require_memory` counts are not fewer than the real ones."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:40, :60]
+    masks = [
+        generator.random((40, 60)) < 0.5,
+        (generator.random((8, 12)) < 0.5).repeat(5, 0).repeat(5, 1),
+        (rows - 20) ** 2 + (columns - 30) ** 2 < 15**2,
+    ]
+    rles = [coco_mask.encode(np.asfortranarray(mask.astype(np.uint8))) for mask in masks]
+    annotations = [
+        annotation(n, bbox=None, segmentation={"size": [40, 60], "counts": rle["counts"].decode()})
+        for n, rle in enumerate(rles)
+    ]
+    dataset = open_dataset(write_coco(tmp_path, coco_tables(annotations)), "val")
+    bounds = dataset.objects.outlines.edges.tolist()
+    real = [len(outline_edges(one)) for one in dataset[0].segmentations]
+    assert len(real) == 3
+    assert all(count <= bound for count, bound in zip(real, bounds, strict=True)), (real, bounds)
+
+
+def test_crowds_take_no_memory_and_run_lengths_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.asfortranarray(np.random.default_rng(0).integers(0, 2, (40, 60), dtype=np.uint8))
+    rle = {"size": [40, 60], "counts": coco_mask.encode(noise)["counts"].decode()}
+    monkeypatch.setattr("rcnn.data.targets.MAX_BYTES", 20 * 8 * 256)
+    for crowd in (0, 1):
+        annotations = [annotation(1), annotation(2, iscrowd=crowd, segmentation=rle)]
+        dataset = open_dataset(write_coco(tmp_path / str(crowd), coco_tables(annotations)), "val")
+        if crowd:
+            require_memory(dataset, "polygon", 800 * 1333)
+        else:
+            with pytest.raises(ValueError, match=r"has 2 objects. Their masks need"):
+                require_memory(dataset, "polygon", 800 * 1333)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pycocotools import mask as coco_mask
+from typing_extensions import override
 
 from rcnn.data.transforms import (
     Sample,
     augment,
     flip,
     jitter,
-    resize,
-    sample_on_canvas,
+    preprocess,
+    to_input,
 )
-from rcnn.preprocess import InputConfig
-from rcnn.preprocess.legacy import canvas_corner
+from rcnn.preprocess import Frame, InputConfig, Preprocessor, Resize, build_preprocessor
+from rcnn.preprocess.resizing import resize_image
 from tests.narrow import present
 
 
@@ -54,6 +54,13 @@ def sample(height: int = 40, width: int = 60) -> Sample:
     )
 
 
+def resize(before: Sample, size: tuple[int, int], kind: Resize) -> Sample:
+    """A sample resized to `size`, whatever its aspect ratio."""
+    scale = before.size[1] / size[1], before.size[0] / size[0]
+    frame = Frame(original=before.size, size=size, resized=size, to_original_scale=scale)
+    return to_input(before, resize_image(before.image, size, kind), frame, kind)
+
+
 def test_resize_moves_objects_with_the_image() -> None:
     before = sample()
     after = resize(before, (60, 120), "antialias")  # y by 1.5, x by 2
@@ -65,7 +72,7 @@ def test_resize_moves_objects_with_the_image() -> None:
 
 
 @pytest.mark.parametrize("kind", ["antialias", "bilinear"])
-def test_bitmaps_are_resized_as_the_peers_do(kind: Literal["antialias", "bilinear"]) -> None:
+def test_bitmaps_are_resized_as_the_peers_do(kind: Resize) -> None:
     before = sample()
     after = resize(before, (33, 47), kind)
     for mask, resized in zip(present(before.bitmaps), present(after.bitmaps), strict=True):
@@ -162,44 +169,50 @@ class Settings:
 MODEL = InputConfig(min_size=20, max_size=100)
 
 
+def augmented(settings: Settings, config: InputConfig, seed: tuple[int, ...]) -> Sample:
+    """The sample, augmented."""
+    return augment(sample(), settings, config, seed)[0]
+
+
 def test_augmentation_depends_on_seed_and_place_only() -> None:
-    first = [augment(sample(), Settings(jitter=0.3), MODEL, (3, place)) for place in range(8)]
+    first = [augmented(Settings(jitter=0.3), MODEL, (3, place)) for place in range(8)]
     torch.manual_seed(99)
     np.random.seed(99)  # noqa: NPY002
-    second = [augment(sample(), Settings(jitter=0.3), MODEL, (3, place)) for place in reversed(range(8))][::-1]
+    second = [augmented(Settings(jitter=0.3), MODEL, (3, place)) for place in reversed(range(8))][::-1]
     for one, other in zip(first, second, strict=True):
         assert torch.equal(one.image, other.image)
         assert torch.equal(one.boxes, other.boxes)
     assert len({one.image.float().mean().item() for one in first}) == 8
-    other = augment(sample(), Settings(jitter=0.3), MODEL, (4, 0))
+    other = augmented(Settings(jitter=0.3), MODEL, (4, 0))
     assert not torch.equal(other.image, first[0].image)
 
 
 def test_augmentation_keeps_to_its_settings() -> None:
     plain = resize(sample(), (20, 30), "antialias")
     for place in range(20):
-        assert torch.equal(augment(sample(), Settings(flip=0), MODEL, (0, place)).image, plain.image)
-        assert torch.equal(augment(sample(), Settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
-    sides = [augment(sample(), Settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
+        assert torch.equal(augmented(Settings(flip=0), MODEL, (0, place)).image, plain.image)
+        assert torch.equal(augmented(Settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
+    sides = [augmented(Settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
     assert {side: sides.count(side) > 8 for side in sides} == {10: True, 20: True, 40: True}
-    flipped = [torch.equal(augment(sample(), Settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
+    flipped = [torch.equal(augmented(Settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
     assert 35 <= sum(flipped) <= 65
 
 
 def test_settings_are_independent() -> None:
     for place in range(10):
-        with_jitter = augment(sample(), Settings(jitter=0.5), MODEL, (0, place))
-        assert torch.equal(with_jitter.boxes, augment(sample(), Settings(), MODEL, (0, place)).boxes)
+        with_jitter = augmented(Settings(jitter=0.5), MODEL, (0, place))
+        assert torch.equal(with_jitter.boxes, augmented(Settings(), MODEL, (0, place)).boxes)
 
 
 def test_negative_seeds_are_valid() -> None:
-    assert augment(sample(), Settings(), MODEL, (-1, 0)).size == (20, 30)
+    assert augmented(Settings(), MODEL, (-1, 0)).size == (20, 30)
 
 
 def test_a_sample_on_a_square_canvas() -> None:
     sample = replace(sample_of_one_square(), crowds=torch.tensor([[1.0, 2.0, 5.0, 6.0]]))
-    square = sample_on_canvas(sample, 50)
-    top, left = canvas_corner(sample.size, 50)
+    square, frame = preprocess(sample, build_preprocessor(InputConfig(min_size=20, max_size=50, canvas=50)))
+    top, left = frame.corner
+    assert (top, left) == (15, 9)
     assert square.size == (50, 50)
     assert square.crowds is not None
     assert square.crowds.tolist() == [[1 + left, 2 + top, 5 + left, 6 + top]]
@@ -215,7 +228,27 @@ def test_a_sample_on_a_square_canvas() -> None:
     assert torch.equal(square.image[inside], sample.image)
     assert square.image.sum() == sample.image.sum()
     with pytest.raises(ValueError, match="does not fit"):
-        sample_on_canvas(sample, 10)
+        preprocess(sample, build_preprocessor(InputConfig(min_size=20, max_size=50, canvas=10)))
+
+
+def test_training_follows_a_preprocessor_of_ones_own() -> None:
+    """A preprocessor that puts the image at (2, 3) of a larger one: objects move with it."""
+
+    class Shifted(Preprocessor):
+        @override
+        def __call__(self, image: torch.Tensor) -> tuple[torch.Tensor, Frame]:
+            resized, frame = super().__call__(image)
+            size = frame.size[0] + 2, frame.size[1] + 3
+            return torch.nn.functional.pad(resized, (3, 0, 2, 0)), replace(frame, size=size, corner=(2, 3))
+
+    before = sample()
+    after, _ = preprocess(before, Shifted(InputConfig(min_size=40, max_size=100)))
+    assert after.size == (42, 63)
+    assert torch.equal(after.image[:, 2:, 3:], before.image)
+    assert after.boxes.tolist() == [[13, 7, 33, 22], [53, 10, 63, 11]]
+    assert torch.equal(present(after.bitmaps)[:, 2:, 3:], present(before.bitmaps))
+    assert present(after.keypoints)[0].tolist() == [[13.5, 7.5, 2], [32.5, 8.5, 1], [0, 0, 0]]
+    np.testing.assert_array_equal(present(after.outlines)[1], edges_of([53, 10, 63, 10, 63, 11, 53, 11]))
 
 
 def sample_of_one_square() -> Sample:

@@ -77,7 +77,7 @@ def test_decoding(rules: BoxRules, formula: Callable[[np.ndarray, np.ndarray], n
     deltas = np.random.default_rng(2).normal(0, 0.5, (40, 4))
     expected = np.stack([formula(b, d) for b, d in zip(boxes, deltas, strict=True)])
     found = rules.decode(torch.from_numpy(deltas)[None], tensor(boxes)[None], ONES)
-    np.testing.assert_allclose(rules.raw(found)[0], expected, atol=1e-3)
+    np.testing.assert_allclose(rules.to_inclusive(found)[0], expected, atol=1e-3)
 
 
 def test_clipping_keeps_a_pixel_of_boxes_outside() -> None:
@@ -86,7 +86,7 @@ def test_clipping_keeps_a_pixel_of_boxes_outside() -> None:
     expected = np.stack([legacy.clip(box, 200, 150) for box in boxes])
     for rules in (INCLUSIVE, LOOSE):
         found = rules.clip(tensor(boxes)[None], torch.tensor([[200, 150]]))
-        np.testing.assert_allclose(rules.raw(found)[0], expected, atol=1e-4)
+        np.testing.assert_allclose(rules.to_inclusive(found)[0], expected, atol=1e-4)
     assert (expected[2] == 0).all()
     assert expected[3].tolist() == [149, 10, 149, 40]
 
@@ -159,7 +159,7 @@ def test_final_boxes_are_decoded_in_the_files_pixels(
     expected = np.stack([boxes[chosen[i]] for i in left])
     found = (detections.boxes[0] / scale)[detections.valid[0]]  # the file's pixels, half open
     assert len(expected) > 5
-    np.testing.assert_allclose(rules.raw(found[None])[0], expected, atol=2e-3)
+    np.testing.assert_allclose(rules.to_inclusive(found[None])[0], expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
@@ -170,7 +170,7 @@ def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, mon
     seen = []
 
     def pool(_: object, boxes: Tensor, valid: Tensor) -> Tensor:
-        seen.append(head.rules.raw(boxes))
+        seen.append(head.rules.to_inclusive(boxes))
         return torch.zeros(*valid.shape, 4, 14, 14)
 
     monkeypatch.setattr(head, "pooler", pool)
@@ -188,9 +188,15 @@ def test_masks_are_read_where_the_final_boxes_are_in_the_input(scale: float, mon
 def test_half_open_boxes_are_unchanged() -> None:
     rules, boxes = BoxRules(), tensor(some_boxes(5, seed=10))[None]
     scales = torch.tensor([1.7])
-    for same in (rules.raw(boxes), rules.in_file(boxes, scales), rules.in_input(boxes, scales)):
+    for same in (
+        rules.to_inclusive(boxes),
+        rules.last_pixel_to_original(boxes, scales),
+        rules.last_pixel_to_input(boxes, scales),
+    ):
         assert same is boxes
-    torch.testing.assert_close(INCLUSIVE.in_input(INCLUSIVE.in_file(boxes, scales), scales), boxes)
+    torch.testing.assert_close(
+        INCLUSIVE.last_pixel_to_input(INCLUSIVE.last_pixel_to_original(boxes, scales), scales), boxes
+    )
 
 
 @pytest.mark.parametrize("scale", [1.0, 1.6])
@@ -222,7 +228,7 @@ def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
         cell = [int((p * scale - raw[k]) * 56 / (raw[k + 2] - raw[k])) for k, p in enumerate(place)]
         points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
         raw_points = INCLUSIVE.raw_keypoints(points, torch.tensor([scale]))
-        box = INCLUSIVE.raw(tensor(np.array([raw]))[None])
+        box = INCLUSIVE.to_inclusive(tensor(np.array([raw]))[None])
         cell_index, counts = keypoint_places(raw_points, box, 56)
         assert bool(counts.all())
         assert int(cell_index) == cell[1] * 56 + cell[0] == 30 * 56 + 12

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
-from rcnn.models.heads.region_norm import norm_of_real
+from rcnn.models.heads.region_norm import masked_batch_norm
 from tests.narrow import present
 from tests.unit.random_batches import random_images, random_targets
 
@@ -26,7 +26,7 @@ def test_equals_pytorchs_norm_of_the_valid_regions() -> None:
     for _ in range(3):
         x = (torch.randn(20, 6, 5, 5) * 3 + 100).requires_grad_()
         y = x.detach()[real].requires_grad_()
-        found, expected = norm_of_real(ours, x, real), theirs(y)
+        found, expected = masked_batch_norm(ours, x, real), theirs(y)
         torch.testing.assert_close(found[real], expected, atol=1e-4, rtol=1e-4)
         grad = torch.randn_like(expected)
         found[real].backward(grad)
@@ -42,7 +42,7 @@ def test_equals_pytorchs_norm_of_the_valid_regions() -> None:
 
 def test_without_valid_regions_statistics_do_not_change() -> None:
     norm = nn.BatchNorm2d(4)
-    found = norm_of_real(norm, torch.randn(3, 4, 2, 2), torch.zeros(3, dtype=torch.bool))
+    found = masked_batch_norm(norm, torch.randn(3, 4, 2, 2), torch.zeros(3, dtype=torch.bool))
     assert found.isfinite().all()
     assert torch.equal(present(norm.running_mean), torch.zeros(4))
     assert torch.equal(present(norm.running_var), torch.ones(4))
@@ -88,7 +88,7 @@ def _synced(rank: int, folder: str, batch: Tensor, real: Tensor, push: Tensor) -
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     norm, own = nn.SyncBatchNorm(4), slice(5 * rank, 5 * rank + 5)
     x = batch[own].clone().requires_grad_()
-    y = norm_of_real(norm, x, real[own])
+    y = masked_batch_norm(norm, x, real[own])
     (y * push[own] * real[own][:, None, None, None]).sum().backward()
     torch.save({"y": y.detach(), "x": x.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -231,7 +231,7 @@ def test_inclusive_proposals_equal_the_old_formulas(kind: Any, decode: Any) -> N
     proposals = network.predict(maps(), images_of(SIZES))
     expected = propose_slowly(network, SIZES, 9.0, decode, legacy.clip)
     for image in range(2):
-        found = network.rules.raw(proposals.boxes[image][proposals.valid[image]][None])[0]
+        found = network.rules.to_inclusive(proposals.boxes[image][proposals.valid[image]][None])[0]
         assert len(expected[image]) > 5
         np.testing.assert_allclose(found, expected[image], atol=2e-3)
 

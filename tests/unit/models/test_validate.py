@@ -53,6 +53,8 @@ from rcnn.models.overrides import override
             r"backbone\.norm_eps is 0\.0; expected more than 0",
         ),
         ("mask_rcnn_compact", ["rpn.anchors.ratios=[0]"], r"rpn\.anchors\.ratios is .*; expected more than 0"),
+        ("mask_rcnn_compact", ["rpn.anchors.ratios=[]"], r"rpn\.anchors\.ratios is empty; expected one ratio or more"),
+        ("mask_rcnn_compact", ["box.arguments={a: 1}"], r"box\.arguments .*, but box\.factory is not set"),
         ("mask_rcnn_compact", ["rpn.convs=-1"], r"rpn\.convs is -1; expected 0 or more"),
         ("fcis_compact", ["fcis.score_threshold=50"], r"fcis\.score_threshold is 50\.0; expected 0 to 1"),
         (
@@ -60,6 +62,7 @@ from rcnn.models.overrides import override
             ["input.min_size=2000"],
             r"input\.min_size=2000 is larger than input\.max_size=.*; set input\.max_size to 2000 or more",
         ),
+        ("rpn_r50_fpn", ["rpn.legacy.objectness=object_logit"], r"is not a probability, .*objectness=softmax"),
         ("mask_rcnn_compact", ["num_classes=0"], r"num_classes is 0; expected 1 or more"),
     ],
 )

@@ -132,7 +132,9 @@ def test_sizes_of_the_systems_that_use_opencv() -> None:
 )
 def test_boxes_return_as_in_each_system(settings: dict[str, Any], x: float, y: float) -> None:
     """150 x 210 becomes 192 x 269: the width is rounded, and systems differ in the scale for mapping back."""
-    np.testing.assert_allclose(build_preprocessor(InputConfig(**settings)).way_back((192, 269), (150, 210)), (x, y))
+    np.testing.assert_allclose(
+        build_preprocessor(InputConfig(**settings)).to_original_scale((192, 269), (150, 210)), (x, y)
+    )
 
 
 def test_old_systems_have_their_own_preprocessor() -> None:
@@ -161,6 +163,8 @@ def test_a_frame_on_a_canvas_by_hand() -> None:
     assert not image[:, :7].any()
     assert not image[:, 57:].any()
     np.testing.assert_array_equal(frame.to_original(np.array([[0, 7, 63, 56]], np.float32)), [[0, 0, 32, 25]])
+    points = np.array([[[0, 7, 0.5], [63, 56, 0.1]]], np.float32)
+    np.testing.assert_allclose(frame.points_to_original(points), [[[0, 0, 0.5], [31, 24, 0.1]]])
     with pytest.raises(ValueError, match=r"does not fit on input\.canvas=10"):
         place_on_canvas(image, 10)
     assert canvas_corner((5, 10), 10) == (2, 0)

@@ -27,7 +27,7 @@ def test_a_run_from_python_with_an_evaluation_and_a_warning(tmp_path: Path) -> N
     assert run.best is not None
     [warning] = [line for line in lines if line.startswith("warning:") and "iscrowd" in line]
     assert "1 annotation has an iscrowd that is neither 0 nor 1 (id 1)" in warning
-    with pytest.raises(ValueError, match="refused by --strict"):
+    with pytest.raises(ValueError, match="refused by strict=True"):
         rcnn.train("mask_rcnn_compact", data, tmp_path / "other", settings=(*TINY_MODEL, *BRIEF), strict=True)
     assert not (tmp_path / "other").exists()
 

@@ -231,6 +231,14 @@ def test_settings_that_cannot_work_are_refused_in_the_plan(
     words = ["train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", "--dry-run"]
     assert rcnn(*words, "box.score_threshold=2") == 2
     assert "box.score_threshold is 2.0; expected 0 to 1" in capsys.readouterr().err
+    for word, message in {
+        "rpn.anchors.sizes=[]": "rpn.anchors.sizes",
+        "Train.steps=1": "no setting 'Train.steps'; expected train.NAME=VALUE",
+        "train.jitter=5": "train.jitter is 5.0; expected a relative change between 0 and 1",
+        "train.workers=100000": "train.workers is 100000; expected up to 512",
+    }.items():
+        assert rcnn(*words, word) == 2
+        assert message in capsys.readouterr().err
     assert rcnn(*words, "train.steps=5", "--resume") == 0
     lines = capsys.readouterr().out
     assert "warning: train.warmup_steps=100 is not less than train.steps=5" in lines

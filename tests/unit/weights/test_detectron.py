@@ -18,10 +18,11 @@ from rcnn.models.config import ResNetConfig
 from rcnn.models.layers import affine_of
 from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.weights.systems.detectron import system as detectron
-from rcnn.weights.systems.detectron.names import RULES, below_the_head, in_our_layout
+from rcnn.weights.systems.detectron.names import RULES, in_our_layout
 from rcnn.weights.systems.detectron.settings import yaml_settings
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.layout import identity_statistics, swap_anchors
+from rcnn.weights.systems.renaming import Placed
 from tests.unit.weights.detectron_blobs import LEFT, blobs, python2_pickle
 from tests.unit.weights.state_dicts import convert_state
 
@@ -110,7 +111,8 @@ def test_the_background_goes_last_or_away() -> None:
     assert ours["mask_head.logits.weight"].flatten().tolist() == ours["mask_head.logits.bias"].tolist() == [0, 1, 2]
     assert RULES.rename("fc6_w") == "box_head.trunk.fc1.weight"
     assert RULES.rename("fc7_b") == "box_head.trunk.fc2.bias"
-    assert below_the_head({"a": "backbone.res5.0.conv1.weight"}) == {"a": "box_head.trunk.res5.0.conv1.weight"}
+    c4 = Placed({"a": "backbone.res5.0.conv1.weight"}).with_res5_in_the_head()
+    assert c4.ours == {"a": "box_head.trunk.res5.0.conv1.weight"}
     alone = in_our_layout("mask_head.logits.bias", torch.zeros(1), config)
     assert len(alone) == 1  # one mask for all classes has no background
 

@@ -52,7 +52,7 @@ def theirs(fpn: bool = True) -> tuple[dict[str, Tensor], dict[str, Tensor], Dete
     found = Found(state=caffe)
     plan = detectron.read(found, None)
     ours = detectron.SYSTEM.convert(found)
-    file = {their_name(name): caffe[blob] for blob, name in plan.names.items()}
+    file = {their_name(name): caffe[blob] for blob, name in plan.placed.ours.items()}
     for name in [name for name in file if name.endswith(("bn1.weight", "bn2.weight", "bn3.weight", "sample.1.weight"))]:
         norm = name.removesuffix("weight")
         file[f"{norm}running_mean"] = torch.zeros(len(file[name]))

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from rcnn.data.checks.ids import category_ids
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import Category, RawEntry, RawTables
 from rcnn.data.messages import Warnings, printable
 
 
-def check_categories(raw: RawTables, warnings: Warnings) -> list[Category]:
-    """The categories by ascending id. Raises ValueError for ids that are wrong or used twice."""
-    ids = category_ids(raw)
+def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> list[Category]:
+    """The categories by ascending id; `ids` are their ids in the order of the file."""
     checked: list[Category] = []
     for number, entry in sorted(zip(ids, raw.categories, strict=True), key=lambda pair: pair[0]):
         category: Category = {"id": number, "name": _name(number, entry, warnings)}
@@ -58,7 +56,7 @@ def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
         named = str(name)
     else:
         named = f"category {number}"
-    warnings.add("a name that is not text", f"called {named!r}", [number], "category")
+    warnings.add("a name that is missing, empty or not valid text", f"called {named!r}", [number], "category")
     return named
 
 
@@ -91,7 +89,7 @@ def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) ->
 
 
 def _skeleton(lines: object, names: Sequence[str], ids: Sequence[int], warnings: Warnings) -> list[list[int]]:
-    """The pairs of a skeleton, counted from 1; those that cannot be drawn are left out."""
+    """The pairs of a skeleton, counted from 1; those that cannot be drawn are skipped."""
     if not isinstance(lines, list):
         warnings.add("a skeleton that is not a list of pairs", "not drawn", ids, "category")
         return []

@@ -39,8 +39,9 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
     folder, images = known or check_images(raw, ids, warnings)
     if [image["id"] for image in images] != ids:
         raise ValueError(f"{raw.file} was changed after it was opened: do not change it while it is used")
-    categories = check_categories(raw, warnings)
-    annotations = _checked_annotations(raw, images, categories, warnings)
+    numbers = category_ids(raw)
+    categories = check_categories(raw, numbers, warnings)
+    annotations, keypoints_differ = _checked_annotations(raw, images, numbers, categories, warnings)
     used = {annotation["category_id"] for annotation in annotations}
     return Tables(
         file=raw.file,
@@ -48,6 +49,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
         images=images,
         annotations=annotations,
         categories=with_unique_names(without_placeholder(categories, used, warnings)),
+        keypoints_differ=keypoints_differ,
         warnings=warnings.lines(),
         notes=warnings.notes(),
     )
@@ -68,12 +70,14 @@ def _require_entries(raw: RawTables) -> None:
 
 
 def _checked_annotations(
-    raw: RawTables, images: Sequence[Image], categories: Sequence[Category], warnings: Warnings
-) -> list[Annotation]:
-    """The annotations that can be used: those with a box."""
+    raw: RawTables, images: Sequence[Image], numbers: Sequence[int], categories: Sequence[Category], warnings: Warnings
+) -> tuple[list[Annotation], bool]:
+    """The annotations that can be used: those with a box. Also returns whether their keypoints differ in number.
+
+    `numbers` are the category ids in the order of the file, `categories` the checked categories.
+    """
     written = raw.annotations
     image = places_of("image_id", [image["id"] for image in images], raw, warnings)
-    numbers = category_ids(raw)
     category = [numbers[place] for place in places_of("category_id", numbers, raw, warnings).tolist()]
     ids = annotation_ids(written, warnings)
     sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64)[image]  # (A, 2)
@@ -89,7 +93,9 @@ def _checked_annotations(
         [ids[place] for place in np.flatnonzero(odd).tolist()],
     )
     by_id = {category["id"]: category for category in categories}
-    keypoints = check_keypoints(written, [by_id[number] for number in category], limits, ids, warnings)
+    keypoints, keypoints_differ = check_keypoints(
+        written, [by_id[number] for number in category], limits, ids, warnings
+    )
     owners = [images[place]["id"] for place in image.tolist()]
     usable = np.flatnonzero(np.isfinite(boxes).all(axis=1)).tolist()
     rows = zip(ids, owners, category, boxes.tolist(), areas.tolist(), crowds.tolist(), outlines, strict=True)
@@ -98,7 +104,7 @@ def _checked_annotations(
         for entry, points in zip(checked, keypoints, strict=True):
             entry["keypoints"] = points.reshape(-1).tolist()
             entry["num_keypoints"] = int((points[:, 2] > 0).sum())
-    return [checked[place] for place in usable]
+    return [checked[place] for place in usable], keypoints_differ
 
 
 def _annotation(

@@ -100,7 +100,8 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
     """The folder that holds the images, and the path of each within it.
 
     It is the first of the folders with a file of that name. Names that are not found there as they are written are
-    searched for in all folders: with slashes for backslashes, without leading folders, in another case.
+    searched for in all folders: with slashes for backslashes, without leading folders, in another case or
+    another encoding of accents.
     """
     files = _Files(raw)
     found: list[str | None] = [None] * len(names)
@@ -143,7 +144,7 @@ def _guess(name: str, files: _Files) -> tuple[str | None, str]:
     for tail in shorter:
         for folder in files.folders:
             if found := files.alike(folder, tail):
-                return found, "that differs from the file's name in upper and lower case"
+                return found, "that differs from the file's name in upper and lower case or in the encoding of accents"
     return None, ""
 
 

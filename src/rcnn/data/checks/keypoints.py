@@ -25,14 +25,16 @@ def check_keypoints(
     limits: np.ndarray,
     ids: Sequence[Id],
     warnings: Warnings,
-) -> np.ndarray | None:
-    """The keypoints (A, J, 3) float64, zeros where an object has none; None where no object has any.
+) -> tuple[np.ndarray | None, bool]:
+    """The keypoints (A, J, 3) float64, zeros where an object has none; None where no object has any that can be used.
 
-    `categories` (A) are those of the annotations, `limits` (A,) the largest coordinates that are believed.
+    Also returns whether the keypoints cannot be used because the objects have different numbers of them.
+
+    `categories` (A) are those of the annotations, `limits` (A,) the largest coordinates that are accepted.
     """
     given = [place for place, entry in enumerate(annotations) if entry.get("keypoints")]
     if not given:
-        return None
+        return None, False
     own = [ids[place] for place in given]
     flat, nested = _flattened([annotations[place]["keypoints"] for place in given])
     named = [len(categories[place].get("keypoints", ())) for place in given]
@@ -43,13 +45,13 @@ def check_keypoints(
     if count is None:
         lengths = sorted({len(points) for points in flat})
         warnings.add(f"keypoints of different counts ({few(lengths)} numbers)", "no keypoints are used", own)
-        return None
+        return None, True
     odd = [one for one, points in zip(own, flat, strict=True) if len(points) != 3 * count]
     warnings.add(f"keypoints that are not {3 * count} numbers (x, y, visibility of {count} points)", DROPPED, odd)
     points = np.zeros((len(annotations), count, 3))
     points[given] = _checked(flat, count, limits[given], own, warnings)
     _check_counts(annotations, points, given, ids, warnings)
-    return points
+    return points, False
 
 
 def _flattened(values: Sequence[object]) -> tuple[list[list[object]], list[int]]:
@@ -82,7 +84,7 @@ def _with_visibility(flat: list[list[object]], named: Sequence[int]) -> tuple[li
 
 
 def _count(flat: Sequence[Sequence[object]], named: Sequence[int]) -> int | None:
-    """J: what the categories name, if any object has so many; else the count of most objects; None where none is."""
+    """J: the number that the categories name, if any object has that number; else that of most; None if unclear."""
     counts = Counter(len(points) // 3 if points and len(points) % 3 == 0 else 0 for points in flat)
     names = {number for number in named if number}
     if len(names) == 1 and counts[next(iter(names))]:
@@ -107,7 +109,7 @@ def _checked(
     wrong = np.logical_not((np.abs(points) <= limits[:, None, None]).all(axis=2))  # (A, J), NaN included
     points[wrong] = 0
     warnings.add(
-        "a keypoint that is not 3 finite numbers",
+        "a keypoint that is not 3 finite numbers, or far outside the image",
         "that point is treated as not labelled",
         every[fitting & wrong.any(axis=1)].tolist(),
     )
@@ -125,7 +127,7 @@ def _checked(
 def _check_counts(
     annotations: Sequence[RawEntry], points: np.ndarray, given: Sequence[int], ids: Sequence[Id], warnings: Warnings
 ) -> None:
-    """Report counts that contradict the points; COCO's metrics leave out objects without visible points."""
+    """Report counts that contradict the points; COCO's metrics skip objects without labelled points."""
     seen = (points[..., 2] > 0).sum(axis=1).tolist()
     wrong = [ids[i] for i in given if annotations[i].get("num_keypoints", seen[i]) != seen[i]]
     warnings.add("a num_keypoints that is not the number of its labelled keypoints", "counted again", wrong)

@@ -52,7 +52,8 @@ def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     ends = np.append(begins[1:], len(codes)) - 1
     negative = (codes[ends] & 16) != 0
     values[negative] -= np.int64(1) << (shift[ends[negative]] + 5)
-    # The second value of a string is a run of its own; sum the differences along the odd and the even places.
+    # The first value of a string is a run. The later ones form two chains, at odd and at even positions: each chain
+    # starts with a run and continues with differences to the run before it in the chain, so a sum along it gives runs.
     order = np.arange(len(begins)) - np.searchsorted(string, string)  # place of a value in its string
     chain = np.where(order == 0, 0, 1 + order % 2)
     along = np.lexsort((order, chain, string))

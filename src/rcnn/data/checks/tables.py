@@ -71,5 +71,6 @@ class Tables:
     images: list[Image]
     annotations: list[Annotation]
     categories: list[Category]
+    keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
     warnings: tuple[str, ...]  # faults: a line each, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults

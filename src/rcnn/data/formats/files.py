@@ -63,9 +63,9 @@ def image_folders(file: Path, folder: Path, split: str) -> tuple[Path, ...]:
 
 
 def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], bool]) -> set[str]:
-    """Names of the splits that have a file by one of `patterns`.
+    """Names of the splits that have a file matching one of `patterns` for which `holds` returns True.
 
-    Files that match only by the end of their name count only if `holds` says that they contain annotations.
+    Files that match only by the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS).
     """
     names: set[str] = set()
     for pattern in patterns:

@@ -87,9 +87,10 @@ def open_dataset(
         )
     if strict and dataset.warnings:
         raise ValueError(
-            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by --strict:\n" + "\n".join(dataset.warnings)
+            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict):\n"
+            + "\n".join(dataset.warnings)
         )
-    if not allow_empty and not dataset.objects_to_learn:
+    if not allow_empty and not dataset.num_training_objects:
         raise ValueError("\n".join((_without_objects(dataset), *dataset.warnings)))
     return dataset.as_one_class(classes[0] if classes else "object") if one_class else dataset
 
@@ -131,5 +132,6 @@ def _without_objects(dataset: Dataset) -> str:
     only = f": its {counted(crowds, 'object')} {'is a crowd' if crowds == 1 else 'are crowds'}" if crowds else ""
     return (
         f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "
-        "Choose another split, export the annotations again, or accept this with --allow-empty"
+        "Choose another split, export the annotations again, or accept this with allow_empty=True "
+        "(--allow-empty)"
     )

@@ -7,12 +7,13 @@ worker processes nor on earlier batches. So a run can resume at any step.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Generator
 from typing import Protocol
 
 from rcnn.data.balance import repeat_factors
 from rcnn.data.images import read_image
-from rcnn.data.loading.padding import Padding, pad_images
+from rcnn.data.loading.padding import Padding, pad_images, padded_shape
 from rcnn.data.loading.sampler import AUGMENT, BatchSampler
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
@@ -20,7 +21,7 @@ from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample, require_memory
 from rcnn.data.transforms import Augmentation, Sample, augment
-from rcnn.preprocess import InputConfig
+from rcnn.preprocess import Frame, InputConfig
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -54,7 +55,7 @@ class LoaderSettings(Augmentation, Protocol):
 
 def training_batches(
     dataset: Dataset,
-    model: InputConfig,
+    input_config: InputConfig,
     settings: LoaderSettings,
     first: int = 0,
     *,
@@ -67,25 +68,17 @@ def training_batches(
 ) -> Generator[TrainingBatch, None, None]:
     """The endless stream of training batches from batch `first` on, as process `rank` of `world` sees it.
 
-    Each epoch contains every image once, in random order. All images of a batch are landscape or all are portrait,
-    except for one batch per epoch. `masks` and `keypoints` say what the model is trained on besides boxes; `pairs` are
-    the keypoints that a horizontal flip exchanges (None: found by their names); `crowds` keeps the boxes of crowds,
-    for a model that ignores anchors inside them.
+    Each epoch contains every image in random order: once, or more often if `settings.repeat_threshold` repeats it. All
+    images of a batch are landscape or all are portrait, except for one batch per epoch. `masks` and `keypoints` say
+    what the model is trained on besides boxes; `pairs` are the keypoints that a horizontal flip exchanges (None: found
+    by their names); `crowds` keeps the boxes of crowds, for a model that ignores anchors inside them.
 
     Raises ValueError at once for data that cannot be trained on; later, when its turn comes, ValueError or OSError for
     an image that cannot be read or differs in size from its annotation, and WorkerError if a worker process ends.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
-    if not len(dataset):
-        raise ValueError(f"{dataset.annotation_file} has no images; expected at least one to train on")
-    if masks is not None and dataset.objects_to_learn and not dataset.has_outlines:
-        raise ValueError(
-            f"{dataset.annotation_file} has boxes but no segmentations, and this model is trained on masks: "
-            "annotate polygons, or train a model without masks (see `rcnn models`)"
-        )
-    if masks is not None:
-        require_memory(dataset, masks, model.min_size * model.max_size)
+    _require_trainable(dataset, masks, _padded_pixels(input_config, settings))
     if keypoints:
         skeleton_of(dataset)
         pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
@@ -93,7 +86,7 @@ def training_batches(
     landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
     batches = Batches(
         dataset,
-        model,
+        input_config,
         settings,
         BatchSampler(landscape, settings.batch_size * world, settings.seed, factors),
         masks=masks,
@@ -113,7 +106,7 @@ class Batches:
     def __init__(
         self,
         dataset: Dataset,
-        model: InputConfig,
+        input_config: InputConfig,
         settings: LoaderSettings,
         sampler: BatchSampler,
         *,
@@ -123,28 +116,52 @@ class Batches:
         rank: int,
         crowds: bool = False,
     ) -> None:
-        self.dataset, self.model, self.settings, self.sampler = dataset, model, settings, sampler
+        self.dataset, self.input_config, self.settings, self.sampler = dataset, input_config, settings, sampler
         self.masks: Masks | None = masks
         self.keypoints, self.pairs, self.rank, self.crowds = keypoints, pairs, rank, crowds
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
         size = self.settings.batch_size
-        samples, ids, originals = list[Sample](), list[int | str](), list[tuple[int, int]]()
+        samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
         for index, position in self.sampler(n)[self.rank * size : (self.rank + 1) * size]:
             record = self.dataset[index]
-            pixels = read_image(record.path)
-            sample = make_sample(record, pixels, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
+            image = read_image(record.path)
+            sample = make_sample(record, image, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
             seed = (self.settings.seed, AUGMENT, position)
-            samples.append(augment(sample, self.settings, self.model, seed, self.pairs))
+            sample, frame = augment(sample, self.settings, self.input_config, seed, self.pairs)
+            samples.append(sample)
             ids.append(record.image_id)
-            originals.append((record.height, record.width))
+            frames.append(frame)
             if after_image is not None:
                 after_image()
-        images = pad_images([sample.image for sample in samples], self.model.divisor, self.settings.padding, originals)
+        divisor, padding = self.input_config.divisor, self.settings.padding
+        images = pad_images([sample.image for sample in samples], divisor, padding, frames)
         height, width = images.pixels.shape[2:]
         targets = collate_targets(samples, (height, width), len(self.dataset.classes))
         return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+
+
+def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> None:
+    """Raise ValueError unless a model with `masks` can be trained on the data set; `pixels` as in `require_memory`."""
+    if not len(dataset):
+        raise ValueError(f"{dataset.annotation_file} has no images; expected at least one to train on")
+    if masks is None:
+        return
+    if dataset.num_training_objects and not dataset.has_outlines:
+        raise ValueError(
+            f"{dataset.annotation_file} has boxes but no segmentations, and this model is trained on masks: "
+            "annotate polygons, or train a model without masks (see `rcnn models`)"
+        )
+    require_memory(dataset, masks, pixels)
+
+
+def _padded_pixels(input_config: InputConfig, settings: LoaderSettings) -> int:
+    """Number of pixels of the largest image that the model gets, padded, if it is alone in its batch."""
+    short = max(settings.scales or (input_config.min_size,))
+    long = input_config.canvas or input_config.max_size
+    size = (input_config.canvas or min(short, long), long)
+    return math.prod(padded_shape([size], input_config.divisor, settings.padding))
 
 
 def _flip_pairs(dataset: Dataset, flip: float) -> tuple[tuple[int, int], ...]:

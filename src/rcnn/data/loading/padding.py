@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rcnn.preprocess import Frame
 from rcnn.structures import ImageBatch
 
 Padding = Literal["exact", "bucket"]
@@ -39,13 +40,11 @@ def pad_images(
     images: Sequence[Tensor],
     divisor: int,
     padding: Padding,
-    originals: Sequence[tuple[int, int]] | None = None,
-    scales: Sequence[float] | None = None,
+    frames: Sequence[Frame] | None = None,
 ) -> ImageBatch:
     """Pad B images (3, h, w), uint8 or float32 in 0..255, with zeros at the right and bottom to `padded_shape`.
 
-    `originals` are the (height, width) of the image files, `scales` the factors by which the files were resized. If
-    only `originals` are given, a scale is the geometric mean of the factors of height and width.
+    `frames` give the batch the sizes of the image files and the factors by which they were resized.
     """
     if not images:
         raise ValueError("expected at least one image in a batch, got none")
@@ -54,16 +53,11 @@ def pad_images(
     pixels = torch.zeros(len(images), 3, *padded_shape(sizes, divisor, padding), dtype=dtype)
     for slot, image, (height, width) in zip(pixels, images, sizes, strict=True):
         slot[:, :height, :width] = image
-    if originals is not None and scales is None:
-        scales = [
-            math.sqrt(size[0] * size[1] / (original[0] * original[1]))
-            for size, original in zip(sizes, originals, strict=True)
-        ]
     return ImageBatch(
         pixels=pixels,
         sizes=torch.tensor(sizes),
-        scales=None if scales is None else torch.tensor(scales, dtype=torch.float32),
-        originals=None if originals is None else torch.tensor(originals),
+        scales=None if frames is None else torch.tensor([frame.scale for frame in frames], dtype=torch.float32),
+        originals=None if frames is None else torch.tensor([frame.original for frame in frames]),
     )
 
 

@@ -139,7 +139,7 @@ class RegionBlocks(nn.Sequential):
         self.pooled = pooled
 
     @override
-    def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, valid: Tensor | None = None) -> Tensor:
         x = super().forward(input)  # the norms are folded, so padded regions have no effect on the others
         return x.mean((2, 3)) if self.pooled else x
 

@@ -80,9 +80,9 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(self.conv3.norm.weight)
 
     @override
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
-        shortcut = x if self.shortcut is None else self.shortcut(x, real)
-        return F.relu_(self.conv3(self.conv2(self.conv1(x, real), real), real) + shortcut)
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
+        shortcut = x if self.shortcut is None else self.shortcut(x, valid)
+        return F.relu_(self.conv3(self.conv2(self.conv1(x, valid), valid), valid) + shortcut)
 
 
 def stage_stride(number: int, config: ResNetConfig) -> int:

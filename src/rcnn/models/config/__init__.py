@@ -20,7 +20,14 @@ from rcnn.models.config.fcis import FCIS_SAMPLING, FCISConfig
 from rcnn.models.config.heads import BOX_SAMPLING, BoxHeadConfig, CascadeConfig, MaskHeadConfig
 from rcnn.models.config.keypoints import COCO_FLIP_PAIRS, COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
 from rcnn.models.config.legacy import LegacyConfig, LegacyFCISConfig, LegacyRPNConfig
-from rcnn.models.config.parts import MAX_LOG_SCALE, PoolerConfig, Pooling, SamplingConfig, SelectionConfig
+from rcnn.models.config.parts import (
+    MAX_LOG_SCALE,
+    AnchorSamplingConfig,
+    PoolerConfig,
+    Pooling,
+    RegionSamplingConfig,
+    SelectionConfig,
+)
 from rcnn.models.config.rpn import RPN_SAMPLING, AnchorConfig, ProposalConfig, RPNConfig
 from rcnn.preprocess.config import InputConfig
 
@@ -35,6 +42,7 @@ __all__ = [
     "MAX_LOG_SCALE",
     "RPN_SAMPLING",
     "AnchorConfig",
+    "AnchorSamplingConfig",
     "BackboneConfig",
     "BoxHeadConfig",
     "CascadeConfig",
@@ -56,14 +64,14 @@ __all__ = [
     "Pooling",
     "ProposalConfig",
     "RPNConfig",
+    "RegionSamplingConfig",
     "ResNetConfig",
-    "SamplingConfig",
     "SelectionConfig",
     "TimmConfig",
     "ViTConfig",
 ]
 
-CONFIG_VERSION = 1  # increased when keys of DetectorConfig change; checkpoints store it
+CONFIG_VERSION = 2  # increased when keys of DetectorConfig change; checkpoints store it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rcnn.models.config.legacy import LegacyFCISConfig
-from rcnn.models.config.parts import SamplingConfig
+from rcnn.models.config.parts import RegionSamplingConfig
 
-FCIS_SAMPLING = SamplingConfig(batch_size=128, positive_fraction=0.25, positive_iou=0.5)
+FCIS_SAMPLING = RegionSamplingConfig(batch_size=128, positive_fraction=0.25, positive_iou=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +19,8 @@ class FCISConfig:
     roi_size: int = 21  # cells per side of the pooled maps
     delta_weights: tuple[float, float, float, float] = (5.0, 5.0, 2.0, 2.0)
     refine: bool = True  # pool a second time, from the predicted boxes
-    # of regions; VOC: min_negative_iou 0.1. positive_fraction applies without ohem only
-    sampling: SamplingConfig = FCIS_SAMPLING
+    # VOC: min_negative_iou 0.1. positive_fraction has no effect with ohem
+    sampling: RegionSamplingConfig = FCIS_SAMPLING
     ohem: bool = True  # sample the regions with the highest losses (Shrivastava et al. 2016); False: random ones
     mask_threshold: float = 0.4  # ground-truth and predicted masks are binarized here
     min_size: float = 2.0  # detections with a shorter side are removed, pixels

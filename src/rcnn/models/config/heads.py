@@ -7,9 +7,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rcnn.models.config.backbones import Norm
-from rcnn.models.config.parts import MAX_LOG_SCALE, PoolerConfig, SamplingConfig, SelectionConfig, plain_arguments
+from rcnn.models.config.parts import (
+    MAX_LOG_SCALE,
+    PoolerConfig,
+    RegionSamplingConfig,
+    SelectionConfig,
+    plain_arguments,
+)
 
-BOX_SAMPLING = SamplingConfig(batch_size=512, positive_fraction=0.25, positive_iou=0.5)
+BOX_SAMPLING = RegionSamplingConfig(batch_size=512, positive_fraction=0.25, positive_iou=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,7 @@ class BoxHeadConfig:
     pooler: PoolerConfig = field(default=PoolerConfig(size=7))
     delta_weights: tuple[float, float, float, float] = (10.0, 10.0, 5.0, 5.0)
     max_log_scale: float = MAX_LOG_SCALE  # upper limit of the predicted log scales; 100: none
-    sampling: SamplingConfig = BOX_SAMPLING  # of regions
+    sampling: RegionSamplingConfig = BOX_SAMPLING
     append_ground_truth: bool = True  # ground-truth boxes are regions, too
     smooth_l1_beta: float = 0.0  # 0: plain L1
     delta_loss_weight: float = 1.0  # of the box loss

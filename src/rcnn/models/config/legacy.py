@@ -33,8 +33,8 @@ class LegacyRPNConfig:
     # the best anchor of each ground-truth box: positive whatever its IoU (kept), or negative if its IoU is below
     # negative_iou (overruled: tensorpack, MMDetection)
     low_quality: Literal["kept", "overruled"] = "kept"
-    straddle: float = -1.0  # anchors that leave the image by more than this are ignored, pixels; -1: none is
-    crowd_ioa: float = 2.0  # anchors with a larger part than this inside of a crowd are ignored; above 1: none is
+    straddle: float = -1.0  # anchors that leave the image by more than this are ignored, pixels; -1: disabled
+    crowd_ioa: float = 2.0  # anchors with a larger part than this inside of a crowd are ignored; above 1: disabled
     # what the losses are divided by: the batch size, however many were sampled (Detectron2, tensorpack); the number
     # sampled (torchvision, Chainer, mask-faster-rcnn); or that for the objectness loss alone (MXNet's FCIS)
     normalizer: Literal["batch_size", "sampled", "sampled_objectness"] = "batch_size"

@@ -22,29 +22,37 @@ class PoolerConfig:
 
     kind: Pooling = "roi_align"
     size: int  # side of the pooled map, cells
-    sampling_ratio: int = 0  # samples per bin and axis; 0: one per pixel of the bin, rounded up
-    aligned: bool = True  # shift by half a pixel (Detectron2's ROIAlignV2); False: as first published
+    sampling_ratio: int = 0  # samples per bin and axis; 0: one per map cell of the bin, rounded up
+    aligned: bool = True  # shift by half a map cell (Detectron2's ROIAlignV2); False: as first published
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Which boxes (anchors or regions) are positive or negative, and how many of each a loss is computed on."""
+    """How many boxes (anchors or regions) a loss is computed on, and which of them are positive."""
 
     batch_size: int  # boxes sampled per image
     positive_fraction: float  # up to this part of them is positive
     positive_iou: float  # positive: IoU with a ground-truth box of at least this
-    negative_iou: float | None = None  # negative: IoU with all of them below this; None: below positive_iou
-    min_negative_iou: float = 0.0  # ... and at least this (Fast R-CNN: 0.1); the others are ignored
-
-    @property
-    def low_iou(self) -> float:
-        """The IoU below which boxes are negative."""
-        return self.positive_iou if self.negative_iou is None else self.negative_iou
 
     @property
     def max_positives(self) -> int:
         """The most positive boxes that the sample of an image can have."""
         return max(1, int(self.batch_size * self.positive_fraction))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorSamplingConfig(SamplingConfig):
+    """The sample of anchors that the losses of the RPN are computed on."""
+
+    negative_iou: float  # negative: IoU with all ground-truth boxes below this; up to positive_iou: ignored
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegionSamplingConfig(SamplingConfig):
+    """The sample of regions that the losses of the second stage are computed on."""
+
+    # negative: highest IoU below positive_iou, but at least this (Fast R-CNN: 0.1); regions below it are ignored
+    min_negative_iou: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +65,7 @@ class SelectionConfig:
     soft_nms_sigma: float = 0.5  # of soft_gaussian
     soft_nms_threshold: float = 0.001  # soft NMS removes boxes with a score reduced below this
     max_detections: int = 100  # per image
-    min_size: float = -1.0  # boxes with a side of at most this are removed, pixels; -1: none are
+    min_size: float = -1.0  # boxes with a side of at most this are removed, pixels; -1: disabled
 
 
 def plain_arguments(arguments: Mapping[str, Any], key: str) -> dict[str, Any]:

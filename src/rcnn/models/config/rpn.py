@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rcnn.models.config.legacy import LegacyRPNConfig
-from rcnn.models.config.parts import MAX_LOG_SCALE, SamplingConfig
+from rcnn.models.config.parts import MAX_LOG_SCALE, AnchorSamplingConfig
 
-RPN_SAMPLING = SamplingConfig(batch_size=256, positive_fraction=0.5, positive_iou=0.7, negative_iou=0.3)
+RPN_SAMPLING = AnchorSamplingConfig(batch_size=256, positive_fraction=0.5, positive_iou=0.7, negative_iou=0.3)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class RPNConfig:
     head: Literal["conv", "fbnet"] = "conv"  # 3x3 convolutions, or D2Go's block
     convs: int = 1  # 3x3 convolutions before the two outputs
     width: int = 0  # their channels; 0: as many as the feature maps have
-    sampling: SamplingConfig = RPN_SAMPLING  # of anchors
+    sampling: AnchorSamplingConfig = RPN_SAMPLING
     smooth_l1_beta: float = 0.0  # 0: plain L1
     loss_weights: tuple[float, float] = (1.0, 1.0)  # of the objectness loss and of the box loss
     max_log_scale: float = MAX_LOG_SCALE  # upper limit of the predicted log scales; 100: none

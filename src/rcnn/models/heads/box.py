@@ -20,6 +20,7 @@ from rcnn.models.heads.selection import select_detections
 from rcnn.models.heads.trunks import BoxTrunk
 from rcnn.models.layers import init_linear
 from rcnn.models.pooler import RegionPooler
+from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
@@ -87,7 +88,7 @@ class BoxHead(nn.Module):
         regions, valid = proposals.boxes[:, :live], proposals.valid[:, :live]
         outputs = self.classify(features, regions, valid)
         scales = images.scales_or_one
-        boxes = self.decode(outputs.deltas, self.rules.in_file(regions, scales), scales)
+        boxes = self.decode(outputs.deltas, self.rules.last_pixel_to_original(regions, scales), scales)
         return self.select(boxes, outputs.logits.softmax(-1)[..., :-1], valid, images)
 
     def select(self, boxes: Tensor, scores: Tensor, valid: Tensor, images: ImageBatch) -> Detections:
@@ -156,7 +157,7 @@ def box_targets(regions: Regions, targets: Targets) -> tuple[Tensor, Tensor]:
 
     Such a region can be empty, and the logarithm of an empty box is not finite.
     """
-    target = targets.boxes.gather(1, regions.matched[..., None].expand(-1, -1, 4))
+    target = gather_boxes(targets.boxes, regions.matched)
     square = torch.cat([regions.boxes[..., :2], regions.boxes[..., :2] + 1], -1)
     positive = regions.positive[..., None]
     return torch.where(positive, regions.boxes, square), torch.where(positive, target, square)

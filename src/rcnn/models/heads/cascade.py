@@ -1,4 +1,5 @@
-"""Cascade R-CNN's second stage (Cai and Vasconcelos 2018, figure 3d): box heads in a row, each with a higher IoU.
+"""Cascade R-CNN's second stage (Cai and Vasconcelos 2018, figure 3d): box heads in a row, each
+trained with a higher IoU threshold.
 
 Letters: B images, R regions, K classes, D detections.
 """
@@ -68,9 +69,10 @@ class CascadeHead(nn.Module):
 
     @torch.no_grad()
     def refine(self, stage: BoxHead, outputs: BoxOutputs, regions: Regions, images: ImageBatch) -> Proposals:
-        """The boxes (B, R, 4) that a stage predicts for its regions, to train the next stage on.
+        """The boxes (B, R, 4) that a stage predicts for its regions, to train the next stage on; pixels of the input.
 
-        Empty ones are removed; with `resample` also ground-truth boxes, which the next stage appends itself.
+        Row i is region i. Empty boxes are not valid and become zeros. With `resample`, so do ground-truth boxes:
+        the next stage appends them itself. Objectness is 0, because nothing sorts these proposals.
         """
         predicted = outputs.logits[..., :-1].argmax(-1)  # (B, R): the class of a background region
         labels = torch.where(regions.positive, regions.labels, predicted)
@@ -83,7 +85,10 @@ class CascadeHead(nn.Module):
     def refined_boxes(
         self, stage: BoxHead, outputs: BoxOutputs, boxes: Tensor, labels: Tensor, sizes: Tensor
     ) -> Tensor:
-        """Boxes (B, R, 4) refined by a stage's deltas for the classes `labels` (B, R), clipped to `sizes` (B, 2)."""
+        """Boxes (B, R, 4), xyxy pixels of the input, refined by a stage's deltas for the classes `labels` (B, R).
+
+        They are clipped to `sizes` (B, 2), (height, width).
+        """
         deltas = stage.of_class(outputs.deltas, labels)[:, :, None]  # (B, R, 1, 4)
         return clip_boxes(stage.decode(deltas, boxes)[:, :, 0], sizes)
 

@@ -1,9 +1,9 @@
 """Second stage of FCIS (Li et al. 2017): boxes, classes and masks of all regions, pooled from shared maps.
 
-The position-sensitive maps are an inside map and an outside map for each class and each of the k x k parts of an
-object. The inside map is high at pixels of the object, the outside map at pixels of the region that belong to something
-else. For each class, the mean over the cells of the larger of the two is the class logit, and their difference is the
-mask logit. No layer is applied per region.
+The position-sensitive maps are an outside map and an inside map for each class and each of the k x k parts of an
+object. The outside map is high at pixels of the region that do not belong to the object, the inside map at pixels of
+the object. For each class, the class logit is max(inside, outside), averaged over the cells; the mask logit is their
+difference, inside - outside. No layer is applied per region.
 
 Letters: B images, P proposals, R regions, N candidates (of both passes), D detections, K classes, k groups per side,
 s cells per side.
@@ -24,6 +24,7 @@ from rcnn.models.heads.box import box_targets
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.layers import Conv2d, init_linear
 from rcnn.ops.bitmap_targets import cut_bitmaps
+from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import smooth_l1
@@ -85,20 +86,20 @@ class FCISHead(nn.Module):
             sampling = replace(sampling, batch_size=every, positive_fraction=1.0)
         regions = sample_regions(proposals, targets, num_classes=self.num_classes, sampling=sampling, seed=seed)
         pooled = self.pool(self.position_maps(features), regions.boxes, regions.valid)
-        classes = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
-        classes = classes.view_as(regions.valid) * regions.valid  # (B, R)
-        boxes = self.box_losses(pooled.deltas, regions, targets)
-        masks, has_mask = self.mask_losses(pooled.pairs, regions, images, targets)
+        class_loss = F.cross_entropy(pooled.logits.flatten(0, 1), regions.labels.flatten(), reduction="none")
+        class_loss = class_loss.view_as(regions.valid) * regions.valid  # (B, R)
+        box_loss = self.box_losses(pooled.deltas, regions, targets)
+        mask_loss, has_mask = self.mask_losses(pooled.pairs, regions, images, targets)
         kept = regions.valid
         if config.ohem:
-            hardness = torch.where(kept, classes + MASK_WEIGHT * masks + boxes, -1.0).detach()
+            hardness = torch.where(kept, class_loss + MASK_WEIGHT * mask_loss + box_loss, -1.0).detach()
             hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
         count = kept.sum().clamp(min=1)
         return regions, {
-            "box_class": (classes * kept).sum() / count,
-            "box_delta": (boxes * kept).sum() / count,
-            "mask": self.mask_loss(masks, has_mask, kept),
+            "box_class": (class_loss * kept).sum() / count,
+            "box_delta": (box_loss * kept).sum() / count,
+            "mask": self.mask_loss(mask_loss, has_mask, kept),
         }
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:
@@ -110,7 +111,10 @@ class FCISHead(nn.Module):
     def mask_losses(
         self, pairs: Tensor, regions: Regions, images: ImageBatch, targets: Targets
     ) -> tuple[Tensor, Tensor]:
-        """Mean cross-entropy (B, R) over the cells of each positive region's own class; and which regions have one."""
+        """Mean cross-entropy (B, R) over the cells of each positive region's own class.
+
+        Also returns which regions have a ground-truth mask, bool (B, R).
+        """
         if targets.bitmaps is None:
             raise ValueError("FCIS is trained on Targets.bitmaps, but the batch has none; use a data set with masks")
         target = self.mask_targets(targets.bitmaps, regions, images, targets)
@@ -160,7 +164,9 @@ class FCISHead(nn.Module):
     def predict_regions(
         self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities (B, R, K), masks (B, R, s, s) of the likeliest class or background, and refined boxes."""
+        """Probabilities (B, R, K), masks (B, R, s, s) of the most probable class or background, and refined
+        boxes (B, R, 4), xyxy pixels of the input.
+        """
         pooled = self.pool(maps, boxes, valid)
         outside, inside = of_class(pooled.pairs, pooled.logits.argmax(-1)).unbind(2)
         refined = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
@@ -171,13 +177,14 @@ class FCISHead(nn.Module):
         return ((boxes[..., 2:] - boxes[..., :2]) >= self.config.min_size).all(-1)
 
     def detections(self, boxes: Tensor, scores: Tensor, masks: Tensor, valid: Tensor, images: ImageBatch) -> Detections:
-        """Candidates (B, N) -> detections: NMS per class, then voting on masks and boxes, both in pixels of the file.
+        """Candidates (B, N) -> detections: NMS per class, then voting on masks and boxes.
 
-        If the scale of the files is not known, the input is taken as the file.
+        `boxes` and the result are in pixels of the network input. NMS and voting are computed in pixels of the original
+        image; if its scale is not known, these are the pixels of the input.
         """
         config = self.config
         scale, file_sizes = images.scales_or_one[:, None, None], images.file_sizes
-        boxes = self.rules.clip(self.rules.in_file(boxes, images.scales_or_one) / scale, file_sizes)
+        boxes = self.rules.clip(self.rules.last_pixel_to_original(boxes, images.scales_or_one) / scale, file_sizes)
         classes = scores.shape[2]
         kept, real = nms(
             boxes.repeat_interleave(classes, 1),
@@ -193,13 +200,13 @@ class FCISHead(nn.Module):
             boxes, masks, found = self.vote(boxes, masks, weights, file_sizes)
             real = real & found
         else:
-            boxes = boxes.gather(1, owner[..., None].expand(-1, -1, 4))
+            boxes = gather_boxes(boxes, owner)
             masks = masks.gather(1, owner[..., None, None].expand(-1, -1, *masks.shape[2:]))
         real = real & self.is_detection(boxes)
         order = torch.where(real, 0, 1).sort(dim=1, stable=True)[1]  # valid detections first, still by score
         real = real.gather(1, order)
         return Detections(
-            boxes=(boxes * scale).gather(1, order[..., None].expand(-1, -1, 4)) * real[..., None],
+            boxes=gather_boxes(boxes * scale, order) * real[..., None],
             scores=best.gather(1, order) * real,
             labels=labels.gather(1, order) * real,
             valid=real,
@@ -220,7 +227,7 @@ class FCISHead(nn.Module):
         return self.maps(x), self.deltas(x)
 
     def pool(self, maps: tuple[Tensor, Tensor], boxes: Tensor, valid: Tensor) -> Pooled:
-        """Predictions for regions (B, R, 4). A class logit is the mean over the cells of the larger of its two maps."""
+        """Predictions for regions (B, R, 4). A class logit is max(inside, outside), averaged over the cells."""
         pairs, deltas = (self.pool_map(at_least_float32(each), boxes, valid) for each in maps)
         pairs = pairs.unflatten(2, (-1, 2))  # (B, R, K + 1, 2, s, s)
         return Pooled(torch.maximum(*pairs.unbind(3)).mean((3, 4)), deltas.mean((3, 4)), pairs)

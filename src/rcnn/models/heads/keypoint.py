@@ -72,7 +72,7 @@ class KeypointHead(nn.Module):
         logits = self.maps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
         index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
         points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
-        place, counts = keypoint_places(points, self.rules.raw(positives.boxes), logits.shape[-1])
+        place, counts = keypoint_places(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
         counts = counts & positives.positive[..., None]  # (B, R, J)
         rows = contiguous(logits).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
         loss = F.cross_entropy(rows, place.flatten(), reduction="none")
@@ -91,7 +91,7 @@ class KeypointHead(nn.Module):
 
     def detection_maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, images: ImageBatch) -> Tensor:
         """Logits (B, D, J, m, m) float32 in the frames of detections (B, D, 4), pixels of the network input."""
-        return self.maps(features, self.rules.in_input(boxes, images.scales_or_one), valid)
+        return self.maps(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid)
 
     def decode(self, maps: Tensor, boxes: Tensor, images: ImageBatch) -> Tensor:
         """Keypoints (B, D, J, 3), x, y in pixels of the network input and score, at the maxima of `maps`."""

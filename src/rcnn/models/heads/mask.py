@@ -68,7 +68,7 @@ class MaskHead(nn.Module):
             maps = self.pooler(features, positives.boxes, positives.positive).flatten(0, 1)
         else:
             maps = positives.maps.flatten(0, 1)
-        logits = self.of_class(maps, positives.labels, positives.positive)  # (B, R, m, m)
+        logits = self.class_logits(maps, positives.labels, positives.positive)  # (B, R, m, m)
         with torch.no_grad():
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
             counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
@@ -79,20 +79,23 @@ class MaskHead(nn.Module):
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""
         live = live_prefix(detections.valid)
         boxes, valid, labels = detections.boxes[:, :live], detections.valid[:, :live], detections.labels[:, :live]
-        maps = self.pooler(features, self.rules.in_input(boxes, images.scales_or_one), valid).flatten(0, 1)
+        maps = self.pooler(features, self.rules.last_pixel_to_input(boxes, images.scales_or_one), valid).flatten(0, 1)
         if self.shared[0] is not None:
             maps = self.shared[0](maps)
-        masks = self.of_class(maps, labels, valid).sigmoid() * valid[..., None, None]
+        masks = self.class_logits(maps, labels, valid).sigmoid() * valid[..., None, None]
         if self.config.vote_iou > 0:
             masks = average_masks(masks, boxes, detections.scores[:, :live], labels, valid, self.config.vote_iou)
         return replace(detections, masks=F.pad(masks, (0, 0, 0, 0, 0, detections.valid.shape[1] - live)))
 
-    def of_class(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
-        """Logits (B, R, m, m) float32 of each region's class (B, R), or of all, from maps (B*R, C, s, s)."""
+    def class_logits(self, maps: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
+        """Logits (B, R, m, m) float32 of each region's class `labels` (B, R), from maps (B * R, C, s, s).
+
+        With `class_agnostic`, all classes have the same logits.
+        """
         x = maps if self.trunk is None else self.trunk(maps, valid.flatten())
         if self.deconv is not None:
             x = F.relu(self.deconv(x))
         logits = self.logits(x).unflatten(0, labels.shape)  # (B, R, K or 1, m, m)
-        own = labels.clamp(max=logits.shape[2] - 1)  # a background region has a label, too
+        own = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
         own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
         return at_least_float32(logits.gather(2, own)[:, :, 0])

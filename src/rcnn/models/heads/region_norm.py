@@ -1,4 +1,4 @@
-"""Batch norm over padded regions: only the real ones count in the statistics."""
+"""Batch norm over padded regions: only the valid ones count in the statistics."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 
-def norm_of_real(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor, real: Tensor) -> Tensor:
-    """What `norm`, in training, makes of the maps `x` (N, C, H, W), as if only those that are `real` (N,) were there.
+def masked_batch_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor, valid: Tensor) -> Tensor:
+    """Training-mode batch norm of the maps `x` (N, C, H, W); only rows where `valid` (N,) count in the statistics.
 
-    A place that is not real is normed with the statistics of the others. If none is real, the statistics do not change.
+    The other rows are normalized with the same statistics. If no row is valid, the running statistics do not change.
     """
-    weight = real[:, None, None, None].float()  # (N, 1, 1, 1)
+    weight = valid[:, None, None, None].float()  # (N, 1, 1, 1)
     together = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
 
     def total(values: Tensor) -> Tensor:
         return all_reduce(values) if together and dist.get_world_size() > 1 else values  # differentiable
 
     values = x.float()
-    sums = total(torch.cat([(values * weight).sum((0, 2, 3)), (real.sum() * values[0, 0].numel()).float()[None]]))
+    sums = total(torch.cat([(values * weight).sum((0, 2, 3)), (valid.sum() * values[0, 0].numel()).float()[None]]))
     count = sums[-1].clamp(min=1)
     mean = sums[:-1] / count  # (C,)
     centred = values - mean[:, None, None]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcnn.models.config import SamplingConfig
+from rcnn.models.config import RegionSamplingConfig
+from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.matching import match
 from rcnn.ops.sampling import random_keys, sample
@@ -21,7 +22,11 @@ RANDOM_STREAM = 1  # of the box head's samples; the RPN has its own
 
 @dataclass(frozen=True, kw_only=True)
 class Regions:
-    """Sampled proposals, positives first; row i of every field is the same region."""
+    """Regions that a head is trained on, positives first; row i of every field is the same region.
+
+    `sample_regions` draws them from the proposals and the ground truth; `relabel_regions` takes all proposals. Rows
+    that are not valid contain any box and matched object, and the background label K.
+    """
 
     boxes: Tensor  # (B, R, 4) float32 xyxy
     matched: Tensor  # (B, R) int64, the ground-truth box with the highest IoU
@@ -34,7 +39,10 @@ class Regions:
     later: tuple[Regions, ...] = ()  # those of a cascade's further stages
 
     def positives(self) -> Regions:
-        """The leading rows, which hold all positives: `max_positives`, or fewer where their number costs no sync."""
+        """The leading rows, which contain all positives; without `appended` and `later`.
+
+        These are `max_positives` rows, or fewer in eager mode on the CPU, where counting the positives is free.
+        """
         count = min(live_prefix(self.positive), self.max_positives)
         return Regions(
             boxes=self.boxes[:, :count],
@@ -53,7 +61,7 @@ def sample_regions(
     targets: Targets,
     *,
     num_classes: int,
-    sampling: SamplingConfig,
+    sampling: RegionSamplingConfig,
     append: bool = True,
     seed: Tensor,
     stream: int = RANDOM_STREAM,
@@ -65,8 +73,8 @@ def sample_regions(
         real = torch.cat([real, targets.valid], 1)
     low, high = sampling.min_negative_iou, sampling.positive_iou
     matched, label = match(boxes, targets.boxes, targets.valid, low, high, low_quality=False)
-    # `match` ignores boxes between its two thresholds; here they are negative, and those below the first are ignored.
-    # At 0 none is below, even in images without ground truth
+    # `match` ignores boxes between its two thresholds. Here these are negative, and boxes below `low` are ignored.
+    # With low = 0, no box is below it, even in images without ground truth.
     below = -1 if low > 0 else 0
     label = torch.where(label == 1, 1, torch.where(label == 0, below, 0))
     label = torch.where(real, label, -1)
@@ -74,7 +82,7 @@ def sample_regions(
     index, positive, valid = sample(label, keys, sampling.batch_size, sampling.positive_fraction)  # (B, R)
     matched = matched.gather(1, index)
     return Regions(
-        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)),
+        boxes=gather_boxes(boxes, index),
         matched=matched,
         labels=torch.where(positive, targets.labels.gather(1, matched), num_classes),
         positive=positive,
@@ -86,14 +94,14 @@ def sample_regions(
 
 @torch.no_grad()
 def relabel_regions(proposals: Proposals, targets: Targets, *, num_classes: int, positive_iou: float) -> Regions:
-    """All proposals (B, R, 4) as regions, matched again, positives first; none is sampled or appended."""
+    """All proposals (B, R, 4) as regions, matched again, positives first; nothing is sampled or appended."""
     boxes, valid = proposals.boxes, proposals.valid
     matched, label = match(boxes, targets.boxes, targets.valid, positive_iou, positive_iou, low_quality=False)
     positive = (label == 1) & valid
     order = torch.where(positive, 0, torch.where(valid, 1, 2)).sort(dim=1, stable=True)[1]  # (B, R)
     matched, positive = matched.gather(1, order), positive.gather(1, order)
     return Regions(
-        boxes=boxes.gather(1, order[..., None].expand(-1, -1, 4)),
+        boxes=gather_boxes(boxes, order),
         matched=matched,
         labels=torch.where(positive, targets.labels.gather(1, matched), num_classes),
         positive=positive,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models.config import SelectionConfig
-from rcnn.ops.boxes import is_nonempty
+from rcnn.ops.boxes import gather_boxes, is_nonempty
 from rcnn.ops.nms import nms
 from rcnn.ops.soft_nms import soft_nms
 from rcnn.structures import Detections
@@ -42,7 +42,7 @@ def select_detections(
             boxes, scores, groups, valid, config.nms_iou, sigma, config.soft_nms_threshold, config.max_detections
         )
     return Detections(
-        boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * kept[..., None],
+        boxes=gather_boxes(boxes, index) * kept[..., None],
         scores=scores * kept,
         labels=labels.gather(1, index) * kept,
         valid=kept,

@@ -1,6 +1,6 @@
 """Trunks of the heads: the layers between the pooled features and the last layers.
 
-Their second argument `real` (N,) says which regions are no padding: only these count in the statistics of batch norm.
+Their second argument `valid` (N,) says which regions are valid: only these count in the statistics of batch norm.
 
 Letters: N regions, C channels, s side of the pooled map.
 """
@@ -38,9 +38,9 @@ class ConvsAndFullyConnected(nn.Module):
         self.channels = channels
 
     @override
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         for number in range(1, self.convs + 1):
-            x = self.get_submodule(f"conv{number}")(x, real)
+            x = self.get_submodule(f"conv{number}")(x, valid)
         x = contiguous(x).flatten(1)
         for number in range(1, self.fcs + 1):
             x = F.relu(self.get_submodule(f"fc{number}")(x))
@@ -56,9 +56,9 @@ class Res5(nn.Module):
         self.channels = 2048
 
     @override
-    def forward(self, x: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         for block in self.res5:
-            x = block(x, real)
+            x = block(x, valid)
         return x
 
 
@@ -72,9 +72,9 @@ class Convs(nn.Sequential):
         self.channels = add_convs(self, in_channels, count, width, norm, norm_after_relu)
 
     @override
-    def forward(self, input: Tensor, real: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, valid: Tensor | None = None) -> Tensor:
         for conv in self:
-            input = conv(input, real)
+            input = conv(input, valid)
         return input
 
 

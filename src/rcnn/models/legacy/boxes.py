@@ -35,7 +35,7 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Clip boxes (B, N, 4); even those entirely outside of the image keep one pixel."""
+        """Boxes (B, N, 4), xyxy pixels, clipped; even those entirely outside of the image keep one pixel."""
         side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
         # whole pixels of the file: rounding changed their number when the image was resized
         limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height
@@ -45,23 +45,23 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
-        """Which boxes have both sides of at least `min_size` pixels, as Detectron counts pixels of the file."""
+        """Which boxes (B, N, 4) have both sides of at least `min_size`, as Detectron counts pixels of the file."""
         return (shorter_side(boxes) - 1) / scale + 1 >= min_size
 
     @override
-    def in_file(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Boxes with a last pixel of the input -> the same boxes with a last pixel of the file."""
+    def last_pixel_to_original(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """Boxes (B, N, 4) with a last pixel of the input -> the same boxes with a last pixel of the original image."""
         return move_ends(boxes, scales - 1.0)
 
     @override
-    def in_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
-        """The inverse of `in_file`."""
+    def last_pixel_to_input(self, boxes: Tensor, scales: Tensor) -> Tensor:
+        """The inverse of `last_pixel_to_original`."""
         return move_ends(boxes, 1.0 - scales)
 
     @override
-    def raw(self, boxes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Boxes that end on their last pixel."""
-        return move_ends(boxes, -pixel)
+    def to_inclusive(self, boxes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
+        """Boxes (B, N, 4) that end on their last pixel."""
+        return move_ends(boxes, -pixel_size)
 
     @override
     def raw_keypoints(self, keypoints: Tensor, scales: Tensor) -> Tensor:
@@ -70,15 +70,15 @@ class InclusiveBoxes(BoxRules):
 
     @override
     def mask_frames(self, boxes: Tensor) -> Tensor:
-        """Raw boxes of at least one pixel."""
-        raw = self.raw(boxes)
-        return torch.cat([raw[..., :2], torch.maximum(raw[..., 2:], raw[..., :2] + 1)], -1)
+        """Inclusive boxes (B, N, 4) of at least one pixel."""
+        inclusive = self.to_inclusive(boxes)
+        return torch.cat([inclusive[..., :2], torch.maximum(inclusive[..., 2:], inclusive[..., :2] + 1)], -1)
 
     @override
     def decode_keypoints(self, maps: Tensor, boxes: Tensor, scales: Tensor) -> Tensor:
-        """Keypoints decoded in pixels of the file, as the boxes are."""
+        """Keypoints (B, N, J, 4), decoded in pixels of the file, as the boxes are."""
         scale = scales[:, None, None]  # (B, 1, 1)
-        found = decode_keypoints(maps, self.raw(boxes, scales) / scale)  # (B, N, J, 4)
+        found = decode_keypoints(maps, self.to_inclusive(boxes, scales) / scale)  # (B, N, J, 4)
         return torch.cat([(found[..., :2] + 0.5) * scale[..., None], found[..., 2:]], -1)
 
 
@@ -94,7 +94,7 @@ class LooseInclusiveBoxes(InclusiveBoxes):
         max_log_scale: float = MAX_LOG_SCALE,
         pixel: Pixel = 1.0,
     ) -> Tensor:
-        """Apply `deltas` to `boxes`; the results end one pixel later."""
+        """Boxes (..., 4), xyxy pixels, from `deltas` and `boxes`; they end one pixel later."""
         return move_ends(decode_deltas(deltas, boxes, weights, max_log_scale), pixel)
 
 
@@ -103,12 +103,12 @@ class PixelCenterBoxes(BoxRules):
 
     @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
-        """Clip boxes (B, N, 4) to the centre of the last pixel."""
+        """Boxes (B, N, 4), xyxy pixels, clipped to the centre of the last pixel."""
         return clip_boxes(boxes, sizes - 1)
 
     @override
     def anchors(self, cell: Tensor) -> Tensor:
-        """Anchors (A, 4) that end one pixel earlier."""
+        """Anchors (A, 4), xyxy pixels, that end one pixel earlier."""
         return move_ends(cell, -1.0)
 
 

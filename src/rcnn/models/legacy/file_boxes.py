@@ -1,4 +1,4 @@
-"""Detections in whole pixels of the file, as systems have them that scale boxes back before they clip or filter."""
+"""Box rules of systems that rescale boxes to the original image before clipping."""
 
 from __future__ import annotations
 

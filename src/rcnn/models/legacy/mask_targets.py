@@ -28,5 +28,5 @@ class CutBitmapTargets(BitmapTargets):
     def crop(self, bitmaps: Tensor, regions: Regions, size: int, images: ImageBatch) -> Tensor:
         """Masks (B, R, size, size) from bitmaps (B, G, H, W)."""
         cut = CUTS[self.kind]
-        boxes = self.rules.raw(regions.boxes) if cut == "nearest" else regions.boxes
+        boxes = self.rules.to_inclusive(regions.boxes) if cut == "nearest" else regions.boxes
         return cut_bitmaps(bitmaps, regions.matched, boxes, regions.positive, size, cut, images.sizes)

@@ -35,6 +35,9 @@ class NormalizedPooler(CropPooler):
 
     @override
     def canonical_size(self, features: dict[str, Tensor]) -> float:
-        """224 pixels, rounded to the nearest level, of regions measured in sides of the image from centre to centre."""
+        """The canonical side of 224 pixels, for levels that are rounded to the nearest.
+
+        Matterport's region sizes are divided by (image side - 1).
+        """
         side = max(features[next(iter(self.strides))].shape[2:]) * next(iter(self.strides.values()))
         return CANONICAL_SIZE / 2**0.5 * (side - 1) / side

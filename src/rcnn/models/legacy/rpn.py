@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from rcnn.models.config import LegacyRPNConfig
-from rcnn.models.rpn import RPN, Level, excluding
+from rcnn.models.rpn import RPN, AnchorOutputs, Level, excluding
 from rcnn.ops.anchors import whole_cells
 from rcnn.ops.boxes import inside_image
 from rcnn.ops.matching import in_crowds, match
@@ -15,7 +17,7 @@ from rcnn.structures import ImageBatch, Targets
 
 
 class LegacyRPN(RPN):
-    """The RPN with the rules of `config.legacy`, beside those of objectness."""
+    """The RPN with the rules of `config.legacy`, except that of `objectness`, which has subclasses."""
 
     @property
     def legacy(self) -> LegacyRPNConfig:
@@ -23,17 +25,17 @@ class LegacyRPN(RPN):
         return self.config.legacy
 
     @override
-    def candidates(self, levels: list[Level], images: ImageBatch) -> list[Level]:
-        """The levels without anchors that cannot become proposals; one level of all with `joint_levels`."""
-        levels = super().candidates(levels, images)
+    def candidates(self, levels: list[Level], images: ImageBatch) -> Sequence[AnchorOutputs]:
+        """The levels, with a sort key of -inf for anchors that cannot become proposals; joined with `joint_levels`."""
         if self.legacy.whole_cells:
             levels = [
-                excluding(level, ~whole_cells(level.grid, level.steps, images.sizes, level.ranks.shape[1]))
+                excluding(level, ~whole_cells(level.grid, level.steps, images.sizes, level.sort_keys.shape[1]))
                 for level in levels
             ]
         if self.legacy.min_size_first:
             levels = [excluding(level, self.too_small(level, images)) for level in levels]
-        return [joined(levels)] if self.legacy.joint_levels else levels
+        candidates = super().candidates(levels, images)
+        return [joined(candidates)] if self.legacy.joint_levels else candidates
 
     def too_small(self, level: Level, images: ImageBatch) -> Tensor:
         """Which anchors (B, A_l) become boxes that `proposals.min_size` removes."""
@@ -48,13 +50,16 @@ class LegacyRPN(RPN):
 
     @override
     def label(self, anchors: Tensor, images: ImageBatch, targets: Targets) -> tuple[Tensor, Tensor]:
-        """As the plain RPN; anchors outside of the image or in crowds are ignored, and low quality can be overruled."""
+        """As the plain RPN, but anchors outside of the image or in crowds can be ignored.
+
+        With `low_quality` "overruled", a best anchor below negative_iou can be negative.
+        """
         straddle, sampling = self.legacy.straddle, self.config.sampling
         matched, label = match(
             anchors,
             targets.boxes,
             targets.valid,
-            sampling.low_iou,
+            sampling.negative_iou,
             sampling.positive_iou,
             low_quality=True,
             usable=None if straddle < 0 else inside_image(anchors, images.sizes, straddle),
@@ -87,29 +92,27 @@ class SoftmaxRPN(LegacyRPN):
     logits_per_anchor = 2
 
     @override
-    def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """The softmax of two logits is the sigmoid of their difference, which also ranks the proposals."""
+    def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The softmax of two logits is the sigmoid of their difference; it also sorts the proposals."""
         background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
         return foreground - background, foreground - background
 
 
 class ObjectLogitRPN(SoftmaxRPN):
-    """As `SoftmaxRPN`, but the object's logit alone ranks the proposals (both Chainer ports of FCIS)."""
+    """As `SoftmaxRPN`, but the object's logit alone sorts the proposals (both Chainer ports of FCIS)."""
 
     @override
-    def read(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The difference of the two logits, and the object's own."""
         background, foreground = outputs.unflatten(1, (-1, 2)).unbind(-1)
         return foreground - background, foreground
 
 
-def joined(levels: list[Level]) -> Level:
-    """All levels as one."""
-    return Level(
+def joined(levels: Sequence[AnchorOutputs]) -> AnchorOutputs:
+    """The anchors of all levels together."""
+    return AnchorOutputs(
         logits=torch.cat([level.logits for level in levels], 1),
-        ranks=torch.cat([level.ranks for level in levels], 1),
+        sort_keys=torch.cat([level.sort_keys for level in levels], 1),
         deltas=torch.cat([level.deltas for level in levels], 1),
         anchors=torch.cat([level.anchors for level in levels]),
-        grid=levels[0].grid,
-        steps=levels[0].steps,
     )

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
-from rcnn.weights.readers.stored import Damaged, Refused, Stored, require_shape, stored_array
+from rcnn.weights.readers.stored import Damaged, Refused, Stored, file_bytes, require_shape, stored_array
 
 LIST_MAGIC = 0x112
 V1_MAGIC, V2_MAGIC, V3_MAGIC = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -74,16 +73,7 @@ def _array(file: BinaryIO, path: Path, size: int, number: int) -> Stored:
     if length > size - start:
         raise Damaged(f"{where} of {shape} {dtype} needs {length} bytes, but {size - start} are left")
     file.seek(length, 1)
-    return stored_array(shape, dtype, "C", _reader(path, start, length))
-
-
-def _reader(path: Path, start: int, length: int) -> Callable[[], bytes]:
-    def read() -> bytes:
-        with path.open("rb") as file:
-            file.seek(start)
-            return file.read(length)
-
-    return read
+    return stored_array(shape, dtype, "C", lambda: file_bytes(path, start, length))
 
 
 def _name(file: BinaryIO, number: int) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.weights.readers import hdf5, mxnet_params, npz, pickles, torch_files, zips
-from rcnn.weights.readers.stored import Damaged, ForeignName, Refused
+from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, file_bytes
 
 HEAD = 512  # first bytes, which identify the format
 MXNET_MAGIC = (0x112).to_bytes(8, "little")  # of an array list
@@ -57,8 +57,7 @@ def read_container(path: str | Path) -> Container:
         raise ValueError(_folder(path))
     if not path.is_file():  # reading a pipe or a device may never end
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a weight file")
-    with path.open("rb") as file:
-        head = file.read(HEAD)
+    head = file_bytes(path, 0, HEAD)
     try:
         kind, content = _open(path, head)
     except ForeignName as error:
@@ -117,10 +116,7 @@ def _problem(path: Path, head: bytes) -> str:
         return (
             "only names the newest TensorFlow checkpoint; TensorFlow checkpoints are not read, see docs/checkpoints.md"
         )
-    with path.open("rb") as file:
-        file.seek(max(0, path.stat().st_size - 8))
-        tail = file.read()
-    if tail == bytes.fromhex("57fb808b247547db"):
+    if file_bytes(path, max(0, path.stat().st_size - 8), 8) == bytes.fromhex("57fb808b247547db"):
         return "is the index of a TensorFlow checkpoint: save its variables by name with np.savez and convert that file"
     if head.startswith(b"\x08") and (b"onnx" in head or b"pytorch" in head or b"main_graph" in head):
         return "is an ONNX model, which has lost the tensor names: convert the checkpoint that it was exported from"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,13 @@ def stored_array(shape: tuple[int, ...], dtype: np.dtype, order: str, read: Call
         return values if values.flags.writeable else values.copy()
 
     return Stored(shape, numpy_kind(dtype), nbytes, array)
+
+
+def file_bytes(path: Path, start: int, count: int) -> bytes:
+    """`count` bytes from byte `start` of file `path`; fewer if the file ends before."""
+    with path.open("rb") as file:
+        file.seek(start)
+        return file.read(count)
 
 
 def require_shape(shape: tuple[int, ...]) -> None:

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from rcnn.weights.readers.stored import Damaged, Refused, require_room
+from rcnn.weights.readers.stored import Damaged, Refused, file_bytes, require_room
 
 MAGIC = b"PK\x03\x04"
-EMPTY = b"PK\x05\x06"
+EMPTY = b"PK\x05\x06"  # start of the end of the directory, all that an empty zip file has
 MAX_MEMBERS = 65_000  # Python reads longer lists slowly; the largest checkpoints have thousands
 FREE_BYTES = 1 << 26  # bytes that a compressed member may unpack to, plus 16 times its compressed size
-_END = b"PK\x05\x06"
 _LOCAL = struct.Struct("<4s5H3I2H")
 
 
@@ -66,9 +65,7 @@ def _member(path: Path, info: zipfile.ZipInfo, start: int) -> Member:
             raise Damaged(f"{info.filename[:100]!r} has {info.compress_size} bytes, its header says {info.file_size}")
 
         def head(count: int) -> bytes:
-            with path.open("rb") as file:
-                file.seek(start)
-                return file.read(min(count, info.file_size))
+            return file_bytes(path, start, min(count, info.file_size))
 
         return Member(info.filename, info.file_size, start, lambda: _whole(head(info.file_size), info), head)
     if info.compress_type != zipfile.ZIP_DEFLATED:
@@ -106,7 +103,7 @@ def _require_sane_end(file: BinaryIO, size: int) -> None:
     tail = min(size, 22 + 65_535)
     file.seek(size - tail)
     content = file.read(tail)
-    at = content.rfind(_END)
+    at = content.rfind(EMPTY)
     if at < 0 or len(content) - at < 22:
         raise Damaged("its directory, which is at the end, is missing")
     count, length = struct.unpack("<HI", content[at + 10 : at + 16])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rcnn.models import DetectorConfig
 from rcnn.weights.checkpoint import empty_detector
-from rcnn.weights.listing import first_names
+from rcnn.weights.differences import misfits, misfits_text
 from rcnn.weights.setting_texts import setting_values, value_text
 
 MAX_LISTED = 1000  # tensors that a message lists by name
@@ -87,20 +87,11 @@ def require_fit(
     `allow_missing` may be missing.
     """
     expected = {name: value for name, value in expected.items() if name.startswith(part)}
-    other = {name for name, value in expected.items() if name in state and state[name].shape != value.shape}
-    problems = {
-        "missing": [
-            name
-            for name in expected
-            if name not in state and not any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)
-        ],
-        "unexpected": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} (expected {tuple(expected[name].shape)})" for name in sorted(other)
-        ],
-    }
-    found = "; ".join(f"{word}: {first_names(names, MAX_LISTED)}" for word, names in problems.items() if names)
-    if not found:
+    allowed = {name for name in expected if any(fnmatch.fnmatchcase(name, pattern) for pattern in allow_missing)}
+    needed = {name: value for name, value in expected.items() if name in state or name not in allowed}
+    problems = misfits(needed, state)
+    other = problems["of another shape"]
+    if not (found := misfits_text(problems, MAX_LISTED)):
         return
     hints = {setting for layer, setting in SHAPED_BY.items() if any(name.startswith(f"{layer}.") for name in other)}
     hint = f". These shapes depend on {', '.join(sorted(hints))}: give them as KEY=VALUE" if hints else ""

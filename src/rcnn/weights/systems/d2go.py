@@ -62,7 +62,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     _require_same_layers(config, placed.ours, found.extras, found.source)
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         classes=("person",) if config.keypoint is not None else class_names(config.num_classes),
         summary="settings of its model zoo, 320 pixels",
     )

@@ -99,12 +99,11 @@ def read(found: Found, kind: Kind) -> Plan:
 
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         tensor=lambda name, value, config: kernel_from_hwio(value.float()) if kind.publisher == "tensorpack" else value,
         complete=complete,
         summary=f"an ImageNet ResNet-{2 + 3 * sum(blocks_of(shapes))}; the backbone alone",
         assumed=assumed,
-        skipped=placed.skipped,
     )
 
 

@@ -17,6 +17,7 @@ from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
+from rcnn.weights.systems.c4 import RATIOS, mask_rcnn_c4
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import anchors_from_ratio_outer, background_last, paired_logits
@@ -25,8 +26,6 @@ from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks, torch_bloc
 from rcnn.weights.systems.settings import SettingsSource, Three, Typed, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System, all_of
 
-RATIOS = 3
-UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
 VALUE = "(weight|bias|running_mean|running_var)"
 RULES = Rules(
     (
@@ -45,7 +44,19 @@ RULES = Rules(
     skip=r"resnet\.fc\.(weight|bias)|.*\.num_batches_tracked",
 )
 POOLINGS: dict[str, cfg.Pooling] = {"crop": "affine", "pool": "roi_pool"}
-SCALES = {4: (4.0, 8.0, 16.0, 32.0), 5: (2.0, 4.0, 8.0, 16.0, 32.0)}  # of anchors, in 16 pixels
+DIFFERENCES: dict[str, object] = {  # from `mask_rcnn_c4`
+    "input.resize": "opencv_float",
+    "input.size_rounding": "factor_limit",
+    "input.rescale": "factor",
+    "input.channel_order": "bgr",
+    "backbone.res5_stride": 1,
+    "rpn.legacy.anchors": "detectron",
+    "rpn.legacy.objectness": "softmax",
+    "box.score_threshold": 0.0,
+    "mask.target": "nearest_bitmap",
+    "mask.paste": "stretched",
+    "legacy.boxes": "inclusive_loose",
+}
 
 
 @dataclass(frozen=True)
@@ -101,12 +112,11 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     config = _config(shapes, given, found.source)
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         tensor=in_our_layout,
         classes=class_names(config.num_classes),
         assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in given.given),
         notes=given.notes(),
-        skipped=placed.skipped,
     )
 
 
@@ -121,59 +131,24 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
             f"{source} has a ResNet of {blocks} blocks; its other networks (VGG, MobileNet) are not supported"
         )
     depth, unusual = depth_and_blocks(blocks)
-    anchors = shapes["rpn.deltas.weight"][0] // (4 * RATIOS)
-    scales = theirs.anchor_scales or SCALES.get(anchors, SCALES[5])
     if len(theirs.anchor_ratios) != RATIOS:
         raise ValueError(f"{source}: ANCHOR_RATIOS={theirs.anchor_ratios!r} is not supported; expected {RATIOS} ratios")
     given.require_default("POOLING_ALIGN", "RESNET.MAX_POOL", "TEST.MODE", source=source)
-    pooler = cfg.PoolerConfig(kind=POOLINGS[theirs.pooling_mode], size=theirs.pooling_size, aligned=False)
-    config = DetectorConfig(
-        name=f"mask_rcnn_r{depth}_c4",
-        num_classes=shapes["box_head.logits.weight"][0] - 1,
-        input=cfg.InputConfig(
-            min_size=theirs.test_scales[0],
-            resize="opencv_float",
-            size_rounding="factor_limit",
-            rescale="factor",
-            channel_order="bgr",
-            pixel_std=(1.0, 1.0, 1.0),
-            divisor=0,
-        ),
-        backbone=cfg.ResNetConfig(
-            depth=depth,
-            blocks=unusual,
-            stages=(2, 3, 4),
-            stride_in_1x1=True,
-            frozen_stages=theirs.resnet_fixed_blocks + 1,
-            res5_stride=1,
-        ),
-        fpn=None,
-        rpn=cfg.RPNConfig(
-            width=shapes["rpn.convs.0.weight"][0],
-            max_log_scale=UNLIMITED_SCALE,
-            smooth_l1_beta=1 / 9,
-            anchors=cfg.AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),)),
-            legacy=cfg.LegacyRPNConfig(anchors="detectron", objectness="softmax", straddle=0.0, normalizer="sampled"),
-            proposals=cfg.ProposalConfig(min_size=-1.0),
-        ),
-        box=cfg.BoxHeadConfig(
-            trunk="res5",
-            max_log_scale=UNLIMITED_SCALE,
-            smooth_l1_beta=1.0,
-            score_threshold=0.0,
-            pooler=pooler,
-        ),
-        mask=cfg.MaskHeadConfig(
-            trunk="res5",
-            convs=0,
-            width=shapes["mask_head.deconv.weight"][1],
-            target="nearest_bitmap",
-            paste="stretched",
-            pooler=pooler,
-        ),
-        legacy=cfg.LegacyConfig(boxes="inclusive_loose"),
+    config = mask_rcnn_c4(
+        depth,
+        unusual,
+        classes=shapes["box_head.logits.weight"][0] - 1,
+        width=shapes["rpn.convs.0.weight"][0],
+        anchors=shapes["rpn.deltas.weight"][0] // 4,
+        scales=theirs.anchor_scales,
+        pooler=cfg.PoolerConfig(kind=POOLINGS[theirs.pooling_mode], size=theirs.pooling_size, aligned=False),
     )
-    return with_settings(config, same_settings(theirs, config))
+    more = {
+        "input.min_size": theirs.test_scales[0],
+        "backbone.frozen_stages": theirs.resnet_fixed_blocks + 1,
+        "mask.width": shapes["mask_head.deconv.weight"][1],
+    }
+    return with_settings(config, DIFFERENCES | more | same_settings(theirs, config))
 
 
 SYSTEM = System(

@@ -109,12 +109,11 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     unknown = [key for key in given if key not in TRANSLATED and not IDLE.fullmatch(key)]
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         tensor=in_our_layout,
         classes=("person",) if config.keypoint is not None else class_names(config.num_classes),
         assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in known),
         notes=(f"settings that are not used: {', '.join(unknown)}",) if unknown else (),
-        skipped=placed.skipped,
     )
 
 

@@ -22,8 +22,8 @@ from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import class_names
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, deltas_from_yx, kernel_from_hwio
-from rcnn.weights.systems.renaming import Rules, unexpected
-from rcnn.weights.systems.resnets import depth_and_blocks
+from rcnn.weights.systems.renaming import Placed, Rules, unexpected
+from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
 from rcnn.weights.systems.settings import Four, SettingsSource, Three, Typed, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System
 
@@ -134,12 +134,11 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
     return Plan(
         config=config,
-        names={},
+        placed=Placed({}, tuple(skipped)),
         complete=tensors,
         classes=class_names(config.num_classes),
         assumed=tuple(assumption for key, assumption in ASSUMED.items() if key not in given.given),
         notes=(*given.notes(), *DIFFERENCES),
-        skipped=tuple(skipped),
     )
 
 
@@ -197,11 +196,7 @@ def _config(
 ) -> DetectorConfig:
     """The detector that layers of these shapes are."""
     theirs = given.values
-    letters: dict[int, set[str]] = {2: set(), 3: set(), 4: set(), 5: set()}
-    for layer in layers:
-        if found := BLOCK.fullmatch(layer):
-            letters[int(found[1])].add(found[2])
-    blocks = tuple(len(stage) for stage in letters.values())
+    blocks = blocks_of(layers, BLOCK.pattern)
     needed = ("rpn_class_raw", "mrcnn_class_logits", "mrcnn_mask", "mrcnn_class_conv1", "fpn_p2")
     missing = [name for name in needed if name not in layers]
     if missing or 0 in blocks:

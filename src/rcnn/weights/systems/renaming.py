@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from rcnn.weights.listing import first_names
@@ -30,7 +30,12 @@ class Placed:
     """The names of a file, sorted."""
 
     ours: dict[str, str]  # name in the file -> our name
-    skipped: tuple[str, ...]  # names that are skipped on purpose
+    skipped: tuple[str, ...] = ()  # names that are skipped on purpose
+
+    def with_res5_in_the_head(self) -> Placed:
+        """The names of a C4 network, where res5 belongs to the box head."""
+        ours = {name: our.replace("backbone.res5.", "box_head.trunk.res5.") for name, our in self.ours.items()}
+        return replace(self, ours=ours)
 
 
 @dataclass(frozen=True)

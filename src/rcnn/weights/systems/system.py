@@ -16,6 +16,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models.overrides import override
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption, Converted, Kind, expected_state, require_fit
+from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 
 COUNTER = ".num_batches_tracked"  # of the steps of batch norm
@@ -39,7 +40,7 @@ class Plan:
     """What a file is, and how its tensors become ours; nothing is read yet."""
 
     config: DetectorConfig  # from names, shapes and the system's settings
-    names: Mapping[str, str]  # name in the file -> our name
+    placed: Placed  # our name of each tensor, and the tensors that are skipped
     tensor: Callable[[str, Tensor, DetectorConfig], Tensor] = _same_tensor  # (our name, value, config) -> our layout
     # adds tensors that are made from several of the file, or that the file does not have
     complete: Callable[[dict[str, Tensor], DetectorConfig], dict[str, Tensor]] = _same_state
@@ -47,7 +48,6 @@ class Plan:
     summary: str = ""  # where the settings come from
     assumed: tuple[Assumption, ...] = ()
     notes: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +98,8 @@ class System:
         config = override(plan.config, overrides)
         expected = expected_state(config)
         # frozen norms have no step counter here, others may have none there
-        unused = [name for name, ours in plan.names.items() if ours.endswith(COUNTER) and ours not in expected]
-        names = {name: ours for name, ours in plan.names.items() if name not in unused}
+        unused = [name for name, ours in plan.placed.ours.items() if ours.endswith(COUNTER) and ours not in expected]
+        names = {name: ours for name, ours in plan.placed.ours.items() if name not in unused}
         try:
             state = {ours: plan.tensor(ours, found.state[name], config) for name, ours in names.items()}
             state = plan.complete(state, config)
@@ -121,5 +121,5 @@ class System:
             kind=self.kind,
             assumed=tuple(sentence for sentence in sentences if sentence),
             notes=plan.notes,
-            skipped=(*plan.skipped, *unused, *found.skipped),
+            skipped=(*plan.placed.skipped, *unused, *found.skipped),
         )

@@ -19,6 +19,7 @@ from rcnn.models.config import DetectorConfig, TimmConfig
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.converted import Assumption, expected_state
+from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System, all_of
 
@@ -36,13 +37,12 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     names = _by_order(found, ours) if OTHER_NAMES in found.state else _by_name(found, ours)
     return Plan(
         config=config,
-        names=names,
+        placed=Placed(names, tuple(each for each in found.state if each not in names)),
         summary=f"{name} of timm; the backbone alone",
         assumed=(
             *([Assumption(f"the network is timm's {name}", source)] if source else []),
             Assumption("pixels", f"timm's values for {name}", ("input.pixel_mean", "input.pixel_std")),
         ),
-        skipped=tuple(each for each in found.state if each not in names),
     )
 
 

@@ -103,7 +103,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     eps = known if _is_published(found.source, NO_EPS) else CONSTRUCTORS
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         tensor=lambda name, value, config: anchors_from_ratio_outer(name, background_last(name, value), config),
         classes=("person",) if persons else class_names(config.num_classes, names),
         assumed=(
@@ -116,7 +116,6 @@ def read(found: Found, settings: SettingsSource) -> Plan:
             ),
             *([Assumption("eps of the norms", eps, ("backbone.norm_eps",))] if lowest == 2 else []),
         ),
-        skipped=placed.skipped,
     )
 
 
@@ -196,7 +195,12 @@ def _config(found: Found) -> DetectorConfig:
         num_classes=len(scores) - 1,
         input=cfg.InputConfig(resize="bilinear"),
         backbone=cfg.ResNetConfig(
-            depth=depth, blocks=unusual, groups=groups, width_per_group=within, norm=norm, norm_eps=_eps(source)
+            depth=depth,
+            blocks=unusual,
+            groups=groups,
+            width_per_group=within,
+            norm=norm,
+            norm_eps=0.0 if _is_published(source, NO_EPS) else 1e-5,
         ),
         fpn=cfg.FPNConfig(norm=group),
         rpn=replace(RPN, convs=max(1, count(state, r"rpn\.head\.conv\.\d+\.0\.weight"))),
@@ -227,10 +231,6 @@ def _is_published(source: str, files: Mapping[str, tuple[str, ...]]) -> bool:
         return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8] in files
-
-
-def _eps(source: str) -> float:
-    return 0.0 if _is_published(source, NO_EPS) else 1e-5
 
 
 SYSTEM = System(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -17,6 +18,7 @@ from rcnn.models import config as cfg
 from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
+from rcnn.weights.systems.c4 import mask_rcnn_c4
 from rcnn.weights.systems.chainer.names import WORDS
 from rcnn.weights.systems.chainer.settings import TRAINING, Settings, read_chainer_settings
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
@@ -28,14 +30,12 @@ from rcnn.weights.systems.layout import (
     fold_biases,
     identity_statistics,
 )
-from rcnn.weights.systems.renaming import Rules
+from rcnn.weights.systems.renaming import Placed, Rules
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System, all_of
 
 Shapes = Mapping[str, tuple[int, ...]]
-RATIOS = 3
-UNLIMITED_SCALE = 100.0  # of decoded widths and heights, log
 MAX_DETECTIONS = 1000  # the system has no limit
 NORMS = {"gamma": "weight", "beta": "bias", "avg_mean": "running_mean", "avg_var": "running_var", "W": "weight",
          "b": "bias"}  # fmt: skip
@@ -59,7 +59,6 @@ RULES = Rules(
     ),
     words=WORDS | {"norm": NORMS},
 )
-SCALES = {5: (2.0, 4.0, 8.0, 16.0, 32.0), 4: (4.0, 8.0, 16.0, 32.0)}  # of anchors, in 16 pixels: COCO and VOC
 POOLINGS: dict[str, cfg.Pooling] = {"align": "roi_align", "pooling": "roi_pool", "resize": "crop_resize"}
 
 
@@ -72,17 +71,8 @@ def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
     return background_last(name, anchors_from_ratio_outer(name, value, config))
 
 
-def read_wkentaro(found: Found, settings: SettingsSource) -> Plan:
-    """The network of chainer-mask-rcnn; `settings` are the params.yaml of its log folder, or KEY=VALUE."""
-    return _read(found, settings, "wkentaro")
-
-
-def read_dena(found: Found, settings: SettingsSource) -> Plan:
-    """The network of Chainer_Mask_R-CNN; `settings` are the flags that it was run with (`--bn2affine` above all)."""
-    return _read(found, settings, "dena")
-
-
-def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena"]) -> Plan:
+def _read(system: Literal["wkentaro", "dena"], found: Found, given: SettingsSource) -> Plan:
+    """The network of a file of `system`; `given` are its settings: the most important of DeNA's is `--bn2affine`."""
     theirs = read_chainer_settings(given)
     settings = theirs.values
     if system == "dena" and settings.roialign is False:
@@ -106,13 +96,12 @@ def _read(found: Found, given: SettingsSource, system: Literal["wkentaro", "dena
 
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=Placed(placed.ours, tuple(name for name in found.state if name not in placed.ours)),
         tensor=in_our_layout,
         complete=complete,
         classes=class_names(config.num_classes, settings.class_names or (), VOC_CLASSES),
         assumed=_assumed(settings, config, system),
         notes=(*_notes(settings, system), *theirs.notes(TRAINING)),
-        skipped=tuple(name for name in found.state if name not in placed.ours),
     )
 
 
@@ -161,55 +150,30 @@ def _common(settings: Settings, shapes: Shapes, roi_size: int, source: str, norm
     if missing := [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]:
         raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (rcnn's names)")
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), source)
-    anchors, classes = shapes["rpn.objectness.weight"][0] // RATIOS, shapes["box_head.logits.weight"][0] - 1
-    scales = settings.anchor_scales or SCALES.get(anchors, SCALES[5])
-    small = classes != 80  # VOC's sizes, unless it is COCO
+    classes, width = shapes["box_head.logits.weight"][0] - 1, shapes.get("rpn.convs.0.weight", (1024,))[0]
     if roi_size // 7 not in (1, 2):  # the stride of their res5
         raise ValueError(f"{source}: roi_size is {roi_size}; expected 7 to 20, from which res5 makes about 7x7")
-    score, suppress = settings.score_thresh, settings.nms_thresh
-    pooling = POOLINGS[settings.pooling_func or "align"]
-    pooler = cfg.PoolerConfig(kind=pooling, size=roi_size, aligned=False)
-    return DetectorConfig(
-        name=f"mask_rcnn_r{depth}_c4",
-        num_classes=classes,
-        input=cfg.InputConfig(
-            min_size=settings.min_size or (600 if small else 800),
-            max_size=settings.max_size or (1000 if small else 1333),
-            size_rounding="factor",
-            pixel_std=(1.0, 1.0, 1.0),
-            divisor=0,
-        ),
-        backbone=cfg.ResNetConfig(
-            depth=depth,
-            stages=(2, 3, 4),
-            stride_in_1x1=True,
-            norm_eps=norm_eps,
-            res5_stride=1 if roi_size < 14 else 2,
-        ),
-        fpn=None,
-        rpn=cfg.RPNConfig(
-            width=_width(shapes),
-            max_log_scale=UNLIMITED_SCALE,
-            smooth_l1_beta=1 / 9,
-            anchors=cfg.AnchorConfig(sizes=(tuple(16.0 * scale for scale in scales),), offset=0.5),
-            legacy=cfg.LegacyRPNConfig(straddle=0.0, normalizer="sampled"),
-            proposals=cfg.ProposalConfig(pre_nms_train=12000, pre_nms=6000, post_nms_train=2000, min_size=-1.0),
-        ),
-        box=cfg.BoxHeadConfig(
-            trunk="res5",
-            max_log_scale=UNLIMITED_SCALE,
-            smooth_l1_beta=1.0,
-            score_threshold=0.05 if score is None else score,
-            pooler=pooler,
-            selection=cfg.SelectionConfig(nms_iou=0.5 if suppress is None else suppress),
-        ),
-        mask=cfg.MaskHeadConfig(trunk="res5", convs=0, pooler=pooler),
+    config = mask_rcnn_c4(
+        depth,
+        (),
+        classes=classes,
+        width=0 if width == 1024 else width,
+        anchors=shapes["rpn.objectness.weight"][0],
+        scales=settings.anchor_scales,
+        pooler=cfg.PoolerConfig(kind=POOLINGS[settings.pooling_func or "align"], size=roi_size, aligned=False),
     )
-
-
-def _width(shapes: Shapes) -> int:
-    width = shapes.get("rpn.convs.0.weight", (1024,))[0]
-    return 0 if width == 1024 else width
+    small = classes != 80  # VOC's sizes, unless it is COCO
+    more: dict[str, object] = {
+        "input.min_size": settings.min_size or (600 if small else 800),
+        "input.max_size": settings.max_size or (1000 if small else 1333),
+        "input.size_rounding": "factor",
+        "backbone.norm_eps": norm_eps,
+        "backbone.res5_stride": 1 if roi_size < 14 else 2,
+        "rpn.anchors.offset": 0.5,
+        "box.score_threshold": 0.05 if settings.score_thresh is None else settings.score_thresh,
+        "box.selection.nms_iou": 0.5 if settings.nms_thresh is None else settings.nms_thresh,
+    }
+    return with_settings(config, more)
 
 
 def _assumed(settings: Settings, config: DetectorConfig, system: str) -> tuple[Assumption, ...]:
@@ -246,12 +210,12 @@ WKENTARO = System(
     files=".npz",
     settings="the params.yaml of its log folder, or KEY=VALUE",
     recognises=all_of(".*extractor/bn1/W", ".*head/mask/W"),
-    read=read_wkentaro,
+    read=partial(_read, "wkentaro"),
 )
 DENA = System(
     name="Chainer_Mask_R-CNN (DeNA)",
     files=".npz",
     settings="the flags that it was run with (--bn2affine ...), or a file of them",
     recognises=all_of(".*head/convm2/W"),
-    read=read_dena,
+    read=partial(_read, "dena"),
 )

@@ -5,7 +5,7 @@ AffineChannel's scale and shift become a frozen norm of mean 0, variance 1 and e
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 from torch import Tensor
 
@@ -64,8 +64,3 @@ def in_our_layout(name: str, value: Tensor, config: DetectorConfig) -> Tensor:
 def with_statistics(state: dict[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
     """Statistics for AffineChannels; a network with group norm has its own norms."""
     return state if "conv1_gn_s" in names else identity_statistics(state)
-
-
-def below_the_head(names: Mapping[str, str]) -> dict[str, str]:
-    """`names` of a C4 network, where res5 belongs to the box head."""
-    return {name: ours.replace("backbone.res5.", "box_head.trunk.res5.") for name, ours in names.items()}

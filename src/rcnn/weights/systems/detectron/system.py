@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.detectron.config import config_of
-from rcnn.weights.systems.detectron.names import RULES, below_the_head, in_our_layout, with_statistics
+from rcnn.weights.systems.detectron.names import RULES, in_our_layout, with_statistics
 from rcnn.weights.systems.detectron.settings import not_kept, read_yaml, yaml_settings
 from rcnn.weights.systems.detectron.tensors import settings_of_tensors
 from rcnn.weights.systems.detectron2.config import classes_of
+from rcnn.weights.systems.renaming import Placed
 from rcnn.weights.systems.resnets import blocks_of, known_depth
 from rcnn.weights.systems.settings import SettingsSource, existing_file, parse_settings
 from rcnn.weights.systems.system import Plan, System, all_of
@@ -26,29 +27,25 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     placed = RULES.place(found.state, source, SYSTEM.name)
     if not any(name.startswith("conv_rpn") for name in found.state):
         raise ValueError(
-            f"{source} is Fast R-CNN on proposals from a file: it has no RPN and cannot find boxes by itself; "
-            "expected an "
-            "end-to-end model"
+            f"{source} is Fast R-CNN on proposals from a file: it has no RPN and cannot find boxes by itself; expected "
+            "an end-to-end model"
         )
-    names, skipped = placed.ours, list(placed.skipped)
-    depth = known_depth(blocks_of(names.values(), stages=(2, 3, 4)), source)
-    theirs, summary, assumed = _settings(found, names, settings)
+    depth = known_depth(blocks_of(placed.ours.values(), stages=(2, 3, 4)), source)
+    theirs, summary, assumed = _settings(found, placed.ours, settings)
     config = config_of(theirs, depth=depth, source=source if settings is None else str(settings)[:200])
-    if config.fpn is None:
-        if config.proposals_only:  # from the ImageNet weights; an RPN on res4 does not use it
-            skipped += [name for name, ours in names.items() if ours.startswith("backbone.res5.")]
-            names = {name: ours for name, ours in names.items() if not ours.startswith("backbone.res5.")}
-        names = below_the_head(names)
+    if config.fpn is None and config.proposals_only:  # an RPN on res4 does not use the res5 of the ImageNet weights
+        unused = [name for name, ours in placed.ours.items() if ours.startswith("backbone.res5.")]
+        names = {name: ours for name, ours in placed.ours.items() if name not in unused}
+        placed = Placed(names, (*placed.skipped, *unused))
     return Plan(
         config=config,
-        names=names,
+        placed=placed if config.fpn is not None else placed.with_res5_in_the_head(),
         tensor=in_our_layout,
         complete=lambda state, config: with_statistics(state, found.state.keys()),
         classes=classes_of(theirs.get("TRAIN.DATASETS", ()), config),
         summary=summary,
         assumed=assumed,
         notes=not_kept(theirs),
-        skipped=tuple(skipped),
     )
 
 

@@ -181,9 +181,8 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
         stages = count(shapes, r"roi_heads\.box_predictor\.(\d+)\.cls_score\.weight")
         if stages != 3:
             raise ValueError(
-                f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its "
-                "YAML with "
-                "--config"
+                f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its YAML "
+                "with --config"
             )
     if any(name.startswith("roi_heads.mask_head.") for name in shapes):
         outputs, channels = _shape(shapes, "roi_heads.mask_head.predictor.weight", source)[:2]

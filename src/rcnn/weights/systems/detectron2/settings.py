@@ -13,9 +13,11 @@ from typing import Any, Literal
 
 import yaml
 
+from rcnn.models.config import CascadeConfig
 from rcnn.weights.systems.detectron2.zoo import base_settings
 from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, listed, plain_yaml, read_text, same
 
+DELTA_WEIGHTS = CascadeConfig.delta_weights
 Norm = Literal["", "FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "GN"]
 Pooler = Literal["ROIAlignV2", "ROIAlign", "ROIPool"]
 
@@ -49,14 +51,7 @@ class Settings:
     model_resnets_res5_dilation: Literal[1, 2] = same("backbone.res5_dilation", 1)
     model_resnets_stride_in_1x1: bool = same("backbone.stride_in_1x1", True)
     model_resnets_width_per_group: int = same("backbone.width_per_group", 64)
-    model_roi_box_cascade_head_bbox_reg_weights: tuple[Four, ...] = same(
-        "cascade.delta_weights",
-        (
-            (10.0, 10.0, 5.0, 5.0),
-            (20.0, 20.0, 10.0, 10.0),
-            (30.0, 30.0, 15.0, 15.0),
-        ),
-    )
+    model_roi_box_cascade_head_bbox_reg_weights: tuple[Four, ...] = same("cascade.delta_weights", DELTA_WEIGHTS)
     model_roi_box_cascade_head_ious: tuple[float, ...] = same("cascade.ious", (0.5, 0.6, 0.7))
     model_roi_box_head_bbox_reg_loss_weight: float = same("box.delta_loss_weight", 1.0)
     model_roi_box_head_bbox_reg_weights: Four = same("box.delta_weights", (10.0, 10.0, 5.0, 5.0))
@@ -160,9 +155,8 @@ def read_yaml(given: str | Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     path = existing_file(given)
     if path is None:
         raise FileNotFoundError(
-            f"{str(given)[:200]} does not exist; expected Detectron2's YAML (config.yaml in its OUTPUT_DIR), the "
-            "name of a "
-            "config of its model zoo such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or KEY=VALUE"
+            f"{str(given)[:200]} does not exist; expected Detectron2's YAML (config.yaml in its OUTPUT_DIR), the name "
+            "of a config of its model zoo such as COCO-Detection/faster_rcnn_R_50_FPN_3x.yaml, or KEY=VALUE"
         )
     settings = plain_yaml(read_text(path), str(path), yaml.SafeLoader)
     if not settings:
@@ -195,8 +189,7 @@ def not_kept(settings: Mapping[str, object]) -> tuple[str, ...]:
         elif key == "MODEL.RPN.BOUNDARY_THRESH" and isinstance(value, int | float) and value >= 0:
             lines.append(
                 f"{key}={value!r}: in further training, anchors outside of the image are not matched to any box, "
-                "and those "
-                "that end on its border are used"
+                "and those that end on its border are used"
             )
         elif not hasattr(Settings, field_of(key)) and key not in ONLY and not key.startswith(IDLE):
             lines.append(f"{key}={value!r} is not a known Detectron2 setting and is ignored")

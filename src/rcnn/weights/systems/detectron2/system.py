@@ -72,13 +72,12 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     config = config_of(theirs, found.source if settings is None else str(settings)[:200])
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         complete=_with_statistics,
         classes=classes_of(theirs.get("DATASETS.TRAIN", ()), config),
         summary=summary,
         assumed=assumed,
         notes=not_kept(theirs),
-        skipped=placed.skipped,
     )
 
 

@@ -7,23 +7,21 @@ chainer-fcis's norms of the shortcuts have 2e-5, all others 1e-5. Boxes of the p
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
-from rcnn.models.overrides import override
 from rcnn.models.zoo.fcis import fcis_r101_coco, fcis_r101_coco_chainer, fcis_r101_coco_chainercv
 from rcnn.weights.readers.state_dict import Found
+from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.chainer.names import EPS, VALUE, WORDS
 from rcnn.weights.systems.classes import VOC_CLASSES, class_names
 from rcnn.weights.systems.fcis.names import Layout, config_of
 from rcnn.weights.systems.renaming import Rules
-from rcnn.weights.systems.settings import SettingsSource, read_settings
+from rcnn.weights.systems.settings import SettingsSource, same, same_settings, typed_settings
 from rcnn.weights.systems.system import Plan, System, all_of
 
 CHAINER_LAYOUT = Layout(yx=True, interleaved=True)
@@ -61,30 +59,37 @@ CHAINER_FCIS_RULES = Rules(
     COUNTERS,
     WORDS,
 )
-# settings that a detector has -> ours
-SETTINGS = {
-    "min_size": "input.min_size",
-    "max_size": "input.max_size",
-    "anchor_scales": "rpn.anchors.sizes",
-    "proposal_min_size": "rpn.proposals.min_size",
-    "proposal_creator_params.min_size": "rpn.proposals.min_size",
-    "proposal_creator_params.nms_thresh": "rpn.proposals.nms_iou",
-    "proposal_creator_params.n_train_pre_nms": "rpn.proposals.pre_nms_train",
-    "proposal_creator_params.n_train_post_nms": "rpn.proposals.post_nms_train",
-    "proposal_creator_params.n_test_pre_nms": "rpn.proposals.pre_nms",
-    "proposal_creator_params.n_test_post_nms": "rpn.proposals.post_nms",
-    "score_thresh": "fcis.score_threshold",
-    "nms_thresh": "fcis.nms_iou",
-    "mask_merge_thresh": "fcis.vote_iou",
-    "binary_thresh": "fcis.mask_threshold",
-    "min_drop_size": "fcis.min_size",
-    "limit": "fcis.max_detections",
-    "iter2": "fcis.refine",
-    "target_height": "input.min_size",  # older names
-    "max_width": "input.max_size",
-    "merge_thresh": "fcis.vote_iou",
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the Chainer ports that a detector has; None: not given."""
+
+    min_size: int | None = same("input.min_size", None)
+    max_size: int | None = same("input.max_size", None)
+    anchor_scales: tuple[float, ...] | None = None  # in 16 pixels
+    proposal_min_size: float | None = None
+    proposal_creator_params_nms_thresh: float | None = same("rpn.proposals.nms_iou", None)
+    proposal_creator_params_n_train_pre_nms: int | None = same("rpn.proposals.pre_nms_train", None)
+    proposal_creator_params_n_train_post_nms: int | None = same("rpn.proposals.post_nms_train", None)
+    proposal_creator_params_n_test_pre_nms: int | None = same("rpn.proposals.pre_nms", None)
+    proposal_creator_params_n_test_post_nms: int | None = same("rpn.proposals.post_nms", None)
+    score_thresh: float | None = same("fcis.score_threshold", None)
+    nms_thresh: float | None = same("fcis.nms_iou", None)
+    mask_merge_thresh: float | None = same("fcis.vote_iou", None)
+    binary_thresh: float | None = same("fcis.mask_threshold", None)
+    min_drop_size: float | None = same("fcis.min_size", None)
+    limit: int | None = same("fcis.max_detections", None)
+    iter2: bool | None = same("fcis.refine", None)
+
+
+RENAMED = {
+    "proposal_creator_params.min_size": "proposal_min_size",
+    "target_height": "min_size",  # older names
+    "max_width": "max_size",
+    "merge_thresh": "mask_merge_thresh",
 }
-TRAINING = re.compile(r"seed|random_seed|gpu|out|config|resume|use_sbd|dataset|.*(epoch|iter|lr|cooldown|warmup).*")
+TRAINING = "seed|random_seed|gpu|out|config|resume|use_sbd|dataset|.*(epoch|iter|lr|cooldown|warmup).*"
 
 
 MXNET_NORM = "(gamma|beta|moving_mean|moving_var)"
@@ -139,32 +144,24 @@ def _read(
 
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         tensor=layout.tensor,
         complete=complete,
         classes=class_names(config.num_classes, VOC_CLASSES),
         assumed=assumed if given is None else (),
         notes=notes,
-        skipped=placed.skipped,
     )
 
 
 def _with_settings(config: DetectorConfig, given: SettingsSource) -> tuple[DetectorConfig, tuple[str, ...]]:
     """`config` changed by their settings, and a sentence about settings that are not used."""
-    settings: dict[str, Any] = {} if given is None else read_settings(given)
-    for key in (key for key in settings if key in SETTINGS):
-        ours, value = SETTINGS[key], settings[key]
-        try:
-            if ours == "rpn.anchors.sizes":
-                value = [[16.0 * scale for scale in value]]
-            if ours == "rpn.proposals.min_size":
-                value = float(value) or -1.0  # 0 keeps all boxes, even those without area
-            config = override(config, [f"{ours}={json.dumps(value)}"])
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{given}: {key}={value!r} is not supported ({error})") from error
-    unknown = [key for key in settings if key not in SETTINGS and not TRAINING.fullmatch(key)]
-    note = f"unknown settings, ignored: {', '.join(unknown)}; known are {', '.join(SETTINGS)}"
-    return config, (note,) if unknown else ()
+    theirs = typed_settings(Settings, given, renamed=RENAMED)
+    values = {ours: value for ours, value in same_settings(theirs.values, config).items() if value is not None}
+    if theirs.values.anchor_scales is not None:
+        values["rpn.anchors.sizes"] = [[16.0 * scale for scale in theirs.values.anchor_scales]]
+    if theirs.values.proposal_min_size is not None:  # 0 keeps all boxes, even those without area
+        values["rpn.proposals.min_size"] = theirs.values.proposal_min_size or -1.0
+    return with_settings(config, values), theirs.notes(TRAINING)
 
 
 CHAINERCV = System(

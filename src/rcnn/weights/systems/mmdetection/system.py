@@ -55,12 +55,11 @@ def read(found: Found, settings: SettingsSource) -> Plan:
         assumed = _assumed(config)
     return Plan(
         config=config,
-        names=placed.ours,
+        placed=placed,
         tensor=anchors_from_ratio_outer,
         classes=_classes(meta, config.num_classes),
         assumed=assumed,
         notes=tuple(notes),
-        skipped=placed.skipped,
     )
 
 

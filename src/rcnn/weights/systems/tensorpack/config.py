@@ -10,7 +10,7 @@ from dataclasses import replace
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
 from rcnn.weights.setting_texts import with_settings
-from rcnn.weights.systems.resnets import depth_and_blocks
+from rcnn.weights.systems.resnets import blocks_of, depth_and_blocks
 from rcnn.weights.systems.settings import Typed, field_of, same_settings, typed
 from rcnn.weights.systems.tensorpack.settings import Settings
 
@@ -73,14 +73,11 @@ def config_of(shapes: Mapping[str, tuple[int, ...]], settings: Typed[Settings], 
 def _seen(shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, object]:
     """The settings of tensorpack that names and shapes show."""
     pyramid, cascade = any(name.startswith("fpn/") for name in shapes), "cascade_rcnn_stage1/outputs/class/W" in shapes
-    blocks = [0, 0, 0, 0]
-    for name in shapes:
-        if found := re.match(r"group([0-3])/block(\d+)/", name):
-            blocks[int(found[1])] = max(blocks[int(found[1])], int(found[2]) + 1)
+    blocks = blocks_of(shapes, r"group(\d)/block(\d+)/.+", (0, 1, 2, 3))
     masks = "maskrcnn/conv/W" in shapes
     seen: dict[str, object] = {"MODE_FPN": pyramid, "MODE_MASK": masks, "BACKBONE.RESNET_NUM_BLOCKS": blocks}
     if 0 in blocks:
-        raise ValueError(f"{source} looks like tensorpack's, but its ResNet has stages of {blocks} blocks")
+        raise ValueError(f"{source} looks like tensorpack's, but its ResNet has stages of {list(blocks)} blocks")
     if "conv0/gn/gamma" in shapes:
         seen["BACKBONE.NORM"] = "GN"
     elif "conv0/bn/gamma" not in shapes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rcnn.models.config import CascadeConfig
 from rcnn.weights.systems.settings import Four, Three, same
 
 
@@ -57,14 +58,7 @@ class Settings:
     mrcnn_head_dim: int = same("mask.width", 256)
     mrcnn_accurate_paste: bool = True
     cascade_ious: tuple[float, ...] = same("cascade.ious", (0.5, 0.6, 0.7))
-    cascade_bbox_reg_weights: tuple[Four, ...] = same(
-        "cascade.delta_weights",
-        (
-            (10.0, 10.0, 5.0, 5.0),
-            (20.0, 20.0, 10.0, 10.0),
-            (30.0, 30.0, 15.0, 15.0),
-        ),
-    )
+    cascade_bbox_reg_weights: tuple[Four, ...] = same("cascade.delta_weights", CascadeConfig.delta_weights)
     test_frcnn_nms_thresh: float = same("box.selection.nms_iou", 0.5)
     test_result_score_thresh: float = same("box.score_threshold", 0.05)
     test_results_per_im: int = same("box.selection.max_detections", 100)

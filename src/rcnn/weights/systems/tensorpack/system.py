@@ -90,12 +90,9 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     placed = RULES.place(found.state, found.source, SYSTEM.name)
     shapes = {name.removesuffix(":0"): found.shape(name) for name in found.state}
     config = config_of(shapes, theirs, found.source)
-    names = placed.ours
-    if config.fpn is None:  # res5 is the head
-        names = {name: our.replace("backbone.res5.", "box_head.trunk.res5.") for name, our in names.items()}
     return Plan(
         config=config,
-        names=names,
+        placed=placed if config.fpn is not None else placed.with_res5_in_the_head(),
         tensor=in_our_layout,
         complete=_complete,
         classes=class_names(config.num_classes, theirs.values.data_class_names[1:]),
@@ -105,7 +102,6 @@ def read(found: Found, settings: SettingsSource) -> Plan:
             if key not in theirs.given
         ),
         notes=theirs.notes(TRAINING),
-        skipped=placed.skipped,
     )
 
 
