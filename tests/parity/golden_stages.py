@@ -14,12 +14,12 @@ from torch import Tensor
 from rcnn.models import Detector
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.heads.box import BoxHead
-from rcnn.ops.masks import paste_masks
 from rcnn.structures import ImageBatch, Proposals
 from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.narrow import instance, present
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
+from tests.whole_masks import paste_masks
 
 Stored = dict[str, np.ndarray]
 FIRST = 20  # proposals of each image for which the second stage's outputs are stored

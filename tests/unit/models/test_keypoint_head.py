@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import KeypointHeadConfig
-from rcnn.models.heads.keypoint import require_consistent
+from rcnn.models.heads.keypoint import require_consistent_keypoints
 from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
 from rcnn.structures import Targets
@@ -129,7 +129,7 @@ def test_targets_of_another_kind_are_refused() -> None:
 )
 def test_settings_that_contradict_each_other_are_refused(config: KeypointHeadConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        require_consistent(config)
+        require_consistent_keypoints(config)
 
 
 def test_every_valid_detection_has_keypoints() -> None:

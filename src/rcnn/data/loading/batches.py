@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Generator
+from dataclasses import dataclass
 from typing import Protocol
 
 from rcnn.data.balance import repeat_factors
@@ -82,43 +83,35 @@ def training_batches(
     if keypoints:
         skeleton_of(dataset)
         pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
-    factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
-    landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
     batches = Batches(
-        dataset,
-        input_config,
-        settings,
-        BatchSampler(landscape, settings.batch_size * world, settings.seed, factors),
+        dataset=dataset,
+        input_config=input_config,
+        settings=settings,
+        sampler=_sampler(dataset, settings, world),
         masks=masks,
         keypoints=keypoints,
+        crowds=crowds,
         pairs=pairs or (),
         rank=rank,
-        crowds=crowds,
     )
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
     return batches_of_workers(batches, first, settings.workers)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Batches:
     """Training batches by number. Cheap to send to another process: a data set is a few arrays."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        input_config: InputConfig,
-        settings: LoaderSettings,
-        sampler: BatchSampler,
-        *,
-        masks: Masks | None,
-        keypoints: bool,
-        pairs: tuple[tuple[int, int], ...],
-        rank: int,
-        crowds: bool = False,
-    ) -> None:
-        self.dataset, self.input_config, self.settings, self.sampler = dataset, input_config, settings, sampler
-        self.masks: Masks | None = masks
-        self.keypoints, self.pairs, self.rank, self.crowds = keypoints, pairs, rank, crowds
+    dataset: Dataset
+    input_config: InputConfig
+    settings: LoaderSettings
+    sampler: BatchSampler
+    masks: Masks | None  # the form of masks that the model is trained on; None: none
+    keypoints: bool  # whether the model is trained on keypoints
+    crowds: bool = False  # whether the model uses the boxes of crowds
+    pairs: tuple[tuple[int, int], ...] = ()  # keypoints that a horizontal flip exchanges
+    rank: int = 0  # number of this process among those that share each batch
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
@@ -140,6 +133,13 @@ class Batches:
         height, width = images.pixels.shape[2:]
         targets = collate_targets(samples, (height, width), len(self.dataset.classes))
         return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+
+
+def _sampler(dataset: Dataset, settings: LoaderSettings, world: int) -> BatchSampler:
+    """The order of the images for `world` processes together."""
+    factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
+    landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
+    return BatchSampler(landscape, settings.batch_size * world, settings.seed, factors)
 
 
 def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> None:
