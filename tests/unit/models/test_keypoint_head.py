@@ -180,7 +180,8 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     detector = build_detector(override(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
     images, targets = random_images(SIZES, seed=1), persons([3, 1])
     expected = detector.predict(images)
-    found = torch.compile(detector.predict, fullgraph=True, backend="aot_eager")(images)
+    backend = "aot_eager" if name == "keypoint_rcnn_compact" else "eager"
+    found = torch.compile(detector.predict, fullgraph=True, backend=backend)(images)
     assert torch.equal(found.valid, expected.valid)
     torch.testing.assert_close(found.keypoints, expected.keypoints, atol=2e-3, rtol=1e-3)
     losses = detector(images, targets, torch.tensor(5))

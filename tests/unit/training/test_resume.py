@@ -128,7 +128,7 @@ def test_a_missing_last_folder_is_reported_with_the_options(data: Path, run: Pat
         ValueError, match=r"last is missing.*best/ does not contain the state of.*rcnn train .*best --data"
     ):
         resume(data, run)
-    with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with --resume, or choose another"):
+    with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with resume=True \(--resume\)"):
         runs.run("mask_rcnn_compact", data, run, BRIEF)
 
 

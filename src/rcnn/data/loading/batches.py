@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, get_args
 
 from rcnn.data.balance import repeat_factors
 from rcnn.data.images import read_image
@@ -71,12 +71,18 @@ def training_batches(
 
     Each epoch contains every image in random order: once, or more often if `settings.repeat_threshold` repeats it. All
     images of a batch are landscape or all are portrait, except for one batch per epoch. `masks` and `keypoints` say
-    what the model is trained on besides boxes; `pairs` are the keypoints that a horizontal flip exchanges (None: found
-    by their names); `crowds` keeps the boxes of crowds, for a model that ignores anchors inside them.
+    what the model is trained on besides boxes. `masks` is None (boxes only), "polygon" for the outlines, from which
+    most mask heads make their targets, or one of the bitmaps: "bitmap", and those of old systems, "soft_bitmap",
+    "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap". `pairs` are the keypoints that a
+    horizontal flip exchanges (None: found by their names); `crowds` keeps the boxes of crowds, for a model that
+    ignores anchors inside them.
 
     Raises ValueError at once for data that cannot be trained on; later, when its turn comes, ValueError or OSError for
     an image that cannot be read or differs in size from its annotation, and WorkerError if a worker process ends.
     """
+    if masks is not None and masks not in get_args(Masks):
+        known = ", ".join(map(repr, get_args(Masks)))
+        raise ValueError(f"masks={masks!r} is not known; expected None (boxes only) or one of {known}")
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
     _require_trainable(dataset, masks, _padded_pixels(input_config, settings))
