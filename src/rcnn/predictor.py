@@ -26,7 +26,7 @@ from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.inference import prepare_for_inference
-from rcnn.models.overrides import as_strings
+from rcnn.models.overrides import Settings, as_strings
 from rcnn.ops.pasting import Paste
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.results import ImageDetections, ImageSource, Pasting, require_score
@@ -46,15 +46,15 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: str | Sequence[str] = (),
+        settings: Settings = (),
         allow: str | Sequence[str] = (),
     ) -> None:
         """`detector` is a checkpoint, a run folder, or a detector, which is copied.
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `settings` are
-        KEY=VALUE changes to a checkpoint's config, e.g. "box.score_threshold=0.01". `allow`: the user's code that a
-        checkpoint may run, see `rcnn.load`.
+        changes to a checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`:
+        the user's code that a checkpoint may run, see `rcnn.load`.
         """
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
@@ -78,7 +78,7 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: str | Sequence[str] = (),
+        settings: Settings = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
@@ -86,8 +86,25 @@ class Predictor:
 
     @overload
     def predict(
-        self, images: ImageInput, *, score: float = 0.0, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+        self,
+        images: ImageInput,
+        *,
+        score: float = 0.0,
+        channels: Channels = "rgb",
+        max_pixels: int = MAX_PIXELS,
+        errors: Literal["raise"] = "raise",
     ) -> ImageDetections: ...
+
+    @overload
+    def predict(
+        self,
+        images: ImageInput,
+        *,
+        score: float = 0.0,
+        channels: Channels = "rgb",
+        max_pixels: int = MAX_PIXELS,
+        errors: Literal["return"],
+    ) -> ImageDetections | Exception: ...
 
     @overload
     def predict(
@@ -122,16 +139,17 @@ class Predictor:
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
         errors: Literal["raise", "return"] = "raise",
-    ) -> ImageDetections | list[ImageDetections] | list[ImageDetections | Exception]:
+    ) -> ImageDetections | Exception | list[ImageDetections] | list[ImageDetections | Exception]:
         """The detections of one image, or a list of those of several.
 
-        An image is a path, encoded bytes, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), a Pillow image, or a
-        tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with `channels="bgr"` (OpenCV).
+        An image is a path, encoded bytes, a file that is open in binary mode, a numpy array uint8 (H, W), (H, W, 1),
+        (H, W, 3) or (H, W, 4), a Pillow image, or a tensor uint8 (3, H, W). Arrays and tensors are RGB, or BGR with
+        `channels="bgr"` (OpenCV).
 
         `score`: skip detections with a lower score. The default, 0, keeps all that the model returns: those above
         its `box.score_threshold`, 0.05 in most models (the command `rcnn predict` has a default of 0.5). `batch_size`:
-        number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`, of a list: "raise"
-        ends with the first image that cannot be read; "return" has the exception in its place among the results.
+        number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" ends with
+        the first image that cannot be read; "return" returns the exception in place of its result.
 
         Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image.
         """
@@ -142,7 +160,12 @@ class Predictor:
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}; expected 1 or more")
         if is_one_image(images):
-            pixels = as_image(images, channels=channels, max_pixels=max_pixels)
+            try:
+                pixels = as_image(images, channels=channels, max_pixels=max_pixels)
+            except (ValueError, OSError) as error:
+                if errors == "raise":
+                    raise
+                return error
             return self._predict([(images, pixels)], score, max_pixels)[0]  # type: ignore[list-item]
         values: Iterator[ImageInput] = iter(images)  # type: ignore[arg-type]
         results: list[ImageDetections | Exception] = []

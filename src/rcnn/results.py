@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +28,14 @@ from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
 from rcnn.ops.masks import Region
 from rcnn.ops.pasting import Paste, paste_as
+from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 if TYPE_CHECKING:
     import supervision
 
 T = TypeVar("T")
+# what selects several detections
+Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
 HALF_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
 SHOWN_ROWS = 20  # detections listed in a notebook
@@ -133,24 +136,36 @@ class ImageDetections:
     def __getitem__(self, index: int | np.integer[Any]) -> DetectedObject: ...
 
     @overload
-    def __getitem__(self, index: slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]) -> ImageDetections: ...
+    def __getitem__(self, index: Rows) -> ImageDetections: ...
 
-    def __getitem__(
-        self, index: int | np.integer[Any] | slice | npt.NDArray[np.bool_] | npt.NDArray[np.int64]
-    ) -> DetectedObject | ImageDetections:
-        """One detection; or for a slice, a bool array (N,) or an array of indices, these detections."""
+    def __getitem__(self, index: int | np.integer[Any] | Rows) -> DetectedObject | ImageDetections:
+        """One detection; or for a slice, N bools or any number of indices (a list or an array), these detections."""
         if isinstance(index, int | np.integer):
             if not -len(self) <= index < len(self):
                 raise IndexError(f"there is no detection {index}: the image has {len(self)}")
             return DetectedObject(detections=self, row=range(len(self))[index])
+        rows = index if isinstance(index, slice) else self._rows(index)
         return replace(
             self,
-            boxes=self.boxes[index],
-            scores=self.scores[index],
-            labels=self.labels[index],
-            box_masks=None if self.box_masks is None else self.box_masks[index],
-            keypoints=None if self.keypoints is None else self.keypoints[index],
+            boxes=self.boxes[rows],
+            scores=self.scores[rows],
+            labels=self.labels[rows],
+            box_masks=None if self.box_masks is None else self.box_masks[rows],
+            keypoints=None if self.keypoints is None else self.keypoints[rows],
         )
+
+    def _rows(self, index: object) -> npt.NDArray[Any]:
+        """The detections that `index` selects: bools (N,) or indices."""
+        rows = np.asarray(index)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "biu"):
+            hint = f"; for one class: result[[name == {index!r} for name in result.names]]"
+            raise TypeError(
+                f"a result cannot be indexed by {str(index)[:80]!r}; expected an index, a slice, {len(self)} bools, or "
+                f"a list or array of indices{hint if isinstance(index, str) else ''}"
+            )
+        if rows.dtype.kind == "b" and len(rows) != len(self):
+            raise IndexError(f"got {counted(len(rows), 'bool')}; expected {len(self)}, one for each detection")
+        return rows if rows.size else rows.astype(bool if rows.dtype.kind == "b" else int)
 
     def __iter__(self) -> Iterator[DetectedObject]:
         return (self[row] for row in range(len(self)))
@@ -216,8 +231,11 @@ class ImageDetections:
     def to_coco(self, image_id: int | str, category_ids: Sequence[int | str] | None = None) -> list[dict[str, Any]]:
         """The detections in COCO's results format, as pycocotools reads them.
 
-        `category_ids` (K,) are the data set's ids of the classes; the default is label + 1.
+        `category_ids` (K,) are the data set's ids of the classes, e.g. `dataset.category_ids`. The default is COCO's
+        ids (1 to 90) for COCO's 80 classes in COCO's order, and label + 1 for all other classes.
         """
+        if category_ids is None and self.classes == COCO_CLASSES:
+            category_ids = COCO_CATEGORY_IDS
         categories = (
             (self.labels + 1).tolist() if category_ids is None else self._of_classes(category_ids, "category_ids")
         )

@@ -23,6 +23,7 @@ from rcnn.data.image_inputs import ImageInput, as_image
 from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
 from rcnn.models.heads.keypoint import KeypointHead
+from rcnn.models.overrides import Settings
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
@@ -65,7 +66,7 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: str | Sequence[str] = (),
+        settings: Settings = (),
         allow: str | Sequence[str] = (),
     ) -> None:
         """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
@@ -97,7 +98,7 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: str | Sequence[str] = (),
+        settings: Settings = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""

@@ -83,7 +83,7 @@ def test_a_signal_ends_a_wait_for_data(running: subprocess.Popen[str], tmp_path:
     _, errors = running.communicate(timeout=LIMIT / 2)
     assert running.returncode == 128 + number, errors
     assert "Traceback" not in errors
-    assert "continue with --resume" in errors
+    assert "continue with resume=True (--resume)" in errors
     check_saved(tmp_path / "run")
 
 

@@ -10,8 +10,9 @@ from types import ModuleType
 
 import numpy as np
 
-from rcnn.models import Detector, DetectorConfig, build_detector
+from rcnn.models import Detector, DetectorConfig
 from rcnn.models.overrides import override
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.known import convert
 from tests.narrow import save_npz
 
@@ -46,6 +47,6 @@ def converted_detector(
         save_npz(path, chainer_weights(shared, name))
     converted = convert(path, settings)
     config = override(converted.config, changes)
-    detector = build_detector(config)
+    detector = empty_detector(config)
     detector.load_state_dict(converted.state)
     return detector.eval(), config

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.models import Detector, build_detector
+from rcnn.models import Detector
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.known import convert
 from tests.deviations import assert_within
 
@@ -52,7 +53,7 @@ def golden_detector(
     if not path.exists():
         write_peer_file(shared, name, path)
     converted = convert(path, shared / "golden/detectron2" / name / config)
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     return detector.eval()
 

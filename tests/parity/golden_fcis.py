@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.models import Detector, build_detector
+from rcnn.models import Detector
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.known import convert
 from tests.narrow import save_npz
@@ -54,7 +55,7 @@ def write_peer_file(shared: Path, name: str, folder: Path) -> Path:
 def converted_detector(path: Path, settings: str | None = SETTINGS) -> tuple[Detector, Converted]:
     """Our detector from the peer's file, through the converter that a user would use."""
     converted = convert(path, settings)
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     return detector.eval(), converted
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -11,12 +14,12 @@ from torch import Tensor
 from rcnn.models import Detector
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.heads.box import BoxHead
-from rcnn.ops.masks import paste_masks
-from rcnn.structures import Detections, ImageBatch, Proposals
+from rcnn.structures import ImageBatch, Proposals
 from rcnn.weights.systems.detectron2.system import RULES
 from tests.deviations import assert_at_most, assert_within
 from tests.narrow import instance, present
 from tests.parity.golden_detectron2 import assert_stage, golden_images, golden_targets, match_sets
+from tests.whole_masks import paste_masks
 
 Stored = dict[str, np.ndarray]
 FIRST = 20  # proposals of each image for which the second stage's outputs are stored
@@ -41,6 +44,17 @@ def assert_features(detector: Detector, images: ImageBatch, stored: Stored) -> d
     for level in detector.rpn.anchors.strides:  # C4's trunk gives finer maps too, which nothing uses
         assert_stage(stored, f"feat_{level.replace('c', 'res')}", features[level], atol=2e-4)
     return features
+
+
+@contextmanager
+def known_features(detector: Detector, features: dict[str, Tensor]) -> Generator[None, None, None]:
+    """The detector takes these maps instead of computing those of its images again, which takes seconds."""
+
+    def given(images: ImageBatch) -> dict[str, Tensor]:
+        return features
+
+    with patch.object(detector, "features", given):
+        yield
 
 
 def assert_proposals(detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored) -> None:
@@ -82,8 +96,12 @@ def assert_box_stage(head: BoxHead, features: dict[str, Tensor], boxes: Tensor, 
             assert_within(f"box head {name}", ours, stored[key], atol=atol, rtol=1e-4)
 
 
-def assert_detections(detections: Detections, images: ImageBatch, stored: Stored, shared: Path) -> None:
-    """Sets of detections, and masks as probabilities and at image size."""
+def assert_detections(
+    detector: Detector, features: dict[str, Tensor], images: ImageBatch, stored: Stored, shared: Path
+) -> None:
+    """Sets of detections, and masks as probabilities and at image size, from the maps that were compared before."""
+    with known_features(detector, features):
+        detections = detector.predict(images)
     inputs = np.load(shared / "golden/detectron2/inputs.npz")
     for image in range(2):
         real = detections.valid[image]
@@ -109,12 +127,14 @@ def assert_detections(detections: Detections, images: ImageBatch, stored: Stored
 def assert_training(detector: Detector, shared: Path, stored: Stored, names: dict[str, str]) -> None:
     """Losses, also where one image is empty, and every stored gradient; `names` maps our loss names to theirs."""
     images, seed = golden_images(shared, detector.config.input.divisor), torch.tensor(0)
-    losses = detector.losses(images, golden_targets(shared), seed)
+    features = detector.features(images)
+    with known_features(detector, features):
+        losses = detector.losses(images, golden_targets(shared), seed)
     assert_losses(losses, stored, "loss", names)
     torch.stack(list(losses.values())).sum().backward()
     assert_gradients(detector, stored)
     if any(key.startswith("loss_image1_empty/") for key in stored):
-        with torch.no_grad():
+        with torch.no_grad(), known_features(detector, features):
             losses = detector.losses(images, golden_targets(shared, empty=(1,)), seed)
         assert_losses(losses, stored, "loss_image1_empty", names)
 

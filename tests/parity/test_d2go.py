@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints
 from torchvision.ops import batched_nms, clip_boxes_to_image, nms, roi_align
 
-from rcnn.models import Detector, build_detector
+from rcnn.models import Detector
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
-from rcnn.weights.checkpoint import save_checkpoint
+from rcnn.weights.checkpoint import empty_detector, save_checkpoint
 from rcnn.weights.systems.known import convert
 from tests.deviations import assert_at_most, assert_within
 from tests.narrow import present
@@ -118,7 +118,7 @@ def photos(shared: Path) -> list[Path]:
 
 def converted(shared: Path, name: str, *overrides: str) -> tuple[Detector, tuple[str, ...]]:
     given = convert(weights(shared, name))
-    detector = build_detector(override(given.config, overrides))
+    detector = empty_detector(override(given.config, overrides))
     detector.load_state_dict(given.state)
     return detector.eval(), given.classes
 

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.models import build_detector
 from rcnn.predictor import Predictor
-from rcnn.weights.checkpoint import load_detector
+from rcnn.weights.checkpoint import empty_detector, load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 from rcnn.weights.export import EXPORTS, export_checkpoint
 from rcnn.weights.systems.known import convert
@@ -28,7 +27,7 @@ def test_every_bit_and_detection_comes_back(shared: Path, tmp_path: Path, kind: 
     assert len(theirs) == len(checkpoint.state)
     assert all(value.numpy().tobytes() in bits for value in checkpoint.state.values())
     given = convert(file)
-    direct = build_detector(given.config)
+    direct = empty_detector(given.config)
     direct.load_state_dict(given.state)
     photo = sorted((shared / "data" / "coco449").rglob("*.jpg"))[0]
     [one], [other] = (Predictor(each, classes=given.classes).predict([photo]) for each in (detector, direct))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.models import build_detector
 from rcnn.models.heads.box import BoxHead
 from rcnn.ops.anchors import legacy_cell_anchors
 from rcnn.structures import ImageBatch
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.known import convert
 from tests.deviations import assert_within
 from tests.narrow import instance
@@ -77,7 +77,7 @@ def test_every_stage_equals_the_blobs_own(tmp_path: Path, fpn: bool) -> None:
     file.write_bytes(python2_pickle(arrays, CFG + HEADS[fpn]))
     converted = convert(file)
     assert converted.config.name == f"mask_rcnn_r50_{'fpn' if fpn else 'c4'}_caffe"
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     detector.eval()
     peer = Peer(arrays, fpn)

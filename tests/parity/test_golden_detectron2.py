@@ -52,7 +52,7 @@ def test_inference_equals_detectron2_stage_by_stage(shared: Path, folder: Path, 
     assert_proposals(detector, features, images, stored)
     assert isinstance(detector.box_head, BoxHead)
     assert_box_stage(detector.box_head, features, stored_proposals(stored, FIRST).boxes, stored)
-    assert_detections(detector.predict(images), images, stored, shared)
+    assert_detections(detector, features, images, stored, shared)
 
 
 @pytest.mark.parametrize("name", TRAINING)

@@ -15,7 +15,7 @@ from rcnn.ops.boxes import box_iou
 from rcnn.ops.coco_backend import as_rle, encode_mask, encode_region, rle_area, rle_box, rle_mask
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.ops.losses import smooth_l1
-from rcnn.ops.masks import crop_bitmaps, paste_masks, paste_regions
+from rcnn.ops.masks import crop_bitmaps, paste_regions
 from rcnn.ops.matching import match
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
@@ -23,6 +23,7 @@ from rcnn.ops.rle import mask_outline
 from rcnn.ops.roi_align import assign_levels, roi_align
 from rcnn.preprocess import InputConfig, build_preprocessor
 from tests.deviations import assert_within
+from tests.whole_masks import paste_masks
 
 RATIOS = (0.5, 1.0, 2.0)
 TESTED = ["anchors", "box2box", "losses", "matcher", "nms", "paste_masks", "polygons", "resize", "rle"]

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.models import build_detector
 from rcnn.models.heads.box import BoxHead
 from rcnn.ops.boxes import clip_boxes
 from rcnn.ops.deltas import decode_deltas
 from rcnn.ops.pasting import paste_as
 from rcnn.structures import ImageBatch
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.known import convert
 from tests.deviations import assert_within
 from tests.narrow import instance
@@ -35,7 +35,7 @@ def test_inference_equals_tensorpack_stage_by_stage(shared: Path, tmp_path: Path
     pyramid, settings = CASES[case]
     write_peer_file(tmp_path / "model.npz", peer_shapes(pyramid=pyramid), suffix=":0" if case == "fpn" else "")
     converted = convert(tmp_path / "model.npz", f"{SETTINGS} {settings}")
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     detector.eval()
     stored = np.load(shared / f"golden/tensorpack/golden_{case}.npz")

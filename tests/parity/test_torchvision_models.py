@@ -13,9 +13,10 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 from torchvision.ops import FrozenBatchNorm2d
 
-from rcnn.models import Detector, build_detector
+from rcnn.models import Detector
 from rcnn.models.overrides import override
 from rcnn.structures import Detections, ImageBatch, Targets
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
@@ -55,7 +56,7 @@ def peer(masks: bool) -> FasterRCNN:
 def ours(model: nn.Module, *overrides: str) -> Detector:
     converted = convert_state(torchvision_files.SYSTEM, model.state_dict())
     config = override(converted.config, ["backbone.frozen_stages=0", *overrides])
-    detector = build_detector(config)
+    detector = empty_detector(config)
     detector.load_state_dict(converted.state)
     return detector
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection import FasterRCNN
 
-from rcnn.models import Detector, build_detector
+from rcnn.models import Detector
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_within
@@ -63,7 +64,7 @@ def ours(name: str, model: nn.Module, *overrides: str) -> Detector:
     converted = convert_state(torchvision_files.SYSTEM, model.state_dict(), source=source)
     assert converted.config.name == name
     config = override(converted.config, [*SMALL, "backbone.frozen_stages=0", *overrides])
-    detector = build_detector(config)
+    detector = empty_detector(config)
     detector.load_state_dict(converted.state)
     return detector.eval()
 

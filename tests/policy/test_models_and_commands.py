@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,13 @@ from typer.testing import CliRunner
 import rcnn
 from rcnn.cli.app import app
 from rcnn.cli.main import COMMANDS as HELP
-from rcnn.models import MODELS, build_detector, model_config
+from rcnn.models import MODELS, model_config
 from rcnn.models.config import TimmConfig, ViTConfig
 from rcnn.models.cost import cost, cost_of
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
 from rcnn.models.zoo.facts import facts
+from rcnn.weights.checkpoint import empty_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
@@ -36,7 +38,7 @@ def test_every_named_model_builds_and_costs_what_the_table_says(name: str) -> No
     if isinstance(config.backbone, TimmConfig | ViTConfig):
         pytest.importorskip("timm", reason="needs rcnn[timm]")
     with torch.device("meta"):
-        detector = build_detector(config)
+        detector = empty_detector(config)
     assert sum(parameter.numel() for parameter in detector.parameters()) > 100_000
     assert (detector.mask_head is not None) == ("mask_rcnn" in name)
     assert MODELS[name].__doc__ or name.endswith("_caffe")
@@ -81,6 +83,13 @@ def commands_of(page: Path) -> list[str]:
     return [line for line in [*lines, *inline] if line.startswith("rcnn ")]
 
 
+@cache
+def help_of(subcommand: str) -> str:
+    """What `rcnn SUBCOMMAND --help` prints."""
+    wide = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
+    return CliRunner().invoke(app, [subcommand, "--help"], env=wide).output
+
+
 def test_commands_in_the_docs_exist() -> None:
     found = [(page.name, command) for page in PAGES for command in commands_of(page)]
     assert found, "README and docs show no rcnn command"
@@ -90,13 +99,9 @@ def test_commands_in_the_docs_exist() -> None:
         if subcommand.startswith("-"):
             continue
         assert subcommand in COMMANDS, f"{page}: {command}"
-        described = CliRunner().invoke(
-            app, [subcommand, "--help"], env={"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1"}
-        )
+        described = help_of(subcommand)
         for option in (word.split("=")[0] for word in words[2:] if word.startswith("--")):
-            assert option in described.output, (
-                f"{page}: {command} has {option}, which `rcnn {subcommand}` does not know"
-            )
+            assert option in described, f"{page}: {command} has {option}, which `rcnn {subcommand}` does not know"
 
 
 def test_make_targets_in_the_docs_exist() -> None:

@@ -214,8 +214,7 @@ def test_models_and_doctor(capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn("models", "list") == 0
     listed = capsys.readouterr().out
     assert listed.count("\nmask_rcnn_r50_fpn ") == 2
-    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in " ".join(listed.split())
-    assert max(map(len, listed.splitlines())) < 140
+    assert "He et al. 2017; tensorpack 38.2 / 34.8 (1x)" in listed
     assert rcnn("models", "list", "--json") == 0
     assert json.loads(capsys.readouterr().out)["mask_rcnn_r50_fpn"]["paper"] == "He et al. 2017"
     assert rcnn("models", "cost", "faster_rcnn_compact", "num_classes=3", "--height", "128", "--width", "128") == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +218,27 @@ def test_one_bad_image_never_costs_the_others(detector: Detector, tmp_path: Path
     for score in ("a", 2):
         with pytest.raises(ValueError, match=r"score=.*; expected a number from 0 to 1"):
             predictor.predict(noise(8, 8), score=score)  # type: ignore[call-overload]
+
+
+def test_one_bad_image_is_raised_or_returned(detector: Detector, tmp_path: Path) -> None:
+    predictor = Predictor(detector, device="cpu")
+    with pytest.raises(FileNotFoundError, match=r"none\.png does not exist"):
+        predictor.predict(tmp_path / "none.png")
+    assert isinstance(predictor.predict(tmp_path / "none.png", errors="return"), FileNotFoundError)
+    assert isinstance(predictor.predict(np.zeros(3), errors="return"), ValueError)  # type: ignore[arg-type]
+    assert isinstance(predictor.predict(noise(8, 8), errors="return"), ImageDetections)
+
+
+def test_open_files(detector: Detector, tmp_path: Path) -> None:
+    Image.fromarray(noise(40, 60).permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    predictor = Predictor(detector, device="cpu")
+    expected = predictor.predict(tmp_path / "a.png")
+    with (tmp_path / "a.png").open("rb") as file:
+        found = predictor.predict(file)
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    assert found.draw().size == (60, 40)  # the file is closed
+    [found] = predictor.predict([io.BytesIO((tmp_path / "a.png").read_bytes())])
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
 
 
 def test_the_name_of_a_model_is_no_checkpoint() -> None:

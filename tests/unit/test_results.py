@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from rcnn.results import ImageDetections, ImageSource
+from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 RESULT = ImageDetections(
     height=40,
@@ -45,6 +48,24 @@ def test_coco() -> None:
     assert second["category_id"] == 10
     assert first["segmentation"]["size"] == [40, 60]
     assert RESULT.to_coco(7)[0]["category_id"] == 2
+    assert replace(RESULT, classes=()).to_coco(7)[0]["category_id"] == 2
+
+
+def test_coco_classes_have_cocos_own_ids() -> None:
+    laptop = replace(RESULT, classes=COCO_CLASSES, labels=np.array([COCO_CLASSES.index("laptop"), 0]))
+    assert [found["category_id"] for found in laptop.to_coco(7)] == [73, 1]
+    toothbrush = replace(laptop, labels=np.array([79, 11]))
+    assert [found["category_id"] for found in toothbrush.to_coco(7)] == [90, 13]
+    other_order = replace(laptop, classes=COCO_CLASSES[::-1])
+    assert [found["category_id"] for found in other_order.to_coco(7)] == [64, 1]
+
+
+def test_the_ids_are_those_of_cocos_annotations(shared: Path) -> None:
+    file = shared / "data" / "coco449" / "annotations" / "instances_val2017.json"
+    categories = json.loads(file.read_text(encoding="utf-8"))["categories"]
+    assert {entry["name"]: entry["id"] for entry in categories} == dict(
+        zip(COCO_CLASSES, COCO_CATEGORY_IDS, strict=True)
+    )
 
 
 def test_pictures() -> None:
@@ -91,6 +112,19 @@ def test_index_slice_and_loop() -> None:
     for index in (2, -3):
         with pytest.raises(IndexError, match=f"there is no detection {index}: the image has 2"):
             RESULT[index]
+
+
+def test_lists_and_wrong_indices() -> None:
+    assert RESULT[[name == "square" for name in RESULT.names]].names == RESULT[[1]].names == ("square",)
+    assert len(RESULT[[]]) == 0
+    wrong: list[Any] = ["cat", None, 1.5, [0.5], np.zeros((2, 2), bool), ["cat"]]
+    for index in wrong:
+        with pytest.raises(TypeError, match=r"a result cannot be indexed by .*expected an index, a slice, 2 bools"):
+            RESULT[index]
+    with pytest.raises(TypeError, match=r"for one class: result\[\[name == 'cat' for name in result\.names\]\]"):
+        RESULT[wrong[0]]
+    with pytest.raises(IndexError, match="got 3 bools; expected 2, one for each detection"):
+        RESULT[[True, False, True]]
 
 
 @pytest.mark.parametrize("score", ["a", None, float("nan"), -0.1, 1.5])

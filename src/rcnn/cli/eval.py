@@ -79,10 +79,11 @@ def evaluate(
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.evaluation.api import dataset_for, split_warning
+    from rcnn.evaluation.folder import METRICS_FILE
     from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
     from rcnn.metrics.tables import metrics_table
-    from rcnn.outputs import new_output
+    from rcnn.outputs import files_of_rcnn, new_output
 
     predictor, proposals = None, False
     if is_results(checkpoint):
@@ -121,6 +122,8 @@ def evaluate(
     for line in dataset.notes:
         typer.echo(line)
     folder = output or new_output("eval", checkpoint)
+    if METRICS_FILE in files_of_rcnn(folder):
+        typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
     details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
     if predictor is not None:
         settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]

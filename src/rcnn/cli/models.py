@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import textwrap
 from collections.abc import Iterable, Mapping
 from shutil import get_terminal_size
@@ -47,7 +48,9 @@ def list_models(
         row = known[name]
         line = f"{name:{width}}  {row.parameters / 1e6:8.1f} M  {row.gflops:7.1f}  {row.paper or 'ours'}"
         line = "; ".join([line, *_by_system(row.published)])
-        typer.echo(textwrap.fill(line, get_terminal_size().columns, subsequent_indent=" " * (width + 2)))
+        if sys.stdout.isatty():  # one line per model for grep
+            line = textwrap.fill(line, get_terminal_size().columns, subsequent_indent=" " * (width + 2))
+        typer.echo(line)
     typer.echo(
         "GFLOPs: one image of 800 x 1333 with the maximum number of proposals and detections; a multiplication "
         "and an addition count as two.\nAP: percent on COCO val2017 (minival), as reported by each framework."

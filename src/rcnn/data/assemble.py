@@ -97,22 +97,10 @@ def _objects(
     image = np.array([place[annotation["image_id"]] for annotation in annotations], dtype=np.int64)
     order = np.argsort(image, kind="stable")
     annotations, image = [annotations[i] for i in order.tolist()], image[order]
-    sizes = np.array([(one["height"], one["width"]) for one in images], dtype=np.float64).reshape(-1, 2)
-    height, width = sizes[image].T
-
-    x, y, w, h = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4).T
-    boxes = np.stack([x, y, x + w, y + h], axis=1)
-    limits = np.stack([width, height, width, height], axis=1)
-    clipped = boxes.clip(0, limits).astype(np.float32)
-    solid = (w > 0) & (h > 0)
-    inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    kept = solid & inside
-    beyond = kept & (np.abs(boxes - clipped) > BEYOND_EDGE).any(axis=1)
     ids = np.empty(len(annotations), dtype=object)
     ids[:] = [one["id"] for one in annotations]
-    warnings.add("a box of zero size", NOT_TRAINED, ids[~solid].tolist())
-    warnings.add("a box outside the image", NOT_TRAINED, ids[solid & ~inside].tolist())
-    warnings.add("a box partly outside the image", "clipped to the image for training", ids[beyond].tolist())
+    sizes = np.array([(one["height"], one["width"]) for one in images], dtype=np.float64).reshape(-1, 2)
+    boxes, kept = _clipped_boxes(annotations, sizes[image], ids, warnings)
 
     annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
     bare = [one["id"] for one in annotations if "segmentation" not in one]
@@ -122,7 +110,7 @@ def _objects(
     points = [one["keypoints"] for one in annotations if "keypoints" in one]
     return Objects(
         starts=np.searchsorted(image[kept], np.arange(len(images) + 1)),
-        boxes=clipped[kept],
+        boxes=boxes[kept],
         labels=np.array([label[one["category_id"]] for one in annotations], dtype=np.int64),
         crowd=np.array([one["iscrowd"] for one in annotations], dtype=bool),
         areas=np.array([one["area"] for one in annotations], dtype=np.float64),
@@ -130,3 +118,23 @@ def _objects(
         keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if points else None,
         outlines=pack_outlines(annotations),
     )
+
+
+def _clipped_boxes(
+    annotations: Sequence[Annotation], sizes: np.ndarray, ids: np.ndarray, warnings: Warnings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes (A, 4) float32 xyxy, clipped to their images, and (A,) bool: which of them can be used in training.
+
+    `sizes` (A, 2) are height and width of the images.
+    """
+    x, y, width, height = np.array([one["bbox"] for one in annotations], dtype=np.float64).reshape(-1, 4).T
+    boxes = np.stack([x, y, x + width, y + height], axis=1)
+    clipped = boxes.clip(0, np.tile(sizes[:, ::-1], 2)).astype(np.float32)
+    solid = (width > 0) & (height > 0)
+    inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
+    kept = solid & inside
+    beyond = kept & (np.abs(boxes - clipped) > BEYOND_EDGE).any(axis=1)
+    warnings.add("a box of zero size", NOT_TRAINED, ids[~solid].tolist())
+    warnings.add("a box outside the image", NOT_TRAINED, ids[solid & ~inside].tolist())
+    warnings.add("a box partly outside the image", "clipped to the image for training", ids[beyond].tolist())
+    return clipped, kept

@@ -1,11 +1,12 @@
-"""What users pass as an image (paths, bytes, arrays, Pillow images, tensors) as uint8 RGB (3, H, W)."""
+"""What users pass as an image (paths, bytes, files, arrays, Pillow images, tensors) as uint8 RGB (3, H, W)."""
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import IO, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,19 +17,21 @@ from torch import Tensor
 from rcnn.data.images import MAX_PIXELS, decode, read_image
 
 ImageInput: TypeAlias = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | npt.NDArray[np.uint8] | Image.Image | Tensor
+    str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | npt.NDArray[np.uint8] | Image.Image | Tensor
 )
 Channels = Literal["rgb", "bgr"]
 
 ACCEPTED = (
-    "a path (str or Path), encoded bytes, a Pillow image, a numpy array uint8 (H, W), (H, W, 3) or (H, W, 4), "
-    "or a tensor uint8 (3, H, W)"
+    "a path (str or Path), encoded bytes, a binary file, a Pillow image, a numpy array uint8 (H, W), (H, W, 1), "
+    "(H, W, 3) or (H, W, 4), or a tensor uint8 (3, H, W)"
 )
 
 
 def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
     if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor)):
+        return True
+    if _is_file(value):
         return True
     unsuitable = (Mapping, Set)  # the keys of a mapping are not images, and a set has no order
     if isinstance(value, Iterable) and not isinstance(value, unsuitable):
@@ -51,6 +54,7 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
 
     `channels` is the order of the colours in arrays and tensors: "bgr" for frames from OpenCV. Files and Pillow images
     know their own order. Alpha is dropped. An array or tensor of the right type shares its memory with the result.
+    A file is read from its position to its end.
 
     Raises FileNotFoundError for a missing file, ValueError (ImageError for files) for everything that cannot be used.
     """
@@ -62,6 +66,8 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
         if isinstance(path, str) and path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")
         return read_image(Path(path), max_pixels=max_pixels)
+    if _is_file(value):
+        return read_image(_content(value), max_pixels=max_pixels)
     if isinstance(value, Image.Image):
         if min(value.size) < 1:
             raise ValueError(f"the Pillow image is empty ({value.width} x {value.height})")
@@ -79,26 +85,41 @@ def require_channels(channels: str) -> None:
         raise ValueError(f"channels={channels!r} is not known; expected 'rgb' or 'bgr' (OpenCV)")
 
 
+def _is_file(value: object) -> bool:
+    """Whether `value` is an open file: what `open` returns, BytesIO, a file of a web framework."""
+    return callable(getattr(value, "read", None))
+
+
+def _content(file: Any) -> bytes:
+    """The bytes of an open file, from its position on. ValueError if they are text, or if none are left."""
+    name = getattr(file, "name", None)
+    shown = f"the file {name}" if isinstance(name, str) else f"the {type(file).__name__}"
+    data = "" if isinstance(file, io.TextIOBase) else file.read()
+    if not isinstance(data, bytes):
+        raise ValueError(f"{shown} is open as text; expected a binary file: open(path, 'rb')")
+    if not data:
+        raise ValueError(f"{shown} has no bytes after its position; expected an image: call .seek(0) before predicting")
+    return data
+
+
 def _from_array(array: npt.NDArray[Any], channels: Channels) -> Tensor:
     got = f"the array is {array.shape} of {array.dtype}"
-    expected = "expected uint8 (H, W), (H, W, 3) or (H, W, 4)"
+    expected = "expected uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
     if array.dtype != np.uint8:
-        raise ValueError(f"{got}; {expected} with values 0..255{_advice(array.dtype.kind)}")
+        advice = _advice(array.dtype.kind, array, "astype(np.uint8)")
+        raise ValueError(f"{got}; {expected} with values 0..255{advice}")
     if array.size == 0:
         raise ValueError(f"{got}, which has no pixels; {expected}")
     if array.ndim == 4:
         raise ValueError(f"{got}; {expected}: pass several images as a list, e.g. list(images)")
     if array.ndim not in (2, 3):
         raise ValueError(f"{got}; {expected}")
-    if array.ndim == 3 and array.shape[2] not in (3, 4):
-        hint = ""
-        if array.shape[2] == 1:
-            hint = ": pass image[:, :, 0]"
-        elif array.shape[0] in (1, 3, 4):
-            hint = ": channels come last in arrays, use np.moveaxis(image, 0, -1)"
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+        first = array.shape[0] in (1, 3, 4)
+        hint = ": channels come last in arrays, use np.moveaxis(image, 0, -1)" if first else ""
         raise ValueError(f"{got}; {expected}{hint}")
-    if array.ndim == 2:
-        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim == 2 or array.shape[2] == 1:
+        array = np.repeat(array.reshape(*array.shape[:2], 1), 3, axis=2)
     array = array[:, :, 2::-1] if channels == "bgr" else array[:, :, :3]
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # what torch cannot share
@@ -109,7 +130,9 @@ def _from_tensor(tensor: Tensor, channels: Channels) -> Tensor:
     got = f"the tensor is {tuple(tensor.shape)} of {str(tensor.dtype).removeprefix('torch.')}"
     expected = "expected uint8 (3, H, W)"
     if tensor.dtype != torch.uint8:
-        raise ValueError(f"{got}; {expected} with values 0..255{_advice('f' if tensor.is_floating_point() else 'i')}")
+        kind = "f" if tensor.is_floating_point() else "b" if tensor.dtype == torch.bool else "i"
+        advice = "" if tensor.is_complex() else _advice(kind, tensor.detach().cpu().double().numpy(), "to(torch.uint8)")
+        raise ValueError(f"{got}; {expected} with values 0..255{advice}")
     if tensor.ndim == 4:
         raise ValueError(f"{got}; {expected}: pass several images as a list, e.g. list(images)")
     if tensor.ndim != 3 or tensor.shape[0] != 3:
@@ -121,13 +144,17 @@ def _from_tensor(tensor: Tensor, channels: Channels) -> Tensor:
     return tensor.flip(0) if channels == "bgr" else tensor
 
 
-def _advice(kind: str) -> str:
-    """How to convert an image of another number type; `kind` as in numpy's `dtype.kind`."""
-    if kind == "f":
-        return ": for values in 0..1, convert with (255 * image).round() and then to uint8"
-    if kind in "iub":
-        return ": scale the values to 0..255 and convert to uint8"
-    return ""
+def _advice(kind: str, values: npt.NDArray[Any], cast: str) -> str:
+    """How to convert `values` of numpy's `dtype.kind` `kind` to uint8 with the method `cast`."""
+    if kind not in "fiub" or not values.size:
+        return ""
+    low, high = float(values.min()), float(values.max())
+    rounded = ".round()" if kind == "f" else ""
+    if kind == "b" or (kind == "f" and low >= 0 and high <= 1):
+        return f": for values in 0..1, convert with (255 * image){rounded}.{cast}"
+    if low >= 0 and high <= 255:
+        return f": the values fit, convert with image{rounded}.{cast}"
+    return f": the values are {low:g} to {high:g}; scale them to 0..255, then convert with .{cast}"
 
 
 def _kind(value: object) -> str:

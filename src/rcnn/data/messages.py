@@ -1,4 +1,4 @@
-"""Faults of a data set that do not prevent its use: counted, and reported in one line per kind."""
+"""Parts of messages, and the warnings about a data set: counted, and reported in one line per kind of fault."""
 
 from __future__ import annotations
 

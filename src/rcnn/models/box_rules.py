@@ -32,18 +32,18 @@ class BoxRules:
         boxes: Tensor,
         weights: Sequence[float],
         max_log_scale: float = MAX_LOG_SCALE,
-        pixel: Pixel = 1.0,
+        pixel_size: Pixel = 1.0,
     ) -> Tensor:
         """Boxes (..., 4), xyxy pixels: `boxes` transformed by `deltas` as in `decode_deltas`; not clipped.
 
-        `pixel` is the side of a pixel, in the units of the boxes.
+        `pixel_size` is the side of a pixel, in the units of the boxes.
         """
         return decode_deltas(deltas, boxes, weights, max_log_scale)
 
-    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, N, 4), xyxy pixels, clipped to images of `sizes` (B, 2), (height, width) in the same pixels.
 
-        `pixel` is the side of a pixel, in the units of the boxes.
+        `pixel_size` is the side of a pixel, in the units of the boxes.
         """
         return clip_boxes(boxes, sizes)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from rcnn.models.anchors import AnchorGenerator
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
-from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks
+from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks, rpn_blocks
 from rcnn.models.backbones.mobilenet import MobileNet
 from rcnn.models.backbones.own import checked_backbone
 from rcnn.models.backbones.resnet import ResNet
@@ -38,8 +38,8 @@ from rcnn.models.fpn import FPN
 from rcnn.models.heads.box import BoxHead, input_sizes
 from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
 from rcnn.models.heads.fcis import FCISHead
-from rcnn.models.heads.keypoint import KeypointHead
-from rcnn.models.heads.mask import MaskHead
+from rcnn.models.heads.keypoint import KeypointHead, UpsampledDeconv, require_consistent_keypoints
+from rcnn.models.heads.mask import MaskHead, mask_deconv
 from rcnn.models.heads.mask_targets import BitmapTargets, PolygonTargets
 from rcnn.models.heads.trunks import Convs, Res5, Trunk, build_box_trunk
 from rcnn.models.legacy.anchors import DetectronAnchors, TorchvisionAnchors
@@ -51,7 +51,7 @@ from rcnn.models.legacy.pooling import AffinePooler, CropPooler, NormalizedPoole
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
 from rcnn.models.own import Factory, OwnModule, checked_head, use_modules
 from rcnn.models.pooler import RegionPooler
-from rcnn.models.rpn import RPN
+from rcnn.models.rpn import RPN, rpn_convs
 from rcnn.models.validate import validate
 
 
@@ -95,7 +95,9 @@ def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
     networks = {"sigmoid": LegacyRPN, "softmax": SoftmaxRPN, "object_logit": ObjectLogitRPN}
     plain = replace(config.legacy, anchors="plain") == LegacyRPNConfig()
     network = RPN if plain else networks[config.legacy.objectness]
-    return network(in_channels=maps.channels, anchors=anchors, config=config, rules=rules)
+    light = config.head == "fbnet"
+    convs, width = (rpn_blocks(maps.channels), maps.channels) if light else rpn_convs(maps.channels, config)
+    return network(convs=convs, width=width, anchors=anchors, config=config, rules=rules)
 
 
 def build_heads(
@@ -168,9 +170,12 @@ def build_mask_head(
                 norm=mask.norm,
                 norm_after_relu=mask.norm_after_relu,
             )
+        before = shared if trunk is None else trunk
+        enlarges = before is None or mask.trunk == "fbnet"  # D2Go's blocks enlarge the map themselves
         return MaskHead(
             trunk=trunk,
             shared=shared if mask.trunk == "res5" else None,
+            deconv=None if enlarges else mask_deconv(before.channels, mask.width),
             pooler=build_pooler(mask.pooler, config.legacy, maps, rules),
             num_classes=config.num_classes,
             config=mask,
@@ -187,12 +192,16 @@ def build_keypoint_head(
     config: DetectorConfig, keypoint: KeypointHeadConfig, maps: FeatureMaps, rules: BoxRules
 ) -> KeypointHead:
     """The keypoint head."""
-    light, width = keypoint.trunk == "fbnet", fbnet_width(config.backbone)
+    require_consistent_keypoints(keypoint)
+    if keypoint.trunk == "fbnet":
+        width = fbnet_width(config.backbone)
+        trunk, logits = keypoint_blocks(width), keypoint_logits(width, len(keypoint.names))
+    else:
+        trunk = Convs(in_channels=maps.channels, count=keypoint.convs, width=keypoint.width)
+        logits = UpsampledDeconv(trunk.channels, len(keypoint.names))
     return KeypointHead(
-        trunk=keypoint_blocks(width)
-        if light
-        else Convs(in_channels=maps.channels, count=keypoint.convs, width=keypoint.width),
-        logits=keypoint_logits(width, len(keypoint.names)) if light else None,
+        trunk=trunk,
+        logits=logits,
         pooler=build_pooler(keypoint.pooler, config.legacy, maps, rules),
         config=keypoint,
         positives_per_image=config.box.sampling.batch_size * config.box.sampling.positive_fraction,

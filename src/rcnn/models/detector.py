@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass, replace
 
 import torch
@@ -47,8 +48,13 @@ class Detector(nn.Module):
         self.register_buffer("pixel_mean", torch.tensor(config.input.pixel_mean)[:, None, None], persistent=False)
         self.register_buffer("pixel_std", torch.tensor(config.input.pixel_std)[:, None, None], persistent=False)
 
-    def losses(self, images: ImageBatch, targets: Targets, seed: Tensor) -> dict[str, Tensor]:
-        """The losses to sum and minimize; `seed` () int64 draws the samples of anchors and regions."""
+    def losses(self, images: ImageBatch, targets: Targets, seed: Tensor | int) -> dict[str, Tensor]:
+        """The losses to sum and minimize; `seed`, an int or () int64, draws the samples of anchors and regions.
+
+        With `torch.compile`, pass a tensor: an int is a constant of the graph, and each new one may compile it again.
+        """
+        if not isinstance(seed, Tensor):
+            seed = torch.tensor(operator.index(seed), device=images.pixels.device)
         features = self.features(images)  # {"p2": (B, C, H/4, W/4), "p3": ...}
         targets = replace(targets, boxes=self.rules.last_pixel_to_input(targets.boxes, images.scales_or_one))
         proposals, losses = self.rpn.losses(features, images, targets, seed)

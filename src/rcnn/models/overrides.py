@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import yaml
 
@@ -22,17 +23,20 @@ from rcnn.models.describe import alternatives, field_types, part_classes, settin
 from rcnn.models.suggestions import near_settings
 
 T = TypeVar("T")
+Settings: TypeAlias = str | Sequence[str] | Mapping[str, object]  # "KEY=VALUE", several of these, or {KEY: VALUE}
 LARGEST_INT = 2**63  # torch has integers of 64 bits
 
 
-def override(settings: T, overrides: str | Sequence[str]) -> T:
+def override(settings: T, overrides: Settings) -> T:
     """`settings` (any dataclass of settings) changed by one or several `key.sub=value` strings, in order.
 
-    Values are YAML: `0.6`, `null`, `[[32], [64]]`, `{trunk: res5}`. `mask={}` gives an optional part its defaults,
-    `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that kind;
-    so does a setting that only one kind has and requires (`backbone.factory=my_backbone.py:make_backbone`).
+    A dict gives the same with Python's values: `{"box.score_threshold": 0.6, "mask": None}`.
+
+    Values in strings are YAML: `0.6`, `null`, `[[32], [64]]`, `{trunk: res5}`. `mask={}` gives an optional part its
+    defaults, `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that
+    kind; so does a setting that only one kind has and requires (`backbone.factory=my_backbone.py:make_backbone`).
     """
-    for text in as_strings(overrides):
+    for text in as_settings(overrides):
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
@@ -44,6 +48,34 @@ def override(settings: T, overrides: str | Sequence[str]) -> T:
 def as_strings(value: str | Sequence[str]) -> tuple[str, ...]:
     """Several strings, e.g. settings or class names, as a tuple; one string alone is not taken for its letters."""
     return (value,) if isinstance(value, str) else tuple(value)
+
+
+def as_settings(value: Settings) -> tuple[str, ...]:
+    """Settings in any of their forms as KEY=VALUE strings; ValueError for anything else."""
+    if isinstance(value, Mapping):
+        return tuple(f"{key}={_as_yaml(item)}" for key, item in value.items())
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
+        raise ValueError(f"the settings are {_short(value)}; expected KEY=VALUE strings, or a dict of keys and values")
+    return tuple(value)
+
+
+def _as_yaml(value: object) -> str:
+    """The text that `_parse` reads as `value`."""
+    plain = _plain(value)
+    if not isinstance(plain, str):
+        return json.dumps(plain, default=_from_numpy, ensure_ascii=False)
+    try:
+        unquoted = _parse("", plain) == plain
+    except ValueError:
+        unquoted = False
+    return plain if unquoted else json.dumps(plain, ensure_ascii=False)
+
+
+def _from_numpy(value: Any) -> Any:
+    """Numbers and arrays of numpy as Python's; everything else, e.g. a path, as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.anchors import AnchorGenerator
-from rcnn.models.backbones.fbnet import rpn_blocks
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import RPNConfig
 from rcnn.models.layers import Conv2d, init_linear
@@ -53,24 +52,24 @@ class Level(AnchorOutputs):
 class RPN(nn.Module):
     """Feature maps -> proposals. models/legacy/rpn.py has the variants of old systems.
 
+    `convs` are the layers before the two outputs; they have `width` output channels.
     Boxes and anchors are float32 xyxy in pixels of the network input.
     """
 
     logits_per_anchor = 1
 
     def __init__(
-        self, *, in_channels: int, anchors: AnchorGenerator, config: RPNConfig, rules: BoxRules = HALF_OPEN
+        self,
+        *,
+        convs: nn.Sequential,
+        width: int,
+        anchors: AnchorGenerator,
+        config: RPNConfig,
+        rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
         self.config, self.anchors, self.rules = config, anchors, rules
-        if config.head == "fbnet":
-            self.convs, width = rpn_blocks(in_channels), in_channels
-        else:
-            widths = [in_channels] + [config.width or in_channels] * config.convs
-            convs = [Conv2d(before, after, 3, relu=True) for before, after in pairwise(widths)]
-            for conv in convs:
-                init_linear(conv, std=0.01)
-            self.convs, width = nn.Sequential(*convs), widths[-1]
+        self.convs = convs
         self.objectness = nn.Conv2d(width, anchors.per_cell * self.logits_per_anchor, 1)
         self.deltas = nn.Conv2d(width, anchors.per_cell * 4, 1)
         for layer in (self.objectness, self.deltas):
@@ -188,6 +187,15 @@ class RPN(nn.Module):
         """What the objectness loss and the box loss are divided by; `valid` (B, S) is the sample."""
         count = len(valid) * self.config.sampling.batch_size
         return count, count
+
+
+def rpn_convs(in_channels: int, config: RPNConfig) -> tuple[nn.Sequential, int]:
+    """The 3x3 convolutions before the two outputs (figure 3), and their output channels."""
+    widths = [in_channels] + [config.width or in_channels] * config.convs
+    convs = [Conv2d(before, after, 3, relu=True) for before, after in pairwise(widths)]
+    for conv in convs:
+        init_linear(conv, std=0.01)
+    return nn.Sequential(*convs), widths[-1]
 
 
 def excluding(level: Level, excluded: Tensor) -> Level:

@@ -65,7 +65,7 @@ def box_ioa(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(intersection > 0, intersection / box_area(a), 0.0)
 
 
-def is_nonempty(boxes: Tensor, min_size: float = 0.0) -> Tensor:
+def sides_longer_than(boxes: Tensor, min_size: float = 0.0) -> Tensor:
     """Whether both sides of the boxes (..., 4), xyxy pixels, are longer than `min_size` pixels, bool (...).
 
     The comparison is strict, as in Detectron2: 0 excludes boxes without area. A negative size includes them.

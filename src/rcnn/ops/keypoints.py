@@ -30,9 +30,9 @@ def keypoint_places(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor
     points = keypoints[..., :2]
     cell = ((points - corner) * (size / torch.where(side > 0, side, 1.0))).floor()  # (B, R, J, 2)
     cell = torch.where(points == boxes[:, :, None, 2:], size - 1, cell)
-    counts = ((cell >= 0) & (cell < size)).all(-1) & (keypoints[..., 2] > 0) & (side > 0).all(-1)
-    cell = torch.where(counts[..., None], cell, 0).to(torch.int64)
-    return cell[..., 1] * size + cell[..., 0], counts
+    annotated = ((cell >= 0) & (cell < size)).all(-1) & (keypoints[..., 2] > 0) & (side > 0).all(-1)
+    cell = torch.where(annotated[..., None], cell, 0).to(torch.int64)
+    return cell[..., 1] * size + cell[..., 0], annotated
 
 
 @torch.library.custom_op("rcnn::decode_keypoints", mutates_args=())

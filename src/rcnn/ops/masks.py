@@ -77,24 +77,15 @@ def _(
     return boxes.new_empty((*valid.shape, size, size), dtype=torch.float32)
 
 
-def paste_masks(masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5) -> Tensor:
-    """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W).
-
-    Returns (N, H, W) bool on the CPU: set if the bilinear value at a pixel's centre (0 outside) is at least `threshold`
-    (Detectron2's paste_masks_in_image). It needs N whole images; `paste_regions` does not.
-    """
-    canvases = torch.zeros((len(masks), *size), dtype=torch.bool)
-    for canvas, (x0, y0, mask) in zip(canvases, paste_regions(masks, boxes, size, threshold), strict=True):
-        canvas[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = torch.from_numpy(mask)
-    return canvases
-
-
 def paste_regions(
     masks: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float = 0.5, max_bytes: int = 64 * 2**20
 ) -> Iterator[Region]:
-    """The result of `paste_masks` as a generator of the regions around each box, in order.
+    """Masks (N, m, m) in [0, 1], each resized to its box (N, 4), xyxy pixels, in an image of `size` (H, W), in order.
 
-    Memory: one region at a byte per pixel, and `max_bytes` to compute it, independent of N and of the image's size.
+    A pixel is set if the bilinear value at its centre (0 outside of the box) is at least `threshold` (Detectron2's
+    paste_masks_in_image). Memory: one region at a byte per pixel, and `max_bytes` to compute it, independent of N
+    and of the image's size.
+
     Raises ValueError for a threshold of 0 or less, which would set pixels far from the box.
     """
     if threshold <= 0:

@@ -22,19 +22,18 @@ def assign_levels(
     lowest: int = 2,
     highest: int = 5,
     canonical_size: float = 224,
-    canonical_level: int = 4,
     *,
     eps_inside: bool = True,
 ) -> Tensor:
     """Index (...) int64, from 0 for `lowest`, of the level for boxes (..., 4): larger boxes have coarser levels.
 
-    A box with sides of `canonical_size` pixels has `canonical_level`. A small number is added so that boxes on the
+    A box with sides of `canonical_size` pixels has level 4. A small number is added so that boxes on the
     border of two levels have the upper one: inside the logarithm (Detectron2), or after it (torchvision).
     """
     sides = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).float().clamp(min=0).sqrt()
     ratio = sides / canonical_size
     exponent = (ratio + 1e-8).log2() if eps_inside else ratio.log2() + 1e-6
-    return (canonical_level + exponent).floor().clamp(lowest, highest).to(torch.int64) - lowest
+    return (4 + exponent).floor().clamp(lowest, highest).to(torch.int64) - lowest
 
 
 @torch.library.custom_op("rcnn::roi_align", mutates_args=())

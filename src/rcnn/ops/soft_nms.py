@@ -41,7 +41,7 @@ def soft_nms(
         valid: (B, D) bool, a prefix of each row.
     """
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
-    sunk = torch.zeros_like(index, dtype=torch.float32)
+    reduced = torch.zeros_like(index, dtype=torch.float32)
     kept = torch.zeros_like(index, dtype=torch.bool)
     for image in range(boxes.shape[0]):
         candidates = valid[image].nonzero()[:, 0]
@@ -53,9 +53,9 @@ def soft_nms(
         )
         order = order[:keep]
         index[image, : len(order)] = candidates[order]
-        sunk[image, : len(order)] = left[order]
+        reduced[image, : len(order)] = left[order]
         kept[image, : len(order)] = True
-    return index, sunk, kept
+    return index, reduced, kept
 
 
 def _soft_image(

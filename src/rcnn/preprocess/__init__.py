@@ -1,4 +1,4 @@
-"""Image file <-> network input: resizing on the way in, coordinates on the way back. Read preprocessor.py first."""
+"""Image file <-> network input: resizes images and maps coordinates back. Read preprocessor.py first."""
 
 from rcnn.preprocess.build import build_preprocessor
 from rcnn.preprocess.config import InputConfig, Resize, Rounding

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import as_strings
+from rcnn.models.overrides import Settings, as_settings, as_strings
 from rcnn.training.plan import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.starting import CONFIG
@@ -28,7 +28,7 @@ def train(
     data: str | Path,
     output: str | Path | None = None,
     *,
-    settings: str | Sequence[str] = (),
+    settings: Settings = (),
     split: str = "",
     val_split: str = "",
     annotations: str = "",
@@ -42,10 +42,11 @@ def train(
 ) -> TrainingRun:
     """Train a model by name or by its config, or fine-tune a checkpoint, on the data set in the folder `data`.
 
-    `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: KEY=VALUE changes, e.g.
-    "train.steps=500" or "input.min_size=640" (`rcnn models show MODEL` lists all). `split` and `val_split` are found by
-    their names (train..., val...); `val_split="none"`: no evaluation. `weights`: a converted ImageNet backbone.
-    `resume`: continue the run in `output`. `strict` and `allow_empty` as in `open_dataset`.
+    `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: changes, as KEY=VALUE strings or a
+    dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL` lists all).
+    `split` and `val_split` are found by their names (train..., val...); `val_split="none"`: no evaluation. `weights`:
+    a converted ImageNet backbone. `resume`: continue the run in `output`, which must not contain one otherwise.
+    `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `log` receives the lines of the progress.
 
@@ -56,7 +57,7 @@ def train(
         config=model if isinstance(model, DetectorConfig) else None,
         data=Path(data),
         output=None if output is None else Path(output),
-        overrides=as_strings(settings),
+        overrides=as_settings(settings),
         splits=(split, val_split),
         annotations=annotations,
         weights=str(weights),

@@ -128,7 +128,7 @@ def train(
                 save_last()
             if not isinstance(error, StopRequested):
                 raise
-            log.log(f"stopped after step {state.step} of {settings.steps}; continue with --resume")
+            log.log(f"stopped after step {state.step} of {settings.steps}; continue with resume=True (--resume)")
             return replace(outcome(), finished=False, signal=stop.signal)
     if state.ema is not None and evaluate is None:
         run.save("averaged", state.evaluated)  # without evaluations there is no best/ to hold it

@@ -28,6 +28,7 @@ class RunLog:
         self._loss: float | None = None
         repeated = first_step - 1 if evaluation_due else first_step
         kept = [line for line in read_log(path) if line["step"] < (first_step if "loss" in line else repeated)]
+        self._before = max((s for line in kept if isinstance(s := line.get("seconds"), int | float)), default=0.0)
         new = path.with_name(path.name + ".new")
         new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(new, path)
@@ -59,8 +60,9 @@ class RunLog:
         self._file.close()
 
     def write(self, *, step: int, **values: object) -> None:
-        """One line: the step, the seconds since the run was started or resumed, and `values`."""
-        line = {"step": step, "seconds": round(time.perf_counter() - self._started, 3), **values}
+        """One line: the step, the seconds that the run has taken so far (also before it was resumed), and `values`."""
+        seconds = self._before + time.perf_counter() - self._started
+        line = {"step": step, "seconds": round(seconds, 3), **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         if isinstance(loss := values.get("loss"), float):

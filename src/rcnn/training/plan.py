@@ -223,13 +223,13 @@ def _record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | 
     """The record of the run that is resumed, or None for a new run. ValueError if the folder allows neither."""
     output = request.output
     if request.resume and output is None:
-        raise ValueError("--resume needs the folder of the run to continue: give it with --output")
+        raise ValueError("resume=True (--resume) needs the folder of the run to continue: give it as output (--output)")
     if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
         return found.record if request.resume else None
     if not request.resume:
         raise ValueError(
-            f"{output} contains a run ({_listed(found.checkpoints)}): continue it with --resume, or choose another "
-            "--output"
+            f"{output} contains a run ({_listed(found.checkpoints)}): continue it with resume=True (--resume), or "
+            "choose another output (--output)"
         )
     if "last" not in found.checkpoints:
         raise ValueError(
@@ -271,7 +271,7 @@ def _as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         if value and value != before and not _same_path(value, before):
             raise ValueError(
                 f"{option} cannot change when a run is resumed: it is {before or 'not set'} in {request.output}, got "
-                f"{value}. Leave --resume out and choose another --output for a new run"
+                f"{value}. For a new run, leave resume (--resume) out and choose another output (--output)"
             )
     first, second = record["splits"]
     return replace(

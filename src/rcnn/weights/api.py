@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rcnn.models import Detector
-from rcnn.models.overrides import as_strings
+from rcnn.models.overrides import Settings, as_settings, as_strings
 from rcnn.outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
@@ -29,7 +29,7 @@ def convert(
     *,
     config: str | Path | None = None,
     classes: str | Sequence[str] = (),
-    settings: str | Sequence[str] = (),
+    settings: Settings = (),
     allow_missing: str | Sequence[str] = (),
     allow_unused: str | Sequence[str] = (),
     log: Callable[[str], object] | None = None,
@@ -38,9 +38,9 @@ def convert(
 
     `output`: the folder to write; default: a new `runs/convert-FILE-N`. `config`: the other framework's configuration
     file, or the name of a model in its zoo. `classes`: the class names; default: those that can be inferred.
-    `settings`: KEY=VALUE changes to our config, e.g. "input.min_size=640". `allow_missing`: patterns of our tensors
-    that may be missing and get initial values; `allow_unused`: patterns of their tensors to ignore. `log` receives the
-    lines of the report.
+    `settings`: changes to our config, e.g. ["input.min_size=640"] or {"input.min_size": 640}. `allow_missing`:
+    patterns of our tensors that may be missing and get initial values; `allow_unused`: patterns of their tensors to
+    ignore. `log` receives the lines of the report.
 
     Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
     """
@@ -50,7 +50,7 @@ def convert(
         classes=classes if isinstance(classes, str) else tuple(classes),
         allow_missing=as_strings(allow_missing),
         allow_unused=as_strings(allow_unused),
-        overrides=as_strings(settings),
+        overrides=as_settings(settings),
         command="rcnn.convert",
     )
     with output_or_new(output, "convert", file) as folder:

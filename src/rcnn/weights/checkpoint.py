@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from rcnn import __version__
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
-from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
@@ -51,21 +51,31 @@ class Checkpoint:
 def save_checkpoint(
     directory: str | Path,
     detector: nn.Module | Mapping[str, Tensor],
-    config: DetectorConfig,
-    classes: Sequence[str],
-    provenance: Mapping[str, Any],
+    config: DetectorConfig | None = None,
+    classes: Sequence[str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
     *,
     kind: Kind = "detector",
 ) -> None:
     """Write `detector`, or its state, to the folder `directory`. Files there that rcnn did not write are kept.
 
-    `config` is that of the detector, `detector.config`. A checkpoint that rcnn wrote there is replaced, once the new
-    one is complete. Raises ValueError if the number of classes differs from the config's, or if the config does not say
-    how to build the user's own modules; FileExistsError if a file of that name is not from rcnn, OSError if the
-    folder cannot be written; then nothing changes.
+    `config` defaults to `detector.config`; a state needs it. `classes` are the class names, "0", "1", ... by default.
+    `provenance` is a note on where the weights come from, for the reader of config.json.
+
+    A checkpoint that rcnn wrote there is replaced, once the new one is complete. Raises ValueError if the number of
+    classes differs from the config's, or if the config does not say how to build the user's own modules;
+    FileExistsError if a file of that name is not from rcnn, OSError if the folder cannot be written; then nothing
+    changes.
     """
+    if config is None:
+        if not isinstance(detector, Detector):
+            given = type(detector).__name__
+            raise ValueError(f"config is missing; expected the config of the detector, as {given} has none")
+        config = detector.config
+    if classes is None:
+        classes = [] if kind == "backbone" else [str(label) for label in range(config.num_classes)]
     with writing_checkpoint(directory) as folder:
-        write_checkpoint(folder, detector, config, classes, provenance, kind=kind)
+        write_checkpoint(folder, detector, config, classes, provenance or {}, kind=kind)
 
 
 @contextmanager
@@ -167,11 +177,11 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
 
 
 def load_detector(
-    path: str | Path, settings: str | Sequence[str] = (), *, allow: str | Sequence[str] = ()
+    path: str | Path, settings: Settings = (), *, allow: str | Sequence[str] = ()
 ) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint.
 
-    `settings` are KEY=VALUE changes to its config, e.g. "box.score_threshold=0.01". `allow` and errors as in
+    `settings` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
     `load_checkpoint`.
     """
     checkpoint = load_checkpoint(path, allow=allow)
@@ -184,7 +194,7 @@ def load_detector(
     try:
         detector = empty_detector(checkpoint.config)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
-        words = [settings] if isinstance(settings, str) else settings
+        words = as_settings(settings)
         changed = f" with {' '.join(words)}" if words else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))

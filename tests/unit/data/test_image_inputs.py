@@ -37,6 +37,7 @@ def test_one_image_in_every_form(tmp_path: Path) -> None:
     frozen.flags.writeable = False
     forms: list[Any] = [
         path, str(path), path.read_bytes(), bytearray(path.read_bytes()), memoryview(path.read_bytes()),
+        io.BytesIO(path.read_bytes()), path.open("rb"),
         RGB, alpha, frozen, np.asfortranarray(RGB), RGB[::-1][::-1], RGB.view(np.ndarray),
         Image.fromarray(RGB), Image.fromarray(alpha), torch.from_numpy(RGB.transpose(2, 0, 1).copy()),
     ]  # fmt: skip
@@ -60,7 +61,9 @@ def test_bgr_is_for_arrays_and_tensors(tmp_path: Path) -> None:
 
 def test_grey_array() -> None:
     grey = RGB[:, :, 0]
-    np.testing.assert_array_equal(rows(as_image(grey)), np.stack([grey] * 3, -1))
+    for form in (grey, grey[:, :, None]):
+        np.testing.assert_array_equal(rows(as_image(form)), np.stack([grey] * 3, -1))
+        np.testing.assert_array_equal(rows(as_image(form, channels="bgr")), np.stack([grey] * 3, -1))
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"])
@@ -86,8 +89,16 @@ def test_sixteen_bits_and_orientation_of_pillow_images() -> None:
     ("value", "message"),
     [
         (RGB / 255, r"\(7, 5, 3\) of float64; expected uint8 .*values in 0\.\.1, convert with \(255 \* image\)"),
-        (RGB.astype(np.uint16), r"of uint16; expected uint8 .*scale the values to 0\.\.255"),
-        (RGB > 9, "of bool; expected uint8"),
+        (RGB.astype(np.int64), r"of int64; expected uint8 .*the values fit, convert with image\.astype\(np\.uint8\)"),
+        (RGB.astype(np.float32), r"the values fit, convert with image\.round\(\)\.astype\(np\.uint8\)"),
+        (
+            RGB.astype(np.uint16) + 500,
+            r"of uint16; expected uint8 .*the values are 5\d\d to 7\d\d; scale them to 0\.\.255",
+        ),
+        (RGB - 300.0, r"the values are -\d+ to -\d+; scale them to 0\.\.255"),
+        (np.full((2, 2), np.nan), r"the values are nan to nan; scale them"),
+        (np.zeros((0, 4)), r"of float64; expected uint8 .* with values 0\.\.255$"),
+        (RGB > 9, r"of bool; expected uint8 .*convert with \(255 \* image\)\.astype\(np\.uint8\)"),
         (np.array([None, 1]), "of object; expected uint8"),
         (np.array(["a"]), "expected uint8"),
         (RGB[:0], "which has no pixels"),
@@ -96,17 +107,21 @@ def test_sixteen_bits_and_orientation_of_pillow_images() -> None:
         (RGB[0, 0], r"is \(3,\) of uint8; expected uint8 \(H, W\)"),
         (np.uint8(3) + np.zeros((), np.uint8), "a uint8; expected a path|is \\(\\) of uint8"),
         (RGB.transpose(2, 0, 1), r"channels come last in arrays, use np\.moveaxis"),
-        (RGB[:, :, :1], r"pass image\[:, :, 0\]"),
         (RGB[:, :, :2], r"\(7, 5, 2\) of uint8"),
         (torch.from_numpy(RGB), r"is \(7, 5, 3\) of uint8; expected uint8 \(3, H, W\): use image\.permute"),
         (torch.rand(3, 4, 4), r"of float32; expected uint8 \(3, H, W\).*values in 0\.\.1"),
+        (torch.full((3, 4, 4), 200), r"of int64.*the values fit, convert with image\.to\(torch\.uint8\)"),
+        (torch.rand(3, 4, 4) > 0, r"of bool.*convert with \(255 \* image\)\.to\(torch\.uint8\)"),
         (torch.zeros(1, 3, 4, 4, dtype=torch.uint8), "pass several images as a list"),
         (torch.zeros(3, 0, 4, dtype=torch.uint8), "which has no pixels"),
         (Image.new("F", (4, 4)), "the Pillow image has 32-bit samples"),
         (Image.new("RGB", (0, 4)), r"the Pillow image is empty \(0 x 4\)"),
         ("http://host/a.jpg", "is a URL; expected a file"),
+        (io.StringIO("text"), r"the StringIO is open as text; expected a binary file: open\(path, 'rb'\)"),
+        (io.BytesIO(), r"the BytesIO has no bytes after its position; expected an image: call \.seek\(0\)"),
+        (io.BytesIO(b"text"), "given as 4 bytes is not an image"),
         (b"text", "given as 4 bytes is not an image"),
-        (None, r"got None; expected a path \(str or Path\), encoded bytes, a Pillow image, a numpy array"),
+        (None, r"got None; expected a path \(str or Path\), encoded bytes, a binary file, a Pillow image"),
         (3, "got a int; expected a path"),
     ],
 )
@@ -119,6 +134,17 @@ def test_a_missing_file() -> None:
     for path in ("gone.jpg", "a\0b.jpg"):
         with pytest.raises(FileNotFoundError, match="does not exist"):
             as_image(path)
+
+
+def test_a_text_file_is_refused_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(Image.fromarray(RGB)))
+    with path.open() as file, pytest.raises(ValueError, match=r"the file .*a\.png is open as text; expected a binary"):
+        as_image(file)
+    with path.open("rb") as file:
+        file.read()
+        with pytest.raises(ValueError, match=r"the file .*a\.png has no bytes after its position"):
+            as_image(file)
 
 
 def test_one_or_several() -> None:

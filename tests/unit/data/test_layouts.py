@@ -134,7 +134,7 @@ def test_each_format_recognises_its_own_folders(tmp_path: Path) -> None:
     (tmp_path / "via" / "val").mkdir(parents=True)
     (tmp_path / "via" / "val" / "via_region_data.json").write_text(json.dumps(regions))
     for folder, expected in ((root, [True, False]), (tmp_path / "via", [False, True]), (tmp_path, [False, False])):
-        assert [one.recognises(folder) for one in FORMATS] == expected
+        assert [bool(one.splits(folder)) for one in FORMATS] == expected
         assert [one.recognises(folder, "val") for one in FORMATS] == expected
         assert not any(one.recognises(folder, "train") for one in FORMATS)
     tables = FORMATS[0].read(root, "val")

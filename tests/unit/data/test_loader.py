@@ -154,7 +154,9 @@ class TestStream:
 
     def test_batches_can_be_pickled(self, dataset: Dataset) -> None:
         order = BatchSampler(np.ones(len(dataset), bool), 2, seed=0)
-        batches = Batches(dataset, Model(), Settings(), order, masks="polygon", keypoints=False, pairs=(), rank=0)
+        batches = Batches(
+            dataset=dataset, input_config=Model(), settings=Settings(), sampler=order, masks="polygon", keypoints=False
+        )
         sent = pickle.dumps(batches)
         assert_same([batches.make(3)], [pickle.loads(sent).make(3)])  # noqa: S301
 

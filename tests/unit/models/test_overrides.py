@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from rcnn.models.config import (
@@ -54,6 +55,25 @@ def test_values_take_the_fields_own_types() -> None:
     assert config.mask is not None
     assert config.mask.convs == 2
     assert config.fpn is not None  # nothing else moved
+
+
+def test_a_dict_has_values_of_python() -> None:
+    config = model_config("mask_rcnn_r50_fpn")
+    words = ["box.score_threshold=0.25", "mask=null", "input.pixel_mean=[1,2,3.5]", "input.channel_order=bgr"]
+    values = {"box.score_threshold": 0.25, "mask": None, "input.pixel_mean": (1, 2, 3.5), "input.channel_order": "bgr"}
+    assert override(config, values) == override(config, words)
+    assert override(config, {"backbone": CompactConfig(stem_width=16)}).backbone == CompactConfig(stem_width=16)
+    assert override(config, {"input.min_size": np.int64(96), "rpn.smooth_l1_beta": 1e-5}).rpn.smooth_l1_beta == 1e-5
+    for text in ("0.5", "null", "[", "a: b", "caf\u00e9 \U0001f408", ""):  # a string stays a string
+        assert override(config, {"name": text}).name == text
+    with pytest.raises(ValueError, match=r"input\.min_size: expected .*, got '640'"):
+        override(config, {"input.min_size": "640"})
+
+
+@pytest.mark.parametrize("settings", [3, None, [("box.score_threshold", 0.5)], [{"mask": None}], b"mask=null"])
+def test_settings_of_other_types_are_refused(settings: Any) -> None:
+    with pytest.raises(ValueError, match=r"the settings are .*; expected KEY=VALUE strings, or a dict"):
+        override(model_config("mask_rcnn_r50_fpn"), settings)
 
 
 def test_parts_are_removed_added_and_replaced() -> None:

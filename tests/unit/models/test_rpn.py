@@ -363,7 +363,8 @@ def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, 
         return network.losses(x, images_of(sizes, scales), targets, SEED)
 
     expected, losses = both(features, SIZES, scales)
-    found, compiled = torch.compile(both, fullgraph=True, backend="aot_eager")(features, SIZES, scales)
+    backend = "aot_eager" if kind == "half_open" else "eager"  # the first also traces the backward pass
+    found, compiled = torch.compile(both, fullgraph=True, backend=backend)(features, SIZES, scales)
     assert_same_proposals(found, expected)
     torch.testing.assert_close(compiled, losses)
     for image in range(2):

@@ -5,10 +5,11 @@ Names whose models are alike when they are tiny (R-50 and R-101, say) share one 
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,14 @@ def tiny(name: str) -> DetectorConfig:
     config = model_config(name)
     backbone = config.backbone
     if isinstance(backbone, ResNetConfig):
-        backbone = replace(backbone, depth=50, blocks=(1, 1, 1, 1), frozen_stages=min(backbone.frozen_stages, 1))
+        backbone = replace(
+            backbone,
+            depth=50,
+            blocks=(1, 1, 1, 1),
+            groups=min(backbone.groups, 2),
+            width_per_group=32 if backbone.norm == "gn" else 8,  # group normalization has 32 groups
+            frozen_stages=min(backbone.frozen_stages, 1),
+        )
     elif isinstance(backbone, TimmConfig):
         pytest.importorskip("timm", reason="timm is not installed: pip install 'rcnn[timm]'")
         backbone = replace(backbone, name=TINY_TIMM.get(backbone.name, backbone.name))
@@ -150,59 +158,89 @@ def run_through(config: DetectorConfig, folder: Path) -> bool:
     return True
 
 
-compiled_parts: set[str] = set()
+compiled_stages: set[str] = set()
+# the settings that each stage reads besides those that all stages read, such as `legacy`
+SETTINGS_OF = {
+    "features": {"backbone", "fpn"},
+    "rpn": {"rpn"},
+    "box_head": {"box", "cascade", "fcis"},
+    "mask_head": {"box", "cascade", "mask"},
+    "keypoint_head": {"box", "cascade", "keypoint"},
+}
+SETTINGS_OF_STAGES = set[str]().union(*SETTINGS_OF.values())
 
 
-def compile_features(detector: Detector, images: ImageBatch) -> None:
-    """Image -> maps is one graph with the values of eager mode; once for each backbone and pyramid."""
-    part = repr((detector.backbone, detector.fpn))
-    if part in compiled_parts:
-        return
-    eager = detector.features(images)
-    compiled = torch.compile(detector.features, fullgraph=True, backend="eager")(images)
-    assert compiled.keys() == eager.keys()
-    for name, value in eager.items():
-        torch.testing.assert_close(compiled[name], value, atol=1e-4, rtol=1e-3, msg=name)
-    compiled_parts.add(part)
+def call(stage: Callable[..., Any], *args: object) -> Any:
+    """Runs a stage in eager mode."""
+    return stage(*args)
 
 
-def compile_heads(detector: Detector, images: ImageBatch, targets: Targets) -> None:
-    """Maps -> detections and maps -> losses are one graph each; once for each set of heads and their settings."""
-    heads = [child for name, child in detector.named_children() if name not in ("backbone", "fpn")]
-    settings = {f.name: getattr(detector.config, f.name) for f in fields(detector.config)}
-    part = repr((heads, {name: value for name, value in settings.items() if name not in ("backbone", "fpn")}))
-    if part in compiled_parts:
-        return
-    with torch.no_grad():
-        maps = detector.features(images)
+def call_compiled(stage: Callable[..., Any], *args: object) -> Any:
+    """Runs a stage in eager mode, and as one graph, which must give the same values."""
+    expected = stage(*args)
+    found = torch.compile(stage, fullgraph=True, backend="eager")(*args)
+    for one, other in zip(tensors(found), tensors(expected), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
+    return expected
 
-    def features(images: ImageBatch) -> dict[str, Tensor]:
-        return maps
 
-    with patch.object(detector, "features", features):
-        seed = torch.tensor(3)
-        found, eager = detector.predict(images), detector(images, targets, seed)
-        compiled = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
-        losses = torch.compile(detector, fullgraph=True, backend="eager")(images, targets, seed)
-    assert_close(compiled, found)
-    assert losses.keys() == eager.keys()
-    for name, value in eager.items():
-        torch.testing.assert_close(losses[name], value, atol=1e-4, rtol=1e-3, msg=name)
-    compiled_parts.add(part)
+def tensors(value: object) -> list[Tensor]:
+    """The tensors in the output of a stage: a dictionary, a tuple or a dataclass of tensors."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        return [tensor for key in sorted(value) for tensor in tensors(value[key])]
+    if isinstance(value, tuple):
+        return [tensor for each in value for tensor in tensors(each)]
+    if is_dataclass(value):
+        return [tensor for f in fields(value) for tensor in tensors(getattr(value, f.name))]
+    return []
+
+
+def runner(stage: str, detector: Detector) -> Callable[..., Any]:
+    """`call_compiled` where no model before had the same modules and settings in this stage, else `call`."""
+    names = ("backbone", "fpn") if stage == "features" else (stage,)
+    modules = [getattr(detector, name) for name in names]
+    unread = SETTINGS_OF_STAGES - SETTINGS_OF[stage] | {"name"}
+    settings = {f.name: getattr(detector.config, f.name) for f in fields(detector.config) if f.name not in unread}
+    key = repr((stage, modules, settings))
+    if key in compiled_stages:
+        return call
+    compiled_stages.add(key)
+    return call_compiled
 
 
 @pytest.mark.compile
 @pytest.mark.parametrize("name", sorted(MODELS))
-def test_every_model_is_one_graph(name: str) -> None:
-    """Features and heads separately, so that each part is traced once for all models that share it."""
+def test_every_stage_of_every_model_is_one_graph(name: str) -> None:
+    """Each stage by itself, so that it is compiled once for all models that share it.
+
+    Whole detectors are compiled here where they have no second stage; the others in test_compile.py,
+    test_keypoint_head.py and test_fcis_head.py.
+    """
     torch.manual_seed(0)
     torch._dynamo.reset()
-    config = tiny(name)
-    detector = build_detector(config).eval()
-    images, targets = two_images(config)
-    compile_features(detector, images)
-    compile_heads(detector, images, targets)
-    assert len(compiled_parts) >= 2
+    detector = build_detector(tiny(name)).eval()
+    images, targets = two_images(detector.config)
+    seed = torch.tensor(3)
+    run = {stage: runner(stage, detector) for stage in SETTINGS_OF}
+    if detector.box_head is None:
+        run["rpn"](detector.predict, images)
+        run["rpn"](detector.losses, images, targets, seed)
+        return
+    with torch.no_grad():
+        maps = run["features"](detector.features, images)
+        proposals = run["rpn"](detector.rpn.predict, maps, images)
+        detections = run["box_head"](detector.box_head.predict, maps, proposals, images)
+    assert detections.valid.any()
+    proposals, _ = run["rpn"](detector.rpn.losses, maps, images, targets, seed)
+    regions, _ = run["box_head"](detector.box_head.losses, maps, proposals, images, targets, seed)
+    for stage in ("mask_head", "keypoint_head"):
+        head = getattr(detector, stage)
+        if head is not None:
+            with torch.no_grad():
+                run[stage](head.predict, maps, detections, images)
+            run[stage](head.losses, maps, regions, images, targets, seed)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import torch
 import torchvision
 from pycocotools import mask as mask_utils
 
-from rcnn.ops.boxes import box_area, box_ioa, box_iou, clip_boxes, inside_image, is_nonempty, move_ends
+from rcnn.ops.boxes import box_area, box_ioa, box_iou, clip_boxes, inside_image, move_ends, sides_longer_than
 from tests.unit.random_boxes import random_boxes
 
 
@@ -65,11 +65,11 @@ def test_a_box_is_empty_unless_both_sides_are_longer_than_the_least() -> None:
     boxes = torch.tensor(
         [[0.0, 0.0, 2.0, 3.0], [0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 1.0, 4.0], [3.0, 1.0, 1.0, 4.0], [0.0, 0.0, 0.1, 0.1]]
     )
-    assert is_nonempty(boxes).tolist() == [True, True, False, False, True]
-    assert is_nonempty(boxes, 2.0).tolist() == [False] * 5  # as long is not longer
-    assert is_nonempty(boxes, 1.5).tolist() == [True, True, False, False, False]
-    assert is_nonempty(boxes, -1.0).tolist() == [True, True, True, False, True]
-    assert is_nonempty(boxes[:0]).shape == (0,)
+    assert sides_longer_than(boxes).tolist() == [True, True, False, False, True]
+    assert sides_longer_than(boxes, 2.0).tolist() == [False] * 5  # as long is not longer
+    assert sides_longer_than(boxes, 1.5).tolist() == [True, True, False, False, False]
+    assert sides_longer_than(boxes, -1.0).tolist() == [True, True, True, False, True]
+    assert sides_longer_than(boxes[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("straddle", [0.0, 4.0])

@@ -133,21 +133,21 @@ def test_places_equal_torchvision(size: int) -> None:
     points[:, 0] = boxes[:, 2:]  # in the corner, which still is inside
     points[:, 1] = boxes[:, :2]
     keypoints = torch.cat([points, torch.randint(0, 3, (40, 17, 1), generator=generator)], -1)
-    place, counts = keypoint_places(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
+    place, annotated = keypoint_places(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
     expected, valid = keypoints_to_heatmap(keypoints, boxes, size)
-    assert torch.equal(counts.flatten(0, 1), valid.bool())
+    assert torch.equal(annotated.flatten(0, 1), valid.bool())
     assert torch.equal(place.flatten(0, 1), expected)
-    assert bool(counts[..., 0].any())
+    assert bool(annotated[..., 0].any())
 
 
 def test_places_by_hand() -> None:
     keypoints = torch.tensor([[14.0, 20, 2], [20, 30, 1], [20.01, 25, 2], [10, 20, 0], [9.99, 25, 2]])
-    place, counts = keypoint_places(keypoints[None, None], torch.tensor([[[10.0, 20, 20, 30]]]), 10)
-    assert counts[0, 0].tolist() == [True, True, False, False, False]
+    place, annotated = keypoint_places(keypoints[None, None], torch.tensor([[[10.0, 20, 20, 30]]]), 10)
+    assert annotated[0, 0].tolist() == [True, True, False, False, False]
     assert place[0, 0].tolist() == [4, 99, 0, 0, 0]
 
 
 def test_a_box_of_no_size_has_no_places() -> None:
-    place, counts = keypoint_places(torch.tensor([[[[5.0, 5, 2]]]]), torch.tensor([[[5.0, 5, 5, 9]]]), 56)
-    assert not counts.any()
+    place, annotated = keypoint_places(torch.tensor([[[[5.0, 5, 2]]]]), torch.tensor([[[5.0, 5, 5, 9]]]), 56)
+    assert not annotated.any()
     assert not place.any()

@@ -13,8 +13,9 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from rcnn.ops import masks as masks_module
-from rcnn.ops.masks import crop_bitmaps, paste_masks, paste_regions
+from rcnn.ops.masks import crop_bitmaps, paste_regions
 from tests.unit.random_boxes import random_boxes
+from tests.whole_masks import paste_masks
 
 
 def blobs(*shape: int, seed: int = 0) -> Tensor:

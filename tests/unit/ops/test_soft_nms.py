@@ -44,27 +44,27 @@ def test_equals_a_slow_loop(threshold: float, sigma: float, least: float) -> Non
     scores = torch.rand(3, 60, generator=generator)
     groups = torch.randint(-1, 3, (3, 60), generator=generator)
     valid = torch.rand(3, 60, generator=generator) > 0.2
-    index, sunk, kept = soft_nms(boxes, scores, groups, valid, threshold, sigma, least, 60)
+    index, reduced, kept = soft_nms(boxes, scores, groups, valid, threshold, sigma, least, 60)
     assert torch.equal(kept, kept.cummin(1)[0])
     assert not index[~kept].any()
-    assert not sunk[~kept].any()
+    assert not reduced[~kept].any()
     changed = 0
     for image in range(3):
         row = kept[image]
         expected = slow_soft_nms(boxes[image], scores[image], groups[image], valid[image], threshold, sigma, least)
         assert index[image][row].tolist() == [i for i, _ in expected]
-        torch.testing.assert_close(sunk[image][row], torch.tensor([s for _, s in expected]))
-        changed += int((sunk[image][row] < scores[image][index[image][row]]).sum())
+        torch.testing.assert_close(reduced[image][row], torch.tensor([s for _, s in expected]))
+        changed += int((reduced[image][row] < scores[image][index[image][row]]).sum())
     assert changed >= 5
 
 
 def test_a_threshold_of_one_leaves_all_scores_as_they_are() -> None:
     boxes, scores = random_boxes(1, 40, seed=2, extent=20), torch.rand(1, 40)
     groups, valid = torch.zeros(1, 40).long(), torch.ones(1, 40, dtype=torch.bool)
-    index, sunk, kept = soft_nms(boxes, scores, groups, valid, 1.0, 0.0, 0.0, 40)
+    index, reduced, kept = soft_nms(boxes, scores, groups, valid, 1.0, 0.0, 0.0, 40)
     assert kept.all()
     assert torch.equal(index[0], scores[0].sort(descending=True, stable=True)[1])
-    assert torch.equal(sunk, scores.gather(1, index))
+    assert torch.equal(reduced, scores.gather(1, index))
 
 
 def test_soft_nms_ranks_the_survivors_of_hard_nms_first() -> None:
@@ -72,10 +72,10 @@ def test_soft_nms_ranks_the_survivors_of_hard_nms_first() -> None:
     boxes = torch.stack([one, one, one + 30, one + 30])[None]  # two places, each twice
     scores, groups = torch.tensor([[0.9, 0.8, 0.5, 0.6]]), torch.zeros(1, 4).long()
     valid = torch.ones(1, 4, dtype=torch.bool)
-    index, sunk, kept = soft_nms(boxes, scores, groups, valid, 0.5, 0.0, 0.001, 4)
+    index, reduced, kept = soft_nms(boxes, scores, groups, valid, 0.5, 0.0, 0.001, 4)
     assert index[0, :2].tolist() == nms(boxes, scores, groups, valid, 0.5, 4)[0][0, :2].tolist() == [0, 3]
     assert kept[0].tolist() == [True, True, False, False]  # the doubles' scores are 0
-    assert sunk[0].tolist() == pytest.approx([0.9, 0.6, 0, 0])
+    assert reduced[0].tolist() == pytest.approx([0.9, 0.6, 0, 0])
 
 
 def test_capacity_ties_and_no_boxes() -> None:
@@ -87,9 +87,11 @@ def test_capacity_ties_and_no_boxes() -> None:
     assert kept.all()
     for none in (torch.zeros_like(valid), valid[:, :0]):
         number = none.shape[1]
-        index, sunk, kept = soft_nms(boxes[:, :number], scores[:, :number], groups[:, :number], none, 0.5, 0.5, 0.0, 7)
+        index, reduced, kept = soft_nms(
+            boxes[:, :number], scores[:, :number], groups[:, :number], none, 0.5, 0.5, 0.0, 7
+        )
         assert not kept.any()
-        assert not sunk.any()
+        assert not reduced.any()
     assert soft_nms(boxes[:0], scores[:0], groups[:0], valid[:0], 0.5, 0.5, 0.0, 7)[0].shape == (0, 7)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,6 +63,40 @@ def test_a_loop_with_too_few_classes_ends_at_its_first_loss(
             detector.losses(batch.images, wrong, torch.tensor(0))
     padding = replace(batch.targets, labels=torch.where(batch.targets.valid, batch.targets.labels, 99))
     detector.losses(batch.images, padding, torch.tensor(0))  # rows that are not valid do not count
+
+
+def test_a_seed_is_an_int_or_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_tiny_coco(tmp_path / "data", {"train": 1})
+    detector, batch = own_loop(2)
+    expected = detector.losses(batch.images, batch.targets, torch.tensor(3))
+    numpys: Any = np.int64(3)
+    for seed in (3, numpys):
+        assert detector.losses(batch.images, batch.targets, seed) == expected
+    wrong: Any = 3.5
+    with pytest.raises(TypeError, match="integer"):
+        detector.losses(batch.images, batch.targets, wrong)
+
+
+def test_unknown_masks_are_refused(tmp_path: Path) -> None:
+    dataset = rcnn.open_dataset(write_tiny_coco(tmp_path / "data", {"train": 1}), "train")
+    settings, wrong = rcnn.TrainConfig(batch_size=1, workers=0), cast(Any, "x")
+    with pytest.raises(ValueError, match=r"masks='x' is not known; expected None \(boxes only\) or one of 'polygon', "):
+        rcnn.training_batches(dataset, rcnn.model_config("mask_rcnn_compact").input, settings, masks=wrong)
+
+
+def test_settings_as_a_dict_and_a_run_that_exists(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1})
+    changes = rcnn.override(rcnn.model_config("mask_rcnn_compact"), TINY_MODEL)
+    train = {"train.steps": 1, "train.batch_size": 1, "train.workers": 0, "train.warmup_steps": 0}
+    run = rcnn.train(changes, data, tmp_path / "run", settings=train, val_split="none", log=lambda line: None)
+    assert run.step == 1
+    with pytest.raises(ValueError, match=r"contains a run .*continue it with resume=True \(--resume\), or choose"):
+        rcnn.train(changes, data, tmp_path / "run", settings=train)
+    predictor = rcnn.Predictor(run.folder, settings={"box.score_threshold": 0.25}, device="cpu")
+    assert predictor.config.box.score_threshold == 0.25
+    with pytest.raises(ValueError, match=r"no setting 'box\.score_thresold'; did you mean box\.score_threshold"):
+        rcnn.Predictor(run.folder, settings={"box.score_thresold": 0.25})
 
 
 def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rcnn.training.log import read_log
+from rcnn.training.log import RunLog, read_log
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
@@ -128,7 +128,7 @@ def test_a_missing_last_folder_is_reported_with_the_options(data: Path, run: Pat
         ValueError, match=r"last is missing.*best/ does not contain the state of.*rcnn train .*best --data"
     ):
         resume(data, run)
-    with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with --resume, or choose another"):
+    with pytest.raises(ValueError, match=r"contains a run \(best/\): continue it with resume=True \(--resume\)"):
         runs.run("mask_rcnn_compact", data, run, BRIEF)
 
 
@@ -177,3 +177,13 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(
     assert all(torch.equal(value, two[name]) for name, value in one.items())
     logs = [read_log(folder / "log.jsonl") for folder in (finished, output)]
     assert [line | {"seconds": 0} for line in logs[0]] == [line | {"seconds": 0} for line in logs[1]]
+
+
+def test_the_seconds_of_a_log_go_on_after_a_resume(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"step": 0, "seconds": 30.5, "loss": 1.0}\n{"step": 1, "seconds": 99.0, "loss": 1.0}\n')
+    with RunLog(path, steps=3, first_step=1) as log:  # step 1 is repeated
+        log.write(step=1, loss=0.5)
+    first, second = read_log(path)
+    assert first["seconds"] == 30.5
+    assert 30.5 <= second["seconds"] < 60

@@ -113,7 +113,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
         process.kill()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "continue with --resume" in err
+    assert "continue with resume=True (--resume)" in err
     done = len(read_log(output / "log.jsonl"))
     assert f"stopped after {done} step" in out
     assert 2 <= done < 400
@@ -154,7 +154,7 @@ def test_an_impossible_request_is_refused_and_writes_nothing(data: Path, tmp_pat
         run(data, output, "train.best=keypoints.AP")
     assert not output.exists()
     run(data, output, "train.steps=1", splits=("", "none"))
-    with pytest.raises(ValueError, match="continue it with --resume"):
+    with pytest.raises(ValueError, match=r"continue it with resume=True \(--resume\)"):
         run(data, output)
 
 

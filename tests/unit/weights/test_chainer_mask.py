@@ -23,23 +23,23 @@ from rcnn.weights.systems.converted import Converted
 from tests.unit.weights.state_dicts import convert_state
 
 
-def published(shared: Path) -> dict[str, dict[str, Tensor]]:
-    """Empty tensors of each recorded architecture."""
+def published(shared: Path, pattern: str = "mask_rcnn_*") -> dict[str, dict[str, Tensor]]:
+    """The tensors of each recorded architecture, by name and shape: zeros that take no memory."""
     found = {}
-    for folder in sorted((shared / "golden/chainer").glob("mask_rcnn_*")):
+    for folder in sorted((shared / "golden/chainer").glob(pattern)):
         arrays = json.loads((folder / "names.json").read_text())["arrays"]
-        found[folder.name] = {name: torch.zeros(shape) for name, (shape, _, _) in arrays.items()}
+        found[folder.name] = {name: torch.zeros(()).expand(shape) for name, (shape, _, _) in arrays.items()}
     return found
 
 
 @pytest.fixture(scope="module")
 def wkentaro(shared: Path) -> dict[str, Tensor]:
-    return published(shared)["mask_rcnn_resnet50_voc_wkentaro_names_only"]
+    return published(shared, "mask_rcnn_resnet50_voc_wkentaro_names_only").popitem()[1]
 
 
 @pytest.fixture(scope="module")
 def dena(shared: Path) -> dict[str, Tensor]:
-    return published(shared)["mask_rcnn_resnet50_coco_dena"]
+    return published(shared, "mask_rcnn_resnet50_coco_dena").popitem()[1]
 
 
 def test_every_recorded_architecture_has_its_place(shared: Path) -> None:

@@ -56,6 +56,18 @@ def test_what_is_written_comes_back(tmp_path: Path) -> None:
     assert weights.stat().st_mode == settings.stat().st_mode, "who may read one may read the other"
 
 
+def test_only_the_detector_is_required(tmp_path: Path) -> None:
+    detector = compact()
+    save_checkpoint(tmp_path / "m", detector)
+    checkpoint = load_detector(tmp_path / "m")[1]
+    assert checkpoint.config == detector.config
+    assert (checkpoint.classes, checkpoint.provenance) == (("0", "1", "2", "3", "4", "5"), {})
+    save_checkpoint(tmp_path / "m", detector, classes=CLASSES)
+    assert load_detector(tmp_path / "m")[1].classes == CLASSES
+    with pytest.raises(ValueError, match="config is missing; expected the config of the detector, as dict has none"):
+        save_checkpoint(tmp_path / "state", dict(detector.state_dict()))
+
+
 def test_a_checkpoint_of_ours_is_replaced_and_anything_else_is_not(tmp_path: Path) -> None:
     saved(tmp_path / "m", seed=0)
     first = load_checkpoint(tmp_path / "m").state["rpn.deltas.weight"]

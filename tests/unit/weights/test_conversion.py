@@ -23,6 +23,7 @@ from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
 from rcnn.weights.export import export_checkpoint
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import generated_image
+from rcnn.weights.systems.converted import expected_state
 from rcnn.weights.systems.detectron2.system import to_detectron2
 from rcnn.weights.systems.known import SYSTEMS
 from rcnn.weights.transfer import transfer
@@ -37,9 +38,8 @@ def c4(*words: str) -> DetectorConfig:
 
 def state() -> dict[str, Tensor]:
     """The state of a Detectron2 detector, all ones, without memory."""
-    with torch.device("meta"):
-        ours = build_detector(c4()).state_dict()
-    one = {name: torch.ones((), dtype=value.dtype).expand(value.shape) for name, value in ours.items()}
+    expected = expected_state(c4())
+    one = {name: torch.ones((), dtype=value.dtype).expand(value.shape) for name, value in expected.items()}
     return to_detectron2(one, c4())
 
 

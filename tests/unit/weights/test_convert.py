@@ -9,23 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from rcnn.models import DetectorConfig, build_detector, model_config
+from rcnn.models import model_config
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.torchvision import to_torchvision
 from tests.narrow import instance
+from tests.unit.blank_states import blank
 from tests.unit.weights.state_dicts import convert_state
-
-
-def blank(config: DetectorConfig) -> dict[str, Tensor]:
-    """Tensors of the right names and shapes that take no memory."""
-    with torch.device("meta"):
-        state = build_detector(config).state_dict()
-    return {name: torch.zeros((), dtype=value.dtype).expand(value.shape) for name, value in state.items()}
 
 
 @pytest.mark.parametrize("name", ["faster_rcnn_r50_fpn", "mask_rcnn_r50_fpn", "mask_rcnn_r101_fpn"])

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from rcnn.models import build_detector
 from rcnn.predictor import Predictor
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import match_sets
@@ -221,7 +221,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "res101_mask_rcnn_iter_1250000.pth")
     converted = convert(tmp_path / "res101_mask_rcnn_iter_1250000.pth", WORDS)
     assert converted.skipped == ("resnet.fc.weight", "resnet.fc.bias")
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     image = np.random.default_rng(1).integers(0, 256, (61, 83, 3), dtype=np.uint8)
     [found] = Predictor(detector.eval(), classes=["a", "b", "c"], device="cpu").predict(

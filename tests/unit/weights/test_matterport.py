@@ -12,10 +12,10 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from rcnn.models import build_detector
 from rcnn.predictor import Predictor, to_original
 from rcnn.preprocess import build_preprocessor
 from rcnn.structures import Detections, ImageBatch
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import matterport
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.matterport import recognises
@@ -189,7 +189,7 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
         file.attrs["layer_names"] = [name.encode() for name in peer_layers()]
     converted = convert(tmp_path / "mask_rcnn_coco.h5", WORDS)
     assert converted.system == "matterport's Mask R-CNN"
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     image = np.random.default_rng(1).integers(0, 256, (64, 64, 3), dtype=np.uint8)  # twice as large, the square is full
     predictor = Predictor(detector.eval(), classes=list("abcd"), device="cpu")
@@ -280,7 +280,7 @@ def test_one_graph_serves() -> None:
     converted = convert_state(
         matterport.SYSTEM, {name: torch.from_numpy(value) for name, value in peer_weights().items()}, WORDS
     )
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     pixels = torch.randint(0, 256, (1, 3, SIDE, SIDE), dtype=torch.uint8)
     images = ImageBatch(pixels=pixels, sizes=torch.tensor([[SIDE, SIDE]]))

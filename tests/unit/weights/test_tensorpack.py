@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict, Unpack
 
-from rcnn.models import DetectorConfig, build_detector
+from rcnn.models import DetectorConfig
 from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.settings import typed_settings
 from rcnn.weights.systems.tensorpack import system as tensorpack
 from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
@@ -102,7 +103,7 @@ def test_variants_equal_the_reference_forward_pass(variant: str) -> None:
     converted = convert_state(
         tensorpack.SYSTEM, {k: torch.from_numpy(v) for k, v in weights.items()}, f"{SETTINGS} {words}"
     )
-    detector = build_detector(converted.config)
+    detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
     image = peer_image()
     found = detector.eval().predict(batch_of(image, converted.config.input.divisor))
@@ -124,7 +125,7 @@ def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
     words = f"{SETTINGS} RPN.TRAIN_PRE_NMS_TOPK=120 RPN.TRAIN_POST_NMS_TOPK=60 MODE_FPN={pyramid}"
     converted = convert_state(tensorpack.SYSTEM, {k: torch.from_numpy(v) for k, v in weights.items()}, words)
     everything = ["rpn.sampling.batch_size=9000", "rpn.legacy.normalizer=sampled", "box.sampling.batch_size=400"]
-    detector = build_detector(override(converted.config, everything))
+    detector = empty_detector(override(converted.config, everything))
     detector.load_state_dict(converted.state)
     boxes = torch.tensor([[12.0, 10.0, 60.0, 70.0], [70.5, 30.2, 139.0, 101.0], [30.0, 60.0, 50.0, 82.0], [3, 3, 9, 8]])
     labels = torch.tensor([3, 1, 5, 2])

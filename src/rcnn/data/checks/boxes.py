@@ -18,8 +18,8 @@ from rcnn.data.checks.tables import Id
 from rcnn.data.messages import Warnings
 
 CONTRADICTS, AGREES = 0.5, 0.9  # IoU of a box and the box around its outline: below, above
-MOST = 0.9  # fraction of the boxes that must agree with their outlines in another form, to read all of them so
-MANY = 0.5  # fraction of the boxes that must reach beyond their images, to suspect another form
+MIN_AGREEING_FRACTION = 0.9  # of boxes that agree with their outlines in another form, before all boxes are converted
+MIN_BEYOND_FRACTION = 0.5  # of boxes that reach beyond their images, before another form is suspected
 OVER_EDGE = 1.0  # pixels that a box may reach beyond its image: rounding does in most files
 FORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # other tools' forms -> x, y, width, height
     "x1, y1, x2, y2": lambda b: np.concatenate([b[:, :2], b[:, 2:] - b[:, :2]], axis=1),
@@ -38,22 +38,24 @@ def check_boxes(
 ) -> tuple[np.ndarray, bool]:
     """The boxes (A, 4) float64 x, y, width, height, NaN where an object has neither box nor outline.
 
-    And whether they were fractions of the image in the file. `sizes` (A, 2) int64 are height and width of the images,
-    `limits` (A,) the largest coordinates that are accepted.
+    Also returns whether they were fractions of the image in the file. `sizes` (A, 2) int64 are height and width of the
+    images, `limits` (A,) the largest coordinates that are accepted.
     """
     every = np.asarray(ids, dtype=object)
     boxes, text = number_rows(values, 4)
     warnings.add("a bbox with numbers that are text", "read as numbers", every[text].tolist())
     absent = np.array([value is None or value == [] for value in values], dtype=bool)
-    believed = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
-    boxes[~believed] = np.nan
+    plausible = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
+    boxes[~plausible] = np.nan
     around = outline_boxes(outlines, masks=False)
-    relative = bool(believed.any()) and fractions(boxes[believed])
+    relative = bool(plausible.any()) and fractions(boxes[plausible])
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
-        warnings.add("a bbox in fractions of the image", "multiplied by its width and height", every[believed].tolist())
+        warnings.add(
+            "a bbox in fractions of the image", "multiplied by its width and height", every[plausible].tolist()
+        )
     boxes = _in_coco_form(boxes, around, sizes, every, warnings)
-    unusable = ~believed | (boxes[:, 2:] < 0).any(axis=1)
+    unusable = ~plausible | (boxes[:, 2:] < 0).any(axis=1)
     wrong = unusable & ~absent
     boxes[unusable] = np.nan
     if unusable.any():
@@ -100,7 +102,7 @@ def _in_coco_form(
     agreement = _iou(boxes[known], around[known])
     for form, convert in FORMS.items():
         agrees = (_iou(convert(boxes[known]), around[known]) > AGREES).mean()
-        if agrees >= MOST and agrees > (agreement > AGREES).mean():
+        if agrees >= MIN_AGREEING_FRACTION and agrees > (agreement > AGREES).mean():
             warnings.add(
                 "a bbox that contradicts its outline as [x, y, width, height]",
                 f"all boxes are read as [{form}], which agrees with the outlines",
@@ -121,7 +123,7 @@ def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warn
     written, limits = boxes[given], sizes[given, ::-1] + OVER_EDGE
     beyond = (written[:, :2] + written[:, 2:] > limits).any(axis=1)
     corners = (written[:, 2:] > written[:, :2]).all(axis=1) & (written[:, 2:] <= limits).all(axis=1)
-    if len(given) and beyond.mean() >= MANY and corners.all():
+    if len(given) and beyond.mean() >= MIN_BEYOND_FRACTION and corners.all():
         warnings.add(
             "a bbox that reaches beyond its image as [x, y, width, height]",
             "used as it is written; the boxes are probably [x1, y1, x2, y2] and must then be converted",

@@ -31,10 +31,10 @@ def check_outlines(
 ) -> list[Outline]:
     """The outline of each annotation; None where there is none, or none that can be used.
 
-    `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates that are believed.
+    `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates that are accepted.
     """
     outlines: list[Outline] = [None] * len(values)
-    masks: list[int] = []
+    masks: dict[int, Rle] = {}
     faults: dict[str, list[Id]] = {}
     for place, (value, limit) in enumerate(zip(values, limits.tolist(), strict=True)):
         if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict) and "counts" in value[0]:
@@ -42,7 +42,8 @@ def check_outlines(
         if not value and not isinstance(value, (bool, int, float)):  # null, [], {} and ""
             continue
         if isinstance(value, dict):
-            masks += [place] if value.get("counts") else []
+            if value.get("counts"):
+                masks[place] = value
         elif isinstance(value, list) and all(_is_polygon(part, limit) for part in value):
             outlines[place] = value
         else:
@@ -51,7 +52,7 @@ def check_outlines(
                 faults.setdefault(what, []).append(ids[place])
     for what, wrong_ids in faults.items():
         warnings.add(what, FAULTS[what], wrong_ids)
-    _check_masks(outlines, masks, values, sizes, ids, warnings)
+    _check_masks(outlines, masks, sizes, ids, warnings)
     return _in_pixels(outlines, sizes, ids, warnings)
 
 
@@ -78,11 +79,11 @@ def _is_polygon(part: object, limit: float) -> bool:
         and len(part) >= MIN_NUMBERS
         and len(part) % 2 == 0
         and NUMERIC.issuperset(map(type, part))
-        and _believed(part, limit)
+        and _plausible(part, limit)
     )
 
 
-def _believed(part: Sequence[float], limit: float) -> bool:
+def _plausible(part: Sequence[float], limit: float) -> bool:
     try:
         return math.isfinite(sum(part)) and max(part) <= limit and min(part) >= -limit
     except OverflowError:  # integers beyond float64
@@ -113,7 +114,7 @@ def _polygons(value: object, limit: float) -> tuple[Polygons | None, list[str]]:
             wrong.append(THIN)
         elif not isinstance(part, list) or not all(isinstance(one, (int, float, str)) for one in part):
             return None, [NOT_POLYGONS]
-        elif not _believed(numbers, limit):
+        elif not _plausible(numbers, limit):
             wrong.append(NOT_FINITE)
         else:
             wrong += [TEXT] if any(isinstance(one, str) for one in part) else []
@@ -137,19 +138,15 @@ def _flattened(points: object) -> list[object] | None:
 
 def _check_masks(
     outlines: list[Outline],
-    masks: Sequence[int],
-    values: Sequence[object],
+    masks: dict[int, Rle],
     sizes: np.ndarray,
     ids: Sequence[Id],
     warnings: Warnings,
 ) -> None:
-    """Fill in the run lengths of the annotations at `masks`."""
-    listed = [values[place] for place in masks]
-    rles: list[Rle] = [
-        one for one in (one[0] if isinstance(one, list) else one for one in listed) if isinstance(one, dict)
-    ]
+    """Add the run lengths `masks`, by position of their annotation, to `outlines` if they can be decoded."""
     wrong: list[Id] = []
-    for place, rle in zip(masks, readable_rles(rles, sizes[list(masks)].reshape(-1, 2)), strict=True):
+    readable = readable_rles(list(masks.values()), sizes[list(masks)].reshape(-1, 2))
+    for place, rle in zip(masks, readable, strict=True):
         if rle is None:
             wrong.append(ids[place])
         elif rle["counts"]:

@@ -33,6 +33,14 @@ def run_totals(strings: Sequence[bytes]) -> np.ndarray:
 
 def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The runs (M,) of non-empty strings, the string that each belongs to (M,), and (S,) bool: a string is damaged."""
+    values, string, damaged = _decoded(strings)
+    runs = _summed(values, string)
+    damaged[string[runs < 0]] = True
+    return runs, string, damaged
+
+
+def _decoded(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The values (M,) as they are written, runs and differences; the rest as `_runs`."""
     starts = np.cumsum([0, *map(len, strings)])[:-1]
     codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
     owner = np.repeat(np.arange(len(strings)), list(map(len, strings)))
@@ -52,19 +60,25 @@ def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     ends = np.append(begins[1:], len(codes)) - 1
     negative = (codes[ends] & 16) != 0
     values[negative] -= np.int64(1) << (shift[ends[negative]] + 5)
-    # The first value of a string is a run. The later ones form two chains, at odd and at even positions: each chain
-    # starts with a run and continues with differences to the run before it in the chain, so a sum along it gives runs.
-    order = np.arange(len(begins)) - np.searchsorted(string, string)  # place of a value in its string
+    return values, string, damaged
+
+
+def _summed(values: np.ndarray, string: np.ndarray) -> np.ndarray:
+    """The runs (M,) of the written values.
+
+    The first value of a string is a run. The later ones form two chains, at odd and at even positions: each chain
+    starts with a run and continues with differences to the run before it in the chain, so a sum along it gives runs.
+    """
+    order = np.arange(len(values)) - np.searchsorted(string, string)  # position of a value in its string
     chain = np.where(order == 0, 0, 1 + order % 2)
     along = np.lexsort((order, chain, string))
     sums = np.cumsum(values[along])
-    new = np.ones(len(along), dtype=bool)
+    new = np.ones(len(along), dtype=bool)  # the first value of a chain
     new[1:] = (string[along][1:] != string[along][:-1]) | (chain[along][1:] != chain[along][:-1])
-    before = (sums - values[along])[new]  # what was summed up before each chain
+    before = (sums - values[along])[new]  # the sum of all values before each chain
     runs = np.empty_like(values)
     runs[along] = sums - np.repeat(before, np.diff(np.flatnonzero(new), append=len(along)))
-    damaged[string[runs < 0]] = True
-    return runs, string, damaged
+    return runs
 
 
 def readable_rles(values: Sequence[Rle], sizes: np.ndarray) -> list[Rle | None]:

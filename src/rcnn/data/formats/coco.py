@@ -33,10 +33,8 @@ def splits(folder: Path, annotations: str = "") -> set[str]:
     return find_splits(folder, _patterns(annotations), _holds_coco)
 
 
-def recognises(folder: Path, split: str = "", annotations: str = "") -> bool:
-    """Whether `folder` has a COCO file of `split` ("": of any split)."""
-    if not split:
-        return bool(splits(folder, annotations))
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has a COCO file of `split`."""
     file = annotation_file(folder, split, _patterns(annotations))
     return file is not None and _holds_coco(file)
 

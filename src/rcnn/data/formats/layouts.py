@@ -28,8 +28,8 @@ class Format(Protocol):
         """Names of the splits that `folder` has in this format."""
         ...
 
-    def recognises(self, folder: Path, split: str = "", annotations: str = "") -> bool:
-        """Whether `folder` has `split` ("": any split) in this format."""
+    def recognises(self, folder: Path, split: str, annotations: str = "") -> bool:
+        """Whether `folder` has `split` in this format."""
         ...
 
     def read(

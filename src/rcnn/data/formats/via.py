@@ -57,10 +57,8 @@ def splits(folder: Path, annotations: str = "") -> set[str]:
     return find_splits(folder, (annotations,) if annotations else PATTERNS, _holds_via)
 
 
-def recognises(folder: Path, split: str = "", annotations: str = "") -> bool:
-    """Whether `folder` has a VIA export of `split` ("": of any split)."""
-    if not split:
-        return bool(splits(folder, annotations))
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has a VIA export of `split`."""
     file = annotation_file(folder, split, (annotations,) if annotations else PATTERNS)
     return file is not None and _holds_via(file)
 
@@ -79,32 +77,39 @@ def read(
     entries = _entries(read_json(file), file)
     warnings = Warnings(file)
     regions = [region for number, one in enumerate(entries, start=1) for region in _regions(one, number, warnings)]
-    shapes = [region for region in regions if region.kind not in NO_OBJECTS]
-    warnings.add(
-        "a point or a line, which is not an object",
-        SKIPPED,
-        [r.name for r in regions if r.kind in NO_OBJECTS],
-        "region",
-    )
-    attribute = _class_attribute(shapes, file)
-    annotations_of: list[RawEntry] = []
-    names: list[str] = []
-    for region in shapes:
-        name = folder.resolve().name if attribute is None else _class_name(region, attribute, warnings)
-        outline = _outline(region, warnings)
-        if name and outline is not None:
-            names.append(name)
-            annotations_of.append({"id": len(names), "image_id": region.image_id, "iscrowd": 0} | outline)
+    annotations_read, names = _objects(regions, folder.resolve().name, file, warnings)
     labels = {name: label for label, name in enumerate(sorted(set(names) or {folder.resolve().name}), start=1)}
     raw = RawTables(
         file=file,
         root=folder,
         folders=image_folders(file, folder, split),
         images=[{"id": number, "file_name": one["filename"]} for number, one in enumerate(entries, start=1)],
-        annotations=[one | {"category_id": labels[name]} for one, name in zip(annotations_of, names, strict=True)],
+        annotations=[one | {"category_id": labels[name]} for one, name in zip(annotations_read, names, strict=True)],
         categories=[{"id": label, "name": name} for name, label in labels.items()],
     )
     return check_tables(raw, warnings, known)
+
+
+def _objects(
+    regions: Sequence[_Region], default: str, file: Path, warnings: Warnings
+) -> tuple[list[RawEntry], list[str]]:
+    """The regions that are objects, as annotations without a category, and their classes.
+
+    All objects have the class `default` if regions have no attributes.
+    """
+    others = [region.name for region in regions if region.kind in NO_OBJECTS]
+    warnings.add("a point or a line, which is not an object", SKIPPED, others, "region")
+    shapes = [region for region in regions if region.kind not in NO_OBJECTS]
+    attribute = _class_attribute(shapes, file)
+    annotations: list[RawEntry] = []
+    names: list[str] = []
+    for region in shapes:
+        name = default if attribute is None else _class_name(region, attribute, warnings)
+        outline = _outline(region, warnings)
+        if name and outline is not None:
+            names.append(name)
+            annotations.append({"id": len(names), "image_id": region.image_id, "iscrowd": 0} | outline)
+    return annotations, names
 
 
 def _holds_via(file: Path) -> bool:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Generator
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Protocol, get_args
 
 from rcnn.data.balance import repeat_factors
 from rcnn.data.images import read_image
@@ -70,55 +71,53 @@ def training_batches(
 
     Each epoch contains every image in random order: once, or more often if `settings.repeat_threshold` repeats it. All
     images of a batch are landscape or all are portrait, except for one batch per epoch. `masks` and `keypoints` say
-    what the model is trained on besides boxes; `pairs` are the keypoints that a horizontal flip exchanges (None: found
-    by their names); `crowds` keeps the boxes of crowds, for a model that ignores anchors inside them.
+    what the model is trained on besides boxes. `masks` is None (boxes only), "polygon" for the outlines, from which
+    most mask heads make their targets, or one of the bitmaps: "bitmap", and those of old systems, "soft_bitmap",
+    "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap". `pairs` are the keypoints that a
+    horizontal flip exchanges (None: found by their names); `crowds` keeps the boxes of crowds, for a model that
+    ignores anchors inside them.
 
     Raises ValueError at once for data that cannot be trained on; later, when its turn comes, ValueError or OSError for
     an image that cannot be read or differs in size from its annotation, and WorkerError if a worker process ends.
     """
+    if masks is not None and masks not in get_args(Masks):
+        known = ", ".join(map(repr, get_args(Masks)))
+        raise ValueError(f"masks={masks!r} is not known; expected None (boxes only) or one of {known}")
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
     _require_trainable(dataset, masks, _padded_pixels(input_config, settings))
     if keypoints:
         skeleton_of(dataset)
         pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
-    factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
-    landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
     batches = Batches(
-        dataset,
-        input_config,
-        settings,
-        BatchSampler(landscape, settings.batch_size * world, settings.seed, factors),
+        dataset=dataset,
+        input_config=input_config,
+        settings=settings,
+        sampler=_sampler(dataset, settings, world),
         masks=masks,
         keypoints=keypoints,
+        crowds=crowds,
         pairs=pairs or (),
         rank=rank,
-        crowds=crowds,
     )
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
     return batches_of_workers(batches, first, settings.workers)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Batches:
     """Training batches by number. Cheap to send to another process: a data set is a few arrays."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        input_config: InputConfig,
-        settings: LoaderSettings,
-        sampler: BatchSampler,
-        *,
-        masks: Masks | None,
-        keypoints: bool,
-        pairs: tuple[tuple[int, int], ...],
-        rank: int,
-        crowds: bool = False,
-    ) -> None:
-        self.dataset, self.input_config, self.settings, self.sampler = dataset, input_config, settings, sampler
-        self.masks: Masks | None = masks
-        self.keypoints, self.pairs, self.rank, self.crowds = keypoints, pairs, rank, crowds
+    dataset: Dataset
+    input_config: InputConfig
+    settings: LoaderSettings
+    sampler: BatchSampler
+    masks: Masks | None  # the form of masks that the model is trained on; None: none
+    keypoints: bool  # whether the model is trained on keypoints
+    crowds: bool = False  # whether the model uses the boxes of crowds
+    pairs: tuple[tuple[int, int], ...] = ()  # keypoints that a horizontal flip exchanges
+    rank: int = 0  # number of this process among those that share each batch
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
@@ -140,6 +139,13 @@ class Batches:
         height, width = images.pixels.shape[2:]
         targets = collate_targets(samples, (height, width), len(self.dataset.classes))
         return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+
+
+def _sampler(dataset: Dataset, settings: LoaderSettings, world: int) -> BatchSampler:
+    """The order of the images for `world` processes together."""
+    factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
+    landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
+    return BatchSampler(landscape, settings.batch_size * world, settings.seed, factors)
 
 
 def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> None:

@@ -17,8 +17,8 @@ Factors = npt.NDArray[np.float64]
 class BatchSampler:
     """Maps the number of a batch to its images.
 
-    The images form an endless sequence: one random permutation of the I images after the other (with `factors`, each
-    image is repeated in a permutation). Batches are cut from this sequence, so a batch may contain images of two
+    The images form an endless sequence: random permutations of the I images, one per epoch (with `factors`, images are
+    repeated in a permutation). Batches are cut from this sequence, so a batch may contain images of two
     epochs. Within the batches that begin in one epoch, landscape images are grouped with landscape images and portrait
     with portrait, so that little is padded; then the batches are shuffled. Any batch is found without the ones before.
     """

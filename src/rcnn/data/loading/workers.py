@@ -30,7 +30,7 @@ from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.structures import ImageBatch, Targets
 
 AHEAD = 2  # batches that a worker makes before they are requested
-PATIENCE = 25  # seconds without a sign of life from a worker (one per image) before it is given up
+PATIENCE = 25  # seconds without a sign of life from a worker (one per image) before WorkerError
 STARTUP = 100  # the same before its first sign: where processes are not forked, they import torch first
 ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
 MEMORY_FILES = hasattr(os, "memfd_create")

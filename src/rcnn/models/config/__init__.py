@@ -21,7 +21,7 @@ from rcnn.models.config.heads import BOX_SAMPLING, BoxHeadConfig, CascadeConfig,
 from rcnn.models.config.keypoints import COCO_FLIP_PAIRS, COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
 from rcnn.models.config.legacy import LegacyConfig, LegacyFCISConfig, LegacyRPNConfig
 from rcnn.models.config.parts import (
-    MAX_LOG_SCALE,
+    NO_LIMIT,
     AnchorSamplingConfig,
     PoolerConfig,
     Pooling,
@@ -39,7 +39,7 @@ __all__ = [
     "CONFIG_VERSION",
     "DEFAULT_SIGMA",
     "FCIS_SAMPLING",
-    "MAX_LOG_SCALE",
+    "NO_LIMIT",
     "RPN_SAMPLING",
     "AnchorConfig",
     "AnchorSamplingConfig",

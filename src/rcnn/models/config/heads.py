@@ -7,13 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rcnn.models.config.backbones import Norm
-from rcnn.models.config.parts import (
-    MAX_LOG_SCALE,
-    PoolerConfig,
-    RegionSamplingConfig,
-    SelectionConfig,
-    plain_arguments,
-)
+from rcnn.models.config.parts import PoolerConfig, RegionSamplingConfig, SelectionConfig, plain_arguments
+from rcnn.ops.deltas import MAX_LOG_SCALE
 
 BOX_SAMPLING = RegionSamplingConfig(batch_size=512, positive_fraction=0.25, positive_iou=0.5)
 

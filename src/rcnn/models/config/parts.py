@@ -13,7 +13,7 @@ from typing import Any, Literal
 # (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016); normalized: as affine, with coordinates
 # that run from the first pixel's centre to the last's (matterport)
 Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine", "normalized"]
-MAX_LOG_SCALE = 4.135166556742356  # log(1000 / 16)
+NO_LIMIT = 100.0  # a `max_log_scale` that has no effect
 
 
 @dataclass(frozen=True, kw_only=True)

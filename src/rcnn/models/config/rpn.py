@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rcnn.models.config.legacy import LegacyRPNConfig
-from rcnn.models.config.parts import MAX_LOG_SCALE, AnchorSamplingConfig
+from rcnn.models.config.parts import AnchorSamplingConfig
+from rcnn.ops.deltas import MAX_LOG_SCALE
 
 RPN_SAMPLING = AnchorSamplingConfig(batch_size=256, positive_fraction=0.5, positive_iou=0.7, negative_iou=0.3)
 

@@ -118,10 +118,10 @@ class BoxHead(nn.Module):
         deltas = at_least_float32(self.deltas(x)).view(*boxes.shape[:2], -1, 4)
         return BoxOutputs(logits, deltas, maps)
 
-    def decode(self, deltas: Tensor, regions: Tensor, pixel: Pixel = 1.0) -> Tensor:
+    def decode(self, deltas: Tensor, regions: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, R, K or 1, 4) from deltas of that shape and regions (B, R, 4); not clipped."""
         weights, limit = self.config.delta_weights, self.config.max_log_scale
-        return self.rules.decode(deltas, regions[:, :, None], weights, limit, pixel)
+        return self.rules.decode(deltas, regions[:, :, None], weights, limit, pixel_size)
 
     def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets) -> dict[str, Tensor]:
         """Both losses, divided by the number of regions."""

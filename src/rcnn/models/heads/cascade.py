@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from rcnn.models.config import CascadeConfig
 from rcnn.models.heads.box import BoxHead, BoxOutputs
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import RANDOM_STREAM, Regions, relabel_regions, sample_regions
-from rcnn.ops.boxes import clip_boxes, is_nonempty
+from rcnn.ops.boxes import clip_boxes, sides_longer_than
 from rcnn.ops.capacity import live_prefix
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
@@ -33,7 +34,7 @@ class CascadeHead(nn.Module):
 
     def heads(self) -> list[BoxHead]:
         """The stages, in order."""
-        return [stage for stage in self.stages if isinstance(stage, BoxHead)]
+        return cast("list[BoxHead]", list(self.stages))
 
     def losses(
         self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch, targets: Targets, seed: Tensor
@@ -77,7 +78,7 @@ class CascadeHead(nn.Module):
         predicted = outputs.logits[..., :-1].argmax(-1)  # (B, R): the class of a background region
         labels = torch.where(regions.positive, regions.labels, predicted)
         boxes = self.refined_boxes(stage, outputs, regions.boxes, labels, images.sizes)
-        valid = regions.valid & is_nonempty(boxes) & boxes.isfinite().all(-1)
+        valid = regions.valid & sides_longer_than(boxes) & boxes.isfinite().all(-1)
         if self.config.resample and regions.appended is not None:
             valid = valid & ~regions.appended
         return Proposals(boxes=boxes * valid[..., None], objectness=torch.zeros_like(boxes[..., 0]), valid=valid)
@@ -126,7 +127,7 @@ class CascadeMaskHead(nn.Module):
 
     def heads(self) -> list[MaskHead]:
         """The stages, in order."""
-        return [stage for stage in self.stages if isinstance(stage, MaskHead)]
+        return cast("list[MaskHead]", list(self.stages))
 
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
-from rcnn.models.config import FCISConfig
+from rcnn.models.config import NO_LIMIT, FCISConfig
 from rcnn.models.heads.box import box_targets
 from rcnn.models.heads.regions import Regions, sample_regions
 from rcnn.models.layers import Conv2d, init_linear
@@ -35,7 +35,6 @@ from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 MASK_WEIGHT = 10.0  # of the mask loss, a mean over regions, relative to the two other losses
-NO_LIMIT = 100.0  # effectively no limit on the predicted log scale of a box, as in the published code
 
 
 class Pooled(NamedTuple):

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from rcnn.models.backbones.fbnet import FBNetBlock, RegionBlocks
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
@@ -25,6 +26,20 @@ from rcnn.ops.precision import at_least_float32
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
+class UpsampledDeconv(nn.ConvTranspose2d):
+    """The last layer: a deconvolution, then bilinear upsampling; each doubles the side of the map."""
+
+    def __init__(self, in_channels: int, keypoints: int) -> None:
+        super().__init__(in_channels, keypoints, 4, stride=2, padding=1)
+        nn.init.kaiming_normal_(self.weight, mode="fan_out", nonlinearity="relu")
+        zero_bias(self)
+
+    @override
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        logits = at_least_float32(super().forward(input, output_size))
+        return F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
 class KeypointHead(nn.Module):
     """Regions -> logits (J, m, m) each, for all classes.
 
@@ -35,23 +50,15 @@ class KeypointHead(nn.Module):
         self,
         *,
         trunk: Convs | RegionBlocks,
-        logits: FBNetBlock | None,
+        logits: UpsampledDeconv | FBNetBlock,
         pooler: RegionPooler,
         config: KeypointHeadConfig,
         positives_per_image: float,
         rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
-        require_consistent(config)
         self.config, self.pooler, self.rules, self.positives_per_image = config, pooler, rules, positives_per_image
-        self.trunk = trunk
-        self.logits: nn.ConvTranspose2d | FBNetBlock
-        if logits is not None:
-            self.logits = logits
-            return
-        self.logits = nn.ConvTranspose2d(trunk.channels, len(config.names), 4, stride=2, padding=1)
-        nn.init.kaiming_normal_(self.logits.weight, mode="fan_out", nonlinearity="relu")
-        zero_bias(self.logits)
+        self.trunk, self.logits = trunk, logits
 
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor
@@ -72,14 +79,14 @@ class KeypointHead(nn.Module):
         logits = self.maps(features, positives.boxes, positives.positive)  # (B, R, J, m, m)
         index = positives.matched[..., None, None].expand(-1, -1, *targets.keypoints.shape[2:])
         points = self.rules.raw_keypoints(targets.keypoints.gather(1, index), images.scales_or_one)
-        place, counts = keypoint_places(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
-        counts = counts & positives.positive[..., None]  # (B, R, J)
+        place, annotated = keypoint_places(points, self.rules.to_inclusive(positives.boxes), logits.shape[-1])
+        annotated = annotated & positives.positive[..., None]  # (B, R, J)
         rows = contiguous(logits).flatten(3).flatten(0, 2)  # (B * R * J, m * m)
         loss = F.cross_entropy(rows, place.flatten(), reduction="none")
-        loss = self.config.loss_weight * (loss * counts.flatten()).sum()
+        loss = self.config.loss_weight * (loss * annotated.flatten()).sum()
         if self.config.normalizer == "batch_size":
             return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * logits.shape[2])}
-        return {"keypoint": loss / counts.sum().clamp(min=1)}
+        return {"keypoint": loss / annotated.sum().clamp(min=1)}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""
@@ -101,13 +108,10 @@ class KeypointHead(nn.Module):
     def maps(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """Logits (B, R, J, m, m) float32 in the frames of regions (B, R, 4)."""
         pooled = self.pooler(features, boxes, valid).flatten(0, 1)
-        logits = at_least_float32(self.logits(self.trunk(pooled)))
-        if not isinstance(self.logits, FBNetBlock):
-            logits = F.interpolate(logits, scale_factor=2.0, mode="bilinear", align_corners=False)
-        return logits.unflatten(0, boxes.shape[:2])
+        return at_least_float32(self.logits(self.trunk(pooled))).unflatten(0, boxes.shape[:2])
 
 
-def require_consistent(config: KeypointHeadConfig) -> None:
+def require_consistent_keypoints(config: KeypointHeadConfig) -> None:
     """Raise a ValueError unless sigmas, flip pairs and skeleton fit the keypoints that `config` names."""
     count = len(config.names)
     if not count:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import MaskHeadConfig
-from rcnn.models.heads.mask_targets import PolygonTargets
+from rcnn.models.heads.mask_targets import MaskTargets
 from rcnn.models.heads.regions import Regions
 from rcnn.models.heads.trunks import Res5, Trunk
 from rcnn.models.layers import init_linear, zero_bias
@@ -28,7 +28,8 @@ class MaskHead(nn.Module):
     """Regions -> mask logits (K or 1, m, m) each.
 
     `trunk` is the head's own layers before the last two; with C4 it is None and `shared` is the box head's res5, which
-    belongs to the box head: it is neither registered nor saved here.
+    belongs to the box head: it is neither registered nor saved here. `deconv` doubles the side of the map; None: the
+    trunk does it.
     """
 
     def __init__(
@@ -36,10 +37,11 @@ class MaskHead(nn.Module):
         *,
         trunk: Trunk | None,
         shared: Res5 | None,
+        deconv: nn.ConvTranspose2d | None,
         pooler: RegionPooler,
         num_classes: int,
         config: MaskHeadConfig,
-        targets: PolygonTargets,
+        targets: MaskTargets,
         rules: BoxRules = HALF_OPEN,
     ) -> None:
         super().__init__()
@@ -49,13 +51,8 @@ class MaskHead(nn.Module):
         before = shared if trunk is None else trunk
         if before is None:
             raise ValueError("a mask head needs layers of its own, or those of the box head (mask.trunk=res5)")
-        channels = before.channels
-        self.deconv: nn.ConvTranspose2d | None = None
-        if config.trunk != "fbnet":  # those blocks enlarge the map themselves
-            self.deconv = nn.ConvTranspose2d(channels, config.width, 2, stride=2)
-            nn.init.kaiming_normal_(self.deconv.weight, mode="fan_out", nonlinearity="relu")
-            zero_bias(self.deconv)
-            channels = config.width
+        self.deconv = deconv
+        channels = before.channels if deconv is None else deconv.out_channels
         self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
         init_linear(self.logits, std=0.001)
 
@@ -99,3 +96,11 @@ class MaskHead(nn.Module):
         own = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
         own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
         return at_least_float32(logits.gather(2, own)[:, :, 0])
+
+
+def mask_deconv(in_channels: int, width: int) -> nn.ConvTranspose2d:
+    """The layer that doubles the side of the map (figure 4): (N, C, s, s) -> (N, width, 2 s, 2 s)."""
+    deconv = nn.ConvTranspose2d(in_channels, width, 2, stride=2)
+    nn.init.kaiming_normal_(deconv.weight, mode="fan_out", nonlinearity="relu")
+    zero_bias(deconv)
+    return deconv

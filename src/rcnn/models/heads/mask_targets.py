@@ -5,6 +5,8 @@ Letters: B images, G ground-truth objects, R regions, m side of a mask.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from torch import Tensor
 from typing_extensions import override
 
@@ -15,12 +17,25 @@ from rcnn.ops.polygons import crop_polygons
 from rcnn.structures import ImageBatch, Targets
 
 
-class PolygonTargets:
-    """Polygons, rasterized in each region's frame as pycocotools does (Detectron2)."""
+class MaskTargets(ABC):
+    """How ground-truth masks are cropped to regions; `kind` is `MaskHeadConfig.target`."""
 
     def __init__(self, kind: str = "polygon", rules: BoxRules = HALF_OPEN) -> None:
-        self.kind, self.rules = kind, rules  # kind: MaskHeadConfig.target
+        self.kind, self.rules = kind, rules
 
+    @abstractmethod
+    def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
+        """Masks (B, R, size, size) float32 of each region's matched object."""
+
+    @abstractmethod
+    def has_mask(self, targets: Targets) -> Tensor:
+        """Which objects (B, G) have a mask; some are annotated with a box only."""
+
+
+class PolygonTargets(MaskTargets):
+    """Polygons, rasterized in each region's frame as pycocotools does (Detectron2)."""
+
+    @override
     def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
         """Masks (B, R, size, size) float32 of each region's matched object."""
         if targets.polygons is None:
@@ -28,14 +43,17 @@ class PolygonTargets:
         frames = self.rules.mask_frames(regions.boxes)
         return crop_polygons(targets.polygons, regions.matched, frames, regions.positive, size)
 
+    @override
     def has_mask(self, targets: Targets) -> Tensor:
         """Which objects (B, G) have a mask; some are annotated with a box only."""
-        return targets.valid if targets.polygons is None else (targets.polygons[..., 4] >= 0).any(-1)
+        assert targets.polygons is not None, "the masks of the regions are computed first"
+        return (targets.polygons[..., 4] >= 0).any(-1)
 
 
-class BitmapTargets(PolygonTargets):
+class BitmapTargets(MaskTargets):
     """Bitmaps, sampled in each region's frame; binarized at 0.5 (Detectron2) or not (soft_bitmap, torchvision)."""
 
+    @override
     def __call__(self, regions: Regions, targets: Targets, size: int, images: ImageBatch) -> Tensor:
         """Masks (B, R, size, size) float32 of each region's matched object."""
         if targets.bitmaps is None:
@@ -51,4 +69,5 @@ class BitmapTargets(PolygonTargets):
     @override
     def has_mask(self, targets: Targets) -> Tensor:
         """Which objects (B, G) have a mask; some are annotated with a box only."""
-        return targets.valid if targets.bitmaps is None else targets.bitmaps.flatten(2).any(-1)
+        assert targets.bitmaps is not None, "the masks of the regions are computed first"
+        return targets.bitmaps.flatten(2).any(-1)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models.config import SelectionConfig
-from rcnn.ops.boxes import gather_boxes, is_nonempty
+from rcnn.ops.boxes import gather_boxes, sides_longer_than
 from rcnn.ops.nms import nms
 from rcnn.ops.soft_nms import soft_nms
 from rcnn.structures import Detections
@@ -30,7 +30,7 @@ def select_detections(
     batch, regions, classes = scores.shape
     valid = valid & (scores > score_threshold) & scores.isfinite()
     boxes, scores, valid = boxes.flatten(1, 2), scores.flatten(1), valid.flatten(1)  # (B, R * K, ...)
-    valid = valid & is_nonempty(boxes, config.min_size) & boxes.isfinite().all(-1)
+    valid = valid & sides_longer_than(boxes, config.min_size) & boxes.isfinite().all(-1)
     labels = torch.arange(classes, device=boxes.device).repeat(batch, regions)  # (B, R * K)
     groups = torch.zeros_like(labels) if config.class_agnostic_nms else labels
     if config.nms == "hard":

@@ -13,7 +13,7 @@ mask-faster-rcnn's decoding, which omits the -1.
 
 The size of that pixel: one of the network input, except when Detectron and mask-faster-rcnn decode the final boxes.
 They divide the proposals by the scale of the image first, so the last pixel is one of the file. In pixels of the input
-it is `scale` wide, which is the argument `pixel`.
+it is `scale` wide, which is the argument `pixel_size`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class InclusiveBoxes(BoxRules):
     """width = x2 - x1 + 1 (Detectron, MXNet's FCIS)."""
 
     @override
-    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, N, 4), xyxy pixels, clipped; even those entirely outside of the image keep one pixel."""
-        side = torch.as_tensor(pixel, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
+        side = torch.as_tensor(pixel_size, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
         # whole pixels of the file: rounding changed their number when the image was resized
         limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height
         low = torch.cat([torch.zeros_like(limit), side.expand_as(limit)], -1)[:, None]
@@ -92,17 +92,17 @@ class LooseInclusiveBoxes(InclusiveBoxes):
         boxes: Tensor,
         weights: Sequence[float],
         max_log_scale: float = MAX_LOG_SCALE,
-        pixel: Pixel = 1.0,
+        pixel_size: Pixel = 1.0,
     ) -> Tensor:
         """Boxes (..., 4), xyxy pixels, from `deltas` and `boxes`; they end one pixel later."""
-        return move_ends(decode_deltas(deltas, boxes, weights, max_log_scale), pixel)
+        return move_ends(decode_deltas(deltas, boxes, weights, max_log_scale), pixel_size)
 
 
 class PixelCenterBoxes(BoxRules):
     """From the first pixel's centre to the last's: images and anchors end one pixel earlier (matterport)."""
 
     @override
-    def clip(self, boxes: Tensor, sizes: Tensor, pixel: Pixel = 1.0) -> Tensor:
+    def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, N, 4), xyxy pixels, clipped to the centre of the last pixel."""
         return clip_boxes(boxes, sizes - 1)
 

@@ -6,7 +6,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from rcnn.models.heads.box import BoxHead
-from rcnn.ops.boxes import is_nonempty
+from rcnn.ops.boxes import sides_longer_than
 from rcnn.structures import ImageBatch
 
 
@@ -27,4 +27,4 @@ class SubpixelBoxHead(BoxHead):
     @override
     def allowed(self, boxes: Tensor, images: ImageBatch) -> Tensor:
         """Which boxes (B, R, K, 4) have an area in whole pixels of the file."""
-        return is_nonempty((boxes / images.scales_or_one.view(-1, 1, 1, 1)).round())
+        return sides_longer_than((boxes / images.scales_or_one.view(-1, 1, 1, 1)).round())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from rcnn.models.config import CascadeConfig, DetectorConfig, FPNConfig, ResNetConfig
+from rcnn.models.config import CascadeConfig, DetectorConfig
 from rcnn.models.zoo.classic import (
-    caffe,
+    caffe_versions,
     faster_rcnn_r50_fpn,
     faster_rcnn_r101_fpn,
     mask_rcnn_r50_fpn,
@@ -14,6 +14,7 @@ from rcnn.models.zoo.classic import (
 )
 from rcnn.models.zoo.compact import mask_rcnn_compact
 from rcnn.models.zoo.naming import Models, named
+from rcnn.models.zoo.norms import with_norm
 
 
 def cascade(config: DetectorConfig, name: str) -> DetectorConfig:
@@ -27,19 +28,6 @@ def cascade(config: DetectorConfig, name: str) -> DetectorConfig:
         ),
         box=replace(config.box, class_agnostic=True),
         cascade=CascadeConfig(),
-    )
-
-
-def group_norm(config: DetectorConfig) -> DetectorConfig:
-    """The model with group norm everywhere and a 4conv1fc box head; ReLU comes before the norm, as in tensorpack."""
-    if not isinstance(config.backbone, ResNetConfig) or config.mask is None:
-        raise ValueError(f"{config.name} has no ResNet or no mask head, so its norms cannot be replaced")
-    return replace(
-        config,
-        backbone=replace(config.backbone, norm="gn"),
-        fpn=FPNConfig(norm="gn", conv_bias=True),
-        box=replace(config.box, convs=4, fcs=1, norm="gn", norm_after_relu=True),
-        mask=replace(config.mask, norm="gn", norm_after_relu=True),
     )
 
 
@@ -65,7 +53,7 @@ def cascade_mask_rcnn_r101_fpn() -> DetectorConfig:
 
 def cascade_mask_rcnn_r50_fpn_gn() -> DetectorConfig:
     """`cascade_mask_rcnn_r50_fpn` with group norm everywhere (tensorpack's R50-FPN-GN-Cascade)."""
-    return replace(group_norm(cascade_mask_rcnn_r50_fpn()), name="cascade_mask_rcnn_r50_fpn_gn")
+    return with_norm(cascade_mask_rcnn_r50_fpn(), "gn", "cascade_mask_rcnn_r50_fpn_gn", norm_after_relu=True)
 
 
 def cascade_mask_rcnn_r101_fpn_gn_scratch() -> DetectorConfig:
@@ -73,9 +61,8 @@ def cascade_mask_rcnn_r101_fpn_gn_scratch() -> DetectorConfig:
 
     The network of R101-FPN-GN-Cascade, the best model that tensorpack published.
     """
-    config = group_norm(cascade_mask_rcnn_r101_fpn())
-    backbone = ResNetConfig(depth=101, norm="gn", frozen_stages=0)
-    return replace(config, name="cascade_mask_rcnn_r101_fpn_gn_scratch", backbone=backbone)
+    name = "cascade_mask_rcnn_r101_fpn_gn_scratch"
+    return with_norm(cascade_mask_rcnn_r101_fpn(), "gn", name, frozen_stages=0, norm_after_relu=True)
 
 
 def cascade_mask_rcnn_compact() -> DetectorConfig:
@@ -95,6 +82,6 @@ TORCHVISION_STYLE = named(
 
 MODELS: Models = {
     **TORCHVISION_STYLE,
-    **{f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in TORCHVISION_STYLE.items()},
+    **caffe_versions(TORCHVISION_STYLE),
     **named(cascade_mask_rcnn_r50_fpn_gn, cascade_mask_rcnn_r101_fpn_gn_scratch, cascade_mask_rcnn_compact),
 }

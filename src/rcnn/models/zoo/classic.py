@@ -83,6 +83,19 @@ def caffe(config: DetectorConfig) -> DetectorConfig:
     )
 
 
+def caffe_versions(models: Models) -> Models:
+    """`caffe` of each model, under its own name."""
+    return {f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in models.items()}
+
+
+def with_depth(config: DetectorConfig, depth: int) -> DetectorConfig:
+    """The model on a ResNet with 50, 101 or 152 layers."""
+    if not isinstance(config.backbone, ResNetConfig) or depth not in (50, 101, 152):
+        raise ValueError(f"{config.name} cannot have {depth} layers; expected a model on a ResNet with 50, 101 or 152")
+    name = config.name.replace(f"_r{config.backbone.depth}_", f"_r{depth}_")
+    return replace(config, name=name, backbone=replace(config.backbone, depth=depth))
+
+
 TORCHVISION_STYLE = named(
     faster_rcnn_r50_fpn, mask_rcnn_r50_fpn, faster_rcnn_r101_fpn, mask_rcnn_r101_fpn,
     faster_rcnn_r50_c4, mask_rcnn_r50_c4, faster_rcnn_r101_c4, mask_rcnn_r101_c4,
@@ -90,5 +103,5 @@ TORCHVISION_STYLE = named(
 
 MODELS: Models = {
     **TORCHVISION_STYLE,
-    **{f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in TORCHVISION_STYLE.items()},
+    **caffe_versions(TORCHVISION_STYLE),
 }

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from rcnn.models.config import (
     FCIS_SAMPLING,
+    NO_LIMIT,
     RPN_SAMPLING,
     AnchorConfig,
     CompactConfig,
@@ -19,11 +20,11 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
+from rcnn.models.zoo.classic import with_depth
 from rcnn.models.zoo.naming import Models, named
 
 COCO_SIZES = ((64.0, 128.0, 256.0, 512.0),)
 VOC_SIZES = ((128.0, 256.0, 512.0),)
-NO_LIMIT = 100.0  # effectively no limit on predicted log scales, as in all three versions
 
 
 def fcis_r101_coco() -> DetectorConfig:
@@ -44,7 +45,7 @@ def fcis_r101_coco() -> DetectorConfig:
         fpn=None,
         rpn=RPNConfig(
             width=512,
-            max_log_scale=NO_LIMIT,
+            max_log_scale=NO_LIMIT,  # as in all three versions
             smooth_l1_beta=1 / 9,
             anchors=AnchorConfig(sizes=COCO_SIZES),
             legacy=LegacyRPNConfig(
@@ -139,14 +140,6 @@ def fcis_compact() -> DetectorConfig:
             width=96, sampling=replace(FCIS_SAMPLING, batch_size=48), legacy=LegacyFCISConfig(rounded_regions=False)
         ),
     )
-
-
-def with_depth(config: DetectorConfig, depth: int) -> DetectorConfig:
-    """The model on a ResNet with 50, 101 or 152 layers."""
-    if not isinstance(config.backbone, ResNetConfig) or depth not in (50, 101, 152):
-        raise ValueError(f"{config.name} cannot have {depth} layers; expected a model on a ResNet with 50, 101 or 152")
-    name = config.name.replace("_r101_", f"_r{depth}_")
-    return replace(config, name=name, backbone=replace(config.backbone, depth=depth))
 
 
 def for_voc(config: DetectorConfig, name: str) -> DetectorConfig:

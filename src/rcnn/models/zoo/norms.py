@@ -5,21 +5,33 @@ from __future__ import annotations
 from dataclasses import replace
 
 from rcnn.models.config import AnchorConfig, DetectorConfig, FPNConfig, Norm, ProposalConfig, ResNetConfig, RPNConfig
-from rcnn.models.zoo.classic import C4_SIZES, CAFFE_INPUT, caffe, faster_rcnn_r50_fpn, mask_rcnn_r50_fpn
+from rcnn.models.zoo.classic import (
+    C4_SIZES,
+    CAFFE_INPUT,
+    caffe_versions,
+    faster_rcnn_r50_fpn,
+    mask_rcnn_r50_fpn,
+    with_depth,
+)
 from rcnn.models.zoo.naming import Models, named
 
 
-def with_norm(config: DetectorConfig, norm: Norm, name: str, *, frozen_stages: int = 2) -> DetectorConfig:
-    """The model with `norm` in the ResNet, the FPN and the heads, and a 4conv1fc box head."""
+def with_norm(
+    config: DetectorConfig, norm: Norm, name: str, *, frozen_stages: int = 2, norm_after_relu: bool = False
+) -> DetectorConfig:
+    """The model with `norm` in the ResNet, the FPN and the heads, and a 4conv1fc box head.
+
+    With `norm_after_relu`, the heads have ReLU before the norm, and the convolutions of the FPN a bias (tensorpack).
+    """
     if not isinstance(config.backbone, ResNetConfig):
         raise ValueError(f"{config.name} has no ResNet, so its norm cannot be replaced")
     return replace(
         config,
         name=name,
         backbone=replace(config.backbone, norm=norm, frozen_stages=frozen_stages),
-        fpn=FPNConfig(norm=norm),
-        box=replace(config.box, convs=4, fcs=1, norm=norm),
-        mask=None if config.mask is None else replace(config.mask, norm=norm),
+        fpn=FPNConfig(norm=norm, conv_bias=norm_after_relu),
+        box=replace(config.box, convs=4, fcs=1, norm=norm, norm_after_relu=norm_after_relu),
+        mask=None if config.mask is None else replace(config.mask, norm=norm, norm_after_relu=norm_after_relu),
     )
 
 
@@ -36,7 +48,7 @@ def mask_rcnn_r50_fpn_gn() -> DetectorConfig:
 
 def mask_rcnn_r101_fpn_gn() -> DetectorConfig:
     """`mask_rcnn_r50_fpn_gn` with 101 layers."""
-    return deeper(mask_rcnn_r50_fpn_gn(), "mask_rcnn_r101_fpn_gn")
+    return with_depth(mask_rcnn_r50_fpn_gn(), 101)
 
 
 def faster_rcnn_r50_fpn_gn_scratch() -> DetectorConfig:
@@ -53,7 +65,7 @@ def mask_rcnn_r50_fpn_gn_scratch() -> DetectorConfig:
 
 def mask_rcnn_r101_fpn_gn_scratch() -> DetectorConfig:
     """`mask_rcnn_r50_fpn_gn_scratch` with 101 layers."""
-    return deeper(mask_rcnn_r50_fpn_gn_scratch(), "mask_rcnn_r101_fpn_gn_scratch")
+    return with_depth(mask_rcnn_r50_fpn_gn_scratch(), 101)
 
 
 def mask_rcnn_r50_fpn_syncbn() -> DetectorConfig:
@@ -89,12 +101,12 @@ def mask_rcnn_r50_dc5() -> DetectorConfig:
 
 def faster_rcnn_r101_dc5() -> DetectorConfig:
     """`faster_rcnn_r50_dc5` with 101 layers."""
-    return deeper(faster_rcnn_r50_dc5(), "faster_rcnn_r101_dc5")
+    return with_depth(faster_rcnn_r50_dc5(), 101)
 
 
 def mask_rcnn_r101_dc5() -> DetectorConfig:
     """`mask_rcnn_r50_dc5` with 101 layers."""
-    return deeper(mask_rcnn_r50_dc5(), "mask_rcnn_r101_dc5")
+    return with_depth(mask_rcnn_r50_dc5(), 101)
 
 
 def faster_rcnn_x101_32x8d_fpn() -> DetectorConfig:
@@ -112,20 +124,13 @@ def mask_rcnn_x101_32x8d_fpn() -> DetectorConfig:
     return replace(faster_rcnn_x101_32x8d_fpn(), name="mask_rcnn_x101_32x8d_fpn", mask=mask_rcnn_r50_fpn().mask)
 
 
-def deeper(config: DetectorConfig, name: str) -> DetectorConfig:
-    """The model with 101 layers."""
-    if not isinstance(config.backbone, ResNetConfig):
-        raise ValueError(f"{config.name} has no ResNet, so there is no deeper version of it")
-    return replace(config, name=name, backbone=replace(config.backbone, depth=101))
-
-
 TORCHVISION_STYLE = named(
     faster_rcnn_r50_dc5, mask_rcnn_r50_dc5, faster_rcnn_r101_dc5, mask_rcnn_r101_dc5, mask_rcnn_r50_fpn_syncbn
 )
 
 MODELS: Models = {
     **TORCHVISION_STYLE,
-    **{f"{name}_caffe": (lambda function=function: caffe(function())) for name, function in TORCHVISION_STYLE.items()},
+    **caffe_versions(TORCHVISION_STYLE),
     **named(
         faster_rcnn_r50_fpn_gn, mask_rcnn_r50_fpn_gn, mask_rcnn_r101_fpn_gn,
         faster_rcnn_r50_fpn_gn_scratch, mask_rcnn_r50_fpn_gn_scratch, mask_rcnn_r101_fpn_gn_scratch,

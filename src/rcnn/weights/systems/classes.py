@@ -20,6 +20,9 @@ COCO_CLASSES = (
     "hair drier", "toothbrush",
 )  # fmt: skip
 
+# COCO's id of each of them: 1 to 90, with ten ids that are not used
+COCO_CATEGORY_IDS = tuple(id for id in range(1, 91) if id not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83))
+
 # Pascal VOC and SBD
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",

@@ -10,7 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rcnn.models import DetectorConfig, build_detector
+from rcnn.models import DetectorConfig
+from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.differences import misfits, misfits_text
 from rcnn.weights.setting_texts import setting_values, value_text
 
@@ -68,7 +69,7 @@ class Converted:
 def expected_state(config: DetectorConfig) -> dict[str, Tensor]:
     """Names and shapes of the state of a detector of `config`, without values (on the meta device)."""
     with torch.device("meta"):
-        return build_detector(config).state_dict()
+        return empty_detector(config).state_dict()
 
 
 def require_fit(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
-from rcnn.models.zoo.fcis import COCO_SIZES, VOC_SIZES, for_voc, with_depth
+from rcnn.models.zoo.classic import with_depth
+from rcnn.models.zoo.fcis import COCO_SIZES, VOC_SIZES, for_voc
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.converted import Assumption
