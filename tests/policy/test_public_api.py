@@ -33,6 +33,18 @@ def test_the_page_lists_all_names_once_and_no_others() -> None:
     assert "`rcnn.__version__`" in text
 
 
+def test_the_page_has_the_arguments_of_every_function() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    functions = [name for name in rcnn.__all__ if inspect.isfunction(getattr(rcnn, name))]
+    assert len(functions) > 10
+    for name in (*functions, "Predictor", "AugmentedPredictor"):
+        signature = inspect.signature(getattr(rcnn, name))
+        bare = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+        call = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
+        expected = f"- `rcnn.{name}{call}`".replace(repr(print), "print")
+        assert expected in text, f"docs/api.md, section Arguments: expected the line {expected}"
+
+
 def test_type_checkers_see_the_same_names() -> None:
     tree = ast.parse((ROOT / "src" / "rcnn" / "__init__.py").read_text(encoding="utf-8"))
     [block] = [node for node in tree.body if isinstance(node, ast.If)]

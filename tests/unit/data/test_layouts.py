@@ -57,6 +57,17 @@ def test_names_in_the_file_may_hold_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "all")[0].path.is_file()
 
 
+@pytest.mark.parametrize("place", ["", "train", "images/train"])
+def test_labelme_files_are_refused_by_name(tmp_path: Path, place: str) -> None:
+    (tmp_path / place).mkdir(parents=True, exist_ok=True)
+    (tmp_path / place / "1.json").write_text(json.dumps({"version": "5.4", "shapes": [], "imagePath": "1.png"}))
+    message = r"1\.json and others: these are labelme files; that format is not supported yet.*labelme2coco\.py"
+    with pytest.raises(FileNotFoundError, match=message):
+        splits(tmp_path)
+    with pytest.raises(FileNotFoundError, match=message):
+        open_dataset(tmp_path, "train")
+
+
 def test_splits_are_sorted_and_captions_are_not_splits(tmp_path: Path) -> None:
     for split in ("val", "train"):
         write_coco(tmp_path, TABLES, split)
