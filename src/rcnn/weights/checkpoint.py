@@ -21,13 +21,13 @@ from torch.overrides import TorchFunctionMode
 from typing_extensions import override
 
 from rcnn import __version__
+from rcnn.data.messages import counted, few
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
 from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
-from rcnn.weights.listing import counted, first_names
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
 WEIGHTS_FILE = "model.safetensors"
@@ -87,7 +87,7 @@ def writing_checkpoint(directory: str | Path) -> Iterator[Path]:
     with OutputFolder(directory) as output:
         if others := sorted(files_of_rcnn(directory) - {WEIGHTS_FILE, CONFIG_FILE}):
             raise FileExistsError(
-                f"{directory} contains {first_names(others)} of another rcnn command; a checkpoint needs its own "
+                f"{directory} contains {few(others)} of another rcnn command; a checkpoint needs its own "
                 "folder: choose another --output"
             )
         with output.writing_together(WEIGHTS_FILE, CONFIG_FILE) as folder:
@@ -240,7 +240,7 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
         raise ValueError(f"{source}: got {counted(len(classes), 'class name')}, expected {count} (num_classes)")
     twice = sorted({name for name in classes if list(classes).count(name) > 1})
     if twice or not all(classes):
-        found = f"{first_names(twice)} twice or more" if any(twice) else "an empty one"
+        found = f"{few(twice)} twice or more" if any(twice) else "an empty one"
         raise ValueError(f"{source}: expected different class names that are not empty, got {found}")
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
 from rcnn.weights.checkpoint import require_class_names, sha256_of, write_checkpoint, writing_checkpoint
-from rcnn.weights.listing import counted, first_names
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
@@ -121,7 +121,7 @@ def describe(
     """What was found, assumed and skipped, for people."""
     numbers = sum(value.numel() for value in state.values())
     names = converted.classes
-    shown = f", {counted(len(names), 'class')} ({first_names(names, 5)})" if names else ""
+    shown = f", {counted(len(names), 'class')} ({few(names, 5)})" if names else ""
     lines = [
         f"{file}: {converted.system}, {kind}",
         f"  {converted.summary}",
@@ -163,13 +163,13 @@ def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: boo
     ]
     if integers:
         raise ValueError(
-            f"{source} holds integers where weights are expected, as quantized models do: {first_names(integers)} (our "
+            f"{source} holds integers where weights are expected, as quantized models do: {few(integers)} (our "
             "names); convert the checkpoint from before quantization"
         )
     wrong = [name for name, value in state.items() if value.is_floating_point() and not _finite(value)]
     if wrong and not allow_nonfinite:
         raise ValueError(
-            f"{source} holds NaN or infinity in {counted(len(wrong), 'tensor')}: {first_names(wrong)} (rcnn's names). "
+            f"{source} holds NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)} (rcnn's names). "
             "The training probably diverged: use an earlier checkpoint, or --allow-nonfinite to inspect this one"
         )
 

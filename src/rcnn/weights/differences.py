@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from rcnn.data.messages import few
 from rcnn.models import DetectorConfig
-from rcnn.weights.listing import first_names
 from rcnn.weights.setting_texts import setting_values, value_text
 
 NORMS = {"gn": "group norm", "frozen_bn": "frozen batch norm", "bn": "batch norm", "sync_bn": "batch norm",
@@ -82,7 +82,7 @@ def misfits(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict
 
 def misfits_text(problems: Mapping[str, list[str]], count: int = 6) -> str:
     """`problems` as a message, with up to `count` names of each kind; empty if there are none."""
-    return "; ".join(f"{word}: {first_names(names, count)}" for word, names in problems.items() if names)
+    return "; ".join(f"{word}: {few(names, count)}" for word, names in problems.items() if names)
 
 
 def _norm(state: Mapping[str, Tensor]) -> str:

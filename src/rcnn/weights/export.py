@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rcnn.data.messages import counted, few
 from rcnn.models.own import own_factories
 from rcnn.outputs import OutputFolder
 from rcnn.weights.checkpoint import Checkpoint, read_checkpoint
-from rcnn.weights.listing import counted, first_names
 from rcnn.weights.setting_texts import setting_values
 from rcnn.weights.systems.known import EXPORTS, convert
 from rcnn.weights.systems.system import Export, System
@@ -84,7 +84,7 @@ def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[
         and not (eps[0] != eps[1] and _same_but_for_eps(name, back.state[name], checkpoint.state[name], eps))
     ]
     if names or other:
-        changed = first_names(sorted(names) + other)
+        changed = few(sorted(names) + other)
         raise ValueError(f"{path.name}: reading it back gives other tensors than were written: {changed}")
     ours, theirs = setting_values(checkpoint.config), setting_values(back.config)
     differ = [

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rcnn import __version__
+from rcnn.data.messages import few
 from rcnn.models.config import CONFIG_VERSION
-from rcnn.weights.listing import first_names
 
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 KINDS = ("detector", "backbone")
@@ -70,7 +70,7 @@ def read_record(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: expected kind to be {FIELDS['kind'][1]}, got {record['kind']!r}: {CURE}")
     for key, values in (("classes", record["classes"]), ("files", list(record["files"].values()))):
         if wrong := [json.dumps(value)[:80] for value in values if not isinstance(value, str)]:
-            raise ValueError(f"{path}: expected {key} to be {FIELDS[key][1]}, got {first_names(wrong, 1)}: {CURE}")
+            raise ValueError(f"{path}: expected {key} to be {FIELDS[key][1]}, got {few(wrong, 1)}: {CURE}")
     return record
 
 

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcnn.data.messages import few
 from rcnn.models import build_detector
 from rcnn.models.config import DetectorConfig
 from rcnn.structures import ImageBatch
 from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoint
-from rcnn.weights.listing import first_names
 from rcnn.weights.readers.torch_files import read_safetensors
 
 CHUNK = 1 << 22  # numbers compared at a time
@@ -47,7 +47,7 @@ def check_detector(folder: Path) -> str:
     values = {"boxes": found.boxes, "scores": found.scores, "masks": found.masks, "keypoints": found.keypoints}
     real = {name: value[found.valid] for name, value in values.items() if value is not None}
     if wrong := [name for name, value in real.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"on a generated image, {first_names(wrong)} of the converted network are not finite")
+        raise ValueError(f"on a generated image, {few(wrong)} of the converted network are not finite")
     best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
     return (
         f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
@@ -64,7 +64,7 @@ def check_backbone(folder: Path) -> str:
     with torch.inference_mode():
         features = detector.backbone(detector.normalize(_batch(checkpoint.config)))
     if wrong := [name for name, value in features.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"on a generated image, features {first_names(wrong)} of the converted network are not finite")
+        raise ValueError(f"on a generated image, features {few(wrong)} of the converted network are not finite")
     spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items())
     return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
 
@@ -86,8 +86,7 @@ def require_same(folder: Path, state: Mapping[str, Tensor]) -> None:
     ]
     if other:
         raise ValueError(
-            f"{folder.parent} returns other numbers than were written ({first_names(sorted(other))}): is the disk "
-            "damaged?"
+            f"{folder.parent} returns other numbers than were written ({few(sorted(other))}): is the disk damaged?"
         )
 
 

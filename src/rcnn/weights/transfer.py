@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rcnn.data.messages import few
 from rcnn.models import Detector, DetectorConfig
 from rcnn.weights.checkpoint import Checkpoint
 from rcnn.weights.differences import different_layers, different_tensors
-from rcnn.weights.listing import first_names
 
 # tensors with rows per class, and the number of these rows; the remaining rows belong to background
 CLASS_ROWS = {"box_head.logits": 1, "box_head.deltas": 4, "mask_head.logits": 1}
@@ -71,18 +71,16 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
         why = different_layers(checkpoint.config, detector.config) or different_tensors(state, given)
         raise ValueError(
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
-            f"differently: {'; '.join([*why, first_names(problems)])}; leave out the settings that change its layers"
+            f"differently: {'; '.join([*why, few(problems)])}; leave out the settings that change its layers"
         )
     new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"
     if partial:
-        line += f"; new heads for {first_names(new_classes)}"
-        line += (
-            f", those of {first_names([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
-        )
+        line += f"; new heads for {few(new_classes)}"
+        line += f", those of {few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
     if partial_points:
         kept = [name for name in points if name in known_points]
-        line += f"; keypoints kept: {first_names(kept) if kept else 'none'}"
+        line += f"; keypoints kept: {few(kept) if kept else 'none'}"
     if new_parts:
         line += f"; new: {', '.join(sorted(new_parts))}"
     if dropped:

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcnn.weights.listing import counted, first_names
+from rcnn.data.messages import counted, few
 from rcnn.weights.readers.opcodes import Span
 from rcnn.weights.readers.open_file import read_container
 from rcnn.weights.readers.stored import Damaged, LazyState, Refused, Stored, require_room, shape_of
@@ -72,7 +72,7 @@ def _weights(content: Any, source: str) -> tuple[str | None, Mapping[Any, Any]]:
         return None, content
     if len(parts) == 1:
         return parts[0], content[parts[0]]
-    found = first_names([str(key)[:60] for key in content]) or "nothing"
+    found = few([str(key)[:60] for key in content]) or "nothing"
     raise ValueError(f"{source} holds no named tensors: found {found}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rcnn.weights.listing import first_names
+from rcnn.data.messages import few
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.systems import d2go, imagenet, mask_faster_rcnn, maskrcnn_benchmark, matterport, timm, torchvision
 from rcnn.weights.systems.chainer import system as chainer
@@ -68,6 +68,6 @@ def convert_found(
         raise ValueError(f"{found.source} belongs to an rcnn checkpoint: give commands the folder that it is in")
     known = ", ".join(f"{system.name} ({system.files})" for system in SYSTEMS if system.kind == "detector")
     raise ValueError(
-        f"{found.source} belongs to no known system: its tensors are {first_names(names)}. Known are {known}, "
+        f"{found.source} belongs to no known system: its tensors are {few(names)}. Known are {known}, "
         "ImageNet ResNets, and backbones of timm"
     )

@@ -12,9 +12,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from rcnn.data.messages import few
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
-from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.c4 import RATIOS, mask_rcnn_c4
@@ -124,7 +124,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], given: Typed[Settings], sourc
     theirs = given.values
     needed = ("rpn.convs.0.weight", "rpn.deltas.weight", "box_head.logits.weight", "mask_head.deconv.weight")
     if missing := [name for name in needed if name not in shapes]:
-        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (rcnn's names)")
+        raise ValueError(f"{source} is incomplete: it has no {few(missing)} (rcnn's names)")
     blocks = blocks_of(shapes)
     if 0 in blocks:
         raise ValueError(

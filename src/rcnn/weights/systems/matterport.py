@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rcnn.data.messages import few
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
-from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.classes import class_names
@@ -121,7 +121,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     if unknown:
         raise ValueError(f"{found.source} looks like a file of {SYSTEM.name}, but has {unexpected(unknown)}")
     if bare := [layer for layer, fields in layers.items() if not NORM.fullmatch(layer) and "kernel" not in fields]:
-        raise ValueError(f"{found.source} is incomplete: layers without a kernel: {first_names(bare)}")
+        raise ValueError(f"{found.source} is incomplete: layers without a kernel: {few(bare)}")
     config = _config({name: found.shape(name) for name in found.state}, layers, given, found.source)
 
     def tensors(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
@@ -201,7 +201,7 @@ def _config(
     missing = [name for name in needed if name not in layers]
     if missing or 0 in blocks:
         raise ValueError(
-            f"{source} is incomplete: a ResNet of {blocks} blocks, missing layers: {first_names(missing) or 'none'}"
+            f"{source} is incomplete: a ResNet of {blocks} blocks, missing layers: {few(missing) or 'none'}"
         )
     depth, unusual = depth_and_blocks(blocks)
     kernels = {name: shapes[fields["kernel"]] for name, fields in layers.items() if "kernel" in fields}

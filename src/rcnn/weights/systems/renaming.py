@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from rcnn.weights.listing import first_names
+from rcnn.data.messages import few
 
 MAX_LISTED = 1000  # tensors that a message lists by name
 FIELD = re.compile(r"\{(\d+)([+-]\d+)?(?::(\w+))?\}")
@@ -16,7 +16,7 @@ GROUP = re.compile(r"(\((?!\?)(?:[^()]|\([^()]*\))*\))")  # a group of a pattern
 
 def unexpected(names: Iterable[str]) -> str:
     """The part of a message that lists tensors without a counterpart, and how to skip them."""
-    listed = first_names(list(names), MAX_LISTED)
+    listed = few(list(names), MAX_LISTED)
     return f"tensors without a counterpart here: {listed} (skip them with --allow-unused PATTERN)"
 
 
@@ -92,7 +92,7 @@ class Rules:
         if len(set(ours.values())) != len(ours):
             first = {new: name for name, new in reversed(ours.items())}
             twice = [f"{first[new]} and {name}" for name, new in ours.items() if first[new] != name]
-            raise ValueError(f"{source} has the same tensor under two names: {first_names(twice)}")
+            raise ValueError(f"{source} has the same tensor under two names: {few(twice)}")
         return Placed(ours, tuple(skipped))
 
     def inverted(self) -> Rules:

@@ -16,10 +16,10 @@ from typing import Literal
 from torch import Tensor
 from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
+from rcnn.data.messages import few
 from rcnn.models import DetectorConfig, model_config
 from rcnn.models import config as cfg
 from rcnn.models.zoo.torchvision import BOX, LEGACY, MASK, RPN, faster_rcnn_r50_fpn_v2
-from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names, unnamed_keypoints
 from rcnn.weights.systems.converted import Assumption
@@ -158,7 +158,7 @@ def _config(found: Found) -> DetectorConfig:
     mobile = "backbone.body.0.0.weight" in state
     blocks = blocks_of(state, r"backbone\.body\.layer(\d)\.(\d+)\.conv3\.weight", (1, 2, 3, 4))
     if scores is None or not (mobile or all(blocks)):
-        backbone = first_names([name for name in state if name.startswith("backbone.")], 2)
+        backbone = few([name for name in state if name.startswith("backbone.")], 2)
         raise ValueError(
             f"{source} is a torchvision detector on a network that rcnn does not support ({backbone}); expected "
             "Faster, Mask or Keypoint R-CNN with an FPN on a ResNet of bottleneck blocks (also ResNeXt, wide) or "

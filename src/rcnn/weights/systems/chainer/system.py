@@ -13,9 +13,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from rcnn.data.messages import few
 from rcnn.models import DetectorConfig
 from rcnn.models import config as cfg
-from rcnn.weights.listing import first_names
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.setting_texts import with_settings
 from rcnn.weights.systems.c4 import mask_rcnn_c4
@@ -138,7 +138,7 @@ DENA_SETTINGS: dict[str, object] = {
 
 def _config(system: str, settings: Settings, shapes: Shapes, roi_size: int, source: str) -> DetectorConfig:
     if missing := [name for name in ("rpn.objectness.weight", "box_head.logits.weight") if name not in shapes]:
-        raise ValueError(f"{source} is incomplete: it has no {first_names(missing)} (rcnn's names)")
+        raise ValueError(f"{source} is incomplete: it has no {few(missing)} (rcnn's names)")
     depth = known_depth(blocks_of(shapes, stages=(2, 3, 4)), source)
     classes, width = shapes["box_head.logits.weight"][0] - 1, shapes.get("rpn.convs.0.weight", (1024,))[0]
     if roi_size // 7 not in (1, 2):  # the stride of their res5
