@@ -312,7 +312,7 @@ def test_padding_to_whole_patches_is_the_backbones_own() -> None:
         (ViTConfig(name="resnet50"), "not a plain ViT"),
         (ViTConfig(name=SWIN), "not a plain ViT"),
         (ViTConfig(name="vit_small_patch14_dinov2"), r"patches of \(14, 14\)"),
-        (ViTConfig(name="test_vit", global_blocks=30), "test_vit has 6 blocks"),
+        (ViTConfig(name="test_vit", global_blocks=30), "expected 0 to 6, the number of blocks of test_vit"),
         (ViTConfig(name="test_vit", image_size=100), "multiple of 16"),
     ],
 )
