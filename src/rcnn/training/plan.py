@@ -130,7 +130,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
-    require_buildable(config)
+    require_buildable(config, "" if record is None else f"{request.output}/config.json")
     evaluation = _evaluation_plan(config, validation)
     require_measured(settings.best, config, evaluation)
 

@@ -50,10 +50,14 @@ def starting_recipe(model: str) -> TrainConfig:
     return TrainConfig() if starts_fresh(model) else FINE_TUNING
 
 
-def require_buildable(config: DetectorConfig) -> None:
-    """ValueError unless a detector can be built with these settings, before anything is written."""
+def require_buildable(config: DetectorConfig, source: str = "") -> None:
+    """ValueError unless a detector can be built with these settings, of the file `source` if one is named."""
     try:
         empty_detector(config)
+    except ValueError as error:
+        if not source:
+            raise
+        raise ValueError(f"the model of {source} cannot be built: {error}") from error
     except RuntimeError as error:  # sizes that torch refuses
         if "memory" in str(error) or "overflow" in str(error):
             raise
