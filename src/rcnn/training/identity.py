@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rcnn.data.records import Dataset
-from rcnn.weights.checkpoint import sha256_of
+from rcnn.outputs import sha256_of
 
 MEANINGS = {
     "images": "number of images",
