@@ -17,7 +17,7 @@ from rcnn.data.records import Dataset
 
 
 class Format(Protocol):
-    """What the module of a format offers. `annotations` is the path or pattern of its files, if it is not a usual one."""
+    """What the module of a format offers. `annotations`: the path or pattern of its files, if it is not a usual one."""
 
     @property
     def NAME(self) -> str:
