@@ -22,7 +22,7 @@ from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawTables, Tables
-from rcnn.data.messages import Warnings, excerpt
+from rcnn.data.messages import DataError, Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
 KnownImages = tuple[Path, list[Image]]  # their folder, and what an earlier check found
@@ -50,7 +50,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
         annotations=annotations,
         categories=with_unique_names(without_placeholder(categories, used, warnings)),
         keypoints_differ=keypoints_differ,
-        warnings=warnings.lines(),
+        findings=warnings.findings(),
         notes=warnings.notes(),
     )
 
@@ -62,11 +62,16 @@ def _require_entries(raw: RawTables) -> None:
         for place, entry in enumerate(entries):
             if not isinstance(entry, dict) or not entry.keys() >= set(fields):
                 lacks = ", ".join(f for f in fields if not isinstance(entry, dict) or f not in entry)
-                raise ValueError(f"{raw.file}: entry {place} (from 0) of {name} has no {lacks}: {excerpt(entry)}")
+                raise DataError(
+                    "missing-field", f"{raw.file}: entry {place} (from 0) of {name} has no {lacks}: {excerpt(entry)}"
+                )
     if not raw.images:
-        raise ValueError(f"{raw.file} lists no images: export the split again")
+        raise DataError("no-images", f"{raw.file} lists no images: export the split again")
     if not raw.categories:
-        raise ValueError(f"{raw.file} lists no categories; expected at least one, e.g. {{'id': 1, 'name': 'cat'}}")
+        raise DataError(
+            "no-categories",
+            f"{raw.file} lists no categories; expected at least one, e.g. {{'id': 1, 'name': 'cat'}}",
+        )
 
 
 def _checked_annotations(
@@ -91,6 +96,7 @@ def _checked_annotations(
         "an iscrowd that is neither 0 nor 1",
         "null and unknown text count as 0, other numbers as 1",
         [ids[place] for place in np.flatnonzero(odd).tolist()],
+        kind="bad-iscrowd",
     )
     by_id = {category["id"]: category for category in categories}
     keypoints, keypoints_differ = check_keypoints(
