@@ -54,7 +54,9 @@ class Finding:
     noun: str = "annotation"  # what the entries are
 
     def line(self) -> str:
-        """File, count, what is wrong, first ids, what was done."""
+        """File, count, what is wrong, first ids, what was done; without ids, `what` is the whole line."""
+        if not self.ids:
+            return self.what
         return (
             f"{self.file}: {counted(len(self.ids), self.noun)} {'has' if len(self.ids) == 1 else 'have'} {self.what} "
             f"({'region' if self.noun == 'region' else 'id'} {few(self.ids)}): {self.action}"
@@ -62,17 +64,24 @@ class Finding:
 
 
 class DataError(ValueError):
-    """An annotation file that is refused; `kind` is the id of the fault in checks/kinds.py."""
+    """An annotation file that is refused; `kind` is the id of the fault in checks/kinds.py.
 
-    def __init__(self, kind: str, message: str) -> None:
+    Without the entries at `places` of `table` it would not be refused for this reason; no places: nothing would help.
+    """
+
+    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = ()) -> None:
         super().__init__(message)
-        self.kind = kind
+        self.kind, self.table, self.places = kind, table, tuple(places)
 
 
 class MissingImagesError(FileNotFoundError):
-    """Image files that an annotation file lists are missing."""
+    """Image files that an annotation file lists, at `places` of its images, are missing."""
 
-    kind = "missing-image"
+    kind, table = "missing-image", "images"
+
+    def __init__(self, message: str, places: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.places = tuple(places)
 
 
 class Warnings:
@@ -92,6 +101,13 @@ class Warnings:
         """
         if len(ids):
             self._ids.setdefault((kind, noun, what, action), []).extend(ids)
+
+    def copy(self) -> Warnings:
+        """The same warnings, to add others to."""
+        copied = Warnings(self.file)
+        copied._ids = {key: list(ids) for key, ids in self._ids.items()}
+        copied._notes = list(self._notes)
+        return copied
 
     def note(self, line: str) -> None:
         """A decision that is not about a fault of the file."""

@@ -25,6 +25,8 @@ from pathlib import Path
 from typing import IO
 from urllib.parse import urlsplit
 
+from typing_extensions import override
+
 PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
 MIN_BYTES = 16 * 1024
 TIMEOUT = 10.0  # seconds for a connection or one read
@@ -215,6 +217,7 @@ class _Transfer:
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https addresses, but not from https to http."""
 
+    @override
     def redirect_request(
         self,
         req: urllib.request.Request,

@@ -41,7 +41,9 @@ def image_ids(raw: RawTables) -> list[Id]:
     for place, entry in enumerate(raw.images):
         found = as_id(entry["id"])
         if found is None:
-            raise DataError("bad-id", _wrong_id(raw, "images", place, entry["id"], "a whole number or text"))
+            raise DataError(
+                "bad-id", _wrong_id(raw, "images", place, entry["id"], "a whole number or text"), "images", [place]
+            )
         ids.append(found)
     _require_unique(ids, "images", raw)
     return ids
@@ -54,7 +56,12 @@ def category_ids(raw: RawTables) -> list[int]:
         found = as_id(entry["id"])
         whole = None if found is None else as_whole(found)
         if whole is None or not 0 <= whole < MAX_ID:
-            raise DataError("bad-id", _wrong_id(raw, "categories", place, entry["id"], "a whole number from 0"))
+            raise DataError(
+                "bad-id",
+                _wrong_id(raw, "categories", place, entry["id"], "a whole number from 0"),
+                "categories",
+                [place],
+            )
         ids.append(whole)
     _require_unique(ids, "categories", raw)
     return ids
@@ -132,6 +139,8 @@ def _require_known(unknown: Sequence[int], field: str, known: Sequence[Id], raw:
         f"{'has' if len(unknown) == 1 else 'have'} {_article(field)} {field} that the file does not "
         f"list, e.g. {excerpt(first[field])} of annotation {excerpt(first.get('id'))}; it lists {listed}: add the "
         f"{what}, or remove the annotations",
+        "annotations",
+        unknown,
     )
 
 
@@ -142,10 +151,13 @@ def _article(field: str) -> str:
 def _require_unique(ids: Sequence[Id], table: str, raw: RawTables) -> None:
     if len(set(ids)) < len(ids):
         twice = [one for one, uses in Counter(ids).items() if uses > 1]
+        first = {one: place for place, one in reversed(list(enumerate(ids)))}
         raise DataError(
             "repeated-id",
             f"{raw.file}: {counted(len(twice), 'id')} of {table} used more than once ({few(twice)}): give each entry "
             "its own; files that were joined need their ids renumbered",
+            table,
+            [place for place, one in enumerate(ids) if first[one] != place],
         )
 
 

@@ -50,6 +50,8 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
                 "bad-file-name",
                 f"{raw.file}: entry {place} (from 0) of images (id {one}) has the file_name {excerpt(name)}; expected "
                 "the name of its image file",
+                "images",
+                [place],
             )
         names.append(name)
     if by_url:
@@ -173,6 +175,8 @@ def _require_found(
                 "image-outside",
                 f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which is outside the "
                 f"data set {raw.root}: copy the image into the data set and correct its name",
+                "images",
+                [place],
             )
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
@@ -185,7 +189,8 @@ def _require_found(
         raise MissingImagesError(
             f"{raw.file}: {len(missing)} of its {len(names)} images are not in {where}: "
             f"{few(wanted)}{close_to(os.path.basename(wanted[0]), there)}; copy them there, or remove them from the "
-            "file"
+            "file",
+            missing,
         )
     return [path for path in found if path is not None]
 

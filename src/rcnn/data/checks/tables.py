@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from rcnn.data.messages import Finding
+from rcnn.data.messages import DataError, Finding, MissingImagesError
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
@@ -75,3 +75,4 @@ class Tables:
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
     findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
+    refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here
