@@ -52,9 +52,9 @@ class Category(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RawTables:
-    """What the annotation file of a split holds, unchecked."""
+    """What the annotation files of a split hold, unchecked."""
 
-    file: Path  # named in every message
+    file: Path  # the annotation file, or the folder of several; named in every message
     root: Path  # the folder of the data set; all images are inside it
     folders: tuple[Path, ...]  # where the images may be, in this order
     images: list[RawEntry]

@@ -20,6 +20,7 @@ from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
 from rcnn.data.messages import Warnings, excerpt, few
 
+NAME = "VIA"
 PATTERNS = (
     "{split}/via_region_data.json",
     "annotations/{split}.json",
