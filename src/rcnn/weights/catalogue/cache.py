@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from rcnn.download.fetch import DownloadError, Progress, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
-from rcnn.weights.catalogue.download import download
 from rcnn.weights.catalogue.entry import Entry
 from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
@@ -115,15 +115,34 @@ def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
     size = f" ({entry.mib:.0f} MiB)" if entry.mib else ""
     log(f"downloading {entry.url}{size}")
     try:
-        download(entry.url, file, check=lambda path: require_published(path, entry), log=log)
-    except ConnectionError as error:
-        raise ConnectionError(f"{entry.name} cannot be downloaded: {error}. {_by_hand(entry)}") from error
+        fetch(entry.url, file, progress=_progress(log))
+    except DownloadError as error:
+        raise ConnectionError(f"{error}\n{_by_hand(entry)}") from error
+    try:
+        require_published(file, entry)
+    except ValueError:
+        file.unlink()
+        raise
     return file, True
+
+
+def _progress(log: Log) -> Progress:
+    """Logs every tenth of a download, with the time that is left."""
+    started, shown = time.monotonic(), 0
+
+    def report(received: int, total: int | None) -> None:
+        nonlocal shown
+        if total and (tenths := 10 * received // total) > shown:
+            shown = tenths
+            left = (time.monotonic() - started) * (total - received) / received
+            log(f"  {megabytes(received)} of {megabytes(total)}, {left:.0f} s left")
+
+    return report
 
 
 def _by_hand(entry: Entry) -> str:
     return (
-        "Download this file where there is a network:\n"
+        "To do without this download, get this file where there is a network:\n"
         f"{entry.url}\n"
         "and put it into this folder:\n"
         f"{downloads_folder(entry)}"
