@@ -9,6 +9,7 @@ import typer
 from rcnn.cli.convert import convert
 from rcnn.cli.demo import demo
 from rcnn.cli.doctor import doctor
+from rcnn.cli.download import download
 from rcnn.cli.eval import evaluate
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
@@ -28,6 +29,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("convert")(convert)
 app.add_typer(models, name="models")
+app.command("download")(download)
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 

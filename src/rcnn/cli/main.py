@@ -17,7 +17,8 @@ COMMANDS = {
     "eval": "Measure average precision (COCO's metrics) on a data set.",
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
-    "models": "List the models, or show the settings of one.",
+    "models": "List the models and their published weights, or show the settings of one.",
+    "download": "Download published weights by name, verify and convert them.",
     "doctor": "Show what this machine has, and how to install what is missing.",
     "demo": "Train and evaluate a small Mask R-CNN on synthetic images, in minutes.",
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
+from benchmarks import weights_table
 from torch import Tensor
 
 from rcnn.models import DetectorConfig, model_config
@@ -227,6 +228,12 @@ def test_every_timm_model_has_imagenet_weights_by_name() -> None:
     timm = [config for config in named if isinstance(config.backbone, TimmConfig)]
     assert timm
     assert all(imagenet_entry(config) for config in timm)
+
+
+def test_the_page_of_weights_is_up_to_date() -> None:
+    text = weights_table.PAGE.read_text(encoding="utf-8")
+    assert text.count("\n| [`") == len(entries())
+    assert weights_table.updated(text) == text, "run python benchmarks/weights_table.py"
 
 
 def test_tables_are_in_the_package(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rcnn.download.fetch import DownloadError, Progress, fetch, megabytes
+from rcnn.download.fetch import PATIENCE, DownloadError, Progress, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
 from rcnn.weights.catalogue.entry import Entry
-from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE
+from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 Log = Callable[[str], object]
@@ -90,6 +90,14 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
     return folder
 
 
+def copy_checkpoint(folder: Path, output: Path) -> Path:
+    """Copy a checkpoint to the folder `output`, by the rules for output folders; returns it."""
+    with writing_checkpoint(output) as temporary:
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copyfile(folder / name, temporary / name)
+    return output
+
+
 def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
     """The verified weight file of `entry`, and whether it was downloaded just now."""
     if entry.package:
@@ -115,7 +123,7 @@ def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
     size = f" ({entry.mib:.0f} MiB)" if entry.mib else ""
     log(f"downloading {entry.url}{size}")
     try:
-        fetch(entry.url, file, progress=_progress(log))
+        fetch(entry.url, file, progress=_progress(log), patience=PATIENCE)
     except DownloadError as error:
         raise ConnectionError(f"{error}\n{_by_hand(entry)}") from error
     try:
