@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SHOWN = 5  # ids in a line, before the rest are counted
-PLURALS = {"category": "categories", "class": "classes"}
+PLURALS = {"category": "categories", "class": "classes", "entry": "entries"}
 
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:

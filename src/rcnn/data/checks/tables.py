@@ -60,6 +60,7 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
+    relative_boxes: bool = False  # boxes are fractions of the image, as the user says; else found out from their values
 
 
 @dataclass(frozen=True, kw_only=True)
