@@ -67,7 +67,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
         annotations=annotations,
         categories=categories,
         keypoints_differ=keypoints_differ,
-        warnings=tuple(dict.fromkeys(line for one in tables for line in one.warnings)),
+        findings=tuple(dict.fromkeys(finding for one in tables for finding in one.findings)),
         notes=tuple(dict.fromkeys(notes)),
     )
 

@@ -15,7 +15,7 @@ from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.metrics.coco import FIELDS, evaluate
 from rcnn.metrics.inputs import check_results, read_json
-from rcnn.models.config import COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA
+from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.weights.checkpoint import CONFIG_FILE
 
 
@@ -114,10 +114,9 @@ def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detect
     if "keypoints" in kinds and dataset.objects.keypoints is not None:
         skeleton = skeleton_of(dataset)
         names = skeleton.names
-        sigmas = skeleton.sigmas
-        if sigmas is None:
-            known = names == COCO_KEYPOINTS or (not skeleton.named and len(names) == len(COCO_KEYPOINTS))
-            sigmas = COCO_SIGMAS if known else (DEFAULT_SIGMA,) * len(names)
+        if not skeleton.named and len(names) == len(COCO_KEYPOINTS):  # as in training
+            names = COCO_KEYPOINTS
+        sigmas = skeleton.sigmas or default_sigmas(names)
     plan = plan_evaluation(kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names)
     count = min(limit, len(dataset)) if limit else len(dataset)
     metrics = evaluate(

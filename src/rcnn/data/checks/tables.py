@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from rcnn.data.messages import DataError, Finding, MissingImagesError
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
@@ -65,7 +66,7 @@ class RawTables:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """One split, every field checked. Annotations that cannot be used at all are not in it; `warnings` counts them."""
+    """One split, every field checked. Annotations that cannot be used at all are not in it; `findings` counts them."""
 
     file: Path
     folder: Path  # what file names are relative to
@@ -73,5 +74,6 @@ class Tables:
     annotations: list[Annotation]
     categories: list[Category]
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
-    warnings: tuple[str, ...]  # faults: a line each, with what was done about them
+    findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
+    refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here

@@ -10,7 +10,7 @@ from typing import Protocol
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, via
-from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
+from rcnn.data.formats.files import annotation_file, collector_paused, require_one_per_split, split_of
 from rcnn.data.formats.unknown import no_such_split, not_recognised
 
 
@@ -111,10 +111,28 @@ def splits_at(location: Location) -> list[str]:
 
 
 def read_split(location: Location, split: str, known: KnownImages | None = None) -> Tables:
-    """The tables of a split in the first format that recognises it; `known` images are not searched for again.
+    """The tables of a split; `known` images are not searched for again.
 
     Raises ValueError or OSError, with the file and what is wrong in it.
     """
+    tables = _read(location, split, known)
+    if tables.refusals:
+        raise tables.refusals[0]
+    return tables
+
+
+def read_tables(path: Path, split: str, *, annotations: str = "", keypoints: bool = False) -> Tables:
+    """The checked tables of a split, without the entries that `open_dataset` would refuse: see Tables.refusals.
+
+    `path` is the folder of the data set, or its annotation file. Raises FileNotFoundError and ValueError where nothing
+    can be read.
+    """
+    with collector_paused():
+        return _read(locate(path, annotations, keypoints=keypoints), split, None)
+
+
+def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
+    """The tables of a split in the first format that recognises it."""
     folder, annotations = location.folder, location.annotations
     chosen = next((one for one in FORMATS if one.recognises(folder, split, annotations)), None)
     if chosen is None:
