@@ -59,6 +59,7 @@ def assemble(
         keypoints_differ=tables.keypoints_differ,
         warnings=(*tables.warnings, *others, *warnings.lines()),
         notes=tables.notes,
+        metric=tables.metric,
     )
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rcnn.metrics.coco import Metrics, evaluate
+from rcnn.metrics.coco import evaluate
 from rcnn.metrics.tables import metrics_table
+from rcnn.metrics.values import Metrics
 from tests.unit.random_truth import random_results, random_truth
 
 

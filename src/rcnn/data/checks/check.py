@@ -52,6 +52,7 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
         keypoints_differ=keypoints_differ,
         warnings=warnings.lines(),
         notes=warnings.notes(),
+        metric=raw.metric,
     )
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
+MetricName = Literal["coco", "voc2007", "voc2012", "lvis"]  # rcnn.metrics has them
 RawEntry = dict[str, Any]  # an entry of a table, unchanged: any fields, of any type
 
 
@@ -60,6 +61,7 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
+    metric: MetricName = "coco"  # that data sets of the format are evaluated with by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +76,4 @@ class Tables:
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
     warnings: tuple[str, ...]  # faults: a line each, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
+    metric: MetricName = "coco"  # that the split is evaluated with by default
