@@ -100,6 +100,18 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     return (width, height) if swapped else (height, width)
 
 
+def read_grey(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """A small grey copy (side, side) uint8 of what `read_image` returns, squeezed to a square.
+
+    JPEG files are decoded at a fraction of their size, which is several times as fast. Raises the same errors.
+    """
+    with _open(source, max_pixels) as image:
+        image.draft("L", (2 * side, 2 * side))
+        pixels = decode(image, _name(source)).permute(1, 2, 0).numpy()
+    small = Image.fromarray(pixels).convert("L").resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small)
+
+
 def is_image(path: Path) -> bool:
     """Whether a file's header is that of an image that `read_image` reads, with all optional decoders installed."""
     try:

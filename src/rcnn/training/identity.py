@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rcnn.data.records import Dataset
-from rcnn.weights.checkpoint import sha256_of
 
 MEANINGS = {
     "images": "number of images",
     "objects": "number of objects",
-    "sha256": "content of the annotation file",
+    "sha256": "content of the annotations",
     "image_bytes": "total size of the image files in bytes",
 }
 
 
 def data_identity(dataset: Dataset) -> dict[str, Any]:
-    """Counts of images and objects, the digest of the annotation file, and the size of all image files together."""
+    """Counts of images and objects, the digest of the annotations, and the size of all image files together."""
     folder = dataset.folder
     return {
         "images": len(dataset),
         "objects": len(dataset.objects.labels),
-        "sha256": sha256_of(dataset.annotation_file),
+        "sha256": _digest(dataset),
         "image_bytes": sum(_bytes(folder / name) for name in dataset.file_names),
     }
+
+
+def _digest(dataset: Dataset) -> str:
+    """SHA-256 of all that training uses of the annotations, whatever their format and the number of their files."""
+    objects, outlines = dataset.objects, dataset.objects.outlines
+    arrays = [dataset.sizes, objects.starts, objects.boxes, objects.labels, objects.crowd, objects.areas]
+    arrays += [outlines.part_starts, outlines.point_starts, outlines.points, outlines.rle_starts, outlines.rle_bytes]
+    arrays += [] if objects.keypoints is None else [objects.keypoints]
+    digest = hashlib.sha256(json.dumps([dataset.classes, dataset.image_ids, dataset.file_names]).encode())
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _bytes(file: Path) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from rcnn.data.messages import DataError, Finding, MissingImagesError
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
@@ -53,9 +54,9 @@ class Category(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class RawTables:
-    """What the annotation file of a split holds, unchecked."""
+    """What the annotation files of a split hold, unchecked."""
 
-    file: Path  # named in every message
+    file: Path  # the annotation file, or the folder of several; named in every message
     root: Path  # the folder of the data set; all images are inside it
     folders: tuple[Path, ...]  # where the images may be, in this order
     images: list[RawEntry]
@@ -66,7 +67,7 @@ class RawTables:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """One split, every field checked. Annotations that cannot be used at all are not in it; `warnings` counts them."""
+    """One split, every field checked. Annotations that cannot be used at all are not in it; `findings` counts them."""
 
     file: Path
     folder: Path  # what file names are relative to
@@ -74,6 +75,7 @@ class Tables:
     annotations: list[Annotation]
     categories: list[Category]
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
-    warnings: tuple[str, ...]  # faults: a line each, with what was done about them
+    findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
     metric: MetricName = "coco"  # that the split is evaluated with by default
+    refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here

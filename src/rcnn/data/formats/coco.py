@@ -13,6 +13,7 @@ from rcnn.data.checks.tables import RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
 from rcnn.data.messages import Warnings, few
 
+NAME = "COCO"
 KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone
 PATTERNS = (
     "annotations/instances_{split}.json",  # COCO

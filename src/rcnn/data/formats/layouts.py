@@ -17,19 +17,19 @@ from rcnn.data.records import Dataset
 
 
 class Format(Protocol):
-    """What the file of a format offers. `annotations` is the pattern of its files, if it is not a usual one."""
+    """What the module of a format offers. `annotations`: the path or pattern of its files, if it is not a usual one."""
 
     @property
-    def PATTERNS(self) -> tuple[str, ...]:
-        """Where the annotation file of a split may be, first found."""
+    def NAME(self) -> str:
+        """How users call the format, e.g. "labelme"."""
         ...
 
     def splits(self, folder: Path, annotations: str = "") -> set[str]:
-        """Names of the splits that `folder` has in this format."""
+        """Names of the splits that `folder` has in this format; a folder that is not divided has the split "all"."""
         ...
 
     def recognises(self, folder: Path, split: str, annotations: str = "") -> bool:
-        """Whether `folder` has `split` in this format."""
+        """Whether `folder` has `split` in this format. Cheap: opens a file or two, and never raises."""
         ...
 
     def read(
@@ -41,11 +41,15 @@ class Format(Protocol):
         keypoints: bool = False,
         known: KnownImages | None = None,
     ) -> Tables:
-        """The checked tables of a split."""
+        """The checked tables of a split.
+
+        `keypoints` prefers annotations with keypoints where there are several; `known` images are not searched for
+        again. Raises ValueError or OSError, with the file and what is wrong in it.
+        """
         ...
 
 
-FORMATS: tuple[Format, ...] = (coco, via)
+FORMATS: tuple[Format, ...] = (coco, via)  # the first that recognises a split reads it
 
 
 def open_dataset(
@@ -109,13 +113,30 @@ def splits(directory: Path | str, annotations: str = "") -> list[str]:
 
 
 def _read(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
-    """The tables of a split in the format that recognises it; `known` images are not searched for again."""
-    patterns = _patterns(annotations)
-    named = [one for one in FORMATS if annotation_file(folder, split, (annotations,) if annotations else one.PATTERNS)]
-    if not named:
-        raise nothing_found(folder, split, _splits(folder, ""), patterns)
-    # a file that no format recognises is read by the first format with that file name, which reports what is wrong
-    chosen = next((one for one in named if one.recognises(folder, split, annotations)), named[0])
+    """As `read_tables`, but raises what the file is refused for; `known` images are not searched for again."""
+    tables = _read_any(folder, split, annotations, keypoints, known)
+    if tables.refusals:
+        raise tables.refusals[0]
+    return tables
+
+
+def read_tables(folder: Path, split: str, *, annotations: str = "", keypoints: bool = False) -> Tables:
+    """The checked tables of a split, without the entries that `open_dataset` would refuse: see Tables.refusals.
+
+    Raises FileNotFoundError and ValueError where nothing can be read.
+    """
+    with collector_paused():
+        return _read_any(folder, split, annotations, keypoints, None)
+
+
+def _read_any(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
+    """The tables of a split in the first format that recognises it; `known` images are not searched for again."""
+    chosen = next((one for one in FORMATS if one.recognises(folder, split, annotations)), None)
+    if chosen is None:
+        # a file in the place of an annotation file that no format recognises: COCO's reader says what is wrong with it
+        if annotation_file(folder, split, _patterns(annotations)) is None:
+            raise nothing_found(folder, split, _splits(folder, ""), _patterns(annotations))
+        chosen = coco
     return chosen.read(folder, split, annotations=annotations, keypoints=keypoints, known=known)
 
 
@@ -124,7 +145,8 @@ def _splits(folder: Path, annotations: str) -> list[str]:
 
 
 def _patterns(annotations: str) -> Sequence[str]:
-    return (annotations,) if annotations else tuple(dict.fromkeys(p for one in FORMATS for p in one.PATTERNS))
+    """Where annotation files of a whole split may be, by their names."""
+    return (annotations,) if annotations else tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))
 
 
 def _without_objects(dataset: Dataset) -> str:
