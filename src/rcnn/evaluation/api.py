@@ -117,5 +117,7 @@ def validation_split(data: str | Path, annotations: str = "") -> str:
     known = splits(Path(data), annotations)
     named = [name for name in known if name.startswith("val")]
     if not named and len(known) != 1:
-        raise ValueError(f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with --split")
+        raise ValueError(
+            f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with split (--split)"
+        )
     return (named or known)[0]

@@ -100,7 +100,7 @@ def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) 
         f"{counted(too_many, 'image')} {has} more than {counted(max_detections, 'object')} of one class (up to "
         f"{largest}), but at most {counted(max_detections, 'detection')} per image and class "
         f"{'counts' if max_detections == 1 else 'count'}, so even perfect detections would miss some. "
-        f"--max-detections {largest} counts them all"
+        f"max_detections={largest} (--max-detections) counts them all"
     )
 
 

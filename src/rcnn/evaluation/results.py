@@ -16,7 +16,7 @@ from rcnn.evaluation.plan import plan_evaluation
 from rcnn.metrics.choice import evaluate
 from rcnn.metrics.inputs import check_results, read_json
 from rcnn.metrics.values import FIELDS
-from rcnn.models.config import COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA
+from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.weights.checkpoint import CONFIG_FILE
 
 
@@ -117,10 +117,9 @@ def evaluate_results(
     if "keypoints" in kinds and dataset.objects.keypoints is not None:
         skeleton = skeleton_of(dataset)
         names = skeleton.names
-        sigmas = skeleton.sigmas
-        if sigmas is None:
-            known = names == COCO_KEYPOINTS or (not skeleton.named and len(names) == len(COCO_KEYPOINTS))
-            sigmas = COCO_SIGMAS if known else (DEFAULT_SIGMA,) * len(names)
+        if not skeleton.named and len(names) == len(COCO_KEYPOINTS):  # as in training
+            names = COCO_KEYPOINTS
+        sigmas = skeleton.sigmas or default_sigmas(names)
     plan = plan_evaluation(
         kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric
     )

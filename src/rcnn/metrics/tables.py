@@ -38,7 +38,8 @@ _GAP = 4  # characters between the columns of a table of many classes
 def metrics_table(metrics: Metrics, width: int = 80) -> str:
     """Two aligned tables, overall and per class, in lines of up to `width` characters; "-": no object to measure on.
 
-    Many classes are set in as many columns as fit, to be read downwards. Names that do not fit are cut, ending in "…".
+    Classes without objects are only counted. Many classes are set in as many columns as fit, to be read downwards.
+    Names that do not fit are cut, ending in "…".
     """
     numbers = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
     counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in numbers.items())
@@ -72,18 +73,26 @@ def _overall(metrics: Metrics) -> list[str]:
 
 
 def _by_class(metrics: Metrics, width: int) -> list[str]:
-    few = len(metrics.per_class) <= _ONE_COLUMN
+    names = [name for name in metrics.per_class if metrics.objects[name]]
+    empty = len(metrics.per_class) - len(names)
+    lines = _table_of_classes(metrics, names, width) if names else []
+    noun = "class without objects is" if empty == 1 else "classes without objects are"
+    return [*lines, f"{empty} {noun} not listed"] if empty else lines
+
+
+def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> list[str]:
+    few = len(names) <= _ONE_COLUMN
     shown = ("AP", "AP50") if few else ("AP",)
     kinds = [kind for kind in metrics.kinds if "AP" in metrics.kinds[kind]]
     titles = [f"{TITLES[kind]} {name}" if few else TITLES[kind] for kind in kinds for name in shown]
     head = ["AP by class" if not few else "class", "objects", *titles]
     values = [
-        [f"{metrics.objects[name]:,}", *(number(found[kind][m]) for kind in kinds for m in shown)]
-        for name, found in metrics.per_class.items()
+        [f"{metrics.objects[name]:,}", *(number(metrics.per_class[name][kind][m]) for kind in kinds for m in shown)]
+        for name in names
     ]
     taken = sum(2 + max(len(row[place]) for row in [head[1:], *values]) for place in range(len(head) - 1))
     room = max(8, width - taken)
-    rows = [[_cut(name, room), *row] for name, row in zip(metrics.per_class, values, strict=True)]
+    rows = [[_cut(name, room), *row] for name, row in zip(names, values, strict=True)]
     lines = _aligned([head, *rows], left=(0,))
     if few:
         return lines

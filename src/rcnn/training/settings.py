@@ -89,13 +89,13 @@ class TrainConfig:
         """`metric`, empty for auto, as `rcnn.evaluate` takes it."""
         return "" if self.metric == "auto" else self.metric
 
-    def images_per_step(self, world: int = 1) -> int:
-        """Images per optimizer step, over `world` processes."""
-        return self.batch_size * self.accumulate * world
+    def images_per_step(self) -> int:
+        """Images per optimizer step."""
+        return self.batch_size * self.accumulate
 
-    def scaled_lr(self, world: int = 1) -> float:
+    def scaled_lr(self) -> float:
         """The learning rate after warm-up, scaled to the images per step."""
-        return self.lr * self.images_per_step(world) / self.reference_batch
+        return self.lr * self.images_per_step() / self.reference_batch
 
 
 # Defaults of a run that starts from a checkpoint: few images, few steps, weights that should mostly be kept. The

@@ -83,7 +83,7 @@ def flatten(metrics: Metrics) -> dict[str, float | None]:
     return {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
 
 
-def describe(metrics: Metrics) -> str:
+def main_metrics(metrics: Metrics) -> str:
     """The main metrics on one line; "-" for those without ground truth."""
     parts: list[str] = []
     for kind in KINDS:

@@ -263,7 +263,7 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
     dataset = open_dataset(data, "val", CLASSES)
     [warning] = plan_evaluation(("bbox", "segm"), dataset).warnings
     assert warning.startswith("1 image has more than 100 objects of one class (up to 150)")
-    assert warning.endswith("--max-detections 150 counts them all")
+    assert warning.endswith("max_detections=150 (--max-detections) counts them all")
     assert plan_evaluation(("bbox", "segm"), dataset, max_detections=150).warnings == ()
     assert settings_for(predictor, dataset, max_detections=150) == [f"{path}=150" for path in [_limit_path(predictor)]]
     assert settings_for(predictor, dataset, max_detections=50) == settings_for(predictor, dataset) == []
