@@ -61,6 +61,7 @@ def assemble(
         findings=findings,
         warnings=(*(one.line() for one in tables.findings), *others, *warnings.lines()),
         notes=tables.notes,
+        metric=tables.metric,
     )
 
 

@@ -66,6 +66,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
         images=images,
         annotations=annotations,
         categories=categories,
+        metric=tables[0].metric if len({one.metric for one in tables}) == 1 else "coco",
         keypoints_differ=keypoints_differ,
         findings=tuple(dict.fromkeys(finding for one in tables for finding in one.findings)),
         notes=tuple(dict.fromkeys(notes)),

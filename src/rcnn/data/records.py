@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rcnn.data.checks.check import KnownImages
-from rcnn.data.checks.tables import Annotation, Category, Id, Image, Tables
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 from rcnn.data.messages import Finding, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
@@ -102,6 +102,7 @@ class Dataset:
     findings: tuple[Finding, ...] = ()  # faults of the annotation file
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
     notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
+    metric: MetricName = "coco"  # what the format's data sets are evaluated with, see `rcnn.metrics`
 
     def __len__(self) -> int:
         return len(self.image_ids)

@@ -85,6 +85,7 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
         keypoints_differ=keypoints_differ,
         findings=warnings.findings(),
         notes=warnings.notes(),
+        metric=raw.metric,
     )
 
 

@@ -71,8 +71,10 @@ def read(
         file=file,
         root=folder if images is None else images,
         folders=image_folders(file, folder, split, images),
+        images=tables["images"],
+        annotations=tables["annotations"],
+        categories=tables["categories"],
         relative_boxes=relative_boxes,
-        **tables,
     )
     return check_tables(raw, Warnings(file), known)
 
