@@ -13,8 +13,8 @@ from pycocotools import mask as masks
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.checks.outlines import polygon_area
-from rcnn.data.checks.run_lengths import run_totals
 from rcnn.metrics.coco import evaluate
+from rcnn.ops.run_lengths import run_totals
 from tests.unit.data.coco_folders import SQUARE, annotation, coco_tables, write_coco
 
 FILE = "instances_val.json"
