@@ -28,13 +28,8 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 
-REPEATABLE = (
-    "--allow",
-    "--allow-missing",
-    "--allow-unused",
-    "--only",
-    "--skip",
-)  # options that may be given several times
+# options that may be given several times
+REPEATABLE = ("--allow", "--allow-missing", "--allow-unused", "--only", "--skip")
 NOT_EMPTY = ("--data", "--output", "--fix")  # options with paths: an empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"

@@ -116,6 +116,8 @@ def test_every_fault_that_opening_reports_has_a_known_id() -> None:
                 named.append(ast.literal_eval(node.args[0]))
             elif name.endswith("warnings.add"):
                 given = [keyword.value for keyword in node.keywords if keyword.arg == "kind"]
-                named += [value.value for value in given if isinstance(value, ast.Constant)] if given else ["format"]
+                named += (
+                    [str(value.value) for value in given if isinstance(value, ast.Constant)] if given else ["format"]
+                )
     assert len(named) > 40
     assert set(named) <= set(KINDS)

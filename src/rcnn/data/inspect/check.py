@@ -16,7 +16,7 @@ import numpy as np
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats.layouts import read_tables, splits
+from rcnn.data.formats.layouts import locate, read_tables, splits_at
 from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
 from rcnn.data.inspect.outlines import check_outlines
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
@@ -151,20 +151,26 @@ def read_splits(
     progress: Progress,
 ) -> tuple[list[CheckedSplit], list[Finding]]:
     """The splits that can be read, with their image files decoded if `images`; and a finding for each of the others."""
-    folder = Path(directory)
-    names = [split] if split else splits(folder, annotations)
+    path = Path(directory)
+    location = locate(path, annotations)
+    names = [split] if split else splits_at(location)
     read: list[tuple[Tables, Dataset]] = []
     refused: list[Finding] = []
     for name in names:
         try:
-            tables = read_tables(folder, name, annotations=annotations, keypoints=keypoints)
+            tables = read_tables(path, name, annotations=annotations, keypoints=keypoints)
         except (ValueError, OSError) as error:
             if isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError):
                 raise  # there is no such split
-            refused.append(_refusal(error, folder))
+            refused.append(_refusal(error, path))
             continue
         dataset = assemble(
-            tables, root=folder, split=name, classes=None, ignore_others=False, reader=lambda known, own=tables: own
+            tables,
+            root=location.folder,
+            split=name,
+            classes=None,
+            ignore_others=False,
+            reader=lambda known, own=tables: own,
         )
         read.append((tables, dataset))
     total = sum(len(dataset) for _, dataset in read) if images else 0

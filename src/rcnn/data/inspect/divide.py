@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.formats.layouts import open_dataset, splits
 from rcnn.data.inspect.check import Progress, no_progress
 from rcnn.data.messages import counted
+from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.split import MIN_IMAGES, class_counts, divide, require_fractions
 from rcnn.data.writing import CocoSplit, image_sources, require_free, write_split
@@ -32,13 +32,9 @@ class Division:
         """A table: classes in rows, parts in columns."""
         width = max(7, *(len(name) for name in self.classes))
         rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
-        totals = sum(self.objects.values())
         for label, name in enumerate(self.classes):
-            shares = [
-                f"{objects[label]:,} ({objects[label] / max(1, totals[label]):.0%})"
-                for objects in self.objects.values()
-            ]
-            rows.append((name, shares))
+            counts = [int(objects[label]) for objects in self.objects.values()]
+            rows.append((name, [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
         return [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
 
 
@@ -65,9 +61,7 @@ def split_dataset(
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):
         raise ValueError(f"names {', '.join(parts)}: expected {len(fractions)} different names, one per fraction")
-    dataset = open_dataset(
-        directory, split or _only_split(directory, annotations), annotations=annotations, keypoints=keypoints
-    )
+    dataset = open_dataset(directory, split, annotations=annotations, keypoints=keypoints)
     if len(dataset) < MIN_IMAGES:
         raise ValueError(
             f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "
@@ -82,7 +76,7 @@ def split_dataset(
                 f"{dataset.annotation_file}: no image is left for {', '.join(empty)}, because too many images are "
                 "copies of each other; choose other fractions"
             )
-        inside = Path(output).resolve() == Path(directory).resolve()
+        inside = Path(output).resolve() == dataset.root.resolve()
         with progress("write", len(dataset)) as advance:
             for part in _parts(dataset, parts, places):
                 write_split(folder, part, copy=not inside, advance=advance)
@@ -93,13 +87,6 @@ def split_dataset(
         images={name: len(own) for name, own in zip(parts, places, strict=True)},
         objects={name: counts[own].sum(axis=0) for name, own in zip(parts, places, strict=True)},
     )
-
-
-def _only_split(directory: Path | str, annotations: str) -> str:
-    found = splits(directory, annotations)
-    if len(found) > 1:
-        raise ValueError(f"{directory} has the splits {', '.join(found)}: choose the one to divide with --split")
-    return found[0]
 
 
 def _parts(dataset: Dataset, names: Sequence[str], places: Sequence[Sequence[int]]) -> list[CocoSplit]:
