@@ -164,15 +164,7 @@ def read_splits(
                 raise  # there is no such split
             refused.append(_refusal(error, path))
             continue
-        dataset = assemble(
-            tables,
-            root=location.folder,
-            split=name,
-            classes=None,
-            ignore_others=False,
-            reader=lambda known, own=tables: own,
-        )
-        read.append((tables, dataset))
+        read.append((tables, _dataset(tables, location.folder, name)))
     total = sum(len(dataset) for _, dataset in read) if images else 0
     with progress("decode images", total) if images else nullcontext(lambda: None) as advance:
         checked = [
@@ -188,6 +180,10 @@ def read_splits(
             for tables, dataset in read
         ]
     return checked, refused
+
+
+def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
+    return assemble(tables, root=folder, split=split, classes=None, ignore_others=False, reader=lambda known: tables)
 
 
 def split_findings(checked: Iterable[CheckedSplit]) -> list[Finding]:
