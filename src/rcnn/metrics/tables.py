@@ -1,10 +1,10 @@
-"""COCO's metrics as text for a terminal or a log: each with its meaning, then one row per class."""
+"""The metrics as text for a terminal or a log: each with its meaning, then one row per class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rcnn.metrics.coco import Metrics, Number
+from rcnn.metrics.values import Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
 MEANINGS = {
@@ -20,6 +20,15 @@ MEANINGS = {
     "ARs": "recall, small",
     "ARm": "recall, medium",
     "ARl": "recall, large",
+    "AP70": "at IoU .70",
+    "APr": "rare classes",
+    "APc": "common classes",
+    "APf": "frequent classes",
+}
+# the main number of VOC's metrics
+VOC_MEANINGS = {
+    "voc2007": "VOC 2007's: at IoU .50, mean over 11 recalls",
+    "voc2012": "VOC 2012's: at IoU .50, area under the curve",
 }
 SIZES = {"s": "small", "m": "medium", "l": "large"}
 _ONE_COLUMN = 16  # up to this number of classes: one column of classes, with AP50
@@ -42,13 +51,16 @@ def number(value: Number) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _meaning(name: str) -> str:
+def _meaning(name: str, metric: str) -> str:
+    if name == "AP" and metric in VOC_MEANINGS:
+        return VOC_MEANINGS[metric]
     if name in MEANINGS:
         return MEANINGS[name]
     count = name.removeprefix("AR").rstrip("".join(SIZES))  # AR1, AR10, AR1000s, or another limit of detections
     size = SIZES.get(name[-1])
     best = "detection" if count == "1" else f"{count} detections"
-    return f"recall of the best {best} per image and class{f', {size}' if size else ''}"
+    limit = "per image" if metric == "lvis" else "per image and class"
+    return f"recall of the best {best} {limit}{f', {size}' if size else ''}"
 
 
 def _overall(metrics: Metrics) -> list[str]:
@@ -56,7 +68,7 @@ def _overall(metrics: Metrics) -> list[str]:
     rows = [["", *(TITLES[kind] for kind in metrics.kinds), ""]]
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
-        rows.append([name, *values, _meaning(name)])
+        rows.append([name, *values, _meaning(name, metrics.metric)])
     return _aligned(rows, left=(0, len(rows[0]) - 1))
 
 

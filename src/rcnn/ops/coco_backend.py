@@ -15,7 +15,18 @@ from hotcoco import mask as backend
 
 from rcnn.ops.run_lengths import run_totals
 
-__all__ = ["COCO", "COCOeval", "Rle", "as_rle", "encode_mask", "encode_region", "rle_area", "rle_box", "rle_mask"]
+__all__ = [
+    "COCO",
+    "COCOeval",
+    "Rle",
+    "as_rle",
+    "encode_mask",
+    "encode_region",
+    "iou_matrix",
+    "rle_area",
+    "rle_box",
+    "rle_mask",
+]
 
 Rle = dict[str, Any]
 
@@ -72,6 +83,15 @@ def rle_box(rle: Rle) -> tuple[float, float, float, float]:
     """The box x, y, width, height around a compressed RLE, in pixels; zeros if it is empty."""
     x, y, width, height = (float(value) for value in backend.toBbox(_readable(rle)))
     return x, y, width, height
+
+
+def iou_matrix(detections: Sequence[Any], objects: Sequence[Any]) -> np.ndarray:
+    """Intersection over union (D, G) of boxes [x, y, width, height], or of compressed RLEs of one size."""
+    if not detections or not objects:
+        return np.zeros((len(detections), len(objects)))
+    if isinstance(detections[0], dict):
+        detections, objects = ([_readable(rle) for rle in rles] for rles in (detections, objects))
+    return np.asarray(backend.iou(list(detections), list(objects), [0] * len(objects)))
 
 
 def encode_mask(mask: np.ndarray) -> Rle:

@@ -133,7 +133,7 @@ def plan_training(request: RunRequest) -> RunPlan:
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
     require_buildable(config, "" if record is None else _record_file(request))
-    evaluation = _evaluation_plan(config, validation)
+    evaluation = _evaluation_plan(config, validation, settings.chosen_metric)
     require_measured(settings.best, config, evaluation)
 
     changed = [] if before is None else _changes(start, config) + _changes(_Recipe(before), _Recipe(settings))
@@ -376,12 +376,12 @@ def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, 
     return config
 
 
-def _evaluation_plan(config: DetectorConfig, validation: Dataset | None) -> Plan | None:
+def _evaluation_plan(config: DetectorConfig, validation: Dataset | None, metric: str) -> Plan | None:
     """What the evaluations of a run measure; None without a validation set."""
     if validation is None:
         return None
     names = () if config.keypoint is None else config.keypoint.names
-    return plan_evaluation(measured_kinds(config), validation, keypoint_names=names)
+    return plan_evaluation(measured_kinds(config), validation, keypoint_names=names, metric=metric)
 
 
 def _changes(before: Any, now: Any) -> list[str]:

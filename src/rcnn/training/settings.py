@@ -51,6 +51,8 @@ class TrainConfig:
     log_every: int = 20  # steps between lines of log.jsonl
     checkpoint_every: int = 200  # steps between saves of last/
     evaluate_every: int = 500  # steps between evaluations, after which best/ may be saved; 0: only at the end
+    # definition of average precision; auto: that of the validation set's format
+    metric: Literal["auto", "coco", "voc2007", "voc2012", "lvis"] = "auto"
     best: str = ""  # metric that best/ is chosen by, e.g. segm.AP; empty: AP of masks if there are any, else of boxes
 
     def __post_init__(self) -> None:
@@ -81,6 +83,11 @@ class TrainConfig:
             raise ValueError(f"train.scales is {list(self.scales)}; expected shorter sides in pixels")
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
+
+    @property
+    def chosen_metric(self) -> str:
+        """`metric`, empty for auto, as `rcnn.evaluate` takes it."""
+        return "" if self.metric == "auto" else self.metric
 
     def images_per_step(self) -> int:
         """Images per optimizer step."""

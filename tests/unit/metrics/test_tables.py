@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from rcnn.metrics.coco import Metrics, evaluate
+from rcnn.metrics.coco import evaluate
 from rcnn.metrics.tables import metrics_table
+from rcnn.metrics.values import Metrics
 from tests.unit.random_truth import random_results, random_truth
 
 

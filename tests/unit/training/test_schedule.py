@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from rcnn.models.config import DetectorConfig
+from rcnn.evaluation.plan import Plan
+from rcnn.models.config import DetectorConfig, MaskHeadConfig
 from rcnn.models.overrides import override
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import TrainConfig, split_overrides
@@ -110,6 +111,13 @@ def test_best_must_be_something_that_is_measured() -> None:
         require_measured("segm.AP", boxes_only)
     with pytest.raises(ValueError, match=r"bbox\.AP50"):
         require_measured("bbox.AP5", boxes_only)
+    masks = replace(boxes_only, mask=MaskHeadConfig())
+    require_measured("segm.AP70", masks, Plan(kinds=("bbox", "segm"), metric="voc2012"))
+    require_measured("segm.APr", masks, Plan(kinds=("bbox", "segm"), metric="lvis"))
+    with pytest.raises(
+        ValueError, match=r"train\.best=segm\.AP75 is not a metric of this model; expected e\.g\. segm\.AP70"
+    ):
+        require_measured("segm.AP75", masks, Plan(kinds=("bbox", "segm"), metric="voc2012"))
 
 
 def test_norms_have_their_own_decay_and_frozen_parameters_are_skipped() -> None:

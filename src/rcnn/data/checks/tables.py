@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from rcnn.data.messages import DataError, Finding, MissingImagesError
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
+MetricName = Literal["coco", "voc2007", "voc2012", "lvis"]  # rcnn.metrics has them
 RawEntry = dict[str, Any]  # an entry of a table, unchanged: any fields, of any type
 
 
@@ -61,6 +62,8 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
+    relative_boxes: bool = False  # boxes are fractions of the image, as the user says; else found out from their values
+    metric: MetricName = "coco"  # that data sets of the format are evaluated with by default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,4 +78,5 @@ class Tables:
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
     findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
+    metric: MetricName = "coco"  # that the split is evaluated with by default
     refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here
