@@ -10,7 +10,7 @@ from typing import Protocol
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats import coco, via
+from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, collector_paused, nothing_found, require_one_per_split
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
@@ -49,7 +49,8 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (coco, via)  # the first that recognises a split reads it
+# the first that recognises a split reads it
+FORMATS: tuple[Format, ...] = (refer, lvis, coco, via, labelme, yolo, sbd, voc, mask_folder)
 
 
 def open_dataset(
