@@ -108,7 +108,8 @@ def main() -> None:
     photo = open_photo(options.data, options.split, options.image, detector, masks=None)
     cache = options.weights / CACHE
     if not cache.exists():
-        print(f"fitting the heads, {options.fit} steps: loss {fit_heads(detector, photo, options.fit, 1 / 16):.3f}")
+        loss = fit_heads(detector, photo, options.fit, 1 / 16)
+        print(f"fitting the heads, {options.fit} steps: loss {loss:.3f}", file=sys.stderr)
         cache.parent.mkdir(parents=True, exist_ok=True)
         torch.save(detector.state_dict(), cache)
     detector.load_state_dict(torch.load(cache, weights_only=True))

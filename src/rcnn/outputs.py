@@ -33,7 +33,7 @@ REPLACED = ".rcnn-replaced-"  # start of the name of the old folder while it is 
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ENTRY = '{"file": '  # start of each line of the marker
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
-CHOOSE = "choose another --output, or move it away"
+CHOOSE = "choose another output (--output), or move it away"
 
 
 class OutputFolder:
@@ -47,9 +47,9 @@ class OutputFolder:
         """
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file; expected a folder: choose another --output")
+            raise NotADirectoryError(f"{self.path} is a file; expected a folder: choose another output (--output)")
         if self.path.is_symlink() and not self.path.exists():
-            raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another --output")
+            raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another output (--output)")
         self._created = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         self._numbers = itertools.count(1)
@@ -121,7 +121,7 @@ class OutputFolder:
             target.parent.mkdir(parents=True, exist_ok=True)
             if durable:
                 sync(temporary)
-            self._record(relative, _digest(temporary))  # before the rename: a kill in between loses nothing
+            self._record(relative, sha256_of(temporary))  # before the rename: a kill in between loses nothing
             os.replace(temporary, target)
             if durable:
                 sync(target.parent)
@@ -142,7 +142,7 @@ class OutputFolder:
             self.require_free(*names)
             for name in names:
                 sync(temporary / name)
-                self._record(_relative(name), _digest(temporary / name))
+                self._record(_relative(name), sha256_of(temporary / name))
             for name in names:
                 os.replace(temporary / name, self.path / name)
             sync(self.path)
@@ -191,7 +191,7 @@ class OutputFolder:
             return None
         if not digests or not path.is_file():
             return f"{path} exists and was not written by rcnn: {CHOOSE}"
-        return None if _digest(path) in digests else f"{path} was changed after rcnn wrote it: {CHOOSE}"
+        return None if sha256_of(path) in digests else f"{path} was changed after rcnn wrote it: {CHOOSE}"
 
     def _record(self, relative: PurePosixPath, digest: str) -> None:
         if self._marker is None:
@@ -281,6 +281,12 @@ def recover_folder(folder: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def sync(path: Path) -> None:
     """Force a file or folder to the disk. Does nothing for folders on Windows, which cannot."""
     if os.name == "nt" and path.is_dir():
@@ -297,11 +303,6 @@ def _relative(name: str | PurePath) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"{name} is not a name inside the output folder: expected e.g. a/photo.jpg")
     return path
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _open_marker(path: Path) -> IO[str]:
@@ -322,10 +323,10 @@ def _read_marker(path: Path) -> dict[str, set[str]]:
             written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
         except (ValueError, TypeError, KeyError) as error:
             raise FileExistsError(
-                f"{path}, line {number}, is not an entry of rcnn's list of files: choose another --output"
+                f"{path}, line {number}, is not an entry of rcnn's list of files: choose another output (--output)"
             ) from error
     if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
-        raise FileExistsError(f"{path} is not rcnn's list of files: choose another --output")
+        raise FileExistsError(f"{path} is not rcnn's list of files: choose another output (--output)")
     return written
 
 
@@ -362,7 +363,7 @@ def _lock(file: IO[str], folder: Path) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
         raise BlockingIOError(
-            f"{folder} is in use by another rcnn process: wait until it ends, or choose another --output"
+            f"{folder} is in use by another rcnn process: wait until it ends, or choose another output (--output)"
         ) from error
     except OSError:
         return  # a file system without locks, e.g. some network ones

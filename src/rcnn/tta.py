@@ -24,6 +24,7 @@ from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
 from rcnn.models.heads.keypoint import KeypointHead
 from rcnn.models.overrides import Settings
+from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
@@ -168,7 +169,7 @@ class AugmentedPredictor(Predictor):
         index, kept = nms(boxes, scores, groups, valid, threshold, limit)
         masks = [_unflip(view, view.found.masks) for view in views if view.found.masks is not None]
         return Detections(
-            boxes=boxes.gather(1, index[..., None].expand(-1, -1, 4)) * kept[..., None],
+            boxes=gather_boxes(boxes, index) * kept[..., None],
             scores=scores.gather(1, index) * kept,
             labels=labels.gather(1, index) * kept,
             valid=kept,

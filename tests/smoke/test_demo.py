@@ -89,7 +89,7 @@ def test_a_second_demo_starts_over(output: Path) -> None:
 def test_a_folder_of_another_program_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"data exists and was not written by rcnn: choose another --output"):
+    with pytest.raises(FileExistsError, match=r"data exists and was not written by rcnn: choose another output"):
         tiny_demo(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["mine.txt"]

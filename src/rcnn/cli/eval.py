@@ -1,4 +1,4 @@
-"""`rcnn eval`: COCO's metrics of a checkpoint, or of saved results, on a data set."""
+"""`rcnn eval`: the metrics of a checkpoint, or of saved results, on a data set."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rcnn.cli.options import (
     AllowEmpty,
     Annotations,
     Device,
+    MetricOption,
     Padding,
     PaddingOption,
     Precision,
@@ -52,10 +53,18 @@ def evaluate(
     ] = False,
     strict: Strict = False,
     allow_empty: AllowEmpty = False,
+    metric: Annotated[
+        MetricOption | None,
+        typer.Option(
+            help="Definition of average precision. Defaults to that of the data set's format: COCO's, VOC's or LVIS'."
+        ),
+    ] = None,
     max_detections: Annotated[
         int | None,
         typer.Option(
-            help="Detections per image and class that count. Defaults to 100 (keypoints 20, proposals 1000).", min=1
+            help="Detections per image and class that count. Defaults to 100 (keypoints 20, proposals 1000; LVIS: 300 "
+            "per image).",
+            min=1,
         ),
     ] = None,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
@@ -69,7 +78,7 @@ def evaluate(
     allow: Allow = None,
     device: Device = "auto",
 ) -> None:
-    """Compute average precision of boxes, masks and keypoints (COCO's definitions), overall and per class.
+    """Compute average precision of boxes, masks and keypoints, overall and per class.
 
     For a region proposal network: average recall of the best 100 and 1000 proposals, class-agnostic.
 
@@ -85,6 +94,16 @@ def evaluate(
     from rcnn.metrics.tables import metrics_table
     from rcnn.outputs import files_of_rcnn, new_output
 
+    load = partial(
+        predictor_from,
+        checkpoint,
+        tta,
+        tta_flip,
+        device=device,
+        precision=precision.value,
+        padding=padding.value,
+        allow=allow or (),
+    )
     predictor, proposals = None, False
     if is_results(checkpoint):
         proposals = has_proposals(checkpoint)
@@ -93,19 +112,7 @@ def evaluate(
                 f"{overrides[0]}: settings apply to a model, but {checkpoint} contains results; leave the settings out"
             )
     else:
-        load = partial(
-            predictor_from,
-            checkpoint,
-            tta,
-            tta_flip,
-            device=device,
-            precision=precision.value,
-            padding=padding.value,
-            allow=allow or (),
-        )
         predictor = load(settings=overrides or [])
-        if more := settings_for(predictor, max_detections):
-            predictor = load(settings=[*(overrides or []), *more])
     dataset = dataset_for(
         predictor,
         data,
@@ -121,6 +128,11 @@ def evaluate(
         typer.echo(f"warning: {line}", err=True)
     for line in dataset.notes:
         typer.echo(line)
+    named = "" if metric is None else metric.value
+    if predictor is not None and (
+        more := settings_for(predictor, dataset, max_detections=max_detections, metric=named)
+    ):
+        predictor = load(settings=[*(overrides or []), *more])
     folder = output or new_output("eval", checkpoint)
     if METRICS_FILE in files_of_rcnn(folder):
         typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
@@ -133,7 +145,12 @@ def evaluate(
         dataset,
         folder,
         options=EvaluationOptions(
-            limit=limit, batch_size=batch, workers=workers, max_detections=max_detections, pictures=pictures
+            limit=limit,
+            batch_size=batch,
+            workers=workers,
+            max_detections=max_detections,
+            metric=named,
+            pictures=pictures,
         ),
         title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
         details=details,

@@ -23,6 +23,15 @@ class Padding(StrEnum):
     bucket = "bucket"
 
 
+class MetricOption(StrEnum):
+    """Definitions of average precision."""
+
+    coco = "coco"
+    voc2007 = "voc2007"
+    voc2012 = "voc2012"
+    lvis = "lvis"
+
+
 PrecisionOption = Annotated[
     Precision, typer.Option("--precision", help="auto: bfloat16 where the hardware has instructions for it.")
 ]

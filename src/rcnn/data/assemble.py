@@ -41,6 +41,8 @@ def assemble(
     chosen = _chosen_categories(tables, classes)
     label = {category["id"]: place for place, category in enumerate(chosen)}
     annotations = [annotation for annotation in tables.annotations if annotation["category_id"] in label]
+    objects = _objects(annotations, tables.images, label, warnings)
+    findings = (*tables.findings, *warnings.findings())
     others = () if ignore_others else _other_classes(tables, label, classes or ())
     return Dataset(
         root=root,
@@ -52,13 +54,15 @@ def assemble(
         image_ids=tuple(image["id"] for image in tables.images),
         file_names=tuple(image["file_name"] for image in tables.images),
         sizes=np.array([(image["height"], image["width"]) for image in tables.images], dtype=np.int64).reshape(-1, 2),
-        objects=_objects(annotations, tables.images, label, warnings),
+        objects=objects,
         categories=chosen,
         label_of=label,
         reader=reader,
         keypoints_differ=tables.keypoints_differ,
-        warnings=(*tables.warnings, *others, *warnings.lines()),
+        findings=findings,
+        warnings=(*(one.line() for one in tables.findings), *others, *warnings.lines()),
         notes=tables.notes,
+        metric=tables.metric,
     )
 
 
@@ -105,7 +109,7 @@ def _objects(
     annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
     bare = [one["id"] for one in annotations if "segmentation" not in one]
     if len(bare) < len(annotations):  # a data set with boxes only needs no warning
-        warnings.add("a box but no outline", "used for boxes, not for masks", bare)
+        warnings.add("a box but no outline", "used for boxes, not for masks", bare, kind="missing-outline")
     whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)
     points = [one["keypoints"] for one in annotations if "keypoints" in one]
     return Objects(
@@ -137,7 +141,12 @@ def _clipped_boxes(
     inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     kept = solid & inside
     beyond = kept & (np.abs(boxes - clipped) > BEYOND_EDGE).any(axis=1)
-    warnings.add("a box of zero size", NOT_TRAINED, ids[~solid].tolist())
-    warnings.add("a box outside the image", NOT_TRAINED, ids[solid & ~inside].tolist())
-    warnings.add("a box partly outside the image", "clipped to the image for training", ids[beyond].tolist())
+    warnings.add("a box of zero size", NOT_TRAINED, ids[~solid].tolist(), kind="empty-box")
+    warnings.add("a box outside the image", NOT_TRAINED, ids[solid & ~inside].tolist(), kind="box-outside")
+    warnings.add(
+        "a box partly outside the image",
+        "clipped to the image for training",
+        ids[beyond].tolist(),
+        kind="box-beyond-edge",
+    )
     return clipped, kept

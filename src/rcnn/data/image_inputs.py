@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
-from typing import IO, Any, Literal, TypeAlias, get_args
+from typing import IO, Any, Literal, TypeAlias, cast, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rcnn.data.images import MAX_PIXELS, decode, read_image
+from rcnn.data.images import MAX_PIXELS, decode, is_open_file, read_image
 
 ImageInput: TypeAlias = (
     str | os.PathLike[str] | bytes | bytearray | memoryview | IO[bytes] | npt.NDArray[np.uint8] | Image.Image | Tensor
@@ -31,7 +30,7 @@ def is_one_image(value: object) -> bool:
     """Whether `value` is a single image, and not several. Raises ValueError if it is neither."""
     if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Image.Image, Tensor)):
         return True
-    if _is_file(value):
+    if is_open_file(value):
         return True
     unsuitable = (Mapping, Set)  # the keys of a mapping are not images, and a set has no order
     if isinstance(value, Iterable) and not isinstance(value, unsuitable):
@@ -66,8 +65,8 @@ def as_image(value: object, *, channels: Channels = "rgb", max_pixels: int = MAX
         if isinstance(path, str) and path.startswith(("http://", "https://")):
             raise ValueError(f"{path} is a URL; expected a file: download it and pass its bytes, or use `rcnn predict`")
         return read_image(Path(path), max_pixels=max_pixels)
-    if _is_file(value):
-        return read_image(_content(value), max_pixels=max_pixels)
+    if is_open_file(value):
+        return read_image(cast("IO[bytes]", value), max_pixels=max_pixels)
     if isinstance(value, Image.Image):
         if min(value.size) < 1:
             raise ValueError(f"the Pillow image is empty ({value.width} x {value.height})")
@@ -83,23 +82,6 @@ def require_channels(channels: str) -> None:
     """Raise ValueError unless `channels` is "rgb" or "bgr"."""
     if channels not in get_args(Channels):
         raise ValueError(f"channels={channels!r} is not known; expected 'rgb' or 'bgr' (OpenCV)")
-
-
-def _is_file(value: object) -> bool:
-    """Whether `value` is an open file: what `open` returns, BytesIO, a file of a web framework."""
-    return callable(getattr(value, "read", None))
-
-
-def _content(file: Any) -> bytes:
-    """The bytes of an open file, from its position on. ValueError if they are text, or if none are left."""
-    name = getattr(file, "name", None)
-    shown = f"the file {name}" if isinstance(name, str) else f"the {type(file).__name__}"
-    data = "" if isinstance(file, io.TextIOBase) else file.read()
-    if not isinstance(data, bytes):
-        raise ValueError(f"{shown} is open as text; expected a binary file: open(path, 'rb')")
-    if not data:
-        raise ValueError(f"{shown} has no bytes after its position; expected an image: call .seek(0) before predicting")
-    return data
 
 
 def _from_array(array: npt.NDArray[Any], channels: Channels) -> Tensor:

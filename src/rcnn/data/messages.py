@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 SHOWN = 5  # ids in a line, before the rest are counted
@@ -41,30 +42,87 @@ def close_to(name: str, names: Sequence[str]) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One kind of fault in one annotation file."""
+
+    kind: str  # its id in checks/kinds.py
+    file: Path
+    what: str  # "a box of zero size"
+    action: str  # what was done about it
+    ids: tuple[object, ...]  # of the entries that have it
+    noun: str = "annotation"  # what the entries are
+
+    def line(self) -> str:
+        """File, count, what is wrong, first ids, what was done; without ids, `what` is the whole line."""
+        if not self.ids:
+            return self.what
+        return (
+            f"{self.file}: {counted(len(self.ids), self.noun)} {'has' if len(self.ids) == 1 else 'have'} {self.what} "
+            f"({'region' if self.noun == 'region' else 'id'} {few(self.ids)}): {self.action}"
+        )
+
+
+class DataError(ValueError):
+    """An annotation file that is refused; `kind` is the id of the fault in checks/kinds.py.
+
+    Without the entries at `places` of `table` it would not be refused for this reason; no places: nothing would help.
+    """
+
+    def __init__(self, kind: str, message: str, table: str = "", places: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.kind, self.table, self.places = kind, table, tuple(places)
+
+
+class MissingImagesError(FileNotFoundError):
+    """Image files that an annotation file lists, at `places` of its images, are missing."""
+
+    kind, table = "missing-image", "images"
+
+    def __init__(self, message: str, places: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.places = tuple(places)
+
+
 class Warnings:
     """Warnings about one annotation file, each kind with the ids it concerns, in the order of their first mention."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._ids: dict[tuple[str, str, str], list[object]] = {}
+        self._ids: dict[tuple[str, str, str, str], list[object]] = {}
         self._notes: list[str] = []
 
-    def add(self, what: str, action: str, ids: Sequence[object], noun: str = "annotation") -> None:
-        """The entries `ids` have `what` ("a box of zero size"); `action` says what was done about it."""
+    def add(
+        self, what: str, action: str, ids: Sequence[object], noun: str = "annotation", *, kind: str = "format"
+    ) -> None:
+        """The entries `ids` have `what` ("a box of zero size"); `action` says what was done about it.
+
+        `kind` is the stable id of the fault in checks/kinds.py, by which `rcnn data check` selects and skips faults.
+        """
         if len(ids):
-            self._ids.setdefault((noun, what, action), []).extend(ids)
+            self._ids.setdefault((kind, noun, what, action), []).extend(ids)
+
+    def copy(self) -> Warnings:
+        """The same warnings, to add others to."""
+        copied = Warnings(self.file)
+        copied._ids = {key: list(ids) for key, ids in self._ids.items()}
+        copied._notes = list(self._notes)
+        return copied
 
     def note(self, line: str) -> None:
         """A decision that is not about a fault of the file."""
         self._notes.append(f"{self.file}: {line}")
 
-    def lines(self) -> tuple[str, ...]:
-        """One line per kind: file, count, what is wrong, first ids, what was done."""
+    def findings(self) -> tuple[Finding, ...]:
+        """One finding per kind of fault."""
         return tuple(
-            f"{self.file}: {counted(len(ids), noun)} {'has' if len(ids) == 1 else 'have'} {what} "
-            f"({'region' if noun == 'region' else 'id'} {few(ids)}): {action}"
-            for (noun, what, action), ids in self._ids.items()
+            Finding(kind=kind, file=self.file, what=what, action=action, ids=tuple(ids), noun=noun)
+            for (kind, noun, what, action), ids in self._ids.items()
         )
+
+    def lines(self) -> tuple[str, ...]:
+        """One line per kind of fault: file, count, what is wrong, first ids, what was done."""
+        return tuple(finding.line() for finding in self.findings())
 
     def notes(self) -> tuple[str, ...]:
         """Decisions that are not about faults, a line each."""

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from rcnn.data.checks.check import KnownImages
-from rcnn.data.checks.tables import Annotation, Category, Id, Image, Tables
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
+from rcnn.data.messages import Finding
 from rcnn.data.segmentations import Outlines, Segmentation
 
 
@@ -84,8 +85,10 @@ class Dataset:
     label_of: dict[int, int]  # category id of the annotation file -> label
     reader: Callable[[KnownImages | None], Tables]  # reads the tables again, for `to_coco`
     keypoints_differ: bool = False  # objects have different numbers of keypoints, so none are used
+    findings: tuple[Finding, ...] = ()  # faults of the annotation file
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
     notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
+    metric: MetricName = "coco"  # what the format's data sets are evaluated with, see `rcnn.metrics`
 
     def __len__(self) -> int:
         return len(self.image_ids)

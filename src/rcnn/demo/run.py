@@ -24,7 +24,7 @@ from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.examples import example_of
 from rcnn.evaluation.run import SCORE, Log, Progress
-from rcnn.metrics.coco import Metrics
+from rcnn.metrics.values import Metrics
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
 from rcnn.training.log import read_log

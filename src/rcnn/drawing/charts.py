@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LogLine = Mapping[str, Any]
 Points = list[tuple[float, float]]  # step, value
+Schedule = Callable[[int], float]  # step -> learning rate
 
 _MAX_POINTS = 1500  # per curve: more are not visible at this width
 _NO_LOSSES = ("step", "seconds", "loss", "lr")  # fields of a training line that are not a part of the loss
@@ -61,8 +62,11 @@ class Chart:
         return f"{self.title} over training steps; at the end: {ends}"
 
 
-def training_charts(lines: Sequence[LogLine]) -> list[Chart]:
-    """The charts that a log has values for: loss, parts of the loss, average precision, learning rate."""
+def training_charts(lines: Sequence[LogLine], schedule: Schedule | None = None) -> list[Chart]:
+    """The charts that a log has values for: loss, parts of the loss, average precision, learning rate.
+
+    `schedule` gives the learning rate of the steps between those in the log.
+    """
     charts: list[Chart] = []
     steps = [float(line["step"]) for line in lines]
     span = (min(steps), max(steps)) if steps else (0.0, 0.0)
@@ -75,9 +79,19 @@ def training_charts(lines: Sequence[LogLine]) -> list[Chart]:
     precisions = [(title, series(lines, field)) for field, title in _PRECISIONS.items()]
     if curves := [Curve(title, points, i, dots=True) for i, (title, points) in enumerate(precisions) if points]:
         charts.append(Chart("Average precision", tuple(curves), span))
-    if rates := series(lines, "lr"):
+    if rates := _every_step(series(lines, "lr"), schedule):
         charts.append(Chart("Learning rate", (Curve("learning rate", rates, 2),), span))
     return charts
+
+
+def _every_step(logged: Points, schedule: Schedule | None) -> Points:
+    """The learning rate of every step; only of the logged ones before a resume that changed the schedule."""
+    if schedule is None:
+        return logged
+    changed = [place for place, (step, rate) in enumerate(logged) if not math.isclose(rate, schedule(int(step)))]
+    first = changed[-1] + 1 if changed else 0
+    steps = range(int(logged[first][0]), int(logged[-1][0]) + 1) if first < len(logged) else range(0)
+    return logged[:first] + [(float(step), schedule(step)) for step in steps]
 
 
 def loss_parts(lines: Sequence[LogLine]) -> list[str]:
@@ -106,18 +120,21 @@ def chart_svg(chart: Chart) -> str:
     return _for_page(file.getvalue(), chart.describe())
 
 
-def curve_page(lines: Sequence[LogLine], title: str = "Training") -> str:
-    """The charts of a log as an HTML page."""
+def curve_page(lines: Sequence[LogLine], title: str = "Training", schedule: Schedule | None = None) -> str:
+    """The charts of a log as an HTML page; `schedule` as in `training_charts`."""
     lead = f"{len(lines)} lines in the log, up to step {lines[-1]['step']}" if lines else "The log is empty."
-    charts = [chart_svg(chart) for chart in training_charts(lines)]
+    charts = [chart_svg(chart) for chart in training_charts(lines, schedule)]
     return render("curve.html", title=title, lead=lead, charts=charts)
 
 
-def write_plot(path: Path, lines: Sequence[LogLine]) -> Path:
-    """Write the charts of a log as one picture (PNG, PDF or SVG, by the suffix of `path`), and return its path."""
+def write_plot(path: Path, lines: Sequence[LogLine], schedule: Schedule | None = None) -> Path:
+    """Write the charts of a log as one picture (PNG, PDF or SVG, by the suffix of `path`), and return its path.
+
+    `schedule` as in `training_charts`.
+    """
     from matplotlib.figure import Figure
 
-    charts = training_charts(lines)
+    charts = training_charts(lines, schedule)
     columns = max(1, min(2, len(charts)))
     rows = max(1, math.ceil(len(charts) / columns))
     figure = Figure(figsize=(_SIZE[0] * columns, _SIZE[1] * rows), layout="constrained")

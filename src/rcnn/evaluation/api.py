@@ -23,18 +23,20 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 2,
     max_detections: int | None = None,
+    metric: str = "",
     strict: bool = False,
     allow_empty: bool = False,
     device: Device = "auto",
     precision: Precision = "float32",
     allow: str | Sequence[str] = (),
 ) -> Evaluation:
-    """COCO's metrics of a checkpoint (or predictor) on a data set (or its folder).
+    """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
     `split` defaults to the validation split, see `validation_split`. `annotations`: the annotation file within the
     folder, e.g. "labels/{split}.json"; default: found by its name. `limit`: only the first images; 0: all.
     `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints
-    20, proposals 1000).
+    20, proposals 1000), LVIS' 300 per image. `metric`: "coco", "voc2007", "voc2012" or "lvis"; default: that of the
+    data set's format.
     `strict` and `allow_empty` as in `open_dataset`.
     `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own.
 
@@ -46,15 +48,22 @@ def evaluate(
         predictor = model
     else:
         predictor = Predictor(model, device=device, precision=precision, allow=allow)
-        if more := settings_for(predictor, max_detections):
-            predictor = Predictor(model, device=device, precision=precision, settings=more, allow=allow)
     dataset = (
         data
         if isinstance(data, Dataset)
         else dataset_for(predictor, data, split, annotations=annotations, strict=strict, allow_empty=allow_empty)
     )
+    more = settings_for(predictor, dataset, max_detections=max_detections, metric=metric)
+    if more and not isinstance(model, Predictor):
+        predictor = Predictor(model, device=device, precision=precision, settings=more, allow=allow)
     evaluation = evaluate_dataset(
-        predictor, dataset, limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections
+        predictor,
+        dataset,
+        limit=limit,
+        batch_size=batch_size,
+        workers=workers,
+        max_detections=max_detections,
+        metric=metric,
     )
     chosen = () if isinstance(data, Dataset) else split_warning(dataset, split)
     return replace(evaluation, warnings=chosen + evaluation.warnings)
@@ -108,5 +117,7 @@ def validation_split(data: str | Path, annotations: str = "") -> str:
     known = splits(Path(data), annotations)
     named = [name for name in known if name.startswith("val")]
     if not named and len(known) != 1:
-        raise ValueError(f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with --split")
+        raise ValueError(
+            f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with split (--split)"
+        )
     return (named or known)[0]

@@ -15,7 +15,8 @@ from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
-from rcnn.metrics.coco import Metrics, evaluate
+from rcnn.metrics.choice import evaluate
+from rcnn.metrics.values import Metrics
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
@@ -59,12 +60,14 @@ def evaluate_dataset(
     batch_size: int = 1,
     workers: int = 2,
     max_detections: int | None = None,
+    metric: str = "",
     on_image: Callable[[ImageResults], object] | None = None,
 ) -> Evaluation:
     """Predict on the first `limit` images of `dataset` (0 = all), and compute the metrics that both allow.
 
     `on_image` is called for each image in order. An image that cannot be read, or is not of the annotated size, counts
-    as an image without detections. `max_detections` as in metrics.coco.evaluate.
+    as an image without detections. `max_detections` as in metrics.coco.evaluate; `metric` is one of
+    metrics.choice.METRICS, and defaults to that of the data set's format.
 
     Raises ValueError if the classes are not the predictor's, or if no image can be read.
     """
@@ -73,7 +76,7 @@ def evaluate_dataset(
             f"the data set has the classes {_few(dataset.classes)}, the checkpoint {_few(predictor.classes)}; open the "
             "data set with the classes of the checkpoint"
         )
-    plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections)
+    plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
     count = min(limit, len(dataset)) if limit else len(dataset)
     images: list[ImageResults] = []
     for image in _predict(predictor, dataset, [dataset[i] for i in range(count)], batch_size, workers):
@@ -86,6 +89,7 @@ def evaluate_dataset(
     keypoint = predictor.config.keypoint
     results = [result for image in images for result in image.results]
     metrics = evaluate(
+        plan.metric,
         dataset.to_coco(),
         results,
         plan.kinds,
@@ -97,7 +101,9 @@ def evaluate_dataset(
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 
 
-def plan_for(predictor: Predictor, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None) -> Plan:
+def plan_for(
+    predictor: Predictor, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None, metric: str = ""
+) -> Plan:
     """What an evaluation of `predictor` on `dataset` measures."""
     keypoint = predictor.config.keypoint
     return plan_evaluation(
@@ -106,6 +112,7 @@ def plan_for(predictor: Predictor, dataset: Dataset, *, limit: int = 0, max_dete
         limit=limit,
         max_detections=max_detections,
         keypoint_names=() if keypoint is None else keypoint.names,
+        metric=metric,
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, ImageResults
-from rcnn.metrics.coco import FIELDS
+from rcnn.metrics.values import FIELDS
 from rcnn.outputs import OutputFolder
 
 METRICS_FILE, REPORT = "metrics.json", "report.html"

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rcnn.data.checks.tables import MetricName
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
+from rcnn.metrics.choice import metric_for, names_of, require_no_limit
 from rcnn.metrics.coco import MAX_DETECTIONS, MAX_KEYPOINT_DETECTIONS
 from rcnn.models.config import DetectorConfig
 
@@ -19,6 +21,7 @@ class Plan:
     """Which kinds of metrics are computed, and what the user should know about it."""
 
     kinds: tuple[str, ...]  # of "bbox", "segm", "keypoints", "proposals"
+    metric: MetricName = "coco"
     warnings: tuple[str, ...] = ()
 
 
@@ -39,13 +42,22 @@ def plan_evaluation(
     limit: int = 0,
     max_detections: int | None = None,
     keypoint_names: Sequence[str] = (),
+    metric: str = "",
 ) -> Plan:
     """The plan for detections of these `kinds` on the first `limit` images of `dataset` (0 = all).
 
-    A kind that the ground truth cannot measure is skipped with a warning. `keypoint_names` are those of the model.
+    A kind that the ground truth or the metric cannot measure is skipped with a warning. `keypoint_names` are those of
+    the model. `metric` defaults to that of the data set's format. Raises ValueError for an unknown metric, or for
+    `max_detections` with a metric that has no limit.
     """
-    chosen = list(kinds)
-    warnings: list[str] = []
+    named = metric_for(dataset, kinds, metric)
+    require_no_limit(named, max_detections)
+    chosen = [kind for kind in kinds if names_of(named, kind)]
+    warnings = [
+        f"{kind} are not evaluated: the metric {named} measures boxes and masks only; --metric coco has {kind}"
+        for kind in kinds
+        if kind not in chosen
+    ]
     if "segm" in chosen and _lacks_outlines(dataset, limit):
         warnings.append(f"masks are not evaluated: {dataset.annotation_file} has boxes without outlines")
         chosen.remove("segm")
@@ -56,10 +68,12 @@ def plan_evaluation(
             warnings.append(f"keypoints are not evaluated: {error}")
             chosen.remove("keypoints")
     for limited in (kind for kind in ("bbox", "segm", "keypoints") if kind in chosen and "proposals" not in chosen):
+        if named != "coco":  # the others do not limit the detections of a class
+            break
         own = MAX_KEYPOINT_DETECTIONS if limited == "keypoints" else MAX_DETECTIONS
         if warning := _detection_limit_warning(dataset, limit, max_detections or own):
             warnings.append(warning)
-    return Plan(kinds=tuple(chosen), warnings=tuple(dict.fromkeys(warnings)))
+    return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(dict.fromkeys(warnings)))
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
@@ -86,7 +100,7 @@ def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) 
         f"{counted(too_many, 'image')} {has} more than {counted(max_detections, 'object')} of one class (up to "
         f"{largest}), but at most {counted(max_detections, 'detection')} per image and class "
         f"{'counts' if max_detections == 1 else 'count'}, so even perfect detections would miss some. "
-        f"--max-detections {largest} counts them all"
+        f"max_detections={largest} (--max-detections) counts them all"
     )
 
 

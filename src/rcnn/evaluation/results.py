@@ -13,9 +13,10 @@ from rcnn.data.skeletons import skeleton_of
 from rcnn.evaluation.evaluate import Evaluation, Result
 from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
-from rcnn.metrics.coco import FIELDS, evaluate
+from rcnn.metrics.choice import evaluate
 from rcnn.metrics.inputs import check_results, read_json
-from rcnn.models.config import COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA
+from rcnn.metrics.values import FIELDS
+from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.weights.checkpoint import CONFIG_FILE
 
 
@@ -89,12 +90,14 @@ def _recorded_limit(path: Path) -> int:
     return limit if type(limit) is int and limit > 0 else 0
 
 
-def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None) -> Evaluation:
+def evaluate_results(
+    path: Path, dataset: Dataset, *, limit: int = 0, max_detections: int | None = None, metric: str = ""
+) -> Evaluation:
     """The metrics of saved results on the first `limit` images of `dataset`.
 
     `limit` 0: the images that were evaluated when the results were saved, as far as the files say, else all.
     Computed are the kinds of the files that `rcnn eval` wrote; for another file, the kinds (boxes, masks, keypoints)
-    that every result has a field for.
+    that every result has a field for. `metric` defaults to that of the data set's format.
     """
     saved, ground_truth = read_results(path), dataset.to_coco()
     results = saved.results
@@ -114,13 +117,15 @@ def evaluate_results(path: Path, dataset: Dataset, *, limit: int = 0, max_detect
     if "keypoints" in kinds and dataset.objects.keypoints is not None:
         skeleton = skeleton_of(dataset)
         names = skeleton.names
-        sigmas = skeleton.sigmas
-        if sigmas is None:
-            known = names == COCO_KEYPOINTS or (not skeleton.named and len(names) == len(COCO_KEYPOINTS))
-            sigmas = COCO_SIGMAS if known else (DEFAULT_SIGMA,) * len(names)
-    plan = plan_evaluation(kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names)
+        if not skeleton.named and len(names) == len(COCO_KEYPOINTS):  # as in training
+            names = COCO_KEYPOINTS
+        sigmas = skeleton.sigmas or default_sigmas(names)
+    plan = plan_evaluation(
+        kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric
+    )
     count = min(limit, len(dataset)) if limit else len(dataset)
     metrics = evaluate(
+        plan.metric,
         ground_truth,
         results,
         plan.kinds,

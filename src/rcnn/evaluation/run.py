@@ -13,7 +13,10 @@ from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation
+from rcnn.evaluation.plan import measured_kinds
 from rcnn.evaluation.results import evaluate_results
+from rcnn.metrics import lvis
+from rcnn.metrics.choice import metric_for
 from rcnn.models.describe import describe
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
@@ -31,7 +34,8 @@ class EvaluationOptions:
     limit: int = 0  # images, the first ones; 0: all
     batch_size: int = 1  # images per forward pass
     workers: int = 2  # threads that read images
-    max_detections: int | None = None  # per image and class that count; None: COCO's limits
+    max_detections: int | None = None  # per image and class that count; None: the metric's limits
+    metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
     pictures: int = 8  # images drawn in the report
 
 
@@ -56,7 +60,13 @@ def run_evaluation(
             evaluation = _evaluate_predictor(source, dataset, options, keep, log, progress)
             examples = _examples(source, dataset, options, [image.record.path for image in evaluation.failed])
         else:
-            evaluation = evaluate_results(source, dataset, limit=options.limit, max_detections=options.max_detections)
+            evaluation = evaluate_results(
+                source,
+                dataset,
+                limit=options.limit,
+                max_detections=options.max_detections,
+                metric=options.metric,
+            )
             _log_warnings(evaluation.warnings, log)
         write_evaluation(
             folder,
@@ -71,8 +81,15 @@ def run_evaluation(
     return evaluation
 
 
-def settings_for(predictor: Predictor, max_detections: int | None) -> list[str]:
-    """KEY=VALUE settings without which the model returns fewer than `max_detections` per image; [] if it does not."""
+def settings_for(
+    predictor: Predictor, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
+) -> list[str]:
+    """KEY=VALUE settings without which the model returns fewer detections per image than count; [] if it does not.
+
+    These are `max_detections`, or LVIS' 300.
+    """
+    if max_detections is None and metric_for(dataset, measured_kinds(predictor.config), metric) == "lvis":
+        max_detections = lvis.MAX_DETECTIONS
     limits = {row.path: row.default for row in describe(predictor.config) if row.path.endswith("max_detections")}
     return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
 
@@ -85,7 +102,9 @@ def _evaluate_predictor(
     log: Log,
     progress: Progress,
 ) -> Evaluation:
-    plan = plan_for(predictor, dataset, limit=options.limit, max_detections=options.max_detections)
+    plan = plan_for(
+        predictor, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
+    )
     _log_warnings(plan.warnings, log)
     with progress("eval", min(options.limit or len(dataset), len(dataset))) as advance:
 
@@ -102,6 +121,7 @@ def _evaluate_predictor(
             batch_size=options.batch_size,
             workers=options.workers,
             max_detections=options.max_detections,
+            metric=options.metric,
             on_image=on_image,
         )
     _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)

@@ -9,36 +9,32 @@ Letters: T IoU thresholds, K categories, A area ranges, M limits of detections p
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.data.checks.numbers import flags
 from rcnn.metrics.inputs import (
+    Checked,
     Entry,
     GroundTruth,
     Id,
-    check_masks,
-    check_results,
-    chosen_images,
-    read_ground_truth,
+    box_outline,
+    check_inputs,
+    outline_of,
+    require_outlines,
+    required_field,
 )
+from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
 from rcnn.ops.coco_backend import COCO, COCOeval
-
-Number = float | None
 
 MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
-
-# kind -> the field of a result that it measures
-FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
 
 
 class Metric(NamedTuple):
@@ -80,28 +76,6 @@ METRICS = {kind: metrics_of(kind) for kind in FIELDS}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metrics:
-    """The metrics of one set of results."""
-
-    kinds: dict[str, dict[str, Number]]  # {"bbox": {"AP": .., "AP50": .., ...}, "segm": {...}}
-    per_class: dict[str, dict[str, dict[str, Number]]]  # {"person": {"bbox": {"AP": .., "AP50": ..}, ...}}
-    images: int  # evaluated, including those without detections or objects
-    objects: dict[str, int]  # ground-truth objects of each class, without crowds
-    detections: int  # results evaluated
-    max_detections: dict[str, int]  # per image and class that count, of each kind
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of metrics.json: one entry per kind, then `per_class` and `counts`."""
-        counts = {"images": self.images, "detections": self.detections, "objects": self.objects}
-        return {
-            **self.kinds,
-            "per_class": self.per_class,
-            "counts": counts,
-            "max_detections": self.max_detections,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class Curves:
     """The arrays behind the metrics, -1 where undefined."""
 
@@ -110,8 +84,8 @@ class Curves:
     areas: tuple[str, ...]
     limits: tuple[int, ...]
 
-    def value(self, metric: Metric, category: int | slice = slice(None)) -> Number:
-        """The mean over what is defined, of all categories or of the one at place `category`."""
+    def value(self, metric: Metric, category: int | Sequence[int] | slice = slice(None)) -> Number:
+        """The mean over what is defined, of all categories or of those at the places `category`."""
         values = self.precision if metric.precision else self.recall
         values = values[..., category, self.areas.index(metric.area), self.limits.index(metric.limit)]
         if metric.iou is not None:
@@ -139,57 +113,33 @@ def evaluate(
     Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
     mask of another size than its image, or ground truth without any outline or keypoints if those are evaluated.
     """
-    for kind in kinds:
-        if kind not in FIELDS:
-            raise ValueError(f"kind {kind!r} is not known; expected {', '.join(FIELDS)}")
     if max_detections is not None and max_detections < 1:
         raise ValueError(f"max_detections={max_detections}; expected 1 or more")
-    data, source = read_ground_truth(ground_truth)
-    chosen = chosen_images(data, image_ids, source)
-    check_results(data, results, source)
-    numbers = {image_id: number for number, image_id in enumerate(chosen, start=1)}
-    kept = [result for result in results if result["image_id"] in numbers]
-    if "segm" in kinds:
-        check_masks(data, kept, source)
-    names = class_names(data)
+    inputs = check_inputs(ground_truth, results, kinds, image_ids)
+    numbers = {image_id: number for number, image_id in enumerate(inputs.images, start=1)}
     values: dict[str, dict[str, Number]] = {}
-    per_class: dict[str, dict[str, dict[str, Number]]] = {name: {} for name in names.values()}
+    per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
         metrics = metrics_of(kind, max_detections)
-        truth = _ground_truth_of_kind(data, numbers, kind, source)
-        curves = _curves(truth, _results_of_kind(kept, numbers, kind), kind, metrics, keypoint_sigmas)
+        truth = _ground_truth_of_kind(inputs, numbers, kind)
+        curves = _curves(truth, results_of_kind(inputs.results, numbers, kind), kind, metrics, keypoint_sigmas)
         values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
-        for place, name in enumerate(names.values()):
+        for place, name in enumerate(inputs.names.values()):
             shown = [m for m in ("AP", "AP50") if m in metrics]
             per_class[name][kind] = {m: curves.value(metrics[m], place) for m in shown}
-    count = Counter(
-        annotation["category_id"]
-        for annotation, crowd in zip(data["annotations"], _crowds(data), strict=True)
-        if annotation["image_id"] in numbers and not crowd
-    )
-    objects = {name: count[category_id] for category_id, name in names.items()}
     return Metrics(
         kinds=values,
         per_class=per_class,
-        images=len(chosen),
-        objects=objects,
-        detections=len(kept),
+        images=len(inputs.images),
+        objects=inputs.objects(),
+        detections=len(inputs.results),
         max_detections={kind: max(m.limit for m in metrics_of(kind, max_detections).values()) for kind in kinds},
     )
 
 
-def class_names(data: GroundTruth) -> dict[Id, str]:
-    """Category id -> name, by ascending id as in COCO's arrays; names that occur twice get their id."""
-    categories = sorted(data["categories"], key=lambda category: category["id"])
-    uses = Counter(str(category["name"]) for category in categories)
-    return {
-        c["id"]: str(c["name"]) if uses[str(c["name"])] == 1 else f"{c['name']} (category {c['id']})"
-        for c in categories
-    }
-
-
-def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: str, source: str) -> GroundTruth:
+def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str) -> GroundTruth:
     """The ground truth of one kind; images numbered by `numbers`, annotations from 1 (COCO's code misreads id 0)."""
+    data = inputs.data
     images = [
         {"id": numbers[image["id"]], "height": image.get("height", 0), "width": image.get("width", 0)}
         for image in data["images"]
@@ -199,9 +149,7 @@ def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: st
     without = 0  # objects without an outline
     # COCO's code needs keypoints in every object; one without any gets points that are not visible
     keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
-    for annotation, crowd in zip(data["annotations"], _crowds(data), strict=True):
-        if annotation["image_id"] not in numbers:
-            continue
+    for annotation, crowd in inputs.annotations:
         entry: Entry = {
             "id": len(annotations) + 1,
             "image_id": numbers[annotation["image_id"]],
@@ -211,50 +159,36 @@ def _ground_truth_of_kind(data: GroundTruth, numbers: Mapping[Id, int], kind: st
             "iscrowd": crowd,
         }
         if kind == "segm":
-            entry["segmentation"] = outline = _outline(annotation.get("segmentation"))
+            entry["segmentation"] = outline = outline_of(annotation)
             if outline is None:
-                # Neither required nor counted against a detection: its box becomes a crowd.
-                x, y, width, height = annotation["bbox"]
-                corners = [x, y, x, y + height, x + width, y + height, x + width, y]
-                entry |= {"iscrowd": 1, "segmentation": [corners]}
+                # neither required nor counted against a detection: its box becomes a crowd
+                entry |= {"iscrowd": 1, "segmentation": box_outline(annotation)}
                 without += 1
         elif kind == "keypoints":
             points = annotation.get("keypoints") or [0] * keypoint_values
             visible = sum(1 for visibility in points[2::3] if visibility > 0)
             entry |= {"keypoints": points, "num_keypoints": annotation.get("num_keypoints", visible)}
         annotations.append(entry)
-    if kind == "segm" and annotations and without == len(annotations):
-        raise ValueError(f"{source} has no outline in any annotation, so masks cannot be evaluated; use kind bbox only")
+    if kind == "segm":
+        require_outlines(inputs.source, len(annotations), without)
     if kind == "keypoints" and annotations and not keypoint_values:
-        raise ValueError(f"{source} has no keypoints in any annotation; use the person_keypoints file of the split")
+        raise ValueError(
+            f"{inputs.source} has no keypoints in any annotation; use the person_keypoints file of the split"
+        )
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
 
 
-def _crowds(data: GroundTruth) -> list[int]:
-    """0 or 1 for each annotation, read as a data set reads it: the text "0" and null are 0."""
-    return flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
-
-
-def _outline(segmentation: Any) -> Any:
-    """The segmentation without parts of fewer than three points; None if nothing remains."""
-    if isinstance(segmentation, dict):
-        return segmentation if segmentation.get("counts") else None
-    return [part for part in segmentation or [] if len(part) >= 6] or None
-
-
-def _results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: str) -> list[Entry]:
+def results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: str) -> list[Entry]:
     """The results with the one field that `kind` measures, images renumbered."""
-    field = FIELDS[kind]
-    kept: list[Entry] = []
-    for row, result in enumerate(results):
-        if field not in result:
-            raise ValueError(
-                f"result {row} (image {result['image_id']!r}) has no {field!r}, which the metrics of kind {kind!r} "
-                "need; leave that kind out"
-            )
-        image, score = numbers[result["image_id"]], result["score"]
-        kept.append({"image_id": image, "category_id": result["category_id"], "score": score, field: result[field]})
-    return kept
+    return [
+        {
+            "image_id": numbers[result["image_id"]],
+            "category_id": result["category_id"],
+            "score": result["score"],
+            FIELDS[kind]: required_field(result, row, kind),
+        }
+        for row, result in enumerate(results)
+    ]
 
 
 def _curves(

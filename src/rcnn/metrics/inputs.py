@@ -8,17 +8,113 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 
+from rcnn.data.checks.numbers import flags
 from rcnn.data.checks.run_lengths import readable_rles
+from rcnn.metrics.values import FIELDS
 
 Id: TypeAlias = int | str
 Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result, read from JSON
 GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..], "categories": [..]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """Ground truth, and the results of the chosen images, all checked."""
+
+    data: GroundTruth
+    source: str  # what error messages call the ground truth
+    images: list[Id]  # the chosen ones, ascending: COCO's order, which decides between equal scores
+    results: list[Entry]  # of these images, in the order given
+    names: dict[Id, str]  # category id -> class name, by ascending id
+    crowds: list[int]  # 0 or 1 for each annotation
+
+    @property
+    def annotations(self) -> list[tuple[Entry, int]]:
+        """The annotations of the chosen images, each with 0, or 1 for a crowd."""
+        chosen = set(self.images)
+        pairs = zip(self.data["annotations"], self.crowds, strict=True)
+        return [(annotation, crowd) for annotation, crowd in pairs if annotation["image_id"] in chosen]
+
+    def objects(self, ignored: str = "") -> dict[str, int]:
+        """Number of objects of each class; without crowds, and without those whose field `ignored` is set."""
+        count = Counter(a["category_id"] for a, crowd in self.annotations if not crowd and not a.get(ignored))
+        return {name: count[category_id] for category_id, name in self.names.items()}
+
+
+def check_inputs(
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
+    kinds: Sequence[str],
+    image_ids: Iterable[Id] | None,
+    known_kinds: Sequence[str] = tuple(FIELDS),
+) -> Checked:
+    """Ground truth and results, checked; only the images of `image_ids` (None: all), and their results.
+
+    Raises ValueError for a kind that is not one of `known_kinds`, an unknown image or category, a damaged field, or a
+    mask that does not have the size of its image.
+    """
+    for kind in kinds:
+        if kind not in known_kinds:
+            raise ValueError(f"kind {kind!r} is not known; expected {', '.join(known_kinds)}")
+    data, source = read_ground_truth(ground_truth)
+    images = chosen_images(data, image_ids, source)
+    check_results(data, results, source)
+    chosen = set(images)
+    kept = [result for result in results if result["image_id"] in chosen]
+    if "segm" in kinds:
+        check_masks(data, kept, source)
+    # the text "0" and null are 0, as when a data set is opened
+    crowds = flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
+    return Checked(data=data, source=source, images=images, results=kept, names=class_names(data), crowds=crowds)
+
+
+def class_names(data: GroundTruth) -> dict[Id, str]:
+    """Category id -> name, by ascending id as in COCO's arrays; names that occur twice get their id."""
+    categories = sorted(data["categories"], key=lambda category: category["id"])
+    uses = Counter(str(category["name"]) for category in categories)
+    return {
+        c["id"]: str(c["name"]) if uses[str(c["name"])] == 1 else f"{c['name']} (category {c['id']})"
+        for c in categories
+    }
+
+
+def outline_of(annotation: Entry) -> Any:
+    """The segmentation of an annotation, without parts of fewer than three points; None if nothing remains."""
+    segmentation = annotation.get("segmentation")
+    if isinstance(segmentation, dict):
+        return segmentation if segmentation.get("counts") else None
+    return [part for part in segmentation or [] if len(part) >= 6] or None
+
+
+def box_outline(annotation: Entry) -> list[list[float]]:
+    """The box of an annotation as a polygon: it stands for an outline that is missing, and is then ignored."""
+    x, y, width, height = annotation["bbox"]
+    return [[x, y, x, y + height, x + width, y + height, x + width, y]]
+
+
+def required_field(result: Entry, row: int, kind: str) -> Any:
+    """The field of a result that `kind` measures; a ValueError names the result if it has none."""
+    field = FIELDS[kind]
+    if field not in result:
+        raise ValueError(
+            f"result {row} (image {result['image_id']!r}) has no {field!r}, which the metrics of kind {kind!r} "
+            "need; leave that kind out"
+        )
+    return result[field]
+
+
+def require_outlines(source: str, objects: int, without: int) -> None:
+    """A ValueError if none of the `objects` has an outline: masks cannot be evaluated."""
+    if objects and without == objects:
+        raise ValueError(f"{source} has no outline in any annotation, so masks cannot be evaluated; use kind bbox only")
 
 
 def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTruth, str]:

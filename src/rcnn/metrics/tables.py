@@ -1,10 +1,10 @@
-"""COCO's metrics as text for a terminal or a log: each with its meaning, then one row per class."""
+"""The metrics as text for a terminal or a log: each with its meaning, then one row per class."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rcnn.metrics.coco import Metrics, Number
+from rcnn.metrics.values import Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
 MEANINGS = {
@@ -20,6 +20,15 @@ MEANINGS = {
     "ARs": "recall, small",
     "ARm": "recall, medium",
     "ARl": "recall, large",
+    "AP70": "at IoU .70",
+    "APr": "rare classes",
+    "APc": "common classes",
+    "APf": "frequent classes",
+}
+# the main number of VOC's metrics
+VOC_MEANINGS = {
+    "voc2007": "VOC 2007's: at IoU .50, mean over 11 recalls",
+    "voc2012": "VOC 2012's: at IoU .50, area under the curve",
 }
 SIZES = {"s": "small", "m": "medium", "l": "large"}
 _ONE_COLUMN = 16  # up to this number of classes: one column of classes, with AP50
@@ -29,7 +38,8 @@ _GAP = 4  # characters between the columns of a table of many classes
 def metrics_table(metrics: Metrics, width: int = 80) -> str:
     """Two aligned tables, overall and per class, in lines of up to `width` characters; "-": no object to measure on.
 
-    Many classes are set in as many columns as fit, to be read downwards. Names that do not fit are cut, ending in "…".
+    Classes without objects are only counted. Many classes are set in as many columns as fit, to be read downwards.
+    Names that do not fit are cut, ending in "…".
     """
     numbers = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
     counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in numbers.items())
@@ -41,13 +51,16 @@ def number(value: Number) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _meaning(name: str) -> str:
+def _meaning(name: str, metric: str) -> str:
+    if name == "AP" and metric in VOC_MEANINGS:
+        return VOC_MEANINGS[metric]
     if name in MEANINGS:
         return MEANINGS[name]
     count = name.removeprefix("AR").rstrip("".join(SIZES))  # AR1, AR10, AR1000s, or another limit of detections
     size = SIZES.get(name[-1])
     best = "detection" if count == "1" else f"{count} detections"
-    return f"recall of the best {best} per image and class{f', {size}' if size else ''}"
+    limit = "per image" if metric == "lvis" else "per image and class"
+    return f"recall of the best {best} {limit}{f', {size}' if size else ''}"
 
 
 def _overall(metrics: Metrics) -> list[str]:
@@ -55,23 +68,31 @@ def _overall(metrics: Metrics) -> list[str]:
     rows = [["", *(TITLES[kind] for kind in metrics.kinds), ""]]
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
-        rows.append([name, *values, _meaning(name)])
+        rows.append([name, *values, _meaning(name, metrics.metric)])
     return _aligned(rows, left=(0, len(rows[0]) - 1))
 
 
 def _by_class(metrics: Metrics, width: int) -> list[str]:
-    few = len(metrics.per_class) <= _ONE_COLUMN
+    names = [name for name in metrics.per_class if metrics.objects[name]]
+    empty = len(metrics.per_class) - len(names)
+    lines = _table_of_classes(metrics, names, width) if names else []
+    noun = "class without objects is" if empty == 1 else "classes without objects are"
+    return [*lines, f"{empty} {noun} not listed"] if empty else lines
+
+
+def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> list[str]:
+    few = len(names) <= _ONE_COLUMN
     shown = ("AP", "AP50") if few else ("AP",)
     kinds = [kind for kind in metrics.kinds if "AP" in metrics.kinds[kind]]
     titles = [f"{TITLES[kind]} {name}" if few else TITLES[kind] for kind in kinds for name in shown]
     head = ["AP by class" if not few else "class", "objects", *titles]
     values = [
-        [f"{metrics.objects[name]:,}", *(number(found[kind][m]) for kind in kinds for m in shown)]
-        for name, found in metrics.per_class.items()
+        [f"{metrics.objects[name]:,}", *(number(metrics.per_class[name][kind][m]) for kind in kinds for m in shown)]
+        for name in names
     ]
     taken = sum(2 + max(len(row[place]) for row in [head[1:], *values]) for place in range(len(head) - 1))
     room = max(8, width - taken)
-    rows = [[_cut(name, room), *row] for name, row in zip(metrics.per_class, values, strict=True)]
+    rows = [[_cut(name, room), *row] for name, row in zip(names, values, strict=True)]
     lines = _aligned([head, *rows], left=(0,))
     if few:
         return lines

@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from functools import reduce
 
 from rcnn.models.config import DetectorConfig, ResNetConfig
+from rcnn.models.config.parts import SamplingConfig
 
 # counts and sizes that must be 1 or more; parts that are None are skipped
 AT_LEAST_ONE = {
@@ -53,6 +54,7 @@ BETWEEN_0_AND_1 = {
 def validate(config: DetectorConfig) -> None:
     """Raise a ValueError if settings of `config` contradict each other; it says which, why, and what to do."""
     _require_numbers(config)
+    _require_iou_order(config)
     if not config.rpn.anchors.ratios:
         raise ValueError("rpn.anchors.ratios is empty; expected one ratio or more, e.g. [0.5, 1, 2]")
     for part in ("box", "mask", "keypoint"):
@@ -106,6 +108,21 @@ def _require_numbers(config: DetectorConfig) -> None:
         raise ValueError(f"backbone.norm_eps is {eps}; expected more than 0 with backbone.norm={norm}")
 
 
+def _require_iou_order(config: DetectorConfig) -> None:
+    """The IoU below which a sample is negative, or ignored, is not above that from which it is positive."""
+    lows: list[tuple[str, SamplingConfig, str]] = [("rpn.sampling", config.rpn.sampling, "negative_iou")]
+    if config.fcis is not None:
+        lows.append(("fcis.sampling", config.fcis.sampling, "min_negative_iou"))
+    elif not config.proposals_only:
+        lows.append(("box.sampling", config.box.sampling, "min_negative_iou"))
+    for part, sampling, name in lows:
+        low = getattr(sampling, name)
+        if low > sampling.positive_iou:
+            raise ValueError(
+                f"{part} has {name}={low} and positive_iou={sampling.positive_iou}; expected {name} <= positive_iou"
+            )
+
+
 def _numbers(value: object, path: str = "") -> Iterator[tuple[str, float]]:
     """The numbers in a config, part or setting, each with its path; those of a list have the path of the list."""
     if isinstance(value, bool):
@@ -148,12 +165,7 @@ def _require_heads(config: DetectorConfig) -> None:
             f"box.class_weights has {len(box.class_weights)} numbers for {config.num_classes} classes; expected "
             f"{config.num_classes + 1}, one per class and the last for background"
         )
-    sampling, selection = box.sampling, box.selection
-    if not 0 <= sampling.min_negative_iou <= sampling.positive_iou:
-        raise ValueError(
-            f"box.sampling has min_negative_iou={sampling.min_negative_iou} and positive_iou={sampling.positive_iou}; "
-            "expected 0 <= min_negative_iou <= positive_iou"
-        )
+    selection = box.selection
     if selection.nms == "soft_gaussian" and selection.soft_nms_sigma <= 0:
         raise ValueError(f"box.selection.soft_nms_sigma is {selection.soft_nms_sigma}; expected a number above 0")
     if mask is not None and mask.trunk == "res5" and box.trunk != "res5":

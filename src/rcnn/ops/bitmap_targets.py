@@ -6,7 +6,9 @@ R regions, m the side of the result.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,6 +19,15 @@ from rcnn.ops.opencv import ONE
 Cut = Literal["sampled", "resized", "truncated", "nearest"]
 
 
+class _Line(NamedTuple):
+    """One axis of the cells of R regions, (B, R, m) each: the two pixels that a cell interpolates."""
+
+    first: Tensor  # int64
+    second: Tensor  # int64
+    part: Tensor  # float32, weight of the second
+    inside: Tensor  # bool, whether the centre of the cell is within the image
+
+
 def cut_bitmaps(
     bitmaps: Tensor,
     matched: Tensor,
@@ -24,7 +35,7 @@ def cut_bitmaps(
     valid: Tensor,
     size: int,
     kind: Cut,
-    sizes: Tensor | None = None,
+    sizes: Tensor,
     *,
     within: Tensor | None = None,
     least: float | None = None,
@@ -45,74 +56,90 @@ def cut_bitmaps(
         valid: (B, R) bool; invalid rows give zeros.
         size: side of the result.
         kind: which of the above.
-        sizes: (B, 2) int64, (height, width) of each image without its padding; None: H and W.
+        sizes: (B, 2) int64, (height, width) of each image without its padding.
         within: (B, G, 4) xyxy pixels; only the part of an object inside this box, rounded, is used. None: all of it.
         least: threshold of resized masks, inclusive (FCIS); None: above 0.5.
     """
-    if sizes is None:
-        sizes = torch.tensor(bitmaps.shape[2:], device=boxes.device).expand(len(bitmaps), 2)
     boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
-    y = _line(boxes[..., 1], boxes[..., 3], sizes[:, :1], size, kind)  # rows: (B, R, m) each
+    y = _line(boxes[..., 1], boxes[..., 3], sizes[:, :1], size, kind)
     x = _line(boxes[..., 0], boxes[..., 2], sizes[:, 1:], size, kind)
-    image = torch.arange(len(bitmaps), device=boxes.device)[:, None, None, None]
-    owner = matched[..., None, None]
-
-    own = None if within is None else gather_boxes(within, matched).round()[..., None, None]
-
-    def at(rows: Tensor, columns: Tensor) -> Tensor:
-        rows, columns = rows[..., :, None], columns[..., None, :]
-        drawn = bitmaps[image, owner, rows, columns]  # (B, R, m, m) bool
-        if own is None:
-            return drawn
-        x1, y1, x2, y2 = own.unbind(2)  # (B, R, 1, 1) each
-        return drawn & (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
-
+    bounds = None if within is None else gather_boxes(within, matched).round()
+    pixels = partial(_pixels, bitmaps, matched, bounds)
     if kind == "nearest":
-        values = at(y[0], x[0]).float()
-    elif kind == "truncated":  # in OpenCV's integer arithmetic, as in rcnn.ops.opencv
-        x1, y1 = _fixed(x[2])[..., None, :], _fixed(y[2])[..., :, None]
-        x0, y0 = _fixed(1 - x[2])[..., None, :], _fixed(1 - y[2])[..., :, None]
-        upper = (at(y[0], x[0]).int() * x0 + at(y[0], x[1]).int() * x1) >> 4
-        lower = (at(y[1], x[0]).int() * x0 + at(y[1], x[1]).int() * x1) >> 4
-        values = ((((upper * y0) >> 16) + ((lower * y1) >> 16) + 2) >> 2).float()
+        masks = pixels(y.first, x.first).float()
+    elif kind == "truncated":
+        masks = _blend_integers(pixels, y, x)
+    elif kind == "sampled":
+        masks = _blend(pixels, y, x) * (y.inside[..., :, None] & x.inside[..., None, :])
     else:
-        right, below = x[2][..., None, :], y[2][..., :, None]
-        upper = at(y[0], x[0]) * (1 - right) + at(y[0], x[1]) * right
-        lower = at(y[1], x[0]) * (1 - right) + at(y[1], x[1]) * right
-        values = upper * (1 - below) + lower * below
-        inside = y[3][..., :, None] & x[3][..., None, :]
-        cut = values > 0.5 if least is None else values >= least
-        values = cut.float() if kind == "resized" else values * inside
-    return values * valid[..., None, None]
+        masks = _blend(pixels, y, x)
+        masks = (masks > 0.5 if least is None else masks >= least).float()
+    return masks * valid[..., None, None]
 
 
-def _line(low: Tensor, high: Tensor, limit: Tensor, size: int, kind: Cut) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Along one axis: the two pixels that each of `size` cells interpolates, the weight of the second, whether inside.
+def _pixels(bitmaps: Tensor, matched: Tensor, bounds: Tensor | None, rows: Tensor, columns: Tensor) -> Tensor:
+    """The pixels (B, R, m, m) bool of the matched objects in `rows` and `columns` (B, R, m); none outside `bounds`."""
+    rows, columns = rows[..., :, None], columns[..., None, :]
+    image = torch.arange(len(bitmaps), device=matched.device)[:, None, None, None]
+    pixels = bitmaps[image, matched[..., None, None], rows, columns]
+    if bounds is None:
+        return pixels
+    x1, y1, x2, y2 = bounds[..., None, None].unbind(2)  # (B, R, 1, 1) each
+    return pixels & (rows >= y1) & (rows < y2) & (columns >= x1) & (columns < x2)
 
-    (B, R, size) each; `low` and `high` (B, R) are the region's ends, `limit` (B, 1) the image's side.
-    """
-    cells = torch.arange(size, device=low.device, dtype=torch.float64) + 0.5
+
+def _blend(pixels: Callable[[Tensor, Tensor], Tensor], y: _Line, x: _Line) -> Tensor:
+    """The bilinear values (B, R, m, m) of the cells, in 0..1."""
+    right, below = x.part[..., None, :], y.part[..., :, None]
+    upper = pixels(y.first, x.first) * (1 - right) + pixels(y.first, x.second) * right
+    lower = pixels(y.second, x.first) * (1 - right) + pixels(y.second, x.second) * right
+    return upper * (1 - below) + lower * below
+
+
+def _blend_integers(pixels: Callable[[Tensor, Tensor], Tensor], y: _Line, x: _Line) -> Tensor:
+    """The values (B, R, m, m), 0 or 1, in OpenCV's integer arithmetic for uint8 (rcnn.ops.opencv)."""
+    left, right = (_fixed(part)[..., None, :] for part in (1 - x.part, x.part))
+    above, below = (_fixed(part)[..., :, None] for part in (1 - y.part, y.part))
+    upper = (pixels(y.first, x.first).int() * left + pixels(y.first, x.second).int() * right) >> 4
+    lower = (pixels(y.second, x.first).int() * left + pixels(y.second, x.second).int() * right) >> 4
+    return ((((upper * above) >> 16) + ((lower * below) >> 16) + 2) >> 2).float()
+
+
+def _line(low: Tensor, high: Tensor, limit: Tensor, size: int, kind: Cut) -> _Line:
+    """The cells along one axis; `low` and `high` (B, R) are the region's ends, `limit` (B, 1) the image's side."""
     if kind == "sampled":
-        place = low[..., None] + ((high - low) / size)[..., None] * cells.float() - 0.5
-        inside = (place >= 0) & (place <= limit[..., None] - 1)
-        first, last = torch.zeros_like(limit[..., None]), limit[..., None] - 1
-    else:
-        start, end = (low.round(), high.round()) if kind == "resized" else (low.trunc(), high.trunc())
-        start = torch.minimum(start.clamp(min=0), limit - 1).long()
-        end = end.long() + 1 if kind == "nearest" else end.long()
-        end = torch.maximum(torch.minimum(end, limit), start + 1)
-        step = (end - start).double()[..., None] / size
-        inside = torch.ones_like(step, dtype=torch.bool).expand(*step.shape[:-1], size)
-        first, last = start[..., None], end[..., None] - 1
-        if kind == "nearest":  # summed step by step as in Pillow, because rounding decides between two pixels
-            steps = torch.cat([step * 0.5, step.expand(*step.shape[:-1], size - 1)], -1)
-            here = (first + steps.cumsum(-1).long()).clamp(max=last)
-            return here, here, torch.zeros_like(here, dtype=torch.float32), inside
-        place = (step * cells - 0.5).float()
+        return _sampled_line(low, high, limit, size)
+    start, end = (low.round(), high.round()) if kind == "resized" else (low.trunc(), high.trunc())
+    start = torch.minimum(start.clamp(min=0), limit - 1).long()
+    end = end.long() + 1 if kind == "nearest" else end.long()
+    end = torch.maximum(torch.minimum(end, limit), start + 1)
+    step = (end - start).double()[..., None] / size
+    first, last = start[..., None], end[..., None] - 1
+    if kind == "nearest":  # summed step by step as in Pillow, because rounding decides between two pixels
+        steps = torch.cat([step * 0.5, step.expand(*step.shape[:-1], size - 1)], -1)
+        place = (first + steps.cumsum(-1).long()).clamp(max=last)
+        return _Line(
+            place, place, torch.zeros_like(place, dtype=torch.float32), torch.ones_like(place, dtype=torch.bool)
+        )
+    place = (step * _centres(size, low) - 0.5).float()
     before = place.floor()
-    part = place - before
-    here = before.long() + (0 if kind == "sampled" else first)
-    return torch.clamp(here, first, last), torch.clamp(here + 1, first, last), part, inside
+    pixel = before.long() + first
+    inside = torch.ones_like(pixel, dtype=torch.bool)
+    return _Line(pixel.clamp(first, last), (pixel + 1).clamp(first, last), place - before, inside)
+
+
+def _sampled_line(low: Tensor, high: Tensor, limit: Tensor, size: int) -> _Line:
+    """As `_line`, with ends that are not rounded."""
+    last = limit[..., None] - 1
+    place = low[..., None] + ((high - low) / size)[..., None] * _centres(size, low).float() - 0.5
+    before = place.floor()
+    pixel, first = before.long(), torch.zeros_like(last)
+    inside = (place >= 0) & (place <= last)
+    return _Line(pixel.clamp(first, last), (pixel + 1).clamp(first, last), place - before, inside)
+
+
+def _centres(size: int, like: Tensor) -> Tensor:
+    return torch.arange(size, device=like.device, dtype=torch.float64) + 0.5
 
 
 def _fixed(part: Tensor) -> Tensor:

@@ -13,7 +13,20 @@ import numpy as np
 from hotcoco import COCO, COCOeval
 from hotcoco import mask as backend
 
-__all__ = ["COCO", "COCOeval", "Rle", "as_rle", "encode_mask", "encode_region", "rle_area", "rle_box", "rle_mask"]
+from rcnn.ops.run_lengths import run_totals
+
+__all__ = [
+    "COCO",
+    "COCOeval",
+    "Rle",
+    "as_rle",
+    "encode_mask",
+    "encode_region",
+    "iou_matrix",
+    "rle_area",
+    "rle_box",
+    "rle_mask",
+]
 
 Rle = dict[str, Any]
 
@@ -21,9 +34,8 @@ Rle = dict[str, Any]
 def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: int) -> Rle:
     """Any COCO segmentation as one compressed RLE: polygons [[x, y, x, y, ...], ...] are joined, counts compressed.
 
-    Raises ValueError for a segmentation without parts, a part of fewer than three points, a list of counts
-    that does not add up to `height` x `width`, or an RLE of another size. Counts that are already compressed are not
-    decoded here; `data/checks/run_lengths.py` checks them.
+    Raises ValueError for a segmentation without parts, a part of fewer than three points, counts that are damaged or
+    do not add up to `height` x `width`, or an RLE of another size.
     """
     if isinstance(segmentation, dict):
         size = [int(side) for side in segmentation.get("size", ())]
@@ -33,17 +45,13 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
         if isinstance(counts, str):
             counts = counts.encode("ascii")
         if isinstance(counts, bytes):
-            rle: Rle = {"size": size, "counts": counts}
-        elif isinstance(counts, (list, tuple, np.ndarray)):
+            _require_total(int(run_totals([counts])[0]), height, width)
+            return {"size": size, "counts": counts}
+        if isinstance(counts, (list, tuple, np.ndarray)):
             runs = np.asarray(counts, dtype=np.int64)
-            if (runs < 0).any() or runs.sum() != height * width:
-                raise ValueError(
-                    f"the counts of an RLE add up to {runs.sum()}; expected {height} x {width} = {height * width}"
-                )
-            rle = backend.frPyObjects({"size": size, "counts": runs.tolist()}, height, width)
-        else:
-            raise ValueError(f"the counts of an RLE are {type(counts).__name__}; expected a list or a str")
-        return rle
+            _require_total(-1 if (runs < 0).any() else int(runs.sum()), height, width)
+            return backend.frPyObjects({"size": size, "counts": runs.tolist()}, height, width)
+        raise ValueError(f"the counts of an RLE are {type(counts).__name__}; expected a list or a str")
     parts = [[float(value) for value in part] for part in segmentation]
     if not parts:
         raise ValueError("a segmentation has no polygons; expected at least one")
@@ -51,6 +59,14 @@ def as_rle(segmentation: Rle | Sequence[Sequence[float]], height: int, width: in
         if len(part) < 6 or len(part) % 2:
             raise ValueError(f"a polygon has {len(part)} numbers; expected x and y of at least three points")
     return backend.merge(backend.frPyObjects(parts, height, width))
+
+
+def _require_total(total: int, height: int, width: int) -> None:
+    """ValueError unless the runs of an RLE have `total` = `height` x `width` pixels; -1: they cannot be decoded."""
+    if total == height * width:
+        return
+    found = "are damaged" if total < 0 else f"add up to {total}"
+    raise ValueError(f"the counts of an RLE {found}; expected {height} x {width} = {height * width} pixels")
 
 
 def rle_mask(rle: Rle) -> np.ndarray:
@@ -67,6 +83,15 @@ def rle_box(rle: Rle) -> tuple[float, float, float, float]:
     """The box x, y, width, height around a compressed RLE, in pixels; zeros if it is empty."""
     x, y, width, height = (float(value) for value in backend.toBbox(_readable(rle)))
     return x, y, width, height
+
+
+def iou_matrix(detections: Sequence[Any], objects: Sequence[Any]) -> np.ndarray:
+    """Intersection over union (D, G) of boxes [x, y, width, height], or of compressed RLEs of one size."""
+    if not detections or not objects:
+        return np.zeros((len(detections), len(objects)))
+    if isinstance(detections[0], dict):
+        detections, objects = ([_readable(rle) for rle in rles] for rles in (detections, objects))
+    return np.asarray(backend.iou(list(detections), list(objects), [0] * len(objects)))
 
 
 def encode_mask(mask: np.ndarray) -> Rle:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
-from rcnn.models.config import COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
+from rcnn.models.config import COCO_KEYPOINTS, DEFAULT_SIGMA, KeypointHeadConfig, default_sigmas
 
 
 def keypoints_of(dataset: Dataset, config: KeypointHeadConfig) -> KeypointHeadConfig:
@@ -19,9 +19,7 @@ def keypoints_of(dataset: Dataset, config: KeypointHeadConfig) -> KeypointHeadCo
     if not skeleton.named and len(skeleton.names) == len(COCO_KEYPOINTS):
         person = KeypointHeadConfig()
         return replace(config, names=person.names, flip_pairs=person.flip_pairs, sigmas=person.sigmas)
-    sigmas = skeleton.sigmas
-    if sigmas is None:
-        sigmas = COCO_SIGMAS if skeleton.names == COCO_KEYPOINTS else (DEFAULT_SIGMA,) * len(skeleton.names)
+    sigmas = skeleton.sigmas or default_sigmas(skeleton.names)
     return replace(config, names=skeleton.names, flip_pairs=skeleton.pairs, skeleton=skeleton.lines, sigmas=sigmas)
 
 

@@ -110,28 +110,17 @@ def plan_training(request: RunRequest) -> RunPlan:
     recipe = before or request.settings or starting_recipe(request.model)
     settings = override(_Recipe(recipe), train_words).train
 
-    splits, reasons = choose_splits(request.data, request.splits, request.annotations)
-    reasons |= _setting_reasons(request, settings, recipe, resumes=record is not None)
     config = override(start, model_words)  # before the data: a wrong word is refused at once
-    opened = partial(
-        open_dataset,
-        request.data,
-        keypoints=config.keypoint is not None,
-        one_class=config.proposals_only,
-        annotations=request.annotations,
-        strict=request.strict,
-        allow_empty=request.allow_empty,
-    )
-    dataset = opened(splits[0], classes=None if record is None else record["classes"])
-    validation = opened(splits[1], classes=dataset.classes) if splits[1] != NO_SPLIT else None
+    dataset, validation, reasons = _open_data(request, config, record)
+    reasons |= _setting_reasons(request, settings, recipe, resumes=record is not None)
     config = _fit_to_data(start, model_words, dataset, fresh=record is None)
     if request.weights:
         config = _with_backbone(request, config, model_words, fresh=record is None)
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
-    require_buildable(config, "" if record is None else f"{request.output}/config.json")
-    evaluation = _evaluation_plan(config, validation)
+    require_buildable(config, "" if record is None else _record_file(request))
+    evaluation = _evaluation_plan(config, validation, settings.chosen_metric)
     require_measured(settings.best, config, evaluation)
 
     changed = [] if before is None else _changes(start, config) + _changes(_Recipe(before), _Recipe(settings))
@@ -169,6 +158,40 @@ def plan_training(request: RunRequest) -> RunPlan:
         ),
         identity={split: data_identity(dataset) for split, dataset in known.items()},
     )
+
+
+def _open_data(
+    request: RunRequest, config: DetectorConfig, record: dict[str, Any] | None
+) -> tuple[Dataset, Dataset | None, dict[str, str]]:
+    """The training and validation data, and the reasons for their splits.
+
+    A ValueError or OSError about the data of a run that is resumed names the record that they come from.
+    """
+    opened = partial(
+        open_dataset,
+        request.data,
+        keypoints=config.keypoint is not None,
+        one_class=config.proposals_only,
+        annotations=request.annotations,
+        strict=request.strict,
+        allow_empty=request.allow_empty,
+    )
+    try:
+        splits, reasons = choose_splits(request.data, request.splits, request.annotations)
+        dataset = opened(splits[0], classes=None if record is None else record["classes"])
+        validation = opened(splits[1], classes=dataset.classes) if splits[1] != NO_SPLIT else None
+    except (ValueError, OSError) as error:
+        if record is None:
+            raise
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(
+            f"{reason}\nThe splits, annotations and classes of this run are those in {_record_file(request)}"
+        ) from error
+    return dataset, validation, reasons
+
+
+def _record_file(request: RunRequest) -> str:
+    return f"{request.output}/config.json"
 
 
 def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[DetectorConfig, TrainConfig | None]:
@@ -339,12 +362,12 @@ def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, 
     return config
 
 
-def _evaluation_plan(config: DetectorConfig, validation: Dataset | None) -> Plan | None:
+def _evaluation_plan(config: DetectorConfig, validation: Dataset | None, metric: str) -> Plan | None:
     """What the evaluations of a run measure; None without a validation set."""
     if validation is None:
         return None
     names = () if config.keypoint is None else config.keypoint.names
-    return plan_evaluation(measured_kinds(config), validation, keypoint_names=names)
+    return plan_evaluation(measured_kinds(config), validation, keypoint_names=names, metric=metric)
 
 
 def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:

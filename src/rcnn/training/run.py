@@ -14,12 +14,14 @@ from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.outputs import new_output
 from rcnn.training.describe import describe_start
-from rcnn.training.engine import Outcome, train
+from rcnn.training.engine import train
 from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import CURVE, LOG, PLOT, RunFolder
-from rcnn.training.settings import PREFIX
+from rcnn.training.saver import Outcome
+from rcnn.training.schedule import learning_rate
+from rcnn.training.settings import PREFIX, TrainConfig
 from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.validation import Metrics, evaluate_detector
@@ -56,7 +58,7 @@ def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
                 f"images per step) or input.max_size. {str(error).splitlines()[0]}"
             ) from error
         finally:
-            _draw_curve(run)
+            _draw_curve(run, plan.settings)
     return outcome
 
 
@@ -102,12 +104,12 @@ def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
     return state
 
 
-def _draw_curve(run: RunFolder) -> None:
-    lines = read_log(run.path / LOG)
+def _draw_curve(run: RunFolder, settings: TrainConfig) -> None:
+    lines, schedule = read_log(run.path / LOG), partial(learning_rate, settings=settings)
     with run.writing(CURVE) as path:
-        path.write_text(curve_page(lines, title=f"Training {run.path.name}"), encoding="utf-8")
+        path.write_text(curve_page(lines, title=f"Training {run.path.name}", schedule=schedule), encoding="utf-8")
     with run.writing(PLOT) as path:
-        write_plot(path, lines)
+        write_plot(path, lines, schedule)
 
 
 def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:

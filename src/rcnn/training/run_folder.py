@@ -104,9 +104,9 @@ def find_run(path: Path) -> FoundRun:
     if not path.exists():
         return FoundRun(record=None, checkpoints=())
     if not path.is_dir():
-        raise NotADirectoryError(f"--output {path} is a file; expected a folder")
+        raise NotADirectoryError(f"{path} is a file; expected a folder for the run: choose another output (--output)")
     if WEIGHTS_FILE in files_of_rcnn(path):
-        raise FileExistsError(f"--output {path} is a checkpoint; a run needs its own folder: choose another --output")
+        raise FileExistsError(f"{path} is a checkpoint; a run needs its own folder: choose another output (--output)")
     checkpoints = tuple(
         name
         for name in CHECKPOINTS
@@ -117,7 +117,7 @@ def find_run(path: Path) -> FoundRun:
     foreign = [name for name in NAMES if (path / name).exists() and name not in listed]
     if foreign:
         raise FileExistsError(
-            f"--output {path} contains {', '.join(foreign)}, which rcnn did not write there: choose another --output"
+            f"{path} contains {', '.join(foreign)}, which rcnn did not write there: choose another output (--output)"
         )
     return FoundRun(record=record, checkpoints=checkpoints)
 
@@ -134,7 +134,7 @@ def _read_record(path: Path, *, needed: bool) -> dict[str, Any] | None:
     if problem and needed:
         raise ValueError(
             f"{path} is not the record of a run ({problem}). Restore it, or start a new run from {path.parent}/last "
-            "with another --output"
+            "with another output (--output)"
         )
     return None if problem else record
 

@@ -51,6 +51,8 @@ class TrainConfig:
     log_every: int = 20  # steps between lines of log.jsonl
     checkpoint_every: int = 200  # steps between saves of last/
     evaluate_every: int = 500  # steps between evaluations, after which best/ may be saved; 0: only at the end
+    # definition of average precision; auto: that of the validation set's format
+    metric: Literal["auto", "coco", "voc2007", "voc2012", "lvis"] = "auto"
     best: str = ""  # metric that best/ is chosen by, e.g. segm.AP; empty: AP of masks if there are any, else of boxes
 
     def __post_init__(self) -> None:
@@ -82,13 +84,18 @@ class TrainConfig:
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
 
-    def images_per_step(self, world: int = 1) -> int:
-        """Images per optimizer step, over `world` processes."""
-        return self.batch_size * self.accumulate * world
+    @property
+    def chosen_metric(self) -> str:
+        """`metric`, empty for auto, as `rcnn.evaluate` takes it."""
+        return "" if self.metric == "auto" else self.metric
 
-    def scaled_lr(self, world: int = 1) -> float:
+    def images_per_step(self) -> int:
+        """Images per optimizer step."""
+        return self.batch_size * self.accumulate
+
+    def scaled_lr(self) -> float:
         """The learning rate after warm-up, scaled to the images per step."""
-        return self.lr * self.images_per_step(world) / self.reference_batch
+        return self.lr * self.images_per_step() / self.reference_batch
 
 
 # Defaults of a run that starts from a checkpoint: few images, few steps, weights that should mostly be kept. The

@@ -41,7 +41,7 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
         raise ValueError(unknown_model(model))
     checkpoint = load_checkpoint(model, allow=allow)
     if checkpoint.kind == "backbone":
-        raise ValueError(f"{model} contains only a backbone: give a model by its name, and --weights {model}")
+        raise ValueError(f"{model} contains only a backbone: give a model by its name, and weights={model} (--weights)")
     return checkpoint.config
 
 

@@ -12,7 +12,7 @@ from rcnn.data.messages import few
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import ImageResults, evaluate_dataset, failure_warnings, measured_kinds
 from rcnn.evaluation.plan import Plan
-from rcnn.metrics.coco import METRICS
+from rcnn.metrics.choice import names_of
 from rcnn.metrics.tables import number
 from rcnn.models import Detector, DetectorConfig
 from rcnn.predictor import Predictor
@@ -31,7 +31,7 @@ def evaluate_detector(
     after_image: Callable[[int, int], None],
     log: Callable[[str], object],
 ) -> Metrics:
-    """COCO metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all.
+    """The metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all.
 
     `log` gets a warning for each image that cannot be evaluated; it counts as an image without detections.
     """
@@ -46,7 +46,9 @@ def evaluate_detector(
 
     predictor = Predictor(detector, classes=validation.classes, device=str(device), padding=settings.padding)
     workers = max(1, settings.workers)
-    evaluation = evaluate_dataset(predictor, validation, workers=workers, on_image=on_image)
+    evaluation = evaluate_dataset(
+        predictor, validation, workers=workers, metric=settings.chosen_metric, on_image=on_image
+    )
     for line in failure_warnings(evaluation.failed, len(validation)):  # the plan of the run has the others
         log(f"warning: {line}")
     return evaluation.metrics.to_dict()
@@ -54,7 +56,8 @@ def evaluate_detector(
 
 def require_measured(best: str, config: DetectorConfig, plan: Plan | None = None) -> None:
     """ValueError unless `best` (train.best) is empty, or a metric of such a detector that `plan` measures."""
-    names = [f"{kind}.{name}" for kind in measured_kinds(config) for name in METRICS[kind]]
+    metric = "coco" if plan is None else plan.metric
+    names = [f"{kind}.{name}" for kind in measured_kinds(config) for name in names_of(metric, kind)]
     if best and best not in names:
         near = difflib.get_close_matches(best, names, n=3) or names[:1]
         raise ValueError(f"train.best={best} is not a metric of this model; expected e.g. {' or '.join(near)}")
@@ -80,7 +83,7 @@ def flatten(metrics: Metrics) -> dict[str, float | None]:
     return {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
 
 
-def describe(metrics: Metrics) -> str:
+def main_metrics(metrics: Metrics) -> str:
     """The main metrics on one line; "-" for those without ground truth."""
     parts: list[str] = []
     for kind in KINDS:

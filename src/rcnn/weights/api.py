@@ -32,6 +32,7 @@ def convert(
     settings: Settings = (),
     allow_missing: str | Sequence[str] = (),
     allow_unused: str | Sequence[str] = (),
+    allow_nonfinite: bool = False,
     log: Callable[[str], object] | None = None,
 ) -> Path:
     """Convert a checkpoint of another framework to ours, and return its folder. Code in the file is never run.
@@ -40,7 +41,7 @@ def convert(
     file, or the name of a model in its zoo. `classes`: the class names; default: those that can be inferred.
     `settings`: changes to our config, e.g. ["input.min_size=640"] or {"input.min_size": 640}. `allow_missing`:
     patterns of our tensors that may be missing and get initial values; `allow_unused`: patterns of their tensors to
-    ignore. `log` receives the lines of the report.
+    ignore. `allow_nonfinite` accepts weights that are NaN or infinite. `log` receives the lines of the report.
 
     Raises FileNotFoundError, FileExistsError, ImportError or ValueError; then nothing is written.
     """
@@ -50,6 +51,7 @@ def convert(
         classes=classes if isinstance(classes, str) else tuple(classes),
         allow_missing=as_strings(allow_missing),
         allow_unused=as_strings(allow_unused),
+        allow_nonfinite=allow_nonfinite,
         overrides=as_settings(settings),
         command="rcnn.convert",
     )

@@ -6,7 +6,6 @@ config of a detector with the user's own modules names code (models/own.py), whi
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -26,7 +25,7 @@ from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overri
 from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
-from rcnn.outputs import OutputFolder, files_of_rcnn
+from rcnn.outputs import OutputFolder, files_of_rcnn, sha256_of
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
@@ -88,7 +87,7 @@ def writing_checkpoint(directory: str | Path) -> Iterator[Path]:
         if others := sorted(files_of_rcnn(directory) - {WEIGHTS_FILE, CONFIG_FILE}):
             raise FileExistsError(
                 f"{directory} contains {few(others)} of another rcnn command; a checkpoint needs its own "
-                "folder: choose another --output"
+                "folder: choose another output (--output)"
             )
         with output.writing_together(WEIGHTS_FILE, CONFIG_FILE) as folder:
             yield folder
@@ -275,9 +274,3 @@ def _locate(path: Path) -> Path:
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
-from rcnn.weights.checkpoint import require_class_names, sha256_of, write_checkpoint, writing_checkpoint
+from rcnn.outputs import sha256_of
+from rcnn.weights.checkpoint import require_class_names, write_checkpoint, writing_checkpoint
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
@@ -95,9 +96,9 @@ def _with_classes(converted: Converted, classes: str | tuple[str, ...]) -> Conve
     if not classes:
         return converted
     if converted.kind == "backbone":
-        raise ValueError(f"--classes {classes}: the file is a backbone, which has no classes; leave it out")
+        raise ValueError(f"classes (--classes) {classes}: the file is a backbone, which has no classes; leave it out")
     names = read_classes(classes) if isinstance(classes, str) else classes
-    require_class_names(names, converted.config.num_classes, f"--classes {classes}")
+    require_class_names(names, converted.config.num_classes, f"classes (--classes) {classes}")
     return replace(converted, classes=names)
 
 
@@ -170,7 +171,8 @@ def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: boo
     if wrong and not allow_nonfinite:
         raise ValueError(
             f"{source} holds NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)} (rcnn's names). "
-            "The training probably diverged: use an earlier checkpoint, or --allow-nonfinite to inspect this one"
+            "The training probably diverged: use an earlier checkpoint, or inspect this one with allow_nonfinite=True "
+            "(--allow-nonfinite)"
         )
 
 

@@ -13,8 +13,8 @@ from pycocotools import mask as masks
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.checks.outlines import polygon_area
-from rcnn.data.checks.run_lengths import run_totals
 from rcnn.metrics.coco import evaluate
+from rcnn.ops.run_lengths import run_totals
 from tests.unit.data.coco_folders import SQUARE, annotation, coco_tables, write_coco
 
 FILE = "instances_val.json"
@@ -179,7 +179,8 @@ def test_polygons_of_two_points_and_empty_outlines(tmp_path: Path) -> None:
     assert [part.tolist() for part in first] == SQUARE
     assert others == [None] * 7
     assert len(dataset[0].boxes) == 8
-    thin, bare = dataset.warnings
+    thin, empty, bare = dataset.warnings
+    assert "2 annotations have run lengths without a pixel (id 7, 8): the mask was skipped" in empty
     assert "3 annotations have a polygon of fewer than three points" in thin
     assert "(id 1, 2, 3): that part was skipped" in thin
     assert (

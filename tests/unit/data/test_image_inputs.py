@@ -66,6 +66,20 @@ def test_grey_array() -> None:
         np.testing.assert_array_equal(rows(as_image(form, channels="bgr")), np.stack([grey] * 3, -1))
 
 
+def test_open_files_are_read_from_their_position(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"before" + png(Image.fromarray(RGB)))
+    with path.open("rb") as file:
+        file.seek(6)
+        np.testing.assert_array_equal(rows(read_image(file)), RGB)
+        with pytest.raises(ValueError, match=r"a\.png has no bytes after its position; .* call \.seek\(0\) first"):
+            read_image(file)
+    with path.open() as text, pytest.raises(ValueError, match=r"a\.png is open as text; expected a binary file"):
+        read_image(text)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got a list; expected a path, the bytes of an image file, or an open file"):
+        read_image([])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"])
 def test_pillow_images_of_every_mode(mode: str) -> None:
     image = Image.fromarray(RGB).convert("L").convert("P") if mode == "PA" else Image.fromarray(RGB)

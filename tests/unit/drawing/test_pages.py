@@ -108,6 +108,19 @@ def test_the_charts_hold_the_values_of_the_log() -> None:
     assert "Average precision/mask AP50" not in found
 
 
+def test_the_learning_rate_is_that_of_every_step_between_logged_ones() -> None:
+    def schedule(step: int) -> float:
+        return 0.02 if step >= 7 else 0.01
+
+    def rates(lines: list[dict[str, Any]]) -> list[tuple[float, float]]:
+        return training_charts(lines, schedule)[-1].curves[0].points
+
+    assert rates(LOG) == [(float(step), schedule(step)) for step in range(21)]
+    earlier = [{"step": 0, "lr": 0.5}, {"step": 4, "lr": 0.4}, {"step": 8, "lr": 0.02}, {"step": 9, "lr": 0.02}]
+    assert rates(earlier) == [(0, 0.5), (4, 0.4), (8, 0.02), (9, 0.02)], "the schedule changed after step 4"
+    assert rates(earlier[:2]) == [(0, 0.5), (4, 0.4)]
+
+
 def test_a_chart_draws_its_curves_where_the_values_are() -> None:
     line = [(0.0, 0.0), (10.0, 1.0), (20.0, 0.5)]
     svg = chart_svg(Chart("t", (Curve("a", line, 0),), (0, 20)))

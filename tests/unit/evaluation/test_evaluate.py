@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -262,10 +263,11 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
     dataset = open_dataset(data, "val", CLASSES)
     [warning] = plan_evaluation(("bbox", "segm"), dataset).warnings
     assert warning.startswith("1 image has more than 100 objects of one class (up to 150)")
-    assert warning.endswith("--max-detections 150 counts them all")
+    assert warning.endswith("max_detections=150 (--max-detections) counts them all")
     assert plan_evaluation(("bbox", "segm"), dataset, max_detections=150).warnings == ()
-    assert settings_for(predictor, 150) == [f"{path}=150" for path in [_limit_path(predictor)]]
-    assert settings_for(predictor, 50) == settings_for(predictor, None) == []
+    assert settings_for(predictor, dataset, max_detections=150) == [f"{path}=150" for path in [_limit_path(predictor)]]
+    assert settings_for(predictor, dataset, max_detections=50) == settings_for(predictor, dataset) == []
+    assert settings_for(predictor, dataset, metric="lvis") == [f"{_limit_path(predictor)}=300"]
 
 
 def _limit_path(predictor: Predictor) -> str:
@@ -293,3 +295,32 @@ def test_a_class_that_only_the_data_has_is_skipped_with_a_warning(predictor: Pre
     dataset: Dataset = open_dataset(data, "val", CLASSES)
     assert any("triangle" in line for line in dataset.warnings)
     assert set(evaluate_dataset(predictor, dataset).metrics.per_class) == set(CLASSES)
+
+
+def test_the_metric_of_the_format_or_the_one_that_was_chosen(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    dataset = open_dataset(data, "val", CLASSES)
+    as_voc = replace(dataset, metric="voc2007")
+    assert plan_for(predictor, dataset).metric == "coco"
+    assert plan_for(predictor, as_voc).metric == "voc2007"
+    assert plan_for(predictor, as_voc, metric="coco").metric == "coco"
+    done = evaluate_dataset(predictor, as_voc)
+    assert list(done.metrics.kinds["segm"]) == ["AP", "AP50", "AP70"]
+    assert done.to_dict()["metric"] == "voc2007"
+    lines: list[str] = []
+    run_evaluation(
+        predictor, as_voc, tmp_path / "out", options=EvaluationOptions(), title="t", details={}, log=lines.append
+    )
+    assert lines == []
+    assert "average precision of 2007" in (tmp_path / "out" / "report.html").read_text()
+    again = evaluate_results(tmp_path / "out", dataset, metric="voc2007")
+    assert again.metrics.kinds == done.metrics.kinds
+    plan = plan_evaluation(("bbox", "keypoints"), dataset, metric="voc2012", keypoint_names=())
+    assert plan.kinds == ("bbox",)
+    assert plan.warnings == (
+        "keypoints are not evaluated: the metric voc2012 measures boxes and masks only; --metric coco has keypoints",
+    )
+    assert plan_evaluation(("bbox", "proposals"), as_voc).metric == "coco"
+    with pytest.raises(ValueError, match="metric 'voc' is not known; expected coco, voc2007, voc2012, lvis"):
+        evaluate(predictor, data, metric="voc")
+    with pytest.raises(ValueError, match="counts all detections"):
+        evaluate(predictor, data, metric="voc2012", max_detections=5)

@@ -14,7 +14,8 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from rcnn.metrics.coco import METRICS, Metrics, evaluate
+from rcnn.metrics.coco import METRICS, evaluate
+from rcnn.metrics.values import Metrics
 from tests.unit.random_truth import random_results, random_truth
 
 Entry = dict[str, Any]
@@ -201,7 +202,7 @@ def test_metrics_json_has_the_form_that_scripts_read(tmp_path: Path) -> None:
     truth = tmp_path / "truth.json"
     truth.write_text(json.dumps(small_truth(square(1, 20))))
     written = json.loads(json.dumps(evaluate(truth, [found(1, 20, 0.5)]).to_dict()))
-    assert list(written) == ["bbox", "segm", "per_class", "counts", "max_detections"]
+    assert list(written) == ["bbox", "segm", "per_class", "counts", "max_detections", "metric"]
     assert list(written["bbox"]) == list(METRICS["bbox"])
     assert written["segm"]["AP50"] == pytest.approx(1)
     assert written["bbox"]["APm"] is None

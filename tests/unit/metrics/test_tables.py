@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pytest
 
-from rcnn.metrics.coco import Metrics, evaluate
+from rcnn.metrics.coco import evaluate
 from rcnn.metrics.tables import metrics_table
+from rcnn.metrics.values import Metrics
 from tests.unit.random_truth import random_results, random_truth
 
 
-def metrics_of(classes: dict[str, tuple[float | None, float]]) -> Metrics:
+def metrics_of(classes: Mapping[str, tuple[float | None, float | None]]) -> Metrics:
     """Metrics with the given box and mask AP per class (AP, AP50), and .25 and .5 overall."""
     truth = random_truth(0)
     measured = evaluate(truth, random_results(truth, 1))
@@ -44,6 +48,13 @@ def test_the_whole_table_of_two_classes() -> None:
     ]
 
 
+def test_classes_without_objects_are_only_counted() -> None:
+    metrics = metrics_of({"cup": (0.5, 1.0), "kite": (None, None), "boat": (None, None)})
+    lines = metrics_table(replace(metrics, objects=metrics.objects | {"kite": 0, "boat": 0})).splitlines()
+    assert [line.split()[0] for line in lines[-3:]] == ["class", "cup", "2"]
+    assert lines[-1] == "2 classes without objects are not listed"
+
+
 @pytest.mark.parametrize("width", [60, 80, 120])
 @pytest.mark.parametrize("count", [1, 16, 17, 80, 1203])
 def test_every_class_is_there_once_and_no_line_is_too_long(count: int, width: int) -> None:
@@ -67,4 +78,4 @@ def test_boxes_alone_have_no_column_of_masks() -> None:
     truth = random_truth(0)
     table = metrics_table(evaluate(truth, random_results(truth, 1), ("bbox",)))
     assert "mask" not in table
-    assert "class           objects  box AP  box AP50" in table
+    assert "objects  box AP  box AP50" in table

@@ -165,7 +165,8 @@ def test_ground_truth_masks_equal_a_crop_and_a_resize(within: bool) -> None:
     boxes = torch.tensor([[[2.3, 4.4, 28.8, 30.1], [10, 10, 13, 35], [15.4, 5.5, 50, 40], [0, 0, 9, 9]]])
     matched = torch.tensor([[0, 1, 2, 0]])
     valid = torch.tensor([[True, True, True, False]])
-    cut = cut_bitmaps(bitmaps, matched, boxes, valid, 9, "resized", within=own if within else None, least=0.4)
+    sizes = torch.tensor([[40, 50]])
+    cut = cut_bitmaps(bitmaps, matched, boxes, valid, 9, "resized", sizes, within=own if within else None, least=0.4)
     assert (cut[0, 3] == 0).all()
     for place in range(3):
         canvas = np.zeros((40, 50))

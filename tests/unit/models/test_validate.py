@@ -35,7 +35,21 @@ from rcnn.models.overrides import override
         ),
         ("mask_rcnn_r50_c4", ["backbone.stages=[2, 3, 4, 5]"], r"this backbone already has res5"),
         ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; expected 7, .*background"),
-        ("mask_rcnn_compact", ["box.sampling.min_negative_iou=0.6"], r"min_negative_iou=0\.6 and positive_iou=0\.5"),
+        (
+            "mask_rcnn_compact",
+            ["box.sampling.min_negative_iou=0.6"],
+            r"box\.sampling has min_negative_iou=0\.6 and positive_iou=0\.5",
+        ),
+        (
+            "rpn_r50_fpn",
+            ["rpn.sampling.negative_iou=0.8"],
+            r"rpn\.sampling has negative_iou=0\.8 and positive_iou=0\.7; expected negative_iou <= positive_iou",
+        ),
+        (
+            "fcis_compact",
+            ["fcis.sampling.min_negative_iou=0.6"],
+            r"fcis\.sampling has min_negative_iou=0\.6 and positive_iou=0\.5",
+        ),
         (
             "mask_rcnn_compact",
             ["box.selection.nms=soft_gaussian", "box.selection.soft_nms_sigma=0"],

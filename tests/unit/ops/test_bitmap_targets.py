@@ -14,6 +14,7 @@ from rcnn.ops.bitmap_targets import Cut, cut_bitmaps
 from tests.unit.ops.test_opencv import slow as opencv_loop
 
 SIDE, HEIGHT, WIDTH = 14, 40, 50
+WHOLE = torch.tensor([[HEIGHT, WIDTH]])  # size of an image without padding
 BOXES = torch.tensor(
     [
         [3.3, 4.6, 29.5, 30.2],
@@ -63,7 +64,7 @@ def test_equals_the_loop(kind: Cut) -> None:
     given = bitmaps()
     matched = torch.tensor([[0, 1, 2, 0, 1]])
     boxes = BOXES if kind != "nearest" else BOXES - torch.tensor([0, 0, 1, 1])  # raw boxes: the last pixel is theirs
-    ours = cut_bitmaps(given, matched, boxes[None], torch.ones(1, 5, dtype=torch.bool), SIDE, kind)[0].numpy()
+    ours = cut_bitmaps(given, matched, boxes[None], torch.ones(1, 5, dtype=torch.bool), SIDE, kind, WHOLE)[0].numpy()
     for mask, owner, box in zip(ours, matched[0].tolist(), boxes.tolist(), strict=True):
         values = slow(kind, given[0, owner].numpy(), box)
         if kind != "resized":
@@ -77,7 +78,7 @@ def test_the_sampled_target_equals_roi_align_with_one_sample() -> None:
     given = bitmaps(1)
     box = torch.tensor([[5.2, 3.9, 33.0, 31.7]])
     ours = cut_bitmaps(
-        given, torch.zeros(1, 1, dtype=torch.int64), box[None], torch.ones(1, 1, dtype=torch.bool), 28, "sampled"
+        given, torch.zeros(1, 1, dtype=torch.int64), box[None], torch.ones(1, 1, dtype=torch.bool), 28, "sampled", WHOLE
     )
     theirs = torchvision.ops.roi_align(given[:, :1].float(), [box], 28, 1.0, 1, aligned=True)
     torch.testing.assert_close(ours[0], theirs[:, 0], atol=1e-5, rtol=0)
@@ -104,9 +105,11 @@ def test_invalid_regions_give_zeros_in_one_graph(kind: Cut) -> None:
     valid = torch.zeros(2, 4, dtype=torch.bool)
     valid[0, 0] = True
     matched = torch.zeros(2, 4, dtype=torch.int64)
-    found = cut_bitmaps(given, matched, boxes, valid, 7, kind)
+    sizes = torch.full((2, 2), 9)
+    found = cut_bitmaps(given, matched, boxes, valid, 7, kind, sizes)
     assert found[0, 0].min() == 1
     assert not found[~valid].any()
-    assert cut_bitmaps(given[:, :, :0], matched[:, :0], boxes[:, :0], valid[:, :0], 7, kind).shape == (2, 0, 7, 7)
+    none = cut_bitmaps(given[:, :, :0], matched[:, :0], boxes[:, :0], valid[:, :0], 7, kind, sizes)
+    assert none.shape == (2, 0, 7, 7)
     compiled = torch.compile(cut_bitmaps, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(given, matched, boxes, valid, 7, kind), found)
+    torch.testing.assert_close(compiled(given, matched, boxes, valid, 7, kind, sizes), found)

@@ -83,11 +83,13 @@ def test_every_kind_of_segmentation_becomes_the_same_run_lengths() -> None:
         ([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]], "three points"),
         ({"size": [5, 4], "counts": [20]}, "size"),
         ({"size": [4, 5], "counts": [19]}, "add up"),
-        ({"size": [4, 5], "counts": [-1, 21]}, "add up"),
+        ({"size": [4, 5], "counts": [-1, 21]}, "are damaged; expected 4 x 5 = 20 pixels"),
+        ({"size": [4, 5], "counts": "01"}, "add up to 1; expected 4 x 5 = 20 pixels"),
+        ({"size": [4, 5], "counts": b"P"}, "are damaged"),
         ({"size": [4, 5]}, "counts"),
     ],
 )
-def test_a_broken_segmentation_is_refused(segmentation: list[list[float]] | dict[str, list[int]], message: str) -> None:
+def test_a_broken_segmentation_is_refused(segmentation: list[list[float]] | dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         as_rle(segmentation, 4, 5)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rcnn.models import Detector
 from rcnn.training import engine
-from rcnn.training.engine import Outcome
 from rcnn.training.log import RunLog
 from rcnn.training.plan import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.run_folder import RunFolder
+from rcnn.training.saver import Outcome
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import TrainState
 

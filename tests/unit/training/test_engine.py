@@ -22,7 +22,7 @@ from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import stop_requests
 from rcnn.training.state import build_optimizer
-from rcnn.training.validation import choose, describe, flatten
+from rcnn.training.validation import choose, flatten, main_metrics
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
@@ -146,10 +146,10 @@ def test_a_nan_loss_stops_before_the_weights_change(tmp_path: Path) -> None:
         for number, batch in enumerate(stream(first), start=first):
             if number == 2:
                 pixels = torch.full_like(batch.images.pixels, float("nan"), dtype=torch.float32)
-                batch = batch_of(replace(batch.images, pixels=pixels), batch.targets, (71, 72))
+                batch = batch_of(replace(batch.images, pixels=pixels), batch.targets, (71, 72, 71))
             yield batch
 
-    with pytest.raises(DivergedError, match=r"step 2: .*nan.* images 71, 72\..*train\.lr") as error:
+    with pytest.raises(DivergedError, match=r"step 2: .*nan.* images 71, 72\..*train\.lr.*resume=True") as error:
         train(detector, spoilt, replace(SETTINGS, steps=5, checkpoint_every=1), tmp_path)
     assert isinstance(error.value, ValueError)  # so that the command prints it on one line
     assert all(value.isfinite().all() for name, value in detector.named_parameters())
@@ -287,7 +287,7 @@ def test_best_is_the_best_and_last_the_last(tmp_path: Path) -> None:
 def test_metrics_are_chosen_and_described() -> None:
     metrics: dict[str, object] = {"bbox": {"AP": 0.25, "AP50": None}, "per_class": {}}
     assert flatten(metrics) == {"bbox_AP": 0.25, "bbox_AP50": None}
-    assert describe(metrics) == "bbox AP 0.250 AP50 -"
+    assert main_metrics(metrics) == "bbox AP 0.250 AP50 -"
     assert choose(metrics, "bbox.AP") == choose(metrics, "") == 0.25  # no masks: e.g. a data set of boxes only
     assert choose(metrics, "bbox.AP50") is None
     with pytest.raises(ValueError, match=r"segm\.AP was not measured.*bbox\.AP"):

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from rcnn.models.config import DetectorConfig
+from rcnn.evaluation.plan import Plan
+from rcnn.models.config import DetectorConfig, MaskHeadConfig
 from rcnn.models.overrides import override
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import TrainConfig, split_overrides
@@ -50,14 +51,12 @@ def test_no_warmup_and_no_milestones() -> None:
     assert [learning_rate(step, settings) for step in range(5)] == [0.02] * 5
 
 
-@pytest.mark.parametrize(
-    ("batch", "accumulate", "world", "rate"), [(16, 1, 1, 0.02), (4, 1, 1, 0.005), (4, 2, 8, 0.08)]
-)
-def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, world: int, rate: float) -> None:
+@pytest.mark.parametrize(("batch", "accumulate", "rate"), [(16, 1, 0.02), (4, 1, 0.005), (32, 2, 0.08)])
+def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, rate: float) -> None:
     settings = TrainConfig(batch_size=batch, accumulate=accumulate)
-    assert settings.images_per_step(world) == batch * accumulate * world
-    assert settings.scaled_lr(world) == pytest.approx(rate)
-    assert learning_rate(500, settings, world) == pytest.approx(rate)
+    assert settings.images_per_step() == batch * accumulate
+    assert settings.scaled_lr() == pytest.approx(rate)
+    assert learning_rate(500, settings) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +111,13 @@ def test_best_must_be_something_that_is_measured() -> None:
         require_measured("segm.AP", boxes_only)
     with pytest.raises(ValueError, match=r"bbox\.AP50"):
         require_measured("bbox.AP5", boxes_only)
+    masks = replace(boxes_only, mask=MaskHeadConfig())
+    require_measured("segm.AP70", masks, Plan(kinds=("bbox", "segm"), metric="voc2012"))
+    require_measured("segm.APr", masks, Plan(kinds=("bbox", "segm"), metric="lvis"))
+    with pytest.raises(
+        ValueError, match=r"train\.best=segm\.AP75 is not a metric of this model; expected e\.g\. segm\.AP70"
+    ):
+        require_measured("segm.AP75", masks, Plan(kinds=("bbox", "segm"), metric="voc2012"))
 
 
 def test_norms_have_their_own_decay_and_frozen_parameters_are_skipped() -> None:

@@ -80,7 +80,7 @@ def test_files_with_timms_own_names(tmp_path: Path, name: str) -> None:
     file = tmp_path / "hub" / "model.pth"
     file.parent.mkdir()
     torch.save(net.state_dict(), file)
-    with pytest.raises(ValueError, match=r"does not contain its name: give it with --config"):
+    with pytest.raises(ValueError, match=r"does not contain its name: give it with config \(--config\)"):
         convert(file, tmp_path / "out")
     beside = {"architecture": name, "pretrained_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}}
     (file.parent / "config.json").write_text(json.dumps(beside))
@@ -98,7 +98,9 @@ def test_files_with_timms_own_names(tmp_path: Path, name: str) -> None:
         torch.testing.assert_close(ours, theirs)
     with pytest.raises(ValueError, match=rf"has another backbone than .*: add backbone.name={name}"):
         adopt_backbone(on("resnet18d"), checkpoint, "DIR")
-    with pytest.raises(ValueError, match=r"kind timm, .* has kind resnet; --weights takes a ResNet for a ResNet"):
+    with pytest.raises(
+        ValueError, match=r"kind timm, .* has kind resnet; weights \(--weights\) takes a ResNet for a ResNet"
+    ):
         adopt_backbone(model_config("faster_rcnn_r50_fpn"), checkpoint, "DIR")
     convert(file, tmp_path / "named", name)
     with pytest.raises(ValueError, match="is not a network of timm"):

@@ -43,7 +43,7 @@ def check_boxes(
     """
     every = np.asarray(ids, dtype=object)
     boxes, text = number_rows(values, 4)
-    warnings.add("a bbox with numbers that are text", "read as numbers", every[text].tolist())
+    warnings.add("a bbox with numbers that are text", "read as numbers", every[text].tolist(), kind="text-number")
     absent = np.array([value is None or value == [] for value in values], dtype=bool)
     plausible = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
     boxes[~plausible] = np.nan
@@ -52,7 +52,10 @@ def check_boxes(
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
         warnings.add(
-            "a bbox in fractions of the image", "multiplied by its width and height", every[plausible].tolist()
+            "a bbox in fractions of the image",
+            "multiplied by its width and height",
+            every[plausible].tolist(),
+            kind="relative-coordinates",
         )
     boxes = _in_coco_form(boxes, around, sizes, every, warnings)
     unusable = ~plausible | (boxes[:, 2:] < 0).any(axis=1)
@@ -63,9 +66,11 @@ def check_boxes(
         boxes[unusable] = around[unusable]
     lost = unusable & np.isnan(boxes).any(axis=1)
     what = "a bbox that is not 4 finite numbers (x, y, width, height), with a width and height of 0 or more"
-    warnings.add(what, "the box around the outline is used", every[wrong & ~lost].tolist())
-    warnings.add(what + ", and no outline", "skipped", every[wrong & lost].tolist())
-    warnings.add("no bbox and no segmentation that can be used", "skipped", every[absent & lost].tolist())
+    warnings.add(what, "the box around the outline is used", every[wrong & ~lost].tolist(), kind="bad-box")
+    warnings.add(what + ", and no outline", "skipped", every[wrong & lost].tolist(), kind="bad-box")
+    warnings.add(
+        "no bbox and no segmentation that can be used", "skipped", every[absent & lost].tolist(), kind="no-box"
+    )
     return boxes, relative
 
 
@@ -83,8 +88,8 @@ def check_areas(
         one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if not good and value is not None
     ]
     text = [one for one, value, good in zip(ids, values, usable.tolist(), strict=True) if good and type(value) is str]
-    warnings.add("an area that is text", "read as a number", text)
-    warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong)
+    warnings.add("an area that is text", "read as a number", text, kind="text-number")
+    warnings.add("an area that is not a finite number of 0 or more", "computed from the object", wrong, kind="bad-area")
     for place in np.flatnonzero(~usable).tolist():
         area = outline_area(outlines[place])
         areas[place] = boxes[place, 2] * boxes[place, 3] if np.isnan(area) else area
@@ -107,12 +112,14 @@ def _in_coco_form(
                 "a bbox that contradicts its outline as [x, y, width, height]",
                 f"all boxes are read as [{form}], which agrees with the outlines",
                 ids[known[agreement <= AGREES]].tolist(),
+                kind="box-form",
             )
             return convert(boxes)
     warnings.add(
         f"a bbox that contradicts its outline (IoU below {CONTRADICTS})",
         "used as it is written",
         ids[known[agreement < CONTRADICTS]].tolist(),
+        kind="box-contradicts-outline",
     )
     return boxes
 
@@ -128,6 +135,7 @@ def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warn
             "a bbox that reaches beyond its image as [x, y, width, height]",
             "used as it is written; the boxes are probably [x1, y1, x2, y2] and must then be converted",
             ids[given[beyond]].tolist(),
+            kind="box-form",
         )
 
 

@@ -56,7 +56,13 @@ def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
         named = str(name)
     else:
         named = f"category {number}"
-    warnings.add("a name that is missing, empty or not valid text", f"called {named!r}", [number], "category")
+    warnings.add(
+        "a name that is missing, empty or not valid text",
+        f"called {named!r}",
+        [number],
+        "category",
+        kind="bad-category-name",
+    )
     return named
 
 
@@ -67,13 +73,25 @@ def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) ->
         return
     ids = [category["id"]]
     if not isinstance(names, list) or not all(isinstance(name, (str, int)) for name in names):
-        warnings.add("keypoints that are not a list of names", "the names are not used", ids, "category")
+        warnings.add(
+            "keypoints that are not a list of names",
+            "the names are not used",
+            ids,
+            "category",
+            kind="bad-keypoint-names",
+        )
         return
     texts = [printable(str(name)) for name in names]
     uses = Counter(texts)
     if len(uses) < len(texts):
         texts = [name if uses[name] == 1 else f"{name} ({place})" for place, name in enumerate(texts, start=1)]
-        warnings.add("two keypoints with the same name", "their numbers were added to the names", ids, "category")
+        warnings.add(
+            "two keypoints with the same name",
+            "their numbers were added to the names",
+            ids,
+            "category",
+            kind="bad-keypoint-names",
+        )
     category["keypoints"] = texts
     if entry.get("skeleton"):
         category["skeleton"] = _skeleton(entry["skeleton"], texts, ids, warnings)
@@ -84,19 +102,29 @@ def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) ->
             category["sigmas"] = values
         else:
             warnings.add(
-                f"sigmas that are not {len(texts)} numbers above 0, one per keypoint", "not used", ids, "category"
+                f"sigmas that are not {len(texts)} numbers above 0, one per keypoint",
+                "not used",
+                ids,
+                "category",
+                kind="bad-sigmas",
             )
 
 
 def _skeleton(lines: object, names: Sequence[str], ids: Sequence[int], warnings: Warnings) -> list[list[int]]:
     """The pairs of a skeleton, counted from 1; those that cannot be drawn are skipped."""
     if not isinstance(lines, list):
-        warnings.add("a skeleton that is not a list of pairs", "not drawn", ids, "category")
+        warnings.add("a skeleton that is not a list of pairs", "not drawn", ids, "category", kind="bad-skeleton")
         return []
     pairs = [_pair(line, names) for line in lines]
     ends = [end for pair in pairs if pair for end in pair]
     if 0 in ends and max(ends) < len(names):
-        warnings.add("a skeleton that counts keypoints from 0", "1 was added (COCO counts from 1)", ids, "category")
+        warnings.add(
+            "a skeleton that counts keypoints from 0",
+            "1 was added (COCO counts from 1)",
+            ids,
+            "category",
+            kind="bad-skeleton",
+        )
         pairs = [pair and [pair[0] + 1, pair[1] + 1] for pair in pairs]
     drawn = [pair for pair in pairs if pair and pair[0] != pair[1] and all(1 <= end <= len(names) for end in pair)]
     if len(drawn) < len(lines):
@@ -106,6 +134,7 @@ def _skeleton(lines: object, names: Sequence[str], ids: Sequence[int], warnings:
             "these lines are not drawn",
             ids,
             "category",
+            kind="bad-skeleton",
         )
     return drawn
 

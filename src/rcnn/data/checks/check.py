@@ -10,6 +10,7 @@ Letters: A annotations, I images.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from rcnn.data.checks.images import check_images
 from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
 from rcnn.data.checks.outlines import Outline, check_outlines
-from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawTables, Tables
-from rcnn.data.messages import Warnings, excerpt
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, RawEntry, RawTables, Tables
+from rcnn.data.messages import DataError, MissingImagesError, Warnings, excerpt
 
 REQUIRED = {"images": ("id",), "annotations": ("image_id", "category_id"), "categories": ("id",)}
+IMAGE_FILES = ("missing-image", "image-outside", "bad-file-name")  # refusals that remove an image
 KnownImages = tuple[Path, list[Image]]  # their folder, and what an earlier check found
 
 
@@ -33,8 +35,39 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
     """The tables of a split with every field checked.
 
     `warnings` may contain those of the format's reader. `known` images are not searched for and measured again.
-    Raises ValueError, or FileNotFoundError for missing images, with what is wrong and where.
+    Entries for which the file is refused are removed; `Tables.refusals` has the errors, which `open_dataset` raises.
+    Raises ValueError, or FileNotFoundError for missing images, where nothing would be left.
     """
+    refusals: list[DataError | MissingImagesError] = []
+    while True:
+        try:
+            tables = _checked_tables(raw, warnings.copy(), known)
+        except (DataError, MissingImagesError) as error:
+            if not error.places:
+                raise refusals[0] if refusals else error from None
+            refusals.append(error)
+            raw = _without(raw, error)
+        else:
+            return replace(tables, refusals=tuple(refusals))
+
+
+def _without(raw: RawTables, error: DataError | MissingImagesError) -> RawTables:
+    """The tables without the entries that an error is about, and without the annotations of a removed image."""
+    removed = set(error.places)
+    entries: list[RawEntry] = getattr(raw, error.table)
+    kept = [entry for place, entry in enumerate(entries) if place not in removed]
+    if error.table == "annotations":
+        return replace(raw, annotations=kept)
+    if error.table == "categories":
+        return replace(raw, categories=kept)
+    ids = [entry["id"] for entry in kept if isinstance(entry, dict) and "id" in entry]
+    lost = [entries[place]["id"] for place in error.places if error.kind in IMAGE_FILES]
+    lost = [one for one in lost if one not in ids]
+    annotations = [one for one in raw.annotations if one["image_id"] not in lost] if lost else raw.annotations
+    return replace(raw, images=kept, annotations=annotations)
+
+
+def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None) -> Tables:
     _require_entries(raw)
     ids = image_ids(raw)
     folder, images = known or check_images(raw, ids, warnings)
@@ -53,8 +86,9 @@ def check_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None =
         annotations=annotations,
         categories=with_unique_names(without_placeholder(categories, used, warnings)),
         keypoints_differ=keypoints_differ,
-        warnings=warnings.lines(),
+        findings=warnings.findings(),
         notes=warnings.notes(),
+        metric=raw.metric,
     )
 
 
@@ -62,14 +96,20 @@ def _require_entries(raw: RawTables) -> None:
     """Raise unless each table has entries with the required fields."""
     for name, fields in REQUIRED.items():
         entries: list[object] = getattr(raw, name)
-        for place, entry in enumerate(entries):
-            if not isinstance(entry, dict) or not entry.keys() >= set(fields):
-                lacks = ", ".join(f for f in fields if not isinstance(entry, dict) or f not in entry)
-                raise ValueError(f"{raw.file}: entry {place} (from 0) of {name} has no {lacks}: {excerpt(entry)}")
+        needed = set(fields)
+        wrong = [i for i, entry in enumerate(entries) if not isinstance(entry, dict) or not entry.keys() >= needed]
+        if wrong:
+            entry = entries[wrong[0]]
+            lacks = ", ".join(f for f in fields if not isinstance(entry, dict) or f not in entry)
+            message = f"{raw.file}: entry {wrong[0]} (from 0) of {name} has no {lacks}: {excerpt(entry)}"
+            raise DataError("missing-field", message, name, wrong)
     if not raw.images:
-        raise ValueError(f"{raw.file} lists no images: export the split again")
+        raise DataError("no-images", f"{raw.file} lists no images: export the split again")
     if not raw.categories:
-        raise ValueError(f"{raw.file} lists no categories; expected at least one, e.g. {{'id': 1, 'name': 'cat'}}")
+        raise DataError(
+            "no-categories",
+            f"{raw.file} lists no categories; expected at least one, e.g. {{'id': 1, 'name': 'cat'}}",
+        )
 
 
 def _checked_annotations(
@@ -94,6 +134,7 @@ def _checked_annotations(
         "an iscrowd that is neither 0 nor 1",
         "null and unknown text count as 0, other numbers as 1",
         [ids[place] for place in np.flatnonzero(odd).tolist()],
+        kind="bad-iscrowd",
     )
     by_id = {category["id"]: category for category in categories}
     keypoints, keypoints_differ = check_keypoints(

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rcnn.data.checks.tables import Id, RawEntry, RawTables
-from rcnn.data.messages import Warnings, counted, excerpt, few
+from rcnn.data.messages import DataError, Warnings, counted, excerpt, few
 
 MAX_ID = 2**63  # of a category: what COCO's metrics can count with
 MAX_DIGITS = 18
@@ -41,7 +41,9 @@ def image_ids(raw: RawTables) -> list[Id]:
     for place, entry in enumerate(raw.images):
         found = as_id(entry["id"])
         if found is None:
-            raise ValueError(_wrong_id(raw, "images", place, entry["id"], "a whole number or text"))
+            raise DataError(
+                "bad-id", _wrong_id(raw, "images", place, entry["id"], "a whole number or text"), "images", [place]
+            )
         ids.append(found)
     _require_unique(ids, "images", raw)
     return ids
@@ -54,7 +56,12 @@ def category_ids(raw: RawTables) -> list[int]:
         found = as_id(entry["id"])
         whole = None if found is None else as_whole(found)
         if whole is None or not 0 <= whole < MAX_ID:
-            raise ValueError(_wrong_id(raw, "categories", place, entry["id"], "a whole number from 0"))
+            raise DataError(
+                "bad-id",
+                _wrong_id(raw, "categories", place, entry["id"], "a whole number from 0"),
+                "categories",
+                [place],
+            )
         ids.append(whole)
     _require_unique(ids, "categories", raw)
     return ids
@@ -71,10 +78,10 @@ def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[
             missing.append(free)
             free += 1
         ids.append(missing[-1] if one is None else one)
-    warnings.add("no id (a whole number or text)", "these ids were assigned", missing)
+    warnings.add("no id (a whole number or text)", "these ids were assigned", missing, kind="no-annotation-id")
     if len(set(ids)) < len(ids):
         twice = [one for one, uses in Counter(ids).items() if uses > 1]
-        warnings.add("an id that another annotation has too", "all are used", twice)
+        warnings.add("an id that another annotation has too", "all are used", twice, kind="repeated-annotation-id")
     return ids
 
 
@@ -98,6 +105,7 @@ def places_of(field: str, known: Sequence[Id], raw: RawTables, warnings: Warning
             f"{_article(field)} {field} that is text where the file has numbers, or the reverse",
             "matched by value",
             other,
+            kind="id-type",
         )
         _require_known(np.flatnonzero(places < 0).tolist(), field, known, raw)
     return places
@@ -125,11 +133,14 @@ def _require_known(unknown: Sequence[int], field: str, known: Sequence[Id], raw:
     first = raw.annotations[unknown[0]]
     ids = few([raw.annotations[i].get("id") for i in unknown])
     listed = few(sorted(known, key=lambda one: (isinstance(one, str), one)))
-    raise ValueError(
+    raise DataError(
+        "unknown-reference",
         f"{raw.file}: {counted(len(unknown), 'annotation')} (id {ids}) "
         f"{'has' if len(unknown) == 1 else 'have'} {_article(field)} {field} that the file does not "
         f"list, e.g. {excerpt(first[field])} of annotation {excerpt(first.get('id'))}; it lists {listed}: add the "
-        f"{what}, or remove the annotations"
+        f"{what}, or remove the annotations",
+        "annotations",
+        unknown,
     )
 
 
@@ -140,9 +151,13 @@ def _article(field: str) -> str:
 def _require_unique(ids: Sequence[Id], table: str, raw: RawTables) -> None:
     if len(set(ids)) < len(ids):
         twice = [one for one, uses in Counter(ids).items() if uses > 1]
-        raise ValueError(
+        first = {one: place for place, one in reversed(list(enumerate(ids)))}
+        raise DataError(
+            "repeated-id",
             f"{raw.file}: {counted(len(twice), 'id')} of {table} used more than once ({few(twice)}): give each entry "
-            "its own; files that were joined need their ids renumbered"
+            "its own; files that were joined need their ids renumbered",
+            table,
+            [place for place, one in enumerate(ids) if first[one] != place],
         )
 
 

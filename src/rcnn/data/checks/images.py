@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables
 from rcnn.data.images import image_size
-from rcnn.data.messages import Warnings, close_to, counted, excerpt, few
+from rcnn.data.messages import DataError, MissingImagesError, Warnings, close_to, counted, excerpt, few
 
 BY_URL = "that is a URL"
 URL_FIELDS = ("coco_url", "flickr_url", "url")  # where an entry without file_name (LVIS v1) names its file
@@ -30,7 +30,7 @@ def check_images(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> tuple
     if len(set(files)) < len(files):
         uses = Counter(files)
         shared = [one for one, file in zip(ids, files, strict=True) if uses[file] > 1]
-        warnings.add("a file that another image has too", "all are used", shared, "image")
+        warnings.add("a file that another image has too", "all are used", shared, "image", kind="shared-image-file")
     return folder, [
         {"id": one, "file_name": file, "height": height, "width": width}
         for one, file, (height, width) in zip(ids, files, sizes, strict=True)
@@ -46,9 +46,12 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
             name = next((entry[field] for field in URL_FIELDS if entry.get(field)), None)
         by_url += isinstance(name, str) and "://" in name
         if not isinstance(name, str) or "\0" in name:
-            raise ValueError(
+            raise DataError(
+                "bad-file-name",
                 f"{raw.file}: entry {place} (from 0) of images (id {one}) has the file_name {excerpt(name)}; expected "
-                "the name of its image file"
+                "the name of its image file",
+                "images",
+                [place],
             )
         names.append(name)
     if by_url:
@@ -121,7 +124,9 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
     paths = _require_found(found, names, ids, raw, files)
     for how, places in guesses.items():
         if how != BY_URL:
-            warnings.add(f"a file_name {how}", "the file was found", [ids[place] for place in places], "image")
+            warnings.add(
+                f"a file_name {how}", "the file was found", [ids[place] for place in places], "image", kind="file-name"
+            )
     base = base or os.path.commonpath([os.path.dirname(path) for path in paths])
     folder = raw.root / os.path.relpath(base, files.root)
     return folder, [os.path.relpath(path, base).replace(os.sep, "/") for path in paths]
@@ -166,22 +171,26 @@ def _require_found(
     for place in missing:
         paths = [os.path.normpath(os.path.join(folder, names[place])) for folder in files.folders]
         if ".." in names[place] and not any(files.inside(path) for path in paths):
-            raise ValueError(
+            raise DataError(
+                "image-outside",
                 f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which is outside the "
-                f"data set {raw.root}: copy the image into the data set and correct its name"
+                f"data set {raw.root}: copy the image into the data set and correct its name",
+                "images",
+                [place],
             )
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
     if missing and len(missing) == len(names):
-        raise FileNotFoundError(
+        raise MissingImagesError(
             f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}: copy them there"
         )
     if missing:
         there = sorted({name for folder in files.folders for name in files.names(folder)})
-        raise FileNotFoundError(
+        raise MissingImagesError(
             f"{raw.file}: {len(missing)} of its {len(names)} images are not in {where}: "
             f"{few(wanted)}{close_to(os.path.basename(wanted[0]), there)}; copy them there, or remove them from the "
-            "file"
+            "file",
+            missing,
         )
     return [path for path in found if path is not None]
 
@@ -206,8 +215,10 @@ def _sizes(
         if height is not None and width is not None:
             wrong.append(one)
         yield image_size(path)
-    warnings.add("a height or width that is text", "read as a number", text, "image")
-    warnings.add("a height or width that is not a number of pixels", "read from the image file", wrong, "image")
+    warnings.add("a height or width that is text", "read as a number", text, "image", kind="text-number")
+    warnings.add(
+        "a height or width that is not a number of pixels", "read from the image file", wrong, "image", kind="bad-size"
+    )
 
 
 def _side(value: object) -> int:

@@ -38,16 +38,33 @@ def check_keypoints(
     own = [ids[place] for place in given]
     flat, nested = _flattened([annotations[place]["keypoints"] for place in given])
     named = [len(categories[place].get("keypoints", ())) for place in given]
-    warnings.add("keypoints as a list of points", "read as x, y, visibility of each", [own[i] for i in nested])
+    warnings.add(
+        "keypoints as a list of points",
+        "read as x, y, visibility of each",
+        [own[i] for i in nested],
+        kind="keypoint-form",
+    )
     flat, pairs = _with_visibility(flat, named)
-    warnings.add("keypoints without visibility", "all are treated as visible", [own[i] for i in pairs])
+    warnings.add(
+        "keypoints without visibility", "all are treated as visible", [own[i] for i in pairs], kind="keypoint-form"
+    )
     count = _count(flat, named)
     if count is None:
         lengths = sorted({len(points) for points in flat})
-        warnings.add(f"keypoints of different counts ({few(lengths)} numbers)", "no keypoints are used", own)
+        warnings.add(
+            f"keypoints of different counts ({few(lengths)} numbers)",
+            "no keypoints are used",
+            own,
+            kind="keypoint-count",
+        )
         return None, True
     odd = [one for one, points in zip(own, flat, strict=True) if len(points) != 3 * count]
-    warnings.add(f"keypoints that are not {3 * count} numbers (x, y, visibility of {count} points)", DROPPED, odd)
+    warnings.add(
+        f"keypoints that are not {3 * count} numbers (x, y, visibility of {count} points)",
+        DROPPED,
+        odd,
+        kind="keypoint-count",
+    )
     points = np.zeros((len(annotations), count, 3))
     points[given] = _checked(flat, count, limits[given], own, warnings)
     _check_counts(annotations, points, given, ids, warnings)
@@ -105,13 +122,14 @@ def _checked(
     rows, text = number_rows(flat, 3 * count)
     points = rows.reshape(-1, count, 3)
     fitting = np.array([len(one) == 3 * count for one in flat], dtype=bool)
-    warnings.add("keypoints with numbers that are text", "read as numbers", every[text].tolist())
+    warnings.add("keypoints with numbers that are text", "read as numbers", every[text].tolist(), kind="text-number")
     wrong = np.logical_not((np.abs(points) <= limits[:, None, None]).all(axis=2))  # (A, J), NaN included
     points[wrong] = 0
     warnings.add(
         "a keypoint that is not 3 finite numbers, or far outside the image",
         "that point is treated as not labelled",
         every[fitting & wrong.any(axis=1)].tolist(),
+        kind="bad-keypoint",
     )
     visibility = points[..., 2]
     odd = ~np.isin(visibility, (0, 1, 2))
@@ -120,6 +138,7 @@ def _checked(
         "a keypoint with a visibility other than 0, 1 and 2",
         "above 0 it is treated as visible",
         every[odd.any(axis=1)].tolist(),
+        kind="bad-visibility",
     )
     return points
 
@@ -130,4 +149,6 @@ def _check_counts(
     """Report counts that contradict the points; COCO's metrics skip objects without labelled points."""
     seen = (points[..., 2] > 0).sum(axis=1).tolist()
     wrong = [ids[i] for i in given if annotations[i].get("num_keypoints", seen[i]) != seen[i]]
-    warnings.add("a num_keypoints that is not the number of its labelled keypoints", "counted again", wrong)
+    warnings.add(
+        "a num_keypoints that is not the number of its labelled keypoints", "counted again", wrong, kind="num-keypoints"
+    )

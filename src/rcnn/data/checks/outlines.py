@@ -41,9 +41,10 @@ def check_outlines(
             value = value[0]
         if not value and not isinstance(value, (bool, int, float)):  # null, [], {} and ""
             continue
-        if isinstance(value, dict):
-            if value.get("counts"):
-                masks[place] = value
+        if isinstance(value, dict) and value.get("counts"):
+            masks[place] = value
+        elif isinstance(value, dict):
+            faults.setdefault(NO_PIXELS, []).append(ids[place])
         elif isinstance(value, list) and all(_is_polygon(part, limit) for part in value):
             outlines[place] = value
         else:
@@ -51,7 +52,8 @@ def check_outlines(
             for what in wrong:
                 faults.setdefault(what, []).append(ids[place])
     for what, wrong_ids in faults.items():
-        warnings.add(what, FAULTS[what], wrong_ids)
+        kind, action = FAULTS[what]
+        warnings.add(what, action, wrong_ids, kind=kind)
     _check_masks(outlines, masks, sizes, ids, warnings)
     return _in_pixels(outlines, sizes, ids, warnings)
 
@@ -62,13 +64,15 @@ NOT_FINITE = "a polygon with a coordinate that is not finite, or far outside the
 FLAT = "a segmentation that is one polygon without the outer list"
 POINTS = "a segmentation of points [[x, y], ...]"
 TEXT = "a polygon with coordinates that are text"
-FAULTS = {  # and what is done about them
-    NOT_POLYGONS: "the outline was skipped, the box is used",
-    THIN: "that part was skipped",
-    NOT_FINITE: "that part was skipped",
-    FLAT: "read as one polygon",
-    POINTS: "read as polygons of these points",
-    TEXT: "read as numbers",
+NO_PIXELS = "run lengths without a pixel"
+FAULTS = {  # their ids, and what is done about them
+    NOT_POLYGONS: ("bad-outline", "the outline was skipped, the box is used"),
+    THIN: ("short-polygon", "that part was skipped"),
+    NOT_FINITE: ("polygon-not-finite", "that part was skipped"),
+    FLAT: ("outline-form", "read as one polygon"),
+    POINTS: ("outline-form", "read as polygons of these points"),
+    TEXT: ("text-number", "read as numbers"),
+    NO_PIXELS: ("empty-mask", "the mask was skipped, the box is used"),
 }
 
 
@@ -145,17 +149,18 @@ def _check_masks(
 ) -> None:
     """Add the run lengths `masks`, by position of their annotation, to `outlines` if they can be decoded."""
     wrong: list[Id] = []
+    empty: list[Id] = []
     readable = readable_rles(list(masks.values()), sizes[list(masks)].reshape(-1, 2))
     for place, rle in zip(masks, readable, strict=True):
         if rle is None:
             wrong.append(ids[place])
         elif rle["counts"]:
             outlines[place] = rle
-    warnings.add(
-        "run lengths that are damaged, or not of the size of the image",
-        "the mask was skipped, the box is used",
-        wrong,
-    )
+        else:
+            empty.append(ids[place])
+    kind, action = FAULTS[NO_PIXELS]
+    warnings.add("run lengths that are damaged, or not of the size of the image", action, wrong, kind="bad-mask")
+    warnings.add(NO_PIXELS, action, empty, kind=kind)
 
 
 def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], warnings: Warnings) -> list[Outline]:
@@ -175,6 +180,7 @@ def _in_pixels(outlines: list[Outline], sizes: np.ndarray, ids: Sequence[Id], wa
         "a polygon in fractions of the image",
         "multiplied by its width and height",
         [ids[place] for place, _ in polygons],
+        kind="relative-coordinates",
     )
     return outlines
 

@@ -1,7 +1,4 @@
-"""Run lengths of masks: whether they can be decoded, many at a time.
-
-Letters: S strings, M values of all strings.
-"""
+"""Masks of annotation files and results as run lengths that can be decoded, many at a time."""
 
 from __future__ import annotations
 
@@ -10,75 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rcnn.ops.coco_backend import Rle, as_rle, rle_area
-
-MAX_GROUPS = 10  # of 5 bits in a value; more cannot be a run of an image
-
-
-def run_totals(strings: Sequence[bytes]) -> np.ndarray:
-    """Pixels (S,) int64 of compressed run lengths; -1 for a string that is damaged.
-
-    A value is written in groups of 5 bits, lowest first, each a character above "0" with a sixth bit while more follow;
-    from the fourth value on it is the difference to the run two before (COCO's maskApi.c, rleToString).
-    """
-    totals = np.full(len(strings), -1, dtype=np.int64)
-    filled = [place for place, string in enumerate(strings) if string]
-    if filled:
-        runs, string, damaged = _runs([strings[place] for place in filled])
-        sums = np.zeros(len(filled), dtype=np.int64)
-        np.add.at(sums, string, runs)
-        sums[damaged] = -1
-        totals[filled] = sums
-    return totals
-
-
-def _runs(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The runs (M,) of non-empty strings, the string that each belongs to (M,), and (S,) bool: a string is damaged."""
-    values, string, damaged = _decoded(strings)
-    runs = _summed(values, string)
-    damaged[string[runs < 0]] = True
-    return runs, string, damaged
-
-
-def _decoded(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The values (M,) as they are written, runs and differences; the rest as `_runs`."""
-    starts = np.cumsum([0, *map(len, strings)])[:-1]
-    codes = np.frombuffer(b"".join(strings), dtype=np.uint8).astype(np.int64) - 48
-    owner = np.repeat(np.arange(len(strings)), list(map(len, strings)))
-    damaged = np.zeros(len(strings), dtype=bool)
-    damaged[owner[(codes < 0) | (codes > 63)]] = True
-    follows = (codes & 32) != 0
-    first = np.ones(len(codes), dtype=bool)  # a character that begins a value
-    first[1:] = ~follows[:-1]
-    first[starts] = True
-    begins = np.flatnonzero(first)  # (M,)
-    lengths = np.diff(begins, append=len(codes))
-    string = owner[begins]
-    damaged[string[lengths > MAX_GROUPS]] = True
-    damaged[follows[np.append(starts[1:], len(codes)) - 1]] = True  # a last value that is cut off
-    shift = 5 * np.minimum(np.arange(len(codes)) - np.repeat(begins, lengths), MAX_GROUPS)
-    values = np.add.reduceat((codes & 31) << shift, begins)
-    ends = np.append(begins[1:], len(codes)) - 1
-    negative = (codes[ends] & 16) != 0
-    values[negative] -= np.int64(1) << (shift[ends[negative]] + 5)
-    return values, string, damaged
-
-
-def _summed(values: np.ndarray, string: np.ndarray) -> np.ndarray:
-    """The runs (M,) of the written values.
-
-    The first value of a string is a run. The later ones form two chains, at odd and at even positions: each chain
-    starts with a run and continues with differences to the run before it in the chain, so a sum along it gives runs.
-    """
-    order = np.arange(len(values)) - np.searchsorted(string, string)  # position of a value in its string
-    chain = np.where(order == 0, 0, 1 + order % 2)
-    along = np.lexsort((order, chain, string))
-    sums = np.cumsum(values[along])
-    new = np.ones(len(along), dtype=bool)  # the first value of a chain
-    new[1:] = (string[along][1:] != string[along][:-1]) | (chain[along][1:] != chain[along][:-1])
-    before = (sums - values[along])[new]  # the sum of all values before each chain
-    runs = np.empty_like(values)
-    runs[along] = sums - np.repeat(before, np.diff(np.flatnonzero(new), append=len(along)))
-    return runs
+from rcnn.ops.run_lengths import run_totals
 
 
 def readable_rles(values: Sequence[Rle], sizes: np.ndarray) -> list[Rle | None]:

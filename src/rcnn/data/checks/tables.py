@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
+from rcnn.data.messages import DataError, Finding, MissingImagesError
 from rcnn.ops.coco_backend import Rle
 
 Id = int | str
+MetricName = Literal["coco", "voc2007", "voc2012", "lvis"]  # rcnn.metrics has them
 RawEntry = dict[str, Any]  # an entry of a table, unchanged: any fields, of any type
 
 
@@ -65,11 +67,12 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
+    metric: MetricName = "coco"  # that data sets of the format are evaluated with by default
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """One split, every field checked. Annotations that cannot be used at all are not in it; `warnings` counts them."""
+    """One split, every field checked. Annotations that cannot be used at all are not in it; `findings` counts them."""
 
     file: Path
     folder: Path  # what file names are relative to
@@ -77,5 +80,7 @@ class Tables:
     annotations: list[Annotation]
     categories: list[Category]
     keypoints_differ: bool  # objects have different numbers of keypoints, so none are used
-    warnings: tuple[str, ...]  # faults: a line each, with what was done about them
+    findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
+    metric: MetricName = "coco"  # that the split is evaluated with by default
+    refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here

@@ -64,7 +64,14 @@ def read(
             f"{file} is not a COCO annotation file: it has no list {missing} (it holds {holds}); expected an object "
             "with images, annotations and categories, or a VIA export"
         )
-    raw = RawTables(file=file, root=folder, folders=image_folders(file, folder, split), **tables)
+    raw = RawTables(
+        file=file,
+        root=folder,
+        folders=image_folders(file, folder, split),
+        images=tables["images"],
+        annotations=tables["annotations"],
+        categories=tables["categories"],
+    )
     return check_tables(raw, Warnings(file), known)
 
 

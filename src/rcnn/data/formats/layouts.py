@@ -17,7 +17,7 @@ from rcnn.data.records import Dataset
 
 
 class Format(Protocol):
-    """What the module of a format offers. `annotations` is the path or pattern of its files, if it is not a usual one."""
+    """What the module of a format offers. `annotations`: the path or pattern of its files, if it is not a usual one."""
 
     @property
     def NAME(self) -> str:
@@ -114,6 +114,23 @@ def splits(directory: Path | str, annotations: str = "") -> list[str]:
 
 
 def _read(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
+    """As `read_tables`, but raises what the file is refused for; `known` images are not searched for again."""
+    tables = _read_any(folder, split, annotations, keypoints, known)
+    if tables.refusals:
+        raise tables.refusals[0]
+    return tables
+
+
+def read_tables(folder: Path, split: str, *, annotations: str = "", keypoints: bool = False) -> Tables:
+    """The checked tables of a split, without the entries that `open_dataset` would refuse: see Tables.refusals.
+
+    Raises FileNotFoundError and ValueError where nothing can be read.
+    """
+    with collector_paused():
+        return _read_any(folder, split, annotations, keypoints, None)
+
+
+def _read_any(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
     """The tables of a split in the first format that recognises it; `known` images are not searched for again."""
     chosen = next((one for one in FORMATS if one.recognises(folder, split, annotations)), None)
     if chosen is None:

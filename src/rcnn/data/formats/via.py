@@ -99,7 +99,7 @@ def _objects(
     All objects have the class `default` if regions have no attributes.
     """
     others = [region.name for region in regions if region.kind in NO_OBJECTS]
-    warnings.add("a point or a line, which is not an object", SKIPPED, others, "region")
+    warnings.add("a point or a line, which is not an object", SKIPPED, others, "region", kind="region")
     shapes = [region for region in regions if region.kind not in NO_OBJECTS]
     attribute = _class_attribute(shapes, file)
     annotations: list[RawEntry] = []
@@ -141,7 +141,7 @@ def _regions(entry: RawEntry, image_id: int, warnings: Warnings) -> list[_Region
         name = f"{key} of {entry['filename']}"
         shape = region.get("shape_attributes") if isinstance(region, dict) else None
         if not isinstance(shape, dict):
-            warnings.add("no shape_attributes", SKIPPED, [name], "region")
+            warnings.add("no shape_attributes", SKIPPED, [name], "region", kind="region")
             continue
         attributes = region.get("region_attributes")
         known = attributes if isinstance(attributes, dict) else {}
@@ -171,12 +171,14 @@ def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
         ticked = [str(name) for name, on in value.items() if on]
         if len(ticked) > 1:
             what = f"{len(ticked)} boxes of its class attribute {attribute!r} ticked ({few(ticked)}), expected one"
-            warnings.add(what, SKIPPED, [region.name], "region")
+            warnings.add(what, SKIPPED, [region.name], "region", kind="region")
             return ""
         value = ticked[0] if ticked else None
     text = str(value).strip() if isinstance(value, (str, int, float)) else ""
     if not text:
-        warnings.add(f"no {attribute!r}, which is the class of other regions", SKIPPED, [region.name], "region")
+        warnings.add(
+            f"no {attribute!r}, which is the class of other regions", SKIPPED, [region.name], "region", kind="region"
+        )
     return text
 
 
@@ -184,16 +186,24 @@ def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
     """`segmentation`, or `bbox` for a rectangle, of a region; None where its shape cannot be used."""
     kind, shape = region.kind, region.shape
     if kind not in SHAPES:
-        warnings.add(f"the shape {excerpt(kind)}, expected {', '.join(SHAPES)}", SKIPPED, [region.name], "region")
+        warnings.add(
+            f"the shape {excerpt(kind)}, expected {', '.join(SHAPES)}", SKIPPED, [region.name], "region", kind="region"
+        )
         return None
     missing = [field for field in SHAPES[kind] if field not in shape]
     if missing:
-        warnings.add(f"a {kind} without {', '.join(missing)}", SKIPPED, [region.name], "region")
+        warnings.add(f"a {kind} without {', '.join(missing)}", SKIPPED, [region.name], "region", kind="region")
         return None
     if kind == "polygon":
         xs, ys = shape["all_points_x"], shape["all_points_y"]
         if not isinstance(xs, list) or not isinstance(ys, list) or len(xs) != len(ys):
-            warnings.add("a polygon with different numbers of x and y coordinates", SKIPPED, [region.name], "region")
+            warnings.add(
+                "a polygon with different numbers of x and y coordinates",
+                SKIPPED,
+                [region.name],
+                "region",
+                kind="region",
+            )
             return None
         return {"segmentation": [[value for point in zip(xs, ys, strict=True) for value in point]]}
     if kind == "rect":
@@ -204,7 +214,7 @@ def _outline(region: _Region, warnings: Warnings) -> RawEntry | None:
         what = (
             f"{'an' if kind == 'ellipse' else 'a'} {kind} with a value that is not a finite number, or a radius below 0"
         )
-        warnings.add(what, SKIPPED, [region.name], "region")
+        warnings.add(what, SKIPPED, [region.name], "region", kind="region")
         return None
     centre_x, centre_y, radius, *other = numbers
     points = ellipse_points(centre_x, centre_y, radius, *(other or [radius]), turn=turn)

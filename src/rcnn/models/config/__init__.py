@@ -18,7 +18,14 @@ from rcnn.models.config.backbones import (
 )
 from rcnn.models.config.fcis import FCIS_SAMPLING, FCISConfig
 from rcnn.models.config.heads import BOX_SAMPLING, BoxHeadConfig, CascadeConfig, MaskHeadConfig
-from rcnn.models.config.keypoints import COCO_FLIP_PAIRS, COCO_KEYPOINTS, COCO_SIGMAS, DEFAULT_SIGMA, KeypointHeadConfig
+from rcnn.models.config.keypoints import (
+    COCO_FLIP_PAIRS,
+    COCO_KEYPOINTS,
+    COCO_SIGMAS,
+    DEFAULT_SIGMA,
+    KeypointHeadConfig,
+    default_sigmas,
+)
 from rcnn.models.config.legacy import LegacyConfig, LegacyFCISConfig, LegacyRPNConfig
 from rcnn.models.config.parts import (
     NO_LIMIT,
@@ -69,6 +76,7 @@ __all__ = [
     "SelectionConfig",
     "TimmConfig",
     "ViTConfig",
+    "default_sigmas",
 ]
 
 CONFIG_VERSION = 2  # increased when keys of DetectorConfig change; checkpoints store it

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +20,11 @@ COCO_SIGMAS = (
     0.089,
 )  # fmt: skip
 DEFAULT_SIGMA = 0.067  # for keypoints without a sigma: the mean of COCO's
+
+
+def default_sigmas(names: Sequence[str]) -> tuple[float, ...]:
+    """The sigmas of keypoints for which the data set has none: COCO's for COCO's 17, else DEFAULT_SIGMA for each."""
+    return COCO_SIGMAS if tuple(names) == COCO_KEYPOINTS else (DEFAULT_SIGMA,) * len(names)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,5 +96,6 @@ def require_fit(
     hints = {setting for layer, setting in SHAPED_BY.items() if any(name.startswith(f"{layer}.") for name in other)}
     hint = f". These shapes depend on {', '.join(sorted(hints))}: give them as KEY=VALUE" if hints else ""
     only_missing = problems["missing"] and not problems["unexpected"] and not other
-    hint += ". Allow missing tensors with --allow-missing PATTERN; they get initial values" if only_missing else ""
+    if only_missing:
+        hint += ". Allow missing tensors by a pattern in allow_missing (--allow-missing); they get initial values"
     raise ValueError(f"{source} does not fit {config.name}, the model that it looks like: {found} (rcnn's names){hint}")

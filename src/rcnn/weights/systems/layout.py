@@ -56,7 +56,7 @@ def swap_anchors(value: Tensor, outer: int, inner: int) -> Tensor:
     if value.ndim == 0 or len(value) % (outer * inner):
         raise ValueError(
             f"an RPN output has shape {tuple(value.shape)}, which does not fit {outer} x {inner} anchors per cell "
-            "(ratios and sizes); give the settings with --config"
+            "(ratios and sizes); give the settings with config (--config)"
         )
     if 1 in (outer, inner):
         return value

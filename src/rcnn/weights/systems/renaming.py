@@ -17,7 +17,7 @@ GROUP = re.compile(r"(\((?!\?)(?:[^()]|\([^()]*\))*\))")  # a group of a pattern
 def unexpected(names: Iterable[str]) -> str:
     """The part of a message that lists tensors without a counterpart, and how to skip them."""
     listed = few(list(names), MAX_LISTED)
-    return f"tensors without a counterpart here: {listed} (skip them with --allow-unused PATTERN)"
+    return f"tensors without a counterpart here: {listed} (skip them by a pattern in allow_unused (--allow-unused))"
 
 
 def count(names: Iterable[str], pattern: str) -> int:

@@ -81,8 +81,8 @@ class System:
         """
         if settings is not None and not self.settings:
             raise ValueError(
-                f"--config {settings}: {found.source} is a file of {self.name}, which has no settings file; leave "
-                "--config out"
+                f"config (--config) {settings}: {found.source} is a file of {self.name}, which has no settings file; "
+                "leave config out"
             )
         try:
             plan = self.read(found, settings)

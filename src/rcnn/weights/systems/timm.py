@@ -69,7 +69,7 @@ def _name(found: Found, settings: SettingsSource, beside: Mapping[str, Any]) -> 
     if (name := next((each for each in names if each in known), None)) is None:
         raise ValueError(
             f"{found.source} looks like a network of timm, but the file does not contain its name: give it with "
-            "--config, e.g. --config resnet50d"
+            "config (--config), e.g. resnet50d"
         )
     return name, f"the file name {Path(found.source).name}"
 

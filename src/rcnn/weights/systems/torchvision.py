@@ -7,7 +7,6 @@ the unique names "N/A 12", "N/A 26", ...
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from rcnn.data.messages import few
 from rcnn.models import DetectorConfig, model_config
 from rcnn.models import config as cfg
 from rcnn.models.zoo.torchvision import BOX, LEGACY, MASK, RPN, faster_rcnn_r50_fpn_v2
+from rcnn.outputs import sha256_of
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names, unnamed_keypoints
 from rcnn.weights.systems.converted import Assumption
@@ -225,10 +225,7 @@ def _is_published(source: str, files: Mapping[str, tuple[str, ...]]) -> bool:
     path = Path(source)
     if any(path.stem in names for names in files.values()):
         return True
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:8] in files
+    return path.is_file() and sha256_of(path)[:8] in files
 
 
 SYSTEM = System(

@@ -66,7 +66,7 @@ def _settings(
     theirs, assumed = settings_of_tensors(shapes, group="conv1_gn_s" in found.state, source=found.source)
     return (
         theirs | words,
-        "no settings in the file: give its YAML with --config if it differs from the model zoo's",
+        "no settings in the file: give its YAML with config (--config) if it differs from the model zoo's",
         assumed,
     )
 

@@ -176,7 +176,7 @@ def _heads(shapes: Shapes, shared: bool, source: str) -> dict[str, Any]:
         if stages != 3:
             raise ValueError(
                 f"{source} is a cascade of {stages} stages; their IoU thresholds are not in the file: give its YAML "
-                "with --config"
+                "with config (--config)"
             )
     if any(name.startswith("roi_heads.mask_head.") for name in shapes):
         outputs, channels = _shape(shapes, "roi_heads.mask_head.predictor.weight", source)[:2]

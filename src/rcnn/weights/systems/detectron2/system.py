@@ -98,7 +98,7 @@ def _settings(found: Found, given: SettingsSource) -> tuple[dict[str, Any], str,
     known = buffers.keys() | words.keys()
     return (
         theirs | buffers | words,
-        summary or "no settings given: give its YAML with --config if it differs from the model zoo's",
+        summary or "no settings given: give its YAML with config (--config) if it differs from the model zoo's",
         tuple(assumption for keys, assumption in assumed if not set(keys) & known or not keys),
     )
 

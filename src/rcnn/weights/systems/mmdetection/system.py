@@ -196,7 +196,7 @@ def _norm(names: list[str], prefix: str) -> cfg.Norm:
 
 
 def _assumed(config: DetectorConfig) -> tuple[Assumption, ...]:
-    source = "its base configs; give yours with --config"
+    source = "its base configs; give yours with config (--config)"
     caffe = isinstance(config.backbone, cfg.ResNetConfig) and config.backbone.stride_in_1x1
     style = "caffe (stride in the 1x1 convolutions)" if caffe else "pytorch (stride in the 3x3 convolutions)"
     assumed = [

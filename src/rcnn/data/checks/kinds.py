@@ -1,0 +1,94 @@
+"""The kinds of faults of a data set, each with a stable id. docs/data/tools.md lists them.
+
+An error is a fault because of which training or evaluation stops, skips an object or image, or uses something else than
+the file says. A warning is a sign of poor annotations that changes nothing by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Severity = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault: how severe it is, and what it means."""
+
+    severity: Severity
+    meaning: str
+
+
+def _errors(**meanings: str) -> dict[str, Kind]:
+    return {name.replace("_", "-"): Kind("error", meaning) for name, meaning in meanings.items()}
+
+
+def _warnings(**meanings: str) -> dict[str, Kind]:
+    return {name.replace("_", "-"): Kind("warning", meaning) for name, meaning in meanings.items()}
+
+
+REFUSED = _errors(  # the file is refused
+    unreadable_annotations="the annotations cannot be read: damaged, or in an unknown format",
+    no_images="the file lists no images",
+    no_categories="the file lists no categories",
+    no_objects="there are no objects to train or evaluate on, or only crowds",
+    missing_field="an image, annotation or category without a required id",
+    bad_id="an id that is neither a whole number nor text",
+    repeated_id="an image or category id that is used twice",
+    unknown_reference="an annotation of an image or category that the file does not list",
+    bad_file_name="an image whose file name is missing or not text",
+    missing_image="an image file that does not exist",
+    image_outside="an image file outside the folder of the data set",
+)
+REPAIRED = _errors(  # an object or a field is repaired or skipped when the file is opened
+    file_name="a file name that is written differently from the file",
+    shared_image_file="two images with the same file",
+    bad_size="a height or width that is not a number of pixels",
+    id_type="an id that is text where the file has numbers, or the reverse",
+    no_annotation_id="an annotation without an id",
+    repeated_annotation_id="an annotation id that is used twice",
+    bad_iscrowd="an iscrowd other than 0 and 1",
+    text_number="a number that is written as text",
+    bad_box="a box that is not 4 finite numbers, or has a negative size",
+    no_box="an object with neither box nor outline",
+    relative_coordinates="coordinates in fractions of the image",
+    box_form="boxes in another form than [x, y, width, height]",
+    box_contradicts_outline="a box that contradicts its outline (IoU below 0.5)",
+    empty_box="a box of zero size",
+    box_outside="a box outside its image",
+    box_beyond_edge="a box that reaches beyond its image by more than a pixel",
+    bad_area="an area that is not a finite number of 0 or more",
+    bad_outline="a segmentation that is neither polygons nor run lengths",
+    outline_form="polygons in another form than [[x, y, x, y, ...], ...]",
+    short_polygon="a polygon of fewer than three points, or an odd number of coordinates",
+    polygon_not_finite="a polygon with a coordinate that is not finite, or far outside its image",
+    bad_mask="run lengths that are damaged, or not of the size of the image",
+    empty_mask="run lengths without a pixel",
+    keypoint_form="keypoints that are not a flat list of x, y, visibility",
+    keypoint_count="keypoints that are not as many as the category names",
+    bad_keypoint="a keypoint that is not finite, or far outside its image",
+    bad_visibility="a keypoint with a visibility other than 0, 1 and 2",
+    num_keypoints="a num_keypoints that is not the number of labelled keypoints",
+    bad_category_name="a category name that is missing, empty or not text",
+    bad_keypoint_names="keypoint names that are missing or repeated",
+    bad_skeleton="a skeleton with lines that do not join two of the keypoints",
+    bad_sigmas="sigmas that are not one number above 0 per keypoint",
+    region="a region of a VIA file that is not an object, or has no class",
+    format="an entry of an annotation file that its format does not allow",
+)
+CHECKED = _errors(  # found by `rcnn data check` only
+    unreadable_image="an image that cannot be decoded",
+    wrong_image_size="an image of another size than the annotations say",
+    leak="the same image in two splits, as a copy or changed a little",
+    class_not_in_training="a class with objects in another split that the training split does not list",
+) | _warnings(
+    missing_outline="an object without an outline where others have one",
+    self_crossing_outline="a polygon that crosses itself",
+    tiny_outline="an outline of fewer than 4 pixels",
+    box_differs="a box that differs a little from its outline (IoU of 0.5 to 0.9)",
+    repeated_object="an object that is in the file twice: same image, class and box",
+    near_duplicate="two images of a split that are the same, or nearly",
+    empty_category="a category without objects in any split",
+)
+KINDS = REFUSED | REPAIRED | CHECKED

@@ -1,0 +1,129 @@
+"""Which images are copies of each other: by their bytes, and by what they show.
+
+The perceptual hash is pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image Hash Functions"): the
+signs of the 64 lowest frequencies of a small grey copy of the image. Copies that were resized, compressed again or
+brightened differ in a few bits, other photos in about half of them.
+
+Letters: I images, P pairs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.images import ImageError, read_grey
+
+SIDE, FREQUENCIES = 32, 8  # of the grey copy, pixels; of the hash, in each direction
+BITS = FREQUENCIES * FREQUENCIES
+NEAR = 6  # bits of 64: copies differ by up to this many
+MIN_CONTRAST = 8.0  # grey levels between the darkest and the brightest pixel of the copy; below, the hash is noise
+_CHUNK = 1 << 20  # pairs compared at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """What identifies an image."""
+
+    content: str  # SHA-256 of the file, hexadecimal
+    look: int | None  # perceptual hash, 64 bits; None for an image that cannot be read or shows one plain colour
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """The fingerprint of an image file. Raises OSError if the file cannot be read."""
+    with path.open("rb") as file:
+        content = hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        grey = read_grey(path, SIDE)
+    except ImageError:
+        return Fingerprint(content=content, look=None)
+    return Fingerprint(content=content, look=perceptual_hash(grey))
+
+
+def fingerprints(
+    paths: Sequence[Path], *, workers: int = 2, advance: Callable[[], None] | None = None
+) -> list[Fingerprint]:
+    """The fingerprints of image files, read by `workers` threads; `advance` is called once per image."""
+    found: list[Fingerprint] = []
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for one in pool.map(fingerprint, paths):
+            found.append(one)
+            if advance is not None:
+                advance()
+    return found
+
+
+def perceptual_hash(grey: np.ndarray) -> int | None:
+    """The perceptual hash of a grey image (SIDE, SIDE) uint8; None if it has too little contrast."""
+    pixels = grey.astype(np.float64)
+    if pixels.max() - pixels.min() < MIN_CONTRAST:
+        return None
+    wave = np.cos(math.pi / SIDE * np.outer(np.arange(FREQUENCIES), np.arange(SIDE) + 0.5))  # DCT-II
+    low = (wave @ pixels @ wave.T).reshape(-1)
+    bits = low > np.median(low[1:])  # the first is the mean brightness
+    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+
+
+def near_pairs(looks: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
+    """The pairs (P, 2) int64 of places i < j with hashes that differ in up to `distance` bits, in ascending order.
+
+    Hashes that differ in up to D bits are equal in at least one of D + 1 groups of bits: only those are compared.
+    """
+    places = np.array([place for place, look in enumerate(looks) if look is not None], dtype=np.int64)
+    hashes = np.array([look for look in looks if look is not None], dtype=np.uint64)
+    found = [np.zeros((0, 2), dtype=np.int64)]
+    edges = np.linspace(0, BITS, distance + 2).round().astype(int)
+    for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        starts = np.flatnonzero(np.diff(band[order], prepend=~band[order][:1]))
+        for members in np.split(order, starts[1:]):
+            found += _near_within(members, hashes, distance)
+    pairs = np.unique(np.sort(places[np.concatenate(found)], axis=1), axis=0)
+    return pairs.reshape(-1, 2)
+
+
+def _near_within(members: np.ndarray, hashes: np.ndarray, distance: int) -> list[np.ndarray]:
+    """The near pairs (P, 2) among `members`, which are places in `hashes`."""
+    found: list[np.ndarray] = []
+    rows = max(1, _CHUNK // max(1, len(members)))
+    for start in range(0, len(members) if len(members) > 1 else 0, rows):
+        differing = hashes[members[start : start + rows], None] ^ hashes[members]
+        row, column = np.nonzero(_bit_count(differing) <= distance)
+        row += start
+        kept = row < column
+        found.append(np.stack([members[row[kept]], members[column[kept]]], axis=1))
+    return found
+
+
+def _bit_count(values: np.ndarray) -> np.ndarray:
+    """Number of set bits of each uint64 (Warren, Hacker's Delight, section 5-1)."""
+    one, two, four = (np.uint64(v) for v in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F))
+    values = values - ((values >> np.uint64(1)) & one)
+    values = (values & two) + ((values >> np.uint64(2)) & two)
+    values = (values + (values >> np.uint64(4))) & four
+    return (values * np.uint64(0x0101010101010101)) >> np.uint64(56)
+
+
+def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
+    """The group (I,) int64 of each image: the first image among those that are, directly or by steps, its copies."""
+    parent = list(range(len(prints)))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    same: dict[str, int] = {}
+    pairs = [(same.setdefault(one.content, place), place) for place, one in enumerate(prints) if one.look is not None]
+    for first, second in (*pairs, *near_pairs([one.look for one in prints]).tolist()):
+        low, high = sorted((root(first), root(second)))
+        parent[high] = low
+    return np.array([root(place) for place in range(len(prints))], dtype=np.int64)

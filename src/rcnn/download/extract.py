@@ -1,0 +1,107 @@
+"""Unpacks zip and tar archives of unknown origin: only plain files, only below the given folder, only up to a size."""
+
+from __future__ import annotations
+
+import lzma
+import shutil
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rcnn.download.fetch import megabytes
+
+MAX_RATIO, ALLOWANCE = 25, 1 << 26  # unpacked bytes: up to so many per packed byte, and 64 MiB more
+MAX_FILES = 1_000_000
+JUNK = ("__MACOSX", ".DS_Store")  # what macOS adds to archives
+_BLOCK = 1 << 20
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+
+
+class ArchiveError(ValueError):
+    """An archive that is damaged, or holds what is not unpacked. The message says which, and what to do."""
+
+
+def extract(archive: Path, folder: Path, *, advance: Callable[[], None] | None = None) -> list[str]:
+    """Unpack a .zip, .tar, .tar.gz, .tar.bz2 or .tar.xz into an empty folder; the names of its top-level entries.
+
+    `advance` is called once per file. Raises ArchiveError for a damaged archive, and before anything is written
+    outside `folder`: for links, devices, absolute names, names with "..", a name that is used twice, and archives that
+    unpack to much more than such archives do. What was unpacked until then remains in `folder`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    limit = min(MAX_RATIO * archive.stat().st_size + ALLOWANCE, shutil.disk_usage(folder).free)
+    seen: set[str] = set()
+    total = 0
+    try:
+        for name, source in _files(archive):
+            path = _safe(name, archive)
+            if JUNK[0] in path.parts or path.name in JUNK:
+                continue
+            if str(path).casefold() in seen or len(seen) >= MAX_FILES:
+                why = f"more than {MAX_FILES:,} files" if len(seen) >= MAX_FILES else f"{name!r} twice"
+                raise ArchiveError(f"{archive} contains {why}, so it is not unpacked")
+            seen.add(str(path).casefold())
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("xb") as file:
+                total += _copy(source, file, limit - total, archive)
+            if advance is not None:
+                advance()
+    except _DAMAGE as error:
+        raise ArchiveError(f"{archive} is damaged ({error}): delete it and download it again") from error
+    if not seen:
+        raise ArchiveError(f"{archive} contains no files: delete it and download it again")
+    return sorted(path.name for path in folder.iterdir())
+
+
+def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """Name and content of each plain file. Raises ArchiveError for links, devices and encrypted files."""
+    if zipfile.is_zipfile(archive):
+        with zipfile.ZipFile(archive) as packed:
+            for entry in packed.infolist():
+                kind = stat.S_IFMT(entry.external_attr >> 16)
+                if entry.is_dir():
+                    continue
+                if kind not in (0, stat.S_IFREG) or entry.flag_bits & 1:
+                    what = "an encrypted file" if entry.flag_bits & 1 else "a link or device"
+                    raise ArchiveError(f"{archive} contains {what}, {entry.filename!r}, which is not unpacked")
+                with packed.open(entry) as source:
+                    yield entry.filename, source
+    elif tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tar:
+            for member in tar:
+                if member.isdir():
+                    continue
+                source = tar.extractfile(member) if member.isreg() else None
+                if source is None:
+                    raise ArchiveError(f"{archive} contains a link or device, {member.name!r}, which is not unpacked")
+                yield member.name, source
+    else:
+        raise ArchiveError(f"{archive} is neither a zip nor a tar archive: delete it and download it again")
+
+
+def _safe(name: str, archive: Path) -> PurePosixPath:
+    """The name as a path below the folder."""
+    path = PurePosixPath(name)
+    parts = [part for part in path.parts if part != "."]
+    if path.is_absolute() or ".." in parts or not parts or any(mark in name for mark in ("\\", ":", "\0")):
+        raise ArchiveError(f"{archive} contains the name {name!r}, which is outside its folder: it is not unpacked")
+    return PurePosixPath(*parts)
+
+
+def _copy(source: IO[bytes], file: IO[bytes], limit: int, archive: Path) -> int:
+    """Copy up to `limit` bytes, counted as they come, since headers may lie; the number of bytes."""
+    count = 0
+    while block := source.read(_BLOCK):
+        count += len(block)
+        if count > limit:
+            raise ArchiveError(
+                f"{archive} ({megabytes(archive.stat().st_size)}) unpacks to more than the disk has room for, or than "
+                "an archive of its size normally does, so it is not unpacked"
+            )
+        file.write(block)
+    return count

@@ -1,0 +1,314 @@
+"""Downloads one file: resumes after an interruption, checks size and hash, and gives the file its name when complete.
+
+    fetch(["https://example.org/val.zip"], folder / "val.zip", digest="sha256:4f7e...", size=815585330)
+
+Python's urllib is used directly: proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Only http and https addresses
+are opened, also after redirects. While a file is incomplete it is called NAME.part; NAME.part.json says what it is.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import json
+import os
+import queue
+import shutil
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO
+from urllib.parse import urlsplit
+
+from typing_extensions import override
+
+PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
+MIN_BYTES = 16 * 1024
+TIMEOUT = 10.0  # seconds for a connection or one read
+TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
+_BLOCK = 1 << 16
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes of the whole file if they are known
+
+
+class DownloadError(OSError):
+    """A download that failed. The message says what was tried, what went wrong, and what to do."""
+
+
+class _Refused(Exception):
+    """An address that another attempt would not help."""
+
+
+def fetch(
+    addresses: str | Sequence[str],
+    target: Path,
+    *,
+    digest: str = "",
+    size: int | None = None,
+    progress: Progress | None = None,
+    patience: float = PATIENCE,
+) -> Path:
+    """Download the file at the first of `addresses` (mirrors) that has it to `target`, and return that.
+
+    `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. A download that
+    was interrupted continues where it stopped, if the server can. Raises DownloadError, at the latest `patience`
+    seconds after the last byte arrived.
+    """
+    left = [addresses] if isinstance(addresses, str) else list(addresses)
+    transfer = _Transfer(target, digest, size, progress, patience)
+    reasons: dict[str, str] = {}
+    attempt = 0
+    while left:
+        address = left[attempt % len(left)]
+        try:
+            transfer.attempt(address)
+        except _Refused as error:
+            reasons[address] = str(error)
+            left.remove(address)
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reasons[address] = _reason(error)
+            wait = min(0.5 * 2**attempt, 8.0)
+            if transfer.idle() + wait > patience:
+                break
+            time.sleep(wait)
+        else:
+            return target
+        attempt += 1
+    listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
+    advice = (
+        "Check the network and the proxy settings (HTTPS_PROXY), then run the same command again: it continues where "
+        "it stopped"
+        if left
+        else f"Download it with a browser and save it as {target}, or try again later"
+    )
+    raise DownloadError(f"{target.name} was not downloaded ({listed}). {advice}")
+
+
+class _Transfer:
+    """One file on its way: the incomplete file, and when its last bytes arrived."""
+
+    def __init__(self, target: Path, digest: str, size: int | None, progress: Progress | None, patience: float) -> None:
+        self.target, self.digest, self.size, self.progress = target, digest, size, progress
+        self.part = target.with_name(f"{target.name}.part")
+        self.note = target.with_name(f"{target.name}.part.json")
+        self.timeout = min(TIMEOUT, patience)
+        self.patience = patience
+        self.last = time.monotonic()
+
+    def idle(self) -> float:
+        """Seconds since the last MIN_BYTES arrived."""
+        return time.monotonic() - self.last
+
+    def attempt(self, address: str) -> None:
+        """Continue or start the download from one address, and give the file its name when it is complete."""
+        scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
+        if scheme not in ("http", "https"):
+            raise _Refused(f"the address starts with {scheme}:, expected https: or http:")
+        if scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
+            _require_host(host, self.timeout)
+        start = self._resumable(address)
+        headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": self._noted()["validator"]}
+        request = urllib.request.Request(address, headers=headers)
+        try:
+            response = _opener().open(request, timeout=self.timeout)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # the file on the server is shorter than the part
+                self._forget()
+                raise ConnectionError("the incomplete file did not fit the one on the server") from error
+            if error.code in TEMPORARY_STATUS:
+                raise
+            raise _Refused(_status(error)) from error
+        with response:
+            total = self._accept(response, address, start)
+            self._receive(response, start if response.status == 206 else 0, total)
+        self._finish(resumed=response.status == 206)
+
+    def _accept(self, response: http.client.HTTPResponse, address: str, start: int) -> int | None:
+        """Check the headers of an answer and note what is on its way; the size of the whole file, if it says."""
+        kind = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
+        if kind == "text/html" and not self.target.name.endswith((".html", ".htm")):
+            raise _Refused("the server answered with a web page instead of the file")
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            raise _Refused(f"the server sent the file with the encoding {encoding!r}, expected none")
+        length = response.headers.get("Content-Length", "")
+        total = int(length) if length.isdecimal() else None
+        offset = 0
+        if response.status == 206:
+            offset, total = _range(response.headers.get("Content-Range", ""))
+            if offset != start:
+                self._forget()
+                raise ConnectionError(f"the server continued at byte {offset}, expected {start}")
+        if self.size is not None and total is not None and total != self.size:
+            raise _Refused(f"the server offers {total:,} bytes, expected {self.size:,}: the file has changed there")
+        free = shutil.disk_usage(self.target.parent).free
+        if total is not None and total - offset > free:
+            raise DownloadError(
+                f"{self.target.name} needs {megabytes(total - offset)}, but only {megabytes(free)} are free in "
+                f"{self.target.parent}: free some space, or choose another --output"
+            )
+        if response.status != 206:
+            validator = response.headers.get("ETag", "")
+            validator = response.headers.get("Last-Modified", "") if validator.startswith("W/") else validator
+            validator = validator or response.headers.get("Last-Modified", "")
+            self.note.write_text(json.dumps({"address": address, "validator": validator}), encoding="utf-8")
+        return total if total is not None else self.size
+
+    def _receive(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
+        """Append what the server sends to the incomplete file."""
+        received, marked = start, start
+        with self.part.open("r+b" if start else "wb") as file:
+            file.truncate(start)
+            file.seek(start)
+            while block := response.read1(_BLOCK):
+                file.write(block)
+                received += len(block)
+                if received - marked >= MIN_BYTES or received == total:
+                    marked, self.last = received, time.monotonic()
+                elif self.idle() > self.patience:
+                    raise TimeoutError(f"fewer than {MIN_BYTES:,} bytes in {self.patience:.0f} seconds")
+                if total is not None and received > total:
+                    raise _Refused(f"the server sent more than {total:,} bytes")
+                if self.progress is not None:
+                    self.progress(received, total)
+        if total is not None and received < total:
+            raise ConnectionError(f"the connection ended after {received:,} of {total:,} bytes")
+
+    def _finish(self, resumed: bool) -> None:
+        """Check the complete file and give it its name."""
+        if self.digest:
+            found = file_digest(self.part, self.digest.partition(":")[0])
+            if found != self.digest:
+                self._forget()
+                if resumed:  # its first half may have been of another version
+                    raise ConnectionError("the file did not have the published hash after it was continued")
+                raise _Refused(f"the file has the hash {found}, expected {self.digest}: it has changed or is damaged")
+        with self.part.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(self.part, self.target)
+        self.note.unlink(missing_ok=True)
+
+    def _resumable(self, address: str) -> int:
+        """Bytes that are there already and can be kept; 0 if the download must start again."""
+        there = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
+        noted = self._noted()
+        known = noted["address"] == address and noted["validator"] and (self.size is None or there < self.size)
+        return there if known else 0
+
+    def _noted(self) -> dict[str, str]:
+        try:
+            noted = json.loads(self.note.read_text(encoding="utf-8"))
+            return {name: str(noted[name]) for name in ("address", "validator")}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {"address": "", "validator": ""}
+
+    def _forget(self) -> None:
+        self.part.unlink(missing_ok=True)
+        self.note.unlink(missing_ok=True)
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https addresses, but not from https to http."""
+
+    @override
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        """The request to follow; raises _Refused for an address that is not followed."""
+        scheme = urlsplit(newurl).scheme
+        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
+            raise _Refused(f"the server redirects to {newurl}, which is not followed; expected an https address")
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
+    """The hash of a file, e.g. "sha256:4f7e..."."""
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
+
+
+def megabytes(count: int) -> str:
+    """`815.6 MB`, `19.3 GB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener of http and https alone: without the handlers of file:, ftp: and data: addresses."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.UnknownHandler(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _require_host(host: str, seconds: float) -> None:
+    """Raise ConnectionError unless the name of a server is resolved in time; the system may block for minutes."""
+    answers: queue.Queue[OSError | None] = queue.Queue()
+
+    def resolve() -> None:
+        try:
+            socket.getaddrinfo(host, None)
+            answers.put(None)
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=resolve, daemon=True).start()
+    try:
+        error = answers.get(timeout=seconds)
+    except queue.Empty:
+        raise ConnectionError(f"the name {host} was not resolved in {seconds:.0f} seconds") from None
+    if error is not None:
+        raise ConnectionError(f"the name {host} cannot be resolved ({error.strerror or error})")
+
+
+def _range(header: str) -> tuple[int, int | None]:
+    """Start and size of the whole file in a Content-Range "bytes 100-299/300"; -1 for a start that it does not give."""
+    unit, _, rest = header.partition(" ")
+    place, _, whole = rest.partition("/")
+    start = place.partition("-")[0]
+    found = int(start) if unit == "bytes" and start.isdecimal() else -1
+    return found, int(whole) if whole.isdecimal() else None
+
+
+def _status(error: urllib.error.HTTPError) -> str:
+    if error.code in (404, 410):
+        return f"the server has no such file (HTTP {error.code})"
+    if error.code in (401, 403, 407):
+        return f"the server or proxy denies access (HTTP {error.code})"
+    return f"the server answered HTTP {error.code} ({error.reason})"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, in words, for a failure that may be temporary."""
+    if isinstance(error, urllib.error.HTTPError):
+        return _status(error)
+    if isinstance(error, urllib.error.URLError):
+        cause = error.reason
+        error = cause if isinstance(cause, Exception) else error
+    if isinstance(error, TimeoutError):
+        return str(error) if "bytes" in str(error) else "the server did not answer in time"
+    if isinstance(error, http.client.HTTPException):
+        return f"the answer was cut or damaged ({type(error).__name__})"
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "the connection was refused"
+    return str(error) or type(error).__name__

@@ -1,0 +1,70 @@
+"""The metrics by name, and which of them a data set is evaluated with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from rcnn.data.checks.tables import MetricName
+from rcnn.data.records import Dataset
+from rcnn.metrics import coco, lvis, voc
+from rcnn.metrics.inputs import Entry, GroundTruth, Id
+from rcnn.metrics.values import Metrics
+
+METRICS: tuple[MetricName, ...] = get_args(MetricName)
+COCO_ONLY = ("keypoints", "proposals")  # kinds that the other metrics do not define
+
+
+def metric_for(dataset: Dataset, kinds: Sequence[str], chosen: str = "") -> MetricName:
+    """The metric that was `chosen`, or else the usual one of the data set's format.
+
+    Models with keypoints, and region proposal networks, are evaluated with COCO's. ValueError for an unknown name.
+    """
+    for name in METRICS:
+        if name == chosen:
+            return name
+    if chosen:
+        raise ValueError(f"metric {chosen!r} is not known; expected {', '.join(METRICS)}")
+    return "coco" if any(kind in COCO_ONLY for kind in kinds) else dataset.metric
+
+
+def names_of(metric: MetricName, kind: str) -> tuple[str, ...]:
+    """The names of the numbers that `metric` gives for `kind`; () if it does not measure that."""
+    if metric == "coco":
+        return tuple(coco.metrics_of(kind))
+    if kind in COCO_ONLY:
+        return ()
+    return lvis.metric_names() if metric == "lvis" else voc.metric_names(kind)
+
+
+def evaluate(
+    metric: MetricName,
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
+    kinds: Sequence[str],
+    image_ids: Iterable[Id] | None = None,
+    keypoint_sigmas: Sequence[float] | None = None,
+    max_detections: int | None = None,
+) -> Metrics:
+    """The numbers of `metric`; arguments as in `metrics.coco.evaluate`.
+
+    Raises ValueError for `max_detections` with VOC's metric, which has no limit.
+    """
+    match metric:
+        case "coco":
+            return coco.evaluate(ground_truth, results, kinds, image_ids, keypoint_sigmas, max_detections)
+        case "lvis":
+            return lvis.evaluate(ground_truth, results, kinds, image_ids, max_detections)
+        case "voc2007" | "voc2012":
+            require_no_limit(metric, max_detections)
+            return voc.evaluate(ground_truth, results, kinds, image_ids, year=2007 if metric == "voc2007" else 2012)
+
+
+def require_no_limit(metric: MetricName, max_detections: int | None) -> None:
+    """A ValueError if a limit of detections is given for VOC's metric."""
+    if max_detections is not None and metric.startswith("voc"):
+        raise ValueError(
+            f"max_detections={max_detections} (--max-detections): the metric {metric} counts all detections; leave it "
+            "out, or set the model's own limit, box.selection.max_detections"
+        )

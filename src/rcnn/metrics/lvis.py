@@ -1,0 +1,157 @@
+"""LVIS' metrics (Gupta et al. 2019): COCO's average precision for data sets that are not annotated exhaustively.
+
+An image is annotated for the classes of its objects and for those of `neg_category_ids`, which it does not contain.
+Detections of other classes are dropped. For classes in `not_exhaustive_category_ids`, only some objects are annotated,
+so detections without a match are neither right nor wrong. The 300 best detections of an image count, over all classes.
+APr, APc and APf are means over the rare, common and frequent classes (`frequency` r, c and f of the category).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.metrics.coco import Curves, Metric, results_of_kind
+from rcnn.metrics.inputs import Checked, Entry, GroundTruth, Id, box_outline, check_inputs, outline_of, require_outlines
+from rcnn.metrics.values import Metrics, Number, PerClass
+from rcnn.ops.coco_backend import COCO, COCOeval
+
+KINDS = ("bbox", "segm")
+MAX_DETECTIONS = 300  # per image, best first, over all classes
+FREQUENCIES = ("r", "c", "f")  # rare: objects in up to 10 training images, common: up to 100, frequent: more
+SIZES = {"s": "small", "m": "medium", "l": "large"}
+
+
+def metric_names(max_detections: int | None = None) -> tuple[str, ...]:
+    """The names of the numbers of boxes, and of masks."""
+    limit = max_detections or MAX_DETECTIONS
+    precisions = ("AP", "AP50", "AP75", *(f"AP{size}" for size in SIZES), *(f"AP{one}" for one in FREQUENCIES))
+    return (*precisions, f"AR{limit}", *(f"AR{size}" for size in SIZES))
+
+
+def evaluate(
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
+    kinds: Sequence[str] = KINDS,
+    image_ids: Iterable[Id] | None = None,
+    max_detections: int | None = None,
+) -> Metrics:
+    """LVIS' metrics of `results` (COCO results format) against `ground_truth` (an LVIS v1 file, or its content).
+
+    `max_detections` replaces the limit of 300 detections per image. Raises ValueError as `metrics.coco.evaluate`, and
+    for ground truth without LVIS' fields; the kinds are bbox and segm.
+    """
+    inputs = check_inputs(ground_truth, results, kinds, image_ids, KINDS)
+    _require_federated(inputs)
+    limit = max_detections or MAX_DETECTIONS
+    numbers = {image_id: number for number, image_id in enumerate(inputs.images, start=1)}
+    kept = best_of_images(inputs.results, limit)
+    groups = {one: _places(inputs, one) for one in FREQUENCIES}
+    values: dict[str, dict[str, Number]] = {}
+    per_class: PerClass = {name: {} for name in inputs.names.values()}
+    for kind in kinds:
+        curves = _curves(
+            _ground_truth_of_kind(inputs, numbers, kind), results_of_kind(kept, numbers, kind), kind, limit
+        )
+        overall = Metric(True, None, "all", limit)
+        values[kind] = {
+            "AP": curves.value(overall),
+            "AP50": curves.value(overall._replace(iou=0.5)),
+            "AP75": curves.value(overall._replace(iou=0.75)),
+            **{f"AP{letter}": curves.value(overall._replace(area=size)) for letter, size in SIZES.items()},
+            **{f"AP{one}": curves.value(overall, places) for one, places in groups.items()},
+            f"AR{limit}": curves.value(overall._replace(precision=False)),
+            **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
+        }
+        for place, name in enumerate(inputs.names.values()):
+            per_class[name][kind] = {
+                "AP": curves.value(overall, place),
+                "AP50": curves.value(overall._replace(iou=0.5), place),
+            }
+    return Metrics(
+        kinds=values,
+        per_class=per_class,
+        images=len(inputs.images),
+        objects=inputs.objects(),
+        detections=len(inputs.results),
+        max_detections=dict.fromkeys(kinds, limit),
+        metric="lvis",
+    )
+
+
+def best_of_images(results: Sequence[Entry], limit: int) -> list[Entry]:
+    """The `limit` results of each image with the highest scores, of all classes, in the order given."""
+    rows: dict[Id, list[int]] = {}
+    for row in sorted(range(len(results)), key=lambda row: -results[row]["score"]):  # stable
+        rows.setdefault(results[row]["image_id"], []).append(row)
+    return [results[row] for row in sorted(row for own in rows.values() for row in own[:limit])]
+
+
+def _require_federated(inputs: Checked) -> None:
+    """A ValueError unless the ground truth says which classes each image was annotated for."""
+    without = [image["id"] for image in inputs.data["images"] if "neg_category_ids" not in image]
+    if without:
+        raise ValueError(
+            f"{inputs.source}: image {without[0]!r} has no neg_category_ids, which LVIS' metric needs (classes that "
+            "the image was searched for and does not contain); evaluate with --metric coco"
+        )
+
+
+def _places(inputs: Checked, frequency: str) -> list[int]:
+    """The places, in ascending ids, of the categories of a frequency."""
+    of = {category["id"]: category.get("frequency") for category in inputs.data["categories"]}
+    return [place for place, category_id in enumerate(inputs.names) if of[category_id] == frequency]
+
+
+def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str) -> GroundTruth:
+    """The ground truth of one kind; images numbered by `numbers`, annotations from 1."""
+    images = [
+        {
+            "id": numbers[image["id"]],
+            "height": image.get("height", 0),
+            "width": image.get("width", 0),
+            "neg_category_ids": image["neg_category_ids"],
+            "not_exhaustive_category_ids": image.get("not_exhaustive_category_ids", []),
+        }
+        for image in inputs.data["images"]
+        if image["id"] in numbers
+    ]
+    annotations: list[Entry] = []
+    without = 0
+    for annotation, crowd in inputs.annotations:
+        entry: Entry = {
+            "id": len(annotations) + 1,
+            "image_id": numbers[annotation["image_id"]],
+            "category_id": annotation["category_id"],
+            "bbox": annotation["bbox"],
+            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
+            "iscrowd": 0,
+            "ignore": crowd,
+        }
+        if kind == "segm":
+            outline = outline_of(annotation)
+            if outline is None:  # neither required nor counted against a detection
+                without += 1
+                entry["ignore"] = 1
+            entry["segmentation"] = outline or box_outline(annotation)
+        annotations.append(entry)
+    if kind == "segm":
+        require_outlines(inputs.source, len(annotations), without)
+    return {"images": images, "annotations": annotations, "categories": inputs.data["categories"]}
+
+
+def _curves(ground_truth: GroundTruth, results: list[Entry], kind: str, limit: int) -> Curves:
+    coco = COCO(ground_truth)
+    evaluation = COCOeval(coco, coco.loadRes(results), kind, lvis_style=True)
+    evaluation.params.maxDets = [limit]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    params, arrays = evaluation.params, evaluation.eval or {}
+    return Curves(
+        precision=np.asarray(arrays["precision"]),
+        recall=np.asarray(arrays["recall"]),
+        areas=tuple(params.areaRngLbl),
+        limits=(limit,),
+    )

@@ -1,0 +1,76 @@
+"""What a run keeps while it trains: last/, best/, and its evaluations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.models import Detector
+from rcnn.training.log import RunLog
+from rcnn.training.run_folder import RunFolder
+from rcnn.training.settings import TrainConfig
+from rcnn.training.signals import StopRequests
+from rcnn.training.state import TrainState
+from rcnn.training.validation import Metrics, choose, flatten, main_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    output: Path  # the folder of the run
+    step: int  # steps done
+    finished: bool  # False: a signal stopped it, and it can be resumed
+    best: float | None  # best value of the metric that best/ is chosen by; None: never evaluated
+    metrics: Metrics | None  # of the last evaluation
+    signal: int | None = None  # the number of the signal that stopped it
+
+
+class Saver:
+    """Saves `state` to last/, evaluates it when that is due, and keeps the best in best/."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        settings: TrainConfig,
+        run: RunFolder,
+        log: RunLog,
+        evaluate: Callable[[Detector], Metrics] | None,
+    ) -> None:
+        self.state, self.settings, self.run, self.log, self.evaluate = state, settings, run, log, evaluate
+        self.saved = state.step  # the step of last/
+        self._metrics: Metrics | None = None
+
+    def save_last(self) -> None:
+        """Replace last/ by the present state."""
+        self.log.sync()
+        self.run.save("last", self.state.detector, self.state)
+        self.saved = self.state.step
+
+    def evaluate_if_due(self, stop: StopRequests) -> None:
+        """Evaluate if that is due, log the metrics, and replace best/ if this is the best value so far."""
+        state = self.state
+        if self.evaluate is None or not state.evaluation_due:
+            return
+        with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
+            self._metrics = self.evaluate(state.evaluated)
+        value = choose(self._metrics, self.settings.best)
+        if value is not None and (state.best is None or value > state.best):
+            state.best = value
+            self.run.save("best", state.evaluated)
+        self.log.write(step=state.step - 1, **flatten(self._metrics))
+        self.log.log(f"step {state.step}: {main_metrics(self._metrics)}")
+        state.evaluation_due = False
+        self.save_last()
+
+    def outcome(self, signal: int | None = None) -> Outcome:
+        """How the run ended: finished, or stopped by `signal`."""
+        return Outcome(
+            output=self.run.path,
+            step=self.state.step,
+            finished=signal is None,
+            best=self.state.best,
+            metrics=self._metrics,
+            signal=signal,
+        )

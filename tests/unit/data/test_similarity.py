@@ -1,0 +1,76 @@
+"""Perceptual hashes: copies are found, other images are not, and all pairs are found that a slow loop finds."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from rcnn.data.similarity import NEAR, Fingerprint, fingerprint, fingerprints, near_pairs, similar_groups
+
+
+def photo(seed: int, size: tuple[int, int] = (320, 240)) -> Image.Image:
+    """Coloured clouds of `size` (width, height): smooth noise, as photos have."""
+    noise = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def test_copies_are_near_and_others_are_not(tmp_path: Path) -> None:
+    for seed in range(12):
+        photo(seed).save(tmp_path / f"{seed:02}.png")
+    photo(0).save(tmp_path / "again.jpg", quality=40)
+    photo(1).resize((160, 120)).save(tmp_path / "half.png")
+    ImageEnhance.Brightness(photo(2)).enhance(0.9).save(tmp_path / "dark.png")
+    paths = sorted(tmp_path.iterdir())
+    steps: list[int] = []
+    prints = fingerprints(paths, advance=lambda: steps.append(1))
+    found = {tuple(paths[place].stem for place in pair) for pair in near_pairs([one.look for one in prints]).tolist()}
+    assert found == {("00", "again"), ("01", "half"), ("02", "dark")}
+    assert len(steps) == len(paths)
+    groups = similar_groups(prints)
+    assert [paths[place].stem for place in groups.tolist()][-3:] == ["00", "02", "01"]
+
+
+def test_an_exif_rotation_is_applied(tmp_path: Path) -> None:
+    photo(3).save(tmp_path / "a.jpg")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    photo(3).transpose(Image.Transpose.ROTATE_270).save(tmp_path / "b.jpg", exif=exif)
+    assert len(near_pairs([fingerprint(tmp_path / name).look for name in ("a.jpg", "b.jpg")])) == 1
+
+
+def test_plain_and_unreadable_images_have_no_look(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "plain.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    plain, broken = fingerprint(tmp_path / "plain.png"), fingerprint(tmp_path / "broken.jpg")
+    assert (plain.look, broken.look) == (None, None)
+    assert similar_groups([plain, plain, broken]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 200])
+def test_the_pairs_are_those_of_a_slow_loop(count: int) -> None:
+    generator = np.random.default_rng(count)
+    looks: list[int | None] = []
+    for place in range(count):
+        look = int(generator.integers(0, 2**63)) << 1
+        if place % 2:  # a copy of an earlier one with a few changed bits
+            look = next(one for one in reversed(looks) if one is not None)
+            for bit in generator.integers(0, 64, generator.integers(0, 10)).tolist():
+                look ^= 1 << bit
+        looks.append(None if place % 17 == 5 else look)
+    expected = [
+        [i, j]
+        for (i, a), (j, b) in combinations(enumerate(looks), 2)
+        if a is not None and b is not None and (a ^ b).bit_count() <= NEAR
+    ]
+    assert near_pairs(looks).tolist() == expected
+    assert count < 3 or len(expected) > 30
+
+
+def test_groups_follow_chains() -> None:
+    looks = [0, 0b111111, 0b111111111111, 1 << 63 | 0xFFFF << 20]
+    prints = [Fingerprint(content=str(place), look=look) for place, look in enumerate(looks)]
+    assert similar_groups(prints).tolist() == [0, 0, 0, 3]

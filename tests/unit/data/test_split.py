@@ -1,0 +1,84 @@
+"""Division of a data set: shares per class, copies together, the same result whatever the names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rcnn.data import open_dataset
+from rcnn.data.similarity import Fingerprint
+from rcnn.data.split import assign, class_counts, divide, divide_images
+from tests.tiny_data import write_tiny_coco
+
+
+def prints(count: int) -> list[Fingerprint]:
+    looks = np.random.default_rng(7).integers(0, 2**63, count).tolist()
+    return [Fingerprint(content=f"{look:016x}", look=look) for look in looks]
+
+
+@pytest.mark.parametrize("fractions", [(0.8, 0.2), (0.7, 0.2, 0.1), (0.5, 0.5)])
+def test_every_class_gets_its_share(fractions: tuple[float, ...]) -> None:
+    generator = np.random.default_rng(1)
+    chances = np.array([0.9, 0.5, 0.2, 0.1, 0.05])
+    counts = generator.poisson(chances, (400, 5))
+    parts = divide_images(counts, prints(400), fractions)
+    assert sorted(place for part in parts for place in part) == list(range(400))
+    for part, fraction in zip(parts, fractions, strict=True):
+        share = counts[part].sum(axis=0) / counts.sum(axis=0)
+        assert np.abs(share - fraction).max() < 0.06
+        assert abs(len(part) / 400 - fraction) < 0.05
+
+
+def test_a_class_of_three_objects_is_in_both_parts() -> None:
+    counts = np.zeros((20, 2), dtype=np.int64)
+    counts[:, 0] = 1
+    counts[[3, 11, 15], 1] = 1
+    train, val = divide_images(counts, prints(20), (0.8, 0.2))
+    assert len({3, 11, 15} & set(train)) == 2
+    assert len({3, 11, 15} & set(val)) == 1
+    assert len(val) == 4
+
+
+def test_copies_stay_together() -> None:
+    known = prints(30)
+    known[1::3] = [Fingerprint(content=f"copy {i}", look=one.look) for i, one in enumerate(known[0::3])]
+    train, val = divide_images(np.ones((30, 1), dtype=np.int64), known, (0.75, 0.25))
+    for place in range(0, 30, 3):
+        assert (place in train) == (place + 1 in train)
+    assert 6 <= len(val) <= 9
+
+
+def test_the_first_objects_of_a_group_computed_by_hand() -> None:
+    objects = np.array([[4, 0], [1, 0], [1, 1], [2, 1], [0, 0]])
+    part = assign(objects, np.ones(5, dtype=np.int64), (0.5, 0.5))
+    # class 1 is rarer: groups 2 and 3 go to parts 0 and 1; class 0 then lacks 3 and 2 objects, so group 0 goes to 0
+    assert part.tolist()[:4] == [0, 1, 0, 1]
+
+
+def test_the_result_does_not_depend_on_file_names(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path, {"train": 20}, objects=2)
+    dataset = open_dataset(root, "train")
+    steps: list[int] = []
+    parts = divide(dataset, (0.8, 0.2), advance=lambda: steps.append(1))
+    assert len(steps) == 20
+    assert [len(part) for part in parts] == [16, 4]
+    counts = class_counts(dataset)
+    assert counts.sum() == dataset.num_training_objects
+    contents = [{dataset[place].path.read_bytes() for place in part} for part in parts]
+    text = (root / "annotations" / "instances_train.json").read_text()
+    for number in range(1, 21):
+        (root / "train" / f"train_{number}.png").rename(root / "train" / f"x{99 - number}.png")
+        text = text.replace(f'"train_{number}.png"', f'"x{99 - number}.png"')
+    (root / "annotations" / "instances_train.json").write_text(text)
+    renamed = open_dataset(root, "train")
+    again = [{renamed[place].path.read_bytes() for place in part} for part in divide(renamed, (0.8, 0.2))]
+    assert again == contents
+
+
+@pytest.mark.parametrize("fractions", [(1.0,), (0.5, 0.4), (1.2, -0.2), (0.5, float("nan")), ()])
+def test_other_fractions_are_refused(fractions: tuple[float, ...], tmp_path: Path) -> None:
+    dataset = open_dataset(write_tiny_coco(tmp_path, {"train": 2}), "train")
+    with pytest.raises(ValueError, match=r"expected two or more positive numbers that add up to 1, e\.g\. 0\.8, 0\.2"):
+        divide(dataset, fractions)
