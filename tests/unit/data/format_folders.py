@@ -55,14 +55,14 @@ def png(values: np.ndarray) -> str:
 
 def labelme_shape(label: str, points: list[Any], kind: str = "polygon", **fields: Any) -> dict[str, Any]:
     """A shape as labelme 5 writes it."""
-    shape = {"label": label, "points": points, "group_id": None, "description": "", "shape_type": kind, "flags": {}}
-    return shape | {"mask": None} | fields
+    shape: dict[str, Any] = {"label": label, "points": points, "group_id": None, "description": ""}
+    return shape | {"shape_type": kind, "flags": dict[str, bool](), "mask": None} | fields
 
 
 def labelme_file(name: str, size: tuple[int, int], shapes: list[Any], **fields: Any) -> dict[str, Any]:
     """The content of a file of labelme 5 about an image of `size` (height, width)."""
     about = {"imagePath": name, "imageData": None, "imageHeight": size[0], "imageWidth": size[1]}
-    return {"version": "5.4.1", "flags": {}, "shapes": shapes} | about | fields
+    return {"version": "5.4.1", "flags": dict[str, bool](), "shapes": shapes} | about | fields
 
 
 def write_labelme(coco: Tables, images: Path, folder: Path) -> None:
@@ -111,7 +111,9 @@ def write_yolo(coco: Tables, images: Path, root: Path, split: str, *, polygons: 
 
 def voc_object(name: str, box: tuple[int, int, int, int], difficult: int = 0) -> str:
     """An object of a VOC file; `box` is xmin, ymin, xmax, ymax as VOC counts, from 1."""
-    corners = "".join(f"\t\t\t<{tag}>{v}</{tag}>\n" for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    corners = "".join(
+        f"\t\t\t<{tag}>{v}</{tag}>\n" for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
+    )
     return (
         f"\t<object>\n\t\t<name>{escape(name)}</name>\n\t\t<pose>Frontal</pose>\n\t\t<truncated>0</truncated>\n"
         f"\t\t<difficult>{difficult}</difficult>\n\t\t<bndbox>\n{corners}\t\t</bndbox>\n\t</object>\n"
@@ -128,9 +130,15 @@ def voc_file(name: str, size: tuple[int, int], objects: list[str]) -> str:
 
 
 def write_voc(coco: Tables, images: Path, root: Path, split: str) -> None:
-    """VOC's layout with boxes and instances; later objects cover earlier ones, and classes are those of class_names.txt."""
+    """VOC's layout with boxes and instances, and class_names.txt; later objects cover earlier ones."""
     names = names_of(coco)
-    for folder in ("Annotations", "SegmentationObject", "SegmentationClass", "ImageSets/Main", "ImageSets/Segmentation"):
+    for folder in (
+        "Annotations",
+        "SegmentationObject",
+        "SegmentationClass",
+        "ImageSets/Main",
+        "ImageSets/Segmentation",
+    ):
         (root / folder).mkdir(parents=True, exist_ok=True)
     stems = [Path(image["file_name"]).stem for image in coco["images"]]
     for kind in ("Main", "Segmentation"):
@@ -138,7 +146,8 @@ def write_voc(coco: Tables, images: Path, root: Path, split: str) -> None:
     (root / "class_names.txt").write_text("\n".join(["_background_", *names]) + "\n")
     for image, stem in zip(coco["images"], stems, strict=True):
         size = (image["height"], image["width"])
-        objects, ids, classes = [], np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        objects: list[str] = []
+        ids, classes = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
         for number, one in enumerate(objects_of(coco, image), start=1):
             x, y, width, height = one["bbox"]
             low, high = (round(x) + 1, round(y) + 1), (round(x + width), round(y + height))

@@ -41,7 +41,7 @@ def test_sbd(tmp_path: Path) -> None:
     write_sbd(tmp_path, ["2008_000002", "2008_000003"])
     assert splits(tmp_path) == splits(tmp_path / "benchmark_RELEASE" / "dataset") == ["train"]
     dataset = open_dataset(tmp_path, "train")
-    assert dataset.classes == CLASSES
+    assert (dataset.classes, dataset.metric) == (CLASSES, "voc2007")
     record = dataset[1]
     assert (record.image_id, record.annotation_ids) == ("2008_000003", ("2008_000003:1", "2008_000003:2"))
     assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]
@@ -57,7 +57,9 @@ def test_sbd_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -
     dataset = open_dataset(tmp_path, "train")
     assert dataset.image_ids == ("a",)
     text = "\n".join(dataset.warnings)
-    assert "2 images have a .mat file that is damaged, or has no GTinst with Segmentation and Categories (id b, c)" in text
+    assert (
+        "2 images have a .mat file that is damaged, or has no GTinst with Segmentation and Categories (id b, c)" in text
+    )
     assert "1 image has no .mat file in inst (id d): skipped" in text
     assert "no class from 1 to 20 in Categories (id a:2): skipped" in text
 
@@ -171,4 +173,4 @@ def test_lvis(tmp_path: Path) -> None:
     truth = dataset.to_coco()
     assert [image["neg_category_ids"] for image in truth["images"]] == [[7], [7]]
     assert [image["not_exhaustive_category_ids"] for image in truth["images"]] == [[], []]
-    assert dataset.warnings == ()
+    assert (dataset.warnings, dataset.metric) == ((), "lvis")

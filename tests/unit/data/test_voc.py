@@ -40,7 +40,7 @@ def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str) -> None:
     write_voc_folder(tmp_path / inner, ["000005", "000007"], LISTS)
     assert splits(tmp_path) == ["train", "val"]
     dataset = open_dataset(tmp_path, "train")
-    assert dataset.classes == CLASSES
+    assert (dataset.classes, dataset.metric) == (CLASSES, "voc2007" if inner else "voc2012")
     assert dataset.image_ids == ("000005", "000007")
     record = dataset[0]
     assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]  # pixels 11 to 30, counted from 1
@@ -85,7 +85,7 @@ def test_xml_of_other_tools_beside_the_images(tmp_path: Path) -> None:
         (folder / "a.xml").write_text(voc_file("a.png", (0, 0), [voc_object("kite", (1, 1, 10, 10))]))
     assert splits(tmp_path) == ["train", "valid"]
     dataset = open_dataset(tmp_path, "valid")
-    assert dataset.classes == ("kite",)
+    assert (dataset.classes, dataset.metric) == (("kite",), "coco")
     assert (dataset[0].height, dataset[0].width) == SIZE  # read from the image
     assert splits(tmp_path / "train") == ["all"]
 

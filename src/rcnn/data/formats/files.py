@@ -82,17 +82,6 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
     return names
 
 
-def _labelme_file(folder: Path, split: str) -> Path | None:
-    """A file of labelme (one JSON file per image) where the images of a split may be; None if there is none."""
-    for place in IMAGES:
-        file = min(folder.glob(f"{place.replace('{split}', split or '*')}/*.json"), default=None)
-        if file is not None and file.is_file():
-            content = file.read_bytes()
-            if b'"shapes"' in content and b'"imagePath"' in content:
-                return file
-    return None
-
-
 def nothing_found(folder: Path, split: str, splits: Sequence[str], patterns: Sequence[str]) -> FileNotFoundError:
     """The error for a folder without the annotations of a split ("": of any split); `splits` are those it has."""
     tried = ", ".join(pattern.replace("{split}", split or "SPLIT") for pattern in patterns)
@@ -113,10 +102,5 @@ def nothing_found(folder: Path, split: str, splits: Sequence[str], patterns: Seq
         return FileNotFoundError(
             f"{folder} holds {inside[0]}, so it is one split: give the folder above it, and {name} as the split; "
             f"searched for {tried}"
-        )
-    if (labelme := _labelme_file(folder, split)) is not None:
-        return FileNotFoundError(
-            f"{folder} has no annotations of a known layout. {labelme.relative_to(folder)} and others: these are "
-            "labelme files; that format is not supported yet. Convert them to COCO's, e.g. with its labelme2coco.py"
         )
     return FileNotFoundError(f"{folder} has no annotations of a known layout; searched for {tried}")

@@ -142,6 +142,8 @@ def _read_any(folder: Path, split: str, annotations: str, keypoints: bool, known
 
 
 def _splits(folder: Path, annotations: str) -> list[str]:
+    if referring := refer.splits(folder, annotations):  # the other files in such a folder are no splits
+        return sorted(referring)
     return sorted({name for one in FORMATS for name in one.splits(folder, annotations)})
 
 

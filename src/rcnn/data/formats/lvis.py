@@ -7,6 +7,7 @@ train2017/000000391895.jpg; images of val are in both train2017/ and val2017/. `
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rcnn.data.checks.check import KnownImages
@@ -38,4 +39,5 @@ def read(
     file = annotation_file(folder, split, PATTERNS)
     if file is None:
         raise FileNotFoundError(f"{folder} has no LVIS annotation file of split {split!r}")
-    return coco.read(folder, split, annotations=file.relative_to(folder).as_posix(), known=known)
+    tables = coco.read(folder, split, annotations=file.relative_to(folder).as_posix(), known=known)
+    return replace(tables, metric="lvis")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.checks.tables import RawEntry, RawTables
+from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
 from rcnn.ops.coco_backend import Rle, encode_region
 
 ALL = "all"  # the split of a folder that is not divided
@@ -27,6 +27,7 @@ def named_tables(
     images: list[RawEntry],
     annotations: Sequence[RawEntry],
     names: Sequence[str] = (),
+    metric: MetricName = "coco",
 ) -> RawTables:
     """Tables of annotations that have `category`, the name of their class.
 
@@ -42,6 +43,7 @@ def named_tables(
         images=images,
         annotations=[annotation | {"category_id": ids[annotation["category"]]} for annotation in annotations],
         categories=[{"id": number, "name": name} for name, number in ids.items()],
+        metric=metric,
     )
 
 

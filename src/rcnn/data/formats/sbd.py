@@ -66,7 +66,15 @@ def read(
             path = place / "img" / names.get(one, f"{one}.jpg")
             images.append({"id": one, "file_name": path.relative_to(folder).as_posix()})
             found += _objects(one, *maps, warnings)
-    raw = named_tables(file=list_file, root=folder, folders=(folder,), images=images, annotations=found, names=CLASSES)
+    raw = named_tables(
+        file=list_file,
+        root=folder,
+        folders=(folder,),
+        images=images,
+        annotations=found,
+        names=CLASSES,
+        metric="voc2007",
+    )
     return check_tables(raw, warnings, known)
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from rcnn.data.checks.check import KnownImages, check_tables
-from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.checks.tables import MetricName, RawEntry, Tables
 from rcnn.data.formats.many_files import ALL, images_in, instances, named_tables, subfolders
 from rcnn.data.formats.voc_xml import VocImage, read_voc_image
 from rcnn.data.images import read_ids
@@ -46,6 +47,7 @@ class _Split:
     annotations: Path  # folder of XML files
     images: Path
     masks: Path | None = None  # folder of SegmentationObject and SegmentationClass
+    metric: MetricName = "coco"  # for XML of other tools
 
     def ids(self, warnings: Warnings) -> list[str]:
         """Names of the images, without suffix."""
@@ -107,6 +109,7 @@ def read(
         images=images,
         annotations=found,
         names=CLASSES if own <= set(CLASSES) else _class_names(chosen)[1:],
+        metric=chosen.metric,
     )
     return check_tables(raw, warnings, known)
 
@@ -125,12 +128,14 @@ def _splits(folder: Path) -> dict[str, _Split]:
 def _lists(root: Path) -> dict[str, _Split]:
     """The splits of one VOC folder: those with lists, else all of its XML files."""
     annotations, images = root / "Annotations", root / "JPEGImages"
+    metric: MetricName = "voc2007" if root.resolve().name == "VOC2007" else "voc2012"
+    listed = partial(_Split, annotations=annotations, images=images, metric=metric)
     main = {file.stem: file for file in _list_files(root / "ImageSets" / "Main", root / "ImageSets")}
-    found = {name: _Split(file=file, annotations=annotations, images=images) for name, file in main.items()}
+    found = {name: listed(file=file) for name, file in main.items()}
     if (root / "SegmentationObject").is_dir():
         for file in _list_files(root / "ImageSets" / "Segmentation"):
             name = f"{SEGMENTATION if main else ''}{file.stem}"
-            found[name] = _Split(file=file, annotations=annotations, images=images, masks=root)
+            found[name] = listed(file=file, masks=root)
     if not found and next(annotations.glob("*.xml"), None) is not None:
         places = [place for place in (images, root / "images") if place.is_dir()]
         found[ALL] = _Split(file=annotations, annotations=annotations, images=places[0] if places else root)
