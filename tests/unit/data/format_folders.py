@@ -111,9 +111,8 @@ def write_yolo(coco: Tables, images: Path, root: Path, split: str, *, polygons: 
 
 def voc_object(name: str, box: tuple[int, int, int, int], difficult: int = 0) -> str:
     """An object of a VOC file; `box` is xmin, ymin, xmax, ymax as VOC counts, from 1."""
-    corners = "".join(
-        f"\t\t\t<{tag}>{v}</{tag}>\n" for tag, v in zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True)
-    )
+    tags = ("xmin", "ymin", "xmax", "ymax")
+    corners = "".join(f"\t\t\t<{tag}>{value}</{tag}>\n" for tag, value in zip(tags, box, strict=True))
     return (
         f"\t<object>\n\t\t<name>{escape(name)}</name>\n\t\t<pose>Frontal</pose>\n\t\t<truncated>0</truncated>\n"
         f"\t\t<difficult>{difficult}</difficult>\n\t\t<bndbox>\n{corners}\t\t</bndbox>\n\t</object>\n"

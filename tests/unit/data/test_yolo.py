@@ -43,7 +43,7 @@ def test_boxes_and_polygons_in_pixels(tmp_path: Path) -> None:
             "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\nnames: ['kite', 'cup']\n",
             "train/images/a_png.rf.1f.png", "train/labels/a_png.rf.1f.txt",
         ),
-        ("train: [images/one, images/two]\nval: images/one\nnames: [kite, cup]", "images/one/a.png", "labels/one/a.txt"),
+        ("train: [images/b, images/c]\nval: images/b\nnames: [kite, cup]", "images/b/a.png", "labels/b/a.txt"),
         ("train: /elsewhere/kites/images\nval: \nnames: [kite, cup]", "images/deep/a.png", "labels/deep/a.txt"),
         ("train: photos\nval: photos\nnames: [kite, cup]", "photos/a.png", "photos/a.txt"),
         ("train: train.txt\nval: train.txt\nnames: [kite, cup]", "images/a.png", "labels/a.txt"),

@@ -35,11 +35,14 @@ def check_boxes(
     limits: np.ndarray,
     ids: Sequence[Id],
     warnings: Warnings,
+    *,
+    relative: bool = False,
 ) -> tuple[np.ndarray, bool]:
     """The boxes (A, 4) float64 x, y, width, height, NaN where an object has neither box nor outline.
 
-    Also returns whether they were fractions of the image in the file. `sizes` (A, 2) int64 are height and width of the
-    images, `limits` (A,) the largest coordinates that are accepted.
+    Also returns whether they were fractions of the image in the file: because `relative` says so, or because all values
+    are between 0 and 1. `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates
+    that are accepted.
     """
     every = np.asarray(ids, dtype=object)
     boxes, text = number_rows(values, 4)
@@ -48,9 +51,10 @@ def check_boxes(
     plausible = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
     boxes[~plausible] = np.nan
     around = outline_boxes(outlines, masks=False)
-    relative = bool(plausible.any()) and fractions(boxes[plausible])
+    given, relative = relative, relative or (bool(plausible.any()) and fractions(boxes[plausible]))
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
+    if relative and not given:
         warnings.add(
             "a bbox in fractions of the image",
             "multiplied by its width and height",

@@ -19,8 +19,8 @@ import numpy as np
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import RawEntry, Tables
-from rcnn.data.formats.files import read_json
-from rcnn.data.formats.many_files import ALL, images_in, named_tables, subfolders
+from rcnn.data.formats.files import ALL, read_json
+from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
 from rcnn.data.messages import Warnings, counted, excerpt, printable

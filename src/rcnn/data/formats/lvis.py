@@ -30,14 +30,20 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+    folder: Path,
+    split: str,
+    *,
+    annotations: str = "",
+    keypoints: bool = False,
+    known: KnownImages | None = None,
+    images: Path | None = None,
 ) -> Tables:
-    """The checked tables of a split; `keypoints` has no effect.
+    """The checked tables of a split; `images` is their folder, which may be outside `folder`.
 
-    Raises ValueError or OSError, with the file and what is wrong in it.
+    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     file = annotation_file(folder, split, PATTERNS)
     if file is None:
         raise FileNotFoundError(f"{folder} has no LVIS annotation file of split {split!r}")
-    tables = coco.read(folder, split, annotations=file.relative_to(folder).as_posix(), known=known)
+    tables = coco.read(folder, split, annotations=file.relative_to(folder).as_posix(), known=known, images=images)
     return replace(tables, metric="lvis")

@@ -12,7 +12,6 @@ import numpy as np
 from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
 from rcnn.ops.coco_backend import Rle, encode_region
 
-ALL = "all"  # the split of a folder that is not divided
 DEFAULT_CLASS = "object"  # where a format names no classes
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".ppm", ".pgm",

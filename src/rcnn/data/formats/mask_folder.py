@@ -21,7 +21,8 @@ import numpy as np
 
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
-from rcnn.data.formats.many_files import ALL, DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
 from rcnn.data.images import ImageError, image_size, read_ids
 from rcnn.data.messages import Warnings, counted, few
 

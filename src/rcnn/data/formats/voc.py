@@ -21,7 +21,8 @@ import numpy as np
 
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
-from rcnn.data.formats.many_files import ALL, images_in, instances, named_tables, subfolders
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.many_files import images_in, instances, named_tables, subfolders
 from rcnn.data.formats.voc_xml import VocImage, read_voc_image
 from rcnn.data.images import read_ids
 from rcnn.data.messages import Warnings, counted, few

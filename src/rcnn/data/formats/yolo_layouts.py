@@ -17,7 +17,8 @@ from pathlib import Path
 
 import yaml
 
-from rcnn.data.formats.many_files import ALL, IMAGE_SUFFIXES, subfolders
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.many_files import IMAGE_SUFFIXES, subfolders
 from rcnn.data.messages import counted, excerpt, few, printable
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
