@@ -28,6 +28,8 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
     yield from class_lines(plan.dataset.class_counts)
+    if starts_fresh(plan.request.model):
+        yield f"weights: {_weights(plan)}"
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
     yield _learning_rate(plan)
     if plan.config.keypoint is not None:
@@ -42,7 +44,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     """The whole plan, one value per line with its reason in brackets."""
     yield from (f"warning: {line}" for line in plan.warnings)
     request = plan.request
-    kind = "random weights" if starts_fresh(request.model) else "a checkpoint"
+    kind = "a model" if starts_fresh(request.model) else "a checkpoint"
     rows = {
         "model": f"{request.model} ({kind})",
         "weights": request.weights or "none",
@@ -65,6 +67,12 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
     yield "nothing was written (--dry-run)"
+
+
+def _weights(plan: RunPlan) -> str:
+    """Where the first weights come from, and why."""
+    reason = plan.reasons.get("weights")
+    return (plan.request.weights or "none") + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:

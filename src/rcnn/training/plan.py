@@ -27,10 +27,16 @@ from rcnn.training.resuming import as_recorded, record_to_resume, recorded_setti
 from rcnn.training.run_data import RunData, open_run_data
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
-from rcnn.training.starting import require_buildable, starting_config, starting_recipe, starts_fresh
+from rcnn.training.starting import (
+    choose_weights,
+    is_whole,
+    read_weights,
+    require_buildable,
+    starting_config,
+    starting_recipe,
+    with_backbone,
+)
 from rcnn.training.validation import require_measured
-from rcnn.weights.backbone import adopt_backbone
-from rcnn.weights.checkpoint import read_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,14 +102,19 @@ def plan_training(request: RunRequest) -> RunPlan:
         request = as_recorded(request, record)
     model_words, train_words = split_overrides(request.overrides)
     start, before = _start(request, record)
-    recipe = before or request.settings or starting_recipe(request.model)
+    why = ""
+    if record is None:
+        weights, why = choose_weights(request.model, request.weights, start, model_words)
+        request = replace(request, weights=weights)
+        start = read_weights(weights).config if is_whole(request.model, weights) else start
+    recipe = before or request.settings or starting_recipe(request.model, request.weights)
     settings = override(_Recipe(recipe), train_words).train
     config = override(start, model_words)  # before the data: a wrong word is refused at once
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty)
     config = _fit_to_data(start, model_words, data.training, fresh=record is None)
-    if request.weights:
-        config = _with_backbone(request, config, model_words, fresh=record is None)
+    if record is None:
+        config = with_backbone(config, request.model, request.weights, model_words)
     require_buildable(config, "" if record is None else request.record_file)
     evaluations = _evaluation_plans(config, data, settings)
 
@@ -120,7 +131,8 @@ def plan_training(request: RunRequest) -> RunPlan:
         request=request,
         reasons=data.reasons
         | _setting_reasons(request, settings, recipe, resumes=record is not None)
-        | _device_reason(request, device),
+        | _device_reason(request, device)
+        | {"weights": why},
         changed=() if before is None else (*_changes(start, config), *_changes(_Recipe(before), _Recipe(settings))),
         warnings=(
             *_run_warnings(request, settings, found),
@@ -235,16 +247,6 @@ def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConf
     ]
     require_measured(settings.best, config, plans[0] if plans else None)
     return plans
-
-
-def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:
-    """`config` with the input settings that the backbone in --weights expects."""
-    if not starts_fresh(request.model):
-        raise ValueError(
-            f"--weights {request.weights}: {request.model} has its own weights. Give a model by its name, or leave "
-            "--weights out"
-        )
-    return adopt_backbone(config, read_checkpoint(request.weights), request.weights, words) if fresh else config
 
 
 def _changes(before: Any, now: Any) -> list[str]:

@@ -15,6 +15,7 @@ from rcnn.training.request import RunRequest
 from rcnn.training.run_data import NO_SPLIT
 from rcnn.training.run_folder import FoundRun
 from rcnn.training.settings import TrainConfig
+from rcnn.training.starting import NO_WEIGHTS, same_weights
 
 FIXED_AT_RESUME = ("optimizer", "filter_empty")  # training settings that cannot change during a run
 
@@ -65,6 +66,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
     fraction = "0" if held_out is None else f"{held_out.fraction:g}"
     asked = "" if request.val_fraction is None else f"{request.val_fraction:g}"
     training, *validations = record["splits"]
+    weights = record.get("weights", "")
     given = {
         "--split": (request.split, training),
         "--val-split": (", ".join(request.val_splits), ", ".join(validations)),
@@ -72,7 +74,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         "--annotations": (request.annotations, record["annotations"]),
         "--images": (request.images, record.get("images", "")),
         "--relative-boxes": ("set" * request.relative_boxes, "set" * record.get("relative_boxes", False)),
-        "--weights": (request.weights, record.get("weights", "")),
+        "--weights": ("" if same_weights(request.weights, weights) else request.weights, weights or NO_WEIGHTS),
         "MODEL": (request.model, record["started_from"]),
     }
     for option, (value, before) in given.items():
@@ -90,7 +92,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         annotations=record["annotations"],
         images=record.get("images", ""),
         relative_boxes=record.get("relative_boxes", False),
-        weights=record.get("weights", ""),
+        weights=weights,
     )
 
 
