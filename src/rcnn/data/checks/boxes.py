@@ -108,9 +108,9 @@ def _in_coco_form(
     if not len(known):
         _warn_of_corners(boxes, sizes, ids, warnings)
         return boxes
-    agreement = _iou(boxes[known], around[known])
+    agreement = box_iou_pairs(boxes[known], around[known])
     for form, convert in FORMS.items():
-        agrees = (_iou(convert(boxes[known]), around[known]) > AGREES).mean()
+        agrees = (box_iou_pairs(convert(boxes[known]), around[known]) > AGREES).mean()
         if agrees >= MIN_AGREEING_FRACTION and agrees > (agreement > AGREES).mean():
             warnings.add(
                 "a bbox that contradicts its outline as [x, y, width, height]",
@@ -143,7 +143,7 @@ def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warn
         )
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def box_iou_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union (A,) of boxes x, y, width, height, one by one; 1 for two that are equal and empty."""
     low = np.maximum(a[:, :2], b[:, :2])
     high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
