@@ -18,9 +18,9 @@ SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
     "outputs": 0,
-    "download": 0,
+    "stopping": 0,
     "structures": 0, "ops": 0,
-    "preprocess": 1,
+    "preprocess": 1, "download": 1,
     "models": 2, "data": 2,
     "weights": 3, "metrics": 3, "drawing": 3,
     "runtime": 4,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -14,16 +15,19 @@ from rcnn.cli.options import (
     AllowEmpty,
     Annotations,
     Device,
+    Images,
     MetricOption,
     Offline,
     Padding,
     PaddingOption,
     Precision,
     PrecisionOption,
+    RelativeBoxes,
     Strict,
     TTAFlip,
 )
 from rcnn.cli.views import predictor_from
+from rcnn.stopping import Stopped
 
 
 def evaluate(
@@ -35,12 +39,18 @@ def evaluate(
             "results to score again: a file in COCO's format, or the output folder of an evaluation.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.001."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate on. Defaults to the validation split (val...).")] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Split to evaluate on. Defaults to the validation split (val...), or to the images that the run held "
+            "out from training."
+        ),
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +59,8 @@ def evaluate(
         ),
     ] = None,
     annotations: Annotations = "",
+    images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     ignore_other_classes: Annotated[
         bool, typer.Option("--ignore-other-classes", help="Do not warn about objects of classes the model lacks.")
     ] = False,
@@ -89,8 +101,8 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.api import dataset_for, split_warning
-    from rcnn.evaluation.folder import METRICS_FILE
+    from rcnn.evaluation.api import dataset_for, held_out_of, split_warning
+    from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
     from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
     from rcnn.metrics.tables import metrics_table
@@ -119,7 +131,10 @@ def evaluate(
         predictor,
         data,
         split,
+        held_out=None if predictor is None else held_out_of(checkpoint),
         annotations=annotations,
+        images=images,
+        relative_boxes=relative_boxes,
         one_class=proposals,
         ignore_others=ignore_other_classes,
         strict=strict,
@@ -142,23 +157,29 @@ def evaluate(
     if predictor is not None:
         settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]
         details["Settings"] = ", ".join(settings)
-    done = run_evaluation(
-        predictor or checkpoint,
-        dataset,
-        folder,
-        options=EvaluationOptions(
-            limit=limit,
-            batch_size=batch,
-            workers=workers,
-            max_detections=max_detections,
-            metric=named,
-            pictures=pictures,
-        ),
-        title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
-        details=details,
-        log=partial(typer.echo, err=True),
-        progress=progress_bar,
-    )
+    try:
+        done = run_evaluation(
+            predictor or checkpoint,
+            dataset,
+            folder,
+            options=EvaluationOptions(
+                limit=limit,
+                batch_size=batch,
+                workers=workers,
+                max_detections=max_detections,
+                metric=named,
+                pictures=pictures,
+            ),
+            title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
+            details=details,
+            log=partial(typer.echo, err=True),
+            progress=progress_bar,
+        )
+    except Stopped:
+        if (folder / UNFINISHED).exists():
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"`rcnn eval {folder} --data {data}` scores the images that are done", err=True)
+        raise
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed:
