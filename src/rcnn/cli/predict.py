@@ -6,16 +6,18 @@ import errno
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcnn.cli.options import TTA, Allow, Device, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
+from rcnn.cli.options import TTA, Allow, Device, Offline, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import predictor_from
 from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +35,12 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best/ is used).")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a checkpoint or of a run (its best/ is used), or a name from `rcnn models weights`."
+        ),
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -70,6 +77,7 @@ def predict(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    offline: Offline = False,
 ) -> None:
     """Find objects in images; write pictures and OUTPUT/predictions.json.
 
@@ -110,8 +118,9 @@ def predict(
         )  # fmt: skip
         try:
             done = run.predict_all(sources)
-        except KeyboardInterrupt:
-            typer.echo(f"stopped; the results so far are in {path / PARTIAL}", err=True)
+        except Stopped:
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
             raise
         text = _write_results(folder, done, sources.failed)
     if to_stdout:
