@@ -58,9 +58,8 @@ def labelme(root: Path) -> tuple[Path, str]:
         labelme_shape("cup", triangle, group_id="x"),
     ]
     (root / "b.json").write_text(json.dumps(labelme_file("b.png", SIZE, shapes[:1])))
-    (root / "a.json").write_text(
-        json.dumps(labelme_file("a.png", SIZE, shapes, imageData=png(np.ones(SIZE, np.uint8))))
-    )
+    content = labelme_file("a.png", SIZE, shapes, imageData=png(np.ones(SIZE, np.uint8)))
+    (root / "a.json").write_text(json.dumps(content))
     return root / "a.json", "all"
 
 
@@ -137,10 +136,12 @@ def of_yaml(content: bytes) -> tuple[Any, Callable[[Any], bytes]]:
 
 
 def of_pickle(content: bytes) -> tuple[Any, Callable[[Any], bytes]]:
-    return pickle.loads(content), lambda value: pickle.dumps(value, 2)  # noqa: S301: written by this test
+    value = pickle.loads(content)  # noqa: S301  written by this test
+    return value, lambda changed: pickle.dumps(changed, 2)
 
 
-KINDS = {
+Parser = Callable[[bytes], tuple[Any, Callable[[Any], bytes]]]
+KINDS: dict[str, tuple[Callable[[Path], tuple[Path, str]], Parser | None]] = {
     "labelme": (labelme, of_json),
     "yolo": (yolo, None),
     "yolo_config": (yolo_config, of_yaml),
@@ -156,9 +157,7 @@ KINDS = {
 }
 
 
-def changed(
-    draw: st.DrawFn, content: bytes, parse: Callable[[bytes], tuple[Any, Callable[[Any], bytes]]] | None
-) -> bytes:
+def changed(draw: st.DrawFn, content: bytes, parse: Parser | None) -> bytes:
     """The content of a file with one to three mutations of its values, or of its bytes."""
     if parse is None:
         return mutated_bytes(draw, content)

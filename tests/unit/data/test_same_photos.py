@@ -74,8 +74,8 @@ def named(dataset: Dataset) -> list[tuple[str, list[tuple[str, list[float], floa
     for record in sorted(dataset, key=lambda record: record.path.stem):
         rows = zip(record.labels.tolist(), record.boxes, record.areas, record.segmentations, record.crowd, strict=True)
         objects = [
-            (dataset.classes[label], box.tolist(), float(area), simple(one), bool(crowd))
-            for label, box, area, one, crowd in rows
+            (dataset.classes[label], box.tolist(), float(area), simple(outline), bool(crowd))
+            for label, box, area, outline, crowd in rows
         ]
         found.append((record.path.stem, objects))
     return found
@@ -200,9 +200,8 @@ def test_voc_boxes_are_within_a_pixel_and_masks_agree_where_they_are_visible(
         assert [boxes.classes[label] for label in record.labels] == [name_of(tables, one) for one in objects]
         for one, (x1, y1, x2, y2) in zip(objects, record.boxes.tolist(), strict=True):
             x, y, width, height = one["bbox"]
-            worst = max(
-                worst, *(abs(a - b) for a, b in zip((x1, y1, x2, y2), (x, y, x + width, y + height), strict=True))
-            )
+            corners = (x, y, x + width, y + height)
+            worst = max(worst, *(abs(a - b) for a, b in zip((x1, y1, x2, y2), corners, strict=True)))
         visible = np.zeros((image["height"], image["width"]), dtype=np.int64)
         for number, one in enumerate(objects, start=1):
             visible[mask_of(one, image)] = number
