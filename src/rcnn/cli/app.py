@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rcnn.cli.convert import convert
+from rcnn.cli.data import data
 from rcnn.cli.demo import demo
 from rcnn.cli.doctor import doctor
 from rcnn.cli.eval import evaluate
@@ -28,6 +29,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("convert")(convert)
 app.add_typer(models, name="models")
+app.add_typer(data, name="data")
 app.command("doctor")(doctor)
 app.command("demo")(demo)
 

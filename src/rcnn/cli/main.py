@@ -18,6 +18,7 @@ COMMANDS = {
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
     "models": "List the models, or show the settings of one.",
+    "data": "Check, describe, divide and download data sets.",
     "doctor": "Show what this machine has, and how to install what is missing.",
     "demo": "Train and evaluate a small Mask R-CNN on synthetic images, in minutes.",
 }
@@ -27,8 +28,9 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 
-REPEATABLE = ("--allow", "--allow-missing", "--allow-unused")  # options that may be given several times
-NOT_EMPTY = ("--data", "--output")  # options with paths: an empty value would mean the current folder
+# options that may be given several times
+REPEATABLE = ("--allow", "--allow-missing", "--allow-unused", "--only", "--skip")
+NOT_EMPTY = ("--data", "--output", "--fix")  # options with paths: an empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"
 )  # as torch says it

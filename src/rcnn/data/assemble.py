@@ -9,15 +9,14 @@ Letters: I images, A objects, K classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Image, Tables
 from rcnn.data.messages import Warnings, close_to, counted, few
-from rcnn.data.records import Dataset, Objects
+from rcnn.data.records import Dataset, Objects, Reader
 from rcnn.data.segmentations import pack_outlines
 
 NOT_TRAINED = "skipped in training, kept in evaluation"
@@ -31,7 +30,7 @@ def assemble(
     split: str,
     classes: Sequence[str] | None,
     ignore_others: bool,
-    reader: Callable[[KnownImages | None], Tables],
+    reader: Reader,
 ) -> Dataset:
     """The data set of the tables. `classes` and `ignore_others` as in `open_dataset`; `reader` reads the tables again.
 

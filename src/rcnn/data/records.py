@@ -8,8 +8,9 @@ Letters: I images, A objects of the whole data set, N objects of one image, J ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ import numpy as np
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
-from rcnn.data.messages import Finding
-from rcnn.data.segmentations import Outlines, Segmentation
+from rcnn.data.messages import Finding, few
+from rcnn.data.segmentations import Outlines, Segmentation, ranges
+
+Reader = Callable[[KnownImages | None], Tables]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,10 +63,23 @@ class Objects:
     outlines: Outlines
     keypoints: np.ndarray | None  # (A, J, 3) float32
 
+    def subset(self, places: np.ndarray, starts: np.ndarray) -> Objects:
+        """The objects at `places`, those of the new image i at starts[i] to starts[i + 1]."""
+        return Objects(
+            starts=starts,
+            boxes=self.boxes[places],
+            labels=self.labels[places],
+            crowd=self.crowd[places],
+            areas=self.areas[places],
+            ids=self.ids[places],
+            outlines=self.outlines.subset(places),
+            keypoints=None if self.keypoints is None else self.keypoints[places],
+        )
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """The annotated images of one split; `open_dataset` makes it.
+    """The annotated images of a split, or of several as one; `open_dataset` makes it.
 
     Objects that cannot be used in training (empty boxes, boxes outside the image) are not in the records; `warnings`
     counts them; `to_coco` has all that evaluation can use.
@@ -81,7 +97,7 @@ class Dataset:
     objects: Objects
     categories: tuple[Category, ...]  # (K,) as the annotation file has them, names made unique
     label_of: dict[int, int]  # category id of the annotation file -> label
-    reader: Callable[[KnownImages | None], Tables]  # reads the tables again, for `to_coco`
+    reader: Reader  # reads the tables again, for `to_coco`
     keypoints_differ: bool = False  # objects have different numbers of keypoints, so none are used
     findings: tuple[Finding, ...] = ()  # faults of the annotation file
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
@@ -126,6 +142,28 @@ class Dataset:
         """Whether some object, crowds not counted, has an outline, so that masks can be trained and evaluated."""
         return bool(self.objects.outlines.given[~self.objects.crowd].any())
 
+    def subset(self, places: Sequence[int] | np.ndarray, name: str = "") -> Dataset:
+        """The images at `places` in this order, each once, e.g. range(10); `name` replaces the name of the split."""
+        chosen = np.asarray(places, dtype=np.int64).reshape(-1)
+        if len(np.unique(chosen)) < len(chosen) or not np.isin(chosen, np.arange(len(self))).all():
+            raise ValueError(f"places {few(chosen.tolist())}: expected different numbers from 0 to {len(self) - 1}")
+        objects, starts = ranges(self.objects.starts, chosen)
+        return replace(
+            self,
+            split=name or self.split,
+            image_ids=tuple(self.image_ids[place] for place in chosen.tolist()),
+            file_names=tuple(self.file_names[place] for place in chosen.tolist()),
+            sizes=self.sizes[chosen],
+            objects=self.objects.subset(objects, starts),
+            reader=partial(_read_all, self.reader),
+        )
+
+    @property
+    def class_counts(self) -> dict[str, int]:
+        """Number of objects of each class, crowds not counted, in the order of the labels."""
+        counts = np.bincount(self.objects.labels[~self.objects.crowd], minlength=len(self.classes))
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
     def as_one_class(self, name: str) -> Dataset:
         """The same objects, all of class `name`, with category id 1."""
         return replace(
@@ -149,10 +187,16 @@ class Dataset:
             )
         ]
         annotations: list[Annotation] = []
+        own = set(self.image_ids)
         for annotation in self.reader((self.folder, images)).annotations:
             label = self.label_of.get(annotation["category_id"])
-            if label is not None:
+            if label is not None and annotation["image_id"] in own:
                 ours = annotation.copy()
                 ours["category_id"] = self.category_ids[label]
                 annotations.append(ours)
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}
+
+
+def _read_all(reader: Reader, known: KnownImages | None) -> Tables:
+    """The tables of the whole data set; `known` are the images of a part of it, so they are searched for again."""
+    return reader(None)

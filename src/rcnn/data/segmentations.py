@@ -51,6 +51,26 @@ class Outlines:
         """Number of edges of each object, (A,): exact for polygons, at most two per byte of run lengths."""
         return np.diff(self.point_starts[self.part_starts]) // 2 + 2 * np.diff(self.rle_starts)
 
+    def subset(self, places: np.ndarray) -> Outlines:
+        """The outlines of the objects at `places` (S,) int64, in that order."""
+        parts, part_starts = ranges(self.part_starts, places)
+        points, point_starts = ranges(self.point_starts, parts)
+        runs, rle_starts = ranges(self.rle_starts, places)
+        return Outlines(
+            part_starts=part_starts,
+            point_starts=point_starts,
+            points=self.points[points],
+            rle_starts=rle_starts,
+            rle_bytes=self.rle_bytes[runs],
+        )
+
+
+def ranges(starts: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The elements of the ranges starts[p] to starts[p + 1] of all `places` (S,), and the new starts (S + 1,)."""
+    lengths = starts[places + 1] - starts[places]
+    new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return np.arange(new[-1]) + np.repeat(starts[places] - new[:-1], lengths), new
+
 
 def pack_outlines(annotations: Sequence[Annotation]) -> Outlines:
     """The outlines of A checked annotations."""

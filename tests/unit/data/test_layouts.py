@@ -57,17 +57,6 @@ def test_names_in_the_file_may_hold_folders(tmp_path: Path) -> None:
     assert open_dataset(tmp_path, "all")[0].path.is_file()
 
 
-@pytest.mark.parametrize("place", ["", "train", "images/train"])
-def test_labelme_files_are_refused_by_name(tmp_path: Path, place: str) -> None:
-    (tmp_path / place).mkdir(parents=True, exist_ok=True)
-    (tmp_path / place / "1.json").write_text(json.dumps({"version": "5.4", "shapes": [], "imagePath": "1.png"}))
-    message = r"1\.json and others: these are labelme files; that format is not supported yet.*labelme2coco\.py"
-    with pytest.raises(FileNotFoundError, match=message):
-        splits(tmp_path)
-    with pytest.raises(FileNotFoundError, match=message):
-        open_dataset(tmp_path, "train")
-
-
 def test_splits_are_sorted_and_captions_are_not_splits(tmp_path: Path) -> None:
     for split in ("val", "train"):
         write_coco(tmp_path, TABLES, split)
@@ -97,20 +86,136 @@ def test_a_split_that_is_not_there(tmp_path: Path) -> None:
 def test_a_folder_without_annotations(tmp_path: Path) -> None:
     write_images(tmp_path, NAMES)
     for call in (lambda: splits(tmp_path), lambda: open_dataset(tmp_path, "train")):
-        with pytest.raises(FileNotFoundError, match=r"no annotations of a known layout.*via_region_data.json"):
+        with pytest.raises(FileNotFoundError, match=r"no annotations in a known format. It contains 2 \.png"):
             call()
 
 
 def test_no_folder_at_all(tmp_path: Path) -> None:
     for call in (lambda: splits(tmp_path / "absent"), lambda: open_dataset(tmp_path / "absent", "train")):
-        with pytest.raises(FileNotFoundError, match=r"absent is not a folder"):
+        with pytest.raises(FileNotFoundError, match=r"absent does not exist; expected the folder of a data set"):
             call()
 
 
-def test_the_error_for_the_folder_of_one_split_names_the_folder_to_give(tmp_path: Path) -> None:
+def test_the_folder_of_one_split_is_a_data_set_that_is_not_divided(tmp_path: Path) -> None:
     root = place(tmp_path, "valid/_annotations.coco.json", "valid")
-    with pytest.raises(FileNotFoundError, match="give the folder above it, and valid as the split"):
-        open_dataset(root / "valid", "valid")
+    assert splits(root) == ["valid"]
+    assert splits(root / "valid") == ["all"]
+    whole, part = open_dataset(root, "valid"), open_dataset(root / "valid")
+    assert [record.path for record in part] == [record.path for record in whole]
+    with pytest.raises(FileNotFoundError, match="has no split 'train'; it has all"):
+        open_dataset(root / "valid", "train")
+
+
+@pytest.mark.parametrize(
+    ("file", "images", "split"),
+    [
+        ("annotations/instances_val2017.json", "val2017", "val2017"),
+        ("annotations/instances_minival2014.json", "val2014", "minival2014"),
+        ("annotations/instances_default.json", "images/default", "default"),
+        ("train/_annotations.coco.json", "train", "all"),
+        ("result.json", "images", "all"),
+        ("my_labels.json", ".", "my_labels"),
+        ("my_labels.json", "images", "my_labels"),
+    ],
+)
+def test_an_annotation_file_instead_of_a_folder(tmp_path: Path, file: str, images: str, split: str) -> None:
+    root = place(tmp_path, file, images)
+    assert splits(root / file) == [split]
+    dataset = open_dataset(root / file)
+    assert dataset.split == split
+    assert dataset.annotation_file == root / file
+    assert [record.path.resolve() for record in dataset] == [(root / images / name).resolve() for name in NAMES]
+    with pytest.raises(ValueError, match=r"is one annotation file, so it has no split 'other'"):
+        open_dataset(root / file, "other")
+    with pytest.raises(ValueError, match=r"is an annotation file, so annotations='x.json' .* has no meaning"):
+        open_dataset(root / file, annotations="x.json")
+
+
+def test_images_in_a_folder_that_the_user_names(tmp_path: Path) -> None:
+    root = place(tmp_path / "labels", "boxes.json", "../elsewhere/photos")
+    with pytest.raises(FileNotFoundError, match="none of them in"):
+        open_dataset(root / "boxes.json")
+    dataset = open_dataset(root / "boxes.json", images=tmp_path / "elsewhere" / "photos")
+    assert dataset[1].path == tmp_path / "elsewhere" / "photos" / "2.png"
+    assert len(dataset.to_coco()["annotations"]) == 2
+    with pytest.raises(FileNotFoundError, match=r"--images .*absent is not a folder"):
+        open_dataset(root, images=tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("split", "folder"),
+    [
+        ("minival2014", "val2014"),
+        ("valminusminival2014", "val2014"),
+        ("val2017_100", "val2017"),
+        ("test-dev2017", "test2017"),
+        ("val2017", "val2017"),
+    ],
+)
+def test_parts_of_coco_have_their_images_in_the_folder_of_the_whole_split(
+    tmp_path: Path, split: str, folder: str
+) -> None:
+    root = place(tmp_path, f"annotations/instances_{split}.json", folder)
+    assert open_dataset(root, split).folder == root / folder
+
+
+def test_boxes_in_fractions_of_the_image(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1, bbox=[0, 0, 1, 1], segmentation=None, area=None)])
+    root = write_coco(tmp_path, tables)
+    assert open_dataset(root)[0].boxes.tolist() == [[0, 0, 1, 1]]  # may be a pixel: only the user can know
+    dataset = open_dataset(root, relative_boxes=True)
+    assert dataset[0].boxes.tolist() == [[0, 0, 60, 40]]
+    assert dataset.warnings == ()
+    assert dataset[0].areas.tolist() == [2400]
+
+
+def test_files_of_coco_that_have_no_objects(tmp_path: Path) -> None:
+    (tmp_path / "annotations").mkdir()
+    entries: list[dict[str, Any]] = [{"id": 1, "image_id": 1, "caption": "a kite"}]
+    captions: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": entries}
+    file = tmp_path / "annotations" / "captions_val2017.json"
+    file.write_text(json.dumps(captions))
+    with pytest.raises(FileNotFoundError, match=r"captions_val2017.json has captions.*: get COCO's instances"):
+        open_dataset(tmp_path)
+    with pytest.raises(ValueError, match=r"has captions, not objects.*expected a file such as instances_val2017.json"):
+        open_dataset(file)
+    file.write_text(json.dumps(captions | {"annotations": [{"image_id": 1, "segments_info": []}]}))
+    with pytest.raises(ValueError, match="has panoptic segmentations, not objects"):
+        open_dataset(file)
+
+
+def test_images_without_ground_truth(tmp_path: Path) -> None:
+    tables = coco_tables([])
+    del tables["annotations"]
+    root = place(tmp_path, "annotations/image_info_test-dev2017.json", "test2017")
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(tables))
+    assert splits(root) == ["test-dev2017"]
+    with pytest.raises(ValueError, match=r"2 images without ground truth.*rcnn predict .* --split test-dev2017"):
+        open_dataset(root)
+    assert len(open_dataset(root, allow_empty=True)) == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.jpg": "x", "b.jpg": "x"}, r"contains 2 \.jpg\. There are images, but no annotations: outline the objects"),
+        ({"x/a.jpg": "", "x/a.csv": "a,b"}, r"1 \.csv.* in the folders x\. x/a\.csv is a table: convert it"),
+        ({"data.zip": ""}, "data.zip is an archive: unpack it"),
+        ({"my.json": '{"a": 1}'}, "my.json is a JSON object with a"),
+        ({"my.json": "[1, 2]"}, "my.json is a JSON list of 2 entries"),
+        ({"my.json": "[1, 2"}, "my.json is not valid JSON: it may be cut short"),
+        ({}, "contains no files. Give the folder that contains the images"),
+    ],
+)
+def test_an_unknown_folder_is_answered_with_what_it_looks_like(
+    tmp_path: Path, files: dict[str, str], message: str
+) -> None:
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    with pytest.raises(FileNotFoundError, match=message) as error:
+        open_dataset(tmp_path)
+    assert "The formats are COCO, VIA" in str(error.value)
 
 
 def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:

@@ -35,11 +35,14 @@ def check_boxes(
     limits: np.ndarray,
     ids: Sequence[Id],
     warnings: Warnings,
+    *,
+    relative: bool = False,
 ) -> tuple[np.ndarray, bool]:
     """The boxes (A, 4) float64 x, y, width, height, NaN where an object has neither box nor outline.
 
-    Also returns whether they were fractions of the image in the file. `sizes` (A, 2) int64 are height and width of the
-    images, `limits` (A,) the largest coordinates that are accepted.
+    Also returns whether they were fractions of the image in the file: because `relative` says so, or because all values
+    are between 0 and 1. `sizes` (A, 2) int64 are height and width of the images, `limits` (A,) the largest coordinates
+    that are accepted.
     """
     every = np.asarray(ids, dtype=object)
     boxes, text = number_rows(values, 4)
@@ -48,9 +51,10 @@ def check_boxes(
     plausible = (np.abs(boxes) <= limits[:, None]).all(axis=1) & (boxes[:, 2:] >= 0).all(axis=1)  # False for NaN
     boxes[~plausible] = np.nan
     around = outline_boxes(outlines, masks=False)
-    relative = bool(plausible.any()) and fractions(boxes[plausible])
+    given, relative = relative, relative or (bool(plausible.any()) and fractions(boxes[plausible]))
     if relative:
         boxes *= np.tile(sizes[:, ::-1], 2)
+    if relative and not given:
         warnings.add(
             "a bbox in fractions of the image",
             "multiplied by its width and height",
@@ -104,9 +108,9 @@ def _in_coco_form(
     if not len(known):
         _warn_of_corners(boxes, sizes, ids, warnings)
         return boxes
-    agreement = _iou(boxes[known], around[known])
+    agreement = box_iou_pairs(boxes[known], around[known])
     for form, convert in FORMS.items():
-        agrees = (_iou(convert(boxes[known]), around[known]) > AGREES).mean()
+        agrees = (box_iou_pairs(convert(boxes[known]), around[known]) > AGREES).mean()
         if agrees >= MIN_AGREEING_FRACTION and agrees > (agreement > AGREES).mean():
             warnings.add(
                 "a bbox that contradicts its outline as [x, y, width, height]",
@@ -139,7 +143,7 @@ def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warn
         )
 
 
-def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def box_iou_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union (A,) of boxes x, y, width, height, one by one; 1 for two that are equal and empty."""
     low = np.maximum(a[:, :2], b[:, :2])
     high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])

@@ -123,7 +123,9 @@ def _checked_annotations(
     sizes = np.array([(image["height"], image["width"]) for image in images], dtype=np.int64)[image]  # (A, 2)
     limits = np.maximum(MAX_COORDINATE, 2.0 * sizes.max(axis=1, initial=0))  # (A,)
     outlines = check_outlines([entry.get("segmentation") for entry in written], sizes, limits, ids, warnings)
-    boxes, relative = check_boxes([entry.get("bbox") for entry in written], outlines, sizes, limits, ids, warnings)
+    boxes, relative = check_boxes(
+        [entry.get("bbox") for entry in written], outlines, sizes, limits, ids, warnings, relative=raw.relative_boxes
+    )
     stated = [None if relative else entry.get("area") for entry in written]
     areas = check_areas(stated, boxes, outlines, ids, warnings)
     crowds, odd = flags([entry.get("iscrowd", 0) for entry in written])

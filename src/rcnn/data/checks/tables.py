@@ -62,6 +62,7 @@ class RawTables:
     images: list[RawEntry]
     annotations: list[RawEntry]
     categories: list[RawEntry]
+    relative_boxes: bool = False  # boxes are fractions of the image, as the user says; else found out from their values
     metric: MetricName = "coco"  # that data sets of the format are evaluated with by default
 
 

@@ -1,6 +1,7 @@
-"""COCO's format: one JSON file per split with the tables images, annotations and categories. Also Roboflow's and LVIS'.
+"""COCO's format: one JSON file per split with the tables images, annotations and categories.
 
-Lin et al. 2014; https://cocodataset.org/#format-data. LVIS v1 names its image files by URL.
+Lin et al. 2014; https://cocodataset.org/#format-data. Roboflow, CVAT, Label Studio and LVIS write it too, each with its
+own file names. LVIS v1 names its image files by URL.
 """
 
 from __future__ import annotations
@@ -9,24 +10,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rcnn.data.checks.check import KnownImages, check_tables
-from rcnn.data.checks.tables import RawTables, Tables
+from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
 from rcnn.data.messages import Warnings, few
 
 NAME = "COCO"
 KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone
 PATTERNS = (
-    "annotations/instances_{split}.json",  # COCO
+    "annotations/instances_{split}.json",  # COCO, CVAT (instances_default.json)
     KEYPOINTS,
     "annotations/lvis_v1_{split}.json",
     "lvis_v1_{split}.json",
     "annotations/{split}.json",
     "{split}/_annotations.coco.json",  # Roboflow
     "{split}/annotations.json",
+    "_annotations.coco.json",  # Roboflow without splits, or the folder of one
+    "result.json",  # Label Studio
+    "annotations.json",
     "{split}.json",
+    "annotations/image_info_{split}.json",  # COCO's test images, without annotations
 )
-KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco")  # content need not be read
+KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")  # need not be read
 TABLES = ("images", "annotations", "categories")
+# What other files of COCO hold, by a field of their annotations.
+OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
@@ -41,22 +48,48 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
 
 
 def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+    folder: Path,
+    split: str,
+    *,
+    annotations: str = "",
+    keypoints: bool = False,
+    known: KnownImages | None = None,
+    images: Path | None = None,
+    relative_boxes: bool = False,
 ) -> Tables:
     """The checked tables of a split.
 
     Where both of COCO's files are there, `keypoints` reads person_keypoints_SPLIT.json. `known` images are not
-    searched for again. Raises ValueError or OSError, with the file and what is wrong in it.
+    searched for again. `images` is their folder, which may be outside `folder`. `relative_boxes`: boxes are fractions
+    of the image. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     file = annotation_file(folder, split, _patterns(annotations, keypoints))
     if file is None:
         raise FileNotFoundError(f"{folder} has no COCO annotation file of split {split!r}")
-    data = read_json(file)
-    tables: dict[str, list[dict[str, object]]] = {}
-    for name in TABLES:
-        table = data.get(name) if isinstance(data, dict) else None
-        if isinstance(table, list):
-            tables[name] = table
+    tables = _tables(read_json(file), file)
+    raw = RawTables(
+        file=file,
+        root=folder if images is None else images,
+        folders=image_folders(file, folder, split, images),
+        images=tables["images"],
+        annotations=tables["annotations"],
+        categories=tables["categories"],
+        relative_boxes=relative_boxes,
+    )
+    return check_tables(raw, Warnings(file), known)
+
+
+def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
+    """The three tables of a file. ValueError if one is missing, or if it is another of COCO's files."""
+    tables = {name: data[name] for name in TABLES if isinstance(data, dict) and isinstance(data.get(name), list)}
+    first = tables.get("annotations", [None])[:1]
+    for field, what in OTHER_FILES.items():
+        if first and isinstance(first[0], dict) and field in first[0]:
+            raise ValueError(
+                f"{file} has {what}, not objects with boxes or outlines: expected a file such as instances_val2017.json"
+            )
+    if isinstance(data, dict) and "annotations" not in data and {"images", "categories"} <= tables.keys():
+        return {**tables, "annotations": []}  # test images without ground truth
     if len(tables) < len(TABLES):
         missing = ", ".join(name for name in TABLES if name not in tables)
         holds = few(sorted(map(str, data))) or "nothing" if isinstance(data, dict) else f"a {type(data).__name__}"
@@ -64,15 +97,7 @@ def read(
             f"{file} is not a COCO annotation file: it has no list {missing} (it holds {holds}); expected an object "
             "with images, annotations and categories, or a VIA export"
         )
-    raw = RawTables(
-        file=file,
-        root=folder,
-        folders=image_folders(file, folder, split),
-        images=tables["images"],
-        annotations=tables["annotations"],
-        categories=tables["categories"],
-    )
-    return check_tables(raw, Warnings(file), known)
+    return tables
 
 
 def _patterns(annotations: str, keypoints: bool = False) -> Sequence[str]:

@@ -12,13 +12,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from rcnn.data.messages import close_to
-
-BESIDE = ("_annotations.coco", "via_region_data")  # names of files in the image folder of their split
+ALL = "all"  # name of the split of a data set that is not divided
 # Prefixes of names that are not splits, where only the end of the name tells.
-NO_SPLITS = ("instances_", "person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "lvis_", *BESIDE)
+NO_SPLITS = (
+    "instances_", "person_keypoints_", "captions_", "stuff_", "panoptic_", "image_info_", "lvis_", "_annotations.coco",
+    "via_region_data",
+)  # fmt: skip
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
+# Splits of COCO whose images are in the folder of another split: minival2014 and valminusminival2014 (Girshick),
+# val2017_100 (tensorpack), test-dev2017.
+PART_OF = re.compile(r"(?:mini|valminusmini)(?P<val>val\d{4})|(?P<numbered>\w+?\d{4})_\d+|test-\w+?(?P<test>\d{4})")
 
 
 @contextmanager
@@ -45,78 +49,73 @@ def read_json(file: Path) -> object:
 
 
 def require_one_per_split(annotations: str) -> None:
-    """Raise ValueError for the path of one annotation file where a pattern of several is needed."""
-    if annotations and "{split}" not in annotations:
+    """Raise ValueError for the path of one JSON file where a pattern of several is needed."""
+    if annotations.endswith(".json") and "{split}" not in annotations:
         raise ValueError(f"annotations {annotations!r} is one file: write {{split}} in place of the split's name")
 
 
 def annotation_file(folder: Path, split: str, patterns: Sequence[str]) -> Path | None:
-    """The first existing file of a split; None if there is none."""
-    files = (folder / pattern.replace("{split}", split) for pattern in patterns)
+    """The first existing file of a split; None if there is none. A pattern alone may be one file for every split."""
+    own = (pattern for pattern in patterns if "{split}" in pattern or split == ALL or len(patterns) == 1)
+    files = (folder / pattern.replace("{split}", split) for pattern in own)
     return next((file for file in files if file.is_file()), None)
 
 
-def image_folders(file: Path, folder: Path, split: str) -> tuple[Path, ...]:
-    """Where the images of a split may be, in order: in the folder of its annotation file, then in the usual folders."""
-    folders = [file.parent, *(folder / pattern.replace("{split}", split) for pattern in IMAGES)]
+def split_of(file: Path, folder: Path, patterns: Sequence[str]) -> str:
+    """The split that a file within `folder` is named after; "all" if its name has none of the usual forms."""
+    path = file.relative_to(folder).as_posix()
+    for pattern in patterns:
+        before, _, after = pattern.partition("{split}")
+        if "{split}" not in pattern and path == pattern:
+            return ALL
+        named = re.fullmatch(re.escape(before) + "(?P<split>[^/]+)" + re.escape(after), path)
+        if named and not (pattern in BY_ENDING and file.name.startswith(NO_SPLITS)):
+            return named["split"]
+    return ALL
+
+
+def image_folders(file: Path, folder: Path, split: str, images: Path | None = None) -> tuple[Path, ...]:
+    """Where the images of a split may be, in order.
+
+    `images`, if the user says where; else the folder of the annotation file, then the usual folders.
+    """
+    if images is not None:
+        return (images,)
+    names = [split, *([whole] if (whole := whole_split(split)) else [])]
+    folders = [file.parent, *(folder / pattern.replace("{split}", name) for pattern in IMAGES for name in names)]
     return tuple(dict.fromkeys(one for one in folders if one != folder / "annotations"))
+
+
+def whole_split(split: str) -> str:
+    """The split of COCO whose folder has the images of a part of it: val2014 of minival2014; empty: `split` is none."""
+    part = PART_OF.fullmatch(split)
+    if part is None:
+        return ""
+    return part["val"] or part["numbered"] or f"test{part['test']}"
 
 
 def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], bool]) -> set[str]:
     """Names of the splits that have a file matching one of `patterns` for which `holds` returns True.
 
-    Files that match only by the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS).
+    A pattern without "{split}" is the file of a data set that is not divided: the split "all". Files that match only by
+    the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS).
     """
     names: set[str] = set()
+    fixed = [pattern for pattern in patterns if "{split}" not in pattern]
     for pattern in patterns:
+        if "{split}" not in pattern:
+            names |= {ALL} if (folder / pattern).is_file() and holds(folder / pattern) else set()
+            continue
         before, _, after = pattern.partition("{split}")
         shape = re.compile(re.escape(before) + "(?P<split>[^/]+)" + re.escape(after.replace("{split}", "(?P=split)")))
         for path in sorted(folder.glob(pattern.replace("{split}", "*"))):
             named = shape.fullmatch(path.relative_to(folder).as_posix())
             if named is None or not path.is_file():
                 continue
-            if pattern in BY_ENDING and path.name.startswith(NO_SPLITS):
+            if pattern in BY_ENDING and (
+                path.name.startswith(NO_SPLITS) or path.relative_to(folder).as_posix() in fixed
+            ):
                 continue
             if holds(path):
                 names.add(named["split"])
     return names
-
-
-def _labelme_file(folder: Path, split: str) -> Path | None:
-    """A file of labelme (one JSON file per image) where the images of a split may be; None if there is none."""
-    for place in IMAGES:
-        file = min(folder.glob(f"{place.replace('{split}', split or '*')}/*.json"), default=None)
-        if file is not None and file.is_file():
-            content = file.read_bytes()
-            if b'"shapes"' in content and b'"imagePath"' in content:
-                return file
-    return None
-
-
-def nothing_found(folder: Path, split: str, splits: Sequence[str], patterns: Sequence[str]) -> FileNotFoundError:
-    """The error for a folder without the annotations of a split ("": of any split); `splits` are those it has."""
-    tried = ", ".join(pattern.replace("{split}", split or "SPLIT") for pattern in patterns)
-    if not folder.is_dir():
-        return FileNotFoundError(f"{folder} is not a folder; expected the folder of a data set, with one of {tried}")
-    inside = [f"{name}.json" for name in BESIDE if (folder / f"{name}.json").is_file()]
-    name = folder.resolve().name
-    if len(patterns) == 1:
-        return FileNotFoundError(
-            f"{folder} has no {tried}, the annotation file that was asked for; expected a path within that folder"
-        )
-    if splits:
-        return FileNotFoundError(
-            f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}. "
-            f"Searched for {tried}"
-        )
-    if inside:
-        return FileNotFoundError(
-            f"{folder} holds {inside[0]}, so it is one split: give the folder above it, and {name} as the split; "
-            f"searched for {tried}"
-        )
-    if (labelme := _labelme_file(folder, split)) is not None:
-        return FileNotFoundError(
-            f"{folder} has no annotations of a known layout. {labelme.relative_to(folder)} and others: these are "
-            "labelme files; that format is not supported yet. Convert them to COCO's, e.g. with its labelme2coco.py"
-        )
-    return FileNotFoundError(f"{folder} has no annotations of a known layout; searched for {tried}")

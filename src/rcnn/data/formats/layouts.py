@@ -1,19 +1,17 @@
-"""A folder and the name of a split -> Dataset, whatever the format of its annotations."""
+"""The formats, and which of them reads a split of a data set."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, via
-from rcnn.data.formats.files import annotation_file, collector_paused, nothing_found, require_one_per_split
-from rcnn.data.messages import counted
-from rcnn.data.records import Dataset
+from rcnn.data.formats.files import annotation_file, collector_paused, require_one_per_split, split_of
+from rcnn.data.formats.unknown import no_such_split, not_recognised
 
 
 class Format(Protocol):
@@ -52,108 +50,106 @@ class Format(Protocol):
 FORMATS: tuple[Format, ...] = (coco, via)  # the first that recognises a split reads it
 
 
-def open_dataset(
-    directory: Path | str,
-    split: str,
-    classes: str | Sequence[str] | None = None,
-    *,
-    ignore_others: bool = False,
-    keypoints: bool = False,
-    one_class: bool = False,
+@dataclass(frozen=True, kw_only=True)
+class Location:
+    """Where the annotations and images of a data set are, as the user says."""
+
+    folder: Path
+    annotations: str = ""  # path within `folder`, with "{split}" for the name of the split; empty: the usual names
+    file_split: str = ""  # the split of the one annotation file that the user gave instead of a folder
+    images: Path | None = None  # folder of the images; None: searched for in the usual places
+    keypoints: bool = False  # prefers COCO's person_keypoints_SPLIT.json
+    relative_boxes: bool = False  # boxes are fractions of the image
+
+
+def locate(
+    path: Path,
     annotations: str = "",
-    strict: bool = False,
-    allow_empty: bool = False,
-) -> Dataset:
-    """The images and objects of one split of the data set in a folder.
+    *,
+    images: Path | None = None,
+    keypoints: bool = False,
+    relative_boxes: bool = False,
+) -> Location:
+    """The location of a data set, `path` being its folder or its one annotation file.
 
-    `classes` give the labels their names and order (e.g. those of a checkpoint). Objects of other classes are ignored
-    with a warning, or without one if `ignore_others`. Without `classes`, labels follow ascending category ids.
-    `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json where both are there; `annotations`
-    names the file within the folder, with "{split}" for the split: "labels/{split}_v2.json".
-    `one_class` gives all objects the one class in `classes`, or "object", as proposals need it.
-
-    Faulty objects and fields are repaired or skipped, and counted in `Dataset.warnings`; `strict` raises ValueError
-    instead. A split without objects to train on is refused unless `allow_empty`.
-    Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
+    Raises FileNotFoundError where there is neither, ValueError for `annotations` beside a file.
     """
-    folder = Path(directory)
-    classes = (classes,) if isinstance(classes, str) else classes
-    reader = partial(_read, folder, split, annotations, keypoints)
-    with collector_paused():
-        tables = reader(None)
-        dataset = assemble(
-            tables,
-            root=folder,
-            split=split,
-            classes=None if one_class else classes,
-            ignore_others=ignore_others,
-            reader=reader,
+    if images is not None and not images.is_dir():
+        raise FileNotFoundError(f"--images {images} is not a folder; expected the folder of the images")
+    there = partial(Location, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
+    if path.is_dir():
+        return there(folder=path, annotations=annotations)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; expected the folder of a data set, or an annotation file. The formats are "
+            f"{names_of_formats()}"
         )
-    if strict and dataset.warnings:
-        raise ValueError(
-            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict):\n"
-            + "\n".join(dataset.warnings)
-        )
-    if not allow_empty and not dataset.num_training_objects:
-        raise ValueError("\n".join((_without_objects(dataset), *dataset.warnings)))
-    return dataset.as_one_class(classes[0] if classes else "object") if one_class else dataset
+    if annotations:
+        raise ValueError(f"{path} is an annotation file, so annotations={annotations!r} (--annotations) has no meaning")
+    folder = path.parent.parent if path.parent.name == "annotations" else path.parent
+    file = path.relative_to(folder).as_posix()
+    # other files, e.g. YOLO's data.yaml, list splits themselves
+    split = split_of(path, folder, PATTERNS) if path.suffix.lower() == ".json" else ""
+    return there(folder=folder, annotations=file, file_split=split)
 
 
-def splits(directory: Path | str, annotations: str = "") -> list[str]:
-    """Names of the splits in a folder, sorted; `annotations` as in `open_dataset`.
+PATTERNS = tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))  # of annotation files that hold a whole split
+
+
+def splits_at(location: Location) -> list[str]:
+    """Names of the splits, sorted; at least one.
 
     Raises FileNotFoundError where there is none, ValueError for `annotations` that is one file for all splits.
     """
-    folder = Path(directory)
-    require_one_per_split(annotations)
-    found = _splits(folder, annotations)
+    if location.file_split:
+        return [location.file_split]
+    require_one_per_split(location.annotations)
+    found = sorted({name for one in FORMATS for name in one.splits(location.folder, location.annotations)})
     if not found:
-        raise nothing_found(folder, "", (), _patterns(annotations))
+        raise not_recognised(location.folder, location.annotations, names_of_formats())
     return found
 
 
-def _read(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
-    """As `read_tables`, but raises what the file is refused for; `known` images are not searched for again."""
-    tables = _read_any(folder, split, annotations, keypoints, known)
+def read_split(location: Location, split: str, known: KnownImages | None = None) -> Tables:
+    """The tables of a split; `known` images are not searched for again.
+
+    Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    tables = _read(location, split, known)
     if tables.refusals:
         raise tables.refusals[0]
     return tables
 
 
-def read_tables(folder: Path, split: str, *, annotations: str = "", keypoints: bool = False) -> Tables:
+def read_tables(path: Path, split: str, *, annotations: str = "", keypoints: bool = False) -> Tables:
     """The checked tables of a split, without the entries that `open_dataset` would refuse: see Tables.refusals.
 
-    Raises FileNotFoundError and ValueError where nothing can be read.
+    `path` is the folder of the data set, or its annotation file. Raises FileNotFoundError and ValueError where nothing
+    can be read.
     """
     with collector_paused():
-        return _read_any(folder, split, annotations, keypoints, None)
+        return _read(locate(path, annotations, keypoints=keypoints), split, None)
 
 
-def _read_any(folder: Path, split: str, annotations: str, keypoints: bool, known: KnownImages | None) -> Tables:
-    """The tables of a split in the first format that recognises it; `known` images are not searched for again."""
+def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
+    """The tables of a split in the first format that recognises it."""
+    folder, annotations = location.folder, location.annotations
     chosen = next((one for one in FORMATS if one.recognises(folder, split, annotations)), None)
     if chosen is None:
-        # a file in the place of an annotation file that no format recognises: COCO's reader says what is wrong with it
-        if annotation_file(folder, split, _patterns(annotations)) is None:
-            raise nothing_found(folder, split, _splits(folder, ""), _patterns(annotations))
-        chosen = coco
-    return chosen.read(folder, split, annotations=annotations, keypoints=keypoints, known=known)
+        if annotation_file(folder, split, (annotations,) if annotations else PATTERNS) is None:
+            if annotations:
+                raise not_recognised(folder, annotations.replace("{split}", split), names_of_formats())
+            raise no_such_split(folder, split, splits_at(location), PATTERNS)
+        chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it
+    read = chosen.read
+    if chosen is coco:
+        read = partial(coco.read, images=location.images, relative_boxes=location.relative_boxes)
+    elif location.relative_boxes or location.images is not None:
+        option = "--relative-boxes" if location.relative_boxes else "--images"
+        raise ValueError(f"{option} is for COCO's format; {folder} has split {split!r} in the format of {chosen.NAME}")
+    return read(folder, split, annotations=annotations, keypoints=location.keypoints, known=known)
 
 
-def _splits(folder: Path, annotations: str) -> list[str]:
-    return sorted({name for one in FORMATS for name in one.splits(folder, annotations)})
-
-
-def _patterns(annotations: str) -> Sequence[str]:
-    """Where annotation files of a whole split may be, by their names."""
-    return (annotations,) if annotations else tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))
-
-
-def _without_objects(dataset: Dataset) -> str:
-    crowds = int(dataset.objects.crowd.sum())
-    only = f": its {counted(crowds, 'object')} {'is a crowd' if crowds == 1 else 'are crowds'}" if crowds else ""
-    return (
-        f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "
-        "Choose another split, export the annotations again, or accept this with allow_empty=True "
-        "(--allow-empty)"
-    )
+def names_of_formats() -> str:
+    """The formats, for messages."""
+    return ", ".join(one.NAME for one in FORMATS)

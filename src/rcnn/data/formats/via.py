@@ -25,6 +25,8 @@ PATTERNS = (
     "{split}/via_region_data.json",
     "annotations/{split}.json",
     "{split}/annotations.json",
+    "via_region_data.json",  # without splits, or the folder of one
+    "annotations.json",
     "{split}.json",
 )
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type")

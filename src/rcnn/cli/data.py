@@ -1,0 +1,133 @@
+"""`rcnn data`: check, repair, describe, divide and download data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcnn.cli.options import Annotations
+
+data = typer.Typer(help="Check, describe, divide and download data sets.", no_args_is_help=True)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")]
+Split = Annotated[str, typer.Option(help="One split. Defaults to all.")]
+Keypoints = Annotated[bool, typer.Option("--keypoints", help="Read person_keypoints_SPLIT.json, if there is one.")]
+Workers = Annotated[int, typer.Option(help="Threads that read images.", min=1)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@data.command("check")
+def check(
+    directory: Directory,
+    split: Split = "",
+    annotations: Annotations = "",
+    keypoints: Keypoints = False,
+    as_json: AsJson = False,
+    only: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Report only findings with this id; may be repeated.")
+    ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="Do not report findings with this id; may be repeated.")
+    ] = None,
+    no_images: Annotated[
+        bool, typer.Option("--no-images", help="Do not decode the images: faster, and finds fewer faults.")
+    ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with status 1 for warnings too.")] = False,
+    fix: Annotated[
+        Path | None, typer.Option(metavar="OUT", help="Write a copy in COCO's layout with the errors repaired to OUT.")
+    ] = None,
+    workers: Workers = 2,
+) -> None:
+    """Find the faults of a data set: errors, which stop training or change what it uses, and warnings.
+
+    Exits with status 1 if there are errors (with --fix: in the copy). Each finding has an id for --only and --skip.
+
+    Example: rcnn data check photos/ --skip self-crossing-outline
+    """
+    from rcnn.cli.progress import progress_bar
+    from rcnn.data.inspect.check import check_dataset
+    from rcnn.data.inspect.fix import fix_dataset
+
+    if fix is not None and (only or skip or no_images):
+        raise ValueError("--fix repairs all errors: leave out --only, --skip and --no-images")
+    if fix is not None:
+        done = fix_dataset(
+            directory,
+            fix,
+            split=split,
+            annotations=annotations,
+            keypoints=keypoints,
+            workers=workers,
+            progress=progress_bar,
+        )
+        report, actions = done.after, list(done.actions)
+        if not as_json:
+            for line in actions:
+                typer.echo(f"repaired: {line}")
+            typer.echo(f"wrote {fix}")
+    else:
+        report, actions = (
+            check_dataset(
+                directory,
+                split=split,
+                annotations=annotations,
+                keypoints=keypoints,
+                images=not no_images,
+                only=only or (),
+                skip=skip or (),
+                workers=workers,
+                progress=progress_bar,
+            ),
+            list[str](),
+        )
+    if as_json:
+        typer.echo(json.dumps(report.to_dict() | ({"repaired": actions} if fix is not None else {}), indent=2))
+    else:
+        for line in report.lines():
+            typer.echo(line)
+    if report.errors or (strict and report.warnings):
+        raise typer.Exit(1)
+
+
+@data.command("split")
+def split_command(
+    directory: Directory,
+    fractions: Annotated[str, typer.Option(metavar="LIST", help="Parts of all images, e.g. 0.8,0.2 or 0.7,0.2,0.1.")],
+    output: Annotated[Path, typer.Option(help="Folder for the parts; DIR itself adds annotation files alone.")],
+    split: Annotated[str, typer.Option(help="Split to divide. Defaults to the only one.")] = "",
+    names: Annotated[str, typer.Option(metavar="LIST", help="Names of the parts. Defaults to train,val(,test).")] = "",
+    annotations: Annotations = "",
+    keypoints: Keypoints = False,
+    workers: Workers = 2,
+) -> None:
+    """Divide a data set into parts with nearly the same share of every class, and write them in COCO's layout.
+
+    The choice depends on the content of the images alone, so it is the same on every machine. Copies of an image, also
+    resized or compressed again, stay in one part.
+
+    Example: rcnn data split photos/ --fractions 0.8,0.2 --output divided
+    """
+    from rcnn.cli.progress import progress_bar
+    from rcnn.data.inspect.divide import split_dataset
+
+    try:
+        parts = [float(word) for word in fractions.split(",")]
+    except ValueError as error:
+        raise ValueError(f"--fractions {fractions}: expected numbers that add up to 1, e.g. 0.8,0.2") from error
+    done = split_dataset(
+        directory,
+        parts,
+        output,
+        split=split,
+        names=names.split(",") if names else (),
+        annotations=annotations,
+        keypoints=keypoints,
+        workers=workers,
+        progress=progress_bar,
+    )
+    for line in done.lines():
+        typer.echo(line)
+    typer.echo(f"wrote {output}: use it with --data {output}")

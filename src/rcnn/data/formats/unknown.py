@@ -1,0 +1,97 @@
+"""The errors for a folder whose annotations no format recognises: what it looks like, and what is needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rcnn.data.messages import close_to, counted, few
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"))
+LOOKED_AT = 20_000  # files and folders, before the rest is not counted
+HINTS = {  # what files of other kinds are
+    ".tfrecord": "TensorFlow records: export the annotations again as COCO",
+    ".record": "TensorFlow records: export the annotations again as COCO",
+    ".csv": "a table: convert it to COCO's format, or export the annotations again as COCO",
+    ".zip": "an archive: unpack it",
+    ".tar": "an archive: unpack it",
+    ".gz": "an archive: unpack it",
+    ".safetensors": "a checkpoint, not a data set",
+    ".pth": "a checkpoint, not a data set",
+}
+
+
+def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFoundError:
+    """The error for a folder without annotations, or without those of the path or pattern that the user gave."""
+    if annotations:
+        return FileNotFoundError(
+            f"{folder} has no {annotations}, the annotation file that was asked for; expected a path within that folder"
+        )
+    files = list(_files(folder))
+    suffixes = Counter(Path(name).suffix.lower() or "(no suffix)" for name in files)
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(6)) or "no files"
+    folders = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    inside = f" in the folders {few(folders)}" if folders else ""
+    more = " (and more)" if len(files) >= LOOKED_AT else ""
+    return FileNotFoundError(
+        f"{folder} has no annotations in a known format. It contains {kinds}{more}{inside}. {_advice(folder, files)} "
+        f"The formats are {formats}: docs/data.md shows their folders. --annotations PATH names a COCO file at another "
+        "place"
+    )
+
+
+def no_such_split(folder: Path, split: str, splits: Sequence[str], patterns: Sequence[str]) -> FileNotFoundError:
+    """The error for a data set without `split`; `splits` are those it has."""
+    tried = ", ".join(pattern.replace("{split}", split) for pattern in patterns if "{split}" in pattern)
+    return FileNotFoundError(
+        f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}. Searched for {tried}"
+    )
+
+
+def _files(folder: Path) -> Iterator[str]:
+    """Paths within `folder`, up to LOOKED_AT, without hidden files."""
+    left = LOOKED_AT
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield os.path.relpath(os.path.join(place, name), folder)
+                left -= 1
+                if not left:
+                    return
+
+
+def _advice(folder: Path, files: Sequence[str]) -> str:
+    """What the files are, and what to do about it."""
+    for name in files:
+        path = folder / name
+        if path.name.startswith("captions_") and path.suffix == ".json":
+            return f"{name} has captions, not objects: get COCO's instances_*.json too."
+        if path.suffix.lower() == ".json":
+            return f"{name} is {_json_kind(path)}."
+    for name in files:
+        if hint := HINTS.get(Path(name).suffix.lower()):
+            return f"{name} is {hint}."
+    if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
+        return (
+            "There are images, but no annotations: outline the objects with a labelling tool and export them as COCO."
+        )
+    return "Give the folder that contains the images and their annotations."
+
+
+def _json_kind(path: Path) -> str:
+    """What a JSON file holds, in words; only small files are read."""
+    if path.stat().st_size > 50_000_000:
+        return "a JSON file of another kind"
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        return "not valid JSON: it may be cut short"
+    if isinstance(content, dict):
+        return f"a JSON object with {few(sorted(map(str, content))) or 'nothing in it'}"
+    if isinstance(content, list):
+        return f"a JSON list of {counted(len(content), 'entry')}"
+    return f"JSON of another kind ({type(content).__name__})"

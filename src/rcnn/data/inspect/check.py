@@ -1,0 +1,260 @@
+"""`rcnn data check`: every fault of a data set, each with a stable id (checks/kinds.py).
+
+Opening a data set finds most of them; this adds what needs the image files, all splits at once, or more time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcnn.data.assemble import assemble
+from rcnn.data.checks.kinds import KINDS, Severity
+from rcnn.data.checks.tables import Tables
+from rcnn.data.formats.layouts import locate, read_tables, splits_at
+from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
+from rcnn.data.inspect.outlines import check_outlines
+from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
+from rcnn.data.records import Dataset
+
+Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
+
+
+def no_progress(name: str, total: int) -> AbstractContextManager[Callable[[], None]]:
+    """Shows nothing."""
+    return nullcontext(lambda: None)
+
+
+NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "near-duplicate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedSplit:
+    """A split as it was read for a check."""
+
+    tables: Tables
+    dataset: Dataset
+    files: list[ImageFile]  # empty if the images were not decoded
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckReport:
+    """What `check_dataset` found."""
+
+    root: Path
+    images: dict[str, int]  # per split that can be read
+    objects: dict[str, int]  # per split, without crowds
+    findings: tuple[Finding, ...]  # errors first
+
+    @classmethod
+    def of(cls, directory: Path | str, checked: Sequence[CheckedSplit], findings: Sequence[Finding]) -> CheckReport:
+        """The report of `findings` in the splits that could be read."""
+        severities: tuple[Severity, ...] = ("error", "warning")
+        return cls(
+            root=Path(directory),
+            images={one.dataset.split: len(one.dataset) for one in checked},
+            objects={one.dataset.split: one.dataset.num_training_objects for one in checked},
+            findings=tuple(one for severity in severities for one in findings if KINDS[one.kind].severity == severity),
+        )
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """Because of these, training or evaluation stops, skips or changes something."""
+        return tuple(one for one in self.findings if KINDS[one.kind].severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        """Signs of poor annotations."""
+        return tuple(one for one in self.findings if KINDS[one.kind].severity == "warning")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report for JSON; ids of the file as they are, up to 100 per finding."""
+        return {
+            "data": str(self.root),
+            "splits": {name: {"images": self.images[name], "objects": self.objects[name]} for name in self.images},
+            "errors": len(self.errors),
+            "warnings": len(self.warnings),
+            "findings": [
+                {
+                    "id": one.kind,
+                    "severity": KINDS[one.kind].severity,
+                    "file": str(one.file),
+                    "what": one.what,
+                    "action": one.action,
+                    "entries": one.noun if one.ids else "",
+                    "count": len(one.ids),
+                    "ids": [value if isinstance(value, (int, str)) else str(value) for value in one.ids[:100]],
+                }
+                for one in self.findings
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """One line per finding, and a summary."""
+        shown = [f"{KINDS[one.kind].severity} [{one.kind}]: {one.line()}" for one in self.findings]
+        checked = f"{counted(sum(self.images.values()), 'image')} and {counted(sum(self.objects.values()), 'object')}"
+        kinds = [(len(self.errors), "error"), (len(self.warnings), "warning")]
+        found = ", ".join(counted(count, noun) for count, noun in kinds if count) or "no faults"
+        return [*shown, f"{found} in {checked} of {counted(len(self.images), 'split')} ({', '.join(self.images)})"]
+
+
+def check_dataset(
+    directory: Path | str,
+    *,
+    split: str = "",
+    annotations: str = "",
+    keypoints: bool = False,
+    images: bool = True,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    workers: int = 2,
+    progress: Progress = no_progress,
+) -> CheckReport:
+    """Find the faults of a data set: of all its splits, or of one.
+
+    `annotations` and `keypoints` as in `open_dataset`. Without `images`, the image files are not decoded. `only` and
+    `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError for a folder without
+    annotations, ValueError for an id that does not exist; faults of the data itself are in the report.
+    """
+    wanted = selected_kinds(only, skip)
+    decode = images and not wanted.isdisjoint(NEED_FILES)
+    checked, refused = read_splits(
+        directory, split, annotations, keypoints, images=decode, workers=workers, progress=progress
+    )
+    findings = [*refused, *split_findings(checked), *set_findings(checked)]
+    return CheckReport.of(directory, checked, [one for one in findings if one.kind in wanted])
+
+
+def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
+    """The ids of the findings to report. Raises ValueError for an id that does not exist."""
+    for one in (*only, *skip):
+        if one not in KINDS:
+            raise ValueError(
+                f"no fault has the id {one!r}{close_to(one, sorted(KINDS))}; expected one of {', '.join(sorted(KINDS))}"
+            )
+    return set(only or KINDS) - set(skip)
+
+
+def read_splits(
+    directory: Path | str,
+    split: str,
+    annotations: str,
+    keypoints: bool,
+    *,
+    images: bool,
+    workers: int,
+    progress: Progress,
+) -> tuple[list[CheckedSplit], list[Finding]]:
+    """The splits that can be read, with their image files decoded if `images`; and a finding for each of the others."""
+    path = Path(directory)
+    location = locate(path, annotations)
+    names = [split] if split else splits_at(location)
+    read: list[tuple[Tables, Dataset]] = []
+    refused: list[Finding] = []
+    for name in names:
+        try:
+            tables = read_tables(path, name, annotations=annotations, keypoints=keypoints)
+        except (ValueError, OSError) as error:
+            if isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError):
+                raise  # there is no such split
+            refused.append(_refusal(error, path))
+            continue
+        read.append((tables, _dataset(tables, location.folder, name)))
+    total = sum(len(dataset) for _, dataset in read) if images else 0
+    with progress("decode images", total) if images else nullcontext(lambda: None) as advance:
+        checked = [
+            CheckedSplit(
+                tables=tables,
+                dataset=dataset,
+                files=image_files(
+                    [dataset.folder / name for name in dataset.file_names], workers=workers, advance=advance
+                )
+                if images
+                else [],
+            )
+            for tables, dataset in read
+        ]
+    return checked, refused
+
+
+def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
+    return assemble(tables, root=folder, split=split, classes=None, ignore_others=False, reader=lambda known: tables)
+
+
+def split_findings(checked: Iterable[CheckedSplit]) -> list[Finding]:
+    """The faults of each split by itself."""
+    found: list[Finding] = []
+    for one in checked:
+        dataset, warnings = one.dataset, Warnings(one.dataset.annotation_file)
+        found += [_refusal(error, dataset.annotation_file) for error in one.tables.refusals]
+        found += dataset.findings
+        if not dataset.num_training_objects:
+            what = f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects, or only crowds"
+            found.append(Finding(kind="no-objects", file=dataset.annotation_file, what=what, action="", ids=()))
+        check_outlines(dataset, warnings)
+        _check_repeated(dataset, warnings)
+        if one.files:
+            check_files(dataset, one.files, warnings)
+        found += warnings.findings()
+    return found
+
+
+def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+    """The faults that only several splits together have: leaks, classes."""
+    datasets = [one.dataset for one in checked]
+    found = copy_findings(datasets, copies_of(checked))
+    names = [_names_with_objects(dataset) for dataset in datasets]
+    for i, first in enumerate(datasets):
+        for j, second in enumerate(datasets):
+            if i < j and (roles := leak_roles(first.split, second.split)) is not None:
+                training, other = (i, j) if roles[0] == 0 else (j, i)
+                found += _classes_not_in_training(datasets[training], datasets[other], names[other])
+    if datasets:
+        used = set[str]().union(*names)
+        empty = [category["id"] for category in datasets[0].categories if category["name"] not in used]
+        warnings = Warnings(datasets[0].annotation_file)
+        warnings.add("no objects in any split", "the class is not learned", empty, "category", kind="empty-category")
+        found += warnings.findings()
+    return found
+
+
+def copies_of(checked: Sequence[CheckedSplit]) -> list[Copies]:
+    """Images that are copies of others; by their paths alone where they were not decoded."""
+    return find_copies([one.dataset for one in checked], [one.files for one in checked])
+
+
+def repeated_objects(dataset: Dataset) -> np.ndarray:
+    """Places (N,) of the objects that have the image, class and box of an earlier object."""
+    objects = dataset.objects
+    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    rows = np.column_stack([image, objects.labels, objects.crowd, objects.boxes])
+    _, first = np.unique(rows, axis=0, return_index=True)
+    return np.setdiff1d(np.arange(len(rows)), first)
+
+
+def _check_repeated(dataset: Dataset, warnings: Warnings) -> None:
+    ids = dataset.objects.ids[repeated_objects(dataset)].tolist()
+    warnings.add("the image, class and box of another annotation", "all are used", ids, kind="repeated-object")
+
+
+def _classes_not_in_training(training: Dataset, other: Dataset, names: set[str]) -> tuple[Finding, ...]:
+    missing = sorted(names - set(training.classes))
+    warnings = Warnings(other.annotation_file)
+    what = f"objects here but no category in split {training.split!r}"
+    warnings.add(what, "these objects are ignored", missing, "class", kind="class-not-in-training")
+    return warnings.findings()
+
+
+def _names_with_objects(dataset: Dataset) -> set[str]:
+    return {dataset.classes[label] for label in np.unique(dataset.objects.labels).tolist()}
+
+
+def _refusal(error: Exception, file: Path) -> Finding:
+    """The finding of an annotation file that is refused."""
+    kind = error.kind if isinstance(error, (DataError, MissingImagesError)) else "unreadable-annotations"
+    return Finding(kind=kind, file=file, what=str(error), action="the file is refused", ids=())

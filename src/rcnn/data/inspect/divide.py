@@ -1,0 +1,107 @@
+"""`rcnn data split`: a split of a data set divided into several, written in COCO's layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.inspect.check import Progress, no_progress
+from rcnn.data.messages import counted
+from rcnn.data.opening import open_dataset
+from rcnn.data.records import Dataset
+from rcnn.data.split import MIN_IMAGES, class_counts, divide, require_fractions
+from rcnn.data.writing import CocoSplit, image_sources, require_free, write_split
+from rcnn.outputs import OutputFolder
+
+NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}  # of the parts, by their number
+
+
+@dataclass(frozen=True, kw_only=True)
+class Division:
+    """What `split_dataset` wrote."""
+
+    output: Path
+    classes: tuple[str, ...]  # (K,)
+    images: dict[str, int]  # per part
+    objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without crowds
+
+    def lines(self) -> list[str]:
+        """A table: classes in rows, parts in columns."""
+        width = max(7, *(len(name) for name in self.classes))
+        rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
+        for label, name in enumerate(self.classes):
+            counts = [int(objects[label]) for objects in self.objects.values()]
+            rows.append((name, [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
+        return [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
+
+
+def split_dataset(
+    directory: Path | str,
+    fractions: Sequence[float],
+    output: Path | str,
+    *,
+    split: str = "",
+    names: Sequence[str] = (),
+    annotations: str = "",
+    keypoints: bool = False,
+    workers: int = 2,
+    progress: Progress = no_progress,
+) -> Division:
+    """Divide `split` of a data set (the only one, if it has one) into parts of about `fractions` of every class.
+
+    The parts, by default train and val (and test), are written to `output` with copies of the images; if `output` is
+    the data set's own folder, only annotation files are added to it. See data/split.py for the choice. Raises
+    ValueError for fractions that do not add up to 1 and for fewer than 10 images, FileExistsError for files in `output`
+    that rcnn did not write.
+    """
+    require_fractions(fractions)
+    parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
+    if len(parts) != len(fractions) or len(set(parts)) < len(parts):
+        raise ValueError(f"names {', '.join(parts)}: expected {len(fractions)} different names, one per fraction")
+    dataset = open_dataset(directory, split, annotations=annotations, keypoints=keypoints)
+    if len(dataset) < MIN_IMAGES:
+        raise ValueError(
+            f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "
+            "them by class: use all of them for training, or annotate more"
+        )
+    with OutputFolder(output) as folder:
+        require_free(folder, parts)
+        with progress("compare images", len(dataset)) as advance:
+            places = divide(dataset, fractions, workers=workers, advance=advance)
+        if empty := [name for name, own in zip(parts, places, strict=True) if not own]:
+            raise ValueError(
+                f"{dataset.annotation_file}: no image is left for {', '.join(empty)}, because too many images are "
+                "copies of each other; choose other fractions"
+            )
+        inside = Path(output).resolve() == dataset.root.resolve()
+        with progress("write", len(dataset)) as advance:
+            for part in _parts(dataset, parts, places):
+                write_split(folder, part, copy=not inside, advance=advance)
+    counts = class_counts(dataset)
+    return Division(
+        output=Path(output),
+        classes=dataset.classes,
+        images={name: len(own) for name, own in zip(parts, places, strict=True)},
+        objects={name: counts[own].sum(axis=0) for name, own in zip(parts, places, strict=True)},
+    )
+
+
+def _parts(dataset: Dataset, names: Sequence[str], places: Sequence[Sequence[int]]) -> list[CocoSplit]:
+    tables, sources = dataset.to_coco(), image_sources(dataset)
+    parts: list[CocoSplit] = []
+    for name, own in zip(names, places, strict=True):
+        images = [tables["images"][place] for place in own]
+        ids = {image["id"] for image in images}
+        parts.append(
+            CocoSplit(
+                name=name,
+                images=images,
+                annotations=[entry for entry in tables["annotations"] if entry["image_id"] in ids],
+                categories=tables["categories"],
+                sources=[sources[place] for place in own],
+            )
+        )
+    return parts

@@ -1,0 +1,204 @@
+"""`rcnn data check --fix OUT`: a copy of a data set in COCO's layout without the errors that can be repaired.
+
+Objects and fields are repaired as they are when the data set is opened. In addition, images that cannot be decoded or
+have another size than stated, training images that are copies of evaluation images, and objects that training would
+skip are left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.checks.kinds import REPAIRED
+from rcnn.data.checks.tables import Annotation, Category, Id, Image
+from rcnn.data.inspect.check import (
+    CheckedSplit,
+    CheckReport,
+    Progress,
+    check_dataset,
+    copies_of,
+    no_progress,
+    read_splits,
+    set_findings,
+    split_findings,
+)
+from rcnn.data.inspect.images import leak_roles
+from rcnn.data.inspect.outlines import outline_measures
+from rcnn.data.messages import counted
+from rcnn.data.writing import CocoSplit, image_sources, require_free, write_split
+from rcnn.outputs import OutputFolder
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixReport:
+    """What `fix_dataset` did."""
+
+    output: Path
+    actions: tuple[str, ...]  # a line each
+    before: CheckReport
+    after: CheckReport  # of the copy
+
+
+def fix_dataset(
+    directory: Path | str,
+    output: Path | str,
+    *,
+    split: str = "",
+    annotations: str = "",
+    keypoints: bool = False,
+    workers: int = 2,
+    progress: Progress = no_progress,
+) -> FixReport:
+    """Write a copy of a data set to `output` (COCO's layout, images copied) with its errors repaired.
+
+    The arguments are those of `check_dataset`. What cannot be repaired is in the report's `after`. Raises ValueError if
+    nothing would be left, FileExistsError for files in `output` that rcnn did not write.
+    """
+    checked, refused = read_splits(
+        directory, split, annotations, keypoints, images=True, workers=workers, progress=progress
+    )
+    before = CheckReport.of(directory, checked, [*refused, *split_findings(checked), *set_findings(checked)])
+    actions = [f"{one.what}: the split was not written" for one in refused]
+    actions += [one.line() for one in before.findings if one.ids and one.kind in REPAIRED]
+    leaked = _leaked_places(checked)
+    cleaned = [_clean(one, leaked.get(place, set()), actions) for place, one in enumerate(checked)]
+    cleaned = [one for one in cleaned if one.images]
+    if not cleaned:
+        raise ValueError(f"{directory}: no image is left after the repair: " + "; ".join(actions[:3]))
+    cleaned = _with_same_categories(cleaned, actions)
+    with OutputFolder(output) as folder:
+        require_free(folder, [one.name for one in cleaned])
+        with progress("copy images", sum(len(one.images) for one in cleaned)) as advance:
+            for one in cleaned:
+                write_split(folder, one, advance=advance)
+    after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)
+    return FixReport(output=Path(output), actions=tuple(actions), before=before, after=after)
+
+
+def _leaked_places(checked: Sequence[CheckedSplit]) -> dict[int, set[int]]:
+    """Per split: places of the training images that are copies of evaluation images."""
+    leaked: dict[int, set[int]] = {}
+    for one in copies_of(checked):
+        first, second = (checked[place].dataset.split for place in one.splits)
+        if one.splits[0] != one.splits[1] and (roles := leak_roles(first, second)) is not None:
+            leaked.setdefault(one.splits[roles[0]], set()).update((one.first, one.second)[roles[0]])
+    return leaked
+
+
+def _clean(one: CheckedSplit, leaked: set[int], actions: list[str]) -> CocoSplit:
+    """The images and annotations of a split that are kept."""
+    dataset, tables = one.dataset, one.tables
+    for error in tables.refusals:
+        actions.append(f"{error}: these entries were removed")
+    reasons = dict.fromkeys(leaked, "a copy in an evaluation split")
+    moved: dict[Id, Id] = {}  # image -> the earlier image with the same file, which gets its annotations
+    owner: dict[Path, Id] = {}
+    sources = image_sources(dataset)
+    for place, (source, file) in enumerate(zip(sources, one.files, strict=True)):
+        if file.size is None:
+            reasons[place] = "a file that cannot be decoded"
+        elif file.size != tuple(dataset.sizes[place].tolist()):
+            reasons[place] = "another size than stated"
+        elif source in owner:
+            reasons[place] = "the files of earlier images, which got their annotations"
+            moved[dataset.image_ids[place]] = owner[source]
+        owner.setdefault(source, dataset.image_ids[place])
+    for reason, count in Counter(reasons.values()).items():
+        actions.append(f"{tables.file}: removed {counted(count, 'image')} with {reason}")
+    kept = [place for place in range(len(dataset)) if place not in reasons]
+    images = [tables.images[place] for place in kept]
+    annotations = _clean_annotations(one, {image["id"] for image in images}, moved, actions)
+    return CocoSplit(
+        name=dataset.split,
+        images=images,
+        annotations=annotations,
+        categories=tables.categories,
+        sources=[sources[place] for place in kept],
+    )
+
+
+def _clean_annotations(
+    one: CheckedSplit, images: set[Id], moved: Mapping[Id, Id], actions: list[str]
+) -> list[Annotation]:
+    """The annotations of `images` that training can use, and crowds, with boxes inside their images and unique ids.
+
+    Those of an image in `moved` belong to another image now.
+    """
+    dataset, file = one.dataset, one.tables.file
+    outside = _boxes_of_outlines(one)
+    usable = Counter(dataset.objects.ids.tolist())
+    sizes = {image["id"]: image for image in one.tables.images}
+    kept: list[Annotation] = []
+    seen: set[tuple[object, ...]] = set()
+    unused = repeated = 0
+    for entry in one.tables.annotations:
+        image = moved.get(entry["image_id"], entry["image_id"])
+        if image not in images:
+            continue
+        if usable[entry["id"]] == 0:
+            unused += 1
+            continue
+        usable[entry["id"]] -= 1
+        box = _inside(outside.get(entry["id"], entry["bbox"]), sizes[image])
+        key = (image, entry["category_id"], entry["iscrowd"], *box)
+        if key in seen:
+            repeated += 1
+            continue
+        seen.add(key)
+        clean = entry.copy()
+        clean["bbox"], clean["image_id"] = box, image
+        kept.append(clean)
+    if unused:
+        actions.append(f"{file}: removed {counted(unused, 'object')} of zero size or outside the image")
+    if repeated:
+        actions.append(f"{file}: removed {counted(repeated, 'object')} annotated twice")
+    if len({entry["id"] for entry in kept}) < len(kept):
+        actions.append(f"{file}: the annotations got new ids from 1, because some were used twice")
+        for number, entry in enumerate(kept, start=1):
+            entry["id"] = number
+    return kept
+
+
+def _boxes_of_outlines(one: CheckedSplit) -> dict[Id, list[float]]:
+    """The boxes around the outlines of objects with boxes that contradict them, x, y, width, height."""
+    wrong = {
+        ids for finding in one.dataset.findings if finding.kind == "box-contradicts-outline" for ids in finding.ids
+    }
+    if not wrong:
+        return {}
+    _, around = outline_measures(one.dataset)
+    boxes = np.concatenate([around[:, :2], around[:, 2:] - around[:, :2]], axis=1).tolist()
+    return {number: box for number, box in zip(one.dataset.objects.ids.tolist(), boxes, strict=True) if number in wrong}
+
+
+def _inside(box: Sequence[float], image: Image) -> list[float]:
+    """A box x, y, width, height clipped to its image."""
+    x1, y1 = max(0.0, box[0]), max(0.0, box[1])
+    x2, y2 = min(float(image["width"]), box[0] + box[2]), min(float(image["height"]), box[1] + box[3])
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _with_same_categories(splits: Sequence[CocoSplit], actions: list[str]) -> list[CocoSplit]:
+    """The splits with one list of categories, by name: those of the first split, then the others."""
+    ids = {category["name"]: category["id"] for category in splits[0].categories}
+    merged = list(splits[0].categories)
+    for category in (category for split in splits for category in split.categories):
+        if category["name"] not in ids:
+            added: Category = category.copy()
+            added["id"] = max(ids.values()) + 1
+            ids[added["name"]] = added["id"]
+            merged.append(added)
+            actions.append(f"category {added['name']!r} was added to all splits as category {added['id']}")
+    unified: list[CocoSplit] = []
+    for split in splits:
+        new = {category["id"]: ids[category["name"]] for category in split.categories}
+        annotations = [entry.copy() for entry in split.annotations]
+        for entry in annotations:
+            entry["category_id"] = new[entry["category_id"]]
+        unified.append(replace(split, annotations=annotations, categories=merged))
+    return unified

@@ -1,0 +1,141 @@
+"""Checks of image files: whether they can be decoded, their sizes, and which of them are copies of others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.images import ImageError, read_image
+from rcnn.data.messages import Finding, Warnings
+from rcnn.data.records import Dataset
+from rcnn.data.similarity import Fingerprint, fingerprint, near_pairs
+
+TRAINING, EVALUATION = ("train",), ("val", "test", "dev", "minival", "eval")  # starts of the names of splits
+
+
+NO_PRINT = Fingerprint(content="", look=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFile:
+    """What decoding an image file gives."""
+
+    size: tuple[int, int] | None  # height, width; None for a file that cannot be decoded
+    error: str = ""
+    print: Fingerprint = NO_PRINT
+
+
+def image_files(paths: Sequence[Path], *, workers: int, advance: Callable[[], None]) -> list[ImageFile]:
+    """Every file decoded, by `workers` threads; `advance` is called once per file."""
+    found: list[ImageFile] = []
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for one in pool.map(_image_file, paths):
+            found.append(one)
+            advance()
+    return found
+
+
+def _image_file(path: Path) -> ImageFile:
+    try:
+        _, height, width = read_image(path).shape
+        return ImageFile(size=(height, width), print=fingerprint(path))
+    except (ImageError, OSError) as error:
+        return ImageFile(size=None, error=str(error))
+
+
+def check_files(dataset: Dataset, files: Sequence[ImageFile], warnings: Warnings) -> None:
+    """Report images that cannot be decoded, and those of another size than their annotations say."""
+    action = "training and evaluation report it as an error"
+    sizes = [tuple(size) for size in dataset.sizes.tolist()]
+    broken = [(image, one.error) for image, one in zip(dataset.image_ids, files, strict=True) if one.size is None]
+    if broken:
+        what = f"a file that cannot be decoded, e.g. {broken[0][1]}"
+        warnings.add(what, action, [image for image, _ in broken], "image", kind="unreadable-image")
+    wrong = [
+        (image, size, one.size)
+        for image, size, one in zip(dataset.image_ids, sizes, files, strict=True)
+        if one.size is not None and one.size != size
+    ]
+    if wrong:
+        image, stated, found = wrong[0]
+        what = (
+            f"a height and width other than those of its file, e.g. {stated[0]} x {stated[1]} instead of "
+            f"{found[0]} x {found[1]} for image {image}"
+        )
+        warnings.add(what, action, [image for image, _, _ in wrong], "image", kind="wrong-image-size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """Pairs of images that are the same or nearly so: image `first[i]` of one split and `second[i]` of another."""
+
+    splits: tuple[int, int]  # places of the splits; equal for pairs within a split
+    first: list[int]  # places of images
+    second: list[int]
+
+
+def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]]) -> list[Copies]:
+    """The copies within each split and between splits. Without `files`, only those with the same path are found."""
+    paths = [[os.path.realpath(one.folder / name) for name in one.file_names] for one in datasets]
+    split = np.repeat(np.arange(len(datasets)), [len(one) for one in paths])
+    place = np.concatenate([np.arange(len(one)) for one in paths]) if paths else np.zeros(0, dtype=np.int64)
+    pairs = {(i, j) for i, j in near_pairs([one.print.look for own in files for one in own]).tolist()}
+    seen: dict[str, list[int]] = {}
+    for number, path in enumerate(path for own in paths for path in own):
+        for earlier in seen.setdefault(path, []):
+            if split[earlier] == split[number]:
+                pairs.discard((earlier, number))  # which opening the data set reports
+            else:
+                pairs.add((earlier, number))
+        seen[path].append(number)
+    grouped: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    for i, j in sorted(pairs):
+        grouped.setdefault((int(split[i]), int(split[j])), []).append((int(place[i]), int(place[j])))
+    return [
+        Copies(splits=key, first=[i for i, _ in found], second=[j for _, j in found])
+        for key, found in sorted(grouped.items())
+    ]
+
+
+def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list[Finding]:
+    """An error for copies in a training and an evaluation split, a warning for those within a split."""
+    found: list[Finding] = []
+    for one in copies:
+        if one.splits[0] == one.splits[1]:
+            dataset = datasets[one.splits[0]]
+            warnings = Warnings(dataset.annotation_file)
+            ids = [dataset.image_ids[place] for place in sorted({*one.first, *one.second})]
+            pair = f"{dataset.image_ids[one.first[0]]} and {dataset.image_ids[one.second[0]]}"
+            what = f"a copy in the same split, as it is or changed a little, e.g. {pair}"
+            warnings.add(what, "all are used", ids, "image", kind="near-duplicate")
+            found += warnings.findings()
+        elif (roles := leak_roles(datasets[one.splits[0]].split, datasets[one.splits[1]].split)) is not None:
+            training, evaluation = (datasets[one.splits[role]] for role in roles)
+            places = sorted(set((one.first, one.second)[roles[1]]))
+            warnings = Warnings(evaluation.annotation_file)
+            what = f"a copy in split {training.split!r}, as it is or changed a little"
+            action = "results on it look better than they are"
+            warnings.add(what, action, [evaluation.image_ids[place] for place in places], "image", kind="leak")
+            found += warnings.findings()
+    return found
+
+
+def leak_roles(first: str, second: str) -> tuple[int, int] | None:
+    """Which of two splits (0 or 1) is for training and which for evaluation; None if they may share images.
+
+    A split called train... and one called trainval..., or two for evaluation (val2014 and minival2014), may.
+    """
+    trains = [name.lower().startswith(TRAINING) for name in (first, second)]
+    evaluates = [name.lower().startswith(EVALUATION) for name in (first, second)]
+    if all(trains) or all(evaluates):
+        return None
+    training = 1 if trains[1] or evaluates[0] else 0
+    names = (first.lower(), second.lower())
+    if names[training].startswith("trainval") and not names[1 - training].startswith("test"):
+        return None
+    return training, 1 - training

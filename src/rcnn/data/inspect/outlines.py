@@ -1,0 +1,139 @@
+"""Checks of outlines that opening a data set leaves out, for all objects at once.
+
+Letters: A objects, P polygons (parts of objects), V points of a polygon, Q points of all polygons.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from rcnn.data.checks.boxes import AGREES, CONTRADICTS, box_iou_pairs
+from rcnn.data.messages import Warnings
+from rcnn.data.records import Dataset
+from rcnn.data.segmentations import Outlines
+from rcnn.ops.coco_backend import Rle, rle_area, rle_box
+
+MIN_AREA = 4.0  # pixels of an outline; smaller ones vanish in the network's input
+MIN_DIFFERENCE = 2.0  # pixels between a side of a box and of its outline
+_COMPARED = 1 << 22  # pairs of edges compared at a time
+Bools = npt.NDArray[np.bool_]
+
+
+def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
+    """Warn of outlines that cross themselves, are tiny, or differ a little from their boxes. Crowds are not checked."""
+    objects, outlines = dataset.objects, dataset.objects.outlines
+    own = outlines.given & ~objects.crowd
+    areas, boxes = outline_measures(dataset)
+    crossing = np.zeros(len(own), dtype=bool)
+    crossing[part_owners(outlines)[crossing_polygons(outlines)]] = True
+    differs = np.abs(boxes - objects.boxes).max(axis=1, initial=0) >= MIN_DIFFERENCE
+    iou = box_iou_pairs(_with_sizes(objects.boxes.astype(np.float64)), _with_sizes(boxes))
+    warnings.add(
+        "a polygon that crosses itself",
+        "used as it is; the mask may have holes",
+        objects.ids[own & crossing].tolist(),
+        kind="self-crossing-outline",
+    )
+    warnings.add(
+        f"an outline of fewer than {MIN_AREA:g} pixels",
+        "used as it is; its mask may be empty",
+        objects.ids[own & ~crossing & (areas < MIN_AREA)].tolist(),
+        kind="tiny-outline",
+    )
+    warnings.add(
+        f"a box that differs a little from its outline (IoU of {CONTRADICTS} to {AGREES})",
+        "used as it is written",
+        objects.ids[own & differs & (iou >= CONTRADICTS) & (iou < AGREES)].tolist(),
+        kind="box-differs",
+    )
+
+
+def outline_measures(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """Areas (A,) in pixels, and boxes (A, 4) xyxy clipped to the images, of all outlines; the object's box where none.
+
+    Areas of polygons are those of the shoelace formula, parts added.
+    """
+    objects, outlines = dataset.objects, dataset.objects.outlines
+    count = len(objects.boxes)
+    areas, boxes = np.zeros(count), objects.boxes.astype(np.float64)
+    starts, ends = outlines.point_starts[:-1] // 2, outlines.point_starts[1:] // 2  # (P,)
+    if len(starts):
+        points = outlines.points.reshape(-1, 2)
+        owners = part_owners(outlines)
+        areas = np.bincount(owners, _polygon_areas(points, starts, ends), minlength=count)
+        low, high = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)  # (P, 2)
+        first = np.flatnonzero(np.diff(owners, prepend=-1))
+        around = np.concatenate([np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)], axis=1)
+        boxes[owners[first]] = around
+    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    sizes = dataset.sizes[image]  # (A, 2)
+    for place in np.flatnonzero(np.diff(outlines.rle_starts)).tolist():
+        rle = outlines.segmentation(place, (int(sizes[place, 0]), int(sizes[place, 1])))
+        if isinstance(rle, dict):
+            areas[place], boxes[place] = rle_area(rle), _rle_corners(rle)
+    return areas, boxes.clip(0, np.tile(sizes[:, ::-1], 2))
+
+
+def part_owners(outlines: Outlines) -> np.ndarray:
+    """The object (P,) int64 that each polygon belongs to."""
+    return np.repeat(np.arange(len(outlines.part_starts) - 1), np.diff(outlines.part_starts))
+
+
+def crossing_polygons(outlines: Outlines) -> Bools:
+    """Which polygons (P,) have two edges that cross; edges that only touch do not count."""
+    starts, ends = outlines.point_starts[:-1] // 2, outlines.point_starts[1:] // 2  # (P,)
+    points, counts = outlines.points.reshape(-1, 2), ends - starts
+    found = np.zeros(len(starts), dtype=bool)
+    for count in np.unique(counts[counts > 3]).tolist():
+        places = np.flatnonzero(counts == count)
+        step = max(1, _COMPARED // (count * count))
+        for first in range(0, len(places), step):
+            chunk = places[first : first + step]
+            corners = points[starts[chunk, None] + np.arange(count)]  # (chunk, V, 2)
+            found[chunk[_crossing(corners)]] = True
+    return found
+
+
+def _crossing(corners: np.ndarray) -> np.ndarray:
+    """Places of the polygons with crossing edges among those of `corners` (P, V, 2)."""
+    count = corners.shape[1]
+    after = np.roll(corners, -1, axis=1)
+    low, high = np.minimum(corners, after), np.maximum(corners, after)
+    rows = max(1, _COMPARED // (len(corners) * count))
+    found: list[np.ndarray] = []
+    for start in range(0, count, rows):
+        one = slice(start, start + rows)
+        meet = (low[:, one, None] <= high[:, None]).all(axis=3) & (high[:, one, None] >= low[:, None]).all(axis=3)
+        polygon, i, j = np.nonzero(meet)  # pairs of edges whose boxes overlap
+        i = i + start
+        later = i < j
+        polygon, i, j = polygon[later], i[later], j[later]
+        a, b, c, d = corners[polygon, i], after[polygon, i], corners[polygon, j], after[polygon, j]
+        crosses = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
+        found.append(polygon[crosses])
+    return np.unique(np.concatenate(found))
+
+
+def _side(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """On which side of the line from `a` to `b` a point `c` is (all (N, 2)): -1, 0 on the line, 1."""
+    return np.sign((b[:, 0] - a[:, 0]) * (c[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (c[:, 0] - a[:, 0]))
+
+
+def _polygon_areas(points: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Areas (P,) of the polygons at `starts` to `ends` of `points` (Q, 2)."""
+    following = np.arange(1, len(points) + 1)
+    following[ends - 1] = starts
+    local = points - np.repeat(points[starts], ends - starts, axis=0)  # exact also far from the origin
+    x, y = local.T
+    return np.abs(np.add.reduceat(x * y[following] - x[following] * y, starts)) / 2
+
+
+def _rle_corners(rle: Rle) -> tuple[float, float, float, float]:
+    x, y, width, height = rle_box(rle)
+    return x, y, x + width, y + height
+
+
+def _with_sizes(boxes: np.ndarray) -> np.ndarray:
+    """xyxy -> x, y, width, height."""
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)

@@ -1,0 +1,118 @@
+"""Checked tables of several splits as one, and the part of them with some of the images.
+
+Ids are kept where they differ. Where two splits use the same ids, those of the later one change: numbers get an offset,
+text gets the name of the split; a note says so, because results then have the new ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, Tables
+
+
+def only(tables: Tables, places: Sequence[int]) -> Tables:
+    """The tables with the images at `places` and their annotations."""
+    images = [tables.images[place] for place in places]
+    ids = {image["id"] for image in images}
+    return replace(tables, images=images, annotations=[one for one in tables.annotations if one["image_id"] in ids])
+
+
+def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
+    """The tables of the splits `names` as one; categories of the same name become one category.
+
+    Raises ValueError where categories have the same name and different keypoints.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    folder = Path(os.path.commonpath([one.folder.absolute() for one in tables]))
+    images: list[Image] = []
+    annotations: list[Annotation] = []
+    categories: list[Category] = []
+    notes = [note for one in tables for note in one.notes]
+    for one, name in zip(tables, names, strict=True):
+        image_ids = _new_ids([image["id"] for image in one.images], {image["id"] for image in images}, name)
+        own_ids = _new_ids([entry["id"] for entry in one.annotations], {entry["id"] for entry in annotations}, name)
+        numbers = _add_categories(categories, one)
+        prefix = os.path.relpath(one.folder.absolute(), folder)
+        for image in one.images:
+            file = os.path.normpath(os.path.join(prefix, image["file_name"])).replace(os.sep, "/")
+            moved = image.copy()
+            moved["id"] = image_ids[image["id"]]
+            moved["file_name"] = file
+            images.append(moved)
+        for entry in one.annotations:
+            renamed = entry.copy()
+            renamed["id"] = own_ids[entry["id"]]
+            renamed["image_id"] = image_ids[entry["image_id"]]
+            renamed["category_id"] = numbers[entry["category_id"]]
+            annotations.append(renamed)
+        changed = next(((old, new) for old, new in image_ids.items() if old != new), None)
+        if changed:
+            notes.append(
+                f"{one.file}: image ids of split {name} are used by another split too, so they are changed in results: "
+                f"{changed[0]} is {changed[1]}"
+            )
+    keypoints_differ = _drop_unlike_keypoints(annotations) or any(one.keypoints_differ for one in tables)
+    categories.sort(key=lambda category: category["id"])
+    files = {one.file for one in tables}
+    together = tables[0].file if len(files) == 1 else Path(os.path.commonpath([file.absolute() for file in files]))
+    return Tables(
+        file=together,
+        folder=folder,
+        images=images,
+        annotations=annotations,
+        categories=categories,
+        metric=tables[0].metric if len({one.metric for one in tables}) == 1 else "coco",
+        keypoints_differ=keypoints_differ,
+        findings=tuple(dict.fromkeys(finding for one in tables for finding in one.findings)),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _new_ids(ids: Sequence[Id], used: Collection[Id], name: str) -> dict[Id, Id]:
+    """An id for each of `ids`: its own, if none of them is used, else a new one."""
+    if not any(one in used for one in ids):
+        return {one: one for one in ids}
+    largest = max((abs(one) for one in (*ids, *used) if isinstance(one, int)), default=0)
+    offset = 10 ** (len(str(largest)) + any(isinstance(one, int) and one < 0 for one in ids))  # 17 becomes 100017
+    prefix = f"{name}/"
+    while any(f"{prefix}{one}" in used for one in ids):
+        prefix += "+"
+    return {one: one + offset if isinstance(one, int) else f"{prefix}{one}" for one in ids}
+
+
+def _add_categories(categories: list[Category], tables: Tables) -> dict[int, int]:
+    """Add those categories of `tables` with new names; return the id of each in `categories`."""
+    named = {category["name"]: category for category in categories}
+    used = {category["id"] for category in categories}
+    ids: dict[int, int] = {}
+    for category in tables.categories:
+        known = named.get(category["name"])
+        if known is None:
+            free = category["id"] if category["id"] not in used else max(used) + 1
+            known = category.copy()
+            known["id"] = free
+            categories.append(known)
+            used.add(free)
+        elif known.get("keypoints") != category.get("keypoints"):
+            raise ValueError(
+                f"{tables.file}: category {category['name']!r} has the keypoints {category.get('keypoints')}, but "
+                f"{known.get('keypoints')} in another split; splits that are used as one need the same keypoints"
+            )
+        ids[category["id"]] = known["id"]
+    return ids
+
+
+def _drop_unlike_keypoints(annotations: list[Annotation]) -> bool:
+    """Remove the keypoints unless all annotations have as many; returns whether they were removed."""
+    counts = {len(one.get("keypoints", ())) for one in annotations}
+    if len(counts) <= 1:
+        return False
+    for one in annotations:
+        one.pop("keypoints", None)
+        one.pop("num_keypoints", None)
+    return True

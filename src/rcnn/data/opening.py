@@ -1,0 +1,97 @@
+"""A data set's folder or annotation file, and the splits to use -> Dataset, whatever the format of its annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rcnn.data.assemble import assemble
+from rcnn.data.formats.files import collector_paused
+from rcnn.data.formats.layouts import locate, splits_at
+from rcnn.data.messages import counted
+from rcnn.data.records import Dataset
+from rcnn.data.selection import select
+
+
+def open_dataset(
+    path: Path | str,
+    split: str = "",
+    classes: str | Sequence[str] | None = None,
+    *,
+    ignore_others: bool = False,
+    keypoints: bool = False,
+    one_class: bool = False,
+    annotations: str = "",
+    images: str | Path = "",
+    relative_boxes: bool = False,
+    strict: bool = False,
+    allow_empty: bool = False,
+) -> Dataset:
+    """The images and objects of one or several splits of a data set.
+
+    `path` is the folder of the data set, or one annotation file. `split` is the name of a split (default: the only
+    one), several joined by "+" ("train+val"), or a text file with an image id or file name per line ("ids.txt",
+    "train:ids.txt" for the images of one split).
+    `classes` give the labels their names and order (e.g. those of a checkpoint). Objects of other classes are ignored
+    with a warning, or without one if `ignore_others`. Without `classes`, labels follow ascending category ids.
+    `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json where both are there; `annotations`
+    names the file within the folder, with "{split}" for the split: "labels/{split}_v2.json". `images` is the folder of
+    the images, if they are not in one of the usual places. `relative_boxes`: boxes are fractions of the image, 0 to 1.
+    `one_class` gives all objects the one class in `classes`, or "object", as proposals need it.
+
+    Faulty objects and fields are repaired or skipped, and counted in `Dataset.warnings`; `strict` raises ValueError
+    instead. A split without objects to train on is refused unless `allow_empty`.
+    Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
+    """
+    location = locate(
+        Path(path),
+        annotations,
+        images=Path(images) if images else None,
+        keypoints=keypoints,
+        relative_boxes=relative_boxes,
+    )
+    classes = (classes,) if isinstance(classes, str) else classes
+    with collector_paused():
+        selection = select(location, split)
+        tables = selection.read()
+        dataset = assemble(
+            tables,
+            root=location.folder,
+            split=selection.name,
+            classes=None if one_class else classes,
+            ignore_others=ignore_others,
+            reader=selection.read,
+        )
+    if strict and dataset.warnings:
+        raise ValueError(
+            f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict):\n"
+            + "\n".join(dataset.warnings)
+        )
+    if not allow_empty and not dataset.num_training_objects:
+        raise ValueError("\n".join((_without_objects(dataset), *dataset.warnings)))
+    return dataset.as_one_class(classes[0] if classes else "object") if one_class else dataset
+
+
+def splits(path: Path | str, annotations: str = "") -> list[str]:
+    """Names of the splits in the folder of a data set, sorted; `annotations` as in `open_dataset`.
+
+    A data set that is not divided has the one split "all". Raises FileNotFoundError where there is no data set,
+    ValueError for `annotations` that is one file for all splits.
+    """
+    return splits_at(locate(Path(path), annotations))
+
+
+def _without_objects(dataset: Dataset) -> str:
+    crowds = int(dataset.objects.crowd.sum())
+    only = f": its {counted(crowds, 'object')} {'is a crowd' if crowds == 1 else 'are crowds'}" if crowds else ""
+    if dataset.annotation_file.name.startswith("image_info_"):
+        return (
+            f"{dataset.annotation_file} lists {counted(len(dataset), 'image')} without ground truth, so it cannot be "
+            "used for training or evaluation. `rcnn predict CHECKPOINT --data DIR --split "
+            f"{dataset.split}` writes the results file for COCO's server"
+        )
+    return (
+        f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "
+        "Choose another split, export the annotations again, or accept this with allow_empty=True "
+        "(--allow-empty)"
+    )

@@ -1,0 +1,149 @@
+"""Which images of a data set are used: a split, several as one set, or those that a text file lists."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rcnn.data.checks.check import KnownImages
+from rcnn.data.checks.tables import Image, Tables
+from rcnn.data.formats.layouts import Location, read_split, splits_at
+from rcnn.data.merging import merge, only
+from rcnn.data.messages import few
+
+# Sets of COCO 2014 that papers train on (35k of val2014's 40k images; Bell et al. 2016).
+NAMED_SETS = {"trainval35k": "train2014+valminusminival2014"}
+LIST_SUFFIX = ".txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One split, or the images of it that a file lists."""
+
+    split: str
+    listing: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """The parts of a data set that are used as one set. `read` reads them again, also in another process."""
+
+    location: Location
+    name: str
+    parts: tuple[Part, ...]
+
+    def read(self, known: KnownImages | None = None) -> Tables:
+        """The checked tables. `known` images are not searched for again, where they are those of one whole split."""
+        if len(self.parts) == 1 and self.parts[0].listing is None:
+            return read_split(self.location, self.parts[0].split, known)
+        tables = [self._read_part(part) for part in self.parts]
+        return merge(tables, [part.split for part in self.parts])
+
+    def _read_part(self, part: Part) -> Tables:
+        tables = read_split(self.location, part.split)
+        return tables if part.listing is None else only(tables, listed_places(part.listing, tables.images))
+
+
+def select(location: Location, split: str) -> Selection:
+    """The selection that `split` describes; empty: the only split.
+
+    Raises ValueError or OSError, with what is wrong and what to write.
+    """
+    one_file = location.annotations.endswith(".json") and "{split}" not in location.annotations
+    if one_file and split and not location.file_split:
+        return Selection(location=location, name=split, parts=(Part(split=split),))
+    if not split:
+        known = splits_at(location)
+        if len(known) > 1:
+            raise ValueError(f"{location.folder} has the splits {', '.join(known)}; choose one with split= (--split)")
+        return Selection(location=location, name=known[0], parts=(Part(split=known[0]),))
+    words = NAMED_SETS.get(split, split).split("+")
+    parts = tuple(_part(location, word.strip()) for word in words)
+    if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
+        raise ValueError(f"--split {split} has {repeated[0].split} twice; name each split once")
+    return Selection(location=location, name=split, parts=parts)
+
+
+def _part(location: Location, word: str) -> Part:
+    if not word.endswith(LIST_SUFFIX):
+        if not word:
+            raise ValueError("an empty name between the + of --split; expected e.g. train+val")
+        if location.file_split and word != location.file_split:
+            raise ValueError(
+                f"{location.folder / location.annotations} is one annotation file, so it has no split {word!r}; leave "
+                "--split out, or give the folder"
+            )
+        return Part(split=word)
+    split, colon, file = word.partition(":")
+    known = splits_at(location)
+    if not colon or split not in known:
+        split, file = "", word
+    listing = next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
+    if listing is None:
+        raise FileNotFoundError(
+            f"{file} does not exist, neither here nor in {location.folder}; expected a text file with an image id or "
+            "file name per line"
+        )
+    return Part(split=split or _split_of_listing(location, known, listing), listing=listing)
+
+
+def _split_of_listing(location: Location, known: Sequence[str], listing: Path) -> str:
+    """The one split that has all of the listed images."""
+    if len(known) == 1:
+        return known[0]
+    found: list[str] = []
+    for split in known:
+        try:
+            listed_places(listing, read_split(location, split).images)
+        except ValueError:
+            continue
+        found.append(split)
+    if len(found) != 1:
+        which = f"the splits {', '.join(found)} each have" if found else f"none of {', '.join(known)} has"
+        raise ValueError(f"{listing}: {which} all of its images; say which split is meant, e.g. {known[0]}:{listing}")
+    return found[0]
+
+
+def listed_places(listing: Path, images: Sequence[Image]) -> list[int]:
+    """The places of the images that a text file lists, ascending. Blank lines and those that start with # are skipped.
+
+    A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
+    that is none of these, or that is more than one image.
+    """
+    try:
+        lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{listing} is not a text file (UTF-8): {error}") from error
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    if not wanted:
+        raise ValueError(f"{listing} lists no images; expected an image id or file name per line")
+    return places_of_names(wanted, images, str(listing))
+
+
+def places_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
+    """The places of images given by id or file name, ascending. Errors as for `listed_places`, which name `source`."""
+    tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
+    for place, image in enumerate(images):
+        path = PurePosixPath(image["file_name"])
+        for table, name in zip(tables, (str(image["id"]), str(path), path.name, path.stem), strict=True):
+            table.setdefault(name, []).append(place)
+    chosen: set[int] = set()
+    unknown: list[str] = []
+    for name in names:
+        found = next((table[name] for table in tables if name in table), None)
+        if found is None:
+            found = tables[2].get(PurePosixPath(name.replace("\\", "/")).name)  # with the folders of another computer
+        if found is None:
+            unknown.append(name)
+        elif len(found) > 1:
+            raise ValueError(f"{source}: {name} is the name of {len(found)} images; give their ids or paths")
+        else:
+            chosen.update(found)
+    if unknown:
+        raise ValueError(
+            f"{source}: {few(unknown)}: not an id or file name of the {len(images)} images; expected e.g. "
+            f"{images[0]['id']} or {images[0]['file_name']}"
+        )
+    return sorted(chosen)

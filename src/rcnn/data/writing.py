@@ -1,0 +1,74 @@
+"""Writes splits in COCO's layout: annotations/instances_SPLIT.json and the images in SPLIT/."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from rcnn.data.checks.tables import Annotation, Category, Image
+from rcnn.data.records import Dataset
+from rcnn.outputs import OutputFolder, numbered
+
+FILE = "annotations/instances_{split}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CocoSplit:
+    """A split to write; `sources` are the image files, one per image."""
+
+    name: str
+    images: list[Image]
+    annotations: list[Annotation]
+    categories: list[Category]
+    sources: list[Path]
+
+
+def require_free(output: OutputFolder, names: Sequence[str]) -> None:
+    """Raise FileExistsError unless splits of these names may be written."""
+    output.require_free(*(FILE.replace("{split}", name) for name in names))
+
+
+def write_split(
+    output: OutputFolder, split: CocoSplit, *, copy: bool = True, advance: Callable[[], None] = lambda: None
+) -> Path:
+    """Write a split, and return its annotation file, which is written last.
+
+    The images are copied to `SPLIT/`, under their names. Without `copy` they stay where they are, below the output
+    folder, and the annotation file has their paths from there. `advance` is called once per image. Raises
+    FileExistsError for files that rcnn did not write.
+    """
+    images: list[Image] = []
+    taken: set[str] = set()
+    for image, source in zip(split.images, split.sources, strict=True):
+        if copy:
+            name = _free_name(image["file_name"], source, taken)
+            with output.writing(f"{split.name}/{name}") as path:
+                shutil.copyfile(source, path)
+        else:
+            name = Path(os.path.relpath(source, output.path)).as_posix()
+        images.append({"id": image["id"], "file_name": name, "height": image["height"], "width": image["width"]})
+        advance()
+    tables = {"images": images, "annotations": split.annotations, "categories": split.categories}
+    return output.write_text(FILE.replace("{split}", split.name), json.dumps(tables) + "\n")
+
+
+def image_sources(dataset: Dataset) -> list[Path]:
+    """The image files of a data set."""
+    return [dataset.folder / name for name in dataset.file_names]
+
+
+def _free_name(name: str, source: Path, taken: set[str]) -> str:
+    """The name of a copied image within the folder of its split, used once, also where upper and lower case are one."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        path = PurePosixPath(source.name)
+    number = 1
+    while str(numbered(path, number)).lower() in taken:
+        number += 1
+    free = str(numbered(path, number))
+    taken.add(free.lower())
+    return free

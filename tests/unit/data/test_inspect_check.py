@@ -1,0 +1,121 @@
+"""`rcnn data check`: each of 300 generated faults is found under its id, clean sets have no errors."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rcnn.data.checks.kinds import KINDS
+from rcnn.data.inspect.check import check_dataset
+from tests.command import rcnn
+from tests.conftest import ROOT
+from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
+
+PLACES = 5  # where each fault is put
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
+    root = tmp_path_factory.mktemp("clean")
+    return root, write_clean(root)
+
+
+def test_there_are_300_faults_and_one_of_each_kind() -> None:
+    assert len(FAULTS) * PLACES >= 300
+    outside_coco = {"region", "format", "unreadable-annotations"}
+    assert {fault.kind for fault in FAULTS} == set(KINDS) - outside_coco
+
+
+@pytest.mark.parametrize("seed", range(PLACES))
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.kind)
+def test_a_fault_is_found(clean: tuple[Path, Data], tmp_path: Path, fault: Fault, seed: int) -> None:
+    root, data = clean
+    if fault.images:
+        shutil.copytree(root, tmp_path / "data")
+        root = tmp_path / "data"
+    try:
+        write_tables(root, changed(data, fault, root, seed))
+        report = check_dataset(root, images=fault.images)
+    finally:
+        write_tables(root, data)
+    assert fault.kind in [one.kind for one in report.findings], report.lines()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_clean_set_has_no_findings(tmp_path: Path, seed: int) -> None:
+    write_clean(tmp_path, seed)
+    report = check_dataset(tmp_path)
+    assert report.findings == (), report.lines()
+    assert report.lines() == ["no faults in 8 images and 24 objects of 2 splits (train, val)"]
+
+
+@pytest.mark.parametrize("name", ["coco449", "balloon", "fruits_nuts"])
+def test_real_sets_have_no_errors(shared: Path, name: str) -> None:
+    report = check_dataset(shared / "data" / name, images=name != "coco449")
+    assert report.errors == (), report.lines()
+    assert sum(report.objects.values()) > 100
+
+
+def test_the_command_prints_findings_and_its_status_is_that_of_the_errors(
+    clean: tuple[Path, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, data = tmp_path / "data", copy.deepcopy(clean[1])
+    shutil.copytree(clean[0], root)
+    assert rcnn("data", "check", root) == 0
+    assert "no faults in 8 images and 24 objects" in capsys.readouterr().out
+    data["val"]["annotations"][4]["segmentation"] = [[1, 1, 9, 9, 9, 1, 1, 9]]
+    write_tables(root, data)
+    assert rcnn("data", "check", root, "--only", "self-crossing-outline") == 0
+    assert "warning [self-crossing-outline]: " in capsys.readouterr().out
+    assert rcnn("data", "check", root, "--only", "self-crossing-outline", "--strict") == 1
+    data["train"]["annotations"][2]["area"] = -1
+    write_tables(root, data)
+    capsys.readouterr()
+    assert rcnn("data", "check", root, "--json", "--no-images", "--skip", "box-contradicts-outline") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert [one["id"] for one in report["findings"]] == ["bad-area", "self-crossing-outline"]
+    assert report["findings"][0]["ids"] == [3]
+    assert (report["errors"], report["warnings"]) == (1, 1)
+    assert rcnn("data", "check", root, "--fix", tmp_path / "out") == 0
+    assert "repaired: " in capsys.readouterr().out
+
+
+def test_what_cannot_be_checked_has_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        ((tmp_path / "nothing",), "does not exist; expected the folder of a data set"),
+        ((tmp_path,), "has no annotations in a known format"),
+        ((tmp_path, "--only", "box-outsid"), "no fault has the id 'box-outsid' (did you mean 'box-outside'?)"),
+        ((tmp_path, "--fix", tmp_path, "--no-images"), "--fix repairs all errors: leave out"),
+    ):
+        assert rcnn("data", "check", *words) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_file_that_is_no_json_is_an_error_of_the_data(clean: tuple[Path, Data], tmp_path: Path) -> None:
+    shutil.copytree(clean[0], tmp_path / "data")
+    (tmp_path / "data" / "annotations" / "instances_val.json").write_text("{")
+    report = check_dataset(tmp_path / "data")
+    assert [one.kind for one in report.errors] == ["unreadable-annotations"]
+    assert list(report.images) == ["train"]
+
+
+def test_every_fault_that_opening_reports_has_a_known_id() -> None:
+    """Each call of `Warnings.add` and `DataError` names a kind of checks/kinds.py."""
+    named: list[str] = []
+    for path in sorted((ROOT / "src" / "rcnn" / "data").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call):
+                continue
+            name = ast.unparse(node.func)
+            if name == "DataError":
+                named.append(ast.literal_eval(node.args[0]))
+            elif name.endswith("warnings.add"):
+                given = next((keyword.value for keyword in node.keywords if keyword.arg == "kind"), None)
+                named += [str(given.value)] if isinstance(given, ast.Constant) else []
+    assert len(named) > 40
+    assert set(named) <= set(KINDS)

@@ -1,0 +1,65 @@
+"""`rcnn data split`: the parts are those of `divide`, complete, and readable as COCO."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rcnn.data import open_dataset, splits
+from rcnn.data.inspect.divide import split_dataset
+from rcnn.data.split import divide
+from tests.command import rcnn
+from tests.tiny_data import write_tiny_coco
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return write_tiny_coco(tmp_path / "data", {"train": 20})
+
+
+def test_the_parts_are_those_of_divide(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert rcnn("data", "split", root, "--fractions", ".8,.2", "--output", out) == 0
+    printed = capsys.readouterr().out
+    assert "images" in printed
+    assert f"use it with --data {out}" in printed
+    whole = open_dataset(root, "train")
+    assert splits(out) == ["train", "val"]
+    for name, places in zip(("train", "val"), divide(whole, (0.8, 0.2)), strict=True):
+        part = open_dataset(out, name)
+        assert part.image_ids == tuple(whole.image_ids[place] for place in places)
+        assert part.classes == whole.classes
+        for own, place in enumerate(places):
+            assert part[own].path.read_bytes() == whole[place].path.read_bytes()
+            assert part[own].annotation_ids == whole[place].annotation_ids
+            assert part[own].boxes.tolist() == whole[place].boxes.tolist()
+
+
+def test_within_the_data_set_only_annotation_files_are_added(root: Path) -> None:
+    division = split_dataset(root, (0.5, 0.3, 0.2), root, names=("a", "b", "c"))
+    assert sum(division.images.values()) == 20
+    assert sorted(path.name for path in root.iterdir() if path.is_dir()) == ["annotations", "train"]
+    assert sum(len(open_dataset(root, name)) for name in "abc") == 20
+    assert open_dataset(root, "a")[0].path.parent == root / "train"
+
+
+def test_the_original_split_is_not_replaced(root: Path) -> None:
+    before = (root / "annotations" / "instances_train.json").read_text()
+    with pytest.raises(FileExistsError, match=r"instances_train\.json exists and was not written by rcnn"):
+        split_dataset(root, (0.8, 0.2), root)
+    assert (root / "annotations" / "instances_train.json").read_text() == before
+
+
+def test_what_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    small = write_tiny_coco(tmp_path / "small", {"train": 9, "val": 2})
+    for data, words, message in (
+        (small, ("--split", "train", "--fractions", ".8,.2"), "has 9 images; expected at least 10"),
+        (small, ("--fractions", ".8,.2"), "has the splits train, val; choose one with"),
+        (root, ("--fractions", ".8,x"), "--fractions .8,x: expected numbers that add up to 1"),
+        (root, ("--fractions", ".8,.1"), "fractions 0.8, 0.1: expected two or more positive numbers"),
+        (root, ("--fractions", ".8,.2", "--names", "a,a"), "expected 2 different names, one per fraction"),
+    ):
+        assert rcnn("data", "split", data, *words, "--output", tmp_path / "out") == 2
+        assert message in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()

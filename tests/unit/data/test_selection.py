@@ -1,0 +1,175 @@
+"""Several splits as one set, lists of images as a split, and parts of a data set."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rcnn.data import Dataset, open_dataset
+from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_coco, write_images
+
+
+def two_splits(root: Path, second: dict[str, Any] | None = None) -> Path:
+    """The splits train and val, which use the same ids; `second` replaces the tables of val."""
+    write_coco(root, coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)]), "train")
+    return write_coco(root, second or coco_tables([annotation(1, image_id=2), annotation(2, image_id=2)]), "val")
+
+
+def test_two_splits_are_one_set_with_unique_ids(tmp_path: Path) -> None:
+    dataset = open_dataset(two_splits(tmp_path), "train+val")
+    assert (dataset.split, dataset.classes) == ("train+val", ("kite", "cup"))
+    assert dataset.image_ids == (1, 2, 11, 12)
+    assert [record.path.resolve() for record in dataset] == [
+        (tmp_path / split / f"{number}.png").resolve() for split in ("train", "val") for number in (1, 2)
+    ]
+    assert [record.annotation_ids for record in dataset] == [(1,), (2,), (), (11, 12)]
+    assert [record.labels.tolist() for record in dataset] == [[0], [1], [], [0, 0]]
+    [note] = dataset.notes
+    assert "image ids of split val are used by another split too" in note
+    assert note.endswith("1 is 11")
+    truth = dataset.to_coco()
+    assert [(entry["id"], entry["image_id"]) for entry in truth["annotations"]] == [(1, 1), (2, 2), (11, 12), (12, 12)]
+    again: Dataset = pickle.loads(pickle.dumps(dataset))  # noqa: S301  our own bytes; workers receive data sets
+    assert again.to_coco() == truth
+
+
+def test_ids_that_differ_are_kept(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(5, image_id=9)])
+    tables["images"] = [{"id": 9, "file_name": "9.png", "height": 40, "width": 60}]
+    dataset = open_dataset(two_splits(tmp_path, tables), "val+train")
+    assert dataset.image_ids == (9, 1, 2)
+    assert dataset.notes == ()
+
+
+def test_text_ids_get_the_name_of_their_split(tmp_path: Path) -> None:
+    tables = coco_tables([annotation("x", image_id="a")])
+    tables["images"] = [{"id": "a", "file_name": "9.png", "height": 40, "width": 60}]
+    write_coco(tmp_path, tables, "train")
+    write_coco(tmp_path, tables, "val")
+    dataset = open_dataset(tmp_path, "train+val")
+    assert dataset.image_ids == ("a", "val/a")
+    assert [record.annotation_ids for record in dataset] == [("x",), ("val/x",)]
+
+
+def test_classes_are_joined_by_name(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1, category_id=1), annotation(2, category_id=3)])
+    tables["categories"] = [{"id": 1, "name": "cup"}, {"id": 3, "name": "boat"}]
+    dataset = open_dataset(two_splits(tmp_path, tables), "train+val")
+    assert dataset.classes == ("kite", "cup", "boat")
+    assert dataset.category_ids == (3, 7, 8)
+    assert dataset[2].labels.tolist() == [1, 2]
+    assert dataset.class_counts == {"kite": 1, "cup": 2, "boat": 1}
+
+
+def test_trainval35k_is_two_files_of_coco_2014(tmp_path: Path) -> None:
+    for split, folder, first in (("train2014", "train2014", 0), ("valminusminival2014", "val2014", 10)):
+        tables = coco_tables([annotation(first + 1, image_id=first + 1)])
+        for image in tables["images"]:
+            image["id"] += first
+            image["file_name"] = f"COCO_{folder}_{image['id']:012d}.png"
+        write_annotations(tmp_path, tables, split)
+        write_images(tmp_path / folder, [image["file_name"] for image in tables["images"]])
+    dataset = open_dataset(tmp_path, "trainval35k")
+    assert dataset.image_ids == (1, 2, 11, 12)
+    assert dataset.split == "trainval35k"
+    assert dataset[2].path.parts[-2:] == ("val2014", "COCO_val2014_000000000011.png")
+    assert dataset[2].path.is_file()
+
+
+@pytest.mark.parametrize(
+    "lines", ["3\n1\n", "1.png\n3.png", "# chosen\n\n1\n3\n", "old/folder/1.png\n3", "\ufeff1\r\n3\r\n"]
+)
+def test_a_text_file_of_images_is_a_split(tmp_path: Path, lines: str) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(n, image_id=n) for n in (1, 2, 3)], images=3), "train")
+    (root / "ids.txt").write_text(lines)
+    for split in ("ids.txt", "train:ids.txt", str(root / "ids.txt")):
+        dataset = open_dataset(root, split)
+        assert dataset.image_ids == (1, 3)
+        assert [entry["id"] for entry in dataset.to_coco()["annotations"]] == [1, 3]
+
+
+def test_the_split_of_a_list_is_the_one_that_has_its_images(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1, image_id=9)])
+    tables["images"] = [{"id": 9, "file_name": "9.png", "height": 40, "width": 60}]
+    root = two_splits(tmp_path, tables)
+    (root / "one.txt").write_text("9")
+    (root / "both.txt").write_text("9\n1")
+    assert open_dataset(root, "one.txt")[0].path == root / "val" / "9.png"
+    assert open_dataset(root, "train+one.txt").image_ids == (1, 2, 9)
+    with pytest.raises(ValueError, match=r"none of train, val has all of its images; say which .*train:.*both.txt"):
+        open_dataset(root, "both.txt")
+
+
+def test_errors_of_selections(tmp_path: Path) -> None:
+    root = two_splits(tmp_path)
+    (root / "ids.txt").write_text("1\n77")
+    (root / "empty.txt").write_text("\n# nothing\n")
+    (root / "binary.txt").write_bytes(b"\xff\xfe\xfd")
+    for split, message in {
+        "": r"has the splits train, val; choose one with split= \(--split\)",
+        "train+": r"an empty name between the \+",
+        "train+train": "has train twice",
+        "train+test": r"has no split 'test'.*; it has train, val",
+        "absent.txt": r"absent.txt does not exist.*expected a text file with an image id or file name per line",
+        "train:ids.txt": r"ids.txt: 77: not an id or file name of the 2 images; expected e.g. 1 or 1.png",
+        "train:empty.txt": "lists no images",
+        "train:binary.txt": "is not a text file",
+    }.items():
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            open_dataset(root, split)
+    tables = coco_tables([annotation(1)])
+    for image, folder in zip(tables["images"], "ab", strict=True):
+        image["file_name"] = f"{folder}/same.png"
+    (root / "same.txt").write_text("same.png")
+    write_coco(root, tables, "test")
+    with pytest.raises(ValueError, match=r"same.png is the name of 2 images; give their ids or paths"):
+        open_dataset(root, "test:same.txt")
+
+
+def test_a_part_of_a_data_set(tmp_path: Path) -> None:
+    polygons = [[10, 10, 30, 10, 30, 30], [1, 1, 5, 1, 5, 5, 1, 5]]
+    rle = {"size": [40, 60], "counts": [100, 20, 2280]}
+    entries = [
+        annotation(1, segmentation=polygons),
+        annotation(2, image_id=2, segmentation=rle, area=None, bbox=[2, 20, 1, 20]),
+        annotation(3, image_id=3, segmentation=None),
+        annotation(4, image_id=3, category_id=7),
+        annotation(5, image_id=4),
+    ]
+    whole = open_dataset(write_coco(tmp_path, coco_tables(entries, images=5)))
+    part = whole.subset([3, 1, 4, 2], "some")
+    assert part.split == "some"
+    for mine, place in zip(part, [3, 1, 4, 2], strict=True):
+        theirs = whole[place]
+        assert (mine.path, mine.image_id, mine.annotation_ids) == (theirs.path, theirs.image_id, theirs.annotation_ids)
+        for name in ("boxes", "labels", "crowd", "areas"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+        assert str(mine.segmentations) == str(theirs.segmentations)
+    truth = part.to_coco()
+    assert [image["id"] for image in truth["images"]] == [4, 2, 5, 3]
+    assert sorted(entry["id"] for entry in truth["annotations"]) == [2, 3, 4, 5]
+    assert part.subset([0]).image_ids == (4,)
+    assert len(whole.subset([])) == 0
+    for wrong in ([0, 0], [5], [-1]):
+        with pytest.raises(ValueError, match="expected different numbers from 0 to 4"):
+            whole.subset(wrong)
+
+
+def test_parts_of_keypoints(tmp_path: Path) -> None:
+    points = [[1, 2, 2, 3, 4, 2], [5, 6, 2, 7, 8, 1]]
+    tables = coco_tables([annotation(n + 1, image_id=n + 1, keypoints=points[n]) for n in range(2)])
+    for category in tables["categories"]:
+        category["keypoints"] = ["left", "right"]
+    whole = open_dataset(write_coco(tmp_path, tables))
+    keypoints = whole.subset([1])[0].keypoints
+    assert keypoints is not None
+    assert keypoints.reshape(-1).tolist() == points[1]
+    (tmp_path / "annotations" / "instances_other.json").write_text(json.dumps(coco_tables([annotation(1)])))
+    write_images(tmp_path / "other", ["1.png", "2.png"])
+    with pytest.raises(ValueError, match=r"category 'kite' has the keypoints None, but \['left', 'right'\] in another"):
+        open_dataset(tmp_path, "val+other")
