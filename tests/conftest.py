@@ -23,6 +23,13 @@ def shared() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test downloads weights or uses those of the machine; tests of downloads have a local server."""
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path_factory.getbasetemp() / "rcnn-cache"))
+
+
+@pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rcnn.training.settings import TrainConfig
     from rcnn.tta import AugmentedPredictor
     from rcnn.weights.api import convert, load
+    from rcnn.weights.catalogue.api import download_weights, list_weights
     from rcnn.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 __version__ = "0.2.0.dev0"
@@ -54,8 +55,10 @@ __all__ = [
     "__version__",
     "build_detector",
     "convert",
+    "download_weights",
     "evaluate",
     "list_models",
+    "list_weights",
     "load",
     "load_checkpoint",
     "model_config",
@@ -87,8 +90,10 @@ _MODULES = {  # public name -> the module that defines it
     "TrainingRun": "rcnn.training.api",
     "build_detector": "rcnn.models",
     "convert": "rcnn.weights.api",
+    "download_weights": "rcnn.weights.catalogue.api",
     "evaluate": "rcnn.evaluation.api",
     "list_models": "rcnn.models",
+    "list_weights": "rcnn.weights.catalogue.api",
     "load": "rcnn.weights.api",
     "load_checkpoint": "rcnn.weights.checkpoint",
     "model_config": "rcnn.models",

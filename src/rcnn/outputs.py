@@ -351,6 +351,16 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 
 
 def _lock(file: IO[str], folder: Path) -> None:
+    """As `lock_file`, with a message about the folder."""
+    try:
+        lock_file(file)
+    except BlockingIOError as error:
+        raise BlockingIOError(
+            f"{folder} is in use by another rcnn process: wait until it ends, or choose another output (--output)"
+        ) from error
+
+
+def lock_file(file: IO[str]) -> None:
     """Lock an open file until it is closed or its process ends. BlockingIOError if another process holds it."""
     try:
         if os.name == "nt":
@@ -362,8 +372,6 @@ def _lock(file: IO[str], folder: Path) -> None:
 
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError) as error:
-        raise BlockingIOError(
-            f"{folder} is in use by another rcnn process: wait until it ends, or choose another output (--output)"
-        ) from error
+        raise BlockingIOError(f"{file.name} is locked by another process") from error
     except OSError:
         return  # a file system without locks, e.g. some network ones

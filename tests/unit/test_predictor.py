@@ -242,5 +242,5 @@ def test_open_files(detector: Detector, tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_model_is_no_checkpoint() -> None:
-    with pytest.raises(FileNotFoundError, match=r"is the name of a model, which has no weights.*rcnn train"):
+    with pytest.raises(FileNotFoundError, match=r"is the name of a model, which has no published weights.*rcnn train"):
         Predictor("mask_rcnn_compact")

@@ -10,6 +10,7 @@ from rcnn.cli.convert import convert
 from rcnn.cli.data import data
 from rcnn.cli.demo import demo
 from rcnn.cli.doctor import doctor
+from rcnn.cli.download import download
 from rcnn.cli.eval import evaluate
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
@@ -29,6 +30,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("convert")(convert)
 app.add_typer(models, name="models")
+app.command("download")(download)
 app.add_typer(data, name="data")
 app.command("doctor")(doctor)
 app.command("demo")(demo)

@@ -15,6 +15,7 @@ from rcnn.cli.options import (
     Annotations,
     Device,
     MetricOption,
+    Offline,
     Padding,
     PaddingOption,
     Precision,
@@ -30,8 +31,8 @@ def evaluate(
         Path,
         typer.Argument(
             metavar="CHECKPOINT_OR_RESULTS",
-            help="Folder of a checkpoint or of a run (its best/ is used); or results to score again: a file in COCO's "
-            "format, or the output folder of an evaluation.",
+            help="Folder of a checkpoint or of a run (its best/ is used), or a name from `rcnn models weights`; or "
+            "results to score again: a file in COCO's format, or the output folder of an evaluation.",
         ),
     ],
     data: Annotated[Path, typer.Option(help="Folder of the data set.")],
@@ -77,6 +78,7 @@ def evaluate(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    offline: Offline = False,
 ) -> None:
     """Compute average precision of boxes, masks and keypoints, overall and per class.
 

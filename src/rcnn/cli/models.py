@@ -1,12 +1,10 @@
-"""`rcnn models`: the models, the settings of one, and its cost."""
+"""`rcnn models`: the models, their published weights, the settings of one, and its cost."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import sys
-import textwrap
 from collections.abc import Iterable, Mapping
-from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,54 +13,90 @@ from rcnn.cli.options import Allow
 
 if TYPE_CHECKING:
     from rcnn.models.describe import Setting
-    from rcnn.models.zoo.facts import Published
+    from rcnn.weights.catalogue.entry import Entry
 
 models = typer.Typer(help="List the models, or show the settings of one.", invoke_without_command=True)
 
 
 @models.callback()
 def models_or_list(context: typer.Context) -> None:
-    """List the models (`list`, the default), or show the settings of one (`show`)."""
+    """List the models (`list`, the default) or their weights, or show the settings of one (`show`)."""
     if context.invoked_subcommand is None:
         list_models(as_json=False)
 
 
 @models.command("list")
 def list_models(
-    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON, with papers.")] = False,
 ) -> None:
-    """List the models that `rcnn train` accepts: size, GFLOPs at 800 x 1333, paper, and published AP."""
+    """List the models that `rcnn train` accepts: parameters, GFLOPs at 800 x 1333, AP and names of their weights."""
     from rcnn.models.zoo import MODELS
     from rcnn.models.zoo.facts import facts
+    from rcnn.weights.catalogue.names import detectors_of
 
     known = facts()
     if as_json:
         table = {name: known[name]._asdict() for name in MODELS}
-        for row in table.values():
+        for name, row in table.items():
             row["published"] = [result._asdict() for result in row["published"]]
+            row["weights"] = [entry.name for entry in detectors_of(name)]
         typer.echo(json.dumps(table, indent=2))
         return
     width = max(map(len, MODELS))
-    typer.echo(f"{'name':{width}}  parameters   GFLOPs  paper; box (/ mask) AP as published")
+    typer.echo(f"{'name':{width}}    params   GFLOPs   box  mask  kpts  weights")
     for name in MODELS:
-        row = known[name]
-        line = f"{name:{width}}  {row.parameters / 1e6:8.1f} M  {row.gflops:7.1f}  {row.paper or 'ours'}"
-        line = "; ".join([line, *_by_system(row.published)])
-        if sys.stdout.isatty():  # one line per model for grep
-            line = textwrap.fill(line, get_terminal_size().columns, subsequent_indent=" " * (width + 2))
-        typer.echo(line)
+        row, files = known[name], detectors_of(name)
+        more = f" +{len(files) - 1}" if len(files) > 1 else ""
+        scores = _scores(files[0]) if files else "    -     -     -"
+        typer.echo(
+            f"{name:{width}}  {row.parameters / 1e6:6.1f} M  {row.gflops:7.1f} {scores}  "
+            f"{files[0].tag + more if files else '-'}"
+        )
     typer.echo(
-        "GFLOPs: one image of 800 x 1333 with the maximum number of proposals and detections; a multiplication "
-        "and an addition count as two.\nAP: percent on COCO val2017 (minival), as reported by each framework."
+        "box, mask, kpts: AP in percent of these weights on COCO val2017 (minival), as published.\n"
+        "weights: what the name alone stands for, and how many more there are: rcnn models weights NAME.\n"
+        "GFLOPs: one image of 800 x 1333 with all proposals and detections; a multiply-add counts as two."
     )
 
 
-def _by_system(published: Iterable[Published]) -> list[str]:
-    """ "Detectron2 38.6 / 35.2 (1x), 41.0 / 37.2 (3x)" for each system."""
-    systems: dict[str, list[str]] = {}
-    for result in published:
-        systems.setdefault(result.system, []).append(f"{result.ap} ({result.schedule})")
-    return [f"{system} {', '.join(values)}" for system, values in systems.items()]
+@models.command("weights")
+def list_weights(
+    name: Annotated[
+        str, typer.Argument(help="A model, or a part of a name. Defaults to all.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
+) -> None:
+    """List published weights by the names that commands accept: AP, size, and with one NAME@TAG all facts.
+
+    Example: rcnn models weights mask_rcnn_r50_fpn
+    """
+    from rcnn.weights.catalogue.cache import downloads_folder, is_available
+    from rcnn.weights.catalogue.names import entries, find_entry
+
+    found = [entry for entry in entries().values() if name in entry.name]
+    if not found or "@" in name:
+        found = [find_entry(name)]
+    if as_json:
+        typer.echo(json.dumps({entry.name: dataclasses.asdict(entry) for entry in found}, indent=2))
+        return
+    width = max(len(entry.name) for entry in found)
+    typer.echo(f"{'name':{width}}    box  mask  kpts    MiB  local")
+    for entry in found:
+        size = f"{entry.mib:.0f}" if entry.mib else "-"
+        typer.echo(f"{entry.name:{width}}  {_scores(entry)}  {size:>5}  {'yes' if is_available(entry) else '-'}")
+    if len(found) == 1:
+        [entry] = found
+        rows = {"framework": entry.system, "trained on": entry.data, "licence": entry.licence, "address": entry.url}
+        rows |= {"digest": entry.digest or "not published", "facts from": entry.seen}
+        rows |= {"by hand": f"put {entry.file} into {downloads_folder(entry)}"} if not entry.package else {}
+        for key, value in rows.items():
+            typer.echo(f"{key:12}{value}")
+
+
+def _scores(entry: Entry) -> str:
+    """Published AP of boxes, masks and keypoints, in three columns."""
+    scores = (entry.box, entry.mask, entry.keypoints)
+    return " ".join("    -" if score is None else f"{score:5.1f}" for score in scores)
 
 
 @models.command("cost")

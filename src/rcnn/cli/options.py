@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from typing import Annotated
 
@@ -55,6 +56,22 @@ Allow = Annotated[
         "--allow",
         metavar="FACTORY",
         help="Your own code that the checkpoint names and may run, e.g. my_backbone.py:make_backbone.",
+    ),
+]
+
+
+def _go_offline(offline: bool) -> None:
+    if offline:
+        os.environ["RCNN_OFFLINE"] = "1"  # for this process
+
+
+Offline = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        callback=_go_offline,
+        expose_value=False,
+        help="Do not download weights; use only those in the cache (also: RCNN_OFFLINE=1).",
     ),
 ]
 TTA = Annotated[

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rcnn.cli.given import given_boxes, require_free, write_features
-from rcnn.cli.options import TTA, Allow, Device, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
+from rcnn.cli.options import TTA, Allow, Device, Offline, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import predictor_from
@@ -36,7 +36,12 @@ SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or of a run (its best/ is used).")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a checkpoint or of a run (its best/ is used), or a name from `rcnn models weights`."
+        ),
+    ],
     inputs: Annotated[
         list[str],
         typer.Argument(
@@ -87,6 +92,7 @@ def predict(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    offline: Offline = False,
 ) -> None:
     """Find objects in images; write pictures and OUTPUT/predictions.json.
 

@@ -9,13 +9,16 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Strict
+from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Offline, Strict
 
 
 def train(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL_OR_CHECKPOINT", help="A name from `rcnn models list`, or a checkpoint folder."),
+        typer.Argument(
+            metavar="MODEL_OR_CHECKPOINT",
+            help="A name from `rcnn models list` or `rcnn models weights`, or a checkpoint folder.",
+        ),
     ],
     data: Annotated[
         Path,
@@ -42,18 +45,22 @@ def train(
     annotations: Annotations = "",
     weights: Annotated[
         str,
-        typer.Option(help="Backbone checkpoint converted from ImageNet weights by `rcnn convert`, for a named model."),
+        typer.Option(
+            help="For a named model: imagenet, none (random weights), a name from `rcnn models weights`, or the folder "
+            "of a backbone. Defaults to COCO weights of the model where they exist, else ImageNet weights."
+        ),
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
     device: Device = "auto",
     strict: Strict = False,
     allow_empty: AllowEmpty = False,
     allow: Allow = None,
+    offline: Offline = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
     ] = False,
 ) -> None:
-    """Train a model from scratch, or fine-tune a checkpoint, also on other classes.
+    """Train a model, or fine-tune a checkpoint, also on other classes.
 
     Ctrl-C stops after the current step and saves; --resume continues from there.
 

@@ -115,11 +115,14 @@ def _objects(
         starts=np.searchsorted(image[kept], np.arange(len(images) + 1)),
         boxes=boxes[kept],
         labels=np.array([label[one["category_id"]] for one in annotations], dtype=np.int64),
-        crowd=np.array([one["iscrowd"] for one in annotations], dtype=bool),
+        crowd=np.array([one["iscrowd"] or one.get("difficult", 0) for one in annotations], dtype=bool),
         areas=np.array([one["area"] for one in annotations], dtype=np.float64),
         ids=ids[kept].astype(np.int64) if whole else ids[kept],
         keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if points else None,
         outlines=pack_outlines(annotations),
+        expressions=tuple(tuple(one.get("expressions", ())) for one in annotations)
+        if any("expressions" in one for one in annotations)
+        else None,
     )
 
 

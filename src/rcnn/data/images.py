@@ -7,16 +7,21 @@ These rules hold for training, evaluation and prediction:
  - the first frame of an animation or multi-page file is used;
  - colour profiles are not applied, because no detector was trained with them; CMYK is converted without a profile;
  - the format is detected from the content, never from the file name. Formats that Pillow passes to another program
-   (PostScript) are refused.
+   (PostScript) are refused;
+ - a labelme file (.json) is the image that is embedded in it (imageData).
+
+Images of ids (a class or an instance per pixel) are read by `read_ids`, without any conversion.
 
 Memory: decoding needs about 10 bytes per pixel. Images of more than MAX_PIXELS are refused before they are decoded.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
 import importlib.util
 import io
+import json
 import os
 import threading
 from pathlib import Path
@@ -41,7 +46,9 @@ TURNS = {  # EXIF value -> the operation that makes the image upright
 SWAPS_SIDES = (5, 6, 7, 8)  # EXIF values that swap height and width
 # EPS and WMF start other programs or system renderers; the others are only identified by Pillow, never decoded
 REFUSED_FORMATS = ("EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG")
+LOSSY_FORMATS = ("JPEG", "MPO", "WEBP")  # which change ids
 HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # at byte 8 of the file
+EMBEDDED = ".json"  # suffix of labelme files
 Source = str | Path | bytes
 
 _pillow_limit = threading.Lock()  # Pillow's own limit is one global variable
@@ -110,6 +117,29 @@ def image_size(source: Source, *, max_pixels: int = MAX_PIXELS) -> tuple[int, in
     return (width, height) if swapped else (height, width)
 
 
+def read_ids(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """The ids (H, W) int64 in an image of ids: grey values, places in a palette, or R + 256 G + 65536 B.
+
+    Raises FileNotFoundError if there is no file, and ImageError if it is not an image, is damaged, or has a form that
+    holds no ids (JPEG, floating point).
+    """
+    name = _name(source)
+    with _open(source, max_pixels) as image:
+        try:
+            image.load()
+            values = np.asarray(image).astype(np.int64)
+        except Exception as error:  # decoders raise all kinds for damaged files
+            raise _damaged(name, error) from error
+        if image.format in LOSSY_FORMATS or image.mode in ("F", "CMYK", "YCbCr", "LAB", "HSV"):
+            raise ImageError(
+                f"{name} is a {image.format} with colour mode {image.mode}, which cannot hold ids: save it as a grey, "
+                "palette or RGB PNG"
+            )
+        if image.mode in ("RGB", "RGBA", "RGBX"):
+            return values[..., 0] + 256 * values[..., 1] + 65536 * values[..., 2]
+        return values[..., 0] if values.ndim == 3 else values  # grey or palette, with or without transparency
+
+
 def read_grey(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """A small grey copy (side, side) uint8 of what `read_image` returns, squeezed to a square.
 
@@ -123,7 +153,12 @@ def read_grey(source: Source, side: int, *, max_pixels: int = MAX_PIXELS) -> np.
 
 
 def is_image(path: Path) -> bool:
-    """Whether a file's header is that of an image that `read_image` reads, with all optional decoders installed."""
+    """Whether a file's header is that of an image that `read_image` reads, with all optional decoders installed.
+
+    A labelme file is not counted, though an image may be embedded in it.
+    """
+    if path.suffix.lower() == EMBEDDED:
+        return False
     try:
         with _open(path, max_pixels=0) as image:
             return image.format != "TGA"  # which has no signature: text files pass as TGA
@@ -156,6 +191,9 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name} cannot be read: permission denied (try chmod u+r)") from error
     if not head:
         raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == EMBEDDED:
+        source = _embedded(Path(source))
+        head = source[:16]
     heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
     if heif and importlib.util.find_spec("pillow_heif") is None:
         raise MissingHeifError(f"{name} is a HEIC image, which needs an extra: pip install 'rcnn[heif]'")
@@ -190,6 +228,16 @@ def _head(source: Source) -> bytes:
         raise ImageError(f"{path} is not a regular file; expected an image file")
     with path.open("rb") as file:
         return file.read(16)
+
+
+def _embedded(path: Path) -> bytes:
+    """The encoded image in a labelme file."""
+    try:
+        return base64.b64decode(json.loads(path.read_bytes())["imageData"], validate=True)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ImageError(
+            f"{path} is not an image, nor a labelme file with an image in it (imageData): give the image file"
+        ) from error
 
 
 def _open_without_limit(file: Path | io.BytesIO, heif: bool) -> Image.Image:

@@ -34,17 +34,18 @@ class ImageRecord:
     width: int
     boxes: np.ndarray  # (N, 4) float32 xyxy, clipped to the image and not empty
     labels: np.ndarray  # (N,) int64 in [0, K)
-    crowd: np.ndarray  # (N,) bool: a group of objects, not used in training, ignored in evaluation
+    crowd: np.ndarray  # (N,) bool: a group of objects, or an object that VOC calls difficult; not used in training
     areas: np.ndarray  # (N,) float64 pixels, as annotated; if missing, computed from the outline or the box
     segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
+    expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) what people call each object; only of REFER's sets
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
             raise ValueError(f"image {self.image_id}: boxes are {self.boxes.shape}, expected (N, 4)")
-        for name in ("labels", "crowd", "areas", "segmentations", "annotation_ids", "keypoints"):
+        for name in ("labels", "crowd", "areas", "segmentations", "annotation_ids", "keypoints", "expressions"):
             value = getattr(self, name)
             if value is not None and len(value) != count:
                 raise ValueError(f"image {self.image_id}: {len(value)} {name} for {count} boxes")
@@ -62,6 +63,7 @@ class Objects:
     ids: np.ndarray  # (A,) int64, or objects where some id is text
     outlines: Outlines
     keypoints: np.ndarray | None  # (A, J, 3) float32
+    expressions: tuple[tuple[str, ...], ...] | None = None  # (A,) what people call each object; only of REFER's sets
 
     def subset(self, places: np.ndarray, starts: np.ndarray) -> Objects:
         """The objects at `places`, those of the new image i at starts[i] to starts[i + 1]."""
@@ -74,6 +76,7 @@ class Objects:
             ids=self.ids[places],
             outlines=self.outlines.subset(places),
             keypoints=None if self.keypoints is None else self.keypoints[places],
+            expressions=None if self.expressions is None else tuple(self.expressions[i] for i in places.tolist()),
         )
 
 
@@ -130,6 +133,7 @@ class Dataset:
             segmentations=tuple(objects.outlines.segmentation(place, (height, width)) for place in range(first, last)),
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=tuple(objects.ids[first:last].tolist()),
+            expressions=None if objects.expressions is None else objects.expressions[first:last],
         )
 
     @property
@@ -188,12 +192,15 @@ class Dataset:
         ]
         annotations: list[Annotation] = []
         own = set(self.image_ids)
-        for annotation in self.reader((self.folder, images)).annotations:
+        tables = self.reader((self.folder, images))
+        for annotation in tables.annotations:
             label = self.label_of.get(annotation["category_id"])
             if label is not None and annotation["image_id"] in own:
                 ours = annotation.copy()
                 ours["category_id"] = self.category_ids[label]
                 annotations.append(ours)
+        read = {image["id"]: image for image in tables.images}  # with LVIS' fields
+        images = [read.get(image["id"], image) for image in images]
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}
 
 

@@ -22,6 +22,7 @@ from rcnn.ops.masks import Region
 
 OPACITY = 0.45  # weight of the object's colour in a masked pixel
 _MAX_NAME = 32  # characters of a name in a picture
+MAX_CAPTION = 60  # characters of a caption
 _STRIP = 1 << 20  # pixels blended at a time
 
 # Pairs of COCO's 17 keypoints of a person that a line joins.
@@ -38,6 +39,7 @@ def draw_objects(
     names: Sequence[str],
     *,
     scores: npt.ArrayLike | None = None,
+    captions: Sequence[str] | None = None,
     masks: Iterable[Region | None] | None = None,
     keypoints: npt.ArrayLike | None = None,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
@@ -48,10 +50,11 @@ def draw_objects(
     """A copy of `image` with its D objects drawn on it: masks, boxes, keypoints and names.
 
     `image`: uint8 RGB, a tensor (3, H, W) or an array (H, W, 3). `boxes` (D, 4); `labels` (D,) into `names`; `scores`
-    (D,) for detections; `keypoints` (D, J, 3), drawn where the third number (visibility or score) is above
-    `keypoint_score`. `masks` yields one region per object, in order, and is read one at a time; parts outside the
-    image are not drawn. `contour` draws the outline of a mask instead of its area. Colours follow the place among the
-    objects, or the class; both are the same from run to run.
+    (D,) for detections; `captions` (D,) are drawn instead of the names, unless they are empty. `keypoints` (D, J, 3)
+    are drawn where the third number (visibility or score) is above `keypoint_score`. `masks` yields one region per
+    object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the outline of a
+    mask instead of its area. Colours follow the place among the objects, or the class: both are the same from run to
+    run.
 
     Names stay inside the image; none is drawn if the image is too small. Warns if no font has a character of `names`.
     """
@@ -76,9 +79,11 @@ def draw_objects(
             points[:, 2] -= keypoint_score
             _draw_keypoints(pen, points, skeleton, colours[row], width)
     texts = [_short(names[int(label)]) for label in labels]
+    if captions is not None:
+        texts = [_short(caption, MAX_CAPTION) or name for caption, name in zip(captions, texts, strict=True)]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, np.asarray(scores, dtype=np.float64), strict=True)]
-    if missing := missing_characters(tuple(names)):
+    if missing := missing_characters((*names, *(captions or ()))):
         warnings.warn(describe_missing(missing), stacklevel=2)
     writer = LabelWriter(picture)
     for row in largest_first[::-1]:  # the smallest first: they have the fewest places to choose from
@@ -99,8 +104,8 @@ def line_width(height: int, width: int) -> int:
     return max(1, round(math.sqrt(height * width) / 280))
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+def _short(name: str, longest: int = _MAX_NAME) -> str:
+    return name if len(name) <= longest else f"{name[: longest - 1]}…"
 
 
 def _rgb(image: Tensor | npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

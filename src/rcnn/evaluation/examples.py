@@ -41,7 +41,10 @@ def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple
 
 
 def draw_ground_truth(record: ImageRecord, image: Tensor, predictor: Predictor) -> Image.Image:
-    """The objects of an image (3, H, W), without crowds: boxes, and the masks and keypoints that the model predicts."""
+    """The objects of an image (3, H, W), without crowds: boxes, and the masks and keypoints that the model predicts.
+
+    An object with referring expressions has the first one as its text, instead of the name of its class.
+    """
     own = np.flatnonzero(~record.crowd)
     keypoints = None
     if predictor.config.keypoint is not None and record.keypoints is not None:
@@ -54,6 +57,7 @@ def draw_ground_truth(record: ImageRecord, image: Tensor, predictor: Predictor) 
         record.boxes[own],
         record.labels[own],
         predictor.classes,
+        captions=None if record.expressions is None else [_caption(record.expressions[i]) for i in own.tolist()],
         masks=masks,
         keypoints=keypoints,
         skeleton=predictor.skeleton,
@@ -68,6 +72,10 @@ def chosen_records(dataset: Dataset, count: int, limit: int = 0) -> Sequence[Ima
     if len(places) > count:
         places = places[np.linspace(0, len(places) - 1, count).round().astype(int)]
     return [dataset[place] for place in places.tolist()]
+
+
+def _caption(expressions: Sequence[str]) -> str:
+    return expressions[0] if expressions else ""
 
 
 def _region(segmentation: Segmentation, size: tuple[int, int]) -> Region | None:

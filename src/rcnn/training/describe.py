@@ -27,6 +27,8 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     yield from () if plan.validation is None else plan.validation.notes
     classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
+    if starts_fresh(plan.started_from):
+        yield f"weights: {_weights(plan)}"
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
     yield _learning_rate(plan)
     if plan.config.keypoint is not None:
@@ -40,7 +42,7 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
 def describe_plan(plan: RunPlan) -> Iterator[str]:
     """The whole plan, one value per line with its reason in brackets."""
     yield from (f"warning: {line}" for line in plan.warnings)
-    kind = "random weights" if starts_fresh(plan.started_from) else "a checkpoint"
+    kind = "a model" if starts_fresh(plan.started_from) else "a checkpoint"
     validation = "none" if plan.validation is None else _data(plan.validation)
     rows = {
         "model": f"{plan.started_from} ({kind})",
@@ -64,6 +66,12 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
     yield "nothing was written (--dry-run)"
+
+
+def _weights(plan: RunPlan) -> str:
+    """Where the first weights come from, and why."""
+    reason = plan.reasons.get("weights")
+    return (plan.weights or "none") + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:

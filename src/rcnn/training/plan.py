@@ -26,10 +26,18 @@ from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
-from rcnn.training.starting import require_buildable, starting_config, starting_recipe, starts_fresh
+from rcnn.training.starting import (
+    NO_WEIGHTS,
+    choose_weights,
+    is_whole,
+    read_weights,
+    require_buildable,
+    same_weights,
+    starting_config,
+    starting_recipe,
+    with_backbone,
+)
 from rcnn.training.validation import require_measured
-from rcnn.weights.backbone import adopt_backbone
-from rcnn.weights.checkpoint import read_checkpoint
 
 NO_SPLIT = "none"  # name of the validation split for a run without evaluation
 FIXED_AT_RESUME = ("optimizer",)  # training settings that cannot change during a run
@@ -47,7 +55,7 @@ class RunRequest:
     settings: TrainConfig | None = None  # default training settings, instead of those of `model`
     splits: tuple[str, str] = ("", "")  # training split, validation split
     annotations: str = ""  # annotation file within `data`, as in `open_dataset`
-    weights: str = ""  # folder of an ImageNet backbone, for a named model
+    weights: str = ""  # for a named model: "none", "imagenet", a name or a folder; see `choose_weights`
     device: str = "auto"
     resume: bool = False
     strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
@@ -107,15 +115,20 @@ def plan_training(request: RunRequest) -> RunPlan:
         request = _as_recorded(request, record)
     model_words, train_words = split_overrides(request.overrides)
     start, before = _start(request, record)
-    recipe = before or request.settings or starting_recipe(request.model)
+    why = ""
+    if record is None:
+        weights, why = choose_weights(request.model, request.weights, start, model_words)
+        request = replace(request, weights=weights)
+        start = read_weights(weights).config if is_whole(request.model, weights) else start
+    recipe = before or request.settings or starting_recipe(request.model, request.weights)
     settings = override(_Recipe(recipe), train_words).train
 
     config = override(start, model_words)  # before the data: a wrong word is refused at once
     dataset, validation, reasons = _open_data(request, config, record)
-    reasons |= _setting_reasons(request, settings, recipe, resumes=record is not None)
+    reasons |= _setting_reasons(request, settings, recipe, resumes=record is not None) | {"weights": why}
     config = _fit_to_data(start, model_words, dataset, fresh=record is None)
-    if request.weights:
-        config = _with_backbone(request, config, model_words, fresh=record is None)
+    if record is None:
+        config = with_backbone(config, request.model, request.weights, model_words)
     for known in (dataset, validation):
         if config.keypoint is not None and known is not None:
             require_names(known, config.keypoint.names)
@@ -283,11 +296,12 @@ def _recorded(record: dict[str, Any], output: Path | None) -> tuple[DetectorConf
 
 def _as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
     """The request with the values of the run that is resumed. ValueError for an option that contradicts them."""
+    weights = record.get("weights", "")
     given = {
         "--split": (request.splits[0], record["splits"][0]),
         "--val-split": (request.splits[1], record["splits"][1]),
         "--annotations": (request.annotations, record["annotations"]),
-        "--weights": (request.weights, record.get("weights", "")),
+        "--weights": ("" if same_weights(request.weights, weights) else request.weights, weights or NO_WEIGHTS),
         "MODEL": (request.model, record["started_from"]),
     }
     for option, (value, before) in given.items():
@@ -302,7 +316,7 @@ def _as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         model=record["started_from"],
         splits=(first, second),
         annotations=record["annotations"],
-        weights=record.get("weights", ""),
+        weights=weights,
     )
 
 
@@ -368,16 +382,6 @@ def _evaluation_plan(config: DetectorConfig, validation: Dataset | None, metric:
         return None
     names = () if config.keypoint is None else config.keypoint.names
     return plan_evaluation(measured_kinds(config), validation, keypoint_names=names, metric=metric)
-
-
-def _with_backbone(request: RunRequest, config: DetectorConfig, words: Sequence[str], *, fresh: bool) -> DetectorConfig:
-    """`config` with the input settings that the backbone in --weights expects."""
-    if not starts_fresh(request.model):
-        raise ValueError(
-            f"--weights {request.weights}: {request.model} has its own weights. Give a model by its name, or leave "
-            "--weights out"
-        )
-    return adopt_backbone(config, read_checkpoint(request.weights), request.weights, words) if fresh else config
 
 
 def _changes(before: Any, now: Any) -> list[str]:

@@ -1,4 +1,8 @@
-"""Where a run starts from: a named model, a config or a checkpoint, with its default training settings."""
+"""Where a run starts from: a named model, a config or a checkpoint, and the weights that a named model starts with.
+
+A named model starts from the published COCO weights of that model; where there are none, or the settings change its
+layers, from ImageNet weights of its backbone; otherwise from random weights. `--weights` chooses.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +12,31 @@ from pathlib import Path
 import torch
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
+from rcnn.models.overrides import override
 from rcnn.models.zoo import unknown_model
 from rcnn.training.settings import FINE_TUNING, TrainConfig
-from rcnn.weights.backbone import load_backbone
-from rcnn.weights.checkpoint import empty_detector, load_checkpoint, read_checkpoint
+from rcnn.weights.backbone import adopt_backbone, load_backbone
+from rcnn.weights.catalogue.names import (
+    CAFFE,
+    SCRATCH,
+    default_entry,
+    find_entry,
+    imagenet_entry,
+    is_weight_name,
+)
+from rcnn.weights.checkpoint import Checkpoint, empty_detector, load_checkpoint, read_checkpoint
+from rcnn.weights.differences import different_layers
 from rcnn.weights.transfer import transfer
 
 CONFIG = "config:"  # before the name of a config that was passed, in the record of a run
 FROZEN_AND_RANDOM = (
     "warning: you are training from random weights, but the backbone's batch norm is frozen. That works only with "
-    "pretrained weights: `rcnn convert` reads torchvision's and Detectron2's checkpoints, and ImageNet weights for "
-    "--weights. To train from random weights, set backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) "
+    "pretrained weights: --weights imagenet, a name from `rcnn models weights`, or a checkpoint of `rcnn convert`. To "
+    "train from random weights, set backbone.norm=bn backbone.frozen_stages=0 (and fpn.norm=bn) "
     "train.optimizer=adamw train.lr=0.002"
 )
+NO_WEIGHTS = "none"  # value of --weights: random weights
+IMAGENET = "imagenet"  # value of --weights: the ImageNet weights of the model's backbone
 
 
 def starts_fresh(model: str) -> bool:
@@ -35,7 +51,7 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     """
     if model in MODELS:
         return model_config(model)
-    if not Path(model).exists():
+    if not Path(model).exists() and not is_weight_name(model):
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
         raise ValueError(unknown_model(model))
@@ -45,9 +61,81 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     return checkpoint.config
 
 
-def starting_recipe(model: str) -> TrainConfig:
-    """The default training settings: the papers' for a named model, milder ones for a checkpoint."""
-    return TrainConfig() if starts_fresh(model) else FINE_TUNING
+def starting_recipe(model: str, weights: str = "") -> TrainConfig:
+    """The default training settings: the papers' for a named model, milder ones for a trained detector."""
+    return TrainConfig() if starts_fresh(model) and not is_whole(model, weights) else FINE_TUNING
+
+
+def choose_weights(model: str, given: str, config: DetectorConfig, words: Sequence[str]) -> tuple[str, str]:
+    """The weights of a new run of `model`, a name or a folder, empty for random weights; and the reason for them.
+
+    `given` is what the user chose, if anything. `config` is the model's and `words` the KEY=VALUE that change it.
+    """
+    if not starts_fresh(model):
+        return given, "the checkpoint's own"
+    if given == NO_WEIGHTS:
+        return "", "given"
+    changed = override(config, words)
+    if given == IMAGENET:
+        entry = imagenet_entry(changed)
+        if entry is None:
+            raise ValueError(f"--weights imagenet: no ImageNet weights are known for the backbone of {config.name}")
+        return entry.name, "given"
+    if given:
+        named = is_weight_name(given) and not Path(given).exists()
+        return find_entry(given).name if named else given, "given"
+    if model.startswith(CONFIG) or model.endswith(SCRATCH) or getattr(changed.backbone, "pretrained", False):
+        return "", "--weights chooses others"
+    entry = default_entry(model)
+    if entry is not None and _same_layers(config, changed):
+        return entry.name, "its COCO weights; --weights imagenet, or none for random weights"
+    entry = imagenet_entry(changed)
+    if entry is not None:
+        return entry.name, "ImageNet weights of its backbone; --weights none for random weights"
+    return "", "no published weights fit it"
+
+
+def _same_layers(config: DetectorConfig, changed: DetectorConfig) -> bool:
+    """Whether every part that both have is built in the same way."""
+    return not different_layers(config, changed) and (config.cascade is None) == (changed.cascade is None)
+
+
+def is_whole(model: str, weights: str) -> bool:
+    """Whether `weights` are published weights of the whole detector `model`, not only a backbone for it."""
+    if not weights or not is_weight_name(weights) or Path(weights).exists():
+        return False
+    entry = find_entry(weights)
+    return entry.kind == "detector" and entry.model in (model, model + CAFFE)
+
+
+def same_weights(given: str, recorded: str) -> bool:
+    """Whether the user's choice is what a run recorded (empty: random weights)."""
+    if given in ("", recorded) or (given == NO_WEIGHTS and not recorded):
+        return True
+    if not is_weight_name(recorded):
+        return False
+    if given == IMAGENET:
+        return find_entry(recorded).kind == "backbone"
+    return is_weight_name(given) and find_entry(given).name == recorded
+
+
+def read_weights(weights: str) -> Checkpoint:
+    """The checkpoint of --weights, downloaded if needed; errors of that also say how to do without."""
+    try:
+        return read_checkpoint(weights)
+    except (ConnectionError, FileNotFoundError) as error:
+        raise type(error)(f"{error}\nTo train from random weights instead: --weights none") from error
+
+
+def with_backbone(config: DetectorConfig, model: str, weights: str, words: Sequence[str]) -> DetectorConfig:
+    """`config` with the input settings that the backbone in `weights` expects; `words` are the user's settings."""
+    if not weights or is_whole(model, weights):
+        return config
+    if not starts_fresh(model):
+        raise ValueError(
+            f"--weights {weights}: {model} has its own weights. Give a model by its name, or leave --weights out"
+        )
+    return adopt_backbone(config, read_weights(weights), weights, words)
 
 
 def require_buildable(config: DetectorConfig, source: str = "") -> None:
@@ -73,7 +161,9 @@ def build_start(
         detector = build_detector(config)
     if not starts_fresh(model):
         return detector, transfer(detector, read_checkpoint(model), classes)
+    if is_whole(model, weights):
+        return detector, f"{weights}: {transfer(detector, read_weights(weights), classes)}"
     if weights:
-        return detector, load_backbone(detector, read_checkpoint(weights), weights)
+        return detector, load_backbone(detector, read_weights(weights), weights)
     frozen = getattr(config.backbone, "norm", "") == "frozen_bn"
     return detector, FROZEN_AND_RANDOM if frozen else "starting from random weights"

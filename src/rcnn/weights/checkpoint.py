@@ -250,14 +250,9 @@ def _contiguous(value: Tensor) -> Tensor:
 
 
 def _locate(path: Path) -> Path:
-    """The folder that contains the weights."""
-    if not path.exists() and str(path) in MODELS:
-        raise FileNotFoundError(
-            f"{path} is the name of a model, which has no weights; expected a checkpoint folder, or the folder of a "
-            f"training run. To train one: rcnn train {path} --data DATA"
-        )
+    """The folder that contains the weights; published weights are downloaded and converted on first use."""
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a checkpoint folder, or the folder of a training run")
+        path = _named(str(path))
     if path.is_file():
         if path.suffix.lower() in FOREIGN:
             raise ValueError(
@@ -273,4 +268,23 @@ def _locate(path: Path) -> Path:
     cure = f"; convert that file with `rcnn convert {path / foreign} --output DIR`" if foreign else ""
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"
+    )
+
+
+def _named(name: str) -> Path:
+    """The checkpoint folder of published weights, in the cache. Raises as `cached_checkpoint`."""
+    # imported here: the cache writes checkpoints
+    from rcnn.weights.catalogue.cache import cached_checkpoint
+    from rcnn.weights.catalogue.names import find_entry, is_weight_name
+
+    if is_weight_name(name):
+        return cached_checkpoint(find_entry(name))
+    if name in MODELS:
+        raise FileNotFoundError(
+            f"{name} is the name of a model, which has no published weights; expected a checkpoint folder, the folder "
+            f"of a training run, or a name from `rcnn models weights`. To train one: rcnn train {name} --data DATA"
+        )
+    raise FileNotFoundError(
+        f"{name} does not exist; expected a checkpoint folder, the folder of a training run, or a name from "
+        "`rcnn models weights`"
     )

@@ -196,7 +196,9 @@ def test_random_weights_under_frozen_norms_are_reported(data: Path, tmp_path: Pa
     words = "input.min_size=64 rpn.proposals.post_nms_train=20 box.sampling.batch_size=8"
     words += " train.steps=1 train.batch_size=1 train.workers=0"
     lines: list[str] = []
-    runs.run("faster_rcnn_r50_fpn", data, tmp_path / "run", words.split(), splits=("", "none"), lines=lines)
+    runs.run(
+        "faster_rcnn_r50_fpn", data, tmp_path / "run", words.split(), splits=("", "none"), weights="none", lines=lines
+    )
     assert sum("random weights, but" in line and "rcnn convert" in line for line in lines) == 1
     assert not any("random weights, but" in line for line in run(data, tmp_path / "other", splits=("", "none")))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rcnn.data.checks.additions import add_annotation_fields, add_category_fields, add_image_fields
 from rcnn.data.checks.boxes import check_areas, check_boxes
 from rcnn.data.checks.categories import check_categories, with_unique_names, without_placeholder
 from rcnn.data.checks.ids import annotation_ids, category_ids, image_ids, places_of
@@ -73,7 +74,9 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
     if [image["id"] for image in images] != ids:
         raise ValueError(f"{raw.file} was changed after it was opened: do not change it while it is used")
     numbers = category_ids(raw)
+    images = add_image_fields(images, raw, set(numbers), warnings)
     categories = check_categories(raw, numbers, warnings)
+    add_category_fields(categories, raw, numbers, warnings)
     annotations, keypoints_differ = _checked_annotations(raw, images, numbers, categories, warnings)
     used = {annotation["category_id"] for annotation in annotations}
     return Tables(
@@ -147,6 +150,7 @@ def _checked_annotations(
         for entry, points in zip(checked, keypoints, strict=True):
             entry["keypoints"] = points.reshape(-1).tolist()
             entry["num_keypoints"] = int((points[:, 2] > 0).sum())
+    add_annotation_fields(checked, written, warnings)
     return [checked[place] for place in usable], keypoints_differ
 
 

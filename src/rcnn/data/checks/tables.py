@@ -25,6 +25,8 @@ class Image(TypedDict):
     file_name: str  # relative to Tables.folder
     height: int  # pixels, after the EXIF rotation
     width: int
+    neg_category_ids: NotRequired[list[int]]  # LVIS: classes that were verified to be absent
+    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes with objects that were not annotated
 
 
 class Annotation(TypedDict):
@@ -39,6 +41,8 @@ class Annotation(TypedDict):
     segmentation: NotRequired[list[list[float]] | Rle]  # polygons of 3 points or more, or run lengths of the image size
     keypoints: NotRequired[list[float]]  # x, y, visibility (0, 1 or 2) of each; as many in every annotation
     num_keypoints: NotRequired[int]  # those with visibility 1 or 2
+    difficult: NotRequired[int]  # VOC: 1 for an object that is not trained on, and ignored by VOC's metric
+    expressions: NotRequired[list[str]]  # REFER: what people call the object
 
 
 class Category(TypedDict):
@@ -50,6 +54,7 @@ class Category(TypedDict):
     keypoints: NotRequired[list[str]]  # their names, each once
     skeleton: NotRequired[list[list[int]]]  # pairs of keypoints that a line joins, counted from 1
     sigmas: NotRequired[list[float]]  # one per keypoint, above 0
+    frequency: NotRequired[str]  # LVIS: "r" (rare), "c" (common) or "f" (frequent)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats import coco, via
+from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, collector_paused, require_one_per_split, split_of
 from rcnn.data.formats.unknown import no_such_split, not_recognised
 
@@ -47,7 +47,8 @@ class Format(Protocol):
         ...
 
 
-FORMATS: tuple[Format, ...] = (coco, via)  # the first that recognises a split reads it
+# the first that recognises a split reads it
+FORMATS: tuple[Format, ...] = (refer, lvis, coco, via, labelme, yolo, sbd, voc, mask_folder)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +105,8 @@ def splits_at(location: Location) -> list[str]:
     if location.file_split:
         return [location.file_split]
     require_one_per_split(location.annotations)
+    if referring := refer.splits(location.folder, location.annotations):
+        return sorted(referring)  # the other files in such a folder are no splits
     found = sorted({name for one in FORMATS for name in one.splits(location.folder, location.annotations)})
     if not found:
         raise not_recognised(location.folder, location.annotations, names_of_formats())
@@ -144,6 +147,8 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
     read = chosen.read
     if chosen is coco:
         read = partial(coco.read, images=location.images, relative_boxes=location.relative_boxes)
+    elif chosen is lvis and not location.relative_boxes:
+        read = partial(lvis.read, images=location.images)
     elif location.relative_boxes or location.images is not None:
         option = "--relative-boxes" if location.relative_boxes else "--images"
         raise ValueError(f"{option} is for COCO's format; {folder} has split {split!r} in the format of {chosen.NAME}")

@@ -1,0 +1,37 @@
+"""`rcnn download`: published weights, converted, into the cache or a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcnn.cli.options import Offline
+
+
+def download(
+    names: Annotated[list[str], typer.Argument(help="Names from `rcnn models weights`, e.g. mask_rcnn_r50_fpn.")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the checkpoints, each in OUTPUT/NAME, e.g. to copy to a machine without network. Defaults "
+            "to the cache.",
+            show_default=False,
+        ),
+    ] = None,
+    offline: Offline = False,
+) -> None:
+    """Download published weights, verify and convert them. Other commands then find them by the same names.
+
+    The cache is RCNN_CACHE, or ~/.cache/rcnn. Files that rcnn did not write are never overwritten.
+
+    Example: rcnn download mask_rcnn_r50_fpn keypoint_rcnn_r50_fpn
+    """
+    from rcnn.weights.catalogue.api import download_weights
+    from rcnn.weights.catalogue.names import find_entry
+
+    for name in names:  # a misspelt name is refused before anything is downloaded
+        find_entry(name)
+    for name in names:
+        typer.echo(f"{name}: {download_weights(name, output)}")

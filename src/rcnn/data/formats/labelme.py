@@ -1,0 +1,324 @@
+"""labelme's format: one JSON file per image (https://github.com/wkentaro/labelme, versions 3 to 5).
+
+A split is a subfolder; files in the folder itself are the split "all". Polygons, circles and masks are objects with
+outlines; a rectangle is a box without an outline; points and lines are skipped with a warning. Shapes of a label with
+the same group_id are the parts of one object. Tools that write the same files without `version` are read as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
+from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.formats.files import ALL, read_json
+from rcnn.data.formats.many_files import images_in, named_tables, subfolders
+from rcnn.data.formats.via import ellipse_points
+from rcnn.data.images import image_size, read_ids
+from rcnn.data.messages import Warnings, counted, excerpt, printable
+from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
+
+NAME = "labelme"
+APART = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own
+LABELS = "labels.txt"  # names of classes in order, if the folder has it, as labelme's own tools use it
+NO_CLASS = ("__ignore__", "_background_")  # labels that labelme's tools do not count as classes
+POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")
+NO_OBJECTS = ("point", "points", "line", "linestrip")
+CROWD_FLAGS = ("crowd", "iscrowd")
+MAX_PROBED = 10  # files that are opened to find one of labelme
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """A shape that is an object, or part of one."""
+
+    name: str  # how warnings name it: its file, and its place from 1
+    label: str
+    group: object  # shapes with the same group are one object; None: an object of its own
+    crowd: bool
+    difficult: bool
+    polygon: list[float] | None = None  # x, y, x, y, ..
+    box: tuple[float, float, float, float] | None = None  # x, y, width, height
+    mask: Rle | None = None
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the subfolders with labelme files, and "all" if they are in `folder` itself."""
+    if annotations:
+        return set()
+    names = {one.name for place in (folder, *(folder / apart for apart in APART)) for one in subfolders(place)}
+    return {name for name in (names - set(APART)) | {ALL} if _place(folder, name) is not None}
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has labelme files of `split`."""
+    return not annotations and _place(folder, split) is not None
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split. An image has the name of its JSON file as its id, an object its place in it.
+
+    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    place = _place(folder, split)
+    if place is None:
+        raise FileNotFoundError(f"{folder} has no labelme files of split {split!r}")
+    warnings = Warnings(place)
+    images: list[RawEntry] = []
+    found: list[RawEntry] = []
+    beside = images_in(place)
+    for file, data in _contents(place, warnings):
+        size = _size(data)
+        name = _image_name(data, file, folder, beside)
+        images.append({"id": file.stem, "file_name": name} | ({"height": size[0], "width": size[1]} if size else {}))
+        parts = list(_parts(data["shapes"], file, size, warnings))
+        found += [_object(one, size) | {"image_id": file.stem} for one in _grouped(parts)]
+    _note_unused(beside, images, warnings)
+    raw = named_tables(
+        file=place,
+        root=folder,
+        folders=tuple(dict.fromkeys((folder, place, folder / "images", folder / split, folder / "images" / split))),
+        images=images,
+        annotations=found,
+        names=_class_names(folder),
+    )
+    return check_tables(raw, warnings, known)
+
+
+def _place(folder: Path, split: str) -> Path | None:
+    """The folder with the labelme files of a split; None if there is none."""
+    own = ["", ALL] if split == ALL else [split]
+    places = [
+        *(folder / name for name in own),
+        *(folder / apart / name for apart in APART for name in own),
+        *(folder / name / apart for apart in APART for name in own),
+    ]
+    return next((place for place in dict.fromkeys(places) if _holds_labelme(place)), None)
+
+
+def _holds_labelme(place: Path) -> bool:
+    """Whether one of the first JSON files in a folder has the word of labelme's shapes."""
+    try:
+        return any(b'"shapes"' in file.read_bytes() for file in _json_files(place)[:MAX_PROBED])
+    except OSError:
+        return False
+
+
+def _json_files(place: Path) -> list[Path]:
+    return sorted(file for file in place.glob("*.json") if file.is_file() and not file.name.startswith("."))
+
+
+def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]]:
+    """The labelme files in a folder with their content; other files, and damaged ones, are skipped with a warning."""
+    for file in _json_files(place):
+        try:
+            data = read_json(file)
+        except ValueError:
+            warnings.add("content that is not JSON", "skipped with its image", [file.name], "file")
+            continue
+        if isinstance(data, dict) and isinstance(data.get("shapes"), list):
+            yield file, data
+        else:
+            warnings.add("no list of shapes, so it is not a labelme file", SKIPPED, [file.name], "file")
+
+
+def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) -> str:
+    """The path of an image within `root`: as the file names it, else beside it with the same stem, else embedded in it.
+
+    If there is none of them, the path as it is written: `check_images` searches for the name elsewhere.
+    """
+    here = os.path.relpath(file.parent, root)
+    written = data.get("imagePath")
+    path = written.replace("\\", "/") if isinstance(written, str) else ""
+    joined = os.path.normpath(os.path.join(here, path)).replace(os.sep, "/")
+    if path and not joined.startswith("..") and not os.path.isabs(joined) and os.path.isfile(root / joined):
+        return joined
+    if file.stem in beside:
+        return os.path.normpath(os.path.join(here, beside[file.stem])).replace(os.sep, "/")
+    if data.get("imageData"):
+        return os.path.normpath(os.path.join(here, file.name)).replace(os.sep, "/")
+    return path or f"{file.stem} (no imagePath in {file.name})"
+
+
+def _size(data: RawEntry) -> tuple[int, int] | None:
+    """Height and width as the file has them; None if they are not numbers of pixels."""
+    height, width = (as_number(data.get(field)) for field in ("imageHeight", "imageWidth"))
+    if not all(side.is_integer() and 0 < side <= MAX_COORDINATE for side in (height, width)):
+        return None
+    return int(height), int(width)
+
+
+def _parts(shapes: Sequence[object], file: Path, size: tuple[int, int] | None, warnings: Warnings) -> Iterator[_Part]:
+    """The shapes of a file that are objects or parts of objects."""
+    for number, shape in enumerate(shapes, start=1):
+        name = f"{file.stem}:{number}"
+        if not isinstance(shape, dict):
+            warnings.add("a shape that is not an object with label and points", SKIPPED, [name])
+            continue
+        kind = shape.get("shape_type") or "polygon"  # version 3 has polygons only
+        label = shape.get("label")
+        text = printable(str(label)).strip() if isinstance(label, (str, int, float)) else ""
+        if kind in NO_OBJECTS:
+            warnings.add(f"the shape_type {kind}, which is not an object", SKIPPED, [name])
+        elif text in NO_CLASS:
+            warnings.add(f"the label {text}, which is not a class", SKIPPED, [name])
+        elif not text:
+            warnings.add("no label", SKIPPED, [name])
+        else:
+            outline = _outline(shape, str(kind), size, name, warnings)
+            if outline is not None:
+                flags = shape.get("flags")
+                yield _Part(
+                    name=name,
+                    label=text,
+                    group=_group(shape.get("group_id")),
+                    crowd=isinstance(flags, dict) and any(flags.get(flag) is True for flag in CROWD_FLAGS),
+                    difficult=shape.get("difficult") is True
+                    or (isinstance(flags, dict) and flags.get("difficult") is True),
+                    polygon=outline if isinstance(outline, list) else None,
+                    box=outline if isinstance(outline, tuple) else None,
+                    mask=outline if isinstance(outline, dict) else None,
+                )
+
+
+def _group(value: object) -> object:
+    return value if isinstance(value, (int, str)) and value != "" else None
+
+
+Outline = list[float] | tuple[float, float, float, float] | Rle | None
+
+
+def _outline(shape: RawEntry, kind: str, size: tuple[int, int] | None, name: str, warnings: Warnings) -> Outline:
+    """The polygon, box or mask of a shape; None where it cannot be used."""
+    points = _points(shape.get("points"))
+    if points is None:
+        warnings.add("points that are not pairs of finite numbers", SKIPPED, [name])
+    elif kind in POLYGONS and len(points) >= 3:
+        return [value for point in points for value in point]
+    elif kind == "rectangle" and len(points) in (2, 4):  # corners: two that are opposite, or all
+        xs, ys = zip(*points, strict=True)
+        return min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)
+    elif kind == "circle" and len(points) == 2:  # its centre, and a point on it
+        radius = math.dist(points[0], points[1])
+        circle: list[float] = ellipse_points(*points[0], radius, radius).reshape(-1).tolist()
+        return circle
+    elif kind == "mask" and points:
+        return _mask(shape.get("mask"), points[0], size, name, warnings)
+    elif kind in (*POLYGONS, "rectangle", "circle", "mask"):
+        warnings.add(f"a {kind} of {counted(len(points), 'point')}", SKIPPED, [name])
+    else:
+        what = f"the shape_type {excerpt(kind)}; expected polygon, rectangle, circle or mask"
+        warnings.add(what, SKIPPED, [name])
+    return None
+
+
+def _points(value: object) -> list[tuple[float, float]] | None:
+    """Points x, y; None if some are not finite, or far outside any image."""
+    points: list[tuple[float, float]] = []
+    for point in value if isinstance(value, list) else [None]:
+        if not isinstance(point, list) or len(point) != 2:
+            return None
+        x, y = as_number(point[0]), as_number(point[1])
+        if not (abs(x) <= MAX_COORDINATE and abs(y) <= MAX_COORDINATE):  # also NaN
+            return None
+        points.append((x, y))
+    return points
+
+
+def _mask(
+    encoded: object, corner: tuple[float, float], size: tuple[int, int] | None, name: str, warnings: Warnings
+) -> Rle | None:
+    """The mask of a shape of type mask: the pixels of a PNG, with its top left pixel at `corner`."""
+    if size is None:
+        warnings.add("a mask in a file without imageHeight and imageWidth", SKIPPED, [name])
+        return None
+    try:
+        if not isinstance(encoded, str):
+            raise ValueError("not text")
+        content = base64.b64decode(encoded, validate=True)
+        sides = image_size(content)
+        if sides[0] > size[0] + 1 or sides[1] > size[1] + 1:
+            raise ValueError("larger than the image")
+        pixels = read_ids(content) > 0
+    except ValueError:  # also ImageError
+        warnings.add("a mask that is not a PNG in base64, or is larger than its image", SKIPPED, [name])
+        return None
+    left, top = round(corner[0]), round(corner[1])
+    inside = pixels[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
+    if not inside.any():
+        warnings.add("a mask without pixels in the image", SKIPPED, [name])
+        return None
+    return encode_region(max(0, left), max(0, top), inside, size)
+
+
+def _grouped(parts: Sequence[_Part]) -> list[list[_Part]]:
+    """The parts of each object, in the order of their first parts."""
+    objects: dict[object, list[_Part]] = {}
+    for part in parts:
+        key = part.name if part.group is None else (part.label, type(part.group), part.group)
+        objects.setdefault(key, []).append(part)
+    return list(objects.values())
+
+
+def _object(parts: Sequence[_Part], size: tuple[int, int] | None) -> RawEntry:
+    """The annotation of an object, without its image.
+
+    Rectangles alone are a box; beside polygons, a rectangle is the polygon of its corners. Polygons stay polygons,
+    unless a part is a mask: the object is then the mask of all parts.
+    """
+    first = parts[0]
+    entry: RawEntry = {"id": first.name, "category": first.label, "iscrowd": int(any(part.crowd for part in parts))}
+    if any(part.difficult for part in parts):
+        entry["difficult"] = 1
+    boxes = [part.box for part in parts if part.box is not None]
+    if len(boxes) == len(parts):
+        return entry | {"bbox": _around(boxes)}
+    polygons = [part.polygon for part in parts if part.polygon is not None] + [_corners(box) for box in boxes]
+    masks = [part.mask for part in parts if part.mask is not None]
+    if not masks or size is None:
+        return entry | {"segmentation": polygons}
+    if len(masks) == 1 and not polygons:
+        return entry | {"segmentation": masks[0]}
+    pixels = [rle_mask(mask) for mask in masks]
+    pixels += [rle_mask(as_rle(polygons, *size))] if polygons else []
+    return entry | {"segmentation": encode_mask(np.logical_or.reduce(pixels))}
+
+
+def _corners(box: tuple[float, float, float, float]) -> list[float]:
+    x, y, width, height = box
+    return [x, y, x + width, y, x + width, y + height, x, y + height]
+
+
+def _around(boxes: Sequence[tuple[float, float, float, float]]) -> list[float]:
+    """The box x, y, width, height around boxes."""
+    x, y = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    return [x, y, max(box[0] + box[2] for box in boxes) - x, max(box[1] + box[3] for box in boxes) - y]
+
+
+def _class_names(folder: Path) -> list[str]:
+    """The classes in labels.txt, in its order; none without that file."""
+    file = folder / LABELS
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    return list(dict.fromkeys(line.strip() for line in lines if line.strip() and line.strip() not in NO_CLASS))
+
+
+def _note_unused(beside: dict[str, str], images: Sequence[RawEntry], warnings: Warnings) -> None:
+    """Note the images without a JSON file: they are not known to be free of objects."""
+    used = {os.path.basename(str(image["file_name"])) for image in images}
+    unused = [name for name in beside.values() if name not in used]
+    if unused:
+        warnings.note(
+            f"{counted(len(unused), 'image')} without a JSON file {'is' if len(unused) == 1 else 'are'} not used; an "
+            "image without objects is used if labelme has saved a file for it"
+        )

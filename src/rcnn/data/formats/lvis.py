@@ -1,0 +1,49 @@
+"""LVIS v1: COCO's tables, with images that are named by URL, and classes that were verified in each image only.
+
+Gupta et al. 2019; https://www.lvisdataset.org. The end of `coco_url` says where an image lies, e.g.
+train2017/000000391895.jpg; images of val are in both train2017/ and val2017/. `neg_category_ids` and
+`not_exhaustive_category_ids` of images, and `frequency` of classes, are kept for LVIS' metric.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rcnn.data.checks.check import KnownImages
+from rcnn.data.checks.tables import Tables
+from rcnn.data.formats import coco
+from rcnn.data.formats.files import annotation_file, find_splits
+
+NAME = "LVIS"
+PATTERNS = ("annotations/lvis_v1_{split}.json", "lvis_v1_{split}.json")
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the splits in `folder`; files that are named otherwise (`annotations`) are read as COCO's."""
+    return set() if annotations else find_splits(folder, PATTERNS, lambda file: True)
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has an LVIS file of `split`."""
+    return not annotations and annotation_file(folder, split, PATTERNS) is not None
+
+
+def read(
+    folder: Path,
+    split: str,
+    *,
+    annotations: str = "",
+    keypoints: bool = False,
+    known: KnownImages | None = None,
+    images: Path | None = None,
+) -> Tables:
+    """The checked tables of a split; `images` is their folder, which may be outside `folder`.
+
+    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    file = annotation_file(folder, split, PATTERNS)
+    if file is None:
+        raise FileNotFoundError(f"{folder} has no LVIS annotation file of split {split!r}")
+    tables = coco.read(folder, split, annotations=file.relative_to(folder).as_posix(), known=known, images=images)
+    return replace(tables, metric="lvis")

@@ -1,0 +1,209 @@
+"""Folders of images and masks, without an annotation file.
+
+| layout | objects |
+|---|---|
+| images/a.jpg, masks/a.png or a_mask.png | ids in the mask: 0 is background, each other value an object (PennFudan) |
+| images/a.jpg, masks/a/*.png | a file per object: every pixel that is not 0 |
+| a/images/a.png, a/masks/*.png | a file per object (Data Science Bowl 2018) |
+
+The class is the name of a folder between masks/ and the file, e.g. masks/leaf/a.png or masks/a/leaf/1.png; without such
+a folder it is "object". A split is a folder above (train/images/) or one in both (images/train/ and masks/train/).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
+from rcnn.data.images import ImageError, image_size, read_ids
+from rcnn.data.messages import Warnings, counted, few
+
+NAME = "mask folders"
+PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
+ENDINGS = ("", "_mask", "_masks", "_label")  # what the name of a mask may have after the name of its image
+MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+WHITE = 255  # the only value of many masks that do not tell objects apart
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class _Mask:
+    """A file of masks."""
+
+    file: Path
+    category: str
+    whole: bool  # one object, else an object per id
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image and its masks."""
+
+    file: Path
+    masks: Sequence[_Mask]
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the folders that have images with masks, or "all"."""
+    if annotations:
+        return set()
+    names = {one.name for one in subfolders(folder) if not _is_of_one_image(one)}
+    names |= {one.name for images, _ in PAIRS for one in subfolders(folder / images)}
+    return {name for name in (*names, ALL) if _has_split(folder, name)}
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has images and masks of `split`."""
+    return not annotations and _has_split(folder, split)
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split. An image has its path as its id, an object its mask file and the id in it.
+
+    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    warnings = Warnings(folder if split == ALL or not (folder / split).is_dir() else folder / split)
+    sizes = {image["id"]: (image["height"], image["width"]) for image in known[1]} if known else {}
+    images: list[RawEntry] = []
+    found: list[RawEntry] = []
+    without: list[str] = []
+    white: list[str] = []
+    for image in _images(folder, split):
+        name = image.file.relative_to(folder).as_posix()
+        if not image.masks:
+            without.append(name)
+            continue
+        size = sizes.get(name) or image_size(image.file)
+        images.append({"id": name, "file_name": name, "height": size[0], "width": size[1]})
+        for mask in image.masks:
+            path = mask.file.relative_to(folder).as_posix()
+            ids = _ids(mask.file, path, size, warnings)
+            objects = list[RawEntry]() if ids is None else _objects(ids, mask, path, warnings)
+            white += [path] if not mask.whole and [one["id"] for one in objects] == [f"{path}:{WHITE}"] else []
+            found += [one | {"image_id": name} for one in objects]
+    _note_unusual(without, white, images, warnings)
+    raw = named_tables(file=warnings.file, root=folder, folders=(folder,), images=images, annotations=found)
+    return check_tables(raw, warnings, known)
+
+
+def _has_split(folder: Path, split: str) -> bool:
+    return bool(_pairs(folder, split)) or any(map(_is_of_one_image, subfolders(_base(folder, split))))
+
+
+def _base(folder: Path, split: str) -> Path:
+    return folder if split == ALL else folder / split
+
+
+def _pairs(folder: Path, split: str) -> list[tuple[Path, Path]]:
+    """The folders of images and of masks of a split."""
+    places = [(_base(folder, split) / images, _base(folder, split) / masks) for images, masks in PAIRS]
+    if split != ALL:
+        places += [(folder / images / split, folder / masks / split) for images, masks in PAIRS]
+    own = split == ALL or not _is_of_one_image(folder / split)
+    return [(images, masks) for images, masks in places if own and masks.is_dir() and images_in(images)]
+
+
+def _is_of_one_image(folder: Path) -> bool:
+    """Whether a folder has one image, of its own name, and its masks, as in the Data Science Bowl."""
+    return (folder / "masks").is_dir() and list(images_in(folder / "images")) == [folder.name]
+
+
+def _images(folder: Path, split: str) -> Iterator[_Image]:
+    """The images of a split, sorted in each folder."""
+    for images, masks in _pairs(folder, split):
+        names = images_in(images)
+        index = _index(masks, names)
+        for stem, name in names.items():
+            found = next((index[stem + ending] for ending in ENDINGS if stem + ending in index), list[_Mask]())
+            yield _Image(images / name, found)
+    for one in subfolders(_base(folder, split)):
+        if _is_of_one_image(one):
+            (name,) = images_in(one / "images").values()
+            yield _Image(one / "images" / name, _of_one_image(one / "masks"))
+
+
+def _index(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
+    """The masks by the stem that their image, or their image and one of ENDINGS, has."""
+    found: defaultdict[str, list[_Mask]] = defaultdict(list)
+    for file in _mask_files(masks):
+        found[file.stem].append(_Mask(file, DEFAULT_CLASS, whole=False))
+    for one in subfolders(masks):
+        if one.name in images:
+            found[one.name] += _of_one_image(one)
+            continue
+        for file in _mask_files(one):  # a folder of a class
+            found[file.stem].append(_Mask(file, one.name, whole=False))
+        for inner in subfolders(one):
+            found[inner.name] += [_Mask(file, one.name, whole=True) for file in _mask_files(inner)]
+    return dict(found)
+
+
+def _of_one_image(folder: Path) -> list[_Mask]:
+    """The masks of one image: a file per object, in the folder or in folders of classes."""
+    own = [_Mask(file, DEFAULT_CLASS, whole=True) for file in _mask_files(folder)]
+    return own + [_Mask(file, one.name, whole=True) for one in subfolders(folder) for file in _mask_files(one)]
+
+
+def _mask_files(folder: Path) -> list[Path]:
+    return sorted(
+        file
+        for file in folder.iterdir()
+        if file.suffix.lower() in MASK_SUFFIXES and file.is_file() and not file.name.startswith(".")
+    )
+
+
+def _ids(file: Path, name: str, size: tuple[int, int], warnings: Warnings) -> np.ndarray | None:
+    """The ids (H, W) in a mask; None, with a warning, if it cannot be read or has not the `size` of its image."""
+    try:
+        ids = read_ids(file)
+    except ImageError:
+        warnings.add("a mask that cannot be read as ids (grey, palette or RGB PNG)", SKIPPED, [name])
+        return None
+    if ids.shape != size:
+        warnings.add("a mask of another size than its image", SKIPPED, [name])
+        return None
+    return ids
+
+
+def _objects(ids: np.ndarray, mask: _Mask, name: str, warnings: Warnings) -> list[RawEntry]:
+    """The objects in a mask, without their image."""
+    if not mask.whole:
+        return [
+            {"id": f"{name}:{number}", "category": mask.category, "iscrowd": 0, "segmentation": rle}
+            for number, _, rle in instances(ids)
+        ]
+    pixels = np.flatnonzero(ids)
+    if not pixels.size:
+        warnings.add("a mask without pixels", SKIPPED, [name])
+        return []
+    rle = pixels_mask(pixels, (ids.shape[0], ids.shape[1]))
+    return [{"id": name, "category": mask.category, "iscrowd": 0, "segmentation": rle}]
+
+
+def _note_unusual(without: Sequence[str], white: Sequence[str], images: Sequence[RawEntry], warnings: Warnings) -> None:
+    """Note images without masks, and masks that may not tell objects apart; refuse a split without any mask."""
+    if without and not images:
+        raise FileNotFoundError(
+            f"{warnings.file}: none of the {counted(len(without), 'image')} has a mask ({few(without)}); expected "
+            f"masks/NAME.png, or masks/NAME/ with a file per object ({', '.join(MASK_SUFFIXES)})"
+        )
+    if without:
+        warnings.note(
+            f"{counted(len(without), 'image')} without a mask ({few(without)}): not used; a mask of zeros says that an "
+            "image has no objects"
+        )
+    if white:
+        warnings.note(
+            f"{counted(len(white), 'mask')} with the only value {WHITE} ({few(white)}): each is read as one object; "
+            "objects of an image need values of their own"
+        )

@@ -1,0 +1,205 @@
+"""REFER: RefCOCO, RefCOCO+ and RefCOCOg (Yu et al. 2016, Mao et al. 2016): COCO's objects, and what people call them.
+
+A folder such as refcoco/ has instances.json (COCO's tables) and refs(unc).p, refs(google).p or refs(umd).p, each with
+splits of its own (https://github.com/lichengunc/refer). Where a folder has several, a split is named with the part that
+tells them apart: unc_testA, or refcoco_unc_testA in the folder above.
+
+A split has the images that its expressions are about, with all of their objects; the objects of its expressions have
+`expressions`. The pickles are read without running what they contain.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.tables import Id, RawEntry, RawTables, Tables
+from rcnn.data.formats.files import read_json
+from rcnn.data.formats.many_files import subfolders
+from rcnn.data.messages import Warnings, excerpt
+from rcnn.weights.readers.pickles import read_pickle_file
+
+NAME = "REFER"
+REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
+TABLES = ("images", "annotations", "categories")
+# where images may be, in the folder of instances.json or up to two folders above
+IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12", "images", "")
+MAX_INSTRUCTIONS = 50_000_000  # of a pickle; refs(umd).p of RefCOCOg has 5 million
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Expressions about one object."""
+
+    image_id: Id
+    annotation_id: Id
+    split: str
+    expressions: tuple[str, ...]
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the splits of all refs(*).p files. A file that cannot be read has the split "train"."""
+    if annotations:
+        return set()
+    return {prefix + split for prefix, file in _files(folder).items() for split in _split_names(file)}
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has refs(*).p with `split`."""
+    return not annotations and bool(_files(folder)) and split in splits(folder)
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split, with COCO's ids; `annotations` and `keypoints` have no effect.
+
+    Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    for prefix, file in _files(folder).items():
+        if split.startswith(prefix) and split.removeprefix(prefix) in _split_names(file):
+            return check_tables(*_raw_tables(file, split.removeprefix(prefix)), known)
+    raise FileNotFoundError(f"{folder} has no split {split!r} in REFER's layout")
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """The refs(*).p files by the prefix of their splits."""
+    own = _refs_in(folder)
+    if own:
+        return {f"{by}_" if len(own) > 1 else "": file for by, file in own.items()}
+    inner = {one.name: refs for one in subfolders(folder) if (refs := _refs_in(one))}
+    return {
+        "".join((f"{name}_" if len(inner) > 1 else "", f"{by}_" if len(refs) > 1 else "")): file
+        for name, refs in inner.items()
+        for by, file in refs.items()
+    }
+
+
+def _refs_in(folder: Path) -> dict[str, Path]:
+    """The refs(*).p files of one data set by who made its splits."""
+    if not (folder / "instances.json").is_file():
+        return {}
+    named = {file: REFS.fullmatch(file.name) for file in sorted(folder.glob("refs(*).p"))}
+    return {match["by"]: file for file, match in named.items() if match is not None}
+
+
+def _split_names(file: Path) -> set[str]:
+    try:
+        references, _ = _references(file)
+    except (ValueError, OSError):
+        return {"train"}  # reading it says what is wrong
+    return {name for one in references for name in _names_of(one.split)}
+
+
+def _names_of(split: str) -> Iterator[str]:
+    """The splits that a reference belongs to: testAB is in testA and testB, and all of these in test."""
+    yield split
+    if split.startswith("test"):
+        yield "test"
+        yield from (f"test{letter}" for letter in split.removeprefix("test"))
+
+
+def _references(file: Path) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
+    """The references in a refs(*).p file, and the ref_ids of those that cannot be used."""
+    status = file.stat()
+    return _read_references(file, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _read_references(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
+    """As `_references`; `changed` and `size` are the file's, so that a changed file is read again."""
+    try:
+        content = read_pickle_file(file, max_steps=MAX_INSTRUCTIONS)
+    except ValueError as error:
+        raise ValueError(f"{file} is not a pickle of REFER that can be read: {error}; download it again") from error
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{file} is not a file of REFER: expected a list of references, got {excerpt(content)}")
+    usable: list[Reference] = []
+    unusable: list[str] = []
+    for place, entry in enumerate(content):
+        reference = _reference(entry)
+        if reference is None:
+            unusable.append(str(entry.get("ref_id", place) if isinstance(entry, dict) else place)[:20])
+        else:
+            usable.append(reference)
+    return tuple(usable), tuple(unusable)
+
+
+def _reference(entry: object) -> Reference | None:
+    """A reference with its sentences; None if its ids or its split are not what they should be."""
+    if not isinstance(entry, dict):
+        return None
+    image, annotation, split = entry.get("image_id"), entry.get("ann_id"), entry.get("split")
+    sentences = entry.get("sentences")
+    whole = type(image) is int and type(annotation) is int
+    if not whole or not isinstance(split, str) or not split or not isinstance(sentences, list):
+        return None
+    texts = [one.get("sent") or one.get("raw") for one in sentences if isinstance(one, dict)]
+    return Reference(image, annotation, split, tuple(text for text in texts if isinstance(text, str)))
+
+
+def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
+    """The tables of the images that the expressions of a split are about."""
+    warnings = Warnings(file)
+    references, unusable = _references(file)
+    warnings.add("no usable ids, split or sentences", SKIPPED, unusable, "reference")
+    expressions: defaultdict[Id, list[str]] = defaultdict(list)
+    used: set[Id] = set()
+    for one in references:
+        if split in _names_of(one.split):
+            expressions[one.annotation_id] += one.expressions
+            used.add(one.image_id)
+    tables = _instances(file.parent / "instances.json")
+    own = {entry.get("id") for entry in tables["annotations"] if isinstance(entry.get("id"), int)}
+    lost = [one for one in expressions if one not in own]
+    warnings.add("expressions, but is not in instances.json", SKIPPED, lost)
+    annotations = [
+        entry | ({"expressions": expressions[entry["id"]]} if entry.get("id") in expressions else {})
+        for entry in tables["annotations"]
+        if entry.get("image_id") in used
+    ]
+    images = [entry for entry in tables["images"] if entry.get("id") in used]
+    if len(images) < len(used):
+        absent = sorted(used - {entry["id"] for entry in images}, key=str)
+        warnings.add("expressions, but is not in instances.json", SKIPPED, absent, "image")
+    root, folders = _image_folders(file.parent)
+    raw = RawTables(
+        file=file, root=root, folders=folders, images=images, annotations=annotations, categories=tables["categories"]
+    )
+    return raw, warnings
+
+
+def _instances(file: Path) -> dict[str, list[RawEntry]]:
+    """The tables of instances.json, whose ids must be hashable; all else is checked later."""
+    data = read_json(file)
+    tables: dict[str, list[RawEntry]] = {}
+    for name in TABLES:
+        table = data.get(name) if isinstance(data, dict) else None
+        if not isinstance(table, list) or not all(isinstance(entry, dict) for entry in table):
+            raise ValueError(f"{file} has no list {name} of entries: it is not REFER's instances.json")
+        tables[name] = table
+    fields = {"images": ("id",), "annotations": ("id", "image_id")}
+    for name, needed in fields.items():
+        for entry in tables[name]:
+            if any(isinstance(entry.get(field), (list, dict)) for field in needed):
+                raise ValueError(
+                    f"{file}: an entry of {name} has an id that is not a whole number: {excerpt(entry)}; "
+                    "download it again"
+                )
+    return tables
+
+
+def _image_folders(place: Path) -> tuple[Path, tuple[Path, ...]]:
+    """The folder that all images must be in, and where they may be: in the data set's folder or up to two above it."""
+    above = (place, place.parent, place.parent.parent)
+    for root in above:
+        folders = tuple(root / name for name in IMAGES if (root / name).is_dir())
+        if folders and any((root / name).is_dir() for name in IMAGES[:-2]):
+            return root, folders
+    return place, (place / "images", place)

@@ -1,0 +1,122 @@
+"""The Semantic Boundaries Dataset (Hariharan et al. 2011): instances of VOC's 20 classes in MATLAB files.
+
+benchmark_RELEASE/dataset/ has img/ID.jpg, inst/ID.mat and the lists train.txt and val.txt. `GTinst` in a .mat file has
+`Segmentation`, the instance of each pixel counted from 1, and `Categories`, the class of each instance counted from 1.
+Reading it needs scipy (extra `sbd`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.tables import RawEntry, Tables
+from rcnn.data.formats.many_files import images_in, instances, named_tables
+from rcnn.data.formats.voc import BACKGROUND, CLASSES
+from rcnn.data.messages import Warnings, counted, few
+
+NAME = "SBD"
+PLACES = ("", "dataset", "benchmark_RELEASE/dataset", "benchmark/benchmark_RELEASE/dataset")
+SKIPPED = "skipped"
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the lists of images: train and val, and others that users add, e.g. train_noval."""
+    place = _place(folder)
+    return set() if annotations or place is None else {file.stem for file in place.glob("*.txt") if file.is_file()}
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has SBD's layout and the list of `split`."""
+    return split in splits(folder, annotations)
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split. Images have SBD's ids (2008_000002) as text, objects their number in their file.
+
+    `annotations` and `keypoints` have no effect. Raises ImportError without scipy, ValueError or OSError with the file
+    and what is wrong in it.
+    """
+    place = _place(folder)
+    if place is None:
+        raise FileNotFoundError(f"{folder} has no folders img and inst of SBD")
+    load = _loader(place)
+    list_file = place / f"{split}.txt"
+    lines = list_file.read_text(encoding="utf-8", errors="replace").splitlines()
+    ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    warnings = Warnings(list_file)
+    missing = [one for one in ids if not (place / "inst" / f"{one}.mat").is_file()]
+    if missing and len(missing) == len(ids):
+        raise FileNotFoundError(f"{list_file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them in inst/")
+    warnings.add("no .mat file in inst", SKIPPED, missing, "image")
+    names = images_in(place / "img")
+    images: list[RawEntry] = []
+    found: list[RawEntry] = []
+    absent = set(missing)
+    for one in ids:
+        file = place / "inst" / f"{one}.mat"
+        maps = None if one in absent else _maps(load, file, warnings)
+        if maps is not None:
+            path = place / "img" / names.get(one, f"{one}.jpg")
+            images.append({"id": one, "file_name": path.relative_to(folder).as_posix()})
+            found += _objects(one, *maps, warnings)
+    raw = named_tables(
+        file=list_file,
+        root=folder,
+        folders=(folder,),
+        images=images,
+        annotations=found,
+        names=CLASSES,
+        metric="voc2007",
+    )
+    return check_tables(raw, warnings, known)
+
+
+def _place(folder: Path) -> Path | None:
+    """The folder with img and inst; None if there is none."""
+    places = (folder / place for place in PLACES)
+    return next((place for place in places if (place / "img").is_dir() and (place / "inst").is_dir()), None)
+
+
+def _loader(place: Path) -> Callable[[Path], dict[str, Any]]:
+    """scipy's reader of .mat files."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise ImportError(f"{place} is SBD, with MATLAB files, which need an extra: pip install 'rcnn[sbd]'") from error
+    return loadmat
+
+
+def _maps(
+    load: Callable[[Path], dict[str, Any]], file: Path, warnings: Warnings
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """The instances (H, W) and the classes (N,) in a .mat file; None, with a warning, if it cannot be read."""
+    try:
+        content = load(file)["GTinst"][0, 0]
+        segmentation = np.asarray(content["Segmentation"])
+        classes = np.asarray(content["Categories"]).reshape(-1)
+        if segmentation.ndim != 2 or segmentation.dtype.kind not in "iub" or classes.dtype.kind not in "iubf":
+            raise ValueError("another type")
+        return segmentation.astype(np.int64), classes.astype(np.float64)
+    except Exception:  # scipy raises all kinds for damaged files
+        what = "a .mat file that is damaged, or has no GTinst with Segmentation and Categories"
+        warnings.add(what, SKIPPED, [file.stem], "image")
+        return None
+
+
+def _objects(image_id: str, segmentation: np.ndarray, classes: np.ndarray, warnings: Warnings) -> Iterator[RawEntry]:
+    """The instances of an image."""
+    for number, _, mask in instances(segmentation, BACKGROUND):
+        name = f"{image_id}:{number}"
+        label = float(classes[number - 1]) if 0 < number <= len(classes) else 0.0
+        if not label.is_integer() or not 0 < label <= len(CLASSES):
+            warnings.add(f"no class from 1 to {len(CLASSES)} in Categories", SKIPPED, [name])
+            continue
+        category = CLASSES[int(label) - 1]
+        yield {"id": name, "image_id": image_id, "category": category, "iscrowd": 0, "segmentation": mask}

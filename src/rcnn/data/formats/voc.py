@@ -1,0 +1,270 @@
+"""Pascal VOC (Everingham et al. 2010): boxes in an XML file per image, and instances in images of ids.
+
+| set | list of images | objects |
+|---|---|---|
+| boxes | ImageSets/Main/SPLIT.txt | Annotations/ID.xml |
+| instances (`segmentation_SPLIT`) | ImageSets/Segmentation/SPLIT.txt | SegmentationObject/ID.png; 255: border |
+| XML of other tools | all files of a folder | ID.xml in Annotations/, or beside the image |
+
+The folder may hold one VOC2007 or VOC2012, or be one. With several, their splits are 2007_trainval, 2012_trainval, ...
+Objects that are marked difficult are not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.tables import MetricName, RawEntry, Tables
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.many_files import images_in, instances, named_tables, subfolders
+from rcnn.data.formats.voc_xml import VocImage, read_voc_image
+from rcnn.data.images import read_ids
+from rcnn.data.messages import Warnings, counted, few
+
+NAME = "Pascal VOC"
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+NAMES = "class_names.txt"  # of the classes in SegmentationClass, background first, as labelme2voc writes it
+SEGMENTATION = "segmentation_"  # prefix of the splits with instances, where there are splits with boxes too
+BORDER = 255  # around instances, and objects that were not annotated
+BACKGROUND = (0, BORDER)
+MIN_IOU = 0.5  # of an instance and the box in the XML that is about the same object
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """Where the files of a split are."""
+
+    file: Path  # the list of images, or the folder of the XML files
+    annotations: Path  # folder of XML files
+    images: Path
+    masks: Path | None = None  # folder of SegmentationObject and SegmentationClass
+    metric: MetricName = "coco"  # for XML of other tools
+
+    def ids(self, warnings: Warnings) -> list[str]:
+        """Names of the images, without suffix."""
+        if self.file.is_dir():
+            return sorted(file.stem for file in self.file.glob("*.xml"))
+        lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
+        names = [line.split()[0] for line in lines if line.strip()]
+        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+        warnings.add("more than one line", "used once", twice, "image")
+        return list(dict.fromkeys(names))
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the lists in ImageSets, of the subfolders with XML files, or "all"."""
+    return set() if annotations else set(_splits(folder))
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has `split` in VOC's layout."""
+    return split in splits(folder, annotations)
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects their place in their file.
+
+    The classes are VOC's 20 in their usual order if there are no others, else those of the split by name. `annotations`
+    and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    chosen = _splits(folder).get(split)
+    if chosen is None:
+        raise FileNotFoundError(f"{folder} has no split {split!r} in VOC's layout")
+    warnings = Warnings(chosen.file)
+    ids = chosen.ids(warnings)
+    names = images_in(chosen.images)
+    images: list[RawEntry] = []
+    found: list[RawEntry] = []
+    without: list[str] = []
+    for one in ids:
+        described = _described(chosen, one, warnings)
+        if described is None and chosen.masks is None:
+            without.append(one)
+            continue
+        size = None if described is None else described.size
+        written = names.get(one) or (described.file_name if described else "") or f"{one}.jpg"
+        entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
+        images.append(entry | ({} if size is None else {"height": size[0], "width": size[1]}))
+        if chosen.masks is not None:
+            found += _instances(chosen.masks, one, described, warnings)
+        elif described is not None:
+            found += _boxes(one, described, warnings)
+    _report_missing(without, ids, chosen, warnings)
+    own = {str(annotation["category"]) for annotation in found}
+    raw = named_tables(
+        file=chosen.file,
+        root=folder,
+        folders=(folder, chosen.images),
+        images=images,
+        annotations=found,
+        names=CLASSES if own <= set(CLASSES) else _class_names(chosen)[1:],
+        metric=chosen.metric,
+    )
+    return check_tables(raw, warnings, known)
+
+
+def _splits(folder: Path) -> dict[str, _Split]:
+    """The splits of a folder, by name."""
+    years = [one for one in (*subfolders(folder), *subfolders(folder / "VOCdevkit")) if one.name.startswith("VOC20")]
+    roots = [folder] if (folder / "Annotations").is_dir() else [one for one in years if (one / "Annotations").is_dir()]
+    found: dict[str, _Split] = {}
+    for root in roots:
+        prefix = f"{root.name.removeprefix('VOC')}_" if len(roots) > 1 else ""
+        found |= {prefix + name: one for name, one in _lists(root).items()}
+    return found or _beside_images(folder)
+
+
+def _lists(root: Path) -> dict[str, _Split]:
+    """The splits of one VOC folder: those with lists, else all of its XML files."""
+    annotations, images = root / "Annotations", root / "JPEGImages"
+    metric: MetricName = "voc2007" if root.resolve().name == "VOC2007" else "voc2012"
+    listed = partial(_Split, annotations=annotations, images=images, metric=metric)
+    main = {file.stem: file for file in _list_files(root / "ImageSets" / "Main", root / "ImageSets")}
+    found = {name: listed(file=file) for name, file in main.items()}
+    if (root / "SegmentationObject").is_dir():
+        for file in _list_files(root / "ImageSets" / "Segmentation"):
+            name = f"{SEGMENTATION if main else ''}{file.stem}"
+            found[name] = listed(file=file, masks=root)
+    if not found and next(annotations.glob("*.xml"), None) is not None:
+        places = [place for place in (images, root / "images") if place.is_dir()]
+        found[ALL] = _Split(file=annotations, annotations=annotations, images=places[0] if places else root)
+    return found
+
+
+def _list_files(*folders: Path) -> list[Path]:
+    """The lists of images in the first folder that has some; the lists of one class (cat_train.txt) are not splits."""
+    for folder in folders:
+        found = [file for file in sorted(folder.glob("*.txt")) if file.is_file() and not _is_of_class(file)]
+        if found:
+            return found
+    return []
+
+
+def _is_of_class(file: Path) -> bool:
+    """Whether a list has a second column: 1, 0 or -1, whether the image has the class."""
+    if "_" not in file.stem:
+        return False
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        return len(next((line.split() for line in lines if line.strip()), [])) == 2
+
+
+def _beside_images(folder: Path) -> dict[str, _Split]:
+    """Subfolders with XML files beside their images (Roboflow), and the folder itself as "all" (LabelImg)."""
+    places = {ALL: folder} | {one.name: one for one in subfolders(folder)}
+    return {
+        name: _Split(file=place, annotations=place, images=place) for name, place in places.items() if _holds_voc(place)
+    }
+
+
+def _holds_voc(place: Path) -> bool:
+    """Whether the first XML file in a folder has VOC's root element."""
+    first = min(place.glob("*.xml"), default=None)
+    if first is None or not first.is_file():
+        return False
+    with first.open("rb") as file:
+        return b"<annotation" in file.read(4096)
+
+
+def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | None:
+    """The XML of an image; None where there is no file, or, with a warning, where it cannot be read."""
+    file = split.annotations / f"{image_id}.xml"
+    if not file.is_file():
+        return None
+    try:
+        return read_voc_image(file)
+    except ValueError:
+        what = "an XML file that is damaged, too large, not VOC's, or with a document type"
+        warnings.add(what, SKIPPED, [image_id], "image")
+        return None
+
+
+def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[RawEntry]:
+    """The objects of an XML file."""
+    for number, one in enumerate(described.objects, start=1):
+        name = f"{image_id}:{number}"
+        if not one.name:
+            warnings.add("no name", SKIPPED, [name])
+        elif one.box is None:
+            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name])
+        else:
+            entry: RawEntry = {"id": name, "image_id": image_id, "category": one.name, "bbox": list(one.box)}
+            yield entry | {"iscrowd": 0, "difficult": int(one.difficult)}
+
+
+def _instances(root: Path, image_id: str, described: VocImage | None, warnings: Warnings) -> Iterator[RawEntry]:
+    """The instances in SegmentationObject, with the class of most of their pixels in SegmentationClass.
+
+    Without that file, the class is that of the box in the XML with the largest IoU, which also says what is difficult.
+    """
+    objects = read_ids(root / "SegmentationObject" / f"{image_id}.png")
+    class_file = root / "SegmentationClass" / f"{image_id}.png"
+    classes = read_ids(class_file).reshape(-1) if class_file.is_file() else None
+    if classes is not None and classes.size != objects.size:
+        warnings.add("a SegmentationClass of another size than SegmentationObject", "not used", [image_id], "image")
+        classes = None
+    names = _class_names_of(root)
+    for number, pixels, mask in instances(objects, BACKGROUND):
+        name = f"{image_id}:{number}"
+        best = _best_object(pixels, objects.shape[1], described)
+        label = None if best is None else best[0]
+        if classes is not None:
+            known = classes[pixels]
+            known = known[~np.isin(known, BACKGROUND)]
+            most = int(np.bincount(known).argmax()) if known.size and known.max() < len(names) else 0
+            label = names[most] if most else None
+        if label is None:
+            warnings.add("an instance without a class in SegmentationClass or in its XML", SKIPPED, [name])
+            continue
+        entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
+        yield entry | {"difficult": int(best is not None and best[1])}
+
+
+def _best_object(pixels: np.ndarray, width: int, described: VocImage | None) -> tuple[str, bool] | None:
+    """Name and difficulty of the object in the XML with the box that fits an instance best; None if none fits."""
+    rows, columns = np.divmod(pixels, width)
+    x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    best, found = MIN_IOU, None
+    for one in described.objects if described else []:
+        if one.box is None or not one.name:
+            continue
+        x, y, w, h = one.box
+        overlap = max(0.0, min(x + w, x2) - max(x, x1)) * max(0.0, min(y + h, y2) - max(y, y1))
+        iou = overlap / (w * h + (x2 - x1) * (y2 - y1) - overlap)
+        if iou >= best:
+            best, found = iou, (one.name, one.difficult)
+    return found
+
+
+def _class_names(split: _Split) -> Sequence[str]:
+    return ("background",) if split.masks is None else _class_names_of(split.masks)
+
+
+def _class_names_of(root: Path) -> Sequence[str]:
+    """The classes by their number in SegmentationClass, background first."""
+    file = root / NAMES
+    if not file.is_file():
+        return ("background", *CLASSES)
+    return [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+
+
+def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings) -> None:
+    """Warn of images without a readable XML file; refuse the split if that is all of them."""
+    if without and len(without) == len(ids):
+        raise FileNotFoundError(
+            f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable XML file in "
+            f"{split.annotations}: choose a split with annotations (VOC publishes none for test sets from 2008)"
+        )
+    absent = [one for one in without if not (split.annotations / f"{one}.xml").is_file()]
+    warnings.add(f"no XML file in {split.annotations.name}", SKIPPED, absent, "image")

@@ -1,0 +1,84 @@
+"""Annotation files of Pascal VOC: the XML of one image, parsed without entities, within a size limit."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, TreeBuilder
+from xml.parsers import expat
+
+from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
+from rcnn.data.messages import printable
+
+MAX_BYTES = 16 << 20  # an image of ten thousand objects has 3 MB
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocObject:
+    """An object of an annotation file."""
+
+    name: str  # of its class; empty where there is none
+    box: tuple[float, float, float, float] | None  # x, y, width, height in pixels; None where it cannot be read
+    difficult: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocImage:
+    """The content of an annotation file."""
+
+    file_name: str  # empty where there is none
+    size: tuple[int, int] | None  # height, width; None where they are not numbers of pixels
+    objects: list[VocObject]
+
+
+def read_voc_image(file: Path) -> VocImage:
+    """The content of an annotation file. Raises ValueError for a file that is not VOC's XML, or too large."""
+    root = _parse(file)
+    if root.tag != "annotation":
+        raise ValueError(f"{file} has the root element {printable(root.tag)!r}; expected 'annotation'")
+    height, width = (as_number(_text(root, f"size/{field}")) for field in ("height", "width"))
+    known = all(side.is_integer() and 0 < side <= MAX_COORDINATE for side in (height, width))
+    return VocImage(
+        file_name=_text(root, "filename"),
+        size=(int(height), int(width)) if known else None,  # some tools write 0
+        objects=[_object(one) for one in root.findall("object")],
+    )
+
+
+def _object(element: Element) -> VocObject:
+    """An object. VOC's corners count pixels from 1, and both belong to the box: pixel 1 alone is 0 to 1 here."""
+    x1, y1, x2, y2 = (as_number(_text(element, f"bndbox/{corner}")) for corner in CORNERS)
+    plausible = all(abs(value) <= MAX_COORDINATE for value in (x1, y1, x2, y2)) and x2 >= x1 and y2 >= y1
+    return VocObject(
+        name=_text(element, "name"),
+        box=(x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1) if plausible else None,
+        difficult=_text(element, "difficult") not in ("", "0"),
+    )
+
+
+def _text(element: Element, path: str) -> str:
+    return printable((element.findtext(path) or "").strip())
+
+
+def _parse(file: Path) -> Element:
+    """The root element. A document type, which could define entities, is refused."""
+    if os.path.getsize(file) > MAX_BYTES:
+        raise ValueError(f"{file} has more than {MAX_BYTES >> 20} MiB; expected the annotations of one image")
+    builder = TreeBuilder()
+    parser = expat.ParserCreate()
+    parser.buffer_text = True
+    parser.StartElementHandler = builder.start
+    parser.EndElementHandler = builder.end
+    parser.CharacterDataHandler = builder.data
+    parser.StartDoctypeDeclHandler = _refuse_doctype
+    try:
+        parser.Parse(file.read_bytes(), True)
+        return builder.close()
+    except (expat.ExpatError, ValueError, AssertionError, LookupError) as error:
+        raise ValueError(f"{file} is not XML that can be read ({error}): export or copy it again") from error
+
+
+def _refuse_doctype(*declared: object) -> None:
+    raise ValueError("it has a document type, which annotation files do not need")

@@ -1,0 +1,149 @@
+"""YOLO's format: a text file per image, with a line per object in fractions of the image.
+
+A line is `class cx cy width height` (a box) or `class x1 y1 x2 y2 x3 y3 ...` (a polygon). The class is a place in the
+names of data.yaml (Ultralytics, Roboflow) or of a names file (darknet, LabelImg, Label Studio, CVAT). Labels of
+images/a.jpg are in labels/a.txt, otherwise beside the image.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.numbers import as_number
+from rcnn.data.checks.tables import RawEntry, RawTables, Tables
+from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
+from rcnn.data.images import image_size
+from rcnn.data.messages import Warnings, counted, few
+
+NAME = "YOLO"
+OVER_EDGE = 0.01  # fraction of the image that a coordinate may lie outside it: rounding does in many files
+BOX = 5  # numbers in a line: class, centre x, centre y, width, height
+MIN_POLYGON = 7  # class, x and y of three points
+SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A line of a label file."""
+
+    name: str  # how warnings name it: its file, and its number from 1
+    words: list[str]
+    size: tuple[int, int]  # height and width of the image
+
+
+def splits(folder: Path, annotations: str = "") -> set[str]:
+    """Names of the splits of data.yaml, of darknet's list files, or of the image folders; "all" for a single one."""
+    return set() if annotations else layout_splits(folder)
+
+
+def recognises(folder: Path, split: str, annotations: str = "") -> bool:
+    """Whether `folder` has `split` in one of YOLO's layouts."""
+    return split in splits(folder, annotations)
+
+
+def read(
+    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
+) -> Tables:
+    """The checked tables of a split. An image has its path as its id, an object its label file and line.
+
+    Category ids are the places of the classes in the file with their names, from 0. `annotations` and `keypoints` have
+    no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    """
+    layout = layout_of(folder)
+    warnings = Warnings(layout.file)
+    if layout.keypoints:
+        warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")
+    if layout.count is not None and layout.count != len(layout.names):
+        what = f"nc {layout.count}, but {counted(len(layout.names), 'name')}"
+        warnings.add(what, "the names are used", [layout.file.name], "file")
+    sources = images_of(layout, split)
+    images: list[RawEntry] = []
+    found: list[RawEntry] = []
+    sizes = {image["id"]: (image["height"], image["width"]) for image in known[1]} if known else {}
+    for source in sources:
+        size = sizes.get(source.name) or image_size(source.path)
+        images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
+        lines = _lines(source, size)
+        found += [entry | {"image_id": source.name} for entry in _objects(lines, layout, warnings)]
+    _note_unlabelled(sources, warnings)
+    raw = RawTables(
+        file=layout.file,
+        root=layout.root,
+        folders=(layout.root,),
+        images=images,
+        annotations=found,
+        categories=[{"id": number, "name": name} for number, name in enumerate(layout.names)],
+    )
+    return check_tables(raw, warnings, known)
+
+
+def _lines(source: ImageSource, size: tuple[int, int]) -> Iterator[_Line]:
+    """The lines of the label file of an image that are not empty; none if there is no file."""
+    if source.labels is None:
+        return
+    text = source.labels.read_text(encoding="utf-8", errors="replace")
+    for number, line in enumerate(text.splitlines(), start=1):
+        if words := line.split():
+            yield _Line(name=f"{source.labels.stem}:{number}", words=words, size=size)
+
+
+def _objects(lines: Iterator[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:
+    """The annotations of an image, without the image; a line that is written twice is one object."""
+    seen = set[tuple[str, ...]]()
+    for line in lines:
+        if tuple(line.words) in seen:
+            warnings.add("a line that is in the file twice", "used once", [line.name])
+            continue
+        seen.add(tuple(line.words))
+        values = _values(line, layout, warnings)
+        if values is not None:
+            label, *numbers = values
+            yield {"id": line.name, "category_id": int(label), "iscrowd": 0} | _outline(numbers, line.size)
+
+
+def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | None:
+    """The numbers of a box (5) or a polygon (7 or more) in a line; None, with a warning, for anything else."""
+    values = [as_number(word) for word in line.words]
+    keypoints = layout.keypoints
+    if keypoints and len(values) == BOX + keypoints:
+        values = values[:BOX]
+    elif len(values) == BOX + 1:
+        warnings.add("a sixth number, e.g. a confidence", "that number was not used", [line.name])
+        values = values[:BOX]
+    if len(values) != BOX and (len(values) < MIN_POLYGON or len(values) % 2 == 0):
+        what = f"{counted(len(values), 'number')}; expected class and 4 numbers (box), or class and 3 points or more"
+        warnings.add(what, SKIPPED, [line.name])
+    elif not values[0].is_integer() or not 0 <= values[0] < len(layout.names):
+        what = f"a class that is not one of the {counted(len(layout.names), 'name')}, counted from 0"
+        warnings.add(what, SKIPPED, [line.name])
+    elif not all(-OVER_EDGE <= value <= 1 + OVER_EDGE for value in values[1:]):  # also NaN
+        what = "a coordinate that is not from 0 to 1 (fractions of the image; pixels must be divided by its size)"
+        warnings.add(what, SKIPPED, [line.name])
+    else:
+        return values
+    return None
+
+
+def _outline(numbers: Sequence[float], size: tuple[int, int]) -> RawEntry:
+    """`bbox` or `segmentation` in pixels of an image of `size` (height, width)."""
+    height, width = size
+    if len(numbers) == BOX - 1:
+        x, y, w, h = numbers
+        return {"bbox": [(x - w / 2) * width, (y - h / 2) * height, w * width, h * height]}
+    return {"segmentation": [[value * (height if i % 2 else width) for i, value in enumerate(numbers)]]}
+
+
+def _note_unlabelled(sources: Sequence[ImageSource], warnings: Warnings) -> None:
+    """Note the images without a label file, which YOLO counts as images without objects."""
+    without = [os.path.basename(source.name) for source in sources if source.labels is None]
+    if without and len(without) == len(sources):
+        raise FileNotFoundError(
+            f"{warnings.file}: none of the {counted(len(sources), 'image')} has a label file ({few(without)}); "
+            "expected labels/NAME.txt for images/NAME.jpg, or NAME.txt beside the image"
+        )
+    if without:
+        warnings.note(f"{counted(len(without), 'image')} without a label file ({few(without)}): used as negatives")

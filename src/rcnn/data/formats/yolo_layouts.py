@@ -1,0 +1,270 @@
+"""Where YOLO's tools put images, labels and names of classes.
+
+| tool | names | images of a split |
+|---|---|---|
+| Ultralytics, Roboflow | `names` in data.yaml | `train`, `val`, `test` in data.yaml: folder, list file, or several |
+| darknet, CVAT | names file | list files train.txt, valid.txt, or those that obj.data names |
+| Label Studio, LabelImg | classes.txt | images/SPLIT, SPLIT/images, images/, or the folder itself |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from rcnn.data.formats.files import ALL
+from rcnn.data.formats.many_files import IMAGE_SUFFIXES, subfolders
+from rcnn.data.messages import counted, excerpt, few, printable
+
+KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
+NAMES_FILES = ("classes.txt", "obj.names", "data/obj.names", "labels/classes.txt", "predefined_classes.txt")
+HAS_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)
+HAS_SPLIT = re.compile(rb"^(train|val)\s*:", re.MULTILINE)
+MAX_YAML = 1 << 20  # bytes
+MAX_NAMES = 100_000
+LABELS_OF = {"images": "labels", "JPEGImages": "labels"}  # folder of images -> folder of their labels beside it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Where the images of each split are, and the names of the classes."""
+
+    file: Path  # with the names
+    root: Path
+    names: list[str]
+    sources: dict[str, list[Path]]  # split -> folders of images, and list files
+    count: int | None = None  # `nc` of data.yaml
+    keypoints: int = 0  # numbers of an object's keypoints in a line
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """An image and its labels."""
+
+    name: str  # within the root
+    path: Path
+    labels: Path | None  # None where there is no file
+
+
+def layout_splits(folder: Path) -> set[str]:
+    """The splits of a folder; none if it has no YOLO layout. A damaged data.yaml has the splits that it mentions."""
+    try:
+        return set(layout_of(folder).sources)
+    except FileNotFoundError:
+        return set()
+    except (ValueError, OSError):
+        return {ALL, *KEYS}  # so that reading any of them says what is wrong
+
+
+def layout_of(folder: Path) -> Layout:
+    """The layout of a folder. Raises FileNotFoundError if it has none, ValueError for a file that cannot be read."""
+    config = _config_file(folder)
+    if config is not None:
+        return _of_config(config, folder)
+    names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
+    if names_file is None:
+        names_file = next(iter(sorted(folder.glob("*.names"))), None)
+    sources = _listed(folder) or _in_folders(folder)
+    if names_file is None or not sources:
+        raise FileNotFoundError(f"{folder} has no data.yaml, and no names file (classes.txt) with images and labels")
+    text = names_file.read_text(encoding="utf-8", errors="replace")
+    names = [line.strip() for line in text.splitlines() if line.strip()]
+    return Layout(file=names_file, root=folder, names=names, sources=sources)
+
+
+def images_of(layout: Layout, split: str) -> list[ImageSource]:
+    """The images of a split, each once, in the order of its folders (sorted) and list files."""
+    folders = _Folders()
+    paths = [path for source in layout.sources[split] for path in _image_paths(source, layout.root)]
+    found: dict[str, ImageSource] = {}
+    for path in paths:
+        name = os.path.relpath(path, layout.root).replace(os.sep, "/")
+        if name.startswith(".."):
+            raise ValueError(
+                f"{layout.file}: the image {path} of split {split!r} is outside the data set {layout.root}; give the "
+                "folder that holds images and labels"
+            )
+        found.setdefault(name, ImageSource(name=name, path=path, labels=_labels(path, layout.root, folders)))
+    if not found:
+        raise FileNotFoundError(
+            f"{layout.file}: split {split!r} has no images in {few([str(one) for one in layout.sources[split]])}"
+        )
+    return list(found.values())
+
+
+class _Folders:
+    """Names of the files in folders; each folder is listed once."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, frozenset[str]] = {}
+
+    def has(self, folder: str, name: str) -> bool:
+        if folder not in self._names:
+            try:
+                self._names[folder] = frozenset(os.listdir(folder))
+            except OSError:
+                self._names[folder] = frozenset()
+        return name in self._names[folder]
+
+
+def _config_file(folder: Path) -> Path | None:
+    """data.yaml, or another YAML file in the folder that has names and splits."""
+    found = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda file: (file.stem != "data", file.name))
+    for file in found:
+        if file.is_file() and file.stat().st_size <= MAX_YAML:
+            content = file.read_bytes()
+            if HAS_NAMES.search(content) and HAS_SPLIT.search(content):
+                return file
+    return None
+
+
+def _of_config(file: Path, folder: Path) -> Layout:
+    """The layout of a data.yaml. Paths are searched for relative to its `path`, then within the folder."""
+    try:
+        config = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
+        raise ValueError(f"{file} is not YAML ({type(error).__name__}): {excerpt(str(error), 200)}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} is not a YOLO data file: expected names, train and val, got {excerpt(config)}")
+    base = folder / str(config["path"]) if isinstance(config.get("path"), str) else folder
+    root = base if os.path.isabs(str(config.get("path"))) and _exists(base) else folder
+    sources: dict[str, list[Path]] = {}
+    for key in KEYS:
+        paths = config.get(key)
+        texts = [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
+        places = [place for text in texts if (place := _resolved(text, (base, root))) is not None]
+        if places:
+            sources[key] = places
+    if not sources:
+        given = few([f"{key}: {excerpt(config[key])}" for key in KEYS if config.get(key)]) or "none"
+        raise ValueError(
+            f"{file}: none of its splits is in {root} ({given}); correct the paths, relative to that folder"
+        )
+    shape = config.get("kpt_shape")
+    whole = isinstance(shape, list) and len(shape) == 2 and all(type(one) is int and 0 < one < 1000 for one in shape)
+    count = config.get("nc")
+    return Layout(
+        file=file,
+        root=root,
+        names=_names(config.get("names"), file),
+        sources=sources,
+        count=count if type(count) is int else None,
+        keypoints=shape[0] * shape[1] if isinstance(shape, list) and whole else 0,
+    )
+
+
+def _names(value: object, file: Path) -> list[str]:
+    """The names of the classes by their number: a list, or a mapping from numbers."""
+    if isinstance(value, Mapping) and value and all(type(key) is int and 0 <= key < MAX_NAMES for key in value):
+        value = [value.get(number, f"class {number}") for number in range(max(value) + 1)]
+    scalar = (str, int, float, bool)
+    if not isinstance(value, list) or not value or not all(isinstance(one, scalar) for one in value):
+        raise ValueError(f"{file}: names is {excerpt(value)}; expected a list of names, or a mapping {{0: name, ...}}")
+    return [printable(str(one)) for one in value]
+
+
+def _listed(folder: Path) -> dict[str, list[Path]]:
+    """darknet's list files: those that obj.data names, else train.txt, valid.txt, ... in the folder."""
+    found: dict[str, list[Path]] = {}
+    for data in sorted((*folder.glob("*.data"), *folder.glob("data/*.data"))):
+        for line in data.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = (part.strip() for part in line.partition("="))
+            place = _resolved(value, (folder,)) if key in KEYS and value else None
+            if place is not None and place.is_file():
+                found[key] = [place]
+    return found or {
+        key: [file]
+        for key in KEYS
+        for file in (folder / f"{key}.txt", folder / "data" / f"{key}.txt")
+        if file.is_file()
+    }
+
+
+def _in_folders(folder: Path) -> dict[str, list[Path]]:
+    """Folders of images with labels: images/SPLIT, SPLIT/images, SPLIT, else images/ or the folder itself as "all"."""
+    found: dict[str, list[Path]] = {}
+    for one in subfolders(folder / "images"):
+        if (folder / "labels" / one.name).is_dir():
+            found[one.name] = [one]
+    for one in subfolders(folder):
+        if (one / "images").is_dir() and (one / "labels").is_dir():
+            found[one.name] = [one / "images"]
+        elif one.name not in ("images", "labels") and _labelled_beside(one):
+            found[one.name] = [one]
+    if found:
+        return found
+    if (folder / "images").is_dir() and (folder / "labels").is_dir():
+        return {ALL: [folder / "images"]}
+    return {ALL: [folder]} if _labelled_beside(folder) else {}
+
+
+def _labelled_beside(folder: Path) -> bool:
+    """Whether some image in a folder has a text file of the same name beside it."""
+    try:
+        names = set(os.listdir(folder))
+    except OSError:
+        return False
+    parts = [os.path.splitext(name) for name in names]
+    return any(f"{stem}.txt" in names for stem, suffix in parts if suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _exists(path: Path) -> bool:
+    return os.path.exists(path)  # False for names that no file can have
+
+
+def _resolved(text: str, bases: Sequence[Path]) -> Path | None:
+    """The file or folder that a path in a data file means; None if there is none.
+
+    Roboflow writes ../train/images for train/images, and other tools the absolute paths of another machine, so leading
+    folders are dropped until something is there.
+    """
+    path = text.strip().replace("\\", "/")
+    if "\0" in path:
+        return None
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    tails = ["/".join(parts[start:]) for start in range(len(parts)) if parts[start] != ".."]
+    direct = [base / path for base in bases]
+    dropped = [base / tail for tail in tails for base in bases]
+    return next((place for place in (*direct, *dropped) if _exists(place)), None)
+
+
+def _image_paths(source: Path, root: Path) -> Iterator[Path]:
+    """The images of a folder and its subfolders, sorted, or of a list file."""
+    if source.is_dir():
+        for place, folders, names in os.walk(source):
+            folders.sort()
+            for name in sorted(names):
+                if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                    yield Path(place, name)
+        return
+    missing: list[str] = []
+    for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
+        if text := line.strip():
+            path = _resolved(text, (source.parent, root))
+            if path is None or not path.is_file():
+                missing.append(text)
+            else:
+                yield path
+    if missing:
+        raise FileNotFoundError(
+            f"{source}: {counted(len(missing), 'image')} that it lists {'is' if len(missing) == 1 else 'are'} not in "
+            f"{root} ({few(missing)}); copy them there, or remove these lines"
+        )
+
+
+def _labels(image: Path, root: Path, folders: _Folders) -> Path | None:
+    """The label file of an image: in labels/ for images/ (the last folder of that name), else beside it."""
+    parts = list(Path(os.path.relpath(image.parent, root)).parts)
+    name = f"{image.stem}.txt"
+    for place in reversed(range(len(parts))):
+        if parts[place] in LABELS_OF:
+            folder = root.joinpath(*parts[:place], LABELS_OF[parts[place]], *parts[place + 1 :])
+            if folders.has(str(folder), name):
+                return folder / name
+            break
+    return image.with_suffix(".txt") if folders.has(str(image.parent), name) else None

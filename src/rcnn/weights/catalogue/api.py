@@ -1,0 +1,29 @@
+"""The public functions `rcnn.list_weights` and `rcnn.download_weights`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rcnn.weights.catalogue import names
+from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
+
+
+def list_weights(model: str = "") -> list[str]:
+    """The names of published weights; of a `model`, those trained on COCO, first what its name alone stands for.
+
+    Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names.
+    """
+    return [entry.name for entry in names.detectors_of(model)] if model else list(names.entries())
+
+
+def download_weights(name: str, output: str | Path | None = None) -> Path:
+    """Download published weights if they are not in the cache, verify and convert them; the folder of the checkpoint.
+
+    `name` is a model or MODEL@TAG, see `list_weights`. With `output`, the checkpoint is copied to `output/NAME`.
+
+    Raises ValueError for an unknown name or a file that is not the published one, ConnectionError if it cannot be
+    downloaded, FileNotFoundError if downloads are forbidden (RCNN_OFFLINE=1).
+    """
+    entry = names.find_entry(name)
+    folder = cached_checkpoint(entry)
+    return folder if output is None else copy_checkpoint(folder, Path(output) / entry.name)

@@ -1,0 +1,207 @@
+"""Published weights as checkpoint folders: downloaded, verified and converted on first use, then kept in the cache.
+
+    CACHE/downloads/NAME/FILE       a file that was put there by hand is used instead of a download
+    CACHE/checkpoints-N/NAME/       the converted checkpoint; N is the version of the config
+    CACHE/locks/NAME                held by the process that downloads and converts
+
+CACHE is the environment variable RCNN_CACHE, or ~/.cache/rcnn. RCNN_OFFLINE=1 (`--offline`) forbids downloads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rcnn.download.fetch import PATIENCE, DownloadError, Progress, fetch, megabytes
+from rcnn.models.config import CONFIG_VERSION
+from rcnn.outputs import lock_file
+from rcnn.weights.catalogue.entry import Entry
+from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoint
+from rcnn.weights.convert import ConvertOptions, convert_to_folder
+
+Log = Callable[[str], object]
+WAIT = 0.2  # seconds between looks at a lock that another process holds
+LONGEST_WAIT = 3600.0  # seconds for another process to download and convert
+
+
+def cache_folder() -> Path:
+    """The folder of the cache, which may not exist yet."""
+    if given := os.environ.get("RCNN_CACHE", ""):
+        return Path(given).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME", "") or Path.home() / ".cache") / "rcnn"
+
+
+def is_offline() -> bool:
+    """Whether downloads are forbidden."""
+    return os.environ.get("RCNN_OFFLINE", "") not in ("", "0")
+
+
+def downloads_folder(entry: Entry) -> Path:
+    """The folder where the file of `entry` is looked for."""
+    return cache_folder() / "downloads" / entry.name
+
+
+def checkpoint_folder(entry: Entry) -> Path:
+    """The folder of the converted checkpoint, which may not exist yet."""
+    return cache_folder() / f"checkpoints-{CONFIG_VERSION}" / entry.name
+
+
+def is_cached(entry: Entry) -> bool:
+    """Whether the converted checkpoint is in the cache."""
+    return all((checkpoint_folder(entry) / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def is_available(entry: Entry) -> bool:
+    """Whether `cached_checkpoint` needs no network: converted, put there by hand, or in an installed package."""
+    return is_cached(entry) or (downloads_folder(entry) / entry.file).is_file() or _packaged(entry) is not None
+
+
+def to_stderr(line: str) -> None:
+    """Print a line of the progress on stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
+    """The folder of the converted checkpoint of `entry`; downloads and converts the file if it is not in the cache.
+
+    Raises ConnectionError if it cannot be downloaded, FileNotFoundError if downloads are forbidden, or the Python
+    package that contains it is missing, ValueError if the file is not the published one, OSError if the cache cannot
+    be written.
+    """
+    folder = checkpoint_folder(entry)
+    if is_cached(entry):
+        return folder
+    with _locked(entry, log):
+        if is_cached(entry):  # another process was faster
+            return folder
+        file, is_ours = _file(entry, log)
+        log(f"converting {file.name} to {folder}")
+        options = ConvertOptions(settings=entry.settings or None, command=f"rcnn download {entry.name}")
+        convert_to_folder(file, folder, options, log=lambda line: None)
+        if is_ours:
+            shutil.rmtree(file.parent, ignore_errors=True)
+    return folder
+
+
+def copy_checkpoint(folder: Path, output: Path) -> Path:
+    """Copy a checkpoint to the folder `output`, by the rules for output folders; returns it."""
+    with writing_checkpoint(output) as temporary:
+        for name in (WEIGHTS_FILE, CONFIG_FILE):
+            shutil.copyfile(folder / name, temporary / name)
+    return output
+
+
+def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
+    """The verified weight file of `entry`, and whether it was downloaded just now."""
+    if entry.package:
+        packaged = _packaged(entry)
+        if packaged is None:
+            raise FileNotFoundError(
+                f"{entry.name} is in the Python package {entry.package}, which is not installed: "
+                "pip install 'rcnn[lite]'"
+            )
+        require_published(packaged, entry)
+        return packaged, False
+    folder = downloads_folder(entry)
+    file = folder / entry.file
+    if file.is_file():
+        log(f"using {file}")
+        require_published(file, entry)
+        return file, False
+    folder.mkdir(parents=True, exist_ok=True)  # so that the user can put the file there
+    if is_offline():
+        raise FileNotFoundError(
+            f"{entry.name} is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads. {_by_hand(entry)}"
+        )
+    size = f" ({entry.mib:.0f} MiB)" if entry.mib else ""
+    log(f"downloading {entry.url}{size}")
+    try:
+        fetch(entry.url, file, progress=_progress(log), patience=PATIENCE)
+    except DownloadError as error:
+        raise ConnectionError(f"{error}\n{_by_hand(entry)}") from error
+    try:
+        require_published(file, entry)
+    except ValueError:
+        file.unlink()
+        raise
+    return file, True
+
+
+def _progress(log: Log) -> Progress:
+    """Logs every tenth of a download, with the time that is left."""
+    started, shown = time.monotonic(), 0
+
+    def report(received: int, total: int | None) -> None:
+        nonlocal shown
+        if total and (tenths := 10 * received // total) > shown:
+            shown = tenths
+            left = (time.monotonic() - started) * (total - received) / received
+            log(f"  {megabytes(received)} of {megabytes(total)}, {left:.0f} s left")
+
+    return report
+
+
+def _by_hand(entry: Entry) -> str:
+    return (
+        "To do without this download, get this file where there is a network:\n"
+        f"{entry.url}\n"
+        "and put it into this folder:\n"
+        f"{downloads_folder(entry)}"
+    )
+
+
+def _packaged(entry: Entry) -> Path | None:
+    """The file of `entry` in the Python package that contains it; None if that is not installed."""
+    if not entry.package:
+        return None
+    try:
+        listed = importlib.metadata.files(entry.package) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    found = [Path(str(path.locate())) for path in listed if path.name == entry.file]
+    return found[0] if found and found[0].is_file() else None
+
+
+def require_published(file: Path, entry: Entry) -> None:
+    """ValueError unless the digest of `file` is the published one; nothing is checked if none was published."""
+    if not entry.digest:
+        return
+    kind, _, expected = entry.digest.partition(":")
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, kind).hexdigest()
+    if not digest.startswith(expected):
+        raise ValueError(
+            f"{file} is not the file that {entry.system} published: expected a {kind.upper()} that starts with "
+            f"{expected}, got {digest[: max(len(expected), 8)]}. Delete it and download it again from {entry.url}"
+        )
+
+
+@contextmanager
+def _locked(entry: Entry, log: Log) -> Iterator[None]:
+    """Hold the lock of `entry`; wait while another process holds it. It is released when its process ends."""
+    path = cache_folder() / "locks" / entry.name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        until, waited = time.monotonic() + LONGEST_WAIT, False
+        while True:
+            try:
+                lock_file(file)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError(
+                        f"another rcnn process has been downloading {entry.name} for {LONGEST_WAIT / 60:.0f} minutes: "
+                        f"end it, or set RCNN_CACHE to another folder"
+                    ) from None
+                if not waited:
+                    log(f"waiting for another rcnn process that downloads {entry.name}")
+                waited = True
+                time.sleep(WAIT)
+        yield

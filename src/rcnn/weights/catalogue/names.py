@@ -1,0 +1,100 @@
+"""Finds the published weights that a name stands for.
+
+MODEL@TAG is one file. MODEL alone is the file that most users expect: torchvision's COCO weights where they exist,
+otherwise the COCO weights with the highest published AP.
+"""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+
+from rcnn.models.config import DetectorConfig, ResNetConfig, TimmConfig
+from rcnn.weights.catalogue import torchvision
+from rcnn.weights.catalogue.entry import Entry, read_table
+
+TABLES = (
+    "detectron2", "tensorpack", "mmdetection", "detectron", "chainercv",
+    "imagenet_fair", "imagenet_tensorpack", "imagenet_timm", "imagenet_package",
+)  # fmt: skip
+CAFFE = "_caffe"  # end of the names of models on MSRA's ResNets
+SCRATCH = "_scratch"  # end of the names of models that are trained from random weights
+
+
+@cache
+def entries() -> dict[str, Entry]:
+    """All entries by name, torchvision's first."""
+    tables = [entry for table in TABLES for entry in read_table(table)]
+    return {entry.name: entry for entry in (*torchvision.entries(), *tables)}
+
+
+def is_weight_name(word: str) -> bool:
+    """Whether `word` is the name of published weights: MODEL@TAG, or a model that has COCO weights."""
+    return word in entries() or "@" in word or default_entry(word) is not None
+
+
+def find_entry(name: str) -> Entry:
+    """The entry called `name`; the model's `_caffe` may be left out. ValueError, with similar names, for another."""
+    if entry := _exact(name) or default_entry(name):
+        return entry
+    model = name.partition("@")[0]
+    same = [known for known in entries() if known.partition("@")[0] in (model, model + CAFFE)]
+    near = same[:5] or difflib.get_close_matches(name, entries(), n=3)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"no weights named {name!r}; {hint}`rcnn models weights` prints all names")
+
+
+def _exact(name: str) -> Entry | None:
+    model, _, tag = name.partition("@")
+    return entries().get(name) or (entries().get(f"{model}{CAFFE}@{tag}") if tag else None)
+
+
+def detectors_of(model: str) -> list[Entry]:
+    """The detectors of `model` that were trained on COCO, torchvision's first, then by AP."""
+    known = [entry for entry in entries().values() if entry.model == model and entry.kind == "detector"]
+    return sorted(
+        (entry for entry in known if entry.data == "COCO"),
+        key=lambda entry: (entry.system == "torchvision", entry.scores),
+        reverse=True,
+    )
+
+
+def default_entry(model: str) -> Entry | None:
+    """The COCO weights that `model` alone stands for; None if there are none."""
+    return next(iter(detectors_of(model)), None)
+
+
+def imagenet_entry(config: DetectorConfig) -> Entry | None:
+    """The ImageNet weights for the backbone of `config`, with its colors and strides; None if there are none."""
+    name = _network(config)
+    if name is None:
+        return None
+    tags = ("package", "timm") if isinstance(config.backbone, TimmConfig) else _resnet_tags(config)
+    return next((entries()[f"{name}@{tag}"] for tag in tags if f"{name}@{tag}" in entries()), None)
+
+
+def _network(config: DetectorConfig) -> str | None:
+    """The usual name of the backbone of `config`, e.g. resnet50, resnext101_32x8d, resnet50_gn."""
+    backbone = config.backbone
+    if isinstance(backbone, TimmConfig):
+        return backbone.name.partition(".")[0]
+    if not isinstance(backbone, ResNetConfig) or backbone.blocks:
+        return None
+    if backbone.groups == 1 and backbone.width_per_group == 64:
+        return f"resnet{backbone.depth}" + ("_gn" if backbone.norm == "gn" else "")
+    if backbone.groups == 1:
+        return f"wide_resnet{backbone.depth}_2" if backbone.width_per_group == 128 else None
+    return f"resnext{backbone.depth}_{backbone.groups}x{backbone.width_per_group}d"
+
+
+def _resnet_tags(config: DetectorConfig) -> tuple[str, ...]:
+    """The publishers of a ResNet for `config`, best first."""
+    backbone = config.backbone
+    assert isinstance(backbone, ResNetConfig)
+    if backbone.norm == "gn":
+        return ("fair",)
+    if backbone.norm == "none":
+        return ()
+    if config.input.channel_order == "bgr" and backbone.norm == "frozen_bn":
+        return ("msra", "fair")
+    return ("torchvision",)

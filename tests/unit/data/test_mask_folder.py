@@ -1,0 +1,124 @@
+"""Folders of images and masks: ids in a mask, a file per object, classes and splits by folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rcnn.data import open_dataset, splits
+from rcnn.data.images import ImageError, read_ids
+from tests.unit.data.coco_folders import write_images
+
+SIZE = (40, 60)
+BOXES = [[10, 5, 30, 25], [30, 5, 50, 35]]
+
+
+def masks(values: tuple[int, ...] = (1, 2), dtype: type = np.uint8) -> np.ndarray:
+    ids = np.zeros(SIZE, dtype)
+    for (x1, y1, x2, y2), value in zip(BOXES, values, strict=False):
+        ids[y1:y2, x1:x2] = value
+    return ids
+
+
+def save(values: np.ndarray, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(file)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "split"),
+    [
+        ("images/a.jpg", "masks/a.png", "all"),
+        ("PNGImages/a.png", "PedMasks/a_mask.png", "all"),  # PennFudan
+        ("train/images/a.png", "train/masks/a.tif", "train"),
+        ("images/val/a.png", "masks/val/a.png", "val"),
+    ],
+)
+def test_ids_in_a_mask(tmp_path: Path, image: str, mask: str, split: str) -> None:
+    write_images((tmp_path / image).parent, [Path(image).name])
+    save(masks((3, 700), np.uint16), tmp_path / mask)
+    assert splits(tmp_path) == [split]
+    dataset = open_dataset(tmp_path, split)
+    record = dataset[0]
+    assert (dataset.classes, record.image_id) == (("object",), image)
+    assert record.annotation_ids == (f"{mask}:3", f"{mask}:700")
+    assert record.boxes.tolist() == BOXES
+    assert record.areas.tolist() == [400, 600]
+
+
+def test_a_file_per_object_as_in_the_data_science_bowl(tmp_path: Path) -> None:
+    for name in ("0a1b", "2c3d"):
+        write_images(tmp_path / "stage1_train" / name / "images", [f"{name}.png"])
+        save(masks((255,)), tmp_path / "stage1_train" / name / "masks" / "1.png")
+        save(masks((0, 255)), tmp_path / "stage1_train" / name / "masks" / "2.png")
+    assert splits(tmp_path) == ["stage1_train"]
+    assert splits(tmp_path / "stage1_train") == ["all"]
+    for folder, split in ((tmp_path, "stage1_train"), (tmp_path / "stage1_train", "all")):
+        dataset = open_dataset(folder, split)
+        assert [record.boxes.tolist() for record in dataset] == [BOXES, BOXES]
+        assert (dataset.warnings, dataset.notes) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("masks/leaf/a.png", "masks/root/a.png"),
+        ("masks/leaf/a/1.png", "masks/root/a/1.png"),
+        ("masks/a/leaf/1.png", "masks/a/root/1.png"),
+    ],
+)
+def test_classes_are_folders_of_masks(tmp_path: Path, files: tuple[str, str]) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    for number, file in enumerate(files):
+        save(masks((0,) * number + (255,)), tmp_path / file)
+    dataset = open_dataset(tmp_path, "all")
+    assert dataset.classes == ("leaf", "root")
+    assert dataset[0].labels.tolist() == [0, 1]
+    assert dataset[0].boxes.tolist() == BOXES
+
+
+def test_masks_that_cannot_be_used_are_skipped_and_images_without_masks_noted(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png", "c.png", "d.png", "e.png"])
+    save(masks((255,)), tmp_path / "masks" / "a.png")
+    save(masks()[:20], tmp_path / "masks" / "b.png")
+    (tmp_path / "masks" / "c.png").write_bytes(b"no image")
+    save(masks(()), tmp_path / "masks" / "d.png")
+    dataset = open_dataset(tmp_path, "all")
+    assert [len(record.boxes) for record in dataset] == [1, 0, 0, 0]
+    text = "\n".join((*dataset.warnings, *dataset.notes))
+    assert "1 annotation has a mask of another size than its image (id masks/b.png): skipped" in text
+    assert "a mask that cannot be read as ids (grey, palette or RGB PNG) (id masks/c.png): skipped" in text
+    assert "1 image without a mask (images/e.png): not used" in text
+    assert "1 mask with the only value 255 (masks/a.png): each is read as one object" in text
+
+
+def test_no_mask_at_all_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png"])
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 image has a mask \(images/a\.png\)"):
+        open_dataset(tmp_path, "all")
+
+
+def test_ids_of_every_mode(tmp_path: Path) -> None:
+    expected = masks((1, 200)).astype(np.int64)
+    palette = Image.fromarray(expected.astype(np.uint8))
+    palette.putpalette([7] * 768)
+    deep = np.zeros((*SIZE, 3), np.uint8)
+    deep[..., 1] = expected
+    for number, (picture, factor) in enumerate(
+        [
+            (palette, 1),
+            (Image.fromarray(expected.astype(np.uint16) * 300), 300),
+            (Image.fromarray(expected.astype(np.int32) * 1000), 1000),
+            (Image.fromarray(deep), 256),
+            (Image.fromarray(expected.astype(np.uint8)).convert("LA"), 1),
+        ]
+    ):
+        picture.save(tmp_path / f"{number}.tif")
+        assert np.array_equal(read_ids(tmp_path / f"{number}.tif"), expected * factor)
+    palette.convert("L").save(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match=r"a\.jpg is a JPEG with colour mode L, which cannot hold ids"):
+        read_ids(tmp_path / "a.jpg")

@@ -1,0 +1,148 @@
+"""Pascal VOC: boxes and difficult objects, instances, the lists of images, and XML that must not be read."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from rcnn.data import open_dataset, splits
+from rcnn.data.formats.voc import CLASSES
+from rcnn.data.formats.voc_xml import read_voc_image
+from tests.unit.data.coco_folders import write_images
+from tests.unit.data.format_folders import voc_file, voc_object
+
+SIZE = (40, 60)
+CAT, DOG = CLASSES.index("cat"), CLASSES.index("dog")
+
+
+def write_voc_folder(root: Path, ids: list[str], lists: dict[str, str]) -> Path:
+    """One VOC folder: a cat, and a dog that is difficult, in each image."""
+    (root / "Annotations").mkdir(parents=True)
+    objects = [voc_object("cat", (11, 6, 30, 25)), voc_object("dog", (31, 6, 50, 35), 1)]
+    for one in ids:
+        (root / "Annotations" / f"{one}.xml").write_text(voc_file(f"{one}.jpg", SIZE, objects))
+    write_images(root / "JPEGImages", [f"{one}.jpg" for one in ids])
+    for name, text in lists.items():
+        (root / "ImageSets" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "ImageSets" / name).write_text(text)
+    return root
+
+
+LISTS = {"Main/train.txt": "000005\n000007\n", "Main/cat_train.txt": "000005  1\n000007 -1\n", "Main/val.txt": "000007"}
+
+
+@pytest.mark.parametrize("inner", ["VOCdevkit/VOC2007", "VOC2007", ""])
+def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str) -> None:
+    write_voc_folder(tmp_path / inner, ["000005", "000007"], LISTS)
+    assert splits(tmp_path) == ["train", "val"]
+    dataset = open_dataset(tmp_path, "train")
+    assert (dataset.classes, dataset.metric) == (CLASSES, "voc2007" if inner else "voc2012")
+    assert dataset.image_ids == ("000005", "000007")
+    record = dataset[0]
+    assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]  # pixels 11 to 30, counted from 1
+    assert record.labels.tolist() == [CAT, DOG]
+    assert record.crowd.tolist() == [False, True]
+    assert dataset.num_training_objects == 2
+    assert [one["difficult"] for one in dataset.to_coco()["annotations"]] == [0, 1, 0, 1]
+    assert [one["iscrowd"] for one in dataset.to_coco()["annotations"]] == [0, 0, 0, 0]
+
+
+def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        write_voc_folder(tmp_path / "VOCdevkit" / year, ["000005"], {"Main/trainval.txt": "000005"})
+    assert splits(tmp_path) == ["2007_trainval", "2012_trainval"]
+    assert open_dataset(tmp_path, "2012_trainval")[0].path.parts[-3:-1] == ("VOC2012", "JPEGImages")
+
+
+def test_instances_have_the_class_of_most_of_their_pixels_and_no_border(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, ["000005"], LISTS | {"Segmentation/train.txt": "000005\n"})
+    ids, classes = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
+    ids[5:25, 10:30], classes[5:25, 10:30] = 1, CAT + 1
+    ids[5:35, 30:50], classes[5:35, 30:50] = 2, DOG + 1
+    ids[5, 10:50] = classes[5, 10:50] = 255
+    for folder, values in (("SegmentationObject", ids), ("SegmentationClass", classes)):
+        (root / folder).mkdir()
+        picture = Image.fromarray(values)
+        picture.putpalette(list(range(256)) * 3)
+        picture.save(root / folder / "000005.png")
+    assert splits(tmp_path) == ["segmentation_train", "train", "val"]
+    for _ in range(2):  # with SegmentationClass, then by the boxes of the XML
+        record = open_dataset(tmp_path, "segmentation_train")[0]
+        assert record.boxes.tolist() == [[10, 6, 30, 25], [30, 6, 50, 35]]
+        assert record.labels.tolist() == [CAT, DOG]
+        assert record.areas.tolist() == [19 * 20, 29 * 20]
+        assert record.crowd.tolist() == [False, True]
+        (root / "SegmentationClass" / "000005.png").unlink(missing_ok=True)
+
+
+def test_xml_of_other_tools_beside_the_images(tmp_path: Path) -> None:
+    for folder in (tmp_path / "train", tmp_path / "valid"):  # Roboflow
+        write_images(folder, ["a.png"])
+        (folder / "a.xml").write_text(voc_file("a.png", (0, 0), [voc_object("kite", (1, 1, 10, 10))]))
+    assert splits(tmp_path) == ["train", "valid"]
+    dataset = open_dataset(tmp_path, "valid")
+    assert (dataset.classes, dataset.metric) == (("kite",), "coco")
+    assert (dataset[0].height, dataset[0].width) == SIZE  # read from the image
+    assert splits(tmp_path / "train") == ["all"]
+
+
+def test_a_folder_without_lists_is_one_split(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, ["a", "b"], {})
+    assert splits(tmp_path) == ["all"]
+    assert open_dataset(tmp_path, "all").image_ids == ("a", "b")
+
+
+def test_objects_and_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, ["a", "b", "c"], {"Main/train.txt": "a\nb\nc\nd\na\n"})
+    objects = [voc_object("cat", (1, 1, 9, 9)), voc_object("", (1, 1, 9, 9)), voc_object("cat", (9, 9, 1, 1))]
+    (root / "Annotations" / "a.xml").write_text(voc_file("a.jpg", SIZE, objects))
+    (root / "Annotations" / "b.xml").write_text("<annotation><object>")
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset.image_ids == ("a", "c")
+    text = "\n".join(dataset.warnings)
+    for expected in (
+        "1 annotation has no name (id a:2): skipped",
+        "no bndbox of finite numbers xmin <= xmax, ymin <= ymax (id a:3): skipped",
+        "an XML file that is damaged, too large, not VOC's, or with a document type (id b): skipped",
+        "1 image has no XML file in Annotations (id d): skipped",
+        "1 image has more than one line (id a): used once",
+    ):
+        assert expected in text, text
+
+
+def test_a_split_without_annotations_is_refused(tmp_path: Path) -> None:
+    write_voc_folder(tmp_path, ["a"], {"Main/test.txt": "x\ny\n"})
+    with pytest.raises(FileNotFoundError, match=r"test\.txt lists 2 images \(x, y\), none of them with a readable XML"):
+        open_dataset(tmp_path, "test")
+
+
+BOMB = "<!DOCTYPE a [<!ENTITY x0 'ha'>" + "".join(f"<!ENTITY x{i} '&x{i - 1};&x{i - 1};'>" for i in range(1, 40)) + "]>"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB + "<annotation><filename>&x39;</filename></annotation>",
+        "<!DOCTYPE a [<!ENTITY x SYSTEM 'file:///etc/passwd'>]><annotation><filename>&x;</filename></annotation>",
+        "<annotation><filename>&undefined;</filename></annotation>",
+        "<html></html>",
+        "",
+    ],
+)
+def test_xml_with_entities_or_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.xml").write_text(text)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"a\.xml"):
+        read_voc_image(tmp_path / "a.xml")
+    assert time.process_time() - start < 1
+
+
+def test_xml_is_limited_in_size(tmp_path: Path) -> None:
+    with (tmp_path / "a.xml").open("wb") as file:
+        file.truncate(1 << 30)
+    with pytest.raises(ValueError, match="more than 16 MiB"):
+        read_voc_image(tmp_path / "a.xml")

