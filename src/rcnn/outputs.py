@@ -29,6 +29,7 @@ from typing import IO, Any, Self
 
 MARKER = ".rcnn-files"
 TEMPORARY = ".rcnn-writing-"  # start of the names of files and folders that are not complete yet
+COMPLETE = ".rcnn-complete-"  # start of the names of folders with complete files that are still to be moved
 REPLACED = ".rcnn-replaced-"  # start of the name of the old folder while it is replaced
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ENTRY = '{"file": '  # start of each line of the marker
@@ -63,7 +64,9 @@ class OutputFolder:
         except BaseException:
             self._marker.close()
             raise
-        for leftover in self.path.glob(f"{TEMPORARY}*"):  # of a process that was killed: we hold the lock
+        for complete in self.path.glob(f"{COMPLETE}*"):  # of a process that was killed: we hold the lock
+            self._move_out_of(complete)
+        for leftover in self.path.glob(f"{TEMPORARY}*"):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def __enter__(self) -> Self:
@@ -132,10 +135,12 @@ class OutputFolder:
     def writing_together(self, *names: str) -> Iterator[Path]:
         """An empty temporary folder; its files `names` are moved here when the block ends without an error.
 
-        All are complete and on disk before the first is moved. Raises FileExistsError if a name may not be written.
+        All are complete and on disk before the first is moved; if the process is killed between two moves, the next
+        one that opens the folder does the rest. Raises FileExistsError if a name may not be written.
         """
         self.require_free(*names)
-        temporary = self.path / f"{TEMPORARY}{next(self._numbers)}"
+        number = next(self._numbers)
+        temporary, complete = self.path / f"{TEMPORARY}{number}", self.path / f"{COMPLETE}{number}"
         temporary.mkdir()
         try:
             yield temporary
@@ -143,9 +148,8 @@ class OutputFolder:
             for name in names:
                 sync(temporary / name)
                 self._record(_relative(name), sha256_of(temporary / name))
-            for name in names:
-                os.replace(temporary / name, self.path / name)
-            sync(self.path)
+            os.rename(temporary, complete)
+            self._move_out_of(complete)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -174,6 +178,15 @@ class OutputFolder:
             self._record(relative, ANY_CONTENT)
         return self.path / relative
 
+    def _move_out_of(self, complete: Path) -> None:
+        """Move the files of a folder of `writing_together` here, except over files that somebody has changed."""
+        sync(self.path)
+        for file in sorted(complete.iterdir()):
+            if self.is_free(file.name):
+                os.replace(file, self.path / file.name)
+        sync(self.path)
+        shutil.rmtree(complete, ignore_errors=True)
+
     def _obstacle(self, relative: PurePosixPath) -> str | None:
         """Why `relative` may not be written, as a message; None if it may."""
         for parent in [*relative.parents][-2::-1]:  # outermost first, without "."
@@ -183,7 +196,7 @@ class OutputFolder:
             if folder.exists() and not folder.is_dir():
                 return f"{folder} is a file; expected a folder: {CHOOSE}"
         path, digests = self.path / relative, self._written.get(str(relative), set[str]())
-        if relative.name.startswith(TEMPORARY) or str(relative) == MARKER:
+        if relative.name.startswith((TEMPORARY, COMPLETE)) or str(relative) == MARKER:
             return f"{path} is a name that rcnn uses itself: {CHOOSE}"
         if path.is_symlink():
             return f"{path} is a symbolic link, which rcnn does not replace: {CHOOSE}"
@@ -270,6 +283,13 @@ def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     os.rename(new, folder)
     sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def finish_moves(folder: Path) -> None:
+    """Finish a `writing_together` in `folder` that was killed; nothing if another process is writing there."""
+    if any(folder.glob(f"{COMPLETE}*")):
+        with suppress(OSError):
+            OutputFolder(folder).close()
 
 
 def recover_folder(folder: Path) -> None:

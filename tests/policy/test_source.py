@@ -18,6 +18,7 @@ SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
     "outputs": 0,
+    "stopping": 0,
     "download": 0,
     "structures": 0, "ops": 0,
     "preprocess": 1,

@@ -18,6 +18,7 @@ from rcnn.outputs import (
     MARKER,
     OutputFolder,
     files_of_rcnn,
+    finish_moves,
     new_output,
     numbered,
     output_or_new,
@@ -200,6 +201,33 @@ def test_a_kill_between_the_two_moves_is_repaired(tmp_path: Path) -> None:
     recover_folder(tmp_path / "last")
     assert (tmp_path / "last" / "number").read_text() == "1"
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_moves_that_a_kill_interrupted_are_finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("a.txt", "b.txt", "c.txt")
+    moved: list[str] = []
+
+    def killed(source: Path, target: Path) -> None:
+        if moved:
+            raise KeyboardInterrupt
+        moved.append(target.name)
+        os.rename(source, target)
+
+    def write(text: str) -> None:
+        with OutputFolder(tmp_path) as output, output.writing_together(*names) as folder:
+            for name in names:
+                (folder / name).write_text(text)
+
+    write("old")
+    monkeypatch.setattr(os, "replace", killed)
+    with suppress(KeyboardInterrupt):
+        write("new")
+    monkeypatch.undo()
+    assert [(tmp_path / name).read_text() for name in names] == ["new", "old", "old"]
+    (tmp_path / "c.txt").write_text("corrected by hand")
+    finish_moves(tmp_path)
+    assert [(tmp_path / name).read_text() for name in names] == ["new", "new", "corrected by hand"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [MARKER, *names]
 
 
 def test_a_lock_does_not_outlive_its_process_in_a_forked_one(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ from rcnn.cli.options import (
     TTAFlip,
 )
 from rcnn.cli.views import predictor_from
+from rcnn.stopping import Stopped
 
 
 def evaluate(
@@ -90,7 +92,7 @@ def evaluate(
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.evaluation.api import dataset_for, split_warning
-    from rcnn.evaluation.folder import METRICS_FILE
+    from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
     from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
     from rcnn.metrics.tables import metrics_table
@@ -142,23 +144,29 @@ def evaluate(
     if predictor is not None:
         settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]
         details["Settings"] = ", ".join(settings)
-    done = run_evaluation(
-        predictor or checkpoint,
-        dataset,
-        folder,
-        options=EvaluationOptions(
-            limit=limit,
-            batch_size=batch,
-            workers=workers,
-            max_detections=max_detections,
-            metric=named,
-            pictures=pictures,
-        ),
-        title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
-        details=details,
-        log=partial(typer.echo, err=True),
-        progress=progress_bar,
-    )
+    try:
+        done = run_evaluation(
+            predictor or checkpoint,
+            dataset,
+            folder,
+            options=EvaluationOptions(
+                limit=limit,
+                batch_size=batch,
+                workers=workers,
+                max_detections=max_detections,
+                metric=named,
+                pictures=pictures,
+            ),
+            title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
+            details=details,
+            log=partial(typer.echo, err=True),
+            progress=progress_bar,
+        )
+    except Stopped:
+        if (folder / UNFINISHED).exists():
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"`rcnn eval {folder} --data {data}` scores the images that are done", err=True)
+        raise
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 
 from rcnn import __version__
+from rcnn.stopping import Stopped, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
 COMMANDS = {
@@ -39,6 +42,7 @@ OUT_OF_MEMORY = re.compile(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run `arguments` (default: the command line). An error that the user can fix is one line and exit status 2."""
+    _open_standard_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not _has_current_folder():
         print("rcnn: the current folder no longer exists: change to another one (cd)", file=sys.stderr)
@@ -57,11 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(0)
         from rcnn.cli.app import app
 
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
             app(words, prog_name="rcnn")
     except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = _message(error)
@@ -69,11 +73,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         print(f"rcnn: {text}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt) as stop:
         if debug:
             raise
-        print("rcnn: stopped", file=sys.stderr)
-        sys.exit(130)
+        number = stop.number if isinstance(stop, Stopped) else signal.SIGINT
+        try:
+            print(f"rcnn: stopped by {signal.Signals(number).name}", file=sys.stderr, flush=True)
+            sys.stdout.flush()
+        except OSError:  # the terminal is gone (SIGHUP)
+            _discard_output()
+        sys.exit(128 + number)
+
+
+def _open_standard_streams() -> None:
+    """Open those that the caller closed (`rcnn ... >&-`): a file would get their number, and what is printed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+            if getattr(sys, name) is None:
+                setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _discard_output() -> None:
+    """Let what is still to be printed go nowhere, so that Python's exit does not fail on it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            os.dup2(nowhere, stream.fileno())
 
 
 def _has_current_folder() -> bool:

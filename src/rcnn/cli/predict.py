@@ -6,6 +6,7 @@ import errno
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import predictor_from
 from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,8 +142,9 @@ def predict(
         )  # fmt: skip
         try:
             done = run.predict_all(sources)
-        except KeyboardInterrupt:
-            typer.echo(f"stopped; the results so far are in {path / PARTIAL}", err=True)
+        except Stopped:
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
             raise
         text = _write_results(folder, done, sources.failed)
         if features is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -24,7 +25,8 @@ IMAGE_SUFFIXES = (
     ".sgi", ".pcx",
 )  # fmt: skip
 MAX_DOWNLOAD = 64 * 2**20  # bytes
-TIMEOUT = 20.0  # seconds without an answer
+TIMEOUT = 20.0  # seconds without an answer, or with fewer than SLOWEST bytes
+SLOWEST = 16 * 2**10  # bytes in TIMEOUT seconds
 DEADLINE = 120.0  # seconds for a whole download
 T = TypeVar("T")
 
@@ -178,30 +180,41 @@ def in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
 def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
     """The content of an http(s) URL.
 
-    Raises SourceError if it is refused, longer than `longest` bytes, not answered for `timeout` seconds, or not
-    complete after `deadline` seconds, however slowly the server sends.
+    Raises SourceError if it is refused, longer than `longest` bytes, not answered for `timeout` seconds, sent with
+    fewer than SLOWEST bytes in `timeout` seconds, or not complete after `deadline` seconds.
     """
-    future = in_background(_download, url, longest, timeout)
-    try:
-        return future.result(timeout=deadline)
-    except TimeoutError as error:
-        if future.done():
-            raise
-        raise SourceError(
-            f"the download took longer than {deadline:g} seconds; download it yourself and give the file"
-        ) from error
+    content = bytearray()
+    future = in_background(_download, url, longest, timeout, content)
+    started = window = time.monotonic()
+    before = 0  # bytes at the start of the window
+    while True:
+        try:
+            return future.result(timeout=min(timeout, deadline, 1.0))
+        except TimeoutError:
+            if future.done():
+                raise
+        now, size = time.monotonic(), len(content)
+        if now - started > deadline:
+            raise SourceError(
+                f"the download took longer than {deadline:g} seconds; download it yourself and give the file"
+            )
+        if size - before >= SLOWEST:
+            window, before = now, size
+        elif now - window > timeout:
+            slow = f"only {size - before} bytes" if size else "no answer"
+            raise SourceError(
+                f"{slow} within {timeout:g} seconds; try again, or download it yourself and give the file"
+            )
 
 
-def _download(url: str, longest: int, timeout: float) -> bytes:
+def _download(url: str, longest: int, timeout: float, content: bytearray) -> bytes:
+    """The download, which grows in `content`."""
     request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
-    pieces: list[bytes] = []
-    size = 0
     try:
         with _opener().open(request, timeout=timeout) as answer:
-            while piece := answer.read(1 << 16):
-                pieces.append(piece)
-                size += len(piece)
-                if size > longest:
+            while piece := answer.read1(1 << 16):
+                content += piece
+                if len(content) > longest:
                     raise SourceError(f"is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
             expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
@@ -215,9 +228,9 @@ def _download(url: str, longest: int, timeout: float) -> bytes:
             raise
         reason = getattr(error, "reason", None) or error
         raise SourceError(f"cannot be downloaded ({reason}); check the URL and the network") from error
-    if expected is not None and expected.isdigit() and int(expected) != size:
-        raise SourceError(f"the download ended after {size} of {expected} bytes; try again")
-    return b"".join(pieces)
+    if expected is not None and expected.isdigit() and int(expected) != len(content):
+        raise SourceError(f"the download ended after {len(content)} of {expected} bytes; try again")
+    return bytes(content)
 
 
 def _opener() -> urllib.request.OpenerDirector:

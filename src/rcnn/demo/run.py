@@ -6,6 +6,7 @@ It calls the same functions as `rcnn train`, `rcnn eval` and `rcnn predict`.
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from rcnn.evaluation.run import SCORE, Log, Progress
 from rcnn.metrics.values import Metrics
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
+from rcnn.stopping import Stopped
 from rcnn.training.log import read_log
 from rcnn.training.plan import NO_SPLIT, RunRequest
 from rcnn.training.run import run_training
@@ -102,7 +104,7 @@ def run_demo(
         )
         outcome = run_training(request, log=log)
         if not outcome.finished:
-            raise KeyboardInterrupt
+            raise Stopped(outcome.signal or signal.SIGINT)
         log(f"trained {outcome.step} steps in {timer.lap('training'):.0f} s")
 
         predictor = Predictor(run, device=device)

@@ -6,6 +6,7 @@ config of a detector with the user's own modules names code (models/own.py), whi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,7 +26,7 @@ from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overri
 from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
-from rcnn.outputs import OutputFolder, files_of_rcnn, sha256_of
+from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
@@ -138,6 +139,7 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
+    finish_moves(folder)
     source = folder / CONFIG_FILE
     record = read_record(source)
     try:
@@ -197,6 +199,13 @@ def load_detector(
         changed = f" with {' '.join(words)}" if words else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
+    wrong = [name for name, value in checkpoint.state.items() if not value.isfinite().all()]
+    if wrong:
+        warnings.warn(
+            f"{path} has NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}. Its detections are wrong or "
+            "missing: use an earlier checkpoint",
+            stacklevel=2,
+        )
     return detector, checkpoint
 
 
@@ -224,7 +233,12 @@ class _Uninitialized(TorchFunctionMode):
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Load `state` into `detector`; a ValueError names `source` and missing, unknown or misshapen tensors."""
     expected = detector.state_dict()
-    if problems := misfits_text(misfits(expected, state)):
+    other_types = [
+        f"{name} {state[name].dtype} (expected {value.dtype})"
+        for name, value in expected.items()
+        if name in state and state[name].is_floating_point() != value.is_floating_point()
+    ]
+    if problems := misfits_text(misfits(expected, state) | {"of another type": other_types}):
         why = different_tensors(expected, state)
         words = f"{'; '.join(why)}. " if why else ""
         raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {problems}")

@@ -154,7 +154,7 @@ def test_ctrl_c_in_a_download_keeps_the_results_so_far(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert process.returncode == 130, errors
-    assert errors == f"stopped; the results so far are in {partial}\n"
+    assert errors == f"the results so far are in {partial}\nrcnn: stopped by SIGINT\n"
     assert [json.loads(line)["file"] for line in partial.read_text().splitlines()] == [str(image)]
     assert picture.exists()
 

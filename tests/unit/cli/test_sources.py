@@ -96,6 +96,13 @@ def test_a_dripping_server_does_not_get_around_the_deadline(address: str) -> Non
     assert time.monotonic() - start < 2
 
 
+def test_a_server_that_sends_too_slowly_is_given_up(address: str) -> None:
+    start = time.monotonic()
+    with pytest.raises(SourceError, match=r"only \d+ bytes within 0\.5 seconds"):
+        download(address + "/dripping", timeout=0.5)
+    assert time.monotonic() - start < 3
+
+
 def test_a_server_that_is_not_there() -> None:
     with pytest.raises(SourceError, match="check the URL and the network"):
         download("http://127.0.0.1:9/x.jpg", timeout=2)

@@ -241,6 +241,20 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
         load_detector(folder)
 
 
+def test_wrong_values_under_a_right_digest_are_reported(tmp_path: Path) -> None:
+    """Tensors that were damaged before the checkpoint was written."""
+    detector = compact()
+    state = dict(detector.state_dict())
+    integers = state | {"rpn.deltas.weight": state["rpn.deltas.weight"].to(torch.int32)}
+    save_checkpoint(tmp_path / "integers", integers, detector.config, CLASSES)
+    with pytest.raises(ValueError, match=r"of another type: rpn\.deltas\.weight torch\.int32 \(expected"):
+        load_detector(tmp_path / "integers")
+    diverged = state | {"rpn.deltas.weight": torch.full_like(state["rpn.deltas.weight"], torch.nan)}
+    save_checkpoint(tmp_path / "nan", diverged, detector.config, CLASSES)
+    with pytest.warns(UserWarning, match=r"nan has NaN or infinity in 1 tensor: rpn\.deltas\.weight\."):
+        load_detector(tmp_path / "nan")
+
+
 def test_transfer_to_other_classes_keeps_the_rows_of_names_that_match(tmp_path: Path) -> None:
     folder = saved(tmp_path / "m")
     source = load_file(folder / "model.safetensors")

@@ -1,0 +1,168 @@
+"""Signals, kills, closed streams and folders in use: `rcnn predict`, `eval` and `convert` end in order.
+
+Each command runs in a forked process, which sends itself the signal at a certain place: a new process of Python would
+spend seconds on imports.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rcnn.cli import predict as predict_command
+from rcnn.cli.main import main
+from rcnn.evaluation import folder as evaluation_folder
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.outputs import MARKER, OutputFolder
+from rcnn.predictor import Predictor
+from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three validation images."""
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"val": 3}, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of random weights."""
+    torch.manual_seed(0)
+    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"]
+    detector = build_detector(override(model_config("mask_rcnn_compact"), words))
+    folder = tmp_path_factory.mktemp("model") / "m"
+    save_checkpoint(folder, detector, classes=("square", "disc"))
+    return folder
+
+
+def command(output: Path, *words: object, before: Callable[[], object] = lambda: None) -> tuple[int, str]:
+    """Run `rcnn WORDS` in a forked process after `before`: its exit status (negative: a signal), and its stderr."""
+    errors = output.parent / "stderr"
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            for number in SIGNALS:  # a shell starts background jobs with SIGINT ignored, which a child inherits
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            with errors.open("w") as file:
+                os.dup2(file.fileno(), 2)
+                sys.stderr = file
+                before()
+                main([str(word) for word in (*words, "--output", output)])
+            status = 0
+        except SystemExit as exit:
+            status = exit.code if isinstance(exit.code, int) else 1
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), errors.read_text()
+
+
+def signal_at(place: int, owner: Any, name: str, number: int) -> None:
+    """Have this process send itself the signal `number` when it calls `owner.name` for time `place`, from 0."""
+    function, calls = getattr(owner, name), iter(range(1000))
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        if next(calls) == place:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    setattr(owner, name, counted)
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
+def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_path: Path, number: int) -> None:
+    output, words = tmp_path / "out", ("predict", model, data / "val", "--score", 0.02, "--device", "cpu")
+    at_the_second = partial(signal_at, 1, Predictor, "predict", number)
+    status, errors = command(output, *words, before=at_the_second)
+    partial_file = output / predict_command.PARTIAL
+    assert len(partial_file.read_text().splitlines()) == 1
+    if number == signal.SIGKILL:
+        assert status == -signal.SIGKILL
+    else:
+        assert status == 128 + number
+        name = signal.Signals(number).name
+        assert errors == f"the results so far are in {partial_file}\nrcnn: stopped by {name}\n"
+        assert not [name for name in left_in(output) if name.startswith(".rcnn-writing")]
+    status, errors = command(output, *words)
+    assert (status, errors) == (0, "")
+    assert len(json.loads((output / "predictions.json").read_text())["images"]) == 3
+    assert not partial_file.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_eval_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_path: Path, number: int) -> None:
+    output, words = tmp_path / "out", ("eval", model, "--data", data, "--device", "cpu", "--pictures", 0)
+    status, errors = command(output, *words, before=partial(signal_at, 2, Predictor, "detect", number))
+    results = output / evaluation_folder.UNFINISHED
+    assert results.exists()
+    if number == signal.SIGTERM:
+        assert status == 128 + number
+        assert errors.splitlines()[-2:] == [
+            f"`rcnn eval {output} --data {data}` scores the images that are done",
+            "rcnn: stopped by SIGTERM",
+        ]
+    else:
+        assert status == -number
+    assert command(tmp_path / "again", "eval", output, "--data", data)[0] == 0
+    assert command(output, *words)[0] == 0
+    assert json.loads((output / "metrics.json").read_text())["counts"]["images"] == 3
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_checkpoint_is_whole_after_a_kill_between_its_files(model: Path, tmp_path: Path, place: int) -> None:
+    """The kill comes before the first or the second file is moved: whoever reads the folder next moves the rest."""
+    earlier = load_checkpoint(model)
+    later = {name: value + 1 for name, value in earlier.state.items()}
+    save_checkpoint(tmp_path / "m", earlier.state, earlier.config, earlier.classes)
+    child = os.fork()
+    if child == 0:
+        signal_at(place, os, "replace", signal.SIGKILL)
+        with suppress(BaseException):
+            save_checkpoint(tmp_path / "m", later, earlier.config, ("ball", "box"))
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    found = load_checkpoint(tmp_path / "m")
+    assert found.classes == ("ball", "box")
+    assert all(torch.equal(value, later[name]) for name, value in found.state.items())
+
+
+def test_a_folder_in_use_is_refused(data: Path, model: Path, tmp_path: Path) -> None:
+    with OutputFolder(tmp_path / "out") as other:
+        other.write_text("notes.txt", "of the other process")
+        for words in (("predict", model, data / "val"), ("eval", model, "--data", data)):
+            status, errors = command(tmp_path / "out", *words, "--device", "cpu")
+            assert status == 2
+            assert "out is in use by another rcnn process: wait until it ends" in errors
+    assert left_in(tmp_path / "out") == [MARKER, "notes.txt"]
+
+
+def test_closed_streams_change_nothing_but_what_is_printed(data: Path, model: Path, tmp_path: Path) -> None:
+    """`rcnn predict ... >&- 2>&-`: what the caller closed is opened on nothing, or a file would get its number."""
+    words, output = ("predict", model, data / "val", "--device", "cpu"), tmp_path / "out"
+
+    def close() -> None:
+        for number in (0, 1, 2):
+            os.close(number)
+        sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+
+    assert command(output, *words, before=close)[0] == 0
+    assert len(json.loads((output / "predictions.json").read_text())["images"]) == 3
