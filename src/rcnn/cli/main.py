@@ -33,7 +33,7 @@ OPTIONS = {
 }
 
 # options that may be given several times
-REPEATABLE = ("--allow", "--allow-missing", "--allow-unused", "--only", "--skip")
+REPEATABLE = ("--allow", "--allow-missing", "--allow-unused", "--only", "--skip", "--val-split")
 NOT_EMPTY = ("--data", "--output", "--fix")  # options with paths: an empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"
