@@ -210,7 +210,7 @@ def _setting_reasons(
         elif getattr(recipe, name) == getattr(defaults, name):
             reason = "default"
         else:
-            reason = "default of this command" if request.settings else "default for a checkpoint"
+            reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason
     given = {word.partition("=")[0].strip() for word in request.overrides}
     return reasons | dict.fromkeys(given, "given")
