@@ -122,13 +122,13 @@ def check_dataset(
     `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError for a folder without
     annotations, ValueError for an id that does not exist; faults of the data itself are in the report.
     """
-    wanted = selected_kinds(only, skip)
-    decode = images and not wanted.isdisjoint(NEED_FILES)
+    chosen = selected_kinds(only, skip)
+    decode = images and not chosen.isdisjoint(NEED_FILES)
     checked, refused = read_splits(
         path, split, annotations, keypoints, images=decode, workers=workers, progress=progress or no_progress
     )
     findings = [*refused, *split_findings(checked), *set_findings(checked)]
-    return CheckReport.of(path, checked, [one for one in findings if one.kind in wanted])
+    return CheckReport.of(path, checked, [one for one in findings if one.kind in chosen])
 
 
 def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
