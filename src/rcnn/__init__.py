@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rcnn.results import DetectedObject, ImageDetections
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
     from rcnn.training.api import TrainingRun, train
+    from rcnn.training.publish import push_to_hub
     from rcnn.training.settings import TrainConfig
     from rcnn.tta import AugmentedPredictor
     from rcnn.weights.api import convert, load
@@ -64,6 +65,7 @@ __all__ = [
     "model_config",
     "open_dataset",
     "override",
+    "push_to_hub",
     "read_image",
     "save_checkpoint",
     "train",
@@ -99,6 +101,7 @@ _MODULES = {  # public name -> the module that defines it
     "model_config": "rcnn.models",
     "open_dataset": "rcnn.data",
     "override": "rcnn.models.overrides",
+    "push_to_hub": "rcnn.training.publish",
     "read_image": "rcnn.data.images",
     "save_checkpoint": "rcnn.weights.checkpoint",
     "train": "rcnn.training.api",

@@ -131,3 +131,37 @@ def split_command(
     for line in done.lines():
         typer.echo(line)
     typer.echo(f"wrote {output}: use it with --data {output}")
+
+
+@data.command("download")
+def download(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="One of coco2017, coco2014, voc2007, voc2012, sbd, refcoco, lvis, balloon."
+        ),
+    ],
+    split: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST", help="Splits to download, e.g. train2017,val2017. Defaults to all with annotations."
+        ),
+    ] = "",
+    output: Annotated[Path | None, typer.Option(help="Folder for the data set. Defaults to NAME.")] = None,
+) -> None:
+    """Download a public data set and unpack it. Run it again to continue after an interruption.
+
+    Sizes and hashes are checked where they are published. Proxies come from HTTPS_PROXY and HTTP_PROXY.
+
+    Example: rcnn data download coco2017 --split val2017 --output coco
+    """
+    from rcnn.cli.progress import byte_bar
+    from rcnn.download.catalogue import DOWNLOADS
+    from rcnn.download.datasets import download_dataset
+
+    folder = download_dataset(
+        name, output or "", splits=split.split(",") if split else (), progress=byte_bar, log=typer.echo
+    )
+    if DOWNLOADS[name].note:
+        typer.echo(DOWNLOADS[name].note)
+    typer.echo(f"{name} is complete: use it with --data {folder}")

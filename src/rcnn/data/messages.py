@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SHOWN = 5  # ids in a line, before the rest are counted
-PLURALS = {"category": "categories", "class": "classes", "entry": "entries"}
+PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
 
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:

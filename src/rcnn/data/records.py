@@ -163,6 +163,11 @@ class Dataset:
         )
 
     @property
+    def has_files(self) -> bool:
+        """Whether the images are files."""
+        return True
+
+    @property
     def class_counts(self) -> dict[str, int]:
         """Number of objects of each class, crowds not counted, in the order of the labels."""
         counts = np.bincount(self.objects.labels[~self.objects.crowd], minlength=len(self.classes))
