@@ -13,11 +13,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, Self, overload
+from typing import Literal, NamedTuple, Self, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from rcnn.data.given_boxes import Boxes, GivenBoxes, Labels, check_given, one_per_image, pad_given
 from rcnn.data.image_inputs import Channels, ImageInput, as_image, image_of_list, is_one_image, require_channels
 from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
@@ -29,10 +32,18 @@ from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Settings, as_strings
 from rcnn.ops.pasting import Paste
 from rcnn.preprocess import Frame, build_preprocessor
-from rcnn.results import ImageDetections, ImageSource, Pasting, require_score
+from rcnn.results import ImageDetections, ImageSource, Pasting, RegionFeatures, require_score
 from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
 from rcnn.structures import Detections
 from rcnn.weights.checkpoint import load_detector
+
+
+class Request(NamedTuple):
+    """One image to predict on."""
+
+    image: ImageInput  # as the user gave it
+    pixels: Tensor  # (3, H, W) uint8 RGB
+    given: GivenBoxes | None = None  # boxes to score; None: detect
 
 
 class Predictor:
@@ -90,6 +101,8 @@ class Predictor:
         images: ImageInput,
         *,
         score: float = 0.0,
+        boxes: Boxes | None = None,
+        labels: Labels | None = None,
         channels: Channels = "rgb",
         max_pixels: int = MAX_PIXELS,
         errors: Literal["raise"] = "raise",
@@ -101,6 +114,8 @@ class Predictor:
         images: ImageInput,
         *,
         score: float = 0.0,
+        boxes: Boxes | None = None,
+        labels: Labels | None = None,
         channels: Channels = "rgb",
         max_pixels: int = MAX_PIXELS,
         errors: Literal["return"],
@@ -112,6 +127,8 @@ class Predictor:
         images: Iterable[ImageInput],
         *,
         score: float = 0.0,
+        boxes: Sequence[Boxes] | None = None,
+        labels: Sequence[Labels] | None = None,
         channels: Channels = "rgb",
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
@@ -124,6 +141,8 @@ class Predictor:
         images: Iterable[ImageInput],
         *,
         score: float = 0.0,
+        boxes: Sequence[Boxes] | None = None,
+        labels: Sequence[Labels] | None = None,
         channels: Channels = "rgb",
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
@@ -135,6 +154,8 @@ class Predictor:
         images: ImageInput | Iterable[ImageInput],
         *,
         score: float = 0.0,
+        boxes: Boxes | Sequence[Boxes] | None = None,
+        labels: Labels | Sequence[Labels] | None = None,
         channels: Channels = "rgb",
         batch_size: int = 4,
         max_pixels: int = MAX_PIXELS,
@@ -151,9 +172,19 @@ class Predictor:
         number of images per forward pass. `max_pixels`: refuse larger images; 0: no limit. `errors`: "raise" ends with
         the first image that cannot be read; "return" returns the exception in place of its result.
 
-        Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image.
+        `boxes` (N, 4), xyxy pixels of the image, are scored in place of detecting: the result has one row per box, in
+        their order, with the box as given (not refined; clipped to the image), the most probable class, its
+        probability, mask and keypoints. `labels` (N,) choose the classes instead. For several images, give a list of
+        boxes (and of labels), one entry per image.
+
+        Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image, ValueError for boxes
+        that are empty or outside the image.
         """
         require_score(score)
+        if boxes is not None and score > 0:
+            raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
+        if labels is not None and boxes is None:
+            raise ValueError("labels are the classes of given boxes; give boxes, too")
         if errors not in ("raise", "return"):
             raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
         require_channels(channels)
@@ -162,19 +193,26 @@ class Predictor:
         if is_one_image(images):
             try:
                 pixels = as_image(images, channels=channels, max_pixels=max_pixels)
+                given = None if boxes is None else check_given(boxes, labels, pixels, self.classes)
             except (ValueError, OSError) as error:
                 if errors == "raise":
                     raise
                 return error
-            return self._predict([(images, pixels)], score, max_pixels)[0]  # type: ignore[list-item]
+            return self._predict([Request(images, pixels, given)], score, max_pixels)[0]  # type: ignore[arg-type]
         values: Iterator[ImageInput] = iter(images)  # type: ignore[arg-type]
+        own_boxes, own_labels = one_per_image(boxes, "boxes"), one_per_image(labels, "labels")
         results: list[ImageDetections | Exception] = []
         while chunk := list(islice(values, batch_size)):
-            batch: list[tuple[ImageInput, Tensor]] = []
+            batch: list[Request] = []
             failed: dict[int, Exception] = {}
-            for index, given in enumerate(chunk, start=len(results)):
+            for index, image in enumerate(chunk, start=len(results)):
+                rows, classes = next(own_boxes), next(own_labels)
                 try:
-                    batch.append((given, image_of_list(given, index, channels=channels, max_pixels=max_pixels)))
+                    pixels = image_of_list(image, index, channels=channels, max_pixels=max_pixels)
+                    given = (
+                        None if rows is None else check_given(rows, classes, pixels, self.classes, f"image {index}: ")
+                    )
+                    batch.append(Request(image, pixels, given))
                 except (ValueError, OSError) as error:
                     if errors == "raise":
                         raise
@@ -182,20 +220,46 @@ class Predictor:
             found = iter(self._predict(batch, score, max_pixels) if batch else ())
             places = range(len(results), len(results) + len(chunk))
             results += [failed[index] if index in failed else next(found) for index in places]
+        if boxes is not None and len(boxes) != len(results):
+            raise ValueError(
+                f"boxes has {len(boxes)} entries for {counted(len(results), 'image')}; expected one for each"
+            )
         return results
 
-    def _predict(
-        self, batch: Sequence[tuple[ImageInput, Tensor]], score: float, max_pixels: int
-    ) -> list[ImageDetections]:
-        """The detections of a batch of images, each given by the user and decoded."""
-        prepared = [self.prepare(pixels) for _, pixels in batch]
-        results = self.detect([image for image, _ in prepared], [frame for _, frame in prepared])
+    def features(
+        self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+    ) -> RegionFeatures:
+        """The features of `boxes` (N, 4), xyxy pixels of the image, in the box head, as MAttNet takes them.
+
+        `image` and the errors as in `predict`. Cascade R-CNN: those of the last stage. Raises ValueError for a model
+        without layers per region (FCIS, proposals only, a box head of your own).
+        """
+        pixels = as_image(image, channels=channels, max_pixels=max_pixels)
+        given = check_given(boxes, None, pixels, self.classes)
+        resized, frame = self.prepare(pixels)
+        images = pad_images([resized], self.config.input.divisor, self.padding, [frame]).to(self.device)
+        rows, valid, _ = pad_given([given], [frame])
+        with torch.inference_mode():
+            found = self.detector.pool_boxes(images, rows.to(self.device), valid.to(self.device))
+        pooled, maps, vectors = (
+            None if value is None else value[0, : len(given.boxes)].float().cpu().numpy() for value in found
+        )
+        assert pooled is not None
+        assert vectors is not None
+        return RegionFeatures(boxes=given.boxes, pooled=pooled, maps=maps, vectors=vectors)
+
+    def _predict(self, batch: Sequence[Request], score: float, max_pixels: int) -> list[ImageDetections]:
+        """The detections of a batch of images, or what is found in the boxes given for each."""
+        prepared = [self.prepare(request.pixels) for request in batch]
+        images, frames = [image for image, _ in prepared], [frame for _, frame in prepared]
+        given = [request.given for request in batch if request.given is not None]
+        results = self.score_boxes(images, frames, given) if given else self.detect(images, frames)
         sources = [
             # files and bytes are decoded again when needed; the others would cost their memory twice
-            ImageSource(image=given, max_pixels=max_pixels)
-            if isinstance(given, str | Path | bytes)
-            else ImageSource(image=pixels)
-            for given, pixels in batch
+            ImageSource(image=request.image, max_pixels=max_pixels)
+            if isinstance(request.image, str | Path | bytes)
+            else ImageSource(image=request.pixels)
+            for request in batch
         ]
         return [
             replace(result if score <= 0 else result.above(score), source=source)
@@ -213,9 +277,30 @@ class Predictor:
             detections = self.detector.predict(batch).to("cpu")
         return [self.results(detections, index, frame) for index, frame in enumerate(frames)]
 
-    def results(self, detections: Detections, index: int, frame: Frame) -> ImageDetections:
-        """Image `index` of a batch of detections, in pixels of its original image, with class names."""
-        return replace(to_original(detections, index, frame, self.config), classes=self.classes, skeleton=self.skeleton)
+    def score_boxes(
+        self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
+    ) -> list[ImageDetections]:
+        """Class, score, mask and keypoints of the boxes given for each of a batch of prepared `images`, row by row."""
+        batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
+        boxes, valid, labels = (value if value is None else value.to(self.device) for value in pad_given(given, frames))
+        assert boxes is not None
+        assert valid is not None
+        with torch.inference_mode():
+            detections = self.detector.predict_boxes(batch, boxes, valid, labels).to("cpu")
+        return [
+            self.results(detections, i, frame, own.boxes)
+            for i, (frame, own) in enumerate(zip(frames, given, strict=True))
+        ]
+
+    def results(
+        self, detections: Detections, index: int, frame: Frame, given: npt.NDArray[np.float32] | None = None
+    ) -> ImageDetections:
+        """Image `index` of a batch of detections, in pixels of its original image, with class names.
+
+        `given` (N, 4) are the boxes that were scored there.
+        """
+        found = to_original(detections, index, frame, self.config, given)
+        return replace(found, classes=self.classes, skeleton=self.skeleton)
 
     @property
     def skeleton(self) -> tuple[tuple[int, int], ...]:
@@ -226,13 +311,23 @@ class Predictor:
         return PERSON_SKELETON
 
 
-def to_original(detections: Detections, index: int, frame: Frame, config: DetectorConfig) -> ImageDetections:
+def to_original(
+    detections: Detections,
+    index: int,
+    frame: Frame,
+    config: DetectorConfig,
+    given: npt.NDArray[np.float32] | None = None,
+) -> ImageDetections:
     """Image `index` of a batch of detections, on the CPU, in pixels of its original image.
 
-    Boxes are clipped to the image; those that become empty are dropped (Detectron2's detector_postprocess).
+    Boxes are clipped to the image; those that become empty are dropped (Detectron2's detector_postprocess). With
+    `given` (N, 4), the first N rows are these boxes.
     """
-    boxes = frame.to_original(detections.boxes[index].float().numpy())
-    keep = detections.valid[index].numpy() & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    boxes, valid = frame.to_original(detections.boxes[index].float().numpy()), detections.valid[index].numpy()
+    keep = valid & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    if given is not None:
+        keep = valid
+        boxes[: len(given)] = given
     masks, points = detections.masks, detections.keypoints
     return ImageDetections(
         height=frame.original[0],

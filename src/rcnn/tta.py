@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from rcnn.data.image_inputs import ImageInput, as_image
+from rcnn.data.given_boxes import Boxes, GivenBoxes
+from rcnn.data.image_inputs import Channels, ImageInput, as_image
+from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
 from rcnn.models.heads.keypoint import KeypointHead
@@ -28,7 +30,7 @@ from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame, build_preprocessor
-from rcnn.results import ImageDetections
+from rcnn.results import ImageDetections, RegionFeatures
 from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 
@@ -126,6 +128,20 @@ class AugmentedPredictor(Predictor):
         """The detections in `images` (3, H, W), one after the other."""
         with torch.inference_mode():
             return [self._detect(image, frame) for image, frame in zip(images, frames, strict=True)]
+
+    @override
+    def score_boxes(
+        self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
+    ) -> list[ImageDetections]:
+        """Not defined: a ValueError."""
+        raise ValueError("given boxes cannot be scored with test-time augmentation; use Predictor (without --tta)")
+
+    @override
+    def features(
+        self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+    ) -> RegionFeatures:
+        """Not defined: a ValueError."""
+        raise ValueError("features are not averaged by test-time augmentation; use Predictor (without --tta)")
 
     def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
         views = [self._view(image, side, flipped) for side in self.scales for flipped in self.flips]

@@ -24,7 +24,7 @@ from rcnn.models import Detector
 from rcnn.outputs import MARKER
 from rcnn.training import run as training_run
 from rcnn.training.log import RunLog, read_log
-from rcnn.training.plan import RunRequest
+from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.state import read_state
 from rcnn.training.validation import evaluate_detector

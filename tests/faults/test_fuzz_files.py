@@ -23,7 +23,8 @@ from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
 from rcnn.training.log import read_log
-from rcnn.training.plan import RunRequest, plan_training
+from rcnn.training.plan import plan_training
+from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.weights.checkpoint import save_checkpoint
 from tests.faults.mutations import MUTANTS, mutate

@@ -20,9 +20,8 @@ SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 LEVELS = {
     "outputs": 0,
     "stopping": 0,
-    "download": 0,
     "structures": 0, "ops": 0,
-    "preprocess": 1,
+    "preprocess": 1, "download": 1,
     "models": 2, "data": 2,
     "weights": 3, "metrics": 3, "drawing": 3,
     "runtime": 4,

@@ -15,12 +15,14 @@ from rcnn.cli.options import (
     AllowEmpty,
     Annotations,
     Device,
+    Images,
     MetricOption,
     Offline,
     Padding,
     PaddingOption,
     Precision,
     PrecisionOption,
+    RelativeBoxes,
     Strict,
     TTAFlip,
 )
@@ -37,12 +39,18 @@ def evaluate(
             "results to score again: a file in COCO's format, or the output folder of an evaluation.",
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Folder of the data set.")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.001."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate on. Defaults to the validation split (val...).")] = "",
+    split: Annotated[
+        str,
+        typer.Option(
+            help="Split to evaluate on. Defaults to the validation split (val...), or to the images that the run held "
+            "out from training."
+        ),
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -51,6 +59,8 @@ def evaluate(
         ),
     ] = None,
     annotations: Annotations = "",
+    images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     ignore_other_classes: Annotated[
         bool, typer.Option("--ignore-other-classes", help="Do not warn about objects of classes the model lacks.")
     ] = False,
@@ -91,7 +101,7 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.api import dataset_for, split_warning
+    from rcnn.evaluation.api import dataset_for, held_out_of, split_warning
     from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
     from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
@@ -121,7 +131,10 @@ def evaluate(
         predictor,
         data,
         split,
+        held_out=None if predictor is None else held_out_of(checkpoint),
         annotations=annotations,
+        images=images,
+        relative_boxes=relative_boxes,
         one_class=proposals,
         ignore_others=ignore_other_classes,
         strict=strict,

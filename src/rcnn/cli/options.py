@@ -46,6 +46,12 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 or mps; auto: a GPU
 Annotations = Annotated[
     str, typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names.")
 ]
+Images = Annotated[
+    str, typer.Option(help="Folder of the images. Defaults to the usual folders beside the annotations.")
+]
+RelativeBoxes = Annotated[
+    bool, typer.Option("--relative-boxes", help="Boxes are fractions of the image (0 to 1), in COCO's format.")
+]
 Strict = Annotated[
     bool, typer.Option("--strict", help="Refuse annotation files with faults instead of repairing or skipping them.")
 ]

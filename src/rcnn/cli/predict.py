@@ -12,7 +12,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcnn.cli.options import TTA, Allow, Device, Offline, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
+from rcnn.cli.given import given_boxes, require_free, write_features
+from rcnn.cli.options import (
+    TTA,
+    Allow,
+    Annotations,
+    Device,
+    Images,
+    Offline,
+    Padding,
+    PaddingOption,
+    Precision,
+    PrecisionOption,
+    TTAFlip,
+)
+from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_alone
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import predictor_from
@@ -22,11 +36,13 @@ from rcnn.stopping import Stopped
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from rcnn.data.given_boxes import BoxFile
     from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
-    from rcnn.results import ImageDetections
+    from rcnn.results import ImageDetections, RegionFeatures
 
 READ_AHEAD = 2  # images decoded before they are needed
+DEFAULT_SCORE = 0.5
 QUALITY = 92  # of the JPEG pictures
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
@@ -42,12 +58,22 @@ def predict(
         ),
     ],
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="FILES_FOLDERS_OR_URLS [KEY=VALUE]...",
             help="Images; folders are searched recursively. Settings, e.g. box.score_threshold=0.01.",
         ),
-    ],
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predict on a split of this data set instead, also without ground truth (COCO's test-dev2017), and "
+            "write results files for COCO's server."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --data. Defaults to the validation split.")] = "",
+    annotations: Annotations = "",
+    images: Images = "",
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for the pictures and predictions.json (default: a new runs/predict-MODEL-N)."),
@@ -62,9 +88,23 @@ def predict(
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
     score: Annotated[
-        float,
-        typer.Option(help="Skip detections with a lower score (in Python, predict() defaults to 0).", min=0, max=1),
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            help="Skip detections with a lower score. Defaults to 0.5; with --data, and in Python, to 0.",
+            min=0,
+            max=1,
+        ),
+    ] = None,
+    boxes: Annotated[
+        Path | None,
+        typer.Option(
+            help='Score these boxes instead of detecting: JSON {"photo.jpg": [[x1, y1, x2, y2], ...]} in pixels of the '
+            "image, a COCO annotation or results file, or predictions.json."
+        ),
+    ] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="With --boxes: also write the features of the boxes to this .npz file.")
+    ] = None,
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,
@@ -84,17 +124,29 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
+    With --boxes, each image gets one entry per box of the file, in its order: the box as given, the most probable
+    class, its score and mask.
+
+    With --data and --split, only results files in COCO's format are written: those that its server takes.
+
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
     from rcnn.data.messages import counted, few
 
-    words, settings = split_settings(inputs)
+    words, settings = split_settings(inputs or [])
+    chosen = None if data is None else SplitOptions(data=data, split=split, annotations=annotations, images=images)
+    require_alone(chosen, split, words)
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings,
         allow=allow or (),
     )  # fmt: skip
+    if chosen is not None:
+        predict_split_command(predictor, chosen, output, checkpoint, score=score or 0.0)
+        return
+    given = given_boxes(boxes, features, score, tta)
     key, lowest = _lowest_score(predictor.config)
-    if score < lowest:
+    score = 0.0 if given is not None else DEFAULT_SCORE if score is None else score
+    if given is None and score < lowest:
         typer.echo(
             f"warning: the model drops detections with a score below {key}={lowest:g}, which is more than --score "
             f"{score:g}; add {key}={score:g}",
@@ -102,6 +154,8 @@ def predict(
         )
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)
+        if features is not None:
+            require_free(features, folder)
         sources = expand(words, folder)
         if not sources.images:
             reasons = [f"{name} {reason}" for name, reason in sources.failed]
@@ -114,7 +168,7 @@ def predict(
             typer.echo(f"{name}: {reason}", err=True)
         run = _Run(
             predictor=predictor, folder=folder, score=score, contour=contour, keypoint_score=keypoint_score,
-            pictures=pictures, max_pixels=max_pixels,
+            pictures=pictures, max_pixels=max_pixels, given=given, describe=features is not None,
         )  # fmt: skip
         try:
             done = run.predict_all(sources)
@@ -123,6 +177,10 @@ def predict(
                 typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
             raise
         text = _write_results(folder, done, sources.failed)
+        if features is not None:
+            write_features(features, folder, run.described)
+        if given is not None and (unused := given.unused()):
+            typer.echo(f"warning: {given.path} has boxes of images that were not predicted on: {few(unused)}", err=True)
     if to_stdout:
         typer.echo(text)
     else:
@@ -147,9 +205,14 @@ class _Run:
         keypoint_score: float,
         pictures: bool,
         max_pixels: int,
+        given: BoxFile | None = None,
+        describe: bool = False,
     ) -> None:
+        """`given` are boxes to score instead of detecting; `describe`: keep the features of these in `described`."""
         self.predictor, self.folder, self.score, self.max_pixels = predictor, folder, score, max_pixels
         self.pictures, self.contour, self.keypoint_score = pictures, contour, keypoint_score
+        self.given, self.describe = given, describe
+        self.described: list[tuple[str, RegionFeatures]] = []  # name of the image, features of its boxes
 
     def predict_all(self, sources: Sources) -> list[dict[str, Any]]:
         """The entries of predictions.json; each is on disk as soon as it is known. Failures go to `sources.failed`."""
@@ -160,11 +223,14 @@ class _Run:
                 try:
                     if isinstance(image, Exception):
                         raise image
-                    result = self.predictor.predict(image, score=self.score)
+                    rows = None if self.given is None else self.given.of(source.name)
+                    result = self.predictor.predict(image, score=self.score, boxes=rows)
                     entry = {"file": source.name, "height": result.height, "width": result.width}
                     done.append(entry | {"detections": result.to_json()})
                     lines.write(json.dumps(done[-1]) + "\n")
                     lines.flush()
+                    if rows is not None and self.describe:
+                        self.described.append((source.name, self.predictor.features(image, rows)))
                     if self.pictures:
                         self._draw(source, result)
                 except Exception as error:  # one bad input never costs the others

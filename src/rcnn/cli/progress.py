@@ -31,3 +31,23 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
                     console.print(f"{what}: {done} of {total}", highlight=False)
 
         yield advance
+
+
+@contextmanager
+def byte_bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on stderr for a download, with its speed and the time left; one line without a terminal.
+
+    Call the yielded function with the bytes so far, and of the whole file if they are known.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.print(f"downloading {name}", highlight=False)
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()
+    )  # fmt: skip
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)

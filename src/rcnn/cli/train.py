@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Offline, Strict
+from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 
 
 def train(
@@ -22,7 +22,7 @@ def train(
     ],
     data: Annotated[
         Path,
-        typer.Option(help="Folder of the data set: annotations/instances_SPLIT.json and SPLIT/, or another layout."),
+        typer.Option(help="Folder of the data set in any of the formats of docs/data.md, or its annotation file."),
     ],
     overrides: Annotated[
         list[str] | None,
@@ -36,13 +36,29 @@ def train(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Training split. Defaults to the split with a name that starts with `train`.")
+        str,
+        typer.Option(
+            help="Training split; train+val: both; ids.txt: the images that the file lists. Defaults to the split that "
+            "starts with `train`."
+        ),
     ] = "",
     val_split: Annotated[
-        str,
-        typer.Option(help="Validation split; `none`: no evaluation. Defaults to the split that starts with `val`."),
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            help="Validation split; `none`: no evaluation. May be given several times: the first chooses best/. "
+            "Defaults to the split that starts with `val`."
+        ),
+    ] = None,
+    val_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Fraction of the training images that is held out for validation. Defaults to 0.2 if there is no "
+            "validation split and there are at least 10 images."
+        ),
+    ] = None,
     annotations: Annotations = "",
+    images: Images = "",
+    relative_boxes: RelativeBoxes = False,
     weights: Annotated[
         str,
         typer.Option(
@@ -70,7 +86,8 @@ def train(
         raise typer.Exit(2)  # the process of rank 0 says why
     from rcnn.data.messages import counted
     from rcnn.training.describe import describe_plan
-    from rcnn.training.plan import RunRequest, plan_training
+    from rcnn.training.plan import plan_training
+    from rcnn.training.request import RunRequest
     from rcnn.training.run import execute
 
     request = RunRequest(
@@ -78,8 +95,12 @@ def train(
         data=data,
         output=output,
         overrides=tuple(overrides or ()),
-        splits=(split, val_split),
+        split=split,
+        val_splits=tuple(val_split or ()),
+        val_fraction=val_fraction,
         annotations=annotations,
+        images=images,
+        relative_boxes=relative_boxes,
         weights=weights,
         device=device,
         resume=resume,

@@ -30,8 +30,9 @@ from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
 from rcnn.stopping import Stopped
 from rcnn.training.log import read_log
-from rcnn.training.plan import NO_SPLIT, RunRequest
+from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
+from rcnn.training.run_data import NO_SPLIT
 from rcnn.training.run_folder import LOG
 from rcnn.training.settings import TrainConfig
 
@@ -99,7 +100,8 @@ def run_demo(
             output=run,
             overrides=tuple(overrides),
             settings=replace(recipe, seed=seed),
-            splits=("train", NO_SPLIT),
+            split="train",
+            val_splits=(NO_SPLIT,),
             device=device,
         )
         outcome = run_training(request, log=log)

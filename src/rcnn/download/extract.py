@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import lzma
 import shutil
 import stat
@@ -18,7 +19,7 @@ MAX_RATIO, ALLOWANCE = 25, 1 << 26  # unpacked bytes: up to so many per packed b
 MAX_FILES = 1_000_000
 JUNK = ("__MACOSX", ".DS_Store")  # what macOS adds to archives
 _BLOCK = 1 << 20
-_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError)
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError)
 
 
 class ArchiveError(ValueError):
@@ -80,6 +81,8 @@ def _files(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 if source is None:
                     raise ArchiveError(f"{archive} contains a link or device, {member.name!r}, which is not unpacked")
                 yield member.name, source
+            while tar.fileobj is not None and tar.fileobj.read(_BLOCK):
+                pass  # to the end, where the checksum of compressed archives is compared
     else:
         raise ArchiveError(f"{archive} is neither a zip nor a tar archive: delete it and download it again")
 

@@ -295,7 +295,8 @@ def _status(error: urllib.error.HTTPError) -> str:
         return f"the server has no such file (HTTP {error.code})"
     if error.code in (401, 403, 407):
         return f"the server or proxy denies access (HTTP {error.code})"
-    return f"the server answered HTTP {error.code} ({error.reason})"
+    reason = " ".join(str(error.reason).split())  # that of a redirect in a loop has several lines
+    return f"the server answered HTTP {error.code} ({reason[:150]})"
 
 
 def _reason(error: Exception) -> str:

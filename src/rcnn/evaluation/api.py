@@ -7,10 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from rcnn.data import Dataset, open_dataset, splits
+from rcnn.data.defaults import default_validation_split
+from rcnn.data.held_out import HELD_OUT, HeldOut, held_out_part, places_of
+from rcnn.data.messages import counted
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.run import settings_for
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision
+from rcnn.weights.checkpoint import read_checkpoint
 
 
 def evaluate(
@@ -19,6 +23,8 @@ def evaluate(
     *,
     split: str = "",
     annotations: str = "",
+    images: str | Path = "",
+    relative_boxes: bool = False,
     limit: int = 0,
     batch_size: int = 1,
     workers: int = 2,
@@ -32,8 +38,10 @@ def evaluate(
 ) -> Evaluation:
     """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
-    `split` defaults to the validation split, see `validation_split`. `annotations`: the annotation file within the
-    folder, e.g. "labels/{split}.json"; default: found by its name. `limit`: only the first images; 0: all.
+    `split` (as in `open_dataset`) defaults to the validation split, or, where there is none, to the images that the run
+    of the checkpoint held out from training. `annotations`: the annotation file within the folder, e.g.
+    "labels/{split}.json"; default: found by its name. `images` and `relative_boxes` as in `open_dataset`.
+    `limit`: only the first images; 0: all.
     `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints
     20, proposals 1000), LVIS' 300 per image. `metric`: "coco", "voc2007", "voc2012" or "lvis"; default: that of the
     data set's format.
@@ -51,7 +59,17 @@ def evaluate(
     dataset = (
         data
         if isinstance(data, Dataset)
-        else dataset_for(predictor, data, split, annotations=annotations, strict=strict, allow_empty=allow_empty)
+        else dataset_for(
+            predictor,
+            data,
+            split,
+            held_out=None if isinstance(model, Predictor) else held_out_of(model),
+            annotations=annotations,
+            images=images,
+            relative_boxes=relative_boxes,
+            strict=strict,
+            allow_empty=allow_empty,
+        )
     )
     more = settings_for(predictor, dataset, max_detections=max_detections, metric=metric)
     if more and not isinstance(model, Predictor):
@@ -74,7 +92,10 @@ def dataset_for(
     data: str | Path,
     split: str = "",
     *,
+    held_out: HeldOut | None = None,
     annotations: str = "",
+    images: str | Path = "",
+    relative_boxes: bool = False,
     one_class: bool = False,
     ignore_others: bool = False,
     strict: bool = False,
@@ -82,26 +103,54 @@ def dataset_for(
 ) -> Dataset:
     """The split of a data set (default: the validation split) with the classes and keypoints that a predictor needs.
 
-    Without a predictor: with all of its classes, or as one class with `one_class`. The other arguments as in
-    `open_dataset`.
+    Where there is no validation split, the images that the predictor's run held out from training, if it did
+    (`held_out`). Without a predictor: with all of its classes, or as one class with `one_class`. The other arguments as
+    in `open_dataset`.
     """
     config = None if predictor is None else predictor.config
-    return open_dataset(
-        Path(data),
-        split or validation_split(data, annotations),
+    if held_out is not None and (split or not _has_split_of(held_out, splits(data, annotations))):
+        held_out = None
+    dataset = open_dataset(
+        data,
+        split or (validation_split(data, annotations) if held_out is None else held_out.split),
         classes=None if predictor is None else predictor.classes,
         ignore_others=ignore_others,
         keypoints=config is not None and config.keypoint is not None,
         one_class=one_class or (config is not None and config.proposals_only),
         annotations=annotations,
+        images=images,
+        relative_boxes=relative_boxes,
         strict=strict,
         allow_empty=allow_empty,
     )
+    if held_out is None or not set(held_out.files) & set(dataset.file_names):
+        return dataset  # all images of another data set
+    part = held_out_part(dataset, places_of(dataset, held_out.files))
+    note = f"evaluating on the {counted(len(part), 'image')} of {dataset.split} that the run held out from training"
+    return replace(part, notes=(*part.notes, f"{note}; split={dataset.split} (--split) evaluates on all of them"))
+
+
+def _has_split_of(held_out: HeldOut, known: Sequence[str]) -> bool:
+    """Whether a data set has the split that images were held out from, and no validation split."""
+    parts = held_out.split.split("+")
+    return not default_validation_split(known) and all(part in known or part.endswith(".txt") for part in parts)
+
+
+def held_out_of(checkpoint: str | Path) -> HeldOut | None:
+    """The images that the run of a checkpoint held out from training; None if it held out none.
+
+    Raises ValueError for a checkpoint whose config.json has been damaged.
+    """
+    provenance = read_checkpoint(checkpoint).provenance
+    try:
+        return HeldOut.from_dict(provenance.get("held_out"))
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: config.json, {error}") from error
 
 
 def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:
     """A warning if `split` was not given and the only one has the name of a training split."""
-    if split or not dataset.split.startswith("train"):
+    if split or not dataset.split.startswith("train") or dataset.split.endswith(HELD_OUT):
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
@@ -114,10 +163,10 @@ def validation_split(data: str | Path, annotations: str = "") -> str:
 
     Raises ValueError, with the names of all splits, if there is none.
     """
-    known = splits(Path(data), annotations)
-    named = [name for name in known if name.startswith("val")]
+    known = splits(data, annotations)
+    named = default_validation_split(known)
     if not named and len(known) != 1:
         raise ValueError(
             f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with split (--split)"
         )
-    return (named or known)[0]
+    return named or known[0]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rcnn.models.box_rules import HALF_OPEN, BoxRules
 from rcnn.models.config import DetectorConfig
-from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.box import BoxHead, PooledRegions
 from rcnn.models.heads.cascade import CascadeHead, CascadeMaskHead
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.heads.keypoint import KeypointHead
@@ -77,6 +77,45 @@ class Detector(nn.Module):
         for head in self.region_heads():
             detections = head.predict(features, detections, images)
         return detections
+
+    @torch.no_grad()
+    def predict_boxes(self, images: ImageBatch, boxes: Tensor, valid: Tensor, labels: Tensor | None) -> Detections:
+        """Class, score, mask and keypoints of given boxes (B, R, 4), pixels of the input, as `predict` returns boxes.
+
+        Row i is box i: it is not refined, suppressed or sorted. `valid` (B, R) bool is a prefix of each row. `labels`
+        (B, R) int64 are the classes to score; None: the most probable ones.
+        """
+        head = self.scoring_head()
+        features = self.features(images)
+        regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
+        probabilities = head.score(features, regions, valid)  # (B, R, K)
+        labels = probabilities.argmax(-1) if labels is None else labels
+        detections = Detections(
+            boxes=boxes * valid[..., None],
+            scores=probabilities.gather(2, labels[..., None])[..., 0] * valid,
+            labels=labels * valid,
+            valid=valid,
+            masks=head.masks_of(features, regions, valid, labels) if isinstance(head, FCISHead) else None,
+        )
+        for region_head in self.region_heads():
+            detections = region_head.predict(features, detections, images)
+        return detections
+
+    @torch.no_grad()
+    def pool_boxes(self, images: ImageBatch, boxes: Tensor, valid: Tensor) -> PooledRegions:
+        """The features of given boxes (B, R, 4), pixels of the input, in the box head."""
+        head = self.scoring_head()
+        if isinstance(head, FCISHead):
+            raise ValueError(f"{self.config.name}: FCIS has no layers per region, so it has no features of boxes")
+        regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
+        return head.region_features(self.features(images), regions, valid)
+
+    def scoring_head(self) -> BoxHead | CascadeHead | FCISHead:
+        """The box head; a ValueError if there is none that can score given boxes."""
+        if isinstance(self.box_head, BoxHead | CascadeHead | FCISHead):
+            return self.box_head
+        what = "no box head" if self.box_head is None else f"a box head of your own ({type(self.box_head).__name__})"
+        raise ValueError(f"{self.config.name} has {what}, so it cannot score given boxes")
 
     def detect_boxes(self, features: dict[str, Tensor], images: ImageBatch) -> Detections:
         """Detections (B, D) without what the mask and keypoint heads add."""

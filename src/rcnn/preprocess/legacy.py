@@ -86,6 +86,12 @@ class CanvasFrame(Frame):
         moved = (boxes - np.array([left, top] * 2, np.float32)) * np.array(self.to_original_scale * 2, dtype=np.float32)
         return self.clip(np.round(moved + np.array([0, 0, 1, 1], np.float32)))
 
+    @override
+    def from_original(self, boxes: Floats) -> Floats:
+        """Boxes (N, 4) in pixels of the file in pixels of the canvas."""
+        top, left = self.corner
+        return super().from_original(boxes - np.array([0, 0, 1, 1], np.float32)) + np.array([left, top] * 2, np.float32)
+
 
 def resize_factor(size: tuple[int, int], min_size: int, max_size: int, rounding: Rounding) -> float:
     """The factor for both sides of `size`, before any rounding, as the systems that use OpenCV compute it."""

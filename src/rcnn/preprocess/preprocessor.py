@@ -43,6 +43,10 @@ class Frame:
         """Boxes (N, 4) of the network's image in pixels of the file, clipped to it (Detectron2's postprocessing)."""
         return self.clip(boxes * np.array(self.to_original_scale * 2, dtype=np.float32))
 
+    def from_original(self, boxes: Floats) -> Floats:
+        """Boxes (N, 4) in pixels of the file in pixels of the network's image: the inverse of `to_original`."""
+        return boxes / np.array(self.to_original_scale * 2, dtype=np.float32)
+
     def points_to_original(self, points: Floats) -> Floats:
         """Keypoints (N, J, 3) of the network's image, x, y, score, in pixels of the file. Not clipped."""
         top, left = self.corner

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.data import Dataset
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Settings, as_settings, as_strings
-from rcnn.training.plan import RunRequest
+from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.starting import CONFIG
 
@@ -25,13 +26,17 @@ class TrainingRun:
 
 def train(
     model: DetectorConfig | str | Path,
-    data: str | Path,
+    data: Dataset | str | Path,
     output: str | Path | None = None,
     *,
     settings: Settings = (),
     split: str = "",
-    val_split: str = "",
+    val_split: str | Sequence[str] = "",
+    val_fraction: float | None = None,
+    validation: Dataset | None = None,
     annotations: str = "",
+    images: str | Path = "",
+    relative_boxes: bool = False,
     weights: str | Path = "",
     resume: bool = False,
     strict: bool = False,
@@ -40,12 +45,16 @@ def train(
     device: str = "auto",
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
-    """Train a model by name or by its config, or fine-tune a checkpoint, on the data set in the folder `data`.
+    """Train a model by name or by its config, or fine-tune a checkpoint, on a data set.
 
+    `data`: its folder or annotation file, or a `Dataset`, with `validation` for its validation set.
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: changes, as KEY=VALUE strings or a
     dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL` lists all).
-    `split` and `val_split` are found by their names (train..., val...); `val_split="none"`: no evaluation. `weights`:
-    a converted ImageNet backbone. `resume`: continue the run in `output`, which must not contain one otherwise.
+    `split` (as in `open_dataset`) and `val_split` are found by their names (train..., val...). `val_split` may be a
+    list, the first of which chooses the best checkpoint; "none": no evaluation. `val_fraction`: this fraction of the
+    training images is held out for validation; by default 0.2 if there is no validation split and there are at least
+    10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`: a converted ImageNet
+    backbone. `resume`: continue the run in `output`, which must not contain one otherwise.
     `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `log` receives the lines of the progress.
@@ -55,11 +64,16 @@ def train(
     request = RunRequest(
         model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
         config=model if isinstance(model, DetectorConfig) else None,
-        data=Path(data),
+        data=data if isinstance(data, Dataset) else Path(data),
+        validation=validation,
         output=None if output is None else Path(output),
         overrides=as_settings(settings),
-        splits=(split, val_split),
+        split=split,
+        val_splits=as_strings(val_split) if val_split else (),
+        val_fraction=val_fraction,
         annotations=annotations,
+        images=str(images),
+        relative_boxes=relative_boxes,
         weights=str(weights),
         device=device,
         resume=resume,

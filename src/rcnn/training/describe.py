@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rcnn.data import Dataset
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.skeletons import describe_flip
 from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict
@@ -14,6 +14,7 @@ from rcnn.training.plan import RunPlan
 from rcnn.training.settings import PREFIX
 from rcnn.training.starting import starts_fresh
 
+SHOWN_CLASSES = 100  # in the counts of objects, before the rest is only counted
 SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
 
 
@@ -23,11 +24,11 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     more = len(plan.warnings) - SHOWN_WARNINGS
     if more > 0:
         yield f"warning: {counted(more, 'more warning')} about the data; --dry-run prints all of them"
-    yield from plan.dataset.notes
-    yield from () if plan.validation is None else plan.validation.notes
+    yield from dict.fromkeys(note for dataset in plan.data.every.values() for note in dataset.notes)
     classes = counted(plan.config.num_classes, "class")
     yield f"{plan.config.name}: {classes}, training on {_data(plan.dataset)}, {_validation(plan)}"
-    if starts_fresh(plan.started_from):
+    yield from class_lines(plan.dataset.class_counts)
+    if starts_fresh(plan.request.model):
         yield f"weights: {_weights(plan)}"
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
     yield _learning_rate(plan)
@@ -42,14 +43,14 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
 def describe_plan(plan: RunPlan) -> Iterator[str]:
     """The whole plan, one value per line with its reason in brackets."""
     yield from (f"warning: {line}" for line in plan.warnings)
-    kind = "a model" if starts_fresh(plan.started_from) else "a checkpoint"
-    validation = "none" if plan.validation is None else _data(plan.validation)
+    request = plan.request
+    kind = "a model" if starts_fresh(request.model) else "a checkpoint"
     rows = {
-        "model": f"{plan.started_from} ({kind})",
-        "weights": plan.weights or "none",
-        "data": str(plan.data),
+        "model": f"{request.model} ({kind})",
+        "weights": request.weights or "none",
+        "data": str(request.data_name),
         "split": _data(plan.dataset),
-        "val-split": validation,
+        "val-split": ", ".join(map(_data, plan.validations)) or "none",
         "classes": ", ".join(plan.dataset.classes),
         "output": str(plan.output or "a new folder runs/train-MODEL-N"),
         "device": str(plan.device),
@@ -71,7 +72,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
 def _weights(plan: RunPlan) -> str:
     """Where the first weights come from, and why."""
     reason = plan.reasons.get("weights")
-    return (plan.weights or "none") + (f" ({reason})" if reason else "")
+    return (plan.request.weights or "none") + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:
@@ -80,11 +81,22 @@ def _data(dataset: Dataset) -> str:
 
 
 def _validation(plan: RunPlan) -> str:
-    if plan.validation is None:
-        reason = plan.reasons.get("val-split")
+    reason = plan.reasons.get("val-split")
+    if not plan.validations:
         hint = f"{reason}; choose a split with --val-split" if reason else "--val-split none"
         return f"not evaluated, so without best/ ({hint})"
-    return f"evaluated on {_data(plan.validation)}"
+    why = f" ({reason})" if reason and plan.held_out is not None else ""
+    return f"evaluated on {' and '.join(map(_data, plan.validations))}{why}"
+
+
+def class_lines(counts: Mapping[str, int]) -> Iterator[str]:
+    """The number of objects of each class, most first, and the classes without objects."""
+    present = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
+    shown = ", ".join(f"{name} {counts[name]}" for name in present[:SHOWN_CLASSES])
+    more = f" and {len(present) - SHOWN_CLASSES} others" if len(present) > SHOWN_CLASSES else ""
+    yield f"objects per class: {shown or 'none'}{more}"
+    if absent := [name for name in counts if not counts[name]]:
+        yield f"warning: no objects of {few(absent)} to train on"
 
 
 def _learning_rate(plan: RunPlan) -> str:

@@ -18,7 +18,7 @@ from rcnn.training.engine import train
 from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
-from rcnn.training.run_folder import CURVE, LOG, PLOT, RunFolder
+from rcnn.training.run_folder import CURVE, HELD_OUT, LOG, PLOT, RunFolder
 from rcnn.training.saver import Outcome
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX, TrainConfig
@@ -39,12 +39,14 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
-    output = plan.output or new_output("train", plan.started_from.removeprefix(CONFIG))
+    output = plan.output or new_output("train", plan.request.model.removeprefix(CONFIG))
     versions = {"rcnn": __version__, "torch": torch.__version__}
     with RunFolder(output, classes=plan.dataset.classes, provenance=plan.about() | versions) as run:
         state = _resume(plan, run, log) if plan.resumes else _start(plan, log)
         run.claim(resumes=plan.resumes)
         run.write_record(plan.record())
+        if plan.held_out is not None:
+            run.write_text(HELD_OUT, "\n".join(plan.held_out.files) + "\n")
         for line in describe_start(plan):
             log(line)
         try:
@@ -64,7 +66,11 @@ def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
 
 def _start(plan: RunPlan, log: Log) -> TrainState:
     detector, line = build_start(
-        plan.config, plan.dataset.classes, model=plan.started_from, weights=plan.weights, seed=plan.settings.seed
+        plan.config,
+        plan.dataset.classes,
+        model=plan.request.model,
+        weights=plan.request.weights,
+        seed=plan.settings.seed,
     )
     log(line)
     seed_random(plan.settings.seed)
@@ -98,7 +104,7 @@ def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
             "one, whatever its value"
         )
         state.best, state.evaluation_due = None, state.evaluation_due or state.step == steps
-    done = state.step == steps and not (state.evaluation_due and plan.validation)
+    done = state.step == steps and not (state.evaluation_due and plan.validations)
     finished = f"{run.path} has already finished its {counted(steps, 'step')}"
     log(finished if done else f"resuming {run.path} at step {state.step}")
     return state
@@ -124,11 +130,11 @@ def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, No
 
 
 def _evaluation(plan: RunPlan, log: RunLog) -> Callable[[Detector], Metrics] | None:
-    if plan.validation is None:
+    if not plan.validations:
         return None
     return partial(
         evaluate_detector,
-        validation=plan.validation,
+        validations=plan.validations,
         settings=plan.settings,
         device=plan.device,
         after_image=log.evaluated,

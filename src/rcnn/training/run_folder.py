@@ -4,6 +4,7 @@ config.json    the settings of the run and where it started from (the record)
 log.jsonl      one JSON object per report
 curve.html     the log as charts
 curve.png      the same as one picture
+held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
@@ -25,8 +26,9 @@ from rcnn.training.state import STATE_FILE, TrainState, read_state
 from rcnn.weights.checkpoint import WEIGHTS_FILE, load_state, read_checkpoint, require_digest, write_checkpoint
 
 RECORD, LOG, CURVE, PLOT = "config.json", "log.jsonl", "curve.html", "curve.png"
+HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
-NAMES = (RECORD, LOG, CURVE, PLOT, *CHECKPOINTS)
+NAMES = (RECORD, LOG, CURVE, PLOT, HELD_OUT, *CHECKPOINTS)
 FIELDS = {  # of the record
     "model": dict,
     "train": dict,
@@ -64,6 +66,10 @@ class RunFolder:
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write config.json."""
         self._output.write_json(RECORD, record, indent=2, durable=True)
+
+    def write_text(self, name: str, text: str) -> None:
+        """Replace the file `name`."""
+        self._output.write_text(name, text)
 
     def writing(self, name: str) -> AbstractContextManager[Path]:
         """A temporary path for the file `name`, which replaces it when the block ends."""
@@ -149,6 +155,6 @@ def _problem(record: Any) -> str:
         return f"unexpected values of {', '.join(wrong)}"
     classes, names = record["classes"], [*record["splits"], *record["classes"]]
     sound = all(isinstance(name, str) for name in names) and len(set(classes)) == len(classes)
-    if len(record["splits"]) != 2 or not sound:
+    if len(record["splits"]) < 2 or not sound:
         return "unexpected values of splits or classes"
     return ""

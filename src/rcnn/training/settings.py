@@ -43,6 +43,7 @@ class TrainConfig:
     # images of classes that occur in a smaller fraction of the images than this are repeated (repeat-factor sampling,
     # Gupta et al. 2019: 0.001 for LVIS); 0: every image once per epoch
     repeat_threshold: float = 0.0
+    filter_empty: bool = False  # images without objects are not trained on; else they are negative examples
     flip: float = 0.5  # probability of a horizontal flip
     scales: tuple[int, ...] = ()  # shorter sides to choose from at random, pixels; empty: the model's input.min_size
     jitter: float = 0.0  # maximum relative change of brightness, contrast and saturation; 0: none

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,31 +21,47 @@ from rcnn.training.settings import TrainConfig
 
 KINDS = ("bbox", "segm", "keypoints", "proposals")
 SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
+OTHERS = "other_splits"  # key of the metrics on the validation splits after the first
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
 
 
 def evaluate_detector(
     detector: Detector,
-    validation: Dataset,
+    validations: Sequence[Dataset],
     settings: TrainConfig,
     device: torch.device,
     after_image: Callable[[int, int], None],
     log: Callable[[str], object],
 ) -> Metrics:
-    """The metrics of `detector` on `validation`; `after_image` gets the number of images done, and of all.
+    """The metrics of `detector` on the first of `validations`; under OTHERS, those on the others by split.
 
-    `log` gets a warning for each image that cannot be evaluated; it counts as an image without detections.
+    `after_image` gets the number of images done, and of all. `log` gets a warning for each image that cannot be
+    evaluated; it counts as an image without detections.
     """
-    done = 0
+    done, total = 0, sum(map(len, validations))
 
     def on_image(image: ImageResults) -> None:
         nonlocal done
         done += 1
         if image.error:
             log(f"warning: {image.error}")
-        after_image(done, len(validation))
+        after_image(done, total)
 
-    predictor = Predictor(detector, classes=validation.classes, device=str(device), padding=settings.padding)
+    first, *others = validations
+    predictor = Predictor(detector, classes=first.classes, device=str(device), padding=settings.padding)
+    measured = partial(_measure, predictor, settings=settings, on_image=on_image, log=log)
+    metrics = measured(first)
+    return metrics | {OTHERS: {other.split: measured(other) for other in others}} if others else metrics
+
+
+def _measure(
+    predictor: Predictor,
+    validation: Dataset,
+    *,
+    settings: TrainConfig,
+    on_image: Callable[[ImageResults], None],
+    log: Callable[[str], object],
+) -> Metrics:
     workers = max(1, settings.workers)
     evaluation = evaluate_dataset(
         predictor, validation, workers=workers, metric=settings.chosen_metric, on_image=on_image
@@ -79,8 +96,11 @@ def choose(metrics: Metrics, key: str) -> float | None:
 
 
 def flatten(metrics: Metrics) -> dict[str, float | None]:
-    """{"bbox_AP": .., "segm_AP50": ..}: what the log keeps of an evaluation."""
-    return {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
+    """{"bbox_AP": .., "segm_AP50": .., "val2/bbox_AP": ..}: what the log keeps of an evaluation."""
+    flat = {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
+    for split, others in metrics.get(OTHERS, {}).items():
+        flat |= {f"{split}/{key}": value for key, value in flatten(others).items()}
+    return flat
 
 
 def main_metrics(metrics: Metrics) -> str:
@@ -91,4 +111,5 @@ def main_metrics(metrics: Metrics) -> str:
         names = [name for name in SHOWN if name in values and (name.startswith("AP") or "AP" not in values)]
         if names:
             parts.append(f"{kind} " + " ".join(f"{name} {number(values[name])}" for name in names))
-    return ", ".join(parts)
+    others = [f"{split}: {main_metrics(values)}" for split, values in metrics.get(OTHERS, {}).items()]
+    return "; ".join([", ".join(parts), *others])

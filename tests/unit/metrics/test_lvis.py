@@ -82,8 +82,8 @@ def matched(
     marks: list[tuple[float, bool, bool]] = []
     for result, row in zip(found, overlaps, strict=True):
         chosen = -1
-        for wanted in (False, True):  # an ignored object only if no other fits
-            places = [i for i in range(len(objects)) if i not in taken and ignored[i] == wanted and row[i] >= threshold]
+        for ignore in (False, True):  # an ignored object only if no other fits
+            places = [i for i in range(len(objects)) if i not in taken and ignored[i] == ignore and row[i] >= threshold]
             if places and chosen < 0:
                 chosen = max(places, key=lambda i: (row[i], i))
         if chosen >= 0:
@@ -119,20 +119,22 @@ def test_equals_slow_code(kind: str, seed: int, limit: int) -> None:
     truth = lvis_truth(seed)
     random = np.random.default_rng(seed)
     results = [{**r, "score": float(random.random())} for r in random_results(truth, seed + 9)]
-    wanted = slow(truth, results, kind, limit)
+    expected = slow(truth, results, kind, limit)
     metrics = evaluate(truth, results, (kind,), max_detections=None if limit == 300 else limit)
     ours = metrics.kinds[kind]
     assert tuple(ours) == (names_of("lvis", kind) if limit == 300 else tuple(ours))
     for name in ("AP", "AP50", "AP75", "APs", "APm", "APl"):
-        assert ours[name] == pytest.approx(mean(list(wanted[name].values())), abs=1e-9), name
+        assert ours[name] == pytest.approx(mean(list(expected[name].values())), abs=1e-9), name
     for name, letter in ((f"AR{limit}", ""), ("ARs", "s"), ("ARm", "m"), ("ARl", "l")):
-        assert ours[name] == pytest.approx(mean(list(wanted[f"AR{letter}"].values())), abs=1e-9), name
+        assert ours[name] == pytest.approx(mean(list(expected[f"AR{letter}"].values())), abs=1e-9), name
     for frequency in "rcf":
-        own = [wanted["AP"][c["id"]] for c in truth["categories"] if c["frequency"] == frequency]
+        own = [expected["AP"][c["id"]] for c in truth["categories"] if c["frequency"] == frequency]
         assert ours[f"AP{frequency}"] == pytest.approx(mean(own), abs=1e-9), frequency
     assert 0.05 < (ours["AP"] or 0) < 0.95
     for category in truth["categories"]:
-        assert metrics.per_class[category["name"]][kind]["AP"] == pytest.approx(wanted["AP"][category["id"]], abs=1e-9)
+        assert metrics.per_class[category["name"]][kind]["AP"] == pytest.approx(
+            expected["AP"][category["id"]], abs=1e-9
+        )
 
 
 def test_the_best_of_an_image_are_of_all_classes() -> None:

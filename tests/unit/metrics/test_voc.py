@@ -95,9 +95,9 @@ def test_equals_slow_code(seed: int, year: Year) -> None:
         for name, threshold in thresholds.items():
             values = list[float]()
             for category in truth["categories"]:
-                wanted = slow_average_precision(truth, results, kind, category["id"], threshold, year)
-                assert metrics.per_class[category["name"]][kind][name] == pytest.approx(wanted, abs=1e-9)
-                values += [] if wanted is None else [wanted]
+                expected = slow_average_precision(truth, results, kind, category["id"], threshold, year)
+                assert metrics.per_class[category["name"]][kind][name] == pytest.approx(expected, abs=1e-9)
+                values += [] if expected is None else [expected]
             assert len(values) == 3, "nobody has the fourth class"
             assert 0.05 < np.mean(values) < 0.95
             assert metrics.kinds[kind][name] == pytest.approx(np.mean(values), abs=1e-9)

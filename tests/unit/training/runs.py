@@ -8,7 +8,7 @@ from pathlib import Path
 from rcnn.models import Detector
 from rcnn.training import engine
 from rcnn.training.log import RunLog
-from rcnn.training.plan import RunRequest
+from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome
@@ -36,7 +36,8 @@ def run(
         data=data,
         output=output,
         overrides=tuple(words),
-        splits=splits,
+        split=splits[0],
+        val_splits=(splits[1],) if splits[1] else (),
         resume=resume,
         annotations=annotations,
         weights=weights,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ import torch
 
 from rcnn.outputs import OutputFolder
 from rcnn.training.log import read_log
-from rcnn.training.plan import choose_splits
+from rcnn.training.request import RunRequest
+from rcnn.training.run_data import choose_splits
 from rcnn.training.starting import starting_config
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from tests.command import rcnn
@@ -184,12 +186,14 @@ def test_an_image_that_cannot_be_evaluated_is_reported_during_training(
 
 
 def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
-    assert choose_splits(data, ("", ""))[0] == ("train", "val")
-    assert choose_splits(data, ("", "none")) == (("train", "none"), {"split": "its name starts with 'train'"})
-    assert choose_splits(data, ("val", "train")) == (("val", "train"), {})
+    request = RunRequest(model="mask_rcnn_compact", data=data)
+    assert choose_splits(request)[:2] == ("train", ("val",))
+    none = replace(request, val_splits=("none",))
+    assert choose_splits(none) == ("train", (), {"split": "its name starts with 'train'"})
+    assert choose_splits(replace(request, split="val", val_splits=("train", "val"))) == ("val", ("train", "val"), {})
     odd = write_tiny_coco(tmp_path / "odd", {"first": 1, "second": 1}, size=(64, 96))
     with pytest.raises(ValueError, match=r"first, second.*--split"):
-        choose_splits(odd, ("", ""))
+        choose_splits(replace(request, data=odd))
 
 
 def test_random_weights_under_frozen_norms_are_reported(data: Path, tmp_path: Path) -> None:
@@ -248,7 +252,7 @@ def test_settings_that_cannot_work_are_refused_in_the_plan(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("option", ["--split", "--val-split", "--output", "--data", "--device"])
+@pytest.mark.parametrize("option", ["--split", "--output", "--data", "--device"])
 def test_an_option_that_is_given_twice_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:

@@ -105,18 +105,23 @@ class Slow:
         masks = F.conv2d(up, s["mask_pred_net.weight"], s["mask_pred_net.bias"]).sigmoid()
         return scores, deltas * torch.tensor([0.1, 0.1, 0.2, 0.2]), masks
 
-    def detect(self, image: np.ndarray, min_size: int, max_size: int, topk: int):
-        """Boxes with their last pixels, labels, scores and masks (N, H, W) of an image (H, W, 3) RGB uint8."""
-        s, size = self.state, image.shape[:2]
-        scale = min_size / min(size)
-        if round(scale * max(size)) > max_size:
-            scale = max_size / max(size)
+    def features(self, image: np.ndarray, scale: float) -> Tensor:
+        """The map (1, 1024, H, W) that regions are pooled from, of an image (H, W, 3) RGB uint8."""
         blob = resized(image[:, :, ::-1].astype(np.float64) - MEANS, scale)
         x = torch.from_numpy(blob).float().permute(2, 0, 1)[None]
         x = F.relu(self.normed(x, "resnet.conv1", "resnet.bn1", 2, 3))
         x = F.max_pool2d(x, 3, 2, 1)
         for stage, stride in ((1, 1), (2, 2), (3, 2)):
             x = self.layer(x, stage, stride)
+        return x
+
+    def detect(self, image: np.ndarray, min_size: int, max_size: int, topk: int):
+        """Boxes with their last pixels, labels, scores and masks (N, H, W) of an image (H, W, 3) RGB uint8."""
+        s, size = self.state, image.shape[:2]
+        scale = min_size / min(size)
+        if round(scale * max(size)) > max_size:
+            scale = max_size / max(size)
+        x = self.features(image, scale)
         hidden = F.relu(F.conv2d(x, s["rpn_net.weight"], s["rpn_net.bias"], padding=1))
         logits = F.conv2d(hidden, s["rpn_cls_score_net.weight"], s["rpn_cls_score_net.bias"])[0]
         deltas = F.conv2d(hidden, s["rpn_bbox_pred_net.weight"], s["rpn_bbox_pred_net.bias"])[0]
@@ -131,7 +136,7 @@ class Slow:
                     delta = deltas[4 * number : 4 * number + 4, row, column].double().numpy()
                     moved_anchors.append(decoded(moved, delta))
                     objectness.append(objects[number, row, column].item())
-        boxes = clipped(np.array(moved_anchors), blob.shape)
+        boxes = clipped(np.array(moved_anchors), tuple(round(side * scale) for side in size))
         rois = boxes[suppressed(boxes, np.array(objectness), 0.7)[:topk]]
         scores, deltas, _ = self.heads(x, rois)
         found: list[tuple[np.ndarray, int, float]] = []

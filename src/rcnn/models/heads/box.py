@@ -28,6 +28,14 @@ from rcnn.ops.precision import at_least_float32
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
+class PooledRegions(NamedTuple):
+    """Features of R regions of each image, from the pooled maps to the vector that the last layers read."""
+
+    pooled: Tensor  # (B, R, C, s, s)
+    maps: Tensor | None  # (B, R, F, h, w), the output of a trunk that has maps (res5: 2048 x 7 x 7)
+    vectors: Tensor  # (B, R, F), the output of the trunk; the mean over the cells of `maps`
+
+
 class BoxOutputs(NamedTuple):
     """Predictions of a box head for R regions of each image, float32; and the maps of res5 (C4)."""
 
@@ -107,16 +115,26 @@ class BoxHead(nn.Module):
         self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
     ) -> BoxOutputs:
         """Logits and deltas of regions (B, R, 4); the gradient into the maps is multiplied by `feature_gradient`."""
+        regions = self.region_features(features, boxes, valid, feature_gradient)
+        logits = at_least_float32(self.logits(regions.vectors))
+        deltas = at_least_float32(self.deltas(regions.vectors)).view(*boxes.shape[:2], -1, 4)
+        return BoxOutputs(logits, deltas, regions.maps)
+
+    def region_features(
+        self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, feature_gradient: float = 1.0
+    ) -> PooledRegions:
+        """The features of regions (B, R, 4), pooled and passed through the trunk."""
         pooled = self.pooler(features, boxes, valid)
         if feature_gradient != 1.0:
             pooled = torch.lerp(pooled.detach(), pooled, feature_gradient)  # the value is exactly `pooled`
         x = self.trunk(pooled.flatten(0, 1), valid.flatten())
         maps = x.unflatten(0, boxes.shape[:2]) if x.ndim == 4 else None
-        if maps is not None:
-            x = x.mean((2, 3))
-        logits = at_least_float32(self.logits(x)).unflatten(0, boxes.shape[:2])
-        deltas = at_least_float32(self.deltas(x)).view(*boxes.shape[:2], -1, 4)
-        return BoxOutputs(logits, deltas, maps)
+        vectors = x if maps is None else x.mean((2, 3))
+        return PooledRegions(pooled, maps, vectors.unflatten(0, boxes.shape[:2]))
+
+    def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Probabilities (B, R, K) of regions (B, R, 4), which stay where they are."""
+        return self.classify(features, boxes, valid).logits.softmax(-1)[..., :-1]
 
     def decode(self, deltas: Tensor, regions: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, R, K or 1, 4) from deltas of that shape and regions (B, R, 4); not clipped."""

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.models.config import CascadeConfig
-from rcnn.models.heads.box import BoxHead, BoxOutputs
+from rcnn.models.heads.box import BoxHead, BoxOutputs, PooledRegions
 from rcnn.models.heads.mask import MaskHead
 from rcnn.models.heads.regions import RANDOM_STREAM, Regions, relabel_regions, sample_regions
 from rcnn.ops.boxes import clip_boxes, sides_longer_than
@@ -111,6 +111,15 @@ class CascadeHead(nn.Module):
         if self.config.average == "logits":
             mean = mean.softmax(-1)
         return last.select(last.decode(outputs.deltas, boxes), mean[..., :-1], valid, images)
+
+    def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Probabilities (B, R, K) of regions (B, R, 4), averaged over the stages; no stage refines the boxes."""
+        mean = torch.stack([self.scores(stage.classify(features, boxes, valid)) for stage in self.heads()]).mean(0)
+        return (mean.softmax(-1) if self.config.average == "logits" else mean)[..., :-1]
+
+    def region_features(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> PooledRegions:
+        """The features of regions (B, R, 4) in the last stage."""
+        return self.heads()[-1].region_features(features, boxes, valid)
 
     def scores(self, outputs: BoxOutputs) -> Tensor:
         """What is averaged over the stages (B, R, K + 1)."""

@@ -171,6 +171,15 @@ class FCISHead(nn.Module):
         refined = self.rules.decode(pooled.deltas, boxes, self.config.delta_weights, NO_LIMIT)
         return pooled.logits.softmax(-1)[..., :-1], (inside - outside).sigmoid(), refined
 
+    def score(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
+        """Probabilities (B, R, K) of regions (B, R, 4), which stay where they are."""
+        return self.pool(self.position_maps(features), boxes, valid).logits.softmax(-1)[..., :-1]
+
+    def masks_of(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor, labels: Tensor) -> Tensor:
+        """Masks (B, R, s, s), probabilities, of regions (B, R, 4) for the classes `labels` (B, R)."""
+        outside, inside = of_class(self.pool(self.position_maps(features), boxes, valid).pairs, labels).unbind(2)
+        return (inside - outside).sigmoid() * valid[..., None, None]
+
     def is_candidate(self, boxes: Tensor) -> Tensor:
         """Which boxes (B, N, 4), pixels of the input, have sides of at least `min_size`."""
         return ((boxes[..., 2:] - boxes[..., :2]) >= self.config.min_size).all(-1)

@@ -1,0 +1,75 @@
+"""`rcnn predict --boxes FILE --features OUT.npz`: the boxes to score, and the file of their features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from rcnn.outputs import OutputFolder
+
+if TYPE_CHECKING:
+    from rcnn.data.given_boxes import BoxFile
+    from rcnn.results import RegionFeatures
+
+
+def given_boxes(boxes: Path | None, features: Path | None, score: float | None, tta: str) -> BoxFile | None:
+    """The boxes of --boxes; None without it. ValueError for options that contradict it."""
+    if boxes is None:
+        if features is not None:
+            raise ValueError(f"--features {features} needs the boxes to describe: give --boxes FILE, too")
+        return None
+    if score is not None:
+        raise ValueError("--score would drop rows, but with --boxes each box has an entry; leave --score out")
+    if tta:
+        raise ValueError("--boxes cannot be combined with --tta; leave --tta out")
+    if features is not None and features.suffix != ".npz":
+        raise ValueError(f"--features {features}: expected a file name that ends in .npz")
+    from rcnn.data.given_boxes import read_boxes
+
+    return read_boxes(boxes)
+
+
+def require_free(features: Path, output: OutputFolder) -> None:
+    """Raise FileExistsError if the file of features exists and rcnn did not write it."""
+    with _folder_of(features, output) as folder:
+        folder.require_free(features.name)
+
+
+def write_features(features: Path, output: OutputFolder, described: Sequence[tuple[str, RegionFeatures]]) -> None:
+    """Write the features of the boxes of several images as arrays of the .npz file `features`.
+
+    Row i of all arrays but `files` is box i; the boxes of the first image come first. `files` (I,): the images;
+    `image` (N,): the place of the box's image in `files`; `boxes` (N, 4) xyxy, pixels of the image; `pooled` (N, C):
+    the means over the cells of the pooled map ("pool5"); `vectors` (N, F): what the class is computed from ("fc7").
+    """
+    import numpy as np
+
+    from rcnn.data.messages import counted
+
+    rows = [found for _, found in described]
+    counts = [len(found) for found in rows]
+    nothing = np.zeros((0, 0), np.float32)
+    with _folder_of(features, output) as folder, folder.writing(features.name) as new, new.open("wb") as file:
+        np.savez(
+            file,
+            files=np.array([name for name, _ in described], dtype=np.str_),
+            image=np.repeat(np.arange(len(rows)), counts),
+            boxes=np.concatenate([found.boxes for found in rows]) if rows else nothing.reshape(0, 4),
+            pooled=np.concatenate([found.pooled_means for found in rows]) if rows else nothing,
+            vectors=np.concatenate([found.vectors for found in rows]) if rows else nothing,
+        )
+    typer.echo(f"wrote {features}: features of {counted(sum(counts), 'box')}", err=True)
+
+
+@contextmanager
+def _folder_of(features: Path, output: OutputFolder) -> Iterator[OutputFolder]:
+    """The folder of the file of features; it can be the output folder, which is open already."""
+    if features.parent.resolve() == output.path.resolve():
+        yield output
+    else:
+        with OutputFolder(features.parent) as folder:
+            yield folder

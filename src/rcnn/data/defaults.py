@@ -1,0 +1,20 @@
+"""The splits that are used where the user names none, by their names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def default_training_split(names: Sequence[str]) -> str:
+    """The first split with a name that starts with "train", or the only one; empty: neither."""
+    return next((name for name in names if name.startswith("train")), names[0] if len(names) == 1 else "")
+
+
+def default_validation_split(names: Sequence[str], training: str = "") -> str:
+    """The first split with a name that starts with "val", other than `training`; empty: there is none.
+
+    COCO 2014's minival goes before valminusminival, most of which papers train on.
+    """
+    others = [name for name in names if name not in training.split("+")]
+    named = [name for name in others if name.startswith(("val", "minival"))]
+    return min(named, key=lambda name: name.startswith("valminus"), default="")

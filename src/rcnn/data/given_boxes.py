@@ -1,0 +1,188 @@
+"""Boxes that the user gives, to be scored or described by a model, and files of them.
+
+Boxes are float xyxy in absolute pixels of the original image, width = x2 - x1.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path, PurePosixPath
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from rcnn.data.messages import excerpt
+from rcnn.preprocess import Frame
+
+# (N, 4) xyxy
+Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
+Labels: TypeAlias = npt.NDArray[np.integer] | Tensor | Sequence[int]  # (N,) classes 0..K-1
+FORMS = (
+    'expected {"photo.jpg": [[x1, y1, x2, y2], ...]}, a COCO annotation or results file, or predictions.json of '
+    "rcnn predict"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GivenBoxes:
+    """The boxes to score in one image, checked."""
+
+    boxes: npt.NDArray[np.float32]  # (N, 4) xyxy, inside the image
+    labels: npt.NDArray[np.int64] | None = None  # (N,) the classes to score; None: the most probable ones
+
+
+def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[str], where: str = "") -> GivenBoxes:
+    """The boxes of an image (3, H, W), and their labels 0..K-1 of the K `classes` unless None, checked.
+
+    Raises ValueError, see `checked_boxes`, or for labels that are not one whole number for each box; `where` starts
+    its message.
+    """
+    try:
+        rows = checked_boxes(boxes, (image.shape[1], image.shape[2]))
+    except ValueError as error:
+        raise ValueError(f"{where}{error}") from error
+    if labels is None:
+        return GivenBoxes(boxes=rows)
+    values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if values.shape != (len(rows),) or (len(rows) and values.dtype.kind not in "iu"):
+        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} whole numbers, one for each box")
+    if len(rows) and not (values.min() >= 0 and values.max() < len(classes)):
+        raise ValueError(f"{where}labels={excerpt(labels)}; expected classes from 0 to {len(classes) - 1}")
+    return GivenBoxes(boxes=rows, labels=values.astype(np.int64))
+
+
+def one_per_image(values: Collection[object] | None, name: str) -> Iterator[object]:
+    """The entries of `values`, one for each image; None for each if `values` is None. ValueError for too few."""
+    if values is None:
+        yield from repeat(None)
+    else:
+        yield from values
+        raise ValueError(f"{name} has {len(values)} entries, fewer than there are images; expected one for each image")
+
+
+def pad_given(given: Sequence[GivenBoxes], frames: Sequence[Frame]) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Boxes (B, R, 4) in pixels of the network's images, `valid` (B, R), a prefix of each row, and labels (B, R)."""
+    most = max(1, *(len(own.boxes) for own in given))  # R
+    boxes, valid = torch.zeros(len(given), most, 4), torch.zeros(len(given), most, dtype=torch.bool)
+    labels = None if given[0].labels is None else torch.zeros(len(given), most, dtype=torch.int64)
+    for place, (own, frame) in enumerate(zip(given, frames, strict=True)):
+        count = len(own.boxes)
+        boxes[place, :count] = torch.from_numpy(frame.from_original(own.boxes))
+        valid[place, :count] = True
+        if labels is not None and own.labels is not None:
+            labels[place, :count] = torch.from_numpy(own.labels)
+    return boxes, valid, labels
+
+
+def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) float32, clipped to an image of `size` (height, width).
+
+    Raises ValueError for another shape, or a box that is not finite, is empty, or lies outside the image.
+    """
+    try:
+        values = np.asarray(boxes.cpu() if isinstance(boxes, Tensor) else boxes, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"boxes={excerpt(boxes)}; expected N rows of four numbers, x1, y1, x2, y2") from error
+    if values.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if values.ndim != 2 or values.shape[1] != 4:
+        raise ValueError(f"boxes have shape {values.shape}; expected (N, 4): x1, y1, x2, y2 of each")
+    height, width = size
+    clipped = values.clip(0, [width, height, width, height])
+    sound = np.isfinite(values).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1)
+    if not sound.all():
+        place = int(np.flatnonzero(~sound)[0])
+        raise ValueError(
+            f"box {place} is {values[place].tolist()}; expected x1 < x2 and y1 < y2 in pixels, at least partly inside "
+            f"the image of {width} x {height} (width x height)"
+        )
+    return clipped.astype(np.float32)
+
+
+@dataclass(kw_only=True)
+class BoxFile:
+    """The boxes of a file, by image."""
+
+    path: Path
+    by_name: dict[str, list[list[float]]] = field(default_factory=dict)  # name of an image -> its boxes
+    by_id: dict[int, list[list[float]]] = field(default_factory=dict)  # COCO's id of an image -> its boxes
+    used: set[str | int] = field(default_factory=set)  # names and ids that `of` found
+
+    def of(self, image: str) -> list[list[float]]:
+        """The boxes of an image: by its path as given, its file name, or the number that its name ends with.
+
+        Raises ValueError if the file has no entry for it.
+        """
+        path = PurePosixPath(image.replace("\\", "/"))
+        for name in (image, path.as_posix(), path.name, path.stem):
+            if name in self.by_name:
+                self.used.add(name)
+                return self.by_name[name]
+        number = re.search(r"(\d+)$", path.stem)
+        if number is not None and int(number[1]) in self.by_id:
+            self.used.add(int(number[1]))
+            return self.by_id[int(number[1])]
+        raise ValueError(f"{self.path} has no boxes for it")
+
+    def unused(self) -> list[str]:
+        """The images with boxes that `of` was not asked for."""
+        return [str(key) for key in (*self.by_name, *self.by_id) if key not in self.used]
+
+
+def read_boxes(path: Path) -> BoxFile:
+    """The boxes of a JSON file: {"photo.jpg": [[x1, y1, x2, y2], ...]}, COCO annotations or results, predictions.json.
+
+    Raises FileNotFoundError, or ValueError that names the file and the entry that is wrong.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; {FORMS}")
+    try:
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {FORMS}") from error
+    boxes = BoxFile(path=path)
+    try:
+        if isinstance(data, list):
+            for entry in data:
+                _add(boxes, entry["image_id"], entry["bbox"])
+        elif isinstance(data, dict) and isinstance(data.get("annotations"), list):
+            names = {image["id"]: str(image["file_name"]) for image in data["images"]}
+            boxes.by_name = {name: [] for name in names.values()}
+            for entry in data["annotations"]:
+                boxes.by_name[names[entry["image_id"]]].append(_corners(entry["bbox"]))
+        elif isinstance(data, dict) and isinstance(data.get("images"), list):
+            for entry in data["images"]:
+                boxes.by_name[str(entry["file"])] = [_numbers(found["box"]) for found in entry["detections"]]
+        elif isinstance(data, dict):
+            boxes.by_name = {str(name): [_numbers(box) for box in rows] for name, rows in data.items()}
+        else:
+            raise ValueError(excerpt(data))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be read as boxes ({type(error).__name__}: {error}); {FORMS}") from error
+    return boxes
+
+
+def _add(boxes: BoxFile, image_id: object, bbox: object) -> None:
+    if isinstance(image_id, int):
+        boxes.by_id.setdefault(image_id, []).append(_corners(bbox))
+    else:
+        boxes.by_name.setdefault(str(image_id), []).append(_corners(bbox))
+
+
+def _corners(bbox: object) -> list[float]:
+    """x1, y1, x2, y2 from COCO's x, y, width, height."""
+    x, y, width, height = _numbers(bbox)
+    return [x, y, x + width, y + height]
+
+
+def _numbers(box: object) -> list[float]:
+    if not isinstance(box, list) or len(box) != 4 or any(isinstance(one, bool | str) for one in box):
+        raise ValueError(f"a box is {excerpt(box)}, expected four numbers")
+    return [float(one) for one in box]

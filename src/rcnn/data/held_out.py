@@ -1,0 +1,82 @@
+"""Validation images that are held out from a training split, where the data set has no validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rcnn.data.messages import counted, few
+from rcnn.data.records import Dataset
+from rcnn.data.split import MIN_IMAGES, divide
+
+DEFAULT_FRACTION = 0.2
+HELD_OUT = " (held out)"  # after the name of the split
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Which images of a split are held out from training."""
+
+    split: str  # as the user named it, e.g. "train", "a+b"
+    fraction: float
+    files: tuple[str, ...]  # file names within the folder of the data set
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the record of a run."""
+        return {"split": self.split, "fraction": self.fraction, "files": list(self.files)}
+
+    @classmethod
+    def from_dict(cls, value: Any) -> HeldOut | None:
+        """What `to_dict` wrote; None for None. Raises ValueError for anything else."""
+        if value is None:
+            return None
+        expected = {"split": str, "fraction": float, "files": list}
+        if not isinstance(value, dict) or any(not isinstance(value.get(key), kind) for key, kind in expected.items()):
+            raise ValueError("held_out: expected an object with split, fraction and files")
+        if not value["files"] or not all(isinstance(name, str) for name in value["files"]):
+            raise ValueError("held_out.files: expected a list of file names")
+        return cls(split=value["split"], fraction=value["fraction"], files=tuple(value["files"]))
+
+
+def require_fraction(fraction: float) -> None:
+    """Raise ValueError unless `fraction` is at least 0 and less than 1."""
+    if not 0 <= fraction < 1:
+        raise ValueError(f"val_fraction={fraction:g} (--val-fraction): expected 0 (no images) to less than 1, e.g. 0.2")
+
+
+def hold_out(dataset: Dataset, fraction: float) -> HeldOut | None:
+    """Choose about `fraction` of the images, by their contents, so that each class keeps its share; see `divide`.
+
+    None for fewer than 10 images. Reads every image; OSError for one that cannot be read.
+    """
+    if len(dataset) < MIN_IMAGES or not fraction:
+        return None
+    places = divide(dataset, (1 - fraction, fraction))[1]
+    if not places:
+        return None
+    return HeldOut(split=dataset.split, fraction=fraction, files=tuple(dataset.file_names[i] for i in places))
+
+
+def divide_held_out(dataset: Dataset, held_out: HeldOut) -> tuple[Dataset, Dataset]:
+    """The images to train on, and those that are held out. Raises ValueError where some of them are missing."""
+    held = places_of(dataset, held_out.files)
+    others = sorted(set(range(len(dataset))) - set(held))
+    return dataset.subset(others), held_out_part(dataset, held)
+
+
+def held_out_part(dataset: Dataset, places: Sequence[int]) -> Dataset:
+    """The held-out images as a data set, with a name that says so."""
+    return dataset.subset(places, f"{dataset.split}{HELD_OUT}")
+
+
+def places_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
+    """The places of images by their file names, ascending. Raises ValueError for names that `dataset` does not have."""
+    place = {name: i for i, name in enumerate(dataset.file_names)}
+    missing = [name for name in files if name not in place]
+    if missing:
+        raise ValueError(
+            f"{dataset.annotation_file} does not have {counted(len(missing), 'image')} that the run held out from "
+            f"training ({few(missing)}); the data set has changed, or it is another one"
+        )
+    return sorted(place[name] for name in files)

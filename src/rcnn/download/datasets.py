@@ -1,0 +1,117 @@
+"""`rcnn data download`: a known data set, downloaded and unpacked, ready for --data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from rcnn.download.catalogue import DOWNLOADS, Archive
+from rcnn.download.extract import extract
+from rcnn.download.fetch import DownloadError, fetch, megabytes
+from rcnn.download.fetch import Progress as Bytes
+from rcnn.outputs import TEMPORARY, OutputFolder
+
+RECORD = "rcnn-download.json"  # which archives are unpacked
+PACKED = "downloads"  # where archives are until they are unpacked
+Progress = Callable[[str], AbstractContextManager[Bytes]]  # name of a file -> takes bytes so far, and of all
+
+
+def no_progress(name: str) -> AbstractContextManager[Bytes]:
+    """Shows nothing."""
+    return nullcontext(lambda done, total: None)
+
+
+def download_dataset(
+    name: str,
+    output: Path | str = "",
+    *,
+    splits: Sequence[str] = (),
+    progress: Progress | None = None,
+    log: Callable[[str], object] | None = None,
+) -> Path:
+    """Download a data set of `DOWNLOADS` to `output` (default: a folder with its name); the folder for --data.
+
+    `splits` selects parts of it. What is there already is not downloaded again; an interrupted download continues. Each
+    archive is deleted once it is unpacked. Raises ValueError for an unknown name or split, DownloadError where the
+    download fails, FileExistsError for files in `output` that rcnn did not write.
+    """
+    if name not in DOWNLOADS:
+        raise ValueError(f"no data set is called {name!r}; expected one of {', '.join(DOWNLOADS)}")
+    known = DOWNLOADS[name]
+    for one in splits:
+        if one not in known.splits:
+            raise ValueError(f"{name} has no split {one!r}; expected one of {', '.join(known.splits)}")
+    needed = list(dict.fromkeys(archive for one in splits or known.default for archive in known.splits[one]))
+    with OutputFolder(output or name) as folder:
+        done = _recorded(folder.path)
+        missing = [archive for archive in needed if archive.name not in done]
+        folder.require_free(PACKED, RECORD, *(entry for archive in missing for entry in archive.creates))
+        _require_space(folder.path, missing)
+        for archive in missing:
+            folder.claim(PACKED).mkdir(exist_ok=True)
+            packed = folder.path / PACKED / archive.name
+            if not packed.is_file():  # else complete, of a run that was stopped while it unpacked
+                with (progress or no_progress)(archive.name) as count:
+                    fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
+            if log is not None:
+                log(f"unpacking {archive.name}")
+            _unpack(folder, archive, packed)
+            done.append(archive.name)
+            folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
+            packed.unlink()
+        shutil.rmtree(folder.path / PACKED, ignore_errors=True)
+        return folder.path / known.data
+
+
+def _recorded(folder: Path) -> list[str]:
+    """Names of the archives that are unpacked in a folder."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        return [str(one) for one in record["archives"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _require_space(folder: Path, archives: Sequence[Archive]) -> None:
+    """Raise DownloadError unless the archives fit: unpacked, plus the largest of them packed."""
+    sizes = [archive.size or 0 for archive in archives]
+    needed, free = sum(sizes) + max(sizes, default=0), shutil.disk_usage(folder).free
+    if needed > free:
+        raise DownloadError(
+            f"{', '.join(archive.name for archive in archives)}: needs about {megabytes(needed)} in {folder}, "
+            f"which has {megabytes(free)} free: free some space, choose another --output, or fewer splits with --split"
+        )
+
+
+def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
+    """Unpack beside the data set, then move what the archive creates to its place, file by file where it exists."""
+    new = folder.path / f"{TEMPORARY}unpacked"
+    shutil.rmtree(new, ignore_errors=True)
+    try:
+        names = extract(packed, new)
+        for entry in archive.creates:
+            if entry not in names:
+                raise DownloadError(
+                    f"{packed} contains {', '.join(names[:5])}, expected {entry}: it is not the file of "
+                    f"{archive.source}"
+                )
+            target = folder.claim(entry)
+            if target.is_dir():
+                _merge(new / entry, target)
+            else:
+                os.replace(new / entry, target)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _merge(source: Path, target: Path) -> None:
+    """Move every file below `source` to its place below `target`."""
+    for folder, _, files in os.walk(source):
+        place = target / Path(folder).relative_to(source)
+        place.mkdir(exist_ok=True)
+        for name in files:
+            os.replace(Path(folder) / name, place / name)

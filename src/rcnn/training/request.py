@@ -1,0 +1,45 @@
+"""What the user asks of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.data import Dataset
+from rcnn.models import DetectorConfig
+from rcnn.training.settings import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """What the user asked for. Empty strings stand for what was not given."""
+
+    model: str  # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config
+    config: DetectorConfig | None = None  # the user's own, to train from random weights
+    data: Path | Dataset  # folder or annotation file, or the training data themselves
+    validation: Dataset | None = None  # the validation data themselves
+    output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
+    overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
+    settings: TrainConfig | None = None  # default training settings, instead of those of `model`
+    split: str = ""  # to train on, as in `open_dataset`
+    val_splits: tuple[str, ...] = ()  # the first chooses best/; NO_SPLIT alone: no evaluation
+    val_fraction: float | None = None  # of the training images that are held out; None: chosen by the data
+    annotations: str = ""  # annotation file within `data`, as in `open_dataset`
+    images: str = ""  # folder of the images, as in `open_dataset`
+    relative_boxes: bool = False  # boxes are fractions of the image
+    weights: str = ""  # folder of an ImageNet backbone, for a named model
+    device: str = "auto"
+    resume: bool = False
+    strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them
+    allow_empty: bool = False  # accept a split without objects
+    allow: tuple[str, ...] = ()  # the user's code that a checkpoint or a resumed run may run; see models/own.py
+
+    @property
+    def data_name(self) -> Path:
+        """The folder or file of the data, for records and messages."""
+        return self.data.root if isinstance(self.data, Dataset) else self.data
+
+    @property
+    def record_file(self) -> str:
+        """The record of the run."""
+        return f"{self.output}/config.json"

@@ -1,0 +1,114 @@
+"""The run that a request continues, if it does: its record, and what may not change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rcnn.data.held_out import HeldOut
+from rcnn.models import DetectorConfig
+from rcnn.models.overrides import config_from_dict
+from rcnn.models.validate import validate
+from rcnn.training.request import RunRequest
+from rcnn.training.run_data import NO_SPLIT
+from rcnn.training.run_folder import FoundRun
+from rcnn.training.settings import TrainConfig
+from rcnn.training.starting import NO_WEIGHTS, same_weights
+
+FIXED_AT_RESUME = ("optimizer", "filter_empty")  # training settings that cannot change during a run
+
+
+def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
+    """The record of the run that is resumed, or None for a new run. ValueError if the folder allows neither."""
+    output, data = request.output, request.data_name
+    if request.resume and output is None:
+        raise ValueError("resume=True (--resume) needs the folder of the run to continue: give it as output (--output)")
+    if not found.checkpoints:  # nothing yet, or killed before the first checkpoint: start again
+        return found.record if request.resume else None
+    if not request.resume:
+        raise ValueError(
+            f"{output} contains a run ({_listed(found.checkpoints)}): continue it with resume=True (--resume), or "
+            "choose another output (--output)"
+        )
+    if "last" not in found.checkpoints:
+        raise ValueError(
+            f"{output}/last is missing, so the run cannot be resumed: {_listed(found.checkpoints)} does not contain "
+            f"the state of the optimizer. Start a new run from its weights: rcnn train "
+            f"{output}/{found.checkpoints[0]} --data {data} --output NEW_RUN"
+        )
+    if found.record is None:
+        raise ValueError(
+            f"{output}/config.json, the record of the run, is missing: restore it, or start a new run from its "
+            f"weights: rcnn train {output}/last --data {data} --output NEW_RUN"
+        )
+    return found.record
+
+
+def recorded_settings(record: dict[str, Any], output: Path | None) -> tuple[DetectorConfig, TrainConfig]:
+    """The settings of the model and of training of the run that is resumed."""
+    try:
+        config = config_from_dict(record["model"])
+        validate(config)
+        HeldOut.from_dict(record.get("held_out"))
+        return config, config_from_dict(record["train"], TrainConfig)
+    except ValueError as error:
+        raise ValueError(
+            f"{output}/config.json, the record of the run, has settings that cannot be used ({error}). Restore it, or "
+            f"start a new run from {output}/last with another --output"
+        ) from error
+
+
+def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
+    """The request with the values of the run that is resumed. ValueError for an option that contradicts them."""
+    held_out = HeldOut.from_dict(record.get("held_out"))
+    fraction = "0" if held_out is None else f"{held_out.fraction:g}"
+    asked = "" if request.val_fraction is None else f"{request.val_fraction:g}"
+    training, *validations = record["splits"]
+    weights = record.get("weights", "")
+    given = {
+        "--split": (request.split, training),
+        "--val-split": (", ".join(request.val_splits), ", ".join(validations)),
+        "--val-fraction": (asked, fraction),
+        "--annotations": (request.annotations, record["annotations"]),
+        "--images": (request.images, record.get("images", "")),
+        "--relative-boxes": ("set" * request.relative_boxes, "set" * record.get("relative_boxes", False)),
+        "--weights": ("" if same_weights(request.weights, weights) else request.weights, weights or NO_WEIGHTS),
+        "MODEL": (request.model, record["started_from"]),
+    }
+    for option, (value, before) in given.items():
+        if value and value != before and not _same_path(value, before):
+            raise ValueError(
+                f"{option} cannot change when a run is resumed: it is {before or 'not set'} in {request.output}, got "
+                f"{value}. For a new run, leave resume (--resume) out and choose another output (--output)"
+            )
+    return replace(
+        request,
+        model=record["started_from"],
+        split=training,
+        val_splits=tuple(validations) or (NO_SPLIT,),
+        val_fraction=None,
+        annotations=record["annotations"],
+        images=record.get("images", ""),
+        relative_boxes=record.get("relative_boxes", False),
+        weights=weights,
+    )
+
+
+def require_fixed(before: TrainConfig, settings: TrainConfig, output: Path | None) -> None:
+    """ValueError where a training setting changes that cannot change during a run."""
+    for name in FIXED_AT_RESUME:
+        if getattr(settings, name) != getattr(before, name):
+            raise ValueError(
+                f"train.{name} cannot change when a run is resumed: it is {getattr(before, name)} in {output}, got "
+                f"{getattr(settings, name)}. Leave it out, or start a new run from {output}/last"
+            )
+
+
+def _same_path(one: str, other: str) -> bool:
+    return bool(other) and Path(one).resolve() == Path(other).resolve()
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(f"{name}/" for name in names)

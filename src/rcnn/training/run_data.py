@@ -1,0 +1,164 @@
+"""The data of a run: what it trains on, what it is evaluated on, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from rcnn.data import Dataset, open_dataset, splits
+from rcnn.data.defaults import default_training_split, default_validation_split
+from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, require_fraction
+from rcnn.data.messages import counted
+from rcnn.data.split import MIN_IMAGES
+from rcnn.models import DetectorConfig
+from rcnn.training.request import RunRequest
+
+NO_SPLIT = "none"  # name of the validation split for a run without evaluation
+NO_VALIDATION_SPLIT = "no split starts with 'val'"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunData:
+    """The data of a run."""
+
+    training: Dataset
+    validations: tuple[Dataset, ...]  # the first chooses best/; none: the run is never evaluated
+    held_out: HeldOut | None  # which images of the training split are the validation set
+    reasons: dict[str, str]  # for the splits that were not given
+
+    @property
+    def every(self) -> dict[str, Dataset]:
+        """All data sets by the names of their splits."""
+        return {dataset.split: dataset for dataset in (self.training, *self.validations)}
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """For the record of the run."""
+        training = self.training.split
+        if self.held_out is not None:
+            return {"splits": [training, NO_SPLIT], "held_out": self.held_out.to_dict()}
+        return {"splits": [training, *([one.split for one in self.validations] or [NO_SPLIT])]}
+
+
+def open_run_data(
+    request: RunRequest, config: DetectorConfig, record: Mapping[str, Any] | None, *, filter_empty: bool
+) -> RunData:
+    """The data that `request` asks for, with the keypoints that a model of `config` needs.
+
+    A ValueError or OSError about the data of a run that is resumed names its `record`.
+    """
+    try:
+        data = _open(request, config, record)
+        return replace(data, training=_without_empty(data.training)) if filter_empty else data
+    except (ValueError, OSError) as error:
+        if record is None:
+            raise
+        reason = f"{error.strerror}: {error.filename}" if isinstance(error, OSError) and error.strerror else error
+        raise ValueError(
+            f"{reason}\nThe splits, annotations and classes of this run are those in {request.record_file}"
+        ) from error
+
+
+def _open(request: RunRequest, config: DetectorConfig, record: Mapping[str, Any] | None) -> RunData:
+    classes = None if record is None else record["classes"]
+    if isinstance(request.data, Dataset):
+        training, validations, reasons = _given_data(request, classes)
+    else:
+        split, val_splits, reasons = choose_splits(request)
+        opened = partial(
+            open_dataset,
+            request.data,
+            keypoints=config.keypoint is not None,
+            one_class=config.proposals_only,
+            annotations=request.annotations,
+            images=request.images,
+            relative_boxes=request.relative_boxes,
+            strict=request.strict,
+            allow_empty=request.allow_empty,
+        )
+        training = opened(split, classes=classes)
+        validations = tuple(opened(name, classes=training.classes) for name in val_splits)
+    held_out, reason = _held_out(request, training, record, evaluated=bool(validations))
+    if reason and "val-split" in reasons:
+        reasons["val-split"] += f"; {reason}"
+    if held_out is not None:
+        training, validation = divide_held_out(training, held_out)
+        validations = (validation,)
+    return RunData(training=training, validations=validations, held_out=held_out, reasons=reasons)
+
+
+def _given_data(request: RunRequest, classes: list[str] | None) -> tuple[Dataset, tuple[Dataset, ...], dict[str, str]]:
+    """The data sets that the user passed from Python."""
+    training, validation = request.data, request.validation
+    assert isinstance(training, Dataset)
+    for dataset in (training, validation):
+        if dataset is not None and list(dataset.classes) != list(classes or training.classes):
+            raise ValueError(
+                f"{dataset.annotation_file} has the classes {', '.join(dataset.classes)}; expected "
+                f"{', '.join(classes or training.classes)} in this order: open it with classes=..."
+            )
+    reasons = {} if validation or request.val_splits else {"val-split": "no validation data given"}
+    return training, () if validation is None else (validation,), reasons
+
+
+def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, str]]:
+    """The training split and the validation splits (none: ()), and the reasons for those that were not given."""
+    assert not isinstance(request.data, Dataset)
+    names, reasons = splits(request.data, request.annotations), dict[str, str]()
+    training, validations = request.split, tuple(name for name in request.val_splits if name != NO_SPLIT)
+    if not training:
+        training = default_training_split(names)
+        if not training:
+            raise ValueError(
+                f"{request.data} has the splits {', '.join(names)}; none starts with 'train'. Choose one with split "
+                "(--split)"
+            )
+        reasons["split"] = "the only split" if len(names) == 1 else "its name starts with 'train'"
+    if not request.val_splits and not request.val_fraction:
+        default = default_validation_split(names, training)
+        validations = (default,) if default else ()
+        reasons["val-split"] = f"its name starts with '{default[:3]}'" if default else NO_VALIDATION_SPLIT
+    return training, validations, reasons
+
+
+def _held_out(
+    request: RunRequest, training: Dataset, record: Mapping[str, Any] | None, *, evaluated: bool
+) -> tuple[HeldOut | None, str]:
+    """The images to hold out for validation, and the reason where the user gave none of --val-split, --val-fraction."""
+    if record is not None:
+        return HeldOut.from_dict(record.get("held_out")), ""
+    fraction = request.val_fraction
+    if fraction is not None:
+        require_fraction(fraction)
+    if request.val_splits or request.validation is not None:
+        if fraction:
+            raise ValueError("val_fraction (--val-fraction) and a validation split (--val-split): give one of them")
+        return None, ""
+    if evaluated or fraction == 0:
+        return None, ""
+    if not training.has_files:
+        return None, "its images are not files, so none are held out"
+    held_out = hold_out(training, DEFAULT_FRACTION if fraction is None else fraction)
+    if held_out is not None:
+        count = f"{len(held_out.files)} of {counted(len(training), 'image')}"
+        return held_out, f"{count} are held out from training, see --val-fraction"
+    if fraction:
+        raise ValueError(
+            f"{training.annotation_file} has {counted(len(training), 'image')}, too few to hold out {fraction:g} of "
+            f"them; expected at least {MIN_IMAGES}. Leave val_fraction (--val-fraction) out, or name a validation split"
+        )
+    return None, f"fewer than {MIN_IMAGES} images, so none are held out"
+
+
+def _without_empty(dataset: Dataset) -> Dataset:
+    """The images with objects that are not crowds (train.filter_empty)."""
+    objects = dataset.objects
+    owners = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    places = np.unique(owners[~objects.crowd])
+    if not len(places):
+        raise ValueError(f"train.filter_empty=true: no image of {dataset.annotation_file} has an object to train on")
+    return dataset.subset(places)

@@ -1,0 +1,144 @@
+"""`rcnn data download`: archives arrive in place, a second run continues, nothing of the user's is overwritten."""
+
+from __future__ import annotations
+
+import functools
+import re
+import threading
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typing_extensions import override
+
+from rcnn.data import open_dataset
+from rcnn.download import datasets as module
+from rcnn.download.catalogue import DOWNLOADS, Archive, Download
+from rcnn.download.datasets import download_dataset
+from rcnn.download.fetch import DownloadError, file_digest
+from tests.command import rcnn
+from tests.tiny_data import write_tiny_coco
+from tests.unit.download.server import full_disk
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    asked: list[str]
+
+    @override
+    def log_message(self, format: str, *args: Any) -> None:
+        """Prints nothing."""
+
+    @override
+    def do_GET(self) -> None:
+        """A file of the folder."""
+        self.asked.append(self.path)
+        super().do_GET()
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A tiny COCO set as three archives on a local server, known as "tiny"; the paths that were asked for."""
+    root = write_tiny_coco(tmp_path / "source", {"train": 3, "val": 2})
+    packed = tmp_path / "served"
+    packed.mkdir()
+    for name in ("annotations", "train", "val"):
+        with zipfile.ZipFile(packed / f"{name}.zip", "w") as archive:
+            for file in sorted((root / name).iterdir()):
+                archive.write(file, f"{name}/{file.name}")
+    asked: list[str] = []
+    handler = type("Handler", (_Quiet,), {"asked": asked})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(handler, directory=str(packed)))
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    monkeypatch.setenv("no_proxy", "*")
+
+    def archive_of(name: str) -> Archive:
+        return Archive(
+            addresses=(f"http://127.0.0.1:{server.server_address[1]}/{name}.zip",),
+            creates=(name,),
+            source="the test",
+            digest=file_digest(packed / f"{name}.zip"),
+            size=(packed / f"{name}.zip").stat().st_size,
+        )
+
+    both, train, val = (archive_of(name) for name in ("annotations", "train", "val"))
+    tiny = Download(splits={"train": (both, train), "val": (both, val)}, default=("train", "val"))
+    monkeypatch.setitem(DOWNLOADS, "tiny", tiny)
+    yield asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_data_set_arrives_and_is_not_downloaded_again(
+    served: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert rcnn("data", "download", "tiny", "--split", "val", "--output", out) == 0
+    assert f"--data {out}" in capsys.readouterr().out
+    assert len(open_dataset(out, "val")) == 2
+    assert not (out / "train").exists()
+    assert rcnn("data", "download", "tiny", "--output", out) == 0
+    assert len(open_dataset(out, "train")) == 3
+    assert served == ["/annotations.zip", "/val.zip", "/train.zip"]
+    assert sorted(path.name for path in out.iterdir() if path.name[0] != ".") == [
+        "annotations", "rcnn-download.json", "train", "val"
+    ]  # fmt: skip
+
+
+def test_a_run_that_was_stopped_continues(served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_merge", stopped)
+        patch.setattr(module.os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            download_dataset("tiny", tmp_path / "out", splits=["val"])
+    assert len(open_dataset(download_dataset("tiny", tmp_path / "out", splits=["val"]), "val")) == 2
+
+
+def test_files_of_the_user_are_kept(served: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out" / "annotations").mkdir(parents=True)
+    with pytest.raises(FileExistsError, match="annotations exists and was not written by rcnn"):
+        download_dataset("tiny", tmp_path / "out")
+    assert served == []
+
+
+def test_what_is_refused(
+    served: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert rcnn("data", "download", "coco", "--output", tmp_path / "out") == 2
+    assert "no data set is called 'coco'; expected one of coco2017, coco2014" in capsys.readouterr().err
+    assert rcnn("data", "download", "tiny", "--split", "test", "--output", tmp_path / "out") == 2
+    assert "tiny has no split 'test'; expected one of train, val" in capsys.readouterr().err
+    monkeypatch.setattr(module.shutil, "disk_usage", full_disk)
+    assert rcnn("data", "download", "tiny", "--output", tmp_path / "out") == 2
+    assert "needs about 0.2 MB in" in capsys.readouterr().err
+
+
+def test_another_archive_is_refused(served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = DOWNLOADS["tiny"]
+    both, val = tiny.splits["val"]
+    wrong = replace(tiny, splits={"val": (both, replace(val, creates=("val2017",)))}, default=("val",))
+    monkeypatch.setitem(DOWNLOADS, "tiny", wrong)
+    with pytest.raises(DownloadError, match="contains val, expected val2017: it is not the file of the test"):
+        download_dataset("tiny", tmp_path / "out")
+
+
+def test_every_archive_of_the_catalogue_names_its_source() -> None:
+    archives = {archive for known in DOWNLOADS.values() for needed in known.splits.values() for archive in needed}
+    assert set(DOWNLOADS) >= {
+        "coco2017", "coco2014", "voc2007", "voc2012", "sbd", "refcoco", "lvis", "balloon"
+    }  # fmt: skip
+    assert len(archives) >= 18
+    for archive in archives:
+        assert archive.source
+        assert archive.creates
+        assert all(re.match(r"https?://[\w.-]+/", address) for address in archive.addresses)
+        assert re.fullmatch(r"|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.digest)
+        assert archive.name.endswith((".zip", ".tar", ".tgz"))
+    for name, known in DOWNLOADS.items():
+        assert set(known.default) <= set(known.splits), name

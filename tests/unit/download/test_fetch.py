@@ -1,0 +1,193 @@
+"""Downloads from a server that misbehaves: the right file, or one message in time; never a wrong or partial file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rcnn.download import fetch as module
+from rcnn.download.fetch import DownloadError, fetch
+from tests.unit.download.server import CONTENT, full_disk, serving
+
+DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
+PATIENCE = 1.5  # seconds
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    with serving() as found:
+        yield found
+
+
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+
+
+@pytest.fixture
+def ranges(server: tuple[str, list[tuple[str, str]]]) -> list[tuple[str, str]]:
+    server[1].clear()
+    return server[1]
+
+
+@pytest.mark.parametrize("kind", ["good", "chunked", "moved", "busy", "cut", "noranges", "mixed"])
+def test_the_file_arrives(
+    server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path, kind: str
+) -> None:
+    seen: list[tuple[int, int | None]] = []
+    target = fetch(
+        f"{server[0]}/{kind}/a.bin",
+        tmp_path / "a.bin",
+        digest=DIGEST,
+        size=len(CONTENT),
+        progress=lambda done, total: seen.append((done, total)),
+        patience=PATIENCE,
+    )
+    assert target.read_bytes() == CONTENT
+    assert seen[-1] == (len(CONTENT), len(CONTENT))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_cut_download_continues_where_it_stopped(
+    server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    fetch(f"{server[0]}/cut/b.bin", tmp_path / "b.bin", patience=PATIENCE)
+    assert [asked for _, asked in ranges] == ["", f"bytes={len(CONTENT) // 2}-"]
+    assert (tmp_path / "b.bin").read_bytes() == CONTENT
+
+
+def test_a_second_process_continues(
+    server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    address = f"{server[0]}/good/c.bin"
+    (tmp_path / "c.bin.part").write_bytes(CONTENT[:5000])
+    (tmp_path / "c.bin.part.json").write_text(json.dumps({"address": address, "validator": '"v1"'}))
+    fetch(address, tmp_path / "c.bin", digest=DIGEST, patience=PATIENCE)
+    assert [asked for _, asked in ranges] == ["bytes=5000-"]
+
+
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"address": "http://other/c.bin", "validator": "x"}'])
+def test_a_part_of_unknown_origin_is_not_continued(
+    server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path, note: str
+) -> None:
+    (tmp_path / "d.bin.part").write_bytes(b"something else")
+    (tmp_path / "d.bin.part.json").write_text(note)
+    fetch(f"{server[0]}/good/d.bin", tmp_path / "d.bin", patience=PATIENCE)
+    assert (tmp_path / "d.bin").read_bytes() == CONTENT
+    assert [asked for _, asked in ranges] == [""]
+
+
+def test_a_part_that_does_not_fit_is_forgotten(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
+    address = f"{server[0]}/beyond/e.bin"
+    (tmp_path / "e.bin.part").write_bytes(CONTENT + b"more")
+    (tmp_path / "e.bin.part.json").write_text(json.dumps({"address": address, "validator": '"v1"'}))
+    fetch(address, tmp_path / "e.bin", patience=PATIENCE)
+    assert (tmp_path / "e.bin").read_bytes() == CONTENT
+
+
+def test_a_new_version_starts_again(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
+    fetch(f"{server[0]}/changed/f.bin", tmp_path / "f.bin", patience=PATIENCE)
+    assert (tmp_path / "f.bin").read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"the server has no such file \(HTTP 404\).*Download it with a browser and save it as"),
+        ("denied", r"the server or proxy denies access \(HTTP 403\)"),
+        ("broken", r"the server answered HTTP 500"),
+        ("html", "the server answered with a web page instead of the file"),
+        ("gzip", "the server sent the file with the encoding 'gzip', expected none"),
+        ("short", "the server offers 100 bytes, expected 307,200: the file has changed there"),
+        ("long", "the server offers 614,400 bytes, expected 307,200"),
+        ("endless", "the server sent more than 307,200 bytes"),
+        ("to-file", r"file:///etc/hostname"),
+        ("to-ftp", r"ftp://127\.0\.0\.1/a\.bin"),
+        ("loop", "HTTP 302"),
+        ("stall", "the server did not answer in time"),
+        ("silent", "the server did not answer in time"),
+        ("drip", r"fewer than 16,384 bytes in 2 seconds"),
+        ("always-cut", "the connection ended after 100 of 307,200 bytes"),
+        ("garbage", "the answer was cut or damaged"),
+    ],
+)
+def test_one_message_in_time_and_no_file(
+    server: tuple[str, list[tuple[str, str]]], tmp_path: Path, kind: str, message: str
+) -> None:
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=message) as error:
+        fetch(f"{server[0]}/{kind}/a.bin", tmp_path / "a.bin", digest=DIGEST, size=len(CONTENT), patience=PATIENCE)
+    assert time.monotonic() - start < 2 * PATIENCE + 1
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_wrong_hash_is_no_file(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
+    with pytest.raises(DownloadError, match=r"has the hash md5:\w+, expected md5:0000: it has changed or is damaged"):
+        fetch(f"{server[0]}/good/a.bin", tmp_path / "a.bin", digest="md5:0000", patience=PATIENCE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mirror_takes_over(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
+    addresses = [f"{server[0]}/{kind}/a.bin" for kind in ("missing", "html", "good")]
+    assert fetch(addresses, tmp_path / "a.bin", digest=DIGEST, patience=PATIENCE).read_bytes() == CONTENT
+
+
+def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unresolved(*arguments: object) -> None:
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unresolved)
+    with pytest.raises(DownloadError, match=r"the name example\.org cannot be resolved.*Check the network"):
+        fetch("https://example.org/a.bin", tmp_path / "a.bin", patience=PATIENCE)
+    assert module.PATIENCE + 5 < 30
+
+
+def test_a_name_that_is_never_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asleep(*arguments: object) -> None:
+        time.sleep(5)
+
+    monkeypatch.setattr(socket, "getaddrinfo", asleep)
+    start = time.monotonic()
+    with pytest.raises(DownloadError, match=r"the name example\.org was not resolved in"):
+        fetch("https://example.org/a.bin", tmp_path / "a.bin", patience=0.5)
+    assert time.monotonic() - start < 2
+
+
+def test_a_closed_port(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    with pytest.raises(DownloadError, match="the connection was refused"):
+        fetch(f"http://127.0.0.1:{port}/a.bin", tmp_path / "a.bin", patience=PATIENCE)
+
+
+def test_a_proxy_is_used(
+    server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.delenv("no_proxy")
+    monkeypatch.setenv("http_proxy", server[0])
+    with pytest.raises(DownloadError):  # the server is no proxy, but it is asked
+        fetch("http://data.invalid/good/a.bin", tmp_path / "a.bin", patience=PATIENCE)
+    assert ranges[0][0] == "http://data.invalid/good/a.bin"
+
+
+@pytest.mark.parametrize("address", ["file:///etc/hostname", "ftp://example.org/a", "a.bin"])
+def test_other_addresses_are_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(DownloadError, match="expected https: or http:"):
+        fetch(address, tmp_path / "a.bin", patience=PATIENCE)
+
+
+def test_a_full_disk_is_noticed_before(
+    server: tuple[str, list[tuple[str, str]]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.shutil, "disk_usage", full_disk)
+    with pytest.raises(DownloadError, match=r"a\.bin needs 0\.3 MB, but only 0\.0 MB are free in"):
+        fetch(f"{server[0]}/good/a.bin", tmp_path / "a.bin", patience=PATIENCE)

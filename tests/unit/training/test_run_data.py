@@ -1,0 +1,172 @@
+"""The data of a run: held-out validation images, several validation sets, data sets from Python."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rcnn
+from rcnn.evaluation.api import dataset_for, held_out_of
+from rcnn.predictor import Predictor
+from rcnn.training.describe import class_lines, describe_start
+from rcnn.training.log import read_log
+from rcnn.training.plan import RunPlan, plan_training
+from rcnn.training.request import RunRequest
+from tests.command import rcnn as command
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+
+BRIEF = (*TINY_MODEL, "train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
+
+
+@pytest.fixture(scope="module")
+def undivided(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve training images, and no validation split."""
+    return write_tiny_coco(tmp_path_factory.mktemp("undivided"), {"train": 12}, size=(48, 64))
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training split and two validation splits."""
+    return write_tiny_coco(tmp_path_factory.mktemp("several"), {"train": 2, "val": 2, "val_night": 1}, size=(48, 64))
+
+
+def planned(data: Path | rcnn.Dataset, words: tuple[str, ...] = BRIEF, **options: Any) -> RunPlan:
+    return plan_training(RunRequest(model="mask_rcnn_compact", data=data, overrides=words, device="cpu", **options))
+
+
+def test_images_are_held_out_where_there_is_no_validation_split(undivided: Path) -> None:
+    plan = planned(undivided)
+    assert plan.held_out is not None
+    [validation] = plan.validations
+    assert (len(plan.dataset), len(validation)) == (10, 2)
+    assert not set(plan.dataset.image_ids) & set(validation.image_ids)
+    assert set(validation.file_names) == set(plan.held_out.files)
+    assert (plan.dataset.split, validation.split) == ("train", "train (held out)")
+    lines = "\n".join(describe_start(plan))
+    assert "2 of 12 images are held out from training, see --val-fraction" in lines
+    assert planned(undivided).held_out == plan.held_out
+    record = json.loads(json.dumps(plan.record()))
+    assert record["splits"] == ["train", "none"]
+    assert record["held_out"] == {"split": "train", "fraction": 0.2, "files": list(plan.held_out.files)}
+
+
+def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
+    half = planned(undivided, val_fraction=0.5)
+    assert len(half.validations[0]) == 6
+    without: list[dict[str, Any]] = [{"val_fraction": 0.0}, {"val_splits": ("none",)}]
+    for options in without:
+        plan = planned(undivided, **options)
+        assert (plan.validations, plan.held_out, len(plan.dataset)) == ((), None, 12)
+    with pytest.raises(ValueError, match=r"val_fraction=1 \(--val-fraction\): expected 0 \(no images\) to less than 1"):
+        planned(undivided, val_fraction=1.0)
+    with pytest.raises(ValueError, match=r"val_fraction .* and a validation split .*: give one of them"):
+        planned(several, val_fraction=0.5, val_splits=("val",))
+    with pytest.raises(ValueError, match=r"has 2 images, too few to hold out 0.5 of them; expected at least 10"):
+        planned(several, val_fraction=0.5)
+    assert [one.split for one in planned(several).validations] == ["val"]
+
+
+def test_a_small_set_is_not_divided(tmp_path: Path) -> None:
+    plan = planned(write_tiny_coco(tmp_path, {"train": 9}, size=(48, 64)))
+    assert plan.validations == ()
+    reason = "no split starts with 'val'; fewer than 10 images, so none are held out"
+    assert plan.reasons["val-split"] == reason
+    assert any(f"not evaluated, so without best/ ({reason}" in line for line in describe_start(plan))
+
+
+def test_a_run_with_held_out_images_is_resumed_and_evaluated(
+    undivided: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = rcnn.train("mask_rcnn_compact", undivided, tmp_path / "run", settings=BRIEF, log=lambda line: None)
+    assert run.best is not None
+    held_out = held_out_of(run.folder)
+    assert held_out is not None
+    assert (run.folder / "held_out.txt").read_text().splitlines() == list(held_out.files)
+    resumed = planned(undivided, ("train.steps=2",), output=run.folder, resume=True)
+    assert resumed.held_out == held_out
+    assert set(resumed.validations[0].file_names) == set(held_out.files)
+    with pytest.raises(ValueError, match=r"--val-fraction cannot change when a run is resumed: it is 0.2"):
+        planned(undivided, ("train.steps=2",), output=run.folder, resume=True, val_fraction=0.3)
+
+    words = [
+        "eval",
+        run.folder,
+        "--data",
+        undivided,
+        "--output",
+        tmp_path / "eval",
+        "--device",
+        "cpu",
+        "--pictures",
+        "0",
+    ]
+    assert command(*words) == 0
+    assert "evaluating on the 2 images of train that the run held out from training" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert metrics["counts"]["images"] == 2
+    predictor = Predictor(run.folder, device="cpu")
+    assert len(dataset_for(predictor, undivided, "train", held_out=held_out)) == 12
+    listed = dataset_for(predictor, undivided, f"train:{run.folder / 'held_out.txt'}")
+    assert set(listed.file_names) == set(held_out.files)
+    other = write_tiny_coco(tmp_path / "other", {"new": 3}, size=(48, 64))
+    assert len(dataset_for(predictor, other, held_out=held_out)) == 3
+    gone = replace(held_out, files=(*held_out.files, "gone.png"))
+    with pytest.raises(ValueError, match=r"does not have 1 image that the run held out from training \(gone.png\)"):
+        dataset_for(predictor, undivided, held_out=gone)
+
+
+def test_each_validation_set_is_evaluated(several: Path, tmp_path: Path) -> None:
+    run = rcnn.train(
+        "mask_rcnn_compact",
+        several,
+        tmp_path / "run",
+        settings=BRIEF,
+        val_split=["val", "val_night"],
+        log=lambda line: None,
+    )
+    [line] = [line for line in read_log(run.folder / "log.jsonl") if "bbox_AP" in line]
+    assert {"segm_AP", "val_night/bbox_AP", "val_night/segm_AP50"} <= line.keys()
+    assert json.loads((run.folder / "config.json").read_text())["splits"] == ["train", "val", "val_night"]
+    resumed = planned(several, ("train.steps=2",), output=run.folder, resume=True)
+    assert [one.split for one in resumed.validations] == ["val", "val_night"]
+    plan = planned(several, val_splits=("val_night", "train"))
+    text = "evaluated on 1 image with 2 objects (val_night) and 2 images with 4 objects (train)"
+    assert text in "\n".join(describe_start(plan))
+
+
+def test_data_sets_from_python(several: Path, undivided: Path) -> None:
+    training, validation = rcnn.open_dataset(several, "train"), rcnn.open_dataset(several, "val")
+    plan = planned(training, validation=validation)
+    assert (plan.dataset, plan.validations) == (training, (validation,))
+    assert plan.record()["data"] == str(several)
+    assert planned(training).validations == ()
+    assert len(planned(rcnn.open_dataset(undivided, "train")).validations[0]) == 2
+    other = rcnn.open_dataset(several, "val", classes=["disc", "square"])
+    with pytest.raises(ValueError, match=r"has the classes disc, square; expected square, disc in this order"):
+        planned(training, validation=other)
+
+
+def test_images_without_objects_can_be_left_out_of_training(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path, {"train": 3}, size=(48, 64))
+    file = data / "annotations" / "instances_train.json"
+    tables = json.loads(file.read_text())
+    tables["annotations"] = [one for one in tables["annotations"] if one["image_id"] != 2]
+    file.write_text(json.dumps(tables))
+    assert planned(data).dataset.image_ids == (1, 2, 3)
+    assert planned(data, (*BRIEF, "train.filter_empty=true")).dataset.image_ids == (1, 3)
+    file.write_text(json.dumps(tables | {"annotations": []}))
+    with pytest.raises(ValueError, match=r"train.filter_empty=true: no image of .* has an object to train on"):
+        planned(data, (*BRIEF, "train.filter_empty=true"), allow_empty=True)
+
+
+def test_the_objects_of_each_class_are_counted() -> None:
+    assert list(class_lines({"cat": 2, "dog": 5, "emu": 0})) == [
+        "objects per class: dog 5, cat 2",
+        "warning: no objects of emu to train on",
+    ]
+    [line] = class_lines({f"c{n}": 1 for n in range(103)})
+    assert line.endswith("c99 1 and 3 others")
