@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,13 +23,20 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
     return root, write_clean(root)
 
 
+@st.composite
+def mutated(draw: st.DrawFn, tables: Any) -> Any:
+    """The tables with one to three mutations."""
+    changed = copy.deepcopy(tables)
+    for _ in range(draw(st.integers(1, 3))):
+        changed = mutate(draw, changed)
+    return changed
+
+
 @settings(max_examples=MUTANTS // 4, deadline=None, suppress_health_check=list(HealthCheck))
 @given(drawn=st.data())
 def test_a_mutated_file_gives_a_report(clean: tuple[Path, Data], drawn: st.DataObject) -> None:
     root, data = clean
-    tables = copy.deepcopy(data["val"])
-    for _ in range(drawn.draw(st.integers(1, 3))):
-        tables = mutate(drawn.draw, tables)
+    tables = drawn.draw(mutated(data["val"]))
     write_tables(root, {"train": data["train"]})
     (root / "annotations" / "instances_val.json").write_text(json.dumps(tables))
     report = check_dataset(root, images=False)
@@ -44,9 +52,7 @@ def test_a_repaired_copy_of_a_mutated_file_has_fewer_errors(
     clean: tuple[Path, Data], tmp_path_factory: pytest.TempPathFactory, drawn: st.DataObject
 ) -> None:
     root, data = clean
-    tables = copy.deepcopy(data["val"])
-    for _ in range(drawn.draw(st.integers(1, 3))):
-        tables = mutate(drawn.draw, tables)
+    tables = drawn.draw(mutated(data["val"]))
     write_tables(root, {"train": data["train"]})
     (root / "annotations" / "instances_val.json").write_text(json.dumps(tables))
     report = fix_dataset(root, tmp_path_factory.mktemp("fixed"))
