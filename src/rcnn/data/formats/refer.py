@@ -91,7 +91,7 @@ def _refs_in(folder: Path) -> dict[str, Path]:
 
 def _split_names(file: Path) -> set[str]:
     try:
-        references, _ = _references(file)
+        references, _ = read_references(file)
     except (ValueError, OSError):
         return {"train"}  # reading it says what is wrong
     return {name for one in references for name in _names_of(one.split)}
@@ -105,15 +105,15 @@ def _names_of(split: str) -> Iterator[str]:
         yield from (f"test{letter}" for letter in split.removeprefix("test"))
 
 
-def _references(file: Path) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
+def read_references(file: Path) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
     """The references in a refs(*).p file, and the ref_ids of those that cannot be used."""
     status = file.stat()
-    return _read_references(file, status.st_mtime_ns, status.st_size)
+    return _read_file(file, status.st_mtime_ns, status.st_size)
 
 
 @lru_cache(maxsize=4)
-def _read_references(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
-    """As `_references`; `changed` and `size` are the file's, so that a changed file is read again."""
+def _read_file(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
+    """As `read_references`; `changed` and `size` are the file's, so that a changed file is read again."""
     content = read_plain_pickle(file)
     if not isinstance(content, list) or not content:
         raise ValueError(f"{file} is not a file of REFER: expected a list of references, got {excerpt(content)}")
@@ -148,7 +148,7 @@ def _reference(entry: object) -> Reference | None:
 def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     """The tables of the images that the expressions of a split are about."""
     warnings = Warnings(file)
-    references, unusable = _references(file)
+    references, unusable = read_references(file)
     warnings.add("no usable ids, split or sentences", SKIPPED, unusable, "reference")
     expressions: defaultdict[Id, list[str]] = defaultdict(list)
     used: set[Id] = set()
