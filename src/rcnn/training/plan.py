@@ -16,9 +16,9 @@ from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
-from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
+from rcnn.models.setting_tables import settings_table
 from rcnn.runtime.devices import choose_device
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
@@ -251,6 +251,6 @@ def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConf
 
 def _changes(before: Any, now: Any) -> list[str]:
     """The settings that differ, as KEY: OLD -> NEW."""
-    old, new = ({setting.path: setting.default for setting in describe(value)} for value in (before, now))
+    old, new = ({setting.path: setting.default for setting in settings_table(value)} for value in (before, now))
     keys = list(dict.fromkeys([*old, *new]))
     return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
