@@ -134,7 +134,7 @@ def test_mask_faster_rcnn_by_its_rules() -> None:
     net = slow.features(image, scale)
     scores, _, masks = slow.heads(net, boxes * scale)
     crops = slow.crop(net, boxes * scale)
-    spatial = slow.layer(crops, 4, 1)
+    spatial = slow.tail(crops)
 
     inclusive = boxes + np.array([0, 0, 1, 1])
     features = predictor.features(image, inclusive)
@@ -143,7 +143,7 @@ def test_mask_faster_rcnn_by_its_rules() -> None:
     np.testing.assert_allclose(features.vectors, spatial.mean((2, 3)), atol=1e-3)
     found = predictor.predict(image, boxes=inclusive, labels=labels)
     np.testing.assert_allclose(found.scores, scores[range(3), [label + 1 for label in labels]], atol=1e-4)
-    own = masks[range(3), [label + 1 for label in labels]].numpy()
+    own = present(masks)[range(3), [label + 1 for label in labels]].numpy()
     expected = np.stack([paste(mask, box, image.shape[:2]) for mask, box in zip(own, boxes, strict=True)])
     assert (present(found.masks) != expected).mean() < 1e-3
     best = predictor.predict(image, boxes=inclusive)

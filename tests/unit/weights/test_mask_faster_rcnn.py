@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+from typing_extensions import override
 
+from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
@@ -68,10 +73,14 @@ def peer_state(seed: int = 0) -> dict[str, Tensor]:
 
 
 class Slow:
-    """The rules of facts/chainer_fcis_refer.md, chapter 4, one image, box by box."""
+    """The rules of facts/chainer_fcis_refer.md, chapter 4, one image, box by box.
 
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        self.state = state
+    `align` is POOLING_ALIGN, `max_pool` RESNET.MAX_POOL, `top` the RPN_TOP_N of TEST.MODE=top (0: with NMS).
+    """
+
+    def __init__(self, state: dict[str, Tensor], *, align: bool = False, max_pool: bool = False, top: int = 0) -> None:
+        self.state, self.align, self.max_pool, self.top = state, align, max_pool, top
+        self.input = (0, 0)  # (height, width) of the resized image
 
     def normed(self, x: Tensor, conv: str, bn: str, stride: int = 1, padding: int = 0) -> Tensor:
         s = self.state
@@ -87,28 +96,40 @@ class Slow:
         return F.relu(y + self.normed(x, f"{place}.downsample.0", f"{place}.downsample.1", stride))
 
     def crop(self, net: Tensor, rois: np.ndarray) -> Tensor:
-        high, wide = net.shape[2:]
-        x1, y1, x2, y2 = (torch.from_numpy(rois / 16).float()[:, i] for i in range(4))
+        high, wide = self.input if self.align else net.shape[2:]
+        x1, y1, x2, y2 = (torch.from_numpy(rois if self.align else rois / 16).float()[:, i] for i in range(4))
         theta = torch.zeros(len(rois), 2, 3)
         theta[:, 0, 0], theta[:, 0, 2] = (x2 - x1) / (wide - 1), (x1 + x2 - wide + 1) / (wide - 1)
         theta[:, 1, 1], theta[:, 1, 2] = (y2 - y1) / (high - 1), (y1 + y2 - high + 1) / (high - 1)
-        grid = F.affine_grid(theta, [len(rois), 1, 7, 7], align_corners=True)
-        return F.grid_sample(net.expand(len(rois), -1, -1, -1), grid, align_corners=True)
+        side = 14 if self.align or self.max_pool else 7
+        grid = F.affine_grid(theta, [len(rois), 1, side, side], align_corners=True)
+        samples = F.grid_sample(net.expand(len(rois), -1, -1, -1), grid, align_corners=True)
+        return F.max_pool2d(samples, 2, 2) if side == 14 else samples
 
-    def heads(self, net: Tensor, rois: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    def tail(self, crops: Tensor) -> Tensor:
+        """The layers of the head: maps (N, F, 7, 7), or vectors (N, F)."""
+        return self.layer(crops, 4, 1)
+
+    def heads(self, net: Tensor, rois: np.ndarray) -> tuple[Tensor, Tensor, Tensor | None]:
         s = self.state
-        maps = self.layer(self.crop(net, rois), 4, 1)
-        mean = maps.mean((2, 3))
+        maps = self.tail(self.crop(net, rois))
+        mean = maps.mean((2, 3)) if maps.ndim == 4 else maps
         scores = F.linear(mean, s["cls_score_net.weight"], s["cls_score_net.bias"]).softmax(1)
         deltas = F.linear(mean, s["bbox_pred_net.weight"], s["bbox_pred_net.bias"]).view(len(rois), -1, 4)
+        deltas = deltas * torch.tensor([0.1, 0.1, 0.2, 0.2])
+        if "mask_up_sampling.weight" not in s:
+            return scores, deltas, None
         up = F.relu(F.conv_transpose2d(maps, s["mask_up_sampling.weight"], s["mask_up_sampling.bias"], stride=2))
         masks = F.conv2d(up, s["mask_pred_net.weight"], s["mask_pred_net.bias"]).sigmoid()
-        return scores, deltas * torch.tensor([0.1, 0.1, 0.2, 0.2]), masks
+        return scores, deltas, masks
 
     def features(self, image: np.ndarray, scale: float) -> Tensor:
         """The map (1, 1024, H, W) that regions are pooled from, of an image (H, W, 3) RGB uint8."""
         blob = resized(image[:, :, ::-1].astype(np.float64) - MEANS, scale)
-        x = torch.from_numpy(blob).float().permute(2, 0, 1)[None]
+        self.input = blob.shape[:2]
+        return self.backbone(torch.from_numpy(blob).float().permute(2, 0, 1)[None])
+
+    def backbone(self, x: Tensor) -> Tensor:
         x = F.relu(self.normed(x, "resnet.conv1", "resnet.bn1", 2, 3))
         x = F.max_pool2d(x, 3, 2, 1)
         for stage, stride in ((1, 1), (2, 2), (3, 2)):
@@ -137,7 +158,8 @@ class Slow:
                     moved_anchors.append(decoded(moved, delta))
                     objectness.append(objects[number, row, column].item())
         boxes = clipped(np.array(moved_anchors), tuple(round(side * scale) for side in size))
-        rois = boxes[suppressed(boxes, np.array(objectness), 0.7)[:topk]]
+        best = np.argsort(-np.array(objectness), kind="stable")[: self.top].tolist()
+        rois = boxes[best if self.top else suppressed(boxes, np.array(objectness), 0.7)[:topk]]
         scores, deltas, _ = self.heads(x, rois)
         found: list[tuple[np.ndarray, int, float]] = []
         for label in range(1, CLASSES + 1):
@@ -151,6 +173,8 @@ class Slow:
         found = [f for f in found if f[2] >= limit]
         boxes, labels = np.array([f[0] for f in found]), np.array([f[1] for f in found])
         _, _, masks = self.heads(x, boxes * scale)
+        if masks is None:
+            return boxes, labels, np.array([f[2] for f in found]), None
         own = masks[torch.arange(len(labels)), torch.from_numpy(labels) + 1].numpy()
         pasted = np.stack([paste(mask, box, size) for mask, box in zip(own, boxes, strict=True)])
         return boxes, labels, np.array([f[2] for f in found]), pasted
@@ -220,24 +244,122 @@ def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarra
     return canvas
 
 
-@torch.no_grad()
-def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
-    state = peer_state()
-    torch.save(state, tmp_path / "res101_mask_rcnn_iter_1250000.pth")
-    converted = convert(tmp_path / "res101_mask_rcnn_iter_1250000.pth", WORDS)
-    assert converted.skipped == ("resnet.fc.weight", "resnet.fc.bias")
-    detector = empty_detector(converted.config)
-    detector.load_state_dict(converted.state)
-    image = np.random.default_rng(1).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+class SlowVGG(Slow):
+    """VGG-16 of pytorch-faster-rcnn: torchvision's layers, without the last pooling; regions become 4096 numbers."""
+
+    @override
+    def backbone(self, x: Tensor) -> Tensor:
+        for layer in range(30):
+            name = f"vgg.features.{layer}"
+            if layer in (4, 9, 16, 23):
+                x = F.max_pool2d(x, 2, 2)
+            elif f"{name}.weight" in self.state:
+                x = F.relu(F.conv2d(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"], padding=1))
+        return x
+
+    @override
+    def tail(self, crops: Tensor) -> Tensor:
+        x = crops.flatten(1)
+        for layer in (0, 3):
+            name = f"vgg.classifier.{layer}"
+            x = F.relu(F.linear(x, self.state[f"{name}.weight"], self.state[f"{name}.bias"]))
+        return x
+
+
+class SlowMobileNet(Slow):
+    """MobileNet v1 of pytorch-faster-rcnn."""
+
+    def unit(self, x: Tensor, name: str, stride: int, groups: int = 1) -> Tensor:
+        s = self.state
+        padding = s[f"{name}.0.weight"].shape[-1] // 2
+        x = F.conv2d(x, s[f"{name}.0.weight"], None, stride, padding, groups=groups)
+        mean, variance = s[f"{name}.1.running_mean"], s[f"{name}.1.running_var"]
+        x = F.batch_norm(x, mean, variance, s[f"{name}.1.weight"], s[f"{name}.1.bias"], eps=1e-5)
+        return F.relu6(x)
+
+    def separable(self, x: Tensor, number: int) -> Tensor:
+        x = self.unit(x, f"mobilenet.Conv2d_{number}.depthwise", 2 if number in (2, 4, 6) else 1, x.shape[1])
+        return self.unit(x, f"mobilenet.Conv2d_{number}.pointwise", 1)
+
+    @override
+    def backbone(self, x: Tensor) -> Tensor:
+        x = self.unit(x, "mobilenet.Conv2d_0", 2)
+        for number in range(1, 12):
+            x = self.separable(x, number)
+        return x
+
+    @override
+    def tail(self, crops: Tensor) -> Tensor:
+        return self.separable(self.separable(crops, 12), 13)
+
+
+def faster_state(network: str) -> dict[str, Tensor]:
+    """Tensors by pytorch-faster-rcnn's names: VGG-16 with 64 features, or MobileNet with 1/4 of its width."""
+    draw = torch.Generator().manual_seed(3)
+    state: dict[str, Tensor] = {}
+
+    def layer(name: str, *shape: int, gain: float = 1.4, bias: bool = True) -> None:
+        state[f"{name}.weight"] = torch.randn(shape, generator=draw) * gain / int(np.prod(shape[1:])) ** 0.5
+        if bias:
+            state[f"{name}.bias"] = torch.randn(shape[0], generator=draw) * 0.05
+
+    def unit(name: str, *shape: int) -> None:
+        layer(f"{name}.0", *shape, bias=False)
+        state[f"{name}.1.weight"] = 1 + 0.1 * torch.randn(shape[0], generator=draw)
+        state[f"{name}.1.bias"] = 0.3 + 0.1 * torch.randn(shape[0], generator=draw)
+        state[f"{name}.1.running_mean"] = 0.1 * torch.randn(shape[0], generator=draw)
+        state[f"{name}.1.running_var"] = 0.5 + torch.rand(shape[0], generator=draw)
+        state[f"{name}.1.num_batches_tracked"] = torch.tensor(0)
+
+    if network == "vgg16":
+        places, widths = (
+            (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28),
+            (64,) * 2 + (128,) * 2 + (256,) * 3 + (512,) * 6,
+        )
+        for place, (before, after) in zip(places, pairwise((3, *widths)), strict=True):
+            layer(f"vgg.features.{place}", after, before, 3, 3, gain=0.05 if place == 0 else 1.4)
+        layer("vgg.classifier.0", 64, 512 * 49)
+        layer("vgg.classifier.3", 64, 64)
+        channels, features = 512, 64
+    else:
+        widths = [int(width / 4) for width in (64, 128, 128, 256, 256, 512, 512, 512, 512, 512, 512, 1024, 1024)]
+        unit("mobilenet.Conv2d_0", 8, 3, 3, 3)
+        state["mobilenet.Conv2d_0.0.weight"] *= 0.02
+        for number, (before, after) in enumerate(pairwise((8, *widths)), start=1):
+            unit(f"mobilenet.Conv2d_{number}.depthwise", before, 1, 3, 3)
+            unit(f"mobilenet.Conv2d_{number}.pointwise", after, before, 1, 1)
+        channels, features = 128, 256
+    layer("rpn_net", 512, channels, 3, 3, gain=0.4)  # larger logits would saturate, and equal scores have no order
+    layer("rpn_cls_score_net", 2 * ANCHORS, 512, 1, 1, gain=2.0)
+    layer("rpn_bbox_pred_net", 4 * ANCHORS, 512, 1, 1, gain=0.3)
+    layer("cls_score_net", CLASSES + 1, features, gain=1.5)
+    layer("bbox_pred_net", 4 * (CLASSES + 1), features, gain=0.3)
+    return state
+
+
+IMAGE = np.random.default_rng(1).integers(0, 256, (61, 83, 3), dtype=np.uint8)
+
+
+def predicted(config: DetectorConfig, state: dict[str, Tensor]) -> ImageDetections:
+    detector = empty_detector(config)
+    detector.load_state_dict(state)
     [found] = Predictor(detector.eval(), classes=["a", "b", "c"], device="cpu").predict(
-        [torch.from_numpy(image).permute(2, 0, 1)]
+        [torch.from_numpy(IMAGE).permute(2, 0, 1)]
     )
-    boxes, labels, scores, masks = Slow(state).detect(image, 90, 150, 30)
+    return found
+
+
+def assert_equal(found: ImageDetections, slow: Slow, topk: int = 30) -> None:
+    """The detections are those of the slow code: boxes, classes, scores, and masks if it has any."""
+    boxes, labels, scores, masks = slow.detect(IMAGE, 90, 150, topk)
     ours = found.boxes - np.array([0, 0, 1, 1], np.float32)  # theirs end on the last pixel
     assert len(boxes) > 10
     order = match_sets(ours, boxes, found.labels, labels)
     np.testing.assert_allclose(ours[order], boxes, atol=2e-2)
     np.testing.assert_allclose(found.scores[order], scores, atol=1e-4)
+    assert (found.box_masks is None) == (masks is None)
+    if masks is None:
+        return
     canvases = np.zeros_like(masks)
     regions = list(found.regions() or ())
     for canvas, place in zip(canvases, order, strict=True):
@@ -245,6 +367,54 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
         canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
     assert masks.any()
     assert (canvases != masks).mean() < 1e-3
+
+
+@torch.no_grad()
+def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
+    state = peer_state()
+    torch.save(state, tmp_path / "res101_mask_rcnn_iter_1250000.pth")
+    converted = convert(tmp_path / "res101_mask_rcnn_iter_1250000.pth", WORDS)
+    assert converted.skipped == ("resnet.fc.weight", "resnet.fc.bias")
+    assert_equal(predicted(converted.config, converted.state), Slow(state))
+
+
+@pytest.mark.parametrize(
+    ("words", "rules"),
+    [
+        ("POOLING_ALIGN=True", {"align": True}),
+        ("RESNET.MAX_POOL=True", {"max_pool": True}),
+        ("TEST.MODE=top TEST.RPN_TOP_N=60", {"top": 60}),
+    ],
+)
+@torch.no_grad()
+def test_options_by_the_rules_and_by_us(words: str, rules: dict[str, Any]) -> None:
+    state = peer_state()
+    converted = convert_state(mask_faster_rcnn.SYSTEM, state, f"{WORDS} {words}")
+    assert_equal(predicted(converted.config, converted.state), Slow(state, **rules))
+
+
+@pytest.mark.parametrize(("network", "slow"), [("vgg16", SlowVGG), ("mobilenet_v1", SlowMobileNet)])
+@torch.no_grad()
+def test_other_networks_by_the_rules_and_by_us(network: str, slow: type[Slow]) -> None:
+    state = faster_state(network)
+    assert mask_faster_rcnn.SYSTEM.recognises(state)
+    converted = convert_state(mask_faster_rcnn.SYSTEM, state, WORDS)
+    assert converted.config.backbone.kind == network
+    assert converted.config.name == f"faster_rcnn_{network}"
+    assert_equal(predicted(converted.config, converted.state), slow(state, max_pool=True))
+
+
+def test_aligned_pooling_depends_on_each_image_not_on_the_padding_of_its_batch() -> None:
+    """The images of a batch are pooled as alone."""
+    converted = convert_state(mask_faster_rcnn.SYSTEM, peer_state(), f"{WORDS} POOLING_ALIGN=True")
+    detector = empty_detector(converted.config)
+    detector.load_state_dict(converted.state)
+    predictor = Predictor(detector.eval(), classes=["a", "b", "c"], device="cpu")
+    image = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    boxes = np.array([[5.0, 7.0, 50.0, 40.0]])
+    alone = predictor.predict(image, boxes=boxes)
+    beside = predictor.predict([image, image.repeat(1, 1, 2)[:, :, :120]], boxes=[boxes, boxes])[0]
+    np.testing.assert_allclose(beside.scores, alone.scores, atol=0.02)  # zeros beside the map differ at the border
 
 
 def test_settings_come_from_the_file() -> None:
@@ -267,7 +437,7 @@ def test_settings_come_from_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
-    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
+    [("TEST.MODE=best", "'nms' or 'top'"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
      ("TEST.MAX_SIZE=x", "such as 1000"),
      ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],
