@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rcnn.data import Dataset, ImageRecord, open_dataset
     from rcnn.data.images import read_image
+    from rcnn.data.inspect.check import check_dataset
+    from rcnn.data.inspect.divide import split_dataset
+    from rcnn.data.inspect.fix import fix_dataset
+    from rcnn.data.inspect.info import describe_dataset
     from rcnn.data.loading import TrainingBatch, training_batches
+    from rcnn.download.datasets import download_dataset
+    from rcnn.drawing.browse import browse_dataset
     from rcnn.evaluation.api import evaluate
     from rcnn.evaluation.evaluate import Evaluation
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
@@ -26,6 +32,7 @@ if TYPE_CHECKING:
     from rcnn.results import DetectedObject, ImageDetections
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
     from rcnn.training.api import TrainingRun, train
+    from rcnn.training.publish import push_to_hub
     from rcnn.training.settings import TrainConfig
     from rcnn.tta import AugmentedPredictor
     from rcnn.weights.api import convert, load
@@ -53,10 +60,15 @@ __all__ = [
     "TrainingBatch",
     "TrainingRun",
     "__version__",
+    "browse_dataset",
     "build_detector",
+    "check_dataset",
     "convert",
+    "describe_dataset",
+    "download_dataset",
     "download_weights",
     "evaluate",
+    "fix_dataset",
     "list_models",
     "list_weights",
     "load",
@@ -64,8 +76,10 @@ __all__ = [
     "model_config",
     "open_dataset",
     "override",
+    "push_to_hub",
     "read_image",
     "save_checkpoint",
+    "split_dataset",
     "train",
     "training_batches",
 ]
@@ -88,10 +102,15 @@ _MODULES = {  # public name -> the module that defines it
     "TrainConfig": "rcnn.training.settings",
     "TrainingBatch": "rcnn.data.loading",
     "TrainingRun": "rcnn.training.api",
+    "browse_dataset": "rcnn.drawing.browse",
     "build_detector": "rcnn.models",
+    "check_dataset": "rcnn.data.inspect.check",
     "convert": "rcnn.weights.api",
+    "describe_dataset": "rcnn.data.inspect.info",
+    "download_dataset": "rcnn.download.datasets",
     "download_weights": "rcnn.weights.catalogue.api",
     "evaluate": "rcnn.evaluation.api",
+    "fix_dataset": "rcnn.data.inspect.fix",
     "list_models": "rcnn.models",
     "list_weights": "rcnn.weights.catalogue.api",
     "load": "rcnn.weights.api",
@@ -99,8 +118,10 @@ _MODULES = {  # public name -> the module that defines it
     "model_config": "rcnn.models",
     "open_dataset": "rcnn.data",
     "override": "rcnn.models.overrides",
+    "push_to_hub": "rcnn.training.publish",
     "read_image": "rcnn.data.images",
     "save_checkpoint": "rcnn.weights.checkpoint",
+    "split_dataset": "rcnn.data.inspect.divide",
     "train": "rcnn.training.api",
     "training_batches": "rcnn.data.loading",
 }

@@ -204,7 +204,9 @@ def test_eval_of_a_split_that_is_not_there(
     assert "val2017" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["train", "eval", "predict", "convert", "models", "download", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "command", ["train", "eval", "predict", "convert", "models", "download", "push", "doctor", "demo"]
+)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert rcnn(command, "--help") == 0
     assert len(capsys.readouterr().out.splitlines()) > 5

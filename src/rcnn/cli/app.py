@@ -15,6 +15,7 @@ from rcnn.cli.eval import evaluate
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
 from rcnn.cli.predict import predict
+from rcnn.cli.push import push
 from rcnn.cli.train import train
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command("predict")(predict)
 app.command("convert")(convert)
 app.add_typer(models, name="models")
 app.command("download")(download)
+app.command("push")(push)
 app.add_typer(data, name="data")
 app.command("doctor")(doctor)
 app.command("demo")(demo)

@@ -165,3 +165,66 @@ def download(
     if DOWNLOADS[name].note:
         typer.echo(DOWNLOADS[name].note)
     typer.echo(f"{name} is complete: use it with --data {folder}")
+
+
+@data.command("info")
+def info(
+    directory: Directory,
+    split: Split = "",
+    annotations: Annotations = "",
+    keypoints: Keypoints = False,
+    as_json: AsJson = False,
+    output: Annotated[Path | None, typer.Option(help="Folder for info.svg, a picture, and info.json.")] = None,
+) -> None:
+    """Count the images and objects per class, split and size, and suggest an image size and anchors.
+
+    Example: rcnn data info photos/ --output described
+    """
+    from rcnn.data.inspect.info import describe_dataset
+
+    found = describe_dataset(directory, split=split, annotations=annotations, keypoints=keypoints)
+    if output is not None:
+        from rcnn.drawing.dataset_chart import dataset_svg
+        from rcnn.outputs import OutputFolder
+
+        with OutputFolder(output) as folder:
+            folder.require_free("info.svg", "info.json")
+            folder.write_text("info.svg", dataset_svg(found))
+            folder.write_json("info.json", found.to_dict(), indent=2)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    for line in found.lines():
+        typer.echo(line)
+    if output is not None:
+        typer.echo(f"wrote {output / 'info.svg'}, {output / 'info.json'}")
+
+
+@data.command("browse")
+def browse(
+    directory: Directory,
+    split: Split = "",
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for browse.html. Defaults to a new runs/browse-NAME-N.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Images per split, evenly spread (0 = all).", min=0)] = 50,
+    annotations: Annotations = "",
+    keypoints: Keypoints = False,
+) -> None:
+    """Write a page with the annotated images of a data set: one HTML file, to look at or to send.
+
+    Example: rcnn data browse photos/ --split val --output looked
+    """
+    from rcnn.cli.progress import progress_bar
+    from rcnn.drawing.browse import browse_dataset
+
+    page = browse_dataset(
+        directory,
+        output,
+        split=split,
+        limit=limit,
+        annotations=annotations,
+        keypoints=keypoints,
+        progress=progress_bar,
+    )
+    typer.echo(f"wrote {page}")

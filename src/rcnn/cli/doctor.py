@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
+import queue
 import re
 import sys
+import threading
+import urllib.error
+import urllib.request
 from types import ModuleType
 
 import typer
 
 EXTRA = re.compile(r"([\w.-]+).*;\s*extra == ['\"](\w+)['\"]")  # a requirement of an extra: package and extra
+HOST = "https://download.pytorch.org"  # of torchvision's weights
+WAIT = 3.0  # seconds for its answer
 CORE = ("torchvision", "numpy", "pillow", "safetensors", "typer", "rich", "hotcoco", "jinja2", "matplotlib")
 
 
@@ -39,7 +46,46 @@ def doctor() -> None:
         except importlib.metadata.PackageNotFoundError:
             _row(f"extra: {extra}", "not installed", package)
             missing.append(f"pip install 'rcnn[{extra}]'   # optional")
-    typer.echo("\nto install what is missing:\n  " + "\n  ".join(missing) if missing else "\nnothing is missing")
+    _weights()
+    lines = "\n  ".join(dict.fromkeys(missing))
+    typer.echo(f"\nto install what is missing:\n  {lines}" if missing else "\nnothing is missing")
+
+
+def _weights() -> None:
+    """The cache of published weights, and whether more can be downloaded."""
+    try:
+        from rcnn.weights.catalogue.cache import cache_folder, cached_names, is_offline
+    except (ImportError, OSError):
+        return  # a package is missing, as said above
+    folder = cache_folder()
+    parent = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    names = cached_names()
+    state = ", ".join(names) if names else "empty"
+    _row("cache of weights", str(folder), state if os.access(parent, os.W_OK) else f"{state}; not writable")
+    if is_offline():
+        _row("network", "not used", "--offline or RCNN_OFFLINE")
+    else:
+        _row("network", _network(), f"{HOST}; without it: RCNN_CACHE, docs/weights.md")
+
+
+def _network() -> str:
+    """Whether a publisher of weights answers, through the proxy if one is set."""
+    answers: queue.Queue[str] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(HOST, method="HEAD"), timeout=WAIT).close()
+            answers.put("reachable")
+        except urllib.error.HTTPError:  # an answer all the same
+            answers.put("reachable")
+        except (OSError, ValueError):
+            answers.put("not reachable")
+
+    threading.Thread(target=ask, daemon=True).start()  # the system may look for the name for minutes
+    try:
+        return answers.get(timeout=WAIT)
+    except queue.Empty:
+        return f"no answer in {WAIT:.0f} seconds"
 
 
 def _extras() -> list[tuple[str, str]]:

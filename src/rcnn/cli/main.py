@@ -22,6 +22,7 @@ COMMANDS = {
     "convert": "Convert a checkpoint of another framework, or export to one.",
     "models": "List the models and their published weights, or show the settings of one.",
     "download": "Download published weights by name, verify and convert them.",
+    "push": "Upload a checkpoint with a model card to the Hugging Face Hub.",
     "data": "Check, describe, divide and download data sets.",
     "doctor": "Show what this machine has, and how to install what is missing.",
     "demo": "Train and evaluate a small Mask R-CNN on synthetic images, in minutes.",

@@ -9,10 +9,11 @@ Letters: I images, A objects, K classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from rcnn.data.checks.tables import Annotation, Category, Image, Tables
 from rcnn.data.messages import Warnings, close_to, counted, few
@@ -31,8 +32,11 @@ def assemble(
     classes: Sequence[str] | None,
     ignore_others: bool,
     reader: Reader,
+    pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
     """The data set of the tables. `classes` and `ignore_others` as in `open_dataset`; `reader` reads the tables again.
+
+    `pixels` reads images that are no files.
 
     Raises ValueError if `classes` contains a name twice.
     """
@@ -62,6 +66,7 @@ def assemble(
         warnings=(*(one.line() for one in tables.findings), *others, *warnings.lines()),
         notes=tables.notes,
         metric=tables.metric,
+        pixels=pixels,
     )
 
 

@@ -8,18 +8,23 @@ Letters: I images, A objects of the whole data set, N objects of one image, J ke
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
+from rcnn.data.images import read_image
 from rcnn.data.messages import Finding, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
+
+if TYPE_CHECKING:
+    from rcnn.data.own import DetectionData
 
 Reader = Callable[[KnownImages | None], Tables]
 
@@ -40,6 +45,11 @@ class ImageRecord:
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
     expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) what people call each object; only of REFER's sets
+    pixels: Callable[[], Tensor] | None = None  # reads an image that is no file; `path` is then only its name
+
+    def read(self) -> Tensor:
+        """The image, uint8 RGB (3, H, W), upright. Raises ValueError or OSError if it cannot be read."""
+        return read_image(self.path) if self.pixels is None else self.pixels()
 
     def __post_init__(self) -> None:
         count = len(self.boxes)
@@ -106,6 +116,42 @@ class Dataset:
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it
     notes: tuple[str, ...] = ()  # decisions that are not about faults, a line each
     metric: MetricName = "coco"  # what the format's data sets are evaluated with, see `rcnn.metrics`
+    pixels: Callable[[int], Tensor] | None = None  # reads image i, uint8 RGB (3, H, W); None: images are files
+
+    @classmethod
+    def from_records(
+        cls,
+        records: Iterable[Mapping[str, Any] | ImageRecord],
+        classes: Sequence[str] | None = None,
+        *,
+        keypoints: Sequence[str] = (),
+    ) -> Dataset:
+        """A data set of annotated images, one dict (or ImageRecord) per image.
+
+        Keys: `file`, the path of the image; `labels`, a class name or number per object; and of each object `boxes`
+        (x1, y1, x2, y2 in pixels), `segmentations` (polygons [[x, y, x, y, ...], ...], run lengths as COCO's, or a bool
+        mask (H, W)), `keypoints` (J, 3), `crowd`, `areas`. `image_id`, `height` and `width` are optional.
+        `classes` give the labels their names (default: the names in alphabetical order); `keypoints` names the
+        keypoints. Fields are checked as those of annotation files are. Raises ValueError or OSError, with the record
+        and what is wrong in it.
+        """
+        from rcnn.data.own import dataset_of_records
+
+        return dataset_of_records(records, classes, keypoints)
+
+    @classmethod
+    def from_torch(
+        cls, data: DetectionData, classes: Sequence[str], *, first_label: int = 0, keypoints: Sequence[str] = ()
+    ) -> Dataset:
+        """A torch data set in torchvision's form, `data[i]` being an image and a dict of its objects.
+
+        See `rcnn.data.own.DetectionData` for the dict. Each image is read once now, for its objects, and again whenever
+        it is used, also by worker processes; augmentation belongs to the training settings. `first_label`: the label
+        of classes[0], 1 where 0 is the background. Raises ValueError for what is not in this form.
+        """
+        from rcnn.data.own import dataset_of_torch
+
+        return dataset_of_torch(data, classes, first_label=first_label, keypoints=keypoints)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -134,6 +180,7 @@ class Dataset:
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=tuple(objects.ids[first:last].tolist()),
             expressions=None if objects.expressions is None else objects.expressions[first:last],
+            pixels=None if self.pixels is None else partial(self.pixels, i),
         )
 
     @property
@@ -160,12 +207,13 @@ class Dataset:
             sizes=self.sizes[chosen],
             objects=self.objects.subset(objects, starts),
             reader=partial(_read_all, self.reader),
+            pixels=None if self.pixels is None else partial(_pixels_at, self.pixels, chosen),
         )
 
     @property
     def has_files(self) -> bool:
         """Whether the images are files."""
-        return True
+        return self.pixels is None
 
     @property
     def class_counts(self) -> dict[str, int]:
@@ -207,6 +255,11 @@ class Dataset:
         read = {image["id"]: image for image in tables.images}  # with LVIS' fields
         images = [read.get(image["id"], image) for image in images]
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}
+
+
+def _pixels_at(pixels: Callable[[int], Tensor], places: np.ndarray, i: int) -> Tensor:
+    """Image `i` of the part of a data set with the images at `places`."""
+    return pixels(int(places[i]))
 
 
 def _read_all(reader: Reader, known: KnownImages | None) -> Tables:

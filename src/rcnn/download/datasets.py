@@ -30,8 +30,8 @@ def download_dataset(
     output: Path | str = "",
     *,
     splits: Sequence[str] = (),
-    progress: Progress = no_progress,
-    log: Callable[[str], object] = lambda line: None,
+    progress: Progress | None = None,
+    log: Callable[[str], object] | None = None,
 ) -> Path:
     """Download a data set of `DOWNLOADS` to `output` (default: a folder with its name); the folder for --data.
 
@@ -55,9 +55,10 @@ def download_dataset(
             folder.claim(PACKED).mkdir(exist_ok=True)
             packed = folder.path / PACKED / archive.name
             if not packed.is_file():  # else complete, of a run that was stopped while it unpacked
-                with progress(archive.name) as count:
+                with (progress or no_progress)(archive.name) as count:
                     fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
-            log(f"unpacking {archive.name}")
+            if log is not None:
+                log(f"unpacking {archive.name}")
             _unpack(folder, archive, packed)
             done.append(archive.name)
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)

@@ -173,7 +173,7 @@ def _prepared(
 
 def _read(predictor: Predictor, record: ImageRecord) -> Prepared | str:
     try:
-        image, frame = predictor.prepare(record.path)
+        image, frame = predictor.prepare(record.read())
         require_size(record, frame.original)
     except (ValueError, OSError, MemoryError) as error:
         return str(error) or f"{record.path}: {type(error).__name__}"

@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from rcnn.data.images import read_image
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.segmentations import Segmentation
@@ -22,7 +21,7 @@ from rcnn.results import HALF_PIXEL, ImageDetections
 
 def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple[Example, ImageDetections]:
     """The detections in the image of `record` with a score of at least `score`, drawn beside the ground truth."""
-    image = read_image(record.path)
+    image = record.read()
     found = predictor.predict(image, score=score)
     picture = draw_objects(
         image,

@@ -26,6 +26,7 @@ from rcnn.weights.catalogue.names import (
 )
 from rcnn.weights.checkpoint import Checkpoint, empty_detector, load_checkpoint, read_checkpoint
 from rcnn.weights.differences import different_layers
+from rcnn.weights.hub import is_hub_name
 from rcnn.weights.transfer import transfer
 
 CONFIG = "config:"  # before the name of a config that was passed, in the record of a run
@@ -51,7 +52,7 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     """
     if model in MODELS:
         return model_config(model)
-    if not Path(model).exists() and not is_weight_name(model):
+    if not (Path(model).exists() or is_weight_name(model) or is_hub_name(model)):
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
         raise ValueError(unknown_model(model))

@@ -167,6 +167,12 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     )
 
 
+def checkpoint_files(path: str | Path) -> tuple[Path, Path]:
+    """The two files of the checkpoint in folder `path`, or of the best of the training run `path`."""
+    folder = _locate(Path(path))
+    return folder / CONFIG_FILE, folder / WEIGHTS_FILE
+
+
 def require_digest(path: Path, files: Mapping[str, str]) -> None:
     """ValueError unless the file `path` is the one whose digest config.json recorded in `files`."""
     if files.get(path.name) != sha256_of(path):
@@ -286,11 +292,14 @@ def _locate(path: Path) -> Path:
 
 
 def _named(name: str) -> Path:
-    """The checkpoint folder of published weights, in the cache. Raises as `cached_checkpoint`."""
+    """The checkpoint folder of published weights or of the Hub, in the cache. Raises as `cached_checkpoint`, `pull`."""
     # imported here: the cache writes checkpoints
     from rcnn.weights.catalogue.cache import cached_checkpoint
     from rcnn.weights.catalogue.names import find_entry, is_weight_name
+    from rcnn.weights.hub import is_hub_name, pull
 
+    if is_hub_name(name):
+        return pull(name)
     if is_weight_name(name):
         return cached_checkpoint(find_entry(name))
     if name in MODELS:

@@ -74,6 +74,15 @@ def read_record(path: Path) -> dict[str, Any]:
     return record
 
 
+def is_record(text: str) -> bool:
+    """Whether `text` is the content of a checkpoint's config.json, of any version."""
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and {"format", *FIELDS} <= record.keys()
+
+
 def warn_if_changed(record: Mapping[str, Any], path: Path) -> None:
     """Warn unless the `record` read from file `path` is what rcnn wrote there: people edit it to rename classes."""
     if record.get(DIGEST) != record_digest(record):

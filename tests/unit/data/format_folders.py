@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -41,9 +41,9 @@ def mask_of(annotation: dict[str, Any], image: dict[str, Any]) -> np.ndarray:
 
 
 def link(source: Path, target: Path) -> None:
-    """Make an image available in a data set."""
+    """Copy an image into a data set."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    os.symlink(source, target)
+    shutil.copy(source, target)
 
 
 def png(values: np.ndarray) -> str:

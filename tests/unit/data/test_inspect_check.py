@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -119,3 +120,15 @@ def test_every_fault_that_opening_reports_has_a_known_id() -> None:
                 named += [str(given.value)] if isinstance(given, ast.Constant) else []
     assert len(named) > 40
     assert set(named) <= set(KINDS)
+
+
+def test_the_page_lists_every_kind_and_its_example_runs(
+    clean: tuple[Path, Data], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "data_tools.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (error|warning) \| (.+) \|$", text, flags=re.MULTILINE)
+    assert rows == [(name, kind.severity, kind.meaning) for name, kind in KINDS.items()]
+    shutil.copytree(clean[0], tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    [example] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(example, {})  # noqa: S102

@@ -107,8 +107,8 @@ def test_objects_and_files_that_cannot_be_used_are_skipped_and_counted(tmp_path:
     for expected in (
         "1 annotation has no name (id a:2): skipped",
         "no bndbox of finite numbers xmin <= xmax, ymin <= ymax (id a:3): skipped",
-        "an XML file that is damaged, too large, not VOC's, or with a document type (id b): skipped",
-        "1 image has no XML file in Annotations (id d): skipped",
+        "an XML file that is damaged, too large, not VOC's, or with a document type (id b): not used",
+        "2 images have no readable XML file in Annotations (id b, d): skipped",
         "1 image has more than one line (id a): used once",
     ):
         assert expected in text, text

@@ -48,9 +48,9 @@ class Behaviour(BaseHTTPRequestHandler):
 
     def do_good(self, first: bool, content: bytes = CONTENT, tag: str = '"v1"') -> None:
         """The file, from the requested byte on if it is the same version."""
-        wanted, same = self.headers.get("Range", ""), self.headers.get("If-Range") == tag
-        if wanted and same:
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
+        asked, same = self.headers.get("Range", ""), self.headers.get("If-Range") == tag
+        if asked and same:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
             where = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self._send(content[start:], 206, Content_Range=where, ETag=tag)
         else:

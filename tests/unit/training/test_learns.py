@@ -33,8 +33,8 @@ SMALL = (
 
 @pytest.mark.slow
 def test_training_overfits_two_images(tmp_path: Path) -> None:
-    data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(128, 192))
-    words = [*SMALL, "input.min_size=128", "input.max_size=192", "train.steps=320", "train.flip=0"]
+    data = write_tiny_coco(tmp_path / "data", {"train": 2}, size=(96, 128))
+    words = [*SMALL, "input.min_size=96", "input.max_size=128", "train.steps=160", "train.flip=0"]
     outcome = run("mask_rcnn_compact", data, tmp_path / "run", words, splits=("train", "train"))
     assert outcome.metrics is not None
     assert outcome.metrics["segm"]["AP"] > 0.9

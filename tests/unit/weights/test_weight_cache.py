@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import rcnn
+from rcnn.cli import doctor
 from rcnn.download import fetch
 from rcnn.weights.catalogue import cache
 from rcnn.weights.catalogue.entry import Entry
@@ -143,8 +145,19 @@ def test_models_weights_says_what_is_local(
     capsys.readouterr()
     assert command("models", "weights", NAME) == 0
     shown = capsys.readouterr().out
-    assert shown.splitlines()[1].endswith("  yes")
     assert entry.url in shown
+    assert shown.splitlines()[1].endswith("  yes")
+    monkeypatch.setattr(doctor, "HOST", server[0])
+    assert command("doctor") == 0
+    rows = capsys.readouterr().out
+    assert re.search(rf"^cache of weights +.*cache +\({NAME}\)$", rows, re.MULTILINE)
+    assert re.search(r"^network +reachable ", rows, re.MULTILINE)
+    monkeypatch.setattr(doctor, "HOST", "http://nowhere.invalid")
+    assert command("doctor") == 0
+    assert re.search(r"^network +(not reachable|no answer in 3 seconds) ", capsys.readouterr().out, re.MULTILINE)
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    assert command("doctor") == 0
+    assert re.search(r"^network +not used ", capsys.readouterr().out, re.MULTILINE)
 
 
 def test_one_process_downloads_while_another_waits(

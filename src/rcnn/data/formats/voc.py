@@ -90,17 +90,15 @@ def read(
     without: list[str] = []
     for one in ids:
         described = _described(chosen, one, warnings)
-        if described is None and chosen.masks is None:
+        objects = _objects(chosen, one, described, warnings)
+        if objects is None:
             without.append(one)
             continue
+        found += objects
         size = None if described is None else described.size
         written = names.get(one) or (described.file_name if described else "") or f"{one}.jpg"
         entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
         images.append(entry | ({} if size is None else {"height": size[0], "width": size[1]}))
-        if chosen.masks is not None:
-            found += _instances(chosen.masks, one, described, warnings)
-        elif described is not None:
-            found += _boxes(one, described, warnings)
     _report_missing(without, ids, chosen, warnings)
     own = {str(annotation["category"]) for annotation in found}
     raw = named_tables(
@@ -186,8 +184,19 @@ def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | N
         return read_voc_image(file)
     except ValueError:
         what = "an XML file that is damaged, too large, not VOC's, or with a document type"
-        warnings.add(what, SKIPPED, [image_id], "image")
+        warnings.add(what, "not used", [image_id], "image")
         return None
+
+
+def _objects(split: _Split, image_id: str, described: VocImage | None, warnings: Warnings) -> list[RawEntry] | None:
+    """The objects of an image; None where its XML file, or its image of instances, is missing or damaged."""
+    if split.masks is None:
+        return None if described is None else list(_boxes(image_id, described, warnings))
+    try:
+        ids = read_ids(split.masks / "SegmentationObject" / f"{image_id}.png")
+    except (ValueError, OSError):  # also ImageError
+        return None
+    return list(_instances(split.masks, image_id, ids, described, warnings))
 
 
 def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[RawEntry]:
@@ -203,17 +212,14 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
             yield entry | {"iscrowd": 0, "difficult": int(one.difficult)}
 
 
-def _instances(root: Path, image_id: str, described: VocImage | None, warnings: Warnings) -> Iterator[RawEntry]:
-    """The instances in SegmentationObject, with the class of most of their pixels in SegmentationClass.
+def _instances(
+    root: Path, image_id: str, objects: np.ndarray, described: VocImage | None, warnings: Warnings
+) -> Iterator[RawEntry]:
+    """The instances in `objects`, the ids (H, W) of SegmentationObject, with the class of most of their pixels.
 
     Without that file, the class is that of the box in the XML with the largest IoU, which also says what is difficult.
     """
-    objects = read_ids(root / "SegmentationObject" / f"{image_id}.png")
-    class_file = root / "SegmentationClass" / f"{image_id}.png"
-    classes = read_ids(class_file).reshape(-1) if class_file.is_file() else None
-    if classes is not None and classes.size != objects.size:
-        warnings.add("a SegmentationClass of another size than SegmentationObject", "not used", [image_id], "image")
-        classes = None
+    classes = _classes(root / "SegmentationClass" / f"{image_id}.png", objects, warnings)
     names = _class_names_of(root)
     for number, pixels, mask in instances(objects, BACKGROUND):
         name = f"{image_id}:{number}"
@@ -229,6 +235,21 @@ def _instances(root: Path, image_id: str, described: VocImage | None, warnings: 
             continue
         entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
         yield entry | {"difficult": int(best is not None and best[1])}
+
+
+def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray | None:
+    """The classes (H * W,) of the pixels of `objects`; None where there is no file of that size that can be read."""
+    if not file.is_file():
+        return None
+    try:
+        classes = read_ids(file)
+    except ValueError:  # also ImageError
+        classes = np.zeros((0, 0))
+    if classes.shape != objects.shape:
+        what = "a SegmentationClass that is damaged, or of another size than SegmentationObject"
+        warnings.add(what, "not used", [file.stem], "image")
+        return None
+    return classes.reshape(-1)
 
 
 def _best_object(pixels: np.ndarray, width: int, described: VocImage | None) -> tuple[str, bool] | None:
@@ -260,11 +281,11 @@ def _class_names_of(root: Path) -> Sequence[str]:
 
 
 def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings) -> None:
-    """Warn of images without a readable XML file; refuse the split if that is all of them."""
+    """Warn of images without a readable annotation file; refuse the split if that is all of them."""
+    kind, place = ("XML", split.annotations) if split.masks is None else ("PNG", split.masks / "SegmentationObject")
     if without and len(without) == len(ids):
         raise FileNotFoundError(
-            f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable XML file in "
-            f"{split.annotations}: choose a split with annotations (VOC publishes none for test sets from 2008)"
+            f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable {kind} file "
+            f"in {place}: choose a split with annotations (VOC publishes none for test sets from 2008)"
         )
-    absent = [one for one in without if not (split.annotations / f"{one}.xml").is_file()]
-    warnings.add(f"no XML file in {split.annotations.name}", SKIPPED, absent, "image")
+    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image")

@@ -16,6 +16,7 @@ import numpy as np
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
+from rcnn.data.formats.files import collector_paused
 from rcnn.data.formats.layouts import locate, read_tables, splits_at
 from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
 from rcnn.data.inspect.outlines import check_outlines
@@ -52,11 +53,11 @@ class CheckReport:
     findings: tuple[Finding, ...]  # errors first
 
     @classmethod
-    def of(cls, directory: Path | str, checked: Sequence[CheckedSplit], findings: Sequence[Finding]) -> CheckReport:
+    def of(cls, path: Path | str, checked: Sequence[CheckedSplit], findings: Sequence[Finding]) -> CheckReport:
         """The report of `findings` in the splits that could be read."""
         severities: tuple[Severity, ...] = ("error", "warning")
         return cls(
-            root=Path(directory),
+            root=Path(path),
             images={one.dataset.split: len(one.dataset) for one in checked},
             objects={one.dataset.split: one.dataset.num_training_objects for one in checked},
             findings=tuple(one for severity in severities for one in findings if KINDS[one.kind].severity == severity),
@@ -104,7 +105,7 @@ class CheckReport:
 
 
 def check_dataset(
-    directory: Path | str,
+    path: Path | str,
     *,
     split: str = "",
     annotations: str = "",
@@ -113,7 +114,7 @@ def check_dataset(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     workers: int = 2,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> CheckReport:
     """Find the faults of a data set: of all its splits, or of one.
 
@@ -121,13 +122,13 @@ def check_dataset(
     `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError for a folder without
     annotations, ValueError for an id that does not exist; faults of the data itself are in the report.
     """
-    wanted = selected_kinds(only, skip)
-    decode = images and not wanted.isdisjoint(NEED_FILES)
+    chosen = selected_kinds(only, skip)
+    decode = images and not chosen.isdisjoint(NEED_FILES)
     checked, refused = read_splits(
-        directory, split, annotations, keypoints, images=decode, workers=workers, progress=progress
+        path, split, annotations, keypoints, images=decode, workers=workers, progress=progress or no_progress
     )
     findings = [*refused, *split_findings(checked), *set_findings(checked)]
-    return CheckReport.of(directory, checked, [one for one in findings if one.kind in wanted])
+    return CheckReport.of(path, checked, [one for one in findings if one.kind in chosen])
 
 
 def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
@@ -141,7 +142,7 @@ def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
 
 
 def read_splits(
-    directory: Path | str,
+    path: Path | str,
     split: str,
     annotations: str,
     keypoints: bool,
@@ -151,7 +152,7 @@ def read_splits(
     progress: Progress,
 ) -> tuple[list[CheckedSplit], list[Finding]]:
     """The splits that can be read, with their image files decoded if `images`; and a finding for each of the others."""
-    path = Path(directory)
+    path = Path(path)
     location = locate(path, annotations)
     names = [split] if split else splits_at(location)
     read: list[tuple[Tables, Dataset]] = []
@@ -183,7 +184,10 @@ def read_splits(
 
 
 def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
-    return assemble(tables, root=folder, split=split, classes=None, ignore_others=False, reader=lambda known: tables)
+    with collector_paused():
+        return assemble(
+            tables, root=folder, split=split, classes=None, ignore_others=False, reader=lambda known: tables
+        )
 
 
 def split_findings(checked: Iterable[CheckedSplit]) -> list[Finding]:

@@ -39,7 +39,7 @@ class Division:
 
 
 def split_dataset(
-    directory: Path | str,
+    path: Path | str,
     fractions: Sequence[float],
     output: Path | str,
     *,
@@ -48,7 +48,7 @@ def split_dataset(
     annotations: str = "",
     keypoints: bool = False,
     workers: int = 2,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> Division:
     """Divide `split` of a data set (the only one, if it has one) into parts of about `fractions` of every class.
 
@@ -61,7 +61,7 @@ def split_dataset(
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):
         raise ValueError(f"names {', '.join(parts)}: expected {len(fractions)} different names, one per fraction")
-    dataset = open_dataset(directory, split, annotations=annotations, keypoints=keypoints)
+    dataset = open_dataset(path, split, annotations=annotations, keypoints=keypoints)
     if len(dataset) < MIN_IMAGES:
         raise ValueError(
             f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "
@@ -69,7 +69,7 @@ def split_dataset(
         )
     with OutputFolder(output) as folder:
         require_free(folder, parts)
-        with progress("compare images", len(dataset)) as advance:
+        with (progress or no_progress)("compare images", len(dataset)) as advance:
             places = divide(dataset, fractions, workers=workers, advance=advance)
         if empty := [name for name, own in zip(parts, places, strict=True) if not own]:
             raise ValueError(
@@ -77,7 +77,7 @@ def split_dataset(
                 "copies of each other; choose other fractions"
             )
         inside = Path(output).resolve() == dataset.root.resolve()
-        with progress("write", len(dataset)) as advance:
+        with (progress or no_progress)("write", len(dataset)) as advance:
             for part in _parts(dataset, parts, places):
                 write_split(folder, part, copy=not inside, advance=advance)
     counts = class_counts(dataset)

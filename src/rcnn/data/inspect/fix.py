@@ -45,14 +45,14 @@ class FixReport:
 
 
 def fix_dataset(
-    directory: Path | str,
+    path: Path | str,
     output: Path | str,
     *,
     split: str = "",
     annotations: str = "",
     keypoints: bool = False,
     workers: int = 2,
-    progress: Progress = no_progress,
+    progress: Progress | None = None,
 ) -> FixReport:
     """Write a copy of a data set to `output` (COCO's layout, images copied) with its errors repaired.
 
@@ -60,20 +60,20 @@ def fix_dataset(
     nothing would be left, FileExistsError for files in `output` that rcnn did not write.
     """
     checked, refused = read_splits(
-        directory, split, annotations, keypoints, images=True, workers=workers, progress=progress
+        path, split, annotations, keypoints, images=True, workers=workers, progress=progress or no_progress
     )
-    before = CheckReport.of(directory, checked, [*refused, *split_findings(checked), *set_findings(checked)])
+    before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
     actions = [f"{one.what}: the split was not written" for one in refused]
     actions += [one.line() for one in before.findings if one.ids and one.kind in REPAIRED]
     leaked = _leaked_places(checked)
     cleaned = [_clean(one, leaked.get(place, set()), actions) for place, one in enumerate(checked)]
     cleaned = [one for one in cleaned if one.images]
     if not cleaned:
-        raise ValueError(f"{directory}: no image is left after the repair: " + "; ".join(actions[:3]))
+        raise ValueError(f"{path}: no image is left after the repair: " + "; ".join(actions[:3]))
     cleaned = _with_same_categories(cleaned, actions)
     with OutputFolder(output) as folder:
         require_free(folder, [one.name for one in cleaned])
-        with progress("copy images", sum(len(one.images) for one in cleaned)) as advance:
+        with (progress or no_progress)("copy images", sum(len(one.images) for one in cleaned)) as advance:
             for one in cleaned:
                 write_split(folder, one, advance=advance)
     after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)

@@ -81,6 +81,8 @@ class Copies:
 
 def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]]) -> list[Copies]:
     """The copies within each split and between splits. Without `files`, only those with the same path are found."""
+    if len(datasets) < 2 and not any(files):
+        return []
     paths = [[os.path.realpath(one.folder / name) for name in one.file_names] for one in datasets]
     split = np.repeat(np.arange(len(datasets)), [len(one) for one in paths])
     place = np.concatenate([np.arange(len(one)) for one in paths]) if paths else np.zeros(0, dtype=np.int64)

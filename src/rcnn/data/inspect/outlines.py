@@ -1,6 +1,6 @@
 """Checks of outlines that opening a data set leaves out, for all objects at once.
 
-Letters: A objects, P polygons (parts of objects), V points of a polygon, Q points of all polygons.
+Letters: A objects, P polygons (parts of objects), V points of each polygon, Q points of all polygons.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rcnn.ops.coco_backend import Rle, rle_area, rle_box
 
 MIN_AREA = 4.0  # pixels of an outline; smaller ones vanish in the network's input
 MIN_DIFFERENCE = 2.0  # pixels between a side of a box and of its outline
-_COMPARED = 1 << 22  # pairs of edges compared at a time
+_COMPARED = 1 << 16  # pairs of edges compared at a time: they stay in the cache
 Bools = npt.NDArray[np.bool_]
 
 
@@ -85,14 +85,22 @@ def crossing_polygons(outlines: Outlines) -> Bools:
     starts, ends = outlines.point_starts[:-1] // 2, outlines.point_starts[1:] // 2  # (P,)
     points, counts = outlines.points.reshape(-1, 2), ends - starts
     found = np.zeros(len(starts), dtype=bool)
-    for count in np.unique(counts[counts > 3]).tolist():
-        places = np.flatnonzero(counts == count)
-        step = max(1, _COMPARED // (count * count))
+    lengths = _padded_lengths(counts)
+    for length in np.unique(lengths[counts > 3]).tolist():
+        places = np.flatnonzero((lengths == length) & (counts > 3))
+        step = max(1, _COMPARED // length)
         for first in range(0, len(places), step):
             chunk = places[first : first + step]
-            corners = points[starts[chunk, None] + np.arange(count)]  # (chunk, V, 2)
-            found[chunk[_crossing(corners)]] = True
+            # shorter polygons repeat their last point: edges of no length cross nothing
+            own = np.minimum(np.arange(length), counts[chunk, None] - 1)
+            found[chunk[_crossing(points[starts[chunk, None] + own])]] = True
     return found
+
+
+def _padded_lengths(counts: np.ndarray) -> np.ndarray:
+    """Numbers of points, rounded up so that polygons of similar length are compared together."""
+    multiple = np.where(counts <= 64, 8, 2 ** np.ceil(np.log2(np.maximum(counts, 1)) - 2).astype(np.int64))
+    return -(-counts // multiple) * multiple
 
 
 def _crossing(corners: np.ndarray) -> np.ndarray:
@@ -100,18 +108,23 @@ def _crossing(corners: np.ndarray) -> np.ndarray:
     count = corners.shape[1]
     after = np.roll(corners, -1, axis=1)
     low, high = np.minimum(corners, after), np.maximum(corners, after)
-    rows = max(1, _COMPARED // (len(corners) * count))
-    found: list[np.ndarray] = []
-    for start in range(0, count, rows):
-        one = slice(start, start + rows)
-        meet = (low[:, one, None] <= high[:, None]).all(axis=3) & (high[:, one, None] >= low[:, None]).all(axis=3)
-        polygon, i, j = np.nonzero(meet)  # pairs of edges whose boxes overlap
-        i = i + start
-        later = i < j
-        polygon, i, j = polygon[later], i[later], j[later]
-        a, b, c, d = corners[polygon, i], after[polygon, i], corners[polygon, j], after[polygon, j]
-        crosses = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
-        found.append(polygon[crosses])
+    # twice in a row, so that the edges from any edge on are one slice
+    left, top, right, bottom = (
+        np.tile(side, (1, 2)) for side in (low[..., 0], low[..., 1], high[..., 0], high[..., 1])
+    )
+    found = [np.zeros(0, dtype=np.int64)]
+    for step in range(2, count // 2 + 1):  # every edge with the one `step` edges later
+        one, other = slice(0, count), slice(step, step + count)
+        meet = left[:, one] <= right[:, other]  # edges whose boxes overlap
+        meet &= left[:, other] <= right[:, one]
+        meet &= top[:, one] <= bottom[:, other]
+        meet &= top[:, other] <= bottom[:, one]
+        polygon, i = np.nonzero(meet)
+        if len(polygon):
+            j = (i + step) % count
+            a, b, c, d = corners[polygon, i], after[polygon, i], corners[polygon, j], after[polygon, j]
+            crosses = (_side(a, b, c) * _side(a, b, d) < 0) & (_side(c, d, a) * _side(c, d, b) < 0)
+            found.append(polygon[crosses])
     return np.unique(np.concatenate(found))
 
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Protocol, get_args
 
 from rcnn.data.balance import repeat_factors
-from rcnn.data.images import read_image
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
 from rcnn.data.loading.sampler import AUGMENT, BatchSampler
 from rcnn.data.loading.training_batch import TrainingBatch
@@ -125,7 +124,7 @@ class Batches:
         samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
         for index, position in self.sampler(n)[self.rank * size : (self.rank + 1) * size]:
             record = self.dataset[index]
-            image = read_image(record.path)
+            image = record.read()
             sample = make_sample(record, image, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
             seed = (self.settings.seed, AUGMENT, position)
             sample, frame = augment(sample, self.settings, self.input_config, seed, self.pairs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from rcnn.models.config import DetectorConfig
-from rcnn.models.zoo import cascade, classic, compact, d2go, fcis, keypoint, modern, norms, proposals, torchvision
+from rcnn.models.zoo import cascade, classic, compact, d2go, fcis, keypoint, lite, modern, norms, proposals, torchvision
 from rcnn.models.zoo.naming import Models
 
 MODELS: Models = {
@@ -19,6 +19,7 @@ MODELS: Models = {
     **norms.MODELS,
     **torchvision.MODELS,
     **modern.MODELS,
+    **lite.MODELS,
 }
 
 

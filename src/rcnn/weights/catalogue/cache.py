@@ -22,6 +22,7 @@ from pathlib import Path
 from rcnn.download.fetch import PATIENCE, DownloadError, Progress, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
+from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.entry import Entry
 from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
@@ -56,6 +57,12 @@ def checkpoint_folder(entry: Entry) -> Path:
 def is_cached(entry: Entry) -> bool:
     """Whether the converted checkpoint is in the cache."""
     return all((checkpoint_folder(entry) / name).is_file() for name in (CONFIG_FILE, WEIGHTS_FILE))
+
+
+def cached_names() -> list[str]:
+    """The names of the converted checkpoints in the cache."""
+    known = (entry for entry in names.entries().values() if is_cached(entry))
+    return sorted(entry.name for entry in known)
 
 
 def is_available(entry: Entry) -> bool:

@@ -7,6 +7,7 @@ otherwise the COCO weights with the highest published AP.
 from __future__ import annotations
 
 import difflib
+import re
 from functools import cache
 
 from rcnn.models.config import DetectorConfig, ResNetConfig, TimmConfig
@@ -29,8 +30,8 @@ def entries() -> dict[str, Entry]:
 
 
 def is_weight_name(word: str) -> bool:
-    """Whether `word` is the name of published weights: MODEL@TAG, or a model that has COCO weights."""
-    return word in entries() or "@" in word or default_entry(word) is not None
+    """Whether `word` looks like the name of published weights: MODEL@TAG, or a model that has COCO weights."""
+    return re.fullmatch(r"\w+@[\w-]+", word) is not None or default_entry(word) is not None
 
 
 def find_entry(name: str) -> Entry:

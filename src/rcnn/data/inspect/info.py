@@ -1,0 +1,248 @@
+"""`rcnn data info`: what a data set holds, and the image size and anchors that suit it.
+
+Letters: I images, A objects (crowds not counted), K classes, N anchors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcnn.data.formats.layouts import locate, splits_at
+from rcnn.data.opening import open_dataset
+from rcnn.data.records import Dataset
+from rcnn.data.split import class_counts
+
+SMALL, MEDIUM = 32.0**2, 96.0**2  # areas that separate COCO's small, medium and large objects, pixels
+SIDE = 32.0  # pixels that the smallest tenth of the objects should have in the network's input: the finest anchor
+MIN_SIDE, MAX_SIDE, PAPER_RATIO = 320, 800, 1333 / 800  # of the shorter side; of the longer side to it
+MULTIPLE = 32  # of the suggested sizes
+LEVELS, RATIOS = 5, 3  # of the suggested anchors: one size per level of an FPN
+DEFAULT_SIZES, DEFAULT_RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
+MIN_OBJECTS, MIN_GAIN = 50, 0.01  # for anchors to be suggested: objects, and part of them covered in addition
+FOUND = 0.5  # IoU of an object and an anchor of the same centre
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SplitInfo:
+    """What one split holds."""
+
+    name: str
+    image_sizes: np.ndarray  # (I, 2) height, width
+    objects: np.ndarray  # (K,) objects per class
+    images: np.ndarray  # (K,) images with objects of the class
+    empty: int  # images without objects
+    crowds: int
+    sides: np.ndarray  # (A,) square roots of the areas, pixels
+
+    @property
+    def by_size(self) -> dict[str, int]:
+        """Objects by COCO's size ranges."""
+        small, medium = (int((self.sides**2 < limit).sum()) for limit in (SMALL, MEDIUM))
+        return {"small": small, "medium": medium - small, "large": len(self.sides) - medium}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """Settings that suit the objects of a data set; anchors are empty if the usual ones are as good."""
+
+    min_size: int
+    max_size: int
+    anchor_sizes: tuple[int, ...]  # one per level, pixels of the network's input
+    anchor_ratios: tuple[float, ...]  # height / width
+    covered: float  # part of the objects with an IoU of at least FOUND with one of these anchors
+    covered_by_default: float  # the same of the anchors that models have
+
+    @property
+    def settings(self) -> list[str]:
+        """As KEY=VALUE for `rcnn train`."""
+        found = [f"input.min_size={self.min_size}", f"input.max_size={self.max_size}"]
+        if self.anchor_sizes:
+            found.append(f"rpn.anchors.sizes=[{','.join(f'[{size}]' for size in self.anchor_sizes)}]")
+            found.append(f"rpn.anchors.ratios=[{','.join(f'{ratio:g}' for ratio in self.anchor_ratios)}]")
+        return found
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DatasetInfo:
+    """What `describe_dataset` found."""
+
+    root: Path
+    classes: tuple[str, ...]  # (K,) of all splits
+    splits: tuple[SplitInfo, ...]
+    suggestion: Suggestion  # for the training split, else the first
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "data": str(self.root),
+            "classes": list(self.classes),
+            "splits": {one.name: self._split_dict(one) for one in self.splits},
+            "suggestion": {
+                "input.min_size": self.suggestion.min_size,
+                "input.max_size": self.suggestion.max_size,
+                "rpn.anchors.sizes": [[size] for size in self.suggestion.anchor_sizes],
+                "rpn.anchors.ratios": list(self.suggestion.anchor_ratios),
+                "covered": round(self.suggestion.covered, 4),
+                "covered_by_default": round(self.suggestion.covered_by_default, 4),
+            },
+        }
+
+    def _split_dict(self, one: SplitInfo) -> dict[str, Any]:
+        low, middle, high = (np.percentile(one.image_sizes, part, axis=0).tolist() for part in (0, 50, 100))
+        return {
+            "images": len(one.image_sizes),
+            "images_without_objects": one.empty,
+            "objects": int(one.objects.sum()),
+            "crowds": one.crowds,
+            "objects_by_size": one.by_size,
+            "image_height_width": {"min": low, "median": middle, "max": high},
+            "classes": {
+                name: {"objects": int(objects), "images": int(images)}
+                for name, objects, images in zip(self.classes, one.objects, one.images, strict=True)
+            },
+        }
+
+    def lines(self) -> list[str]:
+        """Tables of the splits and of the classes, and the suggestion."""
+        width = max(12, *(len(one.name) for one in self.splits), *(min(32, len(name)) for name in self.classes))
+        lines = [f"{'split':{width}}  images   empty  objects   small  medium   large   image height x width"]
+        for one in self.splits:
+            middle = np.median(one.image_sizes, axis=0).astype(int)
+            sizes = "".join(f"{count:8,}" for count in one.by_size.values())
+            total = int(one.objects.sum())
+            lines.append(
+                f"{one.name:{width}}{len(one.image_sizes):8,}{one.empty:8,}{total:9,}{sizes}   "
+                f"{_range(one.image_sizes[:, 0])} x {_range(one.image_sizes[:, 1])}, median {middle[0]} x {middle[1]}"
+            )
+        lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
+        for label in np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist():
+            cells = [f"{one.objects[label]:,} in {one.images[label]:,} images" for one in self.splits]
+            name = self.classes[label]
+            lines.append(f"{name if len(name) <= 32 else name[:31] + '…':{width}}" + "".join(f"{c:>22}" for c in cells))
+        lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
+        if self.suggestion.anchor_sizes:
+            lines.append(
+                f"these anchors cover {self.suggestion.covered:.0%} of the objects (IoU of {FOUND} or more, same "
+                f"centre); the usual ones {self.suggestion.covered_by_default:.0%}"
+            )
+        else:
+            lines.append(
+                f"anchors: keep the usual ones, which cover {self.suggestion.covered:.0%} of the objects (IoU of "
+                f"{FOUND} or more, same centre); k-means finds no better ones"
+            )
+        return lines
+
+
+def describe_dataset(
+    path: Path | str, *, split: str = "", annotations: str = "", keypoints: bool = False
+) -> DatasetInfo:
+    """Count the images and objects of all splits of a data set, or of one, and suggest settings for training.
+
+    `path`, `annotations` and `keypoints` as in `open_dataset`. Raises its errors.
+    """
+    names = [split] if split else splits_at(locate(Path(path), annotations))
+    datasets = [
+        open_dataset(path, name, annotations=annotations, keypoints=keypoints, allow_empty=True) for name in names
+    ]
+    classes = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
+    training = next((one for one in datasets if one.split.startswith("train")), datasets[0])
+    return DatasetInfo(
+        root=Path(path),
+        classes=classes,
+        splits=tuple(_split_info(dataset, classes) for dataset in datasets),
+        suggestion=suggest(training),
+    )
+
+
+def suggest(dataset: Dataset) -> Suggestion:
+    """The image size with which most objects are large enough, and anchors by k-means for that size."""
+    own = ~dataset.objects.crowd
+    boxes = dataset.objects.boxes[own].astype(np.float64)
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.objects.starts))[own]
+    short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,)
+    width, height = (boxes[:, 2:] - boxes[:, :2]).T  # (A,)
+    sides = np.sqrt(width * height)
+    smallest = float(np.percentile(sides / short[image], 10)) if len(sides) else SIDE / MAX_SIDE
+    limit = min(MAX_SIDE, 2 * float(np.median(short)))  # more enlarged, an image shows nothing new
+    min_size = _rounded(np.clip(SIDE / max(smallest, 1e-6), MIN_SIDE, max(MIN_SIDE, limit)))
+    ratio = min(PAPER_RATIO, float(np.percentile(long / short, 95)))
+    max_size = round(min_size * PAPER_RATIO) if ratio == PAPER_RATIO else _rounded(min_size * ratio)
+    scale = np.minimum(min_size / short, max_size / long)[image]
+    shapes = np.stack([width * scale, height * scale], axis=1)  # (A, 2) in the network's input
+    default = covered(shapes, DEFAULT_SIZES, DEFAULT_RATIOS)
+    sizes = tuple(round(float(np.exp(one))) for one in k_means(np.log(sides * scale), LEVELS))
+    ratios = tuple(float(f"{np.exp(one):.2g}") for one in k_means(np.log(height / width), RATIOS))
+    found = covered(shapes, sizes, ratios)
+    if len(boxes) < MIN_OBJECTS or len(set(sizes)) < LEVELS or len(set(ratios)) < RATIOS or found < default + MIN_GAIN:
+        sizes, ratios, found = (), (), default
+    return Suggestion(
+        min_size=min_size,
+        max_size=max_size,
+        anchor_sizes=sizes,
+        anchor_ratios=ratios,
+        covered=found,
+        covered_by_default=default,
+    )
+
+
+def k_means(values: np.ndarray, count: int) -> np.ndarray:
+    """The centres (count,) of `values` (A,), ascending: Lloyd's algorithm from evenly spaced quantiles (Lloyd 1982)."""
+    if not len(values):
+        return np.zeros(count)
+    ordered = np.sort(values)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    centres = np.quantile(ordered, (np.arange(count) + 0.5) / count)
+    for _ in range(300):
+        edges = np.searchsorted(ordered, (centres[1:] + centres[:-1]) / 2)
+        edges = np.concatenate([[0], edges, [len(ordered)]])
+        sizes = np.diff(edges)
+        moved = np.where(sizes > 0, np.diff(sums[edges]) / np.maximum(1, sizes), centres)
+        if np.allclose(moved, centres, rtol=0, atol=1e-9):
+            break
+        centres = moved
+    return centres
+
+
+def covered(shapes: np.ndarray, sizes: tuple[float, ...], ratios: tuple[float, ...]) -> float:
+    """Part of the objects with `shapes` (A, 2) width, height that have an IoU of FOUND or more with an anchor.
+
+    Object and anchor have the same centre; anchors have the area of a square of `sizes`, and height / width `ratios`.
+    """
+    if not len(shapes):
+        return 0.0
+    anchors = np.array([(size / ratio**0.5, size * ratio**0.5) for size in sizes for ratio in ratios])  # (N, 2)
+    best = np.zeros(len(shapes))
+    for anchor in anchors:
+        overlap = np.minimum(shapes, anchor).prod(axis=1)
+        best = np.maximum(best, overlap / (shapes.prod(axis=1) + anchor.prod() - overlap))
+    return float((best >= FOUND).mean())
+
+
+def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
+    counts = class_counts(dataset)  # (I, K of this split)
+    place = [classes.index(name) for name in dataset.classes]
+    objects, images = np.zeros((2, len(classes)), dtype=np.int64)
+    objects[place], images[place] = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    crowd = dataset.objects.crowd
+    return SplitInfo(
+        name=dataset.split,
+        image_sizes=dataset.sizes,
+        objects=objects,
+        images=images,
+        empty=int((counts.sum(axis=1) == 0).sum()),
+        crowds=int(crowd.sum()),
+        sides=np.sqrt(np.maximum(0, dataset.objects.areas[~crowd])),
+    )
+
+
+def _rounded(size: float) -> int:
+    return int(np.ceil(size / MULTIPLE)) * MULTIPLE
+
+
+def _range(values: np.ndarray) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low}-{high}"

@@ -1,0 +1,278 @@
+"""Data sets made in Python: from records (a dict per image), or from a torch data set in torchvision's form.
+
+    dataset = rcnn.Dataset.from_records([{"file": "1.jpg", "boxes": [[10, 20, 50, 80]], "labels": ["cat"]}])
+
+Both become the tables of an annotation file, so that every field is checked by the same rules (checks/check.py).
+
+Letters: N objects of one image, J keypoints, K classes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.data.assemble import assemble
+from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables, Tables
+from rcnn.data.image_inputs import as_image
+from rcnn.data.messages import Warnings, close_to, few
+from rcnn.data.records import Dataset, ImageRecord
+from rcnn.ops.coco_backend import encode_mask
+
+RECORD_KEYS = (
+    "file", "image_id", "height", "width", "boxes", "labels", "segmentations", "keypoints", "crowd", "areas",
+)  # fmt: skip
+PER_OBJECT = {  # keys with one value per object, and their names in COCO's form
+    "boxes": "bbox",
+    "segmentations": "segmentation",
+    "keypoints": "keypoints",
+    "crowd": "iscrowd",
+    "areas": "area",
+}
+TARGET_KEYS = {  # torchvision's names, and those of records
+    "boxes": "boxes",
+    "masks": "segmentations",
+    "keypoints": "keypoints",
+    "iscrowd": "crowd",
+    "area": "areas",
+}
+
+
+class DetectionData(Protocol):
+    """A torch data set in torchvision's form: image i, and a dict that describes its N objects.
+
+    The image is uint8 or float 0..1 (3, H, W), a Pillow image, or an array (H, W, 3). The dict has `boxes` (N, 4) xyxy
+    in pixels, `labels` (N,), and optionally `masks` (N, H, W), `keypoints` (N, J, 3), `iscrowd` (N,), `area` (N,),
+    `image_id`.
+    """
+
+    def __len__(self) -> int:
+        """Number of images."""
+        ...
+
+    def __getitem__(self, i: int, /) -> tuple[Any, Mapping[str, Any]]:
+        """Image `i` and its objects; the same on every call, without augmentation."""
+        ...
+
+
+def dataset_of_records(
+    records: Iterable[Mapping[str, Any] | ImageRecord], classes: Sequence[str] | None, keypoints: Sequence[str]
+) -> Dataset:
+    """See `Dataset.from_records`."""
+    entries = [_of_record(one) if isinstance(one, ImageRecord) else dict(one) for one in records]
+    if not entries:
+        raise ValueError("records is empty; expected at least one image")
+    for place, entry in enumerate(entries):
+        if unknown := [key for key in entry if key not in RECORD_KEYS]:
+            raise ValueError(
+                f"record {place}: unknown key {unknown[0]!r}{close_to(unknown[0], RECORD_KEYS)}; expected "
+                f"{', '.join(RECORD_KEYS)}"
+            )
+        if not isinstance(entry.get("file"), str | Path):
+            raise ValueError(f"record {place} has file {entry.get('file')!r}; expected the path of an image")
+    files = [os.path.abspath(entry["file"]) for entry in entries]
+    root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
+    images: list[RawEntry] = []
+    for place, (entry, file) in enumerate(zip(entries, files, strict=True)):
+        image = {"id": entry.get("image_id", place + 1), "file_name": os.path.relpath(file, root)}
+        images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
+    return _dataset(root, "records", images, entries, classes, keypoints)
+
+
+def dataset_of_torch(
+    data: DetectionData, classes: Sequence[str], *, first_label: int = 0, keypoints: Sequence[str] = ()
+) -> Dataset:
+    """See `Dataset.from_torch`."""
+    images: list[Image] = []
+    entries: list[dict[str, Any]] = []
+    for place in range(len(data)):
+        image, target = data[place]
+        height, width = _pixels(image, place).shape[1:]
+        one = target.get("image_id", place)
+        image_id: Id = one if isinstance(one, str) else int(one)
+        images.append({"id": image_id, "file_name": f"image {image_id}", "height": height, "width": width})
+        entries.append(_of_target(target, len(classes), first_label, place))
+    name = type(data).__name__
+    known = Path(), images
+    raws: list[RawEntry] = [dict(image) for image in images]
+    return _dataset(Path(), name, raws, entries, classes, keypoints, known=known, pixels=partial(_pixels_of, data))
+
+
+def _dataset(
+    root: Path,
+    name: str,
+    images: list[RawEntry],
+    entries: Sequence[Mapping[str, Any]],
+    classes: Sequence[str] | None,
+    keypoints: Sequence[str],
+    *,
+    known: KnownImages | None = None,
+    pixels: Callable[[int], Tensor] | None = None,
+) -> Dataset:
+    """The checked data set; `name` stands for its annotation file in messages."""
+    names = tuple(classes) if classes is not None else _names_of(entries)
+    annotations = [
+        {"id": number, **annotation}
+        for number, annotation in enumerate(
+            (
+                annotation
+                for place, (image, entry) in enumerate(zip(images, entries, strict=True))
+                for annotation in _annotations(entry, image["id"], names, place)
+            ),
+            start=1,
+        )
+    ]
+    extra = {"keypoints": list(keypoints)} if keypoints else {}
+    raw = RawTables(
+        file=Path(name),
+        root=root,
+        folders=(root,),
+        images=images,
+        annotations=annotations,
+        categories=[{"id": label + 1, "name": one} | extra for label, one in enumerate(names)],
+    )
+    tables = check_tables(raw, Warnings(raw.file), known)
+    if tables.refusals:
+        raise tables.refusals[0]
+    return assemble(
+        tables,
+        root=root,
+        split=name,
+        classes=None,
+        ignore_others=False,
+        reader=partial(_stored, tables),
+        pixels=pixels,
+    )
+
+
+def _stored(tables: Tables, known: KnownImages | None) -> Tables:
+    """The tables, which nobody can change meanwhile."""
+    return tables
+
+
+def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], place: int) -> list[RawEntry]:
+    """The objects of a record as annotations in COCO's form, without ids."""
+    labels = _listed(entry.get("labels"))
+    columns = {field: _listed(entry[key]) for key, field in PER_OBJECT.items() if entry.get(key) is not None}
+    for field, values in columns.items():
+        if len(values) != len(labels):
+            key = next(key for key, own in PER_OBJECT.items() if own == field)
+            raise ValueError(
+                f"record {place} has {len(values)} {key} for {len(labels)} labels; expected one per object"
+            )
+    found: list[RawEntry] = []
+    for i, label in enumerate(labels):
+        values = {field: column[i] for field, column in columns.items() if column[i] is not None}
+        if "bbox" in values:
+            values["bbox"] = _xywh(values["bbox"], place)
+        if "segmentation" in values:
+            values["segmentation"] = _outline(values["segmentation"])
+        if "keypoints" in values:
+            values["keypoints"] = np.asarray(values["keypoints"], dtype=np.float64).reshape(-1).tolist()
+        if "iscrowd" in values:
+            values["iscrowd"] = int(values["iscrowd"])
+        found.append({"image_id": image_id, "category_id": _label(label, names, place) + 1} | values)
+    return found
+
+
+def _label(label: object, names: Sequence[str], place: int) -> int:
+    """A label by its number or its name."""
+    if isinstance(label, str) and label in names:
+        return names.index(label)
+    if isinstance(label, int | np.integer) and 0 <= int(label) < len(names):
+        return int(label)
+    raise ValueError(
+        f"record {place} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
+    )
+
+
+def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The classes of records without `classes`: their labels in alphabetical order."""
+    labels = {label for entry in entries for label in _listed(entry.get("labels"))}
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels are not names: give the names with classes=[...]")
+    return tuple(sorted(labels))
+
+
+def _listed(values: Any) -> list[Any]:
+    """A column as a list; None: empty."""
+    if values is None:
+        return []
+    if isinstance(values, Tensor):
+        values = values.numpy(force=True)
+    if isinstance(values, np.ndarray) and values.ndim == 1:
+        return values.tolist()
+    return list(values)
+
+
+def _xywh(box: Any, place: int) -> list[float]:
+    values = np.asarray(box, dtype=np.float64).reshape(-1)
+    if len(values) != 4:
+        raise ValueError(f"record {place} has a box of {len(values)} numbers; expected x1, y1, x2, y2")
+    return [*values[:2].tolist(), *(values[2:] - values[:2]).tolist()]
+
+
+def _outline(value: Any) -> Any:
+    """A segmentation in COCO's form; a bool mask (H, W) becomes run lengths."""
+    if isinstance(value, np.ndarray) and value.ndim == 2 and value.dtype in (np.bool_, np.uint8):
+        rle = encode_mask(value.astype(bool))
+        return {"size": list(rle["size"]), "counts": _text(rle["counts"])}
+    if isinstance(value, Mapping):
+        return {"size": list(value["size"]), "counts": _text(value["counts"])} if "counts" in value else dict(value)
+    return [np.asarray(part, dtype=np.float64).reshape(-1).tolist() for part in value]
+
+
+def _text(counts: Any) -> Any:
+    return counts.decode("ascii") if isinstance(counts, bytes) else counts
+
+
+def _of_record(record: ImageRecord) -> dict[str, Any]:
+    """An ImageRecord as a dict."""
+    return {
+        "file": record.path,
+        "image_id": record.image_id,
+        "height": record.height,
+        "width": record.width,
+        "boxes": record.boxes,
+        "labels": record.labels,
+        "segmentations": record.segmentations,
+        "keypoints": record.keypoints,
+        "crowd": record.crowd,
+        "areas": record.areas,
+    }
+
+
+def _of_target(target: Mapping[str, Any], classes: int, first_label: int, place: int) -> dict[str, Any]:
+    """The dict of torchvision as that of a record."""
+    labels = [int(label) - first_label for label in _listed(target.get("labels"))]
+    if labels and not 0 <= min(labels) <= max(labels) < classes:
+        hint = "; labels that count from 1 need first_label=1" if max(labels) == classes and not first_label else ""
+        raise ValueError(
+            f"image {place} has labels {min(labels) + first_label} to {max(labels) + first_label}; expected "
+            f"{first_label} to {classes - 1 + first_label} for {classes} classes{hint}"
+        )
+    columns = {ours: _listed(target[theirs]) for theirs, ours in TARGET_KEYS.items() if target.get(theirs) is not None}
+    return {"labels": labels, **columns}
+
+
+def _pixels_of(data: DetectionData, place: int) -> Tensor:
+    """Image `place`, read again."""
+    return _pixels(data[place][0], place)
+
+
+def _pixels(image: Any, place: int) -> Tensor:
+    """An image as uint8 RGB (3, H, W)."""
+    if isinstance(image, Tensor) and image.is_floating_point():
+        image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
+    try:
+        return as_image(image)
+    except ValueError as error:
+        raise ValueError(f"image {place}: {error}") from error

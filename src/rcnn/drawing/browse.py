@@ -1,0 +1,109 @@
+"""`rcnn data browse`: a page with the annotated images of a data set, to look at its annotations."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rcnn.data.formats.layouts import locate, splits_at
+from rcnn.data.images import ImageError, read_image
+from rcnn.data.inspect.check import Progress, no_progress
+from rcnn.data.messages import counted
+from rcnn.data.opening import open_dataset
+from rcnn.data.records import Dataset, ImageRecord
+from rcnn.data.skeletons import skeleton_of
+from rcnn.drawing.embedding import Figure, embedded
+from rcnn.drawing.ground_truth import draw_ground_truth
+from rcnn.drawing.pages import render
+from rcnn.drawing.pictures import PERSON_SKELETON
+from rcnn.outputs import OutputFolder, output_or_new
+
+PAGE = "browse.html"
+MAX_EXPRESSIONS = 12  # shown per image
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    note: str  # "image 17, 640 x 480: 2 cat, 1 dog"
+    figure: Figure | None
+    error: str  # why there is no figure
+    expressions: list[str]
+
+
+@dataclass(frozen=True)
+class _Section:
+    title: str
+    lead: str
+    warnings: list[str]
+    entries: list[_Entry]
+
+
+def browse_dataset(
+    path: Path | str,
+    output: Path | str | None = None,
+    *,
+    split: str = "",
+    limit: int = 50,
+    annotations: str = "",
+    keypoints: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Write browse.html: up to `limit` images of each split (0 = all), evenly spread, with their annotations drawn.
+
+    The page is one file without links to other files. `path`, `annotations` and `keypoints` as in `open_dataset`;
+    `output` defaults to a new runs/browse-NAME-N. Returns the page. Images that cannot be read are named in it.
+    """
+    names = [split] if split else splits_at(locate(Path(path), annotations))
+    datasets = [
+        open_dataset(path, name, annotations=annotations, keypoints=keypoints, allow_empty=True) for name in names
+    ]
+    with output_or_new(output, "browse", Path(path).resolve()) as folder, OutputFolder(folder) as files:
+        files.require_free(PAGE)
+        chosen = [_spread(len(dataset), limit) for dataset in datasets]
+        with (progress or no_progress)("draw", sum(map(len, chosen))) as advance:
+            sections = [_section(one, places, advance) for one, places in zip(datasets, chosen, strict=True)]
+        title = Path(path).resolve().name
+        lead = f"{counted(sum(map(len, datasets)), 'image')} of {counted(len(datasets), 'split')}"
+        return files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
+
+
+def _spread(count: int, limit: int) -> list[int]:
+    """Up to `limit` places of `count`, evenly spread."""
+    if not limit or count <= limit:
+        return list(range(count))
+    return np.linspace(0, count - 1, limit).round().astype(int).tolist()
+
+
+def _section(dataset: Dataset, places: Sequence[int], advance: Callable[[], None]) -> _Section:
+    entries: list[_Entry] = []
+    try:
+        skeleton: Sequence[tuple[int, int]] = skeleton_of(dataset).lines
+    except ValueError:  # no keypoints
+        skeleton = PERSON_SKELETON
+    for place in places:
+        entries.append(_entry(dataset, dataset[place], skeleton))
+        advance()
+    shown = "all" if len(places) == len(dataset) else str(len(places))
+    lead = f"{shown} of {counted(len(dataset), 'image')}, {counted(dataset.num_training_objects, 'object')}"
+    return _Section(dataset.split, lead, list(dataset.warnings), entries)
+
+
+def _entry(dataset: Dataset, record: ImageRecord, skeleton: Sequence[tuple[int, int]]) -> _Entry:
+    own = record.labels[~record.crowd].tolist()
+    counts = Counter(dataset.classes[label] for label in own)
+    crowds = int(record.crowd.sum())
+    objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
+    note = f"image {record.image_id}, {record.height} x {record.width}: {objects}"
+    note += f", {counted(crowds, 'crowd')}" if crowds else ""
+    figure, error = None, ""
+    try:
+        picture = draw_ground_truth(read_image(record.path), record, dataset.classes, skeleton=skeleton)
+        figure = embedded(picture, f"Ground truth of {record.path.name}", "")
+    except (ImageError, OSError) as problem:
+        error = str(problem)
+    return _Entry(record.path.name, note, figure, error, [])

@@ -1,0 +1,51 @@
+"""The ground truth of an image, drawn: boxes, masks, keypoints and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from rcnn.data.records import ImageRecord
+from rcnn.data.segmentations import Segmentation
+from rcnn.drawing.pictures import PERSON_SKELETON, draw_objects, region_of
+from rcnn.ops.coco_backend import as_rle, rle_mask
+from rcnn.ops.masks import Region
+
+HALF_PIXEL = np.array([0.5, 0.5, 0], dtype=np.float32)  # annotated keypoints name the left upper corner of a pixel
+
+
+def draw_ground_truth(
+    image: Tensor,
+    record: ImageRecord,
+    classes: Sequence[str],
+    *,
+    masks: bool = True,
+    keypoints: bool = True,
+    skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
+) -> Image.Image:
+    """The objects of `record`, without crowds, on its image (3, H, W): boxes, and masks and keypoints where given."""
+    own = np.flatnonzero(~record.crowd)
+    points = record.keypoints[own] + HALF_PIXEL if keypoints and record.keypoints is not None else None
+    size = (record.height, record.width)
+    regions = [outline_region(record.segmentations[i], size) for i in own.tolist()] if masks else None
+    return draw_objects(
+        image,
+        record.boxes[own],
+        record.labels[own],
+        classes,
+        masks=regions,
+        keypoints=points,
+        skeleton=skeleton,
+        colour_by="instance" if len(classes) == 1 else "class",
+    )
+
+
+def outline_region(segmentation: Segmentation, size: tuple[int, int]) -> Region | None:
+    """The mask of an object in an image of `size` (height, width); None if it has no outline, only a box."""
+    if not segmentation:
+        return None
+    outline = segmentation if isinstance(segmentation, dict) else [part.tolist() for part in segmentation]
+    return region_of(rle_mask(as_rle(outline, *size)))

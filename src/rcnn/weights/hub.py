@@ -1,0 +1,175 @@
+"""Checkpoints on the Hugging Face Hub: `hf:owner/name[@revision]` is read, and `push` writes one with a model card.
+
+Needs rcnn[hub]. Downloads are kept below RCNN_CACHE; HF_ENDPOINT and the user's login (HF_TOKEN) are used.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rcnn.data.messages import few
+from rcnn.models.config import DetectorConfig
+from rcnn.weights.catalogue.cache import cache_folder, is_offline
+from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, checkpoint_files, load_checkpoint
+from rcnn.weights.record import is_record
+
+PREFIX = "hf:"
+CARD = "README.md"
+MARK = "<!-- written by rcnn push -->"  # cards with it are replaced, others are kept
+NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+TIMEOUT = 10.0  # seconds for the first answer
+
+
+def is_hub_name(word: str) -> bool:
+    """Whether `word` names a repository of the Hub."""
+    return word.startswith(PREFIX)
+
+
+def pull(name: str) -> Path:
+    """The folder of the checkpoint `hf:owner/name[@revision]`, downloaded if it is not in the cache.
+
+    Raises ValueError for a wrong name or a repository without an rcnn checkpoint, ImportError without rcnn[hub],
+    FileNotFoundError if it is not in the cache and downloads are forbidden, ConnectionError if it cannot be downloaded.
+    """
+    if not (parts := NAME.fullmatch(name)):
+        raise ValueError(f"{name} is not the name of a repository; expected hf:owner/name or hf:owner/name@revision")
+    repository, revision = parts[1], parts[2] or None
+    hub = import_hub()
+    try:
+        folder = Path(
+            _api(hub).snapshot_download(
+                repository,
+                revision=revision,
+                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
+                cache_dir=cache_folder() / "hub",
+                local_files_only=is_offline(),
+                etag_timeout=TIMEOUT,
+            )
+        )
+    except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
+        what = f"revision {revision} of {repository}" if revision else repository
+        raise ValueError(
+            f"{name}: the Hub has no {what}, or it is private and you are not logged in (hf auth login)"
+        ) from error
+    except (hub.errors.HfHubHTTPError, hub.errors.LocalEntryNotFoundError, OSError) as error:
+        if is_offline():
+            raise FileNotFoundError(
+                f"{name} is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads. {_by_hand(repository)}"
+            ) from error
+        reason = str(error).strip().splitlines()[0]
+        raise ConnectionError(f"{name} cannot be downloaded: {reason}. {_by_hand(repository)}") from error
+    if missing := [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]:
+        raise ValueError(f"{name} has no {' and '.join(missing)}: it is not a checkpoint of rcnn")
+    return folder
+
+
+def push(
+    checkpoint: str | Path, repository: str, *, metrics: Mapping[str, float] | None = None, private: bool = False
+) -> str:
+    """Upload a checkpoint or run (its best) with a model card to `owner/name`, created if needed; returns its address.
+
+    `metrics` are shown on the card, in 0..1. A repository with another kind of config.json is refused, and a README.md
+    that rcnn did not write is kept.
+    """
+    if not NAME.fullmatch(f"{PREFIX}{repository}") or "@" in repository:
+        raise ValueError(f"{repository} is not the name of a repository; expected owner/name")
+    loaded = load_checkpoint(checkpoint)
+    hub = import_hub()
+    api = _api(hub)
+    try:
+        address = str(api.create_repo(repository, private=private, exist_ok=True))
+        keeps_card = _require_ours(api, repository)
+        with tempfile.TemporaryDirectory() as temporary:
+            for file in checkpoint_files(checkpoint):
+                shutil.copy(file, temporary)
+            if not keeps_card:
+                (Path(temporary) / CARD).write_text(model_card(loaded, repository, metrics or {}), encoding="utf-8")
+            api.upload_folder(
+                repo_id=repository, folder_path=temporary, commit_message=f"{loaded.config.name}, by rcnn push"
+            )
+    except hub.errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        cure = "log in with `hf auth login`, or set HF_TOKEN" if status in (401, 403) else "try again later"
+        raise ConnectionError(
+            f"{repository} cannot be written: {str(error).strip().splitlines()[0]}; {cure}"
+        ) from error
+    return address
+
+
+def _require_ours(api: Any, repository: str) -> bool:
+    """ValueError if the repository has a config.json of something else; whether it has a card that rcnn keeps."""
+    files = api.list_repo_files(repository)
+
+    def text(file: str) -> str:
+        path = api.hf_hub_download(repository, file, cache_dir=cache_folder() / "hub", etag_timeout=TIMEOUT)
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+
+    if CONFIG_FILE in files and not is_record(text(CONFIG_FILE)):
+        raise ValueError(
+            f"{repository} has a {CONFIG_FILE} that is not of an rcnn checkpoint, so it is not replaced: choose "
+            "another repository"
+        )
+    return CARD in files and MARK not in text(CARD)
+
+
+def model_card(checkpoint: Checkpoint, repository: str, metrics: Mapping[str, float]) -> str:
+    """README.md of a repository: what the model is, how to use it, what it scores, where its weights come from."""
+    config, classes = checkpoint.config, checkpoint.classes
+    task, tags = _task(config)
+    provenance = checkpoint.provenance
+    start = provenance.get("weights") or provenance.get("started_from") or provenance.get("converted_from") or "unknown"
+    lines = [
+        "---", "library_name: rcnn", f"pipeline_tag: {task}", "tags:", *(f"- {tag}" for tag in tags), "---", MARK, "",
+        f"# {repository.partition('/')[2]}", "",
+        f"`{config.name}` of [rcnn](https://github.com/rcnn/rcnn), {len(classes)} classes: {few(classes, 20)}.", "",
+        "```", "pip install 'rcnn[hub]'", f"rcnn predict {PREFIX}{repository} photo.jpg", "```", "",
+        "```python", "import rcnn", "", f'predictor = rcnn.Predictor("{PREFIX}{repository}")',
+        'for found in predictor.predict("photo.jpg"):', "    print(found.name, found.score, found.box)", "```", "",
+        "| | |", "|---|---|",
+        *(f"| {name} | {value:.3f} |" for name, value in metrics.items()),
+        f"| shorter side of the images | {config.input.min_size} pixels, longer up to {config.input.max_size} |",
+        f"| weights started from | {start} |",
+        f"| parameters | {sum(value.numel() for value in checkpoint.state.values()):,} |", "",
+        "The licence of the weights and of the training data is not known to rcnn; add it here.", "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _task(config: DetectorConfig) -> tuple[str, list[str]]:
+    """The Hub's name of the task, and the tags."""
+    if config.keypoint is not None:
+        return "keypoint-detection", ["keypoint-detection", "object-detection", "r-cnn"]
+    if config.has_masks:
+        return "image-segmentation", ["instance-segmentation", "object-detection", "r-cnn"]
+    return "object-detection", ["object-detection", "r-cnn"]
+
+
+def _by_hand(repository: str) -> str:
+    endpoint = os.environ.get("HF_ENDPOINT", "") or "https://huggingface.co"
+    return (
+        f"To do without this download, get {CONFIG_FILE} and {WEIGHTS_FILE} where there is a network:\n"
+        f"{endpoint}/{repository}/tree/main\n"
+        "put them into one folder, and give that folder instead of the name"
+    )
+
+
+def _api(hub: Any) -> Any:
+    """The Hub's client; HF_ENDPOINT is read at each call, not when the library is imported."""
+    return hub.HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, library_name="rcnn")
+
+
+def import_hub() -> Any:
+    """The huggingface_hub library, an extra; the ImportError says how to install it."""
+    try:
+        return importlib.import_module("huggingface_hub")
+    except ImportError as error:
+        raise ImportError(
+            "names that start with hf: need the library huggingface-hub: pip install 'rcnn[hub]'"
+        ) from error

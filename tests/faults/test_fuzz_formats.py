@@ -1,0 +1,220 @@
+"""Mutated files of labelme, YOLO, VOC, SBD, REFER and mask folders: each data set is read, or refused by name.
+
+What is read must also come through to the records and to COCO's metrics, as for COCO's and VIA's files.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from rcnn.data import open_dataset
+from tests.faults.mutations import MUTANTS, mutate
+from tests.faults.test_fuzz_annotations import check_metrics, check_records
+from tests.faults.test_fuzz_files import mutated_bytes
+from tests.unit.data.coco_folders import annotation, coco_tables, write_images
+from tests.unit.data.format_folders import (
+    labelme_file,
+    labelme_shape,
+    png,
+    reference,
+    voc_file,
+    voc_object,
+    write_masks,
+    write_refer,
+    write_voc,
+    write_yolo,
+)
+
+SIZE = (40, 60)
+SHARE = 8  # each of the kinds of files gets this part of the mutants, and a few more
+
+
+def tables() -> dict[str, Any]:
+    return coco_tables([annotation(1), annotation(2, category_id=7), annotation(3, image_id=2)])
+
+
+def labelme(root: Path) -> tuple[Path, str]:
+    write_images(root, ["a.png", "b.png"])
+    triangle = [[10, 5], [30, 5], [30, 25.5]]
+    shapes = [
+        labelme_shape("kite", triangle, group_id=1),
+        labelme_shape("kite", [[1, 2], [3, 4]], "rectangle", group_id=1, flags={"crowd": False}),
+        labelme_shape("cup", [[20, 20], [25, 25]], "circle", difficult=True),
+        labelme_shape("cup", [[20, 10], [39, 19]], "mask", mask=png(np.ones((10, 20), np.uint8))),
+        labelme_shape("cup", [[2, 1], [3, 3]], "mask", mask=png(np.ones((3, 2), np.uint8)), group_id="x"),
+        labelme_shape("cup", triangle, group_id="x"),
+    ]
+    (root / "b.json").write_text(json.dumps(labelme_file("b.png", SIZE, shapes[:1])))
+    content = labelme_file("a.png", SIZE, shapes, imageData=png(np.ones(SIZE, np.uint8)))
+    (root / "a.json").write_text(json.dumps(content))
+    return root / "a.json", "all"
+
+
+def yolo(root: Path) -> tuple[Path, str]:
+    write_images(root / "pictures", ["1.png", "2.png"])
+    write_yolo(tables(), root / "pictures", root / "set", "train", polygons=True)
+    labels = root / "set" / "labels" / "train" / "1.txt"
+    labels.write_text(labels.read_text() + "1 0.5 0.5 0.25 0.5\n")
+    return labels, "train"
+
+
+def yolo_config(root: Path) -> tuple[Path, str]:
+    yolo(root)
+    return root / "set" / "data.yaml", "train"
+
+
+def voc(root: Path) -> tuple[Path, str]:
+    write_images(root / "pictures", ["1.png", "2.png"])
+    write_voc(tables(), root / "pictures", root / "set", "train")
+    file = root / "set" / "Annotations" / "1.xml"
+    file.write_text(voc_file("1.png", SIZE, [voc_object("kite", (11, 11, 30, 30)), voc_object("cup", (1, 1, 9, 9), 1)]))
+    return file, "train"
+
+
+def voc_list(root: Path) -> tuple[Path, str]:
+    voc(root)
+    return root / "set" / "ImageSets" / "Main" / "train.txt", "train"
+
+
+def voc_instances(root: Path) -> tuple[Path, str]:
+    voc(root)
+    return root / "set" / "SegmentationObject" / "1.png", "segmentation_train"
+
+
+def sbd(root: Path) -> tuple[Path, str]:
+    from scipy.io import savemat
+
+    ids = np.zeros(SIZE, np.uint8)
+    ids[5:25, 10:30], ids[25:30, 5:35] = 1, 2
+    write_images(root / "set" / "img", ["1.png", "2.png"])
+    (root / "set" / "inst").mkdir()
+    for one in "12":
+        content = {"GTinst": {"Segmentation": ids, "Categories": np.array([[8], [12]])}}
+        savemat(root / "set" / "inst" / f"{one}.mat", content, do_compression=False)
+    (root / "set" / "train.txt").write_text("1\n2\n")
+    return root / "set" / "inst" / "1.mat", "train"
+
+
+def refer(root: Path) -> tuple[Path, str]:
+    write_images(root / "pictures", ["1.png", "2.png"])
+    content = tables()
+    refs = [reference(n, one, "train", ["left kite", "red"]) for n, one in enumerate(content["annotations"])]
+    write_refer(content, root / "pictures", root / "set", refs)
+    return root / "set" / "refcoco" / "refs(unc).p", "train"
+
+
+def refer_instances(root: Path) -> tuple[Path, str]:
+    refer(root)
+    return root / "set" / "refcoco" / "instances.json", "train"
+
+
+def masks(root: Path) -> tuple[Path, str]:
+    write_images(root / "pictures", ["1.png", "2.png"])
+    write_masks(tables(), root / "pictures", root / "set")
+    return root / "set" / "masks" / "1" / "kite" / "0.png", "all"
+
+
+def of_json(content: bytes) -> tuple[Any, Callable[[Any], bytes]]:
+    return json.loads(content), lambda value: json.dumps(value).encode("utf-8", "surrogatepass")
+
+
+def of_yaml(content: bytes) -> tuple[Any, Callable[[Any], bytes]]:
+    return yaml.safe_load(content), lambda value: yaml.safe_dump(value).encode("utf-8", "surrogatepass")
+
+
+def of_pickle(content: bytes) -> tuple[Any, Callable[[Any], bytes]]:
+    value = pickle.loads(content)  # noqa: S301  written by this test
+    return value, lambda changed: pickle.dumps(changed, 2)
+
+
+Parser = Callable[[bytes], tuple[Any, Callable[[Any], bytes]]]
+KINDS: dict[str, tuple[Callable[[Path], tuple[Path, str]], Parser | None]] = {
+    "labelme": (labelme, of_json),
+    "yolo": (yolo, None),
+    "yolo_config": (yolo_config, of_yaml),
+    "yolo_config_bytes": (yolo_config, None),
+    "voc": (voc, None),
+    "voc_list": (voc_list, None),
+    "voc_instances": (voc_instances, None),
+    "sbd": (sbd, None),
+    "refer": (refer, of_pickle),
+    "refer_bytes": (refer, None),
+    "refer_instances": (refer_instances, of_json),
+    "masks": (masks, None),
+}
+
+
+def changed(draw: st.DrawFn, content: bytes, parse: Parser | None) -> bytes:
+    """The content of a file with one to three mutations of its values, or of its bytes."""
+    if parse is None:
+        return mutated_bytes(draw, content)
+    value, write = parse(content)
+    value = copy.deepcopy(value)
+    for _ in range(draw(st.integers(1, 3))):
+        if isinstance(value, (dict, list)):
+            value = mutate(draw, value)
+    try:
+        return write(value)
+    except (ValueError, RecursionError, yaml.YAMLError):  # a value that the format cannot hold
+        return b""
+
+
+def outcome(folder: Path, split: str) -> str:
+    try:
+        dataset = open_dataset(folder, split, allow_empty=True)
+    except (ValueError, FileNotFoundError) as error:
+        message = str(error)
+        assert str(folder) in message, message
+        message.encode()  # can be printed
+        return "refused"
+    check_records(dataset, folder)
+    check_metrics(dataset)
+    return "warned" if dataset.warnings else "read"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_mutated_files_are_read_or_refused(kind: str, tmp_path: Path) -> None:
+    if kind == "sbd":
+        pytest.importorskip("scipy.io", reason="needs the extra sbd")
+    write, parse = KINDS[kind]
+    file, split = write(tmp_path)
+    folder = tmp_path / "set" if (tmp_path / "set").is_dir() else tmp_path
+    assert outcome(folder, split) in ("read", "warned")
+    original = file.read_bytes()
+    seen: Counter[str] = Counter()
+
+    @st.composite
+    def mutants(draw: st.DrawFn) -> bytes:
+        return changed(draw, original, parse)
+
+    @settings(
+        max_examples=MUTANTS // SHARE + 30,
+        phases=[Phase.generate],
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(mutants())
+    def check(content: bytes) -> None:
+        file.write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", RuntimeWarning)  # numbers that numpy cannot hold are a fault found too late
+            seen[outcome(folder, split)] += 1
+
+    check()
+    print(f"{sum(seen.values())} mutants: {dict(seen)}")
+    assert seen["warned"] + seen["refused"] > 0

@@ -1,0 +1,156 @@
+"""Data sets from records and from torch data sets."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+import rcnn
+from rcnn.metrics.coco import evaluate
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
+
+SQUARE = [10, 10, 30, 10, 30, 30, 10, 30]
+
+
+def test_records_give_the_data_set_that_the_annotation_file_gives(tmp_path: Path) -> None:
+    entries = [
+        annotation(1, segmentation=[[*SQUARE]]),
+        annotation(2, image_id=2, category_id=7, segmentation=None, area=None),
+        annotation(3, image_id=2, iscrowd=1, segmentation={"size": [40, 60], "counts": [100, 20, 2280]}),
+    ]
+    opened = rcnn.open_dataset(write_coco(tmp_path, coco_tables(entries, images=3)))
+    again = rcnn.Dataset.from_records(list(opened), classes=opened.classes)
+    assert (again.classes, again.image_ids, len(again)) == (opened.classes, opened.image_ids, 3)
+    for mine, theirs in zip(again, opened, strict=True):
+        assert mine.path == theirs.path
+        for name in ("boxes", "labels", "crowd", "areas"):
+            np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
+        assert str(mine.segmentations) == str(theirs.segmentations)
+    copy: rcnn.Dataset = pickle.loads(pickle.dumps(again))  # noqa: S301  our own bytes
+    assert copy.to_coco() == again.to_coco()
+
+
+def test_records_as_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "photos", ["1.png", "2.png", "3.png"])
+    mask = np.zeros((40, 60), dtype=bool)
+    mask[5:10, 20:40] = True
+    dataset = rcnn.Dataset.from_records(
+        [
+            {"file": "photos/1.png", "boxes": [[10, 10, 30, 30]], "labels": ["cup"], "segmentations": [[SQUARE]]},
+            {"file": Path("photos/2.png"), "labels": ["kite"], "segmentations": [mask], "image_id": "second"},
+            {"file": "photos/3.png"},
+        ]
+    )
+    assert dataset.classes == ("cup", "kite")
+    assert dataset.image_ids == (1, "second", 3)
+    assert dataset.sizes.tolist() == [[40, 60]] * 3
+    assert [record.boxes.tolist() for record in dataset] == [[[10, 10, 30, 30]], [[20, 5, 40, 10]], []]
+    assert dataset[1].areas.tolist() == [100]
+    assert dataset[2].path == tmp_path / "photos" / "3.png"
+    tensor = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 9]])
+    numbered = rcnn.Dataset.from_records(
+        [{"file": "photos/1.png", "boxes": tensor, "labels": torch.tensor([1, 0]), "crowd": [False, True]}], ["a", "b"]
+    )
+    assert numbered[0].labels.tolist() == [1, 0]
+    assert numbered[0].crowd.tolist() == [False, True]
+    points = rcnn.Dataset.from_records(
+        [{"file": "photos/1.png", "boxes": [[1, 1, 9, 9]], "labels": ["a"], "keypoints": [[[1, 2, 2], [3, 4, 1]]]}],
+        keypoints=["left", "right"],
+    )
+    assert points.categories[0].get("keypoints") == ["left", "right"]
+    assert points[0].keypoints is not None
+    assert points[0].keypoints.tolist() == [[[1, 2, 2], [3, 4, 1]]]
+
+
+def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
+    write_images(tmp_path, ["1.png"])
+    sound = {"file": tmp_path / "1.png", "boxes": [[1, 2, 3, 4]], "labels": ["a"]}
+    wrong: list[tuple[list[dict[str, Any]], str]] = [
+        ([], "records is empty"),
+        ([sound, {"labels": []}], "record 1 has file None; expected the path of an image"),
+        ([sound | {"bboxes": []}], r"record 0: unknown key 'bboxes' \(did you mean 'boxes'\?\)"),
+        ([sound | {"labels": ["a", "b"]}], "record 0 has 1 boxes for 2 labels; expected one per object"),
+        ([sound | {"labels": [3]}], r"labels are not names: give the names with classes=\[\.\.\.\]"),
+        ([sound | {"boxes": [[1, 2, 3]]}], "record 0 has a box of 3 numbers; expected x1, y1, x2, y2"),
+        ([sound | {"file": tmp_path / "absent.png"}], r"records lists 1 image \(absent.png\), none of them in"),
+    ]
+    for records, message in wrong:
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
+            rcnn.Dataset.from_records(records)
+    with pytest.raises(ValueError, match="record 0 has the label 'a'; expected one of the classes b, c, or 0 to 1"):
+        rcnn.Dataset.from_records([sound], ["b", "c"])
+
+
+class Discs:
+    """A data set in torchvision's form: grey pictures with a bright rectangle, labels from 1."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return self.images
+
+    def __getitem__(self, i: int, /) -> tuple[Tensor, Mapping[str, Any]]:
+        if not 0 <= i < self.images:
+            raise IndexError(i)
+        mask = torch.zeros(48, 64, dtype=torch.uint8)
+        mask[10 + i : 30 + i, 12:40] = 1
+        target = {"boxes": torch.tensor([[12.0, 10 + i, 40, 30 + i]]), "labels": torch.tensor([1 + i % 2])}
+        return (mask * 0.75).expand(3, -1, -1), target | {"masks": mask[None], "image_id": torch.tensor(i + 7)}
+
+
+def test_a_torch_data_set_is_a_data_set() -> None:
+    dataset = rcnn.Dataset.from_torch(Discs(3), ["square", "disc"], first_label=1)
+    assert dataset.image_ids == (7, 8, 9)
+    assert [record.labels.tolist() for record in dataset] == [[0], [1], [0]]
+    assert dataset[1].boxes.tolist() == [[12, 11, 40, 31]]
+    assert dataset[1].areas.tolist() == [560]
+    image = dataset[1].read()
+    assert (image.shape, image.dtype, int(image.max()), int(image.min())) == ((3, 48, 64), torch.uint8, 191, 0)
+    part = dataset.subset([2, 0])
+    assert torch.equal(part[0].read(), dataset[2].read())
+    truth = part.to_coco()
+    results = [{**one, "score": 0.5} for one in truth["annotations"]]
+    assert evaluate(truth, results, ("bbox", "segm")).kinds["segm"]["AP"] == pytest.approx(1)
+    with pytest.raises(ValueError, match=r"image 1 has labels 2 to 2; expected 0 to 1 .*need first_label=1"):
+        rcnn.Dataset.from_torch(Discs(2), ["square", "disc"])
+
+
+def test_a_torch_data_set_is_trained_on_and_evaluated(tmp_path: Path) -> None:
+    classes = ["square", "disc"]
+    training = rcnn.Dataset.from_torch(Discs(12), classes, first_label=1)
+    validation = rcnn.Dataset.from_torch(Discs(2), classes, first_label=1)
+    brief = ["train.steps=1", "train.batch_size=2", "train.workers=1", "train.warmup_steps=0"]
+    lines: list[str] = []
+    options = {"settings": [*TINY_MODEL, *brief], "validation": validation, "log": lines.append}
+    run = rcnn.train("mask_rcnn_compact", training, tmp_path / "run", weights="none", **options)  # type: ignore[arg-type]
+    assert run.best is not None
+    evaluation = rcnn.evaluate(run.folder, validation, workers=1)
+    assert (evaluation.metrics.images, evaluation.failed) == (2, ())
+    assert evaluation.metrics.kinds["segm"]["AP"] is not None
+    alone = rcnn.train(
+        "mask_rcnn_compact", training, tmp_path / "alone", settings=[*TINY_MODEL, *brief], weights="none",
+        log=lines.append,
+    )  # fmt: skip
+    assert alone.best is None
+    assert any("its images are not files, so none are held out" in line for line in lines)
+
+
+def test_pillow_images_and_files(tmp_path: Path) -> None:
+    data = write_tiny_coco(tmp_path, {"train": 2}, size=(48, 64))
+    opened = rcnn.open_dataset(data, "train")
+    pairs = [(Image.open(record.path), {"boxes": record.boxes, "labels": record.labels.tolist()}) for record in opened]
+    dataset = rcnn.Dataset.from_torch(pairs, opened.classes)
+    for mine, theirs in zip(dataset, opened, strict=True):
+        assert torch.equal(mine.read(), theirs.read())
+        np.testing.assert_allclose(mine.boxes, theirs.boxes, atol=1e-4)

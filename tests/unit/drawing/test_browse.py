@@ -1,0 +1,74 @@
+"""`rcnn data browse`: one page without links, with a picture per image, and text that is not markup."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typing_extensions import override
+
+from rcnn.drawing.browse import browse_dataset
+from tests.command import rcnn
+from tests.tiny_data import write_tiny_coco
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.images: list[str] = []
+        self.tags: list[str] = []
+
+    @override
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag == "img":
+            self.images.append(str(dict(attrs)["src"]))
+
+
+def test_the_page_holds_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"train": 5, "val": 2})
+    assert rcnn("data", "browse", root, "--output", tmp_path / "out", "--limit", 3) == 0
+    assert str(tmp_path / "out" / "browse.html") in capsys.readouterr().out
+    text = (tmp_path / "out" / "browse.html").read_text(encoding="utf-8")
+    page = _Page()
+    page.feed(text)
+    assert len(page.images) == 3 + 2
+    assert "http" not in text
+    assert "script" not in page.tags
+    assert "link" not in page.tags
+    for name in ("train_1.png", "train_3.png", "train_5.png", "val_2.png", "3 of 5 images", "all of 2 images"):
+        assert name in text
+    data = base64.b64decode(page.images[0].removeprefix("data:image/jpeg;base64,"))
+    with Image.open(io.BytesIO(data)) as drawn, Image.open(root / "train" / "train_1.png") as plain:
+        assert drawn.size == plain.size
+        assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(plain, dtype=int)).max() > 100  # boxes and names
+
+
+def test_names_are_text_and_broken_images_are_named(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"val": 2})
+    file = root / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    tables["categories"][0]["name"] = "<script>alert(1)</script>"
+    file.write_text(json.dumps(tables))
+    (root / "val" / "val_2.png").write_bytes(b"no image")
+    text = browse_dataset(root, tmp_path / "out").read_text(encoding="utf-8")
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+    assert re.search(r'class="missing">\S+val_2\.png is not an image that can be read', text)
+
+
+def test_a_page_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"val": 2})
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "browse.html").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"browse\.html exists and was not written by rcnn"):
+        browse_dataset(root, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    assert browse_dataset(root) == Path("runs/browse-data-1/browse.html")

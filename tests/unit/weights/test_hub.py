@@ -1,0 +1,110 @@
+"""hf:owner/name: pushed to and pulled from a local stand-in of the Hub; refusals and errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import rcnn
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.training.publish import best_metrics
+from rcnn.weights.hub import MARK, pull
+from tests.command import rcnn as command
+from tests.tiny_data import TINY_MODEL
+from tests.unit.weights.hub_server import Hub, hub_serving
+
+pytest.importorskip("huggingface_hub", reason="needs rcnn[hub]")
+REPOSITORY = "me/balloons"
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with hub_serving(REPOSITORY) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.address)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
+        monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
+        monkeypatch.delenv("RCNN_OFFLINE")
+        yield server
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(0)
+    config = override(model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
+    rcnn.save_checkpoint(folder / "best", build_detector(config), classes=["red", "blue"])
+    lines = [{"step": 10, "bbox_AP": 0.3, "segm_AP": 0.2}, {"step": 20, "bbox_AP": 0.29, "segm_AP": 0.25}, {"step": 30}]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_what_is_pushed_is_pulled_bit_for_bit(hub: Hub, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("push", run, REPOSITORY) == 0
+    assert capsys.readouterr().out == f"{hub.address}/{REPOSITORY}: use it as hf:{REPOSITORY}\n"
+    assert sorted(hub.files) == ["README.md", "config.json", "model.safetensors"]
+    ours, theirs = rcnn.load_checkpoint(run), rcnn.load_checkpoint(f"hf:{REPOSITORY}")
+    assert theirs.config == ours.config
+    assert theirs.classes == ("red", "blue")
+    assert all(torch.equal(theirs.state[name], value) for name, value in ours.state.items())
+    assert rcnn.Predictor(f"hf:{REPOSITORY}@main").classes == ("red", "blue")
+
+
+def test_the_card_says_what_the_model_is_and_scores(hub: Hub, run: Path) -> None:
+    rcnn.push_to_hub(run, REPOSITORY)
+    card = hub.files["README.md"].decode()
+    front = yaml.safe_load(card.split("---")[1])
+    assert front == {
+        "library_name": "rcnn",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["instance-segmentation", "object-detection", "r-cnn"],
+    }
+    assert "| segm_AP | 0.250 |" in card
+    assert "2 classes: red, blue" in card
+    assert f"rcnn predict hf:{REPOSITORY} photo.jpg" in card
+    assert best_metrics(run / "best") == {}
+
+
+def test_nothing_of_the_user_is_replaced(hub: Hub, run: Path) -> None:
+    hub.exists, hub.files = True, {"README.md": b"# mine", "notes.txt": b"mine"}
+    rcnn.push_to_hub(run, REPOSITORY)
+    assert hub.files["README.md"] == b"# mine"
+    assert hub.files["notes.txt"] == b"mine"
+    hub.files["README.md"] = f"{MARK}\nold".encode()
+    rcnn.push_to_hub(run, REPOSITORY)
+    assert b"red, blue" in hub.files["README.md"]
+    hub.files["config.json"] = b'{"model_type": "bert"}'
+    with pytest.raises(ValueError, match=r"config\.json that is not of an rcnn checkpoint"):
+        rcnn.push_to_hub(run, REPOSITORY)
+    assert hub.files["config.json"] == b'{"model_type": "bert"}'
+
+
+def test_errors_say_what_to_do(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"hf:me is not the name of a repository; expected hf:owner/name"):
+        pull("hf:me")
+    with pytest.raises(ValueError, match=r"the Hub has no me/balloons, or it is private"):
+        pull(f"hf:{REPOSITORY}")
+    hub.exists = True
+    with pytest.raises(ValueError, match=r"the Hub has no revision no-such of me/balloons"):
+        pull(f"hf:{REPOSITORY}@no-such")
+    with pytest.raises(ValueError, match=r"has no config\.json and model\.safetensors: it is not a checkpoint of rcnn"):
+        pull(f"hf:{REPOSITORY}")
+    hub.denies = True
+    with pytest.raises(ConnectionError, match="log in with `hf auth login`"):
+        rcnn.push_to_hub(run, REPOSITORY)
+    with pytest.raises(ValueError, match="expected owner/name"):
+        rcnn.push_to_hub(run, "balloons")
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    with pytest.raises(FileNotFoundError, match=r"forbids downloads(.|\n)*/me/other/tree/main\n"):
+        pull("hf:me/other")
+
+
+def test_without_the_library_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"pip install 'rcnn\[hub\]'"):
+        pull("hf:me/balloons")
