@@ -13,7 +13,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rcnn.cli.given import given_boxes, require_free, write_features
-from rcnn.cli.options import TTA, Allow, Device, Offline, Padding, PaddingOption, Precision, PrecisionOption, TTAFlip
+from rcnn.cli.options import (
+    TTA,
+    Allow,
+    Annotations,
+    Device,
+    Images,
+    Offline,
+    Padding,
+    PaddingOption,
+    Precision,
+    PrecisionOption,
+    TTAFlip,
+)
+from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_alone
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import predictor_from
@@ -45,12 +58,22 @@ def predict(
         ),
     ],
     inputs: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             metavar="FILES_FOLDERS_OR_URLS [KEY=VALUE]...",
             help="Images; folders are searched recursively. Settings, e.g. box.score_threshold=0.01.",
         ),
-    ],
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Predict on a split of this data set instead, also without ground truth (COCO's test-dev2017), and "
+            "write results files for COCO's server."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of --data. Defaults to the validation split.")] = "",
+    annotations: Annotations = "",
+    images: Images = "",
     output: Annotated[
         Path | None,
         typer.Option(help="Folder for the pictures and predictions.json (default: a new runs/predict-MODEL-N)."),
@@ -67,7 +90,7 @@ def predict(
     score: Annotated[
         float | None,
         typer.Option(
-            help="Skip detections with a lower score. Defaults to 0.5 (in Python, predict() defaults to 0).",
+            help="Skip detections with a lower score. Defaults to 0.5; with --data, and in Python, to 0.",
             min=0,
             max=1,
         ),
@@ -104,15 +127,22 @@ def predict(
     With --boxes, each image gets one entry per box of the file, in its order: the box as given, the most probable
     class, its score and mask.
 
+    With --data and --split, only results files in COCO's format are written: those that its server takes.
+
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
     from rcnn.data.messages import counted, few
 
-    words, settings = split_settings(inputs)
+    words, settings = split_settings(inputs or [])
+    chosen = None if data is None else SplitOptions(data=data, split=split, annotations=annotations, images=images)
+    require_alone(chosen, split, words)
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings,
         allow=allow or (),
     )  # fmt: skip
+    if chosen is not None:
+        predict_split_command(predictor, chosen, output, checkpoint, score=score or 0.0)
+        return
     given = given_boxes(boxes, features, score, tta)
     key, lowest = _lowest_score(predictor.config)
     score = 0.0 if given is not None else DEFAULT_SCORE if score is None else score

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
@@ -73,13 +73,13 @@ def evaluate_dataset(
     """
     if tuple(dataset.classes) != predictor.classes:
         raise ValueError(
-            f"the data set has the classes {_few(dataset.classes)}, the checkpoint {_few(predictor.classes)}; open the "
+            f"the data set has the classes {few(dataset.classes)}, the checkpoint {few(predictor.classes)}; open the "
             "data set with the classes of the checkpoint"
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
     count = min(limit, len(dataset)) if limit else len(dataset)
     images: list[ImageResults] = []
-    for image in _predict(predictor, dataset, [dataset[i] for i in range(count)], batch_size, workers):
+    for image in predict_records(predictor, dataset, [dataset[i] for i in range(count)], batch_size, workers):
         images.append(image)
         if on_image is not None:
             on_image(image)
@@ -126,7 +126,7 @@ def failure_warnings(failed: Sequence[ImageResults], count: int) -> tuple[str, .
     )
 
 
-def _predict(
+def predict_records(
     predictor: Predictor, dataset: Dataset, records: Sequence[ImageRecord], batch_size: int, workers: int
 ) -> Iterator[ImageResults]:
     """The results of all images in order; threads read images and encode masks while the model works."""
@@ -178,7 +178,3 @@ def _read(predictor: Predictor, record: ImageRecord) -> Prepared | str:
     except (ValueError, OSError, MemoryError) as error:
         return str(error) or f"{record.path}: {type(error).__name__}"
     return image, frame
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -18,6 +18,7 @@ import numpy as np
 
 from rcnn.data.checks.numbers import flags
 from rcnn.data.checks.run_lengths import readable_rles
+from rcnn.data.messages import few
 from rcnn.metrics.values import FIELDS
 
 Id: TypeAlias = int | str
@@ -247,8 +248,7 @@ def _finite(value: Any) -> bool:
 
 
 def _few(values: Sequence[object]) -> str:
-    shown = ", ".join(repr(value) for value in values[:5])
-    return shown if len(values) <= 5 else f"{shown} and {len(values) - 5} more"
+    return few([repr(value) for value in values])
 
 
 def _excerpt(value: object) -> str:

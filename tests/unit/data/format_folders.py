@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import io
 import json
 import pickle
@@ -16,6 +17,7 @@ import yaml
 from PIL import Image
 
 from rcnn.ops.coco_backend import as_rle, rle_mask
+from tests.unit.data.coco_folders import write_images
 
 Tables = dict[str, Any]  # as COCO's file has them
 
@@ -200,3 +202,35 @@ def reference(number: int, annotation: dict[str, Any], split: str, sentences: li
         "sentences": entries,
         "category_id": annotation["category_id"],
     }
+
+
+def write_sbd(root: Path, ids: list[str], classes: tuple[int, ...] = (8, 12)) -> Path:
+    """benchmark_RELEASE/dataset with a split train; instance 1 (10, 5)-(30, 25) and 2 (30, 5)-(50, 35). Needs scipy."""
+    from scipy.io import savemat
+
+    place = root / "benchmark_RELEASE" / "dataset"
+    segmentation = np.zeros((40, 60), np.uint8)
+    segmentation[5:25, 10:30], segmentation[5:35, 30:50] = 1, 2
+    write_images(place / "img", [f"{one}.jpg" for one in ids])
+    (place / "inst").mkdir()
+    for one in ids:
+        boundaries = np.empty((2, 1), object)  # cells of sparse matrices in the real files
+        boundaries[0, 0], boundaries[1, 0] = np.eye(3), np.eye(2)
+        content = {"Segmentation": segmentation, "Boundaries": boundaries, "Categories": np.array(classes)[:, None]}
+        savemat(place / "inst" / f"{one}.mat", {"GTinst": content}, do_compression=True)
+    (place / "train.txt").write_text("\n".join(ids) + "\n")
+    return root
+
+
+def write_lvis(coco: Tables, images: Path, root: Path, split: str) -> None:
+    """LVIS' layout: the first image is in train2017, the others in val2017, and no image has a file_name."""
+    tables = copy.deepcopy(coco)
+    for number, image in enumerate(tables["images"]):
+        folder, name = "val2017" if number else "train2017", image.pop("file_name")
+        image["coco_url"] = f"http://images.cocodataset.org/{folder}/{name}"
+        image |= {"neg_category_ids": list[int](), "not_exhaustive_category_ids": list[int]()}
+        link(images / name, root / folder / name)
+    for entry in tables["categories"]:
+        entry |= {"frequency": "f", "synset": f"{entry['name']}.n.01", "image_count": 1}
+    (root / "annotations").mkdir()
+    (root / "annotations" / f"lvis_v1_{split}.json").write_text(json.dumps(tables))

@@ -10,31 +10,15 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from rcnn.data import open_dataset, splits
+from rcnn.data.formats.plain_pickle import read_plain_pickle
 from rcnn.data.formats.voc import CLASSES
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
-from tests.unit.data.format_folders import reference, write_refer
+from tests.unit.data.format_folders import reference, write_refer, write_sbd
 
 scipy_io = pytest.importorskip("scipy.io", reason="needs the extra sbd")
-
-
-def write_sbd(root: Path, ids: list[str], classes: tuple[int, ...] = (8, 12)) -> Path:
-    """benchmark_RELEASE/dataset with a split train; instance 1 (10, 5)-(30, 25) and 2 (30, 5)-(50, 35)."""
-    place = root / "benchmark_RELEASE" / "dataset"
-    segmentation = np.zeros((40, 60), np.uint8)
-    segmentation[5:25, 10:30], segmentation[5:35, 30:50] = 1, 2
-    write_images(place / "img", [f"{one}.jpg" for one in ids])
-    (place / "inst").mkdir()
-    for one in ids:
-        boundaries = np.empty((2, 1), object)  # cells of sparse matrices in the real files
-        boundaries[0, 0], boundaries[1, 0] = np.eye(3), np.eye(2)
-        content = {"Segmentation": segmentation, "Boundaries": boundaries, "Categories": np.array(classes)[:, None]}
-        scipy_io.savemat(place / "inst" / f"{one}.mat", {"GTinst": content}, do_compression=True)
-    (place / "train.txt").write_text("\n".join(ids) + "\n")
-    return root
 
 
 def test_sbd(tmp_path: Path) -> None:
@@ -174,3 +158,20 @@ def test_lvis(tmp_path: Path) -> None:
     assert [image["neg_category_ids"] for image in truth["images"]] == [[7], [7]]
     assert [image["not_exhaustive_category_ids"] for image in truth["images"]] == [[], []]
     assert (dataset.warnings, dataset.metric) == ((), "lvis")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "a place 2147483647 in its memo, but only 9 bytes"),  # would reserve 32 GiB
+        (b"(lp99999999999\n.", "a place 99999999999 in its memo"),
+        (pickle.dumps([1], 4), "it has protocol 4 or later"),
+        (b"cos\nsystem\n(S'x'\ntR.", "it names os.system, which plain values do not need"),
+        (b"\x80\x02X\xff\xff\xff\x7fab.", "not a pickle of plain values"),
+        (b"", "not a pickle of plain values"),
+    ],
+)
+def test_pickles_that_could_do_harm_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "refs.p").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        read_plain_pickle(tmp_path / "refs.p")

@@ -83,6 +83,15 @@ def test_places_without_data_yaml(tmp_path: Path, names: str, image: str, labels
     assert dataset[0].labels.tolist() == [1]
 
 
+def test_the_data_file_itself_may_be_given(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text(YAML.replace("kite", "wrong"))
+    (tmp_path / "mine.yaml").write_text(YAML)
+    assert splits(tmp_path / "mine.yaml") == ["train"]
+    for path, file in ((tmp_path / "mine.yaml", ""), (tmp_path, "mine.yaml")):
+        assert open_dataset(path, "train", annotations=file).classes == ("kite", "cup")
+
+
 def test_lines_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
     lines = [
         BOX, BOX, "1 0.5 0.5 0.2", "2 0.5 0.5 0.2 0.2", "1 320 240 64 48", "1 0.5 x 0.2 0.2", "0 0.1 0.1 0.5 0.1 0.5",

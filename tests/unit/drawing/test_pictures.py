@@ -127,6 +127,14 @@ def test_names_stay_inside_the_image(size: tuple[int, int]) -> None:
     assert (written[:, 3] <= size[1]).all()
 
 
+def test_captions_are_drawn_instead_of_names() -> None:
+    image = np.zeros((60, 200, 3), np.uint8)
+    boxes, labels = [[10, 20, 60, 50], [110, 20, 160, 50]], [0, 1]
+    captioned = draw_objects(image, boxes, labels, ["cat", "dog"], captions=["left one", ""]).tobytes()
+    assert captioned == draw_objects(image, boxes, labels, ["left one", "dog"]).tobytes()
+    assert captioned != draw_objects(image, boxes, labels, ["cat", "dog"]).tobytes()
+
+
 def test_names_of_boxes_that_share_a_corner_do_not_hide_each_other() -> None:
     picture = Image.new("RGB", (640, 480))
     writer = LabelWriter(picture)

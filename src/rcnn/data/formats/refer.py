@@ -21,15 +21,15 @@ from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import Id, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import read_json
 from rcnn.data.formats.many_files import subfolders
+from rcnn.data.formats.plain_pickle import read_plain_pickle
 from rcnn.data.messages import Warnings, excerpt
-from rcnn.weights.readers.pickles import read_pickle_file
 
 NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
 TABLES = ("images", "annotations", "categories")
 # where images may be, in the folder of instances.json or up to two folders above
 IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12", "images", "")
-MAX_INSTRUCTIONS = 50_000_000  # of a pickle; refs(umd).p of RefCOCOg has 5 million
+MAX_EXPRESSIONS = 10_000_000  # of a file; RefCOCO has 142,210
 SKIPPED = "skipped"
 
 
@@ -114,16 +114,17 @@ def _references(file: Path) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
 @lru_cache(maxsize=4)
 def _read_references(file: Path, changed: int, size: int) -> tuple[tuple[Reference, ...], tuple[str, ...]]:
     """As `_references`; `changed` and `size` are the file's, so that a changed file is read again."""
-    try:
-        content = read_pickle_file(file, max_steps=MAX_INSTRUCTIONS)
-    except ValueError as error:
-        raise ValueError(f"{file} is not a pickle of REFER that can be read: {error}; download it again") from error
+    content = read_plain_pickle(file)
     if not isinstance(content, list) or not content:
         raise ValueError(f"{file} is not a file of REFER: expected a list of references, got {excerpt(content)}")
     usable: list[Reference] = []
     unusable: list[str] = []
+    count = 0
     for place, entry in enumerate(content):
         reference = _reference(entry)
+        count += 0 if reference is None else len(reference.expressions)
+        if count > MAX_EXPRESSIONS:  # a list that is used many times takes no room in the file
+            raise ValueError(f"{file} has more than {MAX_EXPRESSIONS:,} expressions: download it again")
         if reference is None:
             unusable.append(str(entry.get("ref_id", place) if isinstance(entry, dict) else place)[:20])
         else:

@@ -36,8 +36,11 @@ class _Line:
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
-    """Names of the splits of data.yaml, of darknet's list files, or of the image folders; "all" for a single one."""
-    return set() if annotations else layout_splits(folder)
+    """Names of the splits of data.yaml, of darknet's list files, or of the image folders; "all" for a single one.
+
+    `annotations` is the path of another YAML file.
+    """
+    return layout_splits(folder, annotations)
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
@@ -50,10 +53,11 @@ def read(
 ) -> Tables:
     """The checked tables of a split. An image has its path as its id, an object its label file and line.
 
-    Category ids are the places of the classes in the file with their names, from 0. `annotations` and `keypoints` have
-    no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    Category ids are the places of the classes in the file with their names, from 0. `annotations` is the path of a YAML
+    file other than data.yaml; `keypoints` has no effect. Raises ValueError or OSError, with the file and
+    what is wrong in it.
     """
-    layout = layout_of(folder)
+    layout = layout_of(folder, annotations)
     warnings = Warnings(layout.file)
     if layout.keypoints:
         warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")

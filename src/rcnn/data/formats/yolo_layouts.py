@@ -51,21 +51,26 @@ class ImageSource:
     labels: Path | None  # None where there is no file
 
 
-def layout_splits(folder: Path) -> set[str]:
-    """The splits of a folder; none if it has no YOLO layout. A damaged data.yaml has the splits that it mentions."""
+def layout_splits(folder: Path, annotations: str = "") -> set[str]:
+    """The splits of a folder; none if it has no YOLO layout. A damaged data.yaml has all splits."""
     try:
-        return set(layout_of(folder).sources)
+        return set(layout_of(folder, annotations).sources)
     except FileNotFoundError:
         return set()
     except (ValueError, OSError):
         return {ALL, *KEYS}  # so that reading any of them says what is wrong
 
 
-def layout_of(folder: Path) -> Layout:
-    """The layout of a folder. Raises FileNotFoundError if it has none, ValueError for a file that cannot be read."""
-    config = _config_file(folder)
+def layout_of(folder: Path, annotations: str = "") -> Layout:
+    """The layout of a folder, by data.yaml, or by the YAML file `annotations` in it.
+
+    Raises FileNotFoundError if it has none, ValueError for a file that cannot be read.
+    """
+    config = _config_file(folder, annotations)
     if config is not None:
         return _of_config(config, folder)
+    if annotations:
+        raise FileNotFoundError(f"{folder / annotations} is not a YOLO data file with names and train or val")
     names_file = next((folder / name for name in NAMES_FILES if (folder / name).is_file()), None)
     if names_file is None:
         names_file = next(iter(sorted(folder.glob("*.names"))), None)
@@ -112,9 +117,11 @@ class _Folders:
         return name in self._names[folder]
 
 
-def _config_file(folder: Path) -> Path | None:
-    """data.yaml, or another YAML file in the folder that has names and splits."""
+def _config_file(folder: Path, annotations: str) -> Path | None:
+    """data.yaml, or another YAML file in the folder that has names and splits; only `annotations`, if it is given."""
     found = sorted((*folder.glob("*.yaml"), *folder.glob("*.yml")), key=lambda file: (file.stem != "data", file.name))
+    if annotations:
+        found = [folder / annotations] if annotations.lower().endswith((".yaml", ".yml")) else []
     for file in found:
         if file.is_file() and file.stat().st_size <= MAX_YAML:
             content = file.read_bytes()

@@ -90,20 +90,17 @@ Build = Callable[[Any, Any], None]  # (value, state): what __setstate__ would do
 Persistent = Callable[[Any], Any]
 
 
-def no_persistent(key: Any) -> Any:
-    """Stands in for persistent ids where a pickle must not have any: Refused."""
+def _no_persistent(key: Any) -> Any:
     raise Refused("a reference to something outside of the file (a persistent id)")
 
 
-def run(
-    source: Source, call: Call, build: Build, persistent: Persistent = no_persistent, max_steps: int = MAX_STEPS
-) -> Any:
+def run(source: Source, call: Call, build: Build, persistent: Persistent = _no_persistent) -> Any:
     """The value of the pickle at the position of `source`, which moves to the end of the pickle.
 
     `call(name, arguments)` stands in for calls, `build(value, state)` for `__setstate__`. Raises Damaged and Refused.
     """
     machine = _Machine(source, call, build, persistent)
-    for _ in range(max_steps):
+    for _ in range(MAX_STEPS):
         code = source.take(1)
         if code == pickle.STOP:
             return machine.pop()
@@ -116,7 +113,7 @@ def run(
             raise
         except Exception as error:  # a crafted number or text may raise anything
             raise Damaged(f"byte {source.at}: {type(error).__name__}") from error
-    raise Refused(f"more than {max_steps} pickle instructions; such a file needs far fewer")
+    raise Refused(f"more than {MAX_STEPS} pickle instructions; weights need far fewer")
 
 
 class _Machine:

@@ -12,18 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.weights.readers.opcodes import (
-    MAX_STEPS,
-    SCALARS,
-    Build,
-    Call,
-    Name,
-    Persistent,
-    Source,
-    Span,
-    no_persistent,
-    run,
-)
+from rcnn.weights.readers.opcodes import SCALARS, Build, Call, Name, Persistent, Source, Span, run
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, Stored, numpy_kind, require_shape, stored_array
 
 FIRST = (b"\x80", b"(", b"]", b"}", b"c")  # first instructions of a pickle of weights
@@ -124,15 +113,9 @@ def build(value: Any, state: Any) -> None:
         raise ForeignName(f"the attributes of {value if isinstance(value, Name) else type(value).__name__}")
 
 
-def unpickle(
-    source: Source,
-    call: Call = call,
-    build: Build = build,
-    persistent: Persistent = no_persistent,
-    max_steps: int = MAX_STEPS,
-) -> Any:
+def unpickle(source: Source, call: Call = call, build: Build = build, persistent: Persistent | None = None) -> Any:
     """The value of the pickle at `source`; every array in it is a Stored. Raises Damaged and Refused."""
-    value = run(source, call, build, persistent, max_steps)
+    value = run(source, call, build, persistent) if persistent else run(source, call, build)
     return _finished(value, {}, 0)
 
 
@@ -160,11 +143,11 @@ def _finished(value: Any, done: dict[int, Any], depth: int) -> Any:
     return value
 
 
-def read_pickle_file(path: Path, *, max_steps: int = MAX_STEPS) -> Any:
-    """The value of the pickle file `path`. Raises Damaged, and Refused also for more than `max_steps` instructions."""
+def read_pickle_file(path: Path) -> Any:
+    """The value of the pickle file `path`. Raises Damaged and Refused."""
     with path.open("rb") as file:
         source = Source(file, 0, path.stat().st_size, lambda: path.open("rb"))
-        return unpickle(source, max_steps=max_steps)
+        return unpickle(source)
 
 
 def _array(content: Any, dtype: Any, shape: Any, order: Any) -> Stored:

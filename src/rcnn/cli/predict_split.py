@@ -1,0 +1,70 @@
+"""`rcnn predict --data`: results files of a split, also one without ground truth, for COCO's evaluation server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from rcnn.cli.progress import progress_bar
+from rcnn.outputs import OutputFolder, output_or_new
+
+if TYPE_CHECKING:
+    from rcnn.evaluation.evaluate import ImageResults
+    from rcnn.predictor import Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Which images are predicted on: the options --data, --split, --annotations and --images."""
+
+    data: Path
+    split: str
+    annotations: str
+    images: str
+
+
+def require_alone(options: SplitOptions | None, split: str, words: Sequence[str]) -> None:
+    """ValueError unless there are images, or --data, but not both."""
+    if options is None and split:
+        raise ValueError("--split needs the folder of the data set: give it with --data")
+    if options is not None and words:
+        raise ValueError(f"{words[0]}: give images or --data, not both")
+
+
+def predict_split_command(
+    predictor: Predictor, options: SplitOptions, output: Path | None, checkpoint: Path, *, score: float
+) -> None:
+    """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
+    from rcnn.data.messages import counted
+    from rcnn.evaluation.api import dataset_for
+    from rcnn.evaluation.server import predict_split
+
+    dataset = dataset_for(
+        predictor,
+        options.data,
+        options.split,
+        ignore_others=True,
+        annotations=options.annotations,
+        images=options.images,
+        allow_empty=True,
+    )
+    with (
+        output_or_new(output, "predict", checkpoint) as path,
+        OutputFolder(path) as folder,
+        progress_bar("predict", len(dataset)) as advance,
+    ):
+
+        def on_image(image: ImageResults) -> None:
+            if image.error:
+                typer.echo(f"{image.record.path}: {image.error}", err=True)
+            advance()
+
+        written, failed = predict_split(predictor, dataset, folder, score=score, on_image=on_image)
+    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
+    if failed:
+        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
+        raise typer.Exit(1)

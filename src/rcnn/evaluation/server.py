@@ -1,0 +1,68 @@
+"""Results on a split without ground truth, in the files that COCO's evaluation server takes.
+
+https://cocodataset.org/#upload: `detections_[testset]_[alg]_results.json`, for keypoints
+`person_keypoints_[testset]_[alg]_results.json`, each alone in a zip file of the same name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rcnn.data.records import Dataset
+from rcnn.evaluation.evaluate import ImageResults, predict_records
+from rcnn.evaluation.plan import measured_kinds
+from rcnn.metrics.coco import FIELDS
+from rcnn.outputs import OutputFolder
+from rcnn.predictor import Predictor
+
+PREFIX = {"bbox": "detections", "segm": "detections", "keypoints": "person_keypoints"}
+
+
+def server_files(predictor: Predictor, split: str) -> dict[str, str]:
+    """The name of the results file of each kind, without suffix.
+
+    The kind is a part of the algorithm's name, because the files of boxes and masks have the same prefix.
+    """
+    algorithm = re.sub(r"[^A-Za-z0-9-]+", "-", predictor.config.name)
+    kinds = [kind for kind in measured_kinds(predictor.config) if kind in PREFIX]
+    return {kind: f"{PREFIX[kind]}_{split}_{algorithm}-{kind}_results" for kind in kinds}
+
+
+def predict_split(
+    predictor: Predictor,
+    dataset: Dataset,
+    folder: OutputFolder,
+    *,
+    score: float = 0.0,
+    batch_size: int = 1,
+    workers: int = 2,
+    on_image: Callable[[ImageResults], object] = lambda image: None,
+) -> tuple[list[Path], list[ImageResults]]:
+    """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
+
+    Detections with a score below `score` are skipped. FileExistsError if a file is not rcnn's.
+    """
+    if predictor.config.proposals_only:
+        raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
+    names = server_files(predictor, dataset.split)
+    folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
+    results: list[dict[str, Any]] = []
+    failed: list[ImageResults] = []
+    for image in predict_records(predictor, dataset, list(dataset), batch_size, workers):
+        on_image(image)
+        failed += [image] if image.error else []
+        results += [result for result in image.results if result["score"] >= score]
+    written: list[Path] = []
+    for kind, name in names.items():
+        fields = ("image_id", "category_id", "score", FIELDS[kind])
+        text = json.dumps([{field: result[field] for field in fields} for result in results])
+        written.append(folder.write_text(f"{name}.json", text))
+        with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{name}.json", text)
+        written.append(folder.path / f"{name}.zip")
+    return written, failed

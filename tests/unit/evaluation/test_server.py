@@ -1,0 +1,89 @@
+"""Results files of a split without ground truth."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rcnn
+from tests.command import rcnn as command
+from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
+
+NAME = "detections_test-dev2017_mask-rcnn-compact-{}_results"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Mask R-CNN with random weights that keeps all detections."""
+    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0"]
+    config = rcnn.override(rcnn.model_config("mask_rcnn_compact"), words)
+    folder = tmp_path_factory.mktemp("checkpoint") / "m"
+    rcnn.save_checkpoint(folder, rcnn.build_detector(config), config, CLASSES)
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """COCO's layout of test images: image_info_test-dev2017.json, and the images in test2017/."""
+    root = write_tiny_coco(tmp_path / "coco", {"test2017": 3}, size=(48, 64))
+    file = root / "annotations" / "instances_test2017.json"
+    tables = json.loads(file.read_text())
+    del tables["annotations"]
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(tables))
+    file.unlink()
+    return root
+
+
+def test_results_files_for_the_server(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    words = ["predict", checkpoint, "--data", data, "--split", "test-dev2017", "--output", output, "--device", "cpu"]
+    assert command(*words) == 0
+    assert f"3 images of test-dev2017: wrote {output / NAME.format('bbox')}.json" in capsys.readouterr().out
+    boxes = json.loads((output / f"{NAME.format('bbox')}.json").read_text())
+    masks = json.loads((output / f"{NAME.format('segm')}.json").read_text())
+    assert len(boxes) == len(masks) > 3
+    assert all(result.keys() == {"image_id", "category_id", "score", "bbox"} for result in boxes)
+    assert all(result.keys() == {"image_id", "category_id", "score", "segmentation"} for result in masks)
+    assert {result["image_id"] for result in boxes} == {1, 2, 3}
+    assert {result["category_id"] for result in boxes} <= {10, 20}
+    predictor = rcnn.Predictor(checkpoint, device="cpu")
+    single = predictor.predict(data / "test2017" / "test2017_2.png").to_coco(2, [10, 20])
+    of_second = [result for result in boxes if result["image_id"] == 2]
+    assert [result["bbox"] for result in of_second] == [result["bbox"] for result in single]
+    for kind in ("bbox", "segm"):
+        name = NAME.format(kind)
+        with zipfile.ZipFile(output / f"{name}.zip") as archive:
+            assert archive.namelist() == [f"{name}.json"]
+            assert archive.read(f"{name}.json").decode() == (output / f"{name}.json").read_text()
+
+    high = max(result["score"] for result in boxes)
+    assert command(*words, "--score", high) == 0
+    again = json.loads((output / f"{NAME.format('bbox')}.json").read_text())
+    assert again == [result for result in boxes if result["score"] >= high]
+
+
+def test_an_image_that_cannot_be_read_and_wrong_requests(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "test2017" / "test2017_2.png").write_bytes(b"")
+    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--output"]
+    assert command(*words, tmp_path / "out") == 1
+    assert "test2017_2.png" in capsys.readouterr().err
+    boxes = json.loads((tmp_path / "out" / f"{NAME.format('bbox')}.json").read_text())
+    assert {result["image_id"] for result in boxes} == {1, 3}
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / f"{NAME.format('bbox')}.json").write_text("mine")
+    assert command(*words, foreign) == 2
+    assert (foreign / f"{NAME.format('bbox')}.json").read_text() == "mine"
+    assert command("predict", checkpoint, "--split", "val") == 2
+    assert "--split needs the folder of the data set: give it with --data" in capsys.readouterr().err
+    assert command("predict", checkpoint, "photo.jpg", "--data", data) == 2
+    assert "photo.jpg: give images or --data, not both" in capsys.readouterr().err
+    assert command("eval", checkpoint, "--data", data, "--output", tmp_path / "eval", "--device", "cpu") == 2
+    assert "3 images without ground truth, so it cannot be used for training or evaluation" in capsys.readouterr().err
