@@ -1,9 +1,12 @@
-"""A progress bar with the time left; prints nothing without a terminal."""
+"""A progress bar with the time left; without a terminal, a line every 30 seconds."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+QUIET = 30.0  # seconds between two lines
 
 
 @contextmanager
@@ -16,7 +19,18 @@ def progress_bar(what: str, total: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=total)
-        yield lambda: progress.advance(task)
+        done, reported = 0, time.monotonic()
+
+        def advance() -> None:
+            nonlocal done, reported
+            done += 1
+            progress.advance(task)
+            if not console.is_terminal and time.monotonic() - reported >= QUIET:
+                reported = time.monotonic()
+                with suppress(OSError):
+                    console.print(f"{what}: {done} of {total}", highlight=False)
+
+        yield advance
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def assemble(
 
     Raises ValueError if `classes` contains a name twice.
     """
-    warnings = Warnings(tables.file)
+    warnings = Warnings(tables.file, tables.names)
     chosen = _chosen_categories(tables, classes)
     label = {category["id"]: place for place, category in enumerate(chosen)}
     annotations = [annotation for annotation in tables.annotations if annotation["category_id"] in label]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,14 +52,16 @@ class Finding:
     action: str  # what was done about it
     ids: tuple[object, ...]  # of the entries that have it
     noun: str = "annotation"  # what the entries are
+    names: tuple[str, ...] = ()  # of the entries, where the ids are not those of the file
 
     def line(self) -> str:
         """File, count, what is wrong, first ids, what was done; without ids, `what` is the whole line."""
         if not self.ids:
             return self.what
+        shown = f"region {few(self.ids)}" if self.noun == "region" else few(self.names) or f"id {few(self.ids)}"
         return (
             f"{self.file}: {counted(len(self.ids), self.noun)} {'has' if len(self.ids) == 1 else 'have'} {self.what} "
-            f"({'region' if self.noun == 'region' else 'id'} {few(self.ids)}): {self.action}"
+            f"({shown}): {self.action}"
         )
 
 
@@ -87,8 +89,9 @@ class MissingImagesError(FileNotFoundError):
 class Warnings:
     """Warnings about one annotation file, each kind with the ids it concerns, in the order of their first mention."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, names: Mapping[object, str] | None = None) -> None:
+        """`names`: how to name annotations (by their ids) in formats without ids, e.g. "region 3 of photo.jpg"."""
+        self.file, self.names = file, names or {}
         self._ids: dict[tuple[str, str, str, str], list[object]] = {}
         self._notes: list[str] = []
 
@@ -104,7 +107,7 @@ class Warnings:
 
     def copy(self) -> Warnings:
         """The same warnings, to add others to."""
-        copied = Warnings(self.file)
+        copied = Warnings(self.file, self.names)
         copied._ids = {key: list(ids) for key, ids in self._ids.items()}
         copied._notes = list(self._notes)
         return copied
@@ -116,7 +119,15 @@ class Warnings:
     def findings(self) -> tuple[Finding, ...]:
         """One finding per kind of fault."""
         return tuple(
-            Finding(kind=kind, file=self.file, what=what, action=action, ids=tuple(ids), noun=noun)
+            Finding(
+                kind=kind,
+                file=self.file,
+                what=what,
+                action=action,
+                ids=tuple(ids),
+                noun=noun,
+                names=tuple(self.names[one] for one in ids) if self.names and noun == "annotation" else (),
+            )
             for (kind, noun, what, action), ids in self._ids.items()
         )
 

@@ -33,7 +33,7 @@ class RunLog:
         new.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         os.replace(new, path)
         self._file = path.open("a", encoding="utf-8")
-        self._started = self._reported = time.perf_counter()
+        self._started = self._reported = self._evaluating_from = time.perf_counter()
         self._first_step = first_step
         self.console = Console(stderr=True)
         self._bar = Progress(
@@ -84,10 +84,15 @@ class RunLog:
             self._plain(", ".join(part for part in (text, loss, f"about {_duration(left)} left") if part))
 
     def evaluated(self, images: int, total: int) -> None:
-        """Report that `images` of `total` images of the validation set are done."""
+        """Report that `images` of `total` images of the validation set are done; after them, the metrics follow."""
         self._bar.update(self._task, note=f"evaluating: image {images} of {total}")
-        if self._is_quiet():
-            self._plain(f"evaluating after step {self._step}: image {images} of {total}")
+        if images == 1:
+            self._evaluating_from = time.perf_counter()
+        text = f"evaluating after step {self._step}: image {images} of {total}"
+        if images == total and time.perf_counter() - self._evaluating_from >= QUIET:
+            self._plain(f"{text}, computing the metrics")
+        elif self._is_quiet():
+            self._plain(text)
 
     def log(self, text: str) -> None:
         """A status message on stderr, above the bar. A lost terminal is not an error."""

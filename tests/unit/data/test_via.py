@@ -89,6 +89,17 @@ def test_given_classes_give_the_order(tmp_path: Path) -> None:
     assert [by_id[number] for number in dataset.category_ids] == ["cup", "kite", "boat"]
 
 
+def test_warnings_name_the_region_and_its_image(tmp_path: Path) -> None:
+    """Not an id, because the file has none."""
+    beyond = RECT | {"x": 50, "width": 30}
+    empty = {"name": "polygon", "all_points_x": [1, 2], "all_points_y": [1, 2]}
+    dataset = opened(tmp_path, [region(POLYGON)], [region(RECT), region(beyond), region(empty)])
+    found = " ".join(dataset.warnings)
+    assert "1 annotation has a box partly outside the image (region 1 of 1.png): clipped" in found
+    assert "(region 2 of 1.png)" in found
+    assert "(id " not in found
+
+
 def test_regions_may_be_a_dict_and_the_file_a_project(tmp_path: Path) -> None:
     write_images(tmp_path / "val", ["a.png"])
     entry = {"filename": "a.png", "size": 5, "regions": {"0": region(RECT), "4": region(CIRCLE)}}

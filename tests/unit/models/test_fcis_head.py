@@ -34,6 +34,7 @@ from rcnn.ops.boxes import box_iou
 from rcnn.ops.pasting import Paste, paste_as
 from rcnn.predictor import Predictor
 from rcnn.structures import ImageBatch, Targets
+from tests.compiled import BACKWARD, FORWARD
 from tests.unit.ops.test_mask_voting import slow_resize
 from tests.unit.random_batches import random_images, random_targets
 
@@ -269,11 +270,12 @@ def test_small_detections_are_dropped(drop: str) -> None:
 def test_fullgraph() -> None:
     detector, images, targets = detector_of(tiny()), random_images(SIZES), bitmap_targets()
     torch._dynamo.reset()
-    predict = torch.compile(detector.predict, fullgraph=True, backend="aot_eager")
-    eager, compiled = detector.predict(images), predict(images)
+    predict = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)
+    with torch.no_grad():
+        eager, compiled = detector.predict(images), predict(images)
     assert (eager.valid == compiled.valid).all()
     torch.testing.assert_close(compiled.boxes, eager.boxes, atol=1e-3, rtol=1e-4)
-    learn = torch.compile(detector.losses, fullgraph=True, backend="aot_eager")
+    learn = torch.compile(detector.losses, fullgraph=True, backend=BACKWARD)
     seed = torch.tensor(0)
     expected, losses = detector.losses(images, targets, seed), learn(images, targets, seed)
     for name, value in expected.items():

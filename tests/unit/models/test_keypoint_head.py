@@ -15,6 +15,7 @@ from rcnn.models.heads.keypoint import require_consistent_keypoints
 from rcnn.models.heads.regions import Regions
 from rcnn.models.overrides import override
 from rcnn.structures import Targets
+from tests.compiled import BACKWARD, FORWARD
 from tests.narrow import present
 from tests.unit.random_batches import images_of, random_images, random_targets
 
@@ -180,8 +181,8 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     detector = build_detector(override(model_config(name), [*words, "box.score_threshold=0.0"])).eval()
     images, targets = random_images(SIZES, seed=1), persons([3, 1])
     expected = detector.predict(images)
-    backend = "aot_eager" if name == "keypoint_rcnn_compact" else "eager"
-    found = torch.compile(detector.predict, fullgraph=True, backend=backend)(images)
+    with torch.no_grad():
+        found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
     assert torch.equal(found.valid, expected.valid)
     torch.testing.assert_close(found.keypoints, expected.keypoints, atol=2e-3, rtol=1e-3)
     losses = detector(images, targets, torch.tensor(5))
@@ -191,7 +192,8 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     )
     gradient = present(weight.grad).clone()
     detector.zero_grad(set_to_none=True)
-    compiled = torch.compile(detector, fullgraph=True, backend="aot_eager")(images, targets, torch.tensor(5))
+    backend = BACKWARD if name == "keypoint_rcnn_compact" else FORWARD
+    compiled = torch.compile(detector, fullgraph=True, backend=backend)(images, targets, torch.tensor(5))
     torch.testing.assert_close(compiled["keypoint"], losses["keypoint"], atol=1e-5, rtol=1e-4)
     compiled["keypoint"].backward()
     torch.testing.assert_close(weight.grad, gradient, atol=1e-5, rtol=1e-3)

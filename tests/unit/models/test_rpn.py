@@ -20,6 +20,7 @@ from rcnn.models.rpn import RPN
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas, encode_deltas
 from rcnn.structures import Proposals, Targets
+from tests.compiled import BACKWARD, FORWARD
 from tests.narrow import present
 from tests.unit import legacy_formulas as legacy
 from tests.unit.random_batches import images_of
@@ -363,7 +364,7 @@ def test_every_choice_is_one_graph_and_a_batch_equals_its_images(settings: str, 
         return network.losses(x, images_of(sizes, scales), targets, SEED)
 
     expected, losses = both(features, SIZES, scales)
-    backend = "aot_eager" if kind == "half_open" else "eager"  # the first also traces the backward pass
+    backend = BACKWARD if kind == "half_open" else FORWARD  # the first also traces the backward pass
     found, compiled = torch.compile(both, fullgraph=True, backend=backend)(features, SIZES, scales)
     assert_same_proposals(found, expected)
     torch.testing.assert_close(compiled, losses)

@@ -20,6 +20,7 @@ from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.structures import Detections, ImageBatch, Targets
 from rcnn.weights.checkpoint import load_detector, save_checkpoint
+from tests.compiled import FORWARD
 from tests.unit.random_batches import random_targets
 
 SIZES = [(64, 96), (64, 64)]
@@ -178,7 +179,7 @@ def call(stage: Callable[..., Any], *args: object) -> Any:
 def call_compiled(stage: Callable[..., Any], *args: object) -> Any:
     """Runs a stage in eager mode, and as one graph, which must give the same values."""
     expected = stage(*args)
-    found = torch.compile(stage, fullgraph=True, backend="eager")(*args)
+    found = torch.compile(stage, fullgraph=True, backend=FORWARD)(*args)
     for one, other in zip(tensors(found), tensors(expected), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-3)
     return expected

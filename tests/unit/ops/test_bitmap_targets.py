@@ -11,6 +11,7 @@ import torchvision
 from PIL import Image
 
 from rcnn.ops.bitmap_targets import Cut, cut_bitmaps
+from tests.compiled import FORWARD
 from tests.unit.ops.test_opencv import slow as opencv_loop
 
 SIDE, HEIGHT, WIDTH = 14, 40, 50
@@ -111,5 +112,5 @@ def test_invalid_regions_give_zeros_in_one_graph(kind: Cut) -> None:
     assert not found[~valid].any()
     none = cut_bitmaps(given[:, :, :0], matched[:, :0], boxes[:, :0], valid[:, :0], 7, kind, sizes)
     assert none.shape == (2, 0, 7, 7)
-    compiled = torch.compile(cut_bitmaps, fullgraph=True, backend="eager")
+    compiled = torch.compile(cut_bitmaps, fullgraph=True, backend=FORWARD)
     torch.testing.assert_close(compiled(given, matched, boxes, valid, 7, kind, sizes), found)

@@ -7,6 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rcnn.ops.capacity import live_prefix
+from tests.compiled import FORWARD
 from tests.narrow import instance
 
 
@@ -35,5 +36,5 @@ def test_the_whole_capacity_where_values_cannot_be_read() -> None:
 
     traced = torch.jit.trace(used, torch.tensor([[True, False, False]]), check_trace=False)
     assert instance(traced, torch.jit.ScriptFunction)(torch.tensor([[True, True, True]])).item() == 9
-    compiled = torch.compile(used, fullgraph=True, backend="eager")
+    compiled = torch.compile(used, fullgraph=True, backend=FORWARD)
     assert compiled(torch.tensor([[True, False, False]])).item() == 3

@@ -10,6 +10,7 @@ from torchvision.models.detection._utils import Matcher
 
 from rcnn.ops import matching
 from rcnn.ops.matching import match
+from tests.compiled import FORWARD
 from tests.unit.random_boxes import random_boxes
 
 
@@ -108,7 +109,7 @@ def test_chunking_changes_nothing(targets: int, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.compile
 def test_one_graph_whatever_is_valid() -> None:
     boxes, objects = random_boxes(40, seed=8), random_boxes(2, 6, seed=9)
-    compiled = torch.compile(match, fullgraph=True, backend="eager")
+    compiled = torch.compile(match, fullgraph=True, backend=FORWARD)
     for count in (0, 3, 6):
         valid = (torch.arange(6) < count).expand(2, -1)
         for ours, expected in zip(

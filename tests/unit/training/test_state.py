@@ -153,6 +153,7 @@ def test_without_a_terminal_the_log_reports_every_30_seconds(
         "step 31 of 100, about 0:01:09 left",
         "evaluating after step 60: image 1 of 45",
         "evaluating after step 60: image 31 of 45",
+        "evaluating after step 60: image 45 of 45, computing the metrics",
     ]
 
 

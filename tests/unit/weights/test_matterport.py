@@ -19,6 +19,7 @@ from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import matterport
 from rcnn.weights.systems.known import convert
 from rcnn.weights.systems.matterport import recognises
+from tests.compiled import FORWARD
 from tests.parity.golden_detectron2 import match_sets
 from tests.unit.weights.state_dicts import convert_state
 
@@ -286,7 +287,7 @@ def test_one_graph_serves() -> None:
     images = ImageBatch(pixels=pixels, sizes=torch.tensor([[SIDE, SIDE]]))
     torch._dynamo.reset()
     expected = detector.eval().predict(images)
-    found = torch.compile(detector.predict, fullgraph=True, backend="eager")(images)
+    found = torch.compile(detector.predict, fullgraph=True, backend=FORWARD)(images)
     assert expected.valid.any()
     torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-3, rtol=1e-4)
     torch.testing.assert_close(found.masks, expected.masks, atol=1e-4, rtol=1e-4)

@@ -22,6 +22,7 @@ from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems.settings import typed_settings
 from rcnn.weights.systems.tensorpack import system as tensorpack
 from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
+from tests.compiled import FORWARD
 from tests.parity.golden_detectron2 import match_sets
 from tests.parity.peer_tensorpack import SETTINGS, peer_image, peer_shapes, peer_value
 from tests.unit.weights.state_dicts import convert_state
@@ -146,7 +147,7 @@ def test_losses_equal_the_reference_losses(pyramid: bool) -> None:
         assert losses[name].item() == pytest.approx(value, rel=1e-4), name
     torch._dynamo.reset()
     with torch.no_grad():
-        compiled = torch.compile(detector.losses, fullgraph=True, backend="eager")(images, targets, torch.tensor(0))
+        compiled = torch.compile(detector.losses, fullgraph=True, backend=FORWARD)(images, targets, torch.tensor(0))
     for name, value in losses.items():
         assert compiled[name].item() == pytest.approx(value.item(), rel=1e-4), name
 

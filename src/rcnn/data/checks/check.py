@@ -68,6 +68,7 @@ def _without(raw: RawTables, error: DataError | MissingImagesError) -> RawTables
 
 
 def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | None) -> Tables:
+    warnings.names = raw.names
     _require_entries(raw)
     ids = image_ids(raw)
     folder, images = known or check_images(raw, ids, warnings)
@@ -89,6 +90,7 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
         findings=warnings.findings(),
         notes=warnings.notes(),
         metric=raw.metric,
+        names=raw.names,
     )
 
 

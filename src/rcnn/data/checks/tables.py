@@ -6,7 +6,8 @@ exactly the fields and types that are declared here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -69,6 +70,7 @@ class RawTables:
     categories: list[RawEntry]
     relative_boxes: bool = False  # boxes are fractions of the image, as the user says; else found out from their values
     metric: MetricName = "coco"  # that data sets of the format are evaluated with by default
+    names: Mapping[object, str] = field(default_factory=dict)  # of annotations by id, in formats without ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,4 +86,5 @@ class Tables:
     findings: tuple[Finding, ...]  # faults, with what was done about them
     notes: tuple[str, ...]  # decisions that are not about faults
     metric: MetricName = "coco"  # that the split is evaluated with by default
+    names: Mapping[object, str] = field(default_factory=dict)  # as in RawTables
     refusals: tuple[DataError | MissingImagesError, ...] = ()  # why the file is refused; their entries are not in here

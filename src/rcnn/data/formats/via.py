@@ -80,23 +80,24 @@ def read(
     entries = _entries(read_json(file), file)
     warnings = Warnings(file)
     regions = [region for number, one in enumerate(entries, start=1) for region in _regions(one, number, warnings)]
-    annotations_read, names = _objects(regions, folder.resolve().name, file, warnings)
+    objects, names = _objects(regions, folder.resolve().name, file, warnings)
     labels = {name: label for label, name in enumerate(sorted(set(names) or {folder.resolve().name}), start=1)}
     raw = RawTables(
         file=file,
         root=folder,
         folders=image_folders(file, folder, split),
         images=[{"id": number, "file_name": one["filename"]} for number, one in enumerate(entries, start=1)],
-        annotations=[one | {"category_id": labels[name]} for one, name in zip(annotations_read, names, strict=True)],
+        annotations=[one | {"category_id": labels[name]} for (_, one), name in zip(objects, names, strict=True)],
         categories=[{"id": label, "name": name} for name, label in labels.items()],
+        names={one["id"]: f"region {region.name}" for region, one in objects},
     )
     return check_tables(raw, warnings, known)
 
 
 def _objects(
     regions: Sequence[_Region], default: str, file: Path, warnings: Warnings
-) -> tuple[list[RawEntry], list[str]]:
-    """The regions that are objects, as annotations without a category, and their classes.
+) -> tuple[list[tuple[_Region, RawEntry]], list[str]]:
+    """The regions that are objects, each with its annotation without a category, and their classes.
 
     All objects have the class `default` if regions have no attributes.
     """
@@ -104,15 +105,15 @@ def _objects(
     warnings.add("a point or a line, which is not an object", SKIPPED, others, "region", kind="region")
     shapes = [region for region in regions if region.kind not in NO_OBJECTS]
     attribute = _class_attribute(shapes, file)
-    annotations: list[RawEntry] = []
+    objects: list[tuple[_Region, RawEntry]] = []
     names: list[str] = []
     for region in shapes:
         name = default if attribute is None else _class_name(region, attribute, warnings)
         outline = _outline(region, warnings)
         if name and outline is not None:
             names.append(name)
-            annotations.append({"id": len(names), "image_id": region.image_id, "iscrowd": 0} | outline)
-    return annotations, names
+            objects.append((region, {"id": len(names), "image_id": region.image_id, "iscrowd": 0} | outline))
+    return objects, names
 
 
 def _holds_via(file: Path) -> bool:

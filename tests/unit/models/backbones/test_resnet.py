@@ -24,6 +24,7 @@ from rcnn.models.overrides import override
 from rcnn.models.zoo.norms import with_norm
 from rcnn.training.settings import TrainConfig
 from rcnn.training.state import build_optimizer
+from tests.compiled import BACKWARD
 from tests.narrow import instance, present
 from tests.unit.models.test_layers import disturbed
 from tests.unit.random_batches import random_images, random_targets
@@ -308,7 +309,7 @@ def test_one_graph_and_its_gradients(norm: Norm) -> None:
     config = replace(TINY, norm=norm, trained_affine=norm == "frozen_bn", frozen_stages=1, padding="align")
     network = disturbed(ResNet(config)).train()
     x = torch.randn(1, 3, 64, 96)
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(network, fullgraph=True, backend=BACKWARD)
     results = []
     for run in (network, compiled):
         network.zero_grad()

@@ -27,6 +27,7 @@ from rcnn.models.config import (
 from rcnn.models.inference import Precision, prepare_for_inference
 from rcnn.structures import ImageBatch, Targets
 from rcnn.weights.checkpoint import load_detector, save_checkpoint
+from tests.compiled import BACKWARD, FORWARD
 from tests.narrow import instance, present
 from tests.unit.random_batches import random_images, random_targets
 
@@ -232,7 +233,7 @@ def test_one_graph_and_its_gradients(backbone: TimmConfig | ViTConfig | MobileNe
     torch.manual_seed(0)
     detector = build_detector(tiny(backbone)).eval()  # in training drop_path is random
     images, _ = batch()
-    compiled = torch.compile(detector.features, fullgraph=True, backend="aot_eager")
+    compiled = torch.compile(detector.features, fullgraph=True, backend=BACKWARD)
     results = []
     for run in (detector.features, compiled):
         detector.zero_grad()
@@ -257,7 +258,7 @@ def test_swin_is_one_graph_at_a_size_that_is_no_multiple_of_its_windows() -> Non
     torch.manual_seed(0)
     network = TimmNet(TimmConfig(name=SWIN)).eval()
     x = torch.randn(1, 3, 64, 96)
-    found = torch.compile(network, fullgraph=True, backend="aot_eager")(x)
+    found = torch.compile(network, fullgraph=True, backend=FORWARD)(x)
     for name, expected in network(x).items():
         torch.testing.assert_close(found[name], expected, atol=1e-4, rtol=1e-4)
 
