@@ -23,8 +23,8 @@ from rcnn.weights.systems import mask_faster_rcnn
 from tests.command import rcnn
 from tests.narrow import instance, present
 from tests.tiny_data import TINY_MODEL
+from tests.unit.weights.mask_faster_rcnn_peer import WORDS, Slow, paste, peer_state
 from tests.unit.weights.state_dicts import convert_state
-from tests.unit.weights.test_mask_faster_rcnn import WORDS, Slow, paste, peer_state
 
 CLASSES = ("square", "disc")
 BOXES = np.array([[40.0, 30.0, 90.0, 80.0], [3.5, 4.25, 30.0, 50.5], [10.0, 10.0, 120.0, 90.0]], np.float32)
