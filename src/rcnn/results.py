@@ -23,6 +23,7 @@ from torch import Tensor
 
 from rcnn.data.image_inputs import Channels, ImageInput, as_image
 from rcnn.data.messages import counted
+from rcnn.data.skeletons import HALF_PIXEL
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import move_ends
 from rcnn.ops.coco_backend import encode_region
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # what selects several detections
 Rows: TypeAlias = slice | Sequence[int] | npt.NDArray[np.bool_] | npt.NDArray[np.integer[Any]]
-HALF_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
 SHOWN_SIDE = 1024  # longer side of the picture in a notebook, pixels
 SHOWN_ROWS = 20  # detections listed in a notebook
 

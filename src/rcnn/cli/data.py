@@ -228,3 +228,20 @@ def browse(
         progress=progress_bar,
     )
     typer.echo(f"wrote {page}")
+
+
+@data.command("minus-refer")
+def minus_refer_command(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of COCO 2014 (annotations/, train2014/).")],
+    refer: Annotated[Path | None, typer.Option(help="Folder with refcoco/ and refcocog/. Defaults to DIR.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for annotations/. Defaults to DIR.")] = None,
+) -> None:
+    """Write COCO's training annotations without the images of RefCOCO's and RefCOCOg's val and test splits.
+
+    The file is instances_train_minus_refer_valtest2014.json, the training set of mask-faster-rcnn's coco_minus_refer.
+
+    Example: rcnn data minus-refer coco/ --refer refer/
+    """
+    from rcnn.data.inspect.minus_refer import minus_refer
+
+    typer.echo(minus_refer(directory, output or "", refer=refer or "").line())

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from rcnn.data.checks.tables import Category
 from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
@@ -22,6 +24,10 @@ OPPOSITES = (
 )  # fmt: skip
 WORDS = re.compile(r"[^\W\d_]+|\d+|[\W_]+")
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")  # where a camelCase word starts
+
+
+# from annotated keypoints, which name the left upper corner of a pixel, to its centre: x, y, visibility
+HALF_PIXEL = np.array([0.5, 0.5, 0.0], dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from rcnn.data.checks.tables import Annotation, Category, Image
+from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.records import Dataset
 from rcnn.outputs import OutputFolder, numbered
 
@@ -38,11 +38,12 @@ def write_split(
     """Write a split, and return its annotation file, which is written last.
 
     The images are copied to `SPLIT/`, under their names. Without `copy` they stay where they are, below the output
-    folder, and the annotation file has their paths from there. `advance` is called once per image. Raises
-    FileExistsError for files that rcnn did not write.
+    folder, and the annotation file has their paths from there. Ids that are text are replaced by numbers. `advance` is
+    called once per image. Raises FileExistsError for files that rcnn did not write.
     """
     images: list[Image] = []
     taken: set[str] = set()
+    new = whole_ids([image["id"] for image in split.images])
     for image, source in zip(split.images, split.sources, strict=True):
         if copy:
             name = _free_name(image["file_name"], source, taken)
@@ -50,10 +51,21 @@ def write_split(
                 shutil.copyfile(source, path)
         else:
             name = Path(os.path.relpath(source, output.path)).as_posix()
-        images.append({"id": image["id"], "file_name": name, "height": image["height"], "width": image["width"]})
+        images.append({"id": new[image["id"]], "file_name": name, "height": image["height"], "width": image["width"]})
         advance()
-    tables = {"images": images, "annotations": split.annotations, "categories": split.categories}
+    numbers = whole_ids([entry["id"] for entry in split.annotations])
+    annotations = [
+        {**entry, "id": numbers[entry["id"]], "image_id": new[entry["image_id"]]} for entry in split.annotations
+    ]
+    tables = {"images": images, "annotations": annotations, "categories": split.categories}
     return output.write_text(FILE.replace("{split}", split.name), json.dumps(tables) + "\n")
+
+
+def whole_ids(ids: Sequence[Id]) -> dict[Id, Id]:
+    """The ids as COCO's tools need them: as they are if all are whole numbers, else counted from 1."""
+    if all(isinstance(one, int) for one in ids):
+        return {one: one for one in ids}
+    return {one: number for number, one in enumerate(dict.fromkeys(ids), start=1)}
 
 
 def image_sources(dataset: Dataset) -> list[Path]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.formats.layouts import locate, splits_at
-from rcnn.data.images import ImageError, read_image
+from rcnn.data.images import ImageError
 from rcnn.data.inspect.check import Progress, no_progress
 from rcnn.data.messages import counted
 from rcnn.data.opening import open_dataset
@@ -102,8 +102,19 @@ def _entry(dataset: Dataset, record: ImageRecord, skeleton: Sequence[tuple[int, 
     note += f", {counted(crowds, 'crowd')}" if crowds else ""
     figure, error = None, ""
     try:
-        picture = draw_ground_truth(read_image(record.path), record, dataset.classes, skeleton=skeleton)
+        picture = draw_ground_truth(record.read(), record, dataset.classes, skeleton=skeleton)
         figure = embedded(picture, f"Ground truth of {record.path.name}", "")
     except (ImageError, OSError) as problem:
         error = str(problem)
-    return _Entry(record.path.name, note, figure, error, [])
+    return _Entry(record.path.name, note, figure, error, _expressions(dataset, record))
+
+
+def _expressions(dataset: Dataset, record: ImageRecord) -> list[str]:
+    """ "cup: the blue one; left cup" for each object with referring expressions."""
+    lines = [
+        f"{dataset.classes[int(label)]}: {'; '.join(texts)}"
+        for label, texts in zip(record.labels, record.expressions or (), strict=False)
+        if texts
+    ]
+    more = len(lines) - MAX_EXPRESSIONS
+    return [*lines[:MAX_EXPRESSIONS], *([f"and {more} more"] if more > 0 else [])]

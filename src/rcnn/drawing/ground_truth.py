@@ -10,11 +10,10 @@ from torch import Tensor
 
 from rcnn.data.records import ImageRecord
 from rcnn.data.segmentations import Segmentation
+from rcnn.data.skeletons import HALF_PIXEL
 from rcnn.drawing.pictures import PERSON_SKELETON, draw_objects, region_of
 from rcnn.ops.coco_backend import as_rle, rle_mask
 from rcnn.ops.masks import Region
-
-HALF_PIXEL = np.array([0.5, 0.5, 0], dtype=np.float32)  # annotated keypoints name the left upper corner of a pixel
 
 
 def draw_ground_truth(
@@ -26,7 +25,10 @@ def draw_ground_truth(
     keypoints: bool = True,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
 ) -> Image.Image:
-    """The objects of `record`, without crowds, on its image (3, H, W): boxes, and masks and keypoints where given."""
+    """The objects of `record`, without crowds, on its image (3, H, W): boxes, and masks and keypoints where given.
+
+    An object with referring expressions has the first one as its text, instead of the name of its class.
+    """
     own = np.flatnonzero(~record.crowd)
     points = record.keypoints[own] + HALF_PIXEL if keypoints and record.keypoints is not None else None
     size = (record.height, record.width)
@@ -36,11 +38,16 @@ def draw_ground_truth(
         record.boxes[own],
         record.labels[own],
         classes,
+        captions=None if record.expressions is None else [_caption(record.expressions[i]) for i in own.tolist()],
         masks=regions,
         keypoints=points,
         skeleton=skeleton,
         colour_by="instance" if len(classes) == 1 else "class",
     )
+
+
+def _caption(expressions: Sequence[str]) -> str:
+    return expressions[0] if expressions else ""
 
 
 def outline_region(segmentation: Segmentation, size: tuple[int, int]) -> Region | None:

@@ -13,8 +13,6 @@ write_report(
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +21,11 @@ from typing import Any
 from PIL import Image
 
 from rcnn.drawing.charts import chart_svg, training_charts
+from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.pages import render, write_page
 
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
 
-_SIDE = 960  # pixels of the longer side of a picture in the page, at most
-_QUALITY = 85  # JPEG's
 _TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints", "proposals": "Proposals"}
 _VOC = "AP is VOC's average precision {year}; AP70 is at IoU .70. Difficult objects are ignored."
 _MEANINGS = {  # metric -> what its numbers are
@@ -74,19 +71,10 @@ class _ClassRow:
 
 
 @dataclass(frozen=True)
-class _Figure:
-    address: str  # data:image/jpeg;base64,...
-    width: int
-    height: int
-    description: str
-    caption: str
-
-
-@dataclass(frozen=True)
 class _ExampleFigures:
     name: str
     note: str
-    figures: list[_Figure]
+    figures: list[Figure]
 
 
 def write_report(
@@ -167,16 +155,7 @@ def _number(value: float | None) -> str:
 
 def _figures(example: Example) -> _ExampleFigures:
     """Ground truth, if there is any, beside the detections."""
-    figures = [_figure(example.detections, f"Detections in {example.name}", "detections")]
+    figures = [embedded(example.detections, f"Detections in {example.name}", "detections")]
     if example.ground_truth is not None:
-        figures.insert(0, _figure(example.ground_truth, f"Ground truth of {example.name}", "ground truth"))
+        figures.insert(0, embedded(example.ground_truth, f"Ground truth of {example.name}", "ground truth"))
     return _ExampleFigures(example.name, example.note, figures)
-
-
-def _figure(picture: Image.Image, description: str, caption: str) -> _Figure:
-    small = picture.convert("RGB")
-    small.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=_QUALITY, optimize=True)
-    data = base64.b64encode(file.getvalue()).decode("ascii")
-    return _Figure(f"data:image/jpeg;base64,{data}", small.width, small.height, description, caption)

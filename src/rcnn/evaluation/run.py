@@ -7,12 +7,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, example_of
-from rcnn.evaluation.folder import results_as_they_come, write_evaluation
+from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.evaluation.results import evaluate_results
 from rcnn.metrics import lvis
@@ -55,6 +56,7 @@ def run_evaluation(
     `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction.
     """
     with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
+        write_held_out(folder, HeldOut.of(dataset))
         examples: list[Example] = []
         if isinstance(source, Predictor):
             evaluation = _evaluate_predictor(source, dataset, options, keep, log, progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import pickle
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -72,3 +73,16 @@ def test_a_page_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         browse_dataset(root, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
     assert browse_dataset(root) == Path("runs/browse-data-1/browse.html")
+
+
+def test_referring_expressions_are_shown(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "refcoco", {"val": 2})
+    tables = json.loads((root / "annotations" / "instances_val.json").read_text())
+    (root / "instances.json").write_text(json.dumps(tables))
+    (root / "annotations" / "instances_val.json").unlink()
+    (root / "val").rename(root / "train2014")
+    sentences = [{"raw": "x", "sent": text, "sent_id": 1, "tokens": []} for text in ("the <left> one", "bright one")]
+    reference = {"ref_id": 1, "ann_id": 1, "category_id": 10, "image_id": 1, "split": "val", "sentences": sentences}
+    (root / "refs(unc).p").write_bytes(pickle.dumps([reference], protocol=0))
+    text = browse_dataset(root, tmp_path / "out").read_text(encoding="utf-8")
+    assert re.search(r"<li>(square|disc): the &lt;left&gt; one; bright one</li>", text)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from rcnn.data import Dataset, open_dataset
+from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.evaluation.api import evaluate, validation_split
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
-from rcnn.evaluation.examples import draw_ground_truth, example_of
+from rcnn.evaluation.examples import example_of
 from rcnn.evaluation.folder import UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
@@ -126,7 +127,7 @@ def test_an_object_without_outline_is_drawn_as_a_box(predictor: Predictor, data:
     assert any("no outline" in line for line in dataset.warnings)
     example, _ = example_of(predictor, dataset[0], score=0.99)
     assert example.ground_truth is not None
-    draw_ground_truth(dataset[1], torch.zeros((3, 64, 96), dtype=torch.uint8), predictor)
+    draw_ground_truth(torch.zeros((3, 64, 96), dtype=torch.uint8), dataset[1], predictor.classes)
     assert evaluate_dataset(predictor, dataset).metrics.kinds.keys() == {"bbox", "segm"}
 
 

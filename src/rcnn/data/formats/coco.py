@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
-from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
+from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders, read_json
 from rcnn.data.messages import Warnings, few
 
 NAME = "COCO"
@@ -66,7 +66,9 @@ def read(
     file = annotation_file(folder, split, _patterns(annotations, keypoints))
     if file is None:
         raise FileNotFoundError(f"{folder} has no COCO annotation file of split {split!r}")
-    tables = _tables(read_json(file), file)
+    tables, warnings = _tables(read_json(file), file), Warnings(file)
+    if MINUS_REFER in split:
+        tables["annotations"] = _of_listed_images(tables, warnings)
     raw = RawTables(
         file=file,
         root=folder if images is None else images,
@@ -76,7 +78,7 @@ def read(
         categories=tables["categories"],
         relative_boxes=relative_boxes,
     )
-    return check_tables(raw, Warnings(file), known)
+    return check_tables(raw, warnings, known)
 
 
 def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
@@ -98,6 +100,15 @@ def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
             "with images, annotations and categories, or a VIA export"
         )
     return tables
+
+
+def _of_listed_images(tables: dict[str, list[RawEntry]], warnings: Warnings) -> list[RawEntry]:
+    """The annotations of the images that are listed: the tool that makes such files removes images alone."""
+    ids = [image.get("id") for image in tables["images"] if isinstance(image, dict)]
+    known = {one for one in ids if isinstance(one, (int, str))}
+    kept = [one for one in tables["annotations"] if not isinstance(one, dict) or one.get("image_id") in known]
+    warnings.note(f"{len(tables['annotations']) - len(kept):,} annotations of images that were removed are not used")
+    return kept
 
 
 def _patterns(annotations: str, keypoints: bool = False) -> Sequence[str]:

@@ -21,8 +21,12 @@ NO_SPLITS = (
 BY_ENDING = ("annotations/{split}.json", "{split}.json")
 IMAGES = ("{split}", "images/{split}", "{split}/images", "images", ".")  # where the images of a split may be
 # Splits of COCO whose images are in the folder of another split: minival2014 and valminusminival2014 (Girshick),
-# val2017_100 (tensorpack), test-dev2017.
-PART_OF = re.compile(r"(?:mini|valminusmini)(?P<val>val\d{4})|(?P<numbered>\w+?\d{4})_\d+|test-\w+?(?P<test>\d{4})")
+# val2017_100 (tensorpack), test-dev2017, train_minus_refer_valtest2014 (mask-faster-rcnn).
+MINUS_REFER = "_minus_refer_valtest"
+PART_OF = re.compile(
+    r"(?:mini|valminusmini)(?P<val>val\d{4})|(?P<numbered>\w+?\d{4})_\d+|test-\w+?(?P<test>\d{4})"
+    rf"|train{MINUS_REFER}(?P<train>\d{{4}})"
+)
 
 
 @contextmanager
@@ -91,7 +95,7 @@ def whole_split(split: str) -> str:
     part = PART_OF.fullmatch(split)
     if part is None:
         return ""
-    return part["val"] or part["numbered"] or f"test{part['test']}"
+    return part["val"] or part["numbered"] or (f"test{part['test']}" if part["test"] else f"train{part['train']}")
 
 
 def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], bool]) -> set[str]:

@@ -1,0 +1,76 @@
+"""`rcnn data minus-refer`: COCO's training images without those of the REFER sets' validation and test expressions.
+
+A detector that will be used for referring expressions must not be trained on the images on which these are evaluated.
+This repeats tools/make_coco_minus_refer_instances.py of lichengunc/mask-faster-rcnn: images with expressions of
+RefCOCO's val, testA and testB (splits of UNC) or RefCOCOg's val and test (splits of UMD) are removed from `images`;
+`annotations` are left as they are, so those of removed images remain. RefCOCO+ has RefCOCO's images and splits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rcnn.data.formats.files import read_json
+from rcnn.data.formats.refer import read_references
+from rcnn.outputs import OutputFolder
+
+SOURCE = "annotations/instances_train2014.json"
+RESULT = "annotations/instances_train_minus_refer_valtest2014.json"
+EXCLUDED = {  # file of references -> its splits with the images to remove
+    "refcoco/refs(unc).p": ("val", "testA", "testB"),
+    "refcocog/refs(umd).p": ("val", "test"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinusRefer:
+    """What `minus_refer` wrote."""
+
+    path: Path
+    images: int  # left
+    removed: int
+
+    def line(self) -> str:
+        """In words."""
+        return f"wrote {self.path}: {self.images:,} images, without {self.removed:,} of REFER's val and test splits"
+
+
+def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str = "") -> MinusRefer:
+    """Write instances_train_minus_refer_valtest2014.json to `output`/annotations (default: the folder `data`).
+
+    `data` is the folder of COCO 2014, `refer` that of refcoco/ and refcocog/ (default: `data`). Raises
+    FileNotFoundError for a missing file, ValueError for a damaged one, FileExistsError for a result that rcnn did not
+    write.
+    """
+    data, refer = Path(data), Path(refer or data)
+    for file in (data / SOURCE, *(refer / name for name in EXCLUDED)):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} does not exist; expected it there: rcnn data download coco2014, refcoco")
+    with OutputFolder(output or data) as folder:
+        folder.require_free(RESULT)
+        excluded = excluded_images(refer)
+        tables = read_json(data / SOURCE)
+        images = tables.get("images") if isinstance(tables, dict) else None
+        if not isinstance(tables, dict) or not isinstance(images, list):
+            raise ValueError(f"{data / SOURCE} has no list of images; download COCO's annotations again")
+        kept = [image for image in images if image["id"] not in excluded]
+        folder.write_json(RESULT, {**tables, "images": kept})
+        return MinusRefer(path=folder.path / RESULT, images=len(kept), removed=len(images) - len(kept))
+
+
+def excluded_images(refer: Path) -> set[int | str]:
+    """Ids of the images with expressions of the splits that are excluded."""
+    return {
+        one.image_id
+        for name, splits in EXCLUDED.items()
+        for one in read_references(refer / name)[0]
+        if any(in_split(one.split, split) for split in splits)
+    }
+
+
+def in_split(own: str, split: str) -> bool:
+    """Whether a reference of split `own` (e.g. testAB) is in `split`, by the rule of REFER's getRefIds."""
+    if split in ("testA", "testB", "testC"):
+        return split[-1] in own
+    return split in own if split == "test" else own == split
