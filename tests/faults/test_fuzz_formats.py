@@ -91,7 +91,7 @@ def voc_list(root: Path) -> tuple[Path, str]:
 
 def voc_instances(root: Path) -> tuple[Path, str]:
     voc(root)
-    return root / "set" / "SegmentationObject" / "1.png", "segmentation_train"
+    return root / "set" / "SegmentationObject" / "1.png", "train_segmentation"
 
 
 def sbd(root: Path) -> tuple[Path, str]:

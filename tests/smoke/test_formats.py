@@ -65,7 +65,7 @@ def yolo() -> tuple[str, str]:
 
 def voc() -> tuple[str, str]:
     write_voc(tables(["2007_000027.jpg"]), PICTURES, Path("VOCdevkit/VOC2012"), "train")
-    return "VOCdevkit", "segmentation_train"
+    return "VOCdevkit", "train_segmentation"
 
 
 def sbd() -> tuple[str, str]:

@@ -192,7 +192,7 @@ def test_voc_boxes_are_within_a_pixel_and_masks_agree_where_they_are_visible(
     write_voc(tables, photos, tmp_path, "val")
     boxes = open_dataset(tmp_path, "val")
     assert boxes.metric == "voc2012"
-    masks = open_dataset(tmp_path, "segmentation_val")
+    masks = open_dataset(tmp_path, "val_segmentation")
     worst, lowest, count = 0.0, math.inf, 0
     for record, instances in zip(boxes, masks, strict=True):
         image = next(one for one in tables["images"] if Path(one["file_name"]).stem == record.image_id)

@@ -100,12 +100,12 @@ def test_refer_splits_have_the_images_of_their_expressions_with_all_objects(refe
 
 def test_refer_splits_are_named_by_what_tells_them_apart(refer: Path, tables: dict[str, Any]) -> None:
     write_refer(tables, refer, refer, [reference(1, tables["annotations"][0], "train", ["x"])], by="google")
-    assert "unc_testA" in splits(refer)
-    assert "google_train" in splits(refer / "refcoco")
+    assert "testA_unc" in splits(refer)
+    assert "train_google" in splits(refer / "refcoco")
     os.rename(refer / "refcoco", refer / "refcoco+")
     write_refer(tables, refer, refer, [reference(1, tables["annotations"][0], "val", ["x"])], by="umd")
-    assert {"refcoco+_google_train", "refcoco+_unc_train", "refcoco_val"} <= set(splits(refer))
-    assert open_dataset(refer, "refcoco_val").image_ids == (1,)
+    assert {"train_refcocoplus_google", "train_refcocoplus_unc", "val_refcoco"} <= set(splits(refer))
+    assert open_dataset(refer, "val_refcoco").image_ids == (1,)
 
 
 class Harmful:

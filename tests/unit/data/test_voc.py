@@ -54,8 +54,8 @@ def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str) -> None:
 def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Path) -> None:
     for year in ("VOC2007", "VOC2012"):
         write_voc_folder(tmp_path / "VOCdevkit" / year, ["000005"], {"Main/trainval.txt": "000005"})
-    assert splits(tmp_path) == ["2007_trainval", "2012_trainval"]
-    assert open_dataset(tmp_path, "2012_trainval")[0].path.parts[-3:-1] == ("VOC2012", "JPEGImages")
+    assert splits(tmp_path) == ["trainval_2007", "trainval_2012"]
+    assert open_dataset(tmp_path, "trainval_2012")[0].path.parts[-3:-1] == ("VOC2012", "JPEGImages")
 
 
 def test_instances_have_the_class_of_most_of_their_pixels_and_no_border(tmp_path: Path) -> None:
@@ -69,9 +69,9 @@ def test_instances_have_the_class_of_most_of_their_pixels_and_no_border(tmp_path
         picture = Image.fromarray(values)
         picture.putpalette(list(range(256)) * 3)
         picture.save(root / folder / "000005.png")
-    assert splits(tmp_path) == ["segmentation_train", "train", "val"]
+    assert splits(tmp_path) == ["train", "train_segmentation", "val"]
     for _ in range(2):  # with SegmentationClass, then by the boxes of the XML
-        record = open_dataset(tmp_path, "segmentation_train")[0]
+        record = open_dataset(tmp_path, "train_segmentation")[0]
         assert record.boxes.tolist() == [[10, 6, 30, 25], [30, 6, 50, 35]]
         assert record.labels.tolist() == [CAT, DOG]
         assert record.areas.tolist() == [19 * 20, 29 * 20]

@@ -34,6 +34,8 @@ POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")
 NO_OBJECTS = ("point", "points", "line", "linestrip")
 CROWD_FLAGS = ("crowd", "iscrowd")
 MAX_PROBED = 10  # files that are opened to find one of labelme
+START = 1 << 16  # bytes in which most files have their shapes
+MAX_BYTES = 32 << 20  # of a file that is searched beyond its start, for files with the embedded image first
 SKIPPED = "skipped"
 
 
@@ -110,9 +112,17 @@ def _place(folder: Path, split: str) -> Path | None:
 def _holds_labelme(place: Path) -> bool:
     """Whether one of the first JSON files in a folder has the word of labelme's shapes."""
     try:
-        return any(b'"shapes"' in file.read_bytes() for file in _json_files(place)[:MAX_PROBED])
+        return any(map(_has_shapes, _json_files(place)[:MAX_PROBED]))
     except OSError:
         return False
+
+
+def _has_shapes(path: Path) -> bool:
+    with path.open("rb") as file:
+        if b'"shapes"' in file.read(START):
+            return True
+        file.seek(0)
+        return os.fstat(file.fileno()).st_size <= MAX_BYTES and b'"shapes"' in file.read()
 
 
 def _json_files(place: Path) -> list[Path]:

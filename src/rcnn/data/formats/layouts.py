@@ -47,8 +47,11 @@ class Format(Protocol):
         ...
 
 
-# the first that recognises a split reads it
-FORMATS: tuple[Format, ...] = (refer, lvis, coco, via, labelme, yolo, sbd, voc, mask_folder)
+# The splits of a folder are those of the first group that has some: other files in it are not taken for more splits.
+GROUPS: tuple[tuple[Format, ...], ...] = (
+    (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
+)  # fmt: skip
+FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +108,12 @@ def splits_at(location: Location) -> list[str]:
     if location.file_split:
         return [location.file_split]
     require_one_per_split(location.annotations)
-    if referring := refer.splits(location.folder, location.annotations):
-        return sorted(referring)  # the other files in such a folder are no splits
-    found = sorted({name for one in FORMATS for name in one.splits(location.folder, location.annotations)})
-    if not found:
-        raise not_recognised(location.folder, location.annotations, names_of_formats())
-    return found
+    folder, annotations = location.folder, location.annotations
+    offered = ({name for one in group for name in one.splits(folder, annotations)} for group in GROUPS)
+    found = next(filter(None, offered), None)
+    if found is None:
+        raise not_recognised(folder, annotations, names_of_formats())
+    return sorted(found)
 
 
 def read_split(location: Location, split: str, known: KnownImages | None = None) -> Tables:

@@ -1,8 +1,8 @@
 """REFER: RefCOCO, RefCOCO+ and RefCOCOg (Yu et al. 2016, Mao et al. 2016): COCO's objects, and what people call them.
 
 A folder such as refcoco/ has instances.json (COCO's tables) and refs(unc).p, refs(google).p or refs(umd).p, each with
-splits of its own (https://github.com/lichengunc/refer). Where a folder has several, a split is named with the part that
-tells them apart: unc_testA, or refcoco_unc_testA in the folder above.
+splits of its own (https://github.com/lichengunc/refer). Where a folder has several, the name of a split ends with what
+tells them apart: testA_unc, or testA_refcoco_unc in the folder above (refcocoplus for refcoco+, since + joins splits).
 
 A split has the images that its expressions are about, with all of their objects; the objects of its expressions have
 `expressions`. The pickles are read without running what they contain.
@@ -47,7 +47,7 @@ def splits(folder: Path, annotations: str = "") -> set[str]:
     """Names of the splits of all refs(*).p files. A file that cannot be read has the split "train"."""
     if annotations:
         return set()
-    return {prefix + split for prefix, file in _files(folder).items() for split in _split_names(file)}
+    return {split + ending for ending, file in _files(folder).items() for split in _split_names(file)}
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
@@ -62,20 +62,20 @@ def read(
 
     Raises ValueError or OSError, with the file and what is wrong in it.
     """
-    for prefix, file in _files(folder).items():
-        if split.startswith(prefix) and split.removeprefix(prefix) in _split_names(file):
-            return check_tables(*_raw_tables(file, split.removeprefix(prefix)), known)
+    for ending, file in _files(folder).items():
+        if split.endswith(ending) and split.removesuffix(ending) in _split_names(file):
+            return check_tables(*_raw_tables(file, split.removesuffix(ending)), known)
     raise FileNotFoundError(f"{folder} has no split {split!r} in REFER's layout")
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The refs(*).p files by the prefix of their splits."""
+    """The refs(*).p files by what the names of their splits end with."""
     own = _refs_in(folder)
     if own:
-        return {f"{by}_" if len(own) > 1 else "": file for by, file in own.items()}
-    inner = {one.name: refs for one in subfolders(folder) if (refs := _refs_in(one))}
+        return {f"_{by}" if len(own) > 1 else "": file for by, file in own.items()}
+    inner = {one.name.replace("+", "plus"): refs for one in subfolders(folder) if (refs := _refs_in(one))}
     return {
-        "".join((f"{name}_" if len(inner) > 1 else "", f"{by}_" if len(refs) > 1 else "")): file
+        "".join((f"_{name}" if len(inner) > 1 else "", f"_{by}" if len(refs) > 1 else "")): file
         for name, refs in inner.items()
         for by, file in refs.items()
     }

@@ -3,10 +3,10 @@
 | set | list of images | objects |
 |---|---|---|
 | boxes | ImageSets/Main/SPLIT.txt | Annotations/ID.xml |
-| instances (`segmentation_SPLIT`) | ImageSets/Segmentation/SPLIT.txt | SegmentationObject/ID.png; 255: border |
+| instances (`SPLIT_segmentation`) | ImageSets/Segmentation/SPLIT.txt | SegmentationObject/ID.png; 255: border |
 | XML of other tools | all files of a folder | ID.xml in Annotations/, or beside the image |
 
-The folder may hold one VOC2007 or VOC2012, or be one. With several, their splits are 2007_trainval, 2012_trainval, ...
+The folder may hold one VOC2007 or VOC2012, or be one. With several, their splits are trainval_2007, trainval_2012, ...
 Objects that are marked difficult are not trained on.
 """
 
@@ -33,7 +33,7 @@ CLASSES = (
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
 NAMES = "class_names.txt"  # of the classes in SegmentationClass, background first, as labelme2voc writes it
-SEGMENTATION = "segmentation_"  # prefix of the splits with instances, where there are splits with boxes too
+SEGMENTATION = "_segmentation"  # end of the names of splits with instances, where there are splits with boxes too
 BORDER = 255  # around instances, and objects that were not annotated
 BACKGROUND = (0, BORDER)
 MIN_IOU = 0.5  # of an instance and the box in the XML that is about the same object
@@ -119,8 +119,8 @@ def _splits(folder: Path) -> dict[str, _Split]:
     roots = [folder] if (folder / "Annotations").is_dir() else [one for one in years if (one / "Annotations").is_dir()]
     found: dict[str, _Split] = {}
     for root in roots:
-        prefix = f"{root.name.removeprefix('VOC')}_" if len(roots) > 1 else ""
-        found |= {prefix + name: one for name, one in _lists(root).items()}
+        year = f"_{root.name.removeprefix('VOC')}" if len(roots) > 1 else ""
+        found |= {name + year: one for name, one in _lists(root).items()}
     return found or _beside_images(folder)
 
 
@@ -133,7 +133,7 @@ def _lists(root: Path) -> dict[str, _Split]:
     found = {name: listed(file=file) for name, file in main.items()}
     if (root / "SegmentationObject").is_dir():
         for file in _list_files(root / "ImageSets" / "Segmentation"):
-            name = f"{SEGMENTATION if main else ''}{file.stem}"
+            name = f"{file.stem}{SEGMENTATION if main else ''}"
             found[name] = listed(file=file, masks=root)
     if not found and next(annotations.glob("*.xml"), None) is not None:
         places = [place for place in (images, root / "images") if place.is_dir()]
