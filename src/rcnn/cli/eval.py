@@ -131,7 +131,7 @@ def evaluate(
         predictor,
         data,
         split,
-        held_out=None if predictor is None else held_out_of(checkpoint),
+        held_out=held_out_of(checkpoint),
         annotations=annotations,
         images=images,
         relative_boxes=relative_boxes,

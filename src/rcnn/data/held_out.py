@@ -12,6 +12,7 @@ from rcnn.data.split import MIN_IMAGES, divide
 
 DEFAULT_FRACTION = 0.2
 HELD_OUT = " (held out)"  # after the name of the split
+HELD_OUT_FILE = "held_out.json"  # in the folder of an evaluation on held-out images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,13 @@ class HeldOut:
     def to_dict(self) -> dict[str, Any]:
         """For the record of a run."""
         return {"split": self.split, "fraction": self.fraction, "files": list(self.files)}
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> HeldOut | None:
+        """What a data set of `held_out_part` holds; None for another one."""
+        if not dataset.split.endswith(HELD_OUT):
+            return None
+        return cls(split=dataset.split.removesuffix(HELD_OUT), fraction=0.0, files=dataset.file_names)
 
     @classmethod
     def from_dict(cls, value: Any) -> HeldOut | None:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 from rcnn.data import Dataset, open_dataset, splits
 from rcnn.data.defaults import default_validation_split
-from rcnn.data.held_out import HELD_OUT, HeldOut, held_out_part, places_of
+from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, held_out_part, places_of
 from rcnn.data.messages import counted
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
+from rcnn.evaluation.results import is_results
 from rcnn.evaluation.run import settings_for
+from rcnn.metrics.inputs import read_json
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision
-from rcnn.weights.checkpoint import read_checkpoint
+from rcnn.weights.checkpoint import CONFIG_FILE, read_checkpoint
 
 
 def evaluate(
@@ -136,16 +138,21 @@ def _has_split_of(held_out: HeldOut, known: Sequence[str]) -> bool:
     return not default_validation_split(known) and all(part in known or part.endswith(".txt") for part in parts)
 
 
-def held_out_of(checkpoint: str | Path) -> HeldOut | None:
+def held_out_of(source: str | Path) -> HeldOut | None:
     """The images that the run of a checkpoint held out from training; None if it held out none.
 
-    Raises ValueError for a checkpoint whose config.json has been damaged.
+    `source` may also be the output folder of an evaluation on such images. Raises ValueError for a damaged record.
     """
-    provenance = read_checkpoint(checkpoint).provenance
+    folder = Path(source)
+    if is_results(folder):
+        file = folder / HELD_OUT_FILE
+        value = read_json(file) if file.is_file() else None
+    else:
+        file, value = folder / CONFIG_FILE, read_checkpoint(source).provenance.get("held_out")
     try:
-        return HeldOut.from_dict(provenance.get("held_out"))
+        return HeldOut.from_dict(value)
     except ValueError as error:
-        raise ValueError(f"{checkpoint}: config.json, {error}") from error
+        raise ValueError(f"{file}: {error}") from error
 
 
 def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from rcnn.data.held_out import HELD_OUT_FILE, HeldOut
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, ImageResults
 from rcnn.metrics.values import FIELDS
@@ -24,7 +25,7 @@ def results_as_they_come(folder: OutputFolder) -> Iterator[Callable[[ImageResult
 
     Refuses before any work if a file of the evaluation may not be written.
     """
-    folder.require_free(METRICS_FILE, REPORT, UNFINISHED, *RESULTS.values())
+    folder.require_free(METRICS_FILE, REPORT, UNFINISHED, HELD_OUT_FILE, *RESULTS.values())
     with folder.claim(UNFINISHED).open("w", encoding="utf-8") as file:
 
         def write(image: ImageResults) -> None:
@@ -32,6 +33,14 @@ def results_as_they_come(folder: OutputFolder) -> Iterator[Callable[[ImageResult
             file.flush()
 
         yield write
+
+
+def write_held_out(folder: OutputFolder, held_out: HeldOut | None) -> None:
+    """Record which images are evaluated, if they were held out from training: for scoring the results again."""
+    if held_out is not None:
+        folder.write_json(HELD_OUT_FILE, held_out.to_dict())
+    else:
+        (folder.path / HELD_OUT_FILE).unlink(missing_ok=True)  # of an earlier evaluation
 
 
 def write_evaluation(

@@ -7,17 +7,18 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, example_of
-from rcnn.evaluation.folder import results_as_they_come, write_evaluation
+from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.evaluation.results import evaluate_results
 from rcnn.metrics import lvis
 from rcnn.metrics.choice import metric_for
-from rcnn.models.describe import describe
+from rcnn.models.setting_tables import settings_table
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 
@@ -55,6 +56,7 @@ def run_evaluation(
     `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction.
     """
     with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
+        write_held_out(folder, HeldOut.of(dataset))
         examples: list[Example] = []
         if isinstance(source, Predictor):
             evaluation = _evaluate_predictor(source, dataset, options, keep, log, progress)
@@ -90,7 +92,7 @@ def settings_for(
     """
     if max_detections is None and metric_for(dataset, measured_kinds(predictor.config), metric) == "lvis":
         max_detections = lvis.MAX_DETECTIONS
-    limits = {row.path: row.default for row in describe(predictor.config) if row.path.endswith("max_detections")}
+    limits = {row.path: row.default for row in settings_table(predictor.config) if row.path.endswith("max_detections")}
     return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
 
 

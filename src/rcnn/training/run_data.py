@@ -144,8 +144,9 @@ def _held_out(
         return None, "its images are not files, so none are held out"
     held_out = hold_out(training, DEFAULT_FRACTION if fraction is None else fraction)
     if held_out is not None:
+        verb = "is" if len(held_out.files) == 1 else "are"
         count = f"{len(held_out.files)} of {counted(len(training), 'image')}"
-        return held_out, f"{count} are held out from training, see --val-fraction"
+        return held_out, f"{count} {verb} held out from training, see --val-fraction"
     if fraction:
         raise ValueError(
             f"{training.annotation_file} has {counted(len(training), 'image')}, too few to hold out {fraction:g} of "
