@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rcnn.models import DetectorConfig
-from rcnn.models.describe import describe
+from rcnn.models.setting_tables import settings_table
 from rcnn.weights.systems.detectron2 import system as detectron2
 from rcnn.weights.systems.detectron2.config import config_of
 from rcnn.weights.systems.detectron2.export import settings_of
@@ -49,7 +49,7 @@ def shapes(shared: Path, name: str) -> dict[str, Tensor]:
 
 def differences(a: DetectorConfig, b: DetectorConfig) -> set[str]:
     """Settings in which two configs differ: {"box.score_threshold"}."""
-    one, other = ({setting.path: setting.default for setting in describe(config)} for config in (a, b))
+    one, other = ({setting.path: setting.default for setting in settings_table(config)} for config in (a, b))
     return {path for path in one.keys() | other.keys() if one.get(path, ...) != other.get(path, ...)}
 
 

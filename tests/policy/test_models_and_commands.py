@@ -20,8 +20,8 @@ from rcnn.cli.main import COMMANDS as HELP
 from rcnn.models import MODELS, model_config
 from rcnn.models.config import TimmConfig, ViTConfig
 from rcnn.models.cost import cost, cost_of
-from rcnn.models.describe import describe
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo.facts import facts
 from rcnn.weights.checkpoint import empty_detector
 
@@ -59,7 +59,7 @@ def test_cost_equals_a_convolution_computed_by_hand() -> None:
 
 def test_every_setting_is_described() -> None:
     """Settings that `rcnn models show` prints have a description, except those with self-explanatory names."""
-    settings = describe(model_config("mask_rcnn_r50_fpn"))
+    settings = settings_table(model_config("mask_rcnn_r50_fpn"))
     assert len(settings) > 40
     for setting in settings:
         assert setting.type, setting

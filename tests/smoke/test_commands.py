@@ -137,7 +137,7 @@ def test_a_bad_image_is_named_and_the_others_are_done(
     err = capsys.readouterr().err
     for name in (*bad, str(gone), "ftp://host/a.jpg"):
         assert name in err
-    assert "notes.txt" not in err
+    assert f"not images, skipped: {folder / 'notes.txt'}\n" in err
     assert "Traceback" not in err
 
 

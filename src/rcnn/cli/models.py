@@ -12,7 +12,7 @@ import typer
 from rcnn.cli.options import Allow
 
 if TYPE_CHECKING:
-    from rcnn.models.describe import Setting
+    from rcnn.models.setting_tables import Setting
     from rcnn.weights.catalogue.entry import Entry
 
 models = typer.Typer(help="List the models, or show the settings of one.", invoke_without_command=True)
@@ -125,12 +125,12 @@ def show_model(
     allow: Allow = None,
 ) -> None:
     """Print every setting of a model and of its training as KEY=VALUE, the form that `rcnn train` accepts."""
-    from rcnn.models.describe import describe
+    from rcnn.models.setting_tables import settings_table
     from rcnn.training.settings import PREFIX
     from rcnn.training.starting import starting_config, starting_recipe
 
-    _print(describe(starting_config(model, allow or ())))
-    _print(setting._replace(path=PREFIX + setting.path) for setting in describe(starting_recipe(model)))
+    _print(settings_table(starting_config(model, allow or ())))
+    _print(setting._replace(path=PREFIX + setting.path) for setting in settings_table(starting_recipe(model)))
 
 
 def _print(settings: Iterable[Setting]) -> None:

@@ -163,7 +163,7 @@ def predict(
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         if sources.skipped:
-            typer.echo(f"skipped {counted(sources.skipped, 'file')} not recognised as images", err=True)
+            typer.echo(f"not images, skipped: {few(sources.skipped)}", err=True)
         for name, reason in sources.failed:
             typer.echo(f"{name}: {reason}", err=True)
         run = _Run(

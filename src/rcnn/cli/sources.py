@@ -54,7 +54,7 @@ class Sources:
 
     images: list[Source] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)  # name, and what is wrong with it
-    skipped: int = 0  # files in folders that are not images
+    skipped: list[str] = field(default_factory=list)  # files in folders that are not images
 
 
 def is_url(word: str) -> bool:
@@ -118,7 +118,7 @@ def _images_below(folder: Path, sources: Sources) -> Iterator[Path]:
             if path.suffix.lower() in IMAGE_SUFFIXES or is_image(path):
                 yield path
             else:
-                sources.skipped += 1
+                sources.skipped.append(str(path))
 
 
 def _written_above(path: Path, folder: Path) -> bool:

@@ -18,7 +18,7 @@ from rcnn.evaluation.plan import measured_kinds
 from rcnn.evaluation.results import evaluate_results
 from rcnn.metrics import lvis
 from rcnn.metrics.choice import metric_for
-from rcnn.models.describe import describe
+from rcnn.models.setting_tables import settings_table
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 
@@ -92,7 +92,7 @@ def settings_for(
     """
     if max_detections is None and metric_for(dataset, measured_kinds(predictor.config), metric) == "lvis":
         max_detections = lvis.MAX_DETECTIONS
-    limits = {row.path: row.default for row in describe(predictor.config) if row.path.endswith("max_detections")}
+    limits = {row.path: row.default for row in settings_table(predictor.config) if row.path.endswith("max_detections")}
     return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 import yaml
 
 from rcnn.models.config import DetectorConfig
-from rcnn.models.describe import alternatives, field_types, part_classes, setting_paths, type_name
+from rcnn.models.setting_tables import alternatives, field_types, part_classes, setting_paths, type_name
 from rcnn.models.suggestions import near_settings
 
 T = TypeVar("T")

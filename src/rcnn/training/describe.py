@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from rcnn.data import Dataset
 from rcnn.data.messages import counted, few
 from rcnn.data.skeletons import describe_flip
-from rcnn.models.describe import describe
 from rcnn.models.overrides import config_to_dict
+from rcnn.models.setting_tables import settings_table
 from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.plan import RunPlan
 from rcnn.training.settings import PREFIX
@@ -57,8 +57,8 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     }
     if plan.resumes:
         rows["resume"] = f"from {plan.output}/last"
-    rows |= {setting.path: str(setting.default) for setting in describe(plan.config)}
-    rows |= {PREFIX + setting.path: str(setting.default) for setting in describe(plan.settings)}
+    rows |= {setting.path: str(setting.default) for setting in settings_table(plan.config)}
+    rows |= {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
     width = max(map(len, rows))
     for name, value in rows.items():
         reason = plan.reasons.get(name)

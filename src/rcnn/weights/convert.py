@@ -61,7 +61,7 @@ def _write(file: Path, folder: Path, options: ConvertOptions, log: Log) -> str:
         options.classes,
     )
     state = _complete(converted)
-    for line in describe(converted, state, file, found.kind, options.overrides):
+    for line in report_lines(converted, state, file, found.kind, options.overrides):
         log(line)
     require_sound(state, str(file), options.allow_nonfinite)
     provenance = {
@@ -116,7 +116,7 @@ def _complete(converted: Converted) -> dict[str, Tensor]:
     return converted.state | {name: initial[name] for name in missing}
 
 
-def describe(
+def report_lines(
     converted: Converted, state: Mapping[str, Tensor], file: Path, kind: str, overrides: Sequence[str] = ()
 ) -> list[str]:
     """What was found, assumed and skipped, for people."""

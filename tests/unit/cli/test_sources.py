@@ -130,7 +130,7 @@ def test_folders_are_searched_in_order_for_images(tmp_path: Path) -> None:
         output.write_text("deep/b.jpg", "another")
     found = expand([str(folder)], folder / "out")
     sources, wrong = found.images, found.failed
-    assert found.skipped == 1
+    assert found.skipped == [str(folder / "notes.txt")]
     assert [Path(source.name).relative_to(folder).as_posix() for source in sources] == [
         "a.png",
         "b.JPG",

@@ -272,9 +272,9 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
 
 
 def _limit_path(predictor: Predictor) -> str:
-    from rcnn.models.describe import describe
+    from rcnn.models.setting_tables import settings_table
 
-    [path] = [row.path for row in describe(predictor.config) if row.path.endswith("max_detections")]
+    [path] = [row.path for row in settings_table(predictor.config) if row.path.endswith("max_detections")]
     return path
 
 

@@ -21,8 +21,8 @@ from rcnn.models.config import (
     ResNetConfig,
     RPNConfig,
 )
-from rcnn.models.describe import describe, setting_paths
 from rcnn.models.overrides import config_from_dict, config_to_dict, override
+from rcnn.models.setting_tables import setting_paths, settings_table
 from rcnn.models.suggestions import SYNONYMS, near_settings
 from rcnn.models.zoo import MODELS, model_config
 from rcnn.training.settings import TrainConfig, split_overrides
@@ -182,7 +182,7 @@ def test_every_model_survives_json(name: str) -> None:
 
 def test_every_setting_can_be_set_to_its_own_value() -> None:
     config = model_config("mask_rcnn_r50_fpn")
-    rows = [row for row in describe(config) if row.default is not None]
+    rows = [row for row in settings_table(config) if row.default is not None]
     assert len(rows) > 50
     for row in rows:
         assert override(config, [f"{row.path}={json.dumps(row.default)}"]) == config
@@ -230,11 +230,11 @@ def test_any_dataclass_of_settings() -> None:
 
 
 def test_descriptions_are_the_comments_of_the_source() -> None:
-    rows = {row.path: row for row in describe(Solver)}
+    rows = {row.path: row for row in settings_table(Solver)}
     assert rows["rate"] == ("rate", "float", 0.02, "for a batch of 16")
     assert rows["stop"] == ("stop", "int | null", None, "where to stop: at a step, or never")
     assert rows["rpn.proposals.nms_iou"].comment.startswith("of two proposals of a level")
-    rows = {row.path: row for row in describe(DetectorConfig)}
+    rows = {row.path: row for row in settings_table(DetectorConfig)}
     assert rows["name"].default is dataclasses.MISSING
     parts = ("ResNet", "FBNet", "Compact", "MobileNet", "Timm", "ViT", "OwnBackbone")
     kinds = [f"{part}Config" for part in parts]
@@ -242,7 +242,7 @@ def test_descriptions_are_the_comments_of_the_source() -> None:
     assert rows["input.resize"].comment.startswith("antialias: Pillow's bilinear on uint8")
     assert rows["mask.pooler.size"].default == 14
     assert rows["box.selection.nms_iou"].default == BoxHeadConfig().selection.nms_iou
-    of_instance = {row.path for row in describe(model_config("faster_rcnn_compact"))}
+    of_instance = {row.path for row in settings_table(model_config("faster_rcnn_compact"))}
     assert "backbone.stem_width" in of_instance
     assert "backbone.depth" not in of_instance
 

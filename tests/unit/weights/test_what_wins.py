@@ -12,7 +12,7 @@ from torch import Tensor
 from rcnn.models import model_config
 from rcnn.models.overrides import override
 from rcnn.ops.anchors import cell_anchors
-from rcnn.weights.convert import describe, read_classes
+from rcnn.weights.convert import read_classes, report_lines
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems import torchvision as torchvision_files
 from rcnn.weights.systems.detectron2 import system as detectron2
@@ -82,7 +82,7 @@ def test_the_report_lists_the_users_settings() -> None:
     found = Found(state=to_torchvision(blank(config), config))
     words = ["input.min_size=160", "input.max_size=200"]
     converted = torchvision_files.SYSTEM.convert(found, overrides=words)
-    lines = "\n".join(describe(converted, converted.state, Path("a.pth"), "torch.save", words))
+    lines = "\n".join(report_lines(converted, converted.state, Path("a.pth"), "torch.save", words))
     assert "set on the command line:\n    input.min_size=160\n    input.max_size=200" in lines
     assert "image size" not in lines
     assert "800" not in lines

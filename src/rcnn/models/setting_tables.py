@@ -26,7 +26,7 @@ class Setting(NamedTuple):
     comment: str
 
 
-def describe(config: Any) -> list[Setting]:
+def settings_table(config: Any) -> list[Setting]:
     """Every setting of a dataclass, or of an instance (then with its values, and without the parts that are None).
 
     A part that can be of several kinds, or None, has a line of its own before the lines of its settings.
