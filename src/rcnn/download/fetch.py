@@ -95,13 +95,17 @@ class _Transfer:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
-        self.timeout = min(TIMEOUT, patience)
         self.patience = patience
         self.last = time.monotonic()
 
     def idle(self) -> float:
         """Seconds since the last MIN_BYTES arrived."""
         return time.monotonic() - self.last
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a connection, and for an answer, so that both together do not exceed the patience by much."""
+        return min(TIMEOUT, max(0.25, (self.patience - self.idle()) / 2))
 
     def attempt(self, address: str) -> None:
         """Continue or start the download from one address, and give the file its name when it is complete."""

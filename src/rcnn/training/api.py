@@ -53,9 +53,10 @@ def train(
     `split` (as in `open_dataset`) and `val_split` are found by their names (train..., val...). `val_split` may be a
     list, the first of which chooses the best checkpoint; "none": no evaluation. `val_fraction`: this fraction of the
     training images is held out for validation; by default 0.2 if there is no validation split and there are at least
-    10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`: a converted ImageNet
-    backbone. `resume`: continue the run in `output`, which must not contain one otherwise.
-    `strict` and `allow_empty` as in `open_dataset`.
+    10 images. `annotations`, `images` and `relative_boxes` as in `open_dataset`. `weights`, for a model by
+    name: "imagenet", "none" (random), a name of `list_weights`, or the folder of a backbone; default: the model's COCO
+    weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in `output`, which must
+    not contain one otherwise. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
     `log` receives the lines of the progress.
 

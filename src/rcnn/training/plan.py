@@ -106,12 +106,13 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> 
     if record is None:
         weights, why = choose_weights(request.model, request.weights, start, model_words)
         request = replace(request, weights=weights)
-        start = read_weights(weights).config if is_whole(request.model, weights) else start
     recipe = before or request.settings or starting_recipe(request.model, request.weights)
     settings = override(_Recipe(recipe), train_words).train
     config = override(start, model_words)  # before the data: a wrong word is refused at once
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
+    if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
+        start = read_weights(request.weights).config
     config = _fit_to_data(start, model_words, data.training, fresh=record is None)
     if record is None:
         config = with_backbone(config, request.model, request.weights, model_words)
@@ -209,7 +210,7 @@ def _setting_reasons(
         elif getattr(recipe, name) == getattr(defaults, name):
             reason = "default"
         else:
-            reason = "default of this command" if request.settings else "default for a checkpoint"
+            reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason
     given = {word.partition("=")[0].strip() for word in request.overrides}
     return reasons | dict.fromkeys(given, "given")

@@ -27,7 +27,7 @@ class RunRequest:
     annotations: str = ""  # annotation file within `data`, as in `open_dataset`
     images: str = ""  # folder of the images, as in `open_dataset`
     relative_boxes: bool = False  # boxes are fractions of the image
-    weights: str = ""  # folder of an ImageNet backbone, for a named model
+    weights: str = ""  # for a named model: "none", "imagenet", a name or a folder; see `choose_weights`
     device: str = "auto"
     resume: bool = False
     strict: bool = False  # refuse annotation files with faults instead of repairing or skipping them

@@ -113,6 +113,22 @@ FINE_TUNING = TrainConfig(
     evaluate_every=100,
 )
 
+# Defaults of the lite0 models, which start from ImageNet weights and are for data sets of tens to hundreds of images.
+LITE = TrainConfig(
+    steps=300,
+    batch_size=4,
+    reference_batch=4,
+    optimizer="adamw",
+    lr=0.001,
+    weight_decay=0.02,
+    warmup_steps=20,
+    milestones=(0.7, 0.9),
+    decay=0.2,
+    clip_norm=5.0,
+    jitter=0.2,
+    evaluate_every=100,
+)
+
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
     """`KEY=VALUE` settings, split into those of the model and those of training (which start with `train.`).

@@ -13,8 +13,8 @@ import torch
 
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import override
-from rcnn.models.zoo import unknown_model
-from rcnn.training.settings import FINE_TUNING, TrainConfig
+from rcnn.models.zoo import lite, unknown_model
+from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.catalogue.names import (
     CAFFE,
@@ -64,7 +64,9 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
 
 def starting_recipe(model: str, weights: str = "") -> TrainConfig:
     """The default training settings: the papers' for a named model, milder ones for a trained detector."""
-    return TrainConfig() if starts_fresh(model) and not is_whole(model, weights) else FINE_TUNING
+    if not starts_fresh(model) or is_whole(model, weights):
+        return FINE_TUNING
+    return LITE if model in lite.MODELS else TrainConfig()
 
 
 def choose_weights(model: str, given: str, config: DetectorConfig, words: Sequence[str]) -> tuple[str, str]:

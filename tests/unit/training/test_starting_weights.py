@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rcnn.models import model_config
-from rcnn.training.settings import FINE_TUNING, TrainConfig
+from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
 from rcnn.training.starting import choose_weights, is_whole, same_weights, starting_recipe
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
@@ -39,6 +39,7 @@ BRIEF = (
         ("faster_rcnn_r50_c4", "", "", "resnet50@torchvision"),
         ("mask_rcnn_r50_fpn_gn_scratch", "", "", ""),
         ("mask_rcnn_compact", "", "", ""),
+        ("mask_rcnn_lite0_fpn", "", "", "tf_efficientnet_lite0@package"),
         ("mask_rcnn_fbnetv3a_c4", "", "", ""),
         ("mask_rcnn_convnext_tiny_fpn", "", "", "convnext_tiny@timm"),
         ("mask_rcnn_convnext_tiny_fpn", "", "backbone.pretrained=true", ""),
@@ -64,6 +65,7 @@ def test_a_whole_detector_is_fine_tuned_and_a_backbone_is_trained_as_in_the_pape
     assert not is_whole("mask_rcnn_r50_fpn", "")
     assert starting_recipe("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn@torchvision") == FINE_TUNING
     assert starting_recipe("mask_rcnn_r50_fpn", "resnet50@torchvision") == TrainConfig()
+    assert starting_recipe("mask_rcnn_lite0_fpn", "tf_efficientnet_lite0@package") == LITE
 
 
 def test_the_same_choice_again_is_no_change_of_a_run() -> None:

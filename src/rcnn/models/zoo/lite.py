@@ -28,11 +28,11 @@ HALF = (127.5, 127.5, 127.5)  # mean and standard deviation of the pixels, as th
 
 
 def mask_rcnn_lite0_fpn() -> DetectorConfig:
-    """He et al. 2017 on EfficientNet-Lite0, with 96 channels and images of 384 pixels on the shorter side."""
+    """He et al. 2017 on EfficientNet-Lite0, with 96 channels and images of 320 pixels on the shorter side."""
     return DetectorConfig(
         name="mask_rcnn_lite0_fpn",
-        input=InputConfig(min_size=384, max_size=640, pixel_mean=HALF, pixel_std=HALF),
-        backbone=TimmConfig(name="tf_efficientnet_lite0"),
+        input=InputConfig(min_size=320, max_size=512, pixel_mean=HALF, pixel_std=HALF),
+        backbone=TimmConfig(name="tf_efficientnet_lite0", frozen_stages=1),
         fpn=FPNConfig(channels=96),
         rpn=RPNConfig(
             anchors=AnchorConfig(sizes=((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))),
