@@ -60,7 +60,7 @@ def test_faults_of_other_formats_have_ids(tmp_path: Path) -> None:
     write_labelme(tables, coco / "train", tmp_path / "labelme")
     first, second, third = sorted((tmp_path / "labelme").rglob("*.json"))
     content = json.loads(first.read_text())
-    point = {"label": "cup", "points": [[3, 4]], "shape_type": "point", "group_id": None, "flags": {}}
+    point = {"label": "cup", "points": [[3, 4]], "shape_type": "point"}
     content["shapes"] += [point, point | {"shape_type": "polygon"}, point | {"label": "", "shape_type": "rectangle"}]
     first.write_text(json.dumps(content))
     second.write_text("{")
