@@ -1,4 +1,4 @@
-"""The listings and examples of docs/data/formats.md are right; and a model trains and is evaluated on each format."""
+"""The listings and examples of docs/data/formats.md are right; and the commands take each format."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_listing_and_the_example_of_a_format(name: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_trained_and_evaluated_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_take_a_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder, split = FORMATS[name]()
     where = ("--data", folder, "--split", split)
@@ -140,3 +140,8 @@ def test_a_format_is_trained_and_evaluated_on(name: str, tmp_path: Path, monkeyp
     assert rcnn("eval", "run", *where, "--output", "scores") == 0
     assert {"bbox", "segm"} <= json.loads(Path("scores/metrics.json").read_text()).keys()
     assert Path("scores/report.html").is_file()
+    assert rcnn("predict", "run", *where, "--output", "found") == 0
+    assert list(Path("found").glob("*.json"))
+    assert rcnn("data", "browse", folder, "--split", split, "--output", "page") == 0
+    assert Path("page/browse.html").is_file()
+    assert rcnn("data", "check", folder, "--split", split, "--skip", "empty-category") == 0

@@ -67,7 +67,7 @@ def check(
         report, actions = done.after, list(done.actions)
         if not as_json:
             for line in actions:
-                typer.echo(f"repaired: {line}")
+                typer.echo(f"fix: {line}")
             typer.echo(f"wrote {fix}")
     else:
         report, actions = (

@@ -16,6 +16,7 @@ import os
 import queue
 import shutil
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -69,7 +70,7 @@ def fetch(
         except _Refused as error:
             reasons[address] = str(error)
             left.remove(address)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
             reasons[address] = _reason(error)
             wait = min(0.5 * 2**attempt, 8.0)
             if transfer.idle() + wait > patience:
