@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,8 +90,8 @@ class _Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def plan_training(request: RunRequest) -> RunPlan:
-    """Decide and check everything about a run; reads files and writes none.
+def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> RunPlan:
+    """Decide and check everything about a run; reads files and writes none. `log` gets lines while that takes long.
 
     A ValueError or OSError says what is wrong and what to do.
     """
@@ -110,7 +110,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     settings = override(_Recipe(recipe), train_words).train
     config = override(start, model_words)  # before the data: a wrong word is refused at once
 
-    data = open_run_data(request, config, record, filter_empty=settings.filter_empty)
+    data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
         start = read_weights(request.weights).config
     config = _fit_to_data(start, model_words, data.training, fresh=record is None)

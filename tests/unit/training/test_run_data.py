@@ -170,3 +170,10 @@ def test_the_objects_of_each_class_are_counted() -> None:
     ]
     [line] = class_lines({f"c{n}": 1 for n in range(103)})
     assert line.endswith("c99 1 and 3 others")
+
+
+def test_reading_many_images_is_reported(undivided: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rcnn.training.run_data.REPORT_EVERY", 0.0)
+    lines: list[str] = []
+    plan_training(RunRequest(model="mask_rcnn_compact", data=undivided, overrides=BRIEF, device="cpu"), lines.append)
+    assert lines[-1] == "choosing validation images: 12 of 12 images read"
