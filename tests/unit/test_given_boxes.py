@@ -286,7 +286,7 @@ def test_options_that_contradict_each_other(
 ) -> None:
     monkeypatch.chdir(checkpoint)
     Path("mine.npz").write_bytes(b"mine")
-    images = [] if "--data" in words else ["a.png"]
+    images = list[str]() if "--data" in words else ["a.png"]
     assert rcnn("predict", "model", *images, "--output", "new", "--device", "cpu", *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert Path("mine.npz").read_bytes() == b"mine"
