@@ -28,7 +28,7 @@ NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
 TABLES = ("images", "annotations", "categories")
 # where images may be, in the folder of instances.json or up to two folders above
-IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12", "images", "")
+IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12")
 MAX_EXPRESSIONS = 10_000_000  # of a file; RefCOCO has 142,210
 SKIPPED = "skipped"
 
@@ -198,9 +198,7 @@ def _instances(file: Path) -> dict[str, list[RawEntry]]:
 
 def _image_folders(place: Path) -> tuple[Path, tuple[Path, ...]]:
     """The folder that all images must be in, and where they may be: in the data set's folder or up to two above it."""
-    above = (place, place.parent, place.parent.parent)
-    for root in above:
-        folders = tuple(root / name for name in IMAGES if (root / name).is_dir())
-        if folders and any((root / name).is_dir() for name in IMAGES[:-2]):
+    for root in (place, place.parent, place.parent.parent):
+        if folders := tuple(root / name for name in IMAGES if (root / name).is_dir()):
             return root, folders
     return place, (place / "images", place)
