@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import rcnn as library
+from rcnn.data.formats import layouts
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
@@ -112,6 +113,14 @@ def sections() -> dict[str, str]:
 
 def test_the_page_has_every_format() -> None:
     assert list(sections()) == list(FORMATS)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_format_recognises_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, split = FORMATS[name]()
+    found = [one.NAME for one in layouts.FORMATS if one.recognises(Path(folder), split)]
+    assert found == (["LVIS", "COCO"] if name == "LVIS" else [name.replace("Mask", "mask")])  # LVIS has COCO's tables
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -273,6 +273,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["--boxes", "boxes.json", "--tta", "own"], "leave --tta out"),
         (["--boxes", "boxes.json", "--features", "f.npy"], "expected a file name that ends in .npz"),
         (["--boxes", "none.json"], "none.json does not exist"),
+        (["--boxes", "boxes.json", "--data", "."], "leave --data out"),
         (["--boxes", "boxes.json", "--features", "mine.npz"], "mine.npz"),
     ],
 )
@@ -285,7 +286,8 @@ def test_options_that_contradict_each_other(
 ) -> None:
     monkeypatch.chdir(checkpoint)
     Path("mine.npz").write_bytes(b"mine")
-    assert rcnn("predict", "model", "a.png", "--output", "new", "--device", "cpu", *words) == 2
+    images = list[str]() if "--data" in words else ["a.png"]
+    assert rcnn("predict", "model", *images, "--output", "new", "--device", "cpu", *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert Path("mine.npz").read_bytes() == b"mine"
     assert not Path("new").exists()

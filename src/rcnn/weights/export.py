@@ -52,7 +52,7 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
         theirs = export.state(checkpoint.state, checkpoint.config)
         _write(new / output.name, export.content(theirs, checkpoint.classes))
         if export.settings is not None:
-            (new / beside.name).write_text(export.settings(checkpoint.config), encoding="utf-8")
+            (new / beside.name).write_text(export.settings(checkpoint.config, checkpoint.classes), encoding="utf-8")
         lines = _compare(new / output.name, checkpoint, new / beside.name if export.settings is not None else None)
     written = f"wrote {output}: {system.name}, {counted(len(theirs), 'tensor')}"
     log(written + (f", and {beside}" if export.settings is not None else ""))

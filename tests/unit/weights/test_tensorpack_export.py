@@ -30,7 +30,8 @@ def test_a_file_of_tensorpack_comes_back(variant: str, tmp_path: Path) -> None:
     network, words, _ = VARIANTS[variant]
     write_peer_file(tmp_path / "theirs.npz", peer_shapes(**network))
     converted = convert(tmp_path / "theirs.npz", f"{SETTINGS} {words}")
-    save_checkpoint(tmp_path / "ours", converted.state, converted.config)
+    names = ("cat", "traffic light", "it's", "e", "f")
+    save_checkpoint(tmp_path / "ours", converted.state, converted.config, names)
     lines: list[str] = []
     export_checkpoint(tmp_path / "ours", tmp_path / "back.npz", "tensorpack", lines.append)
     with np.load(tmp_path / "theirs.npz") as theirs, np.load(tmp_path / "back.npz") as back:
@@ -40,6 +41,7 @@ def test_a_file_of_tensorpack_comes_back(variant: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(back[name][..., skipped:], theirs[name][..., skipped:], err_msg=name)
     again = convert(tmp_path / "back.npz", tmp_path / "back.txt")
     assert again.config == converted.config
+    assert again.classes == names
     assert any("equal bit for bit" in line for line in lines)
 
 

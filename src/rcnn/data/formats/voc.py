@@ -187,7 +187,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | N
         return read_voc_image(file)
     except ValueError:
         what = "an XML file that is damaged, too large, not VOC's, or with a document type"
-        warnings.add(what, "not used", [image_id], "image")
+        warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
         return None
 
 
@@ -207,9 +207,9 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
     for number, one in enumerate(described.objects, start=1):
         name = f"{image_id}:{number}"
         if not one.name:
-            warnings.add("no name", SKIPPED, [name])
+            warnings.add("no name", SKIPPED, [name], kind="no-class")
         elif one.box is None:
-            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name])
+            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name], kind="bad-box")
         else:
             entry: RawEntry = {"id": name, "image_id": image_id, "category": one.name, "bbox": list(one.box)}
             yield entry | {"iscrowd": 0, "difficult": int(one.difficult)}
@@ -234,7 +234,9 @@ def _instances(
             most = int(np.bincount(known).argmax()) if known.size and known.max() < len(names) else 0
             label = names[most] if most else None
         if label is None:
-            warnings.add("an instance without a class in SegmentationClass or in its XML", SKIPPED, [name])
+            warnings.add(
+                "an instance without a class in SegmentationClass or in its XML", SKIPPED, [name], kind="no-class"
+            )
             continue
         entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
         yield entry | {"difficult": int(best is not None and best[1])}
@@ -250,7 +252,7 @@ def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray 
         classes = np.zeros((0, 0))
     if classes.shape != objects.shape:
         what = "a SegmentationClass that is damaged, or of another size than SegmentationObject"
-        warnings.add(what, "not used", [file.stem], "image")
+        warnings.add(what, "not used", [file.stem], "image", kind="unreadable-file")
         return None
     return classes.reshape(-1)
 
@@ -291,4 +293,4 @@ def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, w
             f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable {kind} file "
             f"in {place}: choose a split with annotations (VOC publishes none for test sets from 2008)"
         )
-    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image")
+    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image", kind="unreadable-file")

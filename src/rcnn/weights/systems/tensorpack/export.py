@@ -94,7 +94,7 @@ def require_network(config: DetectorConfig) -> ResNetConfig:
     return trunk
 
 
-def settings_of(config: DetectorConfig) -> str:
+def settings_of(config: DetectorConfig, classes: tuple[str, ...]) -> str:
     """tensorpack's settings of a detector of `config`, a line KEY=VALUE for each; they follow its --config.
 
     Raises ValueError if tensorpack has no such network.
@@ -106,6 +106,7 @@ def settings_of(config: DetectorConfig) -> str:
     settings |= {
         "MODE_FPN": fpn is not None,
         "MODE_MASK": mask is not None,
+        "DATA.CLASS_NAMES": ["BG", *classes],
         "BACKBONE.RESNET_NUM_BLOCKS": trunk.blocks
         or next(key for key, depth in DEPTHS.items() if depth == trunk.depth),
         "BACKBONE.NORM": NORMS[trunk.norm],
@@ -143,7 +144,7 @@ def settings_of(config: DetectorConfig) -> str:
 
 
 def _text(value: object) -> str:
-    return str(listed(value)).replace(" ", "") if isinstance(value, (list, tuple)) else str(value)
+    return str(listed(value))
 
 
 SECTIONS = ("BACKBONE.", "PREPROC.", "RPN.", "FRCNN.", "FPN.", "MRCNN.", "CASCADE.", "TEST.")
