@@ -129,7 +129,7 @@ def test_eval_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_checkpoint_is_whole_after_a_kill_between_its_files(model: Path, tmp_path: Path, place: int) -> None:
-    """The kill comes before the first or the second file is moved: whoever reads the folder next moves the rest."""
+    """The kill comes before the first or the second file is moved; the next command moves the rest."""
     earlier = load_checkpoint(model)
     later = {name: value + 1 for name, value in earlier.state.items()}
     save_checkpoint(tmp_path / "m", earlier.state, earlier.config, earlier.classes)

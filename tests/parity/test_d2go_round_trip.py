@@ -41,7 +41,7 @@ def test_every_bit_and_detection_comes_back(shared: Path, tmp_path: Path, kind: 
 def test_no_other_system_holds_that_network(shared: Path, tmp_path: Path) -> None:
     file = shared / "weights" / "d2go" / "mask_rcnn_fbnetv3a_dsmask_C4_fp32_dequantised.pth"
     convert_to_folder(file, tmp_path / "out", ConvertOptions(), lambda line: None)
-    for system in EXPORTS:
+    for system, (_, export) in EXPORTS.items():
         with pytest.raises(ValueError, match=r"fbnet|ResNet"):
-            export_checkpoint(tmp_path / "out", tmp_path / "back.pth", system)
+            export_checkpoint(tmp_path / "out", tmp_path / f"back{export.suffixes[0]}", system)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

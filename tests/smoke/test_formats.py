@@ -1,4 +1,4 @@
-"""The listings and examples of docs/data/formats.md are right; and a model trains and is evaluated on each format."""
+"""The listings and examples of docs/data/formats.md are right; and the commands take each format."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import rcnn as library
+from rcnn.data.formats import layouts
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
@@ -115,6 +116,14 @@ def test_the_page_has_every_format() -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_one_format_recognises_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder, split = FORMATS[name]()
+    found = [one.NAME for one in layouts.FORMATS if one.recognises(Path(folder), split)]
+    assert found == (["LVIS", "COCO"] if name == "LVIS" else [name.replace("Mask", "mask")])  # LVIS has COCO's tables
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_the_listing_and_the_example_of_a_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     FORMATS[name]()
@@ -131,7 +140,7 @@ def test_the_listing_and_the_example_of_a_format(name: str, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_trained_and_evaluated_on(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_take_a_format(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     folder, split = FORMATS[name]()
     where = ("--data", folder, "--split", split)
@@ -140,3 +149,8 @@ def test_a_format_is_trained_and_evaluated_on(name: str, tmp_path: Path, monkeyp
     assert rcnn("eval", "run", *where, "--output", "scores") == 0
     assert {"bbox", "segm"} <= json.loads(Path("scores/metrics.json").read_text()).keys()
     assert Path("scores/report.html").is_file()
+    assert rcnn("predict", "run", *where, "--output", "found") == 0
+    assert list(Path("found").glob("*.json"))
+    assert rcnn("data", "browse", folder, "--split", split, "--output", "page") == 0
+    assert Path("page/browse.html").is_file()
+    assert rcnn("data", "check", folder, "--split", split, "--skip", "empty-category") == 0

@@ -23,8 +23,8 @@ from rcnn.weights.systems import mask_faster_rcnn
 from tests.command import rcnn
 from tests.narrow import instance, present
 from tests.tiny_data import TINY_MODEL
+from tests.unit.weights.mask_faster_rcnn_peer import WORDS, Slow, paste, peer_state
 from tests.unit.weights.state_dicts import convert_state
-from tests.unit.weights.test_mask_faster_rcnn import WORDS, Slow, paste, peer_state
 
 CLASSES = ("square", "disc")
 BOXES = np.array([[40.0, 30.0, 90.0, 80.0], [3.5, 4.25, 30.0, 50.5], [10.0, 10.0, 120.0, 90.0]], np.float32)
@@ -134,7 +134,7 @@ def test_mask_faster_rcnn_by_its_rules() -> None:
     net = slow.features(image, scale)
     scores, _, masks = slow.heads(net, boxes * scale)
     crops = slow.crop(net, boxes * scale)
-    spatial = slow.layer(crops, 4, 1)
+    spatial = slow.tail(crops)
 
     inclusive = boxes + np.array([0, 0, 1, 1])
     features = predictor.features(image, inclusive)
@@ -143,7 +143,7 @@ def test_mask_faster_rcnn_by_its_rules() -> None:
     np.testing.assert_allclose(features.vectors, spatial.mean((2, 3)), atol=1e-3)
     found = predictor.predict(image, boxes=inclusive, labels=labels)
     np.testing.assert_allclose(found.scores, scores[range(3), [label + 1 for label in labels]], atol=1e-4)
-    own = masks[range(3), [label + 1 for label in labels]].numpy()
+    own = present(masks)[range(3), [label + 1 for label in labels]].numpy()
     expected = np.stack([paste(mask, box, image.shape[:2]) for mask, box in zip(own, boxes, strict=True)])
     assert (present(found.masks) != expected).mean() < 1e-3
     best = predictor.predict(image, boxes=inclusive)
@@ -273,6 +273,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
         (["--boxes", "boxes.json", "--tta", "own"], "leave --tta out"),
         (["--boxes", "boxes.json", "--features", "f.npy"], "expected a file name that ends in .npz"),
         (["--boxes", "none.json"], "none.json does not exist"),
+        (["--boxes", "boxes.json", "--data", "."], "leave --data out"),
         (["--boxes", "boxes.json", "--features", "mine.npz"], "mine.npz"),
     ],
 )
@@ -285,7 +286,8 @@ def test_options_that_contradict_each_other(
 ) -> None:
     monkeypatch.chdir(checkpoint)
     Path("mine.npz").write_bytes(b"mine")
-    assert rcnn("predict", "model", "a.png", "--output", "new", "--device", "cpu", *words) == 2
+    images = list[str]() if "--data" in words else ["a.png"]
+    assert rcnn("predict", "model", *images, "--output", "new", "--device", "cpu", *words) == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert Path("mine.npz").read_bytes() == b"mine"
     assert not Path("new").exists()

@@ -44,7 +44,10 @@ def convert(
     allow_nonfinite: Annotated[
         bool, typer.Option("--allow-nonfinite", help="Accept weights that are NaN or infinite.")
     ] = False,
-    to: Annotated[str, typer.Option(metavar="SYSTEM", help="Export to detectron2, torchvision or mmdetection.")] = "",
+    to: Annotated[
+        str,
+        typer.Option(metavar="SYSTEM", help="Export to detectron2, torchvision, mmdetection or tensorpack."),
+    ] = "",
     list_: Annotated[bool, typer.Option("--list", help="List the supported frameworks and exit.")] = False,
 ) -> None:
     """Convert FILE, a checkpoint of another framework, to an rcnn checkpoint folder. Code in the file is never run.

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.options import Annotations
-
 data = typer.Typer(help="Check, describe, divide and download data sets.", no_args_is_help=True)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")]
+Annotations = Annotated[
+    str, typer.Option(help="Annotation file within DIR, e.g. labels/{split}.json. Defaults to the usual names.")
+]
 Split = Annotated[str, typer.Option(help="One split. Defaults to all.")]
 Keypoints = Annotated[bool, typer.Option("--keypoints", help="Read person_keypoints_SPLIT.json, if there is one.")]
 Workers = Annotated[int, typer.Option(help="Threads that read images.", min=1)]
@@ -66,7 +67,7 @@ def check(
         report, actions = done.after, list(done.actions)
         if not as_json:
             for line in actions:
-                typer.echo(f"repaired: {line}")
+                typer.echo(f"fix: {line}")
             typer.echo(f"wrote {fix}")
     else:
         report, actions = (

@@ -136,6 +136,9 @@ def predict(
     words, settings = split_settings(inputs or [])
     chosen = None if data is None else SplitOptions(data=data, split=split, annotations=annotations, images=images)
     require_alone(chosen, split, words)
+    if chosen is not None and (boxes is not None or features is not None):
+        raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
+    given = given_boxes(boxes, features, score, tta)
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings,
         allow=allow or (),
@@ -143,7 +146,6 @@ def predict(
     if chosen is not None:
         predict_split_command(predictor, chosen, output, checkpoint, score=score or 0.0)
         return
-    given = given_boxes(boxes, features, score, tta)
     key, lowest = _lowest_score(predictor.config)
     score = 0.0 if given is not None else DEFAULT_SCORE if score is None else score
     if given is None and score < lowest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -108,7 +109,7 @@ def train(
         allow_empty=allow_empty,
         allow=tuple(allow or ()),
     )
-    plan = plan_training(request)
+    plan = plan_training(request, partial(typer.echo, err=True))
     if dry_run:
         for line in describe_plan(plan):
             typer.echo(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,14 +53,15 @@ def require_fraction(fraction: float) -> None:
         raise ValueError(f"val_fraction={fraction:g} (--val-fraction): expected 0 (no images) to less than 1, e.g. 0.2")
 
 
-def hold_out(dataset: Dataset, fraction: float) -> HeldOut | None:
+def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | None = None) -> HeldOut | None:
     """Choose about `fraction` of the images, by their contents, so that each class keeps its share; see `divide`.
 
-    None for fewer than 10 images. Reads every image; OSError for one that cannot be read.
+    None for fewer than 10 images. Reads every image, with a call of `advance` after each; OSError for one that cannot
+    be read.
     """
     if len(dataset) < MIN_IMAGES or not fraction:
         return None
-    places = divide(dataset, (1 - fraction, fraction))[1]
+    places = divide(dataset, (1 - fraction, fraction), advance=advance)[1]
     if not places:
         return None
     return HeldOut(split=dataset.split, fraction=fraction, files=tuple(dataset.file_names[i] for i in places))

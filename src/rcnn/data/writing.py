@@ -51,7 +51,9 @@ def write_split(
                 shutil.copyfile(source, path)
         else:
             name = Path(os.path.relpath(source, output.path)).as_posix()
-        images.append({"id": new[image["id"]], "file_name": name, "height": image["height"], "width": image["width"]})
+        written = image.copy()
+        written["id"], written["file_name"] = new[image["id"]], name
+        images.append(written)
         advance()
     numbers = whole_ids([entry["id"] for entry in split.annotations])
     annotations = [

@@ -16,6 +16,7 @@ import os
 import queue
 import shutil
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -69,7 +70,7 @@ def fetch(
         except _Refused as error:
             reasons[address] = str(error)
             left.remove(address)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
             reasons[address] = _reason(error)
             wait = min(0.5 * 2**attempt, 8.0)
             if transfer.idle() + wait > patience:
@@ -95,13 +96,17 @@ class _Transfer:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
-        self.timeout = min(TIMEOUT, patience)
         self.patience = patience
         self.last = time.monotonic()
 
     def idle(self) -> float:
         """Seconds since the last MIN_BYTES arrived."""
         return time.monotonic() - self.last
+
+    @property
+    def timeout(self) -> float:
+        """Seconds for a connection, and for an answer, so that both together do not exceed the patience by much."""
+        return min(TIMEOUT, max(0.25, (self.patience - self.idle()) / 2))
 
     def attempt(self, address: str) -> None:
         """Continue or start the download from one address, and give the file its name when it is complete."""

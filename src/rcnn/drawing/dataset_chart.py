@@ -49,8 +49,8 @@ def _draw_classes(axes: Axes, info: DatasetInfo) -> None:
     names = [info.classes[label] for label in order.tolist()]
     shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
     axes.set_yticks(range(len(order)), shown, parse_math=False)
-    axes.invert_yaxis()
-    if total.max(initial=1) > 100 * max(1, total[order].min(initial=1)):
+    axes.set_ylim(max(len(order), 4) - 0.4, -0.6)
+    if total.max(initial=1) > 100 * total[total > 0].min(initial=total.max(initial=1)):
         axes.set_xscale("symlog", linthresh=1)
     hidden = len(total) - len(order)
     _finish(axes, "Objects per class" + (f" (the {MAX_CLASSES} most frequent of {len(total)})" if hidden else ""), "")

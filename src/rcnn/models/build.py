@@ -9,9 +9,11 @@ from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.backbones.compact import CompactNet
 from rcnn.models.backbones.fbnet import FBNetTrunk, keypoint_blocks, keypoint_logits, mask_blocks, rpn_blocks
 from rcnn.models.backbones.mobilenet import MobileNet
+from rcnn.models.backbones.mobilenet_v1 import MobileNetV1
 from rcnn.models.backbones.own import checked_backbone
 from rcnn.models.backbones.resnet import ResNet
 from rcnn.models.backbones.timm import TimmNet, pixel_statistics
+from rcnn.models.backbones.vgg import VGG16
 from rcnn.models.backbones.vit import ViT
 from rcnn.models.box_rules import BoxRules
 from rcnn.models.config import (
@@ -26,11 +28,13 @@ from rcnn.models.config import (
     LegacyRPNConfig,
     MaskHeadConfig,
     MobileNetConfig,
+    MobileNetV1Config,
     OwnBackboneConfig,
     PoolerConfig,
     ResNetConfig,
     RPNConfig,
     TimmConfig,
+    VGGConfig,
     ViTConfig,
 )
 from rcnn.models.detector import Detector, Heads
@@ -47,7 +51,7 @@ from rcnn.models.legacy.boxes import build_box_rules
 from rcnn.models.legacy.fcis import LegacyFCISHead
 from rcnn.models.legacy.file_boxes import SubpixelBoxHead, scaled_file_sizes
 from rcnn.models.legacy.mask_targets import CutBitmapTargets
-from rcnn.models.legacy.pooling import AffinePooler, CropPooler, NormalizedPooler
+from rcnn.models.legacy.pooling import AffinePooler, CropPooler, ImageAffinePooler, NormalizedPooler, SizedDetector
 from rcnn.models.legacy.rpn import LegacyRPN, ObjectLogitRPN, SoftmaxRPN
 from rcnn.models.own import Factory, OwnModule, checked_head, use_modules
 from rcnn.models.pooler import RegionPooler
@@ -77,7 +81,10 @@ def build_detector(
     maps = feature_maps(trunk, fpn, config)
     rules = build_box_rules(config.legacy.boxes)
     heads = build_heads(config, trunk, maps, rules, own)  # before the RPN: the order fixes the weights of a seed
-    return Detector(
+    parts = (config.box, config.mask, config.keypoint)
+    sized = any(part is not None and part.pooler.kind == "image_affine" for part in parts)
+    detector = SizedDetector if sized else Detector
+    return detector(
         config=without_pretrained(config),
         backbone=trunk,
         fpn=fpn,
@@ -121,7 +128,12 @@ def build_heads(
 
 def build_pooler(config: PoolerConfig, legacy: LegacyConfig, maps: FeatureMaps, rules: BoxRules) -> RegionPooler:
     """How regions are pooled from the maps."""
-    poolers = {"crop_resize": CropPooler, "affine": AffinePooler, "normalized": NormalizedPooler}
+    poolers: dict[str, type[RegionPooler]] = {
+        "crop_resize": CropPooler,
+        "affine": AffinePooler,
+        "normalized": NormalizedPooler,
+        "image_affine": ImageAffinePooler,
+    }
     pooler = poolers.get(config.kind, RegionPooler)
     return pooler(config=config, strides=maps.pooled_strides, rules=rules, level_eps_inside=legacy.level_eps_inside)
 
@@ -238,6 +250,10 @@ def build_backbone(config: BackboneConfig, own: Factory | None = None) -> Backbo
             return CompactNet(config)
         case MobileNetConfig():
             return MobileNet(config)
+        case MobileNetV1Config():
+            return MobileNetV1(config)
+        case VGGConfig():
+            return VGG16(config)
         case TimmConfig():
             return TimmNet(config)
         case ViTConfig():

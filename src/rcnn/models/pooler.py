@@ -33,7 +33,11 @@ class RegionPooler:
         """Pooled features (B, R, C, s, s) of regions (B, R, 4), xyxy pixels; 0 where not `valid` (B, R)."""
         maps = [features[name] for name in self.strides]
         scales = [1.0 / stride for stride in self.strides.values()]
-        return self.pool(maps, self.rules.to_inclusive(boxes), self.levels(features, boxes, valid), valid, scales)
+        return self.pool(maps, self.corners(features, boxes), self.levels(features, boxes, valid), valid, scales)
+
+    def corners(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
+        """What is pooled from regions (B, R, 4): x1, y1, x2, y2, pixels of the input."""
+        return self.rules.to_inclusive(boxes)
 
     def levels(self, features: dict[str, Tensor], boxes: Tensor, valid: Tensor) -> Tensor:
         """The index (B, R) of the level that each region is pooled from."""

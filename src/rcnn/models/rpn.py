@@ -82,11 +82,12 @@ class RPN(nn.Module):
         levels = self.head(features)
         losses = self.sampled_losses(levels, images, targets, seed)
         limits = self.config.proposals
-        return self.select(levels, images, limits.pre_nms_train, limits.post_nms_train), losses
+        return self.select(levels, images, limits.pre_nms_train, limits.post_nms_train, limits.nms_iou), losses
 
     def predict(self, features: dict[str, Tensor], images: ImageBatch) -> Proposals:
         """The proposals (B, P) with the highest objectness."""
-        return self.select(self.head(features), images, self.config.proposals.pre_nms, self.config.proposals.post_nms)
+        limits = self.config.proposals
+        return self.select(self.head(features), images, limits.pre_nms, limits.post_nms, limits.nms_iou)
 
     def head(self, features: dict[str, Tensor]) -> list[Level]:
         """Objectness and deltas of the anchors at each cell of each level (figure 3)."""
@@ -113,7 +114,7 @@ class RPN(nn.Module):
         return outputs, outputs
 
     @torch.no_grad()
-    def select(self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int) -> Proposals:
+    def select(self, levels: list[Level], images: ImageBatch, pre_nms: int, post_nms: int, nms_iou: float) -> Proposals:
         """Per level the `pre_nms` best anchors, decoded, clipped, and NMS; the `post_nms` best of all levels."""
         sort_keys: list[Tensor] = []
         boxes: list[Tensor] = []
@@ -126,7 +127,7 @@ class RPN(nn.Module):
             groups.append(torch.full_like(index, group))
         box, sort_key = self.rules.clip(torch.cat(boxes, 1), images.sizes), torch.cat(sort_keys, 1)
         valid = self.large_enough(box, images) & sort_key.isfinite() & box.isfinite().all(-1)
-        kept, valid = nms(box, sort_key, torch.cat(groups, 1), valid, self.config.proposals.nms_iou, post_nms)
+        kept, valid = nms(box, sort_key, torch.cat(groups, 1), valid, nms_iou, post_nms)
         box = gather_boxes(box, kept) * valid[..., None]
         return Proposals(boxes=box, objectness=sort_key.gather(1, kept).where(valid, 0.0), valid=valid)
 

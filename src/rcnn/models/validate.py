@@ -172,6 +172,17 @@ def _require_heads(config: DetectorConfig) -> None:
         raise ValueError(
             f"mask.trunk=res5 shares res5 of the box head, but box.trunk is {box.trunk}; set mask.trunk=convs"
         )
+    for name, part in (("box", box), ("mask", mask), ("keypoint", config.keypoint)):
+        if part is not None and part.pooler.kind == "image_affine" and config.fpn is not None:
+            raise ValueError(
+                f"{name}.pooler.kind=image_affine is defined for one map, but fpn gives several; set fpn=null or "
+                f"{name}.pooler.kind=affine"
+            )
+    if box.trunk == "mobilenet_v1" and config.backbone.kind != "mobilenet_v1":
+        raise ValueError(
+            f"box.trunk=mobilenet_v1 continues MobileNet v1, but the backbone is {config.backbone.kind}; set "
+            "box.trunk=fc"
+        )
     resnet = config.backbone if isinstance(config.backbone, ResNetConfig) else None
     if box.trunk == "res5" and resnet is not None and config.fpn is not None:
         raise ValueError(
@@ -207,8 +218,8 @@ def _require_cascade(config: DetectorConfig) -> None:
             "a cascade has one head per stage, but box.trunk=res5 (C4) is one network that the box and mask heads "
             "share; set fpn={}, backbone.stages=[2, 3, 4, 5] and box.trunk=fc"
         )
-    if box.trunk == "fbnet":
-        raise ValueError("a cascade with box.trunk=fbnet is not supported; set box.trunk=fc")
+    if box.trunk in ("fbnet", "mobilenet_v1"):
+        raise ValueError(f"a cascade with box.trunk={box.trunk} is not supported; set box.trunk=fc")
 
 
 def _require_beside_fcis(config: DetectorConfig) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
-from rcnn.training.run_data import RunData, open_run_data
+from rcnn.training.run_data import RunData, open_run_data, shared_images
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
 from rcnn.training.starting import (
@@ -90,8 +90,8 @@ class _Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def plan_training(request: RunRequest) -> RunPlan:
-    """Decide and check everything about a run; reads files and writes none.
+def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> RunPlan:
+    """Decide and check everything about a run; reads files and writes none. `log` gets lines while that takes long.
 
     A ValueError or OSError says what is wrong and what to do.
     """
@@ -110,7 +110,7 @@ def plan_training(request: RunRequest) -> RunPlan:
     settings = override(_Recipe(recipe), train_words).train
     config = override(start, model_words)  # before the data: a wrong word is refused at once
 
-    data = open_run_data(request, config, record, filter_empty=settings.filter_empty)
+    data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
         start = read_weights(request.weights).config
     config = _fit_to_data(start, model_words, data.training, fresh=record is None)
@@ -137,6 +137,7 @@ def plan_training(request: RunRequest) -> RunPlan:
         changed=() if before is None else (*_changes(start, config), *_changes(_Recipe(before), _Recipe(settings))),
         warnings=(
             *_run_warnings(request, settings, found),
+            *shared_images(data),
             *(line for dataset in data.every.values() for line in dataset.warnings),
             *(line for evaluation in evaluations for line in evaluation.warnings),
             *_differing_config(request, config, model_words, data.training, resumes=record is not None),

@@ -34,7 +34,7 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
     A ValueError or OSError says what is wrong and what to do; after one from `plan_training` nothing was written.
     """
-    return execute(plan_training(request), log=log)
+    return execute(plan_training(request, log), log=log)
 
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -18,6 +20,7 @@ from rcnn.models import DetectorConfig
 from rcnn.training.request import RunRequest
 
 NO_SPLIT = "none"  # name of the validation split for a run without evaluation
+REPORT_EVERY = 10.0  # seconds
 NO_VALIDATION_SPLIT = "no split starts with 'val'"
 
 
@@ -45,14 +48,21 @@ class RunData:
 
 
 def open_run_data(
-    request: RunRequest, config: DetectorConfig, record: Mapping[str, Any] | None, *, filter_empty: bool
+    request: RunRequest,
+    config: DetectorConfig,
+    record: Mapping[str, Any] | None,
+    *,
+    filter_empty: bool,
+    log: Callable[[str], object],
 ) -> RunData:
     """The data that `request` asks for, with the keypoints that a model of `config` needs.
+
+    `log` gets a line from time to time while the images of a large data set are read.
 
     A ValueError or OSError about the data of a run that is resumed names its `record`.
     """
     try:
-        data = _open(request, config, record)
+        data = _open(request, config, record, log)
         return replace(data, training=_without_empty(data.training)) if filter_empty else data
     except (ValueError, OSError) as error:
         if record is None:
@@ -63,7 +73,9 @@ def open_run_data(
         ) from error
 
 
-def _open(request: RunRequest, config: DetectorConfig, record: Mapping[str, Any] | None) -> RunData:
+def _open(
+    request: RunRequest, config: DetectorConfig, record: Mapping[str, Any] | None, log: Callable[[str], object]
+) -> RunData:
     classes = None if record is None else record["classes"]
     if isinstance(request.data, Dataset):
         training, validations, reasons = _given_data(request, classes)
@@ -82,7 +94,7 @@ def _open(request: RunRequest, config: DetectorConfig, record: Mapping[str, Any]
         )
         training = opened(split, classes=classes)
         validations = tuple(opened(name, classes=training.classes) for name in val_splits)
-    held_out, reason = _held_out(request, training, record, evaluated=bool(validations))
+    held_out, reason = _held_out(request, training, record, log, evaluated=bool(validations))
     if reason and "val-split" in reasons:
         reasons["val-split"] += f"; {reason}"
     if held_out is not None:
@@ -126,7 +138,12 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
 
 
 def _held_out(
-    request: RunRequest, training: Dataset, record: Mapping[str, Any] | None, *, evaluated: bool
+    request: RunRequest,
+    training: Dataset,
+    record: Mapping[str, Any] | None,
+    log: Callable[[str], object],
+    *,
+    evaluated: bool,
 ) -> tuple[HeldOut | None, str]:
     """The images to hold out for validation, and the reason where the user gave none of --val-split, --val-fraction."""
     if record is not None:
@@ -142,7 +159,7 @@ def _held_out(
         return None, ""
     if not training.has_files:
         return None, "its images are not files, so none are held out"
-    held_out = hold_out(training, DEFAULT_FRACTION if fraction is None else fraction)
+    held_out = hold_out(training, DEFAULT_FRACTION if fraction is None else fraction, _progress(len(training), log))
     if held_out is not None:
         verb = "is" if len(held_out.files) == 1 else "are"
         count = f"{len(held_out.files)} of {counted(len(training), 'image')}"
@@ -153,6 +170,35 @@ def _held_out(
             f"them; expected at least {MIN_IMAGES}. Leave val_fraction (--val-fraction) out, or name a validation split"
         )
     return None, f"fewer than {MIN_IMAGES} images, so none are held out"
+
+
+def shared_images(data: RunData) -> Iterator[str]:
+    """A warning for each validation set with images that are trained on too."""
+    if not data.training.has_files:
+        return
+    trained = {os.path.abspath(data.training.folder / name) for name in data.training.file_names}
+    for validation in data.validations:
+        shared = sum(os.path.abspath(validation.folder / name) in trained for name in validation.file_names)
+        if shared:
+            yield (
+                f"{shared} of {counted(len(validation), 'image')} of {validation.split} "
+                f"{'is' if shared == 1 else 'are'} trained on too, so the "
+                "metrics say little about other images. Choose other splits"
+            )
+
+
+def _progress(images: int, log: Callable[[str], object]) -> Callable[[], None]:
+    """A function to call after each image, which reports every few seconds how many were read."""
+    done, reported = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, reported
+        done += 1
+        if time.monotonic() - reported > REPORT_EVERY:
+            reported = time.monotonic()
+            log(f"choosing validation images: {done} of {counted(images, 'image')} read")
+
+    return advance
 
 
 def _without_empty(dataset: Dataset) -> Dataset:

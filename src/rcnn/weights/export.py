@@ -1,12 +1,14 @@
-"""Writes an rcnn checkpoint as a file of Detectron2, torchvision or MMDetection, and reads it back to compare."""
+"""Writes an rcnn checkpoint as a file of another system, and reads it back to compare."""
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,14 +32,14 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
     """Write the checkpoint in `checkpoint_folder` as the file `output` of the system `target`.
 
     Raises ValueError if that system has no such network, or the file read back gives other numbers; FileExistsError if
-    `output`, or the .yaml beside it, exists and rcnn did not write it. Then nothing is written.
+    `output`, or the settings file beside it, exists and rcnn did not write it. Then nothing is written.
     """
     (system, export), output = _export_to(target), Path(output)
     if output.suffix not in export.suffixes:
         raise ValueError(
             f"{output}: expected a file name that ends in {' or '.join(export.suffixes)}, for {system.name}"
         )
-    beside = output.with_suffix(".yaml")
+    beside = output.with_suffix(export.settings_suffix)
     names = [output.name, *([beside.name] if export.settings is not None else [])]
     with OutputFolder(output.parent) as folder, folder.writing_together(*names) as new:
         checkpoint = read_checkpoint(checkpoint_folder)
@@ -45,10 +47,12 @@ def export_checkpoint(checkpoint_folder: str | Path, output: str | Path, target:
             raise ValueError(f"{checkpoint_folder} has {', '.join(own)}; only modules of rcnn can be exported")
         if checkpoint.kind != "detector":
             raise ValueError(f"{checkpoint_folder} contains only a backbone; only detectors can be exported")
+        state, config = export.prepare(checkpoint.state, checkpoint.config)
+        checkpoint = replace(checkpoint, state=state, config=config)
         theirs = export.state(checkpoint.state, checkpoint.config)
         _write(new / output.name, export.content(theirs, checkpoint.classes))
         if export.settings is not None:
-            (new / beside.name).write_text(export.settings(checkpoint.config), encoding="utf-8")
+            (new / beside.name).write_text(export.settings(checkpoint.config, checkpoint.classes), encoding="utf-8")
         lines = _compare(new / output.name, checkpoint, new / beside.name if export.settings is not None else None)
     written = f"wrote {output}: {system.name}, {counted(len(theirs), 'tensor')}"
     log(written + (f", and {beside}" if export.settings is not None else ""))
@@ -67,6 +71,9 @@ def _write(path: Path, content: Any) -> None:
         arrays = {name: value.numpy() for name, value in content["model"].items()}
         with path.open("wb") as file:
             pickle.dump({**content, "model": arrays}, file, protocol=4)
+    elif path.suffix == ".npz":
+        with path.open("wb") as file:
+            np.savez(file, **{name: value.numpy() for name, value in content.items()})
     else:
         torch.save(content, path)
 

@@ -55,3 +55,17 @@ def test_files_of_the_user_are_kept(clean: tuple[Path, Data], tmp_path: Path) ->
         fix_dataset(clean[0], tmp_path)
     assert mine.read_text() == "mine"
     assert not (tmp_path / "train").exists()
+
+
+def test_a_training_split_that_is_a_copy_of_the_validation_split_is_not_written(
+    clean: tuple[Path, Data], tmp_path: Path
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clean[0], root)
+    shutil.rmtree(root / "train")
+    shutil.copytree(root / "val", root / "train")
+    write_tables(root, {"train": clean[1]["val"], "val": clean[1]["val"]})
+    report = fix_dataset(root, tmp_path / "out")
+    assert [one.kind for one in report.before.errors] == ["leak"]
+    assert list(report.after.images) == ["val"]
+    assert "split 'train' has no images left and was not written" in report.actions

@@ -40,11 +40,11 @@ def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str) -> None:
     write_voc_folder(tmp_path / inner, ["000005", "000007"], LISTS)
     assert splits(tmp_path) == ["train", "val"]
     dataset = open_dataset(tmp_path, "train")
-    assert (dataset.classes, dataset.metric) == (CLASSES, "voc2007" if inner else "voc2012")
+    assert (dataset.classes, dataset.metric) == ((CLASSES, "voc2007") if inner else (("cat", "dog"), "voc2012"))
     assert dataset.image_ids == ("000005", "000007")
     record = dataset[0]
     assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]  # pixels 11 to 30, counted from 1
-    assert record.labels.tolist() == [CAT, DOG]
+    assert [dataset.classes[label] for label in record.labels] == ["cat", "dog"]
     assert record.crowd.tolist() == [False, True]
     assert dataset.num_training_objects == 2
     assert [one["difficult"] for one in dataset.to_coco()["annotations"]] == [0, 1, 0, 1]

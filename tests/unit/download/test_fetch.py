@@ -128,6 +128,14 @@ def test_one_message_in_time_and_no_file(
     assert not (tmp_path / "a.bin").exists()
 
 
+def test_silence_ends_with_the_patience(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
+    for patience in (0.5, 3.0):  # longer than one attempt
+        start = time.monotonic()
+        with pytest.raises(DownloadError, match="the server did not answer in time"):
+            fetch(f"{server[0]}/silent/a.bin", tmp_path / "a.bin", patience=patience)
+        assert time.monotonic() - start < patience + 1
+
+
 def test_a_wrong_hash_is_no_file(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"has the hash md5:\w+, expected md5:0000: it has changed or is damaged"):
         fetch(f"{server[0]}/good/a.bin", tmp_path / "a.bin", digest="md5:0000", patience=PATIENCE)

@@ -33,6 +33,12 @@ from rcnn.models.overrides import override
             ["box.trunk=res5"],
             r"continues a ResNet from res4, but with an FPN",
         ),
+        ("mask_rcnn_r50_fpn", ["box.trunk=mobilenet_v1"], r"continues MobileNet v1, but the backbone is resnet"),
+        (
+            "mask_rcnn_r50_fpn",
+            ["mask.pooler.kind=image_affine"],
+            r"mask\.pooler\.kind=image_affine is defined for one map",
+        ),
         ("mask_rcnn_r50_c4", ["backbone.stages=[2, 3, 4, 5]"], r"this backbone already has res5"),
         ("mask_rcnn_compact", ["box.class_weights=[1, 2]"], r"has 2 numbers for 6 classes; expected 7, .*background"),
         (

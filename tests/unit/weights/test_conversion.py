@@ -317,7 +317,7 @@ def test_differences_are_described(tmp_path: Path) -> None:
     assert (tmp_path / "back.yaml").exists()
     for output, system, message in (
         ("back.txt", "detectron2", "ends in .pth or .pkl"),
-        ("other.pth", "yolo", "expected detectron2, mmdetection, torchvision"),
+        ("other.pth", "yolo", "expected detectron2, mmdetection, tensorpack, torchvision"),
         ("other.pth", "torchvision", "torchvision"),
     ):
         with pytest.raises((ValueError, FileExistsError), match=message):

@@ -4,220 +4,61 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
+from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
 from rcnn.weights.checkpoint import empty_detector
 from rcnn.weights.systems import mask_faster_rcnn
 from rcnn.weights.systems.known import convert
 from tests.parity.golden_detectron2 import match_sets
+from tests.unit.weights.mask_faster_rcnn_peer import (
+    CLASSES,
+    WORDS,
+    Slow,
+    SlowMobileNet,
+    SlowVGG,
+    faster_state,
+    peer_state,
+)
 from tests.unit.weights.state_dicts import convert_state
 
-BLOCKS, CLASSES, ANCHORS = (1, 1, 1, 1), 3, 12
-MEANS = np.array([102.9801, 115.9465, 122.7717])
-WORDS = "TEST.SCALES=[90] TEST.MAX_SIZE=150 TEST.RPN_POST_NMS_TOP_N=30"
+IMAGE = np.random.default_rng(1).integers(0, 256, (61, 83, 3), dtype=np.uint8)
 
 
-def peer_state(seed: int = 0) -> dict[str, Tensor]:
-    """A small network's tensors by its names."""
-    draw = torch.Generator().manual_seed(seed)
-    state: dict[str, Tensor] = {}
-
-    def conv(name: str, shape: tuple[int, ...], gain: float = 1.4, bias: bool = True) -> None:
-        fan = shape[1] * int(np.prod(shape[2:]))
-        state[f"{name}.weight"] = torch.randn(shape, generator=draw) * gain / fan**0.5
-        if bias:
-            state[f"{name}.bias"] = torch.randn(shape[0], generator=draw) * 0.05
-
-    def norm(name: str, channels: int, gain: float = 1.0) -> None:
-        state[f"{name}.weight"] = gain * (1 + 0.1 * torch.randn(channels, generator=draw))
-        state[f"{name}.bias"] = 0.1 * torch.randn(channels, generator=draw)
-        state[f"{name}.running_mean"] = 0.1 * torch.randn(channels, generator=draw)
-        state[f"{name}.running_var"] = 0.5 + torch.rand(channels, generator=draw)
-
-    conv("resnet.conv1", (64, 3, 7, 7), gain=0.02, bias=False)
-    norm("resnet.bn1", 64)
-    channels = 64
-    for stage in (1, 2, 3, 4):
-        width = 32 * 2**stage
-        place = f"resnet.layer{stage}.0"
-        for number, shape in enumerate(
-            [(width, channels, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)], start=1
-        ):
-            conv(f"{place}.conv{number}", shape, bias=False)
-            norm(f"{place}.bn{number}", shape[0], gain=0.3 if number == 3 else 1.0)
-        conv(f"{place}.downsample.0", (4 * width, channels, 1, 1), gain=1.0, bias=False)
-        norm(f"{place}.downsample.1", 4 * width)
-        channels = 4 * width
-    conv("resnet.fc", (1000, 2048))
-    conv("rpn_net", (512, 1024, 3, 3))
-    conv("rpn_cls_score_net", (2 * ANCHORS, 512, 1, 1), gain=2.0)
-    conv("rpn_bbox_pred_net", (4 * ANCHORS, 512, 1, 1), gain=0.3)
-    conv("cls_score_net", (CLASSES + 1, 2048), gain=4.0)
-    conv("bbox_pred_net", (4 * (CLASSES + 1), 2048), gain=2.0)
-    conv("mask_up_sampling", (2048, 256, 2, 2))
-    state["mask_up_sampling.bias"] = torch.randn(256, generator=draw) * 0.05
-    conv("mask_pred_net", (CLASSES + 1, 256, 1, 1), gain=3.0)
-    return state
+def predicted(config: DetectorConfig, state: dict[str, Tensor]) -> ImageDetections:
+    detector = empty_detector(config)
+    detector.load_state_dict(state)
+    [found] = Predictor(detector.eval(), classes=["a", "b", "c"], device="cpu").predict(
+        [torch.from_numpy(IMAGE).permute(2, 0, 1)]
+    )
+    return found
 
 
-class Slow:
-    """The rules of facts/chainer_fcis_refer.md, chapter 4, one image, box by box."""
-
-    def __init__(self, state: dict[str, Tensor]) -> None:
-        self.state = state
-
-    def normed(self, x: Tensor, conv: str, bn: str, stride: int = 1, padding: int = 0) -> Tensor:
-        s = self.state
-        x = F.conv2d(x, s[f"{conv}.weight"], None, stride, padding)
-        weight, bias = s[f"{bn}.weight"], s[f"{bn}.bias"]
-        return F.batch_norm(x, s[f"{bn}.running_mean"], s[f"{bn}.running_var"], weight, bias, eps=1e-5)
-
-    def layer(self, x: Tensor, stage: int, stride: int) -> Tensor:
-        place = f"resnet.layer{stage}.0"
-        y = F.relu(self.normed(x, f"{place}.conv1", f"{place}.bn1", stride))
-        y = F.relu(self.normed(y, f"{place}.conv2", f"{place}.bn2", 1, 1))
-        y = self.normed(y, f"{place}.conv3", f"{place}.bn3")
-        return F.relu(y + self.normed(x, f"{place}.downsample.0", f"{place}.downsample.1", stride))
-
-    def crop(self, net: Tensor, rois: np.ndarray) -> Tensor:
-        high, wide = net.shape[2:]
-        x1, y1, x2, y2 = (torch.from_numpy(rois / 16).float()[:, i] for i in range(4))
-        theta = torch.zeros(len(rois), 2, 3)
-        theta[:, 0, 0], theta[:, 0, 2] = (x2 - x1) / (wide - 1), (x1 + x2 - wide + 1) / (wide - 1)
-        theta[:, 1, 1], theta[:, 1, 2] = (y2 - y1) / (high - 1), (y1 + y2 - high + 1) / (high - 1)
-        grid = F.affine_grid(theta, [len(rois), 1, 7, 7], align_corners=True)
-        return F.grid_sample(net.expand(len(rois), -1, -1, -1), grid, align_corners=True)
-
-    def heads(self, net: Tensor, rois: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-        s = self.state
-        maps = self.layer(self.crop(net, rois), 4, 1)
-        mean = maps.mean((2, 3))
-        scores = F.linear(mean, s["cls_score_net.weight"], s["cls_score_net.bias"]).softmax(1)
-        deltas = F.linear(mean, s["bbox_pred_net.weight"], s["bbox_pred_net.bias"]).view(len(rois), -1, 4)
-        up = F.relu(F.conv_transpose2d(maps, s["mask_up_sampling.weight"], s["mask_up_sampling.bias"], stride=2))
-        masks = F.conv2d(up, s["mask_pred_net.weight"], s["mask_pred_net.bias"]).sigmoid()
-        return scores, deltas * torch.tensor([0.1, 0.1, 0.2, 0.2]), masks
-
-    def features(self, image: np.ndarray, scale: float) -> Tensor:
-        """The map (1, 1024, H, W) that regions are pooled from, of an image (H, W, 3) RGB uint8."""
-        blob = resized(image[:, :, ::-1].astype(np.float64) - MEANS, scale)
-        x = torch.from_numpy(blob).float().permute(2, 0, 1)[None]
-        x = F.relu(self.normed(x, "resnet.conv1", "resnet.bn1", 2, 3))
-        x = F.max_pool2d(x, 3, 2, 1)
-        for stage, stride in ((1, 1), (2, 2), (3, 2)):
-            x = self.layer(x, stage, stride)
-        return x
-
-    def detect(self, image: np.ndarray, min_size: int, max_size: int, topk: int):
-        """Boxes with their last pixels, labels, scores and masks (N, H, W) of an image (H, W, 3) RGB uint8."""
-        s, size = self.state, image.shape[:2]
-        scale = min_size / min(size)
-        if round(scale * max(size)) > max_size:
-            scale = max_size / max(size)
-        x = self.features(image, scale)
-        hidden = F.relu(F.conv2d(x, s["rpn_net.weight"], s["rpn_net.bias"], padding=1))
-        logits = F.conv2d(hidden, s["rpn_cls_score_net.weight"], s["rpn_cls_score_net.bias"])[0]
-        deltas = F.conv2d(hidden, s["rpn_bbox_pred_net.weight"], s["rpn_bbox_pred_net.bias"])[0]
-        rows, columns = logits.shape[1:]
-        objects = logits.view(2, ANCHORS, rows, columns).softmax(0)[1]
-        moved_anchors: list[np.ndarray] = []
-        objectness: list[float] = []
-        for row in range(rows):
-            for column in range(columns):
-                for number, anchor in enumerate(legacy_anchors()):
-                    moved = anchor + np.array([column, row, column, row]) * 16
-                    delta = deltas[4 * number : 4 * number + 4, row, column].double().numpy()
-                    moved_anchors.append(decoded(moved, delta))
-                    objectness.append(objects[number, row, column].item())
-        boxes = clipped(np.array(moved_anchors), tuple(round(side * scale) for side in size))
-        rois = boxes[suppressed(boxes, np.array(objectness), 0.7)[:topk]]
-        scores, deltas, _ = self.heads(x, rois)
-        found: list[tuple[np.ndarray, int, float]] = []
-        for label in range(1, CLASSES + 1):
-            own = np.array(
-                [decoded(r / scale, d) for r, d in zip(rois, deltas[:, label].double().numpy(), strict=True)]
-            )
-            own = clipped(own, size)
-            of_class = scores[:, label].numpy()
-            found += [(own[i], label - 1, of_class[i]) for i in suppressed(own, of_class, 0.3) if of_class[i] > 0]
-        limit = sorted((f[2] for f in found), reverse=True)[:100][-1]
-        found = [f for f in found if f[2] >= limit]
-        boxes, labels = np.array([f[0] for f in found]), np.array([f[1] for f in found])
-        _, _, masks = self.heads(x, boxes * scale)
-        own = masks[torch.arange(len(labels)), torch.from_numpy(labels) + 1].numpy()
-        pasted = np.stack([paste(mask, box, size) for mask, box in zip(own, boxes, strict=True)])
-        return boxes, labels, np.array([f[2] for f in found]), pasted
-
-
-def resized(image: np.ndarray, scale: float) -> np.ndarray:
-    """cv2.resize(fx=fy=scale, INTER_LINEAR) of floats."""
-    sides = [round(side * scale) for side in image.shape[:2]]
-    for axis, (old, new) in enumerate(zip(image.shape[:2], sides, strict=True)):
-        place = (np.arange(new) + 0.5) / scale - 0.5
-        low = np.floor(place).astype(int)
-        part = (place - low).reshape([-1 if i == axis else 1 for i in range(3)])
-        first, second = np.clip(low, 0, old - 1), np.clip(low + 1, 0, old - 1)
-        image = np.take(image, first, axis) * (1 - part) + np.take(image, second, axis) * part
-    return image
-
-
-def legacy_anchors() -> np.ndarray:
-    """The table of the first R-CNNs: ratios outer, scales inner, both ends included."""
-    base, anchors = 16, list[list[float]]()
-    for ratio in (0.5, 1, 2):
-        width = np.round(np.sqrt(base * base / ratio))
-        height = np.round(width * ratio)
-        for scale in (4, 8, 16, 32):
-            wide, high = width * scale, height * scale
-            anchors.append(
-                [7.5 - 0.5 * (wide - 1), 7.5 - 0.5 * (high - 1), 7.5 + 0.5 * (wide - 1), 7.5 + 0.5 * (high - 1)]
-            )
-    return np.array(anchors)
-
-
-def decoded(box: np.ndarray, delta: np.ndarray) -> np.ndarray:
-    wide, high = box[2] - box[0] + 1, box[3] - box[1] + 1
-    x, y = delta[0] * wide + box[0] + 0.5 * wide, delta[1] * high + box[1] + 0.5 * high
-    wide, high = np.exp(delta[2]) * wide, np.exp(delta[3]) * high
-    return np.array([x - 0.5 * wide, y - 0.5 * high, x + 0.5 * wide, y + 0.5 * high])
-
-
-def clipped(boxes: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    last = np.array([shape[1], shape[0], shape[1], shape[0]]) - 1
-    return np.clip(boxes, 0, last)
-
-
-def suppressed(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[int]:
-    """Greedy NMS: kept indices, best first, with inclusive boxes."""
-    area = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-    order: list[int] = np.argsort(-scores, kind="stable").tolist()
-    kept: list[int] = []
-    while order:
-        best = order.pop(0)
-        kept.append(best)
-        low, high = np.maximum(boxes[best, :2], boxes[order, :2]), np.minimum(boxes[best, 2:], boxes[order, 2:])
-        both = (high - low + 1).clip(0).prod(1)
-        order = [i for i, b in zip(order, both, strict=True) if b / (area[best] + area[i] - b) <= threshold]
-    return kept
-
-
-def paste(mask: np.ndarray, box: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """scipy's imresize: stretched to 0..255, Pillow's bilinear; above 122."""
-    x1, y1, x2, y2 = box
-    high, wide = int(y2 - y1 + 1), int(x2 - x1 + 1)
-    low, top = mask.min() * 255, mask.max() * 255
-    grey = np.clip((mask * 255 - low) * (255 / (top - low)) + 0.5, 0, 255).astype(np.uint8)
-    canvas = np.zeros(size, bool)
-    part = np.asarray(Image.fromarray(grey).resize((wide, high), Image.Resampling.BILINEAR)) > 122
-    canvas[int(y1) : int(y1) + high, int(x1) : int(x1) + wide] = part
-    return canvas
+def assert_equal(found: ImageDetections, slow: Slow, topk: int = 30) -> None:
+    """The detections are those of the slow code: boxes, classes, scores, and masks if it has any."""
+    boxes, labels, scores, masks = slow.detect(IMAGE, 90, 150, topk)
+    ours = found.boxes - np.array([0, 0, 1, 1], np.float32)  # theirs end on the last pixel
+    assert len(boxes) > 10
+    order = match_sets(ours, boxes, found.labels, labels)
+    np.testing.assert_allclose(ours[order], boxes, atol=2e-2)
+    np.testing.assert_allclose(found.scores[order], scores, atol=1e-4)
+    assert (found.box_masks is None) == (masks is None)
+    if masks is None:
+        return
+    canvases = np.zeros_like(masks)
+    regions = list(found.regions() or ())
+    for canvas, place in zip(canvases, order, strict=True):
+        x0, y0, part = regions[place]
+        canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+    assert masks.any()
+    assert (canvases != masks).mean() < 1e-3
 
 
 @torch.no_grad()
@@ -226,25 +67,46 @@ def test_an_image_by_the_rules_and_by_us(tmp_path: Path) -> None:
     torch.save(state, tmp_path / "res101_mask_rcnn_iter_1250000.pth")
     converted = convert(tmp_path / "res101_mask_rcnn_iter_1250000.pth", WORDS)
     assert converted.skipped == ("resnet.fc.weight", "resnet.fc.bias")
+    assert_equal(predicted(converted.config, converted.state), Slow(state))
+
+
+@pytest.mark.parametrize(
+    ("words", "rules"),
+    [
+        ("POOLING_ALIGN=True", {"align": True}),
+        ("RESNET.MAX_POOL=True", {"max_pool": True}),
+        ("TEST.MODE=top TEST.RPN_TOP_N=60", {"top": 60}),
+    ],
+)
+@torch.no_grad()
+def test_options_by_the_rules_and_by_us(words: str, rules: dict[str, Any]) -> None:
+    state = peer_state()
+    converted = convert_state(mask_faster_rcnn.SYSTEM, state, f"{WORDS} {words}")
+    assert_equal(predicted(converted.config, converted.state), Slow(state, **rules))
+
+
+@pytest.mark.parametrize(("network", "slow"), [("vgg16", SlowVGG), ("mobilenet_v1", SlowMobileNet)])
+@torch.no_grad()
+def test_other_networks_by_the_rules_and_by_us(network: str, slow: type[Slow]) -> None:
+    state = faster_state(network)
+    assert mask_faster_rcnn.SYSTEM.recognises(state)
+    converted = convert_state(mask_faster_rcnn.SYSTEM, state, WORDS)
+    assert converted.config.backbone.kind == network
+    assert converted.config.name == f"faster_rcnn_{network}"
+    assert_equal(predicted(converted.config, converted.state), slow(state, max_pool=True))
+
+
+def test_aligned_pooling_depends_on_each_image_not_on_the_padding_of_its_batch() -> None:
+    """The images of a batch are pooled as alone."""
+    converted = convert_state(mask_faster_rcnn.SYSTEM, peer_state(), f"{WORDS} POOLING_ALIGN=True")
     detector = empty_detector(converted.config)
     detector.load_state_dict(converted.state)
-    image = np.random.default_rng(1).integers(0, 256, (61, 83, 3), dtype=np.uint8)
-    [found] = Predictor(detector.eval(), classes=["a", "b", "c"], device="cpu").predict(
-        [torch.from_numpy(image).permute(2, 0, 1)]
-    )
-    boxes, labels, scores, masks = Slow(state).detect(image, 90, 150, 30)
-    ours = found.boxes - np.array([0, 0, 1, 1], np.float32)  # theirs end on the last pixel
-    assert len(boxes) > 10
-    order = match_sets(ours, boxes, found.labels, labels)
-    np.testing.assert_allclose(ours[order], boxes, atol=2e-2)
-    np.testing.assert_allclose(found.scores[order], scores, atol=1e-4)
-    canvases = np.zeros_like(masks)
-    regions = list(found.regions() or ())
-    for canvas, place in zip(canvases, order, strict=True):
-        x0, y0, part = regions[place]
-        canvas[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
-    assert masks.any()
-    assert (canvases != masks).mean() < 1e-3
+    predictor = Predictor(detector.eval(), classes=["a", "b", "c"], device="cpu")
+    image = torch.from_numpy(IMAGE).permute(2, 0, 1)
+    boxes = np.array([[5.0, 7.0, 50.0, 40.0]])
+    alone = predictor.predict(image, boxes=boxes)
+    beside = predictor.predict([image, image.repeat(1, 1, 2)[:, :, :120]], boxes=[boxes, boxes])[0]
+    np.testing.assert_allclose(beside.scores, alone.scores, atol=0.02)  # zeros beside the map differ at the border
 
 
 def test_settings_come_from_the_file() -> None:
@@ -267,7 +129,7 @@ def test_settings_come_from_the_file() -> None:
 
 @pytest.mark.parametrize(
     ("words", "wrong"),
-    [("POOLING_ALIGN=true", "POOLING_ALIGN"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
+    [("TEST.MODE=best", "'nms' or 'top'"), ("POOLING_MODE=warp", "'crop' or 'pool'"),
      ("TEST.MAX_SIZE=x", "such as 1000"),
      ("ANCHOR_SCALES=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
      ("ANCHOR_RATIOS=[1,2]", "ANCHOR_RATIOS"), ("res101.yml", "neither a file nor settings")],

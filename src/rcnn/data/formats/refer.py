@@ -28,7 +28,7 @@ NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
 TABLES = ("images", "annotations", "categories")
 # where images may be, in the folder of instances.json or up to two folders above
-IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12", "images", "")
+IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12")
 MAX_EXPRESSIONS = 10_000_000  # of a file; RefCOCO has 142,210
 SKIPPED = "skipped"
 
@@ -149,7 +149,7 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     """The tables of the images that the expressions of a split are about."""
     warnings = Warnings(file)
     references, unusable = read_references(file)
-    warnings.add("no usable ids, split or sentences", SKIPPED, unusable, "reference")
+    warnings.add("no usable ids, split or sentences", SKIPPED, unusable, "reference", kind="bad-expression")
     expressions: defaultdict[Id, list[str]] = defaultdict(list)
     used: set[Id] = set()
     for one in references:
@@ -159,7 +159,7 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     tables = _instances(file.parent / "instances.json")
     own = {entry.get("id") for entry in tables["annotations"] if isinstance(entry.get("id"), int)}
     lost = [one for one in expressions if one not in own]
-    warnings.add("expressions, but is not in instances.json", SKIPPED, lost)
+    warnings.add("expressions, but is not in instances.json", SKIPPED, lost, kind="bad-expression")
     annotations = [
         entry | ({"expressions": expressions[entry["id"]]} if entry.get("id") in expressions else {})
         for entry in tables["annotations"]
@@ -168,7 +168,7 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
     images = [entry for entry in tables["images"] if entry.get("id") in used]
     if len(images) < len(used):
         absent = sorted(used - {entry["id"] for entry in images}, key=str)
-        warnings.add("expressions, but is not in instances.json", SKIPPED, absent, "image")
+        warnings.add("expressions, but is not in instances.json", SKIPPED, absent, "image", kind="bad-expression")
     root, folders = _image_folders(file.parent)
     raw = RawTables(
         file=file, root=root, folders=folders, images=images, annotations=annotations, categories=tables["categories"]
@@ -198,9 +198,7 @@ def _instances(file: Path) -> dict[str, list[RawEntry]]:
 
 def _image_folders(place: Path) -> tuple[Path, tuple[Path, ...]]:
     """The folder that all images must be in, and where they may be: in the data set's folder or up to two above it."""
-    above = (place, place.parent, place.parent.parent)
-    for root in above:
-        folders = tuple(root / name for name in IMAGES if (root / name).is_dir())
-        if folders and any((root / name).is_dir() for name in IMAGES[:-2]):
+    for root in (place, place.parent, place.parent.parent):
+        if folders := tuple(root / name for name in IMAGES if (root / name).is_dir()):
             return root, folders
     return place, (place / "images", place)

@@ -12,6 +12,7 @@ Objects that are marked difficult are not trained on.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,7 @@ class _Split:
     images: Path
     masks: Path | None = None  # folder of SegmentationObject and SegmentationClass
     metric: MetricName = "coco"  # for XML of other tools
+    official: bool = False  # a folder VOC20xx, which has VOC's 20 classes even where some have no objects
 
     def ids(self, warnings: Warnings) -> list[str]:
         """Names of the images, without suffix."""
@@ -56,9 +58,9 @@ class _Split:
             return sorted(file.stem for file in self.file.glob("*.xml"))
         lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
         names = [line.split()[0] for line in lines if line.strip()]
-        twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
-        warnings.add("more than one line", "used once", twice, "image")
-        return list(dict.fromkeys(names))
+        uses = Counter(names)
+        warnings.add("more than one line", "used once", [name for name in uses if uses[name] > 1], "image")
+        return list(uses)
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:
@@ -76,8 +78,8 @@ def read(
 ) -> Tables:
     """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects their place in their file.
 
-    The classes are VOC's 20 in their usual order if there are no others, else those of the split by name. `annotations`
-    and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    The classes of a folder VOC20xx are VOC's 20; of others, those of class_names.txt, or those of the split by name.
+    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     chosen = _splits(folder).get(split)
     if chosen is None:
@@ -107,7 +109,7 @@ def read(
         folders=(folder, chosen.images),
         images=images,
         annotations=found,
-        names=CLASSES if own <= set(CLASSES) else _class_names(chosen)[1:],
+        names=CLASSES if chosen.official and own <= set(CLASSES) else _class_names(chosen)[1:],
         metric=chosen.metric,
     )
     return check_tables(raw, warnings, known)
@@ -128,7 +130,8 @@ def _lists(root: Path) -> dict[str, _Split]:
     """The splits of one VOC folder: those with lists, else all of its XML files."""
     annotations, images = root / "Annotations", root / "JPEGImages"
     metric: MetricName = "voc2007" if root.resolve().name == "VOC2007" else "voc2012"
-    listed = partial(_Split, annotations=annotations, images=images, metric=metric)
+    official = root.resolve().name.startswith("VOC20")
+    listed = partial(_Split, annotations=annotations, images=images, metric=metric, official=official)
     main = {file.stem: file for file in _list_files(root / "ImageSets" / "Main", root / "ImageSets")}
     found = {name: listed(file=file) for name, file in main.items()}
     if (root / "SegmentationObject").is_dir():
@@ -184,7 +187,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | N
         return read_voc_image(file)
     except ValueError:
         what = "an XML file that is damaged, too large, not VOC's, or with a document type"
-        warnings.add(what, "not used", [image_id], "image")
+        warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
         return None
 
 
@@ -204,9 +207,9 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
     for number, one in enumerate(described.objects, start=1):
         name = f"{image_id}:{number}"
         if not one.name:
-            warnings.add("no name", SKIPPED, [name])
+            warnings.add("no name", SKIPPED, [name], kind="no-class")
         elif one.box is None:
-            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name])
+            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name], kind="bad-box")
         else:
             entry: RawEntry = {"id": name, "image_id": image_id, "category": one.name, "bbox": list(one.box)}
             yield entry | {"iscrowd": 0, "difficult": int(one.difficult)}
@@ -231,7 +234,9 @@ def _instances(
             most = int(np.bincount(known).argmax()) if known.size and known.max() < len(names) else 0
             label = names[most] if most else None
         if label is None:
-            warnings.add("an instance without a class in SegmentationClass or in its XML", SKIPPED, [name])
+            warnings.add(
+                "an instance without a class in SegmentationClass or in its XML", SKIPPED, [name], kind="no-class"
+            )
             continue
         entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
         yield entry | {"difficult": int(best is not None and best[1])}
@@ -247,7 +252,7 @@ def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray 
         classes = np.zeros((0, 0))
     if classes.shape != objects.shape:
         what = "a SegmentationClass that is damaged, or of another size than SegmentationObject"
-        warnings.add(what, "not used", [file.stem], "image")
+        warnings.add(what, "not used", [file.stem], "image", kind="unreadable-file")
         return None
     return classes.reshape(-1)
 
@@ -288,4 +293,4 @@ def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, w
             f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable {kind} file "
             f"in {place}: choose a split with annotations (VOC publishes none for test sets from 2008)"
         )
-    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image")
+    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image", kind="unreadable-file")

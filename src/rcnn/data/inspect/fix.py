@@ -67,6 +67,7 @@ def fix_dataset(
     actions += [one.line() for one in before.findings if one.ids and one.kind in REPAIRED]
     leaked = _leaked_places(checked)
     cleaned = [_clean(one, leaked.get(place, set()), actions) for place, one in enumerate(checked)]
+    actions += [f"split {one.name!r} has no images left and was not written" for one in cleaned if not one.images]
     cleaned = [one for one in cleaned if one.images]
     if not cleaned:
         raise ValueError(f"{path}: no image is left after the repair: " + "; ".join(actions[:3]))

@@ -22,7 +22,7 @@ MIN_SIDE, MAX_SIDE, PAPER_RATIO = 320, 800, 1333 / 800  # of the shorter side; o
 MULTIPLE = 32  # of the suggested sizes
 LEVELS, RATIOS = 5, 3  # of the suggested anchors: one size per level of an FPN
 DEFAULT_SIZES, DEFAULT_RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
-MIN_OBJECTS, MIN_GAIN = 50, 0.01  # for anchors to be suggested: objects, and part of them covered in addition
+MIN_OBJECTS, MIN_GAIN = 50, 0.02  # for anchors to be suggested: objects, and part of them covered in addition
 FOUND = 0.5  # IoU of an object and an anchor of the same centre
 
 

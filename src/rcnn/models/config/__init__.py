@@ -10,10 +10,12 @@ from rcnn.models.config.backbones import (
     FBNetConfig,
     FPNConfig,
     MobileNetConfig,
+    MobileNetV1Config,
     Norm,
     OwnBackboneConfig,
     ResNetConfig,
     TimmConfig,
+    VGGConfig,
     ViTConfig,
 )
 from rcnn.models.config.fcis import FCIS_SAMPLING, FCISConfig
@@ -65,6 +67,7 @@ __all__ = [
     "LegacyRPNConfig",
     "MaskHeadConfig",
     "MobileNetConfig",
+    "MobileNetV1Config",
     "Norm",
     "OwnBackboneConfig",
     "PoolerConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "ResNetConfig",
     "SelectionConfig",
     "TimmConfig",
+    "VGGConfig",
     "ViTConfig",
     "default_sigmas",
 ]

@@ -94,6 +94,33 @@ class MobileNetConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MobileNetV1Config:
+    """MobileNet (Howard et al. 2017) up to stride 16; its last two blocks are the box head (box.trunk=mobilenet_v1)."""
+
+    kind: Literal["mobilenet_v1"] = "mobilenet_v1"
+    width: float = 1.0  # factor of all channels, also of the box head; at least 8 channels remain
+    frozen_layers: int = 5  # number of layers at the start, of twelve, that are not trained
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.frozen_layers <= 12:
+            raise ValueError(f"backbone.frozen_layers is {self.frozen_layers}; expected 0 (none) to 12 (all)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VGGConfig:
+    """VGG-16 (Simonyan and Zisserman 2015) up to conv5_3, stride 16 (Ren et al. 2015); its fully connected layers are
+    the box head's (box.trunk=fc, box.fc_width=4096).
+    """
+
+    kind: Literal["vgg16"] = "vgg16"
+    frozen_stages: int = 2  # number of stages at the start, of five, that are not trained
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.frozen_stages <= 5:
+            raise ValueError(f"backbone.frozen_stages is {self.frozen_stages}; expected 0 (none) to 5 (all)")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TimmConfig:
     """Any `features_only` network of the timm library: ResNet-D, ConvNeXt, Swin, ... Needs rcnn[timm]."""
 
@@ -139,7 +166,15 @@ class OwnBackboneConfig:
 
 
 BackboneConfig = (
-    ResNetConfig | FBNetConfig | CompactConfig | MobileNetConfig | TimmConfig | ViTConfig | OwnBackboneConfig
+    ResNetConfig
+    | FBNetConfig
+    | CompactConfig
+    | MobileNetConfig
+    | MobileNetV1Config
+    | VGGConfig
+    | TimmConfig
+    | ViTConfig
+    | OwnBackboneConfig
 )
 
 

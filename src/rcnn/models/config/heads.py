@@ -17,7 +17,8 @@ BOX_SAMPLING = RegionSamplingConfig(batch_size=512, positive_fraction=0.25, posi
 class BoxHeadConfig:
     """Second stage (Girshick 2015; Ren et al. 2015): class scores and refined boxes of the proposals."""
 
-    trunk: Literal["fc", "res5", "fbnet"] = "fc"  # convs, then fcs; a ResNet's last stage; D2Go's blocks
+    # convs, then fcs; a ResNet's last stage; D2Go's blocks; the last two blocks of MobileNet v1
+    trunk: Literal["fc", "res5", "fbnet", "mobilenet_v1"] = "fc"
     convs: int = 0  # 3x3 convolutions first (4conv1fc: Wu and He 2018)
     conv_width: int = 256
     norm: Norm = "none"  # of these convolutions

@@ -38,6 +38,8 @@ class LegacyRPNConfig:
     # what the losses are divided by: the batch size, however many were sampled (Detectron2, tensorpack); the number
     # sampled (torchvision, Chainer, mask-faster-rcnn); or that for the objectness loss alone (MXNet's FCIS)
     normalizer: Literal["batch_size", "sampled", "sampled_objectness"] = "batch_size"
+    # predict with the post_nms best anchors, without NMS; training has it (mask-faster-rcnn's TEST.MODE=top)
+    top_without_nms: bool = False
     joint_levels: bool = False  # pre_nms and NMS over all levels together, not per level (tensorpack)
     whole_cells: bool = False  # proposals only from cells that lie entirely in the image (MXNet's FCIS)
     min_size_original: bool = False  # proposals.min_size is in pixels of the file (Detectron, Chainer)

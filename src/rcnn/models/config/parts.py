@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 # roi_align: He et al. 2017; roi_pool: maximum over rounded bins (Girshick 2015).
-# The other three are of old systems (models/legacy/pooling.py): crop_resize: crop whole cells of the map, then resize
+# The others are of old systems (models/legacy/pooling.py): crop_resize: crop whole cells of the map, then resize
 # (chainer-mask-rcnn); affine: bilinear samples from border to border, both included, zeros outside of the map
 # (mask-faster-rcnn, TensorFlow's crop_and_resize, RoIWarp: Dai et al. 2016); normalized: as affine, with coordinates
-# that run from the first pixel's centre to the last's (matterport)
-Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine", "normalized"]
+# that run from the first pixel's centre to the last's (matterport); image_affine: as normalized, from the first pixel
+# of each image to its last, without padding (mask-faster-rcnn's POOLING_ALIGN)
+Pooling = Literal["roi_align", "roi_pool", "crop_resize", "affine", "normalized", "image_affine"]
 NO_LIMIT = 100.0  # a `max_log_scale` that has no effect
 
 
@@ -24,6 +25,11 @@ class PoolerConfig:
     size: int  # side of the pooled map, cells
     sampling_ratio: int = 0  # samples per bin and axis; 0: one per map cell of the bin, rounded up
     aligned: bool = True  # shift by half a map cell (Detectron2's ROIAlignV2); False: as first published
+    max_pool: bool = False  # of affine and image_affine: sample 2 x 2 as many cells, then take maxima of 2 x 2
+
+    def __post_init__(self) -> None:
+        if self.max_pool and self.kind not in ("affine", "image_affine"):
+            raise ValueError(f"pooler.max_pool is for the kinds affine and image_affine only; the kind is {self.kind}")
 
 
 @dataclass(frozen=True, kw_only=True)

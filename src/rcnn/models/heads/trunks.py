@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from rcnn.models.backbones.fbnet import RegionBlocks, box_blocks
+from rcnn.models.backbones.mobilenet_v1 import RegionMobileNet
 from rcnn.models.backbones.resnet import build_stage
-from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, Norm, ResNetConfig
+from rcnn.models.config import BackboneConfig, BoxHeadConfig, FBNetConfig, MobileNetV1Config, Norm, ResNetConfig
 from rcnn.models.layers import Conv2d
 from rcnn.ops.layout import contiguous
 
@@ -78,7 +79,7 @@ class Convs(nn.Sequential):
         return input
 
 
-BoxTrunk = ConvsAndFullyConnected | Res5 | RegionBlocks
+BoxTrunk = ConvsAndFullyConnected | Res5 | RegionBlocks | RegionMobileNet
 Trunk = Convs | RegionBlocks
 
 
@@ -91,6 +92,8 @@ def build_box_trunk(config: BoxHeadConfig, in_channels: int, backbone: BackboneC
             return Res5(backbone)
         case "fbnet":
             return box_blocks(backbone.width if isinstance(backbone, FBNetConfig) else 1.0)
+        case "mobilenet_v1":
+            return RegionMobileNet(backbone.width if isinstance(backbone, MobileNetV1Config) else 1.0)
         case "fc":
             return ConvsAndFullyConnected(in_channels=in_channels, config=config)
 

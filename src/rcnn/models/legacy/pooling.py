@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
+from rcnn.models.detector import Detector
 from rcnn.models.pooler import CANONICAL_SIZE, RegionPooler
 from rcnn.ops.crop_resize import crop_resize
+from rcnn.structures import ImageBatch
+
+SIZES = "image_sizes"  # beside the maps: (height, width) of each image without padding, (B, 2) float32
+
+
+class SizedDetector(Detector):
+    """A detector with poolers that depend on the sizes of the images."""
+
+    @override
+    def features(self, images: ImageBatch) -> dict[str, Tensor]:
+        """The feature maps, and the sizes of the images."""
+        return super().features(images) | {SIZES: images.sizes.float()}
 
 
 class CropPooler(RegionPooler):
@@ -19,13 +34,31 @@ class CropPooler(RegionPooler):
     @override
     def pool(self, maps: list[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: list[float]) -> Tensor:
         """Features (B, R, C, s, s) of regions (B, R, 4)."""
-        return crop_resize(maps, boxes, levels, valid, scales, self.config.size, self.kind)
+        if not self.config.max_pool:
+            return crop_resize(maps, boxes, levels, valid, scales, self.config.size, self.kind)
+        samples = crop_resize(maps, boxes, levels, valid, scales, 2 * self.config.size, self.kind)
+        return F.max_pool2d(samples.flatten(0, 1), 2).unflatten(0, boxes.shape[:2])
 
 
 class AffinePooler(CropPooler):
     """Bilinear samples from border to border, both included, zeros outside of the map (mask-faster-rcnn)."""
 
     kind = "affine"
+
+
+class ImageAffinePooler(AffinePooler):
+    """As `AffinePooler`, from the first pixel of the image, at the map's first cell, to its last, at the last cell.
+
+    mask-faster-rcnn's POOLING_ALIGN. It needs the sizes of the images, which `SizedDetector` adds to the features.
+    """
+
+    @override
+    def corners(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
+        """Corners (B, R, 4) that lie at the cells of the map that the image's coordinates stand for."""
+        [stride] = self.strides.values()
+        sides = features[SIZES].flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
+        cells = torch.ceil(sides / stride)  # of the map, without the padding of the batch
+        return super().corners(features, boxes) * ((cells - 1) * stride / (sides - 1).clamp(min=1))
 
 
 class NormalizedPooler(CropPooler):

@@ -13,7 +13,7 @@ from rcnn.models.rpn import RPN, AnchorOutputs, Level, excluding
 from rcnn.ops.anchors import whole_cells
 from rcnn.ops.boxes import inside_image
 from rcnn.ops.matching import in_crowds, match
-from rcnn.structures import ImageBatch, Targets
+from rcnn.structures import ImageBatch, Proposals, Targets
 
 
 class LegacyRPN(RPN):
@@ -36,6 +36,14 @@ class LegacyRPN(RPN):
             levels = [excluding(level, self.too_small(level, images)) for level in levels]
         candidates = super().candidates(levels, images)
         return [joined(candidates)] if self.legacy.joint_levels else candidates
+
+    @override
+    def predict(self, features: dict[str, Tensor], images: ImageBatch) -> Proposals:
+        """The proposals (B, P) with the highest objectness; with `top_without_nms`, overlapping ones, too."""
+        if not self.legacy.top_without_nms:
+            return super().predict(features, images)
+        most = self.config.proposals.post_nms
+        return self.select(self.head(features), images, most, most, nms_iou=1.0)  # no IoU is higher
 
     def too_small(self, level: Level, images: ImageBatch) -> Tensor:
         """Which anchors (B, A_l) become boxes that `proposals.min_size` removes."""

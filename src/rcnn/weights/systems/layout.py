@@ -98,6 +98,11 @@ def kernel_from_hwio(value: Tensor) -> Tensor:
     return value.permute(3, 2, 0, 1) if value.ndim == 4 else value.t() if value.ndim == 2 else value
 
 
+def kernel_to_hwio(value: Tensor) -> Tensor:
+    """The inverse of `kernel_from_hwio`."""
+    return value.permute(2, 3, 1, 0) if value.ndim == 4 else value.t() if value.ndim == 2 else value
+
+
 def identity_statistics(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state`, where every norm without statistics gets a mean of 0 and a variance of 1.
 

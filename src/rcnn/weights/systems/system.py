@@ -51,7 +51,13 @@ class Export:
     suffixes: tuple[str, ...]  # of the file
     state: Callable[[Mapping[str, Tensor], DetectorConfig], dict[str, Tensor]]  # names and layout of the system
     content: Callable[[dict[str, Tensor], tuple[str, ...]], object]  # (state, class names) -> what the file holds
-    settings: Callable[[DetectorConfig], str] | None = None  # its own settings file, as YAML
+    # (config, class names) -> the text of its own settings file
+    settings: Callable[[DetectorConfig, tuple[str, ...]], str] | None = None
+    settings_suffix: str = ".yaml"  # of that file, beside the weights
+    # the same network as the system can hold it, e.g. for BGR images; what is read back is compared with that
+    prepare: Callable[[Mapping[str, Tensor], DetectorConfig], tuple[dict[str, Tensor], DetectorConfig]] = (
+        lambda state, config: (dict(state), config)
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,6 +148,6 @@ SYSTEM = System(
         suffixes=(".pth", ".pkl"),
         state=to_detectron2,
         content=lambda state, classes: {"model": state, "__author__": "rcnn"},
-        settings=settings_of,
+        settings=lambda config, classes: settings_of(config),
     ),
 )

@@ -18,8 +18,9 @@ from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.layout import background_last, kernel_from_hwio
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource, typed_settings
-from rcnn.weights.systems.system import Plan, System, all_of
+from rcnn.weights.systems.system import Export, Plan, System, all_of
 from rcnn.weights.systems.tensorpack.config import config_of
+from rcnn.weights.systems.tensorpack.export import as_bgr, settings_of, to_tensorpack
 from rcnn.weights.systems.tensorpack.settings import TRAINING, Settings
 
 VALUES = {
@@ -121,4 +122,13 @@ SYSTEM = System(
     settings="its settings, KEY=VALUE or a file of them",
     recognises=all_of("conv0/W(:0)?", "rpn/class/W(:0)?"),
     read=read,
+    export=Export(
+        option="tensorpack",
+        suffixes=(".npz",),
+        state=to_tensorpack,
+        content=lambda state, classes: state,
+        settings=settings_of,
+        settings_suffix=".txt",
+        prepare=as_bgr,
+    ),
 )
