@@ -62,6 +62,17 @@ def test_refer_splits_are_named_by_what_tells_them_apart(refer: Path, tables: di
     assert open_dataset(refer, "val_refcoco").image_ids == (1,)
 
 
+def test_images_that_training_shares_with_other_splits_are_noted(refer: Path, tables: dict[str, Any]) -> None:
+    assert open_dataset(refer, "train").notes == open_dataset(refer, "testA").notes == ()
+    first, second = tables["annotations"][:2]
+    assert first["image_id"] == second["image_id"]
+    refs = [reference(1, first, "train", ["x"]), reference(2, second, "val", ["y"])]
+    (refer / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    for split, others in (("train", "other splits"), ("val", "split train")):
+        (note,) = open_dataset(refer, split).notes
+        assert f"1 image of split {split} is also in {others}, with other objects" in note
+
+
 class Harmful:
     """Would run a command in Python's own reader of pickles."""
 
