@@ -60,7 +60,9 @@ class Predictor:
         settings: Settings = (),
         allow: str | Sequence[str] = (),
     ) -> None:
-        """`detector` is a checkpoint, a run folder, or a detector, which is copied.
+        """`detector` is a checkpoint, a run folder, the name of published weights, or a detector, which is copied.
+
+        Names (`rcnn.list_weights`, "hf:owner/name") are downloaded and converted on first use, see docs/weights.md.
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `settings` are

@@ -24,7 +24,7 @@ from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
-from rcnn.training.run_data import RunData, open_run_data
+from rcnn.training.run_data import RunData, open_run_data, shared_images
 from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
 from rcnn.training.starting import (
@@ -137,6 +137,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> 
         changed=() if before is None else (*_changes(start, config), *_changes(_Recipe(before), _Recipe(settings))),
         warnings=(
             *_run_warnings(request, settings, found),
+            *shared_images(data),
             *(line for dataset in data.every.values() for line in dataset.warnings),
             *(line for evaluation in evaluations for line in evaluation.warnings),
             *_differing_config(request, config, model_words, data.training, resumes=record is not None),

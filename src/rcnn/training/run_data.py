@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -169,6 +170,21 @@ def _held_out(
             f"them; expected at least {MIN_IMAGES}. Leave val_fraction (--val-fraction) out, or name a validation split"
         )
     return None, f"fewer than {MIN_IMAGES} images, so none are held out"
+
+
+def shared_images(data: RunData) -> Iterator[str]:
+    """A warning for each validation set with images that are trained on too."""
+    if not data.training.has_files:
+        return
+    trained = {os.path.abspath(data.training.folder / name) for name in data.training.file_names}
+    for validation in data.validations:
+        shared = sum(os.path.abspath(validation.folder / name) in trained for name in validation.file_names)
+        if shared:
+            yield (
+                f"{shared} of {counted(len(validation), 'image')} of {validation.split} "
+                f"{'is' if shared == 1 else 'are'} trained on too, so the "
+                "metrics say little about other images. Choose other splits"
+            )
 
 
 def _progress(images: int, log: Callable[[str], object]) -> Callable[[], None]:

@@ -38,6 +38,7 @@ FIELDS = {  # of the record
     "annotations": str,
     "classes": list,
 }
+OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str}
 
 
 class RunFolder:
@@ -151,7 +152,9 @@ def _problem(record: Any) -> str:
         return f"expected an object, got {type(record).__name__}"
     if missing := [name for name in FIELDS if name not in record]:
         return f"missing: {', '.join(missing)}"
-    if wrong := [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]:
+    wrong = [name for name, kind in FIELDS.items() if not isinstance(record[name], kind)]
+    wrong += [name for name, kind in OPTIONAL.items() if name in record and not isinstance(record[name], kind)]
+    if wrong:
         return f"unexpected values of {', '.join(wrong)}"
     classes, names = record["classes"], [*record["splits"], *record["classes"]]
     sound = all(isinstance(name, str) for name in names) and len(set(classes)) == len(classes)

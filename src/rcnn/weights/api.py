@@ -13,7 +13,9 @@ from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 
 def load(path: str | Path, *, allow: str | Sequence[str] = ()) -> Detector:
-    """The detector of a checkpoint or run folder (its best), on the CPU and in evaluation mode.
+    """The detector of a checkpoint, a run folder (its best) or a name, on the CPU and in evaluation mode.
+
+    Names of published weights (`rcnn.list_weights`, "hf:owner/name") are downloaded and converted on first use.
 
     `allow`: the user's code that it may run, for a detector with a module that is not of rcnn, e.g.
     "my_backbone.py:make_backbone"; without it, such a checkpoint is refused with a ValueError that names the code.

@@ -126,7 +126,7 @@ def write_checkpoint(
 
 
 def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Checkpoint:
-    """The checkpoint in folder `path`, or in `best/` or `last/` of the training run `path`.
+    """The checkpoint in folder `path`, in `best/` or `last/` of the training run `path`, or of published weights' name.
 
     `allow`: the user's code that building its detector may run, e.g. "my_backbone.py:make_backbone".
     Raises FileNotFoundError if `path` does not exist, ValueError that says why a checkpoint cannot be read, or which

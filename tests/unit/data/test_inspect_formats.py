@@ -52,3 +52,18 @@ def test_a_format_can_be_checked_described_divided_and_shown(tmp_path: Path, nam
     copied = open_dataset(tmp_path / "fixed", split)
     assert [record.boxes.tolist() for record in copied] == [record.boxes.tolist() for record in dataset]
     assert [record.labels.tolist() for record in copied] == [record.labels.tolist() for record in dataset]
+
+
+def test_faults_of_other_formats_have_ids(tmp_path: Path) -> None:
+    coco = write_tiny_coco(tmp_path / "coco", {"train": 3})
+    tables = json.loads((coco / "annotations" / "instances_train.json").read_text())
+    write_labelme(tables, coco / "train", tmp_path / "labelme")
+    first, second, third = sorted((tmp_path / "labelme").rglob("*.json"))
+    content = json.loads(first.read_text())
+    point = {"label": "cup", "points": [[3, 4]], "shape_type": "point"}
+    content["shapes"] += [point, point | {"shape_type": "polygon"}, point | {"label": "", "shape_type": "rectangle"}]
+    first.write_text(json.dumps(content))
+    second.write_text("{")
+    found = {one.kind for one in check_dataset(tmp_path / "labelme").findings}
+    assert found == {"not-an-object", "bad-shape", "no-class", "unreadable-file"}
+    assert third.exists()

@@ -200,6 +200,7 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
     [
         ({"a.jpg": "x", "b.jpg": "x"}, r"contains 2 \.jpg\. There are images, but no annotations: outline the objects"),
         ({"x/a.jpg": "", "x/a.csv": "a,b"}, r"1 \.csv.* in the folders x\. x/a\.csv is a table: convert it"),
+        ({"instances_val.json": "{}"}, r"is a COCO file: give that file, or the folder that contains annotations/ and"),
         ({"data.zip": ""}, "data.zip is an archive: unpack it"),
         ({"my.json": '{"a": 1}'}, "my.json is a JSON object with a"),
         ({"my.json": "[1, 2]"}, "my.json is a JSON list of 2 entries"),

@@ -93,7 +93,9 @@ def test_dropped_folders_of_a_path_are_noted(tmp_path: Path) -> None:
 def test_two_splits_are_not_one_folder(tmp_path: Path) -> None:
     place(tmp_path, "images/a.png", "labels/a.txt")
     (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [kite, cup]\n")
-    message = r"data\.yaml: train \('\.\./train/images'\) and val \('\.\./valid/images'\) do not both exist, and .*images"
+    message = (
+        r"data\.yaml: train \('\.\./train/images'\) and val \('\.\./valid/images'\) do not both exist, and .*images"
+    )
     with pytest.raises(ValueError, match=message):
         open_dataset(tmp_path, "train")
     place(tmp_path, "train/images/b.png", "train/labels/b.txt")  # Roboflow's: only the ".." is dropped

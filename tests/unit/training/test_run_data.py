@@ -177,3 +177,10 @@ def test_reading_many_images_is_reported(undivided: Path, monkeypatch: pytest.Mo
     lines: list[str] = []
     plan_training(RunRequest(model="mask_rcnn_compact", data=undivided, overrides=BRIEF, device="cpu"), lines.append)
     assert lines[-1] == "choosing validation images: 12 of 12 images read"
+
+
+def test_validation_images_that_are_trained_on_are_reported(several: Path) -> None:
+    plan = planned(several, split="train+val", val_splits=("val", "val_night"))
+    [warning] = [line for line in plan.warnings if "trained on too" in line]
+    assert warning.startswith("2 of 2 images of val are trained on too")
+    assert not any("trained on too" in line for line in planned(several).warnings)

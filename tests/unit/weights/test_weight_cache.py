@@ -16,13 +16,15 @@ import pytest
 
 import rcnn
 from rcnn.cli import doctor
-from rcnn.download import fetch
 from rcnn.weights.catalogue import cache
 from rcnn.weights.catalogue.entry import Entry
 from rcnn.weights.systems.known import convert
 from tests.command import rcnn as command
 from tests.parity.peer_tensorpack import SETTINGS
+from tests.tiny_data import write_tiny_coco
 from tests.unit.weights.published_files import MODEL, NAME, publish, serving, write_published
+
+GIVEN_UP = cache.PATIENCE  # before tests change it
 
 
 @pytest.fixture(autouse=True)
@@ -85,6 +87,7 @@ def test_without_network_the_address_and_the_folder_stand_on_their_own_lines(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    assert GIVEN_UP <= 15, "starting takes seconds, too, and all together at most 30"
     entry = publish(original, "http://nowhere.invalid", monkeypatch)
     (tmp_path / "a.png").write_bytes(b"")
     words = ("--offline",) if offline else ()
@@ -131,6 +134,21 @@ def test_the_download_command_and_function(
     (tmp_path / "mine" / NAME / "config.json").write_text("{}")
     assert command("download", NAME, "--output", tmp_path / "mine") == 2
     assert "was not written by rcnn" in capsys.readouterr().err
+
+
+def test_commands_take_the_name(
+    original: Path, server: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(original, server[0], monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    data = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(64, 96))
+    small = ("input.min_size=64", "input.max_size=96")
+    assert command("eval", NAME, "--data", data, "--allow-empty", "--output", "evaluated", *small) == 0
+    assert (tmp_path / "evaluated" / "metrics.json").exists()
+    assert command("predict", NAME, data / "val", "--tta", "64", *small) == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [f"predict-{NAME.replace('@', '_')}-1"]
+    assert command("models", "show", NAME) == 0
+    assert len(server[1]) == 1
 
 
 def test_models_weights_says_what_is_local(
@@ -208,10 +226,6 @@ def test_weights_of_a_missing_package_say_what_to_install(monkeypatch: pytest.Mo
     assert not cache.is_available(entry)
     with pytest.raises(FileNotFoundError, match=r"no-such-package-of-weights, which is not installed.*rcnn\[lite\]"):
         cache.cached_checkpoint(entry)
-
-
-def test_a_download_is_given_up_within_30_seconds() -> None:
-    assert fetch.PATIENCE < 28
 
 
 def test_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

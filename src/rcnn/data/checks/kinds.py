@@ -74,6 +74,11 @@ REPAIRED = _errors(  # an object or a field is repaired or skipped when the file
     bad_keypoint_names="keypoint names that are missing or repeated",
     bad_skeleton="a skeleton with lines that do not join two of the keypoints",
     bad_sigmas="sigmas that are not one number above 0 per keypoint",
+    unreadable_file="an annotation file of one image that is missing or cannot be read",
+    not_an_object="a point, a line, or a label that is not a class",
+    no_class="an object without a class, or with one that the data set does not list",
+    bad_shape="a shape with the wrong kind or number of points or numbers",
+    bad_expression="referring expressions that name no object",
     region="a region of a VIA file that is not an object, or has no class",
     format="an entry of an annotation file that its format does not allow",
 )

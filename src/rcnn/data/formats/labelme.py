@@ -135,12 +135,16 @@ def _contents(place: Path, warnings: Warnings) -> Iterator[tuple[Path, RawEntry]
         try:
             data = read_json(file)
         except ValueError:
-            warnings.add("content that is not JSON", "skipped with its image", [file.name], "file")
+            warnings.add(
+                "content that is not JSON", "skipped with its image", [file.name], "file", kind="unreadable-file"
+            )
             continue
         if isinstance(data, dict) and isinstance(data.get("shapes"), list):
             yield file, data
         else:
-            warnings.add("no list of shapes, so it is not a labelme file", SKIPPED, [file.name], "file")
+            warnings.add(
+                "no list of shapes, so it is not a labelme file", SKIPPED, [file.name], "file", kind="unreadable-file"
+            )
 
 
 def _image_name(data: RawEntry, file: Path, root: Path, beside: dict[str, str]) -> str:
@@ -174,17 +178,17 @@ def _parts(shapes: Sequence[object], file: Path, size: tuple[int, int] | None, w
     for number, shape in enumerate(shapes, start=1):
         name = f"{file.stem}:{number}"
         if not isinstance(shape, dict):
-            warnings.add("a shape that is not an object with label and points", SKIPPED, [name])
+            warnings.add("a shape that is not an object with label and points", SKIPPED, [name], kind="bad-shape")
             continue
         kind = shape.get("shape_type") or "polygon"  # version 3 has polygons only
         label = shape.get("label")
         text = printable(str(label)).strip() if isinstance(label, (str, int, float)) else ""
         if kind in NO_OBJECTS:
-            warnings.add(f"the shape_type {kind}, which is not an object", SKIPPED, [name])
+            warnings.add(f"the shape_type {kind}, which is not an object", SKIPPED, [name], kind="not-an-object")
         elif text in NO_CLASS:
-            warnings.add(f"the label {text}, which is not a class", SKIPPED, [name])
+            warnings.add(f"the label {text}, which is not a class", SKIPPED, [name], kind="not-an-object")
         elif not text:
-            warnings.add("no label", SKIPPED, [name])
+            warnings.add("no label", SKIPPED, [name], kind="no-class")
         else:
             outline = _outline(shape, str(kind), size, name, warnings)
             if outline is not None:
@@ -213,7 +217,7 @@ def _outline(shape: RawEntry, kind: str, size: tuple[int, int] | None, name: str
     """The polygon, box or mask of a shape; None where it cannot be used."""
     points = _points(shape.get("points"))
     if points is None:
-        warnings.add("points that are not pairs of finite numbers", SKIPPED, [name])
+        warnings.add("points that are not pairs of finite numbers", SKIPPED, [name], kind="bad-shape")
     elif kind in POLYGONS and len(points) >= 3:
         return [value for point in points for value in point]
     elif kind == "rectangle" and len(points) in (2, 4):  # corners: two that are opposite, or all
@@ -226,10 +230,10 @@ def _outline(shape: RawEntry, kind: str, size: tuple[int, int] | None, name: str
     elif kind == "mask" and points:
         return _mask(shape.get("mask"), points[0], size, name, warnings)
     elif kind in (*POLYGONS, "rectangle", "circle", "mask"):
-        warnings.add(f"a {kind} of {counted(len(points), 'point')}", SKIPPED, [name])
+        warnings.add(f"a {kind} of {counted(len(points), 'point')}", SKIPPED, [name], kind="bad-shape")
     else:
         what = f"the shape_type {excerpt(kind)}; expected polygon, rectangle, circle or mask"
-        warnings.add(what, SKIPPED, [name])
+        warnings.add(what, SKIPPED, [name], kind="bad-shape")
     return None
 
 
@@ -251,7 +255,7 @@ def _mask(
 ) -> Rle | None:
     """The mask of a shape of type mask: the pixels of a PNG, with its top left pixel at `corner`."""
     if size is None:
-        warnings.add("a mask in a file without imageHeight and imageWidth", SKIPPED, [name])
+        warnings.add("a mask in a file without imageHeight and imageWidth", SKIPPED, [name], kind="bad-shape")
         return None
     try:
         if not isinstance(encoded, str):
@@ -262,12 +266,14 @@ def _mask(
             raise ValueError("larger than the image")
         pixels = read_ids(content) > 0
     except ValueError:  # also ImageError
-        warnings.add("a mask that is not a PNG in base64, or is larger than its image", SKIPPED, [name])
+        warnings.add(
+            "a mask that is not a PNG in base64, or is larger than its image", SKIPPED, [name], kind="bad-mask"
+        )
         return None
     left, top = round(corner[0]), round(corner[1])
     inside = pixels[max(0, -top) : max(0, size[0] - top), max(0, -left) : max(0, size[1] - left)]
     if not inside.any():
-        warnings.add("a mask without pixels in the image", SKIPPED, [name])
+        warnings.add("a mask without pixels in the image", SKIPPED, [name], kind="empty-mask")
         return None
     return encode_region(max(0, left), max(0, top), inside, size)
 

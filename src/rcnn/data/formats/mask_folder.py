@@ -169,10 +169,10 @@ def _ids(file: Path, name: str, size: tuple[int, int], warnings: Warnings) -> np
     try:
         ids = read_ids(file)
     except ImageError:
-        warnings.add("a mask that cannot be read as ids (grey, palette or RGB PNG)", SKIPPED, [name])
+        warnings.add("a mask that cannot be read as ids (grey, palette or RGB PNG)", SKIPPED, [name], kind="bad-mask")
         return None
     if ids.shape != size:
-        warnings.add("a mask of another size than its image", SKIPPED, [name])
+        warnings.add("a mask of another size than its image", SKIPPED, [name], kind="bad-mask")
         return None
     return ids
 
@@ -186,7 +186,7 @@ def _objects(ids: np.ndarray, mask: _Mask, name: str, warnings: Warnings) -> lis
         ]
     pixels = np.flatnonzero(ids)
     if not pixels.size:
-        warnings.add("a mask without pixels", SKIPPED, [name])
+        warnings.add("a mask without pixels", SKIPPED, [name], kind="empty-mask")
         return []
     rle = pixels_mask(pixels, (ids.shape[0], ids.shape[1]))
     return [{"id": name, "category": mask.category, "iscrowd": 0, "segmentation": rle}]

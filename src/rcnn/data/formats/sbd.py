@@ -57,7 +57,7 @@ def read(
     missing = [one for one in ids if not (place / "inst" / f"{one}.mat").is_file()]
     if missing and len(missing) == len(ids):
         raise FileNotFoundError(f"{list_file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them in inst/")
-    warnings.add("no .mat file in inst", SKIPPED, missing, "image")
+    warnings.add("no .mat file in inst", SKIPPED, missing, "image", kind="unreadable-file")
     names = images_in(place / "img")
     images: list[RawEntry] = []
     found: list[RawEntry] = []
@@ -109,7 +109,7 @@ def _maps(
         return segmentation.astype(np.int64), classes.astype(np.float64)
     except Exception:  # scipy raises all kinds for damaged files
         what = "a .mat file that is damaged, or has no GTinst with Segmentation and Categories"
-        warnings.add(what, SKIPPED, [file.stem], "image")
+        warnings.add(what, SKIPPED, [file.stem], "image", kind="unreadable-file")
         return None
 
 
@@ -119,7 +119,7 @@ def _objects(image_id: str, segmentation: np.ndarray, classes: np.ndarray, warni
         name = f"{image_id}:{number}"
         label = float(classes[number - 1]) if 0 < number <= len(classes) else 0.0
         if not label.is_integer() or not 0 < label <= len(CLASSES):
-            warnings.add(f"no class from 1 to {len(CLASSES)} in Categories", SKIPPED, [name])
+            warnings.add(f"no class from 1 to {len(CLASSES)} in Categories", SKIPPED, [name], kind="no-class")
             continue
         category = CLASSES[int(label) - 1]
         yield {"id": name, "image_id": image_id, "category": category, "iscrowd": 0, "segmentation": mask}

@@ -70,6 +70,8 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
         path = folder / name
         if path.name.startswith("captions_") and path.suffix == ".json":
             return f"{name} has captions, not objects: get COCO's instances_*.json too."
+        if path.name.startswith(("instances_", "person_keypoints_")) and path.suffix == ".json":
+            return f"{name} is a COCO file: give that file, or the folder that contains annotations/ and the images."
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."
     for name in files:

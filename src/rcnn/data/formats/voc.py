@@ -195,7 +195,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | N
         return read_voc_image(file, from_one=split.official)
     except ValueError:
         what = "an XML file that is damaged, too large, not VOC's, or with a document type"
-        warnings.add(what, "not used", [image_id], "image")
+        warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
         return None
 
 
@@ -215,9 +215,9 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
     for number, one in enumerate(described.objects, start=1):
         name = f"{image_id}:{number}"
         if not one.name:
-            warnings.add("no name", SKIPPED, [name])
+            warnings.add("no name", SKIPPED, [name], kind="no-class")
         elif one.box is None:
-            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name])
+            warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name], kind="bad-box")
         else:
             entry: RawEntry = {"id": name, "image_id": image_id, "category": one.name, "bbox": list(one.box)}
             yield entry | {"iscrowd": 0, "difficult": _difficult(one, name, warnings)}
@@ -244,13 +244,13 @@ def _instances(
         name = f"{image_id}:{number}"
         label = None if classes is None else _class_of(classes[pixels], names)
         if label is None and classes is not None:
-            warnings.add("an instance without a class in SegmentationClass", SKIPPED, [name])
+            warnings.add("an instance without a class in SegmentationClass", SKIPPED, [name], kind="no-class")
             continue
         best = _best_object(pixels, objects.shape[1], described, label)
         label = label if best is None else best.name
         if label is None:
             what = f"an instance without SegmentationClass, and no box in its XML with an IoU of at least {MIN_IOU:g}"
-            warnings.add(what, SKIPPED, [name])
+            warnings.add(what, SKIPPED, [name], kind="no-class")
             continue
         entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
         yield entry | {"difficult": 0 if best is None else _difficult(best, name, warnings)}
@@ -273,14 +273,12 @@ def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray 
         classes = np.zeros((0, 0))
     if classes.shape != objects.shape:
         what = "a SegmentationClass that is damaged, or of another size than SegmentationObject"
-        warnings.add(what, "not used", [file.stem], "image")
+        warnings.add(what, "not used", [file.stem], "image", kind="unreadable-file")
         return None
     return classes.reshape(-1)
 
 
-def _best_object(
-    pixels: np.ndarray, width: int, described: VocImage | None, label: str | None
-) -> VocObject | None:
+def _best_object(pixels: np.ndarray, width: int, described: VocImage | None, label: str | None) -> VocObject | None:
     """The object in the XML with the box that fits an instance best; None if none fits. Only of class `label`, if any.
 
     `pixels` (P,) are the positions of the instance, row by row, in an image of that `width`.
@@ -319,4 +317,4 @@ def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, w
             f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable {kind} file "
             f"in {place}: choose a split with annotations (VOC publishes none for test sets from 2008)"
         )
-    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image")
+    warnings.add(f"no readable {kind} file in {place.name}", SKIPPED, without, "image", kind="unreadable-file")

@@ -122,13 +122,13 @@ def _values(line: _Line, layout: Layout, warnings: Warnings) -> list[float] | No
         values = values[:BOX]
     if len(values) != BOX and (len(values) < MIN_POLYGON or len(values) % 2 == 0):
         what = f"{counted(len(values), 'number')}; expected class and 4 numbers (box), or class and 3 points or more"
-        warnings.add(what, SKIPPED, [line.name])
+        warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
     elif not values[0].is_integer() or not 0 <= values[0] < len(layout.names):
         what = f"a class that is not one of the {counted(len(layout.names), 'name')}, counted from 0"
-        warnings.add(what, SKIPPED, [line.name])
+        warnings.add(what, SKIPPED, [line.name], kind="no-class")
     elif not all(-OVER_EDGE <= value <= 1 + OVER_EDGE for value in values[1:]):  # also NaN
         what = "a coordinate that is not from 0 to 1 (fractions of the image; pixels must be divided by its size)"
-        warnings.add(what, SKIPPED, [line.name])
+        warnings.add(what, SKIPPED, [line.name], kind="bad-shape")
     else:
         return values
     return None

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rcnn.download.fetch import PATIENCE, DownloadError, Progress, fetch, megabytes
+from rcnn.download.fetch import DownloadError, Progress, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
 from rcnn.weights.catalogue import names
@@ -28,6 +28,7 @@ from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoin
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 Log = Callable[[str], object]
+PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all
 WAIT = 0.2  # seconds between looks at a lock that another process holds
 LONGEST_WAIT = 3600.0  # seconds for another process to download and convert
 
