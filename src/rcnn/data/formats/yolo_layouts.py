@@ -194,7 +194,7 @@ def _require_different(found: Mapping[str, Sequence[_Found]], file: Path) -> Non
             if one.path == other.path and one.text != other.text and (one.shortened or other.shortened):
                 raise ValueError(
                     f"{file}: {first} ({excerpt(one.text)}) and {second} ({excerpt(other.text)}) do not both exist, "
-                    f"and {one.path} cannot be both; correct the paths, relative to {file.parent}, or remove one of them"
+                    f"and {one.path} cannot be both; correct the paths (relative to {file.parent}) or remove one"
                 )
 
 
