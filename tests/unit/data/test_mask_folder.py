@@ -92,13 +92,26 @@ def test_masks_that_cannot_be_used_are_skipped_and_images_without_masks_noted(tm
     assert "1 annotation has a mask of another size than its image (id masks/b.png): skipped" in text
     assert "a mask that cannot be read as ids (grey, palette or RGB PNG) (id masks/c.png): skipped" in text
     assert "1 image without a mask (images/e.png): not used" in text
-    assert "1 mask with the only value 255 (masks/a.png): each is read as one object" in text
+    assert "1 mask with one value only (masks/a.png): each is read as one object" in text
+
+
+@pytest.mark.parametrize("values", ["binary", "flag", "RGB"])
+def test_masks_that_may_not_tell_objects_apart_are_noted(tmp_path: Path, values: str) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    white = masks((1, 1)).astype(bool)
+    forms = {"binary": white, "flag": white.astype(np.uint8), "RGB": np.repeat(white[..., None], 3, 2) * np.uint8(255)}
+    save(forms[values], tmp_path / "masks" / "a.png")
+    save(masks(()), tmp_path / "masks" / "b.png")
+    (note,) = open_dataset(tmp_path, "all").notes
+    assert "1 mask with one value only (masks/a.png): each is read as one object" in note
+    save(masks((3, 4)), tmp_path / "masks" / "b.png")  # some masks have ids
+    assert len(open_dataset(tmp_path, "all").notes) == (values == "RGB")
 
 
 def test_no_mask_at_all_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "images", ["a.png"])
     (tmp_path / "masks").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"none of the 1 image has a mask \(images/a\.png\)"):
+    with pytest.raises(FileNotFoundError, match=r"has 1 image and no mask \(images/a\.png\)"):
         open_dataset(tmp_path, "all")
 
 

@@ -189,7 +189,7 @@ def test_voc_boxes_are_within_a_pixel_and_masks_agree_where_they_are_visible(
     coco: dict[str, Any], photos: Path, tmp_path: Path
 ) -> None:
     tables = plain(coco)
-    write_voc(tables, photos, tmp_path, "val")
+    write_voc(tables, photos, tmp_path / "VOC2012", "val")
     boxes = open_dataset(tmp_path, "val")
     assert boxes.metric == "voc2012"
     masks = open_dataset(tmp_path, "val_segmentation")

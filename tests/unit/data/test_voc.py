@@ -35,20 +35,47 @@ def write_voc_folder(root: Path, ids: list[str], lists: dict[str, str]) -> Path:
 LISTS = {"Main/train.txt": "000005\n000007\n", "Main/cat_train.txt": "000005  1\n000007 -1\n", "Main/val.txt": "000007"}
 
 
-@pytest.mark.parametrize("inner", ["VOCdevkit/VOC2007", "VOC2007", ""])
-def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str) -> None:
+@pytest.mark.parametrize(
+    ("inner", "metric"),
+    [("VOCdevkit/VOC2007", "voc2007"), ("VOC2007", "voc2007"), ("VOC2009", "voc2007"), ("VOC2010", "voc2012")],
+)
+def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str, metric: str) -> None:
     write_voc_folder(tmp_path / inner, ["000005", "000007"], LISTS)
     assert splits(tmp_path) == ["train", "val"]
     dataset = open_dataset(tmp_path, "train")
-    assert (dataset.classes, dataset.metric) == ((CLASSES, "voc2007") if inner else (("cat", "dog"), "voc2012"))
+    assert (dataset.classes, dataset.metric) == (CLASSES, metric)
     assert dataset.image_ids == ("000005", "000007")
     record = dataset[0]
     assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]  # pixels 11 to 30, counted from 1
+    assert record.areas.tolist() == [400, 600]
     assert [dataset.classes[label] for label in record.labels] == ["cat", "dog"]
     assert record.crowd.tolist() == [False, True]
     assert dataset.num_training_objects == 2
     assert [one["difficult"] for one in dataset.to_coco()["annotations"]] == [0, 1, 0, 1]
     assert [one["iscrowd"] for one in dataset.to_coco()["annotations"]] == [0, 0, 0, 0]
+
+
+def test_a_folder_of_another_tool_with_lists(tmp_path: Path) -> None:
+    """CVAT's export: corners in pixels from 0, classes by name, COCO's metric."""
+    write_voc_folder(tmp_path, ["000005"], {"Main/default.txt": "000005\n"})
+    dataset = open_dataset(tmp_path, "default")
+    assert (dataset.classes, dataset.metric) == (("cat", "dog"), "coco")
+    assert dataset[0].boxes.tolist() == [[11, 6, 30, 25], [31, 6, 50, 35]]
+    assert dataset[0].areas.tolist() == [19 * 19, 19 * 29]
+
+
+def test_marks_of_difficult_objects(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, ["a"], {"Main/train.txt": "a\n"})
+    marks = ("", "0", "False", "no", "0.0", "Unspecified", "1", "true", "1.0")
+    objects = [
+        voc_object("cat", (i + 1, 1, i + 9, 9)).replace("<difficult>0", f"<difficult>{mark}")
+        for i, mark in enumerate(marks)
+    ]
+    (root / "Annotations" / "a.xml").write_text(voc_file("a.jpg", SIZE, objects))
+    dataset = open_dataset(tmp_path, "train")
+    assert dataset[0].crowd.tolist() == [False] * 6 + [True] * 3
+    (warning,) = dataset.warnings
+    assert "1 annotation has a difficult that is neither 0 nor 1 (id a:6): counts as 0" in warning
 
 
 def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Path) -> None:
@@ -59,7 +86,8 @@ def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Pa
 
 
 def test_instances_have_the_class_of_most_of_their_pixels_and_no_border(tmp_path: Path) -> None:
-    root = write_voc_folder(tmp_path, ["000005"], LISTS | {"Segmentation/train.txt": "000005\n"})
+    root = tmp_path / "VOC2012"
+    write_voc_folder(root, ["000005"], LISTS | {"Segmentation/train.txt": "000005\n"})
     ids, classes = np.zeros(SIZE, np.uint8), np.zeros(SIZE, np.uint8)
     ids[5:25, 10:30], classes[5:25, 10:30] = 1, CAT + 1
     ids[5:35, 30:50], classes[5:35, 30:50] = 2, DOG + 1
@@ -79,6 +107,23 @@ def test_instances_have_the_class_of_most_of_their_pixels_and_no_border(tmp_path
         (root / "SegmentationClass" / "000005.png").unlink(missing_ok=True)
 
 
+def test_an_instance_is_difficult_as_the_box_of_its_class_is(tmp_path: Path) -> None:
+    root = tmp_path / "VOC2012"
+    write_voc_folder(root, ["a"], {"Main/train.txt": "a", "Segmentation/train.txt": "a"})
+    objects = [voc_object("cat", (11, 6, 30, 25), 1), voc_object("dog", (11, 6, 30, 24))]
+    (root / "Annotations" / "a.xml").write_text(voc_file("a.jpg", SIZE, objects))
+    for folder, value in (("SegmentationObject", 1), ("SegmentationClass", DOG + 1)):
+        values = np.zeros(SIZE, np.uint8)
+        values[5:25, 10:30] = value  # fits the box of the cat best
+        (root / folder).mkdir()
+        Image.fromarray(values).save(root / folder / "a.png")
+    record = open_dataset(tmp_path, "train_segmentation")[0]
+    assert (record.labels.tolist(), record.crowd.tolist()) == ([DOG], [False])
+    (root / "SegmentationClass" / "a.png").unlink()  # class and mark are those of the box that fits best
+    record = open_dataset(tmp_path, "train_segmentation", allow_empty=True)[0]
+    assert (record.labels.tolist(), record.crowd.tolist()) == ([CAT], [True])
+
+
 def test_xml_of_other_tools_beside_the_images(tmp_path: Path) -> None:
     for folder in (tmp_path / "train", tmp_path / "valid"):  # Roboflow
         write_images(folder, ["a.png"])
@@ -94,6 +139,24 @@ def test_a_folder_without_lists_is_one_split(tmp_path: Path) -> None:
     write_voc_folder(tmp_path, ["a", "b"], {})
     assert splits(tmp_path) == ["all"]
     assert open_dataset(tmp_path, "all").image_ids == ("a", "b")
+
+
+def test_instances_without_a_class_are_skipped_and_counted(tmp_path: Path) -> None:
+    root = tmp_path / "VOC2012"
+    write_voc_folder(root, ["a", "b"], {"Segmentation/train.txt": "a\nb\n", "Main/train.txt": "a"})
+    ids = np.zeros(SIZE, np.uint8)
+    ids[5:25, 10:30], ids[36:40, 0:9] = 1, 2
+    for folder, names in (("SegmentationObject", ("a", "b")), ("SegmentationClass", ("a",))):
+        (root / folder).mkdir()
+        for name in names:
+            Image.fromarray(np.where(ids == 1, CAT + 1, 0).astype(np.uint8) if folder.endswith("s") else ids).save(
+                root / folder / f"{name}.png"
+            )
+    dataset = open_dataset(root, "train_segmentation")
+    assert [record.labels.tolist() for record in dataset] == [[CAT], [CAT]]
+    text = "\n".join(dataset.warnings)
+    assert "an instance without a class in SegmentationClass (id a:2): skipped" in text
+    assert "an instance without SegmentationClass, and no box in its XML with an IoU of at least 0.5 (id b:2)" in text
 
 
 def test_objects_and_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
@@ -137,7 +200,7 @@ def test_xml_with_entities_or_of_another_kind_is_refused(tmp_path: Path, text: s
     (tmp_path / "a.xml").write_text(text)
     start = time.process_time()
     with pytest.raises(ValueError, match=r"a\.xml"):
-        read_voc_image(tmp_path / "a.xml")
+        read_voc_image(tmp_path / "a.xml", from_one=True)
     assert time.process_time() - start < 1
 
 
@@ -145,4 +208,4 @@ def test_xml_is_limited_in_size(tmp_path: Path) -> None:
     with (tmp_path / "a.xml").open("wb") as file:
         file.truncate(1 << 30)
     with pytest.raises(ValueError, match="more than 16 MiB"):
-        read_voc_image(tmp_path / "a.xml")
+        read_voc_image(tmp_path / "a.xml", from_one=True)

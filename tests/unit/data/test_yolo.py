@@ -83,6 +83,26 @@ def test_places_without_data_yaml(tmp_path: Path, names: str, image: str, labels
     assert dataset[0].labels.tolist() == [1]
 
 
+def test_dropped_folders_of_a_path_are_noted(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.png", "labels/a.txt")
+    (tmp_path / "data.yaml").write_text("train: /elsewhere/kites/images\nval:\nnames: [kite, cup]\n")
+    (note,) = open_dataset(tmp_path, "train").notes
+    assert f"train: /elsewhere/kites/images does not exist; {tmp_path / 'images'} is used" in note
+
+
+def test_two_splits_are_not_one_folder(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.png", "labels/a.txt")
+    (tmp_path / "data.yaml").write_text("train: ../train/images\nval: ../valid/images\nnames: [kite, cup]\n")
+    message = (
+        r"data\.yaml: train \('\.\./train/images'\) and val \('\.\./valid/images'\) do not both exist, and .*images"
+    )
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path, "train")
+    place(tmp_path, "train/images/b.png", "train/labels/b.txt")  # Roboflow's: only the ".." is dropped
+    dataset = open_dataset(tmp_path, "train")
+    assert (dataset.image_ids, dataset.notes) == (("train/images/b.png",), ())
+
+
 def test_the_data_file_itself_may_be_given(tmp_path: Path) -> None:
     place(tmp_path, "images/train/a.png", "labels/train/a.txt")
     (tmp_path / "data.yaml").write_text(YAML.replace("kite", "wrong"))
@@ -103,12 +123,12 @@ def test_lines_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> No
     assert dataset[0].annotation_ids == ("a:1", "a:7", "a:8", "a:9")
     text = "\n".join(dataset.warnings)
     for expected in (
-        "1 annotation has a line that is in the file twice (id a:2): used once",
+        "1 annotation has the same line as another one of its file (id a:2): used once",
         "4 numbers; expected class and 4 numbers (box), or class and 3 points or more (id a:3): skipped",
         "2 annotations have a class that is not one of the 2 names, counted from 0 (id a:4, a:10): skipped",
         "2 annotations have a coordinate that is not from 0 to 1",
         "a sixth number, e.g. a confidence (id a:7, a:8): that number was not used",
-        "nc 3, but 2 names",
+        "1 file has an nc of 3 for 2 names (id data.yaml): the names are used",
     ):
         assert expected in text, text
 
@@ -129,7 +149,7 @@ def test_keypoints_are_not_used_and_images_without_labels_are_negatives(tmp_path
     [
         ("train: images/train\nval: images/train\nnames: [kite\n", "data.yaml is not YAML"),
         ("train: images/train\nval: images/train\nnames: 2\n", "names is 2; expected a list of names"),
-        ("train: images/trian\nval: \nnames: [kite]\n", "none of its splits is in"),
+        ("train: images/trian\nval: \nnames: [kite]\n", "no split exists in"),
         ("train: train.txt\nval: \nnames: [kite]\n", r"train.txt: 1 image that it lists is not in .*absent.png"),
     ],
 )
@@ -144,5 +164,5 @@ def test_data_files_that_cannot_be_used_are_refused(tmp_path: Path, config: str,
 def test_no_label_file_at_all_is_refused(tmp_path: Path) -> None:
     write_images(tmp_path / "images" / "train", ["a.png"])
     (tmp_path / "data.yaml").write_text(YAML)
-    with pytest.raises(FileNotFoundError, match=r"none of the 1 image has a label file \(a\.png\)"):
+    with pytest.raises(FileNotFoundError, match=r"data\.yaml has 1 image and no label file \(a\.png\)"):
         open_dataset(tmp_path, "train")

@@ -12,6 +12,7 @@ import numpy as np
 # takes memory in proportion to its length.
 MAX_COORDINATE = 100_000.0
 TRUE_WORDS = ("1", "true", "yes")
+FALSE_WORDS = ("", "0", "false", "no")
 
 
 def as_number(value: object) -> float:
@@ -55,7 +56,7 @@ def numbers(values: Sequence[object]) -> np.ndarray:
 
 
 def flags(values: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
-    """(A,) int64 0 or 1; and (A,) bool: the value was neither 0, 1, true nor false, so that 0 or 1 is a guess.
+    """(A,) int64 0 or 1; and (A,) bool: the value is not the number 0 or 1 or a boolean, so that the flag is a guess.
 
     Text counts by its meaning ("1", "true"), any number but 0 as 1, and everything else (null, lists) as 0.
     """
@@ -66,6 +67,15 @@ def flags(values: Sequence[object]) -> tuple[np.ndarray, np.ndarray]:
         np.array([flag for flag, _ in read], dtype=np.int64),
         np.array([odd for _, odd in read], dtype=bool),
     )
+
+
+def as_flag(text: str) -> bool | None:
+    """Whether a flag that is text is set ("1", "true", "1.0"), or not ("", "0", "no"); None if it says neither."""
+    number = as_number(text)
+    if not math.isnan(number):
+        return number != 0
+    word = text.strip().lower()
+    return True if word in TRUE_WORDS else False if word in FALSE_WORDS else None
 
 
 def _flag(value: object) -> tuple[int, bool]:

@@ -32,6 +32,7 @@ PATTERNS = (
 )
 KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")  # need not be read
 TABLES = ("images", "annotations", "categories")
+FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}  # of LVIS' images
 # What other files of COCO hold, by a field of their annotations.
 OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}
 
@@ -77,8 +78,14 @@ def read(
         annotations=tables["annotations"],
         categories=tables["categories"],
         relative_boxes=relative_boxes,
+        metric="lvis" if _is_federated(tables["images"]) else "coco",
     )
     return check_tables(raw, warnings, known)
+
+
+def _is_federated(images: Sequence[RawEntry]) -> bool:
+    """Whether the images say for which classes they were annotated, as LVIS' do whatever the name of the file."""
+    return bool(images) and all(isinstance(image, dict) and image.keys() >= FEDERATED for image in images)
 
 
 def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:

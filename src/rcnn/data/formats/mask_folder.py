@@ -30,7 +30,7 @@ NAME = "mask folders"
 PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
 ENDINGS = ("", "_mask", "_masks", "_label")  # what the name of a mask may have after the name of its image
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
-WHITE = 255  # the only value of many masks that do not tell objects apart
+WHITE = (255, 65535, 0xFFFFFF)  # the only value of many masks that do not tell objects apart: 8 bits, 16 bits, RGB
 SKIPPED = "skipped"
 
 
@@ -77,7 +77,7 @@ def read(
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
-    white: list[str] = []
+    values: dict[str, list[int]] = {}  # ids in each mask that may hold several objects
     for image in _images(folder, split):
         name = image.file.relative_to(folder).as_posix()
         if not image.masks:
@@ -88,10 +88,12 @@ def read(
         for mask in image.masks:
             path = mask.file.relative_to(folder).as_posix()
             ids = _ids(mask.file, path, size, warnings)
-            objects = list[RawEntry]() if ids is None else _objects(ids, mask, path, warnings)
-            white += [path] if not mask.whole and [one["id"] for one in objects] == [f"{path}:{WHITE}"] else []
-            found += [one | {"image_id": name} for one in objects]
-    _note_unusual(without, white, images, warnings)
+            if ids is None:
+                continue
+            found += [one | {"image_id": name} for one in _objects(ids, mask, path, warnings)]
+            if not mask.whole:
+                values[path] = np.unique(ids[ids != 0]).tolist()
+    _note_unusual(without, _single_valued(values), images, warnings)
     raw = named_tables(file=warnings.file, root=folder, folders=(folder,), images=images, annotations=found)
     return check_tables(raw, warnings, known)
 
@@ -190,11 +192,21 @@ def _objects(ids: np.ndarray, mask: _Mask, name: str, warnings: Warnings) -> lis
     return [{"id": name, "category": mask.category, "iscrowd": 0, "segmentation": rle}]
 
 
-def _note_unusual(without: Sequence[str], white: Sequence[str], images: Sequence[RawEntry], warnings: Warnings) -> None:
+def _single_valued(values: Mapping[str, Sequence[int]]) -> list[str]:
+    """The masks that may not tell objects apart: those of white pixels only, or all if none has a second value."""
+    single = [path for path, ids in values.items() if len(ids) == 1]
+    if all(len(ids) <= 1 for ids in values.values()):
+        return single
+    return [path for path in single if values[path][0] in WHITE]
+
+
+def _note_unusual(
+    without: Sequence[str], single: Sequence[str], images: Sequence[RawEntry], warnings: Warnings
+) -> None:
     """Note images without masks, and masks that may not tell objects apart; refuse a split without any mask."""
     if without and not images:
         raise FileNotFoundError(
-            f"{warnings.file}: none of the {counted(len(without), 'image')} has a mask ({few(without)}); expected "
+            f"{warnings.file} has {counted(len(without), 'image')} and no mask ({few(without)}); expected "
             f"masks/NAME.png, or masks/NAME/ with a file per object ({', '.join(MASK_SUFFIXES)})"
         )
     if without:
@@ -202,8 +214,8 @@ def _note_unusual(without: Sequence[str], white: Sequence[str], images: Sequence
             f"{counted(len(without), 'image')} without a mask ({few(without)}): not used; a mask of zeros says that an "
             "image has no objects"
         )
-    if white:
+    if single:
         warnings.note(
-            f"{counted(len(white), 'mask')} with the only value {WHITE} ({few(white)}): each is read as one object; "
-            "objects of an image need values of their own"
+            f"{counted(len(single), 'mask')} with one value only ({few(single)}): each is read as one object; "
+            "several objects in an image need values of their own"
         )

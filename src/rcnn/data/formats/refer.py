@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from rcnn.data.checks.tables import Id, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import read_json
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.formats.plain_pickle import read_plain_pickle
-from rcnn.data.messages import Warnings, excerpt
+from rcnn.data.messages import Warnings, counted, excerpt
 
 NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
@@ -156,6 +156,7 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
         if split in _names_of(one.split):
             expressions[one.annotation_id] += one.expressions
             used.add(one.image_id)
+    _note_shared_images(references, split, used, warnings)
     tables = _instances(file.parent / "instances.json")
     own = {entry.get("id") for entry in tables["annotations"] if isinstance(entry.get("id"), int)}
     lost = [one for one in expressions if one not in own]
@@ -174,6 +175,17 @@ def _raw_tables(file: Path, split: str) -> tuple[RawTables, Warnings]:
         file=file, root=root, folders=folders, images=images, annotations=annotations, categories=tables["categories"]
     )
     return raw, warnings
+
+
+def _note_shared_images(references: Sequence[Reference], split: str, used: set[Id], warnings: Warnings) -> None:
+    """Note the images that training and evaluation share: the splits of refs(google).p divide objects, not images."""
+    others = {one.image_id for one in references if (one.split == "train") != (split == "train")}
+    if shared := len(others & used):
+        which = "other splits" if split == "train" else "split train"
+        warnings.note(
+            f"{counted(shared, 'image')} of split {split} {'is' if shared == 1 else 'are'} also in {which}, with other "
+            "objects: do not train and evaluate on these splits, except for referring expressions"
+        )
 
 
 def _instances(file: Path) -> dict[str, list[RawEntry]]:

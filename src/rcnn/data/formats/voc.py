@@ -8,10 +8,14 @@
 
 The folder may hold one VOC2007 or VOC2012, or be one. With several, their splits are trainval_2007, trainval_2012, ...
 Objects that are marked difficult are not trained on.
+
+A folder VOC20xx is VOC's own: it has VOC's 20 classes, VOC's metric, and boxes that count pixels from 1. Other folders
+are those of other tools: classes by name, COCO's metric, and corners in pixels from 0 (see voc_xml.py).
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,7 +28,7 @@ from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, instances, named_tables, subfolders
-from rcnn.data.formats.voc_xml import VocImage, read_voc_image
+from rcnn.data.formats.voc_xml import VocImage, VocObject, read_voc_image
 from rcnn.data.images import read_ids
 from rcnn.data.messages import Warnings, counted, few
 
@@ -33,6 +37,8 @@ CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
 )  # fmt: skip
+OFFICIAL = re.compile(r"VOC(?P<year>20\d\d)")  # start of the name of VOC's own folders
+LAST_11_POINT_YEAR = 2009  # from 2010 on, AP is the area under the curve
 NAMES = "class_names.txt"  # of the classes in SegmentationClass, background first, as labelme2voc writes it
 SEGMENTATION = "_segmentation"  # end of the names of splits with instances, where there are splits with boxes too
 BORDER = 255  # around instances, and objects that were not annotated
@@ -50,7 +56,7 @@ class _Split:
     images: Path
     masks: Path | None = None  # folder of SegmentationObject and SegmentationClass
     metric: MetricName = "coco"  # for XML of other tools
-    official: bool = False  # a folder VOC20xx, which has VOC's 20 classes even where some have no objects
+    official: bool = False  # a folder VOC20xx: 20 classes even where some have no objects, pixels counted from 1
 
     def ids(self, warnings: Warnings) -> list[str]:
         """Names of the images, without suffix."""
@@ -117,7 +123,7 @@ def read(
 
 def _splits(folder: Path) -> dict[str, _Split]:
     """The splits of a folder, by name."""
-    years = [one for one in (*subfolders(folder), *subfolders(folder / "VOCdevkit")) if one.name.startswith("VOC20")]
+    years = [one for one in (*subfolders(folder), *subfolders(folder / "VOCdevkit")) if OFFICIAL.match(one.name)]
     roots = [folder] if (folder / "Annotations").is_dir() else [one for one in years if (one / "Annotations").is_dir()]
     found: dict[str, _Split] = {}
     for root in roots:
@@ -129,9 +135,11 @@ def _splits(folder: Path) -> dict[str, _Split]:
 def _lists(root: Path) -> dict[str, _Split]:
     """The splits of one VOC folder: those with lists, else all of its XML files."""
     annotations, images = root / "Annotations", root / "JPEGImages"
-    metric: MetricName = "voc2007" if root.resolve().name == "VOC2007" else "voc2012"
-    official = root.resolve().name.startswith("VOC20")
-    listed = partial(_Split, annotations=annotations, images=images, metric=metric, official=official)
+    year = OFFICIAL.match(root.resolve().name)
+    metric: MetricName = "coco"
+    if year is not None:
+        metric = "voc2007" if int(year["year"]) <= LAST_11_POINT_YEAR else "voc2012"
+    listed = partial(_Split, annotations=annotations, images=images, metric=metric, official=year is not None)
     main = {file.stem: file for file in _list_files(root / "ImageSets" / "Main", root / "ImageSets")}
     found = {name: listed(file=file) for name, file in main.items()}
     if (root / "SegmentationObject").is_dir():
@@ -184,7 +192,7 @@ def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | N
     if not file.is_file():
         return None
     try:
-        return read_voc_image(file)
+        return read_voc_image(file, from_one=split.official)
     except ValueError:
         what = "an XML file that is damaged, too large, not VOC's, or with a document type"
         warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
@@ -212,34 +220,47 @@ def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[R
             warnings.add("no bndbox of finite numbers xmin <= xmax, ymin <= ymax", SKIPPED, [name], kind="bad-box")
         else:
             entry: RawEntry = {"id": name, "image_id": image_id, "category": one.name, "bbox": list(one.box)}
-            yield entry | {"iscrowd": 0, "difficult": int(one.difficult)}
+            yield entry | {"iscrowd": 0, "difficult": _difficult(one, name, warnings)}
+
+
+def _difficult(described: VocObject, name: str, warnings: Warnings) -> int:
+    """1 for an object that is marked difficult, else 0, with a warning where the mark is not clear."""
+    if described.difficult is None:
+        warnings.add("a difficult that is neither 0 nor 1", "counts as 0", [name])
+    return int(bool(described.difficult))
 
 
 def _instances(
     root: Path, image_id: str, objects: np.ndarray, described: VocImage | None, warnings: Warnings
 ) -> Iterator[RawEntry]:
-    """The instances in `objects`, the ids (H, W) of SegmentationObject, with the class of most of their pixels.
+    """The instances in `objects`, the ids (H, W) of SegmentationObject.
 
-    Without that file, the class is that of the box in the XML with the largest IoU, which also says what is difficult.
+    The class of an instance is that of most of its pixels in SegmentationClass. Without that file, it is the class of
+    the box in the XML with the largest IoU. The best box of the class also says whether the instance is difficult.
     """
     classes = _classes(root / "SegmentationClass" / f"{image_id}.png", objects, warnings)
     names = _class_names_of(root)
     for number, pixels, mask in instances(objects, BACKGROUND):
         name = f"{image_id}:{number}"
-        best = _best_object(pixels, objects.shape[1], described)
-        label = None if best is None else best[0]
-        if classes is not None:
-            known = classes[pixels]
-            known = known[~np.isin(known, BACKGROUND)]
-            most = int(np.bincount(known).argmax()) if known.size and known.max() < len(names) else 0
-            label = names[most] if most else None
+        label = None if classes is None else _class_of(classes[pixels], names)
+        if label is None and classes is not None:
+            warnings.add("an instance without a class in SegmentationClass", SKIPPED, [name], kind="no-class")
+            continue
+        best = _best_object(pixels, objects.shape[1], described, label)
+        label = label if best is None else best.name
         if label is None:
-            warnings.add(
-                "an instance without a class in SegmentationClass or in its XML", SKIPPED, [name], kind="no-class"
-            )
+            what = f"an instance without SegmentationClass, and no box in its XML with an IoU of at least {MIN_IOU:g}"
+            warnings.add(what, SKIPPED, [name], kind="no-class")
             continue
         entry: RawEntry = {"id": name, "image_id": image_id, "category": label, "iscrowd": 0, "segmentation": mask}
-        yield entry | {"difficult": int(best is not None and best[1])}
+        yield entry | {"difficult": 0 if best is None else _difficult(best, name, warnings)}
+
+
+def _class_of(numbers: np.ndarray, names: Sequence[str]) -> str | None:
+    """The class that most pixels (P,) of an instance have; None where none has one of `names`."""
+    known = numbers[~np.isin(numbers, BACKGROUND)]
+    most = int(np.bincount(known).argmax()) if known.size and known.max() < len(names) else 0
+    return names[most] if most else None
 
 
 def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray | None:
@@ -257,19 +278,22 @@ def _classes(file: Path, objects: np.ndarray, warnings: Warnings) -> np.ndarray 
     return classes.reshape(-1)
 
 
-def _best_object(pixels: np.ndarray, width: int, described: VocImage | None) -> tuple[str, bool] | None:
-    """Name and difficulty of the object in the XML with the box that fits an instance best; None if none fits."""
+def _best_object(pixels: np.ndarray, width: int, described: VocImage | None, label: str | None) -> VocObject | None:
+    """The object in the XML with the box that fits an instance best; None if none fits. Only of class `label`, if any.
+
+    `pixels` (P,) are the positions of the instance, row by row, in an image of that `width`.
+    """
     rows, columns = np.divmod(pixels, width)
     x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
     best, found = MIN_IOU, None
     for one in described.objects if described else []:
-        if one.box is None or not one.name:
+        if one.box is None or not one.name or (label is not None and one.name != label):
             continue
         x, y, w, h = one.box
         overlap = max(0.0, min(x + w, x2) - max(x, x1)) * max(0.0, min(y + h, y2) - max(y, y1))
         iou = overlap / (w * h + (x2 - x1) * (y2 - y1) - overlap)
         if iou >= best:
-            best, found = iou, (one.name, one.difficult)
+            best, found = iou, one
     return found
 
 

@@ -1,4 +1,8 @@
-"""Annotation files of Pascal VOC: the XML of one image, parsed without entities, within a size limit."""
+"""Annotation files of Pascal VOC: the XML of one image, parsed without entities, within a size limit.
+
+VOC's own files count pixels from 1, and both corners belong to the box. Other tools write the corners of a box in
+coordinates from 0, e.g. LabelImg (libs/labelFile.py: integers, 0 replaced by 1), CVAT and Roboflow.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
+from rcnn.data.checks.numbers import MAX_COORDINATE, as_flag, as_number
 from rcnn.data.messages import printable
 
 MAX_BYTES = 16 << 20  # an image of ten thousand objects has 3 MB
@@ -21,7 +25,7 @@ class VocObject:
 
     name: str  # of its class; empty where there is none
     box: tuple[float, float, float, float] | None  # x, y, width, height in pixels; None where it cannot be read
-    difficult: bool
+    difficult: bool | None  # None where the text is neither yes nor no
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +37,11 @@ class VocImage:
     objects: list[VocObject]
 
 
-def read_voc_image(file: Path) -> VocImage:
-    """The content of an annotation file. Raises ValueError for a file that is not VOC's XML, or too large."""
+def read_voc_image(file: Path, *, from_one: bool) -> VocImage:
+    """The content of an annotation file; `from_one`: its corners count pixels from 1, with both in the box.
+
+    Raises ValueError for a file that is not VOC's XML, or too large.
+    """
     root = _parse(file)
     if root.tag != "annotation":
         raise ValueError(f"{file} has the root element {printable(root.tag)!r}; expected 'annotation'")
@@ -43,18 +50,19 @@ def read_voc_image(file: Path) -> VocImage:
     return VocImage(
         file_name=_text(root, "filename"),
         size=(int(height), int(width)) if known else None,  # some tools write 0
-        objects=[_object(one) for one in root.findall("object")],
+        objects=[_object(one, from_one) for one in root.findall("object")],
     )
 
 
-def _object(element: Element) -> VocObject:
-    """An object. VOC's corners count pixels from 1, and both belong to the box: pixel 1 alone is 0 to 1 here."""
+def _object(element: Element, from_one: bool) -> VocObject:
+    """An object. With corners that count pixels from 1, pixel 1 alone is 0 to 1 here."""
     x1, y1, x2, y2 = (as_number(_text(element, f"bndbox/{corner}")) for corner in CORNERS)
     plausible = all(abs(value) <= MAX_COORDINATE for value in (x1, y1, x2, y2)) and x2 >= x1 and y2 >= y1
+    first = 1 if from_one else 0
     return VocObject(
         name=_text(element, "name"),
-        box=(x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1) if plausible else None,
-        difficult=_text(element, "difficult") not in ("", "0"),
+        box=(x1 - first, y1 - first, x2 - x1 + first, y2 - y1 + first) if plausible else None,
+        difficult=as_flag(_text(element, "difficult")),
     )
 
 

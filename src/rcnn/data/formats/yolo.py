@@ -62,8 +62,10 @@ def read(
     if layout.keypoints:
         warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")
     if layout.count is not None and layout.count != len(layout.names):
-        what = f"nc {layout.count}, but {counted(len(layout.names), 'name')}"
+        what = f"an nc of {layout.count} for {counted(len(layout.names), 'name')}"
         warnings.add(what, "the names are used", [layout.file.name], "file")
+    for line in layout.moved.get(split, []):
+        warnings.note(f"{split}: {line}")
     sources = images_of(layout, split)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
@@ -100,7 +102,7 @@ def _objects(lines: Iterator[_Line], layout: Layout, warnings: Warnings) -> Iter
     seen = set[tuple[str, ...]]()
     for line in lines:
         if tuple(line.words) in seen:
-            warnings.add("a line that is in the file twice", "used once", [line.name])
+            warnings.add("the same line as another one of its file", "used once", [line.name])
             continue
         seen.add(tuple(line.words))
         values = _values(line, layout, warnings)
@@ -146,7 +148,7 @@ def _note_unlabelled(sources: Sequence[ImageSource], warnings: Warnings) -> None
     without = [os.path.basename(source.name) for source in sources if source.labels is None]
     if without and len(without) == len(sources):
         raise FileNotFoundError(
-            f"{warnings.file}: none of the {counted(len(sources), 'image')} has a label file ({few(without)}); "
+            f"{warnings.file} has {counted(len(sources), 'image')} and no label file ({few(without)}); "
             "expected labels/NAME.txt for images/NAME.jpg, or NAME.txt beside the image"
         )
     if without:

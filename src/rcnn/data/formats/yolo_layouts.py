@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import combinations, product
 from pathlib import Path
 
 import yaml
@@ -40,6 +41,7 @@ class Layout:
     sources: dict[str, list[Path]]  # split -> folders of images, and list files
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
+    moved: dict[str, list[str]] = field(default_factory=dict)  # split -> what paths of data.yaml were replaced by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,15 @@ def images_of(layout: Layout, split: str) -> list[ImageSource]:
     return list(found.values())
 
 
+@dataclass(frozen=True)
+class _Found:
+    """A file or folder of the data set that a path in a data file means."""
+
+    text: str  # the path
+    path: Path
+    shortened: bool  # whether the path is absolute, or starts with a folder, that does not exist here
+
+
 class _Folders:
     """Names of the files in folders; each folder is listed once."""
 
@@ -140,29 +151,51 @@ def _of_config(file: Path, folder: Path) -> Layout:
         raise ValueError(f"{file} is not a YOLO data file: expected names, train and val, got {excerpt(config)}")
     base = folder / str(config["path"]) if isinstance(config.get("path"), str) else folder
     root = base if os.path.isabs(str(config.get("path"))) and _exists(base) else folder
-    sources: dict[str, list[Path]] = {}
-    for key in KEYS:
-        paths = config.get(key)
-        texts = [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
-        places = [place for text in texts if (place := _resolved(text, (base, root))) is not None]
-        if places:
-            sources[key] = places
-    if not sources:
+    found = {key: _found(config.get(key), (base, root)) for key in KEYS}
+    found = {key: places for key, places in found.items() if places}
+    if not found:
         given = few([f"{key}: {excerpt(config[key])}" for key in KEYS if config.get(key)]) or "none"
-        raise ValueError(
-            f"{file}: none of its splits is in {root} ({given}); correct the paths, relative to that folder"
-        )
-    shape = config.get("kpt_shape")
-    whole = isinstance(shape, list) and len(shape) == 2 and all(type(one) is int and 0 < one < 1000 for one in shape)
+        raise ValueError(f"{file}: no split exists in {root} ({given}); correct the paths, relative to that folder")
+    _require_different(found, file)
     count = config.get("nc")
     return Layout(
         file=file,
         root=root,
         names=_names(config.get("names"), file),
-        sources=sources,
+        sources={key: [one.path for one in places] for key, places in found.items()},
         count=count if type(count) is int else None,
-        keypoints=shape[0] * shape[1] if isinstance(shape, list) and whole else 0,
+        keypoints=_keypoint_numbers(config.get("kpt_shape")),
+        moved={
+            key: [f"{printable(one.text)} does not exist; {one.path} is used" for one in places if one.shortened]
+            for key, places in found.items()
+        },
     )
+
+
+def _keypoint_numbers(shape: object) -> int:
+    """Numbers of an object's keypoints in a line, by `kpt_shape`: keypoints, and numbers of each."""
+    if not isinstance(shape, list) or len(shape) != 2:
+        return 0
+    points, numbers = shape
+    plausible = type(points) is int and type(numbers) is int and 0 < points < 1000 and 0 < numbers < 1000
+    return points * numbers if plausible else 0
+
+
+def _found(paths: object, bases: Sequence[Path]) -> list[_Found]:
+    """What the paths of a split mean: a path, or a list of them."""
+    texts = [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
+    return [place for text in texts if (place := _resolved(text, bases)) is not None]
+
+
+def _require_different(found: Mapping[str, Sequence[_Found]], file: Path) -> None:
+    """Raise ValueError where different paths of two splits mean the same files only because folders were dropped."""
+    for (first, ones), (second, others) in combinations(found.items(), 2):
+        for one, other in product(ones, others):
+            if one.path == other.path and one.text != other.text and (one.shortened or other.shortened):
+                raise ValueError(
+                    f"{file}: {first} ({excerpt(one.text)}) and {second} ({excerpt(other.text)}) do not both exist, "
+                    f"and {one.path} cannot be both; correct the paths (relative to {file.parent}) or remove one"
+                )
 
 
 def _names(value: object, file: Path) -> list[str]:
@@ -182,8 +215,8 @@ def _listed(folder: Path) -> dict[str, list[Path]]:
         for line in data.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = (part.strip() for part in line.partition("="))
             place = _resolved(value, (folder,)) if key in KEYS and value else None
-            if place is not None and place.is_file():
-                found[key] = [place]
+            if place is not None and place.path.is_file():
+                found[key] = [place.path]
     return found or {
         key: [file]
         for key in KEYS
@@ -224,20 +257,24 @@ def _exists(path: Path) -> bool:
     return os.path.exists(path)  # False for names that no file can have
 
 
-def _resolved(text: str, bases: Sequence[Path]) -> Path | None:
+def _resolved(text: str, bases: Sequence[Path]) -> _Found | None:
     """The file or folder that a path in a data file means; None if there is none.
 
     Roboflow writes ../train/images for train/images, and other tools the absolute paths of another machine, so leading
-    folders are dropped until something is there.
+    folders are dropped until the rest exists.
     """
     path = text.strip().replace("\\", "/")
     if "\0" in path:
         return None
     parts = [part for part in path.split("/") if part not in ("", ".")]
     tails = ["/".join(parts[start:]) for start in range(len(parts)) if parts[start] != ".."]
-    direct = [base / path for base in bases]
-    dropped = [base / tail for tail in tails for base in bases]
-    return next((place for place in (*direct, *dropped) if _exists(place)), None)
+    direct = [_Found(text, base / path, shortened=False) for base in bases]
+    dropped = [
+        _Found(text, base / tail, shortened=number > 0 or os.path.isabs(path))
+        for number, tail in enumerate(tails)
+        for base in bases
+    ]
+    return next((place for place in (*direct, *dropped) if _exists(place.path)), None)
 
 
 def _image_paths(source: Path, root: Path) -> Iterator[Path]:
@@ -252,11 +289,11 @@ def _image_paths(source: Path, root: Path) -> Iterator[Path]:
     missing: list[str] = []
     for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
         if text := line.strip():
-            path = _resolved(text, (source.parent, root))
-            if path is None or not path.is_file():
+            place = _resolved(text, (source.parent, root))
+            if place is None or not place.path.is_file():
                 missing.append(text)
             else:
-                yield path
+                yield place.path
     if missing:
         raise FileNotFoundError(
             f"{source}: {counted(len(missing), 'image')} that it lists {'is' if len(missing) == 1 else 'are'} not in "

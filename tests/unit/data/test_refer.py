@@ -1,10 +1,8 @@
-"""SBD's MATLAB files, REFER's pickles, and LVIS v1."""
+"""REFER: expressions, splits, and pickles that are read without running them."""
 
 from __future__ import annotations
 
-import builtins
 import copy
-import json
 import os
 import pickle
 from pathlib import Path
@@ -14,52 +12,8 @@ import pytest
 
 from rcnn.data import open_dataset, splits
 from rcnn.data.formats.plain_pickle import read_plain_pickle
-from rcnn.data.formats.voc import CLASSES
 from tests.unit.data.coco_folders import annotation, coco_tables, write_images
-from tests.unit.data.format_folders import reference, write_refer, write_sbd
-
-scipy_io = pytest.importorskip("scipy.io", reason="needs the extra sbd")
-
-
-def test_sbd(tmp_path: Path) -> None:
-    write_sbd(tmp_path, ["2008_000002", "2008_000003"])
-    assert splits(tmp_path) == splits(tmp_path / "benchmark_RELEASE" / "dataset") == ["train"]
-    dataset = open_dataset(tmp_path, "train")
-    assert (dataset.classes, dataset.metric) == (CLASSES, "voc2007")
-    record = dataset[1]
-    assert (record.image_id, record.annotation_ids) == ("2008_000003", ("2008_000003:1", "2008_000003:2"))
-    assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]
-    assert [CLASSES[label] for label in record.labels] == ["cat", "dog"]
-    assert record.areas.tolist() == [400, 600]
-
-
-def test_sbd_files_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> None:
-    place = write_sbd(tmp_path, ["a", "b", "c"], classes=(8, 21)) / "benchmark_RELEASE" / "dataset"
-    (place / "inst" / "b.mat").write_bytes((place / "inst" / "b.mat").read_bytes()[:200])
-    scipy_io.savemat(place / "inst" / "c.mat", {"GTcls": 1})
-    (place / "train.txt").write_text("a\nb\nc\nd\n")
-    dataset = open_dataset(tmp_path, "train")
-    assert dataset.image_ids == ("a",)
-    text = "\n".join(dataset.warnings)
-    assert (
-        "2 images have a .mat file that is damaged, or has no GTinst with Segmentation and Categories (id b, c)" in text
-    )
-    assert "1 image has no .mat file in inst (id d): skipped" in text
-    assert "no class from 1 to 20 in Categories (id a:2): skipped" in text
-
-
-def test_sbd_without_scipy_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_sbd(tmp_path, ["a"])
-    importing = builtins.__import__
-
-    def without(name: str, *arguments: Any, **options: Any) -> Any:
-        if name.startswith("scipy"):
-            raise ImportError(name)
-        return importing(name, *arguments, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"need an extra: pip install 'rcnn\[sbd\]'"):
-        open_dataset(tmp_path, "train")
+from tests.unit.data.format_folders import reference, write_refer
 
 
 @pytest.fixture
@@ -108,6 +62,17 @@ def test_refer_splits_are_named_by_what_tells_them_apart(refer: Path, tables: di
     assert open_dataset(refer, "val_refcoco").image_ids == (1,)
 
 
+def test_images_that_training_shares_with_other_splits_are_noted(refer: Path, tables: dict[str, Any]) -> None:
+    assert open_dataset(refer, "train").notes == open_dataset(refer, "testA").notes == ()
+    first, second = tables["annotations"][:2]
+    assert first["image_id"] == second["image_id"]
+    refs = [reference(1, first, "train", ["x"]), reference(2, second, "val", ["y"])]
+    (refer / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(refs, protocol=2))
+    for split, others in (("train", "other splits"), ("val", "split train")):
+        (note,) = open_dataset(refer, split).notes
+        assert f"1 image of split {split} is also in {others}, with other objects" in note
+
+
 class Harmful:
     """Would run a command in Python's own reader of pickles."""
 
@@ -137,27 +102,6 @@ def test_refer_entries_that_cannot_be_used_are_skipped_and_counted(refer: Path, 
     assert "2 references have no usable ids, split or sentences (id 5, 3): skipped" in text
     assert "1 annotation has expressions, but is not in instances.json (id 99): skipped" in text
     assert "1 image has expressions, but is not in instances.json (id 98): skipped" in text
-
-
-def test_lvis(tmp_path: Path) -> None:
-    tables = coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)])
-    for image, folder in zip(tables["images"], ("train2017", "val2017"), strict=True):
-        name = image.pop("file_name")
-        image |= {"coco_url": f"http://images.cocodataset.org/{folder}/{name}", "flickr_url": "http://x/y.jpg"}
-        image |= {"neg_category_ids": [7, 999], "not_exhaustive_category_ids": []}
-        write_images(tmp_path / folder, [name])
-    for entry, frequency in zip(tables["categories"], "rf", strict=True):
-        entry |= {"frequency": frequency, "synset": "cup.n.01", "image_count": 1}
-    (tmp_path / "annotations").mkdir()
-    (tmp_path / "annotations" / "lvis_v1_val.json").write_text(json.dumps(tables))
-    assert splits(tmp_path) == ["val"]
-    dataset = open_dataset(tmp_path, "val")
-    assert [record.path.parent.name for record in dataset] == ["train2017", "val2017"]
-    assert [entry["frequency"] for entry in dataset.categories] == ["f", "r"]
-    truth = dataset.to_coco()
-    assert [image["neg_category_ids"] for image in truth["images"]] == [[7], [7]]
-    assert [image["not_exhaustive_category_ids"] for image in truth["images"]] == [[], []]
-    assert (dataset.warnings, dataset.metric) == ((), "lvis")
 
 
 @pytest.mark.parametrize(
