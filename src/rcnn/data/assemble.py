@@ -101,14 +101,11 @@ def _objects(
     annotations: Sequence[Annotation], images: Sequence[Image], label: dict[int, int], warnings: Warnings
 ) -> Objects:
     """The objects that can be used in training, in the order of the images."""
-    place = {image["id"]: i for i, image in enumerate(images)}
-    image = np.array([place[annotation["image_id"]] for annotation in annotations], dtype=np.int64)
-    order = np.argsort(image, kind="stable")
+    order, image = _image_order(annotations, images)
     annotations, image = [annotations[i] for i in order.tolist()], image[order]
     ids = np.empty(len(annotations), dtype=object)
     ids[:] = [one["id"] for one in annotations]
-    sizes = np.array([(one["height"], one["width"]) for one in images], dtype=np.float64).reshape(-1, 2)
-    boxes, kept = _clipped_boxes(annotations, sizes[image], ids, warnings)
+    boxes, kept = _clipped_boxes(annotations, _sizes(images)[image], ids, warnings)
 
     annotations = [annotations[i] for i in np.flatnonzero(kept).tolist()]
     bare = [one["id"] for one in annotations if "segmentation" not in one]
@@ -131,6 +128,27 @@ def _objects(
         if any("expressions" in one for one in annotations)
         else None,
     )
+
+
+def object_rows(tables: Tables) -> np.ndarray:
+    """Rows (A,) of `tables.annotations` that the objects of a data set with all classes come from, in their order."""
+    order, image = _image_order(tables.annotations, tables.images)
+    annotations = [tables.annotations[row] for row in order.tolist()]
+    ids = np.arange(len(annotations))
+    _, kept = _clipped_boxes(annotations, _sizes(tables.images)[image[order]], ids, Warnings(tables.file))
+    return order[kept]
+
+
+def _image_order(annotations: Sequence[Annotation], images: Sequence[Image]) -> tuple[np.ndarray, np.ndarray]:
+    """The order (A,) that groups annotations by image, and the index (A,) of the image of each annotation."""
+    index = {image["id"]: i for i, image in enumerate(images)}
+    image = np.array([index[annotation["image_id"]] for annotation in annotations], dtype=np.int64)
+    return np.argsort(image, kind="stable"), image
+
+
+def _sizes(images: Sequence[Image]) -> np.ndarray:
+    """Height and width (I, 2) of the images."""
+    return np.array([(one["height"], one["width"]) for one in images], dtype=np.float64).reshape(-1, 2)
 
 
 def _clipped_boxes(

@@ -13,11 +13,26 @@ import pytest
 
 from rcnn.data.checks.kinds import KINDS
 from rcnn.data.inspect.check import check_dataset
+from rcnn.data.inspect.images import leak_roles
 from tests.command import rcnn
 from tests.conftest import ROOT
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
 PLACES = 5  # where each fault is put
+# Findings that are the consequence of a fault of each kind.
+OF_IDS = ("unknown-reference", "class-not-in-training")
+CONSEQUENCES: dict[str, tuple[str, ...]] = {
+    "missing-field": OF_IDS,
+    "bad-id": OF_IDS,
+    "repeated-id": OF_IDS,
+    "bad-category-name": ("class-not-in-training",),
+    "box-form": ("box-beyond-edge",),
+    **dict.fromkeys(("empty-box", "box-outside", "box-beyond-edge", "tiny-outline"), ("box-contradicts-outline",)),
+    **dict.fromkeys(
+        ("bad-outline", "short-polygon", "polygon-not-finite", "bad-mask", "empty-mask"), ("missing-outline",)
+    ),
+    **dict.fromkeys(("keypoint-count", "bad-keypoint"), ("num-keypoints",)),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +60,9 @@ def test_a_fault_is_found(clean: tuple[Path, Data], tmp_path: Path, fault: Fault
         report = check_dataset(root, images=fault.images)
     finally:
         write_tables(root, data)
-    assert fault.kind in [one.kind for one in report.findings], report.lines()
+    found = {one.kind for one in report.findings}
+    assert fault.kind in found, report.lines()
+    assert found <= {fault.kind, *CONSEQUENCES.get(fault.kind, ())}, report.lines()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -133,3 +150,24 @@ def test_the_page_lists_every_kind_and_its_example_runs(
     monkeypatch.chdir(tmp_path)
     [example] = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
     exec(example, {})  # noqa: S102
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        ("train", "val", (0, 1)),
+        ("test", "train2017", (1, 0)),
+        ("Train", "minival2014", (0, 1)),
+        ("train", "dev", (0, 1)),
+        ("eval", "train", (1, 0)),
+        ("trainval", "test", (0, 1)),
+        ("trainval", "val", None),
+        ("train", "trainval", None),
+        ("val2014", "minival2014", None),
+        ("train2017", "unlabeled2017", None),
+        ("part1", "part2", None),
+        ("part1", "val", None),
+    ],
+)
+def test_which_splits_may_share_images(first: str, second: str, expected: tuple[int, int] | None) -> None:
+    assert leak_roles(first, second) == expected

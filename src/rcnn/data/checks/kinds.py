@@ -92,7 +92,7 @@ CHECKED = _errors(  # found by `rcnn data check` only
     self_crossing_outline="a polygon that crosses itself",
     tiny_outline="an outline of fewer than 4 pixels",
     box_differs="a box that differs a little from its outline (IoU of 0.5 to 0.9)",
-    repeated_object="an object that is in the file twice: same image, class and box",
+    repeated_object="an object that is in the file twice: same image, class, box and iscrowd",
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
 )

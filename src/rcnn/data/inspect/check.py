@@ -236,7 +236,7 @@ def copies_of(checked: Sequence[CheckedSplit]) -> list[Copies]:
 
 
 def repeated_objects(dataset: Dataset) -> np.ndarray:
-    """Places (N,) of the objects that have the image, class and box of an earlier object."""
+    """Indices (N,) of the objects that have the image, class, box and iscrowd of an earlier object."""
     objects = dataset.objects
     image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
     rows = np.column_stack([image, objects.labels, objects.ignored, objects.boxes])
@@ -246,7 +246,7 @@ def repeated_objects(dataset: Dataset) -> np.ndarray:
 
 def _check_repeated(dataset: Dataset, warnings: Warnings) -> None:
     ids = dataset.objects.ids[repeated_objects(dataset)].tolist()
-    warnings.add("the image, class and box of another annotation", "all are used", ids, kind="repeated-object")
+    warnings.add("the image, class, box and iscrowd of another annotation", "all are used", ids, kind="repeated-object")
 
 
 def _classes_not_in_training(training: Dataset, other: Dataset, names: set[str]) -> tuple[Finding, ...]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rcnn.data.assemble import object_rows
+from rcnn.data.checks.boxes import CONTRADICTS, box_iou_pairs
 from rcnn.data.checks.kinds import REPAIRED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.inspect.check import (
@@ -108,7 +110,8 @@ def _clean(one: CheckedSplit, leaked: set[int], actions: list[str]) -> CocoSplit
         elif source in owner:
             reasons[place] = "the files of earlier images, which got their annotations"
             moved[dataset.image_ids[place]] = owner[source]
-        owner.setdefault(source, dataset.image_ids[place])
+        elif place not in leaked:
+            owner[source] = dataset.image_ids[place]
     for reason, count in Counter(reasons.values()).items():
         actions.append(f"{tables.file}: removed {counted(count, 'image')} with {reason}")
     kept = [place for place in range(len(dataset)) if place not in reasons]
@@ -130,22 +133,21 @@ def _clean_annotations(
 
     Those of an image in `moved` belong to another image now.
     """
-    dataset, file = one.dataset, one.tables.file
-    outside = _boxes_of_outlines(one)
-    usable = Counter(dataset.objects.ids.tolist())
+    file = one.tables.file
+    rows = object_rows(one.tables).tolist()  # of the objects; ids may be used twice
+    usable, corrected = set(rows), _boxes_of_outlines(one, rows)
     sizes = {image["id"]: image for image in one.tables.images}
     kept: list[Annotation] = []
     seen: set[tuple[object, ...]] = set()
     unused = repeated = 0
-    for entry in one.tables.annotations:
+    for row, entry in enumerate(one.tables.annotations):
         image = moved.get(entry["image_id"], entry["image_id"])
         if image not in images:
             continue
-        if usable[entry["id"]] == 0:
+        if row not in usable:
             unused += 1
             continue
-        usable[entry["id"]] -= 1
-        box = _inside(outside.get(entry["id"], entry["bbox"]), sizes[image])
+        box = _inside(corrected.get(row, entry["bbox"]), sizes[image])
         key = (image, entry["category_id"], entry["iscrowd"], *box)
         if key in seen:
             repeated += 1
@@ -153,6 +155,8 @@ def _clean_annotations(
         seen.add(key)
         clean = entry.copy()
         clean["bbox"], clean["image_id"] = box, image
+        if box != entry["bbox"] and "segmentation" not in entry:
+            clean["area"] = box[2] * box[3]
         kept.append(clean)
     if unused:
         actions.append(f"{file}: removed {counted(unused, 'object')} of zero size or outside the image")
@@ -165,16 +169,26 @@ def _clean_annotations(
     return kept
 
 
-def _boxes_of_outlines(one: CheckedSplit) -> dict[Id, list[float]]:
-    """The boxes around the outlines of objects with boxes that contradict them, x, y, width, height."""
-    wrong = {
-        ids for finding in one.dataset.findings if finding.kind == "box-contradicts-outline" for ids in finding.ids
-    }
+def _boxes_of_outlines(one: CheckedSplit, rows: Sequence[int]) -> dict[int, list[float]]:
+    """Row of the annotation -> box around its outline, x, y, width, height, where its own box contradicts that.
+
+    `rows` (A,) are those of the objects.
+    """
+    findings = [finding for finding in one.dataset.findings if finding.kind == "box-contradicts-outline"]
+    wrong = {number for finding in findings for number in finding.ids}
     if not wrong:
         return {}
     _, around = outline_measures(one.dataset)
-    boxes = np.concatenate([around[:, :2], around[:, 2:] - around[:, :2]], axis=1).tolist()
-    return {number: box for number, box in zip(one.dataset.objects.ids.tolist(), boxes, strict=True) if number in wrong}
+    boxes = np.concatenate([around[:, :2], around[:, 2:] - around[:, :2]], axis=1)
+    given = np.array([one.tables.annotations[row]["bbox"] for row in rows], dtype=np.float64)
+    contradicts = box_iou_pairs(given, boxes) < CONTRADICTS
+    ids = one.dataset.objects.ids.tolist()
+    uses = Counter(ids)
+    return {
+        row: box
+        for row, number, box, differs in zip(rows, ids, boxes.tolist(), contradicts.tolist(), strict=True)
+        if number in wrong and (differs or uses[number] == 1)
+    }
 
 
 def _inside(box: Sequence[float], image: Image) -> list[float]:

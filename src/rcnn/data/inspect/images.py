@@ -130,14 +130,13 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
 def leak_roles(first: str, second: str) -> tuple[int, int] | None:
     """Which of two splits (0 or 1) is for training and which for evaluation; None if they may share images.
 
-    A split called train... and one called trainval..., or two for evaluation (val2014 and minival2014), may.
+    The names decide. Two training splits, two evaluation splits (val2014 and minival2014), and splits with other names
+    (part1, unlabeled2017) may share images, and trainval with all but test.
     """
-    trains = [name.lower().startswith(TRAINING) for name in (first, second)]
-    evaluates = [name.lower().startswith(EVALUATION) for name in (first, second)]
-    if all(trains) or all(evaluates):
-        return None
-    training = 1 if trains[1] or evaluates[0] else 0
     names = (first.lower(), second.lower())
+    training = next((role for role, name in enumerate(names) if name.startswith(TRAINING)), None)
+    if training is None or not names[1 - training].startswith(EVALUATION):
+        return None
     if names[training].startswith("trainval") and not names[1 - training].startswith("test"):
         return None
     return training, 1 - training

@@ -1,9 +1,10 @@
 """`rcnn data minus-refer`: COCO's training images without those of the REFER sets' validation and test expressions.
 
 A detector that will be used for referring expressions must not be trained on the images on which these are evaluated.
-This repeats tools/make_coco_minus_refer_instances.py of lichengunc/mask-faster-rcnn: images with expressions of
-RefCOCO's val, testA and testB (splits of UNC) or RefCOCOg's val and test (splits of UMD) are removed from `images`;
-`annotations` are left as they are, so those of removed images remain. RefCOCO+ has RefCOCO's images and splits.
+The result equals that of tools/make_coco_minus_refer_instances.py of lichengunc/mask-faster-rcnn: images with
+expressions whose split is val, testA or testB in RefCOCO (UNC's splits), or val or test in RefCOCOg (UMD's), are
+removed from `images`. `annotations` remain as they are, also those of removed images. RefCOCO+ has the images and
+splits of RefCOCO.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class MinusRefer:
 def minus_refer(data: Path | str, output: Path | str = "", *, refer: Path | str = "") -> MinusRefer:
     """Write instances_train_minus_refer_valtest2014.json to `output`/annotations (default: the folder `data`).
 
-    `data` is the folder of COCO 2014, `refer` that of refcoco/ and refcocog/ (default: `data`). Raises
+    `data` is the folder of COCO 2014; `refer` contains refcoco/ and refcocog/, and defaults to `data`. Raises
     FileNotFoundError for a missing file, ValueError for a damaged one, FileExistsError for a result that rcnn did not
     write.
     """
@@ -65,12 +66,5 @@ def excluded_images(refer: Path) -> set[int | str]:
         one.image_id
         for name, splits in EXCLUDED.items()
         for one in read_references(refer / name)[0]
-        if any(in_split(one.split, split) for split in splits)
+        if one.split in splits
     }
-
-
-def in_split(own: str, split: str) -> bool:
-    """Whether a reference of split `own` (e.g. testAB) is in `split`, by the rule of REFER's getRefIds."""
-    if split in ("testA", "testB", "testC"):
-        return split[-1] in own
-    return split in own if split == "test" else own == split
