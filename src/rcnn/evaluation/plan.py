@@ -77,10 +77,10 @@ def plan_evaluation(
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether there are objects (without crowds), but none has an outline."""
+    """Whether there are objects (without ignored ones), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    own = ~objects.crowd[:count]
+    own = ~objects.ignored[:count]
     return bool(own.any() and not objects.outlines.given[:count][own].any())
 
 
@@ -90,7 +90,7 @@ def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) 
     objects = dataset.objects
     images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
     keys = images * len(dataset.classes) + objects.labels[:count]
-    pairs, per_class = np.unique(keys[~objects.crowd[:count]], return_counts=True)  # of an image and a class
+    pairs, per_class = np.unique(keys[~objects.ignored[:count]], return_counts=True)  # of an image and a class
     too_many = len(np.unique(pairs[per_class > max_detections] // len(dataset.classes)))  # images
     if not too_many:
         return None
