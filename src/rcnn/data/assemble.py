@@ -113,11 +113,13 @@ def _objects(
         warnings.add("a box but no outline", "used for boxes, not for masks", bare, kind="missing-outline")
     whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)
     points = [one["keypoints"] for one in annotations if "keypoints" in one]
+    difficult = np.array([one.get("difficult", 0) for one in annotations], dtype=bool)
     return Objects(
         starts=np.searchsorted(image[kept], np.arange(len(images) + 1)),
         boxes=boxes[kept],
         labels=np.array([label[one["category_id"]] for one in annotations], dtype=np.int64),
-        crowd=np.array([one["iscrowd"] or one.get("difficult", 0) for one in annotations], dtype=bool),
+        ignored=difficult | np.array([one["iscrowd"] for one in annotations], dtype=bool),
+        difficult=difficult,
         areas=np.array([one["area"] for one in annotations], dtype=np.float64),
         ids=ids[kept].astype(np.int64) if whole else ids[kept],
         keypoints=np.array(points, dtype=np.float32).reshape(len(points), -1, 3) if points else None,

@@ -15,7 +15,7 @@ def repeat_factors(dataset: Dataset, threshold: float) -> np.ndarray:
     """
     objects = dataset.objects
     image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
-    image, label = image[~objects.crowd], objects.labels[~objects.crowd]
+    image, label = image[~objects.ignored], objects.labels[~objects.ignored]
     once = np.unique(np.stack([image, label], 1), axis=0)  # a class counts once per image
     fraction = np.bincount(once[:, 1], minlength=len(dataset.classes)) / max(1, len(dataset))
     with np.errstate(divide="ignore"):  # classes without objects are not used below

@@ -82,8 +82,10 @@ def splits(path: Path | str, annotations: str = "") -> list[str]:
 
 
 def _without_objects(dataset: Dataset) -> str:
-    crowds = int(dataset.objects.crowd.sum())
-    only = f": its {counted(crowds, 'object')} {'is a crowd' if crowds == 1 else 'are crowds'}" if crowds else ""
+    difficult = int(dataset.objects.difficult.sum())
+    crowds = int(dataset.objects.ignored.sum()) - difficult
+    ignored = [counted(count, noun) for count, noun in ((crowds, "crowd"), (difficult, "difficult object")) if count]
+    only = f", only {' and '.join(ignored)}" if ignored else ""
     if dataset.annotation_file.name.startswith("image_info_"):
         return (
             f"{dataset.annotation_file} lists {counted(len(dataset), 'image')} without ground truth, so it cannot be "

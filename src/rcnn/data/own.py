@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,21 +22,25 @@ from torch import Tensor
 
 from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
-from rcnn.data.checks.tables import Id, Image, RawEntry, RawTables, Tables
+from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
 from rcnn.data.messages import Warnings, close_to, few
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.ops.coco_backend import encode_mask
 
 RECORD_KEYS = (
-    "file", "image_id", "height", "width", "boxes", "labels", "segmentations", "keypoints", "crowd", "areas",
+    "file", "image_id", "height", "width", "boxes", "labels", "segmentations", "keypoints", "crowd", "difficult",
+    "areas", "expressions", "annotation_ids",
 )  # fmt: skip
 PER_OBJECT = {  # keys with one value per object, and their names in COCO's form
     "boxes": "bbox",
     "segmentations": "segmentation",
     "keypoints": "keypoints",
     "crowd": "iscrowd",
+    "difficult": "difficult",
     "areas": "area",
+    "expressions": "expressions",
+    "annotation_ids": "id",
 }
 TARGET_KEYS = {  # torchvision's names, and those of records
     "boxes": "boxes",
@@ -50,7 +55,8 @@ class DetectionData(Protocol):
     """A torch data set in torchvision's form: image i, and a dict that describes its N objects.
 
     The image is uint8 or float 0..1 (3, H, W), a Pillow image, or an array (H, W, 3). The dict has `boxes` (N, 4) xyxy
-    in pixels, `labels` (N,), and optionally `masks` (N, H, W), `keypoints` (N, J, 3), `iscrowd` (N,), `area` (N,),
+    in pixels, `labels` (N,) from 1 (see `first_label` of `Dataset.from_torch`), and optionally `masks` (N, H, W),
+    `keypoints` (N, J, 3: x and y of a pixel counted from 0, visibility 0, 1 or 2), `iscrowd` (N,), `area` (N,),
     `image_id`.
     """
 
@@ -64,7 +70,10 @@ class DetectionData(Protocol):
 
 
 def dataset_of_records(
-    records: Iterable[Mapping[str, Any] | ImageRecord], classes: Sequence[str] | None, keypoints: Sequence[str]
+    records: Iterable[Mapping[str, Any] | ImageRecord],
+    classes: Sequence[str] | None,
+    keypoints: Sequence[str] = (),
+    metric: MetricName = "coco",
 ) -> Dataset:
     """See `Dataset.from_records`."""
     entries = [_of_record(one) if isinstance(one, ImageRecord) else dict(one) for one in records]
@@ -84,11 +93,11 @@ def dataset_of_records(
     for place, (entry, file) in enumerate(zip(entries, files, strict=True)):
         image = {"id": entry.get("image_id", place + 1), "file_name": os.path.relpath(file, root)}
         images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
-    return _dataset(root, "records", images, entries, classes, keypoints)
+    return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
 
 def dataset_of_torch(
-    data: DetectionData, classes: Sequence[str], *, first_label: int = 0, keypoints: Sequence[str] = ()
+    data: DetectionData, classes: Sequence[str], *, first_label: int = 1, keypoints: Sequence[str] = ()
 ) -> Dataset:
     """See `Dataset.from_torch`."""
     images: list[Image] = []
@@ -103,7 +112,19 @@ def dataset_of_torch(
     name = type(data).__name__
     known = Path(), images
     raws: list[RawEntry] = [dict(image) for image in images]
-    return _dataset(Path(), name, raws, entries, classes, keypoints, known=known, pixels=partial(_pixels_of, data))
+    dataset = _dataset(Path(), name, raws, entries, classes, keypoints, known=known, pixels=partial(_pixels_of, data))
+    return replace(dataset, notes=(*dataset.notes, *_note_on_labels(dataset, first_label)))
+
+
+def _note_on_labels(dataset: Dataset, first_label: int) -> tuple[str, ...]:
+    """A note where the labels may count from 0 instead: the last class has no objects, but another class has."""
+    *others, last = dataset.class_counts.values()
+    if first_label == 0 or last or not any(others):
+        return ()
+    return (
+        f"{dataset.annotation_file}: no object has the label {len(others) + first_label} ({dataset.classes[-1]}); if "
+        f"the labels count from 0, give first_label=0",
+    )
 
 
 def _dataset(
@@ -114,6 +135,7 @@ def _dataset(
     classes: Sequence[str] | None,
     keypoints: Sequence[str],
     *,
+    metric: MetricName = "coco",
     known: KnownImages | None = None,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
@@ -138,6 +160,7 @@ def _dataset(
         images=images,
         annotations=annotations,
         categories=[{"id": label + 1, "name": one} | extra for label, one in enumerate(names)],
+        metric=metric,
     )
     tables = check_tables(raw, Warnings(raw.file), known)
     if tables.refusals:
@@ -177,8 +200,11 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], p
             values["segmentation"] = _outline(values["segmentation"])
         if "keypoints" in values:
             values["keypoints"] = np.asarray(values["keypoints"], dtype=np.float64).reshape(-1).tolist()
-        if "iscrowd" in values:
-            values["iscrowd"] = int(values["iscrowd"])
+        for flag in ("iscrowd", "difficult"):
+            if flag in values:
+                values[flag] = int(values[flag])
+        if "expressions" in values:
+            values["expressions"] = list(values["expressions"])
         found.append({"image_id": image_id, "category_id": _label(label, names, place) + 1} | values)
     return found
 
@@ -245,8 +271,11 @@ def _of_record(record: ImageRecord) -> dict[str, Any]:
         "labels": record.labels,
         "segmentations": record.segmentations,
         "keypoints": record.keypoints,
-        "crowd": record.crowd,
+        "crowd": record.ignored & ~record.difficult,
+        "difficult": record.difficult,
         "areas": record.areas,
+        "expressions": record.expressions,
+        "annotation_ids": record.annotation_ids,
     }
 
 
@@ -254,9 +283,11 @@ def _of_target(target: Mapping[str, Any], classes: int, first_label: int, place:
     """The dict of torchvision as that of a record."""
     labels = [int(label) - first_label for label in _listed(target.get("labels"))]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
-        hint = "; labels that count from 1 need first_label=1" if max(labels) == classes and not first_label else ""
+        largest, smallest = max(labels) + first_label, min(labels) + first_label
+        other = 1 if largest == classes else 0
+        hint = f"; labels that count from {other} need first_label={other}" if smallest >= other != first_label else ""
         raise ValueError(
-            f"image {place} has labels {min(labels) + first_label} to {max(labels) + first_label}; expected "
+            f"image {place} has labels {smallest} to {largest}; expected "
             f"{first_label} to {classes - 1 + first_label} for {classes} classes{hint}"
         )
     columns = {ours: _listed(target[theirs]) for theirs, ours in TARGET_KEYS.items() if target.get(theirs) is not None}

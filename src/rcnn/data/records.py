@@ -39,7 +39,8 @@ class ImageRecord:
     width: int
     boxes: np.ndarray  # (N, 4) float32 xyxy, clipped to the image and not empty
     labels: np.ndarray  # (N,) int64 in [0, K)
-    crowd: np.ndarray  # (N,) bool: a group of objects, or an object that VOC calls difficult; not used in training
+    ignored: np.ndarray  # (N,) bool: not trained on: a crowd (a group of objects), or a difficult object
+    difficult: np.ndarray  # (N,) bool: an object that VOC or labelme calls difficult; ignored, but not a crowd
     areas: np.ndarray  # (N,) float64 pixels, as annotated; if missing, computed from the outline or the box
     segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
@@ -55,7 +56,16 @@ class ImageRecord:
         count = len(self.boxes)
         if self.boxes.shape != (count, 4):
             raise ValueError(f"image {self.image_id}: boxes are {self.boxes.shape}, expected (N, 4)")
-        for name in ("labels", "crowd", "areas", "segmentations", "annotation_ids", "keypoints", "expressions"):
+        for name in (
+            "labels",
+            "ignored",
+            "difficult",
+            "areas",
+            "segmentations",
+            "annotation_ids",
+            "keypoints",
+            "expressions",
+        ):
             value = getattr(self, name)
             if value is not None and len(value) != count:
                 raise ValueError(f"image {self.image_id}: {len(value)} {name} for {count} boxes")
@@ -68,7 +78,8 @@ class Objects:
     starts: np.ndarray  # (I + 1,) int64
     boxes: np.ndarray  # (A, 4) float32 xyxy
     labels: np.ndarray  # (A,) int64
-    crowd: np.ndarray  # (A,) bool
+    ignored: np.ndarray  # (A,) bool: crowds and difficult objects
+    difficult: np.ndarray  # (A,) bool
     areas: np.ndarray  # (A,) float64
     ids: np.ndarray  # (A,) int64, or objects where some id is text
     outlines: Outlines
@@ -81,7 +92,8 @@ class Objects:
             starts=starts,
             boxes=self.boxes[places],
             labels=self.labels[places],
-            crowd=self.crowd[places],
+            ignored=self.ignored[places],
+            difficult=self.difficult[places],
             areas=self.areas[places],
             ids=self.ids[places],
             outlines=self.outlines.subset(places),
@@ -125,29 +137,32 @@ class Dataset:
         classes: Sequence[str] | None = None,
         *,
         keypoints: Sequence[str] = (),
+        metric: MetricName = "coco",
     ) -> Dataset:
         """A data set of annotated images, one dict (or ImageRecord) per image.
 
         Keys: `file`, the path of the image; `labels`, a class name or number per object; and of each object `boxes`
-        (x1, y1, x2, y2 in pixels), `segmentations` (polygons [[x, y, x, y, ...], ...], run lengths as COCO's, or a bool
-        mask (H, W)), `keypoints` (J, 3), `crowd`, `areas`. `image_id`, `height` and `width` are optional.
+        (x1, y1, x2, y2 in pixels), `segmentations` (polygons [[x, y, x, y, ...], ...], COCO's RLE, or a bool mask
+        (H, W)), `keypoints` (J, 3: x and y of a pixel counted from 0, visibility 0, 1 or 2), `crowd`, `difficult`,
+        `areas`, `expressions` (a list of strings), `annotation_ids`. `image_id`, `height` and `width` are optional.
         `classes` give the labels their names (default: the names in alphabetical order); `keypoints` names the
-        keypoints. Fields are checked as those of annotation files are. Raises ValueError or OSError, with the record
-        and what is wrong in it.
+        keypoints; `metric` is the default in evaluation. Fields are checked as those of annotation files are. Raises
+        ValueError or OSError, with the record and what is wrong in it.
         """
         from rcnn.data.own import dataset_of_records
 
-        return dataset_of_records(records, classes, keypoints)
+        return dataset_of_records(records, classes, keypoints, metric)
 
     @classmethod
     def from_torch(
-        cls, data: DetectionData, classes: Sequence[str], *, first_label: int = 0, keypoints: Sequence[str] = ()
+        cls, data: DetectionData, classes: Sequence[str], *, first_label: int = 1, keypoints: Sequence[str] = ()
     ) -> Dataset:
         """A torch data set in torchvision's form, `data[i]` being an image and a dict of its objects.
 
         See `rcnn.data.own.DetectionData` for the dict. Each image is read once now, for its objects, and again whenever
-        it is used, also by worker processes; augmentation belongs to the training settings. `first_label`: the label
-        of classes[0], 1 where 0 is the background. Raises ValueError for what is not in this form.
+        it is used, also by worker processes; augmentation belongs to the training settings. `first_label` is the label
+        of classes[0]: 1 as in torchvision, where 0 is the background, or 0. Raises ValueError for what is not in this
+        form.
         """
         from rcnn.data.own import dataset_of_torch
 
@@ -174,7 +189,8 @@ class Dataset:
             width=width,
             boxes=objects.boxes[first:last],
             labels=objects.labels[first:last],
-            crowd=objects.crowd[first:last],
+            ignored=objects.ignored[first:last],
+            difficult=objects.difficult[first:last],
             areas=objects.areas[first:last],
             segmentations=tuple(objects.outlines.segmentation(place, (height, width)) for place in range(first, last)),
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
@@ -185,13 +201,13 @@ class Dataset:
 
     @property
     def num_training_objects(self) -> int:
-        """Number of objects used in training: those that are not crowds."""
-        return int((~self.objects.crowd).sum())
+        """Number of objects used in training: those that are not ignored."""
+        return int((~self.objects.ignored).sum())
 
     @property
     def has_outlines(self) -> bool:
-        """Whether some object, crowds not counted, has an outline, so that masks can be trained and evaluated."""
-        return bool(self.objects.outlines.given[~self.objects.crowd].any())
+        """Whether some object that is not ignored has an outline, so that masks can be trained and evaluated."""
+        return bool(self.objects.outlines.given[~self.objects.ignored].any())
 
     def subset(self, places: Sequence[int] | np.ndarray, name: str = "") -> Dataset:
         """The images at `places` in this order, each once, e.g. range(10); `name` replaces the name of the split."""
@@ -217,14 +233,16 @@ class Dataset:
 
     @property
     def class_counts(self) -> dict[str, int]:
-        """Number of objects of each class, crowds not counted, in the order of the labels."""
-        counts = np.bincount(self.objects.labels[~self.objects.crowd], minlength=len(self.classes))
+        """Number of objects of each class, without ignored ones, in the order of the labels."""
+        counts = np.bincount(self.objects.labels[~self.objects.ignored], minlength=len(self.classes))
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def as_one_class(self, name: str) -> Dataset:
-        """The same objects, all of class `name`, with category id 1."""
+        """The same objects, all of class `name`, with category id 1; LVIS' metric, which needs its classes, is lost."""
         return replace(
             self,
+            metric="coco" if self.metric == "lvis" else self.metric,
+            reader=partial(_read_without_verified, self.reader),
             classes=(name,),
             category_ids=(1,),
             categories=({"id": 1, "name": name},),
@@ -260,6 +278,16 @@ class Dataset:
 def _pixels_at(pixels: Callable[[int], Tensor], places: np.ndarray, i: int) -> Tensor:
     """Image `i` of the part of a data set with the images at `places`."""
     return pixels(int(places[i]))
+
+
+def _read_without_verified(reader: Reader, known: KnownImages | None) -> Tables:
+    """The tables without LVIS' fields of images, which name classes."""
+    tables = reader(known)
+    images = [image.copy() for image in tables.images]
+    for image in images:
+        image.pop("neg_category_ids", None)
+        image.pop("not_exhaustive_category_ids", None)
+    return replace(tables, images=images)
 
 
 def _read_all(reader: Reader, known: KnownImages | None) -> Tables:

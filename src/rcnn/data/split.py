@@ -76,9 +76,9 @@ def assign(objects: np.ndarray, images: np.ndarray, fractions: Sequence[float]) 
 
 
 def class_counts(dataset: Dataset) -> np.ndarray:
-    """Objects per image and class (I, K) int64, without crowds."""
+    """Objects per image and class (I, K) int64, without ignored ones."""
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.objects.starts))
-    own = ~dataset.objects.crowd
+    own = ~dataset.objects.ignored
     counts = np.zeros((len(dataset), len(dataset.classes)), dtype=np.int64)
     np.add.at(counts, (image[own], dataset.objects.labels[own]), 1)
     return counts

@@ -40,7 +40,7 @@ def make_sample(
     Raises ValueError if the size of the image is not that of the record.
     """
     require_size(record, (image.shape[1], image.shape[2]))
-    used = np.flatnonzero(~record.crowd)
+    used = np.flatnonzero(~record.ignored)
     segmentations = [record.segmentations[place] for place in used.tolist()] if masks else []
     size = (record.height, record.width)
     points = None
@@ -60,7 +60,7 @@ def make_sample(
         outlines=tuple(outline_edges(one) for one in segmentations) if masks == "polygon" else None,
         bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
-        crowds=torch.from_numpy(record.boxes[record.crowd]) if crowds else None,
+        crowds=torch.from_numpy(record.boxes[record.ignored]) if crowds else None,
     )
 
 
@@ -127,7 +127,7 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
     objects = dataset.objects
     if not len(objects.labels):
         return
-    used = ~objects.crowd
+    used = ~objects.ignored
     image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[used]
     counts = np.bincount(image, minlength=len(dataset))
     if masks == "polygon":

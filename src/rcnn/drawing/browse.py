@@ -94,12 +94,12 @@ def _section(dataset: Dataset, places: Sequence[int], advance: Callable[[], None
 
 
 def _entry(dataset: Dataset, record: ImageRecord, skeleton: Sequence[tuple[int, int]]) -> _Entry:
-    own = record.labels[~record.crowd].tolist()
+    own = record.labels[~record.ignored].tolist()
     counts = Counter(dataset.classes[label] for label in own)
-    crowds = int(record.crowd.sum())
+    ignored = int(record.ignored.sum())
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
     note = f"image {record.image_id}, {record.height} x {record.width}: {objects}"
-    note += f", {counted(crowds, 'crowd')}" if crowds else ""
+    note += f", {counted(ignored, 'ignored object')}" if ignored else ""
     figure, error = None, ""
     try:
         picture = draw_ground_truth(record.read(), record, dataset.classes, skeleton=skeleton)

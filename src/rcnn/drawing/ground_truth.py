@@ -25,11 +25,11 @@ def draw_ground_truth(
     keypoints: bool = True,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
 ) -> Image.Image:
-    """The objects of `record`, without crowds, on its image (3, H, W): boxes, and masks and keypoints where given.
+    """The objects of `record` that are not ignored, on its image (3, H, W): boxes, masks and keypoints where given.
 
     An object with referring expressions has the first one as its text, instead of the name of its class.
     """
-    own = np.flatnonzero(~record.crowd)
+    own = np.flatnonzero(~record.ignored)
     points = record.keypoints[own] + HALF_PIXEL if keypoints and record.keypoints is not None else None
     size = (record.height, record.width)
     regions = [outline_region(record.segmentations[i], size) for i in own.tolist()] if masks else None

@@ -38,7 +38,7 @@ def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple
         keypoints=predictor.config.keypoint is not None,
         skeleton=predictor.skeleton,
     )
-    note = f"{counted(len(found), 'detection')}, {counted(int((~record.crowd).sum()), 'object')}"
+    note = f"{counted(len(found), 'detection')}, {counted(int((~record.ignored).sum()), 'object')}"
     return Example(name=record.path.name, detections=picture, ground_truth=ground_truth, note=note), found
 
 

@@ -102,10 +102,10 @@ def limit_warnings(
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
-    """Whether there are objects (without crowds), but none has an outline."""
+    """Whether there are objects (without ignored ones), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    own = ~objects.crowd[:count]
+    own = ~objects.ignored[:count]
     return bool(own.any() and not objects.outlines.given[:count][own].any())
 
 
@@ -115,7 +115,7 @@ def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_cl
     objects = dataset.objects
     images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
     labels = objects.labels[:count] if per_class else np.zeros(count, dtype=np.int64)
-    groups = np.stack([images, labels], axis=1)[~objects.crowd[:count]]
+    groups = np.stack([images, labels], axis=1)[~objects.ignored[:count]]
     groups, sizes = np.unique(groups, axis=0, return_counts=True)
     too_many = len(np.unique(groups[sizes > max_detections, 0]))  # images
     if not too_many:

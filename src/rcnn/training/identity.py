@@ -35,7 +35,7 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
 def _digest(dataset: Dataset) -> str:
     """SHA-256 of all that training uses of the annotations, whatever their format and the number of their files."""
     objects, outlines = dataset.objects, dataset.objects.outlines
-    arrays = [dataset.sizes, objects.starts, objects.boxes, objects.labels, objects.crowd, objects.areas]
+    arrays = [dataset.sizes, objects.starts, objects.boxes, objects.labels, objects.ignored, objects.areas]
     arrays += [outlines.part_starts, outlines.point_starts, outlines.points, outlines.rle_starts, outlines.rle_bytes]
     arrays += [] if objects.keypoints is None else [objects.keypoints]
     digest = hashlib.sha256(json.dumps([dataset.classes, dataset.image_ids, dataset.file_names]).encode())

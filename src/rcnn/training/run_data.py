@@ -202,10 +202,10 @@ def _progress(images: int, log: Callable[[str], object]) -> Callable[[], None]:
 
 
 def _without_empty(dataset: Dataset) -> Dataset:
-    """The images with objects that are not crowds (train.filter_empty)."""
+    """The images with objects that are not ignored (train.filter_empty)."""
     objects = dataset.objects
     owners = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
-    places = np.unique(owners[~objects.crowd])
+    places = np.unique(owners[~objects.ignored])
     if not len(places):
         raise ValueError(f"train.filter_empty=true: no image of {dataset.annotation_file} has an object to train on")
     return dataset.subset(places)

@@ -24,14 +24,14 @@ def three_classes(folder: Path) -> Dataset:
     labels = np.zeros_like(dataset.objects.labels)
     starts = dataset.objects.starts
     labels[starts[1]] = labels[starts[4]] = 1
-    labels[dataset.objects.crowd] = 2
+    labels[dataset.objects.ignored] = 2
     labels[starts[0]] = 2
     return replace(dataset, classes=("common", "rare", "rarest"), objects=replace(dataset.objects, labels=labels))
 
 
 def slow_factors(dataset: Dataset, threshold: float) -> list[float]:
     """Gupta et al. 2019, section 3.1, image by image."""
-    present = [set(record.labels[~record.crowd].tolist()) for record in dataset]
+    present = [set(record.labels[~record.ignored].tolist()) for record in dataset]
     part = {c: sum(c in labels for labels in present) / len(present) for c in range(len(dataset.classes))}
     return [max([1.0, *(math.sqrt(threshold / part[c]) for c in labels)]) for labels in present]
 

@@ -42,7 +42,7 @@ def opened(root: Path, annotations: list[dict[str, Any]], **options: Any) -> Dat
 )
 def test_iscrowd(tmp_path: Path, value: Any, crowd: bool, warned: bool) -> None:
     dataset = opened(tmp_path, [annotation(1), annotation(2) | {"iscrowd": value}])
-    assert dataset[0].crowd.tolist() == [False, crowd]
+    assert dataset[0].ignored.tolist() == [False, crowd]
     assert [a["iscrowd"] for a in dataset.to_coco()["annotations"]] == [0, int(crowd)]
     assert len(dataset.warnings) == warned
     if warned:
@@ -268,7 +268,7 @@ def test_a_set_without_objects_is_refused(tmp_path: Path, crowds: int) -> None:
     write_coco(tmp_path, coco_tables([annotation(n, iscrowd=1) for n in range(crowds)]))
     with pytest.raises(ValueError, match=r"instances_val\.json has 2 images and no objects to train") as error:
         open_dataset(tmp_path, "val")
-    assert (("its 1 object is a crowd" in str(error.value)), "its 2 objects are crowds" in str(error.value)) == (
+    assert (("only 1 crowd." in str(error.value)), "only 2 crowds." in str(error.value)) == (
         crowds == 1,
         crowds == 2,
     )

@@ -41,7 +41,7 @@ def test_counts_are_those_of_a_slow_loop(tmp_path: Path) -> None:
 def test_empty_images_and_crowds_are_counted(tmp_path: Path) -> None:
     root = write_coco(tmp_path, coco_tables([annotation(1), annotation(2, iscrowd=1)], images=3))
     [one] = describe_dataset(root).splits
-    assert (one.empty, one.crowds, int(one.objects.sum())) == (2, 1, 1)
+    assert (one.empty, one.ignored, int(one.objects.sum())) == (2, 1, 1)
 
 
 def test_k_means_is_optimal_for_separate_groups_and_a_fixed_point_elsewhere() -> None:

@@ -47,7 +47,7 @@ def test_every_shape_that_is_an_object(tmp_path: Path) -> None:
     assert record.areas[[0, 3]].tolist() == [200, 45]
     assert record.areas[2] == pytest.approx(314, abs=1)
     assert record.segmentations[1] is None
-    assert record.crowd.tolist() == [False, False, False, False, True]
+    assert record.ignored.tolist() == [False, False, False, False, True]
     assert [one.get("difficult", 0) for one in dataset.to_coco()["annotations"]] == [0, 0, 0, 0, 1]
 
 

@@ -32,7 +32,7 @@ def test_records_give_the_data_set_that_the_annotation_file_gives(tmp_path: Path
     assert (again.classes, again.image_ids, len(again)) == (opened.classes, opened.image_ids, 3)
     for mine, theirs in zip(again, opened, strict=True):
         assert mine.path == theirs.path
-        for name in ("boxes", "labels", "crowd", "areas"):
+        for name in ("boxes", "labels", "ignored", "difficult", "areas"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
         assert str(mine.segmentations) == str(theirs.segmentations)
     copy: rcnn.Dataset = pickle.loads(pickle.dumps(again))  # noqa: S301  our own bytes
@@ -62,7 +62,7 @@ def test_records_as_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         [{"file": "photos/1.png", "boxes": tensor, "labels": torch.tensor([1, 0]), "crowd": [False, True]}], ["a", "b"]
     )
     assert numbered[0].labels.tolist() == [1, 0]
-    assert numbered[0].crowd.tolist() == [False, True]
+    assert numbered[0].ignored.tolist() == [False, True]
     points = rcnn.Dataset.from_records(
         [{"file": "photos/1.png", "boxes": [[1, 1, 9, 9]], "labels": ["a"], "keypoints": [[[1, 2, 2], [3, 4, 1]]]}],
         keypoints=["left", "right"],
@@ -110,7 +110,8 @@ class Discs:
 
 
 def test_a_torch_data_set_is_a_data_set() -> None:
-    dataset = rcnn.Dataset.from_torch(Discs(3), ["square", "disc"], first_label=1)
+    dataset = rcnn.Dataset.from_torch(Discs(3), ["square", "disc"])
+    assert dataset.notes == ()
     assert dataset.image_ids == (7, 8, 9)
     assert [record.labels.tolist() for record in dataset] == [[0], [1], [0]]
     assert dataset[1].boxes.tolist() == [[12, 11, 40, 31]]
@@ -122,14 +123,46 @@ def test_a_torch_data_set_is_a_data_set() -> None:
     truth = part.to_coco()
     results = [{**one, "score": 0.5} for one in truth["annotations"]]
     assert evaluate(truth, results, ("bbox", "segm")).kinds["segm"]["AP"] == pytest.approx(1)
+
+
+def test_labels_of_a_torch_data_set_count_from_1_unless_said(tmp_path: Path) -> None:
+    classes = ["square", "disc"]
+    image = torch.zeros(3, 48, 64)
+    box = torch.tensor([[1.0, 2, 30, 40]])
+    zero, one = ([(image, {"boxes": box, "labels": torch.tensor([label])})] for label in (0, 1))
+    with pytest.raises(ValueError, match=r"image 0 has labels 0 to 0; expected 1 to 2 .*need first_label=0"):
+        rcnn.Dataset.from_torch(zero, classes)
     with pytest.raises(ValueError, match=r"image 1 has labels 2 to 2; expected 0 to 1 .*need first_label=1"):
-        rcnn.Dataset.from_torch(Discs(2), ["square", "disc"])
+        rcnn.Dataset.from_torch(Discs(2), classes, first_label=0)
+    assert rcnn.Dataset.from_torch(zero, classes, first_label=0)[0].labels.tolist() == [0]
+    without_last = rcnn.Dataset.from_torch(one, classes)  # in agreement with both conventions
+    assert without_last[0].labels.tolist() == [0]
+    (note,) = without_last.notes
+    assert "no object has the label 2 (disc); if the labels count from 0, give first_label=0" in note
+
+
+def test_records_keep_difficult_objects_expressions_and_ids(tmp_path: Path) -> None:
+    entries = [
+        annotation(11, difficult=1),
+        annotation(12, iscrowd=1, segmentation={"size": [40, 60], "counts": [100, 20, 2280]}),
+        annotation(13, expressions=["the left cup", "cup"]),
+    ]
+    opened = rcnn.open_dataset(write_coco(tmp_path, coco_tables(entries)))
+    again = rcnn.Dataset.from_records(list(opened), classes=opened.classes, metric="voc2012")
+    for dataset in (opened, again):
+        (record,) = (one for one in dataset if len(one.labels))
+        assert record.annotation_ids == (11, 12, 13)
+        assert record.ignored.tolist() == [True, True, False]
+        assert record.difficult.tolist() == [True, False, False]
+        assert record.expressions == ((), (), ("the left cup", "cup"))
+        assert [one["iscrowd"] for one in dataset.to_coco()["annotations"]] == [0, 1, 0]
+    assert (opened.metric, again.metric) == ("coco", "voc2012")
 
 
 def test_a_torch_data_set_is_trained_on_and_evaluated(tmp_path: Path) -> None:
     classes = ["square", "disc"]
-    training = rcnn.Dataset.from_torch(Discs(12), classes, first_label=1)
-    validation = rcnn.Dataset.from_torch(Discs(2), classes, first_label=1)
+    training = rcnn.Dataset.from_torch(Discs(12), classes)
+    validation = rcnn.Dataset.from_torch(Discs(2), classes)
     brief = ["train.steps=1", "train.batch_size=2", "train.workers=1", "train.warmup_steps=0"]
     lines: list[str] = []
     options = {"settings": [*TINY_MODEL, *brief], "validation": validation, "log": lines.append}
@@ -150,7 +183,7 @@ def test_pillow_images_and_files(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path, {"train": 2}, size=(48, 64))
     opened = rcnn.open_dataset(data, "train")
     pairs = [(Image.open(record.path), {"boxes": record.boxes, "labels": record.labels.tolist()}) for record in opened]
-    dataset = rcnn.Dataset.from_torch(pairs, opened.classes)
+    dataset = rcnn.Dataset.from_torch(pairs, opened.classes, first_label=0)
     for mine, theirs in zip(dataset, opened, strict=True):
         assert torch.equal(mine.read(), theirs.read())
         np.testing.assert_allclose(mine.boxes, theirs.boxes, atol=1e-4)

@@ -39,7 +39,7 @@ def test_a_record_holds_the_values_of_the_file(small: Dataset) -> None:
     assert record.boxes.dtype == np.float32
     assert record.labels.tolist() == [1, 0, 0]
     assert record.labels.dtype == np.int64
-    assert record.crowd.tolist() == [False, True, False]
+    assert record.ignored.tolist() == [False, True, False]
     assert record.areas.tolist() == [450.5, 20.0, 400.0]
     assert record.annotation_ids == (11, 13, 14)
     assert record.keypoints is None
@@ -109,7 +109,7 @@ def test_real_images_equal_pycocotools(shared: Path, split: str) -> None:
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=[record.image_id]))
         assert list(record.annotation_ids) == [a["id"] for a in annotations]
         assert [dataset.category_ids[label] for label in record.labels] == [a["category_id"] for a in annotations]
-        assert record.crowd.tolist() == [bool(a["iscrowd"]) for a in annotations]
+        assert record.ignored.tolist() == [bool(a["iscrowd"]) for a in annotations]
         assert record.areas.tolist() == [a["area"] for a in annotations]
         x, y, width, height = np.array([a["bbox"] for a in annotations]).reshape(-1, 4).T
         expected = np.stack([x, y, x + width, y + height], axis=1)

@@ -72,7 +72,9 @@ def named(dataset: Dataset) -> list[tuple[str, list[tuple[str, list[float], floa
     """The objects of each image by file name, with the names of their classes."""
     found = []
     for record in sorted(dataset, key=lambda record: record.path.stem):
-        rows = zip(record.labels.tolist(), record.boxes, record.areas, record.segmentations, record.crowd, strict=True)
+        rows = zip(
+            record.labels.tolist(), record.boxes, record.areas, record.segmentations, record.ignored, strict=True
+        )
         objects = [
             (dataset.classes[label], box.tolist(), float(area), simple(outline), bool(crowd))
             for label, box, area, outline, crowd in rows

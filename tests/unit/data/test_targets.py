@@ -53,7 +53,7 @@ class TestTargets:
         image = torch.zeros(3, 40, 60, dtype=torch.uint8)
         sample = make_sample(record, image, masks=None, keypoints=False, crowds=True)
         crowds = present(sample.crowds)
-        assert crowds.tolist() == record.boxes[record.crowd].tolist()
+        assert crowds.tolist() == record.boxes[record.ignored].tolist()
         assert len(crowds) == 1
         assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]
         [[x1, y1, x2, y2]] = crowds.tolist()
@@ -123,7 +123,7 @@ class TestTargets:
             assert targets.valid[row].tolist() == [True] * count + [False] * (8 - count)
             height, width = batch.images.sizes[row].tolist()
             scale = np.array([width / record.width, height / record.height] * 2)
-            np.testing.assert_allclose(targets.boxes[row, :count], record.boxes[~record.crowd] * scale, rtol=1e-6)
+            np.testing.assert_allclose(targets.boxes[row, :count], record.boxes[~record.ignored] * scale, rtol=1e-6)
             edges = (present(targets.polygons)[row, ..., 4] >= 0).sum(1).tolist()
             assert edges[:count] == ([4, 6, 8] if image_id == 1 else [4])[:count]
             assert sum(edges[count:]) == 0

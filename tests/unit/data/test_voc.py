@@ -49,7 +49,7 @@ def test_boxes_of_any_folder_of_the_devkit(tmp_path: Path, inner: str, metric: s
     assert record.boxes.tolist() == [[10, 5, 30, 25], [30, 5, 50, 35]]  # pixels 11 to 30, counted from 1
     assert record.areas.tolist() == [400, 600]
     assert [dataset.classes[label] for label in record.labels] == ["cat", "dog"]
-    assert record.crowd.tolist() == [False, True]
+    assert record.ignored.tolist() == [False, True]
     assert dataset.num_training_objects == 2
     assert [one["difficult"] for one in dataset.to_coco()["annotations"]] == [0, 1, 0, 1]
     assert [one["iscrowd"] for one in dataset.to_coco()["annotations"]] == [0, 0, 0, 0]
@@ -73,7 +73,7 @@ def test_marks_of_difficult_objects(tmp_path: Path) -> None:
     ]
     (root / "Annotations" / "a.xml").write_text(voc_file("a.jpg", SIZE, objects))
     dataset = open_dataset(tmp_path, "train")
-    assert dataset[0].crowd.tolist() == [False] * 6 + [True] * 3
+    assert dataset[0].ignored.tolist() == [False] * 6 + [True] * 3
     (warning,) = dataset.warnings
     assert "1 annotation has a difficult that is neither 0 nor 1 (id a:6): counts as 0" in warning
 
@@ -82,6 +82,9 @@ def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Pa
     for year in ("VOC2007", "VOC2012"):
         write_voc_folder(tmp_path / "VOCdevkit" / year, ["000005"], {"Main/trainval.txt": "000005"})
     assert splits(tmp_path) == ["trainval_2007", "trainval_2012"]
+    both = open_dataset(tmp_path, "trainval_2007+trainval_2012")
+    assert (both.metric, len(both)) == ("coco", 2)
+    assert "different metrics, voc2007 (trainval_2007), voc2012 (trainval_2012); coco is used" in both.notes[-1]
     assert open_dataset(tmp_path, "trainval_2012")[0].path.parts[-3:-1] == ("VOC2012", "JPEGImages")
 
 
@@ -103,7 +106,7 @@ def test_instances_have_the_class_of_most_of_their_pixels_and_no_border(tmp_path
         assert record.boxes.tolist() == [[10, 6, 30, 25], [30, 6, 50, 35]]
         assert record.labels.tolist() == [CAT, DOG]
         assert record.areas.tolist() == [19 * 20, 29 * 20]
-        assert record.crowd.tolist() == [False, True]
+        assert record.ignored.tolist() == [False, True]
         (root / "SegmentationClass" / "000005.png").unlink(missing_ok=True)
 
 
@@ -118,10 +121,10 @@ def test_an_instance_is_difficult_as_the_box_of_its_class_is(tmp_path: Path) -> 
         (root / folder).mkdir()
         Image.fromarray(values).save(root / folder / "a.png")
     record = open_dataset(tmp_path, "train_segmentation")[0]
-    assert (record.labels.tolist(), record.crowd.tolist()) == ([DOG], [False])
+    assert (record.labels.tolist(), record.ignored.tolist()) == ([DOG], [False])
     (root / "SegmentationClass" / "a.png").unlink()  # class and mark are those of the box that fits best
     record = open_dataset(tmp_path, "train_segmentation", allow_empty=True)[0]
-    assert (record.labels.tolist(), record.crowd.tolist()) == ([CAT], [True])
+    assert (record.labels.tolist(), record.ignored.tolist()) == ([CAT], [True])
 
 
 def test_xml_of_other_tools_beside_the_images(tmp_path: Path) -> None:

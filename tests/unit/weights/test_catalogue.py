@@ -54,8 +54,8 @@ def require_complete(entry: Entry) -> None:
     assert re.fullmatch(r"https?://[\w./%+-]+\.(pkl|pth|npz|safetensors)", entry.url)
     assert entry.licence
     assert entry.seen
-    assert re.fullmatch(r"|sha256:([0-9a-f]{8}|[0-9a-f]{64})|md5:[0-9a-f]{6}", entry.digest)
-    if entry.digest:  # these publishers put it into the name of the file
+    assert re.fullmatch(r"|md5sum|sha256:([0-9a-f]{8}|[0-9a-f]{64})|md5:[0-9a-f]{6}", entry.digest)
+    if ":" in entry.digest:  # these publishers put it into the name of the file
         assert entry.digest.partition(":")[2][:8] in entry.file
     assert all(10 < score < 90 for score in entry.scores)
     known = entry.model in MODELS or entry.kind == "backbone"

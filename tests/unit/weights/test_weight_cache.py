@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -77,6 +78,37 @@ def test_another_file_than_the_published_one_is_refused(
         cache.cached_checkpoint(entry)
     assert not (cache.downloads_folder(entry) / entry.file).exists()
     assert not cache.is_cached(entry)
+
+
+@pytest.mark.parametrize(
+    ("beside", "said"),
+    [
+        ("{right}  model_final.pkl\n", None),
+        ("0" * 32, "expected a MD5 that starts with 0000"),
+        ("nothing", "contains no MD5"),
+        ("", "has no such file"),
+    ],
+)
+def test_a_digest_beside_the_file(
+    beside: str, said: str | None, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "served" / original.name
+    file.parent.mkdir()
+    shutil.copy(original, file)
+    if beside:
+        right = hashlib.md5(file.read_bytes()).hexdigest()
+        file.with_name(f"{file.name}.md5sum").write_text(beside.format(right=right))
+    lines: list[str] = []
+    with serving(file.parent) as (address, _):
+        entry = publish(file, address, monkeypatch, digest="md5sum")
+        if beside.startswith("0"):
+            with pytest.raises(ValueError, match=said):
+                cache.cached_checkpoint(entry, lines.append)
+        else:
+            cache.cached_checkpoint(entry, lines.append)
+            warnings = [line for line in lines if line.startswith("warning: ")]
+            assert len(warnings) == (said is not None)
+            assert said is None or said in warnings[0]
 
 
 @pytest.mark.parametrize("offline", [True, False])

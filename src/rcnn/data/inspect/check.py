@@ -49,7 +49,7 @@ class CheckReport:
 
     root: Path
     images: dict[str, int]  # per split that can be read
-    objects: dict[str, int]  # per split, without crowds
+    objects: dict[str, int]  # per split, without ignored ones
     findings: tuple[Finding, ...]  # errors first
 
     @classmethod
@@ -198,7 +198,10 @@ def split_findings(checked: Iterable[CheckedSplit]) -> list[Finding]:
         found += [_refusal(error, dataset.annotation_file) for error in one.tables.refusals]
         found += dataset.findings
         if not dataset.num_training_objects:
-            what = f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects, or only crowds"
+            what = (
+                f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects, or only crowds and "
+                "difficult ones"
+            )
             found.append(Finding(kind="no-objects", file=dataset.annotation_file, what=what, action="", ids=()))
         check_outlines(dataset, warnings)
         _check_repeated(dataset, warnings)
@@ -236,7 +239,7 @@ def repeated_objects(dataset: Dataset) -> np.ndarray:
     """Indices (N,) of the objects that have the image, class, box and iscrowd of an earlier object."""
     objects = dataset.objects
     image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
-    rows = np.column_stack([image, objects.labels, objects.crowd, objects.boxes])
+    rows = np.column_stack([image, objects.labels, objects.ignored, objects.boxes])
     _, first = np.unique(rows, axis=0, return_index=True)
     return np.setdiff1d(np.arange(len(rows)), first)
 

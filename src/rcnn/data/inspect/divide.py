@@ -26,7 +26,7 @@ class Division:
     output: Path
     classes: tuple[str, ...]  # (K,)
     images: dict[str, int]  # per part
-    objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without crowds
+    objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without ignored ones
 
     def lines(self) -> list[str]:
         """A table: classes in rows, parts in columns."""

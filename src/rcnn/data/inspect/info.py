@@ -1,6 +1,6 @@
 """`rcnn data info`: what a data set holds, and the image size and anchors that suit it.
 
-Letters: I images, A objects (crowds not counted), K classes, N anchors.
+Letters: I images, A objects (ignored ones not counted), K classes, N anchors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class SplitInfo:
     objects: np.ndarray  # (K,) objects per class
     images: np.ndarray  # (K,) images with objects of the class
     empty: int  # images without objects
-    crowds: int
+    ignored: int  # crowds and difficult objects
     sides: np.ndarray  # (A,) square roots of the areas, pixels
 
     @property
@@ -97,7 +97,7 @@ class DatasetInfo:
             "images": len(one.image_sizes),
             "images_without_objects": one.empty,
             "objects": int(one.objects.sum()),
-            "crowds": one.crowds,
+            "ignored": one.ignored,
             "objects_by_size": one.by_size,
             "image_height_width": {"min": low, "median": middle, "max": high},
             "classes": {
@@ -160,7 +160,7 @@ def describe_dataset(
 
 def suggest(dataset: Dataset) -> Suggestion:
     """The image size with which most objects are large enough, and anchors by k-means for that size."""
-    own = ~dataset.objects.crowd
+    own = ~dataset.objects.ignored
     boxes = dataset.objects.boxes[own].astype(np.float64)
     image = np.repeat(np.arange(len(dataset)), np.diff(dataset.objects.starts))[own]
     short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,)
@@ -227,15 +227,15 @@ def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
     place = [classes.index(name) for name in dataset.classes]
     objects, images = np.zeros((2, len(classes)), dtype=np.int64)
     objects[place], images[place] = counts.sum(axis=0), (counts > 0).sum(axis=0)
-    crowd = dataset.objects.crowd
+    ignored = dataset.objects.ignored
     return SplitInfo(
         name=dataset.split,
         image_sizes=dataset.sizes,
         objects=objects,
         images=images,
         empty=int((counts.sum(axis=1) == 0).sum()),
-        crowds=int(crowd.sum()),
-        sides=np.sqrt(np.maximum(0, dataset.objects.areas[~crowd])),
+        ignored=int(ignored.sum()),
+        sides=np.sqrt(np.maximum(0, dataset.objects.areas[~ignored])),
     )
 
 

@@ -23,7 +23,7 @@ Bools = npt.NDArray[np.bool_]
 def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
     """Warn of outlines that cross themselves, are tiny, or differ a little from their boxes. Crowds are not checked."""
     objects, outlines = dataset.objects, dataset.objects.outlines
-    own = outlines.given & ~objects.crowd
+    own = outlines.given & ~objects.ignored
     areas, boxes = outline_measures(dataset)
     crossing = np.zeros(len(own), dtype=bool)
     crossing[part_owners(outlines)[crossing_polygons(outlines)]] = True

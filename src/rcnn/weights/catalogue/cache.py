@@ -12,18 +12,20 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rcnn.download.fetch import DownloadError, Progress, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
 from rcnn.weights.catalogue import names
-from rcnn.weights.catalogue.entry import Entry
+from rcnn.weights.catalogue.entry import MD5SUM, Entry
 from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoint
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
@@ -135,11 +137,27 @@ def _file(entry: Entry, log: Log) -> tuple[Path, bool]:
     except DownloadError as error:
         raise ConnectionError(f"{error}\n{_by_hand(entry)}") from error
     try:
-        require_published(file, entry)
+        require_published(file, replace(entry, digest=_published_digest(entry, log)))
     except ValueError:
         file.unlink()
         raise
     return file, True
+
+
+def _published_digest(entry: Entry, log: Log) -> str:
+    """The digest of `entry`, fetched where it is published in a file of its own."""
+    if entry.digest != MD5SUM:
+        return entry.digest
+    file = downloads_folder(entry) / f"{entry.file}.{MD5SUM}"
+    try:
+        fetch(f"{entry.url}.{MD5SUM}", file, patience=PATIENCE)
+        found = re.search(r"\b[0-9a-f]{32}\b", file.read_text(encoding="utf-8", errors="replace").lower())
+    except DownloadError as error:
+        log(f"warning: {entry.file} is not verified: {error}")
+        return ""
+    if found is None:
+        log(f"warning: {entry.file} is not verified: {entry.url}.{MD5SUM} contains no MD5")
+    return f"md5:{found[0]}" if found else ""
 
 
 def _progress(log: Log) -> Progress:
@@ -178,8 +196,8 @@ def _packaged(entry: Entry) -> Path | None:
 
 
 def require_published(file: Path, entry: Entry) -> None:
-    """ValueError unless the digest of `file` is the published one; nothing is checked if none was published."""
-    if not entry.digest:
+    """ValueError unless the digest of `file` is the published one; nothing is checked without one."""
+    if entry.digest in ("", MD5SUM):
         return
     kind, _, expected = entry.digest.partition(":")
     with file.open("rb") as opened:

@@ -7,6 +7,7 @@ from importlib.resources import files
 
 from rcnn.weights.systems.converted import Kind
 
+MD5SUM = "md5sum"  # a digest that is published beside the file
 EMPTY = "-"  # a cell without a value
 COLUMNS = (
     "model", "tag", "file", "digest", "mib", "settings", "data", "box", "mask", "keypoints", "proposals"
@@ -25,7 +26,9 @@ class Entry:
     licence: str  # of the file
     seen: str  # the public documents that these facts are from
     kind: Kind = "detector"
-    digest: str = ""  # "sha256:" or "md5:" and the first digits of the digest; empty: not published
+    # "sha256:" or "md5:" and the first digits of the digest; "md5sum": published at the address with .md5sum at its
+    # end; empty: not published
+    digest: str = ""
     mib: float = 0.0  # size of the file in MiB; 0: not published
     settings: str = ""  # settings of the framework, as `rcnn convert --config` takes them
     package: str = ""  # the Python package that contains the file, which then needs no download
