@@ -88,7 +88,7 @@ def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) 
     """A warning if images have more objects of a class than detections count."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
+    images = objects.image_index[:count]
     keys = images * len(dataset.classes) + objects.labels[:count]
     pairs, per_class = np.unique(keys[~objects.ignored[:count]], return_counts=True)  # of an image and a class
     too_many = len(np.unique(pairs[per_class > max_detections] // len(dataset.classes)))  # images

@@ -1,4 +1,4 @@
-"""The kinds of faults of a data set, each with a stable id. docs/data/tools.md lists them.
+"""The kinds of faults of a data set, each with a stable id. docs/data_tools.md lists them.
 
 An error is a fault because of which training or evaluation stops, skips an object or image, or uses something else than
 the file says. A warning is a sign of poor annotations that changes nothing by itself.
