@@ -1,4 +1,4 @@
-"""The commands of docs/tutorial.md run: briefly, and, marked exhaustive, as they are, with the AP that they reach."""
+"""The commands of docs/tutorial.md run: briefly, and, marked exhaustive, as they are, against the goal for their AP."""
 
 from __future__ import annotations
 

@@ -7,11 +7,12 @@ text gets the name of the split; a note says so, because results then have the n
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rcnn.data.checks.tables import Annotation, Category, Id, Image, Tables
+from rcnn.data.checks.additions import VERIFIED
+from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 
 
 def only(tables: Tables, places: Sequence[int]) -> Tables:
@@ -32,6 +33,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
     images: list[Image] = []
     annotations: list[Annotation] = []
     categories: list[Category] = []
+    described: dict[object, str] = {}
     notes = [note for one in tables for note in one.notes]
     for one, name in zip(tables, names, strict=True):
         image_ids = _new_ids([image["id"] for image in one.images], {image["id"] for image in images}, name)
@@ -43,6 +45,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
             moved = image.copy()
             moved["id"] = image_ids[image["id"]]
             moved["file_name"] = file
+            _renumber_verified(moved, numbers)
             images.append(moved)
         for entry in one.annotations:
             renamed = entry.copy()
@@ -50,12 +53,15 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
             renamed["image_id"] = image_ids[entry["image_id"]]
             renamed["category_id"] = numbers[entry["category_id"]]
             annotations.append(renamed)
+        described |= {own_ids[id_]: text for id_, text in _named(one) if id_ in own_ids}
         changed = next(((old, new) for old, new in image_ids.items() if old != new), None)
         if changed:
             notes.append(
                 f"{one.file}: image ids of split {name} are used by another split too, so they are changed in results: "
                 f"{changed[0]} is {changed[1]}"
             )
+    metric, note = _metric_of(tables, names)
+    notes += note
     keypoints_differ = _drop_unlike_keypoints(annotations) or any(one.keypoints_differ for one in tables)
     categories.sort(key=lambda category: category["id"])
     files = {one.file for one in tables}
@@ -66,11 +72,34 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
         images=images,
         annotations=annotations,
         categories=categories,
-        metric=tables[0].metric if len({one.metric for one in tables}) == 1 else "coco",
+        metric=metric,
+        names=described if len(described) == len(annotations) else {},
         keypoints_differ=keypoints_differ,
         findings=tuple(dict.fromkeys(finding for one in tables for finding in one.findings)),
         notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _metric_of(tables: Sequence[Tables], names: Sequence[str]) -> tuple[MetricName, list[str]]:
+    """The default metric of the splits `names` as one: theirs, or COCO's with a note if they have different ones."""
+    if len({one.metric for one in tables}) == 1:
+        return tables[0].metric, []
+    own = ", ".join(f"{one.metric} ({name})" for one, name in zip(tables, names, strict=True))
+    return "coco", [
+        f"{tables[0].file}: the splits have different metrics, {own}; coco is used unless --metric is given"
+    ]
+
+
+def _renumber_verified(image: Image, numbers: Mapping[int, int]) -> None:
+    """Replace the ids of categories in LVIS' fields of an image."""
+    for field in VERIFIED:
+        if field in image:
+            image[field] = [numbers[number] for number in image[field] if number in numbers]
+
+
+def _named(tables: Tables) -> Iterator[tuple[Id, str]]:
+    """The ids of annotations in formats without ids, with what messages call them."""
+    return ((number, text) for number, text in tables.names.items() if isinstance(number, int | str))
 
 
 def _new_ids(ids: Sequence[Id], used: Collection[Id], name: str) -> dict[Id, Id]:

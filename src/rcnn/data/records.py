@@ -238,9 +238,11 @@ class Dataset:
         return dict(zip(self.classes, counts.tolist(), strict=True))
 
     def as_one_class(self, name: str) -> Dataset:
-        """The same objects, all of class `name`, with category id 1."""
+        """The same objects, all of class `name`, with category id 1; LVIS' metric, which needs its classes, is lost."""
         return replace(
             self,
+            metric="coco" if self.metric == "lvis" else self.metric,
+            reader=partial(_read_without_verified, self.reader),
             classes=(name,),
             category_ids=(1,),
             categories=({"id": 1, "name": name},),
@@ -276,6 +278,16 @@ class Dataset:
 def _pixels_at(pixels: Callable[[int], Tensor], places: np.ndarray, i: int) -> Tensor:
     """Image `i` of the part of a data set with the images at `places`."""
     return pixels(int(places[i]))
+
+
+def _read_without_verified(reader: Reader, known: KnownImages | None) -> Tables:
+    """The tables without LVIS' fields of images, which name classes."""
+    tables = reader(known)
+    images = [image.copy() for image in tables.images]
+    for image in images:
+        image.pop("neg_category_ids", None)
+        image.pop("not_exhaustive_category_ids", None)
+    return replace(tables, images=images)
 
 
 def _read_all(reader: Reader, known: KnownImages | None) -> Tables:

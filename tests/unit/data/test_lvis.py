@@ -38,6 +38,20 @@ def test_lvis(lvis: Path) -> None:
     assert (dataset.warnings, dataset.metric) == ((), "lvis")
 
 
+def test_two_files_with_other_category_ids_and_one_class(lvis: Path) -> None:
+    file = lvis / "annotations" / "lvis_v1_val.json"
+    tables = json.loads(file.read_text())
+    for entry in tables["categories"]:
+        entry["name"] = {"cup": "kite", "kite": "cup"}[entry["name"]]  # the ids are those of the other class
+    (lvis / "annotations" / "lvis_v1_train.json").write_text(json.dumps(tables))
+    both = open_dataset(lvis, "val+train")
+    verified = [image["neg_category_ids"] for image in both.to_coco()["images"]]
+    assert (both.metric, verified) == ("lvis", [[7], [7], [3], [3]])
+    single = open_dataset(lvis, "val", one_class=True)
+    assert (single.metric, single.category_ids) == ("coco", (1,))
+    assert not any("neg_category_ids" in image for image in single.to_coco()["images"])
+
+
 def test_an_lvis_file_has_its_metric_whatever_its_name(lvis: Path) -> None:
     file = lvis / "annotations" / "lvis_v1_val.json"
     assert open_dataset(file).metric == "lvis"

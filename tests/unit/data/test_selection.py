@@ -160,7 +160,7 @@ def test_a_part_of_a_data_set(tmp_path: Path) -> None:
     for mine, place in zip(part, [3, 1, 4, 2], strict=True):
         theirs = whole[place]
         assert (mine.path, mine.image_id, mine.annotation_ids) == (theirs.path, theirs.image_id, theirs.annotation_ids)
-        for name in ("boxes", "labels", "ignored", "areas"):
+        for name in ("boxes", "labels", "ignored", "difficult", "areas"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name))
         assert str(mine.segmentations) == str(theirs.segmentations)
     truth = part.to_coco()

@@ -171,3 +171,15 @@ def test_balloons(shared: Path, split: str, images: int, objects: int) -> None:
     truth = dataset.to_coco()
     assert len({a["id"] for a in truth["annotations"]}) == objects
     assert all(a["bbox"][2] > 0 and a["area"] > 0 for a in truth["annotations"])
+
+
+def test_warnings_about_two_splits_as_one_name_their_regions(tmp_path: Path) -> None:
+    outside = RECT | {"x": 100}
+    for split, shapes in (("train", [RECT]), ("val", [RECT, outside])):
+        write_images(tmp_path / "kites" / split, ["0.png"])
+        entry = {"filename": "0.png", "size": 9, "regions": [region(shape) for shape in shapes]}
+        (tmp_path / "kites" / split / "via_region_data.json").write_text(json.dumps({"0.png9": entry}))
+    alone, both = (open_dataset(tmp_path / "kites", split) for split in ("val", "train+val"))
+    for dataset in (alone, both):
+        (warning,) = dataset.warnings
+        assert "a box outside the image (region 1 of 0.png)" in warning, warning

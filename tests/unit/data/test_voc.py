@@ -82,6 +82,9 @@ def test_years_are_part_of_the_names_of_splits_if_there_are_several(tmp_path: Pa
     for year in ("VOC2007", "VOC2012"):
         write_voc_folder(tmp_path / "VOCdevkit" / year, ["000005"], {"Main/trainval.txt": "000005"})
     assert splits(tmp_path) == ["trainval_2007", "trainval_2012"]
+    both = open_dataset(tmp_path, "trainval_2007+trainval_2012")
+    assert (both.metric, len(both)) == ("coco", 2)
+    assert "different metrics, voc2007 (trainval_2007), voc2012 (trainval_2012); coco is used" in both.notes[-1]
     assert open_dataset(tmp_path, "trainval_2012")[0].path.parts[-3:-1] == ("VOC2012", "JPEGImages")
 
 
