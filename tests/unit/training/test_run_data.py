@@ -136,7 +136,8 @@ def with_val(undivided: Path, tmp_path: Path) -> Path:
 
 
 def test_held_out_images_are_evaluated_on_though_there_is_a_validation_split(with_val: Path) -> None:
-    for options in ({"split": "train+val"}, {"val_fraction": 0.2}):
+    choices: list[dict[str, Any]] = [{"split": "train+val"}, {"val_fraction": 0.2}]
+    for options in choices:
         plan = planned(with_val, **options)
         assert plan.held_out is not None
         dataset = dataset_for(None, with_val, held_out=plan.held_out)
