@@ -103,8 +103,9 @@ def evaluate(
     from rcnn.cli.progress import progress_bar
     from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
     from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
+    from rcnn.evaluation.plan import limit_settings
     from rcnn.evaluation.results import has_proposals, is_results
-    from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
+    from rcnn.evaluation.run import EvaluationOptions, run_evaluation
     from rcnn.metrics.tables import metrics_table
     from rcnn.outputs import files_of_rcnn, new_output
 
@@ -148,7 +149,7 @@ def evaluate(
         typer.echo(line)
     named = "" if metric is None else metric.value
     if predictor is not None and (
-        more := settings_for(predictor, dataset, max_detections=max_detections, metric=named)
+        more := limit_settings(predictor.config, dataset, max_detections=max_detections, metric=named)
     ):
         predictor = load(settings=[*(overrides or []), *more])
     folder = output or new_output("eval", checkpoint)

@@ -30,11 +30,11 @@ _TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints", "proposals":
 _VOC = "AP is VOC's average precision {year}; AP70 is at IoU .70. Difficult objects are ignored."
 _MEANINGS = {  # metric -> what its numbers are
     "coco": "AP is COCO's average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one "
-    "threshold. s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR1, AR10 and AR100: recall of "
-    "the best 1, 10 and 100 detections per image and class.",
+    "threshold. s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR1, AR10 and AR100: average "
+    "recall of the best 1, 10 and 100 detections per image and class.",
     "lvis": "AP is LVIS' average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one "
     "threshold. APr, APc and APf: rare, common and frequent classes. s, m and l: objects under 32 x 32 pixels, up to "
-    "96 x 96, and larger. AR300: recall of the best 300 detections per image.",
+    "96 x 96, and larger. AR300: average recall of the best 300 detections per image.",
     "voc2007": _VOC.format(year="of 2007, at IoU .50, the mean over 11 recalls"),
     "voc2012": _VOC.format(year="of 2010 to 2012, at IoU .50, the area under the curve"),
 }

@@ -1,1 +1,1 @@
-"""Evaluation of detections: COCO's metrics, reports and tables."""
+"""Evaluation of detections: metrics, results files and reports."""

@@ -12,8 +12,8 @@ from rcnn.data.defaults import default_validation_split
 from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
 from rcnn.data.messages import counted
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
+from rcnn.evaluation.plan import limit_settings
 from rcnn.evaluation.results import is_results
-from rcnn.evaluation.run import settings_for
 from rcnn.metrics.inputs import read_json
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision
@@ -44,11 +44,11 @@ def evaluate(
     `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training, or,
     where it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
     "labels/{split}.json"; default: found by its name. `images` and `relative_boxes` as in `open_dataset`.
-    `limit`: only the first images; 0: all.
-    `max_detections`: detections per image and class that count; default: COCO's 100 (keypoints
-    20, proposals 1000), LVIS' 300 per image. `metric`: "coco", "voc2007", "voc2012" or "lvis"; default: that of the
-    data set's format.
-    `strict` and `allow_empty` as in `open_dataset`.
+    `limit`: number of images, the first ones (0 = all). `batch_size`: images per forward pass. `workers`: threads that
+    read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
+    proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to it; for a predictor that returns
+    fewer, there is a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
+    format. `strict` and `allow_empty` as in `open_dataset`.
     `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own.
 
     The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
@@ -75,7 +75,7 @@ def evaluate(
             allow_empty=allow_empty,
         )
     )
-    more = settings_for(predictor, dataset, max_detections=max_detections, metric=metric)
+    more = limit_settings(predictor.config, dataset, max_detections=max_detections, metric=metric)
     if more and not isinstance(model, Predictor):
         predictor = Predictor(model, device=device, precision=precision, settings=more, allow=allow)
     evaluation = evaluate_dataset(

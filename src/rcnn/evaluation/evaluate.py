@@ -1,11 +1,11 @@
-"""Evaluate a predictor on a data set: images -> detections -> COCO results -> COCO's metrics."""
+"""Evaluate a predictor on a data set: images -> detections -> results in COCO's format -> metrics."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
-from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
+from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.metrics.choice import evaluate
 from rcnn.metrics.values import Metrics
 from rcnn.predictor import Predictor
@@ -106,7 +106,7 @@ def plan_for(
 ) -> Plan:
     """What an evaluation of `predictor` on `dataset` measures."""
     keypoint = predictor.config.keypoint
-    return plan_evaluation(
+    plan = plan_evaluation(
         measured_kinds(predictor.config),
         dataset,
         limit=limit,
@@ -114,6 +114,8 @@ def plan_for(
         keypoint_names=() if keypoint is None else keypoint.names,
         metric=metric,
     )
+    limits = limit_warnings(predictor.config, dataset, max_detections=max_detections, metric=metric)
+    return replace(plan, warnings=plan.warnings + limits)
 
 
 def failure_warnings(failed: Sequence[ImageResults], count: int) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The output folder of an evaluation: results as they come, then metrics.json, results_KIND.json and report.html."""
+"""The output folder of an evaluation: results of each image, then metrics.json, results_KIND.json and report.html."""
 
 from __future__ import annotations
 
@@ -53,8 +53,9 @@ def write_evaluation(
     examples: Sequence[Example] = (),
     warnings: Sequence[str] = (),
 ) -> Path:
-    """Write metrics, results and report; remove results.jsonl. Returns the path of the report.
+    """Write metrics, results and report; remove results.jsonl, and results of kinds that were not evaluated.
 
+    Returns the path of the report.
     `title`, `lead`, `details`, `examples` as in write_report; `warnings` in addition to those of the evaluation.
     """
     content = evaluation.to_dict()
@@ -63,6 +64,8 @@ def write_evaluation(
         if kind in evaluation.metrics.kinds:
             fields = ("image_id", "category_id", "score", FIELDS[kind])
             folder.write_json(name, [{field: result[field] for field in fields} for result in evaluation.results])
+        else:
+            (folder.path / name).unlink(missing_ok=True)  # of an earlier evaluation; a file of the user is refused
     failures = [image.error for image in evaluation.failed[:_LISTED]]
     with folder.writing(REPORT) as path:
         write_report(

@@ -1,4 +1,4 @@
-"""What an evaluation measures, decided before anything is predicted: what the model predicts and the data set has."""
+"""What an evaluation measures, decided before the first prediction: what the model predicts and the data set has."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from rcnn.data.checks.tables import MetricName
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import require_names
-from rcnn.metrics.choice import metric_for, names_of, require_no_limit
-from rcnn.metrics.coco import MAX_DETECTIONS, MAX_KEYPOINT_DETECTIONS
+from rcnn.metrics import coco, lvis
+from rcnn.metrics.choice import check_limit, metric_for, names_of
 from rcnn.models.config import DetectorConfig
+from rcnn.models.setting_tables import settings_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,10 +49,10 @@ def plan_evaluation(
 
     A kind that the ground truth or the metric cannot measure is skipped with a warning. `keypoint_names` are those of
     the model. `metric` defaults to that of the data set's format. Raises ValueError for an unknown metric, or for
-    `max_detections` with a metric that has no limit.
+    `max_detections` below 1 or with a metric that has no limit.
     """
     named = metric_for(dataset, kinds, metric)
-    require_no_limit(named, max_detections)
+    check_limit(named, max_detections)
     chosen = [kind for kind in kinds if names_of(named, kind)]
     warnings = [
         f"{kind} are not evaluated: the metric {named} measures boxes and masks only; --metric coco has {kind}"
@@ -67,13 +68,37 @@ def plan_evaluation(
         except ValueError as error:
             warnings.append(f"keypoints are not evaluated: {error}")
             chosen.remove("keypoints")
-    for limited in (kind for kind in ("bbox", "segm", "keypoints") if kind in chosen and "proposals" not in chosen):
-        if named != "coco":  # the others do not limit the detections of a class
-            break
-        own = MAX_KEYPOINT_DETECTIONS if limited == "keypoints" else MAX_DETECTIONS
-        if warning := _detection_limit_warning(dataset, limit, max_detections or own):
-            warnings.append(warning)
-    return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(dict.fromkeys(warnings)))
+    if named == "lvis":
+        warnings += _limit_warnings(dataset, limit, max_detections or lvis.MAX_DETECTIONS, per_class=False)
+    elif named == "coco" and "proposals" not in chosen:
+        own = [coco.MAX_KEYPOINT_DETECTIONS if kind == "keypoints" else coco.MAX_DETECTIONS for kind in chosen]
+        for most in dict.fromkeys(max_detections or one for one in own):
+            warnings += _limit_warnings(dataset, limit, most, per_class=True)
+    return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(warnings))
+
+
+def limit_settings(
+    config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
+) -> list[str]:
+    """KEY=VALUE settings with which a model returns as many detections per image as count; [] if it does already.
+
+    That number is `max_detections`, which defaults to 300 for LVIS' metric; COCO's limit is per class.
+    """
+    if max_detections is None and metric_for(dataset, measured_kinds(config), metric) == "lvis":
+        max_detections = lvis.MAX_DETECTIONS
+    limits = {row.path: row.default for row in settings_table(config) if row.path.endswith("max_detections")}
+    return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
+
+
+def limit_warnings(
+    config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
+) -> tuple[str, ...]:
+    """A warning if a model returns fewer detections per image than count."""
+    return tuple(
+        f"the model returns fewer detections per image than the metric counts; set {setting} to get the AP of all of "
+        "them"
+        for setting in limit_settings(config, dataset, max_detections=max_detections, metric=metric)
+    )
 
 
 def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
@@ -84,24 +109,25 @@ def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
     return bool(own.any() and not objects.outlines.given[:count][own].any())
 
 
-def _detection_limit_warning(dataset: Dataset, limit: int, max_detections: int) -> str | None:
-    """A warning if images have more objects of a class than detections count."""
+def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_class: bool) -> list[str]:
+    """A warning if images have more objects (`per_class`: of one class) than detections count."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
     images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
-    keys = images * len(dataset.classes) + objects.labels[:count]
-    pairs, per_class = np.unique(keys[~objects.ignored[:count]], return_counts=True)  # of an image and a class
-    too_many = len(np.unique(pairs[per_class > max_detections] // len(dataset.classes)))  # images
+    labels = objects.labels[:count] if per_class else np.zeros(count, dtype=np.int64)
+    groups = np.stack([images, labels], axis=1)[~objects.ignored[:count]]
+    groups, sizes = np.unique(groups, axis=0, return_counts=True)
+    too_many = len(np.unique(groups[sizes > max_detections, 0]))  # images
     if not too_many:
-        return None
-    largest = int(per_class.max())
-    has = "has" if too_many == 1 else "have"
-    return (
-        f"{counted(too_many, 'image')} {has} more than {counted(max_detections, 'object')} of one class (up to "
-        f"{largest}), but at most {counted(max_detections, 'detection')} per image and class "
-        f"{'counts' if max_detections == 1 else 'count'}, so even perfect detections would miss some. "
-        f"max_detections={largest} (--max-detections) counts them all"
-    )
+        return []
+    largest = int(sizes.max())
+    has, of_one_class, and_class = "has" if too_many == 1 else "have", " of one class", " and class"
+    return [
+        f"{counted(too_many, 'image')} {has} more than {counted(max_detections, 'object')}"
+        f"{of_one_class if per_class else ''} (up to {largest}), but at most {counted(max_detections, 'detection')} "
+        f"per image{and_class if per_class else ''} {'counts' if max_detections == 1 else 'count'}, so even perfect "
+        f"detections would miss some. max_detections={largest} (--max-detections) counts them all"
+    ]
 
 
 def _objects_of(dataset: Dataset, limit: int) -> int:

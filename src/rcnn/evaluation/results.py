@@ -14,7 +14,7 @@ from rcnn.evaluation.evaluate import Evaluation, Result
 from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.metrics.choice import evaluate
-from rcnn.metrics.inputs import check_results, read_json
+from rcnn.metrics.inputs import check_results, json_lines, read_json
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.weights.checkpoint import CONFIG_FILE
@@ -56,7 +56,8 @@ def read_results(path: Path) -> SavedResults:
                 "one of the files"
             )
         merged = [one | other for one, other in zip(merged, more, strict=True)]
-    limit = files[0].read_bytes().count(b"\n") if files[0].suffix == ".jsonl" else _recorded_limit(files[0])
+    images = json_lines(files[0].read_bytes()) if files[0].suffix == ".jsonl" else ()
+    limit = len(images) or _recorded_limit(files[0])
     return SavedResults(results=merged, kinds=kinds, limit=limit)
 
 

@@ -14,11 +14,7 @@ from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, example_of
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
-from rcnn.evaluation.plan import measured_kinds
 from rcnn.evaluation.results import evaluate_results
-from rcnn.metrics import lvis
-from rcnn.metrics.choice import metric_for
-from rcnn.models.setting_tables import settings_table
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 
@@ -81,19 +77,6 @@ def run_evaluation(
             warnings=dataset.warnings,
         )
     return evaluation
-
-
-def settings_for(
-    predictor: Predictor, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
-) -> list[str]:
-    """KEY=VALUE settings without which the model returns fewer detections per image than count; [] if it does not.
-
-    These are `max_detections`, or LVIS' 300.
-    """
-    if max_detections is None and metric_for(dataset, measured_kinds(predictor.config), metric) == "lvis":
-        max_detections = lvis.MAX_DETECTIONS
-    limits = {row.path: row.default for row in settings_table(predictor.config) if row.path.endswith("max_detections")}
-    return [f"{path}={max_detections}" for path, limit in limits.items() if limit < (max_detections or 0)]
 
 
 def _evaluate_predictor(

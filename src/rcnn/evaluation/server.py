@@ -45,7 +45,8 @@ def predict_split(
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. FileExistsError if a file is not rcnn's.
+    Detections with a score below `score` are skipped. Raises ValueError for a model of proposals only,
+    FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")

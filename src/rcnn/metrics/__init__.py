@@ -1,1 +1,1 @@
-"""Numbers of COCO: average precision and per-class tables."""
+"""COCO, LVIS and VOC metrics."""

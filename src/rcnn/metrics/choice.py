@@ -9,7 +9,7 @@ from typing import get_args
 from rcnn.data.checks.tables import MetricName
 from rcnn.data.records import Dataset
 from rcnn.metrics import coco, lvis, voc
-from rcnn.metrics.inputs import Entry, GroundTruth, Id
+from rcnn.metrics.inputs import Entry, GroundTruth, Id, require_limit
 from rcnn.metrics.values import Metrics
 
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
@@ -17,9 +17,9 @@ COCO_ONLY = ("keypoints", "proposals")  # kinds that the other metrics do not de
 
 
 def metric_for(dataset: Dataset, kinds: Sequence[str], chosen: str = "") -> MetricName:
-    """The metric that was `chosen`, or else the usual one of the data set's format.
+    """The metric `chosen`, which defaults to that of the data set's format.
 
-    Models with keypoints, and region proposal networks, are evaluated with COCO's. ValueError for an unknown name.
+    Models with keypoints, and region proposal networks, default to COCO's. Raises ValueError for an unknown name.
     """
     for name in METRICS:
         if name == chosen:
@@ -30,7 +30,7 @@ def metric_for(dataset: Dataset, kinds: Sequence[str], chosen: str = "") -> Metr
 
 
 def names_of(metric: MetricName, kind: str) -> tuple[str, ...]:
-    """The names of the numbers that `metric` gives for `kind`; () if it does not measure that."""
+    """The names of the metrics of `kind` by the definition `metric`; () if it does not measure that kind."""
     if metric == "coco":
         return tuple(coco.metrics_of(kind))
     if kind in COCO_ONLY:
@@ -47,22 +47,23 @@ def evaluate(
     keypoint_sigmas: Sequence[float] | None = None,
     max_detections: int | None = None,
 ) -> Metrics:
-    """The numbers of `metric`; arguments as in `metrics.coco.evaluate`.
+    """The metrics of `results` by the definition `metric`; the other arguments as in `metrics.coco.evaluate`.
 
-    Raises ValueError for `max_detections` with VOC's metric, which has no limit.
+    Raises its errors, and ValueError for `max_detections` with VOC's metric, which has no limit.
     """
+    check_limit(metric, max_detections)
     match metric:
         case "coco":
             return coco.evaluate(ground_truth, results, kinds, image_ids, keypoint_sigmas, max_detections)
         case "lvis":
             return lvis.evaluate(ground_truth, results, kinds, image_ids, max_detections)
         case "voc2007" | "voc2012":
-            require_no_limit(metric, max_detections)
             return voc.evaluate(ground_truth, results, kinds, image_ids, year=2007 if metric == "voc2007" else 2012)
 
 
-def require_no_limit(metric: MetricName, max_detections: int | None) -> None:
-    """A ValueError if a limit of detections is given for VOC's metric."""
+def check_limit(metric: MetricName, max_detections: int | None) -> None:
+    """Raise ValueError for a limit of detections below 1, or one for VOC's metric, which counts all."""
+    require_limit(max_detections)
     if max_detections is not None and metric.startswith("voc"):
         raise ValueError(
             f"max_detections={max_detections} (--max-detections): the metric {metric} counts all detections; leave it "

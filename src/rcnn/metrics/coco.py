@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from rcnn.data.messages import counted, few
 from rcnn.metrics.inputs import (
     Checked,
     Entry,
@@ -25,20 +26,22 @@ from rcnn.metrics.inputs import (
     box_outline,
     check_inputs,
     outline_of,
+    require_limit,
     require_outlines,
-    required_field,
 )
 from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
+from rcnn.models.config import COCO_SIGMAS
 from rcnn.ops.coco_backend import COCO, COCOeval
 
 MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes and masks ...
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
+ONE_CLASS: Entry = {"id": 1, "name": "object"}  # of proposals
 _THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 
 class Metric(NamedTuple):
-    """How one number is taken from the curves."""
+    """How one metric is taken from the curves."""
 
     precision: bool  # else recall
     iou: float | None  # threshold; None: the mean over .50:.05:.95
@@ -85,7 +88,7 @@ class Curves:
     limits: tuple[int, ...]
 
     def value(self, metric: Metric, category: int | Sequence[int] | slice = slice(None)) -> Number:
-        """The mean over what is defined, of all categories or of those at the places `category`."""
+        """The mean over what is defined, of all categories or of those with the indices `category`."""
         values = self.precision if metric.precision else self.recall
         values = values[..., category, self.areas.index(metric.area), self.limits.index(metric.limit)]
         if metric.iou is not None:
@@ -108,13 +111,14 @@ def evaluate(
     (APs, APm, APl) are the mask's for "segm" and the box's for "bbox", as if COCO read one results file per kind.
     All images are evaluated, or those of `image_ids`; results of other known images are not used.
     `keypoint_sigmas` are needed if objects have other keypoints than COCO's 17 of a person. `max_detections` replaces
-    COCO's limit of detections per image and class (100; keypoints 20; proposals 1000).
+    COCO's limit of detections per image and class (100; keypoints 20; proposals 1000). Proposals are evaluated without
+    their classes.
 
     Raises ValueError for an unknown kind, a result with an unknown image or category or without the field of a kind, a
-    mask of another size than its image, or ground truth without any outline or keypoints if those are evaluated.
+    mask of another size than its image, other numbers of keypoints in results and ground truth, or ground truth without
+    any outline or keypoints if those are evaluated.
     """
-    if max_detections is not None and max_detections < 1:
-        raise ValueError(f"max_detections={max_detections}; expected 1 or more")
+    require_limit(max_detections)
     inputs = check_inputs(ground_truth, results, kinds, image_ids)
     numbers = {image_id: number for number, image_id in enumerate(inputs.images, start=1)}
     values: dict[str, dict[str, Number]] = {}
@@ -122,6 +126,8 @@ def evaluate(
     for kind in kinds:
         metrics = metrics_of(kind, max_detections)
         truth = _ground_truth_of_kind(inputs, numbers, kind)
+        if kind == "keypoints":
+            _require_same_keypoints(inputs, keypoint_sigmas)
         curves = _curves(truth, results_of_kind(inputs.results, numbers, kind), kind, metrics, keypoint_sigmas)
         values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
         for place, name in enumerate(inputs.names.values()):
@@ -161,7 +167,7 @@ def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str)
         if kind == "segm":
             entry["segmentation"] = outline = outline_of(annotation)
             if outline is None:
-                # neither required nor counted against a detection: its box becomes a crowd
+                # neither a false negative, nor is a detection of it a false positive: its box becomes a crowd
                 entry |= {"iscrowd": 1, "segmentation": box_outline(annotation)}
                 without += 1
         elif kind == "keypoints":
@@ -175,7 +181,34 @@ def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str)
         raise ValueError(
             f"{inputs.source} has no keypoints in any annotation; use the person_keypoints file of the split"
         )
+    if kind == "proposals":
+        annotations = [{**entry, "category_id": ONE_CLASS["id"]} for entry in annotations]
+        return {"images": images, "annotations": annotations, "categories": [ONE_CLASS]}
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
+
+
+def _require_same_keypoints(inputs: Checked, sigmas: Sequence[float] | None) -> None:
+    """Raise ValueError unless objects, results and sigmas have the same number of keypoints.
+
+    COCO's code compares points of other numbers without a message.
+    """
+    counts = {len(annotation.get("keypoints") or ()) // 3 for annotation, _ in inputs.annotations} - {0}
+    if len(counts) > 1:
+        raise ValueError(f"{inputs.source} has objects with {few(sorted(counts))} keypoints; expected one number")
+    for count in counts:
+        expected = len(COCO_SIGMAS) if sigmas is None else len(sigmas)
+        if count != expected:
+            raise ValueError(
+                f"{inputs.source} has objects with {counted(count, 'keypoint')}, but keypoint_sigmas are "
+                f"{'those of COCO for ' if sigmas is None else ''}{expected}; give one sigma per keypoint"
+            )
+        for result in inputs.results:
+            found = len(result["keypoints"]) // 3
+            if found != count:
+                raise ValueError(
+                    f"a result (image {result['image_id']!r}) has {counted(found, 'keypoint')}, but objects in "
+                    f"{inputs.source} have {count}; evaluate against the data set that the model was trained for"
+                )
 
 
 def results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: str) -> list[Entry]:
@@ -183,11 +216,11 @@ def results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: s
     return [
         {
             "image_id": numbers[result["image_id"]],
-            "category_id": result["category_id"],
+            "category_id": ONE_CLASS["id"] if kind == "proposals" else result["category_id"],
             "score": result["score"],
-            FIELDS[kind]: required_field(result, row, kind),
+            FIELDS[kind]: result[FIELDS[kind]],
         }
-        for row, result in enumerate(results)
+        for result in results
     ]
 
 

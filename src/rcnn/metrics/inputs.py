@@ -1,7 +1,7 @@
 """Ground truth and results in COCO's formats, checked before anything is computed from them.
 
-COCO's own code accepts a mask of the wrong size, a missing field or an unknown id without a message, and then gives
-wrong numbers.
+COCO's own code accepts a mask of the wrong size, a missing field or an unknown id without a message, and then computes
+wrong metrics.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ import numpy as np
 
 from rcnn.data.checks.numbers import flags
 from rcnn.data.checks.run_lengths import readable_rles
-from rcnn.data.messages import few
+from rcnn.data.messages import excerpt, few
 from rcnn.metrics.values import FIELDS
 
 Id: TypeAlias = int | str
@@ -59,22 +60,38 @@ def check_inputs(
 ) -> Checked:
     """Ground truth and results, checked; only the images of `image_ids` (None: all), and their results.
 
-    Raises ValueError for a kind that is not one of `known_kinds`, an unknown image or category, a damaged field, or a
-    mask that does not have the size of its image.
+    Raises ValueError for a kind that is not one of `known_kinds`, an unknown image or category, a damaged field, a
+    result without the field of a kind, or a mask of a result that does not have the size of its image.
     """
     for kind in kinds:
         if kind not in known_kinds:
             raise ValueError(f"kind {kind!r} is not known; expected {', '.join(known_kinds)}")
     data, source = read_ground_truth(ground_truth)
+    check_ground_truth(data, source)
     images = chosen_images(data, image_ids, source)
     check_results(data, results, source)
     chosen = set(images)
-    kept = [result for result in results if result["image_id"] in chosen]
+    kept = {row: result for row, result in enumerate(results) if result["image_id"] in chosen}
+    for kind in kinds:
+        _require_field(kept, kind)
     if "segm" in kinds:
         check_masks(data, kept, source)
     # the text "0" and null are 0, as when a data set is opened
     crowds = flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
-    return Checked(data=data, source=source, images=images, results=kept, names=class_names(data), crowds=crowds)
+    return Checked(
+        data=data,
+        source=source,
+        images=images,
+        results=list(kept.values()),
+        names=class_names(data),
+        crowds=crowds,
+    )
+
+
+def require_limit(max_detections: int | None) -> None:
+    """Raise ValueError for a limit of detections below 1; None is the metric's own limit."""
+    if max_detections is not None and max_detections < 1:
+        raise ValueError(f"max_detections={max_detections} (--max-detections); expected 1 or more")
 
 
 def class_names(data: GroundTruth) -> dict[Id, str]:
@@ -101,15 +118,15 @@ def box_outline(annotation: Entry) -> list[list[float]]:
     return [[x, y, x, y + height, x + width, y + height, x + width, y]]
 
 
-def required_field(result: Entry, row: int, kind: str) -> Any:
-    """The field of a result that `kind` measures; a ValueError names the result if it has none."""
+def _require_field(results: Mapping[int, Entry], kind: str) -> None:
+    """Raise ValueError for a result without the field that `kind` measures. Keys are the rows of the results."""
     field = FIELDS[kind]
-    if field not in result:
-        raise ValueError(
-            f"result {row} (image {result['image_id']!r}) has no {field!r}, which the metrics of kind {kind!r} "
-            "need; leave that kind out"
-        )
-    return result[field]
+    for row, result in results.items():
+        if field not in result:
+            raise ValueError(
+                f"result {row} (image {result['image_id']!r}) has no {field!r}, which the metrics of kind {kind!r} "
+                "need; leave that kind out"
+            )
 
 
 def require_outlines(source: str, objects: int, without: int) -> None:
@@ -131,7 +148,7 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file, or of one with a JSON list per line. ValueError if it is neither."""
+    """The content of a JSON file, or the joined lists of a .jsonl file. ValueError if it is neither."""
     text = path.read_bytes()
     try:
         try:
@@ -139,10 +156,47 @@ def read_json(path: Path) -> Any:
         except json.JSONDecodeError:
             if path.suffix != ".jsonl":
                 raise
-            *lines, _unfinished = text.split(b"\n")  # a process that was killed leaves a line without its end
-            return [entry for line in lines for entry in json.loads(line)]
+            return [entry for line in json_lines(text) for entry in line]
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); expected a file in COCO's format") from error
+
+
+def json_lines(text: bytes) -> list[Any]:
+    """The values of a text with one JSON value per line.
+
+    The last line is skipped if it is not JSON: a process that was killed leaves an incomplete line.
+    """
+    *lines, last = text.split(b"\n")
+    values = [json.loads(line) for line in lines]
+    with suppress(ValueError):
+        values.append(json.loads(last))
+    return values
+
+
+def check_ground_truth(data: GroundTruth, source: str) -> None:
+    """Raise ValueError unless images and categories have ids, and annotations refer to them and have sound fields."""
+    known: dict[str, set[Any]] = {}
+    for table, noun, field in (("images", "image", "image_id"), ("categories", "category", "category_id")):
+        for index, entry in enumerate(data[table]):
+            if not (isinstance(entry, dict) and _is_id(entry.get("id"), field)):
+                raise ValueError(f"{source}: {noun} {index} is {excerpt(entry)}; expected an object with an id")
+            if noun == "category" and "name" not in entry:
+                raise ValueError(f"{source}: category {entry['id']!r} has no name")
+        known[field] = {entry["id"] for entry in data[table]}
+    for index, annotation in enumerate(data["annotations"]):
+        if not isinstance(annotation, dict):
+            raise ValueError(f"{source}: annotation {index} is {excerpt(annotation)}; expected an object")
+        name = f"{source}: annotation {annotation.get('id', f'at index {index}')!r}"
+        for field, ids in known.items():
+            if not _is_id(annotation.get(field), field) or annotation[field] not in ids:
+                raise ValueError(f"{name} has {field} {excerpt(annotation.get(field))}, which the file does not list")
+        if not _is_box(annotation.get("bbox")):
+            raise ValueError(f"{name} has bbox {excerpt(annotation.get('bbox'))}; expected {_BOX}")
+        if "area" in annotation and not _finite(annotation["area"]):
+            raise ValueError(f"{name} has area {excerpt(annotation['area'])}; expected a finite number")
+        points = annotation.get("keypoints") or []
+        if not (_numbers(points) and len(points) % 3 == 0):
+            raise ValueError(f"{name} has keypoints {excerpt(points)}; expected [x, y, visibility, ...]")
 
 
 def chosen_images(data: GroundTruth, image_ids: Iterable[Id] | None, source: str) -> list[Id]:
@@ -176,36 +230,36 @@ def check_results(data: GroundTruth, results: Sequence[Entry], source: str, resu
 
 def _check_result(result: Entry, name: str) -> None:
     if not isinstance(result, dict):
-        raise ValueError(f"{name} is {_excerpt(result)}; expected an object in COCO's format, {{'image_id': 1, ...}}")
+        raise ValueError(f"{name} is {excerpt(result)}; expected an object in COCO's format, {{'image_id': 1, ...}}")
     missing = [field for field in ("image_id", "category_id", "score") if field not in result]
     if missing:
         raise ValueError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
     name = f"{name} (image {result['image_id']!r})"
-    for field in ("image_id", "category_id"):
-        if isinstance(result[field], bool) or not isinstance(result[field], int | str):
-            raise ValueError(f"{name} has {field} {_excerpt(result[field])}; expected a whole number or text")
+    for field, expected in (("image_id", "a whole number or text"), ("category_id", "a whole number")):
+        if not _is_id(result[field], field):
+            raise ValueError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
     if not _finite(result["score"]):
-        raise ValueError(f"{name} has score {_excerpt(result['score'])}; expected a finite number")
-    if "bbox" in result and not (_numbers(result["bbox"], 4) and min(result["bbox"][2:]) >= 0):
-        raise ValueError(
-            f"{name} has bbox {_excerpt(result['bbox'])}; expected [x, y, width, height] with a width and height of "
-            "0 or more"
-        )
+        raise ValueError(f"{name} has score {excerpt(result['score'])}; expected a finite number")
+    if "bbox" in result and not _is_box(result["bbox"]):
+        raise ValueError(f"{name} has bbox {excerpt(result['bbox'])}; expected {_BOX}")
     if "keypoints" in result and not (_numbers(result["keypoints"]) and len(result["keypoints"]) % 3 == 0):
         raise ValueError(
-            f"{name} has keypoints {_excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ...]"
+            f"{name} has keypoints {excerpt(result['keypoints'])}; expected [x, y, score, x, y, score, ...]"
         )
     if "segmentation" in result and not _is_segmentation(result["segmentation"]):
         raise ValueError(
-            f"{name} has segmentation {_excerpt(result['segmentation'])}; expected run lengths "
+            f"{name} has segmentation {excerpt(result['segmentation'])}; expected run lengths "
             "{'size': [height, width], 'counts': ...} or polygons [[x, y, x, y, x, y, ...], ...]"
         )
 
 
-def check_masks(data: GroundTruth, results: Sequence[Entry], source: str) -> None:
-    """Raise ValueError for a mask that is damaged or not of the size of its image: COCO's code would call its IoU 0."""
+def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) -> None:
+    """Raise ValueError for a mask that is damaged or not of the size of its image: COCO's code would call its IoU 0.
+
+    Keys are the rows of the results.
+    """
     sizes = {image["id"]: [image["height"], image["width"]] for image in data["images"] if "height" in image}
-    masks = [(row, result["segmentation"]) for row, result in enumerate(results) if _is_rle(result)]
+    masks = [(row, result["segmentation"]) for row, result in results.items() if _is_rle(result)]
     expected = [sizes.get(results[row]["image_id"], list(mask["size"])) for row, mask in masks]
     readable = readable_rles([_as_text(mask) for _, mask in masks], np.array(expected, np.int64).reshape(-1, 2))
     for (row, mask), size, found in zip(masks, expected, readable, strict=True):
@@ -218,9 +272,21 @@ def check_masks(data: GroundTruth, results: Sequence[Entry], source: str) -> Non
                 "expected masks at the size of the original image"
             )
         raise ValueError(
-            f"{name} has a mask with counts {_excerpt(mask['counts'])}; expected run lengths that add up to "
+            f"{name} has a mask with counts {excerpt(mask['counts'])}; expected run lengths that add up to "
             f"{size[0]} x {size[1]} pixels, or their compressed text"
         )
+
+
+_BOX = "[x, y, width, height] with a width and height of 0 or more"
+
+
+def _is_box(value: Any) -> bool:
+    return _numbers(value, 4) and min(value[2:]) >= 0
+
+
+def _is_id(value: Any, field: str) -> bool:
+    """Whether `value` can be an image_id (whole number or text) or a category_id (whole number)."""
+    return isinstance(value, int | str if field == "image_id" else int) and not isinstance(value, bool)
 
 
 def _is_rle(result: Entry) -> bool:
@@ -249,8 +315,3 @@ def _finite(value: Any) -> bool:
 
 def _few(values: Sequence[object]) -> str:
     return few([repr(value) for value in values])
-
-
-def _excerpt(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -2,7 +2,7 @@
 
 An image is annotated for the classes of its objects and for those of `neg_category_ids`, which it does not contain.
 Detections of other classes are dropped. For classes in `not_exhaustive_category_ids`, only some objects are annotated,
-so detections without a match are neither right nor wrong. The 300 best detections of an image count, over all classes.
+so detections without a match are ignored. The 300 best detections of an image count, over all classes.
 APr, APc and APf are means over the rare, common and frequent classes (`frequency` r, c and f of the category).
 """
 
@@ -14,7 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.metrics.coco import Curves, Metric, results_of_kind
-from rcnn.metrics.inputs import Checked, Entry, GroundTruth, Id, box_outline, check_inputs, outline_of, require_outlines
+from rcnn.metrics.inputs import (
+    Checked,
+    Entry,
+    GroundTruth,
+    Id,
+    box_outline,
+    check_inputs,
+    outline_of,
+    require_limit,
+    require_outlines,
+)
 from rcnn.metrics.values import Metrics, Number, PerClass
 from rcnn.ops.coco_backend import COCO, COCOeval
 
@@ -25,7 +35,7 @@ SIZES = {"s": "small", "m": "medium", "l": "large"}
 
 
 def metric_names(max_detections: int | None = None) -> tuple[str, ...]:
-    """The names of the numbers of boxes, and of masks."""
+    """The names of the metrics of boxes, and of masks."""
     limit = max_detections or MAX_DETECTIONS
     precisions = ("AP", "AP50", "AP75", *(f"AP{size}" for size in SIZES), *(f"AP{one}" for one in FREQUENCIES))
     return (*precisions, f"AR{limit}", *(f"AR{size}" for size in SIZES))
@@ -41,8 +51,9 @@ def evaluate(
     """LVIS' metrics of `results` (COCO results format) against `ground_truth` (an LVIS v1 file, or its content).
 
     `max_detections` replaces the limit of 300 detections per image. Raises ValueError as `metrics.coco.evaluate`, and
-    for ground truth without LVIS' fields; the kinds are bbox and segm.
+    for ground truth without LVIS' `neg_category_ids` or `frequency`; the kinds are bbox and segm.
     """
+    require_limit(max_detections)
     inputs = check_inputs(ground_truth, results, kinds, image_ids, KINDS)
     _require_federated(inputs)
     limit = max_detections or MAX_DETECTIONS
@@ -90,13 +101,20 @@ def best_of_images(results: Sequence[Entry], limit: int) -> list[Entry]:
 
 
 def _require_federated(inputs: Checked) -> None:
-    """A ValueError unless the ground truth says which classes each image was annotated for."""
+    """Raise ValueError without the classes that each image was annotated for, or the frequency of a class in use."""
     without = [image["id"] for image in inputs.data["images"] if "neg_category_ids" not in image]
     if without:
         raise ValueError(
             f"{inputs.source}: image {without[0]!r} has no neg_category_ids, which LVIS' metric needs (classes that "
             "the image was searched for and does not contain); evaluate with --metric coco"
         )
+    used = {annotation["category_id"] for annotation, _ in inputs.annotations}
+    for category in inputs.data["categories"]:
+        if category["id"] in used and category.get("frequency") not in FREQUENCIES:
+            raise ValueError(
+                f"{inputs.source}: category {category['id']} has frequency {category.get('frequency')!r}, which LVIS' "
+                "APr, APc and APf need; expected r, c or f. Evaluate with --metric coco"
+            )
 
 
 def _places(inputs: Checked, frequency: str) -> list[int]:
@@ -132,7 +150,7 @@ def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str)
         }
         if kind == "segm":
             outline = outline_of(annotation)
-            if outline is None:  # neither required nor counted against a detection
+            if outline is None:  # ignored: neither a false negative, nor is a detection of it a false positive
                 without += 1
                 entry["ignore"] = 1
             entry["segmentation"] = outline or box_outline(annotation)

@@ -51,15 +51,18 @@ def number(value: Number) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _meaning(name: str, metric: str) -> str:
+def _meaning(name: str, metrics: Metrics) -> str:
+    metric = metrics.metric
     if name == "AP" and metric in VOC_MEANINGS:
         return VOC_MEANINGS[metric]
     if name in MEANINGS:
         return MEANINGS[name]
     count = name.removeprefix("AR").rstrip("".join(SIZES))  # AR1, AR10, AR1000s, or another limit of detections
     size = SIZES.get(name[-1])
-    best = "detection" if count == "1" else f"{count} detections"
-    limit = "per image" if metric == "lvis" else "per image and class"
+    proposals = "proposals" in metrics.kinds  # class-agnostic, also their boxes
+    noun = "proposal" if proposals else "detection"
+    best = noun if count == "1" else f"{count} {noun}s"
+    limit = "per image" if proposals or metric == "lvis" else "per image and class"
     return f"recall of the best {best} {limit}{f', {size}' if size else ''}"
 
 
@@ -68,7 +71,7 @@ def _overall(metrics: Metrics) -> list[str]:
     rows = [["", *(TITLES[kind] for kind in metrics.kinds), ""]]
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
-        rows.append([name, *values, _meaning(name, metrics.metric)])
+        rows.append([name, *values, _meaning(name, metrics)])
     return _aligned(rows, left=(0, len(rows[0]) - 1))
 
 

@@ -1,4 +1,4 @@
-"""The numbers of an evaluation: by kind, by class, and the counts behind them. The same for every metric."""
+"""The metrics of an evaluation: by kind, by class, and the counts behind them. The same type for every definition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Metrics:
     per_class: PerClass  # {"person": {"bbox": {"AP": .., "AP50": ..}, ...}}
     images: int  # evaluated, including those without detections or objects
     objects: dict[str, int]  # ground-truth objects of each class, without crowds and difficult objects
-    detections: int  # results evaluated
+    detections: int  # results of these images, including those beyond the limit of detections
     max_detections: dict[str, int]  # that count, by kind: per image and class (COCO) or per image (LVIS); VOC: no limit
     metric: str = "coco"  # one of metrics.choice.METRICS
 

@@ -1,9 +1,9 @@
 """PASCAL VOC's average precision (Everingham et al. 2010; VOCdevkit, VOCevaldet.m), of boxes and of masks.
 
-Detections of a class are taken best first, over all images. One is right if its most overlapping object (of its class,
-in its image) has an IoU of at least the threshold and no better detection found it; further detections of that object
-are wrong. A detection of a difficult object is neither. AP is the mean precision at 11 recalls (VOC 2007), or the area
-under the curve, made decreasing (VOC 2010 to 2012).
+Detections of a class are taken best first, over all images. One is a true positive if its most overlapping object (of
+its class, in its image) has an IoU of at least the threshold and no better detection found that object; the others are
+false positives. A detection of a difficult object is ignored. AP is the mean precision at 11 recalls (VOC 2007), or the
+area under the curve, made decreasing (VOC 2010 to 2012).
 
 Boxes are COCO's [x, y, width, height]. The devkit's width is x2 - x1 + 1 of its inclusive boxes, which is the same.
 Masks follow the same rules with the IoU of masks (AP^r: Hariharan et al. 2014), at IoU .5 and .7 as FCIS reports them.
@@ -29,28 +29,29 @@ from rcnn.metrics.inputs import (
     check_inputs,
     outline_of,
     require_outlines,
-    required_field,
 )
-from rcnn.metrics.values import Metrics, Number, PerClass
+from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
 from rcnn.ops.coco_backend import as_rle, iou_matrix
 
 Year = Literal[2007, 2012]
 THRESHOLDS: dict[str, dict[str, float]] = {"bbox": {"AP50": 0.5}, "segm": {"AP50": 0.5, "AP70": 0.7}}
-RECALLS_2007 = np.arange(0, 1.1, 0.1)  # as the devkit computes them: the fourth is a little above 0.3
+# Those of py-faster-rcnn's voc_eval.py and ChainerCV, which are what papers report: .6 and .7 are one rounding error
+# higher than in the devkit's MATLAB code, so that a recall of exactly .6 does not reach .6.
+RECALLS_2007 = np.arange(0, 1.1, 0.1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Matches:
     """The D detections of a class, best first, and what they overlap most."""
 
-    overlap: npt.NDArray[np.float64]  # (D,) highest IoU with an object of the class in the image; 0: there is none
+    ious: npt.NDArray[np.float64]  # (D,) highest IoU with an object of the class in the image; 0: there is none
     objects: npt.NDArray[np.int64]  # (D,) that object, numbered over all images; -1: there is none
     ignored: npt.NDArray[np.bool_]  # (D,) that object is difficult
     positives: int  # objects that are not difficult
 
 
 def metric_names(kind: str) -> tuple[str, ...]:
-    """The names of the numbers of `kind`; `AP` is AP50, VOC's own."""
+    """The names of the metrics of `kind`; `AP` is AP50, VOC's own."""
     return ("AP", *THRESHOLDS[kind])
 
 
@@ -64,8 +65,9 @@ def evaluate(
 ) -> Metrics:
     """VOC's metrics of `results` against `ground_truth`, both in COCO's formats, on the images of `image_ids`.
 
-    Objects with `difficult` 1, crowds, and for masks objects without an outline are neither required nor wrong. `year`
-    is 2007 (11 recalls), or 2012 (area). The mean is over the classes with objects; the others are None.
+    Objects with `difficult` 1, crowds, and for masks objects without an outline are ignored: they are neither false
+    negatives, nor are detections of them false positives. `year` is 2007 (11 recalls), or 2012 (area). The mean is over
+    the classes with objects; the others are None.
 
     Raises ValueError as `metrics.coco.evaluate`; the kinds are bbox and segm.
     """
@@ -98,21 +100,21 @@ def average_precision(matches: Matches, threshold: float, year: Year) -> Number:
     """AP of one class at an IoU `threshold`; None without objects to find."""
     if not matches.positives:
         return None
-    hit = matches.overlap >= threshold
-    right = np.zeros(len(hit), dtype=bool)
+    hit = matches.ious >= threshold
+    true = np.zeros(len(hit), dtype=bool)
     candidates = np.flatnonzero(hit & ~matches.ignored)
     firsts = np.unique(matches.objects[candidates], return_index=True)[1]  # the best detection of each object
-    right[candidates[firsts]] = True
-    wrong = ~right & ~(hit & matches.ignored)
-    found = right.cumsum()
+    true[candidates[firsts]] = True
+    false = ~true & ~(hit & matches.ignored)
+    found = true.cumsum()
     recall = found / matches.positives
-    precision = found / np.maximum(found + wrong.cumsum(), 1)
+    precision = found / np.maximum(found + false.cumsum(), 1)
     return _eleven_points(recall, precision) if year == 2007 else _area(recall, precision)
 
 
 def _eleven_points(recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> float:
     """The mean over 11 recalls of the highest precision at that recall or a higher one."""
-    return float(np.mean([precision[recall >= place].max(initial=0) for place in RECALLS_2007]))
+    return float(np.mean([precision[recall >= least].max(initial=0) for least in RECALLS_2007]))
 
 
 def _area(recall: npt.NDArray[np.float64], precision: npt.NDArray[np.float64]) -> float:
@@ -146,17 +148,17 @@ def _matches(inputs: Checked, kind: str) -> dict[Id, Matches]:
         require_outlines(inputs.source, len(inputs.annotations), without)
 
     found: dict[tuple[Id, Id], list[tuple[float, Any]]] = defaultdict(list)  # score, shape
-    for row, result in enumerate(inputs.results):
-        shape, image = required_field(result, row, kind), result["image_id"]
+    for result in inputs.results:
+        shape, image = result[FIELDS[kind]], result["image_id"]
         shape = shape if kind == "bbox" else as_rle(shape, *sizes[image])
         found[image, result["category_id"]].append((result["score"], shape))
 
-    rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, overlap, object, ignored
+    rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, IoU, object, ignored
     order = {image: place for place, image in enumerate(inputs.images)}
     for (image, category), detections in sorted(found.items(), key=lambda item: order[item[0][0]]):
         there = objects.get((image, category), [])
-        overlaps = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in there])  # (D, G)
-        for (score, _), row in zip(detections, overlaps, strict=True):
+        ious = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in there])  # (D, G)
+        for (score, _), row in zip(detections, ious, strict=True):
             best = int(row.argmax()) if len(row) else -1
             number, _, ignored = there[best] if len(row) else (-1, None, False)
             rows[category].append((score, float(row[best]) if len(row) else 0.0, number, ignored))
@@ -166,7 +168,7 @@ def _matches(inputs: Checked, kind: str) -> dict[Id, Matches]:
 def _sorted(rows: Sequence[tuple[float, float, int, bool]], positives: int) -> Matches:
     ordered = sorted(rows, key=lambda row: -row[0])  # stable
     return Matches(
-        overlap=np.array([row[1] for row in ordered], dtype=np.float64),
+        ious=np.array([row[1] for row in ordered], dtype=np.float64),
         objects=np.array([row[2] for row in ordered], dtype=np.int64),
         ignored=np.array([row[3] for row in ordered], dtype=bool),
         positives=positives,

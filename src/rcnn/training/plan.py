@@ -14,7 +14,7 @@ from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
-from rcnn.evaluation.plan import Plan, measured_kinds, plan_evaluation
+from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
@@ -248,7 +248,10 @@ def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConf
         for validation in data.validations
     ]
     require_measured(settings.best, config, plans[0] if plans else None)
-    return plans
+    return [
+        replace(plan, warnings=plan.warnings + limit_warnings(config, validation, metric=settings.chosen_metric))
+        for plan, validation in zip(plans, data.validations, strict=True)
+    ]
 
 
 def _changes(before: Any, now: Any) -> list[str]:

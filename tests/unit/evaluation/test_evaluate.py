@@ -17,9 +17,9 @@ from rcnn.evaluation.api import evaluate, validation_split
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
 from rcnn.evaluation.examples import example_of
 from rcnn.evaluation.folder import UNFINISHED
-from rcnn.evaluation.plan import plan_evaluation
+from rcnn.evaluation.plan import limit_settings, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
-from rcnn.evaluation.run import EvaluationOptions, run_evaluation, settings_for
+from rcnn.evaluation.run import EvaluationOptions, run_evaluation
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
@@ -173,6 +173,30 @@ def test_files_of_the_user_are_not_overwritten(predictor: Predictor, data: Path,
     assert (tmp_path / "out" / "metrics.json").read_text() == "mine"
 
 
+def test_results_of_an_earlier_evaluation_are_replaced(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    dataset, out = open_dataset(data, "val", CLASSES), tmp_path / "out"
+    options = EvaluationOptions(pictures=0)
+    run_evaluation(predictor, dataset, out, options=options, title="t", details={}, log=print)
+    assert (out / "results_segm.json").exists()
+    change_annotations(data, without_outlines)
+    boxes = open_dataset(data, "val", CLASSES)
+    done = run_evaluation(predictor, boxes, out, options=options, title="t", details={}, log=print)
+    assert not (out / "results_segm.json").exists()
+    assert evaluate_results(out, boxes).metrics == done.metrics
+
+
+def test_a_whole_last_line_of_results_counts(predictor: Predictor, data: Path, tmp_path: Path) -> None:
+    """A file of another program may end without a line end; that of a process that was killed ends within a line."""
+    dataset = open_dataset(data, "val", CLASSES)
+    results = perfect(data, bbox="")
+    lines = [json.dumps([one for one in results if one["image_id"] == image]) for image in (1, 2)]
+    for text, images in (("\n".join(lines), 2), (f"{lines[0]}\n{lines[1][:-9]}", 1), (lines[0], 1)):
+        (tmp_path / "results.jsonl").write_text(text)
+        evaluation = evaluate_results(tmp_path / "results.jsonl", dataset)
+        assert (evaluation.limit, evaluation.metrics.images) == (images, images)
+        assert evaluation.metrics.kinds["bbox"]["AP"] == 1
+
+
 def test_results_of_a_few_images_are_scored_on_these(predictor: Predictor, data: Path, tmp_path: Path) -> None:
     dataset, out = open_dataset(data, "val", CLASSES), tmp_path / "out"
     options = EvaluationOptions(pictures=0, limit=2)
@@ -269,16 +293,23 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
     assert warning.startswith("1 image has more than 100 objects of one class (up to 150)")
     assert warning.endswith("max_detections=150 (--max-detections) counts them all")
     assert plan_evaluation(("bbox", "segm"), dataset, max_detections=150).warnings == ()
-    assert settings_for(predictor, dataset, max_detections=150) == [f"{path}=150" for path in [_limit_path(predictor)]]
-    assert settings_for(predictor, dataset, max_detections=50) == settings_for(predictor, dataset) == []
-    assert settings_for(predictor, dataset, metric="lvis") == [f"{_limit_path(predictor)}=300"]
+    assert plan_evaluation(("bbox", "segm"), dataset, metric="lvis").warnings == ()
+    [warning] = plan_evaluation(("bbox",), dataset, metric="lvis", max_detections=149).warnings
+    assert warning.startswith("1 image has more than 149 objects (up to 150), but at most 149 detections per image")
+    with pytest.raises(ValueError, match=r"max_detections=0 \(--max-detections\); expected 1 or more"):
+        plan_evaluation(("bbox",), dataset, max_detections=0)
 
 
-def _limit_path(predictor: Predictor) -> str:
-    from rcnn.models.setting_tables import settings_table
-
-    [path] = [row.path for row in settings_table(predictor.config) if row.path.endswith("max_detections")]
-    return path
+def test_the_models_limit_of_detections_is_raised_or_warned_of(predictor: Predictor, data: Path) -> None:
+    dataset, config = open_dataset(data, "val", CLASSES), predictor.config
+    assert limit_settings(config, dataset, max_detections=150) == ["box.selection.max_detections=150"]
+    assert limit_settings(config, dataset, max_detections=50) == limit_settings(config, dataset) == []
+    as_lvis = replace(dataset, metric="lvis")
+    assert limit_settings(config, as_lvis) == ["box.selection.max_detections=300"]
+    [warning] = plan_for(predictor, as_lvis).warnings
+    assert "fewer detections per image than the metric counts; set box.selection.max_detections=300" in warning
+    assert plan_for(predictor, as_lvis, max_detections=100).warnings == ()
+    assert plan_for(predictor, as_lvis, metric="coco").warnings == ()
 
 
 def test_the_validation_split_is_the_default(data: Path) -> None:

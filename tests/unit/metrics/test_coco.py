@@ -281,7 +281,7 @@ def test_more_detections_count_if_asked_for() -> None:
         "ARl",
     ]
     assert evaluate(truth, results, ("bbox",), max_detections=5).kinds["bbox"]["AR5"] == pytest.approx(5 / 150)
-    with pytest.raises(ValueError, match="max_detections=0; expected 1 or more"):
+    with pytest.raises(ValueError, match=r"max_detections=0 \(--max-detections\); expected 1 or more"):
         evaluate(truth, results, ("bbox",), max_detections=0)
 
 
@@ -300,3 +300,54 @@ def test_ground_truth_that_is_not_coco_is_refused(tmp_path: Path) -> None:
     path.write_text('{"images": []}')
     with pytest.raises(ValueError, match=r"truth\.json has no annotations, categories"):
         evaluate(path, [])
+
+
+def test_a_result_is_named_by_its_row_in_the_file() -> None:
+    truth = small_truth(square(1, 20), square(2, 20))
+    bare = {key: value for key, value in found(2, 20, 0.5).items() if key != "bbox"}
+    results = [found(1, 20, 0.5), bare]
+    with pytest.raises(ValueError, match=r"result 1 \(image 2\) has no 'bbox'"):
+        evaluate(truth, results, ("bbox",), image_ids=[2])
+    results[1] = found(2, 20, 0.5) | {"segmentation": {"size": [100, 100], "counts": [9]}}
+    with pytest.raises(ValueError, match=r"result 1 \(image 2\) has a mask with counts \[9\]"):
+        evaluate(truth, results, ("segm",), image_ids=[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bbox": None}, r"the ground truth: annotation 1 has bbox None; expected \[x, y, width, height\]"),
+        ({"bbox": [0, 0, -1, 5]}, "annotation 1 has bbox .*; expected .* 0 or more"),
+        ({"image_id": 9}, "annotation 1 has image_id 9, which the file does not list"),
+        ({"image_id": []}, r"annotation 1 has image_id \[\], which the file does not list"),
+        ({"category_id": "1"}, "annotation 1 has category_id '1', which the file does not list"),
+        ({"area": None}, "annotation 1 has area None; expected a finite number"),
+        ({"keypoints": [1, 2]}, r"annotation 1 has keypoints \[1, 2\]; expected"),
+    ],
+)
+def test_damaged_annotations_are_named(change: Entry, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(small_truth(square(1, 20) | change), [], ("bbox",))
+
+
+@pytest.mark.parametrize(
+    ("categories", "message"),
+    [
+        ([{"id": 1, "name": "square"}, {"id": "2", "name": "kite"}], r"category 1 is \{'id': '2', .*with an id"),
+        ([{"name": "square"}], "category 0 is .*; expected an object with an id"),
+        ([{"id": 1}], "category 1 has no name"),
+    ],
+)
+def test_damaged_categories_are_named(categories: list[Entry], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate(small_truth(square(1, 20)) | {"categories": categories}, [], ("bbox",))
+
+
+def test_proposals_have_no_classes() -> None:
+    """A proposal of another category finds the object, as with useCats=0 of pycocotools."""
+    truth = small_truth(square(1, 20), square(2, 20, category_id=2))
+    truth["categories"] = [{"id": 1, "name": "square"}, {"id": 2, "name": "kite"}]
+    results = [found(1, 20, 0.5) | {"category_id": 2}, found(2, 20, 0.5) | {"category_id": 1}]
+    metrics = evaluate(truth, results, ("proposals",))
+    assert metrics.kinds["proposals"]["AR100"] == 1
+    assert metrics.per_class == {"square": {"proposals": {}}, "kite": {"proposals": {}}}

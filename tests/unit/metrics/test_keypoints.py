@@ -102,3 +102,17 @@ def test_ground_truth_without_keypoints_is_refused() -> None:
         del annotation["keypoints"]
     with pytest.raises(ValueError, match=r"has no keypoints in any annotation; use the person_keypoints file"):
         evaluate(truth, results, ("keypoints",))
+
+
+def test_other_numbers_of_keypoints_are_refused() -> None:
+    truth, results = truth_and_results(5)
+    with pytest.raises(ValueError, match=r"objects with 5 keypoints, but keypoint_sigmas are those of COCO for 17"):
+        evaluate(truth, results, ("keypoints",))
+    with pytest.raises(ValueError, match=r"objects with 5 keypoints, but keypoint_sigmas are 4; give one sigma per"):
+        evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS[:4])
+    _, others = truth_and_results(17)
+    with pytest.raises(ValueError, match=r"a result \(image 1\) has 17 keypoints, but objects in .* have 5"):
+        evaluate(truth, others, ("keypoints",), keypoint_sigmas=SIGMAS)
+    truth["annotations"][0]["keypoints"] = [1.0, 1.0, 2] * 4
+    with pytest.raises(ValueError, match=r"has objects with 4, 5 keypoints; expected one number"):
+        evaluate(truth, results, ("keypoints",), keypoint_sigmas=SIGMAS)

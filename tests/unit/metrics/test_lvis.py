@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as rle
 
 from rcnn.metrics.choice import names_of
 from rcnn.metrics.lvis import best_of_images, evaluate
-from rcnn.ops.coco_backend import as_rle, iou_matrix
 from tests.unit.random_truth import HEIGHT, WIDTH, random_results, random_truth
 
 Entry = dict[str, Any]
@@ -77,7 +77,9 @@ def matched(
 ) -> list[tuple[float, bool, bool]]:
     """Score, right and counted of each detection of a class in an image."""
     category = found[0]["category_id"] if found else -1
-    overlaps = iou_matrix([shape(r, kind) for r in found], [shape(a, kind) for a in objects])
+    overlaps = np.zeros((len(found), 0))
+    if found and objects:
+        overlaps = rle.iou([shape(r, kind) for r in found], [shape(a, kind) for a in objects], [0] * len(objects))
     taken: set[int] = set()
     marks: list[tuple[float, bool, bool]] = []
     for result, row in zip(found, overlaps, strict=True):
@@ -97,15 +99,19 @@ def matched(
 
 
 def shape(entry: Entry, kind: str) -> Any:
-    return entry["bbox"] if kind == "bbox" else as_rle(entry["segmentation"], HEIGHT, WIDTH)
+    """The box, or COCO's compressed run lengths."""
+    if kind == "bbox":
+        return entry["bbox"]
+    outline = entry["segmentation"]
+    if isinstance(outline, list):
+        return rle.merge(rle.frPyObjects(outline, HEIGHT, WIDTH))
+    return rle.frPyObjects(outline, HEIGHT, WIDTH) if isinstance(outline["counts"], list) else outline
 
 
 def size_of(result: Entry, kind: str) -> float:
-    from rcnn.ops.coco_backend import rle_area
-
     if kind == "bbox":
         return float(result["bbox"][2] * result["bbox"][3])
-    return float(rle_area(as_rle(result["segmentation"], HEIGHT, WIDTH)))
+    return float(rle.area(shape(result, kind)))
 
 
 def mean(values: list[Any]) -> Any:
@@ -148,6 +154,19 @@ def test_ground_truth_without_the_fields_of_lvis_is_refused() -> None:
     truth = random_truth(0)
     with pytest.raises(ValueError, match=r"image 1 has no neg_category_ids, .* evaluate with --metric coco"):
         evaluate(truth, [], ("bbox",))
+    truth = lvis_truth(0)
+    del truth["categories"][1]["frequency"]
+    with pytest.raises(ValueError, match=r"category \d+ has frequency None, which LVIS' APr, .* expected r, c or f"):
+        evaluate(truth, [], ("bbox",))
+    del truth["categories"][3]["frequency"]  # without objects
+    truth["categories"][1]["frequency"] = "c"
+    assert evaluate(truth, [], ("bbox",)).kinds["bbox"]["APc"] == 0
+
+
+@pytest.mark.parametrize("limit", [0, -2])
+def test_a_limit_below_one_is_refused(limit: int) -> None:
+    with pytest.raises(ValueError, match=rf"max_detections={limit} .*; expected 1 or more"):
+        evaluate(lvis_truth(0), [], ("bbox",), max_detections=limit)
 
 
 def test_an_object_without_outline_is_ignored_in_masks() -> None:

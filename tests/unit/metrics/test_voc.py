@@ -131,6 +131,13 @@ def test_a_case_computed_by_hand() -> None:
     assert bbox_ap(truth, results, 2007) == pytest.approx((4 * 1 + 3 * 2 / 3) / 11)  # recalls 0-.3, .4-.6
 
 
+def test_a_recall_of_exactly_six_tenths_does_not_reach_the_seventh_point() -> None:
+    """As in py-faster-rcnn's voc_eval.py and ChainerCV, where it is .6000000000000001; in MATLAB it is .6."""
+    truth = small_truth(*(square(image, 20) for image in range(1, 6)), images=5)
+    results = [square(image, 20, score=0.9) for image in range(1, 4)]
+    assert bbox_ap(truth, results, 2007) == pytest.approx(6 / 11)
+
+
 @pytest.mark.parametrize("year", [2007, 2012])
 def test_difficult_objects_are_neither_required_nor_wrong(year: Year) -> None:
     truth = small_truth(square(1, 20), square(2, 20, difficult=1))

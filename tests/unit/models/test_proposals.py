@@ -68,7 +68,7 @@ def test_recall_is_pycocotools_without_classes() -> None:
         assert numbers[name] == pytest.approx(mean(*place), abs=1e-12)
     text = metrics_table(found)
     assert "AR1000l" in text
-    assert "recall of the best 1000 detections per image and class" in text
+    assert "recall of the best 1000 proposals per image" in text
 
 
 def test_a_data_set_as_one_class(data: Path) -> None:
