@@ -197,8 +197,8 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name} cannot be read: permission denied (try chmod u+r)") from error
     if not head:
         raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
-    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == EMBEDDED:
-        source = _embedded(Path(source))
+    if isinstance(source, (str, Path)) and is_embedded(Path(source)):
+        source = embedded_image(Path(source))
         head = source[:16]
     heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
     if heif and importlib.util.find_spec("pillow_heif") is None:
@@ -236,14 +236,26 @@ def _head(source: Source) -> bytes:
         return file.read(16)
 
 
-def _embedded(path: Path) -> bytes:
-    """The encoded image in a labelme file."""
+def is_embedded(path: Path) -> bool:
+    """Whether a path is that of a labelme file, in which the image is embedded."""
+    return path.suffix.lower() == EMBEDDED
+
+
+def embedded_image(path: Path) -> bytes:
+    """The encoded image in a labelme file. Raises ImageError for a file without one."""
     try:
         return base64.b64decode(json.loads(path.read_bytes())["imageData"], validate=True)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(
             f"{path} is not an image, nor a labelme file with an image in it (imageData): give the image file"
         ) from error
+
+
+def image_suffix(content: bytes) -> str:
+    """The usual suffix of the file of an encoded image, e.g. ".jpg". Raises ImageError if it cannot be read."""
+    with _open(content, max_pixels=0) as image:
+        name = (image.format or "image").lower()
+    return {"jpeg": ".jpg", "mpo": ".jpg"}.get(name, f".{name}")
 
 
 def _open_without_limit(file: Path | io.BytesIO, heif: bool) -> Image.Image:

@@ -136,7 +136,15 @@ def places_of_names(names: Sequence[str], images: Sequence[Image], source: str) 
     chosen: set[int] = set()
     unknown: list[str] = []
     for name in names:
-        found = next((table[name] for table in tables if name in table), None)
+        found = next((table[name] for table in tables[1:] if name in table), None)
+        of_id = tables[0].get(name)
+        if of_id and found and found != of_id:
+            by_id, by_name = images[of_id[0]], images[found[0]]
+            raise ValueError(
+                f"{source}: {name} is the id of {by_id['file_name']} and the name of {by_name['file_name']}; give file "
+                f"names with their suffix, e.g. {by_id['file_name']}"
+            )
+        found = found or of_id
         if found is None:
             found = tables[2].get(PurePosixPath(name.replace("\\", "/")).name)  # with the folders of another computer
         if found is None:
