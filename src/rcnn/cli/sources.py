@@ -16,15 +16,10 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.download.http import RefusedError, http_opener
 from rcnn.outputs import OutputFolder, files_of_rcnn
 
-# files with these suffixes are read without looking at their content first; the content decides what they are
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-    ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".qoi",
-    ".sgi", ".pcx",
-)  # fmt: skip
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 TIMEOUT = 20.0  # seconds without an answer, or with fewer than SLOWEST bytes
 SLOWEST = 16 * 2**10  # bytes in TIMEOUT seconds

@@ -130,7 +130,7 @@ class _Transfer:
         self._finish(resumed=response.status == 206)
 
     def _accept(self, response: http.client.HTTPResponse, address: str, start: int) -> int | None:
-        """Check the headers of a response and record them beside the file; returns the size of the whole file, if known."""
+        """Check the headers of a response and record its version; returns the size of the whole file, if known."""
         kind = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
         if kind == "text/html" and not self.target.name.endswith((".html", ".htm")):
             raise RefusedError("the server answered with a web page instead of the file")

@@ -165,7 +165,7 @@ def suggest(dataset: Dataset) -> Suggestion:
     """The image size at which 90% of the objects have a side of SIDE or more, and anchors by k-means for that size."""
     own = ~dataset.objects.ignored
     boxes = dataset.objects.boxes[own].astype(np.float64)
-    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.objects.starts))[own]
+    image = dataset.objects.image_index[own]
     short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T  # (A,)
     sides = np.sqrt(width * height)  # of the boxes
