@@ -101,7 +101,7 @@ def evaluate(
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
     from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.api import dataset_for, held_out_of, split_warning
+    from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
     from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
     from rcnn.evaluation.plan import limit_settings
     from rcnn.evaluation.results import has_proposals, is_results
@@ -128,11 +128,12 @@ def evaluate(
             )
     else:
         predictor = load(settings=overrides or [])
+    held_out = held_out_of(checkpoint)
     dataset = dataset_for(
         predictor,
         data,
         split,
-        held_out=held_out_of(checkpoint),
+        held_out=held_out,
         annotations=annotations,
         images=images,
         relative_boxes=relative_boxes,
@@ -142,7 +143,7 @@ def evaluate(
         allow_empty=allow_empty,
     )
     typer.echo(f"ground truth: {dataset.annotation_file}")
-    for line in (*split_warning(dataset, split), *dataset.warnings):
+    for line in (*trained_on_warning(dataset, split, held_out), *dataset.warnings):
         typer.echo(f"warning: {line}", err=True)
     for line in dataset.notes:
         typer.echo(line)

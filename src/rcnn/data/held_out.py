@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from rcnn.data.messages import counted, few
 from rcnn.data.records import Dataset
-from rcnn.data.split import MIN_IMAGES, divide
+from rcnn.data.similarity import content_hash, fingerprints
+from rcnn.data.split import MIN_IMAGES, class_counts, divide_images
+from rcnn.data.writing import image_sources
 
 DEFAULT_FRACTION = 0.2
 HELD_OUT = " (held out)"  # after the name of the split
@@ -22,29 +26,42 @@ class HeldOut:
     split: str  # as the user named it, e.g. "train", "a+b"
     fraction: float
     files: tuple[str, ...]  # file names within the folder of the data set
+    contents: tuple[str, ...]  # `content_hash` of each file; empty if not known
 
     def to_dict(self) -> dict[str, Any]:
         """For the record of a run."""
-        return {"split": self.split, "fraction": self.fraction, "files": list(self.files)}
+        return {
+            "split": self.split,
+            "fraction": self.fraction,
+            "files": list(self.files),
+            "contents": list(self.contents),
+        }
 
     @classmethod
     def of(cls, dataset: Dataset) -> HeldOut | None:
         """What a data set of `held_out_part` holds; None for another one."""
         if not dataset.split.endswith(HELD_OUT):
             return None
-        return cls(split=dataset.split.removesuffix(HELD_OUT), fraction=0.0, files=dataset.file_names)
+        return cls(split=dataset.split.removesuffix(HELD_OUT), fraction=0.0, files=dataset.file_names, contents=())
 
     @classmethod
     def from_dict(cls, value: Any) -> HeldOut | None:
         """What `to_dict` wrote; None for None. Raises ValueError for anything else."""
         if value is None:
             return None
-        expected = {"split": str, "fraction": float, "files": list}
+        expected = {"split": str, "fraction": float, "files": list, "contents": list}
         if not isinstance(value, dict) or any(not isinstance(value.get(key), kind) for key, kind in expected.items()):
-            raise ValueError("held_out: expected an object with split, fraction and files")
+            raise ValueError("held_out: expected an object with split, fraction, files and contents")
         if not value["files"] or not all(isinstance(name, str) for name in value["files"]):
             raise ValueError("held_out.files: expected a list of file names")
-        return cls(split=value["split"], fraction=value["fraction"], files=tuple(value["files"]))
+        if not all(isinstance(one, str) for one in value["contents"]):
+            raise ValueError("held_out.contents: expected a list of hashes")
+        return cls(
+            split=value["split"],
+            fraction=value["fraction"],
+            files=tuple(value["files"]),
+            contents=tuple(value["contents"]),
+        )
 
 
 def require_fraction(fraction: float) -> None:
@@ -61,10 +78,16 @@ def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | No
     """
     if len(dataset) < MIN_IMAGES or not fraction:
         return None
-    places = divide(dataset, (1 - fraction, fraction), advance=advance)[1]
+    prints = fingerprints(image_sources(dataset), advance=advance)
+    places = divide_images(class_counts(dataset), prints, (1 - fraction, fraction))[1]
     if not places:
         return None
-    return HeldOut(split=dataset.split, fraction=fraction, files=tuple(dataset.file_names[i] for i in places))
+    return HeldOut(
+        split=dataset.split,
+        fraction=fraction,
+        files=tuple(dataset.file_names[place] for place in places),
+        contents=tuple(prints[place].content for place in places),
+    )
 
 
 def divide_held_out(dataset: Dataset, held_out: HeldOut) -> tuple[Dataset, Dataset]:
@@ -89,3 +112,23 @@ def places_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
             f"training ({few(missing)}); the data set has changed, or it is another one"
         )
     return sorted(place[name] for name in files)
+
+
+def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:
+    """The places of the held-out images in a data set, which may be another export of the same photos; [] if none.
+
+    By file name, else by file name without folder and suffix, else by content. Raises ValueError where the split that
+    they are from has only some of the file names, and OSError for a file that cannot be read.
+    """
+    if set(held_out.files) <= set(dataset.file_names):
+        return places_of(dataset, held_out.files)
+    if dataset.split == held_out.split and set(held_out.files) & set(dataset.file_names):
+        return places_of(dataset, held_out.files)  # raises: some are missing
+    stems = [PurePosixPath(name).stem for name in dataset.file_names]
+    wanted, uses = {PurePosixPath(name).stem for name in held_out.files}, Counter(stems)
+    if len(wanted) == len(held_out.files) and all(uses[stem] == 1 for stem in wanted):
+        return [place for place, stem in enumerate(stems) if stem in wanted]
+    if not held_out.contents or not dataset.has_files:
+        return []
+    contents = set(held_out.contents)
+    return [place for place, source in enumerate(image_sources(dataset)) if content_hash(source) in contents]

@@ -32,9 +32,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+# suffixes of images, for finding them without opening files; the content decides what a file is
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".qoi",
+    ".sgi", ".pcx",
+)  # fmt: skip
 MAX_PIXELS = 180_000_000  # default limit: about 1.8 GB while decoding
 ORIENTATION = 0x0112  # EXIF tag
-TURNS = {  # EXIF value -> the operation that makes the image upright
+TRANSPOSE_OF_EXIF = {  # EXIF value -> the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -85,7 +91,7 @@ def decode(image: Image.Image, name: str) -> Tensor:
     try:
         image.load()
         pixels = _to_rgb(image, name)
-        turn = TURNS.get(_orientation(image))
+        turn = TRANSPOSE_OF_EXIF.get(_orientation(image))
         upright = pixels if turn is None else pixels.transpose(turn)
         return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
     except ImageError:
@@ -191,8 +197,8 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
         raise ImageError(f"{name} cannot be read: permission denied (try chmod u+r)") from error
     if not head:
         raise ImageError(f"{name} is empty (0 bytes): copy or download it again, or remove it")
-    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == EMBEDDED:
-        source = _embedded(Path(source))
+    if isinstance(source, (str, Path)) and is_embedded(Path(source)):
+        source = embedded_image(Path(source))
         head = source[:16]
     heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
     if heif and importlib.util.find_spec("pillow_heif") is None:
@@ -230,14 +236,26 @@ def _head(source: Source) -> bytes:
         return file.read(16)
 
 
-def _embedded(path: Path) -> bytes:
-    """The encoded image in a labelme file."""
+def is_embedded(path: Path) -> bool:
+    """Whether a path is that of a labelme file, in which the image is embedded."""
+    return path.suffix.lower() == EMBEDDED
+
+
+def embedded_image(path: Path) -> bytes:
+    """The encoded image in a labelme file. Raises ImageError for a file without one."""
     try:
         return base64.b64decode(json.loads(path.read_bytes())["imageData"], validate=True)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ImageError(
             f"{path} is not an image, nor a labelme file with an image in it (imageData): give the image file"
         ) from error
+
+
+def image_suffix(content: bytes) -> str:
+    """The usual suffix of the file of an encoded image, e.g. ".jpg". Raises ImageError if it cannot be read."""
+    with _open(content, max_pixels=0) as image:
+        name = (image.format or "image").lower()
+    return {"jpeg": ".jpg", "mpo": ".jpg"}.get(name, f".{name}")
 
 
 def _open_without_limit(file: Path | io.BytesIO, heif: bool) -> Image.Image:

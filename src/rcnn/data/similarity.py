@@ -13,12 +13,13 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.images import ImageError, read_grey
+from rcnn.data.images import ImageError, embedded_image, is_embedded, read_grey
 
 SIDE, FREQUENCIES = 32, 8  # of the grey copy, pixels; of the hash, in each direction
 BITS = FREQUENCIES * FREQUENCIES
@@ -31,19 +32,30 @@ _CHUNK = 1 << 20  # pairs compared at a time
 class Fingerprint:
     """What identifies an image."""
 
-    content: str  # SHA-256 of the file, hexadecimal
+    content: str  # SHA-256 of the image file, or of the image embedded in a labelme file; hexadecimal
     look: int | None  # perceptual hash, 64 bits; None for an image that cannot be read or shows one plain colour
 
 
 def fingerprint(path: Path) -> Fingerprint:
     """The fingerprint of an image file. Raises OSError if the file cannot be read."""
-    with path.open("rb") as file:
-        content = hashlib.file_digest(file, "sha256").hexdigest()
+    content = content_hash(path)
     try:
         grey = read_grey(path, SIDE)
     except ImageError:
         return Fingerprint(content=content, look=None)
     return Fingerprint(content=content, look=perceptual_hash(grey))
+
+
+def content_hash(path: Path) -> str:
+    """SHA-256 of an image file, hexadecimal; of a labelme file with an image in it, that of the image.
+
+    Raises OSError if the file cannot be read.
+    """
+    if is_embedded(path):
+        with suppress(ImageError):
+            return hashlib.sha256(embedded_image(path)).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprints(
@@ -112,7 +124,11 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
 
 
 def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
-    """The group (I,) int64 of each image: the first image among those that are, directly or by steps, its copies."""
+    """The group (I,) int64 of each image: the first image among those that are, directly or by steps, its copies.
+
+    Images without a perceptual hash are groups of their own, even if their files are equal: plain images (all black,
+    or empty tiles) are no copies of one scene, and those that cannot be read are unknown.
+    """
     parent = list(range(len(prints)))
 
     def root(place: int) -> int:

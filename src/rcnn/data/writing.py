@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
+from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.records import Dataset
 from rcnn.outputs import OutputFolder, numbered
 
@@ -38,14 +39,22 @@ def write_split(
     """Write a split, and return its annotation file, which is written last.
 
     The images are copied to `SPLIT/`, under their names. Without `copy` they stay where they are, below the output
-    folder, and the annotation file has their paths from there. Ids that are text are replaced by numbers. `advance` is
-    called once per image. Raises FileExistsError for files that rcnn did not write.
+    folder, and the annotation file has their paths from there; those embedded in labelme files are written all the
+    same. Ids that are text are replaced by numbers. `advance` is called once per image. Raises FileExistsError for
+    files that rcnn did not write.
     """
     images: list[Image] = []
     taken: set[str] = set()
     new = whole_ids([image["id"] for image in split.images])
     for image, source in zip(split.images, split.sources, strict=True):
-        if copy:
+        if is_embedded(source):  # other tools do not read images in labelme files
+            content = embedded_image(source)
+            file = PurePosixPath(image["file_name"]).with_suffix(image_suffix(content))
+            name = _free_name(str(file), source.with_suffix(file.suffix), taken)
+            with output.writing(f"{split.name}/{name}") as path:
+                path.write_bytes(content)
+            name = name if copy else f"{split.name}/{name}"
+        elif copy:
             name = _free_name(image["file_name"], source, taken)
             with output.writing(f"{split.name}/{name}") as path:
                 shutil.copyfile(source, path)

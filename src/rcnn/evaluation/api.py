@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
 
 from rcnn.data import Dataset, open_dataset, splits
 from rcnn.data.defaults import default_validation_split
-from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, held_out_part, places_of
+from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
 from rcnn.data.messages import counted
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.plan import limit_settings
@@ -40,8 +41,8 @@ def evaluate(
 ) -> Evaluation:
     """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
-    `split` (as in `open_dataset`) defaults to the validation split, or, where there is none, to the images that the run
-    of the checkpoint held out from training. `annotations`: the annotation file within the folder, e.g.
+    `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training, or,
+    where it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
     "labels/{split}.json"; default: found by its name. `images` and `relative_boxes` as in `open_dataset`.
     `limit`: number of images, the first ones (0 = all). `batch_size`: images per forward pass. `workers`: threads that
     read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
@@ -58,6 +59,7 @@ def evaluate(
         predictor = model
     else:
         predictor = Predictor(model, device=device, precision=precision, allow=allow)
+    held_out = None if isinstance(model, Predictor) else held_out_of(model)
     dataset = (
         data
         if isinstance(data, Dataset)
@@ -65,7 +67,7 @@ def evaluate(
             predictor,
             data,
             split,
-            held_out=None if isinstance(model, Predictor) else held_out_of(model),
+            held_out=held_out,
             annotations=annotations,
             images=images,
             relative_boxes=relative_boxes,
@@ -85,7 +87,7 @@ def evaluate(
         max_detections=max_detections,
         metric=metric,
     )
-    chosen = () if isinstance(data, Dataset) else split_warning(dataset, split)
+    chosen = () if isinstance(data, Dataset) else trained_on_warning(dataset, split, held_out)
     return replace(evaluation, warnings=chosen + evaluation.warnings)
 
 
@@ -105,16 +107,14 @@ def dataset_for(
 ) -> Dataset:
     """The split of a data set (default: the validation split) with the classes and keypoints that a predictor needs.
 
-    Where there is no validation split, the images that the predictor's run held out from training, if it did
-    (`held_out`). Without a predictor: with all of its classes, or as one class with `one_class`. The other arguments as
-    in `open_dataset`.
+    If the predictor's run held out images from training (`held_out`), those, unless `split` is given or the data set
+    does not have them. Without a predictor: with all of its classes, or as one class with `one_class`. The other
+    arguments as in `open_dataset`.
     """
     config = None if predictor is None else predictor.config
-    if held_out is not None and (split or not _has_split_of(held_out, splits(data, annotations))):
-        held_out = None
-    dataset = open_dataset(
+    opened = partial(
+        open_dataset,
         data,
-        split or (validation_split(data, annotations) if held_out is None else held_out.split),
         classes=None if predictor is None else predictor.classes,
         ignore_others=ignore_others,
         keypoints=config is not None and config.keypoint is not None,
@@ -125,17 +125,21 @@ def dataset_for(
         strict=strict,
         allow_empty=allow_empty,
     )
-    if held_out is None or not set(held_out.files) & set(dataset.file_names):
-        return dataset  # all images of another data set
-    part = held_out_part(dataset, places_of(dataset, held_out.files))
-    note = f"evaluating on the {counted(len(part), 'image')} of {dataset.split} that the run held out from training"
-    return replace(part, notes=(*part.notes, f"{note}; split={dataset.split} (--split) evaluates on all of them"))
-
-
-def _has_split_of(held_out: HeldOut, known: Sequence[str]) -> bool:
-    """Whether a data set has the split that images were held out from, and no validation split."""
-    parts = held_out.split.split("+")
-    return not default_validation_split(known) and all(part in known or part.endswith(".txt") for part in parts)
+    if split:
+        return opened(split)
+    if held_out is None:
+        return opened(validation_split(data, annotations))
+    known = splits(data, annotations)
+    its_split = all(part in known or part.endswith(".txt") for part in held_out.split.split("+"))
+    dataset = opened(held_out.split if its_split else validation_split(data, annotations))
+    if places := find_held_out(dataset, held_out):
+        part = held_out_part(dataset, places)
+        note = f"evaluating on the {counted(len(part), 'image')} of {dataset.split} that the run held out from training"
+        others = "".join(f"; split={name} (--split) evaluates on {name}" for name in known if name.startswith("val"))
+        more = f"; split={dataset.split} (--split) evaluates on all of them{others}"
+        return replace(part, notes=(*part.notes, note + more))
+    default = validation_split(data, annotations)  # of another data set
+    return opened(default) if default != dataset.split else dataset
 
 
 def held_out_of(source: str | Path) -> HeldOut | None:
@@ -155,13 +159,40 @@ def held_out_of(source: str | Path) -> HeldOut | None:
         raise ValueError(f"{file}: {error}") from error
 
 
-def split_warning(dataset: Dataset, split: str) -> tuple[str, ...]:
-    """A warning if `split` was not given and the only one has the name of a training split."""
-    if split or not dataset.split.startswith("train") or dataset.split.endswith(HELD_OUT):
+def trained_on_warning(dataset: Dataset, split: str, held_out: HeldOut | None = None) -> tuple[str, ...]:
+    """A warning if the model may have been trained on some of the images that were opened with `split` (empty: none).
+
+    `held_out`: what the run of the model held out from training.
+    """
+    if dataset.split.endswith(HELD_OUT):
+        return ()
+    if held_out is not None and not split:
+        return (
+            f"none of {counted(len(held_out.files), 'image')} that the run held out from training "
+            f"{'is' if len(held_out.files) == 1 else 'are'} in {dataset.annotation_file}: if it contains images that "
+            "the model was trained on, the metrics say little about other images",
+        )
+    if held_out is not None:
+        return _trained_images(dataset, held_out)
+    if split or dataset.split.startswith(("val", "minival", "test")):
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
         "nothing about other images. Add a validation split to measure that",
+    )
+
+
+def _trained_images(dataset: Dataset, held_out: HeldOut) -> tuple[str, ...]:
+    """A warning if `dataset` contains images of the training split of a run that the run did not hold out."""
+    parts = {part.partition(":")[0] for part in dataset.split.split("+")}
+    kept = {PurePosixPath(name).name for name in held_out.files}
+    trained = sum(PurePosixPath(name).name not in kept for name in dataset.file_names)
+    if not trained or parts.isdisjoint(held_out.split.split("+")):
+        return ()
+    return (
+        f"if this is the data set of the run, the model was trained on {trained} of the "
+        f"{counted(len(dataset), 'image')} of {dataset.split}, so the metrics say little about other images. Leave "
+        "split (--split) out to evaluate on the images that the run held out",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 
 from rcnn.data import open_dataset, splits
 from rcnn.data.images import read_image
+from rcnn.data.inspect.divide import split_dataset
+from rcnn.data.inspect.fix import fix_dataset
+from rcnn.data.similarity import fingerprint
 from tests.unit.data.coco_folders import write_images
 from tests.unit.data.format_folders import labelme_file, labelme_shape, png
 
@@ -132,6 +136,27 @@ def test_an_embedded_image_is_used_if_there_is_no_file(tmp_path: Path) -> None:
     record = open_dataset(tmp_path, "all")[0]
     assert record.path == tmp_path / "a.json"
     assert np.array_equal(read_image(record.path).permute(1, 2, 0).numpy(), pixels)
+    (tmp_path / "a.png").write_bytes(base64.b64decode(png(pixels)))
+    assert fingerprint(tmp_path / "a.json") == fingerprint(tmp_path / "a.png")
+
+
+def test_embedded_images_are_written_as_image_files(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for n in range(12):
+        pixels = np.random.default_rng(n).integers(0, 255, (*SIZE, 3), np.uint8)
+        write(root, str(n), [labelme_shape("kite", TRIANGLE)], image=False, imageData=png(pixels))
+    fix_dataset(root, tmp_path / "fixed")
+    split_dataset(root, (0.5, 0.5), tmp_path / "divided")
+    split_dataset(root, (0.5, 0.5), root)
+    for data in (tmp_path / "fixed", tmp_path / "divided", root):
+        for split in splits(data):
+            for record in open_dataset(data, split):
+                original = root / record.path.with_suffix(".json").name
+                assert record.path.suffix == ".png"
+                assert (
+                    base64.b64encode(record.path.read_bytes()).decode() == json.loads(original.read_text())["imageData"]
+                )
 
 
 def test_files_of_version_3_and_of_other_tools_have_no_kinds_and_no_version(tmp_path: Path) -> None:

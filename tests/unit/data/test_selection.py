@@ -131,6 +131,19 @@ def test_errors_of_selections(tmp_path: Path) -> None:
         open_dataset(root, "test:same.txt")
 
 
+def test_a_line_that_is_an_id_and_the_name_of_another_image_is_refused(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1)])
+    tables["images"] = [
+        {"id": number, "file_name": name, "height": 40, "width": 60} for number, name in ((1, "2.png"), (2, "10.png"))
+    ]
+    root = write_coco(tmp_path, tables, "train")
+    (root / "ids.txt").write_text("2")
+    with pytest.raises(ValueError, match=r"2 is the id of 10.png and the name of 2.png; give file names"):
+        open_dataset(root, "train:ids.txt")
+    (root / "ids.txt").write_text("2.png")
+    assert open_dataset(root, "train:ids.txt").image_ids == (1,)
+
+
 def test_a_part_of_a_data_set(tmp_path: Path) -> None:
     polygons = [[10, 10, 30, 10, 30, 30], [1, 1, 5, 1, 5, 5, 1, 5]]
     rle = {"size": [40, 60], "counts": [100, 20, 2280]}

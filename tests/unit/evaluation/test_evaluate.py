@@ -229,6 +229,9 @@ def test_the_only_split_may_be_the_training_set(predictor: Predictor, data: Path
     [warning, *_] = evaluate(predictor, data).warnings
     assert "instances_train.json is the only split: if the model was trained on these images" in warning
     assert not any("only split" in warning for warning in evaluate(predictor, data, split="train").warnings)
+    (data / "annotations" / "instances_train.json").rename(data / "annotations.json")
+    (data / "train").rename(data / "images")
+    assert "only split" in evaluate(predictor, data).warnings[0]
 
 
 def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_path: Path) -> None:

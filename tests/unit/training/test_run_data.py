@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rcnn
-from rcnn.evaluation.api import dataset_for, held_out_of
+from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
 from rcnn.training.describe import class_lines, describe_start
 from rcnn.training.log import read_log
@@ -51,7 +53,12 @@ def test_images_are_held_out_where_there_is_no_validation_split(undivided: Path)
     assert planned(undivided).held_out == plan.held_out
     record = json.loads(json.dumps(plan.record()))
     assert record["splits"] == ["train", "none"]
-    assert record["held_out"] == {"split": "train", "fraction": 0.2, "files": list(plan.held_out.files)}
+    assert record["held_out"] == {
+        "split": "train",
+        "fraction": 0.2,
+        "files": list(plan.held_out.files),
+        "contents": [sha256((undivided / "train" / name).read_bytes()).hexdigest() for name in plan.held_out.files],
+    }
 
 
 def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
@@ -117,6 +124,54 @@ def test_a_run_with_held_out_images_is_resumed_and_evaluated(
     gone = replace(held_out, files=(*held_out.files, "gone.png"))
     with pytest.raises(ValueError, match=r"does not have 1 image that the run held out from training \(gone.png\)"):
         dataset_for(predictor, undivided, held_out=gone)
+
+
+@pytest.fixture
+def with_val(undivided: Path, tmp_path: Path) -> Path:
+    """The training images, and a validation split."""
+    folder = write_tiny_coco(tmp_path / "with_val", {"train": 12, "val": 2}, size=(48, 64))
+    shutil.rmtree(folder / "train")
+    shutil.copytree(undivided / "train", folder / "train")
+    return folder
+
+
+def test_held_out_images_are_evaluated_on_though_there_is_a_validation_split(with_val: Path) -> None:
+    choices: list[dict[str, Any]] = [{"split": "train+val"}, {"val_fraction": 0.2}]
+    for options in choices:
+        plan = planned(with_val, **options)
+        assert plan.held_out is not None
+        dataset = dataset_for(None, with_val, held_out=plan.held_out)
+        assert dataset.file_names == plan.held_out.files
+        assert dataset.notes[-1].endswith("split=val (--split) evaluates on val")
+        assert not trained_on_warning(dataset, "", plan.held_out)
+        [warning] = trained_on_warning(dataset_for(None, with_val, "train"), "train", plan.held_out)
+        assert "the model was trained on" in warning
+
+
+def renamed(data: Path, folder: Path, name: str) -> Path:
+    """A copy of a data set with other names of its images and one annotation file; `name` has {} for the old stem."""
+    tables = json.loads((data / "annotations" / "instances_train.json").read_text())
+    (folder / "images").mkdir(parents=True)
+    for image in tables["images"]:
+        new = name.format(Path(image["file_name"]).stem)
+        shutil.copy(data / "train" / image["file_name"], folder / "images" / new)
+        image["file_name"] = new
+    (folder / "labels.json").write_text(json.dumps(tables))
+    return folder
+
+
+def test_held_out_images_are_found_in_another_export(undivided: Path, tmp_path: Path) -> None:
+    held_out = planned(undivided).held_out
+    assert held_out is not None
+    stems = {Path(name).stem for name in held_out.files}
+    for folder, name in (("suffix", "{}.jpg"), ("names", "{}_png.rf.0123.png")):
+        dataset = dataset_for(None, renamed(undivided, tmp_path / folder, name), held_out=held_out)
+        assert {Path(one).name for one in dataset.file_names} == {name.format(stem) for stem in stems}
+    unknown = replace(held_out, contents=())
+    dataset = dataset_for(None, tmp_path / "names", held_out=unknown)
+    assert len(dataset) == 12
+    [warning] = trained_on_warning(dataset, "", unknown)
+    assert warning.startswith("none of 2 images that the run held out from training are in")
 
 
 def test_each_validation_set_is_evaluated(several: Path, tmp_path: Path) -> None:
