@@ -12,6 +12,7 @@ from PIL import Image
 from rcnn.data import open_dataset, splits
 from rcnn.data.formats.voc import CLASSES
 from rcnn.data.formats.voc_xml import read_voc_image
+from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
 from tests.unit.data.format_folders import voc_file, voc_object
 
@@ -212,3 +213,13 @@ def test_xml_is_limited_in_size(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     with pytest.raises(ValueError, match="more than 16 MiB"):
         read_voc_image(tmp_path / "a.xml", from_one=True)
+
+
+def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, ["a", "b"], {"Main/train.txt": "a\nc\n", "Main/val.txt": "b\n"})
+    (root / "Annotations" / "a.xml").write_text("<annotation><object>")
+    with pytest.raises(ValueError, match=r"readable XML file: 1 missing, 1 damaged; .*a\.xml is not XML .*no element"):
+        open_dataset(tmp_path, "train")
+    report = check_dataset(tmp_path, images=False)
+    assert list(report.images) == ["val"]
+    assert [one.kind for one in report.errors if "1 damaged" in one.what] == ["unreadable-annotations"]
