@@ -182,6 +182,8 @@ def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
         predictor.predict(image, boxes=BOXES, labels=[0, 1, 2])
     with pytest.raises(ValueError, match="boxes has 1 entries, fewer than there are images"):
         predictor.predict([image, image], boxes=[BOXES])
+    with pytest.raises(ValueError, match=r"labels\[1\] is None; expected labels for each image, or none at all"):
+        predictor.predict([image, image], boxes=[BOXES, BOXES], labels=[[0, 1, 1], None])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="boxes has 3 entries for 2 images"):
         predictor.predict([image, image], boxes=[BOXES] * 3)
     with pytest.raises(ValueError, match="use Predictor"):

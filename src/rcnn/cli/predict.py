@@ -227,14 +227,17 @@ class _Run:
                         raise image
                     rows = None if self.given is None else self.given.of(source.name)
                     result = self.predictor.predict(image, score=self.score, boxes=rows)
+                    described = None
+                    if rows is not None and self.describe:
+                        described = self.predictor.features(image, rows)
+                    if self.pictures:
+                        self._draw(source, result)
                     entry = {"file": source.name, "height": result.height, "width": result.width}
                     done.append(entry | {"detections": result.to_json()})
                     lines.write(json.dumps(done[-1]) + "\n")
                     lines.flush()
-                    if rows is not None and self.describe:
-                        self.described.append((source.name, self.predictor.features(image, rows)))
-                    if self.pictures:
-                        self._draw(source, result)
+                    if described is not None:
+                        self.described.append((source.name, described))
                 except Exception as error:  # one bad input never costs the others
                     if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
                         raise OSError(error.errno, error.strerror, str(self.folder.path)) from error

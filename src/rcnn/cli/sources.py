@@ -16,14 +16,10 @@ from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
+from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.download.http import RefusedError, http_opener
 from rcnn.outputs import OutputFolder, files_of_rcnn
 
-# files with these suffixes are read without looking at their content first; the content decides what they are
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-    ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".qoi",
-    ".sgi", ".pcx",
-)  # fmt: skip
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 TIMEOUT = 20.0  # seconds without an answer, or with fewer than SLOWEST bytes
 SLOWEST = 16 * 2**10  # bytes in TIMEOUT seconds
@@ -211,7 +207,7 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
     """The download, which grows in `content`."""
     request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
     try:
-        with _opener().open(request, timeout=timeout) as answer:
+        with http_opener().open(request, timeout=timeout) as answer:
             while piece := answer.read1(1 << 16):
                 content += piece
                 if len(content) > longest:
@@ -219,6 +215,8 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
             expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
         raise SourceError(f"the server answered {error.code} {error.reason}; check the URL") from error
+    except RefusedError as error:
+        raise SourceError(f"{error}; check the URL") from error
     except TimeoutError as error:
         raise SourceError(
             f"no answer within {timeout:g} seconds; try again, or download it yourself and give the file"
@@ -231,19 +229,3 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
     if expected is not None and expected.isdigit() and int(expected) != len(content):
         raise SourceError(f"the download ended after {len(content)} of {expected} bytes; try again")
     return bytes(content)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """Reads http and https only: urllib's own opener would follow a redirect to ftp, and read local files."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler,
-        urllib.request.HTTPHandler,
-        urllib.request.HTTPSHandler,
-        urllib.request.HTTPDefaultErrorHandler,
-        urllib.request.HTTPRedirectHandler,
-        urllib.request.HTTPErrorProcessor,
-        urllib.request.UnknownHandler,
-    ):
-        opener.add_handler(handler())
-    return opener

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from rcnn.data.checks.boxes import OVER_EDGE
 from rcnn.data.checks.tables import Annotation, Category, Image, Tables
 from rcnn.data.messages import Warnings, close_to, counted, few
 from rcnn.data.records import Dataset, Objects, Reader
@@ -23,7 +24,6 @@ from rcnn.data.segmentations import pack_outlines
 NOT_TRAINED = "skipped in training, kept in evaluation"
 MIN_CROWDS, MANY_CROWDS = 5, 1 / 3  # so many, and this part of the objects: some tools mark ordinary objects as crowds
 CROWDS_AS_OBJECTS = "write a copy in which they are objects: `rcnn data check DIR --fix OUT --crowds-as-objects`"
-BEYOND_EDGE = 1.0  # pixels; rounding goes a little beyond the edge in most files
 
 
 def assemble(
@@ -172,7 +172,7 @@ def _clipped_boxes(
     solid = (width > 0) & (height > 0)
     inside = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
     kept = solid & inside
-    beyond = kept & (np.abs(boxes - clipped) > BEYOND_EDGE).any(axis=1)
+    beyond = kept & (np.abs(boxes - clipped) > OVER_EDGE).any(axis=1)
     warnings.add("a box of zero size", NOT_TRAINED, ids[~solid].tolist(), kind="empty-box")
     warnings.add("a box outside the image", NOT_TRAINED, ids[solid & ~inside].tolist(), kind="box-outside")
     warnings.add(

@@ -14,7 +14,7 @@ def repeat_factors(dataset: Dataset, threshold: float) -> np.ndarray:
     its classes. Crowds do not count, since they are not used in training; an image without objects has 1.
     """
     objects = dataset.objects
-    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    image = objects.image_index
     image, label = image[~objects.ignored], objects.labels[~objects.ignored]
     once = np.unique(np.stack([image, label], 1), axis=0)  # a class counts once per image
     fraction = np.bincount(once[:, 1], minlength=len(dataset.classes)) / max(1, len(dataset))

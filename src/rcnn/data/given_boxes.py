@@ -59,16 +59,27 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
 
 
 def one_per_image(values: Collection[object] | None, name: str) -> Iterator[object]:
-    """The entries of `values`, one for each image; None for each if `values` is None. ValueError for too few."""
+    """The entries of `values`, one for each image; None for each if `values` is None.
+
+    Raises ValueError for an entry that is None, and for too few.
+    """
     if values is None:
         yield from repeat(None)
     else:
-        yield from values
+        for place, value in enumerate(values):
+            if value is None:
+                raise ValueError(f"{name}[{place}] is None; expected {name} for each image, or none at all")
+            yield value
         raise ValueError(f"{name} has {len(values)} entries, fewer than there are images; expected one for each image")
 
 
 def pad_given(given: Sequence[GivenBoxes], frames: Sequence[Frame]) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Boxes (B, R, 4) in pixels of the network's images, `valid` (B, R), a prefix of each row, and labels (B, R)."""
+    """Boxes (B, R, 4) in pixels of the network's images, `valid` (B, R), a prefix of each row, and labels (B, R).
+
+    The labels are None if no image has labels. Raises ValueError if only some images have them.
+    """
+    if len({own.labels is None for own in given}) > 1:
+        raise ValueError("only some images of the batch have labels; expected labels for each image, or none at all")
     most = max(1, *(len(own.boxes) for own in given))  # R
     boxes, valid = torch.zeros(len(given), most, 4), torch.zeros(len(given), most, dtype=torch.bool)
     labels = None if given[0].labels is None else torch.zeros(len(given), most, dtype=torch.int64)

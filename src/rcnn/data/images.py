@@ -32,9 +32,15 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+# suffixes of images, for finding them without opening files; the content decides what a file is
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd", ".qoi",
+    ".sgi", ".pcx",
+)  # fmt: skip
 MAX_PIXELS = 180_000_000  # default limit: about 1.8 GB while decoding
 ORIENTATION = 0x0112  # EXIF tag
-TURNS = {  # EXIF value -> the operation that makes the image upright
+TRANSPOSE_OF_EXIF = {  # EXIF value -> the operation that makes the image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -85,7 +91,7 @@ def decode(image: Image.Image, name: str) -> Tensor:
     try:
         image.load()
         pixels = _to_rgb(image, name)
-        turn = TURNS.get(_orientation(image))
+        turn = TRANSPOSE_OF_EXIF.get(_orientation(image))
         upright = pixels if turn is None else pixels.transpose(turn)
         return torch.from_numpy(np.array(upright)).permute(2, 0, 1)
     except ImageError:

@@ -15,7 +15,7 @@ from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 
 
-def only(tables: Tables, places: Sequence[int]) -> Tables:
+def select_images(tables: Tables, places: Sequence[int]) -> Tables:
     """The tables with the images at `places` and their annotations."""
     images = [tables.images[place] for place in places]
     ids = {image["id"] for image in images}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
-from rcnn.data.formats.files import collector_paused
+from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
@@ -51,7 +51,7 @@ def open_dataset(
         relative_boxes=relative_boxes,
     )
     classes = (classes,) if isinstance(classes, str) else classes
-    with collector_paused():
+    with gc_paused():
         selection = select(location, split)
         tables = selection.read()
         dataset = assemble(

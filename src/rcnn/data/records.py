@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
 from rcnn.data.checks.check import KnownImages
@@ -85,6 +86,11 @@ class Objects:
     outlines: Outlines
     keypoints: np.ndarray | None  # (A, J, 3) float32
     expressions: tuple[tuple[str, ...], ...] | None = None  # (A,) what people call each object; only of REFER's sets
+
+    @property
+    def image_index(self) -> npt.NDArray[np.int64]:
+        """The image of each object, (A,): its place in the data set."""
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
     def subset(self, places: np.ndarray, starts: np.ndarray) -> Objects:
         """The objects at `places`, those of the new image i at starts[i] to starts[i + 1]."""

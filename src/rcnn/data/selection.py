@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Image, Tables
 from rcnn.data.formats.layouts import Location, read_split, splits_at
-from rcnn.data.merging import merge, only
+from rcnn.data.merging import merge, select_images
 from rcnn.data.messages import few
 
 # Sets of COCO 2014 that papers train on (35k of val2014's 40k images; Bell et al. 2016).
@@ -19,11 +19,11 @@ LIST_SUFFIX = ".txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class SplitPart:
     """One split, or the images of it that a file lists."""
 
     split: str
-    listing: Path | None = None
+    image_list: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +32,20 @@ class Selection:
 
     location: Location
     name: str
-    parts: tuple[Part, ...]
+    parts: tuple[SplitPart, ...]
 
     def read(self, known: KnownImages | None = None) -> Tables:
         """The checked tables. `known` images are not searched for again, where they are those of one whole split."""
-        if len(self.parts) == 1 and self.parts[0].listing is None:
+        if len(self.parts) == 1 and self.parts[0].image_list is None:
             return read_split(self.location, self.parts[0].split, known)
         tables = [self._read_part(part) for part in self.parts]
         return merge(tables, [part.split for part in self.parts])
 
-    def _read_part(self, part: Part) -> Tables:
+    def _read_part(self, part: SplitPart) -> Tables:
         tables = read_split(self.location, part.split)
-        return tables if part.listing is None else only(tables, listed_places(part.listing, tables.images))
+        return (
+            tables if part.image_list is None else select_images(tables, listed_places(part.image_list, tables.images))
+        )
 
 
 def select(location: Location, split: str) -> Selection:
@@ -53,12 +55,12 @@ def select(location: Location, split: str) -> Selection:
     """
     one_file = location.annotations.endswith(".json") and "{split}" not in location.annotations
     if one_file and split and not location.file_split:
-        return Selection(location=location, name=split, parts=(Part(split=split),))
+        return Selection(location=location, name=split, parts=(SplitPart(split=split),))
     if not split:
         known = splits_at(location)
         if len(known) > 1:
             raise ValueError(f"{location.folder} has the splits {', '.join(known)}; choose one with split= (--split)")
-        return Selection(location=location, name=known[0], parts=(Part(split=known[0]),))
+        return Selection(location=location, name=known[0], parts=(SplitPart(split=known[0]),))
     words = NAMED_SETS.get(split, split).split("+")
     parts = tuple(_part(location, word.strip()) for word in words)
     if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
@@ -66,7 +68,7 @@ def select(location: Location, split: str) -> Selection:
     return Selection(location=location, name=split, parts=parts)
 
 
-def _part(location: Location, word: str) -> Part:
+def _part(location: Location, word: str) -> SplitPart:
     if not word.endswith(LIST_SUFFIX):
         if not word:
             raise ValueError("an empty name between the + of --split; expected e.g. train+val")
@@ -75,51 +77,53 @@ def _part(location: Location, word: str) -> Part:
                 f"{location.folder / location.annotations} is one annotation file, so it has no split {word!r}; leave "
                 "--split out, or give the folder"
             )
-        return Part(split=word)
+        return SplitPart(split=word)
     split, colon, file = word.partition(":")
     known = splits_at(location)
     if not colon or split not in known:
         split, file = "", word
-    listing = next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
-    if listing is None:
+    image_list = next((path for path in (Path(file), location.folder / file) if path.is_file()), None)
+    if image_list is None:
         raise FileNotFoundError(
             f"{file} does not exist, neither here nor in {location.folder}; expected a text file with an image id or "
             "file name per line"
         )
-    return Part(split=split or _split_of_listing(location, known, listing), listing=listing)
+    return SplitPart(split=split or _split_of_list(location, known, image_list), image_list=image_list)
 
 
-def _split_of_listing(location: Location, known: Sequence[str], listing: Path) -> str:
+def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -> str:
     """The one split that has all of the listed images."""
     if len(known) == 1:
         return known[0]
     found: list[str] = []
     for split in known:
         try:
-            listed_places(listing, read_split(location, split).images)
+            listed_places(image_list, read_split(location, split).images)
         except ValueError:
             continue
         found.append(split)
     if len(found) != 1:
         which = f"the splits {', '.join(found)} each have" if found else f"none of {', '.join(known)} has"
-        raise ValueError(f"{listing}: {which} all of its images; say which split is meant, e.g. {known[0]}:{listing}")
+        raise ValueError(
+            f"{image_list}: {which} all of its images; say which split is meant, e.g. {known[0]}:{image_list}"
+        )
     return found[0]
 
 
-def listed_places(listing: Path, images: Sequence[Image]) -> list[int]:
+def listed_places(image_list: Path, images: Sequence[Image]) -> list[int]:
     """The places of the images that a text file lists, ascending. Blank lines and those that start with # are skipped.
 
     A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
     that is none of these, or that is more than one image.
     """
     try:
-        lines = [line.strip() for line in listing.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in image_list.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{listing} is not a text file (UTF-8): {error}") from error
+        raise ValueError(f"{image_list} is not a text file (UTF-8): {error}") from error
     wanted = [line for line in lines if line and not line.startswith("#")]
     if not wanted:
-        raise ValueError(f"{listing} lists no images; expected an image id or file name per line")
-    return places_of_names(wanted, images, str(listing))
+        raise ValueError(f"{image_list} lists no images; expected an image id or file name per line")
+    return places_of_names(wanted, images, str(image_list))
 
 
 def places_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:

@@ -124,7 +124,11 @@ def _bit_count(values: np.ndarray) -> np.ndarray:
 
 
 def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
-    """The group (I,) int64 of each image: the first image among those that are, directly or by steps, its copies."""
+    """The group (I,) int64 of each image: the first image among those that are, directly or by steps, its copies.
+
+    Images without a perceptual hash are groups of their own, even if their files are equal: plain images (all black,
+    or empty tiles) are no copies of one scene, and those that cannot be read are unknown.
+    """
     parent = list(range(len(prints)))
 
     def root(place: int) -> int:

@@ -2,8 +2,8 @@
 
 Each part gets nearly its fraction of the objects of every class: iterative stratification (Sechidis, Tsoumakas and
 Vlahavas 2011, "On the Stratification of Multi-Label Data"), the rarest class first. Copies of an image, also resized
-or compressed again, stay in one part. The order of the images is that of their content hashes, so the result depends
-neither on file names nor on a seed.
+or compressed again, stay in one part, except images of one colour. The order of the images is that of their content
+hashes, so the result depends neither on file names nor on a seed.
 
 Letters: I images, G groups of similar images, K classes, P parts.
 """
@@ -77,7 +77,7 @@ def assign(objects: np.ndarray, images: np.ndarray, fractions: Sequence[float]) 
 
 def class_counts(dataset: Dataset) -> np.ndarray:
     """Objects per image and class (I, K) int64, without ignored ones."""
-    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.objects.starts))
+    image = dataset.objects.image_index
     own = ~dataset.objects.ignored
     counts = np.zeros((len(dataset), len(dataset.classes)), dtype=np.int64)
     np.add.at(counts, (image[own], dataset.objects.labels[own]), 1)

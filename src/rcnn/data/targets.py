@@ -3,7 +3,7 @@
 Crowds are not among the objects. An object that has a box but no outline is kept, with an outline without edges (and an
 empty bitmap): it trains the box head, and the mask head ignores it.
 
-Letters: B images, N objects of an image, G places for objects, I for crowds, E for edges of an outline, J keypoints.
+Letters: B images, N objects of an image, G places for objects, C for crowds, E for edges of an outline, J keypoints.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Masks = Literal[
     "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
 ]
 MIN_OBJECTS = 8  # the smallest G
-MIN_CROWDS = 2  # the smallest I
+MIN_CROWDS = 2  # the smallest C
 MAX_BYTES = 4 * 2**30  # of the masks of an image alone in its batch: 10,000 objects in it must not fill the memory
 MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size compiles a new graph
 
@@ -128,7 +128,7 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
     if not len(objects.labels):
         return
     used = ~objects.ignored
-    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[used]
+    image = objects.image_index[used]
     counts = np.bincount(image, minlength=len(dataset))
     if masks == "polygon":
         edges = np.zeros(len(dataset), dtype=np.int64)

@@ -33,7 +33,7 @@ class Sample:
     outlines: tuple[np.ndarray, ...] | None = None
     bitmaps: Tensor | None = None  # (N, H, W) bool
     keypoints: Tensor | None = None  # (N, J, 3) float32: x, y, visibility 0, 1 or 2; zeros where it is 0
-    crowds: Tensor | None = None  # (I, 4) float32 xyxy pixels; None: not requested
+    crowds: Tensor | None = None  # (C, 4) float32 xyxy pixels; None: not requested
 
     def __post_init__(self) -> None:
         for name in ("labels", "outlines", "bitmaps", "keypoints"):

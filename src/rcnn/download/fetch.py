@@ -2,8 +2,7 @@
 
     fetch(["https://example.org/val.zip"], folder / "val.zip", digest="sha256:4f7e...", size=815585330)
 
-Python's urllib is used directly: proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY. Only http and https addresses
-are opened, also after redirects. While a file is incomplete it is called NAME.part; NAME.part.json says what it is.
+While a file is incomplete it is called NAME.part; NAME.part.json records its URL and version.
 """
 
 from __future__ import annotations
@@ -23,10 +22,9 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
-from typing_extensions import override
+from rcnn.download.http import RefusedError, http_opener
 
 PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
 MIN_BYTES = 16 * 1024
@@ -38,10 +36,6 @@ Progress = Callable[[int, int | None], None]  # bytes so far, bytes of the whole
 
 class DownloadError(OSError):
     """A download that failed. The message says what was tried, what went wrong, and what to do."""
-
-
-class _Refused(Exception):
-    """An address that another attempt would not help."""
 
 
 def fetch(
@@ -67,7 +61,7 @@ def fetch(
         address = left[attempt % len(left)]
         try:
             transfer.attempt(address)
-        except _Refused as error:
+        except RefusedError as error:
             reasons[address] = str(error)
             left.remove(address)
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
@@ -90,7 +84,7 @@ def fetch(
 
 
 class _Transfer:
-    """One file on its way: the incomplete file, and when its last bytes arrived."""
+    """The download of one file: the incomplete file, and when its last bytes arrived."""
 
     def __init__(self, target: Path, digest: str, size: int | None, progress: Progress | None, patience: float) -> None:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
@@ -112,7 +106,7 @@ class _Transfer:
         """Continue or start the download from one address, and give the file its name when it is complete."""
         scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
         if scheme not in ("http", "https"):
-            raise _Refused(f"the address starts with {scheme}:, expected https: or http:")
+            raise RefusedError(f"the address starts with {scheme}:, expected https: or http:")
         if scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
             _require_host(host, self.timeout)
         start = self._resumable(address)
@@ -121,7 +115,7 @@ class _Transfer:
             headers |= {"Range": f"bytes={start}-", "If-Range": self._noted()["validator"]}
         request = urllib.request.Request(address, headers=headers)
         try:
-            response = _opener().open(request, timeout=self.timeout)
+            response = http_opener().open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # the file on the server is shorter than the part
@@ -129,20 +123,20 @@ class _Transfer:
                 raise ConnectionError("the incomplete file did not fit the one on the server") from error
             if error.code in TEMPORARY_STATUS:
                 raise
-            raise _Refused(_status(error)) from error
+            raise RefusedError(_status(error)) from error
         with response:
             total = self._accept(response, address, start)
             self._receive(response, start if response.status == 206 else 0, total)
         self._finish(resumed=response.status == 206)
 
     def _accept(self, response: http.client.HTTPResponse, address: str, start: int) -> int | None:
-        """Check the headers of an answer and note what is on its way; the size of the whole file, if it says."""
+        """Check the headers of a response and record its version; returns the size of the whole file, if known."""
         kind = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
         if kind == "text/html" and not self.target.name.endswith((".html", ".htm")):
-            raise _Refused("the server answered with a web page instead of the file")
+            raise RefusedError("the server answered with a web page instead of the file")
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
-            raise _Refused(f"the server sent the file with the encoding {encoding!r}, expected none")
+            raise RefusedError(f"the server sent the file with the encoding {encoding!r}, expected none")
         length = response.headers.get("Content-Length", "")
         total = int(length) if length.isdecimal() else None
         offset = 0
@@ -152,7 +146,7 @@ class _Transfer:
                 self._forget()
                 raise ConnectionError(f"the server continued at byte {offset}, expected {start}")
         if self.size is not None and total is not None and total != self.size:
-            raise _Refused(f"the server offers {total:,} bytes, expected {self.size:,}: the file has changed there")
+            raise RefusedError(f"the server offers {total:,} bytes, expected {self.size:,}: the file has changed there")
         free = shutil.disk_usage(self.target.parent).free
         if total is not None and total - offset > free:
             raise DownloadError(
@@ -180,7 +174,7 @@ class _Transfer:
                 elif self.idle() > self.patience:
                     raise TimeoutError(f"fewer than {MIN_BYTES:,} bytes in {self.patience:.0f} seconds")
                 if total is not None and received > total:
-                    raise _Refused(f"the server sent more than {total:,} bytes")
+                    raise RefusedError(f"the server sent more than {total:,} bytes")
                 if self.progress is not None:
                     self.progress(received, total)
         if total is not None and received < total:
@@ -194,7 +188,9 @@ class _Transfer:
                 self._forget()
                 if resumed:  # its first half may have been of another version
                     raise ConnectionError("the file did not have the published hash after it was continued")
-                raise _Refused(f"the file has the hash {found}, expected {self.digest}: it has changed or is damaged")
+                raise RefusedError(
+                    f"the file has the hash {found}, expected {self.digest}: it has changed or is damaged"
+                )
         with self.part.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(self.part, self.target)
@@ -219,26 +215,6 @@ class _Transfer:
         self.note.unlink(missing_ok=True)
 
 
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http and https addresses, but not from https to http."""
-
-    @override
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        """The request to follow; raises _Refused for an address that is not followed."""
-        scheme = urlsplit(newurl).scheme
-        if scheme not in ("http", "https") or (req.type == "https" and scheme == "http"):
-            raise _Refused(f"the server redirects to {newurl}, which is not followed; expected an https address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
 def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """The hash of a file, e.g. "sha256:4f7e..."."""
     with path.open("rb") as file:
@@ -248,22 +224,6 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 def megabytes(count: int) -> str:
     """`815.6 MB`, `19.3 GB`."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """An opener of http and https alone: without the handlers of file:, ftp: and data: addresses."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
 
 
 def _require_host(host: str, seconds: float) -> None:

@@ -58,7 +58,7 @@ def _draw_classes(axes: Axes, info: DatasetInfo) -> None:
 
 def _draw_objects(axes: Axes, info: DatasetInfo) -> None:
     """Histogram of the square roots of the objects' areas."""
-    sides = [np.maximum(1, one.sides) for one in info.splits]
+    sides = [np.maximum(1, np.sqrt(one.areas)) for one in info.splits]
     highest = max((float(one.max(initial=2)) for one in sides), default=2)
     bins = np.geomspace(1, highest, 40)
     for number, (one, own) in enumerate(zip(info.splits, sides, strict=True)):

@@ -113,7 +113,7 @@ def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_cl
     """A warning if images have more objects (`per_class`: of one class) than detections count."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    images = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))[:count]
+    images = objects.image_index[:count]
     labels = objects.labels[:count] if per_class else np.zeros(count, dtype=np.int64)
     groups = np.stack([images, labels], axis=1)[~objects.ignored[:count]]
     groups, sizes = np.unique(groups, axis=0, return_counts=True)

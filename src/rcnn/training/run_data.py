@@ -204,7 +204,7 @@ def _progress(images: int, log: Callable[[str], object]) -> Callable[[], None]:
 def _without_empty(dataset: Dataset) -> Dataset:
     """The images with objects that are not ignored (train.filter_empty)."""
     objects = dataset.objects
-    owners = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    owners = objects.image_index
     places = np.unique(owners[~objects.ignored])
     if not len(places):
         raise ValueError(f"train.filter_empty=true: no image of {dataset.annotation_file} has an object to train on")

@@ -1,12 +1,24 @@
-"""The warning of `rcnn predict` about a --score that the model does not reach."""
+"""`rcnn predict`: the files of a run in which something fails, and the warning about a --score that is too low."""
 
 from __future__ import annotations
 
-import pytest
+import json
+from pathlib import Path
 
-from rcnn.cli.predict import _lowest_score
-from rcnn.models import model_config
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rcnn.cli.predict import PARTIAL, _lowest_score, _Run
+from rcnn.cli.sources import expand
+from rcnn.data.given_boxes import read_boxes
+from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
+from rcnn.outputs import OutputFolder
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections, RegionFeatures
+from tests.tiny_data import TINY_MODEL
 
 
 @pytest.mark.parametrize(
@@ -20,3 +32,72 @@ from rcnn.models.overrides import override
 def test_the_threshold_of_the_model_is_named(model: str, key: str) -> None:
     config = override(model_config(model), [f"{key}=0.25"])
     assert _lowest_score(config) == (key, 0.25)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    """A tiny Mask R-CNN with random weights."""
+    torch.manual_seed(0)
+    words = [*TINY_MODEL, "num_classes=2", "box.score_threshold=0.01"]
+    return Predictor(build_detector(override(model_config("mask_rcnn_compact"), words)), device="cpu")
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> list[str]:
+    """Three images, the second one 50 pixels wide."""
+    (tmp_path / "photos").mkdir()
+    names = [str(tmp_path / "photos" / f"{number}.png") for number in range(3)]
+    for name, width in zip(names, (96, 50, 96), strict=True):
+        noise = np.random.default_rng(width).integers(0, 256, (64, width, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(name)
+    return names
+
+
+def run_of(predictor: Predictor, folder: OutputFolder, boxes: Path | None = None) -> _Run:
+    given = None if boxes is None else read_boxes(boxes)
+    return _Run(
+        predictor=predictor, folder=folder, score=0.0, contour=False, keypoint_score=0.0, pictures=True, max_pixels=0,
+        given=given, describe=given is not None,
+    )  # fmt: skip
+
+
+def test_an_image_that_cannot_be_drawn_is_failed_only(
+    predictor: Predictor, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = ImageDetections.draw
+
+    def fail(result: ImageDetections, **options: object) -> Image.Image:
+        if result.width == 50:
+            raise ValueError("no font")
+        return draw(result, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ImageDetections, "draw", fail)
+    with OutputFolder(tmp_path / "out") as folder:
+        sources = expand(photos, folder)
+        done = run_of(predictor, folder).predict_all(sources)
+        partial = (tmp_path / "out" / PARTIAL).read_text().splitlines()
+    assert [entry["file"] for entry in done] == [photos[0], photos[2]]
+    assert sources.failed == [(photos[1], "no font")]
+    assert [json.loads(line) for line in partial] == done
+    assert {path.name for path in (tmp_path / "out").glob("*.jpg")} == {"0.jpg", "2.jpg"}
+
+
+def test_an_image_without_features_is_failed_only(
+    predictor: Predictor, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = Predictor.features
+
+    def fail(self: Predictor, image: torch.Tensor, boxes: object) -> RegionFeatures:
+        if image.shape[2] == 50:
+            raise ValueError("out of memory")
+        return features(self, image, boxes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Predictor, "features", fail)
+    (tmp_path / "boxes.json").write_text(json.dumps({Path(name).name: [[5, 5, 40, 40]] for name in photos}))
+    with OutputFolder(tmp_path / "out") as folder:
+        sources = expand(photos, folder)
+        run = run_of(predictor, folder, tmp_path / "boxes.json")
+        done = run.predict_all(sources)
+    assert [entry["file"] for entry in done] == [name for name, _ in run.described] == [photos[0], photos[2]]
+    assert sources.failed == [(photos[1], "out of memory")]
+    assert [found.vectors.shape[0] for _, found in run.described] == [1, 1]

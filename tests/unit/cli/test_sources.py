@@ -76,12 +76,12 @@ def test_a_download(address: str, path: str) -> None:
     ("path", "said"),
     [
         ("/nothing", "404"),
-        ("/ftp", "cannot be downloaded"),
-        ("/file", "cannot be downloaded|302"),
+        ("/ftp", r"the server redirects to ftp://.*, which is not followed; .*check the URL"),
+        ("/file", r"302 Found - Redirection to url 'file:.*' is not allowed; check the URL"),
         ("/large", "larger than"),
         ("/endless", "larger than"),
-        ("/slow", "no answer within 0.5 seconds|timed out"),
-        ("/short", "ended after 100 of 200|IncompleteRead"),
+        ("/slow", r"no answer within 0\.5 seconds"),
+        ("/short", "ended after 100 of 200 bytes"),
     ],
 )
 def test_a_failed_download_gives_the_reason(address: str, path: str, said: str) -> None:

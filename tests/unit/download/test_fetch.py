@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import socket
 import time
 from collections.abc import Iterator
+from http.client import HTTPMessage
 from pathlib import Path
+from urllib.request import Request
 
 import pytest
 
 from rcnn.download import fetch as module
 from rcnn.download.fetch import DownloadError, fetch
+from rcnn.download.http import Redirects, RefusedError
 from tests.unit.download.server import CONTENT, full_disk, serving
 
 DIGEST = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -199,3 +203,25 @@ def test_a_full_disk_is_noticed_before(
     monkeypatch.setattr(module.shutil, "disk_usage", full_disk)
     with pytest.raises(DownloadError, match=r"a\.bin needs 0\.3 MB, but only 0\.0 MB are free in"):
         fetch(f"{server[0]}/good/a.bin", tmp_path / "a.bin", patience=PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "followed"),
+    [
+        ("https://a.org/x", "https://b.org/x", True),
+        ("http://a.org/x", "http://b.org/x", True),
+        ("http://a.org/x", "https://a.org/x", True),
+        ("https://a.org/x", "http://a.org/x", False),
+        ("http://a.org/x", "ftp://a.org/x", False),
+        ("http://a.org/x", "file:///etc/passwd", False),
+    ],
+)
+def test_which_redirects_are_followed(old: str, new: str, followed: bool) -> None:
+    arguments = (Request(old), io.BytesIO(), 302, "Found", HTTPMessage(), new)
+    if followed:
+        request = Redirects().redirect_request(*arguments)
+        assert request is not None
+        assert request.full_url == new
+        return
+    with pytest.raises(RefusedError, match=f"the server redirects to {new}, which is not followed"):
+        Redirects().redirect_request(*arguments)

@@ -108,9 +108,9 @@ def _in_coco_form(
     if not len(known):
         _warn_of_corners(boxes, sizes, ids, warnings)
         return boxes
-    agreement = box_iou_pairs(boxes[known], around[known])
+    agreement = box_agreement(boxes[known], around[known])
     for form, convert in FORMS.items():
-        agrees = (box_iou_pairs(convert(boxes[known]), around[known]) > AGREES).mean()
+        agrees = (box_agreement(convert(boxes[known]), around[known]) > AGREES).mean()
         if agrees >= MIN_AGREEING_FRACTION and agrees > (agreement > AGREES).mean():
             warnings.add(
                 "a bbox that contradicts its outline as [x, y, width, height]",
@@ -143,11 +143,14 @@ def _warn_of_corners(boxes: np.ndarray, sizes: np.ndarray, ids: np.ndarray, warn
         )
 
 
-def box_iou_pairs(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union (A,) of boxes x, y, width, height, one by one; 1 for two that are equal and empty."""
+def box_agreement(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How well boxes x, y, width, height (A, 4) agree, one by one: (A,) intersection over union.
+
+    It is 1 for boxes that differ by up to a pixel in each number, as rounding may be most of a thin object.
+    """
     low = np.maximum(a[:, :2], b[:, :2])
     high = np.minimum(a[:, :2] + a[:, 2:], b[:, :2] + b[:, 2:])
     intersection = np.clip(high - low, 0, None).prod(axis=1)
     union = np.clip(a[:, 2:], 0, None).prod(axis=1) + b[:, 2:].prod(axis=1) - intersection
-    same = (np.abs(a - b) <= 1).all(axis=1)  # thin objects: a pixel of rounding is most of them
+    same = (np.abs(a - b) <= 1).all(axis=1)
     return np.where(same, 1.0, intersection / np.maximum(union, np.finfo(np.float64).tiny))

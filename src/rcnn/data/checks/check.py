@@ -18,7 +18,7 @@ import numpy as np
 from rcnn.data.checks.additions import add_annotation_fields, add_category_fields, add_image_fields
 from rcnn.data.checks.boxes import check_areas, check_boxes
 from rcnn.data.checks.categories import check_categories, with_unique_names, without_placeholder
-from rcnn.data.checks.ids import annotation_ids, category_ids, image_ids, places_of
+from rcnn.data.checks.ids import annotation_ids, as_id, category_ids, image_ids, places_of
 from rcnn.data.checks.images import check_images
 from rcnn.data.checks.keypoints import check_keypoints
 from rcnn.data.checks.numbers import MAX_COORDINATE, flags
@@ -60,10 +60,10 @@ def _without(raw: RawTables, error: DataError | MissingImagesError) -> RawTables
         return replace(raw, annotations=kept)
     if error.table == "categories":
         return replace(raw, categories=kept)
-    ids = [entry["id"] for entry in kept if isinstance(entry, dict) and "id" in entry]
-    lost = [entries[place]["id"] for place in error.places if error.kind in IMAGE_FILES]
-    lost = [one for one in lost if one not in ids]
-    annotations = [one for one in raw.annotations if one["image_id"] not in lost] if lost else raw.annotations
+    if error.kind not in IMAGE_FILES:
+        return replace(raw, images=kept)
+    lost = {as_id(entries[place]["id"]) for place in removed} - {as_id(entry["id"]) for entry in kept}
+    annotations = [one for one in raw.annotations if as_id(one["image_id"]) not in lost] if lost else raw.annotations
     return replace(raw, images=kept, annotations=annotations)
 
 

@@ -102,8 +102,8 @@ class _Files:
 def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warnings: Warnings) -> tuple[Path, list[str]]:
     """The folder that holds the images, and the path of each within it.
 
-    It is the first of the folders with a file of that name. Names that are not found there as they are written are
-    searched for in all folders: with slashes for backslashes, without leading folders, in another case or
+    It is the first of the folders that contains at least one of the files. Names that are not found there as they are
+    written are searched for in all folders: with slashes for backslashes, without leading folders, in another case or
     another encoding of accents.
     """
     files = _Files(raw)

@@ -1,7 +1,7 @@
-"""The kinds of faults of a data set, each with a stable id. docs/data/tools.md lists them.
+"""The kinds of faults of a data set, each with a stable id. docs/data_tools.md lists them.
 
-An error is a fault because of which training or evaluation stops, skips an object or image, or uses something else than
-the file says. A warning is a sign of poor annotations that changes nothing by itself.
+An error makes training or evaluation stop, skip an object or image, or use a value other than the one in the file. A
+warning is a sign of poor annotations. It changes nothing by itself.
 """
 
 from __future__ import annotations

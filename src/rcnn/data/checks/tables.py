@@ -14,6 +14,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 from rcnn.data.messages import DataError, Finding, MissingImagesError
 from rcnn.ops.coco_backend import Rle
 
+TABLES = ("images", "annotations", "categories")  # of an annotation file in COCO's form
 Id = int | str
 MetricName = Literal["coco", "voc2007", "voc2012", "lvis"]  # rcnn.metrics has them
 RawEntry = dict[str, Any]  # an entry of a table, unchanged: any fields, of any type
@@ -27,7 +28,7 @@ class Image(TypedDict):
     height: int  # pixels, after the EXIF rotation
     width: int
     neg_category_ids: NotRequired[list[int]]  # LVIS: classes that were verified to be absent
-    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes with objects that were not annotated
+    not_exhaustive_category_ids: NotRequired[list[int]]  # LVIS: classes of which some objects may not be annotated
 
 
 class Annotation(TypedDict):

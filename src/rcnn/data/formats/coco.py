@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rcnn.data.checks.check import KnownImages, check_tables
-from rcnn.data.checks.tables import RawEntry, RawTables, Tables
+from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders, read_json
 from rcnn.data.messages import Warnings, few
 
@@ -31,7 +31,6 @@ PATTERNS = (
     "annotations/image_info_{split}.json",  # COCO's test images, without annotations
 )
 KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")  # need not be read
-TABLES = ("images", "annotations", "categories")
 FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}  # of LVIS' images
 # What other files of COCO hold, by a field of their annotations.
 OTHER_FILES = {"caption": "captions", "segments_info": "panoptic segmentations"}

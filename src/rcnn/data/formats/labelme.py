@@ -23,20 +23,19 @@ from rcnn.data.formats.files import ALL, read_json
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
-from rcnn.data.messages import Warnings, counted, excerpt, printable
+from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
 
 NAME = "labelme"
-APART = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own
+SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own
 LABELS = "labels.txt"  # names of classes in order, if the folder has it, as labelme's own tools use it
 NO_CLASS = ("__ignore__", "_background_")  # labels that labelme's tools do not count as classes
 POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")
-NO_OBJECTS = ("point", "points", "line", "linestrip")
+IGNORED_SHAPES = ("point", "points", "line", "linestrip")
 CROWD_FLAGS = ("crowd", "iscrowd")
 MAX_PROBED = 10  # files that are opened to find one of labelme
 START = 1 << 16  # bytes in which most files have their shapes
 MAX_BYTES = 32 << 20  # of a file that is searched beyond its start, for files with the embedded image first
-SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,8 @@ def splits(folder: Path, annotations: str = "") -> set[str]:
     """Names of the subfolders with labelme files, and "all" if they are in `folder` itself."""
     if annotations:
         return set()
-    names = {one.name for place in (folder, *(folder / apart for apart in APART)) for one in subfolders(place)}
-    return {name for name in (names - set(APART)) | {ALL} if _place(folder, name) is not None}
+    names = {one.name for place in (folder, *(folder / sub for sub in SUBFOLDERS)) for one in subfolders(place)}
+    return {name for name in (names - set(SUBFOLDERS)) | {ALL} if _place(folder, name) is not None}
 
 
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
@@ -103,8 +102,8 @@ def _place(folder: Path, split: str) -> Path | None:
     own = ["", ALL] if split == ALL else [split]
     places = [
         *(folder / name for name in own),
-        *(folder / apart / name for apart in APART for name in own),
-        *(folder / name / apart for apart in APART for name in own),
+        *(folder / sub / name for sub in SUBFOLDERS for name in own),
+        *(folder / name / sub for sub in SUBFOLDERS for name in own),
     ]
     return next((place for place in dict.fromkeys(places) if _holds_labelme(place)), None)
 
@@ -183,7 +182,7 @@ def _parts(shapes: Sequence[object], file: Path, size: tuple[int, int] | None, w
         kind = shape.get("shape_type") or "polygon"  # version 3 has polygons only
         label = shape.get("label")
         text = printable(str(label)).strip() if isinstance(label, (str, int, float)) else ""
-        if kind in NO_OBJECTS:
+        if kind in IGNORED_SHAPES:
             warnings.add(f"the shape_type {kind}, which is not an object", SKIPPED, [name], kind="not-an-object")
         elif text in NO_CLASS:
             warnings.add(f"the label {text}, which is not a class", SKIPPED, [name], kind="not-an-object")

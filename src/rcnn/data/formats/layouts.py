@@ -10,7 +10,7 @@ from typing import Protocol
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
-from rcnn.data.formats.files import annotation_file, collector_paused, require_one_per_split, split_of
+from rcnn.data.formats.files import annotation_file, gc_paused, require_one_per_split, split_of
 from rcnn.data.formats.unknown import no_such_split, not_recognised
 
 
@@ -27,7 +27,7 @@ class Format(Protocol):
         ...
 
     def recognises(self, folder: Path, split: str, annotations: str = "") -> bool:
-        """Whether `folder` has `split` in this format. Cheap: opens a file or two, and never raises."""
+        """Whether `folder` has `split` in this format, by file names and, where these do not tell, contents."""
         ...
 
     def read(
@@ -133,7 +133,7 @@ def read_tables(path: Path, split: str, *, annotations: str = "", keypoints: boo
     `path` is the folder of the data set, or its annotation file. Raises FileNotFoundError and ValueError where nothing
     can be read.
     """
-    with collector_paused():
+    with gc_paused():
         return _read(locate(path, annotations, keypoints=keypoints), split, None)
 
 

@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.checks.tables import MetricName, RawEntry, RawTables
+from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.ops.coco_backend import Rle, encode_region
 
 DEFAULT_CLASS = "object"  # where a format names no classes
-IMAGE_SUFFIXES = (
-    ".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".avif", ".heic", ".ppm", ".pgm",
-)  # fmt: skip
 
 
 def named_tables(

@@ -24,14 +24,13 @@ from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
 from rcnn.data.images import ImageError, image_size, read_ids
-from rcnn.data.messages import Warnings, counted, few
+from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "mask folders"
 PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
 ENDINGS = ("", "_mask", "_masks", "_label")  # what the name of a mask may have after the name of its image
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 WHITE = (255, 65535, 0xFFFFFF)  # the only value of many masks that do not tell objects apart: 8 bits, 16 bits, RGB
-SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)

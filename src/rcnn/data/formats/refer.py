@@ -18,19 +18,17 @@ from functools import lru_cache
 from pathlib import Path
 
 from rcnn.data.checks.check import KnownImages, check_tables
-from rcnn.data.checks.tables import Id, RawEntry, RawTables, Tables
+from rcnn.data.checks.tables import TABLES, Id, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import read_json
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.formats.plain_pickle import read_plain_pickle
-from rcnn.data.messages import Warnings, counted, excerpt
+from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
 
 NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
-TABLES = ("images", "annotations", "categories")
 # where images may be, in the folder of instances.json or up to two folders above
 IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12")
 MAX_EXPRESSIONS = 10_000_000  # of a file; RefCOCO has 142,210
-SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,10 @@ from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.many_files import images_in, instances, named_tables
 from rcnn.data.formats.voc import BACKGROUND, CLASSES
-from rcnn.data.messages import Warnings, counted, few
+from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "SBD"
 PLACES = ("", "dataset", "benchmark_RELEASE/dataset", "benchmark/benchmark_RELEASE/dataset")
-SKIPPED = "skipped"
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:

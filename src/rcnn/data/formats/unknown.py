@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"))
 LOOKED_AT = 20_000  # files and folders, before the rest is not counted
 HINTS = {  # what files of other kinds are
     ".tfrecord": "TensorFlow records: export the annotations again as COCO",
@@ -38,8 +38,8 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     more = " (and more)" if len(files) >= LOOKED_AT else ""
     return FileNotFoundError(
         f"{folder} has no annotations in a known format. It contains {kinds}{more}{inside}. {_advice(folder, files)} "
-        f"The formats are {formats}: docs/data.md shows their folders. --annotations PATH names a COCO file at another "
-        "place"
+        f"The formats are {formats}: docs/data.md and docs/data/formats.md show their folders. --annotations PATH "
+        "names a COCO file at another place"
     )
 
 

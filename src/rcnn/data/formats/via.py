@@ -18,7 +18,7 @@ from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
-from rcnn.data.messages import Warnings, excerpt, few
+from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
 
 NAME = "VIA"
 PATTERNS = (
@@ -37,8 +37,7 @@ SHAPES = {  # the numbers that each shape has
     "circle": ("cx", "cy", "r"),
     "ellipse": ("cx", "cy", "rx", "ry"),
 }
-NO_OBJECTS = ("point", "polyline", "line")
-SKIPPED = "skipped"
+IGNORED_SHAPES = ("point", "polyline", "line")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +100,9 @@ def _objects(
 
     All objects have the class `default` if regions have no attributes.
     """
-    others = [region.name for region in regions if region.kind in NO_OBJECTS]
+    others = [region.name for region in regions if region.kind in IGNORED_SHAPES]
     warnings.add("a point or a line, which is not an object", SKIPPED, others, "region", kind="region")
-    shapes = [region for region in regions if region.kind not in NO_OBJECTS]
+    shapes = [region for region in regions if region.kind not in IGNORED_SHAPES]
     attribute = _class_attribute(shapes, file)
     objects: list[tuple[_Region, RawEntry]] = []
     names: list[str] = []

@@ -30,7 +30,7 @@ from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, instances, named_tables, subfolders
 from rcnn.data.formats.voc_xml import VocImage, VocObject, read_voc_image
 from rcnn.data.images import read_ids
-from rcnn.data.messages import Warnings, counted, few
+from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "Pascal VOC"
 CLASSES = (
@@ -44,7 +44,6 @@ SEGMENTATION = "_segmentation"  # end of the names of splits with instances, whe
 BORDER = 255  # around instances, and objects that were not annotated
 BACKGROUND = (0, BORDER)
 MIN_IOU = 0.5  # of an instance and the box in the XML that is about the same object
-SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,13 +17,12 @@ from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
 from rcnn.data.images import image_size
-from rcnn.data.messages import Warnings, counted, few
+from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "YOLO"
 OVER_EDGE = 0.01  # fraction of the image that a coordinate may lie outside it: rounding does in many files
 BOX = 5  # numbers in a line: class, centre x, centre y, width, height
 MIN_POLYGON = 7  # class, x and y of three points
-SKIPPED = "skipped"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 import yaml
 
 from rcnn.data.formats.files import ALL
-from rcnn.data.formats.many_files import IMAGE_SUFFIXES, subfolders
+from rcnn.data.formats.many_files import subfolders
+from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import counted, excerpt, few, printable
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files

@@ -16,7 +16,7 @@ import numpy as np
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats.files import collector_paused
+from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, read_tables, splits_at
 from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
 from rcnn.data.inspect.outlines import check_outlines
@@ -188,7 +188,7 @@ def read_splits(
 
 
 def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
-    with collector_paused():
+    with gc_paused():
         return assemble(
             tables, root=folder, split=split, classes=None, ignore_others=False, reader=lambda known: tables
         )
@@ -248,7 +248,7 @@ def copies_of(checked: Sequence[CheckedSplit]) -> list[Copies]:
 def repeated_objects(dataset: Dataset) -> np.ndarray:
     """Indices (N,) of the objects that have the image, class, box and iscrowd of an earlier object."""
     objects = dataset.objects
-    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    image = objects.image_index
     rows = np.column_stack([image, objects.labels, objects.ignored, objects.boxes])
     _, first = np.unique(rows, axis=0, return_index=True)
     return np.setdiff1d(np.arange(len(rows)), first)

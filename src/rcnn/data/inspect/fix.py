@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.assemble import object_rows
-from rcnn.data.checks.boxes import CONTRADICTS, box_iou_pairs
+from rcnn.data.checks.boxes import CONTRADICTS, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.inspect.check import (
@@ -195,7 +195,7 @@ def _boxes_of_outlines(one: CheckedSplit, rows: Sequence[int]) -> dict[int, list
     _, around = outline_measures(one.dataset)
     boxes = np.concatenate([around[:, :2], around[:, 2:] - around[:, :2]], axis=1)
     given = np.array([one.tables.annotations[row]["bbox"] for row in rows], dtype=np.float64)
-    contradicts = box_iou_pairs(given, boxes) < CONTRADICTS
+    contradicts = box_agreement(given, boxes) < CONTRADICTS
     ids = one.dataset.objects.ids.tolist()
     uses = Counter(ids)
     return {

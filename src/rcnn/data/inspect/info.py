@@ -18,12 +18,12 @@ from rcnn.data.records import Dataset
 from rcnn.data.split import class_counts
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # areas that separate COCO's small, medium and large objects, pixels
-SIDE = 32.0  # pixels that the smallest tenth of the objects should have in the network's input: the finest anchor
+SIDE = 32.0  # square root of the box area, pixels, that 90% of the objects should reach in the network's input
 MIN_SIDE, MAX_SIDE, PAPER_RATIO = 320, 800, 1333 / 800  # of the shorter side; of the longer side to it
 MULTIPLE = 32  # of the suggested sizes
 LEVELS, RATIOS = 5, 3  # of the suggested anchors: one size per level of an FPN
 DEFAULT_SIZES, DEFAULT_RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
-MIN_OBJECTS, MIN_GAIN = 50, 0.02  # for anchors to be suggested: objects, and part of them covered in addition
+MIN_OBJECTS, MIN_GAIN = 50, 0.02  # for anchors to be suggested: objects, and additional fraction of them covered
 FOUND = 0.5  # IoU of an object and an anchor of the same centre
 
 
@@ -37,13 +37,13 @@ class SplitInfo:
     images: np.ndarray  # (K,) images with objects of the class
     empty: int  # images without objects
     ignored: int  # crowds and difficult objects
-    sides: np.ndarray  # (A,) square roots of the areas, pixels
+    areas: np.ndarray  # (A,) pixels of the objects, as annotated
 
     @property
     def by_size(self) -> dict[str, int]:
         """Objects by COCO's size ranges."""
-        small, medium = (int((self.sides**2 < limit).sum()) for limit in (SMALL, MEDIUM))
-        return {"small": small, "medium": medium - small, "large": len(self.sides) - medium}
+        small, medium = (int((self.areas < limit).sum()) for limit in (SMALL, MEDIUM))
+        return {"small": small, "medium": medium - small, "large": len(self.areas) - medium}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Suggestion:
     max_size: int
     anchor_sizes: tuple[int, ...]  # one per level, pixels of the network's input
     anchor_ratios: tuple[float, ...]  # height / width
-    covered: float  # part of the objects with an IoU of at least FOUND with one of these anchors
+    covered: float  # fraction of the objects with an IoU of at least FOUND with one of these anchors
     covered_by_default: float  # the same of the anchors that models have
 
     @property
@@ -126,7 +126,10 @@ class DatasetInfo:
         ]
         lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
         for label in np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist():
-            cells = [f"{one.objects[label]:,} in {one.images[label]:,} images" for one in self.splits]
+            cells = [
+                f"{one.objects[label]:,} in {one.images[label]:,} image{'' if one.images[label] == 1 else 's'}"
+                for one in self.splits
+            ]
             name = self.classes[label]
             lines.append(f"{name if len(name) <= 32 else name[:31] + '…':{width}}" + "".join(f"{c:>22}" for c in cells))
         if not any(len(one.sides) for one in self.splits):
@@ -167,13 +170,13 @@ def describe_dataset(
 
 
 def suggest(dataset: Dataset) -> Suggestion:
-    """The image size with which most objects are large enough, and anchors by k-means for that size."""
+    """The image size at which 90% of the objects have a side of SIDE or more, and anchors by k-means for that size."""
     own = ~dataset.objects.ignored
     boxes = dataset.objects.boxes[own].astype(np.float64)
-    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.objects.starts))[own]
+    image = dataset.objects.image_index[own]
     short, long = dataset.sizes.min(axis=1), dataset.sizes.max(axis=1)  # (I,)
     width, height = (boxes[:, 2:] - boxes[:, :2]).T  # (A,)
-    sides = np.sqrt(width * height)
+    sides = np.sqrt(width * height)  # of the boxes
     smallest = float(np.percentile(sides / short[image], 10)) if len(sides) else SIDE / MAX_SIDE
     limit = min(MAX_SIDE, 2 * float(np.median(short)))  # more enlarged, an image shows nothing new
     min_size = _rounded(np.clip(SIDE / max(smallest, 1e-6), MIN_SIDE, max(MIN_SIDE, limit)))
@@ -216,7 +219,7 @@ def k_means(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def covered(shapes: np.ndarray, sizes: tuple[float, ...], ratios: tuple[float, ...]) -> float:
-    """Part of the objects with `shapes` (A, 2) width, height that have an IoU of FOUND or more with an anchor.
+    """Fraction of the objects with `shapes` (A, 2) width, height that have an IoU of FOUND or more with an anchor.
 
     Object and anchor have the same centre; anchors have the area of a square of `sizes`, and height / width `ratios`.
     """
@@ -243,7 +246,7 @@ def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
         images=images,
         empty=int((counts.sum(axis=1) == 0).sum()),
         ignored=int(ignored.sum()),
-        sides=np.sqrt(np.maximum(0, dataset.objects.areas[~ignored])),
+        areas=np.maximum(0, dataset.objects.areas[~ignored]),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from rcnn.data.checks.boxes import AGREES, CONTRADICTS, box_iou_pairs
+from rcnn.data.checks.boxes import AGREES, CONTRADICTS, box_agreement
 from rcnn.data.messages import Warnings
 from rcnn.data.records import Dataset
 from rcnn.data.segmentations import Outlines
@@ -28,7 +28,7 @@ def check_outlines(dataset: Dataset, warnings: Warnings) -> None:
     crossing = np.zeros(len(own), dtype=bool)
     crossing[part_owners(outlines)[crossing_polygons(outlines)]] = True
     differs = np.abs(boxes - objects.boxes).max(axis=1, initial=0) >= MIN_DIFFERENCE
-    iou = box_iou_pairs(_with_sizes(objects.boxes.astype(np.float64)), _with_sizes(boxes))
+    iou = box_agreement(_with_sizes(objects.boxes.astype(np.float64)), _with_sizes(boxes))
     warnings.add(
         "a polygon that crosses itself",
         "used as it is; the mask may have holes",
@@ -66,7 +66,7 @@ def outline_measures(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
         first = np.flatnonzero(np.diff(owners, prepend=-1))
         around = np.concatenate([np.minimum.reduceat(low, first), np.maximum.reduceat(high, first)], axis=1)
         boxes[owners[first]] = around
-    image = np.repeat(np.arange(len(dataset)), np.diff(objects.starts))
+    image = objects.image_index
     sizes = dataset.sizes[image]  # (A, 2)
     for place in np.flatnonzero(np.diff(outlines.rle_starts)).tolist():
         rle = outlines.segmentation(place, (int(sizes[place, 0]), int(sizes[place, 1])))
