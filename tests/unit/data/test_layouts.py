@@ -11,6 +11,7 @@ import pytest
 
 from rcnn.data import open_dataset, splits
 from rcnn.data.formats.layouts import FORMATS, names_of_formats
+from rcnn.data.formats.options import ReadOptions
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco, write_images
 
 TABLES = coco_tables([annotation(1), annotation(2, image_id=2, category_id=7)])
@@ -254,5 +255,5 @@ def test_each_format_recognises_its_own_folders(tmp_path: Path) -> None:
         assert {one.NAME for one in FORMATS if one.splits(folder)} == expected
         assert {one.NAME for one in FORMATS if one.recognises(folder, "val")} == expected
         assert not any(one.recognises(folder, "train") for one in FORMATS)
-    tables = next(one for one in FORMATS if one.NAME == "COCO").read(root, "val")
+    tables = next(one for one in FORMATS if one.NAME == "COCO").read(root, "val", ReadOptions())
     assert [entry["id"] for entry in tables.annotations] == [1, 2]

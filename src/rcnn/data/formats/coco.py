@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders, read_json
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import Warnings, few
 
 NAME = "COCO"
@@ -47,23 +48,12 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return file is not None and _holds_coco(file)
 
 
-def read(
-    folder: Path,
-    split: str,
-    *,
-    annotations: str = "",
-    keypoints: bool = False,
-    known: KnownImages | None = None,
-    images: Path | None = None,
-    relative_boxes: bool = False,
-) -> Tables:
-    """The checked tables of a split.
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
+    """The checked tables of a split. Raises ValueError or OSError, with the file and what is wrong in it.
 
-    Where both of COCO's files are there, `keypoints` reads person_keypoints_SPLIT.json. `known` images are not
-    searched for again. `images` is their folder, which may be outside `folder`. `relative_boxes`: boxes are fractions
-    of the image. Raises ValueError or OSError, with the file and what is wrong in it.
+    Where both of COCO's files exist, `options.keypoints` reads person_keypoints_SPLIT.json.
     """
-    file = annotation_file(folder, split, _patterns(annotations, keypoints))
+    file = annotation_file(folder, split, _patterns(options.annotations, options.keypoints))
     if file is None:
         raise FileNotFoundError(f"{folder} has no COCO annotation file of split {split!r}")
     tables, warnings = _tables(read_json(file), file), Warnings(file)
@@ -71,15 +61,15 @@ def read(
         tables["annotations"] = _of_listed_images(tables, warnings)
     raw = RawTables(
         file=file,
-        root=folder if images is None else images,
-        folders=image_folders(file, folder, split, images),
+        root=folder if options.images is None else options.images,
+        folders=image_folders(file, folder, split, options.images),
         images=tables["images"],
         annotations=tables["annotations"],
         categories=tables["categories"],
-        relative_boxes=relative_boxes,
+        relative_boxes=options.relative_boxes,
         metric="lvis" if _is_federated(tables["images"]) else "coco",
     )
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _is_federated(images: Sequence[RawEntry]) -> bool:

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.files import ALL, read_json
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
@@ -65,12 +66,10 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return not annotations and _place(folder, split) is not None
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. An image has the name of its JSON file as its id, an object its place in it.
 
-    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     place = _place(folder, split)
     if place is None:
@@ -94,7 +93,7 @@ def read(
         annotations=found,
         names=_class_names(folder),
     )
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _place(folder: Path, split: str) -> Path | None:

@@ -11,6 +11,7 @@ from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, gc_paused, require_one_per_split, split_of
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import no_such_split, not_recognised
 
 
@@ -30,20 +31,8 @@ class Format(Protocol):
         """Whether `folder` has `split` in this format, by file names and, where these do not tell, contents."""
         ...
 
-    def read(
-        self,
-        folder: Path,
-        split: str,
-        *,
-        annotations: str = "",
-        keypoints: bool = False,
-        known: KnownImages | None = None,
-    ) -> Tables:
-        """The checked tables of a split.
-
-        `keypoints` prefers annotations with keypoints where there are several; `known` images are not searched for
-        again. Raises ValueError or OSError, with the file and what is wrong in it.
-        """
+    def read(self, folder: Path, split: str, options: ReadOptions) -> Tables:
+        """The checked tables of a split. Raises ValueError or OSError, with the file and what is wrong in it."""
         ...
 
 
@@ -51,6 +40,7 @@ class Format(Protocol):
 GROUPS: tuple[tuple[Format, ...], ...] = (
     (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
 )  # fmt: skip
+TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
 
 
@@ -147,15 +137,17 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
                 raise not_recognised(folder, annotations.replace("{split}", split), names_of_formats())
             raise no_such_split(folder, split, splits_at(location), PATTERNS)
         chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it
-    read = chosen.read
-    if chosen is coco:
-        read = partial(coco.read, images=location.images, relative_boxes=location.relative_boxes)
-    elif chosen is lvis and not location.relative_boxes:
-        read = partial(lvis.read, images=location.images)
-    elif location.relative_boxes or location.images is not None:
+    if chosen not in TAKE_IMAGES and (location.relative_boxes or location.images is not None):
         option = "--relative-boxes" if location.relative_boxes else "--images"
         raise ValueError(f"{option} is for COCO's format; {folder} has split {split!r} in the format of {chosen.NAME}")
-    return read(folder, split, annotations=annotations, keypoints=location.keypoints, known=known)
+    options = ReadOptions(
+        annotations=annotations,
+        keypoints=location.keypoints,
+        images=location.images,
+        relative_boxes=location.relative_boxes,
+        known=known,
+    )
+    return chosen.read(folder, split, options)
 
 
 def names_of_formats() -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco
 from rcnn.data.formats.files import annotation_file, find_splits
+from rcnn.data.formats.options import ReadOptions
 
 NAME = "LVIS"
 PATTERNS = ("annotations/lvis_v1_{split}.json", "lvis_v1_{split}.json")
@@ -29,21 +29,10 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return not annotations and annotation_file(folder, split, PATTERNS) is not None
 
 
-def read(
-    folder: Path,
-    split: str,
-    *,
-    annotations: str = "",
-    keypoints: bool = False,
-    known: KnownImages | None = None,
-    images: Path | None = None,
-) -> Tables:
-    """The checked tables of a split; `images` is their folder, which may be outside `folder`.
-
-    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
-    """
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
+    """The checked tables of a split. Raises ValueError or OSError, with the file and what is wrong in it."""
     file = annotation_file(folder, split, PATTERNS)
     if file is None:
         raise FileNotFoundError(f"{folder} has no LVIS annotation file of split {split!r}")
-    tables = coco.read(folder, split, annotations=file.relative_to(folder).as_posix(), known=known, images=images)
+    tables = coco.read(folder, split, replace(options, annotations=file.relative_to(folder).as_posix()))
     return replace(tables, metric="lvis")

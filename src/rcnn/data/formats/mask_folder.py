@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.images import ImageError, image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
@@ -64,15 +65,13 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return not annotations and _has_split(folder, split)
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. An image has its path as its id, an object its mask file and the id in it.
 
-    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     warnings = Warnings(folder if split == ALL or not (folder / split).is_dir() else folder / split)
-    sizes = {image["id"]: (image["height"], image["width"]) for image in known[1]} if known else {}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in options.known[1]} if options.known else {}
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
@@ -94,7 +93,7 @@ def read(
                 values[path] = np.unique(ids[ids != 0]).tolist()
     _note_unusual(without, _single_valued(values), images, warnings)
     raw = named_tables(file=warnings.file, root=folder, folders=(folder,), images=images, annotations=found)
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _has_split(folder: Path, split: str) -> bool:

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, Id, RawEntry, RawTables, Tables
 from rcnn.data.formats.files import read_json
 from rcnn.data.formats.many_files import subfolders
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.plain_pickle import read_plain_pickle
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
 
@@ -53,16 +54,14 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return not annotations and bool(_files(folder)) and split in splits(folder)
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
-    """The checked tables of a split, with COCO's ids; `annotations` and `keypoints` have no effect.
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
+    """The checked tables of a split, with COCO's ids. Only `options.known` has an effect.
 
     Raises ValueError or OSError, with the file and what is wrong in it.
     """
     for ending, file in _files(folder).items():
         if split.endswith(ending) and split.removesuffix(ending) in _split_names(file):
-            return check_tables(*_raw_tables(file, split.removesuffix(ending)), known)
+            return check_tables(*_raw_tables(file, split.removesuffix(ending)), options.known)
     raise FileNotFoundError(f"{folder} has no split {split!r} in REFER's layout")
 
 

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.many_files import images_in, instances, named_tables
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc import BACKGROUND, CLASSES
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
@@ -37,12 +38,10 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return split in splits(folder, annotations)
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. Images have SBD's ids (2008_000002) as text, objects their number in their file.
 
-    `annotations` and `keypoints` have no effect. Raises ImportError without scipy, ValueError or OSError with the file
+    Only `options.known` has an effect. Raises ImportError without scipy, ValueError or OSError with the file
     and what is wrong in it.
     """
     place = _place(folder)
@@ -77,7 +76,7 @@ def read(
         names=CLASSES,
         metric="voc2007",
     )
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _place(folder: Path) -> Path | None:

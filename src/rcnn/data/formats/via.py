@@ -14,10 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
 
 NAME = "VIA"
@@ -65,15 +66,12 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return file is not None and _holds_via(file)
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split; image and annotation ids count from 1 in the order of the file.
 
-    `known` images are not searched for again; `keypoints` has no effect. Raises ValueError or OSError, with the
-    file and what is wrong in it.
+    Raises ValueError or OSError, with the file and what is wrong in it.
     """
-    file = annotation_file(folder, split, (annotations,) if annotations else PATTERNS)
+    file = annotation_file(folder, split, (options.annotations,) if options.annotations else PATTERNS)
     if file is None:
         raise FileNotFoundError(f"{folder} has no VIA export of split {split!r}")
     entries = _entries(read_json(file), file)
@@ -90,7 +88,7 @@ def read(
         categories=[{"id": label, "name": name} for name, label in labels.items()],
         names={one["id"]: f"region {region.name}" for region, one in objects},
     )
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _objects(

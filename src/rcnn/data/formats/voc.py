@@ -24,10 +24,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import MetricName, RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, instances, named_tables, subfolders
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_xml import VocImage, VocObject, read_voc_image
 from rcnn.data.images import read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
@@ -78,13 +79,11 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return split in splits(folder, annotations)
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. Images have VOC's ids (2007_000027) as text, objects their place in their file.
 
     The classes of a folder VOC20xx are VOC's 20; of others, those of class_names.txt, or those of the split by name.
-    `annotations` and `keypoints` have no effect. Raises ValueError or OSError, with the file and what is wrong in it.
+    Only `options.known` has an effect. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     chosen = _splits(folder).get(split)
     if chosen is None:
@@ -117,7 +116,7 @@ def read(
         names=CLASSES if chosen.official and own <= set(CLASSES) else _class_names(chosen)[1:],
         metric=chosen.metric,
     )
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _splits(folder: Path) -> dict[str, _Split]:

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rcnn.data.checks.check import KnownImages, check_tables
+from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
+from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
 from rcnn.data.images import image_size
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
@@ -47,16 +48,13 @@ def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     return split in splits(folder, annotations)
 
 
-def read(
-    folder: Path, split: str, *, annotations: str = "", keypoints: bool = False, known: KnownImages | None = None
-) -> Tables:
+def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     """The checked tables of a split. An image has its path as its id, an object its label file and line.
 
-    Category ids are the places of the classes in the file with their names, from 0. `annotations` is the path of a YAML
-    file other than data.yaml; `keypoints` has no effect. Raises ValueError or OSError, with the file and
-    what is wrong in it.
+    Category ids are the places of the classes in the file with their names, from 0. `options.annotations` is the path
+    of a YAML file other than data.yaml. Raises ValueError or OSError, with the file and what is wrong in it.
     """
-    layout = layout_of(folder, annotations)
+    layout = layout_of(folder, options.annotations)
     warnings = Warnings(layout.file)
     if layout.keypoints:
         warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")
@@ -68,7 +66,7 @@ def read(
     sources = images_of(layout, split)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
-    sizes = {image["id"]: (image["height"], image["width"]) for image in known[1]} if known else {}
+    sizes = {image["id"]: (image["height"], image["width"]) for image in options.known[1]} if options.known else {}
     for source in sources:
         size = sizes.get(source.name) or image_size(source.path)
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
@@ -83,7 +81,7 @@ def read(
         annotations=found,
         categories=[{"id": number, "name": name} for number, name in enumerate(layout.names)],
     )
-    return check_tables(raw, warnings, known)
+    return check_tables(raw, warnings, options.known)
 
 
 def _lines(source: ImageSource, size: tuple[int, int]) -> Iterator[_Line]:
