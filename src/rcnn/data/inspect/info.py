@@ -132,7 +132,7 @@ class DatasetInfo:
             ]
             name = self.classes[label]
             lines.append(f"{name if len(name) <= 32 else name[:31] + '…':{width}}" + "".join(f"{c:>22}" for c in cells))
-        if not any(len(one.sides) for one in self.splits):
+        if not any(one.objects.any() for one in self.splits):
             return [*lines, "", "no settings are suggested, because there are no objects"]
         lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
         if self.suggestion.anchor_sizes:
