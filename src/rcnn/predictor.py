@@ -1,10 +1,10 @@
-"""One image followed to its detections: decode, resize, pad, detect, return to the pixels of the original image.
+"""From an image to its detections: decode, resize, pad, detect, convert to pixels of the original image.
 
     predictor = Predictor("runs/balloons")
     result = predictor.predict("photo.jpg")
     result.boxes, result.scores, result.names, result.masks
 
-Letters: N detections of one image, m the side of a mask in its box.
+Letters: N detections of one image.
 """
 
 from __future__ import annotations
@@ -65,9 +65,13 @@ class Predictor:
         Names (`rcnn.list_weights`, "hf:owner/name") are downloaded and converted on first use, see docs/weights.md.
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
-        there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `settings` are
-        changes to a checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`:
-        the user's code that a checkpoint may run, see `rcnn.load`.
+        there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `padding`: "exact"
+        pads to the multiple that the model needs, "bucket" to one of a few sizes. `settings` are changes to a
+        checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`: the user's
+        code that a checkpoint may run, see `rcnn.load`.
+
+        Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, ValueError for `classes` of another
+        number than the detector's.
         """
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from rcnn.download.catalogue import DOWNLOADS
+
 data = typer.Typer(help="Check, describe, divide and download data sets.", no_args_is_help=True)
 
 Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the data set.")]
@@ -96,8 +98,12 @@ def check(
 @data.command("split")
 def split_command(
     directory: Directory,
-    fractions: Annotated[str, typer.Option(metavar="LIST", help="Parts of all images, e.g. 0.8,0.2 or 0.7,0.2,0.1.")],
-    output: Annotated[Path, typer.Option(help="Folder for the parts; DIR itself adds annotation files alone.")],
+    fractions: Annotated[
+        str, typer.Option(metavar="LIST", help="Fraction of the images per part, e.g. 0.8,0.2 or 0.7,0.2,0.1.")
+    ],
+    output: Annotated[
+        Path, typer.Option(help="Folder for the parts. With DIR itself, only annotation files are added.")
+    ],
     split: Annotated[str, typer.Option(help="Split to divide. Defaults to the only one.")] = "",
     names: Annotated[str, typer.Option(metavar="LIST", help="Names of the parts. Defaults to train,val(,test).")] = "",
     annotations: Annotations = "",
@@ -109,7 +115,7 @@ def split_command(
     The choice depends on the content of the images alone, so it is the same on every machine. Copies of an image, also
     resized or compressed again, stay in one part.
 
-    Example: rcnn data split photos/ --fractions 0.8,0.2 --output divided
+    Example: rcnn data split photos/ --fractions 0.8,0.2 --output split
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.data.inspect.divide import split_dataset
@@ -138,9 +144,7 @@ def split_command(
 def download(
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="One of coco2017, coco2014, voc2007, voc2012, sbd, refcoco, lvis, balloon."
-        ),
+        typer.Argument(metavar="NAME", help=f"One of {', '.join(DOWNLOADS)}."),
     ],
     split: Annotated[
         str,
@@ -157,7 +161,6 @@ def download(
     Example: rcnn data download coco2017 --split val2017 --output coco
     """
     from rcnn.cli.progress import byte_bar
-    from rcnn.download.catalogue import DOWNLOADS
     from rcnn.download.datasets import download_dataset
 
     folder = download_dataset(
@@ -179,7 +182,7 @@ def info(
 ) -> None:
     """Count the images and objects per class, split and size, and suggest an image size and anchors.
 
-    Example: rcnn data info photos/ --output described
+    Example: rcnn data info photos/ --output info
     """
     from rcnn.data.inspect.info import describe_dataset
 
@@ -212,9 +215,9 @@ def browse(
     annotations: Annotations = "",
     keypoints: Keypoints = False,
 ) -> None:
-    """Write a page with the annotated images of a data set: one HTML file, to look at or to send.
+    """Write a page with the annotated images of a data set: one self-contained HTML file.
 
-    Example: rcnn data browse photos/ --split val --output looked
+    Example: rcnn data browse photos/ --split val --output browse
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.drawing.browse import browse_dataset

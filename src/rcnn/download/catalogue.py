@@ -1,6 +1,6 @@
 """The data sets that `rcnn data download` knows: where their archives are, and how they are recognised.
 
-Addresses, sizes and hashes are those of the named public sources; none was computed here. TFDS is the repository
+URLs, sizes and hashes are those of the named public sources; none was computed here. TFDS is the repository
 tensorflow/datasets on GitHub, torchvision the package of that name.
 """
 
@@ -176,7 +176,7 @@ DOWNLOADS = {
             "val": (
                 _lvis("val", 64026968, "5cae9a3c79aadb667550c2b5dcf7f4d86e059a41ec91ef690225b667e28e9ba5"),
                 VAL2017,
-                TRAIN2017,  # which has some of its images
+                TRAIN2017,  # LVIS val takes most of its images from train2017
             ),
         },
         default=("train", "val"),

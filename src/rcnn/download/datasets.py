@@ -33,9 +33,10 @@ def download_dataset(
     progress: Progress | None = None,
     log: Callable[[str], object] | None = None,
 ) -> Path:
-    """Download a data set of `DOWNLOADS` to `output` (default: a folder with its name); the folder for --data.
+    """Download a data set of `DOWNLOADS` to the folder `output`, and return the folder for --data.
 
-    `splits` selects parts of it. What is there already is not downloaded again; an interrupted download continues. Each
+    `output` defaults to the name of the data set. `splits` selects parts of it. Existing parts are not downloaded
+    again; an interrupted download continues. Each
     archive is deleted once it is unpacked. Raises ValueError for an unknown name or split, DownloadError where the
     download fails, FileExistsError for files in `output` that rcnn did not write.
     """

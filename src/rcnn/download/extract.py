@@ -15,7 +15,7 @@ from typing import IO
 
 from rcnn.download.fetch import megabytes
 
-MAX_RATIO, ALLOWANCE = 25, 1 << 26  # unpacked bytes: up to so many per packed byte, and 64 MiB more
+MAX_RATIO, ALLOWANCE = 25, 1 << 26  # unpacked bytes: up to 25 per byte of the archive, plus 64 MiB
 MAX_FILES = 1_000_000
 JUNK = ("__MACOSX", ".DS_Store")  # what macOS adds to archives
 _BLOCK = 1 << 20
@@ -23,7 +23,7 @@ _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, l
 
 
 class ArchiveError(ValueError):
-    """An archive that is damaged, or holds what is not unpacked. The message says which, and what to do."""
+    """An archive that is damaged, or contains something that is not unpacked. The message says what, and what to do."""
 
 
 def extract(archive: Path, folder: Path, *, advance: Callable[[], None] | None = None) -> list[str]:
@@ -31,7 +31,7 @@ def extract(archive: Path, folder: Path, *, advance: Callable[[], None] | None =
 
     `advance` is called once per file. Raises ArchiveError for a damaged archive, and before anything is written
     outside `folder`: for links, devices, absolute names, names with "..", a name that is used twice, and archives that
-    unpack to much more than such archives do. What was unpacked until then remains in `folder`.
+    unpack to far more than their size. Files that were unpacked before the error remain in `folder`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     limit = min(MAX_RATIO * archive.stat().st_size + ALLOWANCE, shutil.disk_usage(folder).free)

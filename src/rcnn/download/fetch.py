@@ -51,7 +51,7 @@ def fetch(
 
     `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. A download that
     was interrupted continues where it stopped, if the server can. Raises DownloadError, at the latest `patience`
-    seconds after the last byte arrived.
+    seconds after the last bytes arrived.
     """
     left = [addresses] if isinstance(addresses, str) else list(addresses)
     transfer = _Transfer(target, digest, size, progress, patience)

@@ -47,7 +47,9 @@ class Checked:
 
     def objects(self, ignored: str = "") -> dict[str, int]:
         """Number of objects of each class; without crowds, and without those whose field `ignored` is set."""
-        count = Counter(a["category_id"] for a, crowd in self.annotations if not crowd and not a.get(ignored))
+        count = Counter(
+            a["category_id"] for a, crowd in self.annotations if not (crowd or (ignored and a.get(ignored)))
+        )
         return {name: count[category_id] for category_id, name in self.names.items()}
 
 

@@ -125,9 +125,15 @@ def test_an_object_without_outline_is_drawn_as_a_box(predictor: Predictor, data:
     assert plan.kinds == ("bbox", "segm")
     assert plan.warnings == ()
     assert any("no outline" in line for line in dataset.warnings)
-    example, _ = example_of(predictor, dataset[0], score=0.99)
+    image = torch.zeros((3, 64, 96), dtype=torch.uint8)
+    for record, has_mask in ((dataset[0], True), (dataset[1], False)):
+        drawn, boxes = (draw_ground_truth(image, record, predictor.classes, masks=masks) for masks in (True, False))
+        assert (drawn.tobytes() != boxes.tobytes()) == has_mask
+        assert boxes.getbbox() is not None, "black without its boxes"
+    example, _ = example_of(predictor, dataset[1], score=0.99)
+    expected = draw_ground_truth(dataset[1].read(), dataset[1], predictor.classes)
     assert example.ground_truth is not None
-    draw_ground_truth(torch.zeros((3, 64, 96), dtype=torch.uint8), dataset[1], predictor.classes)
+    assert example.ground_truth.tobytes() == expected.tobytes()
     assert evaluate_dataset(predictor, dataset).metrics.kinds.keys() == {"bbox", "segm"}
 
 

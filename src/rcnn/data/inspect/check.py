@@ -65,7 +65,7 @@ class CheckReport:
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """Because of these, training or evaluation stops, skips or changes something."""
+        """Findings that make training or evaluation stop, skip something, or change a value."""
         return tuple(one for one in self.findings if KINDS[one.kind].severity == "error")
 
     @property
