@@ -35,7 +35,6 @@ OPTIONS = {
 
 # options that may be given several times
 REPEATABLE = ("--allow", "--allow-missing", "--allow-unused", "--only", "--skip", "--val-split")
-NOT_EMPTY = ("--data", "--output", "--fix")  # options with paths: an empty value would mean the current folder
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"
 )  # as torch says it
@@ -130,12 +129,13 @@ def _problem(words: Sequence[str]) -> str:
     """What is wrong with the command line whatever the command; empty if nothing is."""
     given = dict[str, list[str]]()
     for place, word in enumerate(words):
-        before = words[place - 1] if place else ""
         if word == "--":
             break
-        if not word and (before in NOT_EMPTY or not before.startswith("--")):
-            return f"argument {place + 1} is empty (an unset shell variable?); give a value, or leave it out"
         option, has_value, value = word.partition("=")
+        if not word or (option.startswith("--") and has_value and not value):
+            before = words[place - 1] if place and not word else option
+            where = f"argument {place + 1}" + (f" ({before})" if before.startswith("--") else "")
+            return f"{where} is empty (an unset shell variable?); give a value, or leave it out"
         if option.startswith("--") and option not in REPEATABLE:
             following = words[place + 1] if place + 1 < len(words) else ""
             given.setdefault(option, []).append(value if has_value else following)

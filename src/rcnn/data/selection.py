@@ -12,6 +12,7 @@ from rcnn.data.checks.tables import Image, Tables
 from rcnn.data.formats.layouts import Location, read_split, splits_at
 from rcnn.data.merging import merge, select_images
 from rcnn.data.messages import few
+from rcnn.text_files import lines_of
 
 # Sets of COCO 2014 that papers train on (35k of val2014's 40k images; Bell et al. 2016).
 NAMED_SETS = {"trainval35k": "train2014+valminusminival2014"}
@@ -116,11 +117,7 @@ def listed_places(image_list: Path, images: Sequence[Image]) -> list[int]:
     A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
     that is none of these, or that is more than one image.
     """
-    try:
-        lines = [line.strip() for line in image_list.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{image_list} is not a text file (UTF-8): {error}") from error
-    wanted = [line for line in lines if line and not line.startswith("#")]
+    wanted = [line for line in lines_of(image_list) if not line.startswith("#")]
     if not wanted:
         raise ValueError(f"{image_list} lists no images; expected an image id or file name per line")
     return places_of_names(wanted, images, str(image_list))

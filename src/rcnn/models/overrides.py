@@ -21,6 +21,7 @@ import yaml
 from rcnn.models.config import DetectorConfig
 from rcnn.models.setting_tables import alternatives, field_types, part_classes, setting_paths, type_name
 from rcnn.models.suggestions import near_settings
+from rcnn.text_files import yaml_value
 
 T = TypeVar("T")
 Settings: TypeAlias = str | Sequence[str] | Mapping[str, object]  # "KEY=VALUE", several of these, or {KEY: VALUE}
@@ -101,7 +102,7 @@ def _parse(key: str, value: str) -> Any:
     if not value.strip():
         return ""
     try:
-        return _Loader(value).get_single_data()
+        return yaml_value(value, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-99-99
         reason = getattr(error, "problem", None) or (str(error).splitlines() or ["no reason given"])[0]
         raise ValueError(f"{key}: cannot read {_short(value)} as a YAML value ({reason})") from error

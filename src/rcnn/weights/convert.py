@@ -14,13 +14,14 @@ from torch import Tensor
 from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
 from rcnn.outputs import sha256_of
+from rcnn.text_files import read_text
 from rcnn.weights.checkpoint import require_class_names, write_checkpoint, writing_checkpoint
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
 from rcnn.weights.selfcheck import check_backbone, check_detector, require_same
 from rcnn.weights.systems.converted import Converted
 from rcnn.weights.systems.known import EXPORTS, SYSTEMS, convert_found
-from rcnn.weights.systems.settings import SettingsSource, existing_file, read_text
+from rcnn.weights.systems.settings import SettingsSource, existing_file
 
 Log = Callable[[str], object]
 MAX_LINES = 40  # names listed on separate lines before the rest are counted

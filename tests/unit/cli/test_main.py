@@ -51,11 +51,17 @@ def test_options_that_may_be_repeated(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize(
     "words",
-    [("predict", "", "a.jpg"), ("predict", "run", ""), ("eval", "run", "--data", ""), ("train", "m", "--output", "")],
-)
+    [("predict", "", "a.jpg"), ("predict", "run", ""), ("eval", "run", "--data", ""), ("train", "m", "--output", ""),
+     ("data", "download", "coco2017", "--split", "")],
+)  # fmt: skip
 def test_an_empty_argument_is_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     place = words.index("") + 1
-    assert refused(capsys, *words).startswith(f"rcnn: argument {place} is empty (an unset shell variable?)")
+    option = f" ({words[place - 2]})" if words[place - 2].startswith("--") else ""
+    assert refused(capsys, *words).startswith(f"rcnn: argument {place}{option} is empty (an unset shell variable?)")
+
+
+def test_an_empty_value_after_an_equals_sign_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "argument 4 (--split) is empty" in refused(capsys, "data", "check", "photos", "--split=")
 
 
 @pytest.mark.parametrize("name", ["nomodel", "r50", "zzz"])

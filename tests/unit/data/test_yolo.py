@@ -166,3 +166,72 @@ def test_no_label_file_at_all_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text(YAML)
     with pytest.raises(FileNotFoundError, match=r"data\.yaml has 1 image and no label file \(a\.png\)"):
         open_dataset(tmp_path, "train")
+
+
+def test_aliases_in_data_yaml_are_bounded(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    pairs = zip("abcdefgh", "bcdefghi", strict=True)
+    layers = "".join(f"{new}: &{new} [{','.join(9 * [f'*{old}'])}]\n" for old, new in pairs)
+    (tmp_path / "data.yaml").write_text(f"a: &a [x]\n{layers}names: *i\ntrain: images/train\n")
+    with pytest.raises(ValueError, match=r"data.yaml is not YAML .its aliases .* expand to more than"):
+        open_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("path", "what"), [("nope", "train is 'nope', which does not exist"), ("../..", "outside the data set")]
+)
+def test_a_training_split_that_is_not_there_is_refused(path: str, what: str, tmp_path: Path) -> None:
+    root = tmp_path / "a" / "b"
+    place(root, "images/val/a.png", "labels/val/a.txt")
+    (root / "data.yaml").write_text(f"train: {path}\nval: images/val\nnames: [kite, cup]")
+    assert splits(root) == ["train", "val"]
+    with pytest.raises(ValueError, match=what):
+        open_dataset(root, "train")
+
+
+def test_a_missing_validation_split_is_noted(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text(YAML)
+    assert "val names 'images/val', which does not exist: skipped" in "".join(open_dataset(tmp_path, "train").notes)
+
+
+@pytest.mark.parametrize(("names", "what"), [("[kite, yes]", "name 1 is True"), ("{0: kite, 1: }", "name 1 is None")])
+def test_the_wrong_name_is_shown(names: str, what: str, tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text(f"train: images/train\nnames: {names}\n")
+    with pytest.raises(ValueError, match=what):
+        open_dataset(tmp_path, "train")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"", "not a YOLO data file: expected names, train and val, got None"),
+        (b"names:\n\t- kite\ntrain: images", "data.yaml is not YAML .*\\\\t"),
+        (b"train: images\n", "names is None"),
+        ("train: images\nnames: [Äpfel]".encode("latin-1"), "not a text file in UTF-8"),
+    ],
+)
+def test_a_damaged_data_yaml_is_named(content: bytes, what: str, tmp_path: Path) -> None:
+    place(tmp_path, "images/a.png", "labels/a.txt")
+    (tmp_path / "data.yaml").write_bytes(content)
+    with pytest.raises(ValueError, match=what):
+        open_dataset(tmp_path, "train")
+
+
+def test_a_missing_class_file_is_asked_for(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.png", "labels/a.txt")
+    with pytest.raises(FileNotFoundError, match=r"no file has the names of the classes: add classes\.txt"):
+        open_dataset(tmp_path)
+
+
+def test_text_in_other_encodings(tmp_path: Path) -> None:
+    place(tmp_path, "images/a.png", "labels/a.txt")
+    place(tmp_path, "images/b.png", "labels/b.txt")
+    (tmp_path / "classes.txt").write_bytes("kite\ncup\n".encode("utf-8-sig"))
+    (tmp_path / "labels/a.txt").write_bytes(BOX.encode("utf-16"))
+    (tmp_path / "labels/b.txt").write_bytes(b"\xff\xff\xff")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("kite", "cup")
+    assert dataset[0].labels.tolist() == [1]
+    assert "b.txt is not a text file in UTF-8" in "".join(dataset.warnings)

@@ -26,6 +26,7 @@ from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
+from rcnn.text_files import lines_of
 
 NAME = "labelme"
 SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own
@@ -323,8 +324,8 @@ def _around(boxes: Sequence[tuple[float, float, float, float]]) -> list[float]:
 def _class_names(folder: Path) -> list[str]:
     """The classes in labels.txt, in its order; none without that file."""
     file = folder / LABELS
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
-    return list(dict.fromkeys(line.strip() for line in lines if line.strip() and line.strip() not in NO_CLASS))
+    lines = lines_of(file) if file.is_file() else []
+    return list(dict.fromkeys(line for line in lines if line not in NO_CLASS))
 
 
 def _note_unused(beside: dict[str, str], images: Sequence[RawEntry], warnings: Warnings) -> None:

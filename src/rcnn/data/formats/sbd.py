@@ -22,6 +22,7 @@ from rcnn.data.formats.many_files import images_in, instances, named_tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc import BACKGROUND, CLASSES
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
+from rcnn.text_files import lines_of
 
 NAME = "SBD"
 PLACES = ("", "dataset", "benchmark_RELEASE/dataset", "benchmark/benchmark_RELEASE/dataset")
@@ -49,8 +50,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         raise FileNotFoundError(f"{folder} has no folders img and inst of SBD")
     load = _loader(place)
     list_file = place / f"{split}.txt"
-    lines = list_file.read_text(encoding="utf-8", errors="replace").splitlines()
-    ids = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    ids = list(dict.fromkeys(line.split()[0] for line in lines_of(list_file)))
     warnings = Warnings(list_file)
     missing = [one for one in ids if not (place / "inst" / f"{one}.mat").is_file()]
     if missing and len(missing) == len(ids):

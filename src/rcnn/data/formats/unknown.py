@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
@@ -77,6 +77,11 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
     for name in files:
         if hint := HINTS.get(Path(name).suffix.lower()):
             return f"{name} is {hint}."
+    if any(PurePath(name).suffix.lower() == ".txt" and "labels" in PurePath(name).parts for name in files):
+        return (
+            "The files in labels/ look like YOLO's, but no file has the names of the classes: add classes.txt, with a "
+            "name per line in the order of their numbers."
+        )
     if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
         return (
             "There are images, but no annotations: outline the objects with a labelling tool and export them as COCO."

@@ -32,6 +32,7 @@ from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.voc_xml import VocImage, VocObject, read_voc_image
 from rcnn.data.images import read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
+from rcnn.text_files import lines_of
 
 NAME = "Pascal VOC"
 CLASSES = (
@@ -62,8 +63,7 @@ class _Split:
         """Names of the images, without suffix."""
         if self.file.is_dir():
             return sorted(file.stem for file in self.file.glob("*.xml"))
-        lines = self.file.read_text(encoding="utf-8", errors="replace").splitlines()
-        names = [line.split()[0] for line in lines if line.strip()]
+        names = [line.split()[0] for line in lines_of(self.file)]
         uses = Counter(names)
         warnings.add("more than one line", "used once", [name for name in uses if uses[name] > 1], "image")
         return list(uses)
@@ -304,7 +304,7 @@ def _class_names_of(root: Path) -> Sequence[str]:
     file = root / NAMES
     if not file.is_file():
         return ("background", *CLASSES)
-    return [line.strip() for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines_of(file)
 
 
 def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings) -> None:

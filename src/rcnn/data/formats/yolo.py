@@ -18,7 +18,8 @@ from rcnn.data.checks.tables import RawEntry, RawTables, Tables
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.yolo_layouts import ImageSource, Layout, images_of, layout_of, layout_splits
 from rcnn.data.images import image_size
-from rcnn.data.messages import SKIPPED, Warnings, counted, few
+from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
+from rcnn.text_files import read_text
 
 NAME = "YOLO"
 OVER_EDGE = 0.01  # fraction of the image that a coordinate may lie outside it: rounding does in many files
@@ -61,6 +62,11 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     if layout.count is not None and layout.count != len(layout.names):
         what = f"an nc of {layout.count} for {counted(len(layout.names), 'name')}"
         warnings.add(what, "the names are used", [layout.file.name], "file")
+    if split in layout.missing and split not in layout.sources:
+        raise ValueError(
+            f"{layout.file}: {split} is {few([excerpt(one) for one in layout.missing[split]])}, which does not exist; "
+            f"correct the path, relative to {layout.root}"
+        )
     for line in layout.moved.get(split, []):
         warnings.note(f"{split}: {line}")
     sources = images_of(layout, split)
@@ -70,9 +76,11 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     for source in sources:
         size = sizes.get(source.name) or image_size(source.path)
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
-        lines = _lines(source, size)
+        lines = _lines(source, size, warnings)
         found += [entry | {"image_id": source.name} for entry in _objects(lines, layout, warnings)]
     _note_unlabelled(sources, warnings)
+    for key, texts in layout.missing.items():
+        warnings.note(f"{key} names {few([excerpt(one) for one in texts])}, which does not exist: skipped")
     raw = RawTables(
         file=layout.file,
         root=layout.root,
@@ -84,11 +92,18 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     return check_tables(raw, warnings, options.known)
 
 
-def _lines(source: ImageSource, size: tuple[int, int]) -> Iterator[_Line]:
-    """The lines of the label file of an image that are not empty; none if there is no file."""
+def _lines(source: ImageSource, size: tuple[int, int], warnings: Warnings) -> Iterator[_Line]:
+    """The lines of the label file of an image that are not empty; none if there is no file.
+
+    A file that is not text is skipped with a warning.
+    """
     if source.labels is None:
         return
-    text = source.labels.read_text(encoding="utf-8", errors="replace")
+    try:
+        text = read_text(source.labels)
+    except ValueError as error:
+        warnings.add(str(error), "not used", [source.labels.stem], "file", kind="unreadable-file")
+        return
     for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
             yield _Line(name=f"{source.labels.stem}:{number}", words=words, size=size)

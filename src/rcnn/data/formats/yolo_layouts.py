@@ -22,11 +22,12 @@ from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import counted, excerpt, few, printable
+from rcnn.text_files import lines_of, read_text, yaml_value
 
 KEYS = ("train", "val", "valid", "validation", "test")  # splits in data.yaml, obj.data and names of list files
 NAMES_FILES = ("classes.txt", "obj.names", "data/obj.names", "labels/classes.txt", "predefined_classes.txt")
-HAS_NAMES = re.compile(rb"^names\s*:", re.MULTILINE)
-HAS_SPLIT = re.compile(rb"^(train|val)\s*:", re.MULTILINE)
+HAS_NAMES = re.compile(r"^names\s*:", re.MULTILINE)
+HAS_SPLIT = re.compile(r"^(train|val)\s*:", re.MULTILINE)
 MAX_YAML = 1 << 20  # bytes
 MAX_NAMES = 100_000
 LABELS_OF = {"images": "labels", "JPEGImages": "labels"}  # folder of images -> folder of their labels beside it
@@ -42,6 +43,7 @@ class Layout:
     sources: dict[str, list[Path]]  # split -> folders of images, and list files
     count: int | None = None  # `nc` of data.yaml
     keypoints: int = 0  # numbers of an object's keypoints in a line
+    missing: dict[str, list[str]] = field(default_factory=dict)  # split -> paths of data.yaml that do not exist
     moved: dict[str, list[str]] = field(default_factory=dict)  # split -> what paths of data.yaml were replaced by
 
 
@@ -57,7 +59,8 @@ class ImageSource:
 def layout_splits(folder: Path, annotations: str = "") -> set[str]:
     """The splits of a folder; none if it has no YOLO layout. A damaged data.yaml has all splits."""
     try:
-        return set(layout_of(folder, annotations).sources)
+        layout = layout_of(folder, annotations)
+        return layout.sources.keys() | (layout.missing.keys() & {"train"})  # a training split is never optional
     except FileNotFoundError:
         return set()
     except (ValueError, OSError):
@@ -78,16 +81,23 @@ def layout_of(folder: Path, annotations: str = "") -> Layout:
     if names_file is None:
         names_file = next(iter(sorted(folder.glob("*.names"))), None)
     sources = _listed(folder) or _in_folders(folder)
+    damaged = folder / "data.yaml"
+    if names_file is None and damaged.is_file() and _has_labels(folder):
+        return _of_config(damaged, folder)
     if names_file is None or not sources:
         raise FileNotFoundError(f"{folder} has no data.yaml, and no names file (classes.txt) with images and labels")
-    text = names_file.read_text(encoding="utf-8", errors="replace")
-    names = [line.strip() for line in text.splitlines() if line.strip()]
-    return Layout(file=names_file, root=folder, names=names, sources=sources)
+    return Layout(file=names_file, root=folder, names=lines_of(names_file), sources=sources)
 
 
 def images_of(layout: Layout, split: str) -> list[ImageSource]:
     """The images of a split, each once, in the order of its folders (sorted) and list files."""
     folders = _Folders()
+    for source in layout.sources[split]:
+        if source.is_dir() and os.path.relpath(source, layout.root).startswith(".."):
+            raise ValueError(
+                f"{layout.file}: the folder {source} of split {split!r} is outside the data set {layout.root}; give "
+                "the folder that holds images and labels"
+            )
     paths = [path for source in layout.sources[split] for path in _image_paths(source, layout.root)]
     found: dict[str, ImageSource] = {}
     for path in paths:
@@ -136,8 +146,11 @@ def _config_file(folder: Path, annotations: str) -> Path | None:
         found = [folder / annotations] if annotations.lower().endswith((".yaml", ".yml")) else []
     for file in found:
         if file.is_file() and file.stat().st_size <= MAX_YAML:
-            content = file.read_bytes()
-            if HAS_NAMES.search(content) and HAS_SPLIT.search(content):
+            try:
+                text = read_text(file)
+            except ValueError:
+                continue  # layout_of says what is wrong with data.yaml if there is no other file
+            if HAS_NAMES.search(text) and HAS_SPLIT.search(text):
                 return file
     return None
 
@@ -145,9 +158,9 @@ def _config_file(folder: Path, annotations: str) -> Path | None:
 def _of_config(file: Path, folder: Path) -> Layout:
     """The layout of a data.yaml. Paths are searched for relative to its `path`, then within the folder."""
     try:
-        config = yaml.safe_load(file.read_bytes())
+        config = yaml_value(read_text(file))
     except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError) as error:
-        raise ValueError(f"{file} is not YAML ({type(error).__name__}): {excerpt(str(error), 200)}") from error
+        raise ValueError(f"{file} is not YAML ({' '.join(str(error).split())[:300]})") from error
     if not isinstance(config, dict):
         raise ValueError(f"{file} is not a YOLO data file: expected names, train and val, got {excerpt(config)}")
     base = folder / str(config["path"]) if isinstance(config.get("path"), str) else folder
@@ -157,6 +170,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
     if not found:
         given = few([f"{key}: {excerpt(config[key])}" for key in KEYS if config.get(key)]) or "none"
         raise ValueError(f"{file}: no split exists in {root} ({given}); correct the paths, relative to that folder")
+    missing = {key: [text for text in _texts(config.get(key)) if _resolved(text, (base, root)) is None] for key in KEYS}
     _require_different(found, file)
     count = config.get("nc")
     return Layout(
@@ -166,6 +180,7 @@ def _of_config(file: Path, folder: Path) -> Layout:
         sources={key: [one.path for one in places] for key, places in found.items()},
         count=count if type(count) is int else None,
         keypoints=_keypoint_numbers(config.get("kpt_shape")),
+        missing={key: texts for key, texts in missing.items() if texts},
         moved={
             key: [f"{printable(one.text)} does not exist; {one.path} is used" for one in places if one.shortened]
             for key, places in found.items()
@@ -184,8 +199,12 @@ def _keypoint_numbers(shape: object) -> int:
 
 def _found(paths: object, bases: Sequence[Path]) -> list[_Found]:
     """What the paths of a split mean: a path, or a list of them."""
-    texts = [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
-    return [place for text in texts if (place := _resolved(text, bases)) is not None]
+    return [place for text in _texts(paths) if (place := _resolved(text, bases)) is not None]
+
+
+def _texts(paths: object) -> list[str]:
+    """The paths of a split as they are written; none for other values."""
+    return [one for one in (paths if isinstance(paths, list) else [paths]) if isinstance(one, str) and one]
 
 
 def _require_different(found: Mapping[str, Sequence[_Found]], file: Path) -> None:
@@ -203,17 +222,27 @@ def _names(value: object, file: Path) -> list[str]:
     """The names of the classes by their number: a list, or a mapping from numbers."""
     if isinstance(value, Mapping) and value and all(type(key) is int and 0 <= key < MAX_NAMES for key in value):
         value = [value.get(number, f"class {number}") for number in range(max(value) + 1)]
-    scalar = (str, int, float, bool)
-    if not isinstance(value, list) or not value or not all(isinstance(one, scalar) for one in value):
+    if not isinstance(value, list) or not value:
         raise ValueError(f"{file}: names is {excerpt(value)}; expected a list of names, or a mapping {{0: name, ...}}")
+    for number, one in enumerate(value):
+        if isinstance(one, bool) or not isinstance(one, (str, int, float)):
+            raise ValueError(
+                f"{file}: name {number} is {excerpt(one)}; expected text. Put it in quotes, because YAML reads true, "
+                "yes, on, null and ~ as other values"
+            )
     return [printable(str(one)) for one in value]
+
+
+def _has_labels(folder: Path) -> bool:
+    """Whether a folder, or a folder in it, has a folder labels."""
+    return (folder / "labels").is_dir() or any((one / "labels").is_dir() for one in subfolders(folder))
 
 
 def _listed(folder: Path) -> dict[str, list[Path]]:
     """darknet's list files: those that obj.data names, else train.txt, valid.txt, ... in the folder."""
     found: dict[str, list[Path]] = {}
     for data in sorted((*folder.glob("*.data"), *folder.glob("data/*.data"))):
-        for line in data.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in lines_of(data):
             key, _, value = (part.strip() for part in line.partition("="))
             place = _resolved(value, (folder,)) if key in KEYS and value else None
             if place is not None and place.path.is_file():
@@ -288,13 +317,12 @@ def _image_paths(source: Path, root: Path) -> Iterator[Path]:
                     yield Path(place, name)
         return
     missing: list[str] = []
-    for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
-        if text := line.strip():
-            place = _resolved(text, (source.parent, root))
-            if place is None or not place.path.is_file():
-                missing.append(text)
-            else:
-                yield place.path
+    for text in lines_of(source):
+        place = _resolved(text, (source.parent, root))
+        if place is None or not place.path.is_file():
+            missing.append(text)
+        else:
+            yield place.path
     if missing:
         raise FileNotFoundError(
             f"{source}: {counted(len(missing), 'image')} that it lists {'is' if len(missing) == 1 else 'are'} not in "

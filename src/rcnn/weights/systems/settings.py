@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import yaml
 
 from rcnn.models import DetectorConfig
+from rcnn.text_files import read_text, yaml_value
 from rcnn.weights.setting_texts import setting_values
 
 SettingsSource = str | Path | None  # a system's own settings: a file, a name that the system knows, or KEY=VALUE text
@@ -86,14 +87,6 @@ def existing_file(given: str | Path) -> Path | None:
         return None
 
 
-def read_text(path: Path) -> str:
-    """The text of file `path`; a ValueError names a file that holds no text."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text file ({error}); expected settings") from error
-
-
 def read_settings(given: str | Path, switches: Mapping[str, bool] | None = None) -> dict[str, Any]:
     """Settings by dotted key, from a file or from KEY=VALUE text.
 
@@ -140,7 +133,7 @@ def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None =
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
     """Settings by dotted key of a YAML text; empty if it holds none. Raises ValueError that names `source`."""
     try:
-        content = loader(text).get_single_data()
+        content = yaml_value(text, loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{source} is not plain YAML ({' '.join(str(error).split())[:300]})") from error
     return flat(content) if isinstance(content, dict) else {}
@@ -175,7 +168,7 @@ def _value(text: str) -> object:
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         pass
     try:
-        return PlainLoader(text).get_single_data()
+        return yaml_value(text, PlainLoader)
     except (yaml.YAMLError, RecursionError):
         return text
 

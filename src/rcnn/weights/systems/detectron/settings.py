@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rcnn.text_files import read_text
 from rcnn.weights.systems.settings import (
     PYTHON,
     Four,
@@ -21,7 +22,6 @@ from rcnn.weights.systems.settings import (
     listed,
     plain_yaml,
     python_object,
-    read_text,
     same,
 )
 

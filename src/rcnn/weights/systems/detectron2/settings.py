@@ -14,8 +14,9 @@ from typing import Any, Literal
 import yaml
 
 from rcnn.models.config import CascadeConfig
+from rcnn.text_files import read_text
 from rcnn.weights.systems.detectron2.zoo import base_settings
-from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, listed, plain_yaml, read_text, same
+from rcnn.weights.systems.settings import Four, Three, existing_file, field_of, listed, plain_yaml, same
 
 DELTA_WEIGHTS = CascadeConfig.delta_weights
 Norm = Literal["", "FrozenBN", "BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "GN"]

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rcnn.weights.systems.settings import existing_file, read_text
+from rcnn.text_files import read_text
+from rcnn.weights.systems.settings import existing_file
 
 MAX_DEPTH = 20  # of files that build on each other, and of nested values
 NUMBERS: dict[type, Callable[[Any, Any], Any]] = {

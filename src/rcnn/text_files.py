@@ -1,0 +1,81 @@
+"""Text and YAML that users give: decoded with a clear error, and bounded in size."""
+
+from __future__ import annotations
+
+import codecs
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MAX_YAML_NODES = 1_000_000  # values of a YAML document with its aliases (*name) expanded
+BYTE_ORDER_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
+    codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16", codecs.BOM_UTF8: "utf-8-sig",
+}  # fmt: skip
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, see `decoded`. Raises ValueError that names the file, OSError where it cannot be read."""
+    return decoded(path.read_bytes(), str(path))
+
+
+def decoded(content: bytes, source: str) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 with a byte order mark, which is removed; line ends are LF.
+
+    Raises ValueError, with `source`, for another encoding and for binary files.
+    """
+    encoding = next((name for mark, name in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        found = f"byte 0x{content[error.start]:02x} at offset {error.start}" if content[error.start :] else "cut short"
+        raise ValueError(
+            f"{source} is not a text file in {encoding.upper().removesuffix('-SIG')} ({found}); save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise ValueError(
+            f"{source} is not a text file: it is binary, or in UTF-16 without a byte order mark; save it as UTF-8"
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that are not blank, stripped. Errors as for `read_text`."""
+    return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]
+
+
+def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:
+    """The value of a YAML document.
+
+    Raises yaml.YAMLError where it is damaged, and where aliases (`*name`) refer to themselves or expand to more than
+    MAX_YAML_NODES values: 500 bytes can describe a billion.
+    """
+    reader = loader(text)
+    try:
+        node = reader.get_single_node()
+        if node is None:
+            return None
+        _count_nodes(node, {})
+        return reader.construct_document(node)
+    finally:
+        reader.dispose()
+
+
+def _count_nodes(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Number of nodes at and below `node`, with aliases expanded; `counts` has those of finished nodes (0: begun)."""
+    if (known := counts.get(id(node))) is not None:
+        if not known:
+            raise yaml.YAMLError("an alias (*name) refers to the list or mapping that contains it")
+        return known
+    counts[id(node)] = 0
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        children = [child for pair in node.value for child in pair]
+    total = 1 + sum(_count_nodes(child, counts) for child in children)
+    if total > MAX_YAML_NODES:
+        raise yaml.YAMLError(f"its aliases (*name) expand to more than {MAX_YAML_NODES:,} values; write them out")
+    counts[id(node)] = total
+    return total

@@ -1,0 +1,49 @@
+"""Encodings of text files, and YAML with aliases."""
+
+from __future__ import annotations
+
+import codecs
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rcnn.text_files import lines_of, read_text, yaml_value
+from rcnn.weights.systems.settings import plain_yaml
+
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{new}: &{new} [{','.join(9 * [f'*{old}'])}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)  # 9 ** 9 values
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_byte_order_marks_are_removed(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes("Äpfel\r\n\r\n cup \r".encode(encoding))
+    assert lines_of(tmp_path / "classes.txt") == ["Äpfel", "cup"]
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("Äpfel".encode("latin-1"), r"not a text file in UTF-8 \(byte 0xc4 at offset 0\); save it as UTF-8"),
+        ("cup".encode("utf-16-le"), "UTF-16 without a byte order mark"),
+        (codecs.BOM_UTF16_LE + b"a", "not a text file in UTF-16"),
+    ],
+)
+def test_other_encodings_are_refused(content: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_bytes(content)
+    with pytest.raises(ValueError, match=f"classes.txt is .*{what}"):
+        read_text(tmp_path / "classes.txt")
+
+
+def test_aliases_are_bounded() -> None:
+    assert yaml_value("a: &a [1, 2]\nb: [*a, *a]") == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+    start = time.perf_counter()
+    with pytest.raises(yaml.YAMLError, match="expand to more than 1,000,000 values"):
+        yaml_value(BOMB)
+    with pytest.raises(yaml.YAMLError, match="refers to the list or mapping that contains it"):
+        yaml_value("a: &a [*a]")
+    with pytest.raises(ValueError, match=r"settings.yaml is not plain YAML .*expand"):
+        plain_yaml(BOMB, "settings.yaml")
+    assert time.perf_counter() - start < 1
