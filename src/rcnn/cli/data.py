@@ -42,6 +42,9 @@ def check(
     fix: Annotated[
         Path | None, typer.Option(metavar="OUT", help="Write a copy in COCO's layout with the errors repaired to OUT.")
     ] = None,
+    crowds_as_objects: Annotated[
+        bool, typer.Option("--crowds-as-objects", help="With --fix: crowds (iscrowd 1) become ordinary objects.")
+    ] = False,
     workers: Workers = 2,
 ) -> None:
     """Find the faults of a data set: errors, which stop training or change what it uses, and warnings.
@@ -56,6 +59,8 @@ def check(
 
     if fix is not None and (only or skip or no_images):
         raise ValueError("--fix repairs all errors: leave out --only, --skip and --no-images")
+    if crowds_as_objects and fix is None:
+        raise ValueError("--crowds-as-objects changes the copy that --fix writes: give --fix OUT too")
     if fix is not None:
         done = fix_dataset(
             directory,
@@ -63,6 +68,7 @@ def check(
             split=split,
             annotations=annotations,
             keypoints=keypoints,
+            crowds_as_objects=crowds_as_objects,
             workers=workers,
             progress=progress_bar,
         )

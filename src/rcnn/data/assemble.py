@@ -22,6 +22,8 @@ from rcnn.data.records import Dataset, Objects, Reader
 from rcnn.data.segmentations import pack_outlines
 
 NOT_TRAINED = "skipped in training, kept in evaluation"
+MIN_CROWDS, MANY_CROWDS = 5, 1 / 3  # so many, and this part of the objects: some tools mark ordinary objects as crowds
+CROWDS_AS_OBJECTS = "write a copy in which they are objects: `rcnn data check DIR --fix OUT --crowds-as-objects`"
 
 
 def assemble(
@@ -111,6 +113,12 @@ def _objects(
     bare = [one["id"] for one in annotations if "segmentation" not in one]
     if len(bare) < len(annotations):  # a data set with boxes only needs no warning
         warnings.add("a box but no outline", "used for boxes, not for masks", bare, kind="missing-outline")
+    crowds = [one["id"] for one in annotations if one["iscrowd"] and not one.get("difficult", 0)]
+    if len(crowds) >= MIN_CROWDS and MANY_CROWDS * len(annotations) < len(crowds) < len(annotations):
+        what = (
+            f"iscrowd 1, of {len(annotations)} objects: these count as crowds, and CVAT exports brush masks like this"
+        )
+        warnings.add(what, f"not trained on; to use them, {CROWDS_AS_OBJECTS}", crowds, kind="many-crowds")
     whole = all(isinstance(one, int) and abs(one) < 2**62 for one in ids)
     points = [one["keypoints"] for one in annotations if "keypoints" in one]
     difficult = np.array([one.get("difficult", 0) for one in annotations], dtype=bool)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rcnn.data.assemble import assemble
+from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.messages import counted
@@ -86,6 +86,7 @@ def _without_objects(dataset: Dataset) -> str:
     crowds = int(dataset.objects.ignored.sum()) - difficult
     ignored = [counted(count, noun) for count, noun in ((crowds, "crowd"), (difficult, "difficult object")) if count]
     only = f", only {' and '.join(ignored)}" if ignored else ""
+    advice = f"To use crowds, {CROWDS_AS_OBJECTS}. Else choose" if crowds else "Choose"
     if dataset.annotation_file.name.startswith("image_info_"):
         return (
             f"{dataset.annotation_file} lists {counted(len(dataset), 'image')} without ground truth, so it cannot be "
@@ -94,6 +95,6 @@ def _without_objects(dataset: Dataset) -> str:
         )
     return (
         f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects to train or evaluate on{only}. "
-        "Choose another split, export the annotations again, or accept this with allow_empty=True "
+        f"{advice} another split, export the annotations again, or accept this with allow_empty=True "
         "(--allow-empty)"
     )

@@ -46,7 +46,7 @@ class ImageRecord:
     segmentations: tuple[Segmentation, ...]  # (N,) None where the annotation has a box only
     keypoints: np.ndarray | None  # (N, J, 3) float32: x, y, visibility 0 (not given), 1 (hidden) or 2 (visible)
     annotation_ids: tuple[Id, ...]  # (N,)
-    expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) what people call each object; only of REFER's sets
+    expressions: tuple[tuple[str, ...], ...] | None = None  # (N,) referring expressions of each object (REFER)
     pixels: Callable[[], Tensor] | None = None  # reads an image that is no file; `path` is then only its name
 
     def read(self) -> Tensor:
@@ -85,7 +85,7 @@ class Objects:
     ids: np.ndarray  # (A,) int64, or objects where some id is text
     outlines: Outlines
     keypoints: np.ndarray | None  # (A, J, 3) float32
-    expressions: tuple[tuple[str, ...], ...] | None = None  # (A,) what people call each object; only of REFER's sets
+    expressions: tuple[tuple[str, ...], ...] | None = None  # (A,) referring expressions (REFER)
 
     @property
     def image_index(self) -> npt.NDArray[np.int64]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from rcnn.data.records import ImageRecord
 from rcnn.data.segmentations import Segmentation
 from rcnn.data.skeletons import HALF_PIXEL
-from rcnn.drawing.pictures import PERSON_SKELETON, draw_objects, region_of
+from rcnn.drawing.pictures import PERSON_SKELETON, draw_dashed_boxes, draw_objects, region_of
 from rcnn.ops.coco_backend import as_rle, rle_mask
 from rcnn.ops.masks import Region
 
@@ -25,15 +25,16 @@ def draw_ground_truth(
     keypoints: bool = True,
     skeleton: Sequence[tuple[int, int]] = PERSON_SKELETON,
 ) -> Image.Image:
-    """The objects of `record` that are not ignored, on its image (3, H, W): boxes, masks and keypoints where given.
+    """The objects of `record`, on its image (3, H, W): boxes, masks and keypoints where given.
 
-    An object with referring expressions has the first one as its text, instead of the name of its class.
+    Ignored objects (crowds and difficult ones) are dashed boxes. An object with referring expressions has the first one
+    as its text, instead of the name of its class.
     """
     own = np.flatnonzero(~record.ignored)
     points = record.keypoints[own] + HALF_PIXEL if keypoints and record.keypoints is not None else None
     size = (record.height, record.width)
     regions = [outline_region(record.segmentations[i], size) for i in own.tolist()] if masks else None
-    return draw_objects(
+    picture = draw_objects(
         image,
         record.boxes[own],
         record.labels[own],
@@ -44,6 +45,8 @@ def draw_ground_truth(
         skeleton=skeleton,
         colour_by="instance" if len(classes) == 1 else "class",
     )
+    draw_dashed_boxes(picture, record.boxes[record.ignored])
+    return picture
 
 
 def _caption(expressions: Sequence[str]) -> str:

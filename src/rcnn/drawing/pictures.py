@@ -91,6 +91,20 @@ def draw_objects(
     return picture
 
 
+def draw_dashed_boxes(picture: Image.Image, boxes: npt.NDArray[np.floating]) -> None:
+    """Draw boxes (N, 4) xyxy on `picture` as dashed lines, white on black."""
+    pen, width = ImageDraw.Draw(picture), line_width(picture.height, picture.width)
+    dash = 4 * width
+    for x0, y0, x1, y1 in np.asarray(boxes, dtype=np.float64).tolist():
+        pen.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=(0, 0, 0), width=width)
+        for start in np.arange(x0, x1, 2 * dash).tolist():
+            for y in (y0, y1 - width):
+                pen.rectangle((start, y, min(start + dash, x1) - 1, max(y, y + width - 1)), fill=(255, 255, 255))
+        for start in np.arange(y0, y1, 2 * dash).tolist():
+            for x in (x0, x1 - width):
+                pen.rectangle((x, start, max(x, x + width - 1), min(start + dash, y1) - 1), fill=(255, 255, 255))
+
+
 def region_of(mask: npt.NDArray[np.bool_]) -> Region | None:
     """The part of a mask (H, W) of a whole image that is set; None if nothing is."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

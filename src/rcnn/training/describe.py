@@ -76,8 +76,9 @@ def _weights(plan: RunPlan) -> str:
 
 
 def _data(dataset: Dataset) -> str:
-    objects = counted(len(dataset.objects.labels), "object")
-    return f"{counted(len(dataset), 'image')} with {objects} ({dataset.split})"
+    objects, ignored = dataset.num_training_objects, int(dataset.objects.ignored.sum())
+    others = f" and {counted(ignored, 'ignored object')}" if ignored else ""  # crowds, difficult objects
+    return f"{counted(len(dataset), 'image')} with {counted(objects, 'object')}{others} ({dataset.split})"
 
 
 def _validation(plan: RunPlan) -> str:

@@ -104,6 +104,10 @@ def _remove(table: str, *fields: str) -> Callable[[Path, Data, random.Random], N
     return put
 
 
+def _to_crowd(entry: dict[str, Any]) -> None:
+    entry["iscrowd"] = int(entry["id"] % 2)
+
+
 def _all(change: Callable[[dict[str, Any]], None]) -> Callable[[Path, Data, random.Random], None]:
     """Every annotation of a split is changed."""
 
@@ -310,6 +314,7 @@ FAULTS = (
     Fault("box-differs", _set("annotations", "bbox", _shrunk_box(0.85))),
     Fault("repeated-object", _repeat),
     Fault("empty-category", _empty_class),
+    Fault("many-crowds", _all(_to_crowd)),
     Fault("unreadable-image", _cut_image, images=True),
     Fault("unreadable-image", _text_image, images=True),
     Fault("wrong-image-size", _other_size, images=True),

@@ -45,7 +45,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
 def test_there_are_300_faults_and_one_of_each_kind() -> None:
     assert len(FAULTS) * PLACES >= 300
     outside_coco = {"region", "format", "unreadable-annotations", "unreadable-file", "not-an-object", "no-class"}
-    outside_coco |= {"bad-shape", "bad-expression"}
+    outside_coco |= {"bad-shape", "bad-expression", "no-labels"}
     assert {fault.kind for fault in FAULTS} == set(KINDS) - outside_coco
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from rcnn.data import open_dataset
 from rcnn.data.inspect.fix import FixReport, fix_dataset
+from tests.command import rcnn
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
 BEYOND_REPAIR = ("no-objects", "no-images", "no-categories")  # of a whole split
@@ -53,6 +54,27 @@ def boxes_in(folder: Path, split: str) -> dict[int, list[float]]:
 def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Data]:
     root = tmp_path_factory.mktemp("clean")
     return root, write_clean(root)
+
+
+def test_crowds_become_objects(clean: tuple[Path, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, data = tmp_path / "data", copy.deepcopy(clean[1])
+    shutil.copytree(clean[0], root)
+    for entry in data["train"]["annotations"]:
+        entry["iscrowd"] = int(entry["id"] % 2)
+    write_tables(root, data)
+    dataset = open_dataset(root, "train")
+    assert (dataset.num_training_objects, len(dataset.objects.labels)) == (6, 12)
+    assert "6 annotations have iscrowd 1, of 12 objects" in dataset.warnings[0]
+    assert "--fix OUT --crowds-as-objects" in dataset.warnings[0]
+    assert rcnn("data", "check", root, "--crowds-as-objects") == 2
+    assert rcnn("data", "check", root, "--fix", tmp_path / "out", "--crowds-as-objects") == 0
+    assert "fix: split 'train': 6 crowds became ordinary objects" in capsys.readouterr().out
+    assert open_dataset(tmp_path / "out", "train").num_training_objects == 12
+    for entry in data["train"]["annotations"]:
+        entry["iscrowd"] = 1
+    write_tables(root, data)
+    with pytest.raises(ValueError, match=r"only 12 crowds. To use crowds, write a copy .*--crowds-as-objects"):
+        open_dataset(root, "train")
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.kind)

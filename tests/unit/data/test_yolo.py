@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rcnn.data import open_dataset, splits
+from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
 
 BOX = "1 0.5 0.5 0.25 0.5"  # of 60x40 pixels: 22.5, 10, 37.5, 30
@@ -161,11 +162,16 @@ def test_data_files_that_cannot_be_used_are_refused(tmp_path: Path, config: str,
         open_dataset(tmp_path, "train")
 
 
-def test_no_label_file_at_all_is_refused(tmp_path: Path) -> None:
-    write_images(tmp_path / "images" / "train", ["a.png"])
-    (tmp_path / "data.yaml").write_text(YAML)
-    with pytest.raises(FileNotFoundError, match=r"data\.yaml has 1 image and no label file \(a\.png\)"):
-        open_dataset(tmp_path, "train")
+def test_a_split_without_any_label_file_has_test_images(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    write_images(tmp_path / "images" / "test", ["b.png"])
+    (tmp_path / "data.yaml").write_text(f"{YAML}\ntest: images/test")
+    with pytest.raises(ValueError, match=r"no objects to train or evaluate on(.|\n)*1 image has no label file"):
+        open_dataset(tmp_path, "test")
+    assert len(open_dataset(tmp_path, "test", allow_empty=True)) == 1
+    report = check_dataset(tmp_path)
+    assert [one.kind for one in report.findings if one.kind != "empty-category"] == ["no-labels"]
+    assert report.test_splits == ("test",)
 
 
 def test_aliases_in_data_yaml_are_bounded(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from rcnn.drawing.labels import LabelWriter
 from rcnn.drawing.palette import Colour, object_colour, readable_on
-from rcnn.drawing.pictures import OPACITY, draw_objects, line_width, region_of
+from rcnn.drawing.pictures import OPACITY, draw_dashed_boxes, draw_objects, line_width, region_of
 from rcnn.ops.masks import Region
 
 GREY = np.full((60, 80, 3), 100, dtype=np.uint8)
@@ -205,3 +205,13 @@ def test_keypoints_scored_too_low_are_not_drawn() -> None:
     assert changed[40, 40]
     assert not changed[20, 20]
     assert not changed[30, 30]
+
+
+def test_ignored_objects_are_dashed_boxes() -> None:
+    picture = Image.new("RGB", (60, 40), (90, 90, 90))
+    draw_dashed_boxes(picture, np.array([[10, 5, 50, 30]], np.float32))
+    pixels = np.asarray(picture)
+    for edge in (pixels[5, 10:50], pixels[29, 10:50], pixels[5:30, 10], pixels[5:30, 49]):
+        assert {tuple(one) for one in edge.tolist()} == {(0, 0, 0), (255, 255, 255)}
+    pixels = np.delete(np.delete(pixels, [5, 29], axis=0), [10, 49], axis=1)
+    assert (pixels == 90).all()

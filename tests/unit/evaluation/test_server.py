@@ -55,6 +55,8 @@ def test_results_files_for_the_server(
     single = predictor.predict(data / "test2017" / "test2017_2.png").to_coco(2, [10, 20])
     of_second = [result for result in boxes if result["image_id"] == 2]
     assert [result["bbox"] for result in of_second] == [result["bbox"] for result in single]
+    assert command("data", "check", data) == 0
+    assert "split test-dev2017 has no ground truth: `rcnn predict --data` uses it" in capsys.readouterr().out
     for kind in ("bbox", "segm"):
         name = NAME.format(kind)
         with zipfile.ZipFile(output / f"{name}.zip") as archive:

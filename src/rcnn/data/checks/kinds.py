@@ -93,6 +93,8 @@ CHECKED = _errors(  # found by `rcnn data check` only
     tiny_outline="an outline of fewer than 4 pixels",
     box_differs="a box that differs a little from its outline (IoU of 0.5 to 0.9)",
     repeated_object="an object that is in the file twice: same image, class, box and iscrowd",
+    many_crowds="an object that is a crowd (iscrowd 1), where more than a third of the objects are",
+    no_labels="an image of a split that has no label files at all, e.g. test images",
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
 )

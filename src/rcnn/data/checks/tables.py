@@ -44,7 +44,7 @@ class Annotation(TypedDict):
     keypoints: NotRequired[list[float]]  # x, y, visibility (0, 1 or 2) of each; as many in every annotation
     num_keypoints: NotRequired[int]  # those with visibility 1 or 2
     difficult: NotRequired[int]  # VOC: 1 for an object that is not trained on, and ignored by VOC's metric
-    expressions: NotRequired[list[str]]  # REFER: what people call the object
+    expressions: NotRequired[list[str]]  # REFER: referring expressions
 
 
 class Category(TypedDict):

@@ -1,4 +1,4 @@
-"""REFER: RefCOCO, RefCOCO+ and RefCOCOg (Yu et al. 2016, Mao et al. 2016): COCO's objects, and what people call them.
+"""REFER: RefCOCO, RefCOCO+ and RefCOCOg (Yu et al. 2016, Mao et al. 2016): COCO's objects with referring expressions.
 
 A folder such as refcoco/ has instances.json (COCO's tables) and refs(unc).p, refs(google).p or refs(umd).p, each with
 splits of its own (https://github.com/lichengunc/refer). Where a folder has several, the name of a split ends with what

@@ -159,9 +159,7 @@ def _note_unlabelled(sources: Sequence[ImageSource], warnings: Warnings) -> None
     """Note the images without a label file, which YOLO counts as images without objects."""
     without = [os.path.basename(source.name) for source in sources if source.labels is None]
     if without and len(without) == len(sources):
-        raise FileNotFoundError(
-            f"{warnings.file} has {counted(len(sources), 'image')} and no label file ({few(without)}); "
-            "expected labels/NAME.txt for images/NAME.jpg, or NAME.txt beside the image"
-        )
+        what = "no label file; expected labels/NAME.txt for images/NAME.jpg, or NAME.txt beside the image"
+        warnings.add(what, "used as images without objects", without, "image", kind="no-labels")
     if without:
         warnings.note(f"{counted(len(without), 'image')} without a label file ({few(without)}): used as negatives")

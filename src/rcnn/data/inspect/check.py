@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data.assemble import assemble
+from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.files import gc_paused
@@ -51,6 +51,7 @@ class CheckReport:
     images: dict[str, int]  # per split that can be read
     objects: dict[str, int]  # per split, without ignored ones
     findings: tuple[Finding, ...]  # errors first
+    test_splits: tuple[str, ...] = ()  # without ground truth
 
     @classmethod
     def of(cls, path: Path | str, checked: Sequence[CheckedSplit], findings: Sequence[Finding]) -> CheckReport:
@@ -61,6 +62,7 @@ class CheckReport:
             images={one.dataset.split: len(one.dataset) for one in checked},
             objects={one.dataset.split: one.dataset.num_training_objects for one in checked},
             findings=tuple(one for severity in severities for one in findings if KINDS[one.kind].severity == severity),
+            test_splits=tuple(one.dataset.split for one in checked if is_test_split(one.dataset)),
         )
 
     @property
@@ -98,10 +100,12 @@ class CheckReport:
     def lines(self) -> list[str]:
         """One line per finding, and a summary."""
         shown = [f"{KINDS[one.kind].severity} [{one.kind}]: {one.line()}" for one in self.findings]
+        shown += [f"split {name} has no ground truth: `rcnn predict --data` uses it" for name in self.test_splits]
         checked = f"{counted(sum(self.images.values()), 'image')} and {counted(sum(self.objects.values()), 'object')}"
         kinds = [(len(self.errors), "error"), (len(self.warnings), "warning")]
         found = ", ".join(counted(count, noun) for count, noun in kinds if count) or "no faults"
-        return [*shown, f"{found} in {checked} of {counted(len(self.images), 'split')} ({', '.join(self.images)})"]
+        splits = counted(len(self.images), "split") + (f" ({', '.join(self.images)})" if self.images else "")
+        return [*shown, f"{found} in {checked} of {splits}"]
 
 
 def check_dataset(
@@ -197,11 +201,11 @@ def split_findings(checked: Iterable[CheckedSplit]) -> list[Finding]:
         dataset, warnings = one.dataset, Warnings(one.dataset.annotation_file)
         found += [_refusal(error, dataset.annotation_file) for error in one.tables.refusals]
         found += dataset.findings
-        if not dataset.num_training_objects:
-            what = (
-                f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and no objects, or only crowds and "
-                "difficult ones"
-            )
+        if not dataset.num_training_objects and not is_test_split(dataset):
+            ignored = len(dataset.objects.labels)
+            only = f"only {counted(ignored, 'crowd or difficult object')}" if ignored else "no objects"
+            what = f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and {only}"
+            what += f"; to use crowds, {CROWDS_AS_OBJECTS}" if ignored else ""
             found.append(Finding(kind="no-objects", file=dataset.annotation_file, what=what, action="", ids=()))
         check_outlines(dataset, warnings)
         _check_repeated(dataset, warnings)
@@ -221,13 +225,19 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
             if i < j and (roles := leak_roles(first.split, second.split)) is not None:
                 training, other = (i, j) if roles[0] == 0 else (j, i)
                 found += _classes_not_in_training(datasets[training], datasets[other], names[other])
-    if datasets:
-        used = set[str]().union(*names)
+    used = set[str]().union(*names)
+    if datasets and used and 2 * len(used) > len(datasets[0].classes):  # else a fixed list, e.g. COCO's 80 classes
         empty = [category["id"] for category in datasets[0].categories if category["name"] not in used]
         warnings = Warnings(datasets[0].annotation_file)
         warnings.add("no objects in any split", "the class is not learned", empty, "category", kind="empty-category")
         found += warnings.findings()
     return found
+
+
+def is_test_split(dataset: Dataset) -> bool:
+    """Whether a split consists of test images without ground truth."""
+    named = dataset.annotation_file.name.startswith("image_info_") or dataset.split.startswith("test")
+    return named and not len(dataset.objects.labels)
 
 
 def copies_of(checked: Sequence[CheckedSplit]) -> list[Copies]:

@@ -53,12 +53,14 @@ def fix_dataset(
     split: str = "",
     annotations: str = "",
     keypoints: bool = False,
+    crowds_as_objects: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> FixReport:
     """Write a copy of a data set to `output` (COCO's layout, images copied) with its errors repaired.
 
-    The arguments are those of `check_dataset`. What cannot be repaired is in the report's `after`. Raises ValueError if
+    The arguments are those of `check_dataset`. `crowds_as_objects` makes crowds (iscrowd 1) ordinary objects, as which
+    CVAT's brush masks are meant. What cannot be repaired is in the report's `after`. Raises ValueError if
     nothing would be left, FileExistsError for files in `output` that rcnn did not write.
     """
     checked, refused = read_splits(
@@ -74,6 +76,8 @@ def fix_dataset(
     if not cleaned:
         raise ValueError(f"{path}: no image is left after the repair: " + "; ".join(actions[:3]))
     cleaned = _with_same_categories(cleaned, actions)
+    if crowds_as_objects:
+        cleaned = [_without_crowds(one, actions) for one in cleaned]
     with OutputFolder(output) as folder:
         require_free(folder, [one.name for one in cleaned])
         require_no_other_splits(folder, [one.name for one in cleaned])
@@ -82,6 +86,16 @@ def fix_dataset(
                 write_split(folder, one, advance=advance)
     after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)
     return FixReport(output=Path(output), actions=tuple(actions), before=before, after=after)
+
+
+def _without_crowds(one: CocoSplit, actions: list[str]) -> CocoSplit:
+    """The split with its crowds as ordinary objects; difficult objects stay as they are."""
+    annotations = [entry.copy() for entry in one.annotations]
+    crowds = [entry for entry in annotations if entry["iscrowd"] and not entry.get("difficult", 0)]
+    for entry in crowds:
+        entry["iscrowd"] = 0
+    actions.append(f"split {one.name!r}: {counted(len(crowds), 'crowd')} became ordinary objects")
+    return replace(one, annotations=annotations)
 
 
 def _leaked_places(checked: Sequence[CheckedSplit]) -> dict[int, set[int]]:

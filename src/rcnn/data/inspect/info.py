@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rcnn.data.formats.layouts import locate, splits_at
+from rcnn.data.messages import counted
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.split import class_counts
@@ -118,6 +119,11 @@ class DatasetInfo:
                 f"{one.name:{width}}{len(one.image_sizes):8,}{one.empty:8,}{total:9,}{sizes}   "
                 f"{_range(one.image_sizes[:, 0])} x {_range(one.image_sizes[:, 1])}, median {middle[0]} x {middle[1]}"
             )
+        lines += [
+            f"{one.name}: {counted(one.ignored, 'ignored object')} (crowds, difficult) in addition"
+            for one in self.splits
+            if one.ignored
+        ]
         lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
         for label in np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist():
             cells = [
@@ -126,6 +132,8 @@ class DatasetInfo:
             ]
             name = self.classes[label]
             lines.append(f"{name if len(name) <= 32 else name[:31] + '…':{width}}" + "".join(f"{c:>22}" for c in cells))
+        if not any(one.objects.any() for one in self.splits):
+            return [*lines, "", "no settings are suggested, because there are no objects"]
         lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
         if self.suggestion.anchor_sizes:
             lines.append(
