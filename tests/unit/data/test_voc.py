@@ -212,3 +212,15 @@ def test_xml_is_limited_in_size(tmp_path: Path) -> None:
         file.truncate(1 << 30)
     with pytest.raises(ValueError, match="more than 16 MiB"):
         read_voc_image(tmp_path / "a.xml", from_one=True)
+
+
+def test_the_folders_annotations_and_images_of_other_tools(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    (tmp_path / "annotations").mkdir()
+    for one in "ab":
+        content = voc_file(f"{one}.png", SIZE, [voc_object("kite", [10, 5, 30, 25])])
+        (tmp_path / "annotations" / f"{one}.xml").write_text(content)
+    assert splits(tmp_path) == ["all"]
+    dataset = open_dataset(tmp_path)
+    assert [record.path.relative_to(tmp_path).as_posix() for record in dataset] == ["images/a.png", "images/b.png"]
+    assert dataset[0].boxes.tolist() == [[10, 5, 30, 25]]
