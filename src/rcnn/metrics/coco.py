@@ -29,7 +29,7 @@ from rcnn.metrics.inputs import (
     require_limit,
     require_outlines,
 )
-from rcnn.metrics.values import FIELDS, Metrics, Number, PerClass
+from rcnn.metrics.values import FIELDS, SIZES, Metrics, Number, PerClass
 from rcnn.models.config import COCO_SIGMAS
 from rcnn.ops.coco_backend import COCO, COCOeval
 
@@ -56,17 +56,15 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
     """
     if kind == "proposals":
         limit = max_detections or MAX_PROPOSALS
-        sizes = {"s": "small", "m": "medium", "l": "large"}
         recalls = {f"AR{count}": Metric(False, None, "all", count) for count in sorted({min(100, limit), limit})}
-        return recalls | {f"AR{limit}{letter}": Metric(False, None, size, limit) for letter, size in sizes.items()}
+        return recalls | {f"AR{limit}{letter}": Metric(False, None, size, limit) for letter, size in SIZES.items()}
     if kind == "keypoints":
         limit = max_detections or MAX_KEYPOINT_DETECTIONS
-        sizes = {"m": "medium", "l": "large"}
+        sizes = {letter: size for letter, size in SIZES.items() if letter != "s"}
         recalls = {"AR": Metric(False, None, "all", limit)}
         recalls |= {"AR50": Metric(False, 0.5, "all", limit), "AR75": Metric(False, 0.75, "all", limit)}
     else:
-        limit = max_detections or MAX_DETECTIONS
-        sizes = {"s": "small", "m": "medium", "l": "large"}
+        limit, sizes = max_detections or MAX_DETECTIONS, SIZES
         counts = sorted({count for count in (1, 10, 100) if count < limit} | {limit})
         recalls = {f"AR{count}": Metric(False, None, "all", count) for count in counts}
     precisions = {"AP": Metric(True, None, "all", limit)}
@@ -233,9 +231,14 @@ def _curves(
 ) -> Curves:
     coco = COCO(ground_truth)
     evaluation = COCOeval(coco, coco.loadRes(results), "bbox" if kind == "proposals" else kind)
-    evaluation.params.maxDets = sorted({metric.limit for metric in metrics.values()})
     if kind == "keypoints" and keypoint_sigmas is not None:
         evaluation.params.kpt_oks_sigmas = list(keypoint_sigmas)
+    return curves_of(evaluation, sorted({metric.limit for metric in metrics.values()}))
+
+
+def curves_of(evaluation: COCOeval, limits: Sequence[int]) -> Curves:
+    """The arrays of an evaluation, for these ascending limits of detections."""
+    evaluation.params.maxDets = list(limits)
     evaluation.evaluate()
     evaluation.accumulate()
     params, arrays = evaluation.params, evaluation.eval or {}

@@ -11,9 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from rcnn.metrics.coco import Curves, Metric, results_of_kind
+from rcnn.metrics.coco import Metric, curves_of, results_of_kind
 from rcnn.metrics.inputs import (
     Checked,
     Entry,
@@ -25,13 +23,12 @@ from rcnn.metrics.inputs import (
     require_limit,
     require_outlines,
 )
-from rcnn.metrics.values import Metrics, Number, PerClass
+from rcnn.metrics.values import SIZES, Metrics, Number, PerClass
 from rcnn.ops.coco_backend import COCO, COCOeval
 
 KINDS = ("bbox", "segm")
 MAX_DETECTIONS = 300  # per image, best first, over all classes
 FREQUENCIES = ("r", "c", "f")  # rare: objects in up to 10 training images, common: up to 100, frequent: more
-SIZES = {"s": "small", "m": "medium", "l": "large"}
 
 
 def metric_names(max_detections: int | None = None) -> tuple[str, ...]:
@@ -63,9 +60,9 @@ def evaluate(
     values: dict[str, dict[str, Number]] = {}
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
-        curves = _curves(
-            _ground_truth_of_kind(inputs, numbers, kind), results_of_kind(kept, numbers, kind), kind, limit
-        )
+        truth = COCO(_ground_truth_of_kind(inputs, numbers, kind))
+        found = truth.loadRes(results_of_kind(kept, numbers, kind))
+        curves = curves_of(COCOeval(truth, found, kind, lvis_style=True), [limit])
         overall = Metric(True, None, "all", limit)
         values[kind] = {
             "AP": curves.value(overall),
@@ -158,18 +155,3 @@ def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str)
     if kind == "segm":
         require_outlines(inputs.source, len(annotations), without)
     return {"images": images, "annotations": annotations, "categories": inputs.data["categories"]}
-
-
-def _curves(ground_truth: GroundTruth, results: list[Entry], kind: str, limit: int) -> Curves:
-    coco = COCO(ground_truth)
-    evaluation = COCOeval(coco, coco.loadRes(results), kind, lvis_style=True)
-    evaluation.params.maxDets = [limit]
-    evaluation.evaluate()
-    evaluation.accumulate()
-    params, arrays = evaluation.params, evaluation.eval or {}
-    return Curves(
-        precision=np.asarray(arrays["precision"]),
-        recall=np.asarray(arrays["recall"]),
-        areas=tuple(params.areaRngLbl),
-        limits=(limit,),
-    )

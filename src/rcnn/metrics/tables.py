@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rcnn.metrics.values import Metrics, Number
+from rcnn.metrics.values import SIZES, Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
 MEANINGS = {
@@ -30,7 +30,6 @@ VOC_MEANINGS = {
     "voc2007": "VOC 2007's: at IoU .50, mean over 11 recalls",
     "voc2012": "VOC 2012's: at IoU .50, area under the curve",
 }
-SIZES = {"s": "small", "m": "medium", "l": "large"}
 _ONE_COLUMN = 16  # up to this number of classes: one column of classes, with AP50
 _GAP = 4  # characters between the columns of a table of many classes
 

@@ -8,6 +8,7 @@ from typing import Any
 Number = float | None  # a fraction 0..1; None where the ground truth has no object to measure on
 PerClass = dict[str, dict[str, dict[str, Number]]]
 
+SIZES = {"s": "small", "m": "medium", "l": "large"}  # ends of the names of metrics -> COCO's ranges of areas
 # kind -> the field of a result that it measures
 FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
 

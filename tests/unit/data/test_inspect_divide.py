@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rcnn.data import open_dataset, splits
@@ -34,6 +35,11 @@ def test_the_parts_are_those_of_divide(root: Path, tmp_path: Path, capsys: pytes
             assert part[own].path.read_bytes() == whole[place].path.read_bytes()
             assert part[own].annotation_ids == whole[place].annotation_ids
             assert part[own].boxes.tolist() == whole[place].boxes.tolist()
+    train, val = (open_dataset(out, name) for name in ("train", "val"))
+    assert (len(train), len(val)) == (16, 4)
+    assert set(train.image_ids) | set(val.image_ids) == set(whole.image_ids)
+    objects = [np.bincount(one.objects.labels, minlength=len(whole.classes)) for one in (train, val)]
+    assert (np.abs(objects[1] - 0.2 * sum(objects)) <= 1).all(), "the share of each class"
 
 
 def test_within_the_data_set_only_annotation_files_are_added(root: Path) -> None:
