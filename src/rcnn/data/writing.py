@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.images import embedded_image, image_suffix, is_embedded
 from rcnn.data.records import Dataset
-from rcnn.outputs import OutputFolder, numbered
+from rcnn.outputs import OutputFolder, files_of_rcnn, numbered
 
 FILE = "annotations/instances_{split}.json"
 
@@ -31,6 +31,18 @@ class CocoSplit:
 def require_free(output: OutputFolder, names: Sequence[str]) -> None:
     """Raise FileExistsError unless splits of these names may be written."""
     output.require_free(*(FILE.replace("{split}", name) for name in names))
+
+
+def require_no_other_splits(output: OutputFolder, names: Sequence[str]) -> None:
+    """Raise FileExistsError if an earlier command of rcnn wrote a split that is not one of `names` to the folder."""
+    own = {FILE.replace("{split}", name) for name in names}
+    before, after = FILE.split("{split}")
+    for file in sorted(files_of_rcnn(output.path) - own):
+        if file.startswith(before) and file.endswith(after) and (output.path / file).exists():
+            raise FileExistsError(
+                f"{output.path / file} is of an earlier run and would be one more split of the new data set: remove "
+                "it, or choose another output folder"
+            )
 
 
 def write_split(

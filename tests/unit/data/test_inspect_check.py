@@ -16,6 +16,7 @@ from rcnn.data.inspect.check import check_dataset
 from rcnn.data.inspect.images import leak_roles
 from tests.command import rcnn
 from tests.conftest import ROOT
+from tests.tiny_data import write_tiny_coco
 from tests.unit.data.inspect_faults import FAULTS, Data, Fault, changed, write_clean, write_tables
 
 PLACES = 5  # where each fault is put
@@ -171,3 +172,18 @@ def test_the_page_lists_every_kind_and_its_example_runs(
 )
 def test_which_splits_may_share_images(first: str, second: str, expected: tuple[int, int] | None) -> None:
     assert leak_roles(first, second) == expected
+
+
+@pytest.mark.parametrize(
+    "pattern", ["annotations/instances_{}.json", "annotations/{}.json", "{}/annotations.json", "{}.json"]
+)
+def test_a_file_that_is_cut_short_beside_a_good_one_is_found(pattern: str, tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"train": 2, "val": 2})
+    for split in ("train", "val"):
+        text = (root / "annotations" / f"instances_{split}.json").read_text()
+        (root / "annotations" / f"instances_{split}.json").unlink()
+        (root / pattern.format(split)).write_text(text if split == "val" else text[:200])
+    report = check_dataset(root, images=False)
+    assert list(report.images) == ["val"]
+    assert [one.kind for one in report.errors] == ["unreadable-annotations"]
+    assert f"{root / pattern.format('train')} is not JSON" in report.errors[0].what

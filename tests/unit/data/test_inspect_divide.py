@@ -9,6 +9,7 @@ import pytest
 
 from rcnn.data import open_dataset, splits
 from rcnn.data.inspect.divide import split_dataset
+from rcnn.data.inspect.fix import fix_dataset
 from rcnn.data.split import divide
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
@@ -69,3 +70,21 @@ def test_what_is_refused(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
         assert rcnn("data", "split", data, *words, "--output", tmp_path / "out") == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_parts_of_an_earlier_run_are_refused(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    split_dataset(root, (0.5, 0.3, 0.2), out)
+    with pytest.raises(FileExistsError, match=r"instances_test\.json is of an earlier run and would be one more split"):
+        split_dataset(root, (0.8, 0.2), out)
+    with pytest.raises(FileExistsError, match=r"instances_test\.json is of an earlier run"):
+        fix_dataset(root, out)
+    (out / "annotations" / "instances_test.json").unlink()
+    split_dataset(root, (0.8, 0.2), out)
+    assert splits(out) == ["train", "val"]
+
+
+@pytest.mark.parametrize("name", ["", "none", "a+b", "a/b", "*", "a\nb", "ids.txt", "..", "annotations"])
+def test_names_that_no_split_can_have_are_refused_first(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a split; expected letters, digits, - and _"):
+        split_dataset(tmp_path / "gone", (0.8, 0.2), tmp_path / "out", names=("train", name))

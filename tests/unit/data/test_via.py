@@ -13,6 +13,7 @@ import pytest
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.checks.outlines import polygon_area
 from rcnn.data.formats.via import ellipse_points
+from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
 
 POLYGON = {"name": "polygon", "all_points_x": [10, 30, 30], "all_points_y": [5, 5, 25]}
@@ -183,3 +184,14 @@ def test_warnings_about_two_splits_as_one_name_their_regions(tmp_path: Path) -> 
     for dataset in (alone, both):
         (warning,) = dataset.warnings
         assert "a box outside the image (region 1 of 0.png)" in warning, warning
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"0.png99": {"filename": "0.png", "regio'])
+def test_a_damaged_file_is_a_split_that_cannot_be_read(content: str, tmp_path: Path) -> None:
+    opened(tmp_path, [region(RECT)])
+    (tmp_path / "kites" / "train").mkdir()
+    (tmp_path / "kites" / "train" / "via_region_data.json").write_text(content)
+    report = check_dataset(tmp_path / "kites", images=False)
+    assert [(one.kind, "train/via_region_data.json" in one.what) for one in report.errors] == [
+        ("unreadable-annotations", True)
+    ]

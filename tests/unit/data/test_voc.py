@@ -12,6 +12,7 @@ from PIL import Image
 from rcnn.data import open_dataset, splits
 from rcnn.data.formats.voc import CLASSES
 from rcnn.data.formats.voc_xml import read_voc_image
+from rcnn.data.inspect.check import check_dataset
 from tests.unit.data.coco_folders import write_images
 from tests.unit.data.format_folders import voc_file, voc_object
 
@@ -218,9 +219,19 @@ def test_the_folders_annotations_and_images_of_other_tools(tmp_path: Path) -> No
     write_images(tmp_path / "images", ["a.png", "b.png"])
     (tmp_path / "annotations").mkdir()
     for one in "ab":
-        content = voc_file(f"{one}.png", SIZE, [voc_object("kite", [10, 5, 30, 25])])
+        content = voc_file(f"{one}.png", SIZE, [voc_object("kite", (10, 5, 30, 25))])
         (tmp_path / "annotations" / f"{one}.xml").write_text(content)
     assert splits(tmp_path) == ["all"]
     dataset = open_dataset(tmp_path)
     assert [record.path.relative_to(tmp_path).as_posix() for record in dataset] == ["images/a.png", "images/b.png"]
     assert dataset[0].boxes.tolist() == [[10, 5, 30, 25]]
+
+
+def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> None:
+    root = write_voc_folder(tmp_path, ["a", "b"], {"Main/train.txt": "a\nc\n", "Main/val.txt": "b\n"})
+    (root / "Annotations" / "a.xml").write_text("<annotation><object>")
+    with pytest.raises(ValueError, match=r"readable XML file: 1 missing, 1 damaged; .*a\.xml is not XML .*no element"):
+        open_dataset(tmp_path, "train")
+    report = check_dataset(tmp_path, images=False)
+    assert list(report.images) == ["val"]
+    assert [one.kind for one in report.errors if "1 damaged" in one.what] == ["unreadable-annotations"]

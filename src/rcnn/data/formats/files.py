@@ -102,7 +102,8 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
     """Names of the splits that have a file matching one of `patterns` for which `holds` returns True.
 
     A pattern without "{split}" is the file of a data set that is not divided: the split "all". Files that match only by
-    the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS).
+    the end of their name are skipped if they have the prefix of another pattern (NO_SPLITS). A damaged file beside
+    a good one of the same pattern is a split too, so that reading it says what is wrong.
     """
     names: set[str] = set()
     fixed = [pattern for pattern in patterns if "{split}" not in pattern]
@@ -112,6 +113,8 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
             continue
         before, _, after = pattern.partition("{split}")
         shape = re.compile(re.escape(before) + "(?P<split>[^/]+)" + re.escape(after.replace("{split}", "(?P=split)")))
+        good: set[str] = set()
+        damaged: set[str] = set()
         for path in sorted(folder.glob(pattern.replace("{split}", "*"))):
             named = shape.fullmatch(path.relative_to(folder).as_posix())
             if named is None or not path.is_file():
@@ -121,5 +124,17 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
             ):
                 continue
             if holds(path):
-                names.add(named["split"])
+                good.add(named["split"])
+            elif _is_damaged(path):
+                damaged.add(named["split"])
+        names |= good | damaged if good else set()
     return names
+
+
+def _is_damaged(file: Path) -> bool:
+    """Whether a JSON file is empty, holds nothing, or is cut short, by its ends alone."""
+    with file.open("rb") as content:
+        start = content.read(64).strip()
+        content.seek(max(0, file.stat().st_size - 64))
+        end = content.read().strip()
+    return start in (b"", b"{}", b"[]", b"null") or end[-1:] not in (b"}", b"]")

@@ -114,7 +114,9 @@ def _objects(
 
 
 def _holds_via(file: Path) -> bool:
-    """Whether a file has the words of VIA's regions, without parsing it."""
+    """Whether a file has VIA's own name, or the words of its regions, without parsing it."""
+    if file.name == "via_region_data.json":
+        return True
     content = file.read_bytes()
     return b'"regions"' in content and b'"filename"' in content
 

@@ -94,8 +94,9 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
+    damaged: list[str] = []
     for one in ids:
-        described = _described(chosen, one, warnings)
+        described = _described(chosen, one, warnings, damaged)
         objects = _objects(chosen, one, described, warnings)
         if objects is None:
             without.append(one)
@@ -105,7 +106,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         written = names.get(one) or (described.file_name if described else "") or f"{one}.jpg"
         entry: RawEntry = {"id": one, "file_name": (chosen.images / written).relative_to(folder).as_posix()}
         images.append(entry | ({} if size is None else {"height": size[0], "width": size[1]}))
-    _report_missing(without, ids, chosen, warnings)
+    _report_missing(without, ids, chosen, warnings, damaged)
     own = {str(annotation["category"]) for annotation in found}
     raw = named_tables(
         file=chosen.file,
@@ -192,14 +193,18 @@ def _holds_voc(place: Path) -> bool:
         return b"<annotation" in file.read(4096)
 
 
-def _described(split: _Split, image_id: str, warnings: Warnings) -> VocImage | None:
-    """The XML of an image; None where there is no file, or, with a warning, where it cannot be read."""
+def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[str]) -> VocImage | None:
+    """The XML of an image; None where there is no file, or, with a warning, where it cannot be read.
+
+    What is wrong is added to `damaged`.
+    """
     file = split.annotations / f"{image_id}.xml"
     if not file.is_file():
         return None
     try:
         return read_voc_image(file, from_one=split.official)
-    except ValueError:
+    except ValueError as error:
+        damaged.append(str(error))
         what = "an XML file that is damaged, too large, not VOC's, or with a document type"
         warnings.add(what, "not used", [image_id], "image", kind="unreadable-file")
         return None
@@ -315,9 +320,16 @@ def _class_names_of(root: Path) -> Sequence[str]:
     return lines_of(file)
 
 
-def _report_missing(without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings) -> None:
+def _report_missing(
+    without: Sequence[str], ids: Sequence[str], split: _Split, warnings: Warnings, damaged: Sequence[str]
+) -> None:
     """Warn of images without a readable annotation file; refuse the split if that is all of them."""
     kind, place = ("XML", split.annotations) if split.masks is None else ("PNG", split.masks / "SegmentationObject")
+    if without and len(without) == len(ids) and damaged and split.masks is None:
+        raise ValueError(
+            f"{split.file} lists {counted(len(ids), 'image')}, none of them with a readable XML file: "
+            f"{len(ids) - len(damaged)} missing, {len(damaged)} damaged; {damaged[0]}"
+        )
     if without and len(without) == len(ids):
         raise FileNotFoundError(
             f"{split.file} lists {counted(len(ids), 'image')} ({few(ids)}), none of them with a readable {kind} file "

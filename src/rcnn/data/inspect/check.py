@@ -165,7 +165,7 @@ def read_splits(
         try:
             tables = read_tables(path, name, annotations=annotations, keypoints=keypoints)
         except (ValueError, OSError) as error:
-            if isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError):
+            if len(names) == 1 and isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError):
                 raise  # there is no such split
             refused.append(_refusal(error, path))
             continue

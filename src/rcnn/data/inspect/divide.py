@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.inspect.check import Progress, no_progress
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, excerpt
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.split import MIN_IMAGES, class_counts, divide, require_fractions
-from rcnn.data.writing import CocoSplit, image_sources, require_free, write_split
+from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
 from rcnn.outputs import OutputFolder
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}  # of the parts, by their number
+NAME = re.compile(r"\w[\w.-]*")  # of a part: a file name that --split can take
+RESERVED = ("none", "annotations")  # --val-split none, and the folder of the annotation files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +64,12 @@ def split_dataset(
     parts = tuple(names) or NAMES.get(len(fractions), tuple(f"part{n}" for n in range(1, len(fractions) + 1)))
     if len(parts) != len(fractions) or len(set(parts)) < len(parts):
         raise ValueError(f"names {', '.join(parts)}: expected {len(fractions)} different names, one per fraction")
+    for name in parts:
+        if not NAME.fullmatch(name) or name in RESERVED or name.endswith(".txt"):
+            raise ValueError(
+                f"--names: {excerpt(name)} cannot be the name of a split; expected letters, digits, - and _, and not "
+                f"{' or '.join(RESERVED)}"
+            )
     dataset = open_dataset(path, split, annotations=annotations, keypoints=keypoints)
     if len(dataset) < MIN_IMAGES:
         raise ValueError(
@@ -68,7 +77,10 @@ def split_dataset(
             "them by class: use all of them for training, or annotate more"
         )
     with OutputFolder(output) as folder:
+        inside = Path(output).resolve() == dataset.root.resolve()
         require_free(folder, parts)
+        if not inside:
+            require_no_other_splits(folder, parts)
         with (progress or no_progress)("compare images", len(dataset)) as advance:
             places = divide(dataset, fractions, workers=workers, advance=advance)
         if empty := [name for name, own in zip(parts, places, strict=True) if not own]:
@@ -76,7 +88,6 @@ def split_dataset(
                 f"{dataset.annotation_file}: no image is left for {', '.join(empty)}, because too many images are "
                 "copies of each other; choose other fractions"
             )
-        inside = Path(output).resolve() == dataset.root.resolve()
         with (progress or no_progress)("write", len(dataset)) as advance:
             for part in _parts(dataset, parts, places):
                 write_split(folder, part, copy=not inside, advance=advance)

@@ -32,7 +32,7 @@ from rcnn.data.inspect.check import (
 from rcnn.data.inspect.images import leak_roles
 from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.messages import counted
-from rcnn.data.writing import CocoSplit, image_sources, require_free, write_split
+from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
 from rcnn.outputs import OutputFolder
 
 
@@ -80,6 +80,7 @@ def fix_dataset(
         cleaned = [_without_crowds(one, actions) for one in cleaned]
     with OutputFolder(output) as folder:
         require_free(folder, [one.name for one in cleaned])
+        require_no_other_splits(folder, [one.name for one in cleaned])
         with (progress or no_progress)("copy images", sum(len(one.images) for one in cleaned)) as advance:
             for one in cleaned:
                 write_split(folder, one, advance=advance)
