@@ -80,6 +80,7 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
             "settings",
         ),
         (OSError(28, "No space left on device", "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
+        (OSError(28, "No space left on device", "in/a.jpg", None, "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device"), f"rcnn: the output {FULL}"),
         (ValueError("wrong"), "rcnn: wrong"),
     ],
