@@ -243,6 +243,11 @@ def _xywh(box: Any, place: int) -> list[float]:
     values = np.asarray(box, dtype=np.float64).reshape(-1)
     if len(values) != 4:
         raise ValueError(f"record {place} has a box of {len(values)} numbers; expected x1, y1, x2, y2")
+    if not np.isfinite(values).all() or (values[2:] < values[:2]).any():
+        raise ValueError(
+            f"record {place} has the box {values.tolist()}; expected finite x1, y1, x2, y2 in pixels, with x1 <= x2 "
+            "and y1 <= y2 (not x, y, width, height)"
+        )
     return [*values[:2].tolist(), *(values[2:] - values[:2]).tolist()]
 
 

@@ -84,7 +84,9 @@ def _data(dataset: Dataset) -> str:
 def _validation(plan: RunPlan) -> str:
     reason = plan.reasons.get("val-split")
     if not plan.validations:
-        hint = f"{reason}; choose a split with --val-split" if reason else "--val-split none"
+        own = isinstance(plan.request.data, Dataset)  # from Python
+        choice = "pass a data set as validation=" if own else "choose a split with --val-split"
+        hint = f"{reason}; {choice}" if reason else "--val-split none"
         return f"not evaluated, so without best/ ({hint})"
     why = f" ({reason})" if reason and plan.held_out is not None else ""
     return f"evaluated on {' and '.join(map(_data, plan.validations))}{why}"

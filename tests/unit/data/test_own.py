@@ -82,6 +82,10 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
         ([sound | {"labels": ["a", "b"]}], "record 0 has 1 boxes for 2 labels; expected one per object"),
         ([sound | {"labels": [3]}], r"labels are not names: give the names with classes=\[\.\.\.\]"),
         ([sound | {"boxes": [[1, 2, 3]]}], "record 0 has a box of 3 numbers; expected x1, y1, x2, y2"),
+        (
+            [sound | {"boxes": [[9, 9, 3, 4]]}],
+            r"record 0 has the box \[9.0, .*expected finite x1, y1, x2, y2 in pixels",
+        ),
         ([sound | {"file": tmp_path / "absent.png"}], r"records lists 1 image \(absent.png\), none of them in"),
     ]
     for records, message in wrong:

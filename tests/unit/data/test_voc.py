@@ -215,6 +215,18 @@ def test_xml_is_limited_in_size(tmp_path: Path) -> None:
         read_voc_image(tmp_path / "a.xml", from_one=True)
 
 
+def test_the_folders_annotations_and_images_of_other_tools(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.png", "b.png"])
+    (tmp_path / "annotations").mkdir()
+    for one in "ab":
+        content = voc_file(f"{one}.png", SIZE, [voc_object("kite", (10, 5, 30, 25))])
+        (tmp_path / "annotations" / f"{one}.xml").write_text(content)
+    assert splits(tmp_path) == ["all"]
+    dataset = open_dataset(tmp_path)
+    assert [record.path.relative_to(tmp_path).as_posix() for record in dataset] == ["images/a.png", "images/b.png"]
+    assert dataset[0].boxes.tolist() == [[10, 5, 30, 25]]
+
+
 def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> None:
     root = write_voc_folder(tmp_path, ["a", "b"], {"Main/train.txt": "a\nc\n", "Main/val.txt": "b\n"})
     (root / "Annotations" / "a.xml").write_text("<annotation><object>")

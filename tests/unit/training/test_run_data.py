@@ -199,6 +199,7 @@ def test_data_sets_from_python(several: Path, undivided: Path) -> None:
     assert (plan.dataset, plan.validations) == (training, (validation,))
     assert plan.record()["data"] == str(several)
     assert planned(training).validations == ()
+    assert any("pass a data set as validation=)" in line for line in describe_start(planned(training)))
     assert len(planned(rcnn.open_dataset(undivided, "train")).validations[0]) == 2
     other = rcnn.open_dataset(several, "val", classes=["disc", "square"])
     with pytest.raises(ValueError, match=r"has the classes disc, square; expected square, disc in this order"):

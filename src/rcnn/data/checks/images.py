@@ -182,7 +182,8 @@ def _require_found(
     where = few([str(folder) for folder in raw.folders])
     if missing and len(missing) == len(names):
         raise MissingImagesError(
-            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}: copy them there"
+            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}: copy them "
+            "there, or name their folder with --images DIR (COCO's format)"
         )
     if missing:
         there = sorted({name for folder in files.folders for name in files.names(folder)})

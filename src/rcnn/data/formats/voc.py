@@ -123,7 +123,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
 def _splits(folder: Path) -> dict[str, _Split]:
     """The splits of a folder, by name."""
     years = [one for one in (*subfolders(folder), *subfolders(folder / "VOCdevkit")) if OFFICIAL.match(one.name)]
-    roots = [folder] if (folder / "Annotations").is_dir() else [one for one in years if (one / "Annotations").is_dir()]
+    roots = [folder] if _annotations_of(folder) else [one for one in years if _annotations_of(one)]
     found: dict[str, _Split] = {}
     for root in roots:
         year = f"_{root.name.removeprefix('VOC')}" if len(roots) > 1 else ""
@@ -133,7 +133,7 @@ def _splits(folder: Path) -> dict[str, _Split]:
 
 def _lists(root: Path) -> dict[str, _Split]:
     """The splits of one VOC folder: those with lists, else all of its XML files."""
-    annotations, images = root / "Annotations", root / "JPEGImages"
+    annotations, images = _annotations_of(root) or root / "Annotations", root / "JPEGImages"
     year = OFFICIAL.match(root.resolve().name)
     metric: MetricName = "coco"
     if year is not None:
@@ -146,9 +146,17 @@ def _lists(root: Path) -> dict[str, _Split]:
             name = f"{file.stem}{SEGMENTATION if main else ''}"
             found[name] = listed(file=file, masks=root)
     if not found and next(annotations.glob("*.xml"), None) is not None:
-        places = [place for place in (images, root / "images") if place.is_dir()]
+        places = [place for place in subfolders(root) if place.name.lower() in ("jpegimages", "images")]
         found[ALL] = _Split(file=annotations, annotations=annotations, images=places[0] if places else root)
     return found
+
+
+def _annotations_of(root: Path) -> Path | None:
+    """The folder Annotations of a data set; of other tools, annotations with XML files."""
+    for place in subfolders(root):
+        if place.name == "Annotations" or (place.name.lower() == "annotations" and _holds_voc(place)):
+            return place
+    return None
 
 
 def _list_files(*folders: Path) -> list[Path]:
