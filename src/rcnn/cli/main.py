@@ -152,7 +152,8 @@ def _message(error: Exception) -> str | None:
         reason = text or type(error).__name__
         return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        where = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
+        name = error.filename2 or error.filename  # of a copy: the new file
+        where = f"{name} cannot be written" if name else "the output cannot be written"
         return f"{where}: {error.strerror}. Free some space, or write to another place with --output"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)

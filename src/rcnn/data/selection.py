@@ -66,6 +66,12 @@ def select(location: Location, split: str) -> Selection:
     parts = tuple(_part(location, word.strip()) for word in words)
     if repeated := [part for part, uses in Counter(parts).items() if uses > 1]:
         raise ValueError(f"--split {split} has {repeated[0].split} twice; name each split once")
+    whole = {part.split for part in parts if part.image_list is None}
+    if inside := [part for part in parts if part.image_list is not None and part.split in whole]:
+        raise ValueError(
+            f"--split {split} has {inside[0].split} twice: as a whole, and the images of it that "
+            f"{inside[0].image_list} lists; leave one out"
+        )
     return Selection(location=location, name=split, parts=parts)
 
 

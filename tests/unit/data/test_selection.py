@@ -109,11 +109,13 @@ def test_errors_of_selections(tmp_path: Path) -> None:
     root = two_splits(tmp_path)
     (root / "ids.txt").write_text("1\n77")
     (root / "empty.txt").write_text("\n# nothing\n")
+    (root / "one.txt").write_text("1\n")
     (root / "binary.txt").write_bytes(b"\xff\xfe\xfd")
     for split, message in {
         "": r"has the splits train, val; choose one with split= \(--split\)",
         "train+": r"an empty name between the \+",
         "train+train": "has train twice",
+        "train+train:one.txt": r"has train twice: as a whole, and the images of it that .*one\.txt lists",
         "train+test": r"has no split 'test'.*; it has train, val",
         "absent.txt": r"absent.txt does not exist.*expected a text file with an image id or file name per line",
         "train:ids.txt": r"ids.txt: 77: not an id or file name of the 2 images; expected e.g. 1 or 1.png",

@@ -241,3 +241,9 @@ def test_text_in_other_encodings(tmp_path: Path) -> None:
     assert dataset.classes == ("kite", "cup")
     assert dataset[0].labels.tolist() == [1]
     assert "b.txt is not a text file in UTF-8" in "".join(dataset.warnings)
+
+
+def test_a_damaged_data_yaml_is_reported_once(tmp_path: Path) -> None:
+    place(tmp_path, "images/train/a.png", "labels/train/a.txt")
+    (tmp_path / "data.yaml").write_text("train: images/train\nnames: [kite\n")
+    assert [one.kind for one in check_dataset(tmp_path).errors] == ["unreadable-annotations"]

@@ -90,7 +90,8 @@ def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
         return {**tables, "annotations": []}  # test images without ground truth
     if len(tables) < len(TABLES):
         missing = ", ".join(name for name in TABLES if name not in tables)
-        holds = few(sorted(map(str, data))) or "nothing" if isinstance(data, dict) else f"a {type(data).__name__}"
+        kind = "null" if data is None else f"a {type(data).__name__}"
+        holds = few(sorted(map(str, data))) or "nothing" if isinstance(data, dict) else kind
         raise ValueError(
             f"{file} is not a COCO annotation file: it has no list {missing} (it holds {holds}); expected an object "
             "with images, annotations and categories, or a VIA export"

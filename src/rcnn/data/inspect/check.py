@@ -167,7 +167,8 @@ def read_splits(
         except (ValueError, OSError) as error:
             if len(names) == 1 and isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError):
                 raise  # there is no such split
-            refused.append(_refusal(error, path))
+            finding = _refusal(error, path)
+            refused += [] if finding in refused else [finding]  # one damaged file may list several splits
             continue
         read.append((tables, _dataset(tables, location.folder, name)))
     total = sum(len(dataset) for _, dataset in read) if images else 0
