@@ -131,7 +131,8 @@ def check_metrics(dataset: Dataset) -> None:
         *(["segm"] if dataset.has_outlines else []),
         *(["keypoints"] if dataset.objects.keypoints is not None else []),
     ]
-    metrics = evaluate(truth, [], kinds)
+    points = dataset.objects.keypoints
+    metrics = evaluate(truth, [], kinds, keypoint_sigmas=None if points is None else [0.1] * points.shape[1])
     assert sum(metrics.objects.values()) == sum(not entry["iscrowd"] for entry in truth["annotations"])
 
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
 from rcnn.data.images import IMAGE_SUFFIXES
+from rcnn.data.messages import without_controls
 from rcnn.download.http import RefusedError, http_opener
 from rcnn.outputs import OutputFolder, files_of_rcnn
 
@@ -214,7 +215,8 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
                     raise SourceError(f"is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
             expected = answer.headers.get("Content-Length")
     except urllib.error.HTTPError as error:
-        raise SourceError(f"the server answered {error.code} {error.reason}; check the URL") from error
+        advice = "try again later" if error.code >= 500 or error.code == 429 else "check the URL"
+        raise SourceError(f"the server answered {error.code} {without_controls(error.reason)}; {advice}") from error
     except RefusedError as error:
         raise SourceError(f"{error}; check the URL") from error
     except TimeoutError as error:
@@ -225,7 +227,9 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
         if isinstance(error, SourceError):
             raise
         reason = getattr(error, "reason", None) or error
-        raise SourceError(f"cannot be downloaded ({reason}); check the URL and the network") from error
+        raise SourceError(
+            f"cannot be downloaded ({without_controls(reason)}); check the URL and the network"
+        ) from error
     if expected is not None and expected.isdigit() and int(expected) != len(content):
         raise SourceError(f"the download ended after {len(content)} of {expected} bytes; try again")
     return bytes(content)

@@ -26,6 +26,8 @@ class Server(BaseHTTPRequestHandler):
             self.send_response(302)
             self.send_header("Location", moved[self.path])
             self.end_headers()
+        elif self.path == "/busy":
+            self.send_error(503, "Busy \x1b[31m")
         elif self.path == "/slow":
             time.sleep(1.5)
         elif self.path == "/dripping":
@@ -75,7 +77,8 @@ def test_a_download(address: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/nothing", "404"),
+        ("/nothing", "404 .*; check the URL"),
+        ("/busy", r"503 Busy \\x1b\[31m; try again later"),
         ("/ftp", r"the server redirects to ftp://.*, which is not followed; .*check the URL"),
         ("/file", r"302 Found - Redirection to url 'file:.*' is not allowed; check the URL"),
         ("/large", "larger than"),

@@ -65,6 +65,31 @@ def test_without_memory_files_batches_go_through_the_pipe(dataset: Dataset, monk
         assert torch.equal(batch.targets.boxes, other.targets.boxes)
 
 
+def test_a_stop_signal_while_workers_start_is_delivered_when_they_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a hook that Python calls around a fork, the error of a signal handler would be printed and lost."""
+    started: list[str] = []
+    start = multiprocessing.process.BaseProcess.start
+
+    def start_and_stop(process: multiprocessing.process.BaseProcess) -> None:
+        signal.raise_signal(signal.SIGTERM)  # as during the hooks
+        start(process)
+        started.append(process.name)
+
+    def handle(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", start_and_stop)
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        stream = batches_of_workers(Numbered(), 0, 1)
+        with pytest.raises(KeyboardInterrupt):
+            next(stream)
+        assert len(started) == 1
+        assert signal.getsignal(signal.SIGTERM) is handle
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_workers_ignore_signals_that_reach_the_whole_group(number: int) -> None:
     """A terminal or a batch system signals every process; the main process still needs the batches of its step."""

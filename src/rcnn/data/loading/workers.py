@@ -2,7 +2,7 @@
 
 Worker k of K makes batches first + k, first + k + K, ... and is at most AHEAD batches ahead. On Linux a batch travels
 in a memory file (memfd), which needs no space in /dev/shm; elsewhere its bytes travel through a pipe. Unlike those of
-torch's DataLoader, these workers install no signal handler in the main process, a worker that dies or stops is noticed
+torch's DataLoader, these workers leave no signal handler in the main process, a worker that dies or stops is noticed
 while it is waited for, and closing the stream kills them.
 """
 
@@ -12,11 +12,12 @@ import mmap
 import multiprocessing
 import os
 import signal
+import threading
 import time
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from multiprocessing import connection, reduction, util
 from multiprocessing.connection import Connection
@@ -32,6 +33,7 @@ from rcnn.structures import ImageBatch, Targets
 AHEAD = 2  # batches that a worker makes before they are requested
 PATIENCE = 25  # seconds without a sign of life from a worker (one per image) before WorkerError
 STARTUP = 100  # the same before its first sign: where processes are not forked, they import torch first
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 ALIGNMENT = 64  # bytes; start of each tensor in a batch's memory
 MEMORY_FILES = hasattr(os, "memfd_create")
 CURE = (
@@ -93,7 +95,8 @@ class _Workers:
             process = context.Process(
                 target=_run_worker, args=(batches, first + number, count, theirs, inherited), daemon=True
             )
-            process.start()
+            with _stop_signals_held():
+                process.start()
             theirs.close()
             self._workers.append(_Worker(process, ours))
 
@@ -126,6 +129,26 @@ class _Workers:
     def close(self) -> None:
         """End the processes at once: they have nothing to save."""
         self._kill()
+
+
+@contextmanager
+def _stop_signals_held() -> Iterator[None]:
+    """Deliver stop signals after the block: what their handlers raise in the hooks around a fork would be lost."""
+    if threading.current_thread() is not threading.main_thread():  # which gets all signals
+        yield
+        return
+    held: list[int] = []
+    # without those that nobody set in Python, which could not be set again
+    handlers = {number: handler for number in STOP_SIGNALS if (handler := signal.getsignal(number)) is not None}
+    try:
+        for number in handlers:
+            signal.signal(number, lambda received, _: held.append(received))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number in held:
+            signal.raise_signal(number)
 
 
 def _kill_all(workers: Sequence[_Worker]) -> None:
@@ -164,9 +187,8 @@ def _run_worker(
         other.close()
     torch.set_num_threads(1)
     # signals sent to all processes of a terminal: the main process saves its state, then kills its workers
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "SIGCHLD"):
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with suppress(EOFError, OSError):  # the main process has ended
