@@ -236,7 +236,7 @@ def test_descriptions_are_the_comments_of_the_source() -> None:
     assert rows["rpn.proposals.nms_iou"].comment.startswith("of two proposals of a level")
     rows = {row.path: row for row in settings_table(DetectorConfig)}
     assert rows["name"].default is dataclasses.MISSING
-    parts = ("ResNet", "FBNet", "Compact", "MobileNet", "Timm", "ViT", "OwnBackbone")
+    parts = ("ResNet", "FBNet", "Compact", "MobileNet", "MobileNetV1", "VGG", "Timm", "ViT", "OwnBackbone")
     kinds = [f"{part}Config" for part in parts]
     assert rows["backbone"].type == " | ".join(kinds)
     assert rows["input.resize"].comment.startswith("antialias: Pillow's bilinear on uint8")
