@@ -44,7 +44,7 @@ def test_training_overfits_two_images(tmp_path: Path) -> None:
 def test_the_loss_falls_in_sixty_steps(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 16}, size=(96, 128))
     words = [*SMALL, "train.steps=60", "train.log_every=1", "train.warmup_steps=5"]
-    run("mask_rcnn_compact", data, tmp_path / "run", words)
+    run("mask_rcnn_compact", data, tmp_path / "run", words, splits=("train", "none"))
     lines = read_log(tmp_path / "run" / "log.jsonl")
     assert len(lines) == 60
     # box_delta rises at first: it is taken over the regions that are objects, of which more are found

@@ -95,6 +95,8 @@ def test_errors_say_what_to_do(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=r"has no config\.json and model\.safetensors: it is not a checkpoint of rcnn"):
         pull(f"hf:{REPOSITORY}")
     hub.denies = True
+    # read from HF_ENDPOINT when the library is imported, which another test may have done
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
     with pytest.raises(ConnectionError, match="log in with `hf auth login`"):
         rcnn.push_to_hub(run, REPOSITORY)
     with pytest.raises(ValueError, match="expected owner/name"):
