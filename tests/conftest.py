@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter, defaultdict
 from collections.abc import Generator
@@ -32,6 +33,15 @@ def _no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Temp
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _compiled_graphs_are_released(request: pytest.FixtureRequest) -> Generator[None, None, None]:
+    """Compiled graphs keep their detectors in memory for the whole process otherwise."""
+    yield
+    if request.node.get_closest_marker("compile") is not None:
+        torch.compiler.reset()
+        gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
