@@ -28,13 +28,17 @@ def _table(system: str, kind: str, licence: str, seen: str, found: list[Entry]) 
     head = [title, "", f"Licence of the files: {licence}. Facts from {seen}.", ""]
     if kind == "backbone":
         rows = ["| name | digest |", "|---|---|"]
-        rows += [f"| [`{entry.name}`]({entry.url}) | {entry.digest or '-'} |" for entry in found]
+        rows += [f"| {_link(entry)} | {entry.digest or '-'} |" for entry in found]
     else:
         rows = ["| name | trained on | box | mask | keypoints | digest |", "|---|---|---|---|---|---|"]
         for entry in found:
             scores = " | ".join("-" if ap is None else f"{ap}" for ap in (entry.box, entry.mask, entry.keypoints))
-            rows.append(f"| [`{entry.name}`]({entry.url}) | {entry.data} | {scores} | {entry.digest or '-'} |")
+            rows.append(f"| {_link(entry)} | {entry.data} | {scores} | {entry.digest or '-'} |")
     return "\n".join([*head, *rows, ""])
+
+
+def _link(entry: Entry) -> str:
+    return f"`{entry.name}`" if entry.package else f"[`{entry.name}`]({entry.url})"
 
 
 def updated(text: str) -> str:

@@ -32,18 +32,18 @@ from tests.unit.data.format_folders import (
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "data" / "formats.md"
 BRIEF = ("train.steps=1", "train.batch_size=1", "train.workers=0", "box.score_threshold=0.01")
-ROOT = [[35, 5, 50, 5, 50, 25, 35, 25]]
+STEM = [[35, 5, 50, 5, 50, 25, 35, 25]]
 
 
 def tables(names: list[str]) -> dict[str, Any]:
-    """Images of these names, each with a leaf and a root."""
+    """Images of these names, each with a leaf and a stem."""
     annotations: list[dict[str, Any]] = []
     for number in range(1, len(names) + 1):
         annotations.append(annotation(2 * number - 1, image_id=number))
-        root = {"bbox": [35, 5, 15, 20], "segmentation": copy.deepcopy(ROOT), "area": 300.0}
-        annotations.append(annotation(2 * number, image_id=number, category_id=7, **root))
+        stem = {"bbox": [35, 5, 15, 20], "segmentation": copy.deepcopy(STEM), "area": 300.0}
+        annotations.append(annotation(2 * number, image_id=number, category_id=7, **stem))
     found = coco_tables(annotations, len(names))
-    found["categories"] = [{"id": 3, "name": "leaf"}, {"id": 7, "name": "root"}]
+    found["categories"] = [{"id": 3, "name": "leaf"}, {"id": 7, "name": "stem"}]
     for image, name in zip(found["images"], names, strict=True):
         image["file_name"] = name
     write_images(Path("pictures"), names)
@@ -79,7 +79,7 @@ def sbd() -> tuple[str, str]:
 def refer() -> tuple[str, str]:
     content = tables([f"COCO_train2014_{number:012}.jpg" for number in (1, 2)])
     first, *_, last = content["annotations"]
-    refs = [reference(1, first, "testA", ["Left leaf", "the green one"]), reference(2, last, "train", ["root"])]
+    refs = [reference(1, first, "testA", ["Left leaf", "the green one"]), reference(2, last, "train", ["stem"])]
     write_refer(content, PICTURES, Path("refer"), refs)
     return "refer", "train"
 

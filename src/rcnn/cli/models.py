@@ -86,7 +86,7 @@ def list_weights(
         typer.echo(f"{entry.name:{width}}  {_scores(entry)}  {size:>5}  {'yes' if is_available(entry) else '-'}")
     if len(found) == 1:
         [entry] = found
-        rows = {"framework": entry.system, "trained on": entry.data, "licence": entry.licence, "address": entry.url}
+        rows = {"framework": entry.system, "trained on": entry.data, "licence": entry.licence, "address": entry.source}
         rows |= {"digest": entry.digest or "not published", "facts from": entry.seen}
         rows |= {"by hand": f"put {entry.file} into {downloads_folder(entry)}"} if not entry.package else {}
         for key, value in rows.items():

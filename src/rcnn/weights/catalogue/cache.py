@@ -205,7 +205,7 @@ def require_published(file: Path, entry: Entry) -> None:
     if not digest.startswith(expected):
         raise ValueError(
             f"{file} is not the file that {entry.system} published: expected a {kind.upper()} that starts with "
-            f"{expected}, got {digest[: max(len(expected), 8)]}. Delete it and download it again from {entry.url}"
+            f"{expected}, got {digest[: max(len(expected), 8)]}. Delete it and get it again from {entry.source}"
         )
 
 

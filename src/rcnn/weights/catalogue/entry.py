@@ -12,7 +12,7 @@ EMPTY = "-"  # a cell without a value
 COLUMNS = (
     "model", "tag", "file", "digest", "mib", "settings", "data", "box", "mask", "keypoints", "proposals"
 )  # fmt: skip
-HEAD = ("system", "licence", "base", "seen")  # lines that every table starts with; also `kind` and `package`
+HEAD = ("system", "licence", "seen")  # lines that every table starts with; also `base` or `package`, and `kind`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Entry:
     model: str  # the model of `rcnn models list` with this network; for a backbone, the name of the network
     tag: str  # publisher and schedule, e.g. detectron2-3x
     system: str  # the framework, as `rcnn convert --list` names it
-    url: str
+    url: str  # of a file in a package: its name alone
     licence: str  # of the file
     seen: str  # the public documents that these facts are from
     kind: Kind = "detector"
@@ -49,6 +49,11 @@ class Entry:
         return self.url.rpartition("/")[2]
 
     @property
+    def source(self) -> str:
+        """Where the file is published: its URL, or the Python package that contains it."""
+        return f"the Python package {self.package}" if self.package else self.url
+
+    @property
     def scores(self) -> tuple[float, ...]:
         """The published figures, for a comparison of files of the same model."""
         return tuple(score for score in (self.box, self.mask, self.keypoints, self.proposals) if score is not None)
@@ -60,8 +65,10 @@ def read_table(name: str) -> list[Entry]:
     lines = text.splitlines()
     head = dict(line.removeprefix("# ").split("\t", 1) for line in lines if line.startswith("# "))
     columns, *rows = (tuple(line.split("\t")) for line in lines if not line.startswith("# "))
-    if columns != COLUMNS or not set(HEAD) <= head.keys():
-        raise ValueError(f"tables/{name}.tsv: expected the columns {', '.join(COLUMNS)} and lines for {HEAD}")
+    if columns != COLUMNS or not set(HEAD) <= head.keys() or not head.keys() & {"base", "package"}:
+        raise ValueError(
+            f"tables/{name}.tsv: expected the columns {', '.join(COLUMNS)} and lines for {HEAD} and base or package"
+        )
     return [_entry(head, dict(zip(COLUMNS, row, strict=True))) for row in rows]
 
 
@@ -71,7 +78,7 @@ def _entry(head: dict[str, str], row: dict[str, str]) -> Entry:
         model=cells["model"],
         tag=cells["tag"],
         system=head["system"],
-        url=head["base"] + cells["file"],
+        url=head.get("base", "") + cells["file"],
         licence=head["licence"],
         seen=head["seen"],
         kind="backbone" if head.get("kind") == "backbone" else "detector",
