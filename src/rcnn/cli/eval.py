@@ -107,7 +107,8 @@ def evaluate(
     from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation
     from rcnn.metrics.tables import metrics_table
-    from rcnn.outputs import files_of_rcnn, new_output
+    from rcnn.new_outputs import output_or_new
+    from rcnn.outputs import files_of_rcnn
 
     load = partial(
         predictor_from,
@@ -152,36 +153,36 @@ def evaluate(
         more := limit_settings(predictor.config, dataset, max_detections=max_detections, metric=named)
     ):
         predictor = load(settings=[*(overrides or []), *more])
-    folder = output or new_output("eval", checkpoint)
-    if METRICS_FILE in files_of_rcnn(folder):
-        typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
     details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
     if predictor is not None:
         settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]
         details["Settings"] = ", ".join(settings)
-    try:
-        done = run_evaluation(
-            predictor or checkpoint,
-            dataset,
-            folder,
-            options=EvaluationOptions(
-                limit=limit,
-                batch_size=batch,
-                workers=workers,
-                max_detections=max_detections,
-                metric=named,
-                pictures=pictures,
-            ),
-            title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
-            details=details,
-            log=partial(typer.echo, err=True),
-            progress=progress_bar,
-        )
-    except Stopped:
-        if (folder / UNFINISHED).exists():
-            with suppress(OSError):  # the terminal is gone (SIGHUP)
-                typer.echo(f"`rcnn eval {folder} --data {data}` scores the images that are done", err=True)
-        raise
+    with output_or_new(output, "eval", checkpoint) as folder:
+        if METRICS_FILE in files_of_rcnn(folder):
+            typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
+        try:
+            done = run_evaluation(
+                predictor or checkpoint,
+                dataset,
+                folder,
+                options=EvaluationOptions(
+                    limit=limit,
+                    batch_size=batch,
+                    workers=workers,
+                    max_detections=max_detections,
+                    metric=named,
+                    pictures=pictures,
+                ),
+                title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
+                details=details,
+                log=partial(typer.echo, err=True),
+                progress=progress_bar,
+            )
+        except Stopped:
+            if (folder / UNFINISHED).exists():
+                with suppress(OSError):  # the terminal is gone (SIGHUP)
+                    typer.echo(f"`rcnn eval {folder} --data {data}` scores the images that are done", err=True)
+            raise
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed:

@@ -90,10 +90,16 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
 
 
 def _name_of_url(url: str) -> str:
-    """The last part of a URL's path, for the name of its picture."""
-    parts = urllib.parse.urlsplit(url)
+    """The last part of a URL's path, for the name of its picture. Raises SourceError if it is not that of a file."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # which raises ValueError if it is not a port
+    except ValueError as error:
+        raise SourceError(f"is not a URL ({error}); expected https://HOST/PATH") from error
     if parts.scheme.lower() not in ("http", "https"):
         raise SourceError(f"{parts.scheme}:// is not supported; expected an http:// or https:// URL, or a file")
+    if not host or " " in host or not host.isprintable():
+        raise SourceError("has no valid host name; expected https://HOST/PATH")
     return PurePosixPath(urllib.parse.unquote(parts.path)).name or "download"
 
 
@@ -204,16 +210,36 @@ def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT,
             )
 
 
+def _escaped(url: str) -> str:
+    """`url` with the characters escaped that a request cannot contain, such as spaces and é, as browsers do."""
+    parts = urllib.parse.urlsplit(url)
+    path, query = (
+        urllib.parse.quote(part, safe="%/:;=&?@!$'()*+,[]~", errors="surrogateescape")
+        for part in (parts.path, parts.query)
+    )
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
+
+
 def _download(url: str, longest: int, timeout: float, content: bytearray) -> bytes:
     """The download, which grows in `content`."""
-    request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
+    headers = {"User-Agent": "rcnn", "Accept-Encoding": "identity"}
+    too_large = SourceError(f"is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
     try:
+        request = urllib.request.Request(_escaped(url), headers=headers)
         with http_opener().open(request, timeout=timeout) as answer:
+            expected = answer.length  # None if the server does not say
+            encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+            if encoding not in ("", "identity"):
+                raise SourceError(
+                    f"the server sent it compressed ({without_controls(encoding[:40])}), expected the image as it is; "
+                    "download it yourself and give the file"
+                )
+            if expected is not None and expected > longest:
+                raise too_large
             while piece := answer.read1(1 << 16):
                 content += piece
                 if len(content) > longest:
-                    raise SourceError(f"is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
-            expected = answer.headers.get("Content-Length")
+                    raise too_large
     except urllib.error.HTTPError as error:
         advice = "try again later" if error.code >= 500 or error.code == 429 else "check the URL"
         raise SourceError(f"the server answered {error.code} {without_controls(error.reason)}; {advice}") from error
@@ -230,6 +256,6 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
         raise SourceError(
             f"cannot be downloaded ({without_controls(reason)}); check the URL and the network"
         ) from error
-    if expected is not None and expected.isdigit() and int(expected) != len(content):
+    if expected is not None and expected != len(content):
         raise SourceError(f"the download ended after {len(content)} of {expected} bytes; try again")
     return bytes(content)

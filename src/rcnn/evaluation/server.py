@@ -15,6 +15,7 @@ from typing import Any
 
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import ImageResults, predict_records
+from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -45,19 +46,21 @@ def predict_split(
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. Raises ValueError for a model of proposals only,
-    FileExistsError for a file that rcnn did not write.
+    Detections with a score below `score` are skipped. While it runs, all results so far are in results.jsonl. Raises
+    ValueError for a model of proposals only, FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
-    folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
+    files = [f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")]
     results: list[dict[str, Any]] = []
     failed: list[ImageResults] = []
-    for image in predict_records(predictor, dataset, list(dataset), batch_size, workers):
-        on_image(image)
-        failed += [image] if image.error else []
-        results += [result for result in image.results if result["score"] >= score]
+    with results_as_they_come(folder, files) as keep:
+        for image in predict_records(predictor, dataset, list(dataset), batch_size, workers):
+            keep(image)
+            on_image(image)
+            failed += [image] if image.error else []
+            results += [result for result in image.results if result["score"] >= score]
     written: list[Path] = []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])
@@ -66,4 +69,5 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
+    (folder.path / UNFINISHED).unlink()
     return written, failed
