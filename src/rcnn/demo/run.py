@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,10 +24,11 @@ from rcnn.demo.synthetic import SPLITS, make_shapes
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.examples import example_of
-from rcnn.evaluation.run import SCORE, Log, Progress
+from rcnn.evaluation.run import SCORE, Log
 from rcnn.metrics.values import Metrics
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
+from rcnn.progress import Progress, no_progress
 from rcnn.stopping import Stopped
 from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
@@ -80,7 +81,7 @@ def run_demo(
     overrides: Sequence[str] = (),
     device: str = "cpu",
     log: Log = print,
-    progress: Progress = lambda name, total: nullcontext(lambda: None),
+    progress: Progress = no_progress,
 ) -> Demo:
     """Data, training, evaluation, prediction and a report in `output`; files of an earlier demo there are replaced.
 

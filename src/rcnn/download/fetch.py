@@ -20,18 +20,18 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from rcnn.download.http import RefusedError, http_opener
+from rcnn.progress import ByteCounter
 
 PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
 MIN_BYTES = 16 * 1024
 TIMEOUT = 10.0  # seconds for a connection or one read
 TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
 _BLOCK = 1 << 16
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes of the whole file if they are known
 
 
 class DownloadError(OSError):
@@ -44,7 +44,7 @@ def fetch(
     *,
     digest: str = "",
     size: int | None = None,
-    progress: Progress | None = None,
+    progress: ByteCounter | None = None,
     patience: float = PATIENCE,
 ) -> Path:
     """Download the file at the first of `addresses` (mirrors) that has it to `target`, and return that.
@@ -86,7 +86,9 @@ def fetch(
 class _Transfer:
     """The download of one file: the incomplete file, and when its last bytes arrived."""
 
-    def __init__(self, target: Path, digest: str, size: int | None, progress: Progress | None, patience: float) -> None:
+    def __init__(
+        self, target: Path, digest: str, size: int | None, progress: ByteCounter | None, patience: float
+    ) -> None:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")

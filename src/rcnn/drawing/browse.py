@@ -11,7 +11,6 @@ import numpy as np
 
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.images import ImageError
-from rcnn.data.inspect.check import Progress, no_progress
 from rcnn.data.messages import counted
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset, ImageRecord
@@ -21,6 +20,7 @@ from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.progress import Progress, no_progress
 
 PAGE = "browse.html"
 MAX_EXPRESSIONS = 12  # shown per image

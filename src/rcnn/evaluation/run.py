@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,11 @@ from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write
 from rcnn.evaluation.results import evaluate_results
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
+from rcnn.progress import Progress, no_progress
 
 SCORE = 0.5  # detections with a lower score are not drawn
 
 Log = Callable[[str], object]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], object]]]  # name and total -> one step of a bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ def run_evaluation(
     title: str,
     details: Mapping[str, str],
     log: Log,
-    progress: Progress = lambda name, total: nullcontext(lambda: None),
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Evaluate a predictor, or saved results (a file or a folder); write metrics, results and report to `output`.
 
