@@ -35,6 +35,7 @@ from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 
 MAX_SIDE = 4000  # limit of a view's longer side, pixels
+NO_FEATURES = "features are not averaged by test-time augmentation; use Predictor (without --tta)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +142,14 @@ class AugmentedPredictor(Predictor):
         self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
     ) -> RegionFeatures:
         """Not defined: a ValueError."""
-        raise ValueError("features are not averaged by test-time augmentation; use Predictor (without --tta)")
+        raise ValueError(NO_FEATURES)
+
+    @override
+    def predict_with_features(
+        self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+    ) -> tuple[ImageDetections, RegionFeatures]:
+        """Not defined: a ValueError."""
+        raise ValueError(NO_FEATURES)
 
     def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
         views = [self._view(image, side, flipped) for side in self.scales for flipped in self.flips]

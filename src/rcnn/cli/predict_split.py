@@ -27,12 +27,12 @@ class SplitOptions:
     images: str
 
 
-def require_alone(options: SplitOptions | None, split: str, words: Sequence[str]) -> None:
+def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
     """ValueError unless there are images, or --data, but not both."""
     if options is None and split:
         raise ValueError("--split needs the folder of the data set: give it with --data")
-    if options is not None and words:
-        raise ValueError(f"{words[0]}: give images or --data, not both")
+    if options is not None and images:
+        raise ValueError(f"{images[0]}: give images or --data, not both")
 
 
 def predict_split_command(

@@ -9,7 +9,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from http.client import HTTPException
@@ -137,31 +137,8 @@ def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
     return picture
 
 
-def read_ahead(
-    sources: Sequence[Source], read: Callable[[Source], T], ahead: int
-) -> Iterator[tuple[Source, T | Exception]]:
-    """Each source with what `read` returns for it or raises; `ahead` of them are read before they are needed.
-
-    The threads are daemons: an interrupt does not wait for them.
-    """
-    waiting: list[tuple[Source, Future[T]]] = []
-    for source in sources:
-        waiting.append((source, in_background(read, source)))
-        if len(waiting) > ahead:
-            yield _outcome(*waiting.pop(0))
-    while waiting:
-        yield _outcome(*waiting.pop(0))
-
-
-def _outcome(source: Source, future: Future[T]) -> tuple[Source, T | Exception]:
-    try:
-        return source, future.result()
-    except Exception as error:  # one bad input must not stop the others
-        return source, error
-
-
 def in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
-    """Run `function` in a daemon thread."""
+    """Run `function` in a daemon thread: an interrupt does not wait for it."""
     future: Future[T] = Future()
 
     def run() -> None:

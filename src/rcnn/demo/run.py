@@ -23,7 +23,7 @@ from rcnn.data import open_dataset
 from rcnn.demo.synthetic import SPLITS, make_shapes
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
-from rcnn.evaluation.examples import example_of
+from rcnn.evaluation.examples import draw_example
 from rcnn.evaluation.run import SCORE, Log
 from rcnn.metrics.values import Metrics
 from rcnn.outputs import OutputFolder, files_of_rcnn
@@ -201,8 +201,9 @@ def predict_unseen(predictor: Predictor, data: Path, progress: Progress) -> tupl
     unseen = open_dataset(data, "unseen", classes=predictor.classes)
     with progress("predict", len(unseen)) as advance:
         for record in unseen:
-            example, found = example_of(predictor, record, SCORE)
-            examples.append(example)
+            image = record.read()
+            found = predictor.predict(image, score=SCORE)
+            examples.append(draw_example(predictor, record, image, found))
             entry = {"file": str(record.path), "height": found.height, "width": found.width}
             predictions.append(entry | {"detections": found.to_json(predictor.classes)})
             advance()

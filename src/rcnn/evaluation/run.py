@@ -11,7 +11,7 @@ from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
-from rcnn.evaluation.examples import chosen_records, example_of
+from rcnn.evaluation.examples import chosen_records, draw_example
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
 from rcnn.evaluation.results import evaluate_results
 from rcnn.outputs import OutputFolder
@@ -54,8 +54,7 @@ def run_evaluation(
         write_held_out(folder, HeldOut.of(dataset))
         examples: list[Example] = []
         if isinstance(source, Predictor):
-            evaluation = _evaluate_predictor(source, dataset, options, keep, log, progress)
-            examples = _examples(source, dataset, options, [image.record.path for image in evaluation.failed])
+            evaluation, examples = _evaluate_predictor(source, dataset, options, keep, log, progress)
         else:
             evaluation = evaluate_results(
                 source,
@@ -85,17 +84,23 @@ def _evaluate_predictor(
     keep: Callable[[ImageResults], None],
     log: Log,
     progress: Progress,
-) -> Evaluation:
+) -> tuple[Evaluation, list[Example]]:
+    """The metrics, and pictures of images that are spread over the data set."""
     plan = plan_for(
         predictor, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
     )
     _log_warnings(plan.warnings, log)
+    drawn = {record.image_id for record in chosen_records(dataset, options.pictures, options.limit)}
+    examples: list[Example] = []
     with progress("eval", min(options.limit or len(dataset), len(dataset))) as advance:
 
         def on_image(image: ImageResults) -> None:
             keep(image)
             if image.error:
                 log(f"warning: {image.error}")
+            elif image.detections is not None and image.record.image_id in drawn:
+                found = image.detections.above(SCORE)
+                examples.append(draw_example(predictor, image.record, image.record.read(), found))
             advance()
 
         evaluation = evaluate_dataset(
@@ -109,15 +114,7 @@ def _evaluate_predictor(
             on_image=on_image,
         )
     _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)
-    return evaluation
-
-
-def _examples(
-    predictor: Predictor, dataset: Dataset, options: EvaluationOptions, failed: Sequence[Path]
-) -> list[Example]:
-    """Pictures of images spread over the data set, without those that could not be read."""
-    records = chosen_records(dataset, options.pictures, options.limit)
-    return [example_of(predictor, record, SCORE)[0] for record in records if record.path not in failed]
+    return evaluation, examples
 
 
 def _log_warnings(lines: Sequence[str], log: Log) -> None:

@@ -15,7 +15,7 @@ from rcnn.data import Dataset, open_dataset
 from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.evaluation.api import evaluate, validation_split
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
-from rcnn.evaluation.examples import example_of
+from rcnn.evaluation.examples import draw_example
 from rcnn.evaluation.folder import UNFINISHED
 from rcnn.evaluation.plan import limit_settings, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
@@ -130,7 +130,8 @@ def test_an_object_without_outline_is_drawn_as_a_box(predictor: Predictor, data:
         drawn, boxes = (draw_ground_truth(image, record, predictor.classes, masks=masks) for masks in (True, False))
         assert (drawn.tobytes() != boxes.tobytes()) == has_mask
         assert boxes.getbbox() is not None, "black without its boxes"
-    example, _ = example_of(predictor, dataset[1], score=0.99)
+    image = dataset[1].read()
+    example = draw_example(predictor, dataset[1], image, predictor.predict(image, score=0.99))
     expected = draw_ground_truth(dataset[1].read(), dataset[1], predictor.classes)
     assert example.ground_truth is not None
     assert example.ground_truth.tobytes() == expected.tobytes()
