@@ -40,17 +40,17 @@ def predict_split_command(
 ) -> None:
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
     from rcnn.data.messages import counted
-    from rcnn.evaluation.api import dataset_for
+    from rcnn.data.opening import DatasetOptions
+    from rcnn.evaluation.opening import dataset_for
     from rcnn.evaluation.server import predict_split
 
     dataset = dataset_for(
         predictor,
         options.data,
         options.split,
-        ignore_others=True,
-        annotations=options.annotations,
-        images=options.images,
-        allow_empty=True,
+        options=DatasetOptions(
+            ignore_others=True, annotations=options.annotations, images=options.images, allow_empty=True
+        ),
     )
     with (
         output_or_new(output, "predict", checkpoint) as path,

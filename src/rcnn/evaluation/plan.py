@@ -18,6 +18,18 @@ from rcnn.models.setting_tables import settings_table
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How an evaluation is done."""
+
+    limit: int = 0  # images, the first ones; 0: all
+    batch_size: int = 1  # images per forward pass
+    workers: int = 2  # threads that read images
+    max_detections: int | None = None  # per image and class that count; None: the metric's limits
+    metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
+    pictures: int = 8  # images drawn in the report
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which kinds of metrics are computed, and what the user should know about it."""
 

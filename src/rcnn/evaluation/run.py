@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.held_out import HeldOut
@@ -13,6 +12,7 @@ from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
 from rcnn.evaluation.examples import chosen_records, draw_example
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
+from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
@@ -21,18 +21,6 @@ from rcnn.progress import Progress, no_progress
 SCORE = 0.5  # detections with a lower score are not drawn
 
 Log = Callable[[str], object]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """How an evaluation is done."""
-
-    limit: int = 0  # images, the first ones; 0: all
-    batch_size: int = 1  # images per forward pass
-    workers: int = 2  # threads that read images
-    max_detections: int | None = None  # per image and class that count; None: the metric's limits
-    metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
-    pictures: int = 8  # images drawn in the report
 
 
 def run_evaluation(

@@ -37,15 +37,21 @@ Kind = Literal["detector", "backbone"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A trained detector as data."""
+class CheckpointRecord:
+    """What the config.json of a checkpoint says."""
 
     config: DetectorConfig
     classes: tuple[str, ...]  # K names; label i is classes[i]
-    state: dict[str, Tensor]
     provenance: dict[str, Any]  # where the weights come from: the converted file, or the settings of the run
     kind: Kind = "detector"  # backbone: only its tensors, to start training from; `classes` is empty
     files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of the files written with config.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointRecord):
+    """A trained detector as data."""
+
+    state: dict[str, Tensor]
 
 
 def save_checkpoint(
@@ -139,6 +145,40 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
+    record = _read_config(folder)
+    weights = folder / WEIGHTS_FILE
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
+        ) from error
+    require_digest(weights, record.files)
+    return Checkpoint(**vars(record), state=state)
+
+
+def checkpoint_record(path: str | Path) -> CheckpointRecord:
+    """As `read_checkpoint`, without the weights, which are not read."""
+    return _read_config(_locate(Path(path)))
+
+
+def detector_record(path: str | Path, settings: Settings = ()) -> CheckpointRecord:
+    """What the checkpoint of a detector is, without its weights; `settings` and errors as in `load_detector`."""
+    record = checkpoint_record(path)
+    _require_detector(record, path)
+    return replace(record, config=overrides.override(record.config, settings))
+
+
+def _require_detector(record: CheckpointRecord, path: str | Path) -> None:
+    if record.kind == "backbone":
+        raise ValueError(
+            f"{path} contains only a backbone, which detects nothing: train from it, "
+            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+        )
+
+
+def _read_config(folder: Path) -> CheckpointRecord:
+    """The record of the checkpoint in `folder`."""
     finish_moves(folder)
     source = folder / CONFIG_FILE
     record = read_record(source)
@@ -153,17 +193,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))
     warn_if_changed(record, source)
-    weights = folder / WEIGHTS_FILE
-    try:
-        state = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
-        ) from error
-    files = record["files"]
-    require_digest(weights, files)
-    return Checkpoint(
-        config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind, files=files
+    return CheckpointRecord(
+        config=config, classes=classes, provenance=record["provenance"], kind=kind, files=record["files"]
     )
 
 
@@ -192,11 +223,7 @@ def load_detector(
     `load_checkpoint`.
     """
     checkpoint = load_checkpoint(path, allow=allow)
-    if checkpoint.kind == "backbone":
-        raise ValueError(
-            f"{path} contains only a backbone, which detects nothing: train from it, "
-            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
-        )
+    _require_detector(checkpoint, path)
     checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
     try:
         detector = empty_detector(checkpoint.config)

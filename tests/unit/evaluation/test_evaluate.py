@@ -13,13 +13,14 @@ import torch
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.drawing.ground_truth import draw_ground_truth
-from rcnn.evaluation.api import evaluate, validation_split
+from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_example
 from rcnn.evaluation.folder import UNFINISHED
-from rcnn.evaluation.plan import limit_settings, plan_evaluation
+from rcnn.evaluation.opening import validation_split
+from rcnn.evaluation.plan import EvaluationOptions, limit_settings, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
-from rcnn.evaluation.run import EvaluationOptions, run_evaluation
+from rcnn.evaluation.run import run_evaluation
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor

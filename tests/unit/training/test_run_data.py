@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import rcnn
-from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
+from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
 from rcnn.training.describe import class_lines, describe_start
 from rcnn.training.log import read_log
