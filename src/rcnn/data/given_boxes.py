@@ -5,7 +5,6 @@ Boxes are float xyxy in absolute pixels of the original image, width = x2 - x1.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from rcnn.data.messages import excerpt
 from rcnn.preprocess import Frame
+from rcnn.text_files import read_json
 
 # (N, 4) xyxy
 Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
@@ -154,10 +154,7 @@ def read_boxes(path: Path) -> BoxFile:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {FORMS}")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); {FORMS}") from error
+    data = read_json(path, FORMS)
     boxes = BoxFile(path=path)
     try:
         if isinstance(data, list):

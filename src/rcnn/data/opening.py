@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
-from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.selection import select
+from rcnn.text_files import gc_paused
 
 
 @dataclass(frozen=True, kw_only=True)

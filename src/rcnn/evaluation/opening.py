@@ -15,9 +15,9 @@ from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
 from rcnn.evaluation.plan import EvaluationOptions, limit_settings
 from rcnn.evaluation.results import has_proposals, is_results
-from rcnn.metrics.inputs import read_json
 from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
+from rcnn.text_files import read_json
 from rcnn.weights.checkpoint import CONFIG_FILE, checkpoint_record, detector_record
 
 

@@ -21,6 +21,9 @@ from rcnn.data.checks.numbers import flags
 from rcnn.data.checks.run_lengths import readable_rles
 from rcnn.data.messages import excerpt, few
 from rcnn.metrics.values import FIELDS
+from rcnn.text_files import read_json
+
+EXPECTED = "expected a file in COCO's format"
 
 Id: TypeAlias = int | str
 Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result, read from JSON
@@ -142,25 +145,19 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
     if isinstance(ground_truth, dict):
         data, source = ground_truth, "the ground truth"
     else:
-        data, source = read_json(Path(ground_truth)), str(ground_truth)
+        data, source = read_json(Path(ground_truth), EXPECTED), str(ground_truth)
     missing = [k for k in ("images", "annotations", "categories") if not isinstance(data, dict) or k not in data]
     if missing:
         raise ValueError(f"{source} has no {', '.join(missing)}; expected COCO's images, annotations and categories")
     return data, source
 
 
-def read_json(path: Path) -> Any:
+def read_json_or_lines(path: Path) -> Any:
     """The content of a JSON file, or the joined lists of a .jsonl file. ValueError if it is neither."""
-    text = path.read_bytes()
-    try:
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            if path.suffix != ".jsonl":
-                raise
-            return [entry for line in json_lines(text) for entry in line]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); expected a file in COCO's format") from error
+    if path.suffix == ".jsonl":
+        with suppress(ValueError, RecursionError):
+            return [entry for line in json_lines(path.read_bytes()) for entry in line]
+    return read_json(path, EXPECTED)
 
 
 def json_lines(text: bytes) -> list[Any]:

@@ -15,13 +15,13 @@ import numpy as np
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, read_tables, splits_at
 from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
 from rcnn.data.inspect.outlines import check_outlines
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
 from rcnn.data.records import Dataset
 from rcnn.progress import Progress, no_progress
+from rcnn.text_files import gc_paused
 
 NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "near-duplicate")
 
