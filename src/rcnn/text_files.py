@@ -44,6 +44,11 @@ def decoded(content: bytes, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def without_controls(value: object) -> str:
+    """The text of what a server sent, with control characters, which could steer a terminal, escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
+
+
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file that are not blank, stripped. Errors as for `read_text`."""
     return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]

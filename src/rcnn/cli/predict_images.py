@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rcnn.background import in_background
 from rcnn.cli.given import require_free, write_features
 from rcnn.cli.progress import progress_bar
-from rcnn.cli.sources import Source, Sources, expand, in_background
+from rcnn.cli.sources import Source, Sources, expand
 from rcnn.data.messages import counted, few
 from rcnn.data.read_ahead import read_ahead
 from rcnn.outputs import OutputFolder, output_or_new
