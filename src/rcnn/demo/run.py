@@ -222,10 +222,10 @@ def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, in
     ordered = sorted(pictures, key=lambda picture: picture.width < picture.height)
     rows = -(-len(ordered) // columns)
     sheet = Image.new("RGB", (min(columns, len(ordered)) * cell[0], rows * cell[1]), (255, 255, 255))
-    for place, picture in enumerate(ordered):
+    for index, picture in enumerate(ordered):
         small = picture.copy()
         small.thumbnail(cell)
-        x, y = place % columns * cell[0], place // columns * cell[1]
+        x, y = index % columns * cell[0], index // columns * cell[1]
         sheet.paste(small, (x + (cell[0] - small.width) // 2, y + (cell[1] - small.height) // 2))
     return sheet
 

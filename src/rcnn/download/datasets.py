@@ -105,7 +105,7 @@ def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
 def _merge(source: Path, target: Path) -> None:
     """Move every file below `source` to its place below `target`."""
     for folder, _, files in os.walk(source):
-        place = target / Path(folder).relative_to(source)
-        place.mkdir(exist_ok=True)
+        destination = target / Path(folder).relative_to(source)
+        destination.mkdir(exist_ok=True)
         for name in files:
-            os.replace(Path(folder) / name, place / name)
+            os.replace(Path(folder) / name, destination / name)

@@ -252,7 +252,7 @@ def _require_host(host: str, seconds: float) -> None:
 def _range(header: str) -> tuple[int, int | None]:
     """Start and size of the whole file in a Content-Range "bytes 100-299/300"; -1 for a start that it does not give."""
     unit, _, rest = header.partition(" ")
-    place, _, whole = rest.partition("/")
-    start = place.partition("-")[0]
+    byte_range, _, whole = rest.partition("/")
+    start = byte_range.partition("-")[0]
     found = int(start) if unit == "bytes" and start.isdecimal() else -1
     return found, int(whole) if whole.isdecimal() else None

@@ -128,9 +128,9 @@ def evaluate(
             _require_same_keypoints(inputs, keypoint_sigmas)
         curves = _curves(truth, results_of_kind(inputs.results, numbers, kind), kind, metrics, keypoint_sigmas)
         values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
-        for place, name in enumerate(inputs.names.values()):
+        for index, name in enumerate(inputs.names.values()):
             shown = [m for m in ("AP", "AP50") if m in metrics]
-            per_class[name][kind] = {m: curves.value(metrics[m], place) for m in shown}
+            per_class[name][kind] = {m: curves.value(metrics[m], index) for m in shown}
     return Metrics(
         kinds=values,
         per_class=per_class,

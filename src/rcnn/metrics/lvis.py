@@ -69,14 +69,14 @@ def evaluate(
             "AP50": curves.value(overall._replace(iou=0.5)),
             "AP75": curves.value(overall._replace(iou=0.75)),
             **{f"AP{letter}": curves.value(overall._replace(area=size)) for letter, size in SIZES.items()},
-            **{f"AP{one}": curves.value(overall, places) for one, places in groups.items()},
+            **{f"AP{one}": curves.value(overall, indices) for one, indices in groups.items()},
             f"AR{limit}": curves.value(overall._replace(precision=False)),
             **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
         }
-        for place, name in enumerate(inputs.names.values()):
+        for index, name in enumerate(inputs.names.values()):
             per_class[name][kind] = {
-                "AP": curves.value(overall, place),
-                "AP50": curves.value(overall._replace(iou=0.5), place),
+                "AP": curves.value(overall, index),
+                "AP50": curves.value(overall._replace(iou=0.5), index),
             }
     return Metrics(
         kinds=values,
@@ -117,7 +117,7 @@ def _require_federated(inputs: Checked) -> None:
 def _places(inputs: Checked, frequency: str) -> list[int]:
     """The places, in ascending ids, of the categories of a frequency."""
     of = {category["id"]: category.get("frequency") for category in inputs.data["categories"]}
-    return [place for place, category_id in enumerate(inputs.names) if of[category_id] == frequency]
+    return [index for index, category_id in enumerate(inputs.names) if of[category_id] == frequency]
 
 
 def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str) -> GroundTruth:

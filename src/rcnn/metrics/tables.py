@@ -92,7 +92,7 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
         [f"{metrics.objects[name]:,}", *(number(metrics.per_class[name][kind][m]) for kind in kinds for m in shown)]
         for name in names
     ]
-    taken = sum(2 + max(len(row[place]) for row in [head[1:], *values]) for place in range(len(head) - 1))
+    taken = sum(2 + max(len(row[index]) for row in [head[1:], *values]) for index in range(len(head) - 1))
     room = max(8, width - taken)
     rows = [[_cut(name, room), *row] for name, row in zip(names, values, strict=True)]
     lines = _aligned([head, *rows], left=(0,))
@@ -114,10 +114,10 @@ def _cut(name: str, room: int) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """Rows of equal length as lines, two spaces between columns; columns in `left` are aligned left."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return [
         "  ".join(
-            text.ljust(widths[place]) if place in left else text.rjust(widths[place]) for place, text in enumerate(row)
+            text.ljust(widths[index]) if index in left else text.rjust(widths[index]) for index, text in enumerate(row)
         ).rstrip()
         for row in rows
     ]

@@ -154,7 +154,7 @@ def _matches(inputs: Checked, kind: str) -> dict[Id, Matches]:
         found[image, result["category_id"]].append((result["score"], shape))
 
     rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, IoU, object, ignored
-    order = {image: place for place, image in enumerate(inputs.images)}
+    order = {image: index for index, image in enumerate(inputs.images)}
     for (image, category), detections in sorted(found.items(), key=lambda item: order[item[0][0]]):
         there = objects.get((image, category), [])
         ious = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in there])  # (D, G)
