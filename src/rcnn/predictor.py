@@ -29,7 +29,7 @@ from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.inference import prepare_for_inference
-from rcnn.models.overrides import Settings, as_strings
+from rcnn.models.overrides import Overrides, as_strings
 from rcnn.ops.pasting import Paste
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.results import ImageDetections, ImageSource, Pasting, RegionFeatures, require_score
@@ -63,7 +63,7 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
         """`detector` is a checkpoint, a run folder, the name of published weights, or a detector, which is copied.
@@ -72,7 +72,7 @@ class Predictor:
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `padding`: "exact"
-        pads to the multiple that the model needs, "bucket" to one of a few sizes. `settings` are changes to a
+        pads to the multiple that the model needs, "bucket" to one of a few sizes. `overrides` are changes to a
         checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`: the user's
         code that a checkpoint may run, see `rcnn.load`.
 
@@ -82,10 +82,10 @@ class Predictor:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         if isinstance(detector, str | Path):
-            detector, checkpoint = load_detector(detector, settings, allow=allow)
+            detector, checkpoint = load_detector(detector, overrides, allow=allow)
             classes = checkpoint.classes if classes is None else classes
-        elif settings or allow:
-            raise ValueError("settings and allow are for checkpoints; change a detector's config before building it")
+        elif overrides or allow:
+            raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
         self.config, self.padding = detector.config, padding
         self.classes = as_strings([*map(str, range(self.config.num_classes))] if classes is None else classes)
         if len(self.classes) != self.config.num_classes:
@@ -101,11 +101,11 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
-        return cls(path, device=device, precision=precision, padding=padding, settings=settings, allow=allow)
+        return cls(path, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow)
 
     @overload
     def predict(

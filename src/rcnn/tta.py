@@ -25,7 +25,7 @@ from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
 from rcnn.models.heads.keypoint import KeypointHead
-from rcnn.models.overrides import Settings
+from rcnn.models.overrides import Overrides
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
@@ -70,7 +70,7 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
         """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
@@ -80,7 +80,7 @@ class AugmentedPredictor(Predictor):
             device=device,
             precision=precision,
             padding=padding,
-            settings=settings,
+            overrides=overrides,
             allow=allow,
         )
         if self.config.input.canvas:
@@ -102,7 +102,7 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
@@ -113,7 +113,7 @@ class AugmentedPredictor(Predictor):
             device=device,
             precision=precision,
             padding=padding,
-            settings=settings,
+            overrides=overrides,
             allow=allow,
         )
 

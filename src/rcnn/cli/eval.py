@@ -113,10 +113,10 @@ def evaluate(
     from rcnn.evaluation.plan import EvaluationOptions
     from rcnn.metrics.tables import metrics_table
 
-    def load(settings: Sequence[str]) -> Predictor:
+    def load(overrides: Sequence[str]) -> Predictor:
         return predictor_from(
             checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value,
-            settings=settings, allow=allow or (),
+            overrides=overrides, allow=allow or (),
         )  # fmt: skip
 
     dataset_options = DatasetOptions(

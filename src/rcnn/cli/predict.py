@@ -119,7 +119,7 @@ def predict(
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     given = given_boxes(boxes, features, score, tta)
     predictor = predictor_from(
-        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=overrides,
+        checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, overrides=overrides,
         allow=allow or (),
     )  # fmt: skip
     if of_split is not None:

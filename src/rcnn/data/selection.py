@@ -130,7 +130,7 @@ def listed_indices(image_list: Path, images: Sequence[Image]) -> list[int]:
 
 
 def indices_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
-    """The indices of images given by id or file name, ascending. Errors as for `listed_indices`, which name `source`."""
+    """The indices of images by id or file name, ascending. Errors as for `listed_indices`; they name `source`."""
     tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
     for index, image in enumerate(images):
         path = PurePosixPath(image["file_name"])

@@ -10,7 +10,7 @@ from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
-from rcnn.evaluation.plan import limit_settings
+from rcnn.evaluation.plan import limit_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision
 from rcnn.weights.checkpoint import detector_record
@@ -68,8 +68,8 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        settings = limit_settings(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
-        predictor = Predictor(model, device=device, precision=precision, settings=settings, allow=allow)
+        overrides = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
+        predictor = Predictor(model, device=device, precision=precision, overrides=overrides, allow=allow)
     evaluation = evaluate_dataset(
         predictor,
         dataset,

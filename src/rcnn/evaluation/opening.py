@@ -13,7 +13,7 @@ from rcnn.data.defaults import default_validation_split
 from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
-from rcnn.evaluation.plan import EvaluationOptions, limit_settings
+from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
 from rcnn.evaluation.results import has_proposals, is_results
 from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
@@ -73,7 +73,7 @@ def open_subject(
     warnings = trained_on_warning(dataset, split, held_out)
     if record is None:
         return Subject(source=source, dataset=dataset, warnings=warnings)
-    limits = limit_settings(record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric)
+    limits = limit_overrides(record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric)
     return Subject(source=load([*overrides, *limits]), dataset=dataset, warnings=warnings)
 
 

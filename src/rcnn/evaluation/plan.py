@@ -89,7 +89,7 @@ def plan_evaluation(
     return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(warnings))
 
 
-def limit_settings(
+def limit_overrides(
     config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
 ) -> list[str]:
     """KEY=VALUE settings with which a model returns as many detections per image as count; [] if it does already.
@@ -109,7 +109,7 @@ def limit_warnings(
     return tuple(
         f"the model returns fewer detections per image than the metric counts; set {setting} to get the AP of all of "
         "them"
-        for setting in limit_settings(config, dataset, max_detections=max_detections, metric=metric)
+        for setting in limit_overrides(config, dataset, max_detections=max_detections, metric=metric)
     )
 
 

@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from rcnn import __version__
 from rcnn.data.messages import counted, few
-from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
-from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
+from rcnn.models import overrides as config_overrides
+from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
@@ -162,11 +163,11 @@ def checkpoint_record(path: str | Path) -> CheckpointRecord:
     return _read_config(_locate(Path(path)))
 
 
-def detector_record(path: str | Path, settings: Settings = ()) -> CheckpointRecord:
-    """What the checkpoint of a detector is, without its weights; `settings` and errors as in `load_detector`."""
+def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
+    """What the checkpoint of a detector is, without its weights; `overrides` and errors as in `load_detector`."""
     record = checkpoint_record(path)
     _require_detector(record, path)
-    return replace(record, config=overrides.override(record.config, settings))
+    return replace(record, config=config_overrides.override(record.config, overrides))
 
 
 def _require_detector(record: CheckpointRecord, path: str | Path) -> None:
@@ -215,21 +216,21 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
 
 
 def load_detector(
-    path: str | Path, settings: Settings = (), *, allow: str | Sequence[str] = ()
+    path: str | Path, overrides: Overrides = (), *, allow: str | Sequence[str] = ()
 ) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint.
 
-    `settings` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
+    `overrides` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
     `load_checkpoint`.
     """
     checkpoint = load_checkpoint(path, allow=allow)
     _require_detector(checkpoint, path)
-    checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
+    checkpoint = replace(checkpoint, config=config_overrides.override(checkpoint.config, overrides))
     try:
         detector = empty_detector(checkpoint.config)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
-        words = as_settings(settings)
-        changed = f" with {' '.join(words)}" if words else ""
+        given = as_overrides(overrides)
+        changed = f" with {' '.join(given)}" if given else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     wrong = [name for name, value in checkpoint.state.items() if not value.isfinite().all()]
@@ -273,8 +274,8 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     ]
     if problems := misfits_text(misfits(expected, state) | {"of another type": other_types}):
         why = different_tensors(expected, state)
-        words = f"{'; '.join(why)}. " if why else ""
-        raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {problems}")
+        reasons = f"{'; '.join(why)}. " if why else ""
+        raise ValueError(f"{source} does not fit the detector of its config: {reasons}Tensors {problems}")
     detector.load_state_dict(dict(state))
 
 

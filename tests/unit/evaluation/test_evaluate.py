@@ -18,7 +18,7 @@ from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
 from rcnn.evaluation.examples import draw_example
 from rcnn.evaluation.folder import UNFINISHED
 from rcnn.evaluation.opening import validation_split
-from rcnn.evaluation.plan import EvaluationOptions, limit_settings, plan_evaluation
+from rcnn.evaluation.plan import EvaluationOptions, limit_overrides, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
 from rcnn.evaluation.run import run_evaluation
 from rcnn.models import build_detector, model_config
@@ -310,10 +310,10 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
 
 def test_the_models_limit_of_detections_is_raised_or_warned_of(predictor: Predictor, data: Path) -> None:
     dataset, config = open_dataset(data, "val", CLASSES), predictor.config
-    assert limit_settings(config, dataset, max_detections=150) == ["box.selection.max_detections=150"]
-    assert limit_settings(config, dataset, max_detections=50) == limit_settings(config, dataset) == []
+    assert limit_overrides(config, dataset, max_detections=150) == ["box.selection.max_detections=150"]
+    assert limit_overrides(config, dataset, max_detections=50) == limit_overrides(config, dataset) == []
     as_lvis = replace(dataset, metric="lvis")
-    assert limit_settings(config, as_lvis) == ["box.selection.max_detections=300"]
+    assert limit_overrides(config, as_lvis) == ["box.selection.max_detections=300"]
     [warning] = plan_for(predictor, as_lvis).warnings
     assert "fewer detections per image than the metric counts; set box.selection.max_detections=300" in warning
     assert plan_for(predictor, as_lvis, max_detections=100).warnings == ()
