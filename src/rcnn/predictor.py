@@ -38,7 +38,7 @@ from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.checkpoint import load_detector
 
 
-class Request(NamedTuple):
+class PredictionInput(NamedTuple):
     """One image to predict on."""
 
     image: object  # as the user gave it
@@ -200,17 +200,18 @@ class Predictor:
             inputs = zip(several, one_per_image(boxes, "boxes"), one_per_image(labels, "labels"), strict=False)
         results: list[ImageDetections | Exception] = []
         while chunk := list(islice(inputs, batch_size)):
-            requests: list[Request | Exception] = []
+            decoded: list[PredictionInput | Exception] = []
             for index, (image, rows, classes) in enumerate(chunk, start=len(results)):
                 try:
-                    request = self._request(image, rows, classes, None if single else index, channels, max_pixels)
+                    number = None if single else index
+                    decoded.append(self._decode(image, rows, classes, number, channels, max_pixels))
                 except (ValueError, OSError) as error:
                     if errors == "raise":
                         raise
-                    request = error
-                requests.append(request)
-            found = iter(self._predict([one for one in requests if isinstance(one, Request)], score, max_pixels))
-            results += [next(found) if isinstance(request, Request) else request for request in requests]
+                    decoded.append(error)
+            batch = [one for one in decoded if not isinstance(one, Exception)]
+            found = iter(self._predict(batch, score, max_pixels))
+            results += [one if isinstance(one, Exception) else next(found) for one in decoded]
         if single:
             return results[0]
         if boxes is not None and len(boxes) != len(results):
@@ -248,10 +249,10 @@ class Predictor:
             regions = self.detector.pool_boxes(features, images, rows, valid)
             detections = self.detector.predict_boxes(features, images, rows, valid, None).to("cpu")
         result = self.results(detections, 0, frame, given.boxes)
-        source = Request(image, pixels).source(max_pixels)
+        source = PredictionInput(image, pixels).source(max_pixels)
         return replace(result, source=source), RegionFeatures.of(regions, given.boxes)
 
-    def _request(
+    def _decode(
         self,
         image: object,
         boxes: object | None,
@@ -259,27 +260,27 @@ class Predictor:
         index: int | None,
         channels: Channels,
         max_pixels: int,
-    ) -> Request:
-        """One decoded image with its boxes, checked. `index` is for errors: its number among several images."""
+    ) -> PredictionInput:
+        """A decoded image with its boxes, checked. `index` names it in errors if it is one of several images."""
         if index is None:
             pixels = as_image(image, channels=channels, max_pixels=max_pixels)
         else:
             pixels = image_of_list(image, index, channels=channels, max_pixels=max_pixels)
         where = "" if index is None else f"image {index}: "
         given = None if boxes is None else check_given(boxes, labels, pixels, self.classes, where)
-        return Request(image, pixels, given)
+        return PredictionInput(image, pixels, given)
 
-    def _predict(self, batch: Sequence[Request], score: float, max_pixels: int) -> list[ImageDetections]:
+    def _predict(self, batch: Sequence[PredictionInput], score: float, max_pixels: int) -> list[ImageDetections]:
         """The detections of a batch of images, or what is found in the boxes given for each."""
         if not batch:
             return []
-        prepared = [self.prepare(request.pixels) for request in batch]
+        prepared = [self.prepare(one.pixels) for one in batch]
         images, frames = [image for image, _ in prepared], [frame for _, frame in prepared]
-        given = [request.given for request in batch if request.given is not None]
+        given = [one.given for one in batch if one.given is not None]
         results = self.score_boxes(images, frames, given) if given else self.detect(images, frames)
         return [
-            replace(result if score <= 0 else result.above(score), source=request.source(max_pixels))
-            for result, request in zip(results, batch, strict=True)
+            replace(result if score <= 0 else result.above(score), source=one.source(max_pixels))
+            for result, one in zip(results, batch, strict=True)
         ]
 
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
