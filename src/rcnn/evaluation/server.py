@@ -11,10 +11,9 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rcnn.data.records import Dataset
-from rcnn.evaluation.evaluate import ImageResults, predict_records
+from rcnn.evaluation.evaluate import ImageResults, predict_dataset
 from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
@@ -42,7 +41,7 @@ def predict_split(
     score: float = 0.0,
     batch_size: int = 1,
     workers: int = 2,
-    on_image: Callable[[ImageResults], object] = lambda image: None,
+    on_image: Callable[[ImageResults], object] | None = None,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
@@ -53,14 +52,15 @@ def predict_split(
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
     files = [f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")]
-    results: list[dict[str, Any]] = []
-    failed: list[ImageResults] = []
     with results_as_they_come(folder, files) as keep:
-        for image in predict_records(predictor, dataset, list(dataset), batch_size, workers):
+
+        def keep_image(image: ImageResults) -> None:
             keep(image)
-            on_image(image)
-            failed += [image] if image.error else []
-            results += [result for result in image.results if result["score"] >= score]
+            if on_image is not None:
+                on_image(image)
+
+        images = predict_dataset(predictor, dataset, batch_size=batch_size, workers=workers, on_image=keep_image)
+    results = [result for image in images for result in image.results if result["score"] >= score]
     written: list[Path] = []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])
@@ -70,4 +70,4 @@ def predict_split(
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
     (folder.path / UNFINISHED).unlink()
-    return written, failed
+    return written, [image for image in images if image.error]
