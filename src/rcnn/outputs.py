@@ -49,6 +49,11 @@ class OutputFolder:
         self.path = Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise NotADirectoryError(f"{self.path} is a file; expected a folder: choose another output (--output)")
+        above = next((parent for parent in self.path.parents if parent.exists()), None)
+        if above is not None and not above.is_dir():
+            raise NotADirectoryError(
+                f"{self.path} cannot be a folder, because {above} is a file: choose another output (--output)"
+            )
         if self.path.is_symlink() and not self.path.exists():
             raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another output (--output)")
         self._created = not self.path.exists()

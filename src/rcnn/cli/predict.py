@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rcnn.cli.given import given_boxes, require_free, write_features
+from rcnn.cli.given import given_boxes, keep_given, require_free, write_features
 from rcnn.cli.options import (
     TTA,
     Allow,
@@ -168,6 +168,10 @@ def predict(
             typer.echo(f"not images, skipped: {few(sources.skipped)}", err=True)
         for name, reason in sources.failed:
             typer.echo(f"{name}: {reason}", err=True)
+        if given is not None and (without := keep_given(sources, given)):
+            typer.echo(
+                f"{counted(len(without), 'image')} without an entry in {given.path}, skipped: {few(without)}", err=True
+            )
         run = _Run(
             predictor=predictor, folder=folder, score=score, contour=contour, keypoint_score=keypoint_score,
             pictures=pictures, max_pixels=max_pixels, given=given, describe=features is not None,
