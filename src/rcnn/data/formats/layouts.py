@@ -80,8 +80,8 @@ def locate(
         )
     if path.suffix.lower() not in FILE_SUFFIXES:
         raise ValueError(
-            f"{path} is not an annotation file of a whole data set; expected a {' or '.join(FILE_SUFFIXES)} file, or the "
-            "folder of a data set"
+            f"{path} is not an annotation file of a whole data set; expected a {' or '.join(FILE_SUFFIXES)} file, or "
+            "the folder of a data set"
         )
     if annotations:
         raise ValueError(f"{path} is an annotation file, so annotations={annotations!r} (--annotations) has no meaning")
