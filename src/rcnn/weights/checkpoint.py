@@ -34,6 +34,8 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
+SMALL = 64_000_000  # bytes that a detector may take beside twice its file: buffers that are not saved
+LARGEST_MODEL = 32_000_000_000  # bytes of weights; a ViT of 600 million parameters has 2.4e9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +200,9 @@ def load_detector(
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
         )
     checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
+    in_file = sum(value.nbytes for value in checkpoint.state.values())
     try:
-        detector = empty_detector(checkpoint.config)
+        detector = empty_detector(checkpoint.config, limit=2 * in_file + SMALL)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
         words = as_settings(settings)
         changed = f" with {' '.join(words)}" if words else ""
@@ -215,25 +218,42 @@ def load_detector(
     return detector, checkpoint
 
 
-def empty_detector(config: DetectorConfig) -> Detector:
-    """The detector of `config` with uninitialized weights, which are to be loaded."""
-    with _Uninitialized():
+def empty_detector(config: DetectorConfig, *, limit: int = LARGEST_MODEL) -> Detector:
+    """The detector of `config` with uninitialized weights, which are to be loaded.
+
+    ValueError if its weights take more than `limit` bytes: a damaged config can ask for any amount of memory.
+    """
+    with _Uninitialized(limit):
         return build_detector(config)
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Skips the initialization of weights, which takes most of the time of building."""
+    """Skips the initialization of weights, which takes most of the time of building, and limits their memory."""
 
+    allocating = frozenset([torch.empty, torch.zeros, torch.ones, torch.full])
     skipped = frozenset(
         [getattr(nn.init, name) for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")]
         + [Tensor.normal_, Tensor.uniform_]
     )
 
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.allocated = 0
+
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in self.skipped:
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        if func in self.allocating:
+            self.allocated += func(*args, **{**kwargs, "device": "meta"}).nbytes
+            if self.allocated > self.limit:
+                raise ValueError(
+                    f"its weights take more than {self.limit / 1e6:,.0f} MB, far more than expected; check the numbers "
+                    "of channels, layers and classes in its config"
+                )
+        return func(*args, **kwargs)
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
