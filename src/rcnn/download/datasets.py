@@ -6,23 +6,17 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
 from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes
-from rcnn.download.fetch import Progress as Bytes
 from rcnn.outputs import TEMPORARY, OutputFolder, files_of_rcnn
+from rcnn.progress import DownloadProgress, no_download_progress
 
 RECORD = "rcnn-download.json"  # which archives are unpacked
 PACKED = "downloads"  # where archives are until they are unpacked
-Progress = Callable[[str], AbstractContextManager[Bytes]]  # name of a file -> takes bytes so far, and of all
-
-
-def no_progress(name: str) -> AbstractContextManager[Bytes]:
-    """Shows nothing."""
-    return nullcontext(lambda done, total: None)
 
 
 def download_dataset(
@@ -30,7 +24,7 @@ def download_dataset(
     output: Path | str = "",
     *,
     splits: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     log: Callable[[str], object] | None = None,
 ) -> Path:
     """Download a data set of `DOWNLOADS` to the folder `output`, and return the folder for --data.
@@ -61,7 +55,7 @@ def download_dataset(
             if packed.is_file():  # put there by hand, or of a run that was stopped while it unpacked
                 _require_published(packed, archive)
             else:
-                with (progress or no_progress)(archive.name) as count:
+                with (progress or no_download_progress)(archive.name) as count:
                     fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
                 folder.adopt(f"{PACKED}/{archive.name}")
             if log is not None:
@@ -135,7 +129,7 @@ def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
 def _merge(source: Path, target: Path) -> None:
     """Move every file below `source` to its place below `target`."""
     for folder, _, files in os.walk(source):
-        place = target / Path(folder).relative_to(source)
-        place.mkdir(exist_ok=True)
+        destination = target / Path(folder).relative_to(source)
+        destination.mkdir(exist_ok=True)
         for name in files:
-            os.replace(Path(folder) / name, place / name)
+            os.replace(Path(folder) / name, destination / name)
