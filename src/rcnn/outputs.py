@@ -48,7 +48,7 @@ class OutputFolder:
         """
         self.path = Path(path)
         file = next((one for one in (self.path, *self.path.parents) if one.exists()), self.path)
-        if file.is_file():
+        if file.exists() and not file.is_dir():
             raise NotADirectoryError(f"{file} is a file; expected a folder: choose another output (--output)")
         if self.path.is_symlink() and not self.path.exists():
             raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another output (--output)")
