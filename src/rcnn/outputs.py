@@ -37,7 +37,7 @@ ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and fol
 CHOOSE_FOLDER = "choose another output (--output)"
 CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class OutputFolder:
@@ -50,13 +50,10 @@ class OutputFolder:
         another process has the folder locked, another OSError if it cannot be written.
         """
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file; expected a folder: {CHOOSE_FOLDER}")
-        if self.path.is_symlink() and not self.path.exists():
-            raise FileNotFoundError(f"{self.path} is a broken symbolic link: {CHOOSE_FOLDER}")
-        self._created = not self.path.exists()
         self._numbers = itertools.count(1)
         try:
+            _require_folder(self.path)
+            self._created = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
             self._marker: IO[str] | None = _locked_marker(self.path)
         except OSError as error:
@@ -295,6 +292,15 @@ def _relative(name: str | PurePath) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"{name} is not a name inside the output folder: expected e.g. a/photo.jpg")
     return path
+
+
+def _require_folder(path: Path) -> None:
+    """Raise NotADirectoryError or FileNotFoundError if `path` exists, but is not a folder, or is below a file."""
+    file = next((one for one in (path, *path.parents) if one.exists()), path)
+    if file.exists() and not file.is_dir():
+        raise NotADirectoryError(f"{file} is a file; expected a folder: {CHOOSE_FOLDER}")
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a broken symbolic link: {CHOOSE_FOLDER}")
 
 
 def _locked_marker(folder: Path) -> IO[str]:

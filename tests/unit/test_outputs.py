@@ -82,13 +82,13 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
         OutputFolder(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
+        OutputFolder(tmp_path / "file" / "deep" / "below")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="broken symbolic link"):
         OutputFolder(tmp_path / "link")
-    with pytest.raises(
-        NotADirectoryError, match=r"file/out cannot be written \(Not a directory\): choose another output"
-    ):
-        OutputFolder(tmp_path / "file" / "out")
+    with pytest.raises(OSError, match=r"x cannot be written \(File name too long\): choose another output"):
+        OutputFolder(tmp_path / ("x" * 300))
     with pytest.raises(FileExistsError, match=r"no folder can be made in .*file \(File exists\): choose the output"):
         new_output("eval", "m", below=tmp_path / "file")
 
