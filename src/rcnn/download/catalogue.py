@@ -119,7 +119,7 @@ BALLOON = Archive(
 
 
 def _refer(name: str, archived: str) -> tuple[Archive, ...]:
-    own = Archive(
+    annotations = Archive(
         addresses=(
             f"https://{REFER}/{name}.zip",
             f"https://web.archive.org/web/{archived}/https://{REFER}/{name}.zip",
@@ -127,7 +127,7 @@ def _refer(name: str, archived: str) -> tuple[Archive, ...]:
         creates=(name,),
         source="README of lichengunc/refer; the Internet Archive's copy",
     )
-    return own, TRAIN2014
+    return annotations, TRAIN2014
 
 
 DOWNLOADS = {

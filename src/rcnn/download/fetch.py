@@ -201,10 +201,10 @@ class _Transfer:
 
     def _resumable(self, address: str) -> int:
         """Bytes that are there already and can be kept; 0 if the download must start again."""
-        there = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
+        received = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
         noted = self._noted()
-        known = noted["address"] == address and noted["validator"] and (self.size is None or there < self.size)
-        return there if known else 0
+        known = noted["address"] == address and noted["validator"] and (self.size is None or received < self.size)
+        return received if known else 0
 
     def _noted(self) -> dict[str, str]:
         try:
