@@ -165,7 +165,7 @@ class Timer:
 
 
 def draw_data_set(folder: OutputFolder, images: Mapping[str, int], seed: int, progress: Progress) -> Path:
-    """The splits for training and validation, and larger images that are only looked at."""
+    """The splits for training and validation, and larger images, which are only predicted on."""
     data = folder.claim(DATA)
     usual = {split: count for split, count in images.items() if split != "unseen"}
     with progress("data", sum(images.values())) as advance:

@@ -47,13 +47,9 @@ def roi_pool(
     return pooled, argmax
 
 
-def _rows(at_level: Tensor) -> Tensor:
-    """Indices of the regions to pool from a level: those of `at_level` (n,) bool; on an accelerator all, to avoid a sync."""
-    return (
-        at_level.nonzero()[:, 0]
-        if at_level.device.type == "cpu"
-        else torch.arange(len(at_level), device=at_level.device)
-    )
+def _rows(used: Tensor) -> Tensor:
+    """Indices of the regions to pool from a level: `used` (n,) bool; on an accelerator all, to avoid a sync."""
+    return used.nonzero()[:, 0] if used.device.type == "cpu" else torch.arange(len(used), device=used.device)
 
 
 @torch.library.custom_op("rcnn::roi_pool_backward", mutates_args=())

@@ -84,7 +84,7 @@ def _data(dataset: Dataset) -> str:
 def _validation(plan: RunPlan) -> str:
     reason = plan.reasons.get("val-split")
     if not plan.validations:
-        from_python = isinstance(plan.request.data, Dataset)  # from Python
+        from_python = isinstance(plan.request.data, Dataset)
         choice = "pass a data set as validation=" if from_python else "choose a split with --val-split"
         hint = f"{reason}; {choice}" if reason else "--val-split none"
         return f"not evaluated, so without best/ ({hint})"

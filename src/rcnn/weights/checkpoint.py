@@ -146,7 +146,7 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
+    """As `load_checkpoint`, for inspection only: a detector of its config must not be built."""
     folder = _locate(Path(path))
     record = _read_config(folder)
     weights = folder / WEIGHTS_FILE
