@@ -50,7 +50,7 @@ def download_dataset(
             packed = folder.path / PACKED / archive.name
             if not packed.is_file():  # else complete, of a run that was stopped while it unpacked
                 with (progress or no_download_progress)(archive.name) as count:
-                    fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
+                    fetch(archive.urls, packed, digest=archive.digest, size=archive.size, progress=count)
             if log is not None:
                 log(f"unpacking {archive.name}")
             _unpack(folder, archive, packed)
