@@ -1,4 +1,4 @@
-"""A plan in words: what `rcnn train` prints first, and `--dry-run` prints alone."""
+"""A plan as text: `rcnn train` prints it first, `--dry-run` prints it in full."""
 
 from __future__ import annotations
 
