@@ -8,8 +8,8 @@ give the same numbers as ours:
   and half widths of width - 1, which cancel;
 - anchors: those of rpn.legacy.anchors=detectron include their last pixel; `ops.anchors` adds 1 to their ends.
 
-Steps that use x2 by itself differ, and are in this file: pooling, ground-truth masks, clipping (a box keeps at least one
-pixel), and mask-faster-rcnn's decoding, which omits the -1.
+Steps that use x2 by itself differ, and are in this file: pooling, ground-truth masks, clipping (a box keeps at least
+one pixel), and mask-faster-rcnn's decoding, which omits the -1.
 
 The last pixel is a pixel of the network input, except when Detectron and mask-faster-rcnn decode the final boxes. They
 first divide the proposals by the scale of the image, so it is a pixel of the file. It is then `scale` pixels of the
