@@ -83,7 +83,7 @@ def browse_dataset(
 
 
 def _spread(count: int, limit: int) -> list[int]:
-    """Up to `limit` places of `count`, evenly spread."""
+    """Up to `limit` indices below `count`, evenly spread."""
     if not limit or count <= limit:
         return list(range(count))
     return np.linspace(0, count - 1, limit).round().astype(int).tolist()
