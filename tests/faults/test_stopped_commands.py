@@ -9,6 +9,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 import torch
 
 from rcnn.cli import predict_images
+from rcnn.data import images
 from rcnn.evaluation import folder as evaluation_folder
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
@@ -82,6 +85,33 @@ def test_eval_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_
     assert command(tmp_path / "again", "eval", output, "--data", data)[0] == 0
     assert command(output, *words)[0] == 0
     assert json.loads((output / "metrics.json").read_text())["counts"]["images"] == 3
+
+
+@pytest.mark.parametrize("name", ["eval", "predict", "predict --data", "data check"])
+def test_the_first_interrupt_ends_a_command_that_waits_for_a_file(
+    data: Path, model: Path, tmp_path: Path, name: str
+) -> None:
+    """As on a network disk that does not answer: reading the second image blocks, and Ctrl-C follows."""
+    on_data, read_head = ("--data", data, "--device", "cpu"), images._head
+    words: dict[str, tuple[object, ...]] = {
+        "eval": ("eval", model, *on_data),
+        "predict": ("predict", model, data / "val", "--device", "cpu"),
+        "predict --data": ("predict", model, *on_data),
+        "data check": ("data", "check", data),
+    }
+
+    def blocking(source: images.Source) -> bytes:
+        if str(source).endswith("val_2.png"):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+            time.sleep(60)
+        return read_head(source)
+
+    start = time.monotonic()
+    option = "--fix" if name == "data check" else "--output"
+    before = partial(setattr, images, "_head", blocking)
+    status, errors = command(tmp_path / "out", *words[name], before=before, option=option)
+    assert (status, errors.splitlines()[-1]) == (128 + signal.SIGINT, "rcnn: stopped by SIGINT")
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("place", [0, 1])

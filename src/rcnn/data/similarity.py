@@ -12,13 +12,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, embedded_image, is_embedded, read_grey
 
 SIDE, FREQUENCIES = 32, 8  # of the grey copy, pixels; of the hash, in each direction
@@ -64,7 +64,7 @@ def fingerprints(
 ) -> list[Fingerprint]:
     """The fingerprints of image files, read by `workers` threads; `advance` is called once per image."""
     found: list[Fingerprint] = []
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with DaemonThreads(workers) as pool:
         for one in pool.map(fingerprint, paths):
             found.append(one)
             if advance is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rcnn.background import DaemonThreads
 from rcnn.data.messages import counted, few
 from rcnn.data.read_ahead import read_ahead
 from rcnn.data.records import Dataset, ImageRecord
@@ -152,7 +153,7 @@ def _predict_records(
     predictor: Predictor, dataset: Dataset, records: Sequence[ImageRecord], batch_size: int, workers: int
 ) -> Iterator[ImageResults]:
     """The results of all images in order; threads read images and encode masks while the model works."""
-    with ThreadPoolExecutor(max(1, workers)) as pool:
+    with DaemonThreads(max(1, workers)) as pool:
         encoding: deque[ImageResults | Future[ImageResults]] = deque()
         prepared = read_ahead(records, partial(pool.submit, _read, predictor), batch_size + max(1, workers))
         while started := list(islice(prepared, batch_size)):

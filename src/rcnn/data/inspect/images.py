@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from rcnn.background import DaemonThreads
 from rcnn.data.images import ImageError, read_image
 from rcnn.data.messages import Finding, Warnings
 from rcnn.data.records import Dataset
@@ -33,7 +33,7 @@ class ImageFile:
 def image_files(paths: Sequence[Path], *, workers: int, advance: Callable[[], None]) -> list[ImageFile]:
     """Every file decoded, by `workers` threads; `advance` is called once per file."""
     found: list[ImageFile] = []
-    with ThreadPoolExecutor(max_workers=workers) as pool:
+    with DaemonThreads(workers) as pool:
         for one in pool.map(_image_file, paths):
             found.append(one)
             advance()
