@@ -14,7 +14,7 @@ from rcnn.models import Detector
 from rcnn.training.log import RunLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome, Saver
-from rcnn.training.schedule import learning_rate
+from rcnn.training.schedule import learning_rate, set_learning_rate
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
@@ -87,8 +87,7 @@ def optimize(
     DivergedError if a loss is not finite: then no weight has changed.
     """
     detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(optimizer, rate)
     means: dict[str, Tensor] = {}
     for number, batch in enumerate(batches, start=state.step * len(batches)):
         batch = batch.to(device)

@@ -22,6 +22,7 @@ class TrainConfig:
     # learning rate for `reference_batch` images per step; scaled in proportion to the images (Goyal et al. 2017)
     lr: float = 0.02
     reference_batch: int = 16
+    backbone_lr: float = 1.0  # learning rate of the backbone, as a fraction of that of the other parts
     warmup_steps: int = 100  # the learning rate rises linearly over this many steps ...
     warmup_factor: float = 0.001  # ... from this fraction of its value
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # fractions of the run after which the learning rate decays ...
@@ -60,7 +61,7 @@ class TrainConfig:
         minimum = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
         minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "seed": 0}
         minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
-        minimum |= {"weight_decay": 0, "norm_weight_decay": 0}
+        minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
         for name, least in minimum.items():
             if not getattr(self, name) >= least:  # written so that NaN is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")

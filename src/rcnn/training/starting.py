@@ -56,8 +56,10 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
         raise ValueError(unknown_model(model))
-    checkpoint = load_checkpoint(model, allow=allow)
-    if checkpoint.kind == "backbone":
+    named = is_weight_name(model) and not Path(model).exists()
+    only_backbone = named and find_entry(model).kind == "backbone"  # known before a download
+    checkpoint = None if only_backbone else load_checkpoint(model, allow=allow)
+    if checkpoint is None or checkpoint.kind == "backbone":
         raise ValueError(f"{model} contains only a backbone: give a model by its name, and weights={model} (--weights)")
     return checkpoint.config
 

@@ -191,12 +191,9 @@ def load_detector(
     `settings` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
     `load_checkpoint`.
     """
+    _require_detector(path, _published_kind(path))  # before a download
     checkpoint = load_checkpoint(path, allow=allow)
-    if checkpoint.kind == "backbone":
-        raise ValueError(
-            f"{path} contains only a backbone, which detects nothing: train from it, "
-            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
-        )
+    _require_detector(path, checkpoint.kind)
     checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
     try:
         detector = empty_detector(checkpoint.config)
@@ -213,6 +210,21 @@ def load_detector(
             stacklevel=2,
         )
     return detector, checkpoint
+
+
+def _published_kind(path: str | Path) -> Kind:
+    """Whether `path`, if it is the name of published weights, stands for a detector or only for a backbone."""
+    from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
+
+    return find_entry(str(path)).kind if not Path(path).exists() and is_weight_name(str(path)) else "detector"
+
+
+def _require_detector(path: str | Path, kind: Kind) -> None:
+    if kind == "backbone":
+        raise ValueError(
+            f"{path} contains only a backbone, which detects nothing: train from it, "
+            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+        )
 
 
 def empty_detector(config: DetectorConfig) -> Detector:
