@@ -93,7 +93,8 @@ def choose_weights(model: str, given: str, config: DetectorConfig, words: Sequen
         return "", "--weights chooses others"
     entry = default_entry(model)
     if entry is not None and _same_layers(config, changed):
-        return entry.name, "its COCO weights; --weights imagenet, or none for random weights"
+        imagenet = "imagenet, or " if imagenet_entry(changed) else ""
+        return entry.name, f"its COCO weights; --weights {imagenet}none for random weights"
     entry = imagenet_entry(changed)
     if entry is not None:
         return entry.name, "ImageNet weights of its backbone; --weights none for random weights"

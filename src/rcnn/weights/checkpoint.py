@@ -140,6 +140,17 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
     finish_moves(folder)
+    try:
+        return _read_folder(folder)
+    except ValueError as error:
+        if Path(path).exists():
+            raise
+        raise ValueError(
+            f"{error}. {path} is read from the cache: delete the folder {folder}, and it is downloaded again"
+        ) from error
+
+
+def _read_folder(folder: Path) -> Checkpoint:
     source = folder / CONFIG_FILE
     record = read_record(source)
     try:
