@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rcnn.cli.sources import Sources
 from rcnn.outputs import OutputFolder
 
 if TYPE_CHECKING:
@@ -33,6 +34,23 @@ def given_boxes(boxes: Path | None, features: Path | None, score: float | None, 
     return read_boxes(boxes)
 
 
+def keep_given(sources: Sources, given: BoxFile) -> list[str]:
+    """Remove the images from `sources` that have no entry in the file of boxes, and return their names.
+
+    Raises ValueError if no image has one.
+    """
+    from rcnn.data.messages import few
+
+    without = [source.name for source in sources.images if not given.has(source.name)]
+    if len(without) == len(sources.images):
+        raise ValueError(
+            f"{given.path} has boxes of {few(given.unused())}, and of none of the images ({few(without)}): expected "
+            "their file names"
+        )
+    sources.images = [source for source in sources.images if given.has(source.name)]
+    return without
+
+
 def require_free(features: Path, output: OutputFolder) -> None:
     """Raise FileExistsError if the file of features exists and rcnn did not write it."""
     with _folder_of(features, output) as folder:
@@ -43,7 +61,7 @@ def write_features(features: Path, output: OutputFolder, described: Sequence[tup
     """Write the features of the boxes of several images as arrays of the .npz file `features`.
 
     Row i of all arrays but `files` is box i; the boxes of the first image come first. `files` (I,): the images;
-    `image` (N,): the place of the box's image in `files`; `boxes` (N, 4) xyxy, pixels of the image; `pooled` (N, C):
+    `image` (N,): the index of the box's image in `files`; `boxes` (N, 4) xyxy, pixels of the image; `pooled` (N, C):
     the means over the cells of the pooled map ("pool5"); `vectors` (N, F): what the class is computed from ("fc7").
     """
     import numpy as np

@@ -18,16 +18,16 @@ def predictor_from(
     device: str,
     precision: Literal["float32", "bfloat16", "auto"],
     padding: Literal["exact", "bucket"],
-    settings: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
 ) -> Predictor:
-    """The predictor of a checkpoint, with KEY=VALUE `settings`. ValueError if `tta` is not a list of sizes."""
+    """The predictor of a checkpoint, with KEY=VALUE `overrides`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
     from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
     if not tta:
         return Predictor(
-            checkpoint, device=device, precision=precision, padding=padding, settings=settings, allow=allow
+            checkpoint, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow
         )
     sides = tta.split(",") if tta != "own" else list[str]()
     if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
@@ -42,6 +42,6 @@ def predictor_from(
         device=device,
         precision=precision,
         padding=padding,
-        settings=settings,
+        overrides=overrides,
         allow=allow,
     )

@@ -9,13 +9,19 @@ from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
+LONGEST = 200  # characters of one of them
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
 
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:
     """The first of `values`, and how many more there are."""
-    text = ", ".join(printable(str(value)) for value in values[:shown])
+    text = ", ".join(cut(printable(str(value)), LONGEST) for value in values[:shown])
     return text if len(values) <= shown else f"{text} and {len(values) - shown} more"
+
+
+def cut(text: str, length: int) -> str:
+    """`text` in up to `length` characters; what is cut ends in "…"."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def counted(count: int, noun: str) -> str:
@@ -35,11 +41,6 @@ def excerpt(value: object, length: int = 60) -> str:
 def printable(text: str) -> str:
     """`text` with replacement characters for lone surrogates, which no terminal and no file can encode."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def without_controls(value: object) -> str:
-    """The text of what a server sent, with control characters, which could steer a terminal, escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
 
 
 def close_to(name: str, names: Sequence[str]) -> str:

@@ -26,6 +26,17 @@ class SplitPart:
     split: str
     image_list: Path | None = None
 
+    @property
+    def name(self) -> str:
+        """What the user would write after --split."""
+        return self.split if self.image_list is None else f"{self.split}:{self.image_list}"
+
+    def of(self, tables: Tables) -> Tables:
+        """The part of the `tables` of the split. Raises ValueError for a list with other images."""
+        if self.image_list is None:
+            return tables
+        return select_images(tables, listed_indices(self.image_list, tables.images))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -39,14 +50,8 @@ class Selection:
         """The checked tables. `known` images are not searched for again, where they are those of one whole split."""
         if len(self.parts) == 1 and self.parts[0].image_list is None:
             return read_split(self.location, self.parts[0].split, known)
-        tables = [self._read_part(part) for part in self.parts]
+        tables = [part.of(read_split(self.location, part.split)) for part in self.parts]
         return merge(tables, [part.split for part in self.parts])
-
-    def _read_part(self, part: SplitPart) -> Tables:
-        tables = read_split(self.location, part.split)
-        return (
-            tables if part.image_list is None else select_images(tables, listed_places(part.image_list, tables.images))
-        )
 
 
 def select(location: Location, split: str) -> Selection:
@@ -105,7 +110,7 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
     found: list[str] = []
     for split in known:
         try:
-            listed_places(image_list, read_split(location, split).images)
+            listed_indices(image_list, read_split(location, split).images)
         except ValueError:
             continue
         found.append(split)
@@ -117,7 +122,7 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
     return found[0]
 
 
-def listed_places(image_list: Path, images: Sequence[Image]) -> list[int]:
+def listed_indices(image_list: Path, images: Sequence[Image]) -> list[int]:
     """The places of the images that a text file lists, ascending. Blank lines and those that start with # are skipped.
 
     A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
@@ -126,16 +131,16 @@ def listed_places(image_list: Path, images: Sequence[Image]) -> list[int]:
     wanted = [line for line in lines_of(image_list) if not line.startswith("#")]
     if not wanted:
         raise ValueError(f"{image_list} lists no images; expected an image id or file name per line")
-    return places_of_names(wanted, images, str(image_list))
+    return indices_of_names(wanted, images, str(image_list))
 
 
-def places_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
-    """The places of images given by id or file name, ascending. Errors as for `listed_places`, which name `source`."""
+def indices_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
+    """The indices of images by id or file name, ascending. Errors as for `listed_indices`; they name `source`."""
     tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         path = PurePosixPath(image["file_name"])
         for table, name in zip(tables, (str(image["id"]), str(path), path.name, path.stem), strict=True):
-            table.setdefault(name, []).append(place)
+            table.setdefault(name, []).append(index)
     chosen: set[int] = set()
     unknown: list[str] = []
     for name in names:

@@ -42,13 +42,13 @@ def divide_images(counts: np.ndarray, prints: Sequence[Fingerprint], fractions: 
     """As `divide`, for images with `counts` (I, K) objects per class and known fingerprints."""
     group = similar_groups(prints)
     members: dict[int, list[int]] = {}
-    for place, first in enumerate(group.tolist()):
-        members.setdefault(first, []).append(place)
-    groups = sorted(members.values(), key=lambda places: min(prints[place].content for place in places))
-    objects = np.stack([counts[places].sum(axis=0) for places in groups])  # (G, K)
-    part = assign(objects, np.array([len(places) for places in groups]), fractions)
+    for index, first in enumerate(group.tolist()):
+        members.setdefault(first, []).append(index)
+    groups = sorted(members.values(), key=lambda indices: min(prints[index].content for index in indices))
+    objects = np.stack([counts[indices].sum(axis=0) for indices in groups])  # (G, K)
+    part = assign(objects, np.array([len(indices) for indices in groups]), fractions)
     return [
-        sorted(place for places, own in zip(groups, part.tolist(), strict=True) if own == number for place in places)
+        sorted(index for indices, own in zip(groups, part.tolist(), strict=True) if own == number for index in indices)
         for number in range(len(fractions))
     ]
 
@@ -56,12 +56,19 @@ def divide_images(counts: np.ndarray, prints: Sequence[Fingerprint], fractions: 
 def assign(objects: np.ndarray, images: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     """The part (G,) int64 of each group, given its `objects` (G, K) per class and its number of `images` (G,).
 
-    Groups with the rarest class are assigned first, those with most objects of it before others, each to the part that
-    lacks most objects of that class; then to the part that lacks most images.
+    A class of one group alone cannot be divided: the group is in the largest part (the training set), as long as that
+    lacks images. Of the others, groups with the rarest class are assigned first, those with most objects of it before
+    others, each to the part that lacks most objects of that class; then to the part that lacks most images.
     """
-    amounts = np.concatenate([objects, images[:, None]], axis=1).astype(np.float64)  # (G, K + 1)
+    alone = (objects > 0).sum(axis=0) == 1  # (K,)
+    amounts = np.concatenate([np.where(alone, 0, objects), images[:, None]], axis=1).astype(np.float64)  # (G, K + 1)
     lacking = np.outer(fractions, amounts.sum(axis=0))  # (P, K + 1)
     part = np.full(len(amounts), -1, dtype=np.int64)
+    largest = int(np.argmax(fractions))
+    for group in np.flatnonzero((objects[:, alone] > 0).any(axis=1)).tolist():
+        if lacking[largest, -1] >= images[group]:
+            part[group] = largest
+            lacking[largest] -= amounts[group]
     while (part < 0).any():
         left = part < 0
         totals = amounts[left].sum(axis=0)

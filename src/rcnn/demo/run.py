@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,11 +23,12 @@ from rcnn.data import open_dataset
 from rcnn.demo.synthetic import SPLITS, make_shapes
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
-from rcnn.evaluation.examples import example_of
-from rcnn.evaluation.run import SCORE, Log, Progress
+from rcnn.evaluation.examples import draw_example
+from rcnn.evaluation.run import SCORE, Log
 from rcnn.metrics.values import Metrics
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
+from rcnn.progress import Progress, no_progress
 from rcnn.stopping import Stopped
 from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
@@ -80,7 +81,7 @@ def run_demo(
     overrides: Sequence[str] = (),
     device: str = "cpu",
     log: Log = print,
-    progress: Progress = lambda name, total: nullcontext(lambda: None),
+    progress: Progress = no_progress,
 ) -> Demo:
     """Data, training, evaluation, prediction and a report in `output`; files of an earlier demo there are replaced.
 
@@ -125,18 +126,11 @@ def run_demo(
             write_report(
                 path,
                 title="A Mask R-CNN trained from scratch",
-                lead=f"{MODEL} was trained on {images['train']} synthetic images in {timer.seconds['training']:.0f} "
-                f"seconds on {device} and evaluated on {images['val']} others. The pictures show its detections in "
-                f"{images['unseen']} more images that it has never seen.",
+                lead=_lead(images, timer.seconds["training"], device),
                 metrics=evaluation.to_dict(),
                 examples=examples,
                 log=read_log(run / LOG),
-                details={
-                    "Command": f"rcnn demo --output {output} --seed {seed}",
-                    "Seconds": ", ".join(f"{part} {seconds:.0f}" for part, seconds in timer.seconds.items()),
-                    "Training": f"{outcome.step} steps, {torch.get_num_threads()} threads",
-                    "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-                },
+                details=_details(output, seed, outcome.step, timer.seconds),
             )
     return Demo(
         metrics=evaluation.metrics,
@@ -146,6 +140,23 @@ def run_demo(
         pictures=pictures,
         overview=overview,
     )
+
+
+def _lead(images: Mapping[str, int], seconds: float, device: str) -> str:
+    return (
+        f"{MODEL} was trained on {images['train']} synthetic images in {seconds:.0f} seconds on {device} and evaluated "
+        f"on {images['val']} others. The pictures show its detections in {images['unseen']} more images that it has "
+        "never seen."
+    )
+
+
+def _details(output: Path, seed: int, steps: int, seconds: Mapping[str, float]) -> dict[str, str]:
+    return {
+        "Command": f"rcnn demo --output {output} --seed {seed}",
+        "Seconds": ", ".join(f"{part} {value:.0f}" for part, value in seconds.items()),
+        "Training": f"{steps} steps, {torch.get_num_threads()} threads",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
 
 
 class Timer:
@@ -164,7 +175,7 @@ class Timer:
 
 
 def draw_data_set(folder: OutputFolder, images: Mapping[str, int], seed: int, progress: Progress) -> Path:
-    """The splits for training and validation, and larger images that are only looked at."""
+    """The splits for training and validation, and larger images, which are only predicted on."""
     data = folder.claim(DATA)
     usual = {split: count for split, count in images.items() if split != "unseen"}
     with progress("data", sum(images.values())) as advance:
@@ -200,8 +211,9 @@ def predict_unseen(predictor: Predictor, data: Path, progress: Progress) -> tupl
     unseen = open_dataset(data, "unseen", classes=predictor.classes)
     with progress("predict", len(unseen)) as advance:
         for record in unseen:
-            example, found = example_of(predictor, record, SCORE)
-            examples.append(example)
+            image = record.read()
+            found = predictor.predict(image, score=SCORE)
+            examples.append(draw_example(predictor, record, image, found))
             entry = {"file": str(record.path), "height": found.height, "width": found.width}
             predictions.append(entry | {"detections": found.to_json(predictor.classes)})
             advance()
@@ -220,10 +232,10 @@ def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, in
     ordered = sorted(pictures, key=lambda picture: picture.width < picture.height)
     rows = -(-len(ordered) // columns)
     sheet = Image.new("RGB", (min(columns, len(ordered)) * cell[0], rows * cell[1]), (255, 255, 255))
-    for place, picture in enumerate(ordered):
+    for index, picture in enumerate(ordered):
         small = picture.copy()
         small.thumbnail(cell)
-        x, y = place % columns * cell[0], place // columns * cell[1]
+        x, y = index % columns * cell[0], index // columns * cell[1]
         sheet.paste(small, (x + (cell[0] - small.width) // 2, y + (cell[1] - small.height) // 2))
     return sheet
 

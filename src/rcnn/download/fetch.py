@@ -7,7 +7,6 @@ While a file is incomplete it is called NAME.part; NAME.part.json records its UR
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import json
@@ -20,53 +19,55 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rcnn.download.http import RefusedError, http_opener
+from rcnn.download.http import (
+    TEMPORARY_STATUS,
+    DownloadError,
+    RefusedError,
+    failure_text,
+    http_opener,
+    status_text,
+)
+from rcnn.progress import ByteCounter
 
 PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
 MIN_BYTES = 16 * 1024
 NAME_PATIENCE = 5.0  # seconds in which the name of a server must be found, over all attempts: else there is no network
 TIMEOUT = 10.0  # seconds for a connection or one read
-TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
 _BLOCK = 1 << 16
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes of the whole file if they are known
-
-
-class DownloadError(OSError):
-    """A download that failed. The message says what was tried, what went wrong, and what to do."""
 
 
 def fetch(
-    addresses: str | Sequence[str],
+    urls: str | Sequence[str],
     target: Path,
     *,
     digest: str = "",
     size: int | None = None,
-    progress: Progress | None = None,
+    progress: ByteCounter | None = None,
     patience: float = PATIENCE,
 ) -> Path:
-    """Download the file at the first of `addresses` (mirrors) that has it to `target`, and return that.
+    """Download the file at the first of `urls` (mirrors) that has it to `target`, and return that.
 
     `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. A download that
     was interrupted continues where it stopped, if the server can. Raises DownloadError, at the latest `patience`
     seconds after the last bytes arrived.
     """
-    left = [addresses] if isinstance(addresses, str) else list(addresses)
+    left = [urls] if isinstance(urls, str) else list(urls)
     transfer = _Transfer(target, digest, size, progress, patience)
     reasons: dict[str, str] = {}
     attempt = 0
     while left:
-        address = left[attempt % len(left)]
+        url = left[attempt % len(left)]
         try:
-            transfer.attempt(address)
+            transfer.attempt(url)
         except RefusedError as error:
-            reasons[address] = str(error) + _through(address)
-            left.remove(address)
+            reasons[url] = str(error) + _through(url)
+            left.remove(url)
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
-            reasons[address] = _reason(error) + _through(address)
+            reasons[url] = failure_text(error) + _through(url)
             wait = min(0.5 * 2**attempt, 8.0)
             longest = min(patience, NAME_PATIENCE) if isinstance(error, UnknownHostError) else patience
             if transfer.idle() + wait > longest:
@@ -75,7 +76,7 @@ def fetch(
         else:
             return target
         attempt += 1
-    listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
+    listed = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
     advice = (
         "Check the network and the proxy settings (HTTPS_PROXY), then run the same command again: it continues where "
         "it stopped"
@@ -92,7 +93,9 @@ class UnknownHostError(ConnectionError):
 class _Transfer:
     """The download of one file: the incomplete file, and when its last bytes arrived."""
 
-    def __init__(self, target: Path, digest: str, size: int | None, progress: Progress | None, patience: float) -> None:
+    def __init__(
+        self, target: Path, digest: str, size: int | None, progress: ByteCounter | None, patience: float
+    ) -> None:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
@@ -108,18 +111,18 @@ class _Transfer:
         """Seconds for a connection, and for an answer, so that both together do not exceed the patience by much."""
         return min(TIMEOUT, max(0.25, (self.patience - self.idle()) / 2))
 
-    def attempt(self, address: str) -> None:
-        """Continue or start the download from one address, and give the file its name when it is complete."""
-        scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
+    def attempt(self, url: str) -> None:
+        """Continue or start the download from one URL, and give the file its name when it is complete."""
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
         if scheme not in ("http", "https"):
-            raise RefusedError(f"the address starts with {scheme}:, expected https: or http:")
-        if not _through(address):
+            raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
+        if not _through(url):
             _require_host(host, self.timeout)
-        start = self._resumable(address)
+        start = self._resumable(url)
         headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": self._noted()["validator"]}
-        request = urllib.request.Request(address, headers=headers)
+        request = urllib.request.Request(url, headers=headers)
         try:
             response = http_opener().open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
@@ -129,13 +132,13 @@ class _Transfer:
                 raise ConnectionError("the incomplete file did not fit the one on the server") from error
             if error.code in TEMPORARY_STATUS:
                 raise
-            raise RefusedError(_status(error)) from error
+            raise RefusedError(status_text(error)) from error
         with response:
-            total = self._accept(response, address, start)
+            total = self._accept(response, url, start)
             self._receive(response, start if response.status == 206 else 0, total)
         self._finish(resumed=response.status == 206)
 
-    def _accept(self, response: http.client.HTTPResponse, address: str, start: int) -> int | None:
+    def _accept(self, response: http.client.HTTPResponse, url: str, start: int) -> int | None:
         """Check the headers of a response and record its version; returns the size of the whole file, if known."""
         kind = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
         if kind == "text/html" and not self.target.name.endswith((".html", ".htm")):
@@ -163,7 +166,7 @@ class _Transfer:
             validator = response.headers.get("ETag", "")
             validator = response.headers.get("Last-Modified", "") if validator.startswith("W/") else validator
             validator = validator or response.headers.get("Last-Modified", "")
-            self.note.write_text(json.dumps({"address": address, "validator": validator}), encoding="utf-8")
+            self.note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
         return total if total is not None else self.size
 
     def _receive(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
@@ -202,19 +205,19 @@ class _Transfer:
         os.replace(self.part, self.target)
         self.note.unlink(missing_ok=True)
 
-    def _resumable(self, address: str) -> int:
+    def _resumable(self, url: str) -> int:
         """Bytes that are there already and can be kept; 0 if the download must start again."""
-        there = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
+        received = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
         noted = self._noted()
-        known = noted["address"] == address and noted["validator"] and (self.size is None or there < self.size)
-        return there if known else 0
+        known = noted["url"] == url and noted["validator"] and (self.size is None or received < self.size)
+        return received if known else 0
 
     def _noted(self) -> dict[str, str]:
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
-            return {name: str(noted[name]) for name in ("address", "validator")}
+            return {name: str(noted[name]) for name in ("url", "validator")}
         except (OSError, ValueError, KeyError, TypeError):
-            return {"address": "", "validator": ""}
+            return {"url": "", "validator": ""}
 
     def _forget(self) -> None:
         self.part.unlink(missing_ok=True)
@@ -252,9 +255,9 @@ def _require_host(host: str, seconds: float) -> None:
         raise UnknownHostError(f"the name {host} cannot be resolved ({error.strerror or error})")
 
 
-def _through(address: str) -> str:
-    """` through the proxy http://...`, if one is used for `address`; empty otherwise."""
-    parts = urlsplit(address)
+def _through(url: str) -> str:
+    """` through the proxy HOST`, if one is used for `url`; empty otherwise."""
+    parts = urlsplit(url)
     proxy = urllib.request.getproxies().get(parts.scheme, "")
     host = urlsplit(proxy).hostname or proxy  # without the password that a URL may contain
     return f" through the proxy {host}" if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else ""
@@ -263,32 +266,7 @@ def _through(address: str) -> str:
 def _range(header: str) -> tuple[int, int | None]:
     """Start and size of the whole file in a Content-Range "bytes 100-299/300"; -1 for a start that it does not give."""
     unit, _, rest = header.partition(" ")
-    place, _, whole = rest.partition("/")
-    start = place.partition("-")[0]
+    byte_range, _, whole = rest.partition("/")
+    start = byte_range.partition("-")[0]
     found = int(start) if unit == "bytes" and start.isdecimal() else -1
     return found, int(whole) if whole.isdecimal() else None
-
-
-def _status(error: urllib.error.HTTPError) -> str:
-    if error.code in (404, 410):
-        return f"the server has no such file (HTTP {error.code})"
-    if error.code in (401, 403, 407):
-        return f"the server or proxy denies access (HTTP {error.code})"
-    reason = " ".join(str(error.reason).split())  # that of a redirect in a loop has several lines
-    return f"the server answered HTTP {error.code} ({reason[:150]})"
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in words, for a failure that may be temporary."""
-    if isinstance(error, urllib.error.HTTPError):
-        return _status(error)
-    if isinstance(error, urllib.error.URLError):
-        cause = error.reason
-        error = cause if isinstance(cause, Exception) else error
-    if isinstance(error, TimeoutError):
-        return str(error) if "bytes" in str(error) else "the server did not answer in time"
-    if isinstance(error, http.client.HTTPException):
-        return f"the answer was cut or damaged ({type(error).__name__})"
-    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
-        return "the connection was refused"
-    return str(error) or type(error).__name__

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.images import ImageError
-from rcnn.data.inspect.check import Progress, no_progress
 from rcnn.data.messages import counted
-from rcnn.data.opening import open_dataset
+from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
 from rcnn.drawing.embedding import Figure, embedded
@@ -21,9 +20,18 @@ from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.progress import Progress, no_progress
 
 PAGE = "browse.html"
 MAX_EXPRESSIONS = 12  # shown per image
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowsePage:
+    """What `browse_dataset` wrote."""
+
+    path: Path
+    failed: tuple[str, ...]  # images that cannot be read: the errors, which name them
 
 
 @dataclass(frozen=True)
@@ -51,45 +59,47 @@ def browse_dataset(
     limit: int = 50,
     annotations: str = "",
     keypoints: bool = False,
+    images: str | Path = "",
     progress: Progress | None = None,
-) -> Path:
+) -> BrowsePage:
     """Write browse.html: up to `limit` images of each split (0 = all), evenly spread, with their annotations drawn.
 
-    The page is one file without links to other files. `path`, `annotations` and `keypoints` as in `open_dataset`;
-    `output` defaults to a new runs/browse-NAME-N. Returns the page. Images that cannot be read are named in it.
+    The page is one file without links to other files. `path`, `annotations`, `keypoints` and `images` as in
+    `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also names images that cannot be read.
     """
-    names = [split] if split else splits_at(locate(Path(path), annotations))
-    datasets = [
-        open_dataset(path, name, annotations=annotations, keypoints=keypoints, allow_empty=True) for name in names
-    ]
+    opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
+    datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
     with output_or_new(output, "browse", Path(path).resolve()) as folder, OutputFolder(folder) as files:
         files.require_free(PAGE)
         chosen = [_spread(len(dataset), limit) for dataset in datasets]
         with (progress or no_progress)("draw", sum(map(len, chosen))) as advance:
-            sections = [_section(one, places, advance) for one, places in zip(datasets, chosen, strict=True)]
+            sections = [_section(one, indices, advance) for one, indices in zip(datasets, chosen, strict=True)]
         title = Path(path).resolve().name
         lead = f"{counted(sum(map(len, datasets)), 'image')} of {counted(len(datasets), 'split')}"
-        return files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
+        page = files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
+    failed = tuple(entry.error for section in sections for entry in section.entries if entry.error)
+    return BrowsePage(path=page, failed=failed)
 
 
 def _spread(count: int, limit: int) -> list[int]:
-    """Up to `limit` places of `count`, evenly spread."""
+    """Up to `limit` indices below `count`, evenly spread."""
     if not limit or count <= limit:
         return list(range(count))
     return np.linspace(0, count - 1, limit).round().astype(int).tolist()
 
 
-def _section(dataset: Dataset, places: Sequence[int], advance: Callable[[], None]) -> _Section:
+def _section(dataset: Dataset, indices: Sequence[int], advance: Callable[[], None]) -> _Section:
     entries: list[_Entry] = []
     try:
         skeleton: Sequence[tuple[int, int]] = skeleton_of(dataset).lines
     except ValueError:  # no keypoints
         skeleton = PERSON_SKELETON
-    for place in places:
-        entries.append(_entry(dataset, dataset[place], skeleton))
+    for index in indices:
+        entries.append(_entry(dataset, dataset[index], skeleton))
         advance()
-    shown = "all" if len(places) == len(dataset) else str(len(places))
-    lead = f"{shown} of {counted(len(dataset), 'image')}, {counted(dataset.num_training_objects, 'object')}"
+    shown = "all" if len(indices) == len(dataset) else str(len(indices))
+    objects = dataset.subset(indices).num_training_objects
+    lead = f"{shown} of {counted(len(dataset), 'image')}, with {counted(objects, 'object')}"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcnn.data.inspect.info import MEDIUM, SMALL, DatasetInfo
+from rcnn.data.messages import cut
 from rcnn.drawing.palette import CHART_COLOURS, GRID, INK, SOFT
 
 if TYPE_CHECKING:
@@ -44,10 +45,9 @@ def _draw_classes(axes: Axes, info: DatasetInfo) -> None:
     order = np.argsort(-total, kind="stable")[:MAX_CLASSES]
     height = 0.8 / len(info.splits)
     for number, one in enumerate(info.splits):
-        places = np.arange(len(order)) + (number - (len(info.splits) - 1) / 2) * height
-        axes.barh(places, one.objects[order], height, label=one.name, color=_colour(number))
-    names = [info.classes[label] for label in order.tolist()]
-    shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+        positions = np.arange(len(order)) + (number - (len(info.splits) - 1) / 2) * height
+        axes.barh(positions, one.objects[order], height, label=one.name, color=_colour(number))
+    shown = [cut(info.classes[label], 24) for label in order.tolist()]
     axes.set_yticks(range(len(order)), shown, parse_math=False)
     axes.set_ylim(max(len(order), 4) - 0.4, -0.6)
     if total.max(initial=1) > 100 * total[total > 0].min(initial=total.max(initial=1)):
@@ -61,12 +61,12 @@ def _draw_objects(axes: Axes, info: DatasetInfo) -> None:
     sides = [np.maximum(1, np.sqrt(one.areas)) for one in info.splits]
     highest = max((float(one.max(initial=2)) for one in sides), default=2)
     bins = np.geomspace(1, highest, 40)
-    for number, (one, own) in enumerate(zip(info.splits, sides, strict=True)):
-        axes.hist(own, bins=bins.tolist(), label=one.name, color=_colour(number), alpha=0.65)
+    for number, (one, values) in enumerate(zip(info.splits, sides, strict=True)):
+        axes.hist(values, bins=bins.tolist(), label=one.name, color=_colour(number), alpha=0.65)
     for limit in (SMALL, MEDIUM):
         axes.axvline(limit**0.5, color=SOFT, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
     _finish(axes, "Objects by size", "square root of the area, pixels; dotted: COCO's small, medium and large")
 
 

@@ -18,6 +18,18 @@ from rcnn.models.setting_tables import settings_table
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How an evaluation is done."""
+
+    limit: int = 0  # images, the first ones; 0: all
+    batch_size: int = 1  # images per forward pass
+    workers: int = 2  # threads that read images
+    max_detections: int | None = None  # per image and class that count; None: the metric's limits
+    metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
+    pictures: int = 8  # images drawn in the report
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which kinds of metrics are computed, and what the user should know about it."""
 
@@ -71,13 +83,13 @@ def plan_evaluation(
     if named == "lvis":
         warnings += _limit_warnings(dataset, limit, max_detections or lvis.MAX_DETECTIONS, per_class=False)
     elif named == "coco" and "proposals" not in chosen:
-        own = [coco.MAX_KEYPOINT_DETECTIONS if kind == "keypoints" else coco.MAX_DETECTIONS for kind in chosen]
-        for most in dict.fromkeys(max_detections or one for one in own):
+        limits = [coco.MAX_KEYPOINT_DETECTIONS if kind == "keypoints" else coco.MAX_DETECTIONS for kind in chosen]
+        for most in dict.fromkeys(max_detections or one for one in limits):
             warnings += _limit_warnings(dataset, limit, most, per_class=True)
     return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(warnings))
 
 
-def limit_settings(
+def limit_overrides(
     config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
 ) -> list[str]:
     """KEY=VALUE settings with which a model returns as many detections per image as count; [] if it does already.
@@ -97,7 +109,7 @@ def limit_warnings(
     return tuple(
         f"the model returns fewer detections per image than the metric counts; set {setting} to get the AP of all of "
         "them"
-        for setting in limit_settings(config, dataset, max_detections=max_detections, metric=metric)
+        for setting in limit_overrides(config, dataset, max_detections=max_detections, metric=metric)
     )
 
 
@@ -105,8 +117,8 @@ def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
     """Whether there are objects (without ignored ones), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    own = ~objects.ignored[:count]
-    return bool(own.any() and not objects.outlines.given[:count][own].any())
+    evaluated = ~objects.ignored[:count]
+    return bool(evaluated.any() and not objects.outlines.given[:count][evaluated].any())
 
 
 def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_class: bool) -> list[str]:

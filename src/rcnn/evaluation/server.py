@@ -11,10 +11,9 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rcnn.data.records import Dataset
-from rcnn.evaluation.evaluate import ImageResults, predict_records
+from rcnn.evaluation.evaluate import ImageResults, predict_dataset
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -41,7 +40,7 @@ def predict_split(
     score: float = 0.0,
     batch_size: int = 1,
     workers: int = 2,
-    on_image: Callable[[ImageResults], object] = lambda image: None,
+    on_image: Callable[[ImageResults], object] | None = None,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
@@ -52,12 +51,8 @@ def predict_split(
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
     folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
-    results: list[dict[str, Any]] = []
-    failed: list[ImageResults] = []
-    for image in predict_records(predictor, dataset, list(dataset), batch_size, workers):
-        on_image(image)
-        failed += [image] if image.error else []
-        results += [result for result in image.results if result["score"] >= score]
+    images = predict_dataset(predictor, dataset, batch_size=batch_size, workers=workers, on_image=on_image)
+    results = [result for image in images for result in image.results if result["score"] >= score]
     written: list[Path] = []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])
@@ -66,4 +61,4 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
-    return written, failed
+    return written, [image for image in images if image.error]

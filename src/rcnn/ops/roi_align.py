@@ -67,8 +67,8 @@ def roi_align(
     out = features[0].new_zeros((batch * regions, size, size, channels))  # channels last, like the maps
     for image, level, index, rois in _groups(boxes, levels, valid, len(features)):
         plane = features[level][image].permute(1, 2, 0).contiguous()  # (H, W, C)
-        for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            out[place] = _interpolate(at_least_float32(plane[y, x]), rows, columns)
+        for region, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            out[region] = _interpolate(at_least_float32(plane[y, x]), rows, columns)
     return out.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
@@ -96,8 +96,8 @@ def roi_align_backward(
     flat = precise.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
     for image, level, index, rois in _groups(boxes, levels, valid, len(maps)):
         plane = maps[level][image].permute(1, 2, 0)  # (H, W, C), contiguous
-        for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            _spread(flat[place], rows, columns, plane[y, x])
+        for region, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            _spread(flat[region], rows, columns, plane[y, x])
     return [value.to(gradient.dtype) for value in maps]
 
 
@@ -123,14 +123,14 @@ def _windows(
     rows x window x columns.
     """
     height, width = plane.shape[:2]
-    for chunk, places in zip(rois.split(REGIONS_AT_A_TIME), index.split(REGIONS_AT_A_TIME), strict=True):
+    for chunk, region_indices in zip(rois.split(REGIONS_AT_A_TIME), index.split(REGIONS_AT_A_TIME), strict=True):
         y0, y1, rows = _axis_weights(chunk[:, 1], chunk[:, 3], scale, height, size, sampling_ratio, aligned)
         x0, x1, columns = _axis_weights(chunk[:, 0], chunk[:, 2], scale, width, size, sampling_ratio, aligned)
-        bounds = torch.stack([places, y0, y1, x0, x1], 1).tolist()
-        for i, (place, top, bottom, left, right) in enumerate(bounds):
+        bounds = torch.stack([region_indices, y0, y1, x0, x1], 1).tolist()
+        for i, (region, top, bottom, left, right) in enumerate(bounds):
             if bottom > top and right > left:
                 yield (
-                    place,
+                    region,
                     slice(top, bottom),
                     slice(left, right),
                     rows[i, :, : bottom - top],
@@ -207,8 +207,8 @@ def _pool_by_torchvision(
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
         values = at_least_float32(values)
         pooled = torchvision.ops.roi_align(values, rois.to(values.dtype), size, scale, sampling_ratio, aligned)
-        own = ((levels == level) & valid).flatten()[:, None, None, None]
-        out = torch.where(own, pooled.to(out.dtype), out)
+        at_level = ((levels == level) & valid).flatten()[:, None, None, None]
+        out = torch.where(at_level, pooled.to(out.dtype), out)
     return out.unflatten(0, boxes.shape[:2])
 
 
@@ -227,8 +227,8 @@ def _spread_by_torchvision(
     rois = _rois(boxes).to(flat.dtype)
     spread = []
     for level, (like, scale) in enumerate(zip(maps, scales, strict=True)):
-        own = ((levels == level) & valid).flatten()[:, None, None, None]
-        part = torch.where(own, flat, 0.0).contiguous()
+        at_level = ((levels == level) & valid).flatten()[:, None, None, None]
+        part = torch.where(at_level, flat, 0.0).contiguous()
         spread.append(
             torch.ops.torchvision._roi_align_backward(
                 part, rois, scale, size, size, *like.shape, sampling_ratio, aligned

@@ -13,7 +13,7 @@ import numpy as np
 
 from rcnn.data.records import Dataset
 
-MEANINGS = {
+DESCRIPTIONS = {
     "images": "number of images",
     "objects": "number of objects",
     "sha256": "content of the annotations",
@@ -33,7 +33,7 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
 
 
 def _digest(dataset: Dataset) -> str:
-    """SHA-256 of all that training uses of the annotations, whatever their format and the number of their files."""
+    """SHA-256 of all that training uses of the annotations; independent of their format and number of files."""
     objects, outlines = dataset.objects, dataset.objects.outlines
     arrays = [dataset.sizes, objects.starts, objects.boxes, objects.labels, objects.ignored, objects.areas]
     arrays += [outlines.part_starts, outlines.point_starts, outlines.points, outlines.rle_starts, outlines.rle_bytes]
@@ -56,8 +56,8 @@ def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[
         if not isinstance(known, Mapping):
             continue
         differences = [
-            f"{meaning} changed" if key == "sha256" else f"{meaning} was {known.get(key)}, now {values[key]}"
-            for key, meaning in MEANINGS.items()
+            f"{description} changed" if key == "sha256" else f"{description} was {known.get(key)}, now {values[key]}"
+            for key, description in DESCRIPTIONS.items()
             if known.get(key) != values[key]
         ]
         if differences:

@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from rcnn import __version__
 from rcnn.data.messages import counted, few
-from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
-from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
+from rcnn.models import overrides as config_overrides
+from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
@@ -34,18 +35,26 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
+SMALL = 64_000_000  # bytes that a detector may take beside twice its file: buffers that are not saved
+LARGEST_MODEL = 32_000_000_000  # bytes of weights; a ViT of 600 million parameters has 2.4e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A trained detector as data."""
+class CheckpointRecord:
+    """What the config.json of a checkpoint says."""
 
     config: DetectorConfig
     classes: tuple[str, ...]  # K names; label i is classes[i]
-    state: dict[str, Tensor]
     provenance: dict[str, Any]  # where the weights come from: the converted file, or the settings of the run
     kind: Kind = "detector"  # backbone: only its tensors, to start training from; `classes` is empty
     files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of the files written with config.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointRecord):
+    """A trained detector as data."""
+
+    state: dict[str, Tensor]
 
 
 def save_checkpoint(
@@ -137,11 +146,26 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
+    """As `load_checkpoint`, for inspection only: a detector of its config must not be built."""
     folder = _locate(Path(path))
-    finish_moves(folder)
+    with _naming_the_cache(path, folder):
+        record = _read_config(folder)
+        weights = folder / WEIGHTS_FILE
+        try:
+            state = load_file(weights)
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
+            ) from error
+        require_digest(weights, record.files)
+    return Checkpoint(**vars(record), state=state)
+
+
+@contextmanager
+def _naming_the_cache(path: str | Path, folder: Path) -> Iterator[None]:
+    """Adds to a ValueError about the checkpoint in `folder` what to do if that is a cached download called `path`."""
     try:
-        return _read_folder(folder)
+        yield
     except ValueError as error:
         if Path(path).exists():
             raise
@@ -150,7 +174,40 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         ) from error
 
 
-def _read_folder(folder: Path) -> Checkpoint:
+def checkpoint_record(path: str | Path) -> CheckpointRecord:
+    """As `read_checkpoint`, without the weights, which are not read."""
+    folder = _locate(Path(path))
+    with _naming_the_cache(path, folder):
+        return _read_config(folder)
+
+
+def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
+    """What the checkpoint of a detector is, without its weights; `overrides` and errors as in `load_detector`."""
+    _refuse_published_backbone(path)
+    record = checkpoint_record(path)
+    _require_detector(record.kind, path)
+    return replace(record, config=config_overrides.override(record.config, overrides))
+
+
+def _refuse_published_backbone(path: str | Path) -> None:
+    """ValueError if `path` is the name of published weights of a backbone, before they are downloaded."""
+    from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
+
+    if not Path(path).exists() and is_weight_name(str(path)):
+        _require_detector(find_entry(str(path)).kind, path)
+
+
+def _require_detector(kind: Kind, path: str | Path) -> None:
+    if kind == "backbone":
+        raise ValueError(
+            f"{path} contains only a backbone, which detects nothing: train from it, "
+            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+        )
+
+
+def _read_config(folder: Path) -> CheckpointRecord:
+    """The record of the checkpoint in `folder`."""
+    finish_moves(folder)
     source = folder / CONFIG_FILE
     record = read_record(source)
     try:
@@ -164,17 +221,8 @@ def _read_folder(folder: Path) -> Checkpoint:
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))
     warn_if_changed(record, source)
-    weights = folder / WEIGHTS_FILE
-    try:
-        state = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
-        ) from error
-    files = record["files"]
-    require_digest(weights, files)
-    return Checkpoint(
-        config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind, files=files
+    return CheckpointRecord(
+        config=config, classes=classes, provenance=record["provenance"], kind=kind, files=record["files"]
     )
 
 
@@ -195,22 +243,23 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
 
 
 def load_detector(
-    path: str | Path, settings: Settings = (), *, allow: str | Sequence[str] = ()
+    path: str | Path, overrides: Overrides = (), *, allow: str | Sequence[str] = ()
 ) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint.
 
-    `settings` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
+    `overrides` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
     `load_checkpoint`.
     """
-    _require_detector(path, _published_kind(path))  # before a download
+    _refuse_published_backbone(path)
     checkpoint = load_checkpoint(path, allow=allow)
-    _require_detector(path, checkpoint.kind)
-    checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
+    _require_detector(checkpoint.kind, path)
+    checkpoint = replace(checkpoint, config=config_overrides.override(checkpoint.config, overrides))
+    in_file = sum(value.nbytes for value in checkpoint.state.values())
     try:
-        detector = empty_detector(checkpoint.config)
+        detector = empty_detector(checkpoint.config, limit=2 * in_file + SMALL)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
-        words = as_settings(settings)
-        changed = f" with {' '.join(words)}" if words else ""
+        given = as_overrides(overrides)
+        changed = f" with {' '.join(given)}" if given else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     wrong = [name for name, value in checkpoint.state.items() if not value.isfinite().all()]
@@ -223,40 +272,42 @@ def load_detector(
     return detector, checkpoint
 
 
-def _published_kind(path: str | Path) -> Kind:
-    """Whether `path`, if it is the name of published weights, stands for a detector or only for a backbone."""
-    from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
+def empty_detector(config: DetectorConfig, *, limit: int = LARGEST_MODEL) -> Detector:
+    """The detector of `config` with uninitialized weights, which are to be loaded.
 
-    return find_entry(str(path)).kind if not Path(path).exists() and is_weight_name(str(path)) else "detector"
-
-
-def _require_detector(path: str | Path, kind: Kind) -> None:
-    if kind == "backbone":
-        raise ValueError(
-            f"{path} contains only a backbone, which detects nothing: train from it, "
-            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
-        )
-
-
-def empty_detector(config: DetectorConfig) -> Detector:
-    """The detector of `config` with uninitialized weights, which are to be loaded."""
-    with _Uninitialized():
+    ValueError if its weights take more than `limit` bytes: a damaged config can ask for any amount of memory.
+    """
+    with _Uninitialized(limit):
         return build_detector(config)
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Skips the initialization of weights, which takes most of the time of building."""
+    """Skips the initialization of weights, which takes most of the time of building, and limits their memory."""
 
+    allocating = frozenset([torch.empty, torch.zeros, torch.ones, torch.full])
     skipped = frozenset(
         [getattr(nn.init, name) for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")]
         + [Tensor.normal_, Tensor.uniform_]
     )
 
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.allocated = 0
+
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in self.skipped:
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        if func in self.allocating:
+            self.allocated += func(*args, **{**kwargs, "device": "meta"}).nbytes
+            if self.allocated > self.limit:
+                raise ValueError(
+                    f"its weights take more than {self.limit / 1e6:,.0f} MB, far more than expected; check the numbers "
+                    "of channels, layers and classes in its config"
+                )
+        return func(*args, **kwargs)
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -269,8 +320,8 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     ]
     if problems := misfits_text(misfits(expected, state) | {"of another type": other_types}):
         why = different_tensors(expected, state)
-        words = f"{'; '.join(why)}. " if why else ""
-        raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {problems}")
+        reasons = f"{'; '.join(why)}. " if why else ""
+        raise ValueError(f"{source} does not fit the detector of its config: {reasons}Tensors {problems}")
     detector.load_state_dict(dict(state))
 
 
@@ -280,9 +331,9 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
         raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
         raise ValueError(f"{source}: got {counted(len(classes), 'class name')}, expected {count} (num_classes)")
-    twice = sorted({name for name in classes if list(classes).count(name) > 1})
-    if twice or not all(classes):
-        found = f"{few(twice)} twice or more" if any(twice) else "an empty one"
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+    if repeated or not all(classes):
+        found = f"{few(repeated)} twice or more" if any(repeated) else "an empty one"
         raise ValueError(f"{source}: expected different class names that are not empty, got {found}")
 
 
@@ -305,9 +356,9 @@ def _locate(path: Path) -> Path:
     for folder in (path, path / "best", path / "last"):
         if (folder / WEIGHTS_FILE).exists():
             return folder
-    there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
-    foreign = next((name for name in there if Path(name).suffix.lower() in FOREIGN), None)
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+    foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN), None)
     cure = f"; convert that file with `rcnn convert {path / foreign} --output DIR`" if foreign else ""
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"

@@ -60,7 +60,7 @@ def test_a_name_is_downloaded_converted_and_cached(
     assert checkpoint.config == expected.config
     assert all(np.array_equal(checkpoint.state[name], value) for name, value in expected.state.items())
     assert checkpoint.provenance["command"] == f"rcnn download {NAME}"
-    assert rcnn.Predictor(NAME, settings=["input.min_size=64", "input.max_size=96"]).config.num_classes == (
+    assert rcnn.Predictor(NAME, overrides=["input.min_size=64", "input.max_size=96"]).config.num_classes == (
         expected.config.num_classes
     )
     assert len(requests) == 1, "the second and third use are from the cache"
@@ -133,6 +133,14 @@ def test_without_network_the_address_and_the_folder_stand_on_their_own_lines(
     shutil.copy(original, cache.downloads_folder(entry))  # as the message says
     assert rcnn.load(NAME).config.num_classes > 0
     assert (cache.downloads_folder(entry) / entry.file).exists(), "the user's file stays"
+
+
+def test_a_cache_that_is_a_file_is_refused(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+    (tmp_path / "file").write_bytes(b"mine")
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file, the cache of weights, cannot be written \(.*set RCNN_CACHE to a folder"):
+        cache.cached_checkpoint(entry)
 
 
 def test_a_damaged_file_that_was_put_there_by_hand_is_named(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:

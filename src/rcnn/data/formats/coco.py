@@ -11,9 +11,10 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
-from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders, read_json
+from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import Warnings, few
+from rcnn.text_files import read_json
 
 NAME = "COCO"
 KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone
@@ -89,6 +90,8 @@ def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
     if isinstance(data, dict) and "annotations" not in data and {"images", "categories"} <= tables.keys():
         return {**tables, "annotations": []}  # test images without ground truth
     if len(tables) < len(TABLES):
+        if isinstance(data, dict) and {"shapes", "imagePath"} <= data.keys():
+            raise ValueError(f"{file} is a labelme file of one image: give the folder that contains it, {file.parent}")
         missing = ", ".join(name for name in TABLES if name not in tables)
         kind = "null" if data is None else f"a {type(data).__name__}"
         holds = few(sorted(map(str, data))) or "nothing" if isinstance(data, dict) else kind

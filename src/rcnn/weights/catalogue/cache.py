@@ -22,9 +22,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rcnn.download.fetch import DownloadError, Progress, fetch, megabytes
+from rcnn.download.fetch import DownloadError, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
+from rcnn.progress import ByteCounter
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.entry import MD5SUM, Entry
 from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoint
@@ -32,7 +33,7 @@ from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 Log = Callable[[str], object]
 PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all
-WAIT = 0.2  # seconds between looks at a lock that another process holds
+WAIT = 0.2  # seconds between two attempts to take a lock that another process holds
 LONGEST_WAIT = 3600.0  # seconds for another process to download and convert
 
 
@@ -49,7 +50,7 @@ def is_offline() -> bool:
 
 
 def downloads_folder(entry: Entry) -> Path:
-    """The folder where the file of `entry` is looked for."""
+    """The folder where the file of `entry` is expected."""
     return cache_folder() / "downloads" / entry.name
 
 
@@ -175,7 +176,7 @@ def _published_digest(entry: Entry, log: Log) -> str:
     return f"md5:{found[0]}" if found else ""
 
 
-def _progress(log: Log) -> Progress:
+def _progress(log: Log) -> ByteCounter:
     """Logs every tenth of a download, with the time that is left."""
     started, shown = time.monotonic(), 0
 
@@ -228,7 +229,13 @@ def require_published(file: Path, entry: Entry) -> None:
 def _locked(entry: Entry, log: Log) -> Iterator[None]:
     """Hold the lock of `entry`; wait while another process holds it. It is released when its process ends."""
     path = cache_folder() / "locks" / entry.name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{cache_folder()}, the cache of weights, cannot be written ({error.strerror}): set RCNN_CACHE to a folder "
+            "that can be written"
+        ) from error
     with path.open("a+", encoding="utf-8") as file:
         until, waited = time.monotonic() + LONGEST_WAIT, False
         while True:

@@ -123,15 +123,15 @@ def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None =
             raise ValueError(f"{source}: the tree of settings cannot be read ({error})") from error
     if keys and not re.match(r"\s*[\w.]+:[ \t]+\S", text):
         if flags := re.search(r"\s--(?!config\b)[A-Za-z]", text[keys[0].end() :]):  # KEY=VALUE first, then flags
-            place = keys[0].end() + flags.start()
-            return parse_settings(text[:place], source) | parse_settings(text[place:], source, switches)
+            position = keys[0].end() + flags.start()
+            return parse_settings(text[:position], source) | parse_settings(text[position:], source, switches)
         ends = [key.start() for key in keys[1:]] + [len(text)]
         return flat({key[1]: _value(text[key.end() : end]) for key, end in zip(keys, ends, strict=True)})
     return plain_yaml(text, source)
 
 
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
-    """Settings by dotted key of a YAML text; empty if it holds none. Raises ValueError that names `source`."""
+    """Settings by dotted key of a YAML text; empty if it has none. Raises ValueError that names `source`."""
     try:
         content = yaml_value(text, loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -157,7 +157,7 @@ def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _value(text: str) -> object:
-    """The value that a text writes down: a Python literal, a YAML value, numpy's [0.1 0.2], else the text itself."""
+    """The value of a text: a Python literal, a YAML value, numpy's [0.1 0.2], else the text itself."""
     text = re.sub(r"--config\s*[\"']?\s*$", "", text).strip().rstrip("\\").strip()
     while text[-1:] in ("'", '"') and text.count(text[-1]) % 2:  # the shell's quote, opened before a key
         text = text[:-1].strip()
