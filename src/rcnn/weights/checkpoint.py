@@ -153,6 +153,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         weights = folder / WEIGHTS_FILE
         try:
             state = load_file(weights)
+        except PermissionError:
+            raise
         except (SafetensorError, OSError) as error:
             raise ValueError(
                 f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
@@ -262,14 +264,17 @@ def load_detector(
         changed = f" with {' '.join(given)}" if given else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
-    wrong = [name for name, value in checkpoint.state.items() if not value.isfinite().all()]
-    if wrong:
+    if problem := nonfinite(checkpoint.state):
         warnings.warn(
-            f"{path} has NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}. Its detections are wrong or "
-            "missing: use an earlier checkpoint",
-            stacklevel=2,
+            f"{path} has {problem}. Its detections are wrong or missing: use an earlier checkpoint", stacklevel=2
         )
     return detector, checkpoint
+
+
+def nonfinite(state: Mapping[str, Tensor]) -> str:
+    """Which tensors are not finite, as a part of a message; empty if none is."""
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    return f"NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}" if wrong else ""
 
 
 def empty_detector(config: DetectorConfig, *, limit: int = LARGEST_MODEL) -> Detector:
