@@ -167,17 +167,6 @@ def test_a_damaged_checkpoint_in_the_cache_says_which_folder_to_delete(
     assert rcnn.load(NAME).config.num_classes > 0
 
 
-@pytest.mark.parametrize("place", ["a_file", "/proc/rcnn"])
-def test_a_cache_that_cannot_be_written_is_named(
-    place: str, original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    entry = publish(original, "http://nowhere.invalid", monkeypatch)
-    (tmp_path / "a_file").write_text("mine")
-    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / place))
-    with pytest.raises(OSError, match=r"the cache of weights, .*, cannot be written .*set RCNN_CACHE to a folder"):
-        cache.cached_checkpoint(entry)
-
-
 @pytest.mark.parametrize("words", [("eval",), ("train",)])
 def test_a_backbone_is_refused_as_a_detector_before_it_is_downloaded(
     words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], own_cache: Path

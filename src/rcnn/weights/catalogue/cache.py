@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -90,7 +89,6 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
     folder = checkpoint_folder(entry)
     if is_cached(entry):
         return folder
-    _require_writable(cache_folder())
     with _locked(entry, log):
         if is_cached(entry):  # another process was faster
             return folder
@@ -101,19 +99,6 @@ def cached_checkpoint(entry: Entry, log: Log = to_stderr) -> Path:
         if is_ours:
             shutil.rmtree(file.parent, ignore_errors=True)
     return folder
-
-
-def _require_writable(folder: Path) -> None:
-    """OSError that names RCNN_CACHE unless files can be written to the cache, which is made if needed."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(
-            f"the cache of weights, {folder}, cannot be written ({error.strerror or error}): set RCNN_CACHE to a "
-            "folder that can be written"
-        ) from error
 
 
 def copy_checkpoint(folder: Path, output: Path) -> Path:
