@@ -27,6 +27,7 @@ from rcnn.cli.options import (
     TTAFlip,
 )
 from rcnn.cli.views import predictor_from
+from rcnn.cli.workers import Devices, launch
 from rcnn.stopping import Stopped
 
 
@@ -90,6 +91,7 @@ def evaluate(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    devices: Devices = 1,
     offline: Offline = False,
 ) -> None:
     """Compute average precision of boxes, masks and keypoints, overall and per class.
@@ -100,6 +102,8 @@ def evaluate(
 
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
+    import torch
+
     from rcnn.cli.progress import progress_bar
     from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
     from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
@@ -107,8 +111,13 @@ def evaluate(
     from rcnn.evaluation.results import has_proposals, is_results
     from rcnn.evaluation.run import EvaluationOptions, run_evaluation
     from rcnn.metrics.tables import metrics_table
-    from rcnn.outputs import files_of_rcnn, new_output
+    from rcnn.outputs import files_of_rcnn, new_output, output_or_new
+    from rcnn.runtime.processes import joined, process_numbers
 
+    if devices > 1 and not is_results(checkpoint):
+        with output_or_new(output, "eval", checkpoint) as folder:
+            launch(devices, device, more=["--output", str(folder)] if output is None else [])
+        return
     load = partial(
         predictor_from,
         checkpoint,
@@ -152,7 +161,10 @@ def evaluate(
         more := limit_settings(predictor.config, dataset, max_detections=max_detections, metric=named)
     ):
         predictor = load(settings=[*(overrides or []), *more])
-    folder = output or new_output("eval", checkpoint)
+    is_first = process_numbers().is_first
+    if predictor is None and not is_first:
+        return  # saved results are scored by one process
+    folder = output or (new_output("eval", checkpoint) if is_first else Path())
     if METRICS_FILE in files_of_rcnn(folder):
         typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
     details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
@@ -160,23 +172,25 @@ def evaluate(
         settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]
         details["Settings"] = ", ".join(settings)
     try:
-        done = run_evaluation(
-            predictor or checkpoint,
-            dataset,
-            folder,
-            options=EvaluationOptions(
-                limit=limit,
-                batch_size=batch,
-                workers=workers,
-                max_detections=max_detections,
-                metric=named,
-                pictures=pictures,
-            ),
-            title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
-            details=details,
-            log=partial(typer.echo, err=True),
-            progress=progress_bar,
-        )
+        with joined(torch.device("cpu") if predictor is None else predictor.device) as processes:
+            done = run_evaluation(
+                predictor or checkpoint,
+                dataset,
+                folder,
+                options=EvaluationOptions(
+                    limit=limit,
+                    batch_size=batch,
+                    workers=workers,
+                    max_detections=max_detections,
+                    metric=named,
+                    pictures=pictures,
+                ),
+                title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
+                details=details,
+                log=partial(typer.echo, err=True),
+                progress=progress_bar,
+                processes=processes,
+            )
     except Stopped:
         if (folder / UNFINISHED).exists():
             with suppress(OSError):  # the terminal is gone (SIGHUP)

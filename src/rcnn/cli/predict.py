@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,6 +32,7 @@ from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand, read_ahead
 from rcnn.cli.views import predictor_from
+from rcnn.cli.workers import Devices, launch
 from rcnn.outputs import OutputFolder, output_or_new
 from rcnn.stopping import Stopped
 
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
     from rcnn.results import ImageDetections, RegionFeatures
+    from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
 DEFAULT_SCORE = 0.5
@@ -117,6 +121,7 @@ def predict(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    devices: Devices = 1,
     offline: Offline = False,
 ) -> None:
     """Find objects in images; write pictures and OUTPUT/predictions.json.
@@ -139,6 +144,12 @@ def predict(
     if chosen is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     given = given_boxes(boxes, features, score, tta)
+    if devices > 1:
+        if given is not None:
+            raise ValueError("--boxes are scored by one process; leave --devices out")
+        with output_or_new(output, "predict", checkpoint) as path:
+            launch(devices, device, more=["--output", str(path)] if output is None else [])
+        return
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, settings=settings,
         allow=allow or (),
@@ -154,35 +165,44 @@ def predict(
             f"{score:g}; add {key}={score:g}",
             err=True,
         )
-    with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
-        folder.require_free(RESULTS, PARTIAL)
-        if features is not None:
-            require_free(features, folder)
-        sources = expand(words, folder)
-        if not sources.images:
-            reasons = [f"{name} {reason}" for name, reason in sources.failed]
-            raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
-        if output is None:
-            typer.echo(f"output folder: {path}", err=True)
-        if sources.skipped:
-            typer.echo(f"not images, skipped: {few(sources.skipped)}", err=True)
-        for name, reason in sources.failed:
-            typer.echo(f"{name}: {reason}", err=True)
-        run = _Run(
-            predictor=predictor, folder=folder, score=score, contour=contour, keypoint_score=keypoint_score,
-            pictures=pictures, max_pixels=max_pixels, given=given, describe=features is not None,
-        )  # fmt: skip
-        try:
-            done = run.predict_all(sources)
-        except Stopped:
-            with suppress(OSError):  # the terminal is gone (SIGHUP)
-                typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
-            raise
-        text = _write_results(folder, done, sources.failed)
-        if features is not None:
-            write_features(features, folder, run.described)
-        if given is not None and (unused := given.unused()):
-            typer.echo(f"warning: {given.path} has boxes of images that were not predicted on: {few(unused)}", err=True)
+    from rcnn.runtime.processes import joined
+
+    run = _Run(
+        predictor=predictor, score=score, contour=contour, keypoint_score=keypoint_score, pictures=pictures,
+        max_pixels=max_pixels, given=given, describe=features is not None,
+    )  # fmt: skip
+    with joined(predictor.device) as processes:
+        if not processes.is_first:
+            for _ in run.outcomes(processes.share(list[Source]()), processes):
+                pass  # the first process gets them
+            return
+        with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
+            folder.require_free(RESULTS, PARTIAL)
+            if features is not None:
+                require_free(features, folder)
+            sources = expand(words, folder)
+            if not sources.images:
+                reasons = [f"{name} {reason}" for name, reason in sources.failed]
+                raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
+            if output is None:
+                typer.echo(f"output folder: {path}", err=True)
+            if sources.skipped:
+                typer.echo(f"not images, skipped: {few(sources.skipped)}", err=True)
+            for name, reason in sources.failed:
+                typer.echo(f"{name}: {reason}", err=True)
+            try:
+                done = run.predict_all(sources, folder, processes)
+            except Stopped:
+                with suppress(OSError):  # the terminal is gone (SIGHUP)
+                    typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
+                raise
+            text = _write_results(folder, done, sources.failed)
+            if features is not None:
+                write_features(features, folder, run.described)
+            if given is not None and (unused := given.unused()):
+                typer.echo(
+                    f"warning: {given.path} has boxes of images that were not predicted on: {few(unused)}", err=True
+                )
     if to_stdout:
         typer.echo(text)
     else:
@@ -194,6 +214,16 @@ def predict(
         raise typer.Exit(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Outcome:
+    """What became of one image."""
+
+    entry: dict[str, Any] | None = None  # of predictions.json; None: it failed
+    picture: bytes = b""  # JPEG; empty: none was asked for
+    features: RegionFeatures | None = None
+    error: str = ""
+
+
 class _Run:
     """The settings of one call of the command."""
 
@@ -201,7 +231,6 @@ class _Run:
         self,
         *,
         predictor: Predictor,
-        folder: OutputFolder,
         score: float,
         contour: bool,
         keypoint_score: float,
@@ -211,51 +240,76 @@ class _Run:
         describe: bool = False,
     ) -> None:
         """`given` are boxes to score instead of detecting; `describe`: keep the features of these in `described`."""
-        self.predictor, self.folder, self.score, self.max_pixels = predictor, folder, score, max_pixels
+        self.predictor, self.score, self.max_pixels = predictor, score, max_pixels
         self.pictures, self.contour, self.keypoint_score = pictures, contour, keypoint_score
         self.given, self.describe = given, describe
         self.described: list[tuple[str, RegionFeatures]] = []  # name of the image, features of its boxes
 
-    def predict_all(self, sources: Sources) -> list[dict[str, Any]]:
+    def predict_all(self, sources: Sources, folder: OutputFolder, processes: Processes) -> list[dict[str, Any]]:
         """The entries of predictions.json; each is on disk as soon as it is known. Failures go to `sources.failed`."""
         done: list[dict[str, Any]] = []
-        partial = self.folder.claim(PARTIAL)
-        with partial.open("w", encoding="utf-8") as lines, progress_bar("predict", len(sources.images)) as advance:
-            for source, image in read_ahead(sources.images, self._read, READ_AHEAD):
-                try:
-                    if isinstance(image, Exception):
-                        raise image
-                    rows = None if self.given is None else self.given.of(source.name)
-                    result = self.predictor.predict(image, score=self.score, boxes=rows)
-                    described = None
-                    if rows is not None and self.describe:
-                        described = self.predictor.features(image, rows)
-                    if self.pictures:
-                        self._draw(source, result)
-                    entry = {"file": source.name, "height": result.height, "width": result.width}
-                    done.append(entry | {"detections": result.to_json()})
-                    lines.write(json.dumps(done[-1]) + "\n")
-                    lines.flush()
-                    if described is not None:
-                        self.described.append((source.name, described))
-                except Exception as error:  # one bad input never costs the others
-                    if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
-                        raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
-                    reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
-                    sources.failed.append((source.name, reason))
-                    typer.echo(f"{source.name}: {reason}", err=True)
+        images = processes.share(sources.images)
+        partial = folder.claim(PARTIAL)
+        with partial.open("w", encoding="utf-8") as lines, progress_bar("predict", len(images)) as advance:
+            for source, outcome in zip(images, self.outcomes(images, processes), strict=True):
+                if outcome.entry is None:
+                    sources.failed.append((source.name, outcome.error))
+                    typer.echo(f"{source.name}: {outcome.error}", err=True)
+                else:
+                    self._write(folder, lines, source, outcome)
+                    done.append(outcome.entry)
                 advance()
         return done
+
+    def _write(self, folder: OutputFolder, lines: IO[str], source: Source, outcome: _Outcome) -> None:
+        """Write the picture, then the line of the image."""
+        try:
+            if outcome.picture:
+                self._write_picture(folder, source, outcome.picture)
+            lines.write(json.dumps(outcome.entry) + "\n")
+            lines.flush()
+        except OSError as error:
+            if error.errno in OUTPUT_ERRORS:
+                raise OSError(error.errno, error.strerror, str(folder.path)) from error
+            raise
+        if outcome.features is not None:
+            self.described.append((source.name, outcome.features))
+
+    def _write_picture(self, folder: OutputFolder, source: Source, picture: bytes) -> None:
+        with folder.writing(source.picture) as path:
+            path.write_bytes(picture)
+
+    def outcomes(self, images: Sequence[Source], processes: Processes) -> Iterator[_Outcome]:
+        """What became of each image, in order, on the first process; the others yield none."""
+        own = [images[place] for place in processes.own_places(len(images), 1)]
+        found = (self._outcome(source, image) for source, image in read_ahead(own, self._read, READ_AHEAD))
+        return processes.in_order(found, len(images), 1)
+
+    def _outcome(self, source: Source, image: Tensor | Exception) -> _Outcome:
+        try:
+            if isinstance(image, Exception):
+                raise image
+            rows = None if self.given is None else self.given.of(source.name)
+            result = self.predictor.predict(image, score=self.score, boxes=rows)
+            described = None
+            if rows is not None and self.describe:
+                described = self.predictor.features(image, rows)
+            picture = self._picture(result) if self.pictures else b""
+            entry = {"file": source.name, "height": result.height, "width": result.width}
+            return _Outcome(entry=entry | {"detections": result.to_json()}, picture=picture, features=described)
+        except Exception as error:  # one bad input never costs the others
+            reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
+            return _Outcome(error=reason)
 
     def _read(self, source: Source) -> Tensor:
         from rcnn.data.images import read_image
 
         return read_image(source.read(), max_pixels=self.max_pixels)
 
-    def _draw(self, source: Source, result: ImageDetections) -> None:
-        picture = result.draw(contour=self.contour, keypoint_score=self.keypoint_score)
-        with self.folder.writing(source.picture) as path:
-            picture.save(path, "JPEG", quality=QUALITY)
+    def _picture(self, result: ImageDetections) -> bytes:
+        file = io.BytesIO()
+        result.draw(contour=self.contour, keypoint_score=self.keypoint_score).save(file, "JPEG", quality=QUALITY)
+        return file.getvalue()
 
 
 def _write_results(folder: OutputFolder, done: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:

@@ -13,8 +13,10 @@ from rcnn.cli.progress import progress_bar
 from rcnn.outputs import OutputFolder, output_or_new
 
 if TYPE_CHECKING:
+    from rcnn.data.records import Dataset
     from rcnn.evaluation.evaluate import ImageResults
     from rcnn.predictor import Predictor
+    from rcnn.runtime.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,7 @@ def predict_split_command(
     from rcnn.data.messages import counted
     from rcnn.evaluation.api import dataset_for
     from rcnn.evaluation.server import predict_split
+    from rcnn.runtime.processes import joined
 
     dataset = dataset_for(
         predictor,
@@ -52,6 +55,23 @@ def predict_split_command(
         images=options.images,
         allow_empty=True,
     )
+    with joined(predictor.device) as processes:
+        if not processes.is_first:
+            predict_split(predictor, dataset, None, score=score, processes=processes)
+            return
+        written, failed = _write_split(predictor, dataset, output, checkpoint, score, processes)
+    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
+    if failed:
+        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
+        raise typer.Exit(1)
+
+
+def _write_split(
+    predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, score: float, processes: Processes
+) -> tuple[list[Path], list[ImageResults]]:
+    """Predict on the data set; the results files, and the images that failed."""
+    from rcnn.evaluation.server import predict_split
+
     with (
         output_or_new(output, "predict", checkpoint) as path,
         OutputFolder(path) as folder,
@@ -63,8 +83,4 @@ def predict_split_command(
                 typer.echo(f"{image.record.path}: {image.error}", err=True)
             advance()
 
-        written, failed = predict_split(predictor, dataset, folder, score=score, on_image=on_image)
-    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
-    if failed:
-        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
-        raise typer.Exit(1)
+        return predict_split(predictor, dataset, folder, score=score, on_image=on_image, processes=processes)

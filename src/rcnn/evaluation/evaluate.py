@@ -20,6 +20,7 @@ from rcnn.metrics.values import Metrics
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
+from rcnn.runtime.processes import ALONE, Processes
 
 Prepared = tuple[Tensor, Frame]  # what Predictor.prepare returns
 Result = dict[
@@ -62,12 +63,16 @@ def evaluate_dataset(
     max_detections: int | None = None,
     metric: str = "",
     on_image: Callable[[ImageResults], object] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Predict on the first `limit` images of `dataset` (0 = all), and compute the metrics that both allow.
 
     `on_image` is called for each image in order. An image that cannot be read, or is not of the annotated size, counts
     as an image without detections. `max_detections` as in metrics.coco.evaluate; `metric` is one of
     metrics.choice.METRICS, and defaults to that of the data set's format.
+
+    The `processes` share the images. All of them get the metrics; `on_image` is called, and results and failures are
+    returned, on the first one only.
 
     Raises ValueError if the classes are not the predictor's, or if no image can be read.
     """
@@ -79,7 +84,8 @@ def evaluate_dataset(
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
     count = min(limit, len(dataset)) if limit else len(dataset)
     images: list[ImageResults] = []
-    for image in predict_records(predictor, dataset, [dataset[i] for i in range(count)], batch_size, workers):
+    records = [dataset[i] for i in range(count)]
+    for image in predict_records(predictor, dataset, records, batch_size, workers, processes):
         images.append(image)
         if on_image is not None:
             on_image(image)
@@ -88,15 +94,19 @@ def evaluate_dataset(
         raise ValueError(f"none of {counted(count, 'image')} could be evaluated; the first: {failed[0].error}")
     keypoint = predictor.config.keypoint
     results = [result for image in images for result in image.results]
-    metrics = evaluate(
-        plan.metric,
-        dataset.to_coco(),
-        results,
-        plan.kinds,
-        image_ids=[image.record.image_id for image in images],
-        keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
-        max_detections=max_detections,
-    )
+
+    def measure() -> Metrics:
+        return evaluate(
+            plan.metric,
+            dataset.to_coco(),
+            results,
+            plan.kinds,
+            image_ids=[image.record.image_id for image in images],
+            keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
+            max_detections=max_detections,
+        )
+
+    metrics = processes.from_first(measure)
     warnings = plan.warnings + failure_warnings(failed, count)
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 
@@ -129,9 +139,27 @@ def failure_warnings(failed: Sequence[ImageResults], count: int) -> tuple[str, .
 
 
 def predict_records(
+    predictor: Predictor,
+    dataset: Dataset,
+    records: Sequence[ImageRecord],
+    batch_size: int,
+    workers: int,
+    processes: Processes = ALONE,
+) -> Iterator[ImageResults]:
+    """The results of all images in order; with several `processes`, on the first one (the others yield none).
+
+    The images are divided by batches, so that each is predicted together with the same images by any number of
+    processes.
+    """
+    places = processes.own_places(len(records), batch_size)
+    found = _predict_own(predictor, dataset, [records[place] for place in places], batch_size, workers)
+    yield from processes.in_order(found, len(records), batch_size)
+
+
+def _predict_own(
     predictor: Predictor, dataset: Dataset, records: Sequence[ImageRecord], batch_size: int, workers: int
 ) -> Iterator[ImageResults]:
-    """The results of all images in order; threads read images and encode masks while the model works."""
+    """The results of the images of this process; threads read images and encode masks while the model works."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         encoding: deque[ImageResults | Future[ImageResults]] = deque()
         prepared = _prepared(predictor, records, pool, ahead=batch_size + max(1, workers))

@@ -19,6 +19,7 @@ from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
+from rcnn.runtime.processes import ALONE, Processes
 
 PREFIX = {"bbox": "detections", "segm": "detections", "keypoints": "person_keypoints"}
 
@@ -36,29 +37,34 @@ def server_files(predictor: Predictor, split: str) -> dict[str, str]:
 def predict_split(
     predictor: Predictor,
     dataset: Dataset,
-    folder: OutputFolder,
+    folder: OutputFolder | None,
     *,
     score: float = 0.0,
     batch_size: int = 1,
     workers: int = 2,
     on_image: Callable[[ImageResults], object] = lambda image: None,
+    processes: Processes = ALONE,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. Raises ValueError for a model of proposals only,
+    Detections with a score below `score` are skipped. The `processes` share the images; only the first one has a
+    `folder`, and returns anything. Raises ValueError for a model of proposals only,
     FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
-    folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
+    if folder is not None:
+        folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
     results: list[dict[str, Any]] = []
     failed: list[ImageResults] = []
-    for image in predict_records(predictor, dataset, list(dataset), batch_size, workers):
+    for image in predict_records(predictor, dataset, list(dataset), batch_size, workers, processes):
         on_image(image)
         failed += [image] if image.error else []
         results += [result for result in image.results if result["score"] >= score]
     written: list[Path] = []
+    if folder is None:
+        return written, failed
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])
         text = json.dumps([{field: result[field] for field in fields} for result in results])

@@ -18,6 +18,7 @@ from rcnn.models.overrides import override
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections, RegionFeatures
+from rcnn.runtime.processes import ALONE
 from tests.tiny_data import TINY_MODEL
 
 
@@ -53,10 +54,10 @@ def photos(tmp_path: Path) -> list[str]:
     return names
 
 
-def run_of(predictor: Predictor, folder: OutputFolder, boxes: Path | None = None) -> _Run:
+def run_of(predictor: Predictor, boxes: Path | None = None) -> _Run:
     given = None if boxes is None else read_boxes(boxes)
     return _Run(
-        predictor=predictor, folder=folder, score=0.0, contour=False, keypoint_score=0.0, pictures=True, max_pixels=0,
+        predictor=predictor, score=0.0, contour=False, keypoint_score=0.0, pictures=True, max_pixels=0,
         given=given, describe=given is not None,
     )  # fmt: skip
 
@@ -74,7 +75,7 @@ def test_an_image_that_cannot_be_drawn_is_failed_only(
     monkeypatch.setattr(ImageDetections, "draw", fail)
     with OutputFolder(tmp_path / "out") as folder:
         sources = expand(photos, folder)
-        done = run_of(predictor, folder).predict_all(sources)
+        done = run_of(predictor).predict_all(sources, folder, ALONE)
         partial = (tmp_path / "out" / PARTIAL).read_text().splitlines()
     assert [entry["file"] for entry in done] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "no font")]
@@ -96,8 +97,8 @@ def test_an_image_without_features_is_failed_only(
     (tmp_path / "boxes.json").write_text(json.dumps({Path(name).name: [[5, 5, 40, 40]] for name in photos}))
     with OutputFolder(tmp_path / "out") as folder:
         sources = expand(photos, folder)
-        run = run_of(predictor, folder, tmp_path / "boxes.json")
-        done = run.predict_all(sources)
+        run = run_of(predictor, tmp_path / "boxes.json")
+        done = run.predict_all(sources, folder, ALONE)
     assert [entry["file"] for entry in done] == [name for name, _ in run.described] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "out of memory")]
     assert [found.vectors.shape[0] for _, found in run.described] == [1, 1]
