@@ -8,6 +8,7 @@ the Chainer ports do it. Both must give the same boxes and masks.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 
@@ -64,6 +65,7 @@ def by_canvases(boxes: Tensor, masks: Tensor, weights: Tensor) -> tuple[Tensor, 
 
 def main() -> None:
     """Time both, alternating."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     torch.set_num_threads(1)
     boxes, masks, weights = case()
     sizes = torch.tensor([[HEIGHT, WIDTH]])

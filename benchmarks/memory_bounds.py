@@ -7,6 +7,7 @@ Prints a Markdown table: the peak beyond that of a process that imports rcnn and
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -109,6 +110,7 @@ def _measured(case: Callable[[Path], None], folder: Path, send: multiprocessing.
 
 def main() -> None:
     """Measure every case and print the table."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_inputs(folder)

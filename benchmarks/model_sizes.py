@@ -1,7 +1,11 @@
-"""Parameters and GFLOPs of every named model, counted: this writes src/rcnn/models/zoo/sizes.json."""
+"""Parameters and GFLOPs of every named model, counted: this writes src/rcnn/models/zoo/sizes.json.
+
+python benchmarks/model_sizes.py
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -13,6 +17,7 @@ FILE = Path(__file__).resolve().parents[1] / "src/rcnn/models/zoo/sizes.json"
 
 def main() -> None:
     """Count, and write one line per model."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     lines = []
     for name in sorted(MODELS):
         counted = cost(model_config(name))

@@ -5,6 +5,7 @@ python benchmarks/weights_table.py
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -47,4 +48,5 @@ def updated(text: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Literal, NamedTuple, Self, overload
+from typing import Literal, NamedTuple, Self, cast, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,21 +29,27 @@ from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
 from rcnn.models.inference import prepare_for_inference
-from rcnn.models.overrides import Settings, as_strings
+from rcnn.models.overrides import Overrides, as_strings
 from rcnn.ops.pasting import Paste
 from rcnn.preprocess import Frame, build_preprocessor
 from rcnn.results import ImageDetections, ImageSource, Pasting, RegionFeatures, require_score
 from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
-from rcnn.structures import Detections
+from rcnn.structures import Detections, ImageBatch
 from rcnn.weights.checkpoint import load_detector
 
 
-class Request(NamedTuple):
+class PredictionInput(NamedTuple):
     """One image to predict on."""
 
-    image: ImageInput  # as the user gave it
+    image: object  # as the user gave it
     pixels: Tensor  # (3, H, W) uint8 RGB
     given: GivenBoxes | None = None  # boxes to score; None: detect
+
+    def source(self, max_pixels: int) -> ImageSource:
+        """The image for drawing: files and bytes are decoded again when needed, to save their memory."""
+        if isinstance(self.image, str | Path | bytes):
+            return ImageSource(image=self.image, max_pixels=max_pixels)
+        return ImageSource(image=self.pixels)
 
 
 class Predictor:
@@ -57,7 +63,7 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
         """`detector` is a checkpoint, a run folder, the name of published weights, or a detector, which is copied.
@@ -66,7 +72,7 @@ class Predictor:
 
         `classes` default to those of the checkpoint; a detector alone has "0", "1", ... `device` "auto" is the GPU if
         there is one. `precision` "auto" is bfloat16 where the hardware has instructions for it. `padding`: "exact"
-        pads to the multiple that the model needs, "bucket" to one of a few sizes. `settings` are changes to a
+        pads to the multiple that the model needs, "bucket" to one of a few sizes. `overrides` are changes to a
         checkpoint's config, e.g. ["box.score_threshold=0.01"] or {"box.score_threshold": 0.01}. `allow`: the user's
         code that a checkpoint may run, see `rcnn.load`.
 
@@ -76,10 +82,10 @@ class Predictor:
         self.device = choose_device(device)
         self.precision = choose_precision(precision, self.device)
         if isinstance(detector, str | Path):
-            detector, checkpoint = load_detector(detector, settings, allow=allow)
+            detector, checkpoint = load_detector(detector, overrides, allow=allow)
             classes = checkpoint.classes if classes is None else classes
-        elif settings or allow:
-            raise ValueError("settings and allow are for checkpoints; change a detector's config before building it")
+        elif overrides or allow:
+            raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
         self.config, self.padding = detector.config, padding
         self.classes = as_strings([*map(str, range(self.config.num_classes))] if classes is None else classes)
         if len(self.classes) != self.config.num_classes:
@@ -95,11 +101,11 @@ class Predictor:
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
-        return cls(path, device=device, precision=precision, padding=padding, settings=settings, allow=allow)
+        return cls(path, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow)
 
     @overload
     def predict(
@@ -186,46 +192,28 @@ class Predictor:
         Raises ValueError or OSError (FileNotFoundError, ...) for what cannot be read as an image, ValueError for boxes
         that are empty or outside the image.
         """
-        require_score(score)
-        if boxes is not None and score > 0:
-            raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
-        if labels is not None and boxes is None:
-            raise ValueError("labels are the classes of given boxes; give boxes, too")
-        if errors not in ("raise", "return"):
-            raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
-        require_channels(channels)
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}; expected 1 or more")
-        if is_one_image(images):
-            try:
-                pixels = as_image(images, channels=channels, max_pixels=max_pixels)
-                given = None if boxes is None else check_given(boxes, labels, pixels, self.classes)
-            except (ValueError, OSError) as error:
-                if errors == "raise":
-                    raise
-                return error
-            return self._predict([Request(images, pixels, given)], score, max_pixels)[0]  # type: ignore[arg-type]
-        values: Iterator[ImageInput] = iter(images)  # type: ignore[arg-type]
-        own_boxes, own_labels = one_per_image(boxes, "boxes"), one_per_image(labels, "labels")
+        _check_arguments(score, boxes, labels, channels, batch_size, errors)
+        single = is_one_image(images)
+        inputs: Iterator[tuple[object, object, object]] = iter([(images, boxes, labels)])
+        if not single:
+            several = cast("Iterable[ImageInput]", images)
+            inputs = zip(several, one_per_image(boxes, "boxes"), one_per_image(labels, "labels"), strict=False)
         results: list[ImageDetections | Exception] = []
-        while chunk := list(islice(values, batch_size)):
-            batch: list[Request] = []
-            failed: dict[int, Exception] = {}
-            for index, image in enumerate(chunk, start=len(results)):
-                rows, classes = next(own_boxes), next(own_labels)
+        while chunk := list(islice(inputs, batch_size)):
+            decoded: list[PredictionInput | Exception] = []
+            for index, (image, rows, classes) in enumerate(chunk, start=len(results)):
                 try:
-                    pixels = image_of_list(image, index, channels=channels, max_pixels=max_pixels)
-                    given = (
-                        None if rows is None else check_given(rows, classes, pixels, self.classes, f"image {index}: ")
-                    )
-                    batch.append(Request(image, pixels, given))
+                    number = None if single else index
+                    decoded.append(self._decode(image, rows, classes, number, channels, max_pixels))
                 except (ValueError, OSError) as error:
                     if errors == "raise":
                         raise
-                    failed[index] = error
-            found = iter(self._predict(batch, score, max_pixels) if batch else ())
-            places = range(len(results), len(results) + len(chunk))
-            results += [failed[index] if index in failed else next(found) for index in places]
+                    decoded.append(error)
+            batch = [one for one in decoded if not isinstance(one, Exception)]
+            found = iter(self._predict(batch, score, max_pixels))
+            results += [one if isinstance(one, Exception) else next(found) for one in decoded]
+        if single:
+            return results[0]
         if boxes is not None and len(boxes) != len(results):
             raise ValueError(
                 f"boxes has {len(boxes)} entries for {counted(len(results), 'image')}; expected one for each"
@@ -243,33 +231,56 @@ class Predictor:
         pixels = as_image(image, channels=channels, max_pixels=max_pixels)
         given = check_given(boxes, None, pixels, self.classes)
         resized, frame = self.prepare(pixels)
-        images = pad_images([resized], self.config.input.divisor, self.padding, [frame]).to(self.device)
-        rows, valid, _ = pad_given([given], [frame])
+        images, rows, valid, _ = self._batch_of_given([resized], [frame], [given])
         with torch.inference_mode():
-            found = self.detector.pool_boxes(images, rows.to(self.device), valid.to(self.device))
-        pooled, maps, vectors = (
-            None if value is None else value[0, : len(given.boxes)].float().cpu().numpy() for value in found
-        )
-        assert pooled is not None
-        assert vectors is not None
-        return RegionFeatures(boxes=given.boxes, pooled=pooled, maps=maps, vectors=vectors)
+            regions = self.detector.pool_boxes(self.detector.features(images), images, rows, valid)
+        return RegionFeatures.of(regions, given.boxes)
 
-    def _predict(self, batch: Sequence[Request], score: float, max_pixels: int) -> list[ImageDetections]:
+    def predict_with_features(
+        self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+    ) -> tuple[ImageDetections, RegionFeatures]:
+        """What `predict` and `features` return for `boxes`, with one pass through the backbone."""
+        pixels = as_image(image, channels=channels, max_pixels=max_pixels)
+        given = check_given(boxes, None, pixels, self.classes)
+        resized, frame = self.prepare(pixels)
+        images, rows, valid, _ = self._batch_of_given([resized], [frame], [given])
+        with torch.inference_mode():
+            features = self.detector.features(images)
+            regions = self.detector.pool_boxes(features, images, rows, valid)
+            detections = self.detector.predict_boxes(features, images, rows, valid, None).to("cpu")
+        result = self.results(detections, 0, frame, given.boxes)
+        source = PredictionInput(image, pixels).source(max_pixels)
+        return replace(result, source=source), RegionFeatures.of(regions, given.boxes)
+
+    def _decode(
+        self,
+        image: object,
+        boxes: object | None,
+        labels: object | None,
+        index: int | None,
+        channels: Channels,
+        max_pixels: int,
+    ) -> PredictionInput:
+        """A decoded image with its boxes, checked. `index` names it in errors if it is one of several images."""
+        if index is None:
+            pixels = as_image(image, channels=channels, max_pixels=max_pixels)
+        else:
+            pixels = image_of_list(image, index, channels=channels, max_pixels=max_pixels)
+        where = "" if index is None else f"image {index}: "
+        given = None if boxes is None else check_given(boxes, labels, pixels, self.classes, where)
+        return PredictionInput(image, pixels, given)
+
+    def _predict(self, batch: Sequence[PredictionInput], score: float, max_pixels: int) -> list[ImageDetections]:
         """The detections of a batch of images, or what is found in the boxes given for each."""
-        prepared = [self.prepare(request.pixels) for request in batch]
+        if not batch:
+            return []
+        prepared = [self.prepare(one.pixels) for one in batch]
         images, frames = [image for image, _ in prepared], [frame for _, frame in prepared]
-        given = [request.given for request in batch if request.given is not None]
+        given = [one.given for one in batch if one.given is not None]
         results = self.score_boxes(images, frames, given) if given else self.detect(images, frames)
-        sources = [
-            # files and bytes are decoded again when needed; the others would cost their memory twice
-            ImageSource(image=request.image, max_pixels=max_pixels)
-            if isinstance(request.image, str | Path | bytes)
-            else ImageSource(image=request.pixels)
-            for request in batch
-        ]
         return [
-            replace(result if score <= 0 else result.above(score), source=source)
-            for result, source in zip(results, sources, strict=True)
+            replace(result if score <= 0 else result.above(score), source=one.source(max_pixels))
+            for result, one in zip(results, batch, strict=True)
         ]
 
     def prepare(self, source: ImageInput) -> tuple[Tensor, Frame]:
@@ -287,16 +298,23 @@ class Predictor:
         self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
     ) -> list[ImageDetections]:
         """Class, score, mask and keypoints of the boxes given for each of a batch of prepared `images`, row by row."""
-        batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
-        boxes, valid, labels = (value if value is None else value.to(self.device) for value in pad_given(given, frames))
-        assert boxes is not None
-        assert valid is not None
+        batch, boxes, valid, labels = self._batch_of_given(images, frames, given)
         with torch.inference_mode():
-            detections = self.detector.predict_boxes(batch, boxes, valid, labels).to("cpu")
+            features = self.detector.features(batch)
+            detections = self.detector.predict_boxes(features, batch, boxes, valid, labels).to("cpu")
         return [
-            self.results(detections, i, frame, own.boxes)
-            for i, (frame, own) in enumerate(zip(frames, given, strict=True))
+            self.results(detections, index, frame, image_boxes.boxes)
+            for index, (frame, image_boxes) in enumerate(zip(frames, given, strict=True))
         ]
+
+    def _batch_of_given(
+        self, images: Sequence[Tensor], frames: Sequence[Frame], given: Sequence[GivenBoxes]
+    ) -> tuple[ImageBatch, Tensor, Tensor, Tensor | None]:
+        """Prepared `images` as a batch on the device, with the boxes, `valid` and labels of `pad_given`."""
+        batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
+        boxes, valid, labels = pad_given(given, frames)
+        labels = None if labels is None else labels.to(self.device)
+        return batch, boxes.to(self.device), valid.to(self.device), labels
 
     def results(
         self, detections: Detections, index: int, frame: Frame, given: npt.NDArray[np.float32] | None = None
@@ -315,6 +333,22 @@ class Predictor:
         if keypoint is None or keypoint.skeleton or keypoint.names != COCO_KEYPOINTS:
             return () if keypoint is None else keypoint.skeleton
         return PERSON_SKELETON
+
+
+def _check_arguments(
+    score: float, boxes: object | None, labels: object | None, channels: str, batch_size: int, errors: str
+) -> None:
+    """ValueError for arguments of `predict` that are out of range or contradict each other."""
+    require_score(score)
+    if boxes is not None and score > 0:
+        raise ValueError(f"score={score} would drop rows, but boxes= returns one row per box; leave score out")
+    if labels is not None and boxes is None:
+        raise ValueError("labels are the classes of given boxes; give boxes, too")
+    if errors not in ("raise", "return"):
+        raise ValueError(f"errors={errors!r} is not known; expected 'raise' or 'return'")
+    require_channels(channels)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size}; expected 1 or more")
 
 
 def to_original(

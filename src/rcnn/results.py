@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from rcnn.weights.systems.classes import COCO_CATEGORY_IDS, COCO_CLASSES
 
 if TYPE_CHECKING:
     import supervision
+
+    from rcnn.models.heads.box import PooledRegions
 
 T = TypeVar("T")
 # what selects several detections
@@ -83,6 +85,18 @@ class RegionFeatures:
     maps: npt.NDArray[np.float32] | None  # (N, F, h, w), the output of res5 (C4); None with fully connected layers
     vectors: npt.NDArray[np.float32]  # (N, F), which class and box are computed from ("fc7")
 
+    @classmethod
+    def of(cls, regions: PooledRegions, boxes: npt.NDArray[np.float32]) -> Self:
+        """The features of `boxes` (N, 4), which are the first of the only image of a batch."""
+        count = len(boxes)
+        maps = None if regions.maps is None else _to_numpy(regions.maps[0, :count])
+        return cls(
+            boxes=boxes,
+            pooled=_to_numpy(regions.pooled[0, :count]),
+            maps=maps,
+            vectors=_to_numpy(regions.vectors[0, :count]),
+        )
+
     def __len__(self) -> int:
         return len(self.boxes)
 
@@ -92,12 +106,16 @@ class RegionFeatures:
         return self.pooled.mean((2, 3))
 
 
+def _to_numpy(values: Tensor) -> npt.NDArray[np.float32]:
+    return values.float().cpu().numpy()
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectedObject:
     """One of the detections of an image."""
 
     detections: ImageDetections  # of its image
-    row: int  # its place there, 0..N-1
+    row: int  # its index there, 0..N-1
 
     def __repr__(self) -> str:
         x1, y1, x2, y2 = self.box.tolist()

@@ -1,8 +1,12 @@
-"""Text and YAML that users give: decoded with a clear error, and bounded in size."""
+"""Text, JSON and YAML that users give: read with a clear error, YAML bounded in size."""
 
 from __future__ import annotations
 
 import codecs
+import gc
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +44,35 @@ def decoded(content: bytes, source: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def without_controls(value: object) -> str:
+    """The text of what a server sent, with control characters, which could steer a terminal, escaped."""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
+
+
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file that are not blank, stripped. Errors as for `read_text`."""
     return [stripped for line in read_text(path).splitlines() if (stripped := line.strip())]
+
+
+def read_json(path: Path, advice: str = "it may be cut short or another kind of file: export or copy it again") -> Any:
+    """The value in a JSON file. Raises ValueError, which ends with `advice`, where it is damaged; OSError as usual."""
+    try:
+        with gc_paused():
+            return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is not JSON ({error}); {advice}") from error
+
+
+@contextmanager
+def gc_paused() -> Iterator[None]:
+    """Disables garbage collection: with millions of lists in use, it takes half of the time."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def yaml_value(text: str, loader: type[yaml.SafeLoader] = yaml.SafeLoader) -> Any:

@@ -25,7 +25,7 @@ from rcnn.data.images import MAX_PIXELS
 from rcnn.data.loading import Padding, pad_images
 from rcnn.models import Detector
 from rcnn.models.heads.keypoint import KeypointHead
-from rcnn.models.overrides import Settings
+from rcnn.models.overrides import Overrides
 from rcnn.ops.boxes import gather_boxes
 from rcnn.ops.nms import nms
 from rcnn.predictor import Predictor
@@ -35,6 +35,7 @@ from rcnn.runtime.devices import Device, Precision
 from rcnn.structures import Detections, ImageBatch
 
 MAX_SIDE = 4000  # limit of a view's longer side, pixels
+NO_FEATURES = "features are not averaged by test-time augmentation; use Predictor (without --tta)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
         """`scales` are shorter sides in pixels (default: the checkpoint's own); the others as in `Predictor`."""
@@ -79,7 +80,7 @@ class AugmentedPredictor(Predictor):
             device=device,
             precision=precision,
             padding=padding,
-            settings=settings,
+            overrides=overrides,
             allow=allow,
         )
         if self.config.input.canvas:
@@ -101,7 +102,7 @@ class AugmentedPredictor(Predictor):
         device: Device = "auto",
         precision: Precision = "float32",
         padding: Padding = "exact",
-        settings: Settings = (),
+        overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> Self:
         """The predictor of a checkpoint or run folder (its best); arguments as in the constructor."""
@@ -112,7 +113,7 @@ class AugmentedPredictor(Predictor):
             device=device,
             precision=precision,
             padding=padding,
-            settings=settings,
+            overrides=overrides,
             allow=allow,
         )
 
@@ -141,7 +142,14 @@ class AugmentedPredictor(Predictor):
         self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
     ) -> RegionFeatures:
         """Not defined: a ValueError."""
-        raise ValueError("features are not averaged by test-time augmentation; use Predictor (without --tta)")
+        raise ValueError(NO_FEATURES)
+
+    @override
+    def predict_with_features(
+        self, image: ImageInput, boxes: Boxes, *, channels: Channels = "rgb", max_pixels: int = MAX_PIXELS
+    ) -> tuple[ImageDetections, RegionFeatures]:
+        """Not defined: a ValueError."""
+        raise ValueError(NO_FEATURES)
 
     def _detect(self, image: Tensor, frame: Frame) -> ImageDetections:
         views = [self._view(image, side, flipped) for side in self.scales for flipped in self.flips]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from rcnn.cli import predict as predict_command
+from rcnn.cli import predict_images
 from rcnn.cli.main import main
 from rcnn.evaluation import folder as evaluation_folder
 from rcnn.models import build_detector, model_config
@@ -93,7 +93,7 @@ def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, t
     output, words = tmp_path / "out", ("predict", model, data / "val", "--score", 0.02, "--device", "cpu")
     at_the_second = partial(signal_at, 1, Predictor, "predict", number)
     status, errors = command(output, *words, before=at_the_second)
-    partial_file = output / predict_command.PARTIAL
+    partial_file = output / predict_images.PARTIAL
     assert len(partial_file.read_text().splitlines()) == 1
     if number == signal.SIGKILL:
         assert status == -signal.SIGKILL

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from rcnn.ops.keypoints import decode_keypoints, keypoint_places
+from rcnn.ops.keypoints import decode_keypoints, keypoint_cells
 from rcnn.predictor import to_original
 from rcnn.preprocess import Frame
 from rcnn.structures import Targets
@@ -46,7 +46,7 @@ def test_decoding_equals_detectron2(shared: Path) -> None:
 def test_places_equal_detectron2(shared: Path) -> None:
     stored = np.load(shared / "golden/ops/keypoints.npz")
     keypoints, boxes = (torch.from_numpy(stored[name])[None] for name in ("gt_keypoints", "gt_boxes"))
-    place, counts = keypoint_places(keypoints, boxes, 56)
+    place, counts = keypoint_cells(keypoints, boxes, 56)
     assert np.array_equal(place[0].numpy(), stored["target_heatmap_index"])
     assert np.array_equal(counts[0].numpy(), stored["target_valid"].astype(bool))
 

@@ -18,7 +18,9 @@ LINES = 400
 SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 # who may import whom: a package imports its own level's files of the same package, and lower levels
 LEVELS = {
+    "background": 0,
     "outputs": 0,
+    "progress": 0,
     "stopping": 0,
     "text_files": 0,
     "structures": 0, "ops": 0,

@@ -42,7 +42,7 @@ def test_from_python(folder: Path) -> None:
 
     def train(steps: int, *, resume: bool) -> None:
         settings = [*BRIEF, f"train.steps={steps}"]
-        run = rcnn.train(config, "data", "run", settings=settings, resume=resume, log=lines.append)
+        run = rcnn.train(config, "data", "run", overrides=settings, resume=resume, log=lines.append)
         assert run.finished
 
     train(1, resume=False)
@@ -61,19 +61,19 @@ def test_from_python(folder: Path) -> None:
     np.testing.assert_array_equal(fresh["scores"], result.scores)
     evaluation = rcnn.evaluate("run/last", "data", allow=FACTORY)
     assert "bbox" in evaluation.metrics.kinds
-    tuned = rcnn.train("run", "data", "tuned", settings=[*BRIEF, "train.steps=1"], allow=FACTORY, log=lines.append)
+    tuned = rcnn.train("run", "data", "tuned", overrides=[*BRIEF, "train.steps=1"], allow=FACTORY, log=lines.append)
     assert tuned.finished
     assert any(line.startswith("transferred") for line in lines)
     with pytest.raises(ValueError, match=f"run: backbone.factory is {FACTORY}"):
-        rcnn.train("run", "data", "other", settings=BRIEF)
+        rcnn.train("run", "data", "other", overrides=BRIEF)
 
 
 def test_a_resumed_run_keeps_its_config(folder: Path) -> None:
     config = rcnn.override(rcnn.model_config("mask_rcnn_compact"), [*MODEL, *OWN])
-    rcnn.train(config, "data", "run", settings=[*BRIEF, "train.steps=1"], log=lambda line: None)
+    rcnn.train(config, "data", "run", overrides=[*BRIEF, "train.steps=1"], log=lambda line: None)
     lines: list[str] = []
     other = rcnn.override(config, "input.max_size=160")
-    rcnn.train(other, "data", "run", settings=["train.steps=2"], resume=True, log=lines.append)
+    rcnn.train(other, "data", "run", overrides=["train.steps=2"], resume=True, log=lines.append)
     [warning] = [line for line in lines if "own config" in line]
     assert "warning: the run continues with its own config" in warning
     assert "input.max_size: 128 -> 160" in warning

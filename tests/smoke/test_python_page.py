@@ -24,7 +24,7 @@ def test_the_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     write_tiny_coco(tmp_path / "data", {"train": 3, "val": 2}, size=(64, 96))
     shutil.copy(tmp_path / "data" / "val" / "val_1.png", "photo.jpg")  # the content decides the format
     brief = ("train.steps=1", "train.batch_size=2", "train.workers=0", "box.score_threshold=0.01")
-    rcnn.train("mask_rcnn_compact", "data", "runs/shapes", settings=[*TINY_MODEL, *brief], log=lambda line: None)
+    rcnn.train("mask_rcnn_compact", "data", "runs/shapes", overrides=[*TINY_MODEL, *brief], log=lambda line: None)
     names: dict[str, Any] = {}
     for title, text in sections:
         examples = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)

@@ -191,8 +191,8 @@ def test_invalid_arguments_list_the_choices(detector: Detector) -> None:
         Predictor(detector, precision="float16")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="got 3 classes; the detector has 2"):
         Predictor(detector, classes=("a", "b", "c"))
-    with pytest.raises(ValueError, match="settings and allow are for checkpoints"):
-        Predictor(detector, settings=["box.score_threshold=0.1"])
+    with pytest.raises(ValueError, match="overrides and allow are for checkpoints"):
+        Predictor(detector, overrides=["box.score_threshold=0.1"])
     with pytest.raises(ValueError, match="batch_size=0; expected 1 or more"):
         Predictor(detector, device="cpu").predict([noise(8, 8)], batch_size=0)
     assert Predictor(detector, device="cpu").classes == ("0", "1")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,7 +29,14 @@ from rcnn.cli.options import (
 )
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
+from rcnn.outputs import new_output, output_or_new
 from rcnn.stopping import Stopped
+
+if TYPE_CHECKING:
+    from rcnn.evaluation.evaluate import Evaluation
+    from rcnn.evaluation.opening import Subject
+    from rcnn.evaluation.plan import EvaluationOptions
+    from rcnn.predictor import Predictor
 
 
 def evaluate(
@@ -102,101 +110,81 @@ def evaluate(
 
     Example: rcnn eval runs/balloons --data balloons/ --output evaluated
     """
-    import torch
-
-    from rcnn.cli.progress import progress_bar
-    from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
-    from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
-    from rcnn.evaluation.plan import limit_settings
-    from rcnn.evaluation.results import has_proposals, is_results
-    from rcnn.evaluation.run import EvaluationOptions, run_evaluation
+    from rcnn.data.opening import DatasetOptions
+    from rcnn.evaluation.opening import open_subject
+    from rcnn.evaluation.plan import EvaluationOptions
+    from rcnn.evaluation.results import is_results
     from rcnn.metrics.tables import metrics_table
-    from rcnn.outputs import files_of_rcnn, new_output, output_or_new
-    from rcnn.runtime.processes import joined, process_numbers
+    from rcnn.runtime.processes import process_numbers
 
     if devices > 1 and not is_results(checkpoint):
         with output_or_new(output, "eval", checkpoint) as folder:
             launch(devices, device, more=["--output", str(folder)] if output is None else [])
         return
-    load = partial(
-        predictor_from,
-        checkpoint,
-        tta,
-        tta_flip,
-        device=device,
-        precision=precision.value,
-        padding=padding.value,
-        allow=allow or (),
-    )
-    predictor, proposals = None, False
-    if is_results(checkpoint):
-        proposals = has_proposals(checkpoint)
-        if overrides:
-            raise ValueError(
-                f"{overrides[0]}: settings apply to a model, but {checkpoint} contains results; leave the settings out"
-            )
-    else:
-        predictor = load(settings=overrides or [])
-    held_out = held_out_of(checkpoint)
-    dataset = dataset_for(
-        predictor,
-        data,
-        split,
-        held_out=held_out,
-        annotations=annotations,
-        images=images,
-        relative_boxes=relative_boxes,
-        one_class=proposals,
-        ignore_others=ignore_other_classes,
-        strict=strict,
-        allow_empty=allow_empty,
-    )
-    typer.echo(f"ground truth: {dataset.annotation_file}")
-    for line in (*trained_on_warning(dataset, split, held_out), *dataset.warnings):
-        typer.echo(f"warning: {line}", err=True)
-    for line in dataset.notes:
-        typer.echo(line)
-    named = "" if metric is None else metric.value
-    if predictor is not None and (
-        more := limit_settings(predictor.config, dataset, max_detections=max_detections, metric=named)
-    ):
-        predictor = load(settings=[*(overrides or []), *more])
     is_first = process_numbers().is_first
-    if predictor is None and not is_first:
+    if is_results(checkpoint) and not is_first:
         return  # saved results are scored by one process
+
+    def load(overrides: Sequence[str]) -> Predictor:
+        return predictor_from(
+            checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value,
+            overrides=overrides, allow=allow or (),
+        )  # fmt: skip
+
+    dataset_options = DatasetOptions(
+        ignore_others=ignore_other_classes, annotations=annotations, images=images, relative_boxes=relative_boxes,
+        strict=strict, allow_empty=allow_empty,
+    )  # fmt: skip
+    options = EvaluationOptions(
+        limit=limit, batch_size=batch, workers=workers, max_detections=max_detections, pictures=pictures,
+        metric="" if metric is None else metric.value,
+    )  # fmt: skip
+    subject = open_subject(
+        checkpoint, data, split, load=load, overrides=overrides or (), options=dataset_options, evaluation=options
+    )
+    typer.echo(f"ground truth: {subject.dataset.annotation_file}")
+    for line in (*subject.warnings, *subject.dataset.warnings):
+        typer.echo(f"warning: {line}", err=True)
+    for line in subject.dataset.notes:
+        typer.echo(line)
     folder = output or (new_output("eval", checkpoint) if is_first else Path())
+    done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
+    typer.echo(metrics_table(done.metrics))
+    typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _evaluate(
+    subject: Subject, folder: Path, options: EvaluationOptions, checkpoint: Path, overrides: Sequence[str], data: Path
+) -> Evaluation:
+    """Evaluate, with a progress bar; if it is stopped, say how its results can be scored."""
+    import torch
+
+    from rcnn.cli.progress import progress_bar
+    from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
+    from rcnn.evaluation.run import run_evaluation
+    from rcnn.outputs import files_of_rcnn
+    from rcnn.predictor import Predictor
+    from rcnn.runtime.processes import joined
+
     if METRICS_FILE in files_of_rcnn(folder):
         typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
+    name, dataset, model = checkpoint.name, subject.dataset, subject.source
     details = {"Evaluated": str(checkpoint), "Ground truth": str(dataset.annotation_file)}
-    if predictor is not None:
-        settings = [f"{predictor.precision}, {padding.value} padding, {predictor.device.type}", *(overrides or [])]
-        details["Settings"] = ", ".join(settings)
+    if isinstance(model, Predictor):
+        name = model.config.name
+        details["Settings"] = ", ".join(
+            (f"{model.precision}, {model.padding} padding, {model.device.type}", *overrides)
+        )
     try:
-        with joined(torch.device("cpu") if predictor is None else predictor.device) as processes:
-            done = run_evaluation(
-                predictor or checkpoint,
-                dataset,
-                folder,
-                options=EvaluationOptions(
-                    limit=limit,
-                    batch_size=batch,
-                    workers=workers,
-                    max_detections=max_detections,
-                    metric=named,
-                    pictures=pictures,
-                ),
-                title=f"{checkpoint.name if predictor is None else predictor.config.name} on {dataset.split}",
-                details=details,
-                log=partial(typer.echo, err=True),
-                progress=progress_bar,
-                processes=processes,
-            )
+        with joined(model.device if isinstance(model, Predictor) else torch.device("cpu")) as processes:
+            return run_evaluation(
+                model, dataset, folder, options=options, title=f"{name} on {dataset.split}", details=details,
+                log=partial(typer.echo, err=True), progress=progress_bar, processes=processes,
+            )  # fmt: skip
     except Stopped:
         if (folder / UNFINISHED).exists():
             with suppress(OSError):  # the terminal is gone (SIGHUP)
                 typer.echo(f"`rcnn eval {folder} --data {data}` scores the images that are done", err=True)
         raise
-    typer.echo(metrics_table(done.metrics))
-    typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
-    if done.failed:
-        raise typer.Exit(1)

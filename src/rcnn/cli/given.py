@@ -43,7 +43,7 @@ def write_features(features: Path, output: OutputFolder, described: Sequence[tup
     """Write the features of the boxes of several images as arrays of the .npz file `features`.
 
     Row i of all arrays but `files` is box i; the boxes of the first image come first. `files` (I,): the images;
-    `image` (N,): the place of the box's image in `files`; `boxes` (N, 4) xyxy, pixels of the image; `pooled` (N, C):
+    `image` (N,): the index of the box's image in `files`; `boxes` (N, 4) xyxy, pixels of the image; `pooled` (N, C):
     the means over the cells of the pooled map ("pool5"); `vectors` (N, F): what the class is computed from ("fc7").
     """
     import numpy as np

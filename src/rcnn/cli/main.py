@@ -136,16 +136,16 @@ def version_line() -> str:
 def _problem(words: Sequence[str]) -> str:
     """What is wrong with the command line whatever the command; empty if nothing is."""
     given = dict[str, list[str]]()
-    for place, word in enumerate(words):
+    for index, word in enumerate(words):
         if word == "--":
             break
         option, has_value, value = word.partition("=")
         if not word or (option.startswith("--") and has_value and not value):
-            before = words[place - 1] if place and not word else option
-            where = f"argument {place + 1}" + (f" ({before})" if before.startswith("--") else "")
+            before = words[index - 1] if index and not word else option
+            where = f"argument {index + 1}" + (f" ({before})" if before.startswith("--") else "")
             return f"{where} is empty (an unset shell variable?); give a value, or leave it out"
         if option.startswith("--") and option not in REPEATABLE:
-            following = words[place + 1] if place + 1 < len(words) else ""
+            following = words[index + 1] if index + 1 < len(words) else ""
             given.setdefault(option, []).append(value if has_value else following)
     for option, values in given.items():
         if len(values) > 1:

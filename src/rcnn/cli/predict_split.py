@@ -29,12 +29,12 @@ class SplitOptions:
     images: str
 
 
-def require_alone(options: SplitOptions | None, split: str, words: Sequence[str]) -> None:
+def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
     """ValueError unless there are images, or --data, but not both."""
     if options is None and split:
         raise ValueError("--split needs the folder of the data set: give it with --data")
-    if options is not None and words:
-        raise ValueError(f"{words[0]}: give images or --data, not both")
+    if options is not None and images:
+        raise ValueError(f"{images[0]}: give images or --data, not both")
 
 
 def predict_split_command(
@@ -42,7 +42,8 @@ def predict_split_command(
 ) -> None:
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
     from rcnn.data.messages import counted
-    from rcnn.evaluation.api import dataset_for
+    from rcnn.data.opening import DatasetOptions
+    from rcnn.evaluation.opening import dataset_for
     from rcnn.evaluation.server import predict_split
     from rcnn.runtime.processes import joined
 
@@ -50,10 +51,9 @@ def predict_split_command(
         predictor,
         options.data,
         options.split,
-        ignore_others=True,
-        annotations=options.annotations,
-        images=options.images,
-        allow_empty=True,
+        options=DatasetOptions(
+            ignore_others=True, annotations=options.annotations, images=options.images, allow_empty=True
+        ),
     )
     with joined(predictor.device) as processes:
         if not processes.is_first:

@@ -4,28 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-import threading
-import time
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 from rcnn.data.images import IMAGE_SUFFIXES
-from rcnn.data.messages import without_controls
-from rcnn.download.http import RefusedError, http_opener
+from rcnn.download.memory import download
 from rcnn.outputs import OutputFolder, files_of_rcnn
-
-MAX_DOWNLOAD = 64 * 2**20  # bytes
-TIMEOUT = 20.0  # seconds without an answer, or with fewer than SLOWEST bytes
-SLOWEST = 16 * 2**10  # bytes in TIMEOUT seconds
-DEADLINE = 120.0  # seconds for a whole download
-T = TypeVar("T")
 
 
 class SourceError(ValueError):
@@ -41,7 +27,7 @@ class Source:
     url: bool = False
 
     def read(self) -> Path | bytes:
-        """The input of the decoder: a path, or the bytes of a download. Raises SourceError if a download fails."""
+        """The input of the decoder: a path, or the bytes of a download. Raises DownloadError if a download fails."""
         return download(self.name) if self.url else Path(self.name)
 
 
@@ -135,101 +121,3 @@ def _picture(name: str, taken: set[str], output: OutputFolder) -> str:
     picture = output.free_name(path.with_name(path.stem + ".jpg"), taken)
     taken.add(picture.lower())
     return picture
-
-
-def read_ahead(
-    sources: Sequence[Source], read: Callable[[Source], T], ahead: int
-) -> Iterator[tuple[Source, T | Exception]]:
-    """Each source with what `read` returns for it or raises; `ahead` of them are read before they are needed.
-
-    The threads are daemons: an interrupt does not wait for them.
-    """
-    waiting: list[tuple[Source, Future[T]]] = []
-    for source in sources:
-        waiting.append((source, in_background(read, source)))
-        if len(waiting) > ahead:
-            yield _outcome(*waiting.pop(0))
-    while waiting:
-        yield _outcome(*waiting.pop(0))
-
-
-def _outcome(source: Source, future: Future[T]) -> tuple[Source, T | Exception]:
-    try:
-        return source, future.result()
-    except Exception as error:  # one bad input must not stop the others
-        return source, error
-
-
-def in_background(function: Callable[..., T], *arguments: object) -> Future[T]:
-    """Run `function` in a daemon thread."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return future
-
-
-def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
-    """The content of an http(s) URL.
-
-    Raises SourceError if it is refused, longer than `longest` bytes, not answered for `timeout` seconds, sent with
-    fewer than SLOWEST bytes in `timeout` seconds, or not complete after `deadline` seconds.
-    """
-    content = bytearray()
-    future = in_background(_download, url, longest, timeout, content)
-    started = window = time.monotonic()
-    before = 0  # bytes at the start of the window
-    while True:
-        try:
-            return future.result(timeout=min(timeout, deadline, 1.0))
-        except TimeoutError:
-            if future.done():
-                raise
-        now, size = time.monotonic(), len(content)
-        if now - started > deadline:
-            raise SourceError(
-                f"the download took longer than {deadline:g} seconds; download it yourself and give the file"
-            )
-        if size - before >= SLOWEST:
-            window, before = now, size
-        elif now - window > timeout:
-            slow = f"only {size - before} bytes" if size else "no answer"
-            raise SourceError(
-                f"{slow} within {timeout:g} seconds; try again, or download it yourself and give the file"
-            )
-
-
-def _download(url: str, longest: int, timeout: float, content: bytearray) -> bytes:
-    """The download, which grows in `content`."""
-    request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
-    try:
-        with http_opener().open(request, timeout=timeout) as answer:
-            while piece := answer.read1(1 << 16):
-                content += piece
-                if len(content) > longest:
-                    raise SourceError(f"is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
-            expected = answer.headers.get("Content-Length")
-    except urllib.error.HTTPError as error:
-        advice = "try again later" if error.code >= 500 or error.code == 429 else "check the URL"
-        raise SourceError(f"the server answered {error.code} {without_controls(error.reason)}; {advice}") from error
-    except RefusedError as error:
-        raise SourceError(f"{error}; check the URL") from error
-    except TimeoutError as error:
-        raise SourceError(
-            f"no answer within {timeout:g} seconds; try again, or download it yourself and give the file"
-        ) from error
-    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
-        if isinstance(error, SourceError):
-            raise
-        reason = getattr(error, "reason", None) or error
-        raise SourceError(
-            f"cannot be downloaded ({without_controls(reason)}); check the URL and the network"
-        ) from error
-    if expected is not None and expected.isdigit() and int(expected) != len(content):
-        raise SourceError(f"the download ended after {len(content)} of {expected} bytes; try again")
-    return bytes(content)

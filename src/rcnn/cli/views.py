@@ -18,18 +18,19 @@ def predictor_from(
     device: str,
     precision: Literal["float32", "bfloat16", "auto"],
     padding: Literal["exact", "bucket"],
-    settings: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     allow: Sequence[str] = (),
 ) -> Predictor:
-    """The predictor of a checkpoint, with KEY=VALUE `settings`. ValueError if `tta` is not a list of sizes."""
+    """The predictor of a checkpoint, with KEY=VALUE `overrides`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
     from rcnn.runtime.devices import choose_device
     from rcnn.runtime.processes import device_of_process, process_numbers
     from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
     own = device_of_process(choose_device(device), process_numbers())
+
     if not tta:
-        return Predictor(checkpoint, device=own, precision=precision, padding=padding, settings=settings, allow=allow)
+        return Predictor(checkpoint, device=own, precision=precision, padding=padding, overrides=overrides, allow=allow)
     sides = tta.split(",") if tta != "own" else list[str]()
     if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
         raise ValueError(
@@ -43,6 +44,6 @@ def predictor_from(
         device=own,
         precision=precision,
         padding=padding,
-        settings=settings,
+        overrides=overrides,
         allow=allow,
     )

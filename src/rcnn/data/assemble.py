@@ -44,7 +44,7 @@ def assemble(
     """
     warnings = Warnings(tables.file, tables.names)
     chosen = _chosen_categories(tables, classes)
-    label = {category["id"]: place for place, category in enumerate(chosen)}
+    label = {category["id"]: index for index, category in enumerate(chosen)}
     annotations = [annotation for annotation in tables.annotations if annotation["category_id"] in label]
     objects = _objects(annotations, tables.images, label, warnings)
     findings = (*tables.findings, *warnings.findings())
@@ -81,7 +81,7 @@ def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[C
         raise ValueError(f"classes repeats {few(repeated)}; expected different names")
     named = {category["name"]: category for category in tables.categories}
     free = max(named[name]["id"] for name in named) + 1
-    return tuple(named.get(name) or {"id": free + place, "name": name} for place, name in enumerate(classes))
+    return tuple(named.get(name) or {"id": free + index, "name": name} for index, name in enumerate(classes))
 
 
 def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]) -> tuple[str, ...]:

@@ -33,6 +33,6 @@ def spread(factors: np.ndarray, draw: float) -> np.ndarray:
     length = round(float(factors.sum()))
     ends = np.cumsum(factors) * (length / factors.sum())
     ends[-1] = length  # exactly, whatever the rounding of the sum
-    places = np.minimum(np.floor(ends + draw), length)  # the sum may be rounded up if `draw` is near 1
-    counts = np.diff(places.astype(np.int64), prepend=0)
+    positions = np.minimum(np.floor(ends + draw), length)  # the sum may be rounded up if `draw` is near 1
+    counts = np.diff(positions.astype(np.int64), prepend=0)
     return np.repeat(np.arange(len(factors)), counts)

@@ -5,7 +5,6 @@ Boxes are float xyxy in absolute pixels of the original image, width = x2 - x1.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from rcnn.data.messages import excerpt
 from rcnn.preprocess import Frame
+from rcnn.text_files import read_json
 
 # (N, 4) xyxy
 Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
@@ -66,9 +66,9 @@ def one_per_image(values: Collection[object] | None, name: str) -> Iterator[obje
     if values is None:
         yield from repeat(None)
     else:
-        for place, value in enumerate(values):
+        for index, value in enumerate(values):
             if value is None:
-                raise ValueError(f"{name}[{place}] is None; expected {name} for each image, or none at all")
+                raise ValueError(f"{name}[{index}] is None; expected {name} for each image, or none at all")
             yield value
         raise ValueError(f"{name} has {len(values)} entries, fewer than there are images; expected one for each image")
 
@@ -83,12 +83,12 @@ def pad_given(given: Sequence[GivenBoxes], frames: Sequence[Frame]) -> tuple[Ten
     most = max(1, *(len(own.boxes) for own in given))  # R
     boxes, valid = torch.zeros(len(given), most, 4), torch.zeros(len(given), most, dtype=torch.bool)
     labels = None if given[0].labels is None else torch.zeros(len(given), most, dtype=torch.int64)
-    for place, (own, frame) in enumerate(zip(given, frames, strict=True)):
+    for index, (own, frame) in enumerate(zip(given, frames, strict=True)):
         count = len(own.boxes)
-        boxes[place, :count] = torch.from_numpy(frame.from_original(own.boxes))
-        valid[place, :count] = True
+        boxes[index, :count] = torch.from_numpy(frame.from_original(own.boxes))
+        valid[index, :count] = True
         if labels is not None and own.labels is not None:
-            labels[place, :count] = torch.from_numpy(own.labels)
+            labels[index, :count] = torch.from_numpy(own.labels)
     return boxes, valid, labels
 
 
@@ -109,9 +109,9 @@ def checked_boxes(boxes: object, size: tuple[int, int]) -> npt.NDArray[np.float3
     clipped = values.clip(0, [width, height, width, height])
     sound = np.isfinite(values).all(1) & (clipped[:, 2:] > clipped[:, :2]).all(1)
     if not sound.all():
-        place = int(np.flatnonzero(~sound)[0])
+        index = int(np.flatnonzero(~sound)[0])
         raise ValueError(
-            f"box {place} is {values[place].tolist()}; expected x1 < x2 and y1 < y2 in pixels, at least partly inside "
+            f"box {index} is {values[index].tolist()}; expected x1 < x2 and y1 < y2 in pixels, at least partly inside "
             f"the image of {width} x {height} (width x height)"
         )
     return clipped.astype(np.float32)
@@ -154,10 +154,7 @@ def read_boxes(path: Path) -> BoxFile:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; {FORMS}")
-    try:
-        data = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); {FORMS}") from error
+    data = read_json(path, FORMS)
     boxes = BoxFile(path=path)
     try:
         if isinstance(data, list):

@@ -79,56 +79,56 @@ def hold_out(dataset: Dataset, fraction: float, advance: Callable[[], None] | No
     if len(dataset) < MIN_IMAGES or not fraction:
         return None
     prints = fingerprints(image_sources(dataset), advance=advance)
-    places = divide_images(class_counts(dataset), prints, (1 - fraction, fraction))[1]
-    if not places:
+    indices = divide_images(class_counts(dataset), prints, (1 - fraction, fraction))[1]
+    if not indices:
         return None
     return HeldOut(
         split=dataset.split,
         fraction=fraction,
-        files=tuple(dataset.file_names[place] for place in places),
-        contents=tuple(prints[place].content for place in places),
+        files=tuple(dataset.file_names[index] for index in indices),
+        contents=tuple(prints[index].content for index in indices),
     )
 
 
 def divide_held_out(dataset: Dataset, held_out: HeldOut) -> tuple[Dataset, Dataset]:
     """The images to train on, and those that are held out. Raises ValueError where some of them are missing."""
-    held = places_of(dataset, held_out.files)
+    held = indices_of(dataset, held_out.files)
     others = sorted(set(range(len(dataset))) - set(held))
     return dataset.subset(others), held_out_part(dataset, held)
 
 
-def held_out_part(dataset: Dataset, places: Sequence[int]) -> Dataset:
+def held_out_part(dataset: Dataset, indices: Sequence[int]) -> Dataset:
     """The held-out images as a data set, with a name that says so."""
-    return dataset.subset(places, f"{dataset.split}{HELD_OUT}")
+    return dataset.subset(indices, f"{dataset.split}{HELD_OUT}")
 
 
-def places_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
-    """The places of images by their file names, ascending. Raises ValueError for names that `dataset` does not have."""
-    place = {name: i for i, name in enumerate(dataset.file_names)}
-    missing = [name for name in files if name not in place]
+def indices_of(dataset: Dataset, files: Sequence[str]) -> list[int]:
+    """The indices of images by file name, ascending. Raises ValueError for names that `dataset` does not have."""
+    index = {name: i for i, name in enumerate(dataset.file_names)}
+    missing = [name for name in files if name not in index]
     if missing:
         raise ValueError(
             f"{dataset.annotation_file} does not have {counted(len(missing), 'image')} that the run held out from "
             f"training ({few(missing)}); the data set has changed, or it is another one"
         )
-    return sorted(place[name] for name in files)
+    return sorted(index[name] for name in files)
 
 
 def find_held_out(dataset: Dataset, held_out: HeldOut) -> list[int]:
-    """The places of the held-out images in a data set, which may be another export of the same photos; [] if none.
+    """The indices of the held-out images in a data set, which may be another export of the same photos; [] if none.
 
     By file name, else by file name without folder and suffix, else by content. Raises ValueError where the split that
     they are from has only some of the file names, and OSError for a file that cannot be read.
     """
     if set(held_out.files) <= set(dataset.file_names):
-        return places_of(dataset, held_out.files)
+        return indices_of(dataset, held_out.files)
     if dataset.split == held_out.split and set(held_out.files) & set(dataset.file_names):
-        return places_of(dataset, held_out.files)  # raises: some are missing
+        return indices_of(dataset, held_out.files)  # raises: some are missing
     stems = [PurePosixPath(name).stem for name in dataset.file_names]
     wanted, uses = {PurePosixPath(name).stem for name in held_out.files}, Counter(stems)
     if len(wanted) == len(held_out.files) and all(uses[stem] == 1 for stem in wanted):
-        return [place for place, stem in enumerate(stems) if stem in wanted]
+        return [index for index, stem in enumerate(stems) if stem in wanted]
     if not held_out.contents or not dataset.has_files:
         return []
     contents = set(held_out.contents)
-    return [place for place, source in enumerate(image_sources(dataset)) if content_hash(source) in contents]
+    return [index for index, source in enumerate(image_sources(dataset)) if content_hash(source) in contents]

@@ -15,9 +15,9 @@ from rcnn.data.checks.additions import VERIFIED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 
 
-def select_images(tables: Tables, places: Sequence[int]) -> Tables:
-    """The tables with the images at `places` and their annotations."""
-    images = [tables.images[place] for place in places]
+def select_images(tables: Tables, indices: Sequence[int]) -> Tables:
+    """The tables with the images at `indices` and their annotations."""
+    images = [tables.images[index] for index in indices]
     ids = {image["id"] for image in images}
     return replace(tables, images=images, annotations=[one for one in tables.annotations if one["image_id"] in ids])
 

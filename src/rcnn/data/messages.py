@@ -37,11 +37,6 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def without_controls(value: object) -> str:
-    """The text of what a server sent, with control characters, which could steer a terminal, escaped."""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(value))
-
-
 def close_to(name: str, names: Sequence[str]) -> str:
     """A suggestion of the most similar of `names`; empty if none is similar."""
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6) or [n for n in names if n.lower() == name.lower()]

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
-from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.data.selection import select
+from rcnn.text_files import gc_paused
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """The keyword arguments of `open_dataset`, which describes them."""
+
+    ignore_others: bool = False
+    keypoints: bool = False
+    one_class: bool = False
+    annotations: str = ""
+    images: str | Path = ""
+    relative_boxes: bool = False
+    strict: bool = False
+    allow_empty: bool = False
 
 
 def open_dataset(
@@ -43,12 +58,29 @@ def open_dataset(
     instead. A split without objects to train on is refused unless `allow_empty`.
     Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
     """
+    options = DatasetOptions(
+        ignore_others=ignore_others,
+        keypoints=keypoints,
+        one_class=one_class,
+        annotations=annotations,
+        images=images,
+        relative_boxes=relative_boxes,
+        strict=strict,
+        allow_empty=allow_empty,
+    )
+    return open_with(options, path, split, classes)
+
+
+def open_with(
+    options: DatasetOptions, path: Path | str, split: str = "", classes: str | Sequence[str] | None = None
+) -> Dataset:
+    """As `open_dataset`."""
     location = locate(
         Path(path),
-        annotations,
-        images=Path(images) if images else None,
-        keypoints=keypoints,
-        relative_boxes=relative_boxes,
+        options.annotations,
+        images=Path(options.images) if options.images else None,
+        keypoints=options.keypoints,
+        relative_boxes=options.relative_boxes,
     )
     classes = (classes,) if isinstance(classes, str) else classes
     with gc_paused():
@@ -58,18 +90,18 @@ def open_dataset(
             tables,
             root=location.folder,
             split=selection.name,
-            classes=None if one_class else classes,
-            ignore_others=ignore_others,
+            classes=None if options.one_class else classes,
+            ignore_others=options.ignore_others,
             reader=selection.read,
         )
-    if strict and dataset.warnings:
+    if options.strict and dataset.warnings:
         raise ValueError(
             f"{counted(len(dataset.warnings), 'kind')} of faults, refused by strict=True (--strict):\n"
             + "\n".join(dataset.warnings)
         )
-    if not allow_empty and not dataset.num_training_objects:
+    if not options.allow_empty and not dataset.num_training_objects:
         raise ValueError("\n".join((_without_objects(dataset), *dataset.warnings)))
-    return dataset.as_one_class(classes[0] if classes else "object") if one_class else dataset
+    return dataset.as_one_class(classes[0] if classes else "object") if options.one_class else dataset
 
 
 def splits(path: Path | str, annotations: str = "") -> list[str]:

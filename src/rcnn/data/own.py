@@ -79,19 +79,19 @@ def dataset_of_records(
     entries = [_of_record(one) if isinstance(one, ImageRecord) else dict(one) for one in records]
     if not entries:
         raise ValueError("records is empty; expected at least one image")
-    for place, entry in enumerate(entries):
+    for index, entry in enumerate(entries):
         if unknown := [key for key in entry if key not in RECORD_KEYS]:
             raise ValueError(
-                f"record {place}: unknown key {unknown[0]!r}{close_to(unknown[0], RECORD_KEYS)}; expected "
+                f"record {index}: unknown key {unknown[0]!r}{close_to(unknown[0], RECORD_KEYS)}; expected "
                 f"{', '.join(RECORD_KEYS)}"
             )
         if not isinstance(entry.get("file"), str | Path):
-            raise ValueError(f"record {place} has file {entry.get('file')!r}; expected the path of an image")
+            raise ValueError(f"record {index} has file {entry.get('file')!r}; expected the path of an image")
     files = [os.path.abspath(entry["file"]) for entry in entries]
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
-    for place, (entry, file) in enumerate(zip(entries, files, strict=True)):
-        image = {"id": entry.get("image_id", place + 1), "file_name": os.path.relpath(file, root)}
+    for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
+        image = {"id": entry.get("image_id", index + 1), "file_name": os.path.relpath(file, root)}
         images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
     return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
@@ -102,13 +102,13 @@ def dataset_of_torch(
     """See `Dataset.from_torch`."""
     images: list[Image] = []
     entries: list[dict[str, Any]] = []
-    for place in range(len(data)):
-        image, target = data[place]
-        height, width = _pixels(image, place).shape[1:]
-        one = target.get("image_id", place)
+    for index in range(len(data)):
+        image, target = data[index]
+        height, width = _pixels(image, index).shape[1:]
+        one = target.get("image_id", index)
         image_id: Id = one if isinstance(one, str) else int(one)
         images.append({"id": image_id, "file_name": f"image {image_id}", "height": height, "width": width})
-        entries.append(_of_target(target, len(classes), first_label, place))
+        entries.append(_of_target(target, len(classes), first_label, index))
     name = type(data).__name__
     known = Path(), images
     raws: list[RawEntry] = [dict(image) for image in images]
@@ -146,8 +146,8 @@ def _dataset(
         for number, annotation in enumerate(
             (
                 annotation
-                for place, (image, entry) in enumerate(zip(images, entries, strict=True))
-                for annotation in _annotations(entry, image["id"], names, place)
+                for index, (image, entry) in enumerate(zip(images, entries, strict=True))
+                for annotation in _annotations(entry, image["id"], names, index)
             ),
             start=1,
         )
@@ -181,7 +181,7 @@ def _stored(tables: Tables, known: KnownImages | None) -> Tables:
     return tables
 
 
-def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], place: int) -> list[RawEntry]:
+def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], index: int) -> list[RawEntry]:
     """The objects of a record as annotations in COCO's form, without ids."""
     labels = _listed(entry.get("labels"))
     columns = {field: _listed(entry[key]) for key, field in PER_OBJECT.items() if entry.get(key) is not None}
@@ -189,13 +189,13 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], p
         if len(values) != len(labels):
             key = next(key for key, own in PER_OBJECT.items() if own == field)
             raise ValueError(
-                f"record {place} has {len(values)} {key} for {len(labels)} labels; expected one per object"
+                f"record {index} has {len(values)} {key} for {len(labels)} labels; expected one per object"
             )
     found: list[RawEntry] = []
     for i, label in enumerate(labels):
         values = {field: column[i] for field, column in columns.items() if column[i] is not None}
         if "bbox" in values:
-            values["bbox"] = _xywh(values["bbox"], place)
+            values["bbox"] = _xywh(values["bbox"], index)
         if "segmentation" in values:
             values["segmentation"] = _outline(values["segmentation"])
         if "keypoints" in values:
@@ -205,18 +205,18 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], p
                 values[flag] = int(values[flag])
         if "expressions" in values:
             values["expressions"] = list(values["expressions"])
-        found.append({"image_id": image_id, "category_id": _label(label, names, place) + 1} | values)
+        found.append({"image_id": image_id, "category_id": _label(label, names, index) + 1} | values)
     return found
 
 
-def _label(label: object, names: Sequence[str], place: int) -> int:
+def _label(label: object, names: Sequence[str], index: int) -> int:
     """A label by its number or its name."""
     if isinstance(label, str) and label in names:
         return names.index(label)
     if isinstance(label, int | np.integer) and 0 <= int(label) < len(names):
         return int(label)
     raise ValueError(
-        f"record {place} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
+        f"record {index} has the label {label!r}; expected one of the classes {few(names)}, or 0 to {len(names) - 1}"
     )
 
 
@@ -239,13 +239,13 @@ def _listed(values: Any) -> list[Any]:
     return list(values)
 
 
-def _xywh(box: Any, place: int) -> list[float]:
+def _xywh(box: Any, index: int) -> list[float]:
     values = np.asarray(box, dtype=np.float64).reshape(-1)
     if len(values) != 4:
-        raise ValueError(f"record {place} has a box of {len(values)} numbers; expected x1, y1, x2, y2")
+        raise ValueError(f"record {index} has a box of {len(values)} numbers; expected x1, y1, x2, y2")
     if not np.isfinite(values).all() or (values[2:] < values[:2]).any():
         raise ValueError(
-            f"record {place} has the box {values.tolist()}; expected finite x1, y1, x2, y2 in pixels, with x1 <= x2 "
+            f"record {index} has the box {values.tolist()}; expected finite x1, y1, x2, y2 in pixels, with x1 <= x2 "
             "and y1 <= y2 (not x, y, width, height)"
         )
     return [*values[:2].tolist(), *(values[2:] - values[:2]).tolist()]
@@ -284,7 +284,7 @@ def _of_record(record: ImageRecord) -> dict[str, Any]:
     }
 
 
-def _of_target(target: Mapping[str, Any], classes: int, first_label: int, place: int) -> dict[str, Any]:
+def _of_target(target: Mapping[str, Any], classes: int, first_label: int, index: int) -> dict[str, Any]:
     """The dict of torchvision as that of a record."""
     labels = [int(label) - first_label for label in _listed(target.get("labels"))]
     if labels and not 0 <= min(labels) <= max(labels) < classes:
@@ -292,23 +292,23 @@ def _of_target(target: Mapping[str, Any], classes: int, first_label: int, place:
         other = 1 if largest == classes else 0
         hint = f"; labels that count from {other} need first_label={other}" if smallest >= other != first_label else ""
         raise ValueError(
-            f"image {place} has labels {smallest} to {largest}; expected "
+            f"image {index} has labels {smallest} to {largest}; expected "
             f"{first_label} to {classes - 1 + first_label} for {classes} classes{hint}"
         )
     columns = {ours: _listed(target[theirs]) for theirs, ours in TARGET_KEYS.items() if target.get(theirs) is not None}
     return {"labels": labels, **columns}
 
 
-def _pixels_of(data: DetectionData, place: int) -> Tensor:
-    """Image `place`, read again."""
-    return _pixels(data[place][0], place)
+def _pixels_of(data: DetectionData, index: int) -> Tensor:
+    """Image `index`, read again."""
+    return _pixels(data[index][0], index)
 
 
-def _pixels(image: Any, place: int) -> Tensor:
+def _pixels(image: Any, index: int) -> Tensor:
     """An image as uint8 RGB (3, H, W)."""
     if isinstance(image, Tensor) and image.is_floating_point():
         image = (image.clamp(0, 1) * 255).round().to(torch.uint8)
     try:
         return as_image(image)
     except ValueError as error:
-        raise ValueError(f"image {place}: {error}") from error
+        raise ValueError(f"image {index}: {error}") from error

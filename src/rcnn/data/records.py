@@ -92,19 +92,19 @@ class Objects:
         """The image of each object, (A,): its place in the data set."""
         return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
 
-    def subset(self, places: np.ndarray, starts: np.ndarray) -> Objects:
-        """The objects at `places`, those of the new image i at starts[i] to starts[i + 1]."""
+    def subset(self, indices: np.ndarray, starts: np.ndarray) -> Objects:
+        """The objects at `indices`, those of the new image i at starts[i] to starts[i + 1]."""
         return Objects(
             starts=starts,
-            boxes=self.boxes[places],
-            labels=self.labels[places],
-            ignored=self.ignored[places],
-            difficult=self.difficult[places],
-            areas=self.areas[places],
-            ids=self.ids[places],
-            outlines=self.outlines.subset(places),
-            keypoints=None if self.keypoints is None else self.keypoints[places],
-            expressions=None if self.expressions is None else tuple(self.expressions[i] for i in places.tolist()),
+            boxes=self.boxes[indices],
+            labels=self.labels[indices],
+            ignored=self.ignored[indices],
+            difficult=self.difficult[indices],
+            areas=self.areas[indices],
+            ids=self.ids[indices],
+            outlines=self.outlines.subset(indices),
+            keypoints=None if self.keypoints is None else self.keypoints[indices],
+            expressions=None if self.expressions is None else tuple(self.expressions[i] for i in indices.tolist()),
         )
 
 
@@ -186,7 +186,7 @@ class Dataset:
             raise IndexError(f"image {i} of {len(self)} in {self.annotation_file}")
         i %= len(self)
         objects = self.objects
-        first, last = (int(place) for place in objects.starts[i : i + 2])
+        first, last = (int(index) for index in objects.starts[i : i + 2])
         height, width = self.sizes[i].tolist()
         return ImageRecord(
             path=self.folder / self.file_names[i],
@@ -198,7 +198,7 @@ class Dataset:
             ignored=objects.ignored[first:last],
             difficult=objects.difficult[first:last],
             areas=objects.areas[first:last],
-            segmentations=tuple(objects.outlines.segmentation(place, (height, width)) for place in range(first, last)),
+            segmentations=tuple(objects.outlines.segmentation(index, (height, width)) for index in range(first, last)),
             keypoints=None if objects.keypoints is None else objects.keypoints[first:last],
             annotation_ids=tuple(objects.ids[first:last].tolist()),
             expressions=None if objects.expressions is None else objects.expressions[first:last],
@@ -215,17 +215,17 @@ class Dataset:
         """Whether some object that is not ignored has an outline, so that masks can be trained and evaluated."""
         return bool(self.objects.outlines.given[~self.objects.ignored].any())
 
-    def subset(self, places: Sequence[int] | np.ndarray, name: str = "") -> Dataset:
-        """The images at `places` in this order, each once, e.g. range(10); `name` replaces the name of the split."""
-        chosen = np.asarray(places, dtype=np.int64).reshape(-1)
+    def subset(self, indices: Sequence[int] | np.ndarray, name: str = "") -> Dataset:
+        """The images at `indices` in this order, each once, e.g. range(10); `name` replaces the name of the split."""
+        chosen = np.asarray(indices, dtype=np.int64).reshape(-1)
         if len(np.unique(chosen)) < len(chosen) or not np.isin(chosen, np.arange(len(self))).all():
             raise ValueError(f"places {few(chosen.tolist())}: expected different numbers from 0 to {len(self) - 1}")
         objects, starts = ranges(self.objects.starts, chosen)
         return replace(
             self,
             split=name or self.split,
-            image_ids=tuple(self.image_ids[place] for place in chosen.tolist()),
-            file_names=tuple(self.file_names[place] for place in chosen.tolist()),
+            image_ids=tuple(self.image_ids[index] for index in chosen.tolist()),
+            file_names=tuple(self.file_names[index] for index in chosen.tolist()),
             sizes=self.sizes[chosen],
             objects=self.objects.subset(objects, starts),
             reader=partial(_read_all, self.reader),
@@ -281,9 +281,9 @@ class Dataset:
         return {"images": images, "annotations": annotations, "categories": list(self.categories)}
 
 
-def _pixels_at(pixels: Callable[[int], Tensor], places: np.ndarray, i: int) -> Tensor:
-    """Image `i` of the part of a data set with the images at `places`."""
-    return pixels(int(places[i]))
+def _pixels_at(pixels: Callable[[int], Tensor], indices: np.ndarray, i: int) -> Tensor:
+    """Image `i` of the part of a data set with the images at `indices`."""
+    return pixels(int(indices[i]))
 
 
 def _read_without_verified(reader: Reader, known: KnownImages | None) -> Tables:

@@ -30,12 +30,12 @@ class Outlines:
     rle_starts: np.ndarray  # (A + 1,) int64: positions of an object's run lengths in `rle_bytes`; equal if it has none
     rle_bytes: np.ndarray  # uint8
 
-    def segmentation(self, place: int, size: tuple[int, int]) -> Segmentation:
-        """The outline of the object at `place`, in an image of `size` (height, width)."""
-        first, last = self.rle_starts[place : place + 2]
+    def segmentation(self, index: int, size: tuple[int, int]) -> Segmentation:
+        """The outline of the object at `index`, in an image of `size` (height, width)."""
+        first, last = self.rle_starts[index : index + 2]
         if last > first:
             return {"size": list(size), "counts": self.rle_bytes[first:last].tobytes()}
-        first, last = self.part_starts[place : place + 2]
+        first, last = self.part_starts[index : index + 2]
         if last == first:
             return None
         ends = self.point_starts[first : last + 1].tolist()
@@ -51,11 +51,11 @@ class Outlines:
         """Number of edges of each object, (A,): exact for polygons, at most two per byte of run lengths."""
         return np.diff(self.point_starts[self.part_starts]) // 2 + 2 * np.diff(self.rle_starts)
 
-    def subset(self, places: np.ndarray) -> Outlines:
-        """The outlines of the objects at `places` (S,) int64, in that order."""
-        parts, part_starts = ranges(self.part_starts, places)
+    def subset(self, indices: np.ndarray) -> Outlines:
+        """The outlines of the objects at `indices` (S,) int64, in that order."""
+        parts, part_starts = ranges(self.part_starts, indices)
         points, point_starts = ranges(self.point_starts, parts)
-        runs, rle_starts = ranges(self.rle_starts, places)
+        runs, rle_starts = ranges(self.rle_starts, indices)
         return Outlines(
             part_starts=part_starts,
             point_starts=point_starts,
@@ -65,11 +65,11 @@ class Outlines:
         )
 
 
-def ranges(starts: np.ndarray, places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The elements of the ranges starts[p] to starts[p + 1] of all `places` (S,), and the new starts (S + 1,)."""
-    lengths = starts[places + 1] - starts[places]
+def ranges(starts: np.ndarray, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The elements of the ranges starts[p] to starts[p + 1] of all `indices` (S,), and the new starts (S + 1,)."""
+    lengths = starts[indices + 1] - starts[indices]
     new = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return np.arange(new[-1]) + np.repeat(starts[places] - new[:-1], lengths), new
+    return np.arange(new[-1]) + np.repeat(starts[indices] - new[:-1], lengths), new
 
 
 def pack_outlines(annotations: Sequence[Annotation]) -> Outlines:

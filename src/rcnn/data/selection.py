@@ -45,7 +45,7 @@ class Selection:
     def _read_part(self, part: SplitPart) -> Tables:
         tables = read_split(self.location, part.split)
         return (
-            tables if part.image_list is None else select_images(tables, listed_places(part.image_list, tables.images))
+            tables if part.image_list is None else select_images(tables, listed_indices(part.image_list, tables.images))
         )
 
 
@@ -105,7 +105,7 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
     found: list[str] = []
     for split in known:
         try:
-            listed_places(image_list, read_split(location, split).images)
+            listed_indices(image_list, read_split(location, split).images)
         except ValueError:
             continue
         found.append(split)
@@ -117,7 +117,7 @@ def _split_of_list(location: Location, known: Sequence[str], image_list: Path) -
     return found[0]
 
 
-def listed_places(image_list: Path, images: Sequence[Image]) -> list[int]:
+def listed_indices(image_list: Path, images: Sequence[Image]) -> list[int]:
     """The places of the images that a text file lists, ascending. Blank lines and those that start with # are skipped.
 
     A line is an image id, a file name, or a file name without folder or without suffix. Raises ValueError for a line
@@ -126,16 +126,16 @@ def listed_places(image_list: Path, images: Sequence[Image]) -> list[int]:
     wanted = [line for line in lines_of(image_list) if not line.startswith("#")]
     if not wanted:
         raise ValueError(f"{image_list} lists no images; expected an image id or file name per line")
-    return places_of_names(wanted, images, str(image_list))
+    return indices_of_names(wanted, images, str(image_list))
 
 
-def places_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
-    """The places of images given by id or file name, ascending. Errors as for `listed_places`, which name `source`."""
+def indices_of_names(names: Sequence[str], images: Sequence[Image], source: str) -> list[int]:
+    """The indices of images by id or file name, ascending. Errors as for `listed_indices`; they name `source`."""
     tables: list[dict[str, list[int]]] = [{}, {}, {}, {}]
-    for place, image in enumerate(images):
+    for index, image in enumerate(images):
         path = PurePosixPath(image["file_name"])
         for table, name in zip(tables, (str(image["id"]), str(path), path.name, path.stem), strict=True):
-            table.setdefault(name, []).append(place)
+            table.setdefault(name, []).append(index)
     chosen: set[int] = set()
     unknown: list[str] = []
     for name in names:

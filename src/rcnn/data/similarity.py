@@ -87,7 +87,7 @@ def near_pairs(looks: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
 
     Hashes that differ in up to D bits are equal in at least one of D + 1 groups of bits: only those are compared.
     """
-    places = np.array([place for place, look in enumerate(looks) if look is not None], dtype=np.int64)
+    indices = np.array([index for index, look in enumerate(looks) if look is not None], dtype=np.int64)
     hashes = np.array([look for look in looks if look is not None], dtype=np.uint64)
     found = [np.zeros((0, 2), dtype=np.int64)]
     edges = np.linspace(0, BITS, distance + 2).round().astype(int)
@@ -97,7 +97,7 @@ def near_pairs(looks: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
         starts = np.flatnonzero(np.diff(band[order], prepend=~band[order][:1]))
         for members in np.split(order, starts[1:]):
             found += _near_within(members, hashes, distance)
-    pairs = np.unique(np.sort(places[np.concatenate(found)], axis=1), axis=0)
+    pairs = np.unique(np.sort(indices[np.concatenate(found)], axis=1), axis=0)
     return pairs.reshape(-1, 2)
 
 
@@ -131,15 +131,15 @@ def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
     """
     parent = list(range(len(prints)))
 
-    def root(place: int) -> int:
-        while parent[place] != place:
-            parent[place] = parent[parent[place]]
-            place = parent[place]
-        return place
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
 
     same: dict[str, int] = {}
-    pairs = [(same.setdefault(one.content, place), place) for place, one in enumerate(prints) if one.look is not None]
+    pairs = [(same.setdefault(one.content, index), index) for index, one in enumerate(prints) if one.look is not None]
     for first, second in (*pairs, *near_pairs([one.look for one in prints]).tolist()):
         low, high = sorted((root(first), root(second)))
         parent[high] = low
-    return np.array([root(place) for place in range(len(prints))], dtype=np.int64)
+    return np.array([root(index) for index in range(len(prints))], dtype=np.int64)

@@ -92,15 +92,15 @@ def flip_pairs(names: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
     Pairs (left, right) in the order of the left ones.
     """
-    places = {name.lower(): place for place, name in enumerate(names)}
+    indices = {name.lower(): index for index, name in enumerate(names)}
     pairs: list[tuple[int, int]] = []
     taken: set[int] = set()
-    for place, name in enumerate(names):
+    for index, name in enumerate(names):
         for other in _opposites(name):
-            partner = places.get(other.lower())
-            if partner is not None and partner != place and not {place, partner} & taken:
-                pairs.append((place, partner))
-                taken |= {place, partner}
+            partner = indices.get(other.lower())
+            if partner is not None and partner != index and not {index, partner} & taken:
+                pairs.append((index, partner))
+                taken |= {index, partner}
                 break
     return tuple(pairs)
 

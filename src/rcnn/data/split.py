@@ -42,13 +42,13 @@ def divide_images(counts: np.ndarray, prints: Sequence[Fingerprint], fractions: 
     """As `divide`, for images with `counts` (I, K) objects per class and known fingerprints."""
     group = similar_groups(prints)
     members: dict[int, list[int]] = {}
-    for place, first in enumerate(group.tolist()):
-        members.setdefault(first, []).append(place)
-    groups = sorted(members.values(), key=lambda places: min(prints[place].content for place in places))
-    objects = np.stack([counts[places].sum(axis=0) for places in groups])  # (G, K)
-    part = assign(objects, np.array([len(places) for places in groups]), fractions)
+    for index, first in enumerate(group.tolist()):
+        members.setdefault(first, []).append(index)
+    groups = sorted(members.values(), key=lambda indices: min(prints[index].content for index in indices))
+    objects = np.stack([counts[indices].sum(axis=0) for indices in groups])  # (G, K)
+    part = assign(objects, np.array([len(indices) for indices in groups]), fractions)
     return [
-        sorted(place for places, own in zip(groups, part.tolist(), strict=True) if own == number for place in places)
+        sorted(index for indices, own in zip(groups, part.tolist(), strict=True) if own == number for index in indices)
         for number in range(len(fractions))
     ]
 

@@ -3,7 +3,7 @@
 Crowds are not among the objects. An object that has a box but no outline is kept, with an outline without edges (and an
 empty bitmap): it trains the box head, and the mask head ignores it.
 
-Letters: B images, N objects of an image, G places for objects, C for crowds, E for edges of an outline, J keypoints.
+Letters: B images, N objects of an image, G slots for objects, C for crowds, E for edges of an outline, J keypoints.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def make_sample(
     """
     require_size(record, (image.shape[1], image.shape[2]))
     used = np.flatnonzero(~record.ignored)
-    segmentations = [record.segmentations[place] for place in used.tolist()] if masks else []
+    segmentations = [record.segmentations[index] for index in used.tolist()] if masks else []
     size = (record.height, record.width)
     points = None
     if keypoints:
@@ -111,10 +111,10 @@ def _bitmaps(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Te
 
 def capacity(count: int, smallest: int) -> int:
     """The smallest of `smallest` times 1, 2, 4, ... that holds `count`: few shapes, and nothing is ever cut off."""
-    places = smallest
-    while places < count:
-        places *= 2
-    return places
+    size = smallest
+    while size < count:
+        size *= 2
+    return size
 
 
 def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
@@ -149,11 +149,11 @@ def require_memory(dataset: Dataset, masks: Masks, pixels: int) -> None:
 
 
 def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_classes: int | None = None) -> Targets:
-    """The objects of B samples, those of each image from place 0 on; `shape` (H, W) is that of the padded images."""
-    places = capacity(max((len(sample.boxes) for sample in samples), default=0), MIN_OBJECTS)
-    boxes = torch.zeros(len(samples), places, 4)
-    labels = torch.zeros(len(samples), places, dtype=torch.int64)
-    valid = torch.zeros(len(samples), places, dtype=torch.bool)
+    """The objects of B samples, those of each image from index 0 on; `shape` (H, W) is that of the padded images."""
+    slots = capacity(max((len(sample.boxes) for sample in samples), default=0), MIN_OBJECTS)
+    boxes = torch.zeros(len(samples), slots, 4)
+    labels = torch.zeros(len(samples), slots, dtype=torch.int64)
+    valid = torch.zeros(len(samples), slots, dtype=torch.bool)
     for image, sample in enumerate(samples):
         count = len(sample.boxes)
         boxes[image, :count], labels[image, :count], valid[image, :count] = sample.boxes, sample.labels, True
@@ -162,25 +162,25 @@ def collate_targets(samples: Sequence[Sample], shape: tuple[int, int], num_class
         boxes=boxes,
         labels=labels,
         valid=valid,
-        polygons=_collate_outlines(samples, places),
-        bitmaps=_padded([sample.bitmaps for sample in samples], (places, *shape)),
-        keypoints=_padded([sample.keypoints for sample in samples], (places,)),
+        polygons=_collate_outlines(samples, slots),
+        bitmaps=_padded([sample.bitmaps for sample in samples], (slots, *shape)),
+        keypoints=_padded([sample.keypoints for sample in samples], (slots,)),
         crowds=_padded([sample.crowds for sample in samples], (capacity(crowds, MIN_CROWDS),)),
         num_classes=num_classes,
     )
 
 
-def _collate_outlines(samples: Sequence[Sample], places: int) -> Tensor | None:
+def _collate_outlines(samples: Sequence[Sample], slots: int) -> Tensor | None:
     """(B, G, E, 5) float32, part -1 where there is no edge; None where the samples have no outlines."""
     outlines = [sample.outlines for sample in samples if sample.outlines is not None]
     if len(outlines) < len(samples):
         return None
     edges = capacity(max((len(one) for objects in outlines for one in objects), default=0), MIN_EDGES)
-    polygons = np.zeros((len(samples), places, edges, 5), dtype=np.float32)
+    polygons = np.zeros((len(samples), slots, edges, 5), dtype=np.float32)
     polygons[..., 4] = -1
     for image, objects in enumerate(outlines):
-        for place, one in enumerate(objects):
-            polygons[image, place, : len(one)] = one
+        for index, one in enumerate(objects):
+            polygons[image, index, : len(one)] = one
     return torch.from_numpy(polygons)
 
 

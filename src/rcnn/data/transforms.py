@@ -73,12 +73,12 @@ def _nearest(old: int, new: int, kind: Resize) -> Tensor:
     that contains the centre of the new one.
     """
     if kind in ("opencv", "opencv_float"):
-        places = torch.arange(new, dtype=torch.float64) * (old / new)
+        positions = torch.arange(new, dtype=torch.float64) * (old / new)
     elif kind == "bilinear":
-        places = torch.arange(new, dtype=torch.float32) * (old / new)
+        positions = torch.arange(new, dtype=torch.float32) * (old / new)
     else:  # summed step by step as in Pillow: its rounding decides about centres between two pixels
-        places = torch.from_numpy(np.add.accumulate([0.5 * old / new] + [old / new] * (new - 1)))
-    return places.long().clamp(max=old - 1)
+        positions = torch.from_numpy(np.add.accumulate([0.5 * old / new] + [old / new] * (new - 1)))
+    return positions.long().clamp(max=old - 1)
 
 
 def _flipped(boxes: Tensor, width: int) -> Tensor:

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,11 +23,12 @@ from rcnn.data import open_dataset
 from rcnn.demo.synthetic import SPLITS, make_shapes
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
-from rcnn.evaluation.examples import example_of
-from rcnn.evaluation.run import SCORE, Log, Progress
+from rcnn.evaluation.examples import draw_example
+from rcnn.evaluation.run import SCORE, Log
 from rcnn.metrics.values import Metrics
 from rcnn.outputs import OutputFolder, files_of_rcnn
 from rcnn.predictor import Predictor
+from rcnn.progress import Progress, no_progress
 from rcnn.stopping import Stopped
 from rcnn.training.log import read_log
 from rcnn.training.request import RunRequest
@@ -80,7 +81,7 @@ def run_demo(
     overrides: Sequence[str] = (),
     device: str = "cpu",
     log: Log = print,
-    progress: Progress = lambda name, total: nullcontext(lambda: None),
+    progress: Progress = no_progress,
 ) -> Demo:
     """Data, training, evaluation, prediction and a report in `output`; files of an earlier demo there are replaced.
 
@@ -200,8 +201,9 @@ def predict_unseen(predictor: Predictor, data: Path, progress: Progress) -> tupl
     unseen = open_dataset(data, "unseen", classes=predictor.classes)
     with progress("predict", len(unseen)) as advance:
         for record in unseen:
-            example, found = example_of(predictor, record, SCORE)
-            examples.append(example)
+            image = record.read()
+            found = predictor.predict(image, score=SCORE)
+            examples.append(draw_example(predictor, record, image, found))
             entry = {"file": str(record.path), "height": found.height, "width": found.width}
             predictions.append(entry | {"detections": found.to_json(predictor.classes)})
             advance()
@@ -220,10 +222,10 @@ def tiled(pictures: Sequence[Image.Image], columns: int = 4, cell: tuple[int, in
     ordered = sorted(pictures, key=lambda picture: picture.width < picture.height)
     rows = -(-len(ordered) // columns)
     sheet = Image.new("RGB", (min(columns, len(ordered)) * cell[0], rows * cell[1]), (255, 255, 255))
-    for place, picture in enumerate(ordered):
+    for index, picture in enumerate(ordered):
         small = picture.copy()
         small.thumbnail(cell)
-        x, y = place % columns * cell[0], place // columns * cell[1]
+        x, y = index % columns * cell[0], index // columns * cell[1]
         sheet.paste(small, (x + (cell[0] - small.width) // 2, y + (cell[1] - small.height) // 2))
     return sheet
 

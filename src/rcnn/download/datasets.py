@@ -6,23 +6,16 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
 from rcnn.download.fetch import DownloadError, fetch, megabytes
-from rcnn.download.fetch import Progress as Bytes
 from rcnn.outputs import TEMPORARY, OutputFolder
+from rcnn.progress import DownloadProgress, no_download_progress
 
 RECORD = "rcnn-download.json"  # which archives are unpacked
 PACKED = "downloads"  # where archives are until they are unpacked
-Progress = Callable[[str], AbstractContextManager[Bytes]]  # name of a file -> takes bytes so far, and of all
-
-
-def no_progress(name: str) -> AbstractContextManager[Bytes]:
-    """Shows nothing."""
-    return nullcontext(lambda done, total: None)
 
 
 def download_dataset(
@@ -30,7 +23,7 @@ def download_dataset(
     output: Path | str = "",
     *,
     splits: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: DownloadProgress | None = None,
     log: Callable[[str], object] | None = None,
 ) -> Path:
     """Download a data set of `DOWNLOADS` to the folder `output`, and return the folder for --data.
@@ -56,7 +49,7 @@ def download_dataset(
             folder.claim(PACKED).mkdir(exist_ok=True)
             packed = folder.path / PACKED / archive.name
             if not packed.is_file():  # else complete, of a run that was stopped while it unpacked
-                with (progress or no_progress)(archive.name) as count:
+                with (progress or no_download_progress)(archive.name) as count:
                     fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
             if log is not None:
                 log(f"unpacking {archive.name}")
@@ -112,7 +105,7 @@ def _unpack(folder: OutputFolder, archive: Archive, packed: Path) -> None:
 def _merge(source: Path, target: Path) -> None:
     """Move every file below `source` to its place below `target`."""
     for folder, _, files in os.walk(source):
-        place = target / Path(folder).relative_to(source)
-        place.mkdir(exist_ok=True)
+        destination = target / Path(folder).relative_to(source)
+        destination.mkdir(exist_ok=True)
         for name in files:
-            os.replace(Path(folder) / name, place / name)
+            os.replace(Path(folder) / name, destination / name)

@@ -7,7 +7,6 @@ While a file is incomplete it is called NAME.part; NAME.part.json records its UR
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import json
@@ -20,22 +19,24 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from rcnn.download.http import RefusedError, http_opener
+from rcnn.download.http import (
+    TEMPORARY_STATUS,
+    DownloadError,
+    RefusedError,
+    failure_text,
+    http_opener,
+    status_text,
+)
+from rcnn.progress import ByteCounter
 
 PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
 MIN_BYTES = 16 * 1024
 TIMEOUT = 10.0  # seconds for a connection or one read
-TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
 _BLOCK = 1 << 16
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes of the whole file if they are known
-
-
-class DownloadError(OSError):
-    """A download that failed. The message says what was tried, what went wrong, and what to do."""
 
 
 def fetch(
@@ -44,7 +45,7 @@ def fetch(
     *,
     digest: str = "",
     size: int | None = None,
-    progress: Progress | None = None,
+    progress: ByteCounter | None = None,
     patience: float = PATIENCE,
 ) -> Path:
     """Download the file at the first of `addresses` (mirrors) that has it to `target`, and return that.
@@ -65,7 +66,7 @@ def fetch(
             reasons[address] = str(error)
             left.remove(address)
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
-            reasons[address] = _reason(error)
+            reasons[address] = failure_text(error)
             wait = min(0.5 * 2**attempt, 8.0)
             if transfer.idle() + wait > patience:
                 break
@@ -86,7 +87,9 @@ def fetch(
 class _Transfer:
     """The download of one file: the incomplete file, and when its last bytes arrived."""
 
-    def __init__(self, target: Path, digest: str, size: int | None, progress: Progress | None, patience: float) -> None:
+    def __init__(
+        self, target: Path, digest: str, size: int | None, progress: ByteCounter | None, patience: float
+    ) -> None:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
         self.part = target.with_name(f"{target.name}.part")
         self.note = target.with_name(f"{target.name}.part.json")
@@ -123,7 +126,7 @@ class _Transfer:
                 raise ConnectionError("the incomplete file did not fit the one on the server") from error
             if error.code in TEMPORARY_STATUS:
                 raise
-            raise RefusedError(_status(error)) from error
+            raise RefusedError(status_text(error)) from error
         with response:
             total = self._accept(response, address, start)
             self._receive(response, start if response.status == 206 else 0, total)
@@ -249,32 +252,7 @@ def _require_host(host: str, seconds: float) -> None:
 def _range(header: str) -> tuple[int, int | None]:
     """Start and size of the whole file in a Content-Range "bytes 100-299/300"; -1 for a start that it does not give."""
     unit, _, rest = header.partition(" ")
-    place, _, whole = rest.partition("/")
-    start = place.partition("-")[0]
+    byte_range, _, whole = rest.partition("/")
+    start = byte_range.partition("-")[0]
     found = int(start) if unit == "bytes" and start.isdecimal() else -1
     return found, int(whole) if whole.isdecimal() else None
-
-
-def _status(error: urllib.error.HTTPError) -> str:
-    if error.code in (404, 410):
-        return f"the server has no such file (HTTP {error.code})"
-    if error.code in (401, 403, 407):
-        return f"the server or proxy denies access (HTTP {error.code})"
-    reason = " ".join(str(error.reason).split())  # that of a redirect in a loop has several lines
-    return f"the server answered HTTP {error.code} ({reason[:150]})"
-
-
-def _reason(error: Exception) -> str:
-    """What went wrong, in words, for a failure that may be temporary."""
-    if isinstance(error, urllib.error.HTTPError):
-        return _status(error)
-    if isinstance(error, urllib.error.URLError):
-        cause = error.reason
-        error = cause if isinstance(cause, Exception) else error
-    if isinstance(error, TimeoutError):
-        return str(error) if "bytes" in str(error) else "the server did not answer in time"
-    if isinstance(error, http.client.HTTPException):
-        return f"the answer was cut or damaged ({type(error).__name__})"
-    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
-        return "the connection was refused"
-    return str(error) or type(error).__name__

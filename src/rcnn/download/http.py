@@ -5,12 +5,22 @@ Proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
 from __future__ import annotations
 
+import errno
 import http.client
+import urllib.error
 import urllib.request
 from typing import IO
 from urllib.parse import urlsplit
 
 from typing_extensions import override
+
+from rcnn.text_files import without_controls
+
+TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
+
+
+class DownloadError(OSError):
+    """A download that failed. The message says what was tried, what went wrong, and what to do."""
 
 
 class RefusedError(Exception):
@@ -51,3 +61,29 @@ def http_opener() -> urllib.request.OpenerDirector:
     ):
         opener.add_handler(handler)
     return opener
+
+
+def status_text(error: urllib.error.HTTPError) -> str:
+    """What a server answered, in words."""
+    if error.code in (404, 410):
+        return f"the server has no such file (HTTP {error.code})"
+    if error.code in (401, 403, 407):
+        return f"the server or proxy denies access (HTTP {error.code})"
+    reason = " ".join(without_controls(error.reason).split())  # that of a redirect in a loop has several lines
+    return f"the server answered HTTP {error.code} ({reason[:150]})"
+
+
+def failure_text(error: Exception) -> str:
+    """What went wrong, in words, for a failure that may be temporary."""
+    if isinstance(error, urllib.error.HTTPError):
+        return status_text(error)
+    if isinstance(error, urllib.error.URLError):
+        cause = error.reason
+        error = cause if isinstance(cause, Exception) else error
+    if isinstance(error, TimeoutError):
+        return str(error) if "bytes" in str(error) else "the server did not answer in time"
+    if isinstance(error, http.client.HTTPException):
+        return f"the answer was cut or damaged ({type(error).__name__})"
+    if isinstance(error, OSError) and error.errno == errno.ECONNREFUSED:
+        return "the connection was refused"
+    return without_controls(error) or type(error).__name__

@@ -11,7 +11,6 @@ import numpy as np
 
 from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.images import ImageError
-from rcnn.data.inspect.check import Progress, no_progress
 from rcnn.data.messages import counted
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset, ImageRecord
@@ -21,6 +20,7 @@ from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.progress import Progress, no_progress
 
 PAGE = "browse.html"
 MAX_EXPRESSIONS = 12  # shown per image
@@ -66,7 +66,7 @@ def browse_dataset(
         files.require_free(PAGE)
         chosen = [_spread(len(dataset), limit) for dataset in datasets]
         with (progress or no_progress)("draw", sum(map(len, chosen))) as advance:
-            sections = [_section(one, places, advance) for one, places in zip(datasets, chosen, strict=True)]
+            sections = [_section(one, indices, advance) for one, indices in zip(datasets, chosen, strict=True)]
         title = Path(path).resolve().name
         lead = f"{counted(sum(map(len, datasets)), 'image')} of {counted(len(datasets), 'split')}"
         return files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
@@ -79,16 +79,16 @@ def _spread(count: int, limit: int) -> list[int]:
     return np.linspace(0, count - 1, limit).round().astype(int).tolist()
 
 
-def _section(dataset: Dataset, places: Sequence[int], advance: Callable[[], None]) -> _Section:
+def _section(dataset: Dataset, indices: Sequence[int], advance: Callable[[], None]) -> _Section:
     entries: list[_Entry] = []
     try:
         skeleton: Sequence[tuple[int, int]] = skeleton_of(dataset).lines
     except ValueError:  # no keypoints
         skeleton = PERSON_SKELETON
-    for place in places:
-        entries.append(_entry(dataset, dataset[place], skeleton))
+    for index in indices:
+        entries.append(_entry(dataset, dataset[index], skeleton))
         advance()
-    shown = "all" if len(places) == len(dataset) else str(len(places))
+    shown = "all" if len(indices) == len(dataset) else str(len(indices))
     lead = f"{shown} of {counted(len(dataset), 'image')}, {counted(dataset.num_training_objects, 'object')}"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 

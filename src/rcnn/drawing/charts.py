@@ -88,7 +88,7 @@ def _every_step(logged: Points, schedule: Schedule | None) -> Points:
     """The learning rate of every step; only of the logged ones before a resume that changed the schedule."""
     if schedule is None:
         return logged
-    changed = [place for place, (step, rate) in enumerate(logged) if not math.isclose(rate, schedule(int(step)))]
+    changed = [index for index, (step, rate) in enumerate(logged) if not math.isclose(rate, schedule(int(step)))]
     first = changed[-1] + 1 if changed else 0
     steps = range(int(logged[first][0]), int(logged[-1][0]) + 1) if first < len(logged) else range(0)
     return logged[:first] + [(float(step), schedule(step)) for step in steps]

@@ -44,8 +44,8 @@ def _draw_classes(axes: Axes, info: DatasetInfo) -> None:
     order = np.argsort(-total, kind="stable")[:MAX_CLASSES]
     height = 0.8 / len(info.splits)
     for number, one in enumerate(info.splits):
-        places = np.arange(len(order)) + (number - (len(info.splits) - 1) / 2) * height
-        axes.barh(places, one.objects[order], height, label=one.name, color=_colour(number))
+        positions = np.arange(len(order)) + (number - (len(info.splits) - 1) / 2) * height
+        axes.barh(positions, one.objects[order], height, label=one.name, color=_colour(number))
     names = [info.classes[label] for label in order.tolist()]
     shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
     axes.set_yticks(range(len(order)), shown, parse_math=False)
@@ -66,7 +66,7 @@ def _draw_objects(axes: Axes, info: DatasetInfo) -> None:
     for limit in (SMALL, MEDIUM):
         axes.axvline(limit**0.5, color=SOFT, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+    axes.xaxis.set_major_formatter(lambda value, position: f"{value:g}")
     _finish(axes, "Objects by size", "square root of the area, pixels; dotted: COCO's small, medium and large")
 
 

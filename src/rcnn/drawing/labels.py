@@ -47,14 +47,14 @@ class LabelWriter:
         inset = min(max(0.0, box[1]), self.height - high)  # always inside the image, wherever the box is
         tops = [y for y in (box[1] - high, box[1], box[3], box[3] - high) if 0 <= y <= self.height - high]
         lefts = [min(max(0.0, edge), self.width - wide) for edge in (box[0], box[2] - wide)]
-        places = [(float(math.floor(x)), float(math.floor(y))) for x in lefts for y in [*tops, inset]]
-        return min(places, key=lambda place: self._hidden((*place, place[0] + wide, place[1] + high)))
+        positions = [(float(math.floor(x)), float(math.floor(y))) for x in lefts for y in [*tops, inset]]
+        return min(positions, key=lambda position: self._hidden((*position, position[0] + wide, position[1] + high)))
 
-    def _hidden(self, place: Edges) -> float:
-        """Pixels of earlier names that a name at `place` would hide."""
+    def _hidden(self, position: Edges) -> float:
+        """Pixels of earlier names that a name at `position` would hide."""
         return sum(
-            max(0.0, min(place[2], other[2]) - max(place[0], other[0]))
-            * max(0.0, min(place[3], other[3]) - max(place[1], other[1]))
+            max(0.0, min(position[2], other[2]) - max(position[0], other[0]))
+            * max(0.0, min(position[3], other[3]) - max(position[1], other[1]))
             for other in self.taken
         )
 

@@ -31,7 +31,7 @@ INK, SOFT, GRID = "#1b2230", "#5a6475", "#dfe3ea"  # titles; labels; lines behin
 
 def css_colours() -> dict[str, str]:
     """Colour of a chart -> the CSS variable that takes its place in a page."""
-    curves = {colour: f"--c{place}" for place, colour in enumerate(CHART_COLOURS)}
+    curves = {colour: f"--c{index}" for index, colour in enumerate(CHART_COLOURS)}
     return {**curves, INK: "--ink", SOFT: "--soft", GRID: "--line"}
 
 

@@ -6,12 +6,14 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import Any
 
 from torch import Tensor
 
 from rcnn.data.messages import counted, few
+from rcnn.data.read_ahead import read_ahead
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
@@ -35,6 +37,7 @@ class ImageResults:
     record: ImageRecord
     results: tuple[Result, ...] = ()
     error: str = ""
+    detections: ImageDetections | None = None  # of `results`; kept only until the next image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,16 +85,18 @@ def evaluate_dataset(
             "data set with the classes of the checkpoint"
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
-    count = min(limit, len(dataset)) if limit else len(dataset)
-    images: list[ImageResults] = []
-    records = [dataset[i] for i in range(count)]
-    for image in predict_records(predictor, dataset, records, batch_size, workers, processes):
-        images.append(image)
-        if on_image is not None:
-            on_image(image)
+    images = predict_dataset(
+        predictor,
+        dataset,
+        limit=limit,
+        batch_size=batch_size,
+        workers=workers,
+        on_image=on_image,
+        processes=processes,
+    )
     failed = tuple(image for image in images if image.error)
     if images and len(failed) == len(images):
-        raise ValueError(f"none of {counted(count, 'image')} could be evaluated; the first: {failed[0].error}")
+        raise ValueError(f"none of {counted(len(images), 'image')} could be evaluated; the first: {failed[0].error}")
     keypoint = predictor.config.keypoint
     results = [result for image in images for result in image.results]
 
@@ -107,7 +112,7 @@ def evaluate_dataset(
         )
 
     metrics = processes.from_first(measure)
-    warnings = plan.warnings + failure_warnings(failed, count)
+    warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 
 
@@ -138,32 +143,65 @@ def failure_warnings(failed: Sequence[ImageResults], count: int) -> tuple[str, .
     )
 
 
-def predict_records(
+def predict_dataset(
+    predictor: Predictor,
+    dataset: Dataset,
+    *,
+    limit: int = 0,
+    batch_size: int = 1,
+    workers: int = 2,
+    on_image: Callable[[ImageResults], object] | None = None,
+    processes: Processes = ALONE,
+) -> list[ImageResults]:
+    """The results of the first `limit` images of `dataset` (0 = all), in order.
+
+    `on_image` is called for each image, with its detections (None with several processes). The `processes` share the
+    images; the first one gets all results, the others none.
+    """
+    count = min(limit, len(dataset)) if limit else len(dataset)
+    records = [dataset[i] for i in range(count)]
+    if processes.count == 1:
+        found = _predict_records(predictor, dataset, records, batch_size, workers)
+    else:
+        found = _predict_together(predictor, dataset, records, batch_size, workers, processes)
+    images: list[ImageResults] = []
+    for image in found:
+        if on_image is not None:
+            on_image(image)
+        images.append(replace(image, detections=None))
+    return images
+
+
+def _predict_together(
     predictor: Predictor,
     dataset: Dataset,
     records: Sequence[ImageRecord],
     batch_size: int,
     workers: int,
-    processes: Processes = ALONE,
+    processes: Processes,
 ) -> Iterator[ImageResults]:
-    """The results of all images in order; with several `processes`, on the first one (the others yield none).
+    """The results of all images in order, on the first process, without detections.
 
     The images are divided by batches, so that each is predicted together with the same images by any number of
     processes.
     """
-    places = processes.own_places(len(records), batch_size)
-    found = _predict_own(predictor, dataset, [records[place] for place in places], batch_size, workers)
-    yield from processes.in_order(found, len(records), batch_size)
+    own = [records[place] for place in processes.own_places(len(records), batch_size)]
+    predicted = _predict_records(predictor, dataset, own, batch_size, workers)
+    sent = ((image.results, image.error) for image in predicted)
+    received = processes.in_order(sent, len(records), batch_size)
+    for record, (results, error) in zip(records, received, strict=processes.is_first):
+        yield ImageResults(record=record, results=results, error=error)
 
 
-def _predict_own(
+def _predict_records(
     predictor: Predictor, dataset: Dataset, records: Sequence[ImageRecord], batch_size: int, workers: int
 ) -> Iterator[ImageResults]:
-    """The results of the images of this process; threads read images and encode masks while the model works."""
+    """The results of all images in order; threads read images and encode masks while the model works."""
     with ThreadPoolExecutor(max(1, workers)) as pool:
         encoding: deque[ImageResults | Future[ImageResults]] = deque()
-        prepared = _prepared(predictor, records, pool, ahead=batch_size + max(1, workers))
-        while group := list(islice(prepared, batch_size)):
+        prepared = read_ahead(records, partial(pool.submit, _read, predictor), batch_size + max(1, workers))
+        while started := list(islice(prepared, batch_size)):
+            group = [(record, future.result()) for record, future in started]
             sound = [(record, image) for record, image in group if not isinstance(image, str)]
             images, frames = [image for _, (image, _) in sound], [frame for _, (_, frame) in sound]
             detections = iter(predictor.detect(images, frames) if sound else ())
@@ -183,25 +221,12 @@ def _finished(image: ImageResults | Future[ImageResults]) -> ImageResults:
 
 
 def _encoded(record: ImageRecord, found: ImageDetections, category_ids: Sequence[int | str]) -> ImageResults:
-    return ImageResults(record=record, results=tuple(found.to_coco(record.image_id, category_ids)))
-
-
-def _prepared(
-    predictor: Predictor, records: Sequence[ImageRecord], pool: ThreadPoolExecutor, ahead: int
-) -> Iterator[tuple[ImageRecord, Prepared | str]]:
-    """The images in order, or why one cannot be read; threads read `ahead` of them in advance."""
-    waiting: deque[tuple[ImageRecord, Future[Prepared | str]]] = deque()
-    for record in records:
-        waiting.append((record, pool.submit(_read, predictor, record)))
-        if len(waiting) > ahead:
-            first, image = waiting.popleft()
-            yield first, image.result()
-    while waiting:
-        first, image = waiting.popleft()
-        yield first, image.result()
+    results = tuple(found.to_coco(record.image_id, category_ids))
+    return ImageResults(record=record, results=results, detections=found)
 
 
 def _read(predictor: Predictor, record: ImageRecord) -> Prepared | str:
+    """The image of a record, prepared for the model, or why it cannot be used."""
     try:
         image, frame = predictor.prepare(record.read())
         require_size(record, frame.original)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
@@ -15,10 +16,8 @@ from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
 
-def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple[Example, ImageDetections]:
-    """The detections in the image of `record` with a score of at least `score`, drawn beside the ground truth."""
-    image = record.read()
-    found = predictor.predict(image, score=score)
+def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found: ImageDetections) -> Example:
+    """The detections that `predictor` found in the image (3, H, W) of `record`, drawn beside the ground truth."""
     picture = draw_objects(
         image,
         found.boxes,
@@ -39,13 +38,13 @@ def example_of(predictor: Predictor, record: ImageRecord, score: float) -> tuple
         skeleton=predictor.skeleton,
     )
     note = f"{counted(len(found), 'detection')}, {counted(int((~record.ignored).sum()), 'object')}"
-    return Example(name=record.path.name, detections=picture, ground_truth=ground_truth, note=note), found
+    return Example(name=record.path.name, detections=picture, ground_truth=ground_truth, note=note)
 
 
 def chosen_records(dataset: Dataset, count: int, limit: int = 0) -> Sequence[ImageRecord]:
     """Up to `count` images with objects, spread evenly over the first `limit` of the data set (0 = all)."""
     objects = np.diff(dataset.objects.starts)[: limit or len(dataset)]
-    places = np.flatnonzero(objects)
-    if len(places) > count:
-        places = places[np.linspace(0, len(places) - 1, count).round().astype(int)]
-    return [dataset[place] for place in places.tolist()]
+    indices = np.flatnonzero(objects)
+    if len(indices) > count:
+        indices = indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]
+    return [dataset[index] for index in indices.tolist()]

@@ -18,6 +18,18 @@ from rcnn.models.setting_tables import settings_table
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How an evaluation is done."""
+
+    limit: int = 0  # images, the first ones; 0: all
+    batch_size: int = 1  # images per forward pass
+    workers: int = 2  # threads that read images
+    max_detections: int | None = None  # per image and class that count; None: the metric's limits
+    metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
+    pictures: int = 8  # images drawn in the report
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Which kinds of metrics are computed, and what the user should know about it."""
 
@@ -77,7 +89,7 @@ def plan_evaluation(
     return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(warnings))
 
 
-def limit_settings(
+def limit_overrides(
     config: DetectorConfig, dataset: Dataset, *, max_detections: int | None = None, metric: str = ""
 ) -> list[str]:
     """KEY=VALUE settings with which a model returns as many detections per image as count; [] if it does already.
@@ -97,7 +109,7 @@ def limit_warnings(
     return tuple(
         f"the model returns fewer detections per image than the metric counts; set {setting} to get the AP of all of "
         "them"
-        for setting in limit_settings(config, dataset, max_detections=max_detections, metric=metric)
+        for setting in limit_overrides(config, dataset, max_detections=max_detections, metric=metric)
     )
 
 

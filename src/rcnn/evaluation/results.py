@@ -14,7 +14,7 @@ from rcnn.evaluation.evaluate import Evaluation, Result
 from rcnn.evaluation.folder import METRICS_FILE, RESULTS, UNFINISHED
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.metrics.choice import evaluate
-from rcnn.metrics.inputs import check_results, json_lines, read_json
+from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
 from rcnn.weights.checkpoint import CONFIG_FILE
@@ -68,7 +68,7 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _read_file(path: Path) -> list[Result]:
-    results = read_json(path)
+    results = read_json_or_lines(path)
     if isinstance(results, dict) and {"images", "annotations"} <= results.keys():
         raise ValueError(f"{path} has annotations, not results; give the data set with --data, and a checkpoint")
     if not isinstance(results, list):
@@ -86,7 +86,7 @@ def _recorded_limit(path: Path) -> int:
     """The number of images that metrics.json, beside the results that `rcnn eval` wrote, says; 0: all."""
     if path.name not in RESULTS.values() or not (path.parent / METRICS_FILE).is_file():
         return 0
-    metrics = read_json(path.parent / METRICS_FILE)
+    metrics = read_json_or_lines(path.parent / METRICS_FILE)
     limit = metrics.get("limit") if isinstance(metrics, dict) else None
     return limit if type(limit) is int and limit > 0 else 0
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.held_out import HeldOut
@@ -12,29 +10,18 @@ from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
-from rcnn.evaluation.examples import chosen_records, example_of
+from rcnn.evaluation.examples import chosen_records, draw_example
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
+from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
+from rcnn.progress import Progress, no_progress
 from rcnn.runtime.processes import ALONE, Processes
 
 SCORE = 0.5  # detections with a lower score are not drawn
 
 Log = Callable[[str], object]
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], object]]]  # name and total -> one step of a bar
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationOptions:
-    """How an evaluation is done."""
-
-    limit: int = 0  # images, the first ones; 0: all
-    batch_size: int = 1  # images per forward pass
-    workers: int = 2  # threads that read images
-    max_detections: int | None = None  # per image and class that count; None: the metric's limits
-    metric: str = ""  # one of metrics.choice.METRICS; empty: that of the data set's format
-    pictures: int = 8  # images drawn in the report
 
 
 def run_evaluation(
@@ -46,7 +33,7 @@ def run_evaluation(
     title: str,
     details: Mapping[str, str],
     log: Log,
-    progress: Progress = lambda name, total: nullcontext(lambda: None),
+    progress: Progress = no_progress,
     processes: Processes = ALONE,
 ) -> Evaluation:
     """Evaluate a predictor, or saved results (a file or a folder); write metrics, results and report to `output`.
@@ -60,8 +47,7 @@ def run_evaluation(
         write_held_out(folder, HeldOut.of(dataset))
         examples: list[Example] = []
         if isinstance(source, Predictor):
-            evaluation = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
-            examples = _examples(source, dataset, options, [image.record.path for image in evaluation.failed])
+            evaluation, examples = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
         else:
             evaluation = evaluate_results(
                 source,
@@ -92,22 +78,29 @@ def _evaluate_predictor(
     keep: Callable[[ImageResults], None],
     log: Log,
     progress: Progress,
-) -> Evaluation:
+) -> tuple[Evaluation, list[Example]]:
+    """The metrics, and pictures of images that are spread over the data set."""
     plan = plan_for(
         predictor, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
     )
     _log_warnings(plan.warnings, log)
+    drawn = {record.image_id for record in chosen_records(dataset, options.pictures, options.limit)}
+    examples: list[Example] = []
     with progress("eval", min(options.limit or len(dataset), len(dataset))) as advance:
 
         def on_image(image: ImageResults) -> None:
             keep(image)
             if image.error:
                 log(f"warning: {image.error}")
+            elif image.record.image_id in drawn:
+                pixels = image.record.read()
+                found = image.detections or predictor.predict(pixels)  # with several processes: predicted again
+                examples.append(draw_example(predictor, image.record, pixels, found.above(SCORE)))
             advance()
 
         evaluation = _evaluate(predictor, dataset, options, processes, on_image)
     _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)
-    return evaluation
+    return evaluation, examples
 
 
 def _evaluate(
@@ -128,14 +121,6 @@ def _evaluate(
         on_image=on_image,
         processes=processes,
     )
-
-
-def _examples(
-    predictor: Predictor, dataset: Dataset, options: EvaluationOptions, failed: Sequence[Path]
-) -> list[Example]:
-    """Pictures of images spread over the data set, without those that could not be read."""
-    records = chosen_records(dataset, options.pictures, options.limit)
-    return [example_of(predictor, record, SCORE)[0] for record in records if record.path not in failed]
 
 
 def _log_warnings(lines: Sequence[str], log: Log) -> None:

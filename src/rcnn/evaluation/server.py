@@ -11,10 +11,9 @@ import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from rcnn.data.records import Dataset
-from rcnn.evaluation.evaluate import ImageResults, predict_records
+from rcnn.evaluation.evaluate import ImageResults, predict_dataset
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -42,7 +41,7 @@ def predict_split(
     score: float = 0.0,
     batch_size: int = 1,
     workers: int = 2,
-    on_image: Callable[[ImageResults], object] = lambda image: None,
+    on_image: Callable[[ImageResults], object] | None = None,
     processes: Processes = ALONE,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
@@ -56,15 +55,13 @@ def predict_split(
     names = server_files(predictor, dataset.split)
     if folder is not None:
         folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
-    results: list[dict[str, Any]] = []
-    failed: list[ImageResults] = []
-    for image in predict_records(predictor, dataset, list(dataset), batch_size, workers, processes):
-        on_image(image)
-        failed += [image] if image.error else []
-        results += [result for result in image.results if result["score"] >= score]
+    images = predict_dataset(
+        predictor, dataset, batch_size=batch_size, workers=workers, on_image=on_image, processes=processes
+    )
+    results = [result for image in images for result in image.results if result["score"] >= score]
     written: list[Path] = []
     if folder is None:
-        return written, failed
+        return written, []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])
         text = json.dumps([{field: result[field] for field in fields} for result in results])
@@ -72,4 +69,4 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
-    return written, failed
+    return written, [image for image in images if image.error]

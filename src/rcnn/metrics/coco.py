@@ -19,8 +19,8 @@ import numpy.typing as npt
 
 from rcnn.data.messages import counted, few
 from rcnn.metrics.inputs import (
-    Checked,
     Entry,
+    EvaluationInputs,
     GroundTruth,
     Id,
     box_outline,
@@ -118,19 +118,18 @@ def evaluate(
     """
     require_limit(max_detections)
     inputs = check_inputs(ground_truth, results, kinds, image_ids)
-    numbers = {image_id: number for number, image_id in enumerate(inputs.images, start=1)}
     values: dict[str, dict[str, Number]] = {}
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
         metrics = metrics_of(kind, max_detections)
-        truth = _ground_truth_of_kind(inputs, numbers, kind)
+        truth = _ground_truth_of_kind(inputs, kind)
         if kind == "keypoints":
             _require_same_keypoints(inputs, keypoint_sigmas)
-        curves = _curves(truth, results_of_kind(inputs.results, numbers, kind), kind, metrics, keypoint_sigmas)
+        curves = _curves(truth, results_of_kind(inputs, inputs.results, kind), kind, metrics, keypoint_sigmas)
         values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
-        for place, name in enumerate(inputs.names.values()):
+        for index, name in enumerate(inputs.names.values()):
             shown = [m for m in ("AP", "AP50") if m in metrics]
-            per_class[name][kind] = {m: curves.value(metrics[m], place) for m in shown}
+            per_class[name][kind] = {m: curves.value(metrics[m], index) for m in shown}
     return Metrics(
         kinds=values,
         per_class=per_class,
@@ -141,27 +140,15 @@ def evaluate(
     )
 
 
-def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str) -> GroundTruth:
-    """The ground truth of one kind; images numbered by `numbers`, annotations from 1 (COCO's code misreads id 0)."""
-    data = inputs.data
-    images = [
-        {"id": numbers[image["id"]], "height": image.get("height", 0), "width": image.get("width", 0)}
-        for image in data["images"]
-        if image["id"] in numbers
-    ]
+def _ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
+    """The ground truth of one kind; images and annotations numbered from 1 (COCO's code misreads id 0)."""
+    data, images = inputs.data, inputs.numbered_images()
     annotations: list[Entry] = []
     without = 0  # objects without an outline
     # COCO's code needs keypoints in every object; one without any gets points that are not visible
     keypoint_values = max((len(annotation.get("keypoints") or ()) for annotation in data["annotations"]), default=0)
     for annotation, crowd in inputs.annotations:
-        entry: Entry = {
-            "id": len(annotations) + 1,
-            "image_id": numbers[annotation["image_id"]],
-            "category_id": annotation["category_id"],
-            "bbox": annotation["bbox"],
-            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": crowd,
-        }
+        entry = inputs.numbered_annotation(annotation, len(annotations) + 1) | {"iscrowd": crowd}
         if kind == "segm":
             entry["segmentation"] = outline = outline_of(annotation)
             if outline is None:
@@ -185,7 +172,7 @@ def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str)
     return {"images": images, "annotations": annotations, "categories": data["categories"]}
 
 
-def _require_same_keypoints(inputs: Checked, sigmas: Sequence[float] | None) -> None:
+def _require_same_keypoints(inputs: EvaluationInputs, sigmas: Sequence[float] | None) -> None:
     """Raise ValueError unless objects, results and sigmas have the same number of keypoints.
 
     COCO's code compares points of other numbers without a message.
@@ -209,11 +196,11 @@ def _require_same_keypoints(inputs: Checked, sigmas: Sequence[float] | None) -> 
                 )
 
 
-def results_of_kind(results: Sequence[Entry], numbers: Mapping[Id, int], kind: str) -> list[Entry]:
-    """The results with the one field that `kind` measures, images renumbered."""
+def results_of_kind(inputs: EvaluationInputs, results: Sequence[Entry], kind: str) -> list[Entry]:
+    """The `results` with the one field that `kind` measures, images renumbered."""
     return [
         {
-            "image_id": numbers[result["image_id"]],
+            "image_id": inputs.image_numbers[result["image_id"]],
             "category_id": ONE_CLASS["id"] if kind == "proposals" else result["category_id"],
             "score": result["score"],
             FIELDS[kind]: result[FIELDS[kind]],

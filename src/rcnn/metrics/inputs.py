@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -21,6 +22,9 @@ from rcnn.data.checks.numbers import flags
 from rcnn.data.checks.run_lengths import readable_rles
 from rcnn.data.messages import excerpt, few
 from rcnn.metrics.values import FIELDS
+from rcnn.text_files import read_json
+
+EXPECTED = "expected a file in COCO's format"
 
 Id: TypeAlias = int | str
 Entry: TypeAlias = dict[str, Any]  # an image, annotation, category or result, read from JSON
@@ -28,7 +32,7 @@ GroundTruth: TypeAlias = dict[str, Any]  # {"images": [..], "annotations": [..],
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checked:
+class EvaluationInputs:
     """Ground truth, and the results of the chosen images, all checked."""
 
     data: GroundTruth
@@ -45,6 +49,30 @@ class Checked:
         pairs = zip(self.data["annotations"], self.crowds, strict=True)
         return [(annotation, crowd) for annotation, crowd in pairs if annotation["image_id"] in chosen]
 
+    @cached_property
+    def image_numbers(self) -> dict[Id, int]:
+        """The number of each chosen image, from 1: COCO's code compares numbers."""
+        return {image_id: number for number, image_id in enumerate(self.images, start=1)}
+
+    def numbered_images(self, **fields: object) -> list[Entry]:
+        """The entries of the chosen images for COCO's code: number, size, and `fields` with their defaults."""
+        defaults = {"height": 0, "width": 0, **fields}
+        return [
+            {"id": self.image_numbers[image["id"]]} | {name: image.get(name, value) for name, value in defaults.items()}
+            for image in self.data["images"]
+            if image["id"] in self.image_numbers
+        ]
+
+    def numbered_annotation(self, annotation: Entry, number: int) -> Entry:
+        """The fields of an annotation that all kinds need."""
+        return {
+            "id": number,
+            "image_id": self.image_numbers[annotation["image_id"]],
+            "category_id": annotation["category_id"],
+            "bbox": annotation["bbox"],
+            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
+        }
+
     def objects(self, ignored: str = "") -> dict[str, int]:
         """Number of objects of each class; without crowds, and without those whose field `ignored` is set."""
         count = Counter(
@@ -59,7 +87,7 @@ def check_inputs(
     kinds: Sequence[str],
     image_ids: Iterable[Id] | None,
     known_kinds: Sequence[str] = tuple(FIELDS),
-) -> Checked:
+) -> EvaluationInputs:
     """Ground truth and results, checked; only the images of `image_ids` (None: all), and their results.
 
     Raises ValueError for a kind that is not one of `known_kinds`, an unknown image or category, a damaged field, a
@@ -80,7 +108,7 @@ def check_inputs(
         check_masks(data, kept, source)
     # the text "0" and null are 0, as when a data set is opened
     crowds = flags([annotation.get("iscrowd", 0) for annotation in data["annotations"]])[0].tolist()
-    return Checked(
+    return EvaluationInputs(
         data=data,
         source=source,
         images=images,
@@ -142,25 +170,19 @@ def read_ground_truth(ground_truth: Path | str | GroundTruth) -> tuple[GroundTru
     if isinstance(ground_truth, dict):
         data, source = ground_truth, "the ground truth"
     else:
-        data, source = read_json(Path(ground_truth)), str(ground_truth)
+        data, source = read_json(Path(ground_truth), EXPECTED), str(ground_truth)
     missing = [k for k in ("images", "annotations", "categories") if not isinstance(data, dict) or k not in data]
     if missing:
         raise ValueError(f"{source} has no {', '.join(missing)}; expected COCO's images, annotations and categories")
     return data, source
 
 
-def read_json(path: Path) -> Any:
+def read_json_or_lines(path: Path) -> Any:
     """The content of a JSON file, or the joined lists of a .jsonl file. ValueError if it is neither."""
-    text = path.read_bytes()
-    try:
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            if path.suffix != ".jsonl":
-                raise
-            return [entry for line in json_lines(text) for entry in line]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON ({error}); expected a file in COCO's format") from error
+    if path.suffix == ".jsonl":
+        with suppress(ValueError, RecursionError):
+            return [entry for line in json_lines(path.read_bytes()) for entry in line]
+    return read_json(path, EXPECTED)
 
 
 def json_lines(text: bytes) -> list[Any]:

@@ -8,13 +8,13 @@ APr, APc and APf are means over the rare, common and frequent classes (`frequenc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rcnn.metrics.coco import Metric, curves_of, results_of_kind
 from rcnn.metrics.inputs import (
-    Checked,
     Entry,
+    EvaluationInputs,
     GroundTruth,
     Id,
     box_outline,
@@ -54,14 +54,13 @@ def evaluate(
     inputs = check_inputs(ground_truth, results, kinds, image_ids, KINDS)
     _require_federated(inputs)
     limit = max_detections or MAX_DETECTIONS
-    numbers = {image_id: number for number, image_id in enumerate(inputs.images, start=1)}
     kept = best_of_images(inputs.results, limit)
-    groups = {one: _places(inputs, one) for one in FREQUENCIES}
+    groups = {one: _categories_of(inputs, one) for one in FREQUENCIES}
     values: dict[str, dict[str, Number]] = {}
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
-        truth = COCO(_ground_truth_of_kind(inputs, numbers, kind))
-        found = truth.loadRes(results_of_kind(kept, numbers, kind))
+        truth = COCO(_ground_truth_of_kind(inputs, kind))
+        found = truth.loadRes(results_of_kind(inputs, kept, kind))
         curves = curves_of(COCOeval(truth, found, kind, lvis_style=True), [limit])
         overall = Metric(True, None, "all", limit)
         values[kind] = {
@@ -69,14 +68,14 @@ def evaluate(
             "AP50": curves.value(overall._replace(iou=0.5)),
             "AP75": curves.value(overall._replace(iou=0.75)),
             **{f"AP{letter}": curves.value(overall._replace(area=size)) for letter, size in SIZES.items()},
-            **{f"AP{one}": curves.value(overall, places) for one, places in groups.items()},
+            **{f"AP{one}": curves.value(overall, indices) for one, indices in groups.items()},
             f"AR{limit}": curves.value(overall._replace(precision=False)),
             **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
         }
-        for place, name in enumerate(inputs.names.values()):
+        for index, name in enumerate(inputs.names.values()):
             per_class[name][kind] = {
-                "AP": curves.value(overall, place),
-                "AP50": curves.value(overall._replace(iou=0.5), place),
+                "AP": curves.value(overall, index),
+                "AP50": curves.value(overall._replace(iou=0.5), index),
             }
     return Metrics(
         kinds=values,
@@ -94,10 +93,10 @@ def best_of_images(results: Sequence[Entry], limit: int) -> list[Entry]:
     rows: dict[Id, list[int]] = {}
     for row in sorted(range(len(results)), key=lambda row: -results[row]["score"]):  # stable
         rows.setdefault(results[row]["image_id"], []).append(row)
-    return [results[row] for row in sorted(row for own in rows.values() for row in own[:limit])]
+    return [results[row] for row in sorted(row for of_image in rows.values() for row in of_image[:limit])]
 
 
-def _require_federated(inputs: Checked) -> None:
+def _require_federated(inputs: EvaluationInputs) -> None:
     """Raise ValueError without the classes that each image was annotated for, or the frequency of a class in use."""
     without = [image["id"] for image in inputs.data["images"] if "neg_category_ids" not in image]
     if without:
@@ -114,37 +113,19 @@ def _require_federated(inputs: Checked) -> None:
             )
 
 
-def _places(inputs: Checked, frequency: str) -> list[int]:
-    """The places, in ascending ids, of the categories of a frequency."""
-    of = {category["id"]: category.get("frequency") for category in inputs.data["categories"]}
-    return [place for place, category_id in enumerate(inputs.names) if of[category_id] == frequency]
+def _categories_of(inputs: EvaluationInputs, frequency: str) -> list[int]:
+    """The indices, by ascending id, of the categories of a frequency."""
+    frequencies = {category["id"]: category.get("frequency") for category in inputs.data["categories"]}
+    return [index for index, category_id in enumerate(inputs.names) if frequencies[category_id] == frequency]
 
 
-def _ground_truth_of_kind(inputs: Checked, numbers: Mapping[Id, int], kind: str) -> GroundTruth:
-    """The ground truth of one kind; images numbered by `numbers`, annotations from 1."""
-    images = [
-        {
-            "id": numbers[image["id"]],
-            "height": image.get("height", 0),
-            "width": image.get("width", 0),
-            "neg_category_ids": image["neg_category_ids"],
-            "not_exhaustive_category_ids": image.get("not_exhaustive_category_ids", []),
-        }
-        for image in inputs.data["images"]
-        if image["id"] in numbers
-    ]
+def _ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
+    """The ground truth of one kind; images and annotations numbered from 1."""
+    images = inputs.numbered_images(neg_category_ids=[], not_exhaustive_category_ids=[])
     annotations: list[Entry] = []
     without = 0
     for annotation, crowd in inputs.annotations:
-        entry: Entry = {
-            "id": len(annotations) + 1,
-            "image_id": numbers[annotation["image_id"]],
-            "category_id": annotation["category_id"],
-            "bbox": annotation["bbox"],
-            "area": annotation.get("area", annotation["bbox"][2] * annotation["bbox"][3]),
-            "iscrowd": 0,
-            "ignore": crowd,
-        }
+        entry = inputs.numbered_annotation(annotation, len(annotations) + 1) | {"iscrowd": 0, "ignore": crowd}
         if kind == "segm":
             outline = outline_of(annotation)
             if outline is None:  # ignored: neither a false negative, nor is a detection of it a false positive

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rcnn.metrics.values import SIZES, Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
-MEANINGS = {
+DESCRIPTIONS = {
     "AP": "mean over IoU .50:.05:.95",
     "AP50": "at IoU .50",
     "AP75": "at IoU .75",
@@ -26,7 +26,7 @@ MEANINGS = {
     "APf": "frequent classes",
 }
 # the main number of VOC's metrics
-VOC_MEANINGS = {
+VOC_DESCRIPTIONS = {
     "voc2007": "VOC 2007's: at IoU .50, mean over 11 recalls",
     "voc2012": "VOC 2012's: at IoU .50, area under the curve",
 }
@@ -40,8 +40,8 @@ def metrics_table(metrics: Metrics, width: int = 80) -> str:
     Classes without objects are only counted. Many classes are set in as many columns as fit, to be read downwards.
     Names that do not fit are cut, ending in "…".
     """
-    numbers = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
-    counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in numbers.items())
+    totals = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
+    counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in totals.items())
     return "\n".join([counts, "", *_overall(metrics), "", *_by_class(metrics, width)])
 
 
@@ -50,12 +50,12 @@ def number(value: Number) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _meaning(name: str, metrics: Metrics) -> str:
+def _description(name: str, metrics: Metrics) -> str:
     metric = metrics.metric
-    if name == "AP" and metric in VOC_MEANINGS:
-        return VOC_MEANINGS[metric]
-    if name in MEANINGS:
-        return MEANINGS[name]
+    if name == "AP" and metric in VOC_DESCRIPTIONS:
+        return VOC_DESCRIPTIONS[metric]
+    if name in DESCRIPTIONS:
+        return DESCRIPTIONS[name]
     count = name.removeprefix("AR").rstrip("".join(SIZES))  # AR1, AR10, AR1000s, or another limit of detections
     size = SIZES.get(name[-1])
     proposals = "proposals" in metrics.kinds  # class-agnostic, also their boxes
@@ -70,7 +70,7 @@ def _overall(metrics: Metrics) -> list[str]:
     rows = [["", *(TITLES[kind] for kind in metrics.kinds), ""]]
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
-        rows.append([name, *values, _meaning(name, metrics)])
+        rows.append([name, *values, _description(name, metrics)])
     return _aligned(rows, left=(0, len(rows[0]) - 1))
 
 
@@ -92,7 +92,7 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
         [f"{metrics.objects[name]:,}", *(number(metrics.per_class[name][kind][m]) for kind in kinds for m in shown)]
         for name in names
     ]
-    taken = sum(2 + max(len(row[place]) for row in [head[1:], *values]) for place in range(len(head) - 1))
+    taken = sum(2 + max(len(row[index]) for row in [head[1:], *values]) for index in range(len(head) - 1))
     room = max(8, width - taken)
     rows = [[_cut(name, room), *row] for name, row in zip(names, values, strict=True)]
     lines = _aligned([head, *rows], left=(0,))
@@ -114,10 +114,10 @@ def _cut(name: str, room: int) -> str:
 
 def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """Rows of equal length as lines, two spaces between columns; columns in `left` are aligned left."""
-    widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]))]
+    widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return [
         "  ".join(
-            text.ljust(widths[place]) if place in left else text.rjust(widths[place]) for place, text in enumerate(row)
+            text.ljust(widths[index]) if index in left else text.rjust(widths[index]) for index, text in enumerate(row)
         ).rstrip()
         for row in rows
     ]

@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from rcnn.metrics.inputs import (
-    Checked,
     Entry,
+    EvaluationInputs,
     GroundTruth,
     Id,
     box_outline,
@@ -83,7 +83,7 @@ def evaluate(
             }
             per_class[name][kind] = {"AP": found["AP50"]} | found
         values[kind] = {
-            metric: _mean([numbers[kind][metric] for numbers in per_class.values()]) for metric in metric_names(kind)
+            metric: _mean([of_class[kind][metric] for of_class in per_class.values()]) for metric in metric_names(kind)
         }
     return Metrics(
         kinds=values,
@@ -128,7 +128,7 @@ def _mean(values: Sequence[Number]) -> Number:
     return sum(known) / len(known) if known else None
 
 
-def _matches(inputs: Checked, kind: str) -> dict[Id, Matches]:
+def _matches(inputs: EvaluationInputs, kind: str) -> dict[Id, Matches]:
     """The detections of each class, best first; those with equal scores by ascending image, then as given."""
     sizes = {image["id"]: (image.get("height", 0), image.get("width", 0)) for image in inputs.data["images"]}
     objects: dict[tuple[Id, Id], list[tuple[int, Any, bool]]] = defaultdict(list)  # number, shape, ignored
@@ -154,13 +154,13 @@ def _matches(inputs: Checked, kind: str) -> dict[Id, Matches]:
         found[image, result["category_id"]].append((result["score"], shape))
 
     rows: dict[Id, list[tuple[float, float, int, bool]]] = defaultdict(list)  # score, IoU, object, ignored
-    order = {image: place for place, image in enumerate(inputs.images)}
+    order = {image: index for index, image in enumerate(inputs.images)}
     for (image, category), detections in sorted(found.items(), key=lambda item: order[item[0][0]]):
-        there = objects.get((image, category), [])
-        ious = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in there])  # (D, G)
+        candidates = objects.get((image, category), [])
+        ious = iou_matrix([shape for _, shape in detections], [shape for _, shape, _ in candidates])  # (D, G)
         for (score, _), row in zip(detections, ious, strict=True):
             best = int(row.argmax()) if len(row) else -1
-            number, _, ignored = there[best] if len(row) else (-1, None, False)
+            number, _, ignored = candidates[best] if len(row) else (-1, None, False)
             rows[category].append((score, float(row[best]) if len(row) else 0.0, number, ignored))
     return {category: _sorted(rows[category], positives[category]) for category in inputs.names}
 

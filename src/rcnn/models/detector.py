@@ -79,14 +79,15 @@ class Detector(nn.Module):
         return detections
 
     @torch.no_grad()
-    def predict_boxes(self, images: ImageBatch, boxes: Tensor, valid: Tensor, labels: Tensor | None) -> Detections:
+    def predict_boxes(
+        self, features: dict[str, Tensor], images: ImageBatch, boxes: Tensor, valid: Tensor, labels: Tensor | None
+    ) -> Detections:
         """Class, score, mask and keypoints of given boxes (B, R, 4), pixels of the input, as `predict` returns boxes.
 
         Row i is box i: it is not refined, suppressed or sorted. `valid` (B, R) bool is a prefix of each row. `labels`
         (B, R) int64 are the classes to score; None: the most probable ones.
         """
         head = self.scoring_head()
-        features = self.features(images)
         regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
         probabilities = head.score(features, regions, valid)  # (B, R, K)
         labels = probabilities.argmax(-1) if labels is None else labels
@@ -102,13 +103,15 @@ class Detector(nn.Module):
         return detections
 
     @torch.no_grad()
-    def pool_boxes(self, images: ImageBatch, boxes: Tensor, valid: Tensor) -> PooledRegions:
+    def pool_boxes(
+        self, features: dict[str, Tensor], images: ImageBatch, boxes: Tensor, valid: Tensor
+    ) -> PooledRegions:
         """The features of given boxes (B, R, 4), pixels of the input, in the box head."""
         head = self.scoring_head()
         if isinstance(head, FCISHead):
             raise ValueError(f"{self.config.name}: FCIS has no layers per region, so it has no features of boxes")
         regions = self.rules.last_pixel_to_input(boxes, images.scales_or_one)
-        return head.region_features(self.features(images), regions, valid)
+        return head.region_features(features, regions, valid)
 
     def scoring_head(self) -> BoxHead | CascadeHead | FCISHead:
         """The box head; a ValueError if there is none that can score given boxes."""

@@ -50,5 +50,5 @@ def fold_pairs(layers: nn.Sequential) -> None:
             bias = shift if conv.bias is None else shift + conv.bias * scale
             conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)
             conv.bias = nn.Parameter(bias, requires_grad=False)
-            place = next(name for name, layer in layers.named_children() if layer is norm)
-            setattr(layers, place, nn.Identity())
+            attribute = next(name for name, layer in layers.named_children() if layer is norm)
+            setattr(layers, attribute, nn.Identity())

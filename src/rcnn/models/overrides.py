@@ -24,11 +24,11 @@ from rcnn.models.suggestions import near_settings
 from rcnn.text_files import yaml_value
 
 T = TypeVar("T")
-Settings: TypeAlias = str | Sequence[str] | Mapping[str, object]  # "KEY=VALUE", several of these, or {KEY: VALUE}
+Overrides: TypeAlias = str | Sequence[str] | Mapping[str, object]  # "KEY=VALUE", several of these, or {KEY: VALUE}
 LARGEST_INT = 2**63  # torch has integers of 64 bits
 
 
-def override(settings: T, overrides: Settings) -> T:
+def override(settings: T, overrides: Overrides) -> T:
     """`settings` (any dataclass of settings) changed by one or several `key.sub=value` strings, in order.
 
     A dict gives the same with Python's values: `{"box.score_threshold": 0.6, "mask": None}`.
@@ -37,7 +37,7 @@ def override(settings: T, overrides: Settings) -> T:
     defaults, `mask=null` removes it, `backbone.kind=compact` replaces it by another kind with the defaults of that
     kind; so does a setting that only one kind has and requires (`backbone.factory=my_backbone.py:make_backbone`).
     """
-    for text in as_settings(overrides):
+    for text in as_overrides(overrides):
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
@@ -47,18 +47,18 @@ def override(settings: T, overrides: Settings) -> T:
 
 
 def as_strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Several strings, e.g. settings or class names, as a tuple; one string alone is not taken for its letters."""
+    """Several strings, e.g. overrides or class names, as a tuple; one string alone is not taken for its letters."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 
-def as_settings(value: Settings) -> tuple[str, ...]:
-    """Settings in any of their forms as KEY=VALUE strings; ValueError for anything else."""
+def as_overrides(value: Overrides) -> tuple[str, ...]:
+    """Overrides in any of their forms as KEY=VALUE strings; ValueError for anything else."""
     if isinstance(value, Mapping):
         return tuple(f"{key}={_as_yaml(item)}" for key, item in value.items())
     if isinstance(value, str):
         return (value,)
     if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
-        raise ValueError(f"the settings are {_short(value)}; expected KEY=VALUE strings, or a dict of keys and values")
+        raise ValueError(f"the overrides are {_short(value)}; expected KEY=VALUE strings, or a dict of keys and values")
     return tuple(value)
 
 

@@ -117,25 +117,28 @@ def _line(low: Tensor, high: Tensor, limit: Tensor, size: int, kind: Cut) -> _Li
     first, last = start[..., None], end[..., None] - 1
     if kind == "nearest":  # summed step by step as in Pillow, because rounding decides between two pixels
         steps = torch.cat([step * 0.5, step.expand(*step.shape[:-1], size - 1)], -1)
-        place = (first + steps.cumsum(-1).long()).clamp(max=last)
+        position = (first + steps.cumsum(-1).long()).clamp(max=last)
         return _Line(
-            place, place, torch.zeros_like(place, dtype=torch.float32), torch.ones_like(place, dtype=torch.bool)
+            position,
+            position,
+            torch.zeros_like(position, dtype=torch.float32),
+            torch.ones_like(position, dtype=torch.bool),
         )
-    place = (step * _centres(size, low) - 0.5).float()
-    before = place.floor()
+    position = (step * _centres(size, low) - 0.5).float()
+    before = position.floor()
     pixel = before.long() + first
     inside = torch.ones_like(pixel, dtype=torch.bool)
-    return _Line(pixel.clamp(first, last), (pixel + 1).clamp(first, last), place - before, inside)
+    return _Line(pixel.clamp(first, last), (pixel + 1).clamp(first, last), position - before, inside)
 
 
 def _sampled_line(low: Tensor, high: Tensor, limit: Tensor, size: int) -> _Line:
     """As `_line`, with ends that are not rounded."""
     last = limit[..., None] - 1
-    place = low[..., None] + ((high - low) / size)[..., None] * _centres(size, low).float() - 0.5
-    before = place.floor()
+    position = low[..., None] + ((high - low) / size)[..., None] * _centres(size, low).float() - 0.5
+    before = position.floor()
     pixel, first = before.long(), torch.zeros_like(last)
-    inside = (place >= 0) & (place <= last)
-    return _Line(pixel.clamp(first, last), (pixel + 1).clamp(first, last), place - before, inside)
+    inside = (position >= 0) & (position <= last)
+    return _Line(pixel.clamp(first, last), (pixel + 1).clamp(first, last), position - before, inside)
 
 
 def _centres(size: int, like: Tensor) -> Tensor:

@@ -112,16 +112,16 @@ def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> 
     padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
     change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run starts, -1 one past its end
     column, row = np.nonzero(change)  # start, end, start, end, ...: each column's runs are closed
-    places = (x0 + column) * height + y0 + row
+    positions = (x0 + column) * height + y0 + row
     # a run that ends at the bottom of a column continues at the top of the next
-    joined = np.zeros(len(places), dtype=bool)
-    same = (places[1:] == places[:-1]) & (change[column[1:], row[1:]] > 0)
+    joined = np.zeros(len(positions), dtype=bool)
+    same = (positions[1:] == positions[:-1]) & (change[column[1:], row[1:]] > 0)
     joined[1:] |= same
     joined[:-1] |= same
-    places = places[~joined]
-    if len(places) == 0 or places[-1] != height * width:
-        places = np.append(places, height * width)
-    runs = np.diff(places, prepend=0)
+    positions = positions[~joined]
+    if len(positions) == 0 or positions[-1] != height * width:
+        positions = np.append(positions, height * width)
+    runs = np.diff(positions, prepend=0)
     rle = backend.frPyObjects({"size": [height, width], "counts": runs.tolist()}, height, width)
     return {"size": [int(height), int(width)], "counts": rle["counts"].decode("ascii")}
 

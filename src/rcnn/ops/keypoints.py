@@ -19,7 +19,7 @@ VALUES_AT_A_TIME = 2**21  # interpolated values in memory together
 SLACK = 1e-5  # tolerance of a bound for rounding, relative to the largest magnitude in a map
 
 
-def keypoint_places(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Targets of ground-truth keypoints: cell (B, R, J) int64 in size * size of each region, and whether it is valid.
 
     Detectron2's rule: the keypoint (x, y, visibility) of `keypoints` (B, R, J, 3) belongs to the cell that contains
@@ -52,18 +52,16 @@ def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
     the maximum. Only cells with an upper bound of at least that are interpolated. Of equal maxima, the first by row
     is taken.
     """
-    batch, places, joints = maps.shape[:3]
+    batch, detections, joints = maps.shape[:3]
     flat, corners = maps.flatten(0, 1), boxes.flatten(0, 1).float()
-    found = boxes.new_zeros((batch * places, joints, 4), dtype=torch.float32)
+    found = boxes.new_zeros((batch * detections, joints, 4), dtype=torch.float32)
     if found.numel() == 0:
-        return found.view(batch, places, joints, 4)
+        return found.view(batch, detections, joints, 4)
     area = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
     chunk = REGIONS_AT_A_TIME if maps.device.type == "cpu" else REGIONS_ELSEWHERE
-    for places_of_like_size in area.argsort().split(chunk):
-        found[places_of_like_size] = _decode(
-            flat[places_of_like_size].float().contiguous(), corners[places_of_like_size]
-        )
-    return found.view(batch, places, joints, 4)
+    for alike in area.argsort().split(chunk):
+        found[alike] = _decode(flat[alike].float().contiguous(), corners[alike])
+    return found.view(batch, detections, joints, 4)
 
 
 @decode_keypoints.register_fake
@@ -122,15 +120,15 @@ def _decode(maps: Tensor, boxes: Tensor) -> Tensor:
     # the four cells around the largest sample
     around = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=maps.device)
     seed_y, seed_x = ((torch.stack([at // size, at % size], 1)[:, None] + around).flatten(0, 1)).unbind(1)
-    value, place = _best(padded, own.repeat_interleave(4), seed_y, seed_x, region, y, x)
+    value, pixel_index = _best(padded, own.repeat_interleave(4), seed_y, seed_x, region, y, x)
     # the other cells that may have a larger value and contain pixels
     candidate, row, column = (_upper_bounds(padded) >= (value - SLACK * reach)[:, None, None]).nonzero().unbind(1)
     box = region[candidate]
     filled = (y.last > y.first)[box, row] & (x.last > x.first)[box, column]
-    value, place = _best(padded, candidate[filled], row[filled], column[filled], region, y, x)
-    # x runs fastest in `place`, over the longest side of the chunk
+    value, pixel_index = _best(padded, candidate[filled], row[filled], column[filled], region, y, x)
+    # x runs fastest in `pixel_index`, over the longest side of the chunk
     longest = x.weights.shape[1]
-    pixel = torch.stack([place % longest, place // longest], -1).view(regions, joints, 2)
+    pixel = torch.stack([pixel_index % longest, pixel_index // longest], -1).view(regions, joints, 2)
     points = (pixel + 0.5) * (sides / whole)[:, None] + boxes[:, None, :2]
     value = value.view(regions, joints)
     score = (value - maps.flatten(2).logsumexp(2)).exp()
@@ -163,17 +161,17 @@ def _best(
 
     Cell k of the K given is that in `row` and `column` of map `own`; a map without any has -inf at pixel 0.
     """
-    values, places = [padded.new_zeros(0)], [own.new_zeros(0)]
+    values, pixel_indices = [padded.new_zeros(0)], [own.new_zeros(0)]
     most = max(1, VALUES_AT_A_TIME // (y.most * x.most))
     for part in zip(own.split(most), row.split(most), column.split(most), strict=True):
-        value, place = _best_of_cells(padded, *part, region, y, x)
+        value, pixel_index = _best_of_cells(padded, *part, region, y, x)
         values.append(value)
-        places.append(place)
-    value, place = torch.cat(values), torch.cat(places)
+        pixel_indices.append(pixel_index)
+    value, pixel_index = torch.cat(values), torch.cat(pixel_indices)
     highest = value.new_full((len(padded),), -torch.inf).scatter_reduce(0, own, value, "amax")
     none = y.weights.shape[1] * x.weights.shape[1]
-    place = torch.where(value == highest[own], place, none)
-    first = place.new_full((len(padded),), none).scatter_reduce(0, own, place, "amin")
+    pixel_index = torch.where(value == highest[own], pixel_index, none)
+    first = pixel_index.new_full((len(padded),), none).scatter_reduce(0, own, pixel_index, "amin")
     return highest, torch.where(first < none, first, 0)
 
 
@@ -187,8 +185,8 @@ def _best_of_cells(
     columns, in_columns = _pixels(x, box, column)  # (K, w)
     values = y.weights[box[:, None], rows] @ samples @ x.weights[box[:, None], columns].mT  # (K, h, w)
     values.masked_fill_(~(in_rows[:, :, None] & in_columns[:, None]), -torch.inf)
-    value, place = values.flatten(1).max(1)
-    high, wide = place // x.most, place % x.most
+    value, pixel_index = values.flatten(1).max(1)
+    high, wide = pixel_index // x.most, pixel_index % x.most
     at_row, at_column = rows.gather(1, high[:, None])[:, 0], columns.gather(1, wide[:, None])[:, 0]
     return value, at_row * x.weights.shape[1] + at_column
 

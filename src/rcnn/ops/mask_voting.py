@@ -106,9 +106,9 @@ def _read_masks(
     side, device = masks.shape[-1], masks.device
     target = torch.arange(side, device=device).expand(len(boxes), -1)
     spans = [boxes[:, 2 + axis] - boxes[:, axis] for axis in (0, 1)]  # width, height
-    places = [_source(target, torch.zeros_like(span), torch.full_like(span, side), span) for span in spans]
+    positions = [_source(target, torch.zeros_like(span), torch.full_like(span, side), span) for span in spans]
     points = []  # x and y of the pixels read: the lower of each sample, then the upper (D, 2m)
-    for axis, (lower, _) in enumerate(places):
+    for axis, (lower, _) in enumerate(positions):
         upper = torch.minimum(lower + 1, (spans[axis][:, None].long() - 1).clamp(min=0))
         points.append(torch.cat([lower, upper], 1) + boxes[:, axis, None].long())
     canvas = masks.new_zeros((len(boxes), 2 * side, 2 * side))
@@ -116,7 +116,7 @@ def _read_masks(
     for owner, voter in (chunk.unbind(1) for chunk in pairs.split(PAIRS_AT_A_TIME)):
         bits = _draw(edges[voter], masks[voter], points[1][owner], points[0][owner], threshold, at_least)
         canvas.index_add_(0, owner, bits * weights[owner, voter][:, None, None])
-    (_, across), (_, down) = places
+    (_, across), (_, down) = positions
     lines = canvas[:, :, :side] * (1 - across)[:, None] + canvas[:, :, side:] * across[:, None]  # (D, 2m, m)
     return lines[:, :side] * (1 - down)[:, :, None] + lines[:, side:] * down[:, :, None]
 
@@ -219,8 +219,8 @@ def _read_in(masks: Tensor, boxes: Tensor, frames: Tensor) -> Tensor:
         start, extent = boxes[..., axis], boxes[..., axis + 2] - boxes[..., axis]  # (B, D)
         frame = frames[..., axis, None] + centres * (frames[..., axis + 2] - frames[..., axis])[..., None]  # (B, d, m)
         part = (frame[:, :, None] - start[:, None, :, None]) / extent.clamp(min=1e-6)[:, None, :, None]
-        place = (part * side - 0.5).clamp(0, side - 1)  # (B, d, D, m) in cells of the mask that is read
-        nearness = 1 - (place[..., None] - torch.arange(side, device=masks.device)).abs()
+        position = (part * side - 0.5).clamp(0, side - 1)  # (B, d, D, m) in cells of the mask that is read
+        nearness = 1 - (position[..., None] - torch.arange(side, device=masks.device)).abs()
         samples.append(nearness.clamp(min=0) * ((part >= 0) & (part <= 1))[..., None])  # (B, d, D, m, m)
     down, across = samples
     return down @ (masks[:, None].float() @ across.transpose(-1, -2))

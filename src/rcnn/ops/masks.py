@@ -51,12 +51,12 @@ def crop_bitmaps(
     """
     objects, height, width = bitmaps.shape[1:]
     cropped = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
-    batch, place = valid.nonzero(as_tuple=True)
+    batch, region_index = valid.nonzero(as_tuple=True)
     if len(batch) == 0:
         return cropped
     # Convert only matched objects to float, a few at a time: 500 bitmaps of a photo would take gigabytes.
-    used, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)
-    flat, wanted = bitmaps.flatten(0, 1), boxes[batch, place].float()
+    used, owner = torch.unique(batch * objects + matched[batch, region_index], return_inverse=True)
+    flat, wanted = bitmaps.flatten(0, 1), boxes[batch, region_index].float()
     values = cropped.new_empty((len(batch), size, size))
     chunk = max(1, MAX_CROP_BYTES // max(1, 4 * height * width))
     for start in range(0, len(used), chunk):
@@ -66,7 +66,7 @@ def crop_bitmaps(
         values[inside] = torchvision.ops.roi_align(maps, rois, size, 1.0, 0, aligned)[:, 0]
     if threshold is not None:
         values = (values >= threshold).float()
-    cropped[batch, place] = values
+    cropped[batch, region_index] = values
     return cropped
 
 

@@ -49,10 +49,10 @@ def resize_bilinear(image: Tensor, size: tuple[int, int], factor: float | None =
 def _places(old: int, new: int, factor: float | None, double: bool) -> tuple[Tensor, Tensor]:
     """For each of `new` output pixels along an axis: the pixel (new,) int64 at or before it, and the distance to it."""
     step = 1.0 / (new / old if factor is None else factor)
-    place = (torch.arange(new, dtype=torch.float64) + 0.5) * step - 0.5
-    place = place if double else place.float()
-    first = place.floor()
-    return first.long(), (place - first).float()
+    position = (torch.arange(new, dtype=torch.float64) + 0.5) * step - 0.5
+    position = position if double else position.float()
+    first = position.floor()
+    return first.long(), (position - first).float()
 
 
 def _fixed(part: Tensor) -> Tensor:

@@ -33,15 +33,17 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
         (B, R, size, size) float32 of 0 and 1. No gradient: targets are data.
     """
     masks = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
-    batch, place = valid.nonzero(as_tuple=True)
+    batch, region_index = valid.nonzero(as_tuple=True)
     if len(batch) == 0 or size == 0:
         return masks
     objects = polygons.shape[1]
     flat = polygons.flatten(0, 1)  # (B * G, E, 5)
-    taken, owner = torch.unique(batch * objects + matched[batch, place], return_inverse=True)  # (T,), (V,) into T
+    taken, owner = torch.unique(
+        batch * objects + matched[batch, region_index], return_inverse=True
+    )  # (T,), (V,) into T
     edges, edge_first, edge_count, part_first, part_count = _pack(flat[taken])
 
-    wanted = boxes[batch, place]  # (V, 4)
+    wanted = boxes[batch, region_index]  # (V, 4)
     work = ((edge_count[owner] + part_count[owner] * size) * size).cumsum(0) // MAX_WORK
     drawn: list[Tensor] = []
     for number in torch.unique_consecutive(work, return_counts=True)[1].tolist():
@@ -54,7 +56,7 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
         x1, y1, x2, y2 = _fine(edges[index, :4], wanted[start : start + number][region], size)
         parts = _fill(x1, y1, x2, y2, canvas, len(canvas_region), size)
         drawn.append(parts.new_zeros((number, size, size)).index_add_(0, canvas_region, parts) > 0)
-    masks[batch, place] = torch.cat(drawn).float()
+    masks[batch, region_index] = torch.cat(drawn).float()
     return masks
 
 

@@ -67,8 +67,8 @@ def roi_align(
     out = features[0].new_zeros((batch * regions, size, size, channels))  # channels last, like the maps
     for image, level, index, rois in _groups(boxes, levels, valid, len(features)):
         plane = features[level][image].permute(1, 2, 0).contiguous()  # (H, W, C)
-        for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            out[place] = _interpolate(at_least_float32(plane[y, x]), rows, columns)
+        for region, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            out[region] = _interpolate(at_least_float32(plane[y, x]), rows, columns)
     return out.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
@@ -96,8 +96,8 @@ def roi_align_backward(
     flat = precise.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
     for image, level, index, rois in _groups(boxes, levels, valid, len(maps)):
         plane = maps[level][image].permute(1, 2, 0)  # (H, W, C), contiguous
-        for place, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
-            _spread(flat[place], rows, columns, plane[y, x])
+        for region, y, x, rows, columns in _windows(rois, index, plane, scales[level], size, sampling_ratio, aligned):
+            _spread(flat[region], rows, columns, plane[y, x])
     return [value.to(gradient.dtype) for value in maps]
 
 
@@ -123,14 +123,14 @@ def _windows(
     rows x window x columns.
     """
     height, width = plane.shape[:2]
-    for chunk, places in zip(rois.split(REGIONS_AT_A_TIME), index.split(REGIONS_AT_A_TIME), strict=True):
+    for chunk, region_indices in zip(rois.split(REGIONS_AT_A_TIME), index.split(REGIONS_AT_A_TIME), strict=True):
         y0, y1, rows = _axis_weights(chunk[:, 1], chunk[:, 3], scale, height, size, sampling_ratio, aligned)
         x0, x1, columns = _axis_weights(chunk[:, 0], chunk[:, 2], scale, width, size, sampling_ratio, aligned)
-        bounds = torch.stack([places, y0, y1, x0, x1], 1).tolist()
-        for i, (place, top, bottom, left, right) in enumerate(bounds):
+        bounds = torch.stack([region_indices, y0, y1, x0, x1], 1).tolist()
+        for i, (region, top, bottom, left, right) in enumerate(bounds):
             if bottom > top and right > left:
                 yield (
-                    place,
+                    region,
                     slice(top, bottom),
                     slice(left, right),
                     rows[i, :, : bottom - top],

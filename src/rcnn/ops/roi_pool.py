@@ -30,11 +30,11 @@ def roi_pool(
 
     Returns:
         pooled: (B, R, C, size, size) in the features' dtype; empty bins are 0. The gradient flows to the maxima.
-        place: the same shape, int32: index of each maximum in its map (H_l * W_l), -1: none.
+        argmax: the same shape, int32: index of each maximum in its map (H_l * W_l), -1: none.
     """
     shape = (*boxes.shape[:2], features[0].shape[1], size, size)
-    pooled, place = features[0].new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=boxes.device)
-    flat, flat_place = pooled.flatten(0, 1), place.flatten(0, 1)
+    pooled, argmax = features[0].new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=boxes.device)
+    flat, flat_argmax = pooled.flatten(0, 1), argmax.flatten(0, 1)
     image = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
     rois = torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
@@ -43,8 +43,8 @@ def roi_pool(
         maxima, index = torch.ops.torchvision.roi_pool(values.float(), rois[rows], scale, size, size)
         mine = own[rows, None, None, None]
         flat[rows] = torch.where(mine, maxima.to(flat.dtype), flat[rows])
-        flat_place[rows] = torch.where(mine, index, flat_place[rows])
-    return pooled, place
+        flat_argmax[rows] = torch.where(mine, index, flat_argmax[rows])
+    return pooled, argmax
 
 
 def _rows(own: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ def _rows(own: Tensor) -> Tensor:
 @torch.library.custom_op("rcnn::roi_pool_backward", mutates_args=())
 def roi_pool_backward(
     gradient: Tensor,
-    place: Tensor,
+    argmax: Tensor,
     boxes: Tensor,
     levels: Tensor,
     valid: Tensor,
@@ -66,8 +66,8 @@ def roi_pool_backward(
     batch, channels = len(gradient), gradient.shape[2]
     maps = []
     for level, (height, width) in enumerate(zip(heights, widths, strict=True)):
-        own = ((levels == level) & valid)[:, :, None, None, None] & (place >= 0)
-        index = torch.where(own, place, 0).to(torch.int64).transpose(1, 2).reshape(batch, channels, -1)
+        own = ((levels == level) & valid)[:, :, None, None, None] & (argmax >= 0)
+        index = torch.where(own, argmax, 0).to(torch.int64).transpose(1, 2).reshape(batch, channels, -1)
         values = torch.where(own, gradient.float(), 0.0).transpose(1, 2).reshape(batch, channels, -1)
         spread = values.new_zeros(batch, channels, height * width).scatter_add_(2, index, values)
         maps.append(spread.view(batch, channels, height, width).to(gradient.dtype))
@@ -85,7 +85,7 @@ def _(
 @roi_pool_backward.register_fake
 def _(
     gradient: Tensor,
-    place: Tensor,
+    argmax: Tensor,
     boxes: Tensor,
     levels: Tensor,
     valid: Tensor,
@@ -98,7 +98,7 @@ def _(
 class _Context(FunctionCtx):
     """What the backward pass needs of the forward pass."""
 
-    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor]  # place, boxes, levels, valid
+    saved_tensors: tuple[Tensor, Tensor, Tensor, Tensor]  # argmax, boxes, levels, valid
     sizes: tuple[list[int], list[int]]  # heights and widths of the maps
 
 
@@ -114,8 +114,8 @@ def _remember(
 
 
 def _backward(ctx: _Context, gradient: Tensor, _: Tensor | None) -> tuple[list[Tensor], None, None, None, None, None]:
-    place, boxes, levels, valid = ctx.saved_tensors
-    return roi_pool_backward(gradient, place, boxes, levels, valid, *ctx.sizes), None, None, None, None, None
+    argmax, boxes, levels, valid = ctx.saved_tensors
+    return roi_pool_backward(gradient, argmax, boxes, levels, valid, *ctx.sizes), None, None, None, None, None
 
 
 roi_pool.register_autograd(_backward, setup_context=_remember)

@@ -19,9 +19,9 @@ def run_totals(strings: Sequence[bytes]) -> np.ndarray:
     from the fourth value on it is the difference to the run two before (COCO's maskApi.c, rleToString).
     """
     totals = np.full(len(strings), -1, dtype=np.int64)
-    filled = [place for place, string in enumerate(strings) if string]
+    filled = [index for index, string in enumerate(strings) if string]
     if filled:
-        runs, string, damaged = _runs([strings[place] for place in filled])
+        runs, string, damaged = _runs([strings[index] for index in filled])
         sums = np.zeros(len(filled), dtype=np.int64)
         np.add.at(sums, string, runs)
         sums[damaged] = -1

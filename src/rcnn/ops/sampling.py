@@ -65,8 +65,8 @@ def sample(labels: Tensor, keys: Tensor, size: int, positive_fraction: float) ->
     negatives = torch.where(labels == 0, keys, never).topk(size, largest=False)[1]  # (B, S)
     count = (labels == 1).sum(1, keepdim=True).clamp(max=most)  # (B, 1)
     total = (count + (labels == 0).sum(1, keepdim=True)).clamp(max=size)
-    place = torch.arange(size, device=labels.device)[None]  # (1, S)
-    positive, valid = place < count, place < total
+    position = torch.arange(size, device=labels.device)[None]  # (1, S)
+    positive, valid = position < count, position < total
     source = torch.cat([positives, negatives], 1)  # (B, most + S)
-    index = source.gather(1, torch.where(positive, place, (place - count + most).clamp(min=0)))
+    index = source.gather(1, torch.where(positive, position, (position - count + most).clamp(min=0)))
     return torch.where(valid, index, 0), positive, valid

@@ -71,12 +71,12 @@ def _soft_image(
         return scores, groups
     group, order = groups.sort(stable=True)  # within a group in order of index
     _, row, counts = torch.unique_consecutive(group, return_inverse=True, return_counts=True)
-    place = torch.arange(number, device=boxes.device) - F.pad(counts.cumsum(0), (1, 0))[row]
+    column = torch.arange(number, device=boxes.device) - F.pad(counts.cumsum(0), (1, 0))[row]
     rows, most = len(counts), int(counts.max())
     table = boxes.new_zeros(rows, most, 4)
-    table[row, place] = boxes[order]
+    table[row, column] = boxes[order]
     left = boxes.new_full((rows, most), -1.0)  # scores of the remaining boxes; -1: selected, removed, or padding
-    left[row, place] = scores[order]
+    left[row, column] = scores[order]
     final = torch.full_like(left, -1.0)
     every = torch.arange(rows, device=boxes.device)
     for _ in range(most):
@@ -88,7 +88,7 @@ def _soft_image(
         factor = torch.exp(-(iou**2) / sigma) if sigma > 0 else torch.where(iou > iou_threshold, 1 - iou, 1.0)
         left = torch.where((left >= 0) & (score >= 0)[:, None], left * factor, left)
     result = torch.empty_like(scores)
-    result[order] = final[row, place]
+    result[order] = final[row, column]
     alive = (result >= 0).nonzero()[:, 0]
     return result, alive[result[alive].sort(descending=True, stable=True)[1]]
 

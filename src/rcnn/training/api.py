@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rcnn.data import Dataset
 from rcnn.models import DetectorConfig
-from rcnn.models.overrides import Settings, as_settings, as_strings
+from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.starting import CONFIG
@@ -29,7 +29,7 @@ def train(
     data: Dataset | str | Path,
     output: str | Path | None = None,
     *,
-    settings: Settings = (),
+    overrides: Overrides = (),
     split: str = "",
     val_split: str | Sequence[str] = "",
     val_fraction: float | None = None,
@@ -48,8 +48,9 @@ def train(
     """Train a model by name or by its config, or fine-tune a checkpoint, on a data set.
 
     `data`: its folder or annotation file, or a `Dataset`, with `validation` for its validation set.
-    `output`: the run's folder; default: a new `runs/train-MODEL-N`. `settings`: changes, as KEY=VALUE strings or a
-    dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL` lists all).
+    `output`: the run's folder; default: a new `runs/train-MODEL-N`. `overrides`: changes of settings, as KEY=VALUE
+    strings or a dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL`
+    lists all settings).
     `split` (as in `open_dataset`) and `val_split` are found by their names (train..., val...). `val_split` may be a
     list, the first of which chooses the best checkpoint; "none": no evaluation. `val_fraction`: this fraction of the
     training images is held out for validation; by default 0.2 if there is no validation split and there are at least
@@ -68,7 +69,7 @@ def train(
         data=data if isinstance(data, Dataset) else Path(data),
         validation=validation,
         output=None if output is None else Path(output),
-        overrides=as_settings(settings),
+        overrides=as_overrides(overrides),
         split=split,
         val_splits=as_strings(val_split) if val_split else (),
         val_fraction=val_fraction,

@@ -13,7 +13,7 @@ import numpy as np
 
 from rcnn.data.records import Dataset
 
-MEANINGS = {
+DESCRIPTIONS = {
     "images": "number of images",
     "objects": "number of objects",
     "sha256": "content of the annotations",
@@ -56,8 +56,8 @@ def identity_changes(before: Any, now: Mapping[str, Mapping[str, Any]]) -> list[
         if not isinstance(known, Mapping):
             continue
         differences = [
-            f"{meaning} changed" if key == "sha256" else f"{meaning} was {known.get(key)}, now {values[key]}"
-            for key, meaning in MEANINGS.items()
+            f"{description} changed" if key == "sha256" else f"{description} was {known.get(key)}, now {values[key]}"
+            for key, description in DESCRIPTIONS.items()
             if known.get(key) != values[key]
         ]
         if differences:

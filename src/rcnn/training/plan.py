@@ -105,22 +105,22 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     record = record_to_resume(request, found)
     if record is not None:
         request = as_recorded(request, record)
-    model_words, train_words = split_overrides(request.overrides)
+    model_overrides, train_overrides = split_overrides(request.overrides)
     start, before = _start(request, record)
     why = ""
     if record is None:
-        weights, why = choose_weights(request.model, request.weights, start, model_words)
+        weights, why = choose_weights(request.model, request.weights, start, model_overrides)
         request = replace(request, weights=weights)
     recipe = before or request.settings or starting_recipe(request.model, request.weights)
-    settings = override(_Recipe(recipe), train_words).train
-    config = override(start, model_words)  # before the data: a wrong word is refused at once
+    settings = override(_Recipe(recipe), train_overrides).train
+    config = override(start, model_overrides)  # before the data: a wrong one is refused at once
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
         start = read_weights(request.weights).config
-    config = _fit_to_data(start, model_words, data.training, fresh=record is None)
+    config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
     if record is None:
-        config = with_backbone(config, request.model, request.weights, model_words)
+        config = with_backbone(config, request.model, request.weights, model_overrides)
     require_buildable(config, "" if record is None else request.record_file)
     evaluations = _evaluation_plans(config, data, settings)
 
@@ -147,7 +147,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
             *shared_images(data),
             *(line for dataset in data.every.values() for line in dataset.warnings),
             *(line for evaluation in evaluations for line in evaluation.warnings),
-            *_differing_config(request, config, model_words, data.training, resumes=record is not None),
+            *_differing_config(request, config, model_overrides, data.training, resumes=record is not None),
         ),
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
     )
@@ -164,8 +164,8 @@ def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[Detector
 
     The user's own code is allowed where a setting or the passed config names it.
     """
-    words = (word.partition("=") for word in request.overrides)
-    written = [value.strip() for key, _, value in words if key.strip().endswith(".factory")]
+    pairs = (one.partition("=") for one in request.overrides)
+    written = [value.strip() for key, _, value in pairs if key.strip().endswith(".factory")]
     own = () if request.config is None else own_factories(request.config).values()
     allow = [*request.allow, *written, *own]
     if record is None:
@@ -175,12 +175,12 @@ def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[Detector
 
 
 def _differing_config(
-    request: RunRequest, config: DetectorConfig, words: Sequence[str], dataset: Dataset, *, resumes: bool
+    request: RunRequest, config: DetectorConfig, overrides: Sequence[str], dataset: Dataset, *, resumes: bool
 ) -> list[str]:
     """A warning if the config that was passed is not that of the run that is resumed."""
     if request.config is None or not resumes:
         return []
-    passed = _fit_to_data(request.config, words, dataset, fresh=True)
+    passed = _fit_to_data(request.config, overrides, dataset, fresh=True)
     changes = [] if request.weights else _changes(config, passed)
     line = f"the run continues with its own config; the one that was passed differs: {'; '.join(changes)}"
     return [line] if changes else []
@@ -225,19 +225,19 @@ def _setting_reasons(
         else:
             reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason
-    given = {word.partition("=")[0].strip() for word in request.overrides}
+    given = {one.partition("=")[0].strip() for one in request.overrides}
     return reasons | dict.fromkeys(given, "given")
 
 
-def _fit_to_data(start: DetectorConfig, words: Sequence[str], dataset: Dataset, *, fresh: bool) -> DetectorConfig:
-    """`start` changed by `words`, with the classes and (in a new run) the keypoints of `dataset`."""
-    keypoint = override(start, words).keypoint  # the words may turn keypoints on: keypoint={}
-    words = [word for word in words if word.partition("=")[0].strip() != "keypoint"]
+def _fit_to_data(start: DetectorConfig, overrides: Sequence[str], dataset: Dataset, *, fresh: bool) -> DetectorConfig:
+    """`start` changed by `overrides`, with the classes and (in a new run) the keypoints of `dataset`."""
+    keypoint = override(start, overrides).keypoint  # they may turn keypoints on: keypoint={}
+    overrides = [one for one in overrides if one.partition("=")[0].strip() != "keypoint"]
     if fresh and keypoint is not None:
         start = replace(start, keypoint=keypoints_of(dataset, keypoint))
     elif keypoint is None or start.keypoint is None:
         start = replace(start, keypoint=keypoint)
-    config = override(replace(start, num_classes=len(dataset.classes)), words)
+    config = override(replace(start, num_classes=len(dataset.classes)), overrides)
     if config.num_classes != len(dataset.classes):
         raise ValueError(
             f"num_classes={config.num_classes}, but {dataset.annotation_file} has "

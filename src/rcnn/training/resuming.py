@@ -107,7 +107,10 @@ def require_fixed(before: TrainConfig, settings: TrainConfig, output: Path | Non
 
 
 def _same_path(one: str, other: str) -> bool:
-    return bool(other) and Path(one).resolve() == Path(other).resolve()
+    try:
+        return bool(other) and Path(one).resolve() == Path(other).resolve()
+    except (ValueError, OSError):  # a null byte in a damaged record, a name that is too long
+        return False
 
 
 def _listed(names: Iterable[str]) -> str:

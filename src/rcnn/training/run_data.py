@@ -205,7 +205,7 @@ def _without_empty(dataset: Dataset) -> Dataset:
     """The images with objects that are not ignored (train.filter_empty)."""
     objects = dataset.objects
     owners = objects.image_index
-    places = np.unique(owners[~objects.ignored])
-    if not len(places):
+    indices = np.unique(owners[~objects.ignored])
+    if not len(indices):
         raise ValueError(f"train.filter_empty=true: no image of {dataset.annotation_file} has an object to train on")
-    return dataset.subset(places)
+    return dataset.subset(indices)

@@ -69,16 +69,16 @@ def starting_recipe(model: str, weights: str = "") -> TrainConfig:
     return LITE if model in lite.MODELS else TrainConfig()
 
 
-def choose_weights(model: str, given: str, config: DetectorConfig, words: Sequence[str]) -> tuple[str, str]:
+def choose_weights(model: str, given: str, config: DetectorConfig, overrides: Sequence[str]) -> tuple[str, str]:
     """The weights of a new run of `model`, a name or a folder, empty for random weights; and the reason for them.
 
-    `given` is what the user chose, if anything. `config` is the model's and `words` the KEY=VALUE that change it.
+    `given` is what the user chose, if anything. `config` is the model's, before the KEY=VALUE `overrides`.
     """
     if not starts_fresh(model):
         return given, "the checkpoint's own"
     if given == NO_WEIGHTS:
         return "", "given"
-    changed = override(config, words)
+    changed = override(config, overrides)
     if given == IMAGENET:
         entry = imagenet_entry(changed)
         if entry is None:
@@ -130,15 +130,15 @@ def read_weights(weights: str) -> Checkpoint:
         raise type(error)(f"{error}\nTo train from random weights instead: --weights none") from error
 
 
-def with_backbone(config: DetectorConfig, model: str, weights: str, words: Sequence[str]) -> DetectorConfig:
-    """`config` with the input settings that the backbone in `weights` expects; `words` are the user's settings."""
+def with_backbone(config: DetectorConfig, model: str, weights: str, overrides: Sequence[str]) -> DetectorConfig:
+    """`config` with the input settings that the backbone in `weights` expects; `overrides` are the user's."""
     if not weights or is_whole(model, weights):
         return config
     if not starts_fresh(model):
         raise ValueError(
             f"--weights {weights}: {model} has its own weights. Give a model by its name, or leave --weights out"
         )
-    return adopt_backbone(config, read_weights(weights), weights, words)
+    return adopt_backbone(config, read_weights(weights), weights, overrides)
 
 
 def require_buildable(config: DetectorConfig, source: str = "") -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rcnn.models import Detector
-from rcnn.models.overrides import Settings, as_settings, as_strings
+from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
@@ -31,7 +31,7 @@ def convert(
     *,
     config: str | Path | None = None,
     classes: str | Sequence[str] = (),
-    settings: Settings = (),
+    overrides: Overrides = (),
     allow_missing: str | Sequence[str] = (),
     allow_unused: str | Sequence[str] = (),
     allow_nonfinite: bool = False,
@@ -41,7 +41,7 @@ def convert(
 
     `output`: the folder to write; default: a new `runs/convert-FILE-N`. `config`: the other framework's configuration
     file, or the name of a model in its zoo. `classes`: the class names; default: those that can be inferred.
-    `settings`: changes to our config, e.g. ["input.min_size=640"] or {"input.min_size": 640}. `allow_missing`:
+    `overrides`: changes to our config, e.g. ["input.min_size=640"] or {"input.min_size": 640}. `allow_missing`:
     patterns of our tensors that may be missing and get initial values; `allow_unused`: patterns of their tensors to
     ignore. `allow_nonfinite` accepts weights that are NaN or infinite. `log` receives the lines of the report.
 
@@ -54,7 +54,7 @@ def convert(
         allow_missing=as_strings(allow_missing),
         allow_unused=as_strings(allow_unused),
         allow_nonfinite=allow_nonfinite,
-        overrides=as_settings(settings),
+        overrides=as_overrides(overrides),
         command="rcnn.convert",
     )
     with output_or_new(output, "convert", file) as folder:

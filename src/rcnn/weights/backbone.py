@@ -29,12 +29,12 @@ SHAPED = {
 
 
 def adopt_backbone(
-    config: DetectorConfig, checkpoint: Checkpoint, source: str, given: Sequence[str] = ()
+    config: DetectorConfig, checkpoint: Checkpoint, source: str, overrides: Sequence[str] = ()
 ) -> DetectorConfig:
     """`config` with the colors, strides and padding that the backbone in `checkpoint` was trained with.
 
-    `given` are the user's KEY=VALUE, which `config` already contains. Raises ValueError, with the fix, if the two
-    backbones are built differently or the user's values contradict the weights.
+    `overrides` are the user's KEY=VALUE settings, which `config` already contains. Raises ValueError, with the fix, if
+    the two backbones are built differently or the user's values contradict the weights.
     """
     theirs, kind = checkpoint.config, config.backbone.kind
     if kind not in CARRIED or theirs.backbone.kind != kind:
@@ -48,12 +48,12 @@ def adopt_backbone(
         raise ValueError(f"{source} has another backbone than {config.name}: add {cure}, or use other weights")
     if isinstance(config.backbone, ResNetConfig) and isinstance(theirs.backbone, ResNetConfig):
         _require_norms(config.backbone, theirs.backbone, checkpoint, source)
-    words = dict(word.split("=", 1) for word in given if "=" in word)
+    given = dict(one.split("=", 1) for one in overrides if "=" in one)
     for key in CARRIED[kind]:
         value = value_text(expected[key])
-        if key in words and ours[key] != expected[key]:
+        if key in given and ours[key] != expected[key]:
             raise ValueError(
-                f"{key}={words[key]}, but {source} was trained with {value} and does not work otherwise: "
+                f"{key}={given[key]}, but {source} was trained with {value} and does not work otherwise: "
                 f"leave {key} out, or give {key}={value}"
             )
     return override(config, [f"{key}={value_text(expected[key])}" for key in CARRIED[kind]])

@@ -22,8 +22,9 @@ from typing_extensions import override
 
 from rcnn import __version__
 from rcnn.data.messages import counted, few
-from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, overrides
-from rcnn.models.overrides import Settings, as_settings, config_from_dict, config_to_dict
+from rcnn.models import MODELS, Detector, DetectorConfig, build_detector
+from rcnn.models import overrides as config_overrides
+from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
@@ -34,18 +35,26 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 FOREIGN = {".pth", ".pt", ".pkl", ".pickle", ".npz", ".bin", ".params", ".h5", ".hdf5"}
 Kind = Literal["detector", "backbone"]
+SMALL = 64_000_000  # bytes that a detector may take beside twice its file: buffers that are not saved
+LARGEST_MODEL = 32_000_000_000  # bytes of weights; a ViT of 600 million parameters has 2.4e9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """A trained detector as data."""
+class CheckpointRecord:
+    """What the config.json of a checkpoint says."""
 
     config: DetectorConfig
     classes: tuple[str, ...]  # K names; label i is classes[i]
-    state: dict[str, Tensor]
     provenance: dict[str, Any]  # where the weights come from: the converted file, or the settings of the run
     kind: Kind = "detector"  # backbone: only its tensors, to start training from; `classes` is empty
     files: Mapping[str, str] = field(default_factory=dict)  # name -> SHA-256 of the files written with config.json
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint(CheckpointRecord):
+    """A trained detector as data."""
+
+    state: dict[str, Tensor]
 
 
 def save_checkpoint(
@@ -139,6 +148,40 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
     folder = _locate(Path(path))
+    record = _read_config(folder)
+    weights = folder / WEIGHTS_FILE
+    try:
+        state = load_file(weights)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
+        ) from error
+    require_digest(weights, record.files)
+    return Checkpoint(**vars(record), state=state)
+
+
+def checkpoint_record(path: str | Path) -> CheckpointRecord:
+    """As `read_checkpoint`, without the weights, which are not read."""
+    return _read_config(_locate(Path(path)))
+
+
+def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
+    """What the checkpoint of a detector is, without its weights; `overrides` and errors as in `load_detector`."""
+    record = checkpoint_record(path)
+    _require_detector(record, path)
+    return replace(record, config=config_overrides.override(record.config, overrides))
+
+
+def _require_detector(record: CheckpointRecord, path: str | Path) -> None:
+    if record.kind == "backbone":
+        raise ValueError(
+            f"{path} contains only a backbone, which detects nothing: train from it, "
+            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
+        )
+
+
+def _read_config(folder: Path) -> CheckpointRecord:
+    """The record of the checkpoint in `folder`."""
     finish_moves(folder)
     source = folder / CONFIG_FILE
     record = read_record(source)
@@ -153,17 +196,8 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if kind == "detector":
         require_class_names(classes, config.num_classes, str(source))
     warn_if_changed(record, source)
-    weights = folder / WEIGHTS_FILE
-    try:
-        state = load_file(weights)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
-        ) from error
-    files = record["files"]
-    require_digest(weights, files)
-    return Checkpoint(
-        config=config, classes=classes, state=state, provenance=record["provenance"], kind=kind, files=files
+    return CheckpointRecord(
+        config=config, classes=classes, provenance=record["provenance"], kind=kind, files=record["files"]
     )
 
 
@@ -184,25 +218,22 @@ def require_digest(path: Path, files: Mapping[str, str]) -> None:
 
 
 def load_detector(
-    path: str | Path, settings: Settings = (), *, allow: str | Sequence[str] = ()
+    path: str | Path, overrides: Overrides = (), *, allow: str | Sequence[str] = ()
 ) -> tuple[Detector, Checkpoint]:
     """The detector of a checkpoint or run folder with its weights, and the checkpoint.
 
-    `settings` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
+    `overrides` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
     `load_checkpoint`.
     """
     checkpoint = load_checkpoint(path, allow=allow)
-    if checkpoint.kind == "backbone":
-        raise ValueError(
-            f"{path} contains only a backbone, which detects nothing: train from it, "
-            f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
-        )
-    checkpoint = replace(checkpoint, config=overrides.override(checkpoint.config, settings))
+    _require_detector(checkpoint, path)
+    checkpoint = replace(checkpoint, config=config_overrides.override(checkpoint.config, overrides))
+    in_file = sum(value.nbytes for value in checkpoint.state.values())
     try:
-        detector = empty_detector(checkpoint.config)
+        detector = empty_detector(checkpoint.config, limit=2 * in_file + SMALL)
     except (ValueError, RuntimeError) as error:  # RuntimeError: sizes that torch refuses
-        words = as_settings(settings)
-        changed = f" with {' '.join(words)}" if words else ""
+        given = as_overrides(overrides)
+        changed = f" with {' '.join(given)}" if given else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
     wrong = [name for name, value in checkpoint.state.items() if not value.isfinite().all()]
@@ -215,25 +246,42 @@ def load_detector(
     return detector, checkpoint
 
 
-def empty_detector(config: DetectorConfig) -> Detector:
-    """The detector of `config` with uninitialized weights, which are to be loaded."""
-    with _Uninitialized():
+def empty_detector(config: DetectorConfig, *, limit: int = LARGEST_MODEL) -> Detector:
+    """The detector of `config` with uninitialized weights, which are to be loaded.
+
+    ValueError if its weights take more than `limit` bytes: a damaged config can ask for any amount of memory.
+    """
+    with _Uninitialized(limit):
         return build_detector(config)
 
 
 class _Uninitialized(TorchFunctionMode):
-    """Skips the initialization of weights, which takes most of the time of building."""
+    """Skips the initialization of weights, which takes most of the time of building, and limits their memory."""
 
+    allocating = frozenset([torch.empty, torch.zeros, torch.ones, torch.full])
     skipped = frozenset(
         [getattr(nn.init, name) for name in ("kaiming_uniform_", "kaiming_normal_", "normal_", "uniform_")]
         + [Tensor.normal_, Tensor.uniform_]
     )
 
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.allocated = 0
+
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
         if func in self.skipped:
             return args[0] if args else kwargs["tensor"]
-        return func(*args, **(kwargs or {}))
+        if func in self.allocating:
+            self.allocated += func(*args, **{**kwargs, "device": "meta"}).nbytes
+            if self.allocated > self.limit:
+                raise ValueError(
+                    f"its weights take more than {self.limit / 1e6:,.0f} MB, far more than expected; check the numbers "
+                    "of channels, layers and classes in its config"
+                )
+        return func(*args, **kwargs)
 
 
 def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -246,8 +294,8 @@ def load_state(detector: nn.Module, state: Mapping[str, Tensor], source: str) ->
     ]
     if problems := misfits_text(misfits(expected, state) | {"of another type": other_types}):
         why = different_tensors(expected, state)
-        words = f"{'; '.join(why)}. " if why else ""
-        raise ValueError(f"{source} does not fit the detector of its config: {words}Tensors {problems}")
+        reasons = f"{'; '.join(why)}. " if why else ""
+        raise ValueError(f"{source} does not fit the detector of its config: {reasons}Tensors {problems}")
     detector.load_state_dict(dict(state))
 
 

@@ -18,10 +18,10 @@ def with_settings(config: DetectorConfig, values: Mapping[str, object]) -> Detec
     content = config_to_dict(config)
     for key, value in values.items():
         *parts, last = key.split(".")
-        place = content
+        node = content
         for part in parts:
-            place = place[part]
-        place[last] = value
+            node = node[part]
+        node[last] = value
     return config_from_dict(content)
 
 

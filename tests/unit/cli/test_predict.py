@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.cli.predict import PARTIAL, _lowest_score, _Run
+from rcnn.cli.predict_images import PARTIAL, ImageOptions, ImageRun, lowest_score
 from rcnn.cli.sources import expand
 from rcnn.data.given_boxes import read_boxes
 from rcnn.models import build_detector, model_config
@@ -32,7 +32,7 @@ from tests.tiny_data import TINY_MODEL
 )
 def test_the_threshold_of_the_model_is_named(model: str, key: str) -> None:
     config = override(model_config(model), [f"{key}=0.25"])
-    assert _lowest_score(config) == (key, 0.25)
+    assert lowest_score(config) == (key, 0.25)
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +54,10 @@ def photos(tmp_path: Path) -> list[str]:
     return names
 
 
-def run_of(predictor: Predictor, boxes: Path | None = None) -> _Run:
+def run_of(predictor: Predictor, folder: OutputFolder, boxes: Path | None = None) -> ImageRun:
     given = None if boxes is None else read_boxes(boxes)
-    return _Run(
-        predictor=predictor, score=0.0, contour=False, keypoint_score=0.0, pictures=True, max_pixels=0,
-        given=given, describe=given is not None,
-    )  # fmt: skip
+    features = None if given is None else folder.path / "features.npz"
+    return ImageRun(predictor=predictor, folder=folder, options=ImageOptions(score=0.0, given=given, features=features))
 
 
 def test_an_image_that_cannot_be_drawn_is_failed_only(
@@ -75,7 +73,7 @@ def test_an_image_that_cannot_be_drawn_is_failed_only(
     monkeypatch.setattr(ImageDetections, "draw", fail)
     with OutputFolder(tmp_path / "out") as folder:
         sources = expand(photos, folder)
-        done = run_of(predictor).predict_all(sources, folder, ALONE)
+        done = run_of(predictor, folder).predict_all(sources, ALONE)
         partial = (tmp_path / "out" / PARTIAL).read_text().splitlines()
     assert [entry["file"] for entry in done] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "no font")]
@@ -86,19 +84,19 @@ def test_an_image_that_cannot_be_drawn_is_failed_only(
 def test_an_image_without_features_is_failed_only(
     predictor: Predictor, photos: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    features = Predictor.features
+    predict = Predictor.predict_with_features
 
-    def fail(self: Predictor, image: torch.Tensor, boxes: object) -> RegionFeatures:
+    def fail(self: Predictor, image: torch.Tensor, boxes: object) -> tuple[ImageDetections, RegionFeatures]:
         if image.shape[2] == 50:
             raise ValueError("out of memory")
-        return features(self, image, boxes)  # type: ignore[arg-type]
+        return predict(self, image, boxes)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(Predictor, "features", fail)
+    monkeypatch.setattr(Predictor, "predict_with_features", fail)
     (tmp_path / "boxes.json").write_text(json.dumps({Path(name).name: [[5, 5, 40, 40]] for name in photos}))
     with OutputFolder(tmp_path / "out") as folder:
         sources = expand(photos, folder)
-        run = run_of(predictor, tmp_path / "boxes.json")
-        done = run.predict_all(sources, folder, ALONE)
-    assert [entry["file"] for entry in done] == [name for name, _ in run.described] == [photos[0], photos[2]]
+        run = run_of(predictor, folder, tmp_path / "boxes.json")
+        done = run.predict_all(sources, ALONE)
+    assert [entry["file"] for entry in done] == [name for name, _ in run.features] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "out of memory")]
-    assert [found.vectors.shape[0] for _, found in run.described] == [1, 1]
+    assert [found.vectors.shape[0] for _, found in run.features] == [1, 1]

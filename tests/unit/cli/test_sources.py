@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from typing_extensions import override
 
-from rcnn.cli.sources import SourceError, Sources, download
+from rcnn.cli.sources import Sources
 from rcnn.cli.sources import expand as expand_into
+from rcnn.download.http import DownloadError
+from rcnn.download.memory import download
 from rcnn.outputs import OutputFolder
 
 
@@ -77,10 +79,10 @@ def test_a_download(address: str, path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "said"),
     [
-        ("/nothing", "404 .*; check the URL"),
-        ("/busy", r"503 Busy \\x1b\[31m; try again later"),
+        ("/nothing", r"no such file \(HTTP 404\); check the URL"),
+        ("/busy", r"HTTP 503 \(Busy \\x1b\[31m\); try again later"),
         ("/ftp", r"the server redirects to ftp://.*, which is not followed; .*check the URL"),
-        ("/file", r"302 Found - Redirection to url 'file:.*' is not allowed; check the URL"),
+        ("/file", r"HTTP 302 \(Found - Redirection to url 'file:.*' is not allowed\); check the URL"),
         ("/large", "larger than"),
         ("/endless", "larger than"),
         ("/slow", r"no answer within 0\.5 seconds"),
@@ -88,26 +90,26 @@ def test_a_download(address: str, path: str) -> None:
     ],
 )
 def test_a_failed_download_gives_the_reason(address: str, path: str, said: str) -> None:
-    with pytest.raises(SourceError, match=said):
+    with pytest.raises(DownloadError, match=said):
         download(address + path, longest=4000, timeout=0.5)
 
 
 def test_a_dripping_server_does_not_get_around_the_deadline(address: str) -> None:
     start = time.monotonic()
-    with pytest.raises(SourceError, match=r"took longer than 0\.5 seconds"):
+    with pytest.raises(DownloadError, match=r"took longer than 0\.5 seconds"):
         download(address + "/dripping", timeout=5, deadline=0.5)
     assert time.monotonic() - start < 2
 
 
 def test_a_server_that_sends_too_slowly_is_given_up(address: str) -> None:
     start = time.monotonic()
-    with pytest.raises(SourceError, match=r"only \d+ bytes within 0\.5 seconds"):
+    with pytest.raises(DownloadError, match=r"only \d+ bytes within 0\.5 seconds"):
         download(address + "/dripping", timeout=0.5)
     assert time.monotonic() - start < 3
 
 
 def test_a_server_that_is_not_there() -> None:
-    with pytest.raises(SourceError, match="check the URL and the network"):
+    with pytest.raises(DownloadError, match="check the URL and the network"):
         download("http://127.0.0.1:9/x.jpg", timeout=2)
 
 

@@ -176,7 +176,7 @@ def test_a_torch_data_set_is_trained_on_and_evaluated(tmp_path: Path) -> None:
     assert (evaluation.metrics.images, evaluation.failed) == (2, ())
     assert evaluation.metrics.kinds["segm"]["AP"] is not None
     alone = rcnn.train(
-        "mask_rcnn_compact", training, tmp_path / "alone", settings=[*TINY_MODEL, *brief], weights="none",
+        "mask_rcnn_compact", training, tmp_path / "alone", overrides=[*TINY_MODEL, *brief], weights="none",
         log=lines.append,
     )  # fmt: skip
     assert alone.best is None

@@ -13,13 +13,14 @@ import torch
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.drawing.ground_truth import draw_ground_truth
-from rcnn.evaluation.api import evaluate, validation_split
+from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import evaluate_dataset, plan_for
-from rcnn.evaluation.examples import example_of
+from rcnn.evaluation.examples import draw_example
 from rcnn.evaluation.folder import UNFINISHED
-from rcnn.evaluation.plan import limit_settings, plan_evaluation
+from rcnn.evaluation.opening import validation_split
+from rcnn.evaluation.plan import EvaluationOptions, limit_overrides, plan_evaluation
 from rcnn.evaluation.results import evaluate_results, has_proposals, is_results
-from rcnn.evaluation.run import EvaluationOptions, run_evaluation
+from rcnn.evaluation.run import run_evaluation
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.predictor import Predictor
@@ -130,7 +131,8 @@ def test_an_object_without_outline_is_drawn_as_a_box(predictor: Predictor, data:
         drawn, boxes = (draw_ground_truth(image, record, predictor.classes, masks=masks) for masks in (True, False))
         assert (drawn.tobytes() != boxes.tobytes()) == has_mask
         assert boxes.getbbox() is not None, "black without its boxes"
-    example, _ = example_of(predictor, dataset[1], score=0.99)
+    image = dataset[1].read()
+    example = draw_example(predictor, dataset[1], image, predictor.predict(image, score=0.99))
     expected = draw_ground_truth(dataset[1].read(), dataset[1], predictor.classes)
     assert example.ground_truth is not None
     assert example.ground_truth.tobytes() == expected.tobytes()
@@ -308,10 +310,10 @@ def test_more_objects_than_detections_count_are_reported(predictor: Predictor, d
 
 def test_the_models_limit_of_detections_is_raised_or_warned_of(predictor: Predictor, data: Path) -> None:
     dataset, config = open_dataset(data, "val", CLASSES), predictor.config
-    assert limit_settings(config, dataset, max_detections=150) == ["box.selection.max_detections=150"]
-    assert limit_settings(config, dataset, max_detections=50) == limit_settings(config, dataset) == []
+    assert limit_overrides(config, dataset, max_detections=150) == ["box.selection.max_detections=150"]
+    assert limit_overrides(config, dataset, max_detections=50) == limit_overrides(config, dataset) == []
     as_lvis = replace(dataset, metric="lvis")
-    assert limit_settings(config, as_lvis) == ["box.selection.max_detections=300"]
+    assert limit_overrides(config, as_lvis) == ["box.selection.max_detections=300"]
     [warning] = plan_for(predictor, as_lvis).warnings
     assert "fewer detections per image than the metric counts; set box.selection.max_detections=300" in warning
     assert plan_for(predictor, as_lvis, max_detections=100).warnings == ()

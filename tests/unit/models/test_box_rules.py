@@ -30,7 +30,7 @@ from rcnn.models.legacy.boxes import InclusiveBoxes, LooseInclusiveBoxes
 from rcnn.models.pooler import RegionPooler
 from rcnn.ops.boxes import box_iou
 from rcnn.ops.deltas import encode_deltas
-from rcnn.ops.keypoints import keypoint_places
+from rcnn.ops.keypoints import keypoint_cells
 from rcnn.ops.roi_align import assign_levels
 from rcnn.results import ImageDetections, Pasting
 from rcnn.structures import Detections, Proposals
@@ -229,7 +229,7 @@ def test_keypoints_are_predicted_in_file_pixels_and_trained_by_pixel(
         points = torch.tensor([[[[*((place + 0.5) * scale), 2.0]]]]).float()
         raw_points = INCLUSIVE.raw_keypoints(points, torch.tensor([scale]))
         box = INCLUSIVE.to_inclusive(tensor(np.array([raw]))[None])
-        cell_index, counts = keypoint_places(raw_points, box, 56)
+        cell_index, counts = keypoint_cells(raw_points, box, 56)
         assert bool(counts.all())
         assert int(cell_index) == cell[1] * 56 + cell[0] == 30 * 56 + 12
 

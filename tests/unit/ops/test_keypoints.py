@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.models.detection.roi_heads import heatmaps_to_keypoints, keypoints_to_heatmap
 
 from rcnn.ops import keypoints as ops
-from rcnn.ops.keypoints import decode_keypoints, keypoint_places
+from rcnn.ops.keypoints import decode_keypoints, keypoint_cells
 
 
 def smooth_maps(regions: int, joints: int, seed: int, side: int = 56) -> Tensor:
@@ -133,7 +133,7 @@ def test_places_equal_torchvision(size: int) -> None:
     points[:, 0] = boxes[:, 2:]  # in the corner, which still is inside
     points[:, 1] = boxes[:, :2]
     keypoints = torch.cat([points, torch.randint(0, 3, (40, 17, 1), generator=generator)], -1)
-    place, annotated = keypoint_places(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
+    place, annotated = keypoint_cells(keypoints.view(2, 20, 17, 3), boxes.view(2, 20, 4), size)
     expected, valid = keypoints_to_heatmap(keypoints, boxes, size)
     assert torch.equal(annotated.flatten(0, 1), valid.bool())
     assert torch.equal(place.flatten(0, 1), expected)
@@ -142,12 +142,12 @@ def test_places_equal_torchvision(size: int) -> None:
 
 def test_places_by_hand() -> None:
     keypoints = torch.tensor([[14.0, 20, 2], [20, 30, 1], [20.01, 25, 2], [10, 20, 0], [9.99, 25, 2]])
-    place, annotated = keypoint_places(keypoints[None, None], torch.tensor([[[10.0, 20, 20, 30]]]), 10)
+    place, annotated = keypoint_cells(keypoints[None, None], torch.tensor([[[10.0, 20, 20, 30]]]), 10)
     assert annotated[0, 0].tolist() == [True, True, False, False, False]
     assert place[0, 0].tolist() == [4, 99, 0, 0, 0]
 
 
 def test_a_box_of_no_size_has_no_places() -> None:
-    place, annotated = keypoint_places(torch.tensor([[[[5.0, 5, 2]]]]), torch.tensor([[[5.0, 5, 5, 9]]]), 56)
+    place, annotated = keypoint_cells(torch.tensor([[[[5.0, 5, 2]]]]), torch.tensor([[[5.0, 5, 5, 9]]]), 56)
     assert not annotated.any()
     assert not place.any()

@@ -24,13 +24,13 @@ def test_a_run_from_python_with_an_evaluation_and_a_warning(tmp_path: Path) -> N
     tables["annotations"][0]["iscrowd"] = None
     file.write_text(json.dumps(tables))
     lines: list[str] = []
-    run = rcnn.train("mask_rcnn_compact", data, tmp_path / "run", settings=(*TINY_MODEL, *BRIEF), log=lines.append)
+    run = rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides=(*TINY_MODEL, *BRIEF), log=lines.append)
     assert (run.folder, run.step, run.finished) == (tmp_path / "run", 1, True)
     assert run.best is not None
     [warning] = [line for line in lines if line.startswith("warning:") and "iscrowd" in line]
     assert "1 annotation has an iscrowd that is neither 0 nor 1 (id 1)" in warning
     with pytest.raises(ValueError, match="refused by strict=True"):
-        rcnn.train("mask_rcnn_compact", data, tmp_path / "other", settings=(*TINY_MODEL, *BRIEF), strict=True)
+        rcnn.train("mask_rcnn_compact", data, tmp_path / "other", overrides=(*TINY_MODEL, *BRIEF), strict=True)
     assert not (tmp_path / "other").exists()
 
 
@@ -89,14 +89,14 @@ def test_settings_as_a_dict_and_a_run_that_exists(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 1})
     changes = rcnn.override(rcnn.model_config("mask_rcnn_compact"), TINY_MODEL)
     train = {"train.steps": 1, "train.batch_size": 1, "train.workers": 0, "train.warmup_steps": 0}
-    run = rcnn.train(changes, data, tmp_path / "run", settings=train, val_split="none", log=lambda line: None)
+    run = rcnn.train(changes, data, tmp_path / "run", overrides=train, val_split="none", log=lambda line: None)
     assert run.step == 1
     with pytest.raises(ValueError, match=r"contains a run .*continue it with resume=True \(--resume\), or choose"):
-        rcnn.train(changes, data, tmp_path / "run", settings=train)
-    predictor = rcnn.Predictor(run.folder, settings={"box.score_threshold": 0.25}, device="cpu")
+        rcnn.train(changes, data, tmp_path / "run", overrides=train)
+    predictor = rcnn.Predictor(run.folder, overrides={"box.score_threshold": 0.25}, device="cpu")
     assert predictor.config.box.score_threshold == 0.25
     with pytest.raises(ValueError, match=r"no setting 'box\.score_thresold'; did you mean box\.score_threshold"):
-        rcnn.Predictor(run.folder, settings={"box.score_thresold": 0.25})
+        rcnn.Predictor(run.folder, overrides={"box.score_thresold": 0.25})
 
 
 def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
@@ -111,4 +111,4 @@ def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
         rcnn.save_checkpoint(tmp_path / "saved", detector, detector.config, "ab", {})
     assert not (tmp_path / "saved").exists()
     with pytest.raises(ValueError, match=r"the model has no setting 'steps'"):
-        rcnn.train("mask_rcnn_compact", data, tmp_path / "run", settings="steps")
+        rcnn.train("mask_rcnn_compact", data, tmp_path / "run", overrides="steps")

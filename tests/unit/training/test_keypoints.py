@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from rcnn.data import open_dataset
-from rcnn.evaluation.examples import chosen_records, example_of
+from rcnn.evaluation.examples import chosen_records, draw_example
 from rcnn.models import build_detector
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
@@ -76,8 +76,10 @@ def test_ground_truth_pictures_show_skeletons(data: Path, trained: Path) -> None
     predictor = Predictor.from_checkpoint(trained)
     [record] = chosen_records(open_dataset(data, "train", keypoints=True), 1)
     points = present(record.keypoints)
-    example, _ = example_of(predictor, record, score=0.99)
-    bare, _ = example_of(predictor, replace(record, keypoints=np.zeros_like(points)), score=0.99)
+    image = record.read()
+    found = predictor.predict(image, score=0.99)
+    example = draw_example(predictor, record, image, found)
+    bare = draw_example(predictor, replace(record, keypoints=np.zeros_like(points)), image, found)
     drawn = (np.asarray(example.ground_truth) != np.asarray(bare.ground_truth)).any(-1)
     x, y = (points[:, :, :2].reshape(-1, 2)[0] + 0.5).astype(int)
     assert drawn[y, x]

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import rcnn
-from rcnn.evaluation.api import dataset_for, held_out_of, trained_on_warning
+from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.predictor import Predictor
 from rcnn.training.describe import class_lines, describe_start
 from rcnn.training.log import read_log
@@ -88,7 +88,7 @@ def test_a_small_set_is_not_divided(tmp_path: Path) -> None:
 def test_a_run_with_held_out_images_is_resumed_and_evaluated(
     undivided: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = rcnn.train("mask_rcnn_compact", undivided, tmp_path / "run", settings=BRIEF, log=lambda line: None)
+    run = rcnn.train("mask_rcnn_compact", undivided, tmp_path / "run", overrides=BRIEF, log=lambda line: None)
     assert run.best is not None
     held_out = held_out_of(run.folder)
     assert held_out is not None
@@ -179,7 +179,7 @@ def test_each_validation_set_is_evaluated(several: Path, tmp_path: Path) -> None
         "mask_rcnn_compact",
         several,
         tmp_path / "run",
-        settings=BRIEF,
+        overrides=BRIEF,
         val_split=["val", "val_night"],
         log=lambda line: None,
     )

@@ -241,6 +241,16 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
         load_detector(folder)
 
 
+@pytest.mark.parametrize("change", [{"fc_width": 10**12}, {"fc_width": 10**6, "fcs": 10**6}])
+def test_a_config_cannot_ask_for_more_memory_than_its_file_needs(tmp_path: Path, change: dict[str, int]) -> None:
+    folder = saved(tmp_path / "m")
+    model = json.loads((folder / "config.json").read_text())["model"]
+    assert change.keys() <= model["box"].keys()
+    edit(folder, model=model | {"box": model["box"] | change})
+    with pytest.raises(ValueError, match=r"the model of .*m cannot be built: its weights take more than \d+ MB"):
+        load_detector(folder)
+
+
 def test_wrong_values_under_a_right_digest_are_reported(tmp_path: Path) -> None:
     """Tensors that were damaged before the checkpoint was written."""
     detector = compact()

@@ -60,7 +60,7 @@ def test_a_name_is_downloaded_converted_and_cached(
     assert checkpoint.config == expected.config
     assert all(np.array_equal(checkpoint.state[name], value) for name, value in expected.state.items())
     assert checkpoint.provenance["command"] == f"rcnn download {NAME}"
-    assert rcnn.Predictor(NAME, settings=["input.min_size=64", "input.max_size=96"]).config.num_classes == (
+    assert rcnn.Predictor(NAME, overrides=["input.min_size=64", "input.max_size=96"]).config.num_classes == (
         expected.config.num_classes
     )
     assert len(requests) == 1, "the second and third use are from the cache"

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, RawEntry, RawTables, Tables
-from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders, read_json
+from rcnn.data.formats.files import MINUS_REFER, annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import Warnings, few
+from rcnn.text_files import read_json
 
 NAME = "COCO"
 KEYPOINTS = "annotations/person_keypoints_{split}.json"  # COCO's other file, of persons alone

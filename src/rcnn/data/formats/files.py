@@ -5,11 +5,8 @@ A pattern is a path within the folder, with "{split}" for the name of the split.
 
 from __future__ import annotations
 
-import gc
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ALL = "all"  # name of the split of a data set that is not divided
@@ -27,29 +24,6 @@ PART_OF = re.compile(
     r"(?:mini|valminusmini)(?P<val>val\d{4})|(?P<numbered>\w+?\d{4})_\d+|test-\w+?(?P<test>\d{4})"
     rf"|train{MINUS_REFER}(?P<train>\d{{4}})"
 )
-
-
-@contextmanager
-def gc_paused() -> Iterator[None]:
-    """Disables garbage collection: with millions of lists in use, it takes half of the time."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-def read_json(file: Path) -> object:
-    """The content of a JSON file. Raises ValueError where it is damaged, OSError where it cannot be read."""
-    try:
-        with gc_paused():
-            return json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{file} is not JSON ({error}): it may be cut short or another kind of file; export or copy it again"
-        ) from error
 
 
 def require_one_per_split(annotations: str) -> None:

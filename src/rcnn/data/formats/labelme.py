@@ -19,14 +19,14 @@ import numpy as np
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import MAX_COORDINATE, as_number
 from rcnn.data.checks.tables import RawEntry, Tables
-from rcnn.data.formats.files import ALL, read_json
+from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import images_in, named_tables, subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.via import ellipse_points
 from rcnn.data.images import image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, printable
 from rcnn.ops.coco_backend import Rle, as_rle, encode_mask, encode_region, rle_mask
-from rcnn.text_files import lines_of
+from rcnn.text_files import lines_of, read_json
 
 NAME = "labelme"
 SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own

@@ -10,9 +10,10 @@ from typing import Protocol
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
-from rcnn.data.formats.files import annotation_file, gc_paused, require_one_per_split, split_of
+from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import no_such_split, not_recognised
+from rcnn.text_files import gc_paused
 
 
 class Format(Protocol):

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.tables import TABLES, Id, RawEntry, RawTables, Tables
-from rcnn.data.formats.files import read_json
 from rcnn.data.formats.many_files import subfolders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.plain_pickle import read_plain_pickle
 from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt
+from rcnn.text_files import read_json
 
 NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")

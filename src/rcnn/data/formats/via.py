@@ -17,9 +17,10 @@ import numpy as np
 from rcnn.data.checks.check import check_tables
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import RawEntry, RawTables, Tables
-from rcnn.data.formats.files import annotation_file, find_splits, image_folders, read_json
+from rcnn.data.formats.files import annotation_file, find_splits, image_folders
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.messages import SKIPPED, Warnings, excerpt, few
+from rcnn.text_files import read_json
 
 NAME = "VIA"
 PATTERNS = (

@@ -5,8 +5,7 @@ Opening a data set finds most of them; this adds what needs the image files, all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,13 @@ import numpy as np
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats.files import gc_paused
 from rcnn.data.formats.layouts import locate, read_tables, splits_at
 from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
 from rcnn.data.inspect.outlines import check_outlines
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
 from rcnn.data.records import Dataset
-
-Progress = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
-
-
-def no_progress(name: str, total: int) -> AbstractContextManager[Callable[[], None]]:
-    """Shows nothing."""
-    return nullcontext(lambda: None)
-
+from rcnn.progress import Progress, no_progress
+from rcnn.text_files import gc_paused
 
 NEED_FILES = ("unreadable-image", "wrong-image-size", "leak", "near-duplicate")
 
@@ -172,7 +164,7 @@ def read_splits(
             continue
         read.append((tables, _dataset(tables, location.folder, name)))
     total = sum(len(dataset) for _, dataset in read) if images else 0
-    with progress("decode images", total) if images else nullcontext(lambda: None) as advance:
+    with (progress if images else no_progress)("decode images", total) as advance:
         checked = [
             CheckedSplit(
                 tables=tables,

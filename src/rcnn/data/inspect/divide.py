@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.inspect.check import Progress, no_progress
 from rcnn.data.messages import counted, excerpt
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.split import MIN_IMAGES, class_counts, divide, require_fractions
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
 from rcnn.outputs import OutputFolder
+from rcnn.progress import Progress, no_progress
 
 NAMES = {2: ("train", "val"), 3: ("train", "val", "test")}  # of the parts, by their number
 NAME = re.compile(r"\w[\w.-]*")  # of a part: a file name that --split can take

@@ -21,10 +21,8 @@ from rcnn.data.checks.tables import Annotation, Category, Id, Image
 from rcnn.data.inspect.check import (
     CheckedSplit,
     CheckReport,
-    Progress,
     check_dataset,
     copies_of,
-    no_progress,
     read_splits,
     set_findings,
     split_findings,
@@ -34,6 +32,7 @@ from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.messages import counted
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
 from rcnn.outputs import OutputFolder
+from rcnn.progress import Progress, no_progress
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from rcnn.data.formats.files import read_json
 from rcnn.data.formats.refer import read_references
 from rcnn.outputs import OutputFolder
+from rcnn.text_files import read_json
 
 SOURCE = "annotations/instances_train2014.json"
 RESULT = "annotations/instances_train_minus_refer_valtest2014.json"

@@ -37,9 +37,9 @@ class TimmNet(Backbone):
                 f"{', '.join(map(str, missing))}; choose another network, or backbone.kind=vit for a plain ViT"
             )
         # of several maps with the same stride, the last
-        places = {name: len(reductions) - 1 - reductions[::-1].index(stride) for name, stride in STRIDES.items()}
-        self.places = places
-        self.channels = {name: info.channels()[place] for name, place in places.items()}
+        indices = {name: len(reductions) - 1 - reductions[::-1].index(stride) for name, stride in STRIDES.items()}
+        self.places = indices
+        self.channels = {name: info.channels()[index] for name, index in indices.items()}
         self.strides = dict(STRIDES)
         self.innermost = str(getattr(self.net, "output_fmt", "NCHW")).endswith("NHWC")
         self.norms = nn.ModuleDict({name: ChannelNorm(width, eps=1e-6) for name, width in self.channels.items()})
@@ -47,15 +47,15 @@ class TimmNet(Backbone):
             self.norms.clear()
         self._try(config.name)
         if config.frozen_stages:
-            last = info.module_name()[places[f"c{config.frozen_stages + 1}"]]
+            last = info.module_name()[indices[f"c{config.frozen_stages + 1}"]]
             self.freeze(parts_up_to(self.net, last, config))
 
     @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         maps = self.net(x)
         features = {}
-        for name, place in self.places.items():
-            feature = maps[place].permute(0, 3, 1, 2) if self.innermost else maps[place]
+        for name, index in self.places.items():
+            feature = maps[index].permute(0, 3, 1, 2) if self.innermost else maps[index]
             features[name] = self.norms[name](feature) if name in self.norms else feature
         return features
 

@@ -21,9 +21,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from rcnn.download.fetch import DownloadError, Progress, fetch, megabytes
+from rcnn.download.fetch import DownloadError, fetch, megabytes
 from rcnn.models.config import CONFIG_VERSION
 from rcnn.outputs import lock_file
+from rcnn.progress import ByteCounter
 from rcnn.weights.catalogue import names
 from rcnn.weights.catalogue.entry import MD5SUM, Entry
 from rcnn.weights.checkpoint import CONFIG_FILE, WEIGHTS_FILE, writing_checkpoint
@@ -160,7 +161,7 @@ def _published_digest(entry: Entry, log: Log) -> str:
     return f"md5:{found[0]}" if found else ""
 
 
-def _progress(log: Log) -> Progress:
+def _progress(log: Log) -> ByteCounter:
     """Logs every tenth of a download, with the time that is left."""
     started, shown = time.monotonic(), 0
 

@@ -144,11 +144,11 @@ def read(found: Found, settings: SettingsSource) -> Plan:
 
 def _layer(name: str) -> tuple[str, str]:
     """Layer and field of the path of a data set: its innermost known layer; empty if there is none."""
-    *places, last = name.split("/")
+    *scopes, last = name.split("/")
     if field := FIELDS.fullmatch(last):
-        for place in reversed(places):
-            if RULES.rename(place) is not None or NORM.fullmatch(place):
-                return place, field[1]
+        for scope in reversed(scopes):
+            if RULES.rename(scope) is not None or NORM.fullmatch(scope):
+                return scope, field[1]
     return "", ""
 
 

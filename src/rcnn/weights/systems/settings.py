@@ -123,8 +123,8 @@ def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None =
             raise ValueError(f"{source}: the tree of settings cannot be read ({error})") from error
     if keys and not re.match(r"\s*[\w.]+:[ \t]+\S", text):
         if flags := re.search(r"\s--(?!config\b)[A-Za-z]", text[keys[0].end() :]):  # KEY=VALUE first, then flags
-            place = keys[0].end() + flags.start()
-            return parse_settings(text[:place], source) | parse_settings(text[place:], source, switches)
+            position = keys[0].end() + flags.start()
+            return parse_settings(text[:position], source) | parse_settings(text[position:], source, switches)
         ends = [key.start() for key in keys[1:]] + [len(text)]
         return flat({key[1]: _value(text[key.end() : end]) for key, end in zip(keys, ends, strict=True)})
     return plain_yaml(text, source)

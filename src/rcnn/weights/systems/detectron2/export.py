@@ -41,11 +41,11 @@ def settings_of(config: DetectorConfig) -> str:
     """
     tree: dict[str, Any] = {}
     for key, value in sorted(_flat(config).items()):
-        place = tree
+        node = tree
         *sections, last = key.split(".")
         for section in sections:
-            place = place.setdefault(section, {})
-        place[last] = value
+            node = node.setdefault(section, {})
+        node[last] = value
     head = [f"# Detectron2 YAML of {config.name}, written by rcnn"]
     head += [f"# not a setting of Detectron2: {line}" for line in not_said(config)]
     return "\n".join(head) + "\n" + yaml.dump(tree, Dumper=_Plain, sort_keys=True, default_flow_style=None)

@@ -1,0 +1,265 @@
+"""`rcnn predict IMAGES`: pictures with the detections, and predictions.json."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import typer
+
+from rcnn.background import in_background
+from rcnn.cli.given import require_free, write_features
+from rcnn.cli.progress import progress_bar
+from rcnn.cli.sources import Source, Sources, expand
+from rcnn.data.messages import counted, few
+from rcnn.data.read_ahead import read_ahead
+from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.stopping import Stopped
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from torch import Tensor
+
+    from rcnn.data.given_boxes import BoxFile
+    from rcnn.models.config import DetectorConfig
+    from rcnn.predictor import Predictor
+    from rcnn.results import ImageDetections, RegionFeatures
+    from rcnn.runtime.processes import Processes
+
+READ_AHEAD = 2  # images decoded before they are needed
+DEFAULT_SCORE = 0.5
+QUALITY = 92  # of the JPEG pictures
+RESULTS = "predictions.json"
+PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
+OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the output, not of an input
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions:
+    """What is predicted and drawn: the options of the command for images."""
+
+    score: float | None = None  # detections with a lower score are skipped; None: DEFAULT_SCORE
+    pictures: bool = True  # draw the detections
+    contour: bool = False  # draw the outlines of masks instead of their areas
+    keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
+    max_pixels: int = 0  # larger images are refused; 0: no limit
+    given: BoxFile | None = None  # boxes to score instead of detecting
+    features: Path | None = None  # .npz file for the features of the boxes given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """What was predicted."""
+
+    text: str  # of predictions.json
+    images: list[dict[str, Any]]  # the entries of predictions.json
+    failed: list[tuple[str, str]]  # name of an input, and what is wrong with it
+    folder: Path  # where they were written
+
+    @property
+    def summary(self) -> str:
+        """How many objects were found, and where the results are."""
+        objects = sum(len(entry["detections"]) for entry in self.images)
+        where = f"; results in {self.folder}" if self.images else ""
+        return f"{counted(objects, 'object')} in {counted(len(self.images), 'image')}{where}"
+
+
+def predict_images(
+    predictor: Predictor,
+    inputs: Sequence[str],
+    output: Path | None,
+    checkpoint: Path,
+    options: ImageOptions,
+    processes: Processes,
+) -> Predictions:
+    """Predict on files, folders and URLs; write pictures and predictions.json to `output` (default: a new folder).
+
+    The first of the `processes` calls this, the others `share_images`. Inputs that fail are reported on stderr. Raises
+    ValueError if there is no image.
+    """
+    with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
+        folder.require_free(RESULTS, PARTIAL)
+        if options.features is not None:
+            require_free(options.features, folder)
+        sources = _find_sources(inputs, folder)
+        if output is None:
+            typer.echo(f"output folder: {path}", err=True)
+        run = ImageRun(predictor=predictor, folder=folder, options=options)
+        try:
+            images = run.predict_all(sources, processes)
+        except Stopped:
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
+            raise
+        text = _write_results(folder, images, sources.failed)
+        if options.features is not None:
+            write_features(options.features, folder, run.features)
+    if options.given is not None and (unused := options.given.unused()):
+        typer.echo(
+            f"warning: {options.given.path} has boxes of images that were not predicted on: {few(unused)}", err=True
+        )
+    return Predictions(text=text, images=images, failed=sources.failed, folder=path)
+
+
+def share_images(predictor: Predictor, options: ImageOptions, processes: Processes) -> None:
+    """Predict on a part of the images of the first process, which gets the outcomes."""
+    for _ in outcomes(predictor, options, processes.share(list[Source]()), processes):
+        raise AssertionError("only the first process gets outcomes")
+
+
+def warn_of_dropped_scores(config: DetectorConfig, score: float | None) -> None:
+    """Print a warning if the model itself drops detections that --score would keep."""
+    key, lowest = lowest_score(config)
+    score = DEFAULT_SCORE if score is None else score
+    if score < lowest:
+        typer.echo(
+            f"warning: the model drops detections with a score below {key}={lowest:g}, which is more than --score "
+            f"{score:g}; add {key}={score:g}",
+            err=True,
+        )
+
+
+def lowest_score(config: DetectorConfig) -> tuple[str, float]:
+    """The setting that drops detections with a lower score, and its value."""
+    if config.proposals_only:
+        return "rpn.proposals.score_threshold", config.rpn.proposals.score_threshold
+    if config.fcis is not None:
+        return "fcis.score_threshold", config.fcis.score_threshold
+    return "box.score_threshold", config.box.score_threshold
+
+
+def _find_sources(inputs: Sequence[str], folder: OutputFolder) -> Sources:
+    """The images of all inputs; reports on stderr what is not one. ValueError if there is none."""
+    sources = expand(inputs, folder)
+    if not sources.images:
+        reasons = [f"{name} {reason}" for name, reason in sources.failed]
+        raise ValueError(f"no image to predict on: {few(reasons) or 'give files, folders or URLs'}")
+    if sources.skipped:
+        typer.echo(f"not images, skipped: {few(sources.skipped)}", err=True)
+    for name, reason in sources.failed:
+        typer.echo(f"{name}: {reason}", err=True)
+    return sources
+
+
+@dataclass(kw_only=True)
+class ImageRun:
+    """One call of the command."""
+
+    predictor: Predictor
+    folder: OutputFolder
+    options: ImageOptions
+    features: list[tuple[str, RegionFeatures]] = field(default_factory=list)  # image, features of the boxes given
+
+    def predict_all(self, sources: Sources, processes: Processes) -> list[dict[str, Any]]:
+        """The entries of predictions.json; each is on disk as soon as it is known. Failures go to `sources.failed`."""
+        images: list[dict[str, Any]] = []
+        shared = processes.share(sources.images)
+        partial_results = self.folder.claim(PARTIAL)
+        with partial_results.open("w", encoding="utf-8") as lines, progress_bar("predict", len(shared)) as advance:
+            for source, outcome in zip(shared, outcomes(self.predictor, self.options, shared, processes), strict=True):
+                if outcome.entry is None:
+                    sources.failed.append((source.name, outcome.error))
+                    typer.echo(f"{source.name}: {outcome.error}", err=True)
+                else:
+                    self._write(lines, source, outcome)
+                    images.append(outcome.entry)
+                advance()
+        return images
+
+    def _write(self, lines: IO[str], source: Source, outcome: Outcome) -> None:
+        """Write the picture of an image, then its line."""
+        try:
+            if outcome.picture:
+                self._write_picture(source, outcome.picture)
+            lines.write(json.dumps(outcome.entry) + "\n")
+            lines.flush()
+        except OSError as error:
+            if error.errno in OUTPUT_ERRORS:
+                raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
+            raise
+        if outcome.features is not None:
+            self.features.append((source.name, outcome.features))
+
+    def _write_picture(self, source: Source, picture: bytes) -> None:
+        with self.folder.writing(source.picture) as path:
+            path.write_bytes(picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one image."""
+
+    entry: dict[str, Any] | None = None  # of predictions.json; None: it failed
+    picture: bytes = b""  # JPEG; empty: none is drawn
+    features: RegionFeatures | None = None  # of the boxes given
+    error: str = ""
+
+
+def outcomes(
+    predictor: Predictor, options: ImageOptions, images: Sequence[Source], processes: Processes
+) -> Iterator[Outcome]:
+    """What became of each image, in order, on the first process; the others yield none."""
+    own = [images[place] for place in processes.own_places(len(images), 1)]
+    read = read_ahead(own, partial(in_background, partial(_read, options)), READ_AHEAD)
+    found = (_outcome(predictor, options, source, image) for source, image in read)
+    return processes.in_order(found, len(images), 1)
+
+
+def _read(options: ImageOptions, source: Source) -> Tensor:
+    from rcnn.data.images import read_image
+
+    return read_image(source.read(), max_pixels=options.max_pixels)
+
+
+def _outcome(predictor: Predictor, options: ImageOptions, source: Source, image: Future[Tensor]) -> Outcome:
+    try:
+        return _predict(predictor, options, source, image.result())
+    except Exception as error:  # one bad input must not stop the others
+        reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
+        return Outcome(error=reason)
+
+
+def _predict(predictor: Predictor, options: ImageOptions, source: Source, image: Tensor) -> Outcome:
+    """The entry of an image in predictions.json, and its picture."""
+    boxes = None if options.given is None else options.given.of(source.name)
+    features = None
+    if boxes is not None and options.features is not None:
+        result, features = predictor.predict_with_features(image, boxes)
+    else:
+        score = 0.0 if boxes is not None else DEFAULT_SCORE if options.score is None else options.score
+        result = predictor.predict(image, score=score, boxes=boxes)
+    entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
+    return Outcome(
+        entry=entry | {"detections": result.to_json()},
+        picture=_picture(result, options) if options.pictures else b"",
+        features=features,
+    )
+
+
+def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
+    file = io.BytesIO()
+    picture = result.draw(contour=options.contour, keypoint_score=options.keypoint_score)
+    picture.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
+
+
+def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:
+    """Write predictions.json, and return its text. Earlier results stay if no image could be processed."""
+    results: dict[str, Any] = {"images": images}
+    if failed:
+        results["failed"] = [{"file": name, "error": reason} for name, reason in failed]
+    text = json.dumps(results)
+    if images or not (folder.path / RESULTS).exists():
+        folder.write_text(RESULTS, text + "\n")
+    else:
+        typer.echo(f"kept the earlier {folder.path / RESULTS}: no image could be processed", err=True)
+    (folder.path / PARTIAL).unlink()
+    return text

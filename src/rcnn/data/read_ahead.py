@@ -1,0 +1,23 @@
+"""Work that is started before its result is needed: images are read while the model computes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+Result = TypeVar("Result")
+
+
+def read_ahead(
+    items: Iterable[T], start: Callable[[T], Future[Result]], ahead: int
+) -> Iterator[tuple[T, Future[Result]]]:
+    """Each item with the future that `start` returns for it; up to `ahead` later items are started before."""
+    waiting: deque[tuple[T, Future[Result]]] = deque()
+    for item in items:
+        waiting.append((item, start(item)))
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting

@@ -1,0 +1,83 @@
+"""Downloads a small file into memory: bounded in size and time, in one attempt."""
+
+from __future__ import annotations
+
+import time
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+
+from rcnn.background import in_background
+from rcnn.download.http import (
+    TEMPORARY_STATUS,
+    DownloadError,
+    RefusedError,
+    failure_text,
+    http_opener,
+    status_text,
+)
+
+MAX_DOWNLOAD = 64 * 2**20  # bytes
+TIMEOUT = 20.0  # seconds without an answer, or with fewer than SLOWEST bytes
+SLOWEST = 16 * 2**10  # bytes in TIMEOUT seconds
+DEADLINE = 120.0  # seconds for a whole download
+
+
+def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT, deadline: float = DEADLINE) -> bytes:
+    """The content of an http(s) URL.
+
+    Raises DownloadError if it is refused, longer than `longest` bytes, not answered for `timeout` seconds, sent with
+    fewer than SLOWEST bytes in `timeout` seconds, or not complete after `deadline` seconds.
+    """
+    content = bytearray()
+    future = in_background(_download, url, longest, timeout, content)
+    started = window = time.monotonic()
+    before = 0  # bytes at the start of the window
+    while True:
+        try:
+            return future.result(timeout=min(timeout, deadline, 1.0))
+        except TimeoutError:
+            if future.done():
+                raise
+        now, size = time.monotonic(), len(content)
+        if now - started > deadline:
+            raise DownloadError(
+                f"the download took longer than {deadline:g} seconds; download it yourself and give the file"
+            )
+        if size - before >= SLOWEST:
+            window, before = now, size
+        elif now - window > timeout:
+            slow = f"only {size - before} bytes" if size else "no answer"
+            raise DownloadError(
+                f"{slow} within {timeout:g} seconds; try again, or download it yourself and give the file"
+            )
+
+
+def _download(url: str, longest: int, timeout: float, content: bytearray) -> bytes:
+    """The download, which grows in `content`."""
+    request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
+    try:
+        with http_opener().open(request, timeout=timeout) as answer:
+            while piece := answer.read1(1 << 16):
+                content += piece
+                if len(content) > longest:
+                    raise DownloadError(
+                        f"it is larger than {longest / 2**20:g} MiB; download it yourself and give the file"
+                    )
+            expected = answer.headers.get("Content-Length")
+    except urllib.error.HTTPError as error:
+        advice = "try again later" if error.code in TEMPORARY_STATUS else "check the URL"
+        raise DownloadError(f"{status_text(error)}; {advice}") from error
+    except RefusedError as error:
+        raise DownloadError(f"{error}; check the URL") from error
+    except TimeoutError as error:
+        raise DownloadError(
+            f"no answer within {timeout:g} seconds; try again, or download it yourself and give the file"
+        ) from error
+    except (urllib.error.URLError, HTTPException, OSError, ValueError) as error:
+        if isinstance(error, DownloadError):
+            raise
+        raise DownloadError(f"{failure_text(error)}; check the URL and the network") from error
+    if expected is not None and expected.isdigit() and int(expected) != len(content):
+        raise DownloadError(f"the download ended after {len(content)} of {expected} bytes; try again")
+    return bytes(content)

@@ -1,0 +1,181 @@
+"""What is evaluated: the model or the saved results, and the images that fit them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from rcnn.data import Dataset, splits
+from rcnn.data.defaults import default_validation_split
+from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
+from rcnn.data.messages import counted
+from rcnn.data.opening import DatasetOptions, open_with
+from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
+from rcnn.evaluation.results import has_proposals, is_results
+from rcnn.models import DetectorConfig
+from rcnn.predictor import Predictor
+from rcnn.text_files import read_json
+from rcnn.weights.checkpoint import CONFIG_FILE, checkpoint_record, detector_record
+
+
+class Model(Protocol):
+    """What the data set of an evaluation depends on: a predictor, or the record of a checkpoint."""
+
+    @property
+    def config(self) -> DetectorConfig:
+        """Config of the detector."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is evaluated, on which data set."""
+
+    source: Predictor | Path  # a model, or saved results: a file or the folder of an evaluation
+    dataset: Dataset
+    warnings: tuple[str, ...]  # about the choice of the images
+
+
+def open_subject(
+    source: Path,
+    data: Path,
+    split: str,
+    *,
+    load: Callable[[Sequence[str]], Predictor],
+    overrides: Sequence[str],
+    options: DatasetOptions,
+    evaluation: EvaluationOptions,
+) -> Subject:
+    """The model of a checkpoint, or saved results, with the data set in the form that they need.
+
+    `load` makes the predictor with KEY=VALUE settings: `overrides`, and those with which it returns as many detections
+    as the metric counts.
+    """
+    if not is_results(source):
+        record = detector_record(source, overrides)
+    elif overrides:
+        raise ValueError(
+            f"{overrides[0]}: settings apply to a model, but {source} contains results; leave the settings out"
+        )
+    else:
+        record = None
+        options = replace(options, one_class=has_proposals(source))
+    held_out = held_out_of(source)
+    dataset = dataset_for(record, data, split, held_out=held_out, options=options)
+    warnings = trained_on_warning(dataset, split, held_out)
+    if record is None:
+        return Subject(source=source, dataset=dataset, warnings=warnings)
+    limits = limit_overrides(record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric)
+    return Subject(source=load([*overrides, *limits]), dataset=dataset, warnings=warnings)
+
+
+def dataset_for(
+    model: Model | None,
+    data: str | Path,
+    split: str = "",
+    *,
+    held_out: HeldOut | None = None,
+    options: DatasetOptions | None = None,
+) -> Dataset:
+    """The split of a data set (default: the validation split) with the classes and keypoints that a model needs.
+
+    If the model's run held out images from training (`held_out`), those, unless `split` is given or the data set does
+    not have them. Without a model: with all of the data set's classes. `options` as in `open_dataset`.
+    """
+    options = options or DatasetOptions()
+    annotations = options.annotations
+    if model is not None:
+        keypoints, one_class = model.config.keypoint is not None, model.config.proposals_only
+        options = replace(options, keypoints=keypoints, one_class=one_class)
+    opened = partial(open_with, options, data, classes=None if model is None else model.classes)
+    if split:
+        return opened(split)
+    if held_out is None:
+        return opened(validation_split(data, annotations))
+    known = splits(data, annotations)
+    its_split = all(part in known or part.endswith(".txt") for part in held_out.split.split("+"))
+    dataset = opened(held_out.split if its_split else validation_split(data, annotations))
+    if indices := find_held_out(dataset, held_out):
+        part = held_out_part(dataset, indices)
+        note = f"evaluating on the {counted(len(part), 'image')} of {dataset.split} that the run held out from training"
+        others = "".join(f"; split={name} (--split) evaluates on {name}" for name in known if name.startswith("val"))
+        more = f"; split={dataset.split} (--split) evaluates on all of them{others}"
+        return replace(part, notes=(*part.notes, note + more))
+    default = validation_split(data, annotations)  # of another data set
+    return opened(default) if default != dataset.split else dataset
+
+
+def held_out_of(source: str | Path) -> HeldOut | None:
+    """The images that the run of a checkpoint held out from training; None if it held out none.
+
+    `source` may also be the output folder of an evaluation on such images. Raises ValueError for a damaged record.
+    """
+    folder = Path(source)
+    if is_results(folder):
+        file = folder / HELD_OUT_FILE
+        value = read_json(file) if file.is_file() else None
+    else:
+        file, value = folder / CONFIG_FILE, checkpoint_record(source).provenance.get("held_out")
+    try:
+        return HeldOut.from_dict(value)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def trained_on_warning(dataset: Dataset, split: str, held_out: HeldOut | None = None) -> tuple[str, ...]:
+    """A warning if the model may have been trained on some of the images that were opened with `split` (empty: none).
+
+    `held_out`: what the run of the model held out from training.
+    """
+    if dataset.split.endswith(HELD_OUT):
+        return ()
+    if held_out is not None and not split:
+        return (
+            f"none of {counted(len(held_out.files), 'image')} that the run held out from training "
+            f"{'is' if len(held_out.files) == 1 else 'are'} in {dataset.annotation_file}: if it contains images that "
+            "the model was trained on, the metrics say little about other images",
+        )
+    if held_out is not None:
+        return _trained_images(dataset, held_out)
+    if split or dataset.split.startswith(("val", "minival", "test")):
+        return ()
+    return (
+        f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
+        "nothing about other images. Add a validation split to measure that",
+    )
+
+
+def _trained_images(dataset: Dataset, held_out: HeldOut) -> tuple[str, ...]:
+    """A warning if `dataset` contains images of the training split of a run that the run did not hold out."""
+    parts = {part.partition(":")[0] for part in dataset.split.split("+")}
+    kept = {PurePosixPath(name).name for name in held_out.files}
+    trained = sum(PurePosixPath(name).name not in kept for name in dataset.file_names)
+    if not trained or parts.isdisjoint(held_out.split.split("+")):
+        return ()
+    return (
+        f"if this is the data set of the run, the model was trained on {trained} of the "
+        f"{counted(len(dataset), 'image')} of {dataset.split}, so the metrics say little about other images. Leave "
+        "split (--split) out to evaluate on the images that the run held out",
+    )
+
+
+def validation_split(data: str | Path, annotations: str = "") -> str:
+    """The split of a data set to evaluate on: the first with a name that starts with "val", or the only one.
+
+    Raises ValueError, with the names of all splits, if there is none.
+    """
+    known = splits(data, annotations)
+    named = default_validation_split(known)
+    if not named and len(known) != 1:
+        raise ValueError(
+            f"{data} has the splits {', '.join(known)}; none starts with 'val'. Choose one with split (--split)"
+        )
+    return named or known[0]
