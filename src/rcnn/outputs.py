@@ -47,8 +47,9 @@ class OutputFolder:
         another process has the folder locked, OSError if it cannot be written.
         """
         self.path = Path(path)
-        if self.path.exists() and not self.path.is_dir():
-            raise NotADirectoryError(f"{self.path} is a file; expected a folder: choose another output (--output)")
+        file = next((one for one in (self.path, *self.path.parents) if one.exists()), self.path)
+        if file.exists() and not file.is_dir():
+            raise NotADirectoryError(f"{file} is a file; expected a folder: choose another output (--output)")
         if self.path.is_symlink() and not self.path.exists():
             raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another output (--output)")
         self._created = not self.path.exists()

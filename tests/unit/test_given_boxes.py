@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -263,8 +264,11 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
         np.testing.assert_allclose(arrays["pooled"], described.pooled_means, atol=1e-5)
         np.testing.assert_allclose(arrays["vectors"], described.vectors, atol=1e-5)
     again = [*words, checkpoint / "b.png", "--output", out, "--features", features, "--device", "cpu"]
-    assert rcnn(*again) == 1  # no boxes for b.png
-    assert "b.png: " in capsys.readouterr().err
+    assert rcnn(*again) == 0
+    assert re.search(r"1 image without an entry in \S+boxes\.json, skipped: \S+b\.png\n", capsys.readouterr().err)
+    assert len(json.loads((out / "predictions.json").read_text())["images"]) == 1
+    assert rcnn(*words[:2], checkpoint / "b.png", *words[3:], "--output", out) == 2
+    assert "has boxes of a.png, c.png, and of none of the images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

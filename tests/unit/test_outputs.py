@@ -80,6 +80,8 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
         OutputFolder(tmp_path / "file")
+    with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
+        OutputFolder(tmp_path / "file" / "deep" / "below")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="broken symbolic link"):
         OutputFolder(tmp_path / "link")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rcnn.cli.options import Images
 from rcnn.download.catalogue import DOWNLOADS
 
 data = typer.Typer(help="Check, describe, divide and download data sets.", no_args_is_help=True)
@@ -16,7 +18,7 @@ Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the da
 Annotations = Annotated[
     str, typer.Option(help="Annotation file within DIR, e.g. labels/{split}.json. Defaults to the usual names.")
 ]
-Split = Annotated[str, typer.Option(help="One split. Defaults to all.")]
+Split = Annotated[str, typer.Option(help="A split; train+val: both; ids.txt: a list of images. Defaults to all.")]
 Keypoints = Annotated[bool, typer.Option("--keypoints", help="Read person_keypoints_SPLIT.json, if there is one.")]
 Workers = Annotated[int, typer.Option(help="Threads that read images.", min=1)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -27,6 +29,7 @@ def check(
     directory: Directory,
     split: Split = "",
     annotations: Annotations = "",
+    images: Images = "",
     keypoints: Keypoints = False,
     as_json: AsJson = False,
     only: Annotated[
@@ -67,6 +70,7 @@ def check(
             fix,
             split=split,
             annotations=annotations,
+            images=images,
             keypoints=keypoints,
             crowds_as_objects=crowds_as_objects,
             workers=workers,
@@ -83,8 +87,9 @@ def check(
                 directory,
                 split=split,
                 annotations=annotations,
+                images=images,
                 keypoints=keypoints,
-                images=not no_images,
+                decode=not no_images,
                 only=only or (),
                 skip=skip or (),
                 workers=workers,
@@ -113,6 +118,7 @@ def split_command(
     split: Annotated[str, typer.Option(help="Split to divide. Defaults to the only one.")] = "",
     names: Annotated[str, typer.Option(metavar="LIST", help="Names of the parts. Defaults to train,val(,test).")] = "",
     annotations: Annotations = "",
+    images: Images = "",
     keypoints: Keypoints = False,
     workers: Workers = 2,
 ) -> None:
@@ -137,6 +143,7 @@ def split_command(
         split=split,
         names=names.split(",") if names else (),
         annotations=annotations,
+        images=images,
         keypoints=keypoints,
         workers=workers,
         progress=progress_bar,
@@ -144,6 +151,7 @@ def split_command(
     for line in done.lines():
         typer.echo(line)
     typer.echo(f"wrote {output}: use it with --data {output}")
+    _report_failed(done.failed)
 
 
 @data.command("download")
@@ -182,6 +190,7 @@ def info(
     directory: Directory,
     split: Split = "",
     annotations: Annotations = "",
+    images: Images = "",
     keypoints: Keypoints = False,
     as_json: AsJson = False,
     output: Annotated[Path | None, typer.Option(help="Folder for info.svg, a picture, and info.json.")] = None,
@@ -192,7 +201,9 @@ def info(
     """
     from rcnn.data.inspect.info import describe_dataset
 
-    found = describe_dataset(directory, split=split, annotations=annotations, keypoints=keypoints)
+    found = describe_dataset(directory, split=split, annotations=annotations, images=images, keypoints=keypoints)
+    for warning in found.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     if output is not None:
         from rcnn.drawing.dataset_chart import dataset_svg
         from rcnn.outputs import OutputFolder
@@ -219,6 +230,7 @@ def browse(
     ] = None,
     limit: Annotated[int, typer.Option(help="Images per split, evenly spread (0 = all).", min=0)] = 50,
     annotations: Annotations = "",
+    images: Images = "",
     keypoints: Keypoints = False,
 ) -> None:
     """Write a page with the annotated images of a data set: one self-contained HTML file.
@@ -234,10 +246,12 @@ def browse(
         split=split,
         limit=limit,
         annotations=annotations,
+        images=images,
         keypoints=keypoints,
         progress=progress_bar,
     )
-    typer.echo(f"wrote {page}")
+    typer.echo(f"wrote {page.path}")
+    _report_failed(page.failed)
 
 
 @data.command("minus-refer")
@@ -255,3 +269,14 @@ def minus_refer_command(
     from rcnn.data.inspect.minus_refer import minus_refer
 
     typer.echo(minus_refer(directory, output or "", refer=refer or "").line())
+
+
+def _report_failed(failed: Sequence[str]) -> None:
+    """Name the images that cannot be read, and exit with status 1 if there are any."""
+    from rcnn.data.messages import counted
+
+    if failed:
+        for line in failed:
+            typer.echo(line, err=True)
+        typer.echo(f"{counted(len(failed), 'image')} cannot be read", err=True)
+        raise typer.Exit(1)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from rcnn.cli.sources import Sources
 from rcnn.outputs import OutputFolder
 
 if TYPE_CHECKING:
@@ -31,6 +32,23 @@ def given_boxes(boxes: Path | None, features: Path | None, score: float | None, 
     from rcnn.data.given_boxes import read_boxes
 
     return read_boxes(boxes)
+
+
+def keep_given(sources: Sources, given: BoxFile) -> list[str]:
+    """Remove the images from `sources` that have no entry in the file of boxes, and return their names.
+
+    Raises ValueError if no image has one.
+    """
+    from rcnn.data.messages import few
+
+    without = [source.name for source in sources.images if not given.has(source.name)]
+    if len(without) == len(sources.images):
+        raise ValueError(
+            f"{given.path} has boxes of {few(given.unused())}, and of none of the images ({few(without)}): expected "
+            "their file names"
+        )
+    sources.images = [source for source in sources.images if given.has(source.name)]
+    return without
 
 
 def require_free(features: Path, output: OutputFolder) -> None:

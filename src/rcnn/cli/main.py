@@ -162,7 +162,9 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         name = error.filename2 or error.filename  # of a copy: the new file
         where = f"{name} cannot be written" if name else "the output cannot be written"
-        return f"{where}: {error.strerror}. Free some space, or write to another place with --output"
+        return (
+            f"{where}: {error.strerror}. Free some space, or write to another place{' with --output' if name else ''}"
+        )
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return None if isinstance(error, RuntimeError) else text or type(error).__name__

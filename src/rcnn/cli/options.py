@@ -47,7 +47,11 @@ Annotations = Annotated[
     str, typer.Option(help="Annotation file within --data, e.g. labels/{split}.json. Defaults to the usual names.")
 ]
 Images = Annotated[
-    str, typer.Option(help="Folder of the images. Defaults to the usual folders beside the annotations.")
+    str,
+    typer.Option(
+        help="Folder of the images, within that of the data set or from here. Defaults to the usual folders beside the "
+        "annotations (COCO's format)."
+    ),
 ]
 RelativeBoxes = Annotated[
     bool, typer.Option("--relative-boxes", help="Boxes are fractions of the image (0 to 1), in COCO's format.")

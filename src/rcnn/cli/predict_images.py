@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any
 import typer
 
 from rcnn.background import in_background
-from rcnn.cli.given import require_free, write_features
+from rcnn.cli.given import keep_given, require_free, write_features
 from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand
 from rcnn.data.messages import counted, few
@@ -90,6 +90,11 @@ def predict_images(
         if options.features is not None:
             require_free(options.features, folder)
         sources = _find_sources(inputs, folder)
+        if options.given is not None and (without := keep_given(sources, options.given)):
+            typer.echo(
+                f"{counted(len(without), 'image')} without an entry in {options.given.path}, skipped: {few(without)}",
+                err=True,
+            )
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         run = ImageRun(predictor=predictor, folder=folder, options=options)

@@ -131,16 +131,24 @@ class BoxFile:
 
         Raises ValueError if the file has no entry for it.
         """
+        key = self._key(image)
+        if key is None:
+            raise ValueError(f"{self.path} has no boxes for it")
+        self.used.add(key)
+        return self.by_name[key] if isinstance(key, str) else self.by_id[key]
+
+    def has(self, image: str) -> bool:
+        """Whether the file has an entry for an image."""
+        return self._key(image) is not None
+
+    def _key(self, image: str) -> str | int | None:
+        """The name or id under which the file has the boxes of an image."""
         path = PurePosixPath(image.replace("\\", "/"))
         for name in (image, path.as_posix(), path.name, path.stem):
             if name in self.by_name:
-                self.used.add(name)
-                return self.by_name[name]
+                return name
         number = re.search(r"(\d+)$", path.stem)
-        if number is not None and int(number[1]) in self.by_id:
-            self.used.add(int(number[1]))
-            return self.by_id[int(number[1])]
-        raise ValueError(f"{self.path} has no boxes for it")
+        return int(number[1]) if number is not None and int(number[1]) in self.by_id else None
 
     def unused(self) -> list[str]:
         """The images with boxes that `of` was not asked for."""

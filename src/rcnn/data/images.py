@@ -131,16 +131,16 @@ def read_ids(source: Source, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """
     name = _name(source)
     with _open(source, max_pixels) as image:
-        try:
-            image.load()
-            values = np.asarray(image).astype(np.int64)
-        except Exception as error:  # decoders raise all kinds for damaged files
-            raise _damaged(name, error) from error
         if image.format in LOSSY_FORMATS or image.mode in ("F", "CMYK", "YCbCr", "LAB", "HSV"):
             raise ImageError(
                 f"{name} is a {image.format} with colour mode {image.mode}, which cannot hold ids: save it as a grey, "
                 "palette or RGB PNG"
             )
+        try:
+            image.load()
+            values = np.asarray(image).astype(np.int64)
+        except Exception as error:  # decoders raise all kinds for damaged files
+            raise _damaged(name, error) from error
         if image.mode in ("RGB", "RGBA", "RGBX"):
             return values[..., 0] + 256 * values[..., 1] + 65536 * values[..., 2]
         return values[..., 0] if values.ndim == 3 else values  # grey or palette, with or without transparency

@@ -58,7 +58,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
         if changed:
             notes.append(
                 f"{one.file}: image ids of split {name} are used by another split too, so they are changed in results: "
-                f"{changed[0]} is {changed[1]}"
+                f"its image {changed[0]} has the id {changed[1]} there"
             )
     metric, note = _metric_of(tables, names)
     notes += note

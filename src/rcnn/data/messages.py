@@ -9,13 +9,19 @@ from pathlib import Path
 
 SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
+LONGEST = 200  # characters of one of them
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
 
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:
     """The first of `values`, and how many more there are."""
-    text = ", ".join(printable(str(value)) for value in values[:shown])
+    text = ", ".join(cut(printable(str(value)), LONGEST) for value in values[:shown])
     return text if len(values) <= shown else f"{text} and {len(values) - shown} more"
+
+
+def cut(text: str, length: int) -> str:
+    """`text` in up to `length` characters; what is cut ends in "…"."""
+    return text if len(text) <= length else text[: length - 1] + "…"
 
 
 def counted(count: int, noun: str) -> str:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
+from rcnn.data.checks.tables import Tables
 from rcnn.data.formats.layouts import locate, splits_at
-from rcnn.data.messages import counted
+from rcnn.data.messages import close_to, counted, few
 from rcnn.data.records import Dataset
 from rcnn.data.selection import select
 from rcnn.text_files import gc_paused
@@ -51,7 +52,8 @@ def open_dataset(
     with a warning, or without one if `ignore_others`. Without `classes`, labels follow ascending category ids.
     `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json where both are there; `annotations`
     names the file within the folder, with "{split}" for the split: "labels/{split}_v2.json". `images` is the folder of
-    the images, if they are not in one of the usual places. `relative_boxes`: boxes are fractions of the image, 0 to 1.
+    the images, if they are not in one of the usual places: a path within the folder, else from the working directory.
+    `relative_boxes`: boxes are fractions of the image, 0 to 1.
     `one_class` gives all objects the one class in `classes`, or "object", as proposals need it.
 
     Faulty objects and fields are repaired or skipped, and counted in `Dataset.warnings`; `strict` raises ValueError
@@ -78,7 +80,7 @@ def open_with(
     location = locate(
         Path(path),
         options.annotations,
-        images=Path(options.images) if options.images else None,
+        images=options.images,
         keypoints=options.keypoints,
         relative_boxes=options.relative_boxes,
     )
@@ -100,6 +102,12 @@ def open_with(
             + "\n".join(dataset.warnings)
         )
     if not options.allow_empty and not dataset.num_training_objects:
+        if classes and not options.one_class and (used := _names_used(tables)) and used.isdisjoint(classes):
+            names = few([name + close_to(name, classes) for name in sorted(used)])
+            raise ValueError(
+                f"{tables.file} has no objects of {few(classes)}, the classes of the model; it has {names}. Rename its "
+                "categories, or use a model that was trained on these classes"
+            )
         raise ValueError("\n".join((_without_objects(dataset), *dataset.warnings)))
     return dataset.as_one_class(classes[0] if classes else "object") if options.one_class else dataset
 
@@ -111,6 +119,12 @@ def splits(path: Path | str, annotations: str = "") -> list[str]:
     ValueError for `annotations` that is one file for all splits.
     """
     return splits_at(locate(Path(path), annotations))
+
+
+def _names_used(tables: Tables) -> set[str]:
+    """The names of the classes that have objects."""
+    ids = {annotation["category_id"] for annotation in tables.annotations}
+    return {category["name"] for category in tables.categories if category["id"] in ids}
 
 
 def _without_objects(dataset: Dataset) -> str:

@@ -26,6 +26,17 @@ class SplitPart:
     split: str
     image_list: Path | None = None
 
+    @property
+    def name(self) -> str:
+        """What the user would write after --split."""
+        return self.split if self.image_list is None else f"{self.split}:{self.image_list}"
+
+    def of(self, tables: Tables) -> Tables:
+        """The part of the `tables` of the split. Raises ValueError for a list with other images."""
+        if self.image_list is None:
+            return tables
+        return select_images(tables, listed_indices(self.image_list, tables.images))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -39,14 +50,8 @@ class Selection:
         """The checked tables. `known` images are not searched for again, where they are those of one whole split."""
         if len(self.parts) == 1 and self.parts[0].image_list is None:
             return read_split(self.location, self.parts[0].split, known)
-        tables = [self._read_part(part) for part in self.parts]
+        tables = [part.of(read_split(self.location, part.split)) for part in self.parts]
         return merge(tables, [part.split for part in self.parts])
-
-    def _read_part(self, part: SplitPart) -> Tables:
-        tables = read_split(self.location, part.split)
-        return (
-            tables if part.image_list is None else select_images(tables, listed_indices(part.image_list, tables.images))
-        )
 
 
 def select(location: Location, split: str) -> Selection:

@@ -34,6 +34,7 @@ class Fingerprint:
 
     content: str  # SHA-256 of the image file, or of the image embedded in a labelme file; hexadecimal
     look: int | None  # perceptual hash, 64 bits; None for an image that cannot be read or shows one plain colour
+    error: str = ""  # why the image cannot be read
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -41,8 +42,8 @@ def fingerprint(path: Path) -> Fingerprint:
     content = content_hash(path)
     try:
         grey = read_grey(path, SIDE)
-    except ImageError:
-        return Fingerprint(content=content, look=None)
+    except ImageError as error:
+        return Fingerprint(content=content, look=None, error=str(error))
     return Fingerprint(content=content, look=perceptual_hash(grey))
 
 

@@ -56,12 +56,19 @@ def divide_images(counts: np.ndarray, prints: Sequence[Fingerprint], fractions: 
 def assign(objects: np.ndarray, images: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
     """The part (G,) int64 of each group, given its `objects` (G, K) per class and its number of `images` (G,).
 
-    Groups with the rarest class are assigned first, those with most objects of it before others, each to the part that
-    lacks most objects of that class; then to the part that lacks most images.
+    A class of one group alone cannot be divided: the group is in the largest part (the training set), as long as that
+    lacks images. Of the others, groups with the rarest class are assigned first, those with most objects of it before
+    others, each to the part that lacks most objects of that class; then to the part that lacks most images.
     """
-    amounts = np.concatenate([objects, images[:, None]], axis=1).astype(np.float64)  # (G, K + 1)
+    alone = (objects > 0).sum(axis=0) == 1  # (K,)
+    amounts = np.concatenate([np.where(alone, 0, objects), images[:, None]], axis=1).astype(np.float64)  # (G, K + 1)
     lacking = np.outer(fractions, amounts.sum(axis=0))  # (P, K + 1)
     part = np.full(len(amounts), -1, dtype=np.int64)
+    largest = int(np.argmax(fractions))
+    for group in np.flatnonzero((objects[:, alone] > 0).any(axis=1)).tolist():
+        if lacking[largest, -1] >= images[group]:
+            part[group] = largest
+            lacking[largest] -= amounts[group]
     while (part < 0).any():
         left = part < 0
         totals = amounts[left].sum(axis=0)

@@ -6,12 +6,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
-from rcnn.download.fetch import DownloadError, fetch, megabytes
-from rcnn.outputs import TEMPORARY, OutputFolder
+from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes
+from rcnn.outputs import TEMPORARY, OutputFolder, files_of_rcnn
 from rcnn.progress import DownloadProgress, no_download_progress
 
 RECORD = "rcnn-download.json"  # which archives are unpacked
@@ -29,9 +30,9 @@ def download_dataset(
     """Download a data set of `DOWNLOADS` to the folder `output`, and return the folder for --data.
 
     `output` defaults to the name of the data set. `splits` selects parts of it. Existing parts are not downloaded
-    again; an interrupted download continues. Each
-    archive is deleted once it is unpacked. Raises ValueError for an unknown name or split, DownloadError where the
-    download fails, FileExistsError for files in `output` that rcnn did not write.
+    again; an interrupted download continues. Each archive is deleted once it is unpacked, except one that the user put
+    into `output`/downloads, which is used instead of a download. Raises ValueError for an unknown name or split,
+    DownloadError where the download fails, FileExistsError for files in `output` that rcnn did not write.
     """
     if name not in DOWNLOADS:
         raise ValueError(f"no data set is called {name!r}; expected one of {', '.join(DOWNLOADS)}")
@@ -43,22 +44,45 @@ def download_dataset(
     with OutputFolder(output or name) as folder:
         done = _recorded(folder.path)
         missing = [archive for archive in needed if archive.name not in done]
-        folder.require_free(PACKED, RECORD, *(entry for archive in missing for entry in archive.creates))
+        archives = folder.path / PACKED
+        if archives.is_symlink() or not archives.is_dir():  # else it may be the user's, with archives put there by hand
+            folder.require_free(PACKED)
+        folder.require_free(RECORD, *(entry for archive in missing for entry in archive.creates))
         _require_space(folder.path, missing)
         for archive in missing:
-            folder.claim(PACKED).mkdir(exist_ok=True)
-            packed = folder.path / PACKED / archive.name
-            if not packed.is_file():  # else complete, of a run that was stopped while it unpacked
+            archives.mkdir(exist_ok=True)
+            packed = archives / archive.name
+            if packed.is_file():  # put there by hand, or of a run that was stopped while it unpacked
+                _require_published(packed, archive)
+            else:
                 with (progress or no_download_progress)(archive.name) as count:
                     fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
+                folder.adopt(f"{PACKED}/{archive.name}")
             if log is not None:
                 log(f"unpacking {archive.name}")
             _unpack(folder, archive, packed)
             done.append(archive.name)
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
-            packed.unlink()
-        shutil.rmtree(folder.path / PACKED, ignore_errors=True)
+            if f"{PACKED}/{archive.name}" in files_of_rcnn(folder.path):
+                packed.unlink()
+        with suppress(OSError):  # there is none, or it holds files of the user
+            archives.rmdir()
         return folder.path / known.data
+
+
+def _require_published(packed: Path, archive: Archive) -> None:
+    """Raise DownloadError unless an archive is complete, as far as its size and hash are published."""
+    size = packed.stat().st_size
+    if archive.size is not None and size != archive.size:
+        found, expected = f"{size:,} bytes", f"{archive.size:,}"
+    elif archive.digest and (digest := file_digest(packed, archive.digest.partition(":")[0])) != archive.digest:
+        found, expected = f"the hash {digest}", archive.digest
+    else:
+        return
+    raise DownloadError(
+        f"{packed} has {found}, expected {expected}: it is cut short, damaged or another file. Remove it, or copy it "
+        "there again"
+    )
 
 
 def _recorded(folder: Path) -> list[str]:

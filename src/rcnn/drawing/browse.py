@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.formats.layouts import locate, splits_at
 from rcnn.data.images import ImageError
 from rcnn.data.messages import counted
-from rcnn.data.opening import open_dataset
+from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
 from rcnn.drawing.embedding import Figure, embedded
@@ -24,6 +24,14 @@ from rcnn.progress import Progress, no_progress
 
 PAGE = "browse.html"
 MAX_EXPRESSIONS = 12  # shown per image
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrowsePage:
+    """What `browse_dataset` wrote."""
+
+    path: Path
+    failed: tuple[str, ...]  # images that cannot be read: the errors, which name them
 
 
 @dataclass(frozen=True)
@@ -51,17 +59,16 @@ def browse_dataset(
     limit: int = 50,
     annotations: str = "",
     keypoints: bool = False,
+    images: str | Path = "",
     progress: Progress | None = None,
-) -> Path:
+) -> BrowsePage:
     """Write browse.html: up to `limit` images of each split (0 = all), evenly spread, with their annotations drawn.
 
-    The page is one file without links to other files. `path`, `annotations` and `keypoints` as in `open_dataset`;
-    `output` defaults to a new runs/browse-NAME-N. Returns the page. Images that cannot be read are named in it.
+    The page is one file without links to other files. `path`, `annotations`, `keypoints` and `images` as in
+    `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also names images that cannot be read.
     """
-    names = [split] if split else splits_at(locate(Path(path), annotations))
-    datasets = [
-        open_dataset(path, name, annotations=annotations, keypoints=keypoints, allow_empty=True) for name in names
-    ]
+    opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
+    datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
     with output_or_new(output, "browse", Path(path).resolve()) as folder, OutputFolder(folder) as files:
         files.require_free(PAGE)
         chosen = [_spread(len(dataset), limit) for dataset in datasets]
@@ -69,7 +76,9 @@ def browse_dataset(
             sections = [_section(one, indices, advance) for one, indices in zip(datasets, chosen, strict=True)]
         title = Path(path).resolve().name
         lead = f"{counted(sum(map(len, datasets)), 'image')} of {counted(len(datasets), 'split')}"
-        return files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
+        page = files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
+    failed = tuple(entry.error for section in sections for entry in section.entries if entry.error)
+    return BrowsePage(path=page, failed=failed)
 
 
 def _spread(count: int, limit: int) -> list[int]:
@@ -89,7 +98,8 @@ def _section(dataset: Dataset, indices: Sequence[int], advance: Callable[[], Non
         entries.append(_entry(dataset, dataset[index], skeleton))
         advance()
     shown = "all" if len(indices) == len(dataset) else str(len(indices))
-    lead = f"{shown} of {counted(len(dataset), 'image')}, {counted(dataset.num_training_objects, 'object')}"
+    objects = dataset.subset(indices).num_training_objects
+    lead = f"{shown} of {counted(len(dataset), 'image')}, with {counted(objects, 'object')}"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 

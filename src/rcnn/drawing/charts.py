@@ -122,7 +122,11 @@ def chart_svg(chart: Chart) -> str:
 
 def curve_page(lines: Sequence[LogLine], title: str = "Training", schedule: Schedule | None = None) -> str:
     """The charts of a log as an HTML page; `schedule` as in `training_charts`."""
-    lead = f"{len(lines)} lines in the log, up to step {lines[-1]['step']}" if lines else "The log is empty."
+    lead = (
+        f"{len(lines)} lines in the log, up to step {lines[-1]['step']} (counted from 0)."
+        if lines
+        else "The log is empty."
+    )
     charts = [chart_svg(chart) for chart in training_charts(lines, schedule)]
     return render("curve.html", title=title, lead=lead, charts=charts)
 
@@ -192,7 +196,9 @@ def _draw(axes: Axes, chart: Chart) -> None:
     if chart.from_zero and all(value >= 0 for curve in chart.curves for _, value in curve.points):
         axes.set_ylim(bottom=0)
     if len(chart.curves) > 1:
-        axes.legend(fontsize=8, labelcolor=SOFT, framealpha=0, loc="best")
+        axes.legend(  # below the axes, never over a curve
+            loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, fontsize=8, labelcolor=SOFT, frameon=False
+        )
 
 
 def _for_page(svg: str, description: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rcnn.data.inspect.info import MEDIUM, SMALL, DatasetInfo
+from rcnn.data.messages import cut
 from rcnn.drawing.palette import CHART_COLOURS, GRID, INK, SOFT
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def _draw_classes(axes: Axes, info: DatasetInfo) -> None:
     for number, one in enumerate(info.splits):
         positions = np.arange(len(order)) + (number - (len(info.splits) - 1) / 2) * height
         axes.barh(positions, one.objects[order], height, label=one.name, color=_colour(number))
-    names = [info.classes[label] for label in order.tolist()]
-    shown = [name if len(name) <= 24 else f"{name[:23]}…" for name in names]
+    shown = [cut(info.classes[label], 24) for label in order.tolist()]
     axes.set_yticks(range(len(order)), shown, parse_math=False)
     axes.set_ylim(max(len(order), 4) - 0.4, -0.6)
     if total.max(initial=1) > 100 * total[total > 0].min(initial=total.max(initial=1)):

@@ -27,7 +27,8 @@ from rcnn.drawing.pages import render, write_page
 Values = Mapping[str, float | None]  # name of a metric -> fraction 0..1; None where there is nothing to measure
 
 _TITLES = {"bbox": "Box", "segm": "Mask", "keypoints": "Keypoints", "proposals": "Proposals"}
-_VOC = "AP is VOC's average precision {year}; AP70 is at IoU .70. Difficult objects are ignored."
+_VOC = "AP is VOC's average precision {year}. Difficult objects are ignored."
+_AP70 = " AP70: at IoU .70."
 _MEANINGS = {  # metric -> what its numbers are
     "coco": "AP is COCO's average precision, the mean over IoU thresholds .50 to .95; AP50 and AP75 are at one "
     "threshold. s, m and l: objects under 32 x 32 pixels, up to 96 x 96, and larger. AR1, AR10 and AR100: average "
@@ -101,7 +102,9 @@ def write_report(
         warnings=warnings,
         tiles=_tiles(metrics),
         overall=_overall(metrics),
-        meanings=_MEANINGS[metrics.get("metric", "coco")] + _DASH,
+        meanings=_MEANINGS[metrics.get("metric", "coco")]
+        + (_AP70 if "AP70" in metrics.get("segm", {}) else "")
+        + _DASH,
         examples=[_figures(example) for example in examples],
         class_columns=[f"{_TITLES[kind]} {name}" for kind in _precise(metrics) for name in ("AP", "AP50")],
         classes=_by_class(metrics),

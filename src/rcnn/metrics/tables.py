@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rcnn.data.messages import cut
 from rcnn.metrics.values import SIZES, Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
@@ -94,7 +95,7 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
     ]
     taken = sum(2 + max(len(row[index]) for row in [head[1:], *values]) for index in range(len(head) - 1))
     room = max(8, width - taken)
-    rows = [[_cut(name, room), *row] for name, row in zip(names, values, strict=True)]
+    rows = [[cut(name, room), *row] for name, row in zip(names, values, strict=True)]
     lines = _aligned([head, *rows], left=(0,))
     if few:
         return lines
@@ -106,10 +107,6 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
         (" " * _GAP).join(f"{block[row]:{wide}}" for block in blocks if row < len(block)).rstrip()
         for row in range(height + 1)
     ]
-
-
-def _cut(name: str, room: int) -> str:
-    return name if len(name) <= room else name[: room - 1] + "…"
 
 
 def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:

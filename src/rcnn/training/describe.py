@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from rcnn.data import Dataset
-from rcnn.data.messages import counted, few
+from rcnn.data.messages import counted, cut, few
 from rcnn.data.skeletons import describe_flip
 from rcnn.models.overrides import config_to_dict
 from rcnn.models.setting_tables import settings_table
@@ -15,6 +15,7 @@ from rcnn.training.settings import PREFIX
 from rcnn.training.starting import starts_fresh
 
 SHOWN_CLASSES = 100  # in the counts of objects, before the rest is only counted
+LONGEST_NAME = 80  # characters of a class there
 SHOWN_WARNINGS = 10  # about the data, before the rest is only counted
 
 
@@ -95,7 +96,7 @@ def _validation(plan: RunPlan) -> str:
 def class_lines(counts: Mapping[str, int]) -> Iterator[str]:
     """The number of objects of each class, most first, and the classes without objects."""
     present = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
-    shown = ", ".join(f"{name} {counts[name]}" for name in present[:SHOWN_CLASSES])
+    shown = ", ".join(f"{cut(name, LONGEST_NAME)} {counts[name]}" for name in present[:SHOWN_CLASSES])
     more = f" and {len(present) - SHOWN_CLASSES} others" if len(present) > SHOWN_CLASSES else ""
     yield f"objects per class: {shown or 'none'}{more}"
     if absent := [name for name in counts if not counts[name]]:

@@ -18,6 +18,7 @@ from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.setting_tables import settings_table
+from rcnn.models.zoo import without_masks
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.identity import data_identity
@@ -119,6 +120,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
         start = read_weights(request.weights).config
     config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
+    _require_outlines(config, data.training)
     if record is None:
         config = with_backbone(config, request.model, request.weights, model_overrides)
     require_buildable(config, "" if record is None else request.record_file)
@@ -244,6 +246,17 @@ def _fit_to_data(start: DetectorConfig, overrides: Sequence[str], dataset: Datas
             f"{counted(len(dataset.classes), 'class')}: leave num_classes out (it is set from the data)"
         )
     return config
+
+
+def _require_outlines(config: DetectorConfig, dataset: Dataset) -> None:
+    """Raise ValueError for a model with masks and a data set with boxes alone."""
+    if config.has_masks and dataset.num_training_objects and not dataset.has_outlines:
+        other = without_masks(config.name)
+        raise ValueError(
+            f"{dataset.annotation_file} has boxes without outlines, but {config.name} is trained on masks: "
+            + (f"train {other}, or " if other else "train a model without masks (`rcnn models list`), or ")
+            + "annotate outlines"
+        )
 
 
 def _evaluation_plans(config: DetectorConfig, data: RunData, settings: TrainConfig) -> list[Plan]:

@@ -225,6 +225,11 @@ def _text_image(root: Path, data: Data, chance: random.Random) -> None:
     _image_of(root, chance).write_text("<html>404</html>")
 
 
+def _cups_in_training(root: Path, data: Data, chance: random.Random) -> None:
+    for entry in data["train"]["annotations"]:
+        entry["category_id"] = 1
+
+
 def _other_size(root: Path, data: Data, chance: random.Random) -> None:
     path = _image_of(root, chance)
     with Image.open(path) as image:
@@ -268,7 +273,7 @@ FAULTS = (
     Fault("bad-file-name", _set("images", "file_name", 7, None, ["1.png"])),
     Fault("missing-image", _set("images", "file_name", "9.png", "other/9.png", "1.jpeg")),
     Fault("image-outside", _set("images", "file_name", "../../../secret.png")),
-    Fault("file-name", _computed("images", "file_name", lambda e: f"photos/2024/{e['file_name']}")),
+    Fault("image-folder", _computed("images", "file_name", lambda e: f"photos/2024/{e['file_name']}")),
     Fault("file-name", _computed("images", "file_name", lambda e: e["file_name"].upper())),
     Fault("shared-image-file", _shared_file),
     Fault("bad-size", _set("images", "height", -96, 0, NAN, 96.5)),
@@ -314,6 +319,7 @@ FAULTS = (
     Fault("box-differs", _set("annotations", "bbox", _shrunk_box(0.85))),
     Fault("repeated-object", _repeat),
     Fault("empty-category", _empty_class),
+    Fault("untrained-class", _cups_in_training),
     Fault("many-crowds", _all(_to_crowd)),
     Fault("unreadable-image", _cut_image, images=True),
     Fault("unreadable-image", _text_image, images=True),

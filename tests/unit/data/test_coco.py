@@ -274,10 +274,9 @@ def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> 
     assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_others=True).warnings == ()
     with pytest.raises(ValueError, match="refused by strict=True"):
         open_dataset(tmp_path, "val", ["Kite", "cup"], strict=True)
-    with pytest.raises(ValueError, match="no objects to train or evaluate on") as error:
+    message = r"has no objects of boat, the classes of the model; it has cup, kite\. Rename its categories"
+    with pytest.raises(ValueError, match=message):
         open_dataset(tmp_path, "val", ["boat"])
-    assert "2 objects of 2 classes that the model lacks (" in str(error.value)
-    assert "are ignored; the model has boat." in str(error.value)
 
 
 def test_a_class_without_objects_need_not_be_known(tmp_path: Path) -> None:

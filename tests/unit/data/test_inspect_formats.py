@@ -39,7 +39,7 @@ def test_a_format_can_be_checked_described_divided_and_shown(tmp_path: Path, nam
     assert report.errors == (), report.lines()
     assert report.objects == {split: 20}
     assert int(describe_dataset(root, split=split).splits[0].objects.sum()) == 20
-    assert browse_dataset(root, tmp_path / "page", split=split).read_text().count("<img") == 10
+    assert browse_dataset(root, tmp_path / "page", split=split).path.read_text().count("<img") == 10
 
     parts = split_dataset(root, (0.8, 0.2), tmp_path / "parts", split=split)
     assert sum(parts.images.values()) == 10

@@ -139,7 +139,7 @@ def test_images_in_a_folder_that_the_user_names(tmp_path: Path) -> None:
     dataset = open_dataset(root / "boxes.json", images=tmp_path / "elsewhere" / "photos")
     assert dataset[1].path == tmp_path / "elsewhere" / "photos" / "2.png"
     assert len(dataset.to_coco()["annotations"]) == 2
-    with pytest.raises(FileNotFoundError, match=r"--images .*absent is not a folder"):
+    with pytest.raises(FileNotFoundError, match=r"--images .*absent: there is no folder \S+absent; expected"):
         open_dataset(root, images=tmp_path / "absent")
 
 
@@ -257,3 +257,23 @@ def test_each_format_recognises_its_own_folders(tmp_path: Path) -> None:
         assert not any(one.recognises(folder, "train") for one in FORMATS)
     tables = next(one for one in FORMATS if one.NAME == "COCO").read(root, "val", ReadOptions())
     assert [entry["id"] for entry in tables.annotations] == [1, 2]
+
+
+def test_a_labelme_file_alone_names_its_folder(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text(
+        json.dumps({"version": "5.4.1", "flags": {}, "shapes": [], "imagePath": "a.jpg", "imageData": None})
+    )
+    with pytest.raises(
+        ValueError, match=f"is a labelme file of one image: give the folder that contains it, {tmp_path}"
+    ):
+        open_dataset(file)
+
+
+def test_a_model_without_a_class_of_the_data_says_so_first(tmp_path: Path) -> None:
+    root = write_coco(tmp_path, coco_tables([annotation(1)]))
+    message = r"instances_val\.json has no objects of dog, cat, the classes of the model; it has kite\. Rename"
+    with pytest.raises(ValueError, match=message):
+        open_dataset(root, "val", ["dog", "cat"])
+    with pytest.raises(ValueError, match=r"no objects of Kite, .*it has kite \(did you mean 'Kite'\?\)\. Rename"):
+        open_dataset(root, "val", ["Kite"])

@@ -80,6 +80,32 @@ def test_classes_are_folders_of_masks(tmp_path: Path, files: tuple[str, str]) ->
     assert dataset[0].boxes.tolist() == BOXES
 
 
+def test_a_file_per_object_by_its_name(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["0.jpg", "1.jpg", "0_date.jpg"])
+    save(masks((255,)), tmp_path / "masks" / "0_leaf_1.png")
+    save(masks((0, 255)), tmp_path / "masks" / "0_mask_2.png")
+    save(masks((255,)), tmp_path / "masks" / "1_3.png")
+    save(masks((255,)), tmp_path / "masks" / "0_date_1.png")  # of 0.jpg or of 0_date.jpg
+    dataset = open_dataset(tmp_path, "all")
+    assert dataset.classes == ("leaf", "object")
+    assert [record.boxes.tolist() for record in dataset] == [BOXES, BOXES[:1]]
+    assert [record.labels.tolist() for record in dataset] == [[0, 1], [1]]
+    assert any("1 mask without an image of that name" in note and "0_date_1.png" in note for note in dataset.notes)
+
+
+def test_masks_without_an_image_and_images_of_one_name_are_noted(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", ["a.jpg", "a.png", "b.jpg"])
+    save(masks(), tmp_path / "masks" / "a.png")
+    save(masks(), tmp_path / "masks" / "B.png")
+    save(masks(), tmp_path / "masks" / "b.jpg")
+    dataset = open_dataset(tmp_path, "all")
+    text = "\n".join(dataset.notes)
+    assert len(dataset) == 1
+    assert "2 masks without an image of that name, or not in a format for masks" in text
+    assert "masks/B.png, masks/b.jpg: not used" in text
+    assert "1 image with the name of another image apart from the suffix: a.png: not used" in text
+
+
 def test_masks_that_cannot_be_used_are_skipped_and_images_without_masks_noted(tmp_path: Path) -> None:
     write_images(tmp_path / "images", ["a.png", "b.png", "c.png", "d.png", "e.png"])
     save(masks((255,)), tmp_path / "masks" / "a.png")

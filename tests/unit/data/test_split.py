@@ -41,6 +41,21 @@ def test_a_class_of_three_objects_is_in_both_parts() -> None:
     assert len(val) == 4
 
 
+def test_a_class_of_one_image_is_in_the_largest_part() -> None:
+    counts = np.ones((20, 3), dtype=np.int64)
+    counts[:, 1:] = 0
+    counts[[2, 5, 9], 1] = 1
+    counts[9, 2] = 50  # a class of many objects in one image, which has a rare class too
+    for seed in range(10):
+        shuffled = [prints(20)[place] for place in np.random.default_rng(seed).permutation(20).tolist()]
+        train, val = divide_images(counts, shuffled, (0.8, 0.2))
+        assert (9 in train, len(val), len({2, 5} & set(val))) == (True, 4, 1)
+
+
+def test_both_parts_have_images_where_every_image_has_its_own_class() -> None:
+    assert [len(part) for part in divide_images(np.eye(10, dtype=np.int64), prints(10), (0.8, 0.2))] == [8, 2]
+
+
 def test_copies_stay_together() -> None:
     known = prints(30)
     known[1::3] = [Fingerprint(content=f"copy {i}", look=one.look) for i, one in enumerate(known[0::3])]

@@ -232,6 +232,17 @@ def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> No
     (root / "Annotations" / "a.xml").write_text("<annotation><object>")
     with pytest.raises(ValueError, match=r"readable XML file: 1 missing, 1 damaged; .*a\.xml is not XML .*no element"):
         open_dataset(tmp_path, "train")
-    report = check_dataset(tmp_path, images=False)
+    report = check_dataset(tmp_path, decode=False)
     assert list(report.images) == ["val"]
     assert [one.kind for one in report.errors if "1 damaged" in one.what] == ["unreadable-annotations"]
+
+
+def test_class_names_beside_the_annotations_give_the_order(tmp_path: Path) -> None:
+    write_images(tmp_path / "JPEGImages", ["a.png"])
+    (tmp_path / "Annotations").mkdir()
+    content = voc_file("a.png", SIZE, [voc_object("kite", (10, 5, 30, 25)), voc_object("ant", (10, 5, 30, 25))])
+    (tmp_path / "Annotations" / "a.xml").write_text(content)
+    (tmp_path / "class_names.txt").write_text("_background_\nkite\ncup\nkite\n")
+    dataset = open_dataset(tmp_path)
+    assert dataset.classes == ("kite", "cup", "ant")
+    assert "class_names.txt names kite more than once: these numbers are one class" in dataset.notes[0]

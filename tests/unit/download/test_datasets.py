@@ -107,6 +107,21 @@ def test_files_of_the_user_are_kept(served: list[str], tmp_path: Path) -> None:
     assert served == []
 
 
+def test_an_archive_that_was_put_there_by_hand_is_used_and_kept(served: list[str], tmp_path: Path) -> None:
+    own = tmp_path / "out" / "downloads"
+    own.mkdir(parents=True)
+    content = (tmp_path / "served" / "val.zip").read_bytes()
+    (own / "val.zip").write_bytes(content[:-1] + b"x")
+    with pytest.raises(DownloadError, match=r"val\.zip has the hash sha256:\w+, expected sha256:\w+: it is cut short"):
+        download_dataset("tiny", tmp_path / "out", splits=["val"])
+    (own / "val.zip").write_bytes(content)
+    (own / "notes.txt").write_text("mine")
+    download_dataset("tiny", tmp_path / "out", splits=["val"])
+    assert served == ["/annotations.zip"]
+    assert sorted(path.name for path in own.iterdir()) == ["notes.txt", "val.zip"]
+    assert len(open_dataset(tmp_path / "out", "val")) == 2
+
+
 def test_what_is_refused(
     served: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,7 +59,7 @@ def test_names_are_text_and_broken_images_are_named(tmp_path: Path) -> None:
     tables["categories"][0]["name"] = "<script>alert(1)</script>"
     file.write_text(json.dumps(tables))
     (root / "val" / "val_2.png").write_bytes(b"no image")
-    text = browse_dataset(root, tmp_path / "out").read_text(encoding="utf-8")
+    text = browse_dataset(root, tmp_path / "out").path.read_text(encoding="utf-8")
     assert "<script" not in text
     assert "&lt;script&gt;" in text
     assert re.search(r'class="missing">\S+val_2\.png is not an image that can be read', text)
@@ -72,7 +72,7 @@ def test_a_page_of_the_user_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(FileExistsError, match=r"browse\.html exists and was not written by rcnn"):
         browse_dataset(root, tmp_path / "out")
     monkeypatch.chdir(tmp_path)
-    assert browse_dataset(root) == Path("runs/browse-data-1/browse.html")
+    assert browse_dataset(root).path == Path("runs/browse-data-1/browse.html")
 
 
 def test_referring_expressions_are_shown(tmp_path: Path) -> None:
@@ -84,5 +84,5 @@ def test_referring_expressions_are_shown(tmp_path: Path) -> None:
     sentences = [{"raw": "x", "sent": text, "sent_id": 1, "tokens": []} for text in ("the <left> one", "bright one")]
     reference = {"ref_id": 1, "ann_id": 1, "category_id": 10, "image_id": 1, "split": "val", "sentences": sentences}
     (root / "refs(unc).p").write_bytes(pickle.dumps([reference], protocol=0))
-    text = browse_dataset(root, tmp_path / "out").read_text(encoding="utf-8")
+    text = browse_dataset(root, tmp_path / "out").path.read_text(encoding="utf-8")
     assert re.search(r"<li>(square|disc): the &lt;left&gt; one; bright one</li>", text)

@@ -18,6 +18,7 @@ from torch import Tensor
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.config import InputConfig, ResNetConfig, TimmConfig, ViTConfig
 from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.models.zoo import without_masks
 from rcnn.structures import Detections, ImageBatch, Targets
 from rcnn.weights.checkpoint import load_detector, save_checkpoint
 from tests.compiled import FORWARD
@@ -253,3 +254,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_model_builds_trains_predicts_and_is_saved(name: str, checkpoints: Path) -> None:
     config = tiny(name)
     assert run_through(config, checkpoints / str(hash(config)))
+
+
+def test_models_without_masks_that_are_alike() -> None:
+    for name, other in (
+        ("mask_rcnn_r50_fpn", "faster_rcnn_r50_fpn"),
+        ("mask_rcnn_compact", "faster_rcnn_compact"),
+        ("cascade_mask_rcnn_r50_fpn", "cascade_rcnn_r50_fpn"),
+        ("cascade_mask_rcnn_lite0_fpn", "faster_rcnn_lite0_fpn"),
+        ("fcis_compact", "faster_rcnn_compact"),
+        ("mask_rcnn_swin_tiny_fpn", ""),
+        ("fcis_r101_voc", ""),
+        ("own", ""),
+    ):
+        assert without_masks(name) == other

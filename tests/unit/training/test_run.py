@@ -160,6 +160,21 @@ def test_an_impossible_request_is_refused_and_writes_nothing(data: Path, tmp_pat
         run(data, output)
 
 
+def test_a_model_with_masks_is_not_trained_on_boxes_alone(data: Path, tmp_path: Path) -> None:
+    boxes = shutil.copytree(data, tmp_path / "boxes")
+    file = boxes / "annotations" / "instances_train.json"
+    tables = json.loads(file.read_text())
+    for annotation in tables["annotations"]:
+        del annotation["segmentation"]
+    file.write_text(json.dumps(tables))
+    message = (
+        r"has boxes without outlines, but mask_rcnn_compact is trained on masks: train faster_rcnn_compact, or ann"
+    )
+    with pytest.raises(ValueError, match=message):
+        run(boxes, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_best_is_chosen_by_boxes_where_masks_cannot_be_evaluated(data: Path, tmp_path: Path) -> None:
     boxes = shutil.copytree(data, tmp_path / "boxes")
     file = boxes / "annotations" / "instances_val.json"

@@ -135,6 +135,14 @@ def test_without_network_the_address_and_the_folder_stand_on_their_own_lines(
     assert (cache.downloads_folder(entry) / entry.file).exists(), "the user's file stays"
 
 
+def test_a_cache_that_is_a_file_is_refused(original: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = publish(original, "http://nowhere.invalid", monkeypatch)
+    (tmp_path / "file").write_bytes(b"mine")
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "file"))
+    with pytest.raises(OSError, match=r"file, the cache of weights, cannot be written \(.*set RCNN_CACHE to a folder"):
+        cache.cached_checkpoint(entry)
+
+
 def test_a_damaged_file_that_was_put_there_by_hand_is_named(original: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = publish(original, "http://nowhere.invalid", monkeypatch)
     cache.downloads_folder(entry).mkdir(parents=True)

@@ -16,6 +16,7 @@ from rcnn.data.images import image_size
 from rcnn.data.messages import DataError, MissingImagesError, Warnings, close_to, counted, excerpt, few
 
 BY_URL = "that is a URL"
+BY_FOLDER = ("in another folder than the others", "with leading folders that the data set does not have")
 URL_FIELDS = ("coco_url", "flickr_url", "url")  # where an entry without file_name (LVIS v1) names its file
 
 
@@ -114,7 +115,7 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
         if any(found):
             base = folder
             break
-    guesses: dict[str, list[int]] = {}
+    guesses: dict[str, list[int]] = {}  # how the name differs -> places of the images
     for place in [place for place, path in enumerate(found) if path is None]:
         path, how = _guess(names[place], files)
         found[place] = path
@@ -124,8 +125,9 @@ def find_images(names: Sequence[str], ids: Sequence[Id], raw: RawTables, warning
     paths = _require_found(found, names, ids, raw, files)
     for how, places in guesses.items():
         if how != BY_URL:
+            kind = "image-folder" if how in BY_FOLDER else "file-name"
             warnings.add(
-                f"a file_name {how}", "the file was found", [ids[place] for place in places], "image", kind="file-name"
+                f"a file_name {how}", "the file was found", [ids[place] for place in places], "image", kind=kind
             )
     base = base or os.path.commonpath([os.path.dirname(path) for path in paths])
     folder = raw.root / os.path.relpath(base, files.root)
@@ -144,8 +146,8 @@ def _guess(name: str, files: _Files) -> tuple[str | None, str]:
                 if "://" in name:
                     return found, BY_URL
                 if tail == slashed:
-                    return found, "with backslashes" if slashed != name else "in another folder than the others"
-                return found, "with leading folders that the data set does not have"
+                    return found, "with backslashes" if slashed != name else BY_FOLDER[0]
+                return found, BY_FOLDER[1]
     for tail in shorter:
         for folder in files.folders:
             if found := files.alike(folder, tail):
@@ -174,7 +176,8 @@ def _require_found(
             raise DataError(
                 "image-outside",
                 f"{raw.file}: image {ids[place]} has the file_name {excerpt(names[place])}, which is outside the "
-                f"data set {raw.root}: copy the image into the data set and correct its name",
+                f"data set {raw.root}, and no file in it has that name: copy the image there, or name its folder with "
+                "--images DIR (COCO's format)",
                 "images",
                 [place],
             )

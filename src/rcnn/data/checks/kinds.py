@@ -95,6 +95,8 @@ CHECKED = _errors(  # found by `rcnn data check` only
     repeated_object="an object that is in the file twice: same image, class, box and iscrowd",
     many_crowds="an object that is a crowd (iscrowd 1), where more than a third of the objects are",
     no_labels="an image of a split that has no label files at all, e.g. test images",
+    image_folder="an image found by its name, in another folder than its file_name says",
+    untrained_class="a class with objects in an evaluation split and none in the training split",
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
 )

@@ -90,6 +90,8 @@ def _tables(data: object, file: Path) -> dict[str, list[RawEntry]]:
     if isinstance(data, dict) and "annotations" not in data and {"images", "categories"} <= tables.keys():
         return {**tables, "annotations": []}  # test images without ground truth
     if len(tables) < len(TABLES):
+        if isinstance(data, dict) and {"shapes", "imagePath"} <= data.keys():
+            raise ValueError(f"{file} is a labelme file of one image: give the folder that contains it, {file.parent}")
         missing = ", ".join(name for name in TABLES if name not in tables)
         kind = "null" if data is None else f"a {type(data).__name__}"
         holds = few(sorted(map(str, data))) or "nothing" if isinstance(data, dict) else kind

@@ -41,6 +41,7 @@ class Format(Protocol):
 GROUPS: tuple[tuple[Format, ...], ...] = (
     (refer,), (lvis, coco, via), (labelme,), (yolo,), (sbd,), (voc,), (mask_folder,)
 )  # fmt: skip
+FILE_SUFFIXES = (".json", ".yaml", ".yml")  # of files that can be given instead of a folder
 TAKE_IMAGES: tuple[Format, ...] = (coco, lvis)  # formats for which --images and --relative-boxes have a meaning
 FORMATS = tuple(one for group in GROUPS for one in group)  # the first that recognises a split reads it
 
@@ -61,23 +62,27 @@ def locate(
     path: Path,
     annotations: str = "",
     *,
-    images: Path | None = None,
+    images: Path | str = "",
     keypoints: bool = False,
     relative_boxes: bool = False,
 ) -> Location:
     """The location of a data set, `path` being its folder or its one annotation file.
 
-    Raises FileNotFoundError where there is neither, ValueError for `annotations` beside a file.
+    `images` is a path within the folder, else from the working directory. Raises FileNotFoundError for a path that does
+    not exist, ValueError for `annotations` beside a file.
     """
-    if images is not None and not images.is_dir():
-        raise FileNotFoundError(f"--images {images} is not a folder; expected the folder of the images")
-    there = partial(Location, images=images, keypoints=keypoints, relative_boxes=relative_boxes)
+    there = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
     if path.is_dir():
-        return there(folder=path, annotations=annotations)
+        return there(folder=path, annotations=annotations, images=_images_folder(images, path))
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; expected the folder of a data set, or an annotation file. The formats are "
             f"{names_of_formats()}"
+        )
+    if path.suffix.lower() not in FILE_SUFFIXES:
+        raise ValueError(
+            f"{path} is not an annotation file of a whole data set; expected a {' or '.join(FILE_SUFFIXES)} file, or "
+            "the folder of a data set"
         )
     if annotations:
         raise ValueError(f"{path} is an annotation file, so annotations={annotations!r} (--annotations) has no meaning")
@@ -85,7 +90,18 @@ def locate(
     file = path.relative_to(folder).as_posix()
     # other files, e.g. YOLO's data.yaml, list splits themselves
     split = split_of(path, folder, PATTERNS) if path.suffix.lower() == ".json" else ""
-    return there(folder=folder, annotations=file, file_split=split)
+    return there(folder=folder, annotations=file, file_split=split, images=_images_folder(images, folder))
+
+
+def _images_folder(images: Path | str, folder: Path) -> Path | None:
+    """The folder of the images that the user names, in the folder of the data set or else in the working directory."""
+    if not str(images):
+        return None
+    found = next((path for path in (folder / images, Path(images)) if path.is_dir()), None)
+    if found is None:
+        tried = " or ".join(dict.fromkeys(str(path) for path in (folder / images, Path.cwd() / images)))
+        raise FileNotFoundError(f"--images {images}: there is no folder {tried}; expected the folder of the images")
+    return found
 
 
 PATTERNS = tuple(dict.fromkeys((*coco.PATTERNS, *via.PATTERNS)))  # of annotation files that hold a whole split
@@ -118,14 +134,13 @@ def read_split(location: Location, split: str, known: KnownImages | None = None)
     return tables
 
 
-def read_tables(path: Path, split: str, *, annotations: str = "", keypoints: bool = False) -> Tables:
+def read_tables(location: Location, split: str) -> Tables:
     """The checked tables of a split, without the entries that `open_dataset` would refuse: see Tables.refusals.
 
-    `path` is the folder of the data set, or its annotation file. Raises FileNotFoundError and ValueError where nothing
-    can be read.
+    Raises FileNotFoundError and ValueError where nothing can be read.
     """
     with gc_paused():
-        return _read(locate(path, annotations, keypoints=keypoints), split, None)
+        return _read(location, split, None)
 
 
 def _read(location: Location, split: str, known: KnownImages | None) -> Tables:

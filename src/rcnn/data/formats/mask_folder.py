@@ -4,6 +4,7 @@
 |---|---|
 | images/a.jpg, masks/a.png or a_mask.png | ids in the mask: 0 is background, each other value an object (PennFudan) |
 | images/a.jpg, masks/a/*.png | a file per object: every pixel that is not 0 |
+| images/a.jpg, masks/a_1.png or a_CLASS_1.png | a file per object, for images without another mask |
 | a/images/a.png, a/masks/*.png | a file per object (Data Science Bowl 2018) |
 
 The class is the name of a folder between masks/ and the file, e.g. masks/leaf/a.png or masks/a/leaf/1.png; without such
@@ -12,8 +13,9 @@ a folder it is "object". A split is a folder above (train/images/) or one in bot
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +26,14 @@ from rcnn.data.checks.tables import RawEntry, Tables
 from rcnn.data.formats.files import ALL
 from rcnn.data.formats.many_files import DEFAULT_CLASS, images_in, instances, named_tables, pixels_mask, subfolders
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.images import ImageError, image_size, read_ids
+from rcnn.data.images import IMAGE_SUFFIXES, ImageError, image_size, read_ids
 from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "mask folders"
 PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
 ENDINGS = ("", "_mask", "_masks", "_label")  # what the name of a mask may have after the name of its image
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
+NUMBERED = re.compile(r"(?:_(?P<category>.*[^\W\d_].*))?_\d+")  # what follows the image in a_1.png, a_CLASS_1.png
 WHITE = (255, 65535, 0xFFFFFF)  # the only value of many masks that do not tell objects apart: 8 bits, 16 bits, RGB
 
 
@@ -75,6 +78,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     images: list[RawEntry] = []
     found: list[RawEntry] = []
     without: list[str] = []
+    used: set[Path] = set()
     values: dict[str, list[int]] = {}  # ids in each mask that may hold several objects
     for image in _images(folder, split):
         name = image.file.relative_to(folder).as_posix()
@@ -83,6 +87,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             continue
         size = sizes.get(name) or image_size(image.file)
         images.append({"id": name, "file_name": name, "height": size[0], "width": size[1]})
+        used.update(mask.file for mask in image.masks)
         for mask in image.masks:
             path = mask.file.relative_to(folder).as_posix()
             ids = _ids(mask.file, path, size, warnings)
@@ -92,6 +97,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
             if not mask.whole:
                 values[path] = np.unique(ids[ids != 0]).tolist()
     _note_unusual(without, _single_valued(values), images, warnings)
+    for images_folder, masks in _pairs(folder, split):
+        _note_unused(folder, images_folder, masks, used, warnings)
     raw = named_tables(file=warnings.file, root=folder, folders=(folder,), images=images, annotations=found)
     return check_tables(raw, warnings, options.known)
 
@@ -123,8 +130,9 @@ def _images(folder: Path, split: str) -> Iterator[_Image]:
     for images, masks in _pairs(folder, split):
         names = images_in(images)
         index = _index(masks, names)
+        numbered = _numbered(masks, names)
         for stem, name in names.items():
-            found = next((index[stem + ending] for ending in ENDINGS if stem + ending in index), list[_Mask]())
+            found = next((index[stem + ending] for ending in ENDINGS if stem + ending in index), numbered.get(stem, []))
             yield _Image(images / name, found)
     for one in subfolders(_base(folder, split)):
         if _is_of_one_image(one):
@@ -145,6 +153,21 @@ def _index(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
             found[file.stem].append(_Mask(file, one.name, whole=False))
         for inner in subfolders(one):
             found[inner.name] += [_Mask(file, one.name, whole=True) for file in _mask_files(inner)]
+    return dict(found)
+
+
+def _numbered(masks: Path, images: Mapping[str, str]) -> dict[str, list[_Mask]]:
+    """The masks a_1.png and a_CLASS_1.png, by the stem a of the one image that their name starts with."""
+    found: defaultdict[str, list[_Mask]] = defaultdict(list)
+    for file in _mask_files(masks):
+        starts = [file.stem[:end] for end in range(1, len(file.stem)) if file.stem[end] == "_"]
+        named = [
+            (stem, rest) for stem in starts if stem in images and (rest := NUMBERED.fullmatch(file.stem[len(stem) :]))
+        ]
+        if len(named) == 1 and file.stem not in images:
+            stem, rest = named[0]
+            category = rest["category"] or DEFAULT_CLASS
+            found[stem].append(_Mask(file, DEFAULT_CLASS if f"_{category}" in ENDINGS else category, whole=True))
     return dict(found)
 
 
@@ -196,6 +219,23 @@ def _single_valued(values: Mapping[str, Sequence[int]]) -> list[str]:
     if all(len(ids) <= 1 for ids in values.values()):
         return single
     return [path for path in single if values[path][0] in WHITE]
+
+
+def _note_unused(folder: Path, images: Path, masks: Path, used: Collection[Path], warnings: Warnings) -> None:
+    """Note masks that belong to no image, and images with the name of another one apart from the suffix."""
+    files = (file for file in sorted(masks.rglob("*")) if file.suffix.lower() in IMAGE_SUFFIXES)
+    if unused := [file.relative_to(folder).as_posix() for file in files if file not in used]:
+        warnings.note(
+            f"{counted(len(unused), 'mask')} without an image of that name, or not in a format for masks "
+            f"({', '.join(MASK_SUFFIXES)}): {few(unused)}: not used"
+        )
+    first = set(images_in(images).values())
+    names = sorted(file.name for file in images.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES)
+    if repeated := [name for name in names if name not in first and not name.startswith(".")]:
+        warnings.note(
+            f"{counted(len(repeated), 'image')} with the name of another image apart from the suffix: "
+            f"{few(repeated)}: not used"
+        )
 
 
 def _note_unusual(

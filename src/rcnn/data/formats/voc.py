@@ -90,6 +90,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         raise FileNotFoundError(f"{folder} has no split {split!r} in VOC's layout")
     warnings = Warnings(chosen.file)
     ids = chosen.ids(warnings)
+    class_names = _class_names(chosen, warnings)
     names = images_in(chosen.images)
     images: list[RawEntry] = []
     found: list[RawEntry] = []
@@ -97,7 +98,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     damaged: list[str] = []
     for one in ids:
         described = _described(chosen, one, warnings, damaged)
-        objects = _objects(chosen, one, described, warnings)
+        objects = _objects(chosen, one, described, class_names, warnings)
         if objects is None:
             without.append(one)
             continue
@@ -114,7 +115,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         folders=(folder, chosen.images),
         images=images,
         annotations=found,
-        names=CLASSES if chosen.official and own <= set(CLASSES) else _class_names(chosen)[1:],
+        names=CLASSES if chosen.official and own <= set(CLASSES) else list(dict.fromkeys(class_names[1:])),
         metric=chosen.metric,
     )
     return check_tables(raw, warnings, options.known)
@@ -210,7 +211,9 @@ def _described(split: _Split, image_id: str, warnings: Warnings, damaged: list[s
         return None
 
 
-def _objects(split: _Split, image_id: str, described: VocImage | None, warnings: Warnings) -> list[RawEntry] | None:
+def _objects(
+    split: _Split, image_id: str, described: VocImage | None, class_names: Sequence[str], warnings: Warnings
+) -> list[RawEntry] | None:
     """The objects of an image; None where its XML file, or its image of instances, is missing or damaged."""
     if split.masks is None:
         return None if described is None else list(_boxes(image_id, described, warnings))
@@ -218,7 +221,7 @@ def _objects(split: _Split, image_id: str, described: VocImage | None, warnings:
         ids = read_ids(split.masks / "SegmentationObject" / f"{image_id}.png")
     except (ValueError, OSError):  # also ImageError
         return None
-    return list(_instances(split.masks, image_id, ids, described, warnings))
+    return list(_instances(split.masks, image_id, ids, described, class_names, warnings))
 
 
 def _boxes(image_id: str, described: VocImage, warnings: Warnings) -> Iterator[RawEntry]:
@@ -242,7 +245,12 @@ def _difficult(described: VocObject, name: str, warnings: Warnings) -> int:
 
 
 def _instances(
-    root: Path, image_id: str, objects: np.ndarray, described: VocImage | None, warnings: Warnings
+    root: Path,
+    image_id: str,
+    objects: np.ndarray,
+    described: VocImage | None,
+    class_names: Sequence[str],
+    warnings: Warnings,
 ) -> Iterator[RawEntry]:
     """The instances in `objects`, the ids (H, W) of SegmentationObject.
 
@@ -250,10 +258,9 @@ def _instances(
     the box in the XML with the largest IoU. The best box of the class also says whether the instance is difficult.
     """
     classes = _classes(root / "SegmentationClass" / f"{image_id}.png", objects, warnings)
-    names = _class_names_of(root)
     for number, pixels, mask in instances(objects, BACKGROUND):
         name = f"{image_id}:{number}"
-        label = None if classes is None else _class_of(classes[pixels], names)
+        label = None if classes is None else _class_of(classes[pixels], class_names)
         if label is None and classes is not None:
             warnings.add("an instance without a class in SegmentationClass", SKIPPED, [name], kind="no-class")
             continue
@@ -308,16 +315,15 @@ def _best_object(pixels: np.ndarray, width: int, described: VocImage | None, lab
     return found
 
 
-def _class_names(split: _Split) -> Sequence[str]:
-    return ("background",) if split.masks is None else _class_names_of(split.masks)
-
-
-def _class_names_of(root: Path) -> Sequence[str]:
-    """The classes by their number in SegmentationClass, background first."""
-    file = root / NAMES
-    if not file.is_file():
-        return ("background", *CLASSES)
-    return lines_of(file)
+def _class_names(split: _Split, warnings: Warnings) -> Sequence[str]:
+    """The classes by their number in SegmentationClass, background first: those of class_names.txt, if there is one."""
+    file = split.annotations.parent / NAMES
+    if split.annotations.name.lower() != "annotations" or not file.is_file():
+        return ("background",) if split.masks is None else ("background", *CLASSES)
+    names = lines_of(file)
+    if repeated := [name for name, uses in Counter(names).items() if uses > 1]:
+        warnings.note(f"{file} names {few(repeated)} more than once: these numbers are one class")
+    return names
 
 
 def _report_missing(

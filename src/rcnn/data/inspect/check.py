@@ -15,11 +15,21 @@ import numpy as np
 from rcnn.data.assemble import CROWDS_AS_OBJECTS, assemble
 from rcnn.data.checks.kinds import KINDS, Severity
 from rcnn.data.checks.tables import Tables
-from rcnn.data.formats.layouts import locate, read_tables, splits_at
-from rcnn.data.inspect.images import Copies, ImageFile, check_files, copy_findings, find_copies, image_files, leak_roles
+from rcnn.data.formats.layouts import Location, locate, read_tables, splits_at
+from rcnn.data.inspect.images import (
+    Copies,
+    ImageFile,
+    check_files,
+    copy_findings,
+    find_copies,
+    image_files,
+    is_training_split,
+    leak_roles,
+)
 from rcnn.data.inspect.outlines import check_outlines
 from rcnn.data.messages import DataError, Finding, MissingImagesError, Warnings, close_to, counted
 from rcnn.data.records import Dataset
+from rcnn.data.selection import SplitPart, select
 from rcnn.progress import Progress, no_progress
 from rcnn.text_files import gc_paused
 
@@ -42,6 +52,7 @@ class CheckReport:
     root: Path
     images: dict[str, int]  # per split that can be read
     objects: dict[str, int]  # per split, without ignored ones
+    total: tuple[int, int]  # images and objects of all splits, those of an image in several splits once
     findings: tuple[Finding, ...]  # errors first
     test_splits: tuple[str, ...] = ()  # without ground truth
 
@@ -53,6 +64,7 @@ class CheckReport:
             root=Path(path),
             images={one.dataset.split: len(one.dataset) for one in checked},
             objects={one.dataset.split: one.dataset.num_training_objects for one in checked},
+            total=_total([one.dataset for one in checked]),
             findings=tuple(one for severity in severities for one in findings if KINDS[one.kind].severity == severity),
             test_splits=tuple(one.dataset.split for one in checked if is_test_split(one.dataset)),
         )
@@ -93,7 +105,7 @@ class CheckReport:
         """One line per finding, and a summary."""
         shown = [f"{KINDS[one.kind].severity} [{one.kind}]: {one.line()}" for one in self.findings]
         shown += [f"split {name} has no ground truth: `rcnn predict --data` uses it" for name in self.test_splits]
-        checked = f"{counted(sum(self.images.values()), 'image')} and {counted(sum(self.objects.values()), 'object')}"
+        checked = f"{counted(self.total[0], 'image')} and {counted(self.total[1], 'object')}"
         kinds = [(len(self.errors), "error"), (len(self.warnings), "warning")]
         found = ", ".join(counted(count, noun) for count, noun in kinds if count) or "no faults"
         splits = counted(len(self.images), "split") + (f" ({', '.join(self.images)})" if self.images else "")
@@ -106,25 +118,42 @@ def check_dataset(
     split: str = "",
     annotations: str = "",
     keypoints: bool = False,
-    images: bool = True,
+    images: str | Path = "",
+    decode: bool = True,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     workers: int = 2,
     progress: Progress | None = None,
 ) -> CheckReport:
-    """Find the faults of a data set: of all its splits, or of one.
+    """Find the faults of a data set: of all its splits, or of those in `split` ("train", "train+val", "train:ids.txt").
 
-    `annotations` and `keypoints` as in `open_dataset`. Without `images`, the image files are not decoded. `only` and
-    `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError for a folder without
-    annotations, ValueError for an id that does not exist; faults of the data itself are in the report.
+    `annotations`, `keypoints` and `images` (a folder) as in `open_dataset`. Without `decode`, the image files are not
+    decoded. `only` and `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError
+    for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
+    report. Where `split` is a list of images, faults of the annotation file are those of the whole file.
     """
     chosen = selected_kinds(only, skip)
-    decode = images and not chosen.isdisjoint(NEED_FILES)
     checked, refused = read_splits(
-        path, split, annotations, keypoints, images=decode, workers=workers, progress=progress or no_progress
+        locate(Path(path), annotations, images=images, keypoints=keypoints),
+        split,
+        decode=decode and not chosen.isdisjoint(NEED_FILES),
+        workers=workers,
+        progress=progress or no_progress,
     )
     findings = [*refused, *split_findings(checked), *set_findings(checked)]
     return CheckReport.of(path, checked, [one for one in findings if one.kind in chosen])
+
+
+def _total(datasets: Sequence[Dataset]) -> tuple[int, int]:
+    """The number of images and objects; an image that several splits have (REFER) counts once."""
+    seen: set[Path] = set()
+    objects = 0
+    for dataset in datasets:
+        files = [dataset.folder / name for name in dataset.file_names]
+        new = np.array([file not in seen for file in files], dtype=bool)
+        objects += int((new[dataset.objects.image_index] & ~dataset.objects.ignored).sum())
+        seen.update(files)
+    return len(seen), objects
 
 
 def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
@@ -138,33 +167,29 @@ def selected_kinds(only: Sequence[str], skip: Sequence[str]) -> set[str]:
 
 
 def read_splits(
-    path: Path | str,
-    split: str,
-    annotations: str,
-    keypoints: bool,
-    *,
-    images: bool,
-    workers: int,
-    progress: Progress,
+    location: Location, split: str, *, decode: bool, workers: int, progress: Progress
 ) -> tuple[list[CheckedSplit], list[Finding]]:
-    """The splits that can be read, with their image files decoded if `images`; and a finding for each of the others."""
-    path = Path(path)
-    location = locate(path, annotations)
-    names = [split] if split else splits_at(location)
+    """The splits that can be read, with their image files decoded if `decode`; and a finding for each of the others.
+
+    `split` as in `check_dataset`. Raises FileNotFoundError for one that does not exist.
+    """
+    parts = select(location, split).parts if split else [SplitPart(split=name) for name in splits_at(location)]
     read: list[tuple[Tables, Dataset]] = []
     refused: list[Finding] = []
-    for name in names:
+    for part in parts:
         try:
-            tables = read_tables(path, name, annotations=annotations, keypoints=keypoints)
+            tables = read_tables(location, part.split)
         except (ValueError, OSError) as error:
-            if len(names) == 1 and isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError):
+            missing = isinstance(error, FileNotFoundError) and not isinstance(error, MissingImagesError)
+            if missing and (split or len(parts) == 1):
                 raise  # there is no such split
-            finding = _refusal(error, path)
+            finding = _refusal(error, location.folder / location.annotations.replace("{split}", part.split))
             refused += [] if finding in refused else [finding]  # one damaged file may list several splits
             continue
-        read.append((tables, _dataset(tables, location.folder, name)))
-    total = sum(len(dataset) for _, dataset in read) if images else 0
-    with (progress if images else no_progress)("decode images", total) as advance:
+        tables = part.of(tables)
+        read.append((tables, _dataset(tables, location.folder, part.name)))
+    total = sum(len(dataset) for _, dataset in read) if decode else 0
+    with (progress if decode else no_progress)("decode images", total) as advance:
         checked = [
             CheckedSplit(
                 tables=tables,
@@ -172,7 +197,7 @@ def read_splits(
                 files=image_files(
                     [dataset.folder / name for name in dataset.file_names], workers=workers, advance=advance
                 )
-                if images
+                if decode
                 else [],
             )
             for tables, dataset in read
@@ -213,11 +238,16 @@ def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
     datasets = [one.dataset for one in checked]
     found = copy_findings(datasets, copies_of(checked))
     names = [_names_with_objects(dataset) for dataset in datasets]
+    training_names = (own for dataset, own in zip(datasets, names, strict=True) if is_training_split(dataset.split))
+    trained = set[str]().union(*training_names)
     for i, first in enumerate(datasets):
         for j, second in enumerate(datasets):
             if i < j and (roles := leak_roles(first.split, second.split)) is not None:
                 training, other = (i, j) if roles[0] == 0 else (j, i)
                 found += _classes_not_in_training(datasets[training], datasets[other], names[other])
+                found += _untrained_classes(
+                    datasets[training], datasets[other], names[other] - trained if trained else set()
+                )
     used = set[str]().union(*names)
     if datasets and used and 2 * len(used) > len(datasets[0].classes):  # else a fixed list, e.g. COCO's 80 classes
         empty = [category["id"] for category in datasets[0].categories if category["name"] not in used]
@@ -255,8 +285,16 @@ def _check_repeated(dataset: Dataset, warnings: Warnings) -> None:
 def _classes_not_in_training(training: Dataset, other: Dataset, names: set[str]) -> tuple[Finding, ...]:
     missing = sorted(names - set(training.classes))
     warnings = Warnings(other.annotation_file)
-    what = f"objects here but no category in split {training.split!r}"
+    what = f"objects in split {other.split!r} but no category in split {training.split!r}"
     warnings.add(what, "these objects are ignored", missing, "class", kind="class-not-in-training")
+    return warnings.findings()
+
+
+def _untrained_classes(training: Dataset, other: Dataset, names: set[str]) -> tuple[Finding, ...]:
+    untrained = sorted(names & set(training.classes))
+    warnings = Warnings(other.annotation_file)
+    what = f"objects in split {other.split!r} but none in split {training.split!r}"
+    warnings.add(what, "they are not learned, so their AP is 0", untrained, "class", kind="untrained-class")
     return warnings.findings()
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rcnn.data.messages import counted, excerpt
+from rcnn.data.inspect.info import NAME_WIDTH
+from rcnn.data.messages import counted, cut, excerpt
 from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
-from rcnn.data.split import MIN_IMAGES, class_counts, divide, require_fractions
+from rcnn.data.similarity import fingerprints
+from rcnn.data.split import MIN_IMAGES, class_counts, divide_images, require_fractions
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
 from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
@@ -30,14 +32,15 @@ class Division:
     classes: tuple[str, ...]  # (K,)
     images: dict[str, int]  # per part
     objects: dict[str, np.ndarray]  # per part: (K,) objects per class, without ignored ones
+    failed: tuple[str, ...] = ()  # images that cannot be read, but are in the parts: the errors, which name them
 
     def lines(self) -> list[str]:
         """A table: classes in rows, parts in columns."""
-        width = max(7, *(len(name) for name in self.classes))
+        width = max(7, *(min(NAME_WIDTH, len(name)) for name in self.classes))
         rows = [("", list(self.images)), ("images", [f"{count:,}" for count in self.images.values()])]
         for label, name in enumerate(self.classes):
             counts = [int(objects[label]) for objects in self.objects.values()]
-            rows.append((name, [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
+            rows.append((cut(name, NAME_WIDTH), [f"{count:,} ({count / max(1, sum(counts)):.0%})" for count in counts]))
         return [f"{name:{width}}" + "".join(f"{cell:>16}" for cell in cells) for name, cells in rows]
 
 
@@ -50,6 +53,7 @@ def split_dataset(
     names: Sequence[str] = (),
     annotations: str = "",
     keypoints: bool = False,
+    images: str | Path = "",
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Division:
@@ -70,7 +74,7 @@ def split_dataset(
                 f"--names: {excerpt(name)} cannot be the name of a split; expected letters, digits, - and _, and not "
                 f"{' or '.join(RESERVED)}"
             )
-    dataset = open_dataset(path, split, annotations=annotations, keypoints=keypoints)
+    dataset = open_dataset(path, split, annotations=annotations, keypoints=keypoints, images=images)
     if len(dataset) < MIN_IMAGES:
         raise ValueError(
             f"{dataset.annotation_file} has {counted(len(dataset), 'image')}; expected at least {MIN_IMAGES} to divide "
@@ -82,7 +86,9 @@ def split_dataset(
         if not inside:
             require_no_other_splits(folder, parts)
         with (progress or no_progress)("compare images", len(dataset)) as advance:
-            places = divide(dataset, fractions, workers=workers, advance=advance)
+            prints = fingerprints(image_sources(dataset), workers=workers, advance=advance)
+        counts = class_counts(dataset)
+        places = divide_images(counts, prints, fractions)
         if empty := [name for name, own in zip(parts, places, strict=True) if not own]:
             raise ValueError(
                 f"{dataset.annotation_file}: no image is left for {', '.join(empty)}, because too many images are "
@@ -91,12 +97,12 @@ def split_dataset(
         with (progress or no_progress)("write", len(dataset)) as advance:
             for part in _parts(dataset, parts, places):
                 write_split(folder, part, copy=not inside, advance=advance)
-    counts = class_counts(dataset)
     return Division(
         output=Path(output),
         classes=dataset.classes,
         images={name: len(own) for name, own in zip(parts, places, strict=True)},
         objects={name: counts[own].sum(axis=0) for name, own in zip(parts, places, strict=True)},
+        failed=tuple(one.error for one in prints if one.error),
     )
 
 

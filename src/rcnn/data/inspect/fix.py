@@ -18,6 +18,7 @@ from rcnn.data.assemble import object_rows
 from rcnn.data.checks.boxes import CONTRADICTS, box_agreement
 from rcnn.data.checks.kinds import REPAIRED
 from rcnn.data.checks.tables import Annotation, Category, Id, Image
+from rcnn.data.formats.layouts import locate
 from rcnn.data.inspect.check import (
     CheckedSplit,
     CheckReport,
@@ -30,6 +31,7 @@ from rcnn.data.inspect.check import (
 from rcnn.data.inspect.images import leak_roles
 from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.messages import counted
+from rcnn.data.selection import LIST_SUFFIX
 from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
 from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
@@ -52,6 +54,7 @@ def fix_dataset(
     split: str = "",
     annotations: str = "",
     keypoints: bool = False,
+    images: str | Path = "",
     crowds_as_objects: bool = False,
     workers: int = 2,
     progress: Progress | None = None,
@@ -62,9 +65,10 @@ def fix_dataset(
     CVAT's brush masks are meant. What cannot be repaired is in the report's `after`. Raises ValueError if
     nothing would be left, FileExistsError for files in `output` that rcnn did not write.
     """
-    checked, refused = read_splits(
-        path, split, annotations, keypoints, images=True, workers=workers, progress=progress or no_progress
-    )
+    if split.endswith(LIST_SUFFIX):
+        raise ValueError(f"--split {split} is a list of images; expected splits for --fix, which writes whole splits")
+    location = locate(Path(path), annotations, images=images, keypoints=keypoints)
+    checked, refused = read_splits(location, split, decode=True, workers=workers, progress=progress or no_progress)
     before = CheckReport.of(path, checked, [*refused, *split_findings(checked), *set_findings(checked)])
     actions = [f"{one.what}: the split was not written" for one in refused]
     actions += [one.line() for one in before.findings if one.ids and one.kind in REPAIRED]

@@ -127,6 +127,11 @@ def copy_findings(datasets: Sequence[Dataset], copies: Sequence[Copies]) -> list
     return found
 
 
+def is_training_split(name: str) -> bool:
+    """Whether a split is for training, by its name."""
+    return name.lower().startswith(TRAINING)
+
+
 def leak_roles(first: str, second: str) -> tuple[int, int] | None:
     """Which of two splits (0 or 1) is for training and which for evaluation; None if they may share images.
 
@@ -134,7 +139,7 @@ def leak_roles(first: str, second: str) -> tuple[int, int] | None:
     (part1, unlabeled2017) may share images, and trainval with all but test.
     """
     names = (first.lower(), second.lower())
-    training = next((role for role, name in enumerate(names) if name.startswith(TRAINING)), None)
+    training = next((role for role, name in enumerate(names) if is_training_split(name)), None)
     if training is None or not names[1 - training].startswith(EVALUATION):
         return None
     if names[training].startswith("trainval") and not names[1 - training].startswith("test"):

@@ -6,14 +6,14 @@ Letters: I images, A objects (ignored ones not counted), K classes, N anchors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rcnn.data.formats.layouts import locate, splits_at
-from rcnn.data.messages import counted
-from rcnn.data.opening import open_dataset
+from rcnn.data.messages import counted, cut
+from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
 from rcnn.data.split import class_counts
 
@@ -24,6 +24,7 @@ MULTIPLE = 32  # of the suggested sizes
 LEVELS, RATIOS = 5, 3  # of the suggested anchors: one size per level of an FPN
 DEFAULT_SIZES, DEFAULT_RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
 MIN_OBJECTS, MIN_GAIN = 50, 0.02  # for anchors to be suggested: objects, and additional fraction of them covered
+NAME_WIDTH = 32  # characters of a class in a table
 FOUND = 0.5  # IoU of an object and an anchor of the same centre
 
 
@@ -75,11 +76,13 @@ class DatasetInfo:
     classes: tuple[str, ...]  # (K,) of all splits
     splits: tuple[SplitInfo, ...]
     suggestion: Suggestion  # for the training split, else the first
+    warnings: tuple[str, ...] = ()  # objects and fields that were skipped or repaired, a line each
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
         return {
             "data": str(self.root),
+            "warnings": list(self.warnings),
             "classes": list(self.classes),
             "splits": {one.name: self._split_dict(one) for one in self.splits},
             "suggestion": {
@@ -109,7 +112,7 @@ class DatasetInfo:
 
     def lines(self) -> list[str]:
         """Tables of the splits and of the classes, and the suggestion."""
-        width = max(12, *(len(one.name) for one in self.splits), *(min(32, len(name)) for name in self.classes))
+        width = max(12, *(len(one.name) for one in self.splits), *(min(NAME_WIDTH, len(name)) for name in self.classes))
         lines = [f"{'split':{width}}  images   empty  objects   small  medium   large   image height x width"]
         for one in self.splits:
             middle = np.median(one.image_sizes, axis=0).astype(int)
@@ -130,8 +133,7 @@ class DatasetInfo:
                 f"{one.objects[label]:,} in {one.images[label]:,} image{'' if one.images[label] == 1 else 's'}"
                 for one in self.splits
             ]
-            name = self.classes[label]
-            lines.append(f"{name if len(name) <= 32 else name[:31] + '…':{width}}" + "".join(f"{c:>22}" for c in cells))
+            lines.append(f"{cut(self.classes[label], NAME_WIDTH):{width}}" + "".join(f"{c:>22}" for c in cells))
         if not any(one.objects.any() for one in self.splits):
             return [*lines, "", "no settings are suggested, because there are no objects"]
         lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
@@ -149,16 +151,19 @@ class DatasetInfo:
 
 
 def describe_dataset(
-    path: Path | str, *, split: str = "", annotations: str = "", keypoints: bool = False
+    path: Path | str,
+    *,
+    split: str = "",
+    annotations: str = "",
+    keypoints: bool = False,
+    images: str | Path = "",
 ) -> DatasetInfo:
     """Count the images and objects of all splits of a data set, or of one, and suggest settings for training.
 
-    `path`, `annotations` and `keypoints` as in `open_dataset`. Raises its errors.
+    `path` and the options as in `open_dataset`. Raises its errors.
     """
-    names = [split] if split else splits_at(locate(Path(path), annotations))
-    datasets = [
-        open_dataset(path, name, annotations=annotations, keypoints=keypoints, allow_empty=True) for name in names
-    ]
+    opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
+    datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
     classes = tuple(dict.fromkeys(name for dataset in datasets for name in dataset.classes))
     training = next((one for one in datasets if one.split.startswith("train")), datasets[0])
     return DatasetInfo(
@@ -166,6 +171,7 @@ def describe_dataset(
         classes=classes,
         splits=tuple(_split_info(dataset, classes) for dataset in datasets),
         suggestion=suggest(training),
+        warnings=tuple(dict.fromkeys(line for dataset in datasets for line in dataset.warnings)),
     )
 
 

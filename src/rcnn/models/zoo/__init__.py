@@ -35,6 +35,13 @@ def model_config(name: str) -> DetectorConfig:
     return MODELS[name]()
 
 
+def without_masks(name: str) -> str:
+    """The named model that is most like a model with masks, but has none; empty if there is none."""
+    backbone = name.partition("mask_rcnn_")[2]
+    names = (name.replace("mask_rcnn_", "rcnn_"), f"faster_rcnn_{backbone}", f"faster_rcnn_{name.partition('_')[2]}")
+    return next((one for one in names if one in MODELS and not MODELS[one]().has_masks), "")
+
+
 def unknown_model(name: str) -> str:
     """The message for a name that is not a model's, with up to three similar ones."""
     near = difflib.get_close_matches(name, MODELS, n=3)

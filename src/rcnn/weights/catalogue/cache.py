@@ -214,7 +214,13 @@ def require_published(file: Path, entry: Entry) -> None:
 def _locked(entry: Entry, log: Log) -> Iterator[None]:
     """Hold the lock of `entry`; wait while another process holds it. It is released when its process ends."""
     path = cache_folder() / "locks" / entry.name
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise type(error)(
+            f"{cache_folder()}, the cache of weights, cannot be written ({error.strerror}): set RCNN_CACHE to a folder "
+            "that can be written"
+        ) from error
     with path.open("a+", encoding="utf-8") as file:
         until, waited = time.monotonic() + LONGEST_WAIT, False
         while True:
