@@ -29,7 +29,7 @@ from rcnn.cli.options import (
 )
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
-from rcnn.outputs import new_output, output_or_new
+from rcnn.new_outputs import output_or_new
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -147,8 +147,11 @@ def evaluate(
         typer.echo(f"warning: {line}", err=True)
     for line in subject.dataset.notes:
         typer.echo(line)
-    folder = output or (new_output("eval", checkpoint) if is_first else Path())
-    done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
+    if not is_first:
+        _evaluate(subject, Path(), options, checkpoint, overrides or (), data)
+        return
+    with output_or_new(output, "eval", checkpoint) as folder:
+        done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed:

@@ -28,7 +28,7 @@ from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
 from rcnn.data.messages import counted
-from rcnn.outputs import output_or_new
+from rcnn.new_outputs import output_or_new
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 

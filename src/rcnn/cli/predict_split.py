@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from rcnn.cli.progress import progress_bar
-from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.new_outputs import output_or_new
+from rcnn.outputs import OutputFolder
+from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from rcnn.data.records import Dataset
@@ -70,6 +73,7 @@ def _write_split(
     predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, score: float, processes: Processes
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on the data set; the results files, and the images that failed."""
+    from rcnn.evaluation.folder import UNFINISHED
     from rcnn.evaluation.server import predict_split
 
     with (
@@ -83,4 +87,9 @@ def _write_split(
                 typer.echo(f"{image.record.path}: {image.error}", err=True)
             advance()
 
-        return predict_split(predictor, dataset, folder, score=score, on_image=on_image, processes=processes)
+        try:
+            return predict_split(predictor, dataset, folder, score=score, on_image=on_image, processes=processes)
+        except Stopped:
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
+            raise

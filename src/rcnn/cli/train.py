@@ -11,7 +11,7 @@ import typer
 
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
 from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
-from rcnn.outputs import output_or_new
+from rcnn.new_outputs import output_or_new
 
 
 def train(

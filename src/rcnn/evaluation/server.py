@@ -10,10 +10,12 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import ImageResults, predict_dataset
+from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -46,22 +48,30 @@ def predict_split(
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. The `processes` share the images; only the first one has a
-    `folder`, and returns anything. Raises ValueError for a model of proposals only,
-    FileExistsError for a file that rcnn did not write.
+    Detections with a score below `score` are skipped. While it runs, all results so far are in results.jsonl. The
+    `processes` share the images; only the first one has a `folder`, and returns anything. Raises ValueError for a model
+    of proposals only, FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
-    if folder is not None:
-        folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
-    images = predict_dataset(
-        predictor, dataset, batch_size=batch_size, workers=workers, on_image=on_image, processes=processes
+    predicted = partial(
+        predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, processes=processes
     )
+    if folder is None:
+        predicted()
+        return [], []
+    files = [f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")]
+    with results_as_they_come(folder, files) as keep:
+
+        def keep_image(image: ImageResults) -> None:
+            keep(image)
+            if on_image is not None:
+                on_image(image)
+
+        images = predicted(on_image=keep_image)
     results = [result for image in images for result in image.results if result["score"] >= score]
     written: list[Path] = []
-    if folder is None:
-        return written, []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])
         text = json.dumps([{field: result[field] for field in fields} for result in results])
@@ -69,4 +79,5 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
+    (folder.path / UNFINISHED).unlink()
     return written, [image for image in images if image.error]

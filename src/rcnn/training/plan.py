@@ -95,7 +95,7 @@ class _Recipe:
 
 
 def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1) -> RunPlan:
-    """Decide and check everything about a run; reads files and writes none. `log` gets lines while that takes long.
+    """Decide and check everything about a run; reads files and writes none. `log` gets a line from time to time.
 
     `devices` is the number of processes that will be started; in one of several processes, a launcher has set it.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from rcnn.data.loading import TrainingBatch, training_batches
 from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
-from rcnn.outputs import new_output
+from rcnn.new_outputs import output_or_new
 from rcnn.runtime.processes import Processes, joined, process_numbers
 from rcnn.training.describe import describe_start
 from rcnn.training.distributed import batch_norm_warnings
@@ -52,15 +53,24 @@ def _silent(line: str) -> None:
     """The log of a process that reports nothing."""
 
 
+@contextmanager
+def _output(plan: RunPlan, processes: Processes) -> Iterator[Path]:
+    """The folder of the run; the first process chooses a new one."""
+    if not processes.is_first:
+        yield processes.share(Path())
+        return
+    with output_or_new(plan.output, "train", plan.request.model.removeprefix(CONFIG)) as output:
+        yield processes.share(output)
+
+
 def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
     """Train as planned, together with the other processes."""
+    provenance = plan.about() | {"rcnn": __version__, "torch": torch.__version__}
     processes.wait()  # until all have read what is in the folder
-    output = plan.output
-    if output is None:
-        model = plan.request.model.removeprefix(CONFIG)
-        output = processes.share(new_output("train", model) if processes.is_first else Path())
-    about = plan.about() | {"rcnn": __version__, "torch": torch.__version__}
-    with RunFolder(output, classes=plan.dataset.classes, provenance=about, writes=processes.is_first) as run:
+    with (
+        _output(plan, processes) as output,
+        RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
+    ):
         processes.wait()  # until the first has recovered what a killed process left in the folder
         state = _resume(plan, run, processes, log) if plan.resumes else _start(plan, processes, log)
         processes.wait()  # until all have read last/

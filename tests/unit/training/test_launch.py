@@ -62,7 +62,7 @@ def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: py
     assert [line.keys() for line in lines] == [line.keys() for line in expected]
     for line, other in zip(lines, expected, strict=True):
         if "loss" in line:
-            assert line == pytest.approx(other, rel=1e-3, abs=1e-4)
+            assert line == pytest.approx(other, rel=5e-3, abs=1e-3)
 
 
 def test_what_cannot_be_started_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
