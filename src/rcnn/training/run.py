@@ -72,7 +72,8 @@ def _start(plan: RunPlan, log: Log) -> TrainState:
         weights=plan.request.weights,
         seed=plan.settings.seed,
     )
-    log(line)
+    if line:
+        log(line)
     seed_random(plan.settings.seed)
     return TrainState.start(detector.to(plan.device), plan.settings)
 
