@@ -10,46 +10,51 @@ be equal: weights, optimizer state, log, evaluations and best/. Prints `200 of 2
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.faults.killed_runs import WORDS, contents, differences  # noqa: E402
+import torch  # noqa: E402
+from tests.faults.killed_runs import WORDS, TinyRun, contents, differences  # noqa: E402
 from tests.tiny_data import write_tiny_coco  # noqa: E402
 
 STEPS = ("train.steps=12", "train.evaluate_every=3", "train.checkpoint_every=2", "train.workers=2")
 WORST = 3  # kills of one run
+FORK = multiprocessing.get_context("fork")
 
 
-def start(data: Path, output: Path, *, resume: bool) -> subprocess.Popen[str]:
-    """A process that runs, or resumes, the tiny run in `output`."""
-    code = (
-        "import sys; from pathlib import Path; from tests.faults.killed_runs import TinyRun\n"
-        "TinyRun(Path(sys.argv[1]), Path(sys.argv[2]), tuple(sys.argv[4:]))(resume=sys.argv[3] == 'resume')"
-    )
-    words = ["resume" if resume else "start", *WORDS, *STEPS]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'src'}"}
-    command = [sys.executable, "-c", code, str(data), str(output), *words]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+def run(data: Path, output: Path, errors: Path, resume: bool) -> None:
+    """Run, or resume, the tiny run in `output`; messages go to the file `errors`."""
+    with errors.open("w") as stream:
+        os.dup2(stream.fileno(), sys.stdout.fileno())
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    TinyRun(data, output, (*WORDS, *STEPS))(resume=resume)
 
 
-def finish(process: subprocess.Popen[str]) -> str:
+def start(data: Path, output: Path, *, resume: bool) -> ForkProcess:
+    """A process that does so: forked from this one, which has imported PyTorch already."""
+    process = FORK.Process(target=run, args=(data, output, data.parent / "errors.txt", resume))
+    process.start()
+    return process
+
+
+def finish(process: ForkProcess, data: Path) -> str:
     """What went wrong in a process that should end by itself; empty if nothing did."""
-    try:
-        _, errors = process.communicate(timeout=600)
-    except subprocess.TimeoutExpired:
+    process.join(timeout=600)
+    if process.exitcode is None:
         process.kill()
         return "did not end within 600 seconds"
-    return "" if process.returncode == 0 else errors.strip()[-500:]
+    return "" if process.exitcode == 0 else (data.parent / "errors.txt").read_text().strip()[-500:]
 
 
 def kill_and_resume(data: Path, output: Path, kills: int, seconds: tuple[float, float]) -> tuple[int, str]:
@@ -58,13 +63,12 @@ def kill_and_resume(data: Path, output: Path, kills: int, seconds: tuple[float, 
     for attempt in range(kills):
         process = start(data, output, resume=attempt > 0)
         time.sleep(random.uniform(*seconds))
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-            met += 1
-        process.communicate()
-        if process.returncode not in (0, -signal.SIGKILL):
-            return met, f"status {process.returncode}"
-    return met, finish(start(data, output, resume=True))
+        met += process.is_alive()
+        process.kill()
+        process.join()
+        if process.exitcode not in (0, -signal.SIGKILL):
+            return met, f"status {process.exitcode}"
+    return met, finish(start(data, output, resume=True), data)
 
 
 def main() -> int:
@@ -74,11 +78,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="Seed of the moments.")
     options = parser.parse_args()
     random.seed(options.seed)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         data = write_tiny_coco(folder / "data", {"train": 5, "val": 2}, size=(64, 96))
         began = time.monotonic()
-        if problem := finish(start(data, folder / "whole" / "run", resume=False)):
+        if problem := finish(start(data, folder / "whole" / "run", resume=False), data):
             print(problem)
             return 1
         duration = time.monotonic() - began
@@ -88,7 +93,7 @@ def main() -> int:
             number += 1
             output = folder / str(number) / "run"
             wanted = min(options.kills - done, random.randint(1, WORST))
-            met, problem = kill_and_resume(data, output, wanted, (0.3 * duration, duration))
+            met, problem = kill_and_resume(data, output, wanted, (0, duration))
             found = [problem] if problem else differences(expected, contents(output))
             done += met
             if found:

@@ -14,11 +14,11 @@ links inside the folder are never followed or replaced. The folder itself may be
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import itertools
 import json
 import os
-import re
 import shutil
 import weakref
 from collections.abc import Callable, Container, Iterator
@@ -34,7 +34,10 @@ REPLACED = ".rcnn-replaced-"  # start of the name of the old folder while it is 
 NAME_BYTES = 255  # limit of a file name on Linux, macOS and Windows
 ENTRY = '{"file": '  # start of each line of the marker
 ANY_CONTENT = "any"  # in place of a digest: files that grow (log.jsonl) and folders (last/)
-CHOOSE = "choose another output (--output), or move it away"
+CHOOSE_FOLDER = "choose another output (--output)"
+CHOOSE = f"{CHOOSE_FOLDER}, or move it away"
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 class OutputFolder:
@@ -44,23 +47,22 @@ class OutputFolder:
         """Create the folder if needed, and lock it until `close`. Works as a context manager.
 
         Raises NotADirectoryError if `path` is a file, FileExistsError if the marker is not rcnn's, BlockingIOError if
-        another process has the folder locked, OSError if it cannot be written.
+        another process has the folder locked, another OSError if it cannot be written.
         """
         self.path = Path(path)
-        file = next((one for one in (self.path, *self.path.parents) if one.exists()), self.path)
-        if file.exists() and not file.is_dir():
-            raise NotADirectoryError(f"{file} is a file; expected a folder: choose another output (--output)")
-        if self.path.is_symlink() and not self.path.exists():
-            raise FileNotFoundError(f"{self.path} is a broken symbolic link: choose another output (--output)")
-        self._created = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
         self._numbers = itertools.count(1)
-        marker = self.path / MARKER
-        self._marker: IO[str] | None = _open_marker(marker)
+        try:
+            _require_folder(self.path)
+            self._created = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._marker: IO[str] | None = _locked_marker(self.path)
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            raise type(error)(f"{self.path} cannot be written ({error.strerror}): {CHOOSE_FOLDER}") from error
         _OPEN.add(self)
         try:
-            _lock(self._marker, self.path)
-            self._written = _read_marker(marker)
+            self._written = _read_marker(self.path / MARKER)
             _drop_unfinished_line(self._marker)
         except BaseException:
             self._marker.close()
@@ -77,6 +79,8 @@ class OutputFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+        if isinstance(error, OSError) and error.errno in DISK_FULL and not error.filename:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error  # a write does not know its file
 
     def close(self) -> None:
         """Release the lock. If nothing was ever written, the marker, and the folder if it is new, are removed."""
@@ -220,42 +224,6 @@ def files_of_rcnn(folder: str | Path) -> set[str]:
     return set(_read_marker(Path(folder) / MARKER))
 
 
-def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -> Path:
-    """A new folder `runs/COMMAND-MODEL-N`, created at once so that no other process gets the same N.
-
-    `model` is a name or a path, which gives its last part, e.g. `balloons` for `runs/balloons/best`.
-    """
-    path = Path(model)
-    if path.name in ("best", "last") and path.parent.name:
-        path = path.parent
-    name = path.stem if path.is_file() else path.name
-    stem = f"{command}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name).strip('._') or 'model'}"[:200]
-    parent = Path(below)
-    parent.mkdir(parents=True, exist_ok=True)
-    pattern = re.compile(re.escape(stem) + r"-(\d+)")
-    used = [int(match[1]) for name in os.listdir(parent) if (match := pattern.fullmatch(name))]
-    number = max(used, default=0)
-    while True:
-        number += 1
-        folder = parent / f"{stem}-{number}"
-        with suppress(FileExistsError):
-            folder.mkdir()
-            return folder
-
-
-@contextmanager
-def output_or_new(output: str | Path | None, command: str, model: str | Path) -> Iterator[Path]:
-    """The folder `output`, or for None a new one, which is removed if an error ends the block while it is empty."""
-    folder = new_output(command, model) if output is None else Path(output)
-    try:
-        yield folder
-    except BaseException:
-        if output is None:
-            with suppress(OSError):
-                folder.rmdir()  # fails if the folder is not empty
-        raise
-
-
 def numbered(path: PurePosixPath, number: int) -> PurePosixPath:
     """`a/photo.jpg` for 1, `a/photo-2.jpg` for 2, ...; the stem is cut where the name exceeds 255 bytes."""
     ending = ("" if number == 1 else f"-{number}") + path.suffix
@@ -326,10 +294,33 @@ def _relative(name: str | PurePath) -> PurePosixPath:
     return path
 
 
-def _open_marker(path: Path) -> IO[str]:
+def _require_folder(path: Path) -> None:
+    """Raise NotADirectoryError or FileNotFoundError if `path` exists, but is not a folder, or is below a file."""
+    file = next((one for one in (path, *path.parents) if one.exists()), path)
+    if file.exists() and not file.is_dir():
+        raise NotADirectoryError(f"{file} is a file; expected a folder: {CHOOSE_FOLDER}")
+    if path.is_symlink() and not path.exists():
+        raise FileNotFoundError(f"{path} is a broken symbolic link: {CHOOSE_FOLDER}")
+
+
+def _locked_marker(folder: Path) -> IO[str]:
+    """The marker of `folder`, open, and locked until it is closed or its process ends."""
+    path = folder / MARKER
     if path.is_symlink():
         raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
-    return path.open("a+", encoding="utf-8")
+    while True:
+        file = path.open("a+", encoding="utf-8")
+        try:
+            lock_file(file)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    return file
+        except BlockingIOError as error:
+            file.close()
+            raise BlockingIOError(
+                f"{folder} is in use by another rcnn process: wait until it ends, or {CHOOSE_FOLDER}"
+            ) from error
+        file.close()  # the process that held the lock has removed this marker
 
 
 def _read_marker(path: Path) -> dict[str, set[str]]:
@@ -344,10 +335,10 @@ def _read_marker(path: Path) -> dict[str, set[str]]:
             written.setdefault(str(entry["file"]), set()).add(str(entry["sha256"]))
         except (ValueError, TypeError, KeyError) as error:
             raise FileExistsError(
-                f"{path}, line {number}, is not an entry of rcnn's list of files: choose another output (--output)"
+                f"{path}, line {number}, is not an entry of rcnn's list of files: {CHOOSE_FOLDER}"
             ) from error
     if unfinished and not unfinished.startswith(ENTRY[: len(unfinished)]):
-        raise FileExistsError(f"{path} is not rcnn's list of files: choose another output (--output)")
+        raise FileExistsError(f"{path} is not rcnn's list of files: {CHOOSE_FOLDER}")
     return written
 
 
@@ -369,16 +360,6 @@ def _release_after_fork() -> None:
 _OPEN: weakref.WeakSet[OutputFolder] = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
     os.register_at_fork(after_in_child=_release_after_fork)
-
-
-def _lock(file: IO[str], folder: Path) -> None:
-    """As `lock_file`, with a message about the folder."""
-    try:
-        lock_file(file)
-    except BlockingIOError as error:
-        raise BlockingIOError(
-            f"{folder} is in use by another rcnn process: wait until it ends, or choose another output (--output)"
-        ) from error
 
 
 def lock_file(file: IO[str]) -> None:

@@ -256,11 +256,11 @@ class ImageDetections:
 
     def to_json(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """The `detections` of one image in predictions.json; `names` are the K class names (default: `classes`)."""
-        own = self.names if names is None else self._of_classes(names, "names")
+        class_names = self.names if names is None else self._of_classes(names, "names")
         rles = self.rles()
         entries: list[dict[str, Any]] = []
         for i, (label, score) in enumerate(zip(self.labels.tolist(), self.scores.tolist(), strict=True)):
-            entry = {"label": label, "name": own[i], "score": score, "box": self.boxes[i].tolist()}
+            entry = {"label": label, "name": class_names[i], "score": score, "box": self.boxes[i].tolist()}
             if rles is not None:
                 entry["mask"] = rles[i]
             if self.keypoints is not None:

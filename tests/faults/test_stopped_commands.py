@@ -1,7 +1,6 @@
 """Signals, kills, closed streams and folders in use: `rcnn predict`, `eval` and `convert` end in order.
 
-Each command runs in a forked process, which sends itself the signal at a certain place: a new process of Python would
-spend seconds on imports.
+Each command runs in a forked process, which sends itself the signal at a certain place.
 """
 
 from __future__ import annotations
@@ -10,27 +9,23 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from rcnn.cli import predict_images
-from rcnn.cli.main import main
 from rcnn.evaluation import folder as evaluation_folder
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
-from rcnn.outputs import MARKER, OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
+from tests.faults.forked_commands import SIGNALS, command, left_in, signal_at
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @pytest.fixture(scope="module")
@@ -48,44 +43,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "m"
     save_checkpoint(folder, detector, classes=("square", "disc"))
     return folder
-
-
-def command(output: Path, *words: object, before: Callable[[], object] = lambda: None) -> tuple[int, str]:
-    """Run `rcnn WORDS` in a forked process after `before`: its exit status (negative: a signal), and its stderr."""
-    errors = output.parent / "stderr"
-    child = os.fork()
-    if child == 0:
-        status = 1
-        try:
-            for number in SIGNALS:  # a shell starts background jobs with SIGINT ignored, which a child inherits
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            with errors.open("w") as file:
-                os.dup2(file.fileno(), 2)
-                sys.stderr = file
-                before()
-                main([str(word) for word in (*words, "--output", output)])
-            status = 0
-        except SystemExit as exit:
-            status = exit.code if isinstance(exit.code, int) else 1
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), errors.read_text()
-
-
-def signal_at(place: int, owner: Any, name: str, number: int) -> None:
-    """Have this process send itself the signal `number` when it calls `owner.name` for time `place`, from 0."""
-    function, calls = getattr(owner, name), iter(range(1000))
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == place:
-            os.kill(os.getpid(), number)
-        return function(*arguments, **options)
-
-    setattr(owner, name, counted)
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
@@ -143,16 +100,6 @@ def test_a_checkpoint_is_whole_after_a_kill_between_its_files(model: Path, tmp_p
     found = load_checkpoint(tmp_path / "m")
     assert found.classes == ("ball", "box")
     assert all(torch.equal(value, later[name]) for name, value in found.state.items())
-
-
-def test_a_folder_in_use_is_refused(data: Path, model: Path, tmp_path: Path) -> None:
-    with OutputFolder(tmp_path / "out") as other:
-        other.write_text("notes.txt", "of the other process")
-        for words in (("predict", model, data / "val"), ("eval", model, "--data", data)):
-            status, errors = command(tmp_path / "out", *words, "--device", "cpu")
-            assert status == 2
-            assert "out is in use by another rcnn process: wait until it ends" in errors
-    assert left_in(tmp_path / "out") == [MARKER, "notes.txt"]
 
 
 def test_closed_streams_change_nothing_but_what_is_printed(data: Path, model: Path, tmp_path: Path) -> None:

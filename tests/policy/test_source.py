@@ -20,6 +20,7 @@ SWITCHES = 1  # conditions on the config in models/rpn.py; only ever lowered
 LEVELS = {
     "background": 0,
     "outputs": 0,
+    "new_outputs": 0,
     "progress": 0,
     "stopping": 0,
     "text_files": 0,

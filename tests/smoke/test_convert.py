@@ -19,7 +19,7 @@ def test_a_backbone_of_imagenet_to_train_from(tmp_path: Path, capsys: pytest.Cap
     torch.save(ResNet(Bottleneck, [1, 1, 1, 1]).state_dict(), tmp_path / "resnet.pth")
     assert rcnn("convert", tmp_path / "resnet.pth", "--output", tmp_path / "resnet") == 0
     said = capsys.readouterr().out
-    assert "the backbone alone" in said
+    assert "backbone only" in said
     assert "self-check: read back bit for bit" in said
     command = load_checkpoint(tmp_path / "resnet").provenance["command"]
     assert command == f"rcnn convert {tmp_path / 'resnet.pth'} --output {tmp_path / 'resnet'}"

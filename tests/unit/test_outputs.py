@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -11,17 +12,18 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
+from typing import IO
 
 import pytest
 
+from rcnn import outputs
+from rcnn.new_outputs import new_output, output_or_new
 from rcnn.outputs import (
     MARKER,
     OutputFolder,
     files_of_rcnn,
     finish_moves,
-    new_output,
     numbered,
-    output_or_new,
     recover_folder,
     replace_folder,
 )
@@ -85,6 +87,10 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     with pytest.raises(FileNotFoundError, match="broken symbolic link"):
         OutputFolder(tmp_path / "link")
+    with pytest.raises(OSError, match=r"x cannot be written \(File name too long\): choose another output"):
+        OutputFolder(tmp_path / ("x" * 300))
+    with pytest.raises(FileExistsError, match=r"no folder can be made in .*file \(File exists\): choose the output"):
+        new_output("eval", "m", below=tmp_path / "file")
 
 
 def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> None:
@@ -98,6 +104,30 @@ def test_a_folder_in_use_is_refused_until_its_process_ends(tmp_path: Path) -> No
             OutputFolder(tmp_path)
         other.kill()
     OutputFolder(tmp_path).close()
+
+
+def test_a_lock_on_a_marker_that_was_removed_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The process that held the lock removed the marker between our open and our lock."""
+    lock, removed = outputs.lock_file, list[Path]()
+
+    def slow(file: IO[str]) -> None:
+        if not removed:
+            removed.append(tmp_path / MARKER)
+            removed[0].unlink()
+        lock(file)
+
+    monkeypatch.setattr(outputs, "lock_file", slow)
+    with OutputFolder(tmp_path) as output:
+        assert (tmp_path / MARKER).exists()
+        output.write_text("a.txt", "a")
+    assert removed
+    assert files_of_rcnn(tmp_path) == {"a.txt"}
+
+
+def test_an_error_of_a_full_disk_gets_the_name_of_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left") as error, OutputFolder(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert error.value.filename == str(tmp_path)
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:

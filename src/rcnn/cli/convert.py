@@ -57,7 +57,7 @@ def convert(
 
     Example: rcnn convert model_final.pkl --config mask_rcnn_R_50_FPN_3x.yaml --output converted
     """
-    from rcnn.outputs import output_or_new
+    from rcnn.new_outputs import output_or_new
     from rcnn.weights.convert import ConvertOptions, convert_to_folder, list_systems
     from rcnn.weights.export import default_file, export_checkpoint
 

@@ -64,44 +64,21 @@ def check(
         raise ValueError("--fix repairs all errors: leave out --only, --skip and --no-images")
     if crowds_as_objects and fix is None:
         raise ValueError("--crowds-as-objects changes the copy that --fix writes: give --fix OUT too")
+    lines: list[str] = []
     if fix is not None:
         done = fix_dataset(
-            directory,
-            fix,
-            split=split,
-            annotations=annotations,
-            images=images,
-            keypoints=keypoints,
-            crowds_as_objects=crowds_as_objects,
-            workers=workers,
-            progress=progress_bar,
-        )
-        report, actions = done.after, list(done.actions)
-        if not as_json:
-            for line in actions:
-                typer.echo(f"fix: {line}")
-            typer.echo(f"wrote {fix}")
+            directory, fix, split=split, annotations=annotations, images=images, keypoints=keypoints,
+            crowds_as_objects=crowds_as_objects, workers=workers, progress=progress_bar,
+        )  # fmt: skip
+        report, content = done.after, done.after.to_dict() | {"repaired": list(done.actions)}
+        lines = [*(f"fix: {action}" for action in done.actions), f"wrote {fix}"]
     else:
-        report, actions = (
-            check_dataset(
-                directory,
-                split=split,
-                annotations=annotations,
-                images=images,
-                keypoints=keypoints,
-                decode=not no_images,
-                only=only or (),
-                skip=skip or (),
-                workers=workers,
-                progress=progress_bar,
-            ),
-            list[str](),
-        )
-    if as_json:
-        typer.echo(json.dumps(report.to_dict() | ({"repaired": actions} if fix is not None else {}), indent=2))
-    else:
-        for line in report.lines():
-            typer.echo(line)
+        report = check_dataset(
+            directory, split=split, annotations=annotations, images=images, keypoints=keypoints, decode=not no_images,
+            only=only or (), skip=skip or (), workers=workers, progress=progress_bar,
+        )  # fmt: skip
+        content = report.to_dict()
+    typer.echo(json.dumps(content, indent=2) if as_json else "\n".join([*lines, *report.lines()]))
     if report.errors or (strict and report.warnings):
         raise typer.Exit(1)
 

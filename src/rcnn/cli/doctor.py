@@ -76,7 +76,7 @@ def _network() -> str:
         try:
             urllib.request.urlopen(urllib.request.Request(HOST, method="HEAD"), timeout=WAIT).close()
             answers.put("reachable")
-        except urllib.error.HTTPError:  # an answer all the same
+        except urllib.error.HTTPError:  # also an answer
             answers.put("reachable")
         except (OSError, ValueError):
             answers.put("not reachable")

@@ -28,7 +28,7 @@ from rcnn.cli.options import (
     TTAFlip,
 )
 from rcnn.cli.views import predictor_from
-from rcnn.outputs import new_output
+from rcnn.new_outputs import output_or_new
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -135,8 +135,8 @@ def evaluate(
         typer.echo(f"warning: {line}", err=True)
     for line in subject.dataset.notes:
         typer.echo(line)
-    folder = output or new_output("eval", checkpoint)
-    done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
+    with output_or_new(output, "eval", checkpoint) as folder:
+        done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
     typer.echo(metrics_table(done.metrics))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed:

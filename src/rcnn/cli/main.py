@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from rcnn import __version__
+from rcnn.outputs import DISK_FULL
 from rcnn.stopping import Stopped, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
@@ -151,12 +152,15 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
         reason = text or type(error).__name__
         return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         name = error.filename2 or error.filename  # of a copy: the new file
         where = f"{name} cannot be written" if name else "the output cannot be written"
         return (
             f"{where}: {error.strerror}. Free some space, or write to another place{' with --output' if name else ''}"
         )
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
+        place = "its owner and permissions" if error.errno != errno.EROFS else "how its disk is mounted"
+        return f"{error.filename} cannot be read or written: {error.strerror}. Check {place}, or choose another place"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
     return None if isinstance(error, RuntimeError) else text or type(error).__name__

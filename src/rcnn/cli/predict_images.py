@@ -19,7 +19,8 @@ from rcnn.cli.progress import progress_bar
 from rcnn.cli.sources import Source, Sources, expand
 from rcnn.data.messages import counted, few
 from rcnn.data.read_ahead import read_ahead
-from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.new_outputs import output_or_new
+from rcnn.outputs import DISK_FULL, OutputFolder
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ DEFAULT_SCORE = 0.5
 QUALITY = 92  # of the JPEG pictures
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
-OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG)  # of the output, not of an input
+OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
 
 
 @dataclass(frozen=True, kw_only=True)

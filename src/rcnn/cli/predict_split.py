@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING
 import typer
 
 from rcnn.cli.progress import progress_bar
-from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.new_outputs import output_or_new
+from rcnn.outputs import OutputFolder
+from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
     from rcnn.evaluation.evaluate import ImageResults
@@ -41,6 +44,7 @@ def predict_split_command(
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
     from rcnn.data.messages import counted
     from rcnn.data.opening import DatasetOptions
+    from rcnn.evaluation.folder import UNFINISHED
     from rcnn.evaluation.opening import dataset_for
     from rcnn.evaluation.server import predict_split
 
@@ -63,7 +67,12 @@ def predict_split_command(
                 typer.echo(f"{image.record.path}: {image.error}", err=True)
             advance()
 
-        written, failed = predict_split(predictor, dataset, folder, score=score, on_image=on_image)
+        try:
+            written, failed = predict_split(predictor, dataset, folder, score=score, on_image=on_image)
+        except Stopped:
+            with suppress(OSError):  # the terminal is gone (SIGHUP)
+                typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
+            raise
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:
         typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)

@@ -76,10 +76,16 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
 
 
 def _name_of_url(url: str) -> str:
-    """The last part of a URL's path, for the name of its picture."""
-    parts = urllib.parse.urlsplit(url)
+    """The last part of a URL's path, for the name of its picture. Raises SourceError if it is not that of a file."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, _ = parts.hostname or "", parts.port  # which raises ValueError if it is not a port
+    except ValueError as error:
+        raise SourceError(f"is not a URL ({error}); expected https://HOST/PATH") from error
     if parts.scheme.lower() not in ("http", "https"):
         raise SourceError(f"{parts.scheme}:// is not supported; expected an http:// or https:// URL, or a file")
+    if not host or " " in host or not host.isprintable():
+        raise SourceError("has no valid host name; expected https://HOST/PATH")
     return PurePosixPath(urllib.parse.unquote(parts.path)).name or "download"
 
 

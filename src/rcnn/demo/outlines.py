@@ -85,8 +85,8 @@ def polygons(coverage: npt.NDArray[np.floating], *, tolerance: float = 0.2, smal
         around = [i for i, outline in enumerate(outlines) if _contains(outline, point)]
         if around:
             # the smallest outline around a hole is its own: a part can lie inside the hole of another part
-            own = min(around, key=lambda i: signed_area(outlines[i]))
-            outlines[own] = _keyhole(outlines[own], hole)
+            outer = min(around, key=lambda i: signed_area(outlines[i]))
+            outlines[outer] = _keyhole(outlines[outer], hole)
     return [np.round(ring, 2).ravel().tolist() for ring in outlines]
 
 

@@ -126,18 +126,11 @@ def run_demo(
             write_report(
                 path,
                 title="A Mask R-CNN trained from scratch",
-                lead=f"{MODEL} was trained on {images['train']} synthetic images in {timer.seconds['training']:.0f} "
-                f"seconds on {device} and evaluated on {images['val']} others. The pictures show its detections in "
-                f"{images['unseen']} more images that it has never seen.",
+                lead=_lead(images, timer.seconds["training"], device),
                 metrics=evaluation.to_dict(),
                 examples=examples,
                 log=read_log(run / LOG),
-                details={
-                    "Command": f"rcnn demo --output {output} --seed {seed}",
-                    "Seconds": ", ".join(f"{part} {seconds:.0f}" for part, seconds in timer.seconds.items()),
-                    "Training": f"{outcome.step} steps, {torch.get_num_threads()} threads",
-                    "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
-                },
+                details=_details(output, seed, outcome.step, timer.seconds),
             )
     return Demo(
         metrics=evaluation.metrics,
@@ -147,6 +140,23 @@ def run_demo(
         pictures=pictures,
         overview=overview,
     )
+
+
+def _lead(images: Mapping[str, int], seconds: float, device: str) -> str:
+    return (
+        f"{MODEL} was trained on {images['train']} synthetic images in {seconds:.0f} seconds on {device} and evaluated "
+        f"on {images['val']} others. The pictures show its detections in {images['unseen']} more images that it has "
+        "never seen."
+    )
+
+
+def _details(output: Path, seed: int, steps: int, seconds: Mapping[str, float]) -> dict[str, str]:
+    return {
+        "Command": f"rcnn demo --output {output} --seed {seed}",
+        "Seconds": ", ".join(f"{part} {value:.0f}" for part, value in seconds.items()),
+        "Training": f"{steps} steps, {torch.get_num_threads()} threads",
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+    }
 
 
 class Timer:
@@ -165,7 +175,7 @@ class Timer:
 
 
 def draw_data_set(folder: OutputFolder, images: Mapping[str, int], seed: int, progress: Progress) -> Path:
-    """The splits for training and validation, and larger images that are only looked at."""
+    """The splits for training and validation, and larger images, which are only predicted on."""
     data = folder.claim(DATA)
     usual = {split: count for split, count in images.items() if split != "unseen"}
     with progress("data", sum(images.values())) as advance:

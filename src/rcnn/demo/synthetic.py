@@ -90,8 +90,8 @@ class Scene:
             np.float32
         ) + np.float32(0.5)
         u, v = (plane.astype(np.float32) for plane in pose.unit(x, y))
-        own = dull if layer.name in CLUTTER else SURFACES[layer.name]
-        surface = paint if layer.name in OBJECTS and rng.random() < 0.1 else own
+        material = dull if layer.name in CLUTTER else SURFACES[layer.name]
+        surface = paint if layer.name in OBJECTS and rng.random() < 0.1 else material
         colour, gloss = surface(rng, u, v)
         flat = layer.name == "card"
         diffuse, specular = relief(layer.whole, 0.6 if flat else max(1.0, 0.17 * radius), self.light)

@@ -23,16 +23,16 @@ TORCHVISION_VOC = "torchvision 0.29, datasets/voc.py; size: TFDS, url_checksums/
 class Archive:
     """A file to download and unpack."""
 
-    addresses: tuple[str, ...]  # the same file; tried in this order
+    urls: tuple[str, ...]  # the same file; tried in this order
     creates: tuple[str, ...]  # what it unpacks to in the folder of the data set
-    source: str  # where the addresses, the hash and the size were published
+    source: str  # where the URLs, the hash and the size were published
     digest: str = ""  # "sha256:..." or "md5:..."; empty: none is published
     size: int | None = None  # bytes
 
     @property
     def name(self) -> str:
         """The name of the file."""
-        return unquote(PurePosixPath(urlsplit(self.addresses[0]).path).name)
+        return unquote(PurePosixPath(urlsplit(self.urls[0]).path).name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +46,7 @@ class Download:
 
 
 def _coco(path: str, creates: str, size: int, sha256: str) -> Archive:
-    return Archive(
-        addresses=(f"{COCO}/{path}",), creates=(creates,), source=TFDS_COCO, digest=f"sha256:{sha256}", size=size
-    )
+    return Archive(urls=(f"{COCO}/{path}",), creates=(creates,), source=TFDS_COCO, digest=f"sha256:{sha256}", size=size)
 
 
 TRAIN2017 = _coco(
@@ -88,7 +86,7 @@ TEST_INFO2017 = _coco(
 
 def _lvis(split: str, size: int, sha256: str) -> Archive:
     return Archive(
-        addresses=(f"{LVIS}/lvis_v1_{split}.json.zip",),
+        urls=(f"{LVIS}/lvis_v1_{split}.json.zip",),
         creates=(f"lvis_v1_{split}.json",),
         source=TFDS_LVIS,
         digest=f"sha256:{sha256}",
@@ -98,7 +96,7 @@ def _lvis(split: str, size: int, sha256: str) -> Archive:
 
 def _voc(path: str, size: int, md5: str) -> Archive:
     return Archive(
-        addresses=(f"{VOC}/{path}",), creates=("VOCdevkit",), source=TORCHVISION_VOC, digest=f"md5:{md5}", size=size
+        urls=(f"{VOC}/{path}",), creates=("VOCdevkit",), source=TORCHVISION_VOC, digest=f"md5:{md5}", size=size
     )
 
 
@@ -106,28 +104,28 @@ VOC2007 = _voc("voc2007/VOCtrainval_06-Nov-2007.tar", 460032000, "c52e279531787c
 VOC2007_TEST = _voc("voc2007/VOCtest_06-Nov-2007.tar", 451020800, "b6e924de25625d8de591ea690078ad9f")
 VOC2012 = _voc("voc2012/VOCtrainval_11-May-2012.tar", 1999639040, "6cd6e144f989b92b3379bac3b3de84fd")
 SBD = Archive(
-    addresses=("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
+    urls=("https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz",),
     creates=("benchmark_RELEASE",),
     source="torchvision 0.29, datasets/sbd.py",
     digest="md5:82b4d87ceb2ed10f6038a1cba92111cb",
 )
 BALLOON = Archive(
-    addresses=("https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip",),
+    urls=("https://github.com/matterport/Mask_RCNN/releases/download/v2.1/balloon_dataset.zip",),
     creates=("balloon",),
     source="README of samples/balloon in matterport/Mask_RCNN",
 )
 
 
 def _refer(name: str, archived: str) -> tuple[Archive, ...]:
-    own = Archive(
-        addresses=(
+    annotations = Archive(
+        urls=(
             f"https://{REFER}/{name}.zip",
             f"https://web.archive.org/web/{archived}/https://{REFER}/{name}.zip",
         ),
         creates=(name,),
         source="README of lichengunc/refer; the Internet Archive's copy",
     )
-    return own, TRAIN2014
+    return annotations, TRAIN2014
 
 
 DOWNLOADS = {

@@ -56,7 +56,7 @@ def download_dataset(
                 _require_published(packed, archive)
             else:
                 with (progress or no_download_progress)(archive.name) as count:
-                    fetch(archive.addresses, packed, digest=archive.digest, size=archive.size, progress=count)
+                    fetch(archive.urls, packed, digest=archive.digest, size=archive.size, progress=count)
                 folder.adopt(f"{PACKED}/{archive.name}")
             if log is not None:
                 log(f"unpacking {archive.name}")

@@ -40,7 +40,7 @@ _BLOCK = 1 << 16
 
 
 def fetch(
-    addresses: str | Sequence[str],
+    urls: str | Sequence[str],
     target: Path,
     *,
     digest: str = "",
@@ -48,25 +48,25 @@ def fetch(
     progress: ByteCounter | None = None,
     patience: float = PATIENCE,
 ) -> Path:
-    """Download the file at the first of `addresses` (mirrors) that has it to `target`, and return that.
+    """Download the file at the first of `urls` (mirrors) that has it to `target`, and return that.
 
     `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. A download that
     was interrupted continues where it stopped, if the server can. Raises DownloadError, at the latest `patience`
     seconds after the last bytes arrived.
     """
-    left = [addresses] if isinstance(addresses, str) else list(addresses)
+    left = [urls] if isinstance(urls, str) else list(urls)
     transfer = _Transfer(target, digest, size, progress, patience)
     reasons: dict[str, str] = {}
     attempt = 0
     while left:
-        address = left[attempt % len(left)]
+        url = left[attempt % len(left)]
         try:
-            transfer.attempt(address)
+            transfer.attempt(url)
         except RefusedError as error:
-            reasons[address] = str(error)
-            left.remove(address)
+            reasons[url] = str(error)
+            left.remove(url)
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
-            reasons[address] = failure_text(error)
+            reasons[url] = failure_text(error)
             wait = min(0.5 * 2**attempt, 8.0)
             if transfer.idle() + wait > patience:
                 break
@@ -74,7 +74,7 @@ def fetch(
         else:
             return target
         attempt += 1
-    listed = "; ".join(f"{address}: {reason}" for address, reason in reasons.items())
+    listed = "; ".join(f"{url}: {reason}" for url, reason in reasons.items())
     advice = (
         "Check the network and the proxy settings (HTTPS_PROXY), then run the same command again: it continues where "
         "it stopped"
@@ -105,18 +105,18 @@ class _Transfer:
         """Seconds for a connection, and for an answer, so that both together do not exceed the patience by much."""
         return min(TIMEOUT, max(0.25, (self.patience - self.idle()) / 2))
 
-    def attempt(self, address: str) -> None:
-        """Continue or start the download from one address, and give the file its name when it is complete."""
-        scheme, host = urlsplit(address).scheme, urlsplit(address).hostname or ""
+    def attempt(self, url: str) -> None:
+        """Continue or start the download from one URL, and give the file its name when it is complete."""
+        scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
         if scheme not in ("http", "https"):
-            raise RefusedError(f"the address starts with {scheme}:, expected https: or http:")
+            raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
         if scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
             _require_host(host, self.timeout)
-        start = self._resumable(address)
+        start = self._resumable(url)
         headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": self._noted()["validator"]}
-        request = urllib.request.Request(address, headers=headers)
+        request = urllib.request.Request(url, headers=headers)
         try:
             response = http_opener().open(request, timeout=self.timeout)
         except urllib.error.HTTPError as error:
@@ -128,11 +128,11 @@ class _Transfer:
                 raise
             raise RefusedError(status_text(error)) from error
         with response:
-            total = self._accept(response, address, start)
+            total = self._accept(response, url, start)
             self._receive(response, start if response.status == 206 else 0, total)
         self._finish(resumed=response.status == 206)
 
-    def _accept(self, response: http.client.HTTPResponse, address: str, start: int) -> int | None:
+    def _accept(self, response: http.client.HTTPResponse, url: str, start: int) -> int | None:
         """Check the headers of a response and record its version; returns the size of the whole file, if known."""
         kind = response.headers.get_content_type() if response.headers.get("Content-Type") else ""
         if kind == "text/html" and not self.target.name.endswith((".html", ".htm")):
@@ -160,7 +160,7 @@ class _Transfer:
             validator = response.headers.get("ETag", "")
             validator = response.headers.get("Last-Modified", "") if validator.startswith("W/") else validator
             validator = validator or response.headers.get("Last-Modified", "")
-            self.note.write_text(json.dumps({"address": address, "validator": validator}), encoding="utf-8")
+            self.note.write_text(json.dumps({"url": url, "validator": validator}), encoding="utf-8")
         return total if total is not None else self.size
 
     def _receive(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
@@ -199,19 +199,19 @@ class _Transfer:
         os.replace(self.part, self.target)
         self.note.unlink(missing_ok=True)
 
-    def _resumable(self, address: str) -> int:
+    def _resumable(self, url: str) -> int:
         """Bytes that are there already and can be kept; 0 if the download must start again."""
-        there = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
+        received = self.part.stat().st_size if self.part.is_file() and not self.part.is_symlink() else 0
         noted = self._noted()
-        known = noted["address"] == address and noted["validator"] and (self.size is None or there < self.size)
-        return there if known else 0
+        known = noted["url"] == url and noted["validator"] and (self.size is None or received < self.size)
+        return received if known else 0
 
     def _noted(self) -> dict[str, str]:
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
-            return {name: str(noted[name]) for name in ("address", "validator")}
+            return {name: str(noted[name]) for name in ("url", "validator")}
         except (OSError, ValueError, KeyError, TypeError):
-            return {"address": "", "validator": ""}
+            return {"url": "", "validator": ""}
 
     def _forget(self) -> None:
         self.part.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from http.client import HTTPException
 
@@ -16,6 +17,7 @@ from rcnn.download.http import (
     http_opener,
     status_text,
 )
+from rcnn.text_files import without_controls
 
 MAX_DOWNLOAD = 64 * 2**20  # bytes
 TIMEOUT = 20.0  # seconds without an answer, or with fewer than SLOWEST bytes
@@ -53,18 +55,36 @@ def download(url: str, *, longest: int = MAX_DOWNLOAD, timeout: float = TIMEOUT,
             )
 
 
+def _escaped(url: str) -> str:
+    """`url` with the characters escaped that a request cannot contain, such as spaces and é, as browsers do."""
+    parts = urllib.parse.urlsplit(url)
+    path, query = (
+        urllib.parse.quote(part, safe="%/:;=&?@!$'()*+,[]~", errors="surrogateescape")
+        for part in (parts.path, parts.query)
+    )
+    return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, query, ""))
+
+
 def _download(url: str, longest: int, timeout: float, content: bytearray) -> bytes:
     """The download, which grows in `content`."""
-    request = urllib.request.Request(url, headers={"User-Agent": "rcnn"})
+    headers = {"User-Agent": "rcnn", "Accept-Encoding": "identity"}
+    too_large = DownloadError(f"it is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
     try:
+        request = urllib.request.Request(_escaped(url), headers=headers)
         with http_opener().open(request, timeout=timeout) as answer:
+            expected = answer.length  # None if the server does not say
+            encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+            if encoding not in ("", "identity"):
+                raise DownloadError(
+                    f"the server sent it compressed ({without_controls(encoding[:40])}), expected the file as it is; "
+                    "download it yourself and give the file"
+                )
+            if expected is not None and expected > longest:
+                raise too_large
             while piece := answer.read1(1 << 16):
                 content += piece
                 if len(content) > longest:
-                    raise DownloadError(
-                        f"it is larger than {longest / 2**20:g} MiB; download it yourself and give the file"
-                    )
-            expected = answer.headers.get("Content-Length")
+                    raise too_large
     except urllib.error.HTTPError as error:
         advice = "try again later" if error.code in TEMPORARY_STATUS else "check the URL"
         raise DownloadError(f"{status_text(error)}; {advice}") from error
@@ -78,6 +98,6 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
         if isinstance(error, DownloadError):
             raise
         raise DownloadError(f"{failure_text(error)}; check the URL and the network") from error
-    if expected is not None and expected.isdigit() and int(expected) != len(content):
+    if expected is not None and expected != len(content):
         raise DownloadError(f"the download ended after {len(content)} of {expected} bytes; try again")
     return bytes(content)

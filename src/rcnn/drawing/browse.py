@@ -19,7 +19,8 @@ from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
-from rcnn.outputs import OutputFolder, output_or_new
+from rcnn.new_outputs import output_or_new
+from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
 
 PAGE = "browse.html"
@@ -82,7 +83,7 @@ def browse_dataset(
 
 
 def _spread(count: int, limit: int) -> list[int]:
-    """Up to `limit` places of `count`, evenly spread."""
+    """Up to `limit` indices below `count`, evenly spread."""
     if not limit or count <= limit:
         return list(range(count))
     return np.linspace(0, count - 1, limit).round().astype(int).tolist()

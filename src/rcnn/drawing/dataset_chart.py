@@ -61,8 +61,8 @@ def _draw_objects(axes: Axes, info: DatasetInfo) -> None:
     sides = [np.maximum(1, np.sqrt(one.areas)) for one in info.splits]
     highest = max((float(one.max(initial=2)) for one in sides), default=2)
     bins = np.geomspace(1, highest, 40)
-    for number, (one, own) in enumerate(zip(info.splits, sides, strict=True)):
-        axes.hist(own, bins=bins.tolist(), label=one.name, color=_colour(number), alpha=0.65)
+    for number, (one, values) in enumerate(zip(info.splits, sides, strict=True)):
+        axes.hist(values, bins=bins.tolist(), label=one.name, color=_colour(number), alpha=0.65)
     for limit in (SMALL, MEDIUM):
         axes.axvline(limit**0.5, color=SOFT, linestyle=":", linewidth=1)
     axes.set_xscale("log", base=2)

@@ -16,7 +16,7 @@ QUALITY = 85  # JPEG's
 class Figure:
     """A picture of a page."""
 
-    address: str  # data:image/jpeg;base64,...
+    url: str  # data:image/jpeg;base64,...
     width: int
     height: int
     description: str  # for readers who cannot see it

@@ -30,16 +30,16 @@ def draw_ground_truth(
     Ignored objects (crowds and difficult ones) are dashed boxes. An object with referring expressions has the first one
     as its text, instead of the name of its class.
     """
-    own = np.flatnonzero(~record.ignored)
-    points = record.keypoints[own] + HALF_PIXEL if keypoints and record.keypoints is not None else None
+    shown = np.flatnonzero(~record.ignored)
+    points = record.keypoints[shown] + HALF_PIXEL if keypoints and record.keypoints is not None else None
     size = (record.height, record.width)
-    regions = [outline_region(record.segmentations[i], size) for i in own.tolist()] if masks else None
+    regions = [outline_region(record.segmentations[i], size) for i in shown.tolist()] if masks else None
     picture = draw_objects(
         image,
-        record.boxes[own],
-        record.labels[own],
+        record.boxes[shown],
+        record.labels[shown],
         classes,
-        captions=None if record.expressions is None else [_caption(record.expressions[i]) for i in own.tolist()],
+        captions=None if record.expressions is None else [_caption(record.expressions[i]) for i in shown.tolist()],
         masks=regions,
         keypoints=points,
         skeleton=skeleton,

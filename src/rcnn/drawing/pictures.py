@@ -53,8 +53,7 @@ def draw_objects(
     (D,) for detections; `captions` (D,) are drawn instead of the names, unless they are empty. `keypoints` (D, J, 3)
     are drawn where the third number (visibility or score) is above `keypoint_score`. `masks` yields one region per
     object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the outline of a
-    mask instead of its area. Colours follow the place among the objects, or the class: both are the same from run to
-    run.
+    mask instead of its area. Colours follow the index of the object, or its class: both are the same from run to run.
 
     Names stay inside the image; none is drawn if the image is too small. Warns if no font has a character of `names`.
     """
@@ -86,7 +85,7 @@ def draw_objects(
     if missing := missing_characters((*names, *(captions or ()))):
         warnings.warn(describe_missing(missing), stacklevel=2)
     writer = LabelWriter(picture)
-    for row in largest_first[::-1]:  # the smallest first: they have the fewest places to choose from
+    for row in largest_first[::-1]:  # the smallest first: they have the fewest free positions
         writer.write(texts[row], corners[row], colours[row])
     return picture
 

@@ -16,16 +16,19 @@ from rcnn.outputs import OutputFolder
 METRICS_FILE, REPORT = "metrics.json", "report.html"
 UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
 RESULTS = {kind: f"results_{kind}.json" for kind in FIELDS}
+FILES = (METRICS_FILE, REPORT, HELD_OUT_FILE, *RESULTS.values())
 _LISTED = 20  # failed images in the report
 
 
 @contextmanager
-def results_as_they_come(folder: OutputFolder) -> Iterator[Callable[[ImageResults], None]]:
+def results_as_they_come(
+    folder: OutputFolder, files: Sequence[str] = FILES
+) -> Iterator[Callable[[ImageResults], None]]:
     """A function that appends the results of an image to results.jsonl, which `rcnn eval` can score.
 
-    Refuses before any work if a file of the evaluation may not be written.
+    Refuses before any work if results.jsonl, or one of the `files` that are written at the end, may not be written.
     """
-    folder.require_free(METRICS_FILE, REPORT, UNFINISHED, HELD_OUT_FILE, *RESULTS.values())
+    folder.require_free(UNFINISHED, *files)
     with folder.claim(UNFINISHED).open("w", encoding="utf-8") as file:
 
         def write(image: ImageResults) -> None:

@@ -83,8 +83,8 @@ def plan_evaluation(
     if named == "lvis":
         warnings += _limit_warnings(dataset, limit, max_detections or lvis.MAX_DETECTIONS, per_class=False)
     elif named == "coco" and "proposals" not in chosen:
-        own = [coco.MAX_KEYPOINT_DETECTIONS if kind == "keypoints" else coco.MAX_DETECTIONS for kind in chosen]
-        for most in dict.fromkeys(max_detections or one for one in own):
+        limits = [coco.MAX_KEYPOINT_DETECTIONS if kind == "keypoints" else coco.MAX_DETECTIONS for kind in chosen]
+        for most in dict.fromkeys(max_detections or one for one in limits):
             warnings += _limit_warnings(dataset, limit, most, per_class=True)
     return Plan(kinds=tuple(chosen), metric=named, warnings=tuple(warnings))
 
@@ -117,8 +117,8 @@ def _lacks_outlines(dataset: Dataset, limit: int) -> bool:
     """Whether there are objects (without ignored ones), but none has an outline."""
     count = _objects_of(dataset, limit)
     objects = dataset.objects
-    own = ~objects.ignored[:count]
-    return bool(own.any() and not objects.outlines.given[:count][own].any())
+    evaluated = ~objects.ignored[:count]
+    return bool(evaluated.any() and not objects.outlines.given[:count][evaluated].any())
 
 
 def _limit_warnings(dataset: Dataset, limit: int, max_detections: int, *, per_class: bool) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import ImageResults, predict_dataset
+from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
 from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
@@ -44,14 +45,21 @@ def predict_split(
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. Raises ValueError for a model of proposals only,
-    FileExistsError for a file that rcnn did not write.
+    Detections with a score below `score` are skipped. While it runs, all results so far are in results.jsonl. Raises
+    ValueError for a model of proposals only, FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
-    folder.require_free(*(f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")))
-    images = predict_dataset(predictor, dataset, batch_size=batch_size, workers=workers, on_image=on_image)
+    files = [f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")]
+    with results_as_they_come(folder, files) as keep:
+
+        def keep_image(image: ImageResults) -> None:
+            keep(image)
+            if on_image is not None:
+                on_image(image)
+
+        images = predict_dataset(predictor, dataset, batch_size=batch_size, workers=workers, on_image=keep_image)
     results = [result for image in images for result in image.results if result["score"] >= score]
     written: list[Path] = []
     for kind, name in names.items():
@@ -61,4 +69,5 @@ def predict_split(
         with folder.writing(f"{name}.zip") as path, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr(f"{name}.json", text)
         written.append(folder.path / f"{name}.zip")
+    (folder.path / UNFINISHED).unlink()
     return written, [image for image in images if image.error]

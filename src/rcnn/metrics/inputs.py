@@ -143,7 +143,7 @@ def outline_of(annotation: Entry) -> Any:
 
 
 def box_outline(annotation: Entry) -> list[list[float]]:
-    """The box of an annotation as a polygon: it stands for an outline that is missing, and is then ignored."""
+    """The box of an annotation as a polygon, in place of a missing outline; such an object is ignored."""
     x, y, width, height = annotation["bbox"]
     return [[x, y, x, y + height, x + width, y + height, x + width, y]]
 

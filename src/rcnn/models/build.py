@@ -73,14 +73,14 @@ def build_detector(
     that makes it. The detector's config names what makes them, so that a checkpoint can be loaded again.
     """
     given = {"backbone": backbone, "box_head": box_head, "mask_head": mask_head, "keypoint_head": keypoint_head}
-    config, own = use_modules(config, given)
+    config, factories = use_modules(config, given)
     validate(config)
     require_pixels(config)
-    trunk = build_backbone(config.backbone, own.get("backbone"))
+    trunk = build_backbone(config.backbone, factories.get("backbone"))
     fpn = build_pyramid(trunk, config)
     maps = feature_maps(trunk, fpn, config)
     rules = build_box_rules(config.legacy.boxes)
-    heads = build_heads(config, trunk, maps, rules, own)  # before the RPN: the order fixes the weights of a seed
+    heads = build_heads(config, trunk, maps, rules, factories)  # before the RPN: the order fixes the weights of a seed
     parts = (config.box, config.mask, config.keypoint)
     sized = any(part is not None and part.pooler.kind == "image_affine" for part in parts)
     detector = SizedDetector if sized else Detector
@@ -108,14 +108,14 @@ def build_rpn(config: RPNConfig, maps: FeatureMaps, rules: BoxRules) -> RPN:
 
 
 def build_heads(
-    config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules, own: dict[str, Factory]
+    config: DetectorConfig, backbone: Backbone, maps: FeatureMaps, rules: BoxRules, factories: dict[str, Factory]
 ) -> Heads:
-    """The second stage; `own` makes the user's heads."""
+    """The second stage; `factories` makes the user's heads."""
     if config.proposals_only:
         return Heads()
     if config.fcis is not None:
         return Heads(box=build_fcis_head(config, backbone, rules))
-    made = {name: checked_head(factory, config, maps) for name, factory in own.items() if name != "backbone"}
+    made = {name: checked_head(factory, config, maps) for name, factory in factories.items() if name != "backbone"}
     box = made["box_head"] if "box_head" in made else build_box_head(config, maps, rules)
     shared = box.trunk if isinstance(box, BoxHead) and isinstance(box.trunk, Res5) else None
     mask, keypoint = made.get("mask_head"), made.get("keypoint_head")
@@ -239,7 +239,7 @@ def fbnet_width(config: BackboneConfig) -> float:
     return config.width if isinstance(config, FBNetConfig) else 1.0
 
 
-def build_backbone(config: BackboneConfig, own: Factory | None = None) -> Backbone:
+def build_backbone(config: BackboneConfig, factory: Factory | None = None) -> Backbone:
     """The backbone of `config`: images -> {"c2": ..., "c5"}, {"c4": ...}, or {"p2": ..., "p6"} for a plain ViT."""
     match config:
         case ResNetConfig():
@@ -259,8 +259,8 @@ def build_backbone(config: BackboneConfig, own: Factory | None = None) -> Backbo
         case ViTConfig():
             return ViT(config)
         case OwnBackboneConfig():
-            assert own is not None
-            return checked_backbone(own.build(), own.path)
+            assert factory is not None
+            return checked_backbone(factory.build(), factory.path)
 
 
 def without_pretrained(config: DetectorConfig) -> DetectorConfig:

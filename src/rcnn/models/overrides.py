@@ -47,7 +47,7 @@ def override(settings: T, overrides: Overrides) -> T:
 
 
 def as_strings(value: str | Sequence[str]) -> tuple[str, ...]:
-    """Several strings, e.g. overrides or class names, as a tuple; one string alone is not taken for its letters."""
+    """Several strings, e.g. overrides or class names, as a tuple; a single string is one element."""
     return (value,) if isinstance(value, str) else tuple(value)
 
 

@@ -166,8 +166,8 @@ def checked_head(factory: Factory, config: DetectorConfig, maps: object) -> Any:
 def _modules_of(config: DetectorConfig) -> dict[str, tuple[str, Mapping[str, Any]]]:
     """Part of the config -> path and keyword arguments of its factory, where it has one."""
     parts = {part: getattr(config, part) for part in PARTS.values()}
-    own = {part: settings for part, settings in parts.items() if getattr(settings, "factory", "")}
-    return {part: (settings.factory, settings.arguments) for part, settings in own.items()}
+    with_factory = {part: settings for part, settings in parts.items() if getattr(settings, "factory", "")}
+    return {part: (settings.factory, settings.arguments) for part, settings in with_factory.items()}
 
 
 def _named(name: str, value: OwnModule) -> tuple[str, Mapping[str, Any], Callable[..., object]]:

@@ -140,6 +140,6 @@ def _settings_of_class(config_class: type[Any], prefix: str) -> list[Setting]:
             shown = type(default).__name__ if dataclasses.is_dataclass(default) else default
             rows.append(Setting(path, type_name(hint), shown, comments.get(field.name, "")))
         for part in parts:
-            own = type(default) is part  # a field's default may differ from the defaults of its class
-            rows += _settings_of_instance(default, f"{path}.") if own else _settings_of_class(part, f"{path}.")
+            is_instance = type(default) is part  # a field's default may differ from the defaults of its class
+            rows += _settings_of_instance(default, f"{path}.") if is_instance else _settings_of_class(part, f"{path}.")
     return rows

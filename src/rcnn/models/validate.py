@@ -197,11 +197,11 @@ def _require_heads(config: DetectorConfig) -> None:
 
 
 def _require_own_heads(config: DetectorConfig) -> None:
-    own = [name for name in ("box", "mask", "keypoint") if getattr(getattr(config, name), "factory", "")]
+    factories = [name for name in ("box", "mask", "keypoint") if getattr(getattr(config, name), "factory", "")]
     for name in ("proposals_only", "fcis", "cascade"):
-        if own and getattr(config, name):
+        if factories and getattr(config, name):
             fix = "proposals_only=false" if name == "proposals_only" else f"{name}=null"
-            raise ValueError(f"{own[0]}.factory makes a head of its own, which {name} does not use: set {fix}")
+            raise ValueError(f"{factories[0]}.factory makes a head of its own, which {name} does not use: set {fix}")
 
 
 def _require_cascade(config: DetectorConfig) -> None:

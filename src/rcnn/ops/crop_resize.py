@@ -43,7 +43,7 @@ def crop_resize(
     """
     pooled = None
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
-        own = (levels == level) & valid
+        at_level = (levels == level) & valid
         corners = boxes.detach() * scale
         height, width = values.shape[2:]
         if kind == "crop_resize":
@@ -51,8 +51,8 @@ def crop_resize(
         elif kind == "normalized":
             ends = [(side - 1) / max(side - scale, 1e-6) for side in (width, height)]  # cells per pixel
             corners = corners * corners.new_tensor(ends * 2)
-        corners = torch.where(own[..., None], corners, 0.0)  # invalid rows may contain any values
-        part = _samples(values, corners, size) * own[..., None, None, None]
+        corners = torch.where(at_level[..., None], corners, 0.0)  # invalid rows may contain any values
+        part = _samples(values, corners, size) * at_level[..., None, None, None]
         pooled = part if pooled is None else pooled + part
     if pooled is None:
         raise ValueError("there are no feature maps to crop regions from")

@@ -116,11 +116,11 @@ def _decode(maps: Tensor, boxes: Tensor) -> Tensor:
     padded = F.pad(maps, (2, 2, 2, 2), mode="replicate").flatten(0, 1)  # (M, m + 4, m + 4)
     highest, at = maps.view(len(region), -1).max(1)
     reach = torch.maximum(highest.abs(), maps.view(len(region), -1).amin(1).abs())
-    own = torch.arange(len(region), device=maps.device)
+    map_index = torch.arange(len(region), device=maps.device)
     # the four cells around the largest sample
     around = torch.tensor([[0, 0], [0, 1], [1, 0], [1, 1]], device=maps.device)
     seed_y, seed_x = ((torch.stack([at // size, at % size], 1)[:, None] + around).flatten(0, 1)).unbind(1)
-    value, pixel_index = _best(padded, own.repeat_interleave(4), seed_y, seed_x, region, y, x)
+    value, pixel_index = _best(padded, map_index.repeat_interleave(4), seed_y, seed_x, region, y, x)
     # the other cells that may have a larger value and contain pixels
     candidate, row, column = (_upper_bounds(padded) >= (value - SLACK * reach)[:, None, None]).nonzero().unbind(1)
     box = region[candidate]
@@ -155,32 +155,32 @@ def _upper_bounds(padded: Tensor) -> Tensor:
 
 
 def _best(
-    padded: Tensor, own: Tensor, row: Tensor, column: Tensor, region: Tensor, y: _Axis, x: _Axis
+    padded: Tensor, map_index: Tensor, row: Tensor, column: Tensor, region: Tensor, y: _Axis, x: _Axis
 ) -> tuple[Tensor, Tensor]:
     """For each map (M,) the highest value in its cells and the first pixel, by row, that has it.
 
-    Cell k of the K given is that in `row` and `column` of map `own`; a map without any has -inf at pixel 0.
+    Cell k of the K given is that in `row` and `column` of map `map_index`; a map without any has -inf at pixel 0.
     """
-    values, pixel_indices = [padded.new_zeros(0)], [own.new_zeros(0)]
+    values, pixel_indices = [padded.new_zeros(0)], [map_index.new_zeros(0)]
     most = max(1, VALUES_AT_A_TIME // (y.most * x.most))
-    for part in zip(own.split(most), row.split(most), column.split(most), strict=True):
+    for part in zip(map_index.split(most), row.split(most), column.split(most), strict=True):
         value, pixel_index = _best_of_cells(padded, *part, region, y, x)
         values.append(value)
         pixel_indices.append(pixel_index)
     value, pixel_index = torch.cat(values), torch.cat(pixel_indices)
-    highest = value.new_full((len(padded),), -torch.inf).scatter_reduce(0, own, value, "amax")
+    highest = value.new_full((len(padded),), -torch.inf).scatter_reduce(0, map_index, value, "amax")
     none = y.weights.shape[1] * x.weights.shape[1]
-    pixel_index = torch.where(value == highest[own], pixel_index, none)
-    first = pixel_index.new_full((len(padded),), none).scatter_reduce(0, own, pixel_index, "amin")
+    pixel_index = torch.where(value == highest[map_index], pixel_index, none)
+    first = pixel_index.new_full((len(padded),), none).scatter_reduce(0, map_index, pixel_index, "amin")
     return highest, torch.where(first < none, first, 0)
 
 
 def _best_of_cells(
-    padded: Tensor, own: Tensor, row: Tensor, column: Tensor, region: Tensor, y: _Axis, x: _Axis
+    padded: Tensor, map_index: Tensor, row: Tensor, column: Tensor, region: Tensor, y: _Axis, x: _Axis
 ) -> tuple[Tensor, Tensor]:
     """The highest value (K,) of each cell, -inf where it contains no pixel, and its pixel."""
-    samples = padded.unfold(1, 4, 1).unfold(2, 4, 1)[own, row, column]  # (K, 4, 4)
-    box = region[own]
+    samples = padded.unfold(1, 4, 1).unfold(2, 4, 1)[map_index, row, column]  # (K, 4, 4)
+    box = region[map_index]
     rows, in_rows = _pixels(y, box, row)  # (K, h)
     columns, in_columns = _pixels(x, box, column)  # (K, w)
     values = y.weights[box[:, None], rows] @ samples @ x.weights[box[:, None], columns].mT  # (K, h, w)

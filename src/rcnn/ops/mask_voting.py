@@ -185,8 +185,8 @@ def vote_weights(
         labels: (B, D) int64 in [0, K).
         kept_valid: (B, D) bool.
     """
-    own = gather_boxes(boxes, kept)  # (B, D, 4)
-    voters = (box_iou(own, boxes) >= iou) & valid[:, None] & kept_valid[..., None]  # (B, D, N)
+    kept_boxes = gather_boxes(boxes, kept)  # (B, D, 4)
+    voters = (box_iou(kept_boxes, boxes) >= iou) & valid[:, None] & kept_valid[..., None]  # (B, D, N)
     of_class = scores.transpose(1, 2).gather(1, labels[..., None].expand(-1, -1, scores.shape[1]))  # (B, D, N)
     votes = of_class * voters
     return votes / votes.sum(-1, keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
@@ -204,8 +204,8 @@ def average_masks(masks: Tensor, boxes: Tensor, scores: Tensor, labels: Tensor, 
     votes = votes / votes.sum(-1, keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
     rows = max(1, VALUES_AT_A_TIME // max(1, batch * detections * side * side))
     averaged = [
-        (_read_in(masks, boxes, own) * weights[..., None, None]).sum(2)
-        for own, weights in zip(boxes.split(rows, 1), votes.split(rows, 1), strict=True)
+        (_read_in(masks, boxes, frames) * weights[..., None, None]).sum(2)
+        for frames, weights in zip(boxes.split(rows, 1), votes.split(rows, 1), strict=True)
     ]
     return torch.cat(averaged, 1).to(masks.dtype)
 

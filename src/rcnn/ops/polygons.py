@@ -48,11 +48,11 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
     drawn: list[Tensor] = []
     for number in torch.unique_consecutive(work, return_counts=True)[1].tolist():
         start = sum(len(done) for done in drawn)
-        own = owner[start : start + number]
-        region, index = _spread(edge_first[own], edge_count[own])
-        canvas_first = part_count[own].cumsum(0) - part_count[own]
-        canvas = canvas_first[region] + edges[index, 4].long() - part_first[own][region]
-        canvas_region = torch.repeat_interleave(part_count[own])
+        chunk = owner[start : start + number]
+        region, index = _spread(edge_first[chunk], edge_count[chunk])
+        canvas_first = part_count[chunk].cumsum(0) - part_count[chunk]
+        canvas = canvas_first[region] + edges[index, 4].long() - part_first[chunk][region]
+        canvas_region = torch.repeat_interleave(part_count[chunk])
         x1, y1, x2, y2 = _fine(edges[index, :4], wanted[start : start + number][region], size)
         parts = _fill(x1, y1, x2, y2, canvas, len(canvas_region), size)
         drawn.append(parts.new_zeros((number, size, size)).index_add_(0, canvas_region, parts) > 0)

@@ -207,8 +207,8 @@ def _pool_by_torchvision(
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
         values = at_least_float32(values)
         pooled = torchvision.ops.roi_align(values, rois.to(values.dtype), size, scale, sampling_ratio, aligned)
-        own = ((levels == level) & valid).flatten()[:, None, None, None]
-        out = torch.where(own, pooled.to(out.dtype), out)
+        at_level = ((levels == level) & valid).flatten()[:, None, None, None]
+        out = torch.where(at_level, pooled.to(out.dtype), out)
     return out.unflatten(0, boxes.shape[:2])
 
 
@@ -227,8 +227,8 @@ def _spread_by_torchvision(
     rois = _rois(boxes).to(flat.dtype)
     spread = []
     for level, (like, scale) in enumerate(zip(maps, scales, strict=True)):
-        own = ((levels == level) & valid).flatten()[:, None, None, None]
-        part = torch.where(own, flat, 0.0).contiguous()
+        at_level = ((levels == level) & valid).flatten()[:, None, None, None]
+        part = torch.where(at_level, flat, 0.0).contiguous()
         spread.append(
             torch.ops.torchvision._roi_align_backward(
                 part, rois, scale, size, size, *like.shape, sampling_ratio, aligned

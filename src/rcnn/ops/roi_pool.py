@@ -38,18 +38,18 @@ def roi_pool(
     image = torch.arange(len(boxes), device=boxes.device, dtype=torch.float32)
     rois = torch.cat([image[:, None, None].expand(-1, boxes.shape[1], 1), boxes.float()], -1).flatten(0, 1)
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
-        own = ((levels == level) & valid).flatten()
-        rows = _rows(own)
+        at_level = ((levels == level) & valid).flatten()
+        rows = _rows(at_level)
         maxima, index = torch.ops.torchvision.roi_pool(values.float(), rois[rows], scale, size, size)
-        mine = own[rows, None, None, None]
-        flat[rows] = torch.where(mine, maxima.to(flat.dtype), flat[rows])
-        flat_argmax[rows] = torch.where(mine, index, flat_argmax[rows])
+        valid_rows = at_level[rows, None, None, None]
+        flat[rows] = torch.where(valid_rows, maxima.to(flat.dtype), flat[rows])
+        flat_argmax[rows] = torch.where(valid_rows, index, flat_argmax[rows])
     return pooled, argmax
 
 
-def _rows(own: Tensor) -> Tensor:
-    """Indices of the regions to pool from a level: those of `own` (n,) bool; on an accelerator all, to avoid a sync."""
-    return own.nonzero()[:, 0] if own.device.type == "cpu" else torch.arange(len(own), device=own.device)
+def _rows(used: Tensor) -> Tensor:
+    """Indices of the regions to pool from a level: `used` (n,) bool; on an accelerator all, to avoid a sync."""
+    return used.nonzero()[:, 0] if used.device.type == "cpu" else torch.arange(len(used), device=used.device)
 
 
 @torch.library.custom_op("rcnn::roi_pool_backward", mutates_args=())
@@ -66,9 +66,9 @@ def roi_pool_backward(
     batch, channels = len(gradient), gradient.shape[2]
     maps = []
     for level, (height, width) in enumerate(zip(heights, widths, strict=True)):
-        own = ((levels == level) & valid)[:, :, None, None, None] & (argmax >= 0)
-        index = torch.where(own, argmax, 0).to(torch.int64).transpose(1, 2).reshape(batch, channels, -1)
-        values = torch.where(own, gradient.float(), 0.0).transpose(1, 2).reshape(batch, channels, -1)
+        at_level = ((levels == level) & valid)[:, :, None, None, None] & (argmax >= 0)
+        index = torch.where(at_level, argmax, 0).to(torch.int64).transpose(1, 2).reshape(batch, channels, -1)
+        values = torch.where(at_level, gradient.float(), 0.0).transpose(1, 2).reshape(batch, channels, -1)
         spread = values.new_zeros(batch, channels, height * width).scatter_add_(2, index, values)
         maps.append(spread.view(batch, channels, height, width).to(gradient.dtype))
     return maps

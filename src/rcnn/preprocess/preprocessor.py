@@ -26,11 +26,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """How one image lies in the network's input."""
+    """Where one image is in the network's input."""
 
     original: tuple[int, int]  # (height, width) of the file's image
     size: tuple[int, int]  # (height, width) of the network's image, without padding
-    resized: tuple[int, int]  # (height, width) of the file's image within it: `size`, unless it lies on a canvas
+    resized: tuple[int, int]  # (height, width) of the file's image within it: `size`, unless it is on a canvas
     corner: tuple[int, int] = (0, 0)  # (top, left) of the file's image within it
     to_original_scale: tuple[float, float]  # (x, y): multiply network coordinates by this to get original pixels
 

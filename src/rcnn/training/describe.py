@@ -1,4 +1,4 @@
-"""A plan in words: what `rcnn train` prints first, and `--dry-run` prints alone."""
+"""A plan as text: `rcnn train` prints it first, `--dry-run` prints it in full."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def _data(dataset: Dataset) -> str:
 def _validation(plan: RunPlan) -> str:
     reason = plan.reasons.get("val-split")
     if not plan.validations:
-        own = isinstance(plan.request.data, Dataset)  # from Python
-        choice = "pass a data set as validation=" if own else "choose a split with --val-split"
+        from_python = isinstance(plan.request.data, Dataset)
+        choice = "pass a data set as validation=" if from_python else "choose a split with --val-split"
         hint = f"{reason}; {choice}" if reason else "--val-split none"
         return f"not evaluated, so without best/ ({hint})"
     why = f" ({reason})" if reason and plan.held_out is not None else ""

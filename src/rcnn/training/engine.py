@@ -1,4 +1,4 @@
-"""The training loop, whole in `train`. There are no hooks: for another loop, copy this one."""
+"""The training loop: the function `train`. There are no hooks: for another loop, copy this one."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def data_identity(dataset: Dataset) -> dict[str, Any]:
 
 
 def _digest(dataset: Dataset) -> str:
-    """SHA-256 of all that training uses of the annotations, whatever their format and the number of their files."""
+    """SHA-256 of all that training uses of the annotations; independent of their format and number of files."""
     objects, outlines = dataset.objects, dataset.objects.outlines
     arrays = [dataset.sizes, objects.starts, objects.boxes, objects.labels, objects.ignored, objects.areas]
     arrays += [outlines.part_starts, outlines.point_starts, outlines.points, outlines.rle_starts, outlines.rle_bytes]

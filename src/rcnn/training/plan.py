@@ -92,7 +92,7 @@ class _Recipe:
 
 
 def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> RunPlan:
-    """Decide and check everything about a run; reads files and writes none. `log` gets lines while that takes long.
+    """Decide and check everything about a run; reads files and writes none. `log` gets a line from time to time.
 
     A ValueError or OSError says what is wrong and what to do.
     """

@@ -12,7 +12,7 @@ from rcnn.data.loading import TrainingBatch, training_batches
 from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
-from rcnn.outputs import new_output
+from rcnn.new_outputs import output_or_new
 from rcnn.training.describe import describe_start
 from rcnn.training.engine import train
 from rcnn.training.identity import identity_changes
@@ -39,9 +39,11 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
-    output = plan.output or new_output("train", plan.request.model.removeprefix(CONFIG))
-    versions = {"rcnn": __version__, "torch": torch.__version__}
-    with RunFolder(output, classes=plan.dataset.classes, provenance=plan.about() | versions) as run:
+    provenance = plan.about() | {"rcnn": __version__, "torch": torch.__version__}
+    with (
+        output_or_new(plan.output, "train", plan.request.model.removeprefix(CONFIG)) as output,
+        RunFolder(output, classes=plan.dataset.classes, provenance=provenance) as run,
+    ):
         state = _resume(plan, run, log) if plan.resumes else _start(plan, log)
         run.claim(resumes=plan.resumes)
         run.write_record(plan.record())

@@ -23,7 +23,14 @@ from typing import Any, Self
 from rcnn.models import Detector
 from rcnn.outputs import REPLACED, OutputFolder, files_of_rcnn, recover_folder, replace_folder
 from rcnn.training.state import STATE_FILE, TrainState, read_state
-from rcnn.weights.checkpoint import WEIGHTS_FILE, load_state, read_checkpoint, require_digest, write_checkpoint
+from rcnn.weights.checkpoint import (
+    WEIGHTS_FILE,
+    load_state,
+    nonfinite,
+    read_checkpoint,
+    require_digest,
+    write_checkpoint,
+)
 
 RECORD, LOG, CURVE, PLOT = "config.json", "log.jsonl", "curve.html", "curve.png"
 HELD_OUT = "held_out.txt"
@@ -57,10 +64,19 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._output.close()
+        self._output.__exit__(kind, error, trace)
 
     def claim(self, *, resumes: bool) -> None:
-        """Take the names of a run's files: for a run that `resumes`, those that exist are its own."""
+        """Take the names of a run's files: for a run that `resumes`, those that exist are its own.
+
+        FileExistsError for a new run if another process has trained here since this one was planned.
+        """
+        there = [name for name in CHECKPOINTS if (self.path / name / WEIGHTS_FILE).exists()]
+        if there and not resumes:
+            raise FileExistsError(
+                f"{self.path}/{there[0]} was written by another rcnn process while this one started: choose another "
+                "output (--output)"
+            )
         for name in NAMES:
             self._output.adopt(name) if resumes else self._output.claim(name)
 
@@ -94,8 +110,19 @@ class RunFolder:
             require_digest(last / STATE_FILE, checkpoint.files)
         values = read_state(last)
         load_state(state.detector, checkpoint.state, str(last))
-        state.restore(values)
+        if problem := nonfinite(checkpoint.state):
+            raise ValueError(f"{last} has {problem}, so it cannot be trained: {_new_run(last.parent / 'best')}")
+        try:
+            state.restore(values)
+        except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
+            raise ValueError(
+                f"{last / STATE_FILE} does not fit the weights beside it ({error}): {_new_run(last)}"
+            ) from error
         return checkpoint.provenance
+
+
+def _new_run(checkpoint: Path) -> str:
+    return f"restore it from a copy, or start a new run: rcnn train {checkpoint} --data DATA --output NEW_RUN"
 
 
 @dataclass(frozen=True, kw_only=True)

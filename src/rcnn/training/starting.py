@@ -24,7 +24,7 @@ from rcnn.weights.catalogue.names import (
     imagenet_entry,
     is_weight_name,
 )
-from rcnn.weights.checkpoint import Checkpoint, empty_detector, load_checkpoint, read_checkpoint
+from rcnn.weights.checkpoint import Checkpoint, empty_detector, load_checkpoint, nonfinite, read_checkpoint
 from rcnn.weights.differences import different_layers
 from rcnn.weights.hub import is_hub_name
 from rcnn.weights.transfer import transfer
@@ -166,10 +166,17 @@ def build_start(
         torch.manual_seed(seed)
         detector = build_detector(config)
     if not starts_fresh(model):
-        return detector, transfer(detector, read_checkpoint(model), classes)
+        return detector, transfer(detector, _trainable(read_checkpoint(model), model), classes)
     if is_whole(model, weights):
         return detector, f"{weights}: {transfer(detector, read_weights(weights), classes)}"
     if weights:
-        return detector, load_backbone(detector, read_weights(weights), weights)
+        return detector, load_backbone(detector, _trainable(read_weights(weights), weights), weights)
     frozen = getattr(config.backbone, "norm", "") == "frozen_bn"
     return detector, FROZEN_AND_RANDOM if frozen else ""
+
+
+def _trainable(checkpoint: Checkpoint, source: str) -> Checkpoint:
+    """The checkpoint of `source`; ValueError if its weights are not finite, because every loss would be NaN."""
+    if problem := nonfinite(checkpoint.state):
+        raise ValueError(f"{source} has {problem}, so it cannot be trained: use an earlier checkpoint")
+    return checkpoint

@@ -56,22 +56,29 @@ class TrainState:
             "ema": None if self.ema is None else self.ema.detector.state_dict(),
             "random": _random_state(),
         }
-        torch.save(values, folder / STATE_FILE)
+        try:
+            torch.save(values, folder / STATE_FILE)
+        except RuntimeError as error:  # torch's for an error of the disk
+            reason = str(error).splitlines()[0]
+            raise OSError(f"{folder / STATE_FILE} cannot be written ({reason}); is the disk full?") from error
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Continue from what `read_state` returned; the weights of `detector` must be loaded already.
 
         Momentum and weight decay stay those of the optimizer's present settings; the learning rate is set in each
-        step. ValueError if the optimizer does not fit.
+        step. ValueError, or what torch raises, if the values do not fit.
         """
         kept = {"params", "lr"}
         settings = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(values["optimizer"])
+        _require_shapes(self.optimizer)
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         if self.ema is not None:  # it may have been turned on at this resume: then it starts from the weights
             self.ema.detector.load_state_dict(values["ema"] or self.detector.state_dict())
         self.step, self.best, self.evaluation_due = values["step"], values["best"], values["evaluation_due"]
+        if type(self.step) is not int or self.step < 0:
+            raise ValueError(f"step is {self.step!r}; expected a whole number of 0 or more")
         _restore_random_state(values["random"])
 
 
@@ -87,6 +94,18 @@ def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.O
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+
+
+def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
+    """ValueError unless each momentum has the shape of its parameter, and is finite."""
+    for parameter, values in optimizer.state.items():
+        for name, value in values.items():
+            if not isinstance(value, torch.Tensor) or not value.ndim:
+                continue
+            if value.shape != parameter.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {tuple(parameter.shape)}")
+            if not value.isfinite().all():
+                raise ValueError(f"{name} has NaN or infinity")
 
 
 def read_state(folder: Path) -> dict[str, Any]:

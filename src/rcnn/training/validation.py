@@ -1,4 +1,4 @@
-"""Evaluation during training: the metrics, and the one that best/ is chosen by."""
+"""Evaluation during training: the metrics, and the one that chooses best/."""
 
 from __future__ import annotations
 

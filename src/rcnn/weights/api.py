@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rcnn.models import Detector
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
-from rcnn.outputs import output_or_new
+from rcnn.new_outputs import output_or_new
 from rcnn.weights.checkpoint import load_detector
 from rcnn.weights.convert import ConvertOptions, convert_to_folder
 

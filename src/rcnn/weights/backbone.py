@@ -82,7 +82,9 @@ def load_backbone(detector: Detector, checkpoint: Checkpoint, source: str) -> st
     copied = {name: their for name, their in sources.items() if name not in counters}
     theirs = {their: checkpoint.state[their] for their in copied.values() if their in checkpoint.state}
     if problems := misfits_text(misfits({their: state[name] for name, their in copied.items()}, theirs)):
-        raise ValueError(f"{source} does not fit the backbone of {detector.config.name}: {problems}")
+        raise ValueError(
+            f"{source} does not fit the backbone of {detector.config.name}: {problems}. Use other weights (--weights)"
+        )
     with torch.no_grad():
         for name, their in copied.items():
             state[name].copy_(checkpoint.state[their])

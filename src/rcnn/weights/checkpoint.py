@@ -146,12 +146,14 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """As `load_checkpoint`, only to be looked at: a detector of its config must not be built."""
+    """As `load_checkpoint`, for inspection only: a detector of its config must not be built."""
     folder = _locate(Path(path))
     record = _read_config(folder)
     weights = folder / WEIGHTS_FILE
     try:
         state = load_file(weights)
+    except PermissionError:
+        raise
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
@@ -236,14 +238,17 @@ def load_detector(
         changed = f" with {' '.join(given)}" if given else ""
         raise ValueError(f"the model of {path} cannot be built{changed}: {error}") from error
     load_state(detector, checkpoint.state, str(path))
-    wrong = [name for name, value in checkpoint.state.items() if not value.isfinite().all()]
-    if wrong:
+    if problem := nonfinite(checkpoint.state):
         warnings.warn(
-            f"{path} has NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}. Its detections are wrong or "
-            "missing: use an earlier checkpoint",
-            stacklevel=2,
+            f"{path} has {problem}. Its detections are wrong or missing: use an earlier checkpoint", stacklevel=2
         )
     return detector, checkpoint
+
+
+def nonfinite(state: Mapping[str, Tensor]) -> str:
+    """Which tensors are not finite, as a part of a message; empty if none is."""
+    wrong = [name for name, value in state.items() if not value.isfinite().all()]
+    return f"NaN or infinity in {counted(len(wrong), 'tensor')}: {few(wrong)}" if wrong else ""
 
 
 def empty_detector(config: DetectorConfig, *, limit: int = LARGEST_MODEL) -> Detector:
@@ -305,9 +310,9 @@ def require_class_names(classes: Sequence[str], count: int, source: str) -> None
         raise ValueError(f"{source}: classes is the text {classes!r}; expected a list of names")
     if len(classes) != count:
         raise ValueError(f"{source}: got {counted(len(classes), 'class name')}, expected {count} (num_classes)")
-    twice = sorted({name for name in classes if list(classes).count(name) > 1})
-    if twice or not all(classes):
-        found = f"{few(twice)} twice or more" if any(twice) else "an empty one"
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
+    if repeated or not all(classes):
+        found = f"{few(repeated)} twice or more" if any(repeated) else "an empty one"
         raise ValueError(f"{source}: expected different class names that are not empty, got {found}")
 
 
@@ -330,9 +335,9 @@ def _locate(path: Path) -> Path:
     for folder in (path, path / "best", path / "last"):
         if (folder / WEIGHTS_FILE).exists():
             return folder
-    there = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
-    shown = ", ".join(there[:8]) + (f" and {len(there) - 8} more" if len(there) > 8 else "") if there else "nothing"
-    foreign = next((name for name in there if Path(name).suffix.lower() in FOREIGN), None)
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"
+    foreign = next((name for name in names if Path(name).suffix.lower() in FOREIGN), None)
     cure = f"; convert that file with `rcnn convert {path / foreign} --output DIR`" if foreign else ""
     raise ValueError(
         f"{path} is not a checkpoint: it has neither {WEIGHTS_FILE} nor best/ or last/ with one. Found: {shown}{cure}"

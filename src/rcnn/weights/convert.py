@@ -165,8 +165,8 @@ def require_sound(state: Mapping[str, Tensor], source: str, allow_nonfinite: boo
     ]
     if integers:
         raise ValueError(
-            f"{source} holds integers where weights are expected, as quantized models do: {few(integers)} (our "
-            "names); convert the checkpoint from before quantization"
+            f"{source} holds integers where weights are expected, as quantized models do: {few(integers)} "
+            "(rcnn's names); convert the checkpoint from before quantization"
         )
     wrong = [name for name, value in state.items() if value.is_floating_point() and not _finite(value)]
     if wrong and not allow_nonfinite:

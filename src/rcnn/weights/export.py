@@ -75,7 +75,11 @@ def _write(path: Path, content: Any) -> None:
         with path.open("wb") as file:
             np.savez(file, **{name: value.numpy() for name, value in content.items()})
     else:
-        torch.save(content, path)
+        try:
+            torch.save(content, path)
+        except RuntimeError as error:  # torch's for an error of the disk
+            reason = str(error).splitlines()[0]
+            raise OSError(f"{path} cannot be written ({reason}); is the disk full?") from error
 
 
 def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[str]:
@@ -92,7 +96,10 @@ def _compare(path: Path, checkpoint: Checkpoint, settings: Path | None) -> list[
     ]
     if names or other:
         changed = few(sorted(names) + other)
-        raise ValueError(f"{path.name}: reading it back gives other tensors than were written: {changed}")
+        raise ValueError(
+            f"{path.name} was not written: reading it back gave other values of {changed}. This is a fault of rcnn: "
+            "please report it with the config.json of the checkpoint"
+        )
     ours, theirs = setting_values(checkpoint.config), setting_values(back.config)
     differ = [
         f"  {key}={ours.get(key)} here, {theirs.get(key)} in the file"

@@ -18,6 +18,7 @@ from rcnn.weights.checkpoint import WEIGHTS_FILE, empty_detector, load_checkpoin
 from rcnn.weights.readers.torch_files import read_safetensors
 
 CHUNK = 1 << 22  # numbers compared at a time
+CURE = "check the settings of its framework (--config), or use another checkpoint"
 SIDES = (224, 288)  # height, width of the image: small, and a multiple of every stride
 
 
@@ -47,7 +48,9 @@ def check_detector(folder: Path) -> str:
     values = {"boxes": found.boxes, "scores": found.scores, "masks": found.masks, "keypoints": found.keypoints}
     real = {name: value[found.valid] for name, value in values.items() if value is not None}
     if wrong := [name for name, value in real.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"on a generated image, {few(wrong)} of the converted network are not finite")
+        raise ValueError(
+            f"the converted network gives NaN or infinity in its {few(wrong)} on a generated image: {CURE}"
+        )
     best = f", the best scored {real['scores'].max():.3f}" if len(real["scores"]) else ""
     return (
         f"self-check: read back bit for bit; on a generated image of {SIDES[1]} x {SIDES[0]} pixels, "
@@ -64,7 +67,9 @@ def check_backbone(folder: Path) -> str:
     with torch.inference_mode():
         features = detector.backbone(detector.normalize(_batch(checkpoint.config)))
     if wrong := [name for name, value in features.items() if not bool(value.isfinite().all())]:
-        raise ValueError(f"on a generated image, features {few(wrong)} of the converted network are not finite")
+        raise ValueError(
+            f"the converted backbone gives NaN or infinity in its features {few(wrong)} on a generated image: {CURE}"
+        )
     spread = ", ".join(f"{name} {value.std():.3g}" for name, value in features.items() if value.ndim == 4)
     return f"self-check: read back bit for bit; spread of its features on a generated image: {spread}; all finite"
 

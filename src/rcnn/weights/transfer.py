@@ -73,19 +73,21 @@ def transfer(detector: Detector, checkpoint: Checkpoint, classes: Sequence[str])
             f"the checkpoint ({checkpoint.config.name}) and the detector ({detector.config.name}) are built "
             f"differently: {'; '.join([*why, few(problems)])}; leave out the settings that change its layers"
         )
-    new_classes = [name for name in classes if name not in checkpoint.classes]
     line = f"transferred {copied} of {len(state)} tensors"
     if partial:
-        line += f"; new heads for {few(new_classes)}"
-        line += f", those of {few([name for name in classes if name in checkpoint.classes])} kept" if rows else ""
+        line += _about_classes(classes, checkpoint.classes)
     if partial_points:
         kept = [name for name in points if name in known_points]
         line += f"; keypoints kept: {few(kept) if kept else 'none'}"
-    if new_parts:
-        line += f"; new: {', '.join(sorted(new_parts))}"
-    if dropped:
-        line += f"; skipped: {', '.join(sorted(dropped))}"
+    for what, parts in (("new", new_parts), ("skipped", dropped)):
+        line += f"; {what}: {', '.join(sorted(parts))}" if parts else ""
     return line
+
+
+def _about_classes(classes: Sequence[str], known: Sequence[str]) -> str:
+    """Which classes have new rows in the heads, and which have those of the checkpoint."""
+    new, kept = [name for name in classes if name not in known], [name for name in classes if name in known]
+    return f"; new heads for {few(new)}" + (f", those of {few(kept)} kept" if kept else "")
 
 
 def _matching_rows(classes: Sequence[str], theirs: Sequence[str]) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ from rcnn.outputs import OutputFolder
 
 
 class Server(BaseHTTPRequestHandler):
-    """Answers /ok, /moved (to /ok), /ftp (to ftp://), /file (to file://), /large, /endless, /slow, /short; else 404."""
+    """Answers /ok, /moved (to /ok), /ftp (to ftp://), /file (to file://), /large, /slow, ...; else 404."""
 
     def do_GET(self) -> None:
         """One answer."""
@@ -39,7 +39,13 @@ class Server(BaseHTTPRequestHandler):
             for _ in range(100):
                 self.wfile.write(b"x")
                 time.sleep(0.2)
-        elif self.path in ("/ok", "/large", "/short", "/endless"):
+        elif self.path in ("/huge", "/gzip"):
+            self.send_response(200)
+            self.send_header("Content-Length", "9" * 20 if self.path == "/huge" else "100")
+            self.send_header("Content-Encoding", "identity" if self.path == "/huge" else "gzip")
+            self.end_headers()
+            self.wfile.write(b"x" * 100)
+        elif self.path in ("/ok", "/large", "/short", "/endless", "/my%20photo%C3%A9.jpg?size=a%20b"):
             body = b"x" * (5000 if self.path == "/large" else 100)
             self.send_response(200)
             if self.path != "/endless":
@@ -71,7 +77,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-@pytest.mark.parametrize("path", ["/ok", "/moved"])
+@pytest.mark.parametrize("path", ["/ok", "/moved", "/my photoé.jpg?size=a b#top", "/my%20photo%C3%A9.jpg?size=a%20b"])
 def test_a_download(address: str, path: str) -> None:
     assert download(address + path) == b"x" * 100
 
@@ -85,6 +91,8 @@ def test_a_download(address: str, path: str) -> None:
         ("/file", r"HTTP 302 \(Found - Redirection to url 'file:.*' is not allowed\); check the URL"),
         ("/large", "larger than"),
         ("/endless", "larger than"),
+        ("/huge", "larger than"),
+        ("/gzip", r"the server sent it compressed \(gzip\), expected the file as it is"),
         ("/slow", r"no answer within 0\.5 seconds"),
         ("/short", "ended after 100 of 200 bytes"),
     ],
@@ -186,3 +194,18 @@ def test_a_file_may_have_any_name(tmp_path: Path) -> None:
     sources, wrong = found.images, found.failed
     assert [source.picture for source in sources] == ["photo.jpg"]
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("http://[::1/a.jpg", "is not a URL"),
+        ("http://host:99999/a.jpg", "is not a URL"),
+        ("http:///a.jpg", "has no valid host name"),
+        ("http://my host/a.jpg", "has no valid host name"),
+    ],
+)
+def test_a_wrong_url_is_reported_before_any_download(tmp_path: Path, url: str, said: str) -> None:
+    [(name, reason)] = expand([url], tmp_path / "out").failed
+    assert name == url
+    assert said in reason

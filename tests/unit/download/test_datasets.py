@@ -57,7 +57,7 @@ def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
 
     def archive_of(name: str) -> Archive:
         return Archive(
-            addresses=(f"http://127.0.0.1:{server.server_address[1]}/{name}.zip",),
+            urls=(f"http://127.0.0.1:{server.server_address[1]}/{name}.zip",),
             creates=(name,),
             source="the test",
             digest=file_digest(packed / f"{name}.zip"),
@@ -152,7 +152,7 @@ def test_every_archive_of_the_catalogue_names_its_source() -> None:
     for archive in archives:
         assert archive.source
         assert archive.creates
-        assert all(re.match(r"https?://[\w.-]+/", address) for address in archive.addresses)
+        assert all(re.match(r"https?://[\w.-]+/", address) for address in archive.urls)
         assert re.fullmatch(r"|sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}", archive.digest)
         assert archive.name.endswith((".zip", ".tar", ".tgz"))
     for name, known in DOWNLOADS.items():

@@ -71,12 +71,12 @@ def test_a_second_process_continues(
 ) -> None:
     address = f"{server[0]}/good/c.bin"
     (tmp_path / "c.bin.part").write_bytes(CONTENT[:5000])
-    (tmp_path / "c.bin.part.json").write_text(json.dumps({"address": address, "validator": '"v1"'}))
+    (tmp_path / "c.bin.part.json").write_text(json.dumps({"url": address, "validator": '"v1"'}))
     fetch(address, tmp_path / "c.bin", digest=DIGEST, patience=PATIENCE)
     assert [asked for _, asked in ranges] == ["bytes=5000-"]
 
 
-@pytest.mark.parametrize("note", ["", "{", "[]", '{"address": "http://other/c.bin", "validator": "x"}'])
+@pytest.mark.parametrize("note", ["", "{", "[]", '{"url": "http://other/c.bin", "validator": "x"}'])
 def test_a_part_of_unknown_origin_is_not_continued(
     server: tuple[str, list[tuple[str, str]]], ranges: list[tuple[str, str]], tmp_path: Path, note: str
 ) -> None:
@@ -90,7 +90,7 @@ def test_a_part_of_unknown_origin_is_not_continued(
 def test_a_part_that_does_not_fit_is_forgotten(server: tuple[str, list[tuple[str, str]]], tmp_path: Path) -> None:
     address = f"{server[0]}/beyond/e.bin"
     (tmp_path / "e.bin.part").write_bytes(CONTENT + b"more")
-    (tmp_path / "e.bin.part.json").write_text(json.dumps({"address": address, "validator": '"v1"'}))
+    (tmp_path / "e.bin.part.json").write_text(json.dumps({"url": address, "validator": '"v1"'}))
     fetch(address, tmp_path / "e.bin", patience=PATIENCE)
     assert (tmp_path / "e.bin").read_bytes() == CONTENT
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from rcnn.outputs import sha256_of
 from rcnn.training.log import RunLog, read_log
+from rcnn.training.run_folder import RunFolder
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
@@ -187,3 +192,48 @@ def test_the_seconds_of_a_log_go_on_after_a_resume(tmp_path: Path) -> None:
     first, second = read_log(path)
     assert first["seconds"] == 30.5
     assert 30.5 <= second["seconds"] < 60
+
+
+DAMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "nan": lambda value: value * math.nan,
+    "short": lambda value: value[:-1],
+    "int": lambda value: value.int(),
+}
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "message"),
+    [
+        ("model.safetensors", "nan", r"last has NaN or infinity in 1 tensor: .*rcnn train"),
+        ("model.safetensors", "short", r"last does not fit the detector of its config"),
+        ("model.safetensors", "int", r"last does not fit .*torch.int32 \(expected torch.float32\)"),
+        ("training.pt", "nan", r"training\.pt does not fit .*momentum_buffer has NaN"),
+        ("training.pt", "short", r"training\.pt does not fit .*momentum_buffer has shape"),
+    ],
+)
+def test_a_damaged_tensor_with_the_right_digest_is_reported(
+    data: Path, run: Path, file: str, damage: str, message: str
+) -> None:
+    path = run / "last" / file
+    if file == "training.pt":
+        values = torch.load(path, weights_only=True)
+        first = values["optimizer"]["state"][0]
+        first["momentum_buffer"] = DAMAGES[damage](first["momentum_buffer"])
+        torch.save(values, path)
+    else:
+        state = load_file(path)
+        name = next(name for name, value in state.items() if value.ndim == 4)
+        save_file(state | {name: DAMAGES[damage](state[name]).contiguous()}, path)
+    config = json.loads((run / "last" / "config.json").read_text())
+    config["files"][file] = sha256_of(path)
+    (run / "last" / "config.json").write_text(json.dumps(config))
+    with pytest.warns(UserWarning, match="config.json"), pytest.raises(ValueError, match=message):
+        resume(data, run, "train.steps=3")
+
+
+def test_a_run_that_another_process_wrote_meanwhile_is_kept(run: Path) -> None:
+    with (
+        RunFolder(run, classes=(), provenance={}) as folder,
+        pytest.raises(FileExistsError, match="last was written by another rcnn process while this one started"),
+    ):
+        folder.claim(resumes=False)

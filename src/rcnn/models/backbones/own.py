@@ -15,7 +15,7 @@ SIDES = (128, 192)  # height and width of the image that a backbone is tried on
 
 
 def checked_backbone(module: nn.Module, source: str) -> Backbone:
-    """`module`, after it was run on one image: its maps are as it says. Otherwise a ValueError that names `source`."""
+    """`module`, if its maps of a test image have the channels and strides that it states; else ValueError."""
     parameter = next(module.parameters(), None)
     if parameter is None:
         raise ValueError(f"{source} has no parameters; expected a network to train")

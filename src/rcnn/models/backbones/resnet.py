@@ -70,7 +70,7 @@ class Bottleneck(nn.Module):
         self._init_as_identity(config.norm)
 
     def _init_as_identity(self, norm: Norm) -> None:
-        """Initialize the block to its shortcut alone (Goyal et al. 2017; Wu and He 2018, section 4.1).
+        """Initialize the block so that it returns its shortcut (Goyal et al. 2017; Wu and He 2018, section 4.1).
 
         Frozen norms are not changed: their scales come from a checkpoint, and without one they would stay 0.
         """

@@ -30,7 +30,7 @@ class LegacyRPNConfig:
     # sigmoid: one logit per anchor; softmax: two logits, background and object; object_logit: as softmax, but proposals
     # are sorted by the object's logit, not by its probability (both Chainer ports of FCIS)
     objectness: Literal["sigmoid", "softmax", "object_logit"] = "sigmoid"
-    # the best anchor of each ground-truth box: positive whatever its IoU (kept), or negative if its IoU is below
+    # the best anchor of each ground-truth box: positive with any IoU (kept), or negative if its IoU is below
     # negative_iou (overruled: tensorpack, MMDetection)
     low_quality: Literal["kept", "overruled"] = "kept"
     straddle: float = -1.0  # anchors that leave the image by more than this are ignored, pixels; -1: disabled

@@ -4,16 +4,16 @@ Tensors stay half open: a system's box (x1, x2) with width = x2 - x1 + 1 is stor
 give the same numbers as ours:
 
 - widths, centres x1 + width / 2 and areas; so encoding, IoU, NMS and the level of the pyramid;
-- decoding: Detectron ends a box at centre + width / 2 - 1, which is our end minus one. MXNet's FCIS uses the centres
+- decoding: Detectron ends a box at centre + width / 2 - 1, which is our end minus 1. MXNet's FCIS uses the centres
   and half widths of width - 1, which cancel;
-- anchors: those of rpn.legacy.anchors=detectron end on a last pixel, to which `ops.anchors` adds the one.
+- anchors: those of rpn.legacy.anchors=detectron include their last pixel; `ops.anchors` adds 1 to their ends.
 
-What reads x2 itself differs, and is here: pooling, ground-truth masks, clipping (a box keeps at least one pixel), and
-mask-faster-rcnn's decoding, which omits the -1.
+Steps that use x2 by itself differ, and are in this file: pooling, ground-truth masks, clipping (a box keeps at least
+one pixel), and mask-faster-rcnn's decoding, which omits the -1.
 
-The size of that pixel: one of the network input, except when Detectron and mask-faster-rcnn decode the final boxes.
-They divide the proposals by the scale of the image first, so the last pixel is one of the file. In pixels of the input
-it is `scale` wide, which is the argument `pixel_size`.
+The last pixel is a pixel of the network input, except when Detectron and mask-faster-rcnn decode the final boxes. They
+first divide the proposals by the scale of the image, so it is a pixel of the file. It is then `scale` pixels of the
+input wide: the argument `pixel_size`.
 """
 
 from __future__ import annotations

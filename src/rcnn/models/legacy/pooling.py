@@ -54,7 +54,7 @@ class ImageAffinePooler(AffinePooler):
 
     @override
     def corners(self, features: dict[str, Tensor], boxes: Tensor) -> Tensor:
-        """Corners (B, R, 4) that lie at the cells of the map that the image's coordinates stand for."""
+        """Corners (B, R, 4), scaled so that the image's first and last pixels are the map's first and last cells."""
         [stride] = self.strides.values()
         sides = features[SIZES].flip(-1).repeat(1, 2)[:, None]  # (B, 1, 4): width, height, width, height
         cells = torch.ceil(sides / stride)  # of the map, without the padding of the batch

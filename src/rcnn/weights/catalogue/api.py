@@ -9,7 +9,7 @@ from rcnn.weights.catalogue.cache import cached_checkpoint, copy_checkpoint
 
 
 def list_weights(model: str = "") -> list[str]:
-    """The names of published weights; of a `model`, those trained on COCO, first what its name alone stands for.
+    """The names of published weights; of a `model`, those trained on COCO, first the one that its name refers to.
 
     Commands, `rcnn.Predictor`, `rcnn.load`, `rcnn.evaluate` and `rcnn.train` accept these names.
     """

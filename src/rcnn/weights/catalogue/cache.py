@@ -32,7 +32,7 @@ from rcnn.weights.convert import ConvertOptions, convert_to_folder
 
 Log = Callable[[str], object]
 PATIENCE = 12.0  # seconds without new bytes; without network, a command ends within 30 seconds in all
-WAIT = 0.2  # seconds between looks at a lock that another process holds
+WAIT = 0.2  # seconds between two attempts to take a lock that another process holds
 LONGEST_WAIT = 3600.0  # seconds for another process to download and convert
 
 
@@ -49,7 +49,7 @@ def is_offline() -> bool:
 
 
 def downloads_folder(entry: Entry) -> Path:
-    """The folder where the file of `entry` is looked for."""
+    """The folder where the file of `entry` is expected."""
     return cache_folder() / "downloads" / entry.name
 
 

@@ -1,4 +1,4 @@
-"""Finds the published weights that a name stands for.
+"""Finds published weights by name.
 
 MODEL@TAG is one file. MODEL alone is the file that most users expect: torchvision's COCO weights where they exist,
 otherwise the COCO weights with the highest published AP.
@@ -61,7 +61,7 @@ def detectors_of(model: str) -> list[Entry]:
 
 
 def default_entry(model: str) -> Entry | None:
-    """The COCO weights that `model` alone stands for; None if there are none."""
+    """The COCO weights that the name of `model` refers to; None if there are none."""
     return next(iter(detectors_of(model)), None)
 
 

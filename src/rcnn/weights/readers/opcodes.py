@@ -1,6 +1,6 @@
 """A pickle machine that builds plain values and stored arrays only.
 
-Python's own reader imports and calls whatever a pickle names. This one cannot: a name stays a name, and the few calls
+Python's own reader imports and calls everything that a pickle names. This one imports nothing, and the few calls
 that arrays and tensors need are replaced by our functions (pickles.py, torch_files.py). No length is trusted
 beyond the end of the file, and long byte strings stay in the file until they are used. See docs/security.md.
 """

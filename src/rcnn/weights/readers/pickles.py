@@ -1,7 +1,7 @@
 """Reads pickled weights without running the pickle: names outside a short list are refused.
 
-A pickle is a program. Python's own reader imports and calls whatever it names; ours (opcodes.py) knows arrays and
-plain containers, stops at anything else, and leaves arrays in the file until they are used.
+A pickle is a program. Python's own reader imports and calls everything that it names; ours (opcodes.py) knows arrays
+and plain containers, stops at anything else, and leaves arrays in the file until they are used.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ INSIDE = ("model", "state_dict", "model_state_dict", "blobs", "weights", "net", 
 # prefixes that wrappers add to every name: DistributedDataParallel, torch.compile, Lightning
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 SMALL = 1 << 16  # bytes; arrays beside the weights are read up to this size (means, anchors)
-MAX_EXTRAS = 100_000  # values beside the weights that are looked at
+MAX_EXTRAS = 100_000  # values beside the weights that are examined
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -107,17 +107,23 @@ def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: 
                 (list(given["stride"]), given["groups"], given["relu"]),
             )
             if ours != expected:
-                raise ValueError(f"{source}: {theirs} has stride, groups, ReLU {expected}, our network has {ours}")
+                raise ValueError(
+                    f"{source}: {theirs} has stride, groups, ReLU {expected}; expected {ours} as in FBNetV3A, the only "
+                    "network of D2Go that rcnn supports"
+                )
     for theirs, given in extras.get("blocks", {}).items():
         name = names.get(f"{theirs}.dw.conv.weight")
         block = modules[name.removesuffix(".dw.weight")] if name else None
         if isinstance(block, FBNetBlock) and (block.residual, block.upsample) != (given["res"], given["up"]):
             expected = {"res": block.residual, "up": block.upsample}
-            raise ValueError(f"{source}: block {theirs} is {given}, our network has {expected}")
+            raise ValueError(
+                f"{source}: block {theirs} is {given}; expected {expected} as in FBNetV3A, the only network of D2Go "
+                "that rcnn supports"
+            )
     cell = extras.get("buffers", {}).get("proposal_generator.anchor_generator.cell_anchors.0")
     cells = cell_anchors(config.rpn.anchors.sizes[0], config.rpn.anchors.ratios)
     if cell is not None and (cell.shape != cells.shape or (cell - cells).abs().max() > 0.01):
-        raise ValueError(f"{source}: its anchors differ from those of {config.name}: {cell.tolist()}")
+        raise ValueError(f"{source} has the anchors {cell.tolist()}; expected those of {config.name}, {cells.tolist()}")
 
 
 SYSTEM = System(

@@ -102,7 +102,7 @@ def read(found: Found, kind: Kind) -> Plan:
         placed=placed,
         tensor=lambda name, value, config: kernel_from_hwio(value.float()) if kind.publisher == "tensorpack" else value,
         complete=complete,
-        summary=f"an ImageNet ResNet-{2 + 3 * sum(blocks_of(shapes))}; the backbone alone",
+        summary=f"an ImageNet ResNet-{2 + 3 * sum(blocks_of(shapes))}; backbone only",
         assumed=assumed,
     )
 
@@ -179,7 +179,7 @@ def _recognises(names: Collection[str], kind: Kind) -> bool:
 def _system(kind: Kind) -> System:
     return System(
         name=f"ImageNet ResNet ({kind.publisher})",
-        files="the backbone alone, to start training from",
+        files="backbone only, to start training from",
         recognises=lambda names: _recognises(names, kind),
         read=lambda found, settings: read(found, kind),
         kind="backbone",

@@ -131,7 +131,7 @@ def parse_settings(text: str, source: str, switches: Mapping[str, bool] | None =
 
 
 def plain_yaml(text: str, source: str, loader: type[yaml.SafeLoader] = PlainLoader) -> dict[str, Any]:
-    """Settings by dotted key of a YAML text; empty if it holds none. Raises ValueError that names `source`."""
+    """Settings by dotted key of a YAML text; empty if it has none. Raises ValueError that names `source`."""
     try:
         content = yaml_value(text, loader)
     except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
@@ -157,7 +157,7 @@ def flat(content: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _value(text: str) -> object:
-    """The value that a text writes down: a Python literal, a YAML value, numpy's [0.1 0.2], else the text itself."""
+    """The value of a text: a Python literal, a YAML value, numpy's [0.1 0.2], else the text itself."""
     text = re.sub(r"--config\s*[\"']?\s*$", "", text).strip().rstrip("\\").strip()
     while text[-1:] in ("'", '"') and text.count(text[-1]) % 2:  # the shell's quote, opened before a key
         text = text[:-1].strip()

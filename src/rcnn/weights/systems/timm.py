@@ -39,7 +39,7 @@ def read(found: Found, settings: SettingsSource) -> Plan:
     return Plan(
         config=config,
         placed=Placed(names, tuple(each for each in found.state if each not in names)),
-        summary=f"{name} of timm; the backbone alone",
+        summary=f"{name} of timm; backbone only",
         assumed=(
             *([Assumption(f"the network is timm's {name}", source)] if source else []),
             Assumption("pixels", f"timm's values for {name}", ("input.pixel_mean", "input.pixel_std")),

@@ -1,0 +1,55 @@
+"""Output folders that the user did not name: runs/COMMAND-MODEL-N."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+
+def new_output(command: str, model: str | Path, *, below: str | Path = "runs") -> Path:
+    """A new folder `runs/COMMAND-MODEL-N`, created at once so that no other process gets the same N.
+
+    `model` is a name or a path, which gives its last part, e.g. `balloons` for `runs/balloons/best`.
+    """
+    path = Path(model)
+    if path.name in ("best", "last") and path.parent.name:
+        path = path.parent
+    name = path.stem if path.is_file() else path.name
+    stem = f"{command}-{re.sub(r'[^A-Za-z0-9._-]+', '_', name).strip('._') or 'model'}"[:200]
+    parent = Path(below)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        return _new_folder(parent, stem)
+    except OSError as error:
+        raise type(error)(
+            f"no folder can be made in {parent.resolve()} ({error.strerror}): choose the output (--output)"
+        ) from error
+
+
+def _new_folder(parent: Path, stem: str) -> Path:
+    """The folder STEM-N in `parent` with the next free N."""
+    pattern = re.compile(re.escape(stem) + r"-(\d+)")
+    used = [int(match[1]) for name in os.listdir(parent) if (match := pattern.fullmatch(name))]
+    number = max(used, default=0)
+    while True:
+        number += 1
+        folder = parent / f"{stem}-{number}"
+        with suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+
+
+@contextmanager
+def output_or_new(output: str | Path | None, command: str, model: str | Path) -> Iterator[Path]:
+    """The folder `output`, or for None a new one, which is removed if an error ends the block while it is empty."""
+    folder = new_output(command, model) if output is None else Path(output)
+    try:
+        yield folder
+    except BaseException:
+        if output is None:
+            with suppress(OSError):
+                folder.rmdir()  # fails if the folder is not empty
+        raise
