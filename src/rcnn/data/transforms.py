@@ -179,12 +179,10 @@ def augment(
     depend on the process that computes it. Every number is drawn whether it is used or not: changing one setting does
     not change the other draws.
     """
-    generator = np.random.default_rng([number % 2**64 for number in seed])
-    sides = settings.scales or (input_config.min_size,)
-    side = sides[int(generator.random() * len(sides))]
+    generator, chosen = _drawn_size(settings, input_config, seed)
     flipped = generator.random() < settings.flip
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
-    sample, frame = preprocess(sample, build_preprocessor(replace(input_config, min_size=side)))
+    sample, frame = preprocess(sample, build_preprocessor(chosen))
     if settings.jitter:  # of the resized image, which is mostly much smaller
         sample = replace(sample, image=_within(sample.image, frame, lambda image: jitter(image, *factors)))
     return flip(sample, pairs) if flipped else sample, frame
@@ -199,3 +197,19 @@ def _within(image: Tensor, frame: Frame, change: Callable[[Tensor], Tensor]) -> 
     image = image.clone()
     image[inner] = change(image[inner])
     return image
+
+
+def augmented_size(
+    original: tuple[int, int], settings: Augmentation, input_config: InputConfig, seed: Sequence[int]
+) -> tuple[int, int]:
+    """The (height, width) of an image of size `original` after `augment` with the same arguments."""
+    return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).frame(original).size
+
+
+def _drawn_size(
+    settings: Augmentation, input_config: InputConfig, seed: Sequence[int]
+) -> tuple[np.random.Generator, InputConfig]:
+    """The random generator of `seed` after its first draw, and the input settings with the shorter side drawn."""
+    generator = np.random.default_rng([number % 2**64 for number in seed])
+    sides = settings.scales or (input_config.min_size,)
+    return generator, replace(input_config, min_size=sides[int(generator.random() * len(sides))])
