@@ -96,8 +96,10 @@ def test_each_layer_computes_what_the_convolution_and_its_norm_compute(kind: str
         expected = F.conv2d(x, theirs[f"{name}.conv.weight"], groups=groups)
         if has_norm:
             compared += 1
-            norm = {part: theirs[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")}
-            expected = F.batch_norm(expected, **norm)
+            mean, variance, scale, shift = (
+                theirs[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias")
+            )
+            expected = F.batch_norm(expected, mean, variance, scale, shift)
         ours = F.conv2d(x, weight, found.state[f"{layer}.bias"], groups=groups)
         torch.testing.assert_close(ours, expected, atol=1e-3, rtol=1e-4)
     assert compared > 30
