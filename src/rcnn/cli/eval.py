@@ -28,6 +28,7 @@ from rcnn.cli.options import (
     TTAFlip,
 )
 from rcnn.cli.views import predictor_from
+from rcnn.cli.workers import Devices, launch
 from rcnn.new_outputs import output_or_new
 from rcnn.stopping import Stopped
 
@@ -98,6 +99,7 @@ def evaluate(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    devices: Devices = 1,
     offline: Offline = False,
 ) -> None:
     """Compute average precision of boxes, masks and keypoints, overall and per class.
@@ -111,7 +113,17 @@ def evaluate(
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.opening import open_subject
     from rcnn.evaluation.plan import EvaluationOptions
+    from rcnn.evaluation.results import is_results
     from rcnn.metrics.tables import metrics_table
+    from rcnn.runtime.processes import process_numbers
+
+    if devices > 1 and not is_results(checkpoint):
+        with output_or_new(output, "eval", checkpoint) as folder:
+            launch(devices, device, more=["--output", str(folder)] if output is None else [])
+        return
+    is_first = process_numbers().is_first
+    if is_results(checkpoint) and not is_first:
+        return  # saved results are scored by one process
 
     def load(overrides: Sequence[str]) -> Predictor:
         return predictor_from(
@@ -135,6 +147,9 @@ def evaluate(
         typer.echo(f"warning: {line}", err=True)
     for line in subject.dataset.notes:
         typer.echo(line)
+    if not is_first:
+        _evaluate(subject, Path(), options, checkpoint, overrides or (), data)
+        return
     with output_or_new(output, "eval", checkpoint) as folder:
         done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
     typer.echo(metrics_table(done.metrics))
@@ -147,11 +162,14 @@ def _evaluate(
     subject: Subject, folder: Path, options: EvaluationOptions, checkpoint: Path, overrides: Sequence[str], data: Path
 ) -> Evaluation:
     """Evaluate, with a progress bar; if it is stopped, say how its results can be scored."""
+    import torch
+
     from rcnn.cli.progress import progress_bar
     from rcnn.evaluation.folder import METRICS_FILE, UNFINISHED
     from rcnn.evaluation.run import run_evaluation
     from rcnn.outputs import files_of_rcnn
     from rcnn.predictor import Predictor
+    from rcnn.runtime.processes import joined
 
     if METRICS_FILE in files_of_rcnn(folder):
         typer.echo(f"{folder} has an earlier evaluation, which this one replaces", err=True)
@@ -163,10 +181,11 @@ def _evaluate(
             (f"{model.precision}, {model.padding} padding, {model.device.type}", *overrides)
         )
     try:
-        return run_evaluation(
-            model, dataset, folder, options=options, title=f"{name} on {dataset.split}", details=details,
-            log=partial(typer.echo, err=True), progress=progress_bar,
-        )  # fmt: skip
+        with joined(model.device if isinstance(model, Predictor) else torch.device("cpu")) as processes:
+            return run_evaluation(
+                model, dataset, folder, options=options, title=f"{name} on {dataset.split}", details=details,
+                log=partial(typer.echo, err=True), progress=progress_bar, processes=processes,
+            )  # fmt: skip
     except Stopped:
         if (folder / UNFINISHED).exists():
             with suppress(OSError):  # the terminal is gone (SIGHUP)

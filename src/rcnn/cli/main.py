@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from rcnn import __version__
+from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, quiet_unless_first, report_failure
 from rcnn.outputs import DISK_FULL
 from rcnn.stopping import Stopped, stopping_on_signals
 
@@ -62,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(0)
         from rcnn.cli.app import app
 
+        quiet_unless_first()
+        COMMAND_LINE.set(tuple(words))
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
             app(words, prog_name="rcnn")
@@ -70,9 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         text = _message(error)
-        if debug or text is None:
+        if (debug or text is None) and not is_one_of_several():
             raise
-        print(f"rcnn: {text}", file=sys.stderr)
+        report_failure(error, text or f"{type(error).__name__}: {error}", expected=not debug and text is not None)
+        sys.exit(2)
+    except Exception as error:  # a fault of rcnn
+        if not is_one_of_several():
+            raise
+        report_failure(error, f"{type(error).__name__}: {error}", expected=False)
         sys.exit(2)
     except (Stopped, KeyboardInterrupt) as stop:
         if debug:

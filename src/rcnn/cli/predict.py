@@ -23,10 +23,12 @@ from rcnn.cli.options import (
     PrecisionOption,
     TTAFlip,
 )
-from rcnn.cli.predict_images import ImageOptions, predict_images, warn_of_dropped_scores
+from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
 from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_one_input
 from rcnn.cli.views import predictor_from
+from rcnn.cli.workers import Devices, launch
 from rcnn.data.messages import counted
+from rcnn.new_outputs import output_or_new
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
 
@@ -98,6 +100,7 @@ def predict(
     tta_flip: TTAFlip = True,
     allow: Allow = None,
     device: Device = "auto",
+    devices: Devices = 1,
     offline: Offline = False,
 ) -> None:
     """Find objects in images; write pictures and OUTPUT/predictions.json.
@@ -112,12 +115,20 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
+    from rcnn.runtime.processes import joined
+
     inputs, overrides = split_overrides(arguments or [])
     of_split = None if data is None else SplitOptions(data=data, split=split, annotations=annotations, images=images)
     require_one_input(of_split, split, inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     given = given_boxes(boxes, features, score, tta)
+    if devices > 1:
+        if given is not None:
+            raise ValueError("--boxes are scored by one process; leave --devices out")
+        with output_or_new(output, "predict", checkpoint) as path:
+            launch(devices, device, more=["--output", str(path)] if output is None else [])
+        return
     predictor = predictor_from(
         checkpoint, tta, tta_flip, device=device, precision=precision.value, padding=padding.value, overrides=overrides,
         allow=allow or (),
@@ -131,7 +142,11 @@ def predict(
         score=score, pictures=pictures, contour=contour, keypoint_score=keypoint_score, max_pixels=max_pixels,
         given=given, features=features,
     )  # fmt: skip
-    predictions = predict_images(predictor, inputs, output, checkpoint, options)
+    with joined(predictor.device) as processes:
+        if not processes.is_first:
+            share_images(predictor, options, processes)
+            return
+        predictions = predict_images(predictor, inputs, output, checkpoint, options, processes)
     typer.echo(predictions.text if to_stdout else predictions.summary)
     if predictions.failed:
         typer.echo(f"{counted(len(predictions.failed), 'input')} failed", err=True)

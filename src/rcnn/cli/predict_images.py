@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import typer
 
@@ -24,12 +25,15 @@ from rcnn.outputs import DISK_FULL, OutputFolder
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from torch import Tensor
 
     from rcnn.data.given_boxes import BoxFile
     from rcnn.models.config import DetectorConfig
     from rcnn.predictor import Predictor
     from rcnn.results import ImageDetections, RegionFeatures
+    from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
 DEFAULT_SCORE = 0.5
@@ -70,11 +74,17 @@ class Predictions:
 
 
 def predict_images(
-    predictor: Predictor, inputs: Sequence[str], output: Path | None, checkpoint: Path, options: ImageOptions
+    predictor: Predictor,
+    inputs: Sequence[str],
+    output: Path | None,
+    checkpoint: Path,
+    options: ImageOptions,
+    processes: Processes,
 ) -> Predictions:
     """Predict on files, folders and URLs; write pictures and predictions.json to `output` (default: a new folder).
 
-    Inputs that fail are reported on stderr. Raises ValueError if there is no image.
+    The first of the `processes` calls this, the others `share_images`. Inputs that fail are reported on stderr. Raises
+    ValueError if there is no image.
     """
     with output_or_new(output, "predict", checkpoint) as path, OutputFolder(path) as folder:
         folder.require_free(RESULTS, PARTIAL)
@@ -90,7 +100,7 @@ def predict_images(
             typer.echo(f"output folder: {path}", err=True)
         run = ImageRun(predictor=predictor, folder=folder, options=options)
         try:
-            images = run.predict_all(sources)
+            images = run.predict_all(sources, processes)
         except Stopped:
             with suppress(OSError):  # the terminal is gone (SIGHUP)
                 typer.echo(f"the results so far are in {path / PARTIAL}", err=True)
@@ -103,6 +113,12 @@ def predict_images(
             f"warning: {options.given.path} has boxes of images that were not predicted on: {few(unused)}", err=True
         )
     return Predictions(text=text, images=images, failed=sources.failed, folder=path)
+
+
+def share_images(predictor: Predictor, options: ImageOptions, processes: Processes) -> None:
+    """Predict on a part of the images of the first process, which gets the outcomes."""
+    for _ in outcomes(predictor, options, processes.share(list[Source]()), processes):
+        raise AssertionError("only the first process gets outcomes")
 
 
 def warn_of_dropped_scores(config: DetectorConfig, score: float | None) -> None:
@@ -148,55 +164,97 @@ class ImageRun:
     options: ImageOptions
     features: list[tuple[str, RegionFeatures]] = field(default_factory=list)  # image, features of the boxes given
 
-    def predict_all(self, sources: Sources) -> list[dict[str, Any]]:
+    def predict_all(self, sources: Sources, processes: Processes) -> list[dict[str, Any]]:
         """The entries of predictions.json; each is on disk as soon as it is known. Failures go to `sources.failed`."""
         images: list[dict[str, Any]] = []
+        shared = processes.share(sources.images)
         partial_results = self.folder.claim(PARTIAL)
-        with (
-            partial_results.open("w", encoding="utf-8") as lines,
-            progress_bar("predict", len(sources.images)) as advance,
-        ):
-            for source, image in read_ahead(sources.images, partial(in_background, self._read), READ_AHEAD):
-                try:
-                    entry = self._predict(source, image.result())
-                    lines.write(json.dumps(entry) + "\n")
-                    lines.flush()
-                    images.append(entry)
-                except Exception as error:  # one bad input must not stop the others
-                    if isinstance(error, OSError) and error.errno in OUTPUT_ERRORS:
-                        raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
-                    reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
-                    sources.failed.append((source.name, reason))
-                    typer.echo(f"{source.name}: {reason}", err=True)
+        with partial_results.open("w", encoding="utf-8") as lines, progress_bar("predict", len(shared)) as advance:
+            for source, outcome in zip(shared, outcomes(self.predictor, self.options, shared, processes), strict=True):
+                if outcome.entry is None:
+                    sources.failed.append((source.name, outcome.error))
+                    typer.echo(f"{source.name}: {outcome.error}", err=True)
+                else:
+                    self._write(lines, source, outcome)
+                    images.append(outcome.entry)
                 advance()
         return images
 
-    def _predict(self, source: Source, image: Tensor) -> dict[str, Any]:
-        """The entry of an image in predictions.json; its picture is written."""
-        options = self.options
-        boxes = None if options.given is None else options.given.of(source.name)
-        features = None
-        if boxes is not None and options.features is not None:
-            result, features = self.predictor.predict_with_features(image, boxes)
-        else:
-            score = 0.0 if boxes is not None else DEFAULT_SCORE if options.score is None else options.score
-            result = self.predictor.predict(image, score=score, boxes=boxes)
-        if options.pictures:
-            self._draw(source, result)
-        if features is not None:
-            self.features.append((source.name, features))
-        size = {"height": result.height, "width": result.width}
-        return {"file": source.name, **size, "detections": result.to_json()}
+    def _write(self, lines: IO[str], source: Source, outcome: Outcome) -> None:
+        """Write the picture of an image, then its line."""
+        try:
+            if outcome.picture:
+                self._write_picture(source, outcome.picture)
+            lines.write(json.dumps(outcome.entry) + "\n")
+            lines.flush()
+        except OSError as error:
+            if error.errno in OUTPUT_ERRORS:
+                raise OSError(error.errno, error.strerror, str(self.folder.path)) from error
+            raise
+        if outcome.features is not None:
+            self.features.append((source.name, outcome.features))
 
-    def _read(self, source: Source) -> Tensor:
-        from rcnn.data.images import read_image
-
-        return read_image(source.read(), max_pixels=self.options.max_pixels)
-
-    def _draw(self, source: Source, result: ImageDetections) -> None:
-        picture = result.draw(contour=self.options.contour, keypoint_score=self.options.keypoint_score)
+    def _write_picture(self, source: Source, picture: bytes) -> None:
         with self.folder.writing(source.picture) as path:
-            picture.save(path, "JPEG", quality=QUALITY)
+            path.write_bytes(picture)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one image."""
+
+    entry: dict[str, Any] | None = None  # of predictions.json; None: it failed
+    picture: bytes = b""  # JPEG; empty: none is drawn
+    features: RegionFeatures | None = None  # of the boxes given
+    error: str = ""
+
+
+def outcomes(
+    predictor: Predictor, options: ImageOptions, images: Sequence[Source], processes: Processes
+) -> Iterator[Outcome]:
+    """What became of each image, in order, on the first process; the others yield none."""
+    own = [images[place] for place in processes.own_places(len(images), 1)]
+    read = read_ahead(own, partial(in_background, partial(_read, options)), READ_AHEAD)
+    found = (_outcome(predictor, options, source, image) for source, image in read)
+    return processes.in_order(found, len(images), 1)
+
+
+def _read(options: ImageOptions, source: Source) -> Tensor:
+    from rcnn.data.images import read_image
+
+    return read_image(source.read(), max_pixels=options.max_pixels)
+
+
+def _outcome(predictor: Predictor, options: ImageOptions, source: Source, image: Future[Tensor]) -> Outcome:
+    try:
+        return _predict(predictor, options, source, image.result())
+    except Exception as error:  # one bad input must not stop the others
+        reason = " ".join(str(error).removeprefix(source.name).lstrip(": ").split()) or type(error).__name__
+        return Outcome(error=reason)
+
+
+def _predict(predictor: Predictor, options: ImageOptions, source: Source, image: Tensor) -> Outcome:
+    """The entry of an image in predictions.json, and its picture."""
+    boxes = None if options.given is None else options.given.of(source.name)
+    features = None
+    if boxes is not None and options.features is not None:
+        result, features = predictor.predict_with_features(image, boxes)
+    else:
+        score = 0.0 if boxes is not None else DEFAULT_SCORE if options.score is None else options.score
+        result = predictor.predict(image, score=score, boxes=boxes)
+    entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
+    return Outcome(
+        entry=entry | {"detections": result.to_json()},
+        picture=_picture(result, options) if options.pictures else b"",
+        features=features,
+    )
+
+
+def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
+    file = io.BytesIO()
+    picture = result.draw(contour=options.contour, keypoint_score=options.keypoint_score)
+    picture.save(file, "JPEG", quality=QUALITY)
+    return file.getvalue()
 
 
 def _write_results(folder: OutputFolder, images: Sequence[dict[str, Any]], failed: Sequence[tuple[str, str]]) -> str:

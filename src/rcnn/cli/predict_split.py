@@ -16,8 +16,10 @@ from rcnn.outputs import OutputFolder
 from rcnn.stopping import Stopped
 
 if TYPE_CHECKING:
+    from rcnn.data.records import Dataset
     from rcnn.evaluation.evaluate import ImageResults
     from rcnn.predictor import Predictor
+    from rcnn.runtime.processes import Processes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +46,9 @@ def predict_split_command(
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
     from rcnn.data.messages import counted
     from rcnn.data.opening import DatasetOptions
-    from rcnn.evaluation.folder import UNFINISHED
     from rcnn.evaluation.opening import dataset_for
     from rcnn.evaluation.server import predict_split
+    from rcnn.runtime.processes import joined
 
     dataset = dataset_for(
         predictor,
@@ -56,6 +58,24 @@ def predict_split_command(
             ignore_others=True, annotations=options.annotations, images=options.images, allow_empty=True
         ),
     )
+    with joined(predictor.device) as processes:
+        if not processes.is_first:
+            predict_split(predictor, dataset, None, score=score, processes=processes)
+            return
+        written, failed = _write_split(predictor, dataset, output, checkpoint, score, processes)
+    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
+    if failed:
+        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
+        raise typer.Exit(1)
+
+
+def _write_split(
+    predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, score: float, processes: Processes
+) -> tuple[list[Path], list[ImageResults]]:
+    """Predict on the data set; the results files, and the images that failed."""
+    from rcnn.evaluation.folder import UNFINISHED
+    from rcnn.evaluation.server import predict_split
+
     with (
         output_or_new(output, "predict", checkpoint) as path,
         OutputFolder(path) as folder,
@@ -68,12 +88,8 @@ def predict_split_command(
             advance()
 
         try:
-            written, failed = predict_split(predictor, dataset, folder, score=score, on_image=on_image)
+            return predict_split(predictor, dataset, folder, score=score, on_image=on_image, processes=processes)
         except Stopped:
             with suppress(OSError):  # the terminal is gone (SIGHUP)
                 typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)
             raise
-    typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
-    if failed:
-        typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
-        raise typer.Exit(1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,8 @@ from typing import Annotated
 import typer
 
 from rcnn.cli.options import Allow, AllowEmpty, Annotations, Device, Images, Offline, RelativeBoxes, Strict
+from rcnn.cli.workers import Devices, MaxRestarts, is_restarted, launch, require_devices
+from rcnn.new_outputs import output_or_new
 
 
 def train(
@@ -69,6 +70,8 @@ def train(
     ] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --output with its settings.")] = False,
     device: Device = "auto",
+    devices: Devices = 1,
+    max_restarts: MaxRestarts = 0,
     strict: Strict = False,
     allow_empty: AllowEmpty = False,
     allow: Allow = None,
@@ -79,12 +82,10 @@ def train(
 ) -> None:
     """Train a model, or fine-tune a checkpoint, also on other classes.
 
-    Ctrl-C stops after the current step and saves; --resume continues from there.
+    Ctrl-C stops after the current step and saves; --resume continues from there. --devices N trains on N GPUs.
 
     Example: rcnn train mask_rcnn_compact --data balloons/ --output runs/balloons train.steps=500
     """
-    if os.environ.get("WORLD_SIZE", "1") != "1" and os.environ.get("RANK", "0") != "0":
-        raise typer.Exit(2)  # the process of rank 0 says why
     from rcnn.data.messages import counted
     from rcnn.training.describe import describe_plan
     from rcnn.training.plan import plan_training
@@ -104,15 +105,22 @@ def train(
         relative_boxes=relative_boxes,
         weights=weights,
         device=device,
-        resume=resume,
+        resume=resume or is_restarted(),
         strict=strict,
         allow_empty=allow_empty,
         allow=tuple(allow or ()),
     )
-    plan = plan_training(request, partial(typer.echo, err=True))
+    if devices > 1:
+        require_devices(devices, device)
+    plan = plan_training(request, partial(typer.echo, err=True), devices=devices)
     if dry_run:
         for line in describe_plan(plan):
             typer.echo(line)
+        return
+    if devices > 1 or max_restarts > 0:
+        with output_or_new(output, "train", model) as folder:
+            more = ["--output", str(folder)] if output is None else []
+            launch(devices, device, max_restarts=max_restarts, more=more)
         return
     outcome = execute(plan, log=typer.echo)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
@@ -120,5 +128,5 @@ def train(
         typer.echo(f"{ended} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
         if outcome.best is not None:
             typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
-    if not outcome.finished:
-        raise typer.Exit(128 + (outcome.signal or 2))
+    if outcome.signal is not None:
+        raise typer.Exit(128 + outcome.signal)

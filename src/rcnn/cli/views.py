@@ -23,12 +23,14 @@ def predictor_from(
 ) -> Predictor:
     """The predictor of a checkpoint, with KEY=VALUE `overrides`. ValueError if `tta` is not a list of sizes."""
     from rcnn.predictor import Predictor
+    from rcnn.runtime.devices import choose_device
+    from rcnn.runtime.processes import device_of_process, process_numbers
     from rcnn.tta import MAX_SIDE, AugmentedPredictor
 
+    own = device_of_process(choose_device(device), process_numbers())
+
     if not tta:
-        return Predictor(
-            checkpoint, device=device, precision=precision, padding=padding, overrides=overrides, allow=allow
-        )
+        return Predictor(checkpoint, device=own, precision=precision, padding=padding, overrides=overrides, allow=allow)
     sides = tta.split(",") if tta != "own" else list[str]()
     if not all(side.strip().isdecimal() and 1 <= int(side) <= MAX_SIDE for side in sides):
         raise ValueError(
@@ -39,7 +41,7 @@ def predictor_from(
         checkpoint,
         scales=tuple(int(side) for side in sides),
         flip=flip,
-        device=device,
+        device=own,
         precision=precision,
         padding=padding,
         overrides=overrides,

@@ -23,6 +23,7 @@ from rcnn.metrics.values import Metrics
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections
+from rcnn.runtime.processes import ALONE, Processes
 
 Prepared = tuple[Tensor, Frame]  # what Predictor.prepare returns
 Result = dict[
@@ -66,12 +67,16 @@ def evaluate_dataset(
     max_detections: int | None = None,
     metric: str = "",
     on_image: Callable[[ImageResults], object] | None = None,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Predict on the first `limit` images of `dataset` (0 = all), and compute the metrics that both allow.
 
     `on_image` is called for each image in order. An image that cannot be read, or is not of the annotated size, counts
     as an image without detections. `max_detections` as in metrics.coco.evaluate; `metric` is one of
     metrics.choice.METRICS, and defaults to that of the data set's format.
+
+    The `processes` share the images. All of them get the metrics; `on_image` is called, and results and failures are
+    returned, on the first one only.
 
     Raises ValueError if the classes are not the predictor's, or if no image can be read.
     """
@@ -81,21 +86,33 @@ def evaluate_dataset(
             "data set with the classes of the checkpoint"
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
-    images = predict_dataset(predictor, dataset, limit=limit, batch_size=batch_size, workers=workers, on_image=on_image)
+    images = predict_dataset(
+        predictor,
+        dataset,
+        limit=limit,
+        batch_size=batch_size,
+        workers=workers,
+        on_image=on_image,
+        processes=processes,
+    )
     failed = tuple(image for image in images if image.error)
     if images and len(failed) == len(images):
         raise ValueError(f"none of {counted(len(images), 'image')} could be evaluated; the first: {failed[0].error}")
     keypoint = predictor.config.keypoint
     results = [result for image in images for result in image.results]
-    metrics = evaluate(
-        plan.metric,
-        dataset.to_coco(),
-        results,
-        plan.kinds,
-        image_ids=[image.record.image_id for image in images],
-        keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
-        max_detections=max_detections,
-    )
+
+    def measure() -> Metrics:
+        return evaluate(
+            plan.metric,
+            dataset.to_coco(),
+            results,
+            plan.kinds,
+            image_ids=[image.record.image_id for image in images],
+            keypoint_sigmas=None if keypoint is None else keypoint.sigmas,
+            max_detections=max_detections,
+        )
+
+    metrics = processes.from_first(measure)
     warnings = plan.warnings + failure_warnings(failed, len(images))
     return Evaluation(metrics=metrics, results=results, failed=failed, warnings=warnings, limit=limit)
 
@@ -135,18 +152,46 @@ def predict_dataset(
     batch_size: int = 1,
     workers: int = 2,
     on_image: Callable[[ImageResults], object] | None = None,
+    processes: Processes = ALONE,
 ) -> list[ImageResults]:
     """The results of the first `limit` images of `dataset` (0 = all), in order.
 
-    `on_image` is called for each image, with its detections.
+    `on_image` is called for each image, with its detections (None with several processes). The `processes` share the
+    images; the first one gets all results, the others none.
     """
     count = min(limit, len(dataset)) if limit else len(dataset)
+    records = [dataset[i] for i in range(count)]
+    if processes.count == 1:
+        found = _predict_records(predictor, dataset, records, batch_size, workers)
+    else:
+        found = _predict_together(predictor, dataset, records, batch_size, workers, processes)
     images: list[ImageResults] = []
-    for image in _predict_records(predictor, dataset, [dataset[i] for i in range(count)], batch_size, workers):
+    for image in found:
         if on_image is not None:
             on_image(image)
         images.append(replace(image, detections=None))
     return images
+
+
+def _predict_together(
+    predictor: Predictor,
+    dataset: Dataset,
+    records: Sequence[ImageRecord],
+    batch_size: int,
+    workers: int,
+    processes: Processes,
+) -> Iterator[ImageResults]:
+    """The results of all images in order, on the first process, without detections.
+
+    The images are divided by batches, so that each is predicted together with the same images by any number of
+    processes.
+    """
+    own = [records[place] for place in processes.own_places(len(records), batch_size)]
+    predicted = _predict_records(predictor, dataset, own, batch_size, workers)
+    sent = ((image.results, image.error) for image in predicted)
+    received = processes.in_order(sent, len(records), batch_size)
+    for record, (results, error) in zip(records, received, strict=processes.is_first):
+        yield ImageResults(record=record, results=results, error=error)
 
 
 def _predict_records(

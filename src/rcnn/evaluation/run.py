@@ -17,6 +17,7 @@ from rcnn.evaluation.results import evaluate_results
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
+from rcnn.runtime.processes import ALONE, Processes
 
 SCORE = 0.5  # detections with a lower score are not drawn
 
@@ -33,16 +34,20 @@ def run_evaluation(
     details: Mapping[str, str],
     log: Log,
     progress: Progress = no_progress,
+    processes: Processes = ALONE,
 ) -> Evaluation:
     """Evaluate a predictor, or saved results (a file or a folder); write metrics, results and report to `output`.
 
-    `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction.
+    `details` are lines for the report. Warnings go to `log`, those known in advance before any prediction. The
+    `processes` share the images of a predictor; the first one writes.
     """
+    if isinstance(source, Predictor) and not processes.is_first:
+        return _evaluate(source, dataset, options, processes)
     with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
         write_held_out(folder, HeldOut.of(dataset))
         examples: list[Example] = []
         if isinstance(source, Predictor):
-            evaluation, examples = _evaluate_predictor(source, dataset, options, keep, log, progress)
+            evaluation, examples = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
         else:
             evaluation = evaluate_results(
                 source,
@@ -69,6 +74,7 @@ def _evaluate_predictor(
     predictor: Predictor,
     dataset: Dataset,
     options: EvaluationOptions,
+    processes: Processes,
     keep: Callable[[ImageResults], None],
     log: Log,
     progress: Progress,
@@ -86,23 +92,35 @@ def _evaluate_predictor(
             keep(image)
             if image.error:
                 log(f"warning: {image.error}")
-            elif image.detections is not None and image.record.image_id in drawn:
-                found = image.detections.above(SCORE)
-                examples.append(draw_example(predictor, image.record, image.record.read(), found))
+            elif image.record.image_id in drawn:
+                pixels = image.record.read()
+                found = image.detections or predictor.predict(pixels)  # with several processes: predicted again
+                examples.append(draw_example(predictor, image.record, pixels, found.above(SCORE)))
             advance()
 
-        evaluation = evaluate_dataset(
-            predictor,
-            dataset,
-            limit=options.limit,
-            batch_size=options.batch_size,
-            workers=options.workers,
-            max_detections=options.max_detections,
-            metric=options.metric,
-            on_image=on_image,
-        )
+        evaluation = _evaluate(predictor, dataset, options, processes, on_image)
     _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)
     return evaluation, examples
+
+
+def _evaluate(
+    predictor: Predictor,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    processes: Processes,
+    on_image: Callable[[ImageResults], object] | None = None,
+) -> Evaluation:
+    return evaluate_dataset(
+        predictor,
+        dataset,
+        limit=options.limit,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        max_detections=options.max_detections,
+        metric=options.metric,
+        on_image=on_image,
+        processes=processes,
+    )
 
 
 def _log_warnings(lines: Sequence[str], log: Log) -> None:

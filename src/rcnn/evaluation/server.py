@@ -10,6 +10,7 @@ import json
 import re
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from rcnn.data.records import Dataset
@@ -19,6 +20,7 @@ from rcnn.evaluation.plan import measured_kinds
 from rcnn.metrics.coco import FIELDS
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
+from rcnn.runtime.processes import ALONE, Processes
 
 PREFIX = {"bbox": "detections", "segm": "detections", "keypoints": "person_keypoints"}
 
@@ -36,21 +38,29 @@ def server_files(predictor: Predictor, split: str) -> dict[str, str]:
 def predict_split(
     predictor: Predictor,
     dataset: Dataset,
-    folder: OutputFolder,
+    folder: OutputFolder | None,
     *,
     score: float = 0.0,
     batch_size: int = 1,
     workers: int = 2,
     on_image: Callable[[ImageResults], object] | None = None,
+    processes: Processes = ALONE,
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. While it runs, all results so far are in results.jsonl. Raises
-    ValueError for a model of proposals only, FileExistsError for a file that rcnn did not write.
+    Detections with a score below `score` are skipped. While it runs, all results so far are in results.jsonl. The
+    `processes` share the images; only the first one has a `folder`, and returns anything. Raises ValueError for a model
+    of proposals only, FileExistsError for a file that rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
     names = server_files(predictor, dataset.split)
+    predicted = partial(
+        predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, processes=processes
+    )
+    if folder is None:
+        predicted()
+        return [], []
     files = [f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")]
     with results_as_they_come(folder, files) as keep:
 
@@ -59,7 +69,7 @@ def predict_split(
             if on_image is not None:
                 on_image(image)
 
-        images = predict_dataset(predictor, dataset, batch_size=batch_size, workers=workers, on_image=keep_image)
+        images = predicted(on_image=keep_image)
     results = [result for image in images for result in image.results if result["score"] >= score]
     written: list[Path] = []
     for kind, name in names.items():

@@ -5,15 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torchvision.ops import FrozenBatchNorm2d
 from typing_extensions import override
 
 from rcnn.models.config import Norm
-from rcnn.models.heads.region_norm import masked_batch_norm
+from rcnn.models.heads.region_norm import SyncBatchNorm2d, masked_batch_norm
 
 GROUPS = 32  # of group norm (Wu and He 2018)
 Padding = Literal["symmetric", "align", "tensorflow"]
@@ -29,32 +27,6 @@ class AffineBatchNorm2d(FrozenBatchNorm2d):
         self.bias = nn.Parameter(torch.zeros(channels))
 
 
-class SyncBatchNorm2d(nn.SyncBatchNorm):
-    """Batch norm over the batch of all processes; with one process, the same as `nn.BatchNorm2d`.
-
-    torch implements it for accelerators only. On the CPU, `forward` adds up the sums of all processes.
-    """
-
-    @override
-    def forward(self, input: Tensor) -> Tensor:
-        together = self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-        if not together or input.device.type != "cpu" or self.running_mean is None or self.running_var is None:
-            return super().forward(input)
-        channels = self.num_features
-        count = input.new_tensor([input.numel() / channels])
-        sums = torch.cat([input.sum((0, 2, 3)), input.square().sum((0, 2, 3)), count])
-        sums = all_reduce(sums)  # differentiable
-        mean, square = sums[:channels] / sums[-1], sums[channels:-1] / sums[-1]
-        variance = square - mean.square()
-        with torch.no_grad():
-            momentum = self.momentum or 0.0
-            unbiased = variance * sums[-1] / (sums[-1] - 1)
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(unbiased, momentum)
-        scale = self.weight * (variance + self.eps).rsqrt()
-        return input * scale[:, None, None] + (self.bias - mean * scale)[:, None, None]
-
-
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of maps (B, C, H, W), at each position."""
 
@@ -63,7 +35,7 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-NormLayer = FrozenBatchNorm2d | nn.BatchNorm2d | nn.SyncBatchNorm | nn.GroupNorm | ChannelNorm
+NormLayer = FrozenBatchNorm2d | nn.BatchNorm2d | nn.GroupNorm | ChannelNorm
 
 
 def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: bool = False) -> NormLayer | None:
@@ -165,7 +137,7 @@ class Conv2d(nn.Conv2d):
 
     def normed(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """The norm of maps `x` (N, C, H, W); rows where not `valid` (N,) do not count in batch norm's statistics."""
-        if isinstance(self.norm, nn.BatchNorm2d | nn.SyncBatchNorm) and self.norm.training and valid is not None:
+        if isinstance(self.norm, nn.BatchNorm2d) and self.norm.training and valid is not None:
             return masked_batch_norm(self.norm, x, valid)
         return x if self.norm is None else self.norm(x)
 

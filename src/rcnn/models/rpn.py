@@ -164,7 +164,7 @@ class RPN(nn.Module):
             target = gather_boxes(targets.boxes, matched.gather(1, leading))
             target = torch.where(positives[..., None], target, anchors[leading])  # padding would give log(0)
             target_deltas = encode_deltas(target, anchors[leading], DELTA_WEIGHTS)
-            objectness_count, box_count = self.divisors(valid)
+            objectness_count, box_count = self.divisors(valid.to(logits.dtype))
         objectness = F.binary_cross_entropy_with_logits(
             logits.gather(1, index), positive.to(logits.dtype), reduction="none"
         )
@@ -185,7 +185,7 @@ class RPN(nn.Module):
         return match(anchors, targets.boxes, targets.valid, low, high, low_quality=True)
 
     def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
-        """What the objectness loss and the box loss are divided by; `valid` (B, S) is the sample."""
+        """What the objectness loss and the box loss are divided by; `valid` (B, S), 0.0 or 1.0: the sample."""
         count = len(valid) * self.config.sampling.batch_size
         return count, count
 

@@ -25,13 +25,15 @@ def _mix(value: Tensor) -> Tensor:
 def random_keys(seed: Tensor, shape: Sequence[int], stream: int) -> Tensor:
     """Keys (B, N) int64 in [0, 2**63), uniform and the same on every device, for `sample`.
 
-    A hash of the position, not a generator state: the same `seed` (scalar int64) and `stream` give the same keys, other
-    values give other keys, and so does each row. Different purposes use different streams.
+    A hash of the position, not a generator state: the same `seed` () int64 and `stream` give the same keys, other
+    values give other keys, and so does each row. Different purposes use different streams. A `seed` (2,) also has the
+    number of the first row: a part of a larger batch then gets the keys that it has within that batch.
     """
     rows, columns = shape
     device = seed.device
+    seed, first = seed.unbind() if seed.ndim else (seed, 0)
     state = _mix(_mix((seed & _MASK) ^ (stream & _MASK)) ^ ((seed >> 32) & _MASK))
-    row = torch.arange(rows, device=device)[:, None]
+    row = torch.arange(rows, device=device)[:, None] + first
     column = torch.arange(columns, device=device)
     high = _mix((_times(row, 0x9E3779B9) + state) & _MASK)  # (B, 1)
     low = _mix(high ^ 0x5BD1E995)

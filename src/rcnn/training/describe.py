@@ -73,7 +73,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
 def _weights(plan: RunPlan) -> str:
     """Where the first weights come from, and why."""
     reason = plan.reasons.get("weights")
-    return (plan.request.weights or "none") + (f" ({reason})" if reason else "")
+    return (plan.request.weights or "random") + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:
@@ -104,9 +104,11 @@ def class_lines(counts: Mapping[str, int]) -> Iterator[str]:
 
 
 def _learning_rate(plan: RunPlan) -> str:
-    settings, images = plan.settings, plan.settings.images_per_step()
+    settings, count = plan.settings, plan.processes.count
+    images = settings.images_per_step(count)
     epochs = settings.steps * images / max(1, len(plan.dataset))
     return (
-        f"learning rate {settings.scaled_lr():g} = {settings.lr:g} x {counted(images, 'image')} per step / "
-        f"{settings.reference_batch}; {counted(settings.steps, 'step')} = {epochs:.1f} epochs"
+        f"learning rate {settings.scaled_lr(count):g} = {settings.lr:g} x {counted(images, 'image')} per step"
+        f"{f' ({count} processes)' if count > 1 else ''} / {settings.reference_batch}; "
+        f"{counted(settings.steps, 'step')} = {epochs:.1f} epochs"
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from rcnn.data.loading import TrainingBatch
 from rcnn.data.messages import few
 from rcnn.models import Detector
-from rcnn.training.log import RunLog
+from rcnn.training.distributed import together, without_averaging
+from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome, Saver
-from rcnn.training.schedule import learning_rate
+from rcnn.training.schedule import learning_rate, set_learning_rate
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
@@ -30,7 +31,7 @@ def train(
     batches: Callable[[int], Generator[TrainingBatch, None, None]],
     settings: TrainConfig,
     run: RunFolder,
-    log: RunLog,
+    log: SilentLog,
     *,
     evaluate: Callable[[Detector], Metrics] | None = None,
 ) -> Outcome:
@@ -39,22 +40,25 @@ def train(
     `batches(first)` is an endless stream from batch `first` on. The gradients of `accumulate` batches are averaged.
     `last/` is saved every `checkpoint_every` steps, before each evaluation, and when the run is stopped or the stream
     fails; `best/` is the best of the evaluations. A stop signal ends the run after the current step, or at once in a
-    wait for data or an evaluation. A run that is resumed equals an uninterrupted one bit for bit. Raises DivergedError
-    if a loss is not finite.
+    wait for data or an evaluation. A run that is resumed equals an uninterrupted one bit for bit. With several
+    processes, each runs this loop; one that fails ends all of them. Raises DivergedError if a loss is not finite.
     """
-    saver = Saver(state, settings, run, log, evaluate)
-    in_step = False
+    saver, processes = Saver(state, settings, run, log, evaluate), state.processes
+    may_save = True  # not within a step, which has changed a part of the state; nor where processes are apart
     state.detector.train()
-    with stop_requests() as stop, closing(batches(state.step * settings.accumulate)) as stream:
+    with (
+        stop_requests(settings.time_limit * 3600) as stop,
+        closing(batches(state.step * settings.accumulate)) as stream,
+    ):
         try:
             saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
-                with stop.interrupting():  # all data of the step is fetched before anything changes
+                with together(processes, stop):  # all data of the step is fetched before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
-                in_step = True
-                rate = learning_rate(step, settings)
+                may_save = False
+                rate = learning_rate(step, settings, processes.count)
                 losses = optimize(state, fetched, settings, rate)
-                in_step, state.step = False, step + 1
+                may_save, state.step = processes.count == 1, step + 1
 
                 last = state.step == settings.steps
                 if step % settings.log_every == 0 or last:
@@ -63,20 +67,20 @@ def train(
                 log.advance(step)
                 due = last or (settings.evaluate_every > 0 and state.step % settings.evaluate_every == 0)
                 state.evaluation_due = due and evaluate is not None
-                if due or state.step % settings.checkpoint_every == 0:
+                if due or settings.saves_at(state.step):
                     saver.save_last()
                 saver.evaluate_if_due(stop)
+                may_save = True
         except (Exception, StopRequested) as error:  # a stop request, an unreadable image, a dead worker
-            # within a step, the statistics of batch norm are already changed
-            if state.step > saver.saved and not in_step:
+            if state.step > saver.saved and may_save:
                 saver.save_last()
             if not isinstance(error, StopRequested):
                 raise
             log.log(f"stopped after step {state.step} of {settings.steps}; continue with resume=True (--resume)")
-            return saver.outcome(signal=stop.signal)
+            return saver.outcome(finished=False, signal=stop.signal)
     if state.ema is not None and evaluate is None:
         run.save("averaged", state.evaluated)  # without evaluations there is no best/ to hold it
-    return saver.outcome()
+    return saver.outcome(finished=True)
 
 
 def optimize(
@@ -84,19 +88,21 @@ def optimize(
 ) -> dict[str, Tensor]:
     """One optimizer step at the learning rate `rate`, on the mean gradient of `batches`; returns the mean losses.
 
-    DivergedError if a loss is not finite: then no weight has changed.
+    With several processes, gradients and losses are means over these too. DivergedError if a loss is not finite: then
+    no weight has changed.
     """
     detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(optimizer, rate)
     means: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches, start=state.step * len(batches)):
+    for number, batch in enumerate(batches, start=1):
         batch = batch.to(device)
-        seed = torch.tensor((settings.seed << 32) + number, device=device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            losses = detector(batch.images, batch.targets, seed)
-        loss = torch.stack(list(losses.values())).sum() / len(batches)
-        loss.backward()
+        seed = torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
+        with nullcontext() if number == len(batches) else without_averaging(state.model):
+            with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+                losses = state.model(batch.images, batch.targets, seed)
+            loss = torch.stack(list(losses.values())).sum() / len(batches)
+            loss.backward()
+        losses = dict(zip(losses, state.processes.mean(torch.stack(list(losses.values()))), strict=True))
         require_finite(loss, losses, state.step, batch.image_ids)
         for name, value in losses.items():
             means[name] = means.get(name, 0) + value.detach() / len(batches)

@@ -12,11 +12,39 @@ from typing import Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing_extensions import override
 
 QUIET = 30.0  # seconds after which a plain line reports the progress, where there is no terminal
 
 
-class RunLog:
+class SilentLog:
+    """The log of a process that reports nothing, because another one does. RunLog's methods, without effect."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+    def write(self, *, step: int, **values: object) -> None:
+        """One line: the step and `values`."""
+
+    def sync(self) -> None:
+        """Force the lines to the disk."""
+
+    def advance(self, step: int) -> None:
+        """Report that `step` (counted from 0) is done."""
+
+    def evaluated(self, images: int, total: int) -> None:
+        """Report that `images` of `total` images of the validation set are done."""
+
+    def log(self, text: str) -> None:
+        """A status message."""
+
+
+class RunLog(SilentLog):
     """`log.jsonl` of a run, one JSON object per line, flushed after each line; and its progress on stderr."""
 
     def __init__(self, path: Path, *, steps: int, first_step: int = 0, evaluation_due: bool = False) -> None:
@@ -48,10 +76,12 @@ class RunLog:
         )
         self._task = self._bar.add_task("train", total=steps, completed=first_step, note="")
 
+    @override
     def __enter__(self) -> Self:
         self._bar.start()
         return self
 
+    @override
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -59,6 +89,7 @@ class RunLog:
             self._bar.stop()
         self._file.close()
 
+    @override
     def write(self, *, step: int, **values: object) -> None:
         """One line: the step, the seconds that the run has taken so far (also before it was resumed), and `values`."""
         seconds = self._before + time.perf_counter() - self._started
@@ -68,10 +99,12 @@ class RunLog:
         if isinstance(loss := values.get("loss"), float):
             self._loss = loss
 
+    @override
     def sync(self) -> None:
         """Force the lines to the disk."""
         os.fsync(self._file.fileno())
 
+    @override
     def advance(self, step: int) -> None:
         """Report that `step` (counted from 0) is done."""
         self._step = step + 1
@@ -83,6 +116,7 @@ class RunLog:
             text = f"step {self._step} of {self.steps}"
             self._plain(", ".join(part for part in (text, loss, f"about {_duration(left)} left") if part))
 
+    @override
     def evaluated(self, images: int, total: int) -> None:
         """Report that `images` of `total` images of the validation set are done; after them, the metrics follow."""
         self._bar.update(self._task, note=f"evaluating: image {images} of {total}")
@@ -94,6 +128,7 @@ class RunLog:
         elif self._is_quiet():
             self._plain(text)
 
+    @override
     def log(self, text: str) -> None:
         """A status message on stderr, above the bar. A lost terminal is not an error."""
         self._reported = time.perf_counter()

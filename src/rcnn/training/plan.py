@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo import without_masks
 from rcnn.runtime.devices import choose_device
+from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.request import RunRequest
@@ -50,6 +50,7 @@ class RunPlan:
     settings: TrainConfig
     data: RunData
     device: torch.device
+    processes: Processes  # that train together; not joined yet
     request: RunRequest  # with the values of the run that is resumed
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
@@ -81,7 +82,9 @@ class RunPlan:
 
     def record(self) -> dict[str, Any]:
         """The contents of config.json."""
-        return {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
+        several = {"processes": self.processes.count} if self.processes.count > 1 else {}
+        content = {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
+        return content | several
 
 
 @dataclass(frozen=True)
@@ -91,12 +94,14 @@ class _Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> RunPlan:
+def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1) -> RunPlan:
     """Decide and check everything about a run; reads files and writes none. `log` gets a line from time to time.
+
+    `devices` is the number of processes that will be started; in one of several processes, a launcher has set it.
 
     A ValueError or OSError says what is wrong and what to do.
     """
-    require_one_process()
+    processes = Processes(count=devices) if devices > 1 else process_numbers()
     found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
     record = record_to_resume(request, found)
     if record is not None:
@@ -123,7 +128,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> 
 
     if before is not None:
         require_fixed(before, settings, request.output)
-    device = choose_device(request.device)
+    device = device_of_process(choose_device(request.device), processes)
     return RunPlan(
         output=request.output,
         resumes=record is not None and "last" in found.checkpoints,
@@ -131,6 +136,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> 
         settings=settings,
         data=data,
         device=device,
+        processes=processes,
         request=request,
         reasons=data.reasons
         | _setting_reasons(request, settings, recipe, resumes=record is not None)
@@ -139,6 +145,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print) -> 
         changed=() if before is None else (*_changes(start, config), *_changes(_Recipe(before), _Recipe(settings))),
         warnings=(
             *_run_warnings(request, settings, found),
+            *_images_warning(settings, record, before, processes),
             *shared_images(data),
             *(line for dataset in data.every.values() for line in dataset.warnings),
             *(line for evaluation in evaluations for line in evaluation.warnings),
@@ -192,13 +199,18 @@ def _run_warnings(request: RunRequest, settings: TrainConfig, found: FoundRun) -
         )
 
 
-def require_one_process() -> None:
-    """ValueError if a launcher such as torchrun started several processes."""
-    world = os.environ.get("WORLD_SIZE", "").strip()
-    if world not in ("", "1"):
-        raise ValueError(
-            f"WORLD_SIZE={world}: training with several processes is not supported yet. Start `rcnn train` directly, "
-            "without torchrun (or unset WORLD_SIZE)"
+def _images_warning(
+    settings: TrainConfig, record: Mapping[str, Any] | None, before: TrainConfig | None, processes: Processes
+) -> Iterator[str]:
+    """A warning if the run that is resumed had another number of images per step."""
+    if record is None or before is None:
+        return
+    images, earlier = settings.images_per_step(processes.count), before.images_per_step(record.get("processes", 1))
+    if images != earlier:
+        yield (
+            f"the run had {counted(earlier, 'image')} per step and now has {images}, so it continues with other "
+            "batches and another learning rate. The images per step are train.batch_size x train.accumulate x the "
+            "number of processes"
         )
 
 

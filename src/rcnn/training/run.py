@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -13,15 +15,17 @@ from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.new_outputs import output_or_new
+from rcnn.runtime.processes import Processes, joined, process_numbers
 from rcnn.training.describe import describe_start
+from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
 from rcnn.training.identity import identity_changes
-from rcnn.training.log import RunLog, read_log
+from rcnn.training.log import RunLog, SilentLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
 from rcnn.training.run_folder import CURVE, HELD_OUT, LOG, PLOT, RunFolder
 from rcnn.training.saver import Outcome
 from rcnn.training.schedule import learning_rate
-from rcnn.training.settings import PREFIX, TrainConfig
+from rcnn.training.settings import PREFIX
 from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
 from rcnn.training.validation import Metrics, evaluate_detector
@@ -32,41 +36,75 @@ Log = Callable[[str], object]
 def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
     """Plan a run and execute it. `log` receives status messages.
 
+    Under a launcher such as torchrun, each process calls it; the first one writes the folder and the messages.
+
     A ValueError or OSError says what is wrong and what to do; after one from `plan_training` nothing was written.
     """
-    return execute(plan_training(request, log), log=log)
+    return execute(plan_training(request, log if process_numbers().is_first else _silent), log=log)
 
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
+    with joined(plan.device) as processes:
+        return _execute(plan, processes, log if processes.is_first else _silent)
+
+
+def _silent(line: str) -> None:
+    """The log of a process that reports nothing."""
+
+
+@contextmanager
+def _output(plan: RunPlan, processes: Processes) -> Iterator[Path]:
+    """The folder of the run; the first process chooses a new one."""
+    if not processes.is_first:
+        yield processes.share(Path())
+        return
+    with output_or_new(plan.output, "train", plan.request.model.removeprefix(CONFIG)) as output:
+        yield processes.share(output)
+
+
+def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
+    """Train as planned, together with the other processes."""
     provenance = plan.about() | {"rcnn": __version__, "torch": torch.__version__}
+    processes.wait()  # until all have read what is in the folder
     with (
-        output_or_new(plan.output, "train", plan.request.model.removeprefix(CONFIG)) as output,
-        RunFolder(output, classes=plan.dataset.classes, provenance=provenance) as run,
+        _output(plan, processes) as output,
+        RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
     ):
-        state = _resume(plan, run, log) if plan.resumes else _start(plan, log)
+        processes.wait()  # until the first has recovered what a killed process left in the folder
+        state = _resume(plan, run, processes, log) if plan.resumes else _start(plan, processes, log)
+        processes.wait()  # until all have read last/
         run.claim(resumes=plan.resumes)
         run.write_record(plan.record())
         if plan.held_out is not None:
             run.write_text(HELD_OUT, "\n".join(plan.held_out.files) + "\n")
         for line in describe_start(plan):
             log(line)
+        for line in batch_norm_warnings(state.detector.train(), plan.settings, processes):
+            log(f"warning: {line}")
         try:
-            with RunLog(
-                output / LOG, steps=plan.settings.steps, first_step=state.step, evaluation_due=state.evaluation_due
-            ) as run_log:
-                outcome = train(state, _batches(plan), plan.settings, run, run_log, evaluate=_evaluation(plan, run_log))
+            with _run_log(plan, output, state) as run_log:
+                evaluate = _evaluation(plan, run_log, processes)
+                outcome = train(state, _batches(plan), plan.settings, run, run_log, evaluate=evaluate)
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"the memory of {plan.device} ran out: reduce train.batch_size (and set train.accumulate to keep the "
                 f"images per step) or input.max_size. {str(error).splitlines()[0]}"
             ) from error
         finally:
-            _draw_curve(run, plan.settings)
+            if processes.is_first:
+                _draw_curve(run, plan)
     return outcome
 
 
-def _start(plan: RunPlan, log: Log) -> TrainState:
+def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
+    """The log of the run, written by the first process."""
+    if not state.processes.is_first:
+        return SilentLog()
+    return RunLog(output / LOG, steps=plan.settings.steps, first_step=state.step, evaluation_due=state.evaluation_due)
+
+
+def _start(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
     detector, line = build_start(
         plan.config,
         plan.dataset.classes,
@@ -74,14 +112,16 @@ def _start(plan: RunPlan, log: Log) -> TrainState:
         weights=plan.request.weights,
         seed=plan.settings.seed,
     )
-    log(line)
-    seed_random(plan.settings.seed)
-    return TrainState.start(detector.to(plan.device), plan.settings)
+    if line:
+        log(line)
+    seed_random(plan.settings.seed, processes.rank)
+    return TrainState.start(detector.to(plan.device), plan.settings, processes)
 
 
-def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
+def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> TrainState:
     """The state of last/. Everything is checked here, before the record of the run is written."""
-    state = TrainState.start(build_detector(plan.config).to(plan.device), plan.settings)
+    seed_random(plan.settings.seed, processes.rank)  # for a process that the run did not have before
+    state = TrainState.start(build_detector(plan.config).to(plan.device), plan.settings, processes)
     try:
         provenance = run.load_last(state)
     except ValueError as error:
@@ -112,26 +152,32 @@ def _resume(plan: RunPlan, run: RunFolder, log: Log) -> TrainState:
     return state
 
 
-def _draw_curve(run: RunFolder, settings: TrainConfig) -> None:
-    lines, schedule = read_log(run.path / LOG), partial(learning_rate, settings=settings)
-    with run.writing(CURVE) as path:
-        path.write_text(curve_page(lines, title=f"Training {run.path.name}", schedule=schedule), encoding="utf-8")
-    with run.writing(PLOT) as path:
-        write_plot(path, lines, schedule)
+def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
+    lines = read_log(run.path / LOG)
+    schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
+    run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
+    run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
 
 
 def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
     config = plan.config
     masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
     batches = partial(
-        training_batches, plan.dataset, config.input, plan.settings, masks=masks, crowds=config.rpn.legacy.crowd_ioa < 1
+        training_batches,
+        plan.dataset,
+        config.input,
+        plan.settings,
+        masks=masks,
+        crowds=config.rpn.legacy.crowd_ioa < 1,
+        rank=plan.processes.rank,
+        world=plan.processes.count,
     )
     if config.keypoint is not None:
         batches = partial(batches, keypoints=True, pairs=config.keypoint.flip_pairs or None)
     return batches
 
 
-def _evaluation(plan: RunPlan, log: RunLog) -> Callable[[Detector], Metrics] | None:
+def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:
     if not plan.validations:
         return None
     return partial(
@@ -139,6 +185,7 @@ def _evaluation(plan: RunPlan, log: RunLog) -> Callable[[Detector], Metrics] | N
         validations=plan.validations,
         settings=plan.settings,
         device=plan.device,
+        processes=processes,
         after_image=log.evaluated,
         log=log.log,
     )

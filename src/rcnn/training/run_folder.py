@@ -7,14 +7,14 @@ curve.png      the same as one picture
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation
+step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,7 @@ from typing import Any, Self
 
 from rcnn.models import Detector
 from rcnn.outputs import REPLACED, OutputFolder, files_of_rcnn, recover_folder, replace_folder
-from rcnn.training.state import STATE_FILE, TrainState, read_state
+from rcnn.training.state import STATE_FILE, TrainState, random_state, read_state
 from rcnn.weights.checkpoint import (
     WEIGHTS_FILE,
     load_state,
@@ -45,17 +45,22 @@ FIELDS = {  # of the record
     "annotations": str,
     "classes": list,
 }
-OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str}
+OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "processes": int}
 
 
 class RunFolder:
     """The folder of a run while it is written, locked against other processes. Use as a context manager."""
 
-    def __init__(self, path: Path, *, classes: tuple[str, ...], provenance: Mapping[str, Any]) -> None:
-        """`classes` and `provenance` go into each checkpoint. Errors as for `OutputFolder`."""
+    def __init__(
+        self, path: Path, *, classes: tuple[str, ...], provenance: Mapping[str, Any], writes: bool = True
+    ) -> None:
+        """`classes` and `provenance` go into each checkpoint. Errors as for `OutputFolder`.
+
+        `writes`: false where another process of the run writes: then methods that write have no effect.
+        """
         self.path, self.classes, self.provenance = path, classes, provenance
-        self._output = OutputFolder(path)
-        for name in CHECKPOINTS:
+        self._output = OutputFolder(path) if writes else None
+        for name in CHECKPOINTS if writes else ():
             recover_folder(path / name)  # of a process that was killed
 
     def __enter__(self) -> Self:
@@ -64,13 +69,16 @@ class RunFolder:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._output.__exit__(kind, error, trace)
+        if self._output is not None:
+            self._output.__exit__(kind, error, trace)
 
     def claim(self, *, resumes: bool) -> None:
         """Take the names of a run's files: for a run that `resumes`, those that exist are its own.
 
         FileExistsError for a new run if another process has trained here since this one was planned.
         """
+        if self._output is None:
+            return
         there = [name for name in CHECKPOINTS if (self.path / name / WEIGHTS_FILE).exists()]
         if there and not resumes:
             raise FileExistsError(
@@ -82,25 +90,42 @@ class RunFolder:
 
     def write_record(self, record: Mapping[str, Any]) -> None:
         """Write config.json."""
-        self._output.write_json(RECORD, record, indent=2, durable=True)
+        if self._output is not None:
+            self._output.write_json(RECORD, record, indent=2, durable=True)
 
     def write_text(self, name: str, text: str) -> None:
         """Replace the file `name`."""
-        self._output.write_text(name, text)
+        if self._output is not None:
+            self._output.write_text(name, text)
 
-    def writing(self, name: str) -> AbstractContextManager[Path]:
-        """A temporary path for the file `name`, which replaces it when the block ends."""
-        return self._output.writing(name)
+    def write_file(self, name: str, write: Callable[[Path], object]) -> None:
+        """Replace the file `name` by what `write` writes to a temporary path."""
+        if self._output is not None:
+            with self._output.writing(name) as path:
+                write(path)
 
-    def save(self, name: str, detector: Detector, state: TrainState | None = None) -> None:
-        """Replace the checkpoint `name` by one of `detector`, from which a run can be resumed if `state` is given."""
+    def save(self, name: str, detector: Detector) -> None:
+        """Replace the checkpoint `name` by one of `detector`. FileExistsError if it is a file of the user."""
+        if self._output is not None and name not in CHECKPOINTS:
+            self._output.claim(name)
+        self._replace(name, lambda folder: self._write_weights(folder, detector))
+
+    def save_state(self, name: str, state: TrainState) -> None:
+        """Replace the checkpoint `name` by one from which a run can be resumed. All processes call it together."""
+        random_states = state.processes.gather(random_state())
 
         def fill(folder: Path) -> None:
-            if state is not None:
-                state.write(folder)
-            write_checkpoint(folder, detector, detector.config, self.classes, self.provenance)
+            state.write(folder, random_states)
+            self._write_weights(folder, state.detector)
 
-        replace_folder(self.path / name, fill)
+        self._replace(name, fill)
+
+    def _write_weights(self, folder: Path, detector: Detector) -> None:
+        write_checkpoint(folder, detector, detector.config, self.classes, self.provenance)
+
+    def _replace(self, name: str, fill: Callable[[Path], object]) -> None:
+        if self._output is not None:
+            replace_folder(self.path / name, fill)
 
     def load_last(self, state: TrainState) -> Mapping[str, Any]:
         """Restore `state` from last/, and return the provenance of last/. ValueError if they do not fit."""

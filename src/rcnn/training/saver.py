@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.models import Detector
-from rcnn.training.log import RunLog
+from rcnn.training.distributed import share_buffers, together
+from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import StopRequests
@@ -21,7 +22,7 @@ class Outcome:
 
     output: Path  # the folder of the run
     step: int  # steps done
-    finished: bool  # False: a signal stopped it, and it can be resumed
+    finished: bool  # False: a signal or the time limit stopped it, and it can be resumed
     best: float | None  # best value of the metric that best/ is chosen by; None: never evaluated
     metrics: Metrics | None  # of the last evaluation
     signal: int | None = None  # the number of the signal that stopped it
@@ -35,7 +36,7 @@ class Saver:
         state: TrainState,
         settings: TrainConfig,
         run: RunFolder,
-        log: RunLog,
+        log: SilentLog,
         evaluate: Callable[[Detector], Metrics] | None,
     ) -> None:
         self.state, self.settings, self.run, self.log, self.evaluate = state, settings, run, log, evaluate
@@ -43,9 +44,11 @@ class Saver:
         self._metrics: Metrics | None = None
 
     def save_last(self) -> None:
-        """Replace last/ by the present state."""
+        """Replace last/ by the present state, and keep a copy if that is due. All processes call it together."""
         self.log.sync()
-        self.run.save("last", self.state.detector, self.state)
+        self.run.save_state("last", self.state)
+        if self.settings.keeps_at(self.state.step):
+            self.run.save(f"step-{self.state.step}", self.state.evaluated)
         self.saved = self.state.step
 
     def evaluate_if_due(self, stop: StopRequests) -> None:
@@ -53,6 +56,8 @@ class Saver:
         state = self.state
         if self.evaluate is None or not state.evaluation_due:
             return
+        with together(state.processes, stop):
+            share_buffers(state.detector, state.processes)
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
             self._metrics = self.evaluate(state.evaluated)
         value = choose(self._metrics, self.settings.best)
@@ -64,12 +69,12 @@ class Saver:
         state.evaluation_due = False
         self.save_last()
 
-    def outcome(self, signal: int | None = None) -> Outcome:
-        """How the run ended: finished, or stopped by `signal`."""
+    def outcome(self, *, finished: bool, signal: int | None = None) -> Outcome:
+        """How the run ended: finished, or stopped by `signal` or the time limit."""
         return Outcome(
             output=self.run.path,
             step=self.state.step,
-            finished=signal is None,
+            finished=finished,
             best=self.state.best,
             metrics=self._metrics,
             signal=signal,

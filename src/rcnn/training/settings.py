@@ -19,9 +19,11 @@ class TrainConfig:
     steps: int = 1000  # number of optimizer steps
     batch_size: int = 4  # images per forward pass, on each process
     accumulate: int = 1  # forward passes per step; their gradients are averaged
+    sync_bn: bool = True  # with several processes, trained batch norms use the images of all of them
     # learning rate for `reference_batch` images per step; scaled in proportion to the images (Goyal et al. 2017)
     lr: float = 0.02
     reference_batch: int = 16
+    backbone_lr: float = 1.0  # learning rate of the backbone, as a fraction of that of the other parts
     warmup_steps: int = 100  # the learning rate rises linearly over this many steps ...
     warmup_factor: float = 0.001  # ... from this fraction of its value
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # fractions of the run after which the learning rate decays ...
@@ -51,6 +53,8 @@ class TrainConfig:
 
     log_every: int = 20  # steps between lines of log.jsonl
     checkpoint_every: int = 200  # steps between saves of last/
+    keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
+    time_limit: float = 0.0  # hours of training after which the run is saved and stopped, to be resumed; 0: none
     evaluate_every: int = 500  # steps between evaluations, after which best/ may be saved; 0: only at the end
     # definition of average precision; auto: that of the validation set's format
     metric: Literal["auto", "coco", "voc2007", "voc2012", "lvis"] = "auto"
@@ -60,7 +64,7 @@ class TrainConfig:
         minimum = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
         minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "seed": 0}
         minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
-        minimum |= {"weight_decay": 0, "norm_weight_decay": 0}
+        minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0, "keep": 0, "time_limit": 0}
         for name, least in minimum.items():
             if not getattr(self, name) >= least:  # written so that NaN is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")
@@ -90,13 +94,21 @@ class TrainConfig:
         """`metric`, empty for auto, as `rcnn.evaluate` takes it."""
         return "" if self.metric == "auto" else self.metric
 
-    def images_per_step(self) -> int:
-        """Images per optimizer step."""
-        return self.batch_size * self.accumulate
+    def saves_at(self, step: int) -> bool:
+        """Whether last/ is saved after `step` steps, apart from evaluations."""
+        return step % self.checkpoint_every == 0 or self.keeps_at(step)
 
-    def scaled_lr(self) -> float:
+    def keeps_at(self, step: int) -> bool:
+        """Whether the checkpoint after `step` steps is kept as step-N/."""
+        return self.keep > 0 and step % self.keep == 0
+
+    def images_per_step(self, processes: int = 1) -> int:
+        """Images per optimizer step, over all processes."""
+        return self.batch_size * self.accumulate * processes
+
+    def scaled_lr(self, processes: int = 1) -> float:
         """The learning rate after warm-up, scaled to the images per step."""
-        return self.lr * self.images_per_step() / self.reference_batch
+        return self.lr * self.images_per_step(processes) / self.reference_batch
 
 
 # Defaults of a run that starts from a checkpoint: few images, few steps, weights that should mostly be kept. The
@@ -113,13 +125,18 @@ FINE_TUNING = TrainConfig(
     evaluate_every=100,
 )
 
-# Defaults of the lite0 models, which start from ImageNet weights and are for data sets of tens to hundreds of images.
+# Defaults of the lite0 models, which start from ImageNet weights and are for data sets of tens to hundreds of images:
+# many small steps, a backbone that changes slowly, and training images that are smaller than those of prediction, which
+# is faster and hardly worse (Touvron et al. 2019).
 LITE = TrainConfig(
     steps=300,
-    batch_size=4,
-    reference_batch=4,
+    batch_size=2,
+    reference_batch=2,
     optimizer="adamw",
     lr=0.001,
+    backbone_lr=0.2,
+    ema=0.99,
+    scales=(288, 352, 416),
     weight_decay=0.02,
     warmup_steps=20,
     milestones=(0.7, 0.9),

@@ -1,9 +1,13 @@
-"""Requests to stop a run: Ctrl-C (SIGINT), SIGTERM (kill, batch systems) and SIGHUP (a lost terminal)."""
+"""Requests to stop a run: Ctrl-C (SIGINT), SIGTERM (kill, batch systems), SIGHUP (a lost terminal), the time limit.
+
+SIGUSR1 and SIGUSR2 stop it too: `sbatch --signal=USR1@120` has SLURM send one of them 120 seconds before its limit.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -14,17 +18,24 @@ class StopRequested(BaseException):
 
 
 class StopRequests:
-    """The signal that asked to stop, if one did."""
+    """What asked to stop, if anything did: a signal, or the end of the time limit."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = 0.0) -> None:
+        """`seconds` until the time limit; 0: none."""
         self.signal: int | None = None
+        self._deadline = time.monotonic() + seconds if seconds else None
         self._interrupting = False
         self._interrupts = 0  # Ctrl-C so far
 
     @property
     def requested(self) -> bool:
-        """Whether the run is to stop."""
+        """Whether a signal asked to stop."""
         return self.signal is not None
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time limit has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
@@ -49,13 +60,17 @@ class StopRequests:
 
 
 @contextmanager
-def stop_requests() -> Iterator[StopRequests]:
-    """Collect stop requests while the block runs. Without effect outside the main thread, which gets all signals."""
-    requests = StopRequests()
+def stop_requests(seconds: float = 0.0) -> Iterator[StopRequests]:
+    """Collect stop requests while the block runs; `seconds`: the time limit (0: none).
+
+    Signals are collected in the main thread only, which gets all of them.
+    """
+    requests = StopRequests(seconds)
     if threading.current_thread() is not threading.main_thread():
         yield requests
         return
     numbers = [signal.SIGINT, signal.SIGTERM]
+    numbers += [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]  # not on Windows
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored by nohup
         numbers.append(signal.SIGHUP)
     # None: a handler that was not set by Python, which cannot be set again

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,16 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models import Detector
+from rcnn.runtime.processes import ALONE, Processes
+from rcnn.training.distributed import parallel, synchronize_norms
 from rcnn.training.ema import EMA
 from rcnn.training.settings import TrainConfig
 
 STATE_FILE = "training.pt"
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 KEYS = {"step", "best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
+OTHER_RANDOM = "other_random"  # key of the random generators of the processes after the first, where there are any
+RandomState = dict[str, Any]  # of the global generators of one process
 
 
 @dataclass(kw_only=True)
@@ -27,35 +31,50 @@ class TrainState:
     """A run after `step` optimizer steps. Training changes it in place."""
 
     detector: Detector
+    model: nn.Module  # what computes the losses: `detector`, or its wrapper that averages gradients over processes
     optimizer: torch.optim.Optimizer
     ema: EMA | None
+    processes: Processes = ALONE
     step: int = 0
     best: float | None = None  # the best value so far of the metric that best/ is chosen by
     evaluation_due: bool = False  # the evaluation after `step` is not done yet
 
     @classmethod
-    def start(cls, detector: Detector, settings: TrainConfig) -> TrainState:
-        """The state before the first step."""
+    def start(cls, detector: Detector, settings: TrainConfig, processes: Processes = ALONE) -> TrainState:
+        """The state before the first step. All processes call it together; they get the weights of the first."""
         if settings.channels_last:
             detector.to(memory_format=torch.channels_last)
-        ema = EMA(detector, settings.ema) if settings.ema else None
-        return cls(detector=detector, optimizer=build_optimizer(detector, settings), ema=ema)
+        if processes.count > 1 and settings.sync_bn:
+            synchronize_norms(detector)
+        return cls(
+            detector=detector,
+            model=parallel(detector, processes),
+            optimizer=build_optimizer(detector, settings),
+            ema=EMA(detector, settings.ema) if settings.ema else None,
+            processes=processes,
+        )
 
     @property
     def evaluated(self) -> Detector:
         """The detector that is evaluated and saved in best/: the EMA if there is one."""
         return self.detector if self.ema is None else self.ema.detector
 
-    def write(self, folder: Path) -> None:
-        """Write `training.pt` to `folder`. It holds tensors, numbers and strings only, so reading it runs no code."""
-        values = {
+    def write(self, folder: Path, random_states: Sequence[RandomState] = ()) -> None:
+        """Write `training.pt` to `folder`. It holds tensors, numbers and strings only, so reading it runs no code.
+
+        `random_states` are those of all processes, by rank; default: of this one alone.
+        """
+        first, *others = random_states or [random_state()]
+        values: dict[str, Any] = {
             "step": self.step,
             "best": self.best,
             "evaluation_due": self.evaluation_due,
             "optimizer": self.optimizer.state_dict(),
             "ema": None if self.ema is None else self.ema.detector.state_dict(),
-            "random": _random_state(),
+            "random": first,
         }
+        if others:
+            values[OTHER_RANDOM] = others
         try:
             torch.save(values, folder / STATE_FILE)
         except RuntimeError as error:  # torch's for an error of the disk
@@ -66,7 +85,8 @@ class TrainState:
         """Continue from what `read_state` returned; the weights of `detector` must be loaded already.
 
         Momentum and weight decay stay those of the optimizer's present settings; the learning rate is set in each
-        step. ValueError, or what torch raises, if the values do not fit.
+        step. The random generators are restored if there was a process of this rank. ValueError, or what torch raises,
+        if the values do not fit.
         """
         kept = {"params", "lr"}
         settings = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
@@ -79,16 +99,27 @@ class TrainState:
         self.step, self.best, self.evaluation_due = values["step"], values["best"], values["evaluation_due"]
         if type(self.step) is not int or self.step < 0:
             raise ValueError(f"step is {self.step!r}; expected a whole number of 0 or more")
-        _restore_random_state(values["random"])
+        random_states = [values["random"], *values.get(OTHER_RANDOM, [])]
+        if self.processes.rank < len(random_states):
+            _restore_random_state(random_states[self.processes.rank])
 
 
 def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are not frozen; norm layers have a weight decay of their own."""
+    """The optimizer of all parameters that are not frozen.
+
+    Norm layers have a weight decay of their own, and the backbone a learning rate of its own (`lr_factor`).
+    """
     norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    backbone = {id(p) for name, p in detector.named_parameters() if name.startswith("backbone.")}
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) not in norms], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if id(p) in norms], "weight_decay": settings.norm_weight_decay},
+        {
+            "params": [p for p in trained if (id(p) in norms, id(p) in backbone) == (is_norm, is_backbone)],
+            "weight_decay": settings.norm_weight_decay if is_norm else settings.weight_decay,
+            "lr_factor": settings.backbone_lr if is_backbone else 1.0,
+        }
+        for is_backbone in (False, True)
+        for is_norm in (False, True)
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
@@ -118,7 +149,7 @@ def read_state(folder: Path) -> dict[str, Any]:
         )
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(values, dict) or set(values) != KEYS:
+        if not isinstance(values, dict) or set(values) - {OTHER_RANDOM} != KEYS:
             raise ValueError(f"expected the fields {', '.join(sorted(KEYS))}")
     except Exception as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
@@ -129,14 +160,18 @@ def read_state(folder: Path) -> dict[str, Any]:
     return values
 
 
-def seed_random(seed: int) -> None:
-    """Seed the global random generators, which modules such as dropout and user code may draw from."""
+def seed_random(seed: int, rank: int = 0) -> None:
+    """Seed the global random generators, which modules such as dropout and user code may draw from.
+
+    Each process `rank` gets other numbers.
+    """
+    seed = (seed + rank * 1_000_003) % 2**31
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
     torch.manual_seed(seed)
 
 
-def _random_state() -> dict[str, Any]:
+def random_state() -> RandomState:
     """The state of the global random generators."""
     kind, key, position, has_gauss, gauss = np.random.get_state(legacy=True)  # noqa: NPY002
     return {

@@ -17,6 +17,7 @@ from rcnn.metrics.choice import names_of
 from rcnn.metrics.tables import number
 from rcnn.models import Detector, DetectorConfig
 from rcnn.predictor import Predictor
+from rcnn.runtime.processes import ALONE, Processes
 from rcnn.training.settings import TrainConfig
 
 KINDS = ("bbox", "segm", "keypoints", "proposals")
@@ -32,11 +33,12 @@ def evaluate_detector(
     device: torch.device,
     after_image: Callable[[int, int], None],
     log: Callable[[str], object],
+    processes: Processes = ALONE,
 ) -> Metrics:
     """The metrics of `detector` on the first of `validations`; under OTHERS, those on the others by split.
 
     `after_image` gets the number of images done, and of all. `log` gets a warning for each image that cannot be
-    evaluated; it counts as an image without detections.
+    evaluated; it counts as an image without detections. The `processes` share the images; all of them get the metrics.
     """
     done, total = 0, sum(map(len, validations))
 
@@ -49,7 +51,7 @@ def evaluate_detector(
 
     first, *others = validations
     predictor = Predictor(detector, classes=first.classes, device=str(device), padding=settings.padding)
-    measured = partial(_measure, predictor, settings=settings, on_image=on_image, log=log)
+    measured = partial(_measure, predictor, settings=settings, processes=processes, on_image=on_image, log=log)
     metrics = measured(first)
     return metrics | {OTHERS: {other.split: measured(other) for other in others}} if others else metrics
 
@@ -59,12 +61,18 @@ def _measure(
     validation: Dataset,
     *,
     settings: TrainConfig,
+    processes: Processes,
     on_image: Callable[[ImageResults], None],
     log: Callable[[str], object],
 ) -> Metrics:
     workers = max(1, settings.workers)
     evaluation = evaluate_dataset(
-        predictor, validation, workers=workers, metric=settings.chosen_metric, on_image=on_image
+        predictor,
+        validation,
+        workers=workers,
+        metric=settings.chosen_metric,
+        on_image=on_image,
+        processes=processes,
     )
     for line in failure_warnings(evaluation.failed, len(validation)):  # the plan of the run has the others
         log(f"warning: {line}")

@@ -18,6 +18,7 @@ from rcnn.models.overrides import override
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections, RegionFeatures
+from rcnn.runtime.processes import ALONE
 from tests.tiny_data import TINY_MODEL
 
 
@@ -72,7 +73,7 @@ def test_an_image_that_cannot_be_drawn_is_failed_only(
     monkeypatch.setattr(ImageDetections, "draw", fail)
     with OutputFolder(tmp_path / "out") as folder:
         sources = expand(photos, folder)
-        done = run_of(predictor, folder).predict_all(sources)
+        done = run_of(predictor, folder).predict_all(sources, ALONE)
         partial = (tmp_path / "out" / PARTIAL).read_text().splitlines()
     assert [entry["file"] for entry in done] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "no font")]
@@ -95,7 +96,7 @@ def test_an_image_without_features_is_failed_only(
     with OutputFolder(tmp_path / "out") as folder:
         sources = expand(photos, folder)
         run = run_of(predictor, folder, tmp_path / "boxes.json")
-        done = run.predict_all(sources)
+        done = run.predict_all(sources, ALONE)
     assert [entry["file"] for entry in done] == [name for name, _ in run.features] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "out of memory")]
     assert [found.vectors.shape[0] for _, found in run.features] == [1, 1]

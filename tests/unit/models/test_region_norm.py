@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
-from rcnn.models.heads.region_norm import masked_batch_norm
+from rcnn.models.heads.region_norm import SyncBatchNorm2d, masked_batch_norm
 from tests.narrow import present
 from tests.unit.random_batches import random_images, random_targets
 
@@ -86,7 +86,7 @@ def test_padding_regions_do_not_change_heads_with_batch_norm(name: str) -> None:
 def _synced(rank: int, folder: str, batch: Tensor, real: Tensor, push: Tensor) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    norm, own = nn.SyncBatchNorm(4), slice(5 * rank, 5 * rank + 5)
+    norm, own = SyncBatchNorm2d(4), slice(5 * rank, 5 * rank + 5)
     x = batch[own].clone().requires_grad_()
     y = masked_batch_norm(norm, x, real[own])
     (y * push[own] * real[own][:, None, None, None]).sum().backward()

@@ -25,6 +25,7 @@ SIZES = [(40, 60), (60, 40), (40, 56), (50, 50), (64, 40), (30, 60), (60, 31)]  
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     batch_size: int = 2
+    accumulate: int = 1
     padding: Padding = "exact"
     workers: int = 0
     seed: int = 0

@@ -26,7 +26,7 @@ from rcnn.training.validation import choose, flatten, main_metrics
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.tiny_data import TINY_MODEL
 from tests.unit.random_batches import random_images, random_targets
-from tests.unit.training.runs import train
+from tests.unit.training.runs import CLASSES, train
 
 SETTINGS = TrainConfig(steps=3, batch_size=2, lr=0.1, warmup_steps=0, milestones=(), momentum=0.5, log_every=1)
 
@@ -302,3 +302,18 @@ def test_frozen_parameters_do_not_change(tmp_path: Path) -> None:
     assert count == sum(parameter.requires_grad for parameter in detector.parameters())
     train(detector, stream, SETTINGS, tmp_path)
     assert all(torch.equal(value, held[name]) for name, value in detector.backbone.named_parameters())
+
+
+def test_checkpoints_are_kept_and_a_time_limit_stops_the_run(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, steps=5, keep=2, checkpoint_every=3)
+    outcome = train(tiny(), stream, settings, tmp_path / "kept")
+    assert outcome.finished
+    assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
+        ".rcnn-files", "last", "log.jsonl", "step-2", "step-4"
+    ]  # fmt: skip
+    assert load_checkpoint(tmp_path / "kept" / "step-2").classes == CLASSES
+    detector = tiny()
+    outcome = train(detector, stream, replace(settings, time_limit=1e-9), tmp_path / "limited")
+    assert (outcome.step, outcome.finished, outcome.signal) == (0, False, None)
+    outcome = train(detector, stream, settings, tmp_path / "limited")
+    assert (outcome.step, outcome.finished) == (5, True)

@@ -278,17 +278,6 @@ def test_an_option_that_is_given_twice_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_several_processes_are_refused(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    for rank, lines in (("0", 1), ("1", 0)):
-        monkeypatch.setenv("RANK", rank)
-        assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run") == 2
-        assert len(capsys.readouterr().err.splitlines()) == lines
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("name", ["config.json", "log.jsonl", "last", "curve.html"])
 def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('{"lr": 1}')

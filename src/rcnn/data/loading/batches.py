@@ -2,6 +2,11 @@
 
 Batch n depends on the data, the settings (including the seed) and n, and on nothing else: neither on the number of
 worker processes nor on earlier batches. So a run can resume at any step.
+
+The images of an optimizer step, their order and their padded shape are chosen as for one process that takes all of
+them in one batch. They are then divided: first into the batches that are accumulated, then each of these among the
+training processes. So a run continues on the same stream with another number of processes or of accumulated batches
+as long as the number of images per step is the same.
 """
 
 from __future__ import annotations
@@ -20,7 +25,7 @@ from rcnn.data.loading.workers import batches_of_workers
 from rcnn.data.records import Dataset
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, Sample, augment
+from rcnn.data.transforms import Augmentation, Sample, augment, augmented_size
 from rcnn.preprocess import Frame, InputConfig
 
 
@@ -30,6 +35,11 @@ class LoaderSettings(Augmentation, Protocol):
     @property
     def batch_size(self) -> int:
         """Images per batch, on each process."""
+        ...
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step."""
         ...
 
     @property
@@ -98,6 +108,7 @@ def training_batches(
         crowds=crowds,
         pairs=pairs or (),
         rank=rank,
+        world=world,
     )
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
@@ -116,35 +127,44 @@ class Batches:
     keypoints: bool  # whether the model is trained on keypoints
     crowds: bool = False  # whether the model uses the boxes of crowds
     pairs: tuple[tuple[int, int], ...] = ()  # keypoints that a horizontal flip exchanges
-    rank: int = 0  # number of this process among those that share each batch
+    rank: int = 0  # number of this process among the `world` that share each batch
+    world: int = 1
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
-        size = self.settings.batch_size
+        settings, size = self.settings, self.settings.batch_size
+        step = self.sampler(n // settings.accumulate)  # all images of the optimizer step
+        first = (n % settings.accumulate * self.world + self.rank) * size
         samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
-        for index, position in self.sampler(n)[self.rank * size : (self.rank + 1) * size]:
+        for index, position in step[first : first + size]:
             record = self.dataset[index]
             image = record.read()
             sample = make_sample(record, image, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
-            seed = (self.settings.seed, AUGMENT, position)
-            sample, frame = augment(sample, self.settings, self.input_config, seed, self.pairs)
+            seed = (settings.seed, AUGMENT, position)
+            sample, frame = augment(sample, settings, self.input_config, seed, self.pairs)
             samples.append(sample)
             ids.append(record.image_id)
             frames.append(frame)
             if after_image is not None:
                 after_image()
-        divisor, padding = self.input_config.divisor, self.settings.padding
-        images = pad_images([sample.image for sample in samples], divisor, padding, frames)
-        height, width = images.pixels.shape[2:]
-        targets = collate_targets(samples, (height, width), len(self.dataset.classes))
-        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+        sizes = [self._input_size(*place) for place in step] if len(step) > size else [frame.size for frame in frames]
+        shape = padded_shape(sizes, self.input_config.divisor, settings.padding)
+        images = pad_images([s.image for s in samples], self.input_config.divisor, settings.padding, frames, shape)
+        targets = collate_targets(samples, shape, len(self.dataset.classes))
+        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids), first=first)
+
+    def _input_size(self, index: int, position: int) -> tuple[int, int]:
+        """The (height, width) that an image will have when it is augmented; it is not read."""
+        height, width = self.dataset.sizes[index].tolist()
+        seed = (self.settings.seed, AUGMENT, position)
+        return augmented_size((height, width), self.settings, self.input_config, seed)
 
 
 def _sampler(dataset: Dataset, settings: LoaderSettings, world: int) -> BatchSampler:
-    """The order of the images for `world` processes together."""
+    """The order of the images for `world` processes together; a batch of it is an optimizer step."""
     factors = repeat_factors(dataset, settings.repeat_threshold) if settings.repeat_threshold else None
     landscape = dataset.sizes[:, 1] >= dataset.sizes[:, 0]
-    return BatchSampler(landscape, settings.batch_size * world, settings.seed, factors)
+    return BatchSampler(landscape, settings.batch_size * settings.accumulate * world, settings.seed, factors)
 
 
 def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> None:

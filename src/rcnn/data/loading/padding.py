@@ -41,16 +41,18 @@ def pad_images(
     divisor: int,
     padding: Padding,
     frames: Sequence[Frame] | None = None,
+    shape: tuple[int, int] | None = None,
 ) -> ImageBatch:
-    """Pad B images (3, h, w), uint8 or float32 in 0..255, with zeros at the right and bottom to `padded_shape`.
+    """Pad B images (3, h, w), uint8 or float32 in 0..255, with zeros at the right and bottom.
 
-    `frames` give the batch the sizes of the image files and the factors by which they were resized.
+    `shape` (H, W) defaults to `padded_shape`. `frames` give the batch the sizes of the image files and the factors by
+    which they were resized.
     """
     if not images:
         raise ValueError("expected at least one image in a batch, got none")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     dtype = torch.uint8 if all(image.dtype == torch.uint8 for image in images) else torch.float32
-    pixels = torch.zeros(len(images), 3, *padded_shape(sizes, divisor, padding), dtype=dtype)
+    pixels = torch.zeros(len(images), 3, *(shape or padded_shape(sizes, divisor, padding)), dtype=dtype)
     for slot, image, (height, width) in zip(pixels, images, sizes, strict=True):
         slot[:, :height, :width] = image
     return ImageBatch(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -16,17 +16,16 @@ class TrainingBatch:
     images: ImageBatch
     targets: Targets
     image_ids: tuple[int | str, ...]  # (B,) of the annotation file
+    first: int = 0  # place of the first image among all images of the optimizer step
 
     def to(self, device: torch.device | str) -> TrainingBatch:
         """The same batch on `device`; copied asynchronously if it is in pinned memory."""
-        return TrainingBatch(
+        return replace(
+            self,
             images=self.images.to(device, non_blocking=True),
             targets=self.targets.to(device, non_blocking=True),
-            image_ids=self.image_ids,
         )
 
     def pin_memory(self) -> TrainingBatch:
         """The same batch in pinned (page-locked) memory."""
-        return TrainingBatch(
-            images=self.images.pin_memory(), targets=self.targets.pin_memory(), image_ids=self.image_ids
-        )
+        return replace(self, images=self.images.pin_memory(), targets=self.targets.pin_memory())

@@ -245,6 +245,7 @@ class _Layout:
     images: dict[str, Any]
     targets: dict[str, Any]
     image_ids: tuple[int | str, ...]
+    first: int
 
 
 def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
@@ -261,7 +262,7 @@ def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
                 size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
                 value = place
             values[field.name] = value
-    return _Layout(size, parts["images"], parts["targets"], batch.image_ids), placed
+    return _Layout(size, parts["images"], parts["targets"], batch.image_ids, batch.first), placed
 
 
 def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
@@ -274,6 +275,7 @@ def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
         images=ImageBatch(**values(layout.images)),
         targets=Targets(**values(layout.targets)),
         image_ids=layout.image_ids,
+        first=layout.first,
     )
 
 

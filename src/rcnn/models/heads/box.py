@@ -25,6 +25,7 @@ from rcnn.ops.capacity import live_prefix
 from rcnn.ops.deltas import encode_deltas
 from rcnn.ops.losses import focal_loss, smooth_l1
 from rcnn.ops.precision import at_least_float32
+from rcnn.ops.processes import mean_count
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
 
@@ -144,8 +145,8 @@ class BoxHead(nn.Module):
     def region_losses(self, outputs: BoxOutputs, regions: Regions, targets: Targets) -> dict[str, Tensor]:
         """Both losses, divided by the number of regions."""
         config = self.config
-        count = regions.valid.sum().clamp(min=1)
         logits, labels = outputs.logits.flatten(0, 1), regions.labels.flatten()
+        count = mean_count(regions.valid.sum(dtype=logits.dtype))
         if config.loss == "focal":
             class_loss = focal_loss(logits, labels, config.focal_gamma)
         else:

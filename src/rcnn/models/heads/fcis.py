@@ -31,6 +31,7 @@ from rcnn.ops.losses import smooth_l1
 from rcnn.ops.mask_voting import vote_masks, vote_weights
 from rcnn.ops.nms import nms
 from rcnn.ops.precision import at_least_float32
+from rcnn.ops.processes import mean_count
 from rcnn.ops.ps_roi import ps_roi_pool
 from rcnn.structures import Detections, ImageBatch, Proposals, Targets
 
@@ -94,7 +95,7 @@ class FCISHead(nn.Module):
             hardness = torch.where(kept, class_loss + MASK_WEIGHT * mask_loss + box_loss, -1.0).detach()
             hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
-        count = kept.sum().clamp(min=1)
+        count = mean_count(kept.sum(dtype=class_loss.dtype))
         return regions, {
             "box_class": (class_loss * kept).sum() / count,
             "box_delta": (box_loss * kept).sum() / count,
@@ -144,7 +145,7 @@ class FCISHead(nn.Module):
 
     def mask_loss(self, masks: Tensor, has_mask: Tensor, kept: Tensor) -> Tensor:
         """The mask loss from those of the regions (B, R): ten times the mean over all `kept` regions (B, R)."""
-        return MASK_WEIGHT * (masks * kept).sum() / kept.sum().clamp(min=1)
+        return MASK_WEIGHT * (masks * kept).sum() / mean_count(kept.sum(dtype=masks.dtype))
 
     def predict(self, features: dict[str, Tensor], proposals: Proposals, images: ImageBatch) -> Detections:
         """The best detections (B, D), with masks (B, D, s, s); their boxes are fitted to the masks by voting."""

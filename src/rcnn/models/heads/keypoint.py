@@ -23,6 +23,7 @@ from rcnn.ops.capacity import live_prefix
 from rcnn.ops.keypoints import keypoint_cells
 from rcnn.ops.layout import contiguous
 from rcnn.ops.precision import at_least_float32
+from rcnn.ops.processes import mean_count
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
@@ -86,7 +87,7 @@ class KeypointHead(nn.Module):
         loss = self.config.loss_weight * (loss * annotated.flatten()).sum()
         if self.config.normalizer == "batch_size":
             return {"keypoint": loss / (len(regions.boxes) * self.positives_per_image * logits.shape[2])}
-        return {"keypoint": loss / annotated.sum().clamp(min=1)}
+        return {"keypoint": loss / mean_count(annotated.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with keypoints (B, D, J, 3): x, y in pixels of the network input, and score."""

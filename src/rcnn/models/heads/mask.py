@@ -21,6 +21,7 @@ from rcnn.models.pooler import RegionPooler
 from rcnn.ops.capacity import live_prefix
 from rcnn.ops.mask_voting import average_masks
 from rcnn.ops.precision import at_least_float32
+from rcnn.ops.processes import mean_count
 from rcnn.structures import Detections, ImageBatch, Targets
 
 
@@ -70,7 +71,7 @@ class MaskHead(nn.Module):
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
             counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
         loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((2, 3))  # (B, R)
-        return {"mask": (loss * counted).sum() / counted.sum().clamp(min=1)}
+        return {"mask": (loss * counted).sum() / mean_count(counted.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""

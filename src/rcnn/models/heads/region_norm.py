@@ -1,33 +1,76 @@
-"""Batch norm over padded regions: only the valid ones count in the statistics."""
+"""Batch norm over padded regions, where only the valid ones count in the statistics, and over several processes."""
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from typing_extensions import override
+
+from rcnn.ops.precision import at_least_float32
 
 
-def masked_batch_norm(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor, valid: Tensor) -> Tensor:
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batch of all processes; with one process, the same as `nn.BatchNorm2d`.
+
+    torch's own `nn.SyncBatchNorm` is for accelerators only, and DistributedDataParallel refuses it on a CPU.
+    """
+
+    process_group: dist.ProcessGroup | None = None  # read by torch's forward: the default group
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not _several_processes():
+            return super().forward(input)
+        if input.device.type == "cuda":
+            return nn.SyncBatchNorm.forward(cast("nn.SyncBatchNorm", self), input)
+        return masked_batch_norm(self, input, torch.ones(len(input), dtype=torch.bool, device=input.device))
+
+
+class _Total(torch.autograd.Function):
+    """The sum of a tensor over all processes; the gradient is summed in the same way."""
+
+    @staticmethod
+    @override
+    def forward(ctx: Any, values: Any, **kwargs: Any) -> Any:  # type: ignore[bad-override]
+        total = values.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    @override
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:
+        total = grad_outputs[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def masked_batch_norm(norm: nn.BatchNorm2d, x: Tensor, valid: Tensor) -> Tensor:
     """Training-mode batch norm of the maps `x` (N, C, H, W); only rows where `valid` (N,) count in the statistics.
 
     The other rows are normalized with the same statistics. If no row is valid, the running statistics do not change.
     """
-    weight = valid[:, None, None, None].float()  # (N, 1, 1, 1)
-    together = isinstance(norm, nn.SyncBatchNorm) and dist.is_available() and dist.is_initialized()
+    weight = valid[:, None, None, None].to(at_least_float32(x).dtype)  # (N, 1, 1, 1)
+    together = isinstance(norm, SyncBatchNorm2d) and _several_processes()
 
     def total(values: Tensor) -> Tensor:
-        return all_reduce(values) if together and dist.get_world_size() > 1 else values  # differentiable
+        return _Total.apply(values) if together else values
 
-    values = x.float()
-    sums = total(torch.cat([(values * weight).sum((0, 2, 3)), (valid.sum() * values[0, 0].numel()).float()[None]]))
+    values = at_least_float32(x)
+    sums = total(torch.cat([(values * weight).sum((0, 2, 3)), (weight.sum() * values[0, 0].numel())[None]]))
     count = sums[-1].clamp(min=1)
     mean = sums[:-1] / count  # (C,)
     centred = values - mean[:, None, None]
     variance = total((centred.square() * weight).sum((0, 2, 3))) / count
     if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
         with torch.no_grad():
-            step = (norm.momentum or 0.0) * (sums[-1] > 0)
+            step = (norm.momentum or 0.0) * (sums[-1] > 0).to(mean.dtype)
             norm.running_mean.copy_(torch.lerp(norm.running_mean, mean, step))
             unbiased = variance * count / (count - 1).clamp(min=1)
             norm.running_var.copy_(torch.lerp(norm.running_var, unbiased, step))

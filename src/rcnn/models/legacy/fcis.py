@@ -10,6 +10,7 @@ from rcnn.models.config.legacy import LegacyFCISConfig
 from rcnn.models.heads.fcis import FCISHead
 from rcnn.models.heads.regions import Regions
 from rcnn.ops.mask_voting import vote_masks
+from rcnn.ops.processes import mean_count
 from rcnn.structures import ImageBatch, Targets
 
 
@@ -31,7 +32,7 @@ class LegacyFCISHead(FCISHead):
         """Without the factor of ten: the mean over the regions that have a mask (`mask_loss` "pixels")."""
         if self.legacy.mask_loss == "regions":
             return super().mask_loss(masks, has_mask, kept)
-        return (masks * kept).sum() / (has_mask & kept).sum().clamp(min=1)
+        return (masks * kept).sum() / mean_count((has_mask & kept).sum(dtype=masks.dtype))
 
     @override
     def is_candidate(self, boxes: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from rcnn.models.rpn import RPN, AnchorOutputs, Level, excluding
 from rcnn.ops.anchors import whole_cells
 from rcnn.ops.boxes import inside_image
 from rcnn.ops.matching import in_crowds, match
+from rcnn.ops.processes import mean_count
 from rcnn.structures import ImageBatch, Proposals, Targets
 
 
@@ -84,7 +85,7 @@ class LegacyRPN(RPN):
     @override
     def divisors(self, valid: Tensor) -> tuple[Tensor | int, Tensor | int]:
         """The batch size, or the number of sampled anchors, for one loss or both."""
-        count, sampled = super().divisors(valid)[0], valid.sum().clamp(min=1)
+        count, sampled = super().divisors(valid)[0], mean_count(valid.sum())
         match self.legacy.normalizer:
             case "batch_size":
                 return count, count

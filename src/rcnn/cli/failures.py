@@ -1,0 +1,44 @@
+"""What the processes of a command print: the first its messages, the others only the error that ends them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+from contextvars import ContextVar
+
+LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
+COMMAND_LINE: ContextVar[tuple[str, ...]] = ContextVar("command line")  # the words that main() runs
+ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torch's launcher reads the error of a process there
+
+
+def is_one_of_several() -> bool:
+    """Whether a launcher started this process together with others."""
+    return os.environ.get("WORLD_SIZE", "").strip() not in ("", "1")
+
+
+def quiet_unless_first() -> None:
+    """Print nothing in the processes after the first, which all have the same to say; only their errors are printed."""
+    if is_one_of_several() and os.environ.get("RANK", "0") != "0":
+        nowhere = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout, sys.stderr = nowhere, nowhere
+
+
+def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
+    """Print `text`, the message of `error`, unless a launcher will.
+
+    `expected`: an error that the user can fix, which needs no traceback.
+    """
+    trace = "".join(traceback.format_exception(error))
+    lost = type(error).__name__ == "LostProcessError"  # by name: its module imports torch
+    if file := os.environ.get(ERROR_FILE, ""):
+        details = {"message": text, "extraInfo": {"py_callstack": trace, "timestamp": str(int(time.time()))}}
+        with open(file, "w", encoding="utf-8") as written:
+            json.dump({"message": details, "lost": lost, "expected": expected}, written)
+    if not is_one_of_several():
+        print(f"rcnn: {text}", file=sys.stderr)
+    elif os.environ.get(LAUNCHED) != "1" and not lost:
+        where = f"process {os.environ.get('RANK', '?')} of {os.environ['WORLD_SIZE']}"
+        print(f"rcnn ({where}): {text}" + ("" if expected else f"\n{trace}"), file=sys.__stderr__)

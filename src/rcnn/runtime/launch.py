@@ -1,0 +1,153 @@
+"""Start a command in several processes on this machine, with torch's elastic launcher, and report how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from rcnn.data.messages import counted
+from rcnn.runtime.in_flight import IN_FLIGHT
+
+T = TypeVar("T")
+
+LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their errors
+LOST = "lost"  # key in an error file: the process only lost the connection to another one
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # passed on to the processes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """How the processes ended."""
+
+    status: int  # exit status
+    message: str = ""  # of the process that failed first, with its number and what it was doing
+
+
+def require_devices(devices: int, device: str) -> None:
+    """ValueError unless `devices` processes can be started here: one per GPU, or any number on a CPU."""
+    if os.environ.get("WORLD_SIZE", "1") not in ("", "1"):
+        raise ValueError(
+            f"--devices {devices} starts the processes itself, but WORLD_SIZE={os.environ['WORLD_SIZE']} says that a "
+            "launcher such as torchrun did: leave --devices out"
+        )
+    gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    if device.startswith("cuda:") or device == "mps":
+        raise ValueError(f"--devices {devices} with --device {device}: give --device cuda or cpu, or leave it out")
+    if device == "cuda" and not gpus:
+        raise ValueError("--device cuda: torch finds no GPU here; use cpu, or run `rcnn doctor`")
+    if gpus and devices > gpus:
+        raise ValueError(f"--devices {devices}, but this machine has {counted(gpus, 'GPU')}; one process needs one GPU")
+
+
+def launch_command(words: Sequence[str], *, devices: int, max_restarts: int = 0) -> Ended:
+    """Run `rcnn WORDS` in `devices` processes; after a failure all are started again, up to `max_restarts` times.
+
+    Signals are passed on to the processes.
+    """
+    with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
+        config = _config(devices, max_restarts, logs)
+        try:
+            with _environment(devices):
+                elastic_launch(config, sys.executable)("-P", "-m", "rcnn", *words)
+        except SignalException as stop:
+            return Ended(status=128 + int(stop.sigval))
+        except ChildFailedError as error:
+            return _ended(error.failures, devices, Path(logs))
+    return Ended(status=0)
+
+
+def launch_function(function: Callable[..., T], *arguments: object, devices: int) -> T:
+    """What `function(*arguments)` returns on the first of `devices` processes, which all call it.
+
+    They are new Python processes, so a script has to call this below `if __name__ == "__main__":`. Raises ValueError
+    with the message of the process that failed first.
+    """
+    with tempfile.TemporaryDirectory(prefix="rcnn-") as logs, _environment(devices):
+        try:
+            return elastic_launch(_config(devices, 0, logs), function)(*arguments)[0]
+        except ChildFailedError as error:
+            raise ValueError(_ended(error.failures, devices, Path(logs)).message) from error
+
+
+def _config(devices: int, max_restarts: int, logs: str) -> LaunchConfig:
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # this module reports what happens
+    return LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=devices,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=max_restarts,
+        logs_specs=DefaultLogsSpecs(log_dir=logs),
+        signals_to_handle=SIGNALS,
+    )
+
+
+@contextmanager
+def _environment(devices: int) -> Iterator[None]:
+    """Variables for the processes while they are started; each gets its share of the CPU cores for its threads.
+
+    Afterwards the signal handlers, which torch's launcher replaces, are as before.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    added = {LAUNCHED: "1"}
+    if "OMP_NUM_THREADS" not in os.environ:
+        added["OMP_NUM_THREADS"] = str(max(1, cores // devices))
+    numbers = [getattr(signal, name) for name in SIGNALS.split(",") if hasattr(signal, name)]
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)
+        for number, handler in handlers.items():
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+
+
+def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> Ended:
+    """The failure that was the cause: not that of a process that only lost the connection to another one."""
+    rank, failure = min(failures.items(), key=lambda item: (_is_lost(item[1]), item[1].timestamp, item[0]))
+    where = f"process {rank} of {devices}"
+    if failure.exitcode < 0:
+        doing = _in_flight(logs, failure.local_rank)
+        hint = ", most often because the memory ran out" if failure.exitcode == -signal.SIGKILL else ""
+        return Ended(status=2, message=f"{where} was killed by {failure.signal_name()}{hint}{doing}")
+    details = failure.error_file_data.get("message")
+    if not isinstance(details, Mapping):  # it has ended as intended, with its own exit status
+        return Ended(status=failure.exitcode)
+    text = str(details.get("message", ""))
+    if not failure.error_file_data.get("expected", False):
+        text += "\n" + str(details.get("extraInfo", {}).get("py_callstack", ""))
+    return Ended(status=failure.exitcode, message=f"{text.rstrip()}\n({where}{_in_flight(logs, failure.local_rank)})")
+
+
+def _is_lost(failure: ProcessFailure) -> bool:
+    data: Mapping[str, Any] = failure.error_file_data
+    return bool(data.get(LOST, False))
+
+
+def _in_flight(logs: Path, local_rank: int) -> str:
+    """What the process was working on, as it noted itself."""
+    notes = sorted(logs.glob(f"**/{local_rank}/{IN_FLIGHT}"), key=lambda path: path.stat().st_mtime)
+    text = notes[-1].read_text(encoding="utf-8", errors="replace").strip() if notes else ""
+    return f", at {text}" if text else ""

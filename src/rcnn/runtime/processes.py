@@ -1,0 +1,185 @@
+"""The processes that share a run: which one this is, and what they exchange. Started by torchrun, or by launch.py."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+T = TypeVar("T")
+
+ROUND = 8  # groups of images that a process predicts before the results are exchanged
+TIMEOUT = 1800.0  # seconds that a process waits for the others in a step
+PATIENCE = timedelta(days=1)  # where one process works alone, e.g. computes metrics
+LOST = re.compile(r"gloo|Connection (?:closed|reset|refused)|Broken pipe|NCCL|Socket|TCPStore", re.IGNORECASE)
+
+
+class LostProcessError(ConnectionError):
+    """Another process of the run has failed or does not answer. Its own message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Processes:
+    """The processes that share a run, seen from one of them. Every process must make the same calls in the same order.
+
+    With one process, nothing is sent.
+    """
+
+    rank: int = 0  # of this process, from 0 to count - 1
+    count: int = 1
+    local_rank: int = 0  # of this process among those of its machine
+    patient: Any = None  # process group without a short timeout; None with one process
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes the files and the messages."""
+        return self.rank == 0
+
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes by rank, on the first process; an empty list on the others."""
+        if self.count == 1:
+            return [value]
+        values: list[T | None] | None = [None] * self.count if self.is_first else None
+        dist.gather_object(value, values, dst=0, group=self.patient)
+        return [] if values is None else values  # type: ignore[return-value]
+
+    def share(self, value: T) -> T:
+        """The value of the first process, on every process."""
+        if self.count == 1:
+            return value
+        values = [value if self.is_first else None]
+        dist.broadcast_object_list(values, src=0, group=self.patient)
+        return values[0]  # type: ignore[return-value]
+
+    def from_first(self, compute: Callable[[], T]) -> T:
+        """What `compute` returns on the first process, on every process; only the first one calls it."""
+        return self.share(compute() if self.is_first else None)  # type: ignore[arg-type]
+
+    def own_places(self, count: int, size: int) -> list[int]:
+        """Which of `count` items this process does: they are dealt in groups of `size`, round by round."""
+        return [place for place in range(count) if place // size % self.count == self.rank]
+
+    def in_order(self, own: Iterator[T], count: int, size: int) -> Iterator[T]:
+        """All `count` items in order on the first process, from the `own` items of each; nothing on the others.
+
+        The processes exchange them after every ROUND groups, so all must read this iterator to its end.
+        """
+        if self.count == 1:
+            yield from own
+            return
+        length = ROUND * size * self.count  # items of all processes per exchange
+        for start in range(0, count, length):
+            end = min(start + length, count)
+            mine = len(self.own_places(end - start, size))
+            parts = [iter(part) for part in self.gather(list(islice(own, mine)))]
+            for place in range(end - start) if parts else ():
+                yield next(parts[place // size % self.count])
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+        self.share(None)
+        self.gather(None)
+
+    def most(self, *values: float) -> list[float]:
+        """The maximum of each value over the processes."""
+        if self.count == 1:
+            return list(values)
+        maxima = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(maxima, dist.ReduceOp.MAX)
+        return maxima.tolist()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over the processes."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        dist.all_reduce(total)
+        return total / self.count
+
+
+ALONE = Processes()
+
+
+def process_numbers() -> Processes:
+    """This process's place among those that a launcher started, from its environment variables; nothing is joined.
+
+    ValueError if they contradict each other.
+    """
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK")
+    texts = {name: os.environ.get(name, "").strip() for name in names}
+    if texts["WORLD_SIZE"] in ("", "1"):
+        return ALONE
+    if missing := [name for name, text in texts.items() if not text]:
+        raise ValueError(
+            f"WORLD_SIZE={texts['WORLD_SIZE']}, but {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not "
+            "set: start the processes with --devices N or torchrun, or unset WORLD_SIZE"
+        )
+    try:
+        count, rank, local = (int(text) for text in texts.values())
+    except ValueError as error:
+        shown = ", ".join(f"{name}={text}" for name, text in texts.items())
+        raise ValueError(f"{shown}: expected integers, as torchrun sets them") from error
+    if not 0 <= rank < count or local < 0:
+        raise ValueError(f"RANK={rank}, LOCAL_RANK={local}: expected ranks from 0 to {count - 1} (WORLD_SIZE - 1)")
+    return Processes(rank=rank, count=count, local_rank=local)
+
+
+@contextmanager
+def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
+    """Join the processes that a launcher started; they leave when the block ends. ALONE without a launcher.
+
+    `device` is that of this process. `timeout`: seconds that a process waits for the others within a step (0: TIMEOUT).
+    What goes wrong in an exchange because another process has ended is raised as LostProcessError.
+    """
+    numbers = process_numbers()
+    if numbers.count == 1:
+        yield ALONE
+        return
+    own = not dist.is_initialized()  # else the caller's script did
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    with lost_processes(numbers):
+        if own:
+            dist.init_process_group(backend, timeout=timedelta(seconds=timeout or TIMEOUT))
+        patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+        yield Processes(rank=numbers.rank, count=numbers.count, local_rank=numbers.local_rank, patient=patient)
+        if own:  # after an error the process ends, and a group that waits for it must not be waited for
+            dist.destroy_process_group()
+
+
+@contextmanager
+def lost_processes(processes: Processes) -> Iterator[None]:
+    """Raise LostProcessError for the errors of torch that say that another process has ended or does not answer."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or LOST.search(str(error)):
+            reason = (str(error).splitlines() or [""])[0]
+            raise LostProcessError(
+                f"process {processes.rank} of {processes.count} lost the connection to another one ({reason})"
+            ) from error
+        raise
+
+
+def device_of_process(device: torch.device, processes: Processes) -> torch.device:
+    """`device` for one process; with several, each has the GPU of its local rank. ValueError if there are too few."""
+    if processes.count == 1 or device.type != "cuda":
+        return device
+    if device.index is not None:
+        raise ValueError(f"device {device} is one GPU, but there are {processes.count} processes; use device=cuda")
+    if processes.local_rank >= torch.cuda.device_count():
+        raise ValueError(
+            f"process {processes.local_rank} of this machine has no GPU: torch finds {torch.cuda.device_count()}; "
+            "start one process per GPU"
+        )
+    return torch.device("cuda", processes.local_rank)

@@ -1,0 +1,126 @@
+"""Training with several processes: what one step of all of them together needs.
+
+Each process computes the losses of its own images, divided by counts over the images of all processes
+(ops/processes.py), and DistributedDataParallel averages the gradients. So N processes with b images each take the same
+steps as one process with N b images.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
+
+from rcnn.data.messages import counted
+from rcnn.models import Detector
+from rcnn.models.layers import SyncBatchNorm2d
+from rcnn.runtime.processes import LostProcessError, Processes
+from rcnn.training.settings import TrainConfig
+from rcnn.training.signals import StopRequested, StopRequests
+
+BUCKET_MB = 25  # gradients that are averaged in one exchange; docs/results.md has the measurement
+
+
+def parallel(detector: Detector, processes: Processes) -> nn.Module:
+    """The module whose backward pass averages the gradients over the processes; every process gets the first's weights.
+
+    With one process it is `detector` itself.
+    """
+    if processes.count == 1:
+        return detector
+    with warnings.catch_warnings():
+        # newer versions of torch call the option forward_sync_buffers
+        warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+        return DistributedDataParallel(detector, broadcast_buffers=False, bucket_cap_mb=BUCKET_MB)
+
+
+def without_averaging(model: nn.Module) -> AbstractContextManager[None]:
+    """A block in which a backward pass adds to the gradients of this process only, to be averaged by a later one."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
+def synchronize_norms(detector: nn.Module) -> None:
+    """Replace batch norms by those that compute their statistics over all processes, in place, weights included."""
+    for module in detector.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(module, name, _synchronized(child))
+            elif isinstance(child, nn.BatchNorm2d):  # timm's, with its activation
+                setattr(module, name, _SynchronizedAct(child))
+
+
+def _synchronized(norm: nn.BatchNorm2d) -> SyncBatchNorm2d:
+    new = SyncBatchNorm2d(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    for kind in ("_parameters", "_buffers"):
+        getattr(new, kind).update(getattr(norm, kind))
+    return new.train(norm.training)
+
+
+class _SynchronizedAct(SyncBatchNorm2d):
+    """A synchronized batch norm, then the dropout and activation of timm's BatchNormAct2d."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        for kind in ("_parameters", "_buffers", "_modules"):
+            getattr(self, kind).update(getattr(norm, kind))
+        self.train(norm.training)
+
+    @override
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        x = super().forward(input)
+        for child in self.children():
+            x = child(x)
+        return x
+
+
+def batch_norm_warnings(detector: nn.Module, settings: TrainConfig, processes: Processes) -> Iterator[str]:
+    """What a trained batch norm makes of accumulated batches and of several processes; nothing without one."""
+    norms = [m for m in detector.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    if not norms:
+        return
+    if settings.accumulate > 1:
+        yield (
+            f"train.accumulate={settings.accumulate}: batch norm uses the images of one forward pass, so a step "
+            "differs from that of one large batch. With frozen batch norm or group norm it does not"
+        )
+    if processes.count > 1 and not settings.sync_bn:
+        yield (
+            f"train.sync_bn=false: each process has batch norm over its own {counted(settings.batch_size, 'image')}; "
+            "checkpoints get the statistics of the first process"
+        )
+
+
+def share_buffers(detector: nn.Module, processes: Processes) -> None:
+    """Give every process the first's running statistics, which differ with `train.sync_bn=false`."""
+    if processes.count > 1:
+        for buffer in detector.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def together(processes: Processes, stop: StopRequests) -> Iterator[None]:
+    """A block that all processes leave together: complete, or all of them with an exception.
+
+    A stop request, the end of the time limit, or an error of one process ends the block in all: StopRequested, or
+    LostProcessError where another process failed.
+    """
+    problem: BaseException | None = None
+    try:
+        with stop.interrupting():
+            yield
+    except (Exception, StopRequested) as error:
+        problem = error
+    number, expired, failed = processes.most(stop.signal or 0, stop.expired, isinstance(problem, Exception))
+    if isinstance(problem, Exception):
+        raise problem
+    if failed:
+        raise LostProcessError("another process of the run has failed; its message says why")
+    if number or expired:
+        stop.signal = int(number) or None
+        raise StopRequested

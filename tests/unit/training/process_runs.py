@@ -1,0 +1,63 @@
+"""Functions run in several gloo processes, for tests."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcnn.runtime.processes import Processes, joined
+
+SECONDS = 900  # that the processes may take
+
+
+def in_processes(count: int, folder: Path, function: Callable[[Processes], Any]) -> list[Any]:
+    """What `function` returns in each of `count` processes, by rank; it has to be what `torch.save` can write."""
+
+    def act(rank: int) -> None:
+        with joined(torch.device("cpu")) as processes:
+            torch.save(function(processes), folder / f"{rank}.pt")
+
+    started(count, folder, act)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
+
+
+def started(count: int, folder: Path, act: Callable[[int], object]) -> None:
+    """Call `act(rank)` in `count` processes that have the variables of torchrun; an error in one fails the test.
+
+    The processes are forked, so that they start at once.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_run, args=(rank, count, port, folder, act)) for rank in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+        process.kill()
+    errors = "\n".join(path.read_text() for path in sorted(folder.glob("*.error")))
+    assert [process.exitcode for process in processes] == [0] * count, errors
+
+
+def _run(rank: int, count: int, port: int, folder: Path, act: Callable[[int], object]) -> None:
+    torch.set_num_threads(1)
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in numbers.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    try:
+        act(rank)
+    except BaseException:
+        (folder / f"{rank}.error").write_text(f"process {rank}:\n{traceback.format_exc()}")
+        raise
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]

@@ -1,0 +1,131 @@
+"""`rcnn train --devices 2`: the run of one process with all images, its folder, and how it resumes with one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rcnn.outputs import MARKER
+from rcnn.training.log import read_log
+from tests.command import rcnn
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.training.process_runs import started
+
+WORDS = (
+    *TINY_MODEL,
+    "train.steps=4",
+    "train.workers=1",
+    "train.log_every=1",
+    "train.warmup_steps=1",
+    "train.milestones=[]",
+    "train.evaluate_every=2",
+    "train.jitter=0.2",
+    "train.scales=[64,96]",
+    "box.score_threshold=0.01",
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 5, "val": 3}, size=(64, 96))
+
+
+def train(data: Path, output: Path, *words: object) -> int:
+    return rcnn("train", "mask_rcnn_compact", "--data", data, "--output", output, "--device", "cpu", *WORDS, *words)
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    return [line | {"seconds": 0} for line in read_log(folder / "log.jsonl")]
+
+
+def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert train(data, one, "train.batch_size=2") == 0
+    capfd.readouterr()
+    assert train(data, two, "--devices", 2, "train.batch_size=1", "train.steps=2") == 0
+    printed = capfd.readouterr()
+    assert "learning rate 0.0025 = 0.02 x 2 images per step (2 processes) / 16" in printed.out
+    assert printed.out.count("finished after 2 steps") == 1
+    assert not re.search(r"deprecated|Traceback|rcnn:", printed.err)
+    assert json.loads((two / "config.json").read_text())["processes"] == 2
+    # one process with the same images per step continues the same stream
+    assert train(data, two, "--resume", "train.batch_size=2", "train.steps=4") == 0
+    assert "per step and now has" not in capfd.readouterr().err
+    assert "processes" not in json.loads((one / "config.json").read_text())
+    lines, expected = log_of(two), log_of(one)
+    assert [line.keys() for line in lines] == [line.keys() for line in expected]
+    for line, other in zip(lines, expected, strict=True):
+        if "loss" in line:
+            assert line == pytest.approx(other, rel=5e-3, abs=1e-3)
+
+
+def test_what_cannot_be_started_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in {
+        ("--devices", "2", "train.batch=1"): "train.batch",
+        ("--devices", "2", "--device", "cuda:0"): "give --device cuda or cpu",
+    }.items():
+        assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_variables_of_a_launcher_that_contradict_each_other_are_refused(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert train(data, tmp_path / "run") == 2
+    assert "WORLD_SIZE=2, but RANK and LOCAL_RANK are not set" in capfd.readouterr().err
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert train(data, tmp_path / "run") == 2
+    assert "RANK=2" in capfd.readouterr().err
+    monkeypatch.setenv("RANK", "0")
+    assert train(data, tmp_path / "run", "--devices", 2) == 2
+    assert "leave --devices out" in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """The files that must not depend on the number of processes; the report names the time."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    kept = [path for path in paths if path.name not in (MARKER, "report.html") and path.suffix != ".zip"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
+
+
+def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
+    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Five images, one of which cannot be read."""
+    options = ("--device", "cpu", "--val-split", "none", "--output", tmp_path / "run")
+    words = ("train.steps=1", "train.workers=0", "train.evaluate_every=0")
+    assert rcnn("train", "mask_rcnn_compact", "--data", data, *options, *WORDS, *words) == 0
+    copy = tmp_path / "data"
+    shutil.copytree(data, copy)
+    (copy / "train" / "train_2.png").write_bytes(b"no image")
+    model = tmp_path / "run" / "last"
+
+    def commands(folder: Path, *more: object) -> None:
+        last = ("--device", "cpu", "box.score_threshold=0.01", *more)
+        whole = ("--data", copy, "--split", "train")
+        first = os.environ.get("RANK", "0") == "0"
+        assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == first
+        assert rcnn("predict", model, copy / "train", "--output", folder / "found", "--score", 0.01, *last) == first
+        assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == first
+
+    commands(tmp_path / "1")
+    expected = outputs(tmp_path / "1")
+    assert {"eval/metrics.json", "eval/results_segm.json", "found/train_1.jpg"} <= expected.keys()
+    assert len(json.loads(expected["eval/results_bbox.json"])) > 4
+    for count in (2, 4):
+        started(count, tmp_path / f"errors{count}", lambda rank: commands(tmp_path / str(count)))  # noqa: B023
+        assert outputs(tmp_path / str(count)) == expected
+    capfd.readouterr()
+    commands(tmp_path / "launched", "--devices", 2)
+    assert outputs(tmp_path / "launched") == expected
+    assert capfd.readouterr().out.count("metrics.json") == 1
