@@ -44,12 +44,15 @@ class Processes:
         """Whether this process writes the files and the messages."""
         return self.rank == 0
 
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes by rank, on the first process; an empty list on the others."""
+    def gather(self, value: T, *, patient: bool = True) -> list[T]:
+        """The values of all processes by rank, on the first process; an empty list on the others.
+
+        `patient`: the others may take long.
+        """
         if self.count == 1:
             return [value]
         values: list[T | None] | None = [None] * self.count if self.is_first else None
-        dist.gather_object(value, values, dst=0, group=self.patient)
+        dist.gather_object(value, values, dst=0, group=self.patient if patient else None)
         return [] if values is None else values  # type: ignore[return-value]
 
     def share(self, value: T) -> T:
@@ -80,7 +83,7 @@ class Processes:
         for start in range(0, count, length):
             end = min(start + length, count)
             mine = len(self.own_places(end - start, size))
-            parts = [iter(part) for part in self.gather(list(islice(own, mine)))]
+            parts = [iter(part) for part in self.gather(list(islice(own, mine)), patient=False)]
             for place in range(end - start) if parts else ():
                 yield next(parts[place // size % self.count])
 

@@ -45,7 +45,7 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
-    with joined(plan.device) as processes:
+    with joined(plan.device, 2 * plan.settings.watchdog) as processes:
         return _execute(plan, processes, log if processes.is_first else _silent)
 
 

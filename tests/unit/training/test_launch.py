@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from rcnn.evaluation.api import evaluate
 from rcnn.outputs import MARKER
 from rcnn.training.log import read_log
 from tests.command import rcnn
@@ -129,3 +130,6 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     commands(tmp_path / "launched", "--devices", 2)
     assert outputs(tmp_path / "launched") == expected
     assert capfd.readouterr().out.count("metrics.json") == 1
+    found = evaluate(model, copy, split="train", device="cpu", devices=2)
+    assert found.metrics.to_dict() == evaluate(model, copy, split="train", device="cpu").metrics.to_dict()
+    assert len(found.failed) == 1
