@@ -20,11 +20,11 @@ from rcnn.cli import predict_images
 from rcnn.evaluation import folder as evaluation_folder
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
-from rcnn.predictor import Predictor
 from rcnn.weights.checkpoint import load_checkpoint, save_checkpoint
 from tests.faults.forked_commands import SIGNALS, command, left_in, signal_at
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
 
+PREDICTOR = "rcnn.predictor:Predictor"
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 
 
@@ -48,7 +48,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("number", [*SIGNALS, signal.SIGKILL])
 def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_path: Path, number: int) -> None:
     output, words = tmp_path / "out", ("predict", model, data / "val", "--score", 0.02, "--device", "cpu")
-    at_the_second = partial(signal_at, 1, Predictor, "predict", number)
+    at_the_second = partial(signal_at, 1, PREDICTOR, "predict", number)
     status, errors = command(output, *words, before=at_the_second)
     partial_file = output / predict_images.PARTIAL
     assert len(partial_file.read_text().splitlines()) == 1
@@ -68,7 +68,7 @@ def test_predict_keeps_what_is_done_and_can_run_again(data: Path, model: Path, t
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_eval_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_path: Path, number: int) -> None:
     output, words = tmp_path / "out", ("eval", model, "--data", data, "--device", "cpu", "--pictures", 0)
-    status, errors = command(output, *words, before=partial(signal_at, 2, Predictor, "detect", number))
+    status, errors = command(output, *words, before=partial(signal_at, 2, PREDICTOR, "detect", number))
     results = output / evaluation_folder.UNFINISHED
     assert results.exists()
     if number == signal.SIGTERM:
@@ -92,7 +92,7 @@ def test_a_checkpoint_is_whole_after_a_kill_between_its_files(model: Path, tmp_p
     save_checkpoint(tmp_path / "m", earlier.state, earlier.config, earlier.classes)
     child = os.fork()
     if child == 0:
-        signal_at(place, os, "replace", signal.SIGKILL)
+        signal_at(place, "os", "replace", signal.SIGKILL)
         with suppress(BaseException):
             save_checkpoint(tmp_path / "m", later, earlier.config, ("ball", "box"))
         os._exit(0)
@@ -102,14 +102,15 @@ def test_a_checkpoint_is_whole_after_a_kill_between_its_files(model: Path, tmp_p
     assert all(torch.equal(value, later[name]) for name, value in found.state.items())
 
 
+def close_streams() -> None:
+    """As the shell does with `<&- >&- 2>&-`."""
+    for number in (0, 1, 2):
+        os.close(number)
+    sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
+
+
 def test_closed_streams_change_nothing_but_what_is_printed(data: Path, model: Path, tmp_path: Path) -> None:
     """`rcnn predict ... >&- 2>&-`: what the caller closed is opened on nothing, or a file would get its number."""
     words, output = ("predict", model, data / "val", "--device", "cpu"), tmp_path / "out"
-
-    def close() -> None:
-        for number in (0, 1, 2):
-            os.close(number)
-        sys.stdin = sys.stdout = sys.stderr = None  # type: ignore[assignment]
-
-    assert command(output, *words, before=close)[0] == 0
+    assert command(output, *words, before=close_streams)[0] == 0
     assert len(json.loads((output / "predictions.json").read_text())["images"]) == 3

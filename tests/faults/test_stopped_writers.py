@@ -7,28 +7,24 @@ user as they were.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torchvision.models.resnet import Bottleneck, ResNet
 
-from rcnn.data.inspect import images as inspected
 from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.outputs import MARKER, OutputFolder
-from rcnn.predictor import Predictor
-from rcnn.weights import checkpoint, export
 from rcnn.weights.checkpoint import save_checkpoint
-from tests.faults.forked_commands import SIGNALS, command, left_in, signal_at
+from tests.faults.forked_commands import SIGNALS, command, left_in, nothing, signal_at
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
+PREDICTOR = "rcnn.predictor:Predictor"
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
 NAME_PATHS_OR_TIMES = (".html", "config.json", ".zip")
 MINE = {"notes.txt": b"of the user", "train/photo.png": b"of the user too"}
@@ -39,7 +35,7 @@ class Case:
     """A command, and the call at which it is stopped: number `place` (from 0) of `owner.name`."""
 
     words: Sequence[object]
-    owner: Any
+    owner: str  # a module or "module:class"
     name: str
     place: int
     option: str = "--output"
@@ -62,16 +58,18 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Case]:
     half = ("--fractions", "0.5,0.5")
     train = ("train", "mask_rcnn_compact", *on_cpu[:2], "--val-split", "none", *TINY_MODEL, "train.steps=1")
     return {
-        "train": Case((*train, "train.workers=0"), Predictor, "detect", 0),
-        "eval": Case(("eval", model, *on_cpu, "--pictures", 1), Predictor, "detect", 2),
-        "predict": Case(("predict", model, data / "val", "--device", "cpu"), Predictor, "predict", 2),
-        "predict --data": Case(("predict", model, *on_cpu), Predictor, "detect", 2),
-        "convert": Case(("convert", folder / "resnet.pth"), checkpoint, "save_file", 0),
-        "convert, its last files": Case(("convert", folder / "resnet.pth"), os, "replace", 1),
-        "convert --to": Case(("convert", resnet, "--to", "detectron2"), export, "_compare", 0, file="m.pkl"),
-        "data split": Case(("data", "split", data, *half), shutil, "copyfile", 3),
-        "data check": Case(("data", "check", data), inspected, "read_image", 3, option="--fix"),
-        "data check --fix": Case(("data", "check", data), shutil, "copyfile", 3, option="--fix"),
+        "train": Case((*train, "train.workers=0"), PREDICTOR, "detect", 0),
+        "eval": Case(("eval", model, *on_cpu, "--pictures", 1), PREDICTOR, "detect", 2),
+        "predict": Case(("predict", model, data / "val", "--device", "cpu"), PREDICTOR, "predict", 2),
+        "predict --data": Case(("predict", model, *on_cpu), PREDICTOR, "detect", 2),
+        "convert": Case(("convert", folder / "resnet.pth"), "rcnn.weights.checkpoint", "save_file", 0),
+        "convert, its last files": Case(("convert", folder / "resnet.pth"), "os", "replace", 1),
+        "convert --to": Case(
+            ("convert", resnet, "--to", "detectron2"), "rcnn.weights.export", "_compare", 0, file="m.pkl"
+        ),
+        "data split": Case(("data", "split", data, *half), "shutil", "copyfile", 3),
+        "data check": Case(("data", "check", data), "rcnn.data.inspect.images", "read_image", 3, option="--fix"),
+        "data check --fix": Case(("data", "check", data), "shutil", "copyfile", 3, option="--fix"),
     }
 
 
@@ -92,7 +90,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def run(case: Case, folder: Path, number: int = 0) -> int:
     """Run the command with output to `folder`/out, stopped by signal `number` (0: not); its exit status."""
-    before = partial(signal_at, case.place, case.owner, case.name, number) if number else lambda: None
+    before = partial(signal_at, case.place, case.owner, case.name, number) if number else nothing
     output = folder / "out" / case.file
     return command(output, *case.words, before=before, option=case.option)[0]
 

@@ -33,7 +33,7 @@ class Fingerprint:
     """What identifies an image."""
 
     content: str  # SHA-256 of the image file, or of the image embedded in a labelme file; hexadecimal
-    look: int | None  # perceptual hash, 64 bits; None for an image that cannot be read or shows one plain colour
+    perceptual_hash: int | None  # 64 bits; None for an image that cannot be read or shows one plain colour
     error: str = ""  # why the image cannot be read
 
 
@@ -43,8 +43,8 @@ def fingerprint(path: Path) -> Fingerprint:
     try:
         grey = read_grey(path, SIDE)
     except ImageError as error:
-        return Fingerprint(content=content, look=None, error=str(error))
-    return Fingerprint(content=content, look=perceptual_hash(grey))
+        return Fingerprint(content=content, perceptual_hash=None, error=str(error))
+    return Fingerprint(content=content, perceptual_hash=perceptual_hash(grey))
 
 
 def content_hash(path: Path) -> str:
@@ -83,13 +83,14 @@ def perceptual_hash(grey: np.ndarray) -> int | None:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def near_pairs(looks: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
+def near_pairs(perceptual_hashes: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
     """The pairs (P, 2) int64 of places i < j with hashes that differ in up to `distance` bits, in ascending order.
 
     Hashes that differ in up to D bits are equal in at least one of D + 1 groups of bits: only those are compared.
     """
-    indices = np.array([index for index, look in enumerate(looks) if look is not None], dtype=np.int64)
-    hashes = np.array([look for look in looks if look is not None], dtype=np.uint64)
+    known = [(index, one) for index, one in enumerate(perceptual_hashes) if one is not None]
+    indices = np.array([index for index, _ in known], dtype=np.int64)
+    hashes = np.array([one for _, one in known], dtype=np.uint64)
     found = [np.zeros((0, 2), dtype=np.int64)]
     edges = np.linspace(0, BITS, distance + 2).round().astype(int)
     for low, high in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -103,7 +104,7 @@ def near_pairs(looks: Sequence[int | None], distance: int = NEAR) -> np.ndarray:
 
 
 def _near_within(members: np.ndarray, hashes: np.ndarray, distance: int) -> list[np.ndarray]:
-    """The near pairs (P, 2) among `members`, which are places in `hashes`."""
+    """The near pairs (P, 2) among `members`, which are indices into `hashes`."""
     found: list[np.ndarray] = []
     rows = max(1, _CHUNK // max(1, len(members)))
     for start in range(0, len(members) if len(members) > 1 else 0, rows):
@@ -139,8 +140,12 @@ def similar_groups(prints: Sequence[Fingerprint]) -> np.ndarray:
         return index
 
     same: dict[str, int] = {}
-    pairs = [(same.setdefault(one.content, index), index) for index, one in enumerate(prints) if one.look is not None]
-    for first, second in (*pairs, *near_pairs([one.look for one in prints]).tolist()):
+    pairs = [
+        (same.setdefault(one.content, index), index)
+        for index, one in enumerate(prints)
+        if one.perceptual_hash is not None
+    ]
+    for first, second in (*pairs, *near_pairs([one.perceptual_hash for one in prints]).tolist()):
         low, high = sorted((root(first), root(second)))
         parent[high] = low
     return np.array([root(index) for index in range(len(prints))], dtype=np.int64)

@@ -73,7 +73,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
 def _weights(plan: RunPlan) -> str:
     """Where the first weights come from, and why."""
     reason = plan.reasons.get("weights")
-    return (plan.request.weights or "none") + (f" ({reason})" if reason else "")
+    return (plan.request.weights or "random") + (f" ({reason})" if reason else "")
 
 
 def _data(dataset: Dataset) -> str:

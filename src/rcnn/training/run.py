@@ -112,7 +112,8 @@ def _start(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
         weights=plan.request.weights,
         seed=plan.settings.seed,
     )
-    log(line)
+    if line:
+        log(line)
     seed_random(plan.settings.seed, processes.rank)
     return TrainState.start(detector.to(plan.device), plan.settings, processes)
 

@@ -158,7 +158,10 @@ def require_buildable(config: DetectorConfig, source: str = "") -> None:
 def build_start(
     config: DetectorConfig, classes: tuple[str, ...], *, model: str, weights: str, seed: int
 ) -> tuple[Detector, str]:
-    """A detector before its first step, with weights from `model` or `weights`; and a line that says which."""
+    """A detector before its first step, with weights from `model` or `weights`; and a line on what was loaded.
+
+    The line is empty for random weights where nothing is frozen.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         detector = build_detector(config)
@@ -169,7 +172,7 @@ def build_start(
     if weights:
         return detector, load_backbone(detector, _trainable(read_weights(weights), weights), weights)
     frozen = getattr(config.backbone, "norm", "") == "frozen_bn"
-    return detector, FROZEN_AND_RANDOM if frozen else "starting from random weights"
+    return detector, FROZEN_AND_RANDOM if frozen else ""
 
 
 def _trainable(checkpoint: Checkpoint, source: str) -> Checkpoint:

@@ -27,7 +27,10 @@ def test_copies_are_near_and_others_are_not(tmp_path: Path) -> None:
     paths = sorted(tmp_path.iterdir())
     steps: list[int] = []
     prints = fingerprints(paths, advance=lambda: steps.append(1))
-    found = {tuple(paths[place].stem for place in pair) for pair in near_pairs([one.look for one in prints]).tolist()}
+    found = {
+        tuple(paths[place].stem for place in pair)
+        for pair in near_pairs([one.perceptual_hash for one in prints]).tolist()
+    }
     assert found == {("00", "again"), ("01", "half"), ("02", "dark")}
     assert len(steps) == len(paths)
     groups = similar_groups(prints)
@@ -39,38 +42,38 @@ def test_an_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 8
     photo(3).transpose(Image.Transpose.ROTATE_270).save(tmp_path / "b.jpg", exif=exif)
-    assert len(near_pairs([fingerprint(tmp_path / name).look for name in ("a.jpg", "b.jpg")])) == 1
+    assert len(near_pairs([fingerprint(tmp_path / name).perceptual_hash for name in ("a.jpg", "b.jpg")])) == 1
 
 
 def test_plain_and_unreadable_images_have_no_look(tmp_path: Path) -> None:
     Image.new("RGB", (64, 48), (90, 90, 90)).save(tmp_path / "plain.png")
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     plain, broken = fingerprint(tmp_path / "plain.png"), fingerprint(tmp_path / "broken.jpg")
-    assert (plain.look, broken.look) == (None, None)
+    assert (plain.perceptual_hash, broken.perceptual_hash) == (None, None)
     assert similar_groups([plain, plain, broken]).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 200])
 def test_the_pairs_are_those_of_a_slow_loop(count: int) -> None:
     generator = np.random.default_rng(count)
-    looks: list[int | None] = []
+    hashes: list[int | None] = []
     for place in range(count):
-        look = int(generator.integers(0, 2**63)) << 1
+        one_hash = int(generator.integers(0, 2**63)) << 1
         if place % 2:  # a copy of an earlier one with a few changed bits
-            look = next(one for one in reversed(looks) if one is not None)
+            one_hash = next(one for one in reversed(hashes) if one is not None)
             for bit in generator.integers(0, 64, generator.integers(0, 10)).tolist():
-                look ^= 1 << bit
-        looks.append(None if place % 17 == 5 else look)
+                one_hash ^= 1 << bit
+        hashes.append(None if place % 17 == 5 else one_hash)
     expected = [
         [i, j]
-        for (i, a), (j, b) in combinations(enumerate(looks), 2)
+        for (i, a), (j, b) in combinations(enumerate(hashes), 2)
         if a is not None and b is not None and (a ^ b).bit_count() <= NEAR
     ]
-    assert near_pairs(looks).tolist() == expected
+    assert near_pairs(hashes).tolist() == expected
     assert count < 3 or len(expected) > 30
 
 
 def test_groups_follow_chains() -> None:
-    looks = [0, 0b111111, 0b111111111111, 1 << 63 | 0xFFFF << 20]
-    prints = [Fingerprint(content=str(place), look=look) for place, look in enumerate(looks)]
+    hashes = [0, 0b111111, 0b111111111111, 1 << 63 | 0xFFFF << 20]
+    prints = [Fingerprint(content=str(place), perceptual_hash=one_hash) for place, one_hash in enumerate(hashes)]
     assert similar_groups(prints).tolist() == [0, 0, 0, 3]

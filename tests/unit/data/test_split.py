@@ -14,8 +14,8 @@ from tests.tiny_data import write_tiny_coco
 
 
 def prints(count: int) -> list[Fingerprint]:
-    looks = np.random.default_rng(7).integers(0, 2**63, count).tolist()
-    return [Fingerprint(content=f"{look:016x}", look=look) for look in looks]
+    hashes = np.random.default_rng(7).integers(0, 2**63, count).tolist()
+    return [Fingerprint(content=f"{one_hash:016x}", perceptual_hash=one_hash) for one_hash in hashes]
 
 
 @pytest.mark.parametrize("fractions", [(0.8, 0.2), (0.7, 0.2, 0.1), (0.5, 0.5)])
@@ -58,7 +58,9 @@ def test_both_parts_have_images_where_every_image_has_its_own_class() -> None:
 
 def test_copies_stay_together() -> None:
     known = prints(30)
-    known[1::3] = [Fingerprint(content=f"copy {i}", look=one.look) for i, one in enumerate(known[0::3])]
+    known[1::3] = [
+        Fingerprint(content=f"copy {i}", perceptual_hash=one.perceptual_hash) for i, one in enumerate(known[0::3])
+    ]
     train, val = divide_images(np.ones((30, 1), dtype=np.int64), known, (0.75, 0.25))
     for place in range(0, 30, 3):
         assert (place in train) == (place + 1 in train)

@@ -18,7 +18,7 @@ from rcnn.data.similarity import Fingerprint, fingerprint, near_pairs
 TRAINING, EVALUATION = ("train",), ("val", "test", "dev", "minival", "eval")  # starts of the names of splits
 
 
-NO_PRINT = Fingerprint(content="", look=None)
+NO_PRINT = Fingerprint(content="", perceptual_hash=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def find_copies(datasets: Sequence[Dataset], files: Sequence[Sequence[ImageFile]
     paths = [[os.path.realpath(one.folder / name) for name in one.file_names] for one in datasets]
     split = np.repeat(np.arange(len(datasets)), [len(one) for one in paths])
     place = np.concatenate([np.arange(len(one)) for one in paths]) if paths else np.zeros(0, dtype=np.int64)
-    pairs = {(i, j) for i, j in near_pairs([one.print.look for own in files for one in own]).tolist()}
+    pairs = {(i, j) for i, j in near_pairs([one.print.perceptual_hash for own in files for one in own]).tolist()}
     seen: dict[str, list[int]] = {}
     for number, path in enumerate(path for own in paths for path in own):
         for earlier in seen.setdefault(path, []):
