@@ -50,6 +50,8 @@ class TrainConfig:
     jitter: float = 0.0  # maximum relative change of brightness, contrast and saturation; 0: none
     padding: Literal["exact", "bucket"] = "exact"  # to a multiple of input.divisor, or to one of a few shapes
 
+    # deterministic algorithms only: equal runs give equal weights, with the same number of threads; can be slower
+    deterministic: bool = False
     nonfinite: Literal["stop", "skip"] = "stop"  # what to do at a step with a loss or gradient that is not finite
     watchdog: float = 300.0  # seconds without progress after which every process prints its stacks; 0: never
 
