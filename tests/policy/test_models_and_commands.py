@@ -49,6 +49,12 @@ def test_every_named_model_builds_and_costs_what_the_table_says(name: str) -> No
     assert row.paper or name.endswith("_compact")
 
 
+def test_the_readme_counts_the_models() -> None:
+    counts = re.findall(r"\b(\d+) models\b", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert counts
+    assert set(map(int, counts)) == {len(MODELS)}
+
+
 def test_cost_equals_a_convolution_computed_by_hand() -> None:
     """One more convolution in the mask head: 256 * 256 * 9 weights at 14 x 14 cells of 100 detections, twice."""
     base = model_config("mask_rcnn_r50_fpn")

@@ -36,9 +36,11 @@ def require_weights() -> None:
 def test_the_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     require_weights()
     monkeypatch.chdir(tmp_path)
-    write_tiny_coco(tmp_path / "balloon", {"train": 2, "val": 1}, size=(64, 96))
-    assert [words[0] for words in commands()] == ["data", "train", "eval", "predict"]
-    for words in commands():
+    for name in ("balloon", "fruits_nuts"):
+        write_tiny_coco(tmp_path / name, {"train": 2, "val": 1}, size=(64, 96))
+    assert [words[0] for words in commands()] == ["data", "train", "eval", "predict", "train"]
+    for each in commands():
+        words = [word for word in each if not word.startswith("train.steps=")]
         brief = BRIEF if words[0] == "train" else ("box.score_threshold=0",) if words[0] == "eval" else ()
         assert command(*words, *brief) == 0, words
     for made in ("balloons/best/model.safetensors", "evaluated/report.html", "found/predictions.json"):
@@ -50,7 +52,7 @@ def test_balloons_are_learnt_in_minutes(shared: Path, tmp_path: Path, monkeypatc
     require_weights()
     monkeypatch.chdir(tmp_path)
     (tmp_path / "balloon").symlink_to(shared / "data" / "balloon")
-    _, train, evaluate, _ = commands()
+    _, train, evaluate, *_ = commands()
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     started = time.monotonic()

@@ -9,7 +9,7 @@ Letters: N objects of the image, E edges of one object's outline, J keypoints.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -155,10 +155,15 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
 
 
 def jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
-    """An image (3, H, W) uint8 with each property multiplied by its factor (1: unchanged), in this order."""
-    image = TF.adjust_brightness(image, brightness)
-    image = TF.adjust_contrast(image, contrast)
-    return TF.adjust_saturation(image, saturation)
+    """An image (3, H, W) with each property multiplied by its factor (1: unchanged), in this order.
+
+    It is uint8, or float32 in 0..255.
+    """
+    unit = 255 if image.is_floating_point() else 1  # torchvision expects floats in 0..1
+    changed = TF.adjust_brightness(image if unit == 1 else image / unit, brightness)
+    changed = TF.adjust_contrast(changed, contrast)
+    changed = TF.adjust_saturation(changed, saturation)
+    return changed if unit == 1 else changed * unit
 
 
 def augment(
@@ -177,10 +182,21 @@ def augment(
     generator, chosen = _drawn_size(settings, input_config, seed)
     flipped = generator.random() < settings.flip
     factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
-    if settings.jitter:  # before the image becomes float: torchvision expects floats in 0..1
-        sample = replace(sample, image=jitter(sample.image, *factors))
     sample, frame = preprocess(sample, build_preprocessor(chosen))
+    if settings.jitter:  # of the resized image, which is mostly much smaller
+        sample = replace(sample, image=_within(sample.image, frame, lambda image: jitter(image, *factors)))
     return flip(sample, pairs) if flipped else sample, frame
+
+
+def _within(image: Tensor, frame: Frame, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`image` (3, h, w) of the network with the part that shows the file's image changed; a border stays as it is."""
+    (top, left), (height, width) = frame.corner, frame.resized
+    if (height, width) == image.shape[1:]:
+        return change(image)
+    inner = (slice(None), slice(top, top + height), slice(left, left + width))
+    image = image.clone()
+    image[inner] = change(image[inner])
+    return image
 
 
 def augmented_size(

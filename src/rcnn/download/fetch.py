@@ -35,6 +35,7 @@ from rcnn.progress import ByteCounter
 
 PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
 MIN_BYTES = 16 * 1024
+NAME_PATIENCE = 5.0  # seconds in which the name of a server must be found, over all attempts: else there is no network
 TIMEOUT = 10.0  # seconds for a connection or one read
 _BLOCK = 1 << 16
 
@@ -63,12 +64,13 @@ def fetch(
         try:
             transfer.attempt(url)
         except RefusedError as error:
-            reasons[url] = str(error)
+            reasons[url] = str(error) + _through(url)
             left.remove(url)
         except (urllib.error.URLError, http.client.HTTPException, ssl.SSLError, ConnectionError, TimeoutError) as error:
-            reasons[url] = failure_text(error)
+            reasons[url] = failure_text(error) + _through(url)
             wait = min(0.5 * 2**attempt, 8.0)
-            if transfer.idle() + wait > patience:
+            longest = min(patience, NAME_PATIENCE) if isinstance(error, UnknownHostError) else patience
+            if transfer.idle() + wait > longest:
                 break
             time.sleep(wait)
         else:
@@ -82,6 +84,10 @@ def fetch(
         else f"Download it with a browser and save it as {target}, or try again later"
     )
     raise DownloadError(f"{target.name} was not downloaded ({listed}). {advice}")
+
+
+class UnknownHostError(ConnectionError):
+    """The name of a server is not known, mostly because there is no network."""
 
 
 class _Transfer:
@@ -110,7 +116,7 @@ class _Transfer:
         scheme, host = urlsplit(url).scheme, urlsplit(url).hostname or ""
         if scheme not in ("http", "https"):
             raise RefusedError(f"the URL starts with {scheme}:, expected https: or http:")
-        if scheme not in urllib.request.getproxies() or urllib.request.proxy_bypass(host):
+        if not _through(url):
             _require_host(host, self.timeout)
         start = self._resumable(url)
         headers = {"User-Agent": "rcnn (https://github.com/rcnn/rcnn)", "Accept-Encoding": "identity"}
@@ -246,7 +252,15 @@ def _require_host(host: str, seconds: float) -> None:
     except queue.Empty:
         raise ConnectionError(f"the name {host} was not resolved in {seconds:.0f} seconds") from None
     if error is not None:
-        raise ConnectionError(f"the name {host} cannot be resolved ({error.strerror or error})")
+        raise UnknownHostError(f"the name {host} cannot be resolved ({error.strerror or error})")
+
+
+def _through(url: str) -> str:
+    """` through the proxy HOST`, if one is used for `url`; empty otherwise."""
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme, "")
+    host = urlsplit(proxy).hostname or proxy  # without the password that a URL may contain
+    return f" through the proxy {host}" if proxy and not urllib.request.proxy_bypass(parts.hostname or "") else ""
 
 
 def _range(header: str) -> tuple[int, int | None]:

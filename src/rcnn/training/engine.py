@@ -16,7 +16,7 @@ from rcnn.training.log import SilentLog
 from rcnn.training.monitor import Monitor
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome, Saver
-from rcnn.training.schedule import learning_rate
+from rcnn.training.schedule import learning_rate, set_learning_rate
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
@@ -109,8 +109,7 @@ def optimize(
     or the gradient is not finite: then no weight and no statistic has changed.
     """
     detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
-    for group in optimizer.param_groups:
-        group["lr"] = rate
+    set_learning_rate(optimizer, rate)
     means, losses, seed = dict[str, Tensor](), dict[str, Tensor](), torch.tensor(0)
     with unchanged_statistics(detector):
         for number, batch in enumerate(batches, start=1):

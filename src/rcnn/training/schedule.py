@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch.optim import Optimizer
+
 from rcnn.training.settings import TrainConfig
 
 
@@ -13,3 +15,9 @@ def learning_rate(step: int, settings: TrainConfig, processes: int = 1) -> float
         progress = step / settings.warmup_steps
         rate *= settings.warmup_factor * (1 - progress) + progress
     return rate
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the learning rate of the next step; groups of parameters with a `lr_factor` get that fraction of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["lr_factor"]

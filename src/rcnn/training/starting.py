@@ -56,8 +56,10 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
         if "/" in model or "." in model:
             raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
         raise ValueError(unknown_model(model))
-    checkpoint = load_checkpoint(model, allow=allow)
-    if checkpoint.kind == "backbone":
+    named = is_weight_name(model) and not Path(model).exists()
+    only_backbone = named and find_entry(model).kind == "backbone"  # known before a download
+    checkpoint = None if only_backbone else load_checkpoint(model, allow=allow)
+    if checkpoint is None or checkpoint.kind == "backbone":
         raise ValueError(f"{model} contains only a backbone: give a model by its name, and weights={model} (--weights)")
     return checkpoint.config
 
@@ -91,7 +93,8 @@ def choose_weights(model: str, given: str, config: DetectorConfig, overrides: Se
         return "", "--weights chooses others"
     entry = default_entry(model)
     if entry is not None and _same_layers(config, changed):
-        return entry.name, "its COCO weights; --weights imagenet, or none for random weights"
+        imagenet = "imagenet, or " if imagenet_entry(changed) else ""
+        return entry.name, f"its COCO weights; --weights {imagenet}none for random weights"
     entry = imagenet_entry(changed)
     if entry is not None:
         return entry.name, "ImageNet weights of its backbone; --weights none for random weights"

@@ -105,12 +105,21 @@ class TrainState:
 
 
 def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are not frozen; norm layers have a weight decay of their own."""
+    """The optimizer of all parameters that are not frozen.
+
+    Norm layers have a weight decay of their own, and the backbone a learning rate of its own (`lr_factor`).
+    """
     norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    backbone = {id(p) for name, p in detector.named_parameters() if name.startswith("backbone.")}
     trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in trained if id(p) not in norms], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if id(p) in norms], "weight_decay": settings.norm_weight_decay},
+        {
+            "params": [p for p in trained if (id(p) in norms, id(p) in backbone) == (is_norm, is_backbone)],
+            "weight_decay": settings.norm_weight_decay if is_norm else settings.weight_decay,
+            "lr_factor": settings.backbone_lr if is_backbone else 1.0,
+        }
+        for is_backbone in (False, True)
+        for is_norm in (False, True)
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":

@@ -148,34 +148,59 @@ def load_checkpoint(path: str | Path, *, allow: str | Sequence[str] = ()) -> Che
 def read_checkpoint(path: str | Path) -> Checkpoint:
     """As `load_checkpoint`, for inspection only: a detector of its config must not be built."""
     folder = _locate(Path(path))
-    record = _read_config(folder)
-    weights = folder / WEIGHTS_FILE
-    try:
-        state = load_file(weights)
-    except PermissionError:
-        raise
-    except (SafetensorError, OSError) as error:
-        raise ValueError(
-            f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
-        ) from error
-    require_digest(weights, record.files)
+    with _naming_the_cache(path, folder):
+        record = _read_config(folder)
+        weights = folder / WEIGHTS_FILE
+        try:
+            state = load_file(weights)
+        except PermissionError:
+            raise
+        except (SafetensorError, OSError) as error:
+            raise ValueError(
+                f"{weights} is truncated or damaged ({error}): copy it again, or use another checkpoint"
+            ) from error
+        require_digest(weights, record.files)
     return Checkpoint(**vars(record), state=state)
+
+
+@contextmanager
+def _naming_the_cache(path: str | Path, folder: Path) -> Iterator[None]:
+    """Adds to a ValueError about the checkpoint in `folder` what to do if that is a cached download called `path`."""
+    try:
+        yield
+    except ValueError as error:
+        if Path(path).exists():
+            raise
+        raise ValueError(
+            f"{error}. {path} is read from the cache: delete the folder {folder}, and it is downloaded again"
+        ) from error
 
 
 def checkpoint_record(path: str | Path) -> CheckpointRecord:
     """As `read_checkpoint`, without the weights, which are not read."""
-    return _read_config(_locate(Path(path)))
+    folder = _locate(Path(path))
+    with _naming_the_cache(path, folder):
+        return _read_config(folder)
 
 
 def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
     """What the checkpoint of a detector is, without its weights; `overrides` and errors as in `load_detector`."""
+    _refuse_published_backbone(path)
     record = checkpoint_record(path)
-    _require_detector(record, path)
+    _require_detector(record.kind, path)
     return replace(record, config=config_overrides.override(record.config, overrides))
 
 
-def _require_detector(record: CheckpointRecord, path: str | Path) -> None:
-    if record.kind == "backbone":
+def _refuse_published_backbone(path: str | Path) -> None:
+    """ValueError if `path` is the name of published weights of a backbone, before they are downloaded."""
+    from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
+
+    if not Path(path).exists() and is_weight_name(str(path)):
+        _require_detector(find_entry(str(path)).kind, path)
+
+
+def _require_detector(kind: Kind, path: str | Path) -> None:
+    if kind == "backbone":
         raise ValueError(
             f"{path} contains only a backbone, which detects nothing: train from it, "
             f"`rcnn train MODEL --weights {path} --data DATA --output RUN`"
@@ -227,8 +252,9 @@ def load_detector(
     `overrides` are changes to its config, see `override`: "box.score_threshold=0.01". `allow` and errors as in
     `load_checkpoint`.
     """
+    _refuse_published_backbone(path)
     checkpoint = load_checkpoint(path, allow=allow)
-    _require_detector(checkpoint, path)
+    _require_detector(checkpoint.kind, path)
     checkpoint = replace(checkpoint, config=config_overrides.override(checkpoint.config, overrides))
     in_file = sum(value.nbytes for value in checkpoint.state.values())
     try:

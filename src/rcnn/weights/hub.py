@@ -84,7 +84,8 @@ def push(
     hub = import_hub()
     api = _api(hub)
     try:
-        address = str(api.create_repo(repository, private=private, exist_ok=True))
+        if not api.repo_exists(repository):
+            api.create_repo(repository, private=private, exist_ok=True)
         keeps_card = _require_ours(api, repository)
         with tempfile.TemporaryDirectory() as temporary:
             for file in checkpoint_files(checkpoint):
@@ -100,7 +101,7 @@ def push(
         raise ConnectionError(
             f"{repository} cannot be written: {str(error).strip().splitlines()[0]}; {cure}"
         ) from error
-    return address
+    return f"{api.endpoint}/{repository}"
 
 
 def _require_ours(api: Any, repository: str) -> bool:

@@ -157,6 +157,25 @@ def test_jitter_by_hand() -> None:
     assert bright[0].tolist() == [[255, 150], [150, 150]]
     grey = jitter(image, 1, 1, 0)[:, 0, 0]  # ITU-R 601: 0.2989 R + 0.587 G + 0.114 B
     assert grey.tolist() == pytest.approx([129, 129, 129], abs=1)
+    noisy = noise(6, 8)
+    as_float = jitter(noisy.float(), 1.2, 0.7, 1.3)
+    torch.testing.assert_close(as_float, jitter(noisy, 1.2, 0.7, 1.3).float(), atol=3, rtol=0)
+
+
+def test_jitter_changes_the_resized_image_and_no_border() -> None:
+    settings, seed = Settings(flip=0, jitter=0.5), (0, 3)
+    plain, changed = (augmented(each, MODEL, seed).image for each in (Settings(flip=0), settings))
+    generator = np.random.default_rng(seed)
+    generator.random(2)  # of the scale and the flip
+    factors = (1 + 0.5 * generator.uniform(-1, 1, 3)).tolist()
+    assert torch.equal(changed, jitter(plain, *factors))
+    canvas = InputConfig(min_size=20, max_size=64, canvas=64)
+    image, frame = augment(sample(), settings, canvas, seed)
+    (top, left), (height, width) = frame.corner, frame.resized
+    border = torch.ones(image.size, dtype=torch.bool)
+    border[top : top + height, left : left + width] = False
+    assert border.any()
+    assert not image.image[:, border].any()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,11 @@ def test_without_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(DownloadError, match=r"the name example\.org cannot be resolved.*Check the network"):
         fetch("https://example.org/a.bin", tmp_path / "a.bin", patience=PATIENCE)
     assert module.PATIENCE + 5 < 30
+    monkeypatch.setattr(module, "NAME_PATIENCE", 0.1)
+    start = time.monotonic()
+    with pytest.raises(DownloadError):
+        fetch("https://example.org/a.bin", tmp_path / "a.bin", patience=60)
+    assert time.monotonic() - start < 10, "an unknown name is no slow server"
 
 
 def test_a_name_that_is_never_resolved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +191,8 @@ def test_a_proxy_is_used(
 ) -> None:  # fmt: skip
     monkeypatch.delenv("no_proxy")
     monkeypatch.setenv("http_proxy", server[0])
-    with pytest.raises(DownloadError):  # the server is no proxy, but it is asked
+    # the server is no proxy, but it is asked
+    with pytest.raises(DownloadError, match=r"through the proxy 127\.0\.0\.1"):
         fetch("http://data.invalid/good/a.bin", tmp_path / "a.bin", patience=PATIENCE)
     assert ranges[0][0] == "http://data.invalid/good/a.bin"
 

@@ -11,7 +11,7 @@ from torch import nn
 from rcnn.evaluation.plan import Plan
 from rcnn.models.config import DetectorConfig, MaskHeadConfig
 from rcnn.models.overrides import override
-from rcnn.training.schedule import learning_rate
+from rcnn.training.schedule import learning_rate, set_learning_rate
 from rcnn.training.settings import TrainConfig, split_overrides
 from rcnn.training.state import build_optimizer
 from rcnn.training.validation import require_measured
@@ -129,3 +129,17 @@ def test_norms_have_their_own_decay_and_frozen_parameters_are_skipped() -> None:
     assert {id(p) for p in groups[0.5]["params"]} == {id(p) for p in layers[0].parameters()}
     assert {id(p) for p in groups[0.25]["params"]} == {id(p) for m in (layers[1], layers[2]) for p in m.parameters()}
     assert all(group["momentum"] == 0.8 for group in optimizer.param_groups)
+
+
+def test_the_backbone_has_its_own_learning_rate() -> None:
+    """One step of AdamW moves a weight by the learning rate, against the sign of its gradient."""
+    detector = nn.ModuleDict({name: nn.Conv2d(1, 1, 1, bias=False) for name in ("backbone", "fpn")})
+    settings = TrainConfig(optimizer="adamw", weight_decay=0.0, backbone_lr=0.1)
+    optimizer = build_optimizer(detector, settings)
+    before = {name: value.clone() for name, value in detector.state_dict().items()}
+    for parameter in detector.parameters():
+        parameter.grad = torch.full_like(parameter, 3.0)
+    set_learning_rate(optimizer, 0.01)
+    optimizer.step()
+    moved = {name: (before[name] - value).item() for name, value in detector.state_dict().items()}
+    assert moved == pytest.approx({"backbone.weight": 0.001, "fpn.weight": 0.01}, rel=1e-4)

@@ -40,7 +40,7 @@ BRIEF = (
         ("mask_rcnn_r50_fpn_gn_scratch", "", "", ""),
         ("mask_rcnn_compact", "", "", ""),
         ("mask_rcnn_lite0_fpn", "", "", "tf_efficientnet_lite0@package"),
-        ("mask_rcnn_fbnetv3a_c4", "", "", ""),
+        ("mask_rcnn_fbnetv3a_c4", "", "", "mask_rcnn_fbnetv3a_c4@d2go"),
         ("mask_rcnn_convnext_tiny_fpn", "", "", "convnext_tiny@timm"),
         ("mask_rcnn_convnext_tiny_fpn", "", "backbone.pretrained=true", ""),
     ],

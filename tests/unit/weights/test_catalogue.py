@@ -32,11 +32,11 @@ from tests.unit.weights.detectron_blobs import blobs
 
 BY_SYSTEM = {
     system: [entry for entry in entries().values() if entry.system == system and entry.kind == "detector"]
-    for system in ("torchvision", "Detectron2", "Detectron", "tensorpack", "MMDetection")
+    for system in ("torchvision", "Detectron2", "Detectron", "tensorpack", "MMDetection", "D2Go")
 }
 # one entry per model: the files of its schedules have the same tensors
 MODELS_OF = {system: {entry.model: entry for entry in found}.values() for system, found in BY_SYSTEM.items()}
-COUNTS = {"torchvision": 8, "Detectron2": 47, "Detectron": 37, "tensorpack": 9, "MMDetection": 44}
+COUNTS = {"torchvision": 8, "Detectron2": 47, "Detectron": 37, "tensorpack": 9, "MMDetection": 44, "D2Go": 3}
 
 
 def test_the_counts_are_those_of_the_public_documents() -> None:

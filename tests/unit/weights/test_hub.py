@@ -27,6 +27,11 @@ REPOSITORY = "me/balloons"
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     with hub_serving(REPOSITORY) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.address)
+        # as when another address was set when the library was imported, which reads it only then
+        elsewhere = "https://elsewhere.invalid"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", elsewhere)
+        template = f"{elsewhere}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("HF_TOKEN", "hf_test")
         monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
         monkeypatch.delenv("RCNN_OFFLINE")
@@ -95,8 +100,6 @@ def test_errors_say_what_to_do(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match=r"has no config\.json and model\.safetensors: it is not a checkpoint of rcnn"):
         pull(f"hf:{REPOSITORY}")
     hub.denies = True
-    # read from HF_ENDPOINT when the library is imported, which another test may have done
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.address)
     with pytest.raises(ConnectionError, match="log in with `hf auth login`"):
         rcnn.push_to_hub(run, REPOSITORY)
     with pytest.raises(ValueError, match="expected owner/name"):

@@ -153,6 +153,32 @@ def test_a_damaged_file_that_was_put_there_by_hand_is_named(original: Path, monk
     assert file.exists()
 
 
+def test_a_damaged_checkpoint_in_the_cache_says_which_folder_to_delete(
+    original: Path, server: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = cache.cached_checkpoint(publish(original, server[0], monkeypatch))
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(ValueError, match=f"{NAME} is read from the cache: delete the folder {re.escape(str(folder))}"):
+        rcnn.load(NAME)
+    with pytest.raises(ValueError, match=r"is damaged(?!.*from the cache)"):
+        rcnn.load(folder)
+    shutil.rmtree(folder)
+    assert rcnn.load(NAME).config.num_classes > 0
+
+
+@pytest.mark.parametrize("words", [("eval",), ("train",)])
+def test_a_backbone_is_refused_as_a_detector_before_it_is_downloaded(
+    words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], own_cache: Path
+) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1, "val": 1}, size=(64, 96))
+    assert command(*words, "resnet50@torchvision", "--data", data, "--output", tmp_path / "out") == 2
+    said = capsys.readouterr().err
+    assert "resnet50@torchvision contains only a backbone" in said
+    assert "downloading" not in said
+    assert not own_cache.exists()
+
+
 def test_the_download_command_and_function(
     original: Path,
     server: tuple[str, list[str]],

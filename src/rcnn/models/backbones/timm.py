@@ -46,9 +46,11 @@ class TimmNet(Backbone):
         if not config.out_norm:
             self.norms.clear()
         self._try(config.name)
+        frozen = batch_norms(self.net) if config.frozen_norms else []
         if config.frozen_stages:
             last = info.module_name()[indices[f"c{config.frozen_stages + 1}"]]
-            self.freeze(parts_up_to(self.net, last, config))
+            frozen += parts_up_to(self.net, last, config)
+        self.freeze(frozen)
 
     @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -78,6 +80,11 @@ class TimmNet(Backbone):
                     f"backbone.name={name!r} has a map {key} of shape {tuple(feature.shape)} for an image of 96x160; "
                     f"expected {expected} from timm's description. Choose another network"
                 )
+
+
+def batch_norms(net: nn.Module) -> list[nn.Module]:
+    """The batch norms of `net`."""
+    return [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
 
 
 def parts_up_to(net: nn.Module, last: str, config: TimmConfig) -> list[nn.Module]:

@@ -128,6 +128,7 @@ class TimmConfig:
     name: str = "resnet50d"  # one of timm.list_models()
     pretrained: bool = False  # download timm's weights when the detector is built
     frozen_stages: int = 0  # not trained: 0: none, 1: all up to c2, ... 4: all
+    frozen_norms: bool = False  # batch norms keep their statistics, scale and shift, as small batches need
     out_norm: bool = False  # layer norm of each map, as in the detectors of Swin and ConvNeXt
     drop_path: float = 0.0  # rate of stochastic depth, if the network has it
 

@@ -28,19 +28,19 @@ HALF = (127.5, 127.5, 127.5)  # mean and standard deviation of the pixels, as th
 
 
 def mask_rcnn_lite0_fpn() -> DetectorConfig:
-    """He et al. 2017 on EfficientNet-Lite0, with 96 channels and images of 320 pixels on the shorter side."""
+    """He et al. 2017 on EfficientNet-Lite0, with 64 channels and images of 480 pixels on the shorter side."""
     return DetectorConfig(
         name="mask_rcnn_lite0_fpn",
-        input=InputConfig(min_size=320, max_size=512, pixel_mean=HALF, pixel_std=HALF),
-        backbone=TimmConfig(name="tf_efficientnet_lite0", frozen_stages=1),
-        fpn=FPNConfig(channels=96),
+        input=InputConfig(min_size=480, max_size=800, pixel_mean=HALF, pixel_std=HALF),
+        backbone=TimmConfig(name="tf_efficientnet_lite0", frozen_stages=1, frozen_norms=True),
+        fpn=FPNConfig(channels=64),
         rpn=RPNConfig(
             anchors=AnchorConfig(sizes=((16.0,), (32.0,), (64.0,), (128.0,), (256.0,))),
             sampling=replace(RPN_SAMPLING, batch_size=128),
             proposals=ProposalConfig(pre_nms_train=500, pre_nms=500, post_nms_train=250, post_nms=250),
         ),
         box=BoxHeadConfig(fc_width=256, sampling=replace(BOX_SAMPLING, batch_size=64)),
-        mask=MaskHeadConfig(convs=2, width=96),
+        mask=MaskHeadConfig(convs=2, width=64),
     )
 
 

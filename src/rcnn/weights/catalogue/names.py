@@ -15,7 +15,7 @@ from rcnn.weights.catalogue import torchvision
 from rcnn.weights.catalogue.entry import Entry, read_table
 
 TABLES = (
-    "detectron2", "tensorpack", "mmdetection", "detectron", "chainercv",
+    "detectron2", "tensorpack", "mmdetection", "detectron", "chainercv", "d2go",
     "imagenet_fair", "imagenet_tensorpack", "imagenet_timm", "imagenet_package",
 )  # fmt: skip
 CAFFE = "_caffe"  # end of the names of models on MSRA's ResNets

@@ -1,7 +1,9 @@
-"""D2Go's FBNetV3A detectors, exported to int8 and converted back to float32: Faster, Mask and Keypoint R-CNN.
+"""D2Go's FBNetV3A detectors (dsmask, C4): Faster, Mask and Keypoint R-CNN.
 
-The files hold convolutions with folded norms under Detectron2-like names, and a description of each layer and block
-(`meta`, `blocks`) and the constants (`buffers`); all of these are compared with the network that we build.
+There are two kinds of files, with Detectron2-like names. Those of the model zoo, written by training, have batch norms,
+which are folded into the convolutions here. Those exported to int8 and converted back to float32 have folded norms, a
+description of each layer and block (`meta`, `blocks`) and the constants (`buffers`); all of these are compared with the
+network that we build.
 """
 
 from __future__ import annotations
@@ -20,13 +22,18 @@ from rcnn.models.config import FBNetConfig
 from rcnn.ops.anchors import cell_anchors
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.classes import class_names, unnamed_keypoints
+from rcnn.weights.systems.converted import Assumption
 from rcnn.weights.systems.renaming import Rules
 from rcnn.weights.systems.settings import SettingsSource
 from rcnn.weights.systems.system import Plan, System, all_of
 
-BLOCK = r"\.fbnetv2_\d+_\d+\.(pw|dw|pwl)\.conv\.(weight|bias)"
+LAYER = r"(conv|bn)\.(.+)"  # convolution and batch norm of a layer
+BLOCK = rf"(pw|dw|pwl)\.{LAYER}"
 STEM = "backbone.body.trunk0.fbnetv2_0_0"
-TRUNK = r"(backbone\.body\.trunk\d+\.fbnetv2_\d+_\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)"
+TRUNK = rf"(backbone\.body\.trunk\d+\.fbnetv2_\d+_\d+)\.{BLOCK}"
+NORM = ".norm."
+NORM_EPS = 1e-5  # PyTorch's default, which D2Go keeps
+KEYPOINT_STD = (57.375, 57.12, 58.395)  # of the pixels, BGR; D2Go's keypoint_rcnn_fbnetv3a_dsmask_C4.yaml
 
 
 def rules(names: Collection[str]) -> Rules:
@@ -35,37 +42,59 @@ def rules(names: Collection[str]) -> Rules:
     numbers = {block: str(number) for number, block in enumerate(dict.fromkeys(found))}
     return Rules(
         (
-            (rf"{re.escape(STEM)}\.conv\.(weight|bias)", "backbone.stem.{1}"),
-            (TRUNK, "backbone.blocks.{1:number}.{2}.{3}"),
-            (r"proposal_generator\.rpn_head\.rpn_feature\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
-             "rpn.convs.{1}.{2}.{3}"),
+            (rf"{re.escape(STEM)}\.{LAYER}", "backbone.stem.{1:layer}{2}"),
+            (TRUNK, "backbone.blocks.{1:number}.{2}.{3:layer}{4}"),
+            (rf"proposal_generator\.rpn_head\.rpn_feature\.0\.fbnetv2_\d+_(\d+)\.{BLOCK}",
+             "rpn.convs.{1}.{2}.{3:layer}{4}"),
             (r"proposal_generator\.rpn_head\.rpn_regressor\.cls_logits\.(.+)", "rpn.objectness.{1}"),
             (r"proposal_generator\.rpn_head\.rpn_regressor\.bbox_pred\.(.+)", "rpn.deltas.{1}"),
-            (r"roi_heads\.box_head\.roi_box_conv\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
-             "box_head.trunk.{1}.{2}.{3}"),
-            (r"roi_heads\.(mask|keypoint)_head\.feature_extractor\.0\.fbnetv2_\d+_(\d+)\.(pw|dw|pwl)\.conv\.(weight|bias)",
-             "{1}_head.trunk.{2}.{3}.{4}"),
+            (rf"roi_heads\.box_head\.roi_box_conv\.0\.fbnetv2_\d+_(\d+)\.{BLOCK}",
+             "box_head.trunk.{1}.{2}.{3:layer}{4}"),
+            (rf"roi_heads\.(mask|keypoint)_head\.feature_extractor\.0\.fbnetv2_\d+_(\d+)\.{BLOCK}",
+             "{1}_head.trunk.{2}.{3}.{4:layer}{5}"),
             (r"roi_heads\.box_predictor\.cls_score\.(.+)", "box_head.logits.{1}"),
             (r"roi_heads\.box_predictor\.bbox_pred\.(.+)", "box_head.deltas.{1}"),
             (r"roi_heads\.mask_head\.predictor\.mask_fcn_logits\.(.+)", "mask_head.logits.{1}"),
-            (r"roi_heads\.keypoint_head\.predictor\.kps_score_lowres\.(pw|dw|pwl)\.conv\.(weight|bias)",
-             "keypoint_head.logits.{1}.{2}"),
+            (rf"roi_heads\.keypoint_head\.predictor\.kps_score_lowres\.{BLOCK}",
+             "keypoint_head.logits.{1}.{2:layer}{3}"),
         ),
-        words={"number": numbers},
+        words={"number": numbers, "layer": {"conv": "", "bn": NORM.removeprefix(".")}},
+        skip=r"pixel_mean|pixel_std|proposal_generator\.anchor_generator\..+",
     )  # fmt: skip
 
 
 def read(found: Found, settings: SettingsSource) -> Plan:
     """The network of a D2Go file; a ValueError names a layer that differs from the network that we build."""
     placed = rules(found.state.keys()).place(found.state, found.source, SYSTEM.name)
-    config = _config({our: found.shape(name) for name, our in placed.ours.items()}, found.extras.get("buffers", {}))
+    buffers = found.extras.get("buffers", {})
+    config = _config({our: found.shape(name) for name, our in placed.ours.items()}, buffers)
     _require_same_layers(config, placed.ours, found.extras, found.source)
+    trained = any(NORM in our for our in placed.ours.values())
+    pixels = Assumption("pixels", "D2Go's config files", ("input.pixel_mean", "input.pixel_std"))
     return Plan(
         config=config,
         placed=placed,
+        complete=fold_norms if trained else lambda state, config: state,
+        assumed=() if "pixel_std" in buffers else (pixels,),
         classes=("person",) if config.keypoint is not None else class_names(config.num_classes),
         summary="settings of its model zoo, 320 pixels",
     )
+
+
+def fold_norms(state: dict[str, Tensor], config: DetectorConfig) -> dict[str, Tensor]:
+    """`state` with batch norms folded into their convolutions; convolutions without a bias get one of zeros."""
+    folded = {name: value for name, value in state.items() if NORM not in name}
+    for name, weight in list(folded.items()):
+        layer = name.removesuffix(".weight")
+        if layer == name:
+            continue
+        bias = folded.setdefault(f"{layer}.bias", torch.zeros(len(weight)))
+        if (variance := state.get(f"{layer}{NORM}running_var")) is not None:
+            scale, shift, mean = (state[f"{layer}{NORM}{part}"] for part in ("weight", "bias", "running_mean"))
+            scale = scale / (variance + NORM_EPS).sqrt()
+            folded[name] = weight * scale[:, None, None, None]
+            folded[f"{layer}.bias"] = shift + (bias - mean) * scale
+    return folded
 
 
 def _config(shapes: Mapping[str, tuple[int, ...]], buffers: Mapping[str, Tensor]) -> DetectorConfig:
@@ -75,7 +104,7 @@ def _config(shapes: Mapping[str, tuple[int, ...]], buffers: Mapping[str, Tensor]
     config = model_config(f"{kind}_rcnn_fbnetv3a_c4")
     if keypoints is not None and config.keypoint is not None:
         config = replace(config, keypoint=unnamed_keypoints(config.keypoint, keypoints[0]))
-    given = config.input
+    given = replace(config.input, pixel_std=KEYPOINT_STD) if kind == "keypoint" else config.input
     if "pixel_mean" in buffers and "pixel_std" in buffers:
         given = replace(given, pixel_mean=_three(buffers["pixel_mean"]), pixel_std=_three(buffers["pixel_std"]))
     width = 0.75 if shapes["rpn.deltas.weight"][1] == scaled(TRUNK_CHANNELS, 0.75) else 1.0
@@ -128,7 +157,7 @@ def _require_same_layers(config: DetectorConfig, names: dict[str, str], extras: 
 
 SYSTEM = System(
     name="D2Go",
-    files=".pth, .pt of FBNetV3A detectors",
+    files=".pth, .pt of FBNetV3A detectors (dsmask, C4)",
     recognises=all_of(r"backbone\.body\.trunk0\.fbnetv2_.+"),
     read=read,
 )

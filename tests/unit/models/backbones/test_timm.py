@@ -125,6 +125,22 @@ def test_frozen_stages_have_no_gradient(name: str, stages: int) -> None:
 
 
 @torch.no_grad()
+def test_frozen_norms_stay_as_they_are_and_everything_else_is_trained() -> None:
+    network = TimmNet(TimmConfig(name="test_efficientnet", frozen_norms=True, frozen_stages=1)).train()
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    assert norms
+    assert not any(p.requires_grad for norm in norms for p in norm.parameters())
+    before = {name: value.clone() for name, value in network.named_buffers()}
+    x = torch.randn(2, 3, 64, 64)
+    trained, evaluated = network(x), network.eval()(x)
+    assert all(torch.equal(trained[name], evaluated[name]) for name in trained)
+    assert all(torch.equal(value, before[name]) for name, value in network.named_buffers())
+    free = TimmNet(TimmConfig(name="test_efficientnet", frozen_stages=1))
+    expected = {name for name, p in free.named_parameters() if p.requires_grad and ".bn" not in name}
+    assert {name for name, p in network.named_parameters() if p.requires_grad} == expected
+
+
+@torch.no_grad()
 def test_a_vit_of_global_blocks_is_timms_without_the_class_token() -> None:
     torch.manual_seed(0)
     config = replace(VIT, window=0)
