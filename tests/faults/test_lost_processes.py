@@ -79,7 +79,7 @@ def test_a_killed_process_ends_the_run_which_starts_again_from_its_checkpoint(da
         lines = len(read_log(tmp_path / "run" / "log.jsonl"))
         end = time.monotonic() + SECONDS
         while len(read_log(tmp_path / "run" / "log.jsonl")) <= lines + 2:  # it goes on
-            assert process.poll() is None
+            assert process.poll() is None, process.communicate()[0]
             assert time.monotonic() < end
             time.sleep(0.2)
         process.send_signal(signal.SIGUSR1)  # as SLURM does before its limit
