@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
-import traceback
 from contextvars import ContextVar
 
 LAUNCHED = "RCNN_LAUNCHED"  # as in runtime/launch.py, which would import torch
@@ -31,6 +28,10 @@ def report_failure(error: BaseException, text: str, *, expected: bool) -> None:
 
     `expected`: an error that the user can fix, which needs no traceback.
     """
+    import json  # here: `rcnn --help` needs none of these
+    import time
+    import traceback
+
     trace = "".join(traceback.format_exception(error))
     lost = type(error).__name__ == "LostProcessError"  # by name: its module imports torch
     if file := os.environ.get(ERROR_FILE, ""):

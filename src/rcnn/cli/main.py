@@ -13,7 +13,6 @@ from contextlib import suppress
 
 from rcnn import __version__
 from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, quiet_unless_first, report_failure
-from rcnn.outputs import DISK_FULL
 from rcnn.stopping import Stopped, stopping_on_signals
 
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
@@ -160,6 +159,8 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
         reason = text or type(error).__name__
         return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
+    from rcnn.outputs import DISK_FULL  # here: `rcnn --help` does not need it
+
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         name = error.filename2 or error.filename  # of a copy: the new file
         where = f"{name} cannot be written" if name else "the output cannot be written"

@@ -16,16 +16,16 @@ from rcnn.new_outputs import output_or_new
 
 def train(
     model: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="MODEL_OR_CHECKPOINT",
             help="A name from `rcnn models list` or `rcnn models weights`, or a checkpoint folder.",
         ),
-    ],
+    ] = None,
     data: Annotated[
-        Path,
+        Path | None,
         typer.Option(help="Folder of the data set in any of the formats of docs/data.md, or its annotation file."),
-    ],
+    ] = None,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
@@ -76,6 +76,13 @@ def train(
     allow_empty: AllowEmpty = False,
     allow: Allow = None,
     offline: Offline = False,
+    replay_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--replay",
+            help="Compute a step again that had a loss which was not finite: RUN/nonfinite.pt. No other words.",
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
     ] = False,
@@ -87,11 +94,19 @@ def train(
     Example: rcnn train mask_rcnn_compact --data balloons/ --output runs/balloons train.steps=500
     """
     from rcnn.data.messages import counted
+    from rcnn.runtime.devices import choose_device
     from rcnn.training.describe import describe_plan
+    from rcnn.training.finite import replay
     from rcnn.training.plan import plan_training
     from rcnn.training.request import RunRequest
     from rcnn.training.run import execute
 
+    if replay_file is not None:
+        for line in replay(replay_file, choose_device(device), tuple(allow or ())):
+            typer.echo(line)
+        return
+    if model is None or data is None:
+        raise ValueError("give a model or a checkpoint, and its data: rcnn train MODEL_OR_CHECKPOINT --data DIR")
     request = RunRequest(
         model=model,
         data=data,

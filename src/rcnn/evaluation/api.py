@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rcnn.data import Dataset
@@ -12,7 +13,9 @@ from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.evaluation.plan import limit_overrides
 from rcnn.predictor import Predictor
-from rcnn.runtime.devices import Device, Precision
+from rcnn.runtime.devices import Device, Precision, choose_device
+from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.runtime.processes import device_of_process, joined, process_numbers
 from rcnn.weights.checkpoint import detector_record
 
 
@@ -32,6 +35,7 @@ def evaluate(
     strict: bool = False,
     allow_empty: bool = False,
     device: Device = "auto",
+    devices: int = 1,
     precision: Precision = "float32",
     allow: str | Sequence[str] = (),
 ) -> Evaluation:
@@ -45,12 +49,24 @@ def evaluate(
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to it; for a predictor that returns
     fewer, there is a warning. `metric`: "coco", "voc2007", "voc2012" or "lvis"; defaults to that of the data set's
     format. `strict` and `allow_empty` as in `open_dataset`.
-    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own.
+    `device`, `precision` and `allow` (see `rcnn.load`) are for a checkpoint; a predictor has its own. `devices`: number
+    of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none; a script then
+    needs `if __name__ == "__main__":`.
 
     The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
     the images that could not be read, and `warnings`.
     Raises FileNotFoundError or ValueError for a checkpoint or data set that cannot be used.
     """
+    if devices > 1:
+        if isinstance(model, Predictor):
+            raise ValueError(f"devices={devices} is for a checkpoint: give its path instead of a predictor")
+        require_devices(devices, str(device))
+        again = partial(
+            evaluate, model, data, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
+            limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
+            strict=strict, allow_empty=allow_empty, device=device, precision=precision, allow=allow,
+        )  # fmt: skip
+        return launch_function(_call, again, devices=devices)
     options = DatasetOptions(
         annotations=annotations,
         images=images,
@@ -69,14 +85,21 @@ def evaluate(
         predictor = model
     else:
         overrides = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
-        predictor = Predictor(model, device=device, precision=precision, overrides=overrides, allow=allow)
-    evaluation = evaluate_dataset(
-        predictor,
-        dataset,
-        limit=limit,
-        batch_size=batch_size,
-        workers=workers,
-        max_detections=max_detections,
-        metric=metric,
-    )
+        own = device_of_process(choose_device(device), process_numbers())
+        predictor = Predictor(model, device=own, precision=precision, overrides=overrides, allow=allow)
+    with joined(predictor.device) as processes:
+        evaluation = evaluate_dataset(
+            predictor,
+            dataset,
+            limit=limit,
+            batch_size=batch_size,
+            workers=workers,
+            max_detections=max_detections,
+            metric=metric,
+            processes=processes,
+        )
     return replace(evaluation, warnings=warnings + evaluation.warnings)
+
+
+def _call(function: Callable[[], Evaluation]) -> Evaluation:
+    return function()

@@ -85,8 +85,9 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
 
 
 def _config(devices: int, max_restarts: int, logs: str) -> LaunchConfig:
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)  # this module reports what happens
+    for name in list(logging.root.manager.loggerDict):
+        if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
+            logging.getLogger(name).setLevel(logging.CRITICAL)  # this module reports what happens
     return LaunchConfig(
         min_nodes=1,
         max_nodes=1,

@@ -44,12 +44,15 @@ class Processes:
         """Whether this process writes the files and the messages."""
         return self.rank == 0
 
-    def gather(self, value: T) -> list[T]:
-        """The values of all processes by rank, on the first process; an empty list on the others."""
+    def gather(self, value: T, *, patient: bool = True) -> list[T]:
+        """The values of all processes by rank, on the first process; an empty list on the others.
+
+        `patient`: the others may take long.
+        """
         if self.count == 1:
             return [value]
         values: list[T | None] | None = [None] * self.count if self.is_first else None
-        dist.gather_object(value, values, dst=0, group=self.patient)
+        dist.gather_object(value, values, dst=0, group=self.patient if patient else None)
         return [] if values is None else values  # type: ignore[return-value]
 
     def share(self, value: T) -> T:
@@ -80,7 +83,7 @@ class Processes:
         for start in range(0, count, length):
             end = min(start + length, count)
             mine = len(self.own_places(end - start, size))
-            parts = [iter(part) for part in self.gather(list(islice(own, mine)))]
+            parts = [iter(part) for part in self.gather(list(islice(own, mine)), patient=False)]
             for place in range(end - start) if parts else ():
                 yield next(parts[place // size % self.count])
 
@@ -150,11 +153,27 @@ def joined(device: torch.device, timeout: float = 0.0) -> Iterator[Processes]:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with lost_processes(numbers):
         if own:
-            dist.init_process_group(backend, timeout=timedelta(seconds=timeout or TIMEOUT))
+            dist.init_process_group(
+                backend,
+                store=_fresh_store(numbers),
+                rank=numbers.rank,
+                world_size=numbers.count,
+                timeout=timedelta(seconds=timeout or TIMEOUT),
+            )
         patient = dist.new_group(backend="gloo", timeout=PATIENCE)
         yield Processes(rank=numbers.rank, count=numbers.count, local_rank=numbers.local_rank, patient=patient)
         if own:  # after an error the process ends, and a group that waits for it must not be waited for
             dist.destroy_process_group()
+
+
+def _fresh_store(numbers: Processes) -> dist.Store:
+    """The store in which the processes find each other, without the addresses of those that were started before.
+
+    torch's launcher keeps one store over restarts; a process that reads an old address there cannot connect.
+    """
+    store: dist.Store = next(dist.rendezvous("env://", numbers.rank, numbers.count))[0]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"attempt {attempt} of {numbers.count} processes", store)
 
 
 @contextmanager

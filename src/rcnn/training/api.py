@@ -9,6 +9,8 @@ from pathlib import Path
 from rcnn.data import Dataset
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
+from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
 from rcnn.training.starting import CONFIG
@@ -43,6 +45,7 @@ def train(
     allow_empty: bool = False,
     allow: str | Sequence[str] = (),
     device: str = "auto",
+    devices: int = 1,
     log: Callable[[str], object] = print,
 ) -> TrainingRun:
     """Train a model by name or by its config, or fine-tune a checkpoint, on a data set.
@@ -59,7 +62,9 @@ def train(
     weights where they exist, else ImageNet weights of its backbone. `resume`: continue the run in `output`, which must
     not contain one otherwise. `strict` and `allow_empty` as in `open_dataset`.
     `allow`: the user's code that a checkpoint, or a run that is resumed, may run, see `rcnn.load`.
-    `log` receives the lines of the progress.
+    `devices`: number of processes to start on this machine, one per GPU, or on the CPU if there is none; a script then
+    needs `if __name__ == "__main__":`. `log` receives the lines of the progress; with several `devices` it must be a
+    function of a module.
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
@@ -83,5 +88,13 @@ def train(
         allow_empty=allow_empty,
         allow=as_strings(allow),
     )
+    if devices > 1:
+        require_devices(devices, device)
+        plan_training(request, log, devices=devices)  # refuses before any process is started
+        return launch_function(_train, request, log, devices=devices)
+    return _train(request, log)
+
+
+def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
     outcome = run_training(request, log=log)
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

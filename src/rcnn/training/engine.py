@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
-from rcnn.data.messages import few
 from rcnn.models import Detector
 from rcnn.training.distributed import together, without_averaging
+from rcnn.training.finite import NonFiniteError, skip_or_stop, unchanged_statistics
 from rcnn.training.log import SilentLog
+from rcnn.training.monitor import Monitor
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome, Saver
 from rcnn.training.schedule import learning_rate, set_learning_rate
@@ -20,10 +21,6 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
 from rcnn.training.validation import Metrics
-
-
-class DivergedError(ValueError):
-    """A loss is not finite. The message says at which step, on which images, and what to try."""
 
 
 def train(
@@ -48,20 +45,23 @@ def train(
     state.detector.train()
     with (
         stop_requests(settings.time_limit * 3600) as stop,
+        Monitor(processes, settings.watchdog) as monitor,
         closing(batches(state.step * settings.accumulate)) as stream,
     ):
         try:
-            saver.evaluate_if_due(stop)
+            with monitor.paused():
+                saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
                 with together(processes, stop):  # all data of the step is fetched before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
                 may_save = False
+                monitor.step(step, fetched)
                 rate = learning_rate(step, settings, processes.count)
-                losses = optimize(state, fetched, settings, rate)
+                losses = optimize_or_skip(state, fetched, settings, rate, run, log)
                 may_save, state.step = processes.count == 1, step + 1
 
                 last = state.step == settings.steps
-                if step % settings.log_every == 0 or last:
+                if losses and (step % settings.log_every == 0 or last):
                     values = {name: value.item() for name, value in losses.items()}
                     log.write(step=step, loss=sum(values.values()), lr=rate, **values)
                 log.advance(step)
@@ -69,7 +69,8 @@ def train(
                 state.evaluation_due = due and evaluate is not None
                 if due or settings.saves_at(state.step):
                     saver.save_last()
-                saver.evaluate_if_due(stop)
+                with monitor.paused():
+                    saver.evaluate_if_due(stop)
                 may_save = True
         except (Exception, StopRequested) as error:  # a stop request, an unreadable image, a dead worker
             if state.step > saver.saved and may_save:
@@ -83,46 +84,54 @@ def train(
     return saver.outcome(finished=True)
 
 
+def optimize_or_skip(
+    state: TrainState,
+    batches: Sequence[TrainingBatch],
+    settings: TrainConfig,
+    rate: float,
+    run: RunFolder,
+    log: SilentLog,
+) -> dict[str, Tensor]:
+    """As `optimize`. Where a loss is not finite: DivergedError, or no losses with `train.nonfinite=skip`."""
+    try:
+        return optimize(state, batches, settings, rate)
+    except NonFiniteError as error:  # in all processes
+        skip_or_stop(error, state, settings, run, log)
+        return {}
+
+
 def optimize(
     state: TrainState, batches: Sequence[TrainingBatch], settings: TrainConfig, rate: float
 ) -> dict[str, Tensor]:
     """One optimizer step at the learning rate `rate`, on the mean gradient of `batches`; returns the mean losses.
 
-    With several processes, gradients and losses are means over these too. DivergedError if a loss is not finite: then
-    no weight has changed.
+    With several processes, gradients and losses are means over these too. NonFiniteError, in all processes, if a loss
+    or the gradient is not finite: then no weight and no statistic has changed.
     """
     detector, optimizer, device = state.detector, state.optimizer, state.detector.pixel_mean.device
     set_learning_rate(optimizer, rate)
-    means: dict[str, Tensor] = {}
-    for number, batch in enumerate(batches, start=1):
-        batch = batch.to(device)
-        seed = torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
-        with nullcontext() if number == len(batches) else without_averaging(state.model):
-            with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-                losses = state.model(batch.images, batch.targets, seed)
-            loss = torch.stack(list(losses.values())).sum() / len(batches)
-            loss.backward()
-        losses = dict(zip(losses, state.processes.mean(torch.stack(list(losses.values()))), strict=True))
-        require_finite(loss, losses, state.step, batch.image_ids)
-        for name, value in losses.items():
-            means[name] = means.get(name, 0) + value.detach() / len(batches)
+    means, losses, seed = dict[str, Tensor](), dict[str, Tensor](), torch.tensor(0)
+    with unchanged_statistics(detector):
+        for number, batch in enumerate(batches, start=1):
+            batch = batch.to(device)
+            seed = torch.tensor([(settings.seed << 32) + state.step, batch.first], device=device)
+            with nullcontext() if number == len(batches) else without_averaging(state.model):
+                with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+                    losses = state.model(batch.images, batch.targets, seed)
+                loss = torch.stack(list(losses.values())).sum() / len(batches)
+                loss.backward()
+            for name, value in zip(losses, state.processes.mean(torch.stack(list(losses.values()))), strict=True):
+                means[name] = means.get(name, 0) + value.detach() / len(batches)
+            if not torch.isfinite(torch.stack(list(means.values())).sum()):
+                raise NonFiniteError(batch, seed, losses)
+        gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm(gradients)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(batch, seed, losses)
     if settings.clip_norm:
-        nn.utils.clip_grad_norm_(detector.parameters(), settings.clip_norm)
+        nn.utils.clip_grads_with_norm_(detector.parameters(), settings.clip_norm, norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     if state.ema is not None:
         state.ema.update(detector, state.step)
     return means
-
-
-def require_finite(loss: Tensor, losses: dict[str, Tensor], step: int, image_ids: tuple[int | str, ...]) -> None:
-    """DivergedError unless `loss` is finite; before the optimizer step that would spoil the weights."""
-    if not torch.isfinite(loss):
-        wrong = ", ".join(f"{name} is {value.item()}" for name, value in losses.items() if not torch.isfinite(value))
-        ids = list(dict.fromkeys(image_ids))  # an image can be in a batch twice
-        raise DivergedError(
-            f"step {step}: {wrong or 'the sum of the losses is infinite'}, on "
-            f"{'image' if len(ids) == 1 else 'images'} {few(ids)}. Check the annotations of these images; if they are "
-            "right, try a lower train.lr, more train.warmup_steps or train.clip_norm=10. resume=True (--resume) "
-            "continues from the last checkpoint that was saved"
-        )

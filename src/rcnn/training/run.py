@@ -17,6 +17,7 @@ from rcnn.models import Detector, build_detector
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.processes import Processes, joined, process_numbers
 from rcnn.training.describe import describe_start
+from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
 from rcnn.training.engine import train
 from rcnn.training.identity import identity_changes
@@ -45,7 +46,10 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
-    with joined(plan.device) as processes:
+    with (
+        deterministic(plan.settings.deterministic),
+        joined(plan.device, 2 * plan.settings.watchdog) as processes,
+    ):
         return _execute(plan, processes, log if processes.is_first else _silent)
 
 
@@ -82,6 +86,9 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             log(line)
         for line in batch_norm_warnings(state.detector.train(), plan.settings, processes):
             log(f"warning: {line}")
+        if plan.settings.deterministic:
+            threads = counted(torch.get_num_threads(), "thread")
+            log(f"train.deterministic=true: the weights are those of every run with {threads} on this hardware")
         try:
             with _run_log(plan, output, state) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)

@@ -51,6 +51,11 @@ class TrainConfig:
     jitter: float = 0.0  # maximum relative change of brightness, contrast and saturation; 0: none
     padding: Literal["exact", "bucket"] = "exact"  # to a multiple of input.divisor, or to one of a few shapes
 
+    # deterministic algorithms only: equal runs give equal weights, with the same number of threads; can be slower
+    deterministic: bool = False
+    nonfinite: Literal["stop", "skip"] = "stop"  # what to do at a step with a loss or gradient that is not finite
+    watchdog: float = 300.0  # seconds without progress after which every process prints its stacks; 0: never
+
     log_every: int = 20  # steps between lines of log.jsonl
     checkpoint_every: int = 200  # steps between saves of last/
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
@@ -64,7 +69,8 @@ class TrainConfig:
         minimum = {"steps": 1, "batch_size": 1, "accumulate": 1, "reference_batch": 1, "warmup_steps": 0, "workers": 0}
         minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "seed": 0}
         minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
-        minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0, "keep": 0, "time_limit": 0}
+        minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
+        minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0}
         for name, least in minimum.items():
             if not getattr(self, name) >= least:  # written so that NaN is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,34 +16,42 @@ import torch
 
 from rcnn.runtime.processes import Processes, joined
 
-SECONDS = 900  # that the processes may take
+SECONDS = 300  # that the processes may take
+PATIENCE = 20  # seconds that the others may take after one has failed
+IMPORTED = ("rcnn.evaluation.api", "rcnn.training.run", __name__)
 
 
 def in_processes(count: int, folder: Path, function: Callable[[Processes], Any]) -> list[Any]:
     """What `function` returns in each of `count` processes, by rank; it has to be what `torch.save` can write."""
-
-    def act(rank: int) -> None:
-        with joined(torch.device("cpu")) as processes:
-            torch.save(function(processes), folder / f"{rank}.pt")
-
-    started(count, folder, act)
+    started(count, folder, partial(_joined, folder, function))
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(count)]
 
 
-def started(count: int, folder: Path, act: Callable[[int], object]) -> None:
-    """Call `act(rank)` in `count` processes that have the variables of torchrun; an error in one fails the test.
+def _joined(folder: Path, function: Callable[[Processes], Any], rank: int) -> None:
+    with joined(torch.device("cpu")) as processes:
+        torch.save(function(processes), folder / f"{rank}.pt")
 
-    The processes are forked, so that they start at once.
+
+def started(count: int, folder: Path, act: Callable[[int], object]) -> None:
+    """Call `act(rank)`, which must be picklable, in `count` processes that have the variables of torchrun.
+
+    They are forked from a server that has imported rcnn, so that they start at once. An error in one fails the test.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = _free_port()
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(IMPORTED))
     processes = [context.Process(target=_run, args=(rank, count, port, folder, act)) for rank in range(count)]
     for process in processes:
         process.start()
+    end = time.monotonic() + SECONDS
+    while any(process.is_alive() for process in processes) and time.monotonic() < end:
+        time.sleep(0.05)
+        if any(process.exitcode for process in processes):
+            end = min(end, time.monotonic() + PATIENCE)
     for process in processes:
-        process.join(SECONDS)
         process.kill()
+        process.join()
     errors = "\n".join(path.read_text() for path in sorted(folder.glob("*.error")))
     assert [process.exitcode for process in processes] == [0] * count, errors
 

@@ -54,8 +54,9 @@ def train(
     *,
     evaluate: Callable[[Detector], Mapping[str, object]] | None = None,
     resume: bool = False,
+    printed: list[str] | None = None,
 ) -> Outcome:
-    """The training loop only: trains `detector` in place, with its run in `folder`."""
+    """The training loop only: trains `detector` in place, with its run in `folder`; messages go to `printed`."""
     state = TrainState.start(detector, settings)
     with RunFolder(folder, classes=CLASSES, provenance={}) as run_folder:
         run_folder.claim(resumes=resume)
@@ -64,5 +65,7 @@ def train(
         log = RunLog(
             folder / "log.jsonl", steps=settings.steps, first_step=state.step, evaluation_due=state.evaluation_due
         )
+        if printed is not None:
+            log.log = printed.append  # type: ignore[method-assign]
         with log:
             return engine.train(state, batches, settings, run_folder, log, evaluate=evaluate)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.structures import ImageBatch, Targets
-from rcnn.training.engine import DivergedError
+from rcnn.training.finite import DivergedError, replay
 from rcnn.training.log import read_log
 from rcnn.training.settings import TrainConfig
 from rcnn.training.signals import stop_requests
@@ -155,6 +155,32 @@ def test_a_nan_loss_stops_before_the_weights_change(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for name, value in detector.named_parameters())
     last = load_checkpoint(tmp_path / "last")
     assert all(torch.equal(value, last.state[name]) for name, value in detector.named_parameters())
+    assert all(value.isfinite().all() for value in detector.buffers())  # also the statistics of batch norm
+    assert "the pixels of the images are not finite" in str(error.value)
+    lines = list(replay(tmp_path / "nonfinite.pt", torch.device("cpu")))
+    assert lines[0] == "step 2 with the images 71, 72, 71"
+    assert "rpn_objectness nan" in lines
+    with pytest.raises(ValueError, match=r"log\.jsonl is not a batch that a run wrote"):
+        list(replay(tmp_path / "log.jsonl", torch.device("cpu")))
+
+
+def test_the_first_layer_that_is_not_finite_is_named_and_the_step_can_be_skipped(tmp_path: Path) -> None:
+    detector, lines = tiny(), list[str]()
+    calls = iter(range(100))
+
+    def spoil(module: torch.nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor:
+        return output * float("inf") if next(calls) in (1, 2) else output  # step 1, and its second look
+
+    detector.backbone.get_submodule("res3").register_forward_hook(spoil)
+    settings = replace(SETTINGS, steps=3, nonfinite="skip", clip_norm=5.0)
+    outcome = train(detector, stream, settings, tmp_path, printed=lines)
+    assert outcome.finished
+    [warning] = [line for line in lines if "skipped" in line]
+    assert "step 1: " in warning
+    assert "the output of backbone.res3 (Sequential)" in warning
+    assert "on images 2, 3." in warning
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl")] == [0, 2]
+    assert all(value.isfinite().all() for value in detector.state_dict().values())
 
 
 @pytest.mark.parametrize("at", [0, 2])

@@ -6,11 +6,13 @@ import json
 import os
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rcnn.evaluation.api import evaluate
 from rcnn.outputs import MARKER
 from rcnn.training.log import read_log
 from tests.command import rcnn
@@ -98,6 +100,20 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
+def predict_and_evaluate(model: Path, data: Path, folder: Path, *more: object) -> None:
+    """The three commands on a split with an image that cannot be read, which the first process reports."""
+    last = ("--device", "cpu", "box.score_threshold=0.01", *more)
+    whole = ("--data", data, "--split", "train")
+    failed = 1 if os.environ.get("RANK", "0") == "0" else 0
+    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == failed
+    assert rcnn("predict", model, data / "train", "--output", folder / "found", "--score", 0.01, *last) == failed
+    assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == failed
+
+
+def _of_rank(model: Path, data: Path, folder: Path, rank: int) -> None:
+    predict_and_evaluate(model, data, folder)
+
+
 def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -109,23 +125,17 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     shutil.copytree(data, copy)
     (copy / "train" / "train_2.png").write_bytes(b"no image")
     model = tmp_path / "run" / "last"
-
-    def commands(folder: Path, *more: object) -> None:
-        last = ("--device", "cpu", "box.score_threshold=0.01", *more)
-        whole = ("--data", copy, "--split", "train")
-        first = os.environ.get("RANK", "0") == "0"
-        assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == first
-        assert rcnn("predict", model, copy / "train", "--output", folder / "found", "--score", 0.01, *last) == first
-        assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == first
-
-    commands(tmp_path / "1")
+    predict_and_evaluate(model, copy, tmp_path / "1")
     expected = outputs(tmp_path / "1")
     assert {"eval/metrics.json", "eval/results_segm.json", "found/train_1.jpg"} <= expected.keys()
     assert len(json.loads(expected["eval/results_bbox.json"])) > 4
     for count in (2, 4):
-        started(count, tmp_path / f"errors{count}", lambda rank: commands(tmp_path / str(count)))  # noqa: B023
+        started(count, tmp_path / f"errors{count}", partial(_of_rank, model, copy, tmp_path / str(count)))
         assert outputs(tmp_path / str(count)) == expected
     capfd.readouterr()
-    commands(tmp_path / "launched", "--devices", 2)
+    predict_and_evaluate(model, copy, tmp_path / "launched", "--devices", 2)
     assert outputs(tmp_path / "launched") == expected
     assert capfd.readouterr().out.count("metrics.json") == 1
+    found = evaluate(model, copy, split="train", device="cpu", devices=2)
+    assert found.metrics.to_dict() == evaluate(model, copy, split="train", device="cpu").metrics.to_dict()
+    assert len(found.failed) == 1

@@ -1,0 +1,223 @@
+"""When a loss is not finite: which tensor was the first, on which images, and a file to run the step again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from rcnn.data.loading import TrainingBatch
+from rcnn.data.messages import few
+from rcnn.models import Detector
+from rcnn.models.build import build_detector
+from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.models.own import allow_factories
+from rcnn.structures import ImageBatch, Targets
+from rcnn.training.log import SilentLog
+from rcnn.training.run_folder import RunFolder
+from rcnn.training.settings import TrainConfig
+from rcnn.training.state import TrainState
+
+REPLAY = "nonfinite.pt"  # in the folder of the run
+KEYS = {"step", "seed", "bf16", "model", "weights", "images", "targets", "image_ids", "first"}
+
+
+class DivergedError(ValueError):
+    """A loss or a gradient is not finite. The message says at which step, where, on which images, and what to try."""
+
+
+class NonFiniteError(Exception):
+    """A loss or a gradient of a step is not finite, in one or more of the processes."""
+
+    def __init__(self, batch: TrainingBatch, seed: Tensor, losses: Mapping[str, Tensor]) -> None:
+        """`losses` are those of this process."""
+        super().__init__("a loss or a gradient is not finite")
+        self.batch, self.seed, self.losses = batch, seed, losses
+
+
+def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder) -> str:
+    """What went wrong in a step; its batch is written to REPLAY. All processes call it together."""
+    detector, batch = state.detector, error.batch
+    values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not bool(torch.isfinite(v)))
+    where = trace_nonfinite(detector, batch, error.seed, bf16=settings.bf16)
+    if not values and not where:
+        wrong = [name for name, p in detector.named_parameters() if p.grad is not None and not _finite(p.grad)]
+        where = f"the gradient of {wrong[0]} is not finite" if wrong and state.processes.count == 1 else ""
+    mine = (values, where, batch.to("cpu") if values or where else None)
+    reports = [report for report in state.processes.gather(mine) if report[2] is not None]
+    text = "the sum of the losses, or a gradient, is not finite"
+    if reports:
+        values, where, batch = reports[0][0], reports[0][1], reports[0][2] or batch
+        text = "; ".join(part for part in (values, where) if part)
+    ids = list(dict.fromkeys(batch.image_ids))  # an image can be in a batch twice
+    run.write_file(
+        REPLAY,
+        partial(write_replay, detector=detector, batch=batch, seed=error.seed, step=state.step, bf16=settings.bf16),
+    )
+    images = f"{'image' if len(ids) == 1 else 'images'} {few(ids)}"
+    return state.processes.share(
+        f"step {state.step}: {text}, on {images}. `rcnn train --replay {run.path / REPLAY}` computes this step again"
+    )
+
+
+def skip_or_stop(
+    error: NonFiniteError, state: TrainState, settings: TrainConfig, run: RunFolder, log: SilentLog
+) -> None:
+    """With `train.nonfinite=skip` a warning, and the step changes nothing; else DivergedError."""
+    text = explain(error, state, settings, run)
+    state.optimizer.zero_grad(set_to_none=True)
+    if settings.nonfinite == "skip":
+        log.log(f"warning: {text}. The step is skipped (train.nonfinite=skip)")
+        return
+    raise DivergedError(
+        f"{text}. Check the annotations of these images; if they are right, try a lower train.lr, more "
+        "train.warmup_steps or train.clip_norm=10, or train.nonfinite=skip. resume=True (--resume) continues from the "
+        "last checkpoint that was saved"
+    ) from error
+
+
+@contextmanager
+def unchanged_statistics(detector: nn.Module) -> Iterator[None]:
+    """Where the block raises NonFiniteError, the statistics of batch norm are afterwards as before it."""
+    before = [buffer.clone() for buffer in detector.buffers()]
+    try:
+        yield
+    except NonFiniteError:
+        for buffer, value in zip(detector.buffers(), before, strict=True):
+            buffer.copy_(value)
+        raise
+
+
+def _finite(value: Tensor) -> bool:
+    return bool(torch.isfinite(value).all())
+
+
+@contextmanager
+def first_nonfinite(detector: nn.Module) -> Iterator[list[str]]:
+    """Within the block, forward passes of `detector` append a description of each module's output that is not finite.
+
+    The first of them is where the trouble begins.
+    """
+    found: list[str] = []
+    handles = [
+        module.register_forward_hook(_watching(name or "the losses", found))
+        for name, module in detector.named_modules()
+    ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _watching(name: str, found: list[str]) -> Any:
+    def hook(module: nn.Module, inputs: object, output: object) -> None:
+        for tensor in _tensors(output):
+            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                wrong = int((~torch.isfinite(tensor)).sum())
+                found.append(
+                    f"the output of {name} ({type(module).__name__}) of shape {tuple(tensor.shape)} has {wrong} values "
+                    "that are not finite"
+                )
+
+    return hook
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in cast("Mapping[str, object]", value).values():
+            yield from _tensors(item)
+    elif isinstance(value, (list, tuple)):
+        for item in cast("Sequence[object]", value):
+            yield from _tensors(item)
+
+
+def trace_nonfinite(detector: Detector, batch: TrainingBatch, seed: Tensor, *, bf16: bool) -> str:
+    """Which tensor of a step is the first that is not finite: of the images, the weights, or a module's output.
+
+    The statistics of batch norm are left as they were. All processes call it together. Empty if all are finite.
+    """
+    if not bool(torch.isfinite(batch.images.pixels.float()).all()):
+        return "the pixels of the images are not finite"
+    for name, parameter in detector.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the weight {name} is not finite"
+    buffers = {name: buffer.clone() for name, buffer in detector.named_buffers()}
+    with torch.no_grad(), first_nonfinite(detector) as found:
+        with torch.autocast(batch.images.pixels.device.type, torch.bfloat16, enabled=bf16):
+            detector(batch.images, batch.targets, seed)
+        for name, buffer in detector.named_buffers():
+            buffer.copy_(buffers[name])
+    return found[0] if found else ""
+
+
+def write_replay(path: Path, detector: Detector, batch: TrainingBatch, seed: Tensor, step: int, *, bf16: bool) -> None:
+    """Write what `replay` needs to compute the losses of `batch` again. It holds tensors, numbers and strings only."""
+    values = {
+        "step": step,
+        "seed": seed.tolist(),
+        "bf16": bf16,
+        "model": config_to_dict(detector.config),
+        "weights": {name: value.cpu() for name, value in detector.state_dict().items()},
+        "images": _fields(batch.images),
+        "targets": _fields(batch.targets),
+        "image_ids": list(batch.image_ids),
+        "first": batch.first,
+    }
+    torch.save(values, path)
+
+
+def _fields(value: ImageBatch | Targets) -> dict[str, Any]:
+    found = {field.name: getattr(value, field.name) for field in fields(value)}
+    return {name: item.cpu() if isinstance(item, Tensor) else item for name, item in found.items()}
+
+
+def replay(path: Path, device: torch.device, allow: tuple[str, ...] = ()) -> Iterator[str]:
+    """Compute the losses of a batch that `write_replay` wrote, and their gradients; yields lines that describe them.
+
+    ValueError for a file that is not such a batch.
+    """
+    values = _read_replay(path)
+    config = allow_factories(config_from_dict(values["model"]), allow, str(path))
+    detector = build_detector(config)
+    detector.load_state_dict(values["weights"])
+    detector.to(device).train()
+    batch = TrainingBatch(
+        images=ImageBatch(**values["images"]),
+        targets=Targets(**values["targets"]),
+        image_ids=tuple(values["image_ids"]),
+        first=values["first"],
+    ).to(device)
+    yield f"step {values['step']} with the images {', '.join(map(str, batch.image_ids))}"
+    seed = torch.tensor(values["seed"], device=device)
+    with first_nonfinite(detector) as found, torch.autocast(device.type, torch.bfloat16, enabled=values["bf16"]):
+        losses = detector(batch.images, batch.targets, seed)
+    yield from (f"{name} {value.item():.6g}" for name, value in losses.items())
+    torch.stack(list(losses.values())).sum().backward()
+    wrong = [
+        f"the gradient of {name} is not finite"
+        for name, parameter in detector.named_parameters()
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())
+    ]
+    yield f"first: {found[0]}" if found else wrong[0] if wrong else "all losses and gradients are finite"
+
+
+def _read_replay(path: Path) -> dict[str, Any]:
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(values, dict) or set(values) != KEYS:
+            raise ValueError(f"expected the fields {', '.join(sorted(KEYS))}")
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{path} is not a batch that a run wrote when a loss was not finite ({reason})") from error
+    return values
