@@ -87,18 +87,9 @@ def test_eval_keeps_what_is_done_and_can_run_again(data: Path, model: Path, tmp_
     assert json.loads((output / "metrics.json").read_text())["counts"]["images"] == 3
 
 
-@pytest.mark.parametrize("name", ["eval", "predict", "predict --data", "data check"])
-def test_the_first_interrupt_ends_a_command_that_waits_for_a_file(
-    data: Path, model: Path, tmp_path: Path, name: str
-) -> None:
-    """As on a network disk that does not answer: reading the second image blocks, and Ctrl-C follows."""
-    on_data, read_head = ("--data", data, "--device", "cpu"), images._head
-    words: dict[str, tuple[object, ...]] = {
-        "eval": ("eval", model, *on_data),
-        "predict": ("predict", model, data / "val", "--device", "cpu"),
-        "predict --data": ("predict", model, *on_data),
-        "data check": ("data", "check", data),
-    }
+def block_at_the_second_image() -> None:
+    """Reading that image blocks, and the process gets SIGINT meanwhile."""
+    read_head = images._head
 
     def blocking(source: images.Source) -> bytes:
         if str(source).endswith("val_2.png"):
@@ -106,10 +97,25 @@ def test_the_first_interrupt_ends_a_command_that_waits_for_a_file(
             time.sleep(60)
         return read_head(source)
 
+    images._head = blocking
+
+
+@pytest.mark.parametrize("name", ["eval", "predict", "predict --data", "data check"])
+def test_the_first_interrupt_ends_a_command_that_waits_for_a_file(
+    data: Path, model: Path, tmp_path: Path, name: str
+) -> None:
+    """As on a network disk that does not answer: reading the second image blocks, and Ctrl-C follows."""
+    on_data = ("--data", data, "--device", "cpu")
+    words: dict[str, tuple[object, ...]] = {
+        "eval": ("eval", model, *on_data),
+        "predict": ("predict", model, data / "val", "--device", "cpu"),
+        "predict --data": ("predict", model, *on_data),
+        "data check": ("data", "check", data),
+    }
+
     start = time.monotonic()
     option = "--fix" if name == "data check" else "--output"
-    before = partial(setattr, images, "_head", blocking)
-    status, errors = command(tmp_path / "out", *words[name], before=before, option=option)
+    status, errors = command(tmp_path / "out", *words[name], before=block_at_the_second_image, option=option)
     assert (status, errors.splitlines()[-1]) == (128 + signal.SIGINT, "rcnn: stopped by SIGINT")
     assert time.monotonic() - start < 30
 
