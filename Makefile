@@ -18,7 +18,7 @@ demo: $(VENV)/.rcnn-installed
 
 # one thread per process: two processes keep two cores busy
 test: lint
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not heavy'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m 'not heavy and not exhaustive'
 
 test-all: lint
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

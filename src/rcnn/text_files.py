@@ -21,7 +21,18 @@ BYTE_ORDER_MARKS = {  # UTF-32 first: its mark starts with that of UTF-16
 
 def read_text(path: Path) -> str:
     """The text of a file, see `decoded`. Raises ValueError that names the file, OSError where it cannot be read."""
+    require_regular(path)
     return decoded(path.read_bytes(), str(path))
+
+
+def require_regular(path: Path) -> None:
+    """Raise for a broken link (FileNotFoundError), and a pipe or device (ValueError): reading these may never end."""
+    if path.is_file() or path.is_dir():
+        return
+    if path.is_symlink():
+        raise FileNotFoundError(f"{path} is a link to a file that does not exist: copy the file itself")
+    if path.exists():
+        raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
 
 
 def decoded(content: bytes, source: str) -> str:
@@ -56,6 +67,7 @@ def lines_of(path: Path) -> list[str]:
 
 def read_json(path: Path, advice: str = "it may be cut short or another kind of file: export or copy it again") -> Any:
     """The value in a JSON file. Raises ValueError, which ends with `advice`, where it is damaged; OSError as usual."""
+    require_regular(path)
     try:
         with gc_paused():
             return json.loads(path.read_bytes())

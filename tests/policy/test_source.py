@@ -237,3 +237,10 @@ def test_every_opaque_op_has_a_fake_kernel() -> None:
                 without.append(f"{path.relative_to(ROOT)}: {name}")
     assert registered >= 2
     assert not without, f"torch.compile cannot trace {without}"
+
+
+def test_make_runs_no_exhaustive_tests() -> None:
+    """A `-m` in the Makefile replaces that of pyproject.toml."""
+    commands = [line for line in (ROOT / "Makefile").read_text().splitlines() if " -m pytest" in line]
+    assert commands
+    assert all("not exhaustive" in line for line in commands if line.count(" -m ") > 1)

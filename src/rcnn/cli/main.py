@@ -164,14 +164,14 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         name = error.filename2 or error.filename  # of a copy: the new file
         where = f"{name} cannot be written" if name else "the output cannot be written"
-        return (
-            f"{where}: {error.strerror}. Free some space, or write to another place{' with --output' if name else ''}"
-        )
+        return f"{where}: {error.strerror}. Free some space, or write to another place"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         place = "its owner and permissions" if error.errno != errno.EROFS else "how its disk is mounted"
         return f"{error.filename} cannot be read or written: {error.strerror}. Check {place}, or choose another place"
     if isinstance(error, OSError) and error.strerror and error.errno is not None:
         return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+    if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13
+        return f"{text}: a link leads back to itself; remove it"
     return None if isinstance(error, RuntimeError) else text or type(error).__name__
 
 

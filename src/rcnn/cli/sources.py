@@ -99,10 +99,10 @@ def _images_below(folder: Path, sources: Sources) -> Iterator[Path]:
 
     for here, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        written = {(Path(here) / name).resolve() for name in files_of_rcnn(here)}
+        written = {os.path.realpath(Path(here) / name) for name in files_of_rcnn(here)}
         for name in sorted(files):
             path = Path(here) / name
-            if name.startswith(".") or path.resolve() in written or _written_above(path, folder):
+            if name.startswith(".") or os.path.realpath(path) in written or _written_above(path, folder):
                 continue
             if path.suffix.lower() in IMAGE_SUFFIXES or is_image(path):
                 yield path

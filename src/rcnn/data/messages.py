@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ SKIPPED = "skipped"  # the usual action about an entry that cannot be used
 SHOWN = 5  # ids in a line, before the rest are counted
 LONGEST = 200  # characters of one of them
 PLURALS = {"box": "boxes", "category": "categories", "class": "classes", "entry": "entries"}
+
+
+DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")  # marks of Unicode
 
 
 def few(values: Sequence[object], shown: int = SHOWN) -> str:
@@ -39,8 +43,14 @@ def excerpt(value: object, length: int = 60) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` with replacement characters for lone surrogates, which no terminal and no file can encode."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """`text` with replacement characters for lone surrogates, which no terminal and no file can encode.
+
+    Control characters and those that change the direction of the text become spaces: they would break tables.
+    """
+    if text.isprintable():
+        return text
+    text = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(" " if unicodedata.category(one) == "Cc" or one in DIRECTIONS else one for one in text)
 
 
 def close_to(name: str, names: Sequence[str]) -> str:

@@ -45,16 +45,25 @@ def require_no_other_splits(output: OutputFolder, names: Sequence[str]) -> None:
             )
 
 
-def write_split(
-    output: OutputFolder, split: CocoSplit, *, copy: bool = True, advance: Callable[[], None] = lambda: None
-) -> Path:
-    """Write a split, and return its annotation file, which is written last.
+def write_splits(
+    output: OutputFolder, splits: Sequence[CocoSplit], *, copy: bool = True, advance: Callable[[], None] = lambda: None
+) -> None:
+    """Write splits. Their annotation files come after all images: a copy that was stopped has none.
 
     The images are copied to `SPLIT/`, under their names. Without `copy` they stay where they are, below the output
     folder, and the annotation file has their paths from there; those embedded in labelme files are written all the
     same. Ids that are text are replaced by numbers. `advance` is called once per image. Raises FileExistsError for
     files that rcnn did not write.
     """
+    tables = [_write_images(output, split, copy, advance) for split in splits]
+    for split, content in zip(splits, tables, strict=True):
+        output.write_text(FILE.replace("{split}", split.name), json.dumps(content) + "\n")
+
+
+def _write_images(
+    output: OutputFolder, split: CocoSplit, copy: bool, advance: Callable[[], None]
+) -> dict[str, Sequence[Image | Annotation | Category]]:
+    """Write the images of a split; returns the tables of its annotation file."""
     images: list[Image] = []
     taken: set[str] = set()
     new = whole_ids([image["id"] for image in split.images])
@@ -77,11 +86,10 @@ def write_split(
         images.append(written)
         advance()
     numbers = whole_ids([entry["id"] for entry in split.annotations])
-    annotations = [
+    annotations: list[Annotation] = [
         {**entry, "id": numbers[entry["id"]], "image_id": new[entry["image_id"]]} for entry in split.annotations
     ]
-    tables = {"images": images, "annotations": annotations, "categories": split.categories}
-    return output.write_text(FILE.replace("{split}", split.name), json.dumps(tables) + "\n")
+    return {"images": images, "annotations": annotations, "categories": split.categories}
 
 
 def whole_ids(ids: Sequence[Id]) -> dict[Id, Id]:

@@ -28,7 +28,7 @@ from rcnn.download.http import (
     DownloadError,
     RefusedError,
     failure_text,
-    http_opener,
+    open_url,
     status_text,
 )
 from rcnn.progress import ByteCounter
@@ -124,7 +124,7 @@ class _Transfer:
             headers |= {"Range": f"bytes={start}-", "If-Range": self._noted()["validator"]}
         request = urllib.request.Request(url, headers=headers)
         try:
-            response = http_opener().open(request, timeout=self.timeout)
+            response = open_url(request, self.timeout, 2 * self.timeout)
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:  # the file on the server is shorter than the part

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import errno
 import http.client
+import queue
+import threading
 import urllib.error
 import urllib.request
 from typing import IO
@@ -61,6 +63,29 @@ def http_opener() -> urllib.request.OpenerDirector:
     ):
         opener.add_handler(handler)
     return opener
+
+
+def open_url(request: urllib.request.Request, timeout: float, limit: float) -> http.client.HTTPResponse:
+    """Connect and read the headers of an answer; TimeoutError after `limit` seconds.
+
+    `timeout` is for each read alone: a server or proxy that sends its headers byte by byte never exceeds it.
+    """
+    results: queue.SimpleQueue[http.client.HTTPResponse | Exception] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            results.put(http_opener().open(request, timeout=timeout))
+        except Exception as error:
+            results.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        found = results.get(timeout=limit)
+    except queue.Empty:
+        raise TimeoutError from None
+    if isinstance(found, Exception):
+        raise found
+    return found
 
 
 def status_text(error: urllib.error.HTTPError) -> str:

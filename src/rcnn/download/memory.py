@@ -14,7 +14,7 @@ from rcnn.download.http import (
     DownloadError,
     RefusedError,
     failure_text,
-    http_opener,
+    open_url,
     status_text,
 )
 from rcnn.text_files import without_controls
@@ -71,7 +71,7 @@ def _download(url: str, longest: int, timeout: float, content: bytearray) -> byt
     too_large = DownloadError(f"it is larger than {longest / 2**20:g} MiB; download it yourself and give the file")
     try:
         request = urllib.request.Request(_escaped(url), headers=headers)
-        with http_opener().open(request, timeout=timeout) as answer:
+        with open_url(request, timeout, 2 * timeout) as answer:
             expected = answer.length  # None if the server does not say
             encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
             if encoding not in ("", "identity"):

@@ -29,6 +29,13 @@ AT_LEAST_ONE = {
     "fcis": ("width", "groups", "roi_size", "max_detections"),
     "fcis.sampling": ("batch_size",),
 }
+AT_MOST = {  # bins and samples of a region: a damaged config could ask for all memory
+    "box.pooler": ("size", "sampling_ratio"),
+    "mask.pooler": ("size", "sampling_ratio"),
+    "keypoint.pooler": ("size", "sampling_ratio"),
+    "fcis": ("roi_size", "groups"),
+}
+MOST = 128
 MAY_BE_NEGATIVE = ("rpn.legacy.straddle", "rpn.proposals.min_size", "box.selection.min_size", "input.pixel_mean")
 ABOVE_0 = {  # what something is divided by
     "input": ("pixel_std",),
@@ -90,6 +97,7 @@ def _require_numbers(config: DetectorConfig) -> None:
         (AT_LEAST_ONE, 1, math.inf, "1 or more"),
         (ABOVE_0, sys.float_info.min, math.inf, "more than 0"),
         (BETWEEN_0_AND_1, 0, 1, "0 to 1"),
+        (AT_MOST, 0, MOST, f"0 to {MOST}"),
     )
     for limits, least, most, expected in ranges:
         for part, names in limits.items():

@@ -28,6 +28,7 @@ from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, con
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
+from rcnn.text_files import require_regular
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
@@ -151,6 +152,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     with _naming_the_cache(path, folder):
         record = _read_config(folder)
         weights = folder / WEIGHTS_FILE
+        require_regular(weights)
         try:
             state = load_file(weights)
         except PermissionError:

@@ -12,6 +12,7 @@ from typing import Any
 from rcnn import __version__
 from rcnn.data.messages import few
 from rcnn.models.config import CONFIG_VERSION
+from rcnn.text_files import require_regular
 
 FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
 KINDS = ("detector", "backbone")
@@ -49,6 +50,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     if not path.exists():
         raise ValueError(f"{path} is missing; it describes the model and the classes: copy the whole folder")
+    require_regular(path)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

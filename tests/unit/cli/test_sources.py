@@ -170,17 +170,21 @@ def test_a_url_cannot_leave_the_output_folder(tmp_path: Path) -> None:
 
 
 def test_inputs_that_are_not_images_are_reported_and_the_rest_is_kept(tmp_path: Path) -> None:
-    touch(tmp_path / "a.jpg", tmp_path / "empty" / "readme.md")
+    touch(tmp_path / "a.jpg", tmp_path / "empty" / "readme.md", tmp_path / "links" / "b.jpg")
+    (tmp_path / "links" / "loop.jpg").symlink_to("loop.jpg")
     words = [
         str(tmp_path / "gone.jpg"),
         str(tmp_path / "empty"),
         "ftp://host/a.jpg",
         "file:///a.jpg",
         str(tmp_path / "a.jpg"),
+        str(tmp_path / "links"),
     ]
     found = expand(words, tmp_path / "out")
     sources, wrong = found.images, found.failed
-    assert [source.name for source in sources] == [str(tmp_path / "a.jpg")]
+    # the link that leads to itself is reported when it is read
+    names = [str(tmp_path / name) for name in ("a.jpg", "links/b.jpg", "links/loop.jpg")]
+    assert [source.name for source in sources] == names
     reasons = dict(wrong)
     assert "does not exist" in reasons[words[0]]
     assert "no image" in reasons[words[1]]

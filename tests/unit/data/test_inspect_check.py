@@ -5,12 +5,14 @@ from __future__ import annotations
 import ast
 import copy
 import json
+import os
 import re
 import shutil
 from pathlib import Path
 
 import pytest
 
+from rcnn.data import open_dataset
 from rcnn.data.checks.kinds import KINDS
 from rcnn.data.inspect.check import check_dataset
 from rcnn.data.inspect.images import leak_roles
@@ -187,3 +189,33 @@ def test_a_file_that_is_cut_short_beside_a_good_one_is_found(pattern: str, tmp_p
     assert list(report.images) == ["val"]
     assert [one.kind for one in report.errors] == ["unreadable-annotations"]
     assert f"{root / pattern.format('train')} is not JSON" in report.errors[0].what
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_an_annotation_file_that_is_no_regular_file_is_found(
+    clean: tuple[Path, Data], tmp_path: Path, kind: str
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clean[0], root)
+    file = root / "annotations" / "instances_train.json"
+    file.unlink()
+    if kind == "link":
+        file.symlink_to(tmp_path / "gone.json")
+    elif hasattr(os, "mkfifo"):
+        os.mkfifo(file)
+    else:
+        pytest.skip("needs named pipes")
+    report = check_dataset(root)
+    expected = "is a link to a file that does not exist" if kind == "link" else "is not a regular file"
+    assert [expected in one.what for one in report.errors] == [True]
+    with pytest.raises((ValueError, FileNotFoundError), match=expected):
+        open_dataset(root, "train")
+
+
+def test_a_link_that_leads_to_itself_is_one_unreadable_image(clean: tuple[Path, Data], tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clean[0], root)
+    image = sorted((root / "train").iterdir())[0]
+    image.unlink()
+    image.symlink_to(image.name)
+    assert [(one.kind, len(one.ids)) for one in check_dataset(root).errors] == [("unreadable-image", 1)]

@@ -192,3 +192,28 @@ def test_the_area_of_a_box_that_was_clipped_is_computed_again(clean: tuple[Path,
         ([100, 20, 28, 10], 280),
         (second["bbox"], 123),
     ]
+
+
+def test_a_split_that_cannot_be_read_is_an_error_of_the_copy(
+    clean: tuple[Path, Data], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "data"
+    shutil.copytree(clean[0], root)
+    (root / "annotations" / "instances_train.json").write_bytes(b"{")
+    assert rcnn("data", "check", root, "--fix", tmp_path / "out") == 1
+    assert "instances_train.json is not JSON" in capsys.readouterr().out
+
+
+def test_a_copy_that_was_stopped_has_no_annotations(
+    clean: tuple[Path, Data], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop_at_validation(source: Path, target: Path) -> None:
+        if "val" in source.parts:
+            raise KeyboardInterrupt
+        target.write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(shutil, "copyfile", stop_at_validation)
+    with pytest.raises(KeyboardInterrupt):
+        fix_dataset(clean[0], tmp_path / "out")
+    assert list((tmp_path / "out" / "train").iterdir())
+    assert not (tmp_path / "out" / "annotations").exists()

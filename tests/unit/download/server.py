@@ -99,6 +99,17 @@ class Behaviour(BaseHTTPRequestHandler):
         time.sleep(4)
         self._close()
 
+    def do_drip_headers(self, first: bool) -> None:
+        """A byte of the headers at a time."""
+        try:
+            for letter in b"HTTP/1.0 200 OK\r\nX-Endless: " + 60 * b"x":
+                self.wfile.write(bytes([letter]))
+                self.wfile.flush()
+                time.sleep(0.1)
+        except OSError:
+            pass
+        self._close()
+
     def do_drip(self, first: bool) -> None:
         """A byte at a time."""
         self._head(200, Content_Length=str(len(CONTENT)))

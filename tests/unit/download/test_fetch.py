@@ -116,6 +116,7 @@ def test_a_new_version_starts_again(server: tuple[str, list[tuple[str, str]]], t
         ("loop", "HTTP 302"),
         ("stall", "the server did not answer in time"),
         ("silent", "the server did not answer in time"),
+        ("drip-headers", "the server did not answer in time"),
         ("drip", r"fewer than 16,384 bytes in 2 seconds"),
         ("always-cut", "the connection ended after 100 of 307,200 bytes"),
         ("garbage", "the answer was cut or damaged"),

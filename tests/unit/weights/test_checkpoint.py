@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import warnings
 from dataclasses import replace
@@ -249,6 +250,25 @@ def test_a_config_cannot_ask_for_more_memory_than_its_file_needs(tmp_path: Path,
     edit(folder, model=model | {"box": model["box"] | change})
     with pytest.raises(ValueError, match=r"the model of .*m cannot be built: its weights take more than \d+ MB"):
         load_detector(folder)
+
+
+@pytest.mark.parametrize("key", ["size", "sampling_ratio"])
+def test_a_config_cannot_ask_for_any_number_of_bins(tmp_path: Path, key: str) -> None:
+    folder = saved(tmp_path / "m")
+    model = json.loads((folder / "config.json").read_text())["model"]
+    edit(folder, model=model | {"mask": model["mask"] | {"pooler": model["mask"]["pooler"] | {key: 10**9}}})
+    with pytest.raises(ValueError, match=rf"mask\.pooler\.{key} is 1000000000; expected 0 to 128"):
+        load_detector(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_is_refused(tmp_path: Path, name: str) -> None:
+    file = saved(tmp_path / "m") / name
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ValueError, match=rf"{name} is not a regular file \(a pipe or a device\?\)"):
+        load_detector(tmp_path / "m")
 
 
 def test_wrong_values_under_a_right_digest_are_reported(tmp_path: Path) -> None:

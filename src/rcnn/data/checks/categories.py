@@ -34,9 +34,16 @@ def without_placeholder(categories: Sequence[Category], used: set[int], warnings
     return others
 
 
-def with_unique_names(categories: Sequence[Category]) -> list[Category]:
+def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> list[Category]:
     """The categories; names used twice get the id added."""
     uses = Counter(category["name"] for category in categories)
+    warnings.add(
+        "the name of another category",
+        "their ids were added to the names",
+        [category["id"] for category in categories if uses[category["name"]] > 1],
+        "category",
+        kind="bad-category-name",
+    )
     unique: list[Category] = []
     for category in categories:
         renamed = category.copy()

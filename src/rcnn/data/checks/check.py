@@ -85,7 +85,7 @@ def _checked_tables(raw: RawTables, warnings: Warnings, known: KnownImages | Non
         folder=folder,
         images=images,
         annotations=annotations,
-        categories=with_unique_names(without_placeholder(categories, used, warnings)),
+        categories=with_unique_names(without_placeholder(categories, used, warnings), warnings),
         keypoints_differ=keypoints_differ,
         findings=warnings.findings(),
         notes=warnings.notes(),

@@ -60,6 +60,13 @@ def _written_names(raw: RawTables, ids: Sequence[Id], warnings: Warnings) -> lis
     return names
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
 class _Files:
     """The files below the folders that images may be in; each folder is listed once."""
 
@@ -77,7 +84,7 @@ class _Files:
         if folder not in self._listed:
             try:
                 with os.scandir(folder) as entries:
-                    self._listed[folder] = frozenset(entry.name for entry in entries if not entry.is_dir())
+                    self._listed[folder] = frozenset(entry.name for entry in entries if not _is_folder(entry))
             except (OSError, ValueError):  # ValueError: a name that the file system cannot encode
                 self._listed[folder] = frozenset()
         return self._listed[folder]

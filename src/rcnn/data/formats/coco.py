@@ -46,7 +46,7 @@ def splits(folder: Path, annotations: str = "") -> set[str]:
 def recognises(folder: Path, split: str, annotations: str = "") -> bool:
     """Whether `folder` has a COCO file of `split`."""
     file = annotation_file(folder, split, _patterns(annotations))
-    return file is not None and _holds_coco(file)
+    return file is not None and (not file.is_file() or _holds_coco(file))
 
 
 def read(folder: Path, split: str, options: ReadOptions) -> Tables:

@@ -5,6 +5,7 @@ A pattern is a path within the folder, with "{split}" for the name of the split.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,7 +37,7 @@ def annotation_file(folder: Path, split: str, patterns: Sequence[str]) -> Path |
     """The first existing file of a split; None if there is none. A pattern alone may be one file for every split."""
     own = (pattern for pattern in patterns if "{split}" in pattern or split == ALL or len(patterns) == 1)
     files = (folder / pattern.replace("{split}", split) for pattern in own)
-    return next((file for file in files if file.is_file()), None)
+    return next((file for file in files if os.path.lexists(file) and not file.is_dir()), None)
 
 
 def split_of(file: Path, folder: Path, patterns: Sequence[str]) -> str:
@@ -91,13 +92,13 @@ def find_splits(folder: Path, patterns: Sequence[str], holds: Callable[[Path], b
         damaged: set[str] = set()
         for path in sorted(folder.glob(pattern.replace("{split}", "*"))):
             named = shape.fullmatch(path.relative_to(folder).as_posix())
-            if named is None or not path.is_file():
+            if named is None or path.is_dir():
                 continue
             if pattern in BY_ENDING and (
                 path.name.startswith(NO_SPLITS) or path.relative_to(folder).as_posix() in fixed
             ):
                 continue
-            if holds(path):
+            if not path.is_file() or holds(path):  # a broken link or a pipe: reading it says so
                 good.add(named["split"])
             elif _is_damaged(path):
                 damaged.add(named["split"])

@@ -13,7 +13,7 @@ from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via,
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import no_such_split, not_recognised
-from rcnn.text_files import gc_paused
+from rcnn.text_files import gc_paused, require_regular
 
 
 class Format(Protocol):
@@ -74,6 +74,7 @@ def locate(
     there = partial(Location, keypoints=keypoints, relative_boxes=relative_boxes)
     if path.is_dir():
         return there(folder=path, annotations=annotations, images=_images_folder(images, path))
+    require_regular(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} does not exist; expected the folder of a data set, or an annotation file. The formats are "

@@ -15,7 +15,7 @@ from rcnn.data.opening import open_dataset
 from rcnn.data.records import Dataset
 from rcnn.data.similarity import fingerprints
 from rcnn.data.split import MIN_IMAGES, class_counts, divide_images, require_fractions
-from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
+from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
 from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
 
@@ -95,8 +95,7 @@ def split_dataset(
                 "copies of each other; choose other fractions"
             )
         with (progress or no_progress)("write", len(dataset)) as advance:
-            for part in _parts(dataset, parts, places):
-                write_split(folder, part, copy=not inside, advance=advance)
+            write_splits(folder, _parts(dataset, parts, places), copy=not inside, advance=advance)
     return Division(
         output=Path(output),
         classes=dataset.classes,

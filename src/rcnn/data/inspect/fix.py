@@ -32,7 +32,7 @@ from rcnn.data.inspect.images import leak_roles
 from rcnn.data.inspect.outlines import outline_measures
 from rcnn.data.messages import counted
 from rcnn.data.selection import LIST_SUFFIX
-from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_split
+from rcnn.data.writing import CocoSplit, image_sources, require_free, require_no_other_splits, write_splits
 from rcnn.outputs import OutputFolder
 from rcnn.progress import Progress, no_progress
 
@@ -85,9 +85,9 @@ def fix_dataset(
         require_free(folder, [one.name for one in cleaned])
         require_no_other_splits(folder, [one.name for one in cleaned])
         with (progress or no_progress)("copy images", sum(len(one.images) for one in cleaned)) as advance:
-            for one in cleaned:
-                write_split(folder, one, advance=advance)
+            write_splits(folder, cleaned, advance=advance)
     after = check_dataset(output, keypoints=keypoints, workers=workers, progress=progress)
+    after = replace(after, findings=(*refused, *after.findings))
     return FixReport(output=Path(output), actions=tuple(actions), before=before, after=after)
 
 
