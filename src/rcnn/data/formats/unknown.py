@@ -33,7 +33,9 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     files = list(_files(folder))
     suffixes = Counter(Path(name).suffix.lower() or "(no suffix)" for name in files)
     kinds = ", ".join(f"{count} {suffix}" for suffix, count in suffixes.most_common(6)) or "no files"
-    folders = sorted(entry.name for entry in os.scandir(folder) if os.path.isdir(entry) and not entry.name.startswith("."))
+    folders = sorted(
+        entry.name for entry in os.scandir(folder) if os.path.isdir(entry) and not entry.name.startswith(".")
+    )
     inside = f" in the folders {few(folders)}" if folders else ""
     more = " (and more)" if len(files) >= LOOKED_AT else ""
     return FileNotFoundError(
