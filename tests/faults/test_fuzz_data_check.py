@@ -32,7 +32,9 @@ def mutated(draw: st.DrawFn, tables: Any) -> Any:
     return changed
 
 
-@settings(max_examples=MUTANTS // 4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=MUTANTS // 4, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(drawn=st.data())
 def test_a_mutated_file_gives_a_report(clean: tuple[Path, Data], drawn: st.DataObject) -> None:
     root, data = clean
@@ -46,7 +48,9 @@ def test_a_mutated_file_gives_a_report(clean: tuple[Path, Data], drawn: st.DataO
         line.encode("utf-8")
 
 
-@settings(max_examples=MUTANTS // 16, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=MUTANTS // 16, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+)
 @given(drawn=st.data())
 def test_a_repaired_copy_of_a_mutated_file_has_fewer_errors(
     clean: tuple[Path, Data], tmp_path_factory: pytest.TempPathFactory, drawn: st.DataObject
@@ -56,4 +60,5 @@ def test_a_repaired_copy_of_a_mutated_file_has_fewer_errors(
     write_tables(root, {"train": data["train"]})
     (root / "annotations" / "instances_val.json").write_text(json.dumps(tables))
     report = fix_dataset(root, tmp_path_factory.mktemp("fixed"))
-    assert {one.kind for one in report.after.errors} <= {"no-objects", "box-form"}, report.after.lines()
+    repaired = [one for one in report.after.errors if f"{one.what}: the split was not written" not in report.actions]
+    assert {one.kind for one in repaired} <= {"no-objects", "box-form"}, report.after.lines()
