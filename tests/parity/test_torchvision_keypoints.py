@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.models.detection import KeypointRCNN
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import ResNetConfig
@@ -20,7 +21,6 @@ from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_at_most, assert_within
 from tests.narrow import instance, present, total
 from tests.parity.test_torchvision_models import (
-    EXHAUSTIVE,
     assert_same_detections,
     assert_same_gradients,
     batch_of,
@@ -111,7 +111,8 @@ def test_the_published_file_has_norms_without_eps() -> None:
 @torch.no_grad()
 def test_detections_and_keypoints() -> None:
     model = peer().eval()
-    detector = ours(model).eval()
+    instance(model.roi_heads, RoIHeads).detections_per_img = 40
+    detector = ours(model, "box.selection.max_detections=40").eval()
     batch, _ = batch_of(model)
     transformed, _ = model.transform(images())
     features = model.backbone(transformed.tensors)
@@ -140,8 +141,7 @@ def test_detections_and_keypoints() -> None:
 def test_losses_and_gradients_with_exhaustive_sampling(counts: tuple[int, int], dtype: torch.dtype) -> None:
     """With many keypoints in float64: in float32, rounding decides about ReLUs with inputs close to 0."""
     model = peer().train()
-    sample_everything(model)
-    detector = ours(model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}").train()
+    detector = ours(model, *sample_everything(model)).train()
     detector, model = detector.to(dtype), model.to(dtype)
     batch, resized = batch_of(model)
     plain = their_targets(sizes_of(resized), counts)

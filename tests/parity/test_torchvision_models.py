@@ -26,6 +26,7 @@ from tests.unit.weights.state_dicts import convert_state
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
 EXHAUSTIVE = 10**6
+PROPOSALS = 300  # in training; by default 2,000
 # Adds the same number to a whole heat map, which the softmax over the map ignores. Its exact gradient is 0, and the
 # computed one is rounding, so it is compared in units of the gradient of the layer's weight.
 SHIFT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
@@ -89,10 +90,16 @@ def sizes_of(images: list[Tensor]) -> list[tuple[int, int]]:
     return [(image.shape[1], image.shape[2]) for image in images]
 
 
-def sample_everything(model: FasterRCNN) -> None:
-    """Make torchvision's losses count every anchor and every proposal, so that no random number matters."""
+def sample_everything(model: FasterRCNN) -> tuple[str, ...]:
+    """Make torchvision's losses count every anchor and proposal, so that no random number matters; 300 per image.
+
+    Returns the overrides that make ours do the same.
+    """
+    instance(model.rpn, RegionProposalNetwork)._post_nms_top_n["training"] = PROPOSALS
     for stage in (instance(model.rpn, RegionProposalNetwork), instance(model.roi_heads, RoIHeads)):
         stage.fg_bg_sampler.batch_size_per_image = EXHAUSTIVE
+    sampling = (f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}")
+    return (*sampling, f"rpn.proposals.post_nms_train={PROPOSALS}")
 
 
 def masks_of(objects: Tensor, size: tuple[int, int]) -> Tensor:
@@ -204,8 +211,7 @@ def assert_same_detections(detections: Detections, i: int, result: dict[str, Ten
 @pytest.mark.parametrize("masks", [False, True], ids=["faster", "mask"])
 def test_losses_and_gradients_with_exhaustive_sampling(masks: bool, counts: tuple[int, int]) -> None:
     model = peer(masks).train()
-    sample_everything(model)
-    detector = ours(model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}").train()
+    detector = ours(model, *sample_everything(model)).train()
     batch, resized = batch_of(model)
     targets = their_targets(sizes_of(resized), counts)
 

@@ -21,7 +21,6 @@ from rcnn.weights.systems.torchvision import to_torchvision
 from tests.deviations import assert_within
 from tests.parity.test_torchvision_models import (
     CLASSES,
-    EXHAUSTIVE,
     batch_of,
     images,
     our_targets,
@@ -112,8 +111,7 @@ def test_losses_equal_torchvisions(name: str) -> None:
     for module in model.modules():  # running statistics would move, and differ with the order of the batch
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.eval()
-    sample_everything(model)
-    detector = ours(name, model, f"rpn.sampling.batch_size={EXHAUSTIVE}", f"box.sampling.batch_size={EXHAUSTIVE}")
+    detector = ours(name, model, *sample_everything(model))
     batch, resized = batch_of(model)
     targets = their_targets(sizes_of(resized), (4, 2))
     transformed, _ = model.transform(images())

@@ -311,8 +311,8 @@ class _Uninitialized(TorchFunctionMode):
             self.allocated += func(*args, **{**kwargs, "device": "meta"}).nbytes
             if self.allocated > self.limit:
                 raise ValueError(
-                    f"its weights take more than {self.limit / 1e6:,.0f} MB, far more than expected; check the numbers "
-                    "of channels, layers and classes in its config"
+                    f"the weights of this model would take more than {self.limit / 1e6:,.0f} MB; check its numbers of "
+                    "channels, layers and classes"
                 )
         return func(*args, **kwargs)
 

@@ -169,7 +169,7 @@ def test_a_torch_data_set_is_trained_on_and_evaluated(tmp_path: Path) -> None:
     validation = rcnn.Dataset.from_torch(Discs(2), classes)
     brief = ["train.steps=1", "train.batch_size=2", "train.workers=1", "train.warmup_steps=0"]
     lines: list[str] = []
-    options = {"settings": [*TINY_MODEL, *brief], "validation": validation, "log": lines.append}
+    options = {"overrides": [*TINY_MODEL, *brief], "validation": validation, "log": lines.append}
     run = rcnn.train("mask_rcnn_compact", training, tmp_path / "run", weights="none", **options)  # type: ignore[arg-type]
     assert run.best is not None
     evaluation = rcnn.evaluate(run.folder, validation, workers=1)
