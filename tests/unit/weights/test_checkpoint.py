@@ -248,9 +248,7 @@ def test_a_config_cannot_ask_for_more_memory_than_its_file_needs(tmp_path: Path,
     model = json.loads((folder / "config.json").read_text())["model"]
     assert change.keys() <= model["box"].keys()
     edit(folder, model=model | {"box": model["box"] | change})
-    with pytest.raises(
-        ValueError, match=r"m cannot be built: the weights of this model would take more than \d+ MB"
-    ):
+    with pytest.raises(ValueError, match=r"m cannot be built: the weights of this model would take more than \d+ MB"):
         load_detector(folder)
 
 
