@@ -100,9 +100,9 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
-def predict_and_evaluate(model: Path, data: Path, folder: Path, *more: object) -> None:
+def predict_and_evaluate(model: Path, data: Path, folder: Path) -> None:
     """The three commands on a split with an image that cannot be read, which the first process reports."""
-    last = ("--device", "cpu", "box.score_threshold=0.01", *more)
+    last = ("--device", "cpu", "box.score_threshold=0.01")
     whole = ("--data", data, "--split", "train")
     failed = 1 if os.environ.get("RANK", "0") == "0" else 0
     assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == failed
@@ -133,9 +133,15 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
         started(count, tmp_path / f"errors{count}", partial(_of_rank, model, copy, tmp_path / str(count)))
         assert outputs(tmp_path / str(count)) == expected
     capfd.readouterr()
-    predict_and_evaluate(model, copy, tmp_path / "launched", "--devices", 2)
-    assert outputs(tmp_path / "launched") == expected
+    launched = ("--devices", 2, "--device", "cpu", "box.score_threshold=0.01")
+    words = ("--data", copy, "--split", "train", "--batch", 2)
+    assert rcnn("eval", model, "--output", tmp_path / "launched" / "eval", *words, *launched) == 1
     assert capfd.readouterr().out.count("metrics.json") == 1
+    folder = tmp_path / "launched" / "found"
+    assert rcnn("predict", model, copy / "train", "--output", folder, "--score", 0.01, *launched) == 1
+    assert outputs(tmp_path / "launched") == {
+        name: content for name, content in expected.items() if not name.startswith("split")
+    }
     found = evaluate(model, copy, split="train", device="cpu", devices=2)
     assert found.metrics.to_dict() == evaluate(model, copy, split="train", device="cpu").metrics.to_dict()
     assert len(found.failed) == 1
