@@ -154,7 +154,8 @@ class Dataset:
         `classes` give the labels their names (default: the names in alphabetical order); `keypoints` names the
         keypoints; `metric` is the default in evaluation. Fields are checked as those of annotation files are: boxes
         are clipped to the image for training; boxes of zero size or outside the image are skipped in training and kept
-        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError, with the record and what is wrong in it.
+        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError, with the record and what is wrong
+        in it.
         """
         from rcnn.data.own import dataset_of_records
 

@@ -47,7 +47,8 @@ def test_the_images_of_another_part_are_not_counted(images: Path, train: Dataset
 def test_a_large_data_set_has_a_small_record(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trained_images, "RECORDED", 10)
     record = recorded(train)
-    assert len(record.hashes) == 10 and not record.is_complete
+    assert len(record.hashes) == 10
+    assert not record.is_complete
     assert record.count_in(train) == 40
     half = recorded(train.subset(range(20)))
     assert 10 <= half.count_in(train) <= 30  # estimated from 10 hashes
