@@ -85,15 +85,16 @@ class _Step:
 
 
 def _on_cpu(step: _Step, most: int, limit: str) -> BatchSize:
-    """The number of images that the free memory has room for, if each takes as much more as the second and third do."""
+    """The number of images that the free memory has room for, if each takes as much more as the second and third."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     room = int(SHARE * free_memory()) // local - step.exchanged
     before = held_memory()
     step(1)  # allocates the state of the optimizer
-    first = peak_memory(partial(step, 1)) - before
-    if 3 * first > room or most == 1:
+    first = max(2**20, peak_memory(partial(step, 1)) - before)
+    trial = min(3, most, room // first)
+    if trial < 2:
         return BatchSize(images=1, reason=f"a step takes {_gb(first)} of {_gb(room)}" if most > 1 else limit)
-    each = max(2**20, (peak_memory(partial(step, 3)) - before - first) // 2)
+    each = max(2**20, (peak_memory(partial(step, trial)) - before - first) // (trial - 1))
     fitting = 1 + (room - first) // each
     if fitting >= most:
         return BatchSize(images=most, reason=f"{limit}; a step takes {_gb(first + (most - 1) * each)} of {_gb(room)}")

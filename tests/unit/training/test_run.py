@@ -320,7 +320,7 @@ def test_too_little_memory_names_the_settings_to_lower(
     assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("rcnn: not enough memory on cpu for a training step: lower ")
-    assert "input.max_size=256 and input.min_size=128" in line
+    assert "input.max_size=128 and input.min_size=96" in line
     assert ("train.batch_size=2 (train.accumulate=2 with half of it" in line) == (size == 2)
     assert ("Tried to allocate 2.00 GiB" if size == 1 else "can't allocate memory") in line
 
