@@ -28,7 +28,8 @@ from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
 from rcnn.training.run_folder import FoundRun, find_run
-from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
+from rcnn.training.settings import PREFIX, TrainConfig, split_overrides, without_auto
+from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
     choose_weights,
     is_whole,
@@ -53,6 +54,7 @@ class RunPlan:
     device: torch.device
     processes: Processes  # that train together; not joined yet
     request: RunRequest  # with the values of the run that is resumed
+    auto_batch_size: bool  # settings.batch_size is to be replaced by the largest that fits in the memory
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
@@ -109,7 +111,9 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     record = record_to_resume(request, found)
     if record is not None:
         request = as_recorded(request, record)
-    model_overrides, train_overrides = split_overrides(request.overrides)
+    overrides, automatic = without_auto(request.overrides)
+    request = replace(request, overrides=tuple(overrides))
+    model_overrides, train_overrides = split_overrides(overrides)
     start, before = _start(request, record)
     why = ""
     if record is None:
@@ -118,6 +122,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     recipe = before or request.settings or starting_recipe(request.model, request.weights)
     settings = override(_Recipe(recipe), train_overrides).train
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
+    require_divisible(config, settings)
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
@@ -137,6 +142,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         resumes=record is not None and "last" in found.checkpoints,
         config=config,
         settings=settings,
+        auto_batch_size=automatic and before is None,
         data=data,
         device=device,
         processes=processes,
