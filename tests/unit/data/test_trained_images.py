@@ -27,6 +27,7 @@ def recorded(dataset: Dataset) -> TrainedImages:
     record = TrainedImages.of(dataset)
     assert record is not None
     read = TrainedImages.from_dict(json.loads(json.dumps(record.to_dict())))
+    assert read is not None
     assert read == record
     return read
 
