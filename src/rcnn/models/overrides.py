@@ -199,6 +199,8 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     choices = [str(known) for known in get_args(hint)] if origin is Literal else []
     near = difflib.get_close_matches(str(value), choices, n=1)
     expected = f"one of {type_name(hint)}" if choices else type_name(hint)
+    if len(parts) > 1:
+        expected = f"one of {', '.join(kind_of(part) for part in parts)}"
     suggestion = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"{path}: expected {expected}, got {_short(value)}{suggestion}")
 

@@ -28,7 +28,7 @@ from rcnn.data.loading.workers import batches_of_workers
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, CopyPaste, Sample, augment, augmented_size, placed
+from rcnn.data.transforms import Augmentation, CopyPaste, Sample, Step, augment, augmented_size, placed
 from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.preprocess import Frame, InputConfig
 
@@ -99,7 +99,7 @@ def training_batches(
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
     _require_trainable(dataset, masks, _padded_pixels(input_config, settings))
-    _require_masks_to_copy(dataset, settings)
+    require_masks_to_copy(dataset, settings.augment)
     if keypoints:
         skeleton_of(dataset)
         pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
@@ -208,9 +208,9 @@ def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> No
     require_memory(dataset, masks, pixels)
 
 
-def _require_masks_to_copy(dataset: Dataset, settings: LoaderSettings) -> None:
+def require_masks_to_copy(dataset: Dataset, steps: Sequence[Step]) -> None:
     """Raise ValueError for copy-paste without masks."""
-    if any(isinstance(step, CopyPaste) for step in settings.augment) and not dataset.has_outlines:
+    if any(isinstance(step, CopyPaste) for step in steps) and not dataset.has_outlines:
         raise ValueError(
             f"train.augment: copy_paste needs outlines of objects, but {dataset.annotation_file} has boxes only: leave "
             "copy_paste out, or annotate outlines"

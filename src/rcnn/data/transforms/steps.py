@@ -236,8 +236,8 @@ class OwnStep:
             return self.function
         if ":" not in self.factory:
             raise ValueError(
-                f"train.augment: the function {self.factory} was passed from Python and cannot be imported; pass it "
-                "again with augment=[...]"
+                f"train.augment: the function {self.factory} cannot be imported; expected FILE.py:NAME or "
+                "PACKAGE.MODULE:NAME. A function that was passed from Python must be passed again: augment=[...]"
             )
         return import_factory(self.factory)
 
