@@ -11,7 +11,7 @@ from rcnn.models.overrides import config_to_dict
 from rcnn.models.setting_tables import settings_table
 from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.plan import RunPlan
-from rcnn.training.settings import PREFIX
+from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX
 from rcnn.training.starting import starts_fresh
 
 SHOWN_CLASSES = 100  # in the counts of objects, before the rest is only counted
@@ -60,11 +60,14 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         rows["resume"] = f"from {plan.output}/last"
     rows |= {setting.path: str(setting.default) for setting in settings_table(plan.config)}
     rows |= {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
+    if plan.auto_batch_size:
+        rows[BATCH_SIZE] = f"{AUTO}: the largest that fits in the memory, chosen when the run starts"
     width = max(map(len, rows))
     for name, value in rows.items():
         reason = plan.reasons.get(name)
         yield f"{name:<{width}} {value or 'not set'}" + (f"   ({reason})" if reason else "")
-    yield _learning_rate(plan)
+    if not plan.auto_batch_size:
+        yield _learning_rate(plan)
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
     yield "nothing was written (--dry-run)"

@@ -15,6 +15,7 @@ from PIL import Image
 from rcnn.data import Dataset
 from rcnn.data.images import ImageError
 from rcnn.data.loading import Batches, BatchSampler, TrainingBatch, pad_images, padded_shape, training_batches
+from rcnn.data.targets import TargetOptions
 from rcnn.data.transforms import Affine, CopyPaste, OwnStep, RandomCrop, Sample, ScaleJitter
 from tests.unit.data.coco_folders import annotation
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
@@ -156,7 +157,7 @@ class TestStream:
     def test_batches_can_be_pickled(self, dataset: Dataset) -> None:
         order = BatchSampler(np.ones(len(dataset), bool), 2, seed=0)
         batches = Batches(
-            dataset=dataset, input_config=Model(), settings=Settings(), sampler=order, masks="polygon", keypoints=False
+            dataset=dataset, input_config=Model(), settings=Settings(), sampler=order, targets=TargetOptions()
         )
         sent = pickle.dumps(batches)
         assert_same([batches.make(3)], [pickle.loads(sent).make(3)])  # noqa: S301
@@ -241,10 +242,10 @@ class TestAugmentedBatches:
         assert pasted.image_ids == plain.image_ids
         assert (pasted.targets.valid.sum(1) > 0).all()  # also in the image without objects
         assert not torch.equal(pasted.images.pixels, plain.images.pixels)
-        [boxes] = take(training_batches(dataset, Model(), settings, masks=None), 1)
+        [boxes] = take(training_batches(dataset, Model(), settings, targets=TargetOptions(masks=None)), 1)
         assert boxes.targets.polygons is None
         assert torch.equal(boxes.targets.boxes, pasted.targets.boxes)
-        [bitmaps] = take(training_batches(dataset, Model(), settings, masks="bitmap"), 1)
+        [bitmaps] = take(training_batches(dataset, Model(), settings, targets=TargetOptions(masks="bitmap")), 1)
         torch.testing.assert_close(bitmaps.targets.boxes, pasted.targets.boxes, atol=1.0, rtol=0)
         alone = dataset.subset([0])
         assert take(training_batches(alone, Model(), replace(settings, batch_size=1)), 1)
@@ -258,4 +259,4 @@ class TestAugmentedBatches:
     def test_copy_paste_needs_masks(self, tmp_path: Path) -> None:
         boxes = write_data(tmp_path / "boxes", [annotation(1, segmentation=[])])
         with pytest.raises(ValueError, match=r"copy_paste needs outlines of objects, but .*has boxes"):
-            training_batches(boxes, Model(), Settings(augment=self.steps), masks=None)
+            training_batches(boxes, Model(), Settings(augment=self.steps), targets=TargetOptions(masks=None))
