@@ -200,7 +200,7 @@ def test_fused_layers_equal_separate_ones(
 ) -> None:
     torch.manual_seed(0)
     conv = Conv2d(8, 16, kernel, relu=relu, bias=True, **options)
-    conv.to(dtype, memory_format=layout)
+    conv.to(dtype).to(memory_format=layout)
     images = torch.randn(2, 8, 20, 26).to(dtype, memory_format=layout)
     assert not fused_by_onednn(images)  # gradients are on
     plain = conv(images)
