@@ -7,10 +7,10 @@ import os
 import re
 import shutil
 import signal
-import threading
+import subprocess
+import sys
 import time
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ from rcnn.training.run_data import choose_splits
 from rcnn.training.starting import starting_config
 from rcnn.weights.checkpoint import load_checkpoint, load_detector
 from tests.command import rcnn
-from tests.faults.forked_commands import command
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 from tests.unit.training import runs
 
@@ -90,32 +89,33 @@ def test_an_interrupted_run_is_resumed_bit_for_bit(data: Path, tmp_path: Path, w
     assert losses[0] == losses[1]
 
 
-def interrupt_after_two_steps(log: Path, group: bool) -> None:
-    """Send SIGINT to this process, or to its group, when `log` has two lines."""
-    os.setsid()
-
-    def watch() -> None:
-        while len(read_log(log)) < 2:
-            time.sleep(0.05)
-        (os.killpg if group else os.kill)(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 @pytest.mark.parametrize("group", [False, True])
 def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: bool) -> None:
     """SIGINT to the process, and to its whole group with the workers in it, as a terminal sends it."""
     output = tmp_path / "run"
-    words = [*TINY_MODEL, *BRIEF, "train.steps=4000", "train.workers=2", "train.checkpoint_every=10000"]
-    options = ["--data", data, "--val-split", "none", "--device", "cpu"]
-    stop = partial(interrupt_after_two_steps, output / "log.jsonl", group)
-    status, printed = command(output, "train", "mask_rcnn_compact", *options, *words, before=stop)
-    assert status == 130, printed
-    assert "Traceback" not in printed
-    assert "continue with resume=True (--resume)" in printed
+    words = [*TINY_MODEL, *BRIEF, "train.steps=400", "train.workers=2", "train.checkpoint_every=1000"]
+    command = [sys.executable, "-m", "rcnn.cli.main", "train", "mask_rcnn_compact", "--data", str(data)]
+    command += ["--output", str(output), "--val-split", "none", "--device", "cpu", *words]
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        until = time.monotonic() + 120
+        while len(read_log(output / "log.jsonl")) < 2 and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.1)
+        if group:
+            os.killpg(process.pid, signal.SIGINT)
+        else:
+            process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert "continue with resume=True (--resume)" in err
     done = len(read_log(output / "log.jsonl"))
-    assert f"stopped after step {done} of 4000" in printed
-    assert 2 <= done < 4000
+    assert f"stopped after {done} step" in out
+    assert 2 <= done < 400
     run(data, output, f"train.steps={done + 2}", resume=True)
     assert [line["step"] for line in read_log(output / "log.jsonl")] == list(range(done + 2))
 
