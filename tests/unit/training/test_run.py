@@ -203,6 +203,9 @@ def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
     none = replace(request, val_splits=("none",))
     assert choose_splits(none) == ("train", (), {"split": "its name starts with 'train'"})
     assert choose_splits(replace(request, split="val", val_splits=("train", "val"))) == ("val", ("train", "val"), {})
+    for wrong, message in ((("val", "val"), "has val twice"), (("none", "val"), "is none and also val")):
+        with pytest.raises(ValueError, match=message):
+            choose_splits(replace(request, val_splits=wrong))
     odd = write_tiny_coco(tmp_path / "odd", {"first": 1, "second": 1}, size=(64, 96))
     with pytest.raises(ValueError, match=r"first, second.*--split"):
         choose_splits(replace(request, data=odd))
