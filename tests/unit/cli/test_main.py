@@ -174,3 +174,13 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "rcnn", "--version"], capture_output=True, text=True, check=True, timeout=60
     )
     assert answer.stdout.strip() == f"rcnn {__version__}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("words", [("--version",), ("--help",)])
+def test_a_full_stdout_is_named(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        answer = subprocess.run([*RCNN, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("rcnn: standard output cannot be written: No space left on device. Free some")
+    assert answer.stderr.count("\n") == 1
