@@ -13,6 +13,7 @@ from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
+from rcnn.data.trained_images import TrainedImages
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_to_dict, override
@@ -58,6 +59,7 @@ class RunPlan:
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
+    trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
     @property
     def dataset(self) -> Dataset:
@@ -80,6 +82,7 @@ class RunPlan:
         about: dict[str, Any] = {"started_from": request.model, "data": str(request.data_name), **self.data.record}
         about |= {"annotations": request.annotations, "images": request.images, "weights": request.weights}
         about |= {"relative_boxes": request.relative_boxes, "data_identity": self.identity}
+        about |= {} if self.trained_images is None else {"trained_images": self.trained_images.to_dict()}
         return about | {"train": config_to_dict(self.settings)}
 
     def record(self) -> dict[str, Any]:
@@ -158,6 +161,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
             *_differing_config(request, config, model_overrides, data.training, resumes=record is not None),
         ),
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
+        trained_images=TrainedImages.of(data.training),
     )
 
 
