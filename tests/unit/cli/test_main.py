@@ -93,8 +93,11 @@ def test_an_error_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
+    def free(place: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=1_500_000)
+
     monkeypatch.setattr(app, "app", fail)
-    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1_500_000))
+    monkeypatch.setattr(shutil, "disk_usage", free)
     assert refused(capsys, "doctor") == line
 
 
