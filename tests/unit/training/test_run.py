@@ -112,9 +112,10 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
         process.kill()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "continue with resume=True (--resume)" in err
     done = len(read_log(output / "log.jsonl"))
-    assert f"stopped after {done} step" in out
+    again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume"
+    assert (out + err).count("stopped") == 1
+    assert f"stopped after {done} of 400 steps; to continue: {again}\n" in out
     assert 2 <= done < 400
     run(data, output, f"train.steps={done + 2}", resume=True)
     assert [line["step"] for line in read_log(output / "log.jsonl")] == list(range(done + 2))
