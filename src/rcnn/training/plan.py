@@ -11,6 +11,7 @@ import torch
 
 from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
+from rcnn.data.loading import require_masks_to_copy
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
 from rcnn.data.trained_images import TrainedImages
@@ -24,6 +25,7 @@ from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
+from rcnn.training.own_steps import with_steps
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
@@ -120,7 +122,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         weights, why = choose_weights(request.model, request.weights, start, model_overrides)
         request = replace(request, weights=weights)
     recipe = before or request.settings or starting_recipe(request.model, request.weights)
-    settings = override(_Recipe(recipe), train_overrides).train
+    settings = with_steps(override(_Recipe(recipe), train_overrides).train, request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
 
@@ -129,6 +131,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         start = read_weights(request.weights).config
     config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
     _require_outlines(config, data.training)
+    require_masks_to_copy(data.training, settings.augment)
     if record is None:
         config = with_backbone(config, request.model, request.weights, model_overrides)
     require_buildable(config, "" if record is None else request.record_file)
@@ -238,6 +241,7 @@ def _setting_reasons(
             reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason
     given = {one.partition("=")[0].strip() for one in request.overrides}
+    given |= {PREFIX + "augment"} if request.augment is not None else set()
     return reasons | dict.fromkeys(given, "given")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from rcnn.data.transforms.steps import Step, require_steps
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
@@ -52,6 +53,8 @@ class TrainConfig:
     flip: float = 0.5  # probability of a horizontal flip
     scales: tuple[int, ...] = ()  # shorter sides to choose from at random, pixels; empty: the model's input.min_size
     jitter: float = 0.0  # maximum relative change of brightness, contrast and saturation; 0: none
+    # further steps of augmentation, e.g. [crop, {kind: blur, probability: 0.2}, copy_paste]; see docs/augmentation.md
+    augment: tuple[Step, ...] = ()
     padding: Literal["exact", "bucket"] = "exact"  # to a multiple of input.divisor, or to one of a few shapes
 
     # deterministic algorithms only: equal runs give equal weights, with the same number of threads; can be slower
@@ -95,6 +98,7 @@ class TrainConfig:
             )
         if any(side < 1 for side in self.scales):
             raise ValueError(f"train.scales is {list(self.scales)}; expected shorter sides in pixels")
+        require_steps(self.augment, self.scales)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
 
