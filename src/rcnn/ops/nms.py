@@ -60,7 +60,8 @@ def _best_by_walking(
             break
         block = block[~_overlaps(boxes, groups, block, best, iou_threshold).any(1)]
         overlaps = _overlaps(boxes, groups, block, block, iou_threshold).numpy()
-        left, taken = np.ones(len(block), dtype=bool), []
+        left = np.ones(len(block), dtype=bool)
+        taken: list[int] = []
         for place in range(len(block)):
             if left[place]:
                 taken.append(place)
