@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
     ):
         processes.wait()  # until the first has recovered what a killed process left in the folder
-        state = _resume(plan, run, processes, log) if plan.resumes else _start(plan, processes, log)
+        state = _resume(plan, run, processes, log) if plan.resumes else start_state(plan, processes, log)
         processes.wait()  # until all have read last/
         run.claim(resumes=plan.resumes)
         run.write_record(plan.record())
@@ -92,7 +93,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         try:
             with _run_log(plan, output, state) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
-                outcome = train(state, _batches(plan), plan.settings, run, run_log, evaluate=evaluate)
+                outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
         except torch.OutOfMemoryError as error:
             raise ValueError(
                 f"the memory of {plan.device} ran out: reduce train.batch_size (and set train.accumulate to keep the "
@@ -111,7 +112,8 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
     return RunLog(output / LOG, steps=plan.settings.steps, first_step=state.step, evaluation_due=state.evaluation_due)
 
 
-def _start(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
+def start_state(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
+    """The state before the first step of a new run."""
     detector, line = build_start(
         plan.config,
         plan.dataset.classes,
@@ -166,14 +168,15 @@ def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
 
 
-def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
+def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
+    """The stream of training batches from a given one on."""
     config = plan.config
     masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
     batches = partial(
         training_batches,
         plan.dataset,
         config.input,
-        plan.settings,
+        replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
         masks=masks,
         crowds=config.rpn.legacy.crowd_ioa < 1,
         rank=plan.processes.rank,
