@@ -13,7 +13,7 @@ from rcnn.training.keypoints import describe_keypoints
 from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.plan import RunPlan
 from rcnn.training.recipes import find_recipe
-from rcnn.training.settings import PREFIX
+from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX
 from rcnn.training.starting import starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
@@ -67,11 +67,14 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         rows["resume"] = f"from {plan.output}/last"
     rows |= {setting.path: str(setting.default) for setting in settings_table(plan.config)}
     rows |= {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
+    if plan.auto_batch_size:
+        rows[BATCH_SIZE] = f"{AUTO}: the largest that fits in the memory, chosen when the run starts"
     width = max(map(len, rows))
     for name, value in rows.items():
         reason = plan.reasons.get(name)
         yield f"{name:<{width}} {value or 'not set'}" + (f"   ({reason})" if reason else "")
-    yield _learning_rate(plan)
+    if not plan.auto_batch_size:
+        yield _learning_rate(plan)
     for group in parameter_groups(empty_detector(plan.config), plan.settings):
         yield f"parameters: {group.describe()}"
     if plan.changed:

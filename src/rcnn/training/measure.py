@@ -60,11 +60,11 @@ def measure(plan: RunPlan, steps: int) -> Measurement:
         seconds=seconds / steps,
         waiting=waiting / steps,
         images=settings.images_per_step(),
-        memory=peak_memory(plan.device),
+        memory=most_memory(plan.device),
     )
 
 
-def peak_memory(device: torch.device) -> int:
+def most_memory(device: torch.device) -> int:
     """The most memory that was in use so far, bytes: of a GPU by tensors, or of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

@@ -13,6 +13,7 @@ from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
+from rcnn.data.trained_images import TrainedImages
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_to_dict, override
@@ -29,7 +30,8 @@ from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
 from rcnn.training.run_folder import FoundRun, find_run
-from rcnn.training.settings import PREFIX, TrainConfig, split_overrides
+from rcnn.training.settings import PREFIX, TrainConfig, split_overrides, without_auto
+from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
     choose_weights,
     is_whole,
@@ -54,10 +56,12 @@ class RunPlan:
     device: torch.device
     processes: Processes  # that train together; not joined yet
     request: RunRequest  # with the values of the run that is resumed
+    auto_batch_size: bool  # settings.batch_size is to be replaced by the largest that fits in the memory
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
+    trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
     @property
     def dataset(self) -> Dataset:
@@ -81,6 +85,7 @@ class RunPlan:
         about |= {"recipe": request.recipe} if request.recipe else {}
         about |= {"annotations": request.annotations, "images": request.images, "weights": request.weights}
         about |= {"relative_boxes": request.relative_boxes, "data_identity": self.identity}
+        about |= {} if self.trained_images is None else {"trained_images": self.trained_images.to_dict()}
         return about | {"train": config_to_dict(self.settings)}
 
     def record(self) -> dict[str, Any]:
@@ -102,6 +107,8 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     record = record_to_resume(request, found)
     if record is not None:
         request = as_recorded(request, record)
+    overrides, automatic = without_auto(request.overrides)
+    request = replace(request, overrides=tuple(overrides))
     recipe = find_recipe(request.recipe) if request.recipe and record is None else None
     own_weights = recipe is not None and not request.weights  # those that the recipe names
     if recipe is not None:
@@ -118,6 +125,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
     settings = changed_by(first, train_overrides)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
+    require_divisible(config, settings)
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
@@ -151,6 +159,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         resumes=record is not None and "last" in found.checkpoints,
         config=config,
         settings=settings,
+        auto_batch_size=automatic and before is None,
         data=data,
         device=device,
         processes=processes,
@@ -171,6 +180,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
             *_differing_config(request, config, model_overrides, data.training, resumes=record is not None),
         ),
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
+        trained_images=TrainedImages.of(data.training),
     )
 
 

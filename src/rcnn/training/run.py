@@ -16,7 +16,9 @@ from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.new_outputs import output_or_new
+from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.processes import Processes, joined, process_numbers
+from rcnn.training.batch_size import chosen_batch_size, with_batch_size
 from rcnn.training.describe import describe_start
 from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
@@ -30,6 +32,7 @@ from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX
 from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
+from rcnn.training.targets import target_options
 from rcnn.training.validation import Metrics, evaluate_detector
 
 Log = Callable[[str], object]
@@ -47,11 +50,14 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
-    with (
-        deterministic(plan.settings.deterministic),
-        joined(plan.device, 2 * plan.settings.watchdog) as processes,
-    ):
-        return _execute(plan, processes, log if processes.is_first else _silent)
+    with deterministic(plan.settings.deterministic):
+        own = chosen_batch_size(plan) if plan.auto_batch_size else None  # before processes can wait for each other
+        with joined(plan.device, 2 * plan.settings.watchdog) as processes:
+            log = log if processes.is_first else _silent
+            if own is not None:
+                plan, line = with_batch_size(plan, own, processes)
+                log(line)
+            return _execute(plan, processes, log)
 
 
 def _silent(line: str) -> None:
@@ -94,15 +100,30 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             with _run_log(plan, output, state) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"the memory of {plan.device} ran out: reduce train.batch_size (and set train.accumulate to keep the "
-                f"images per step) or input.max_size. {str(error).splitlines()[0]}"
-            ) from error
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(_out_of_memory(plan, error)) from error
         finally:
             if processes.is_first:
                 _draw_curve(run, plan)
     return outcome
+
+
+def _out_of_memory(plan: RunPlan, error: BaseException) -> str:
+    """Which settings to lower, with their values; `error` is torch's."""
+    settings, size = plan.settings, plan.config.input
+    batch = (
+        f"train.batch_size={settings.batch_size} (train.accumulate={2 * settings.accumulate} with half of it keeps the "
+        "images per step), "
+        if settings.batch_size > 1
+        else ""
+    )
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"not enough memory on {plan.device} for a training step: lower {batch}input.max_size={size.max_size} and "
+        f"input.min_size={size.min_size}, or use a smaller model. ({reason})"
+    )
 
 
 def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
@@ -170,21 +191,15 @@ def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
 
 def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
     """The stream of training batches from a given one on."""
-    config = plan.config
-    masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
-    batches = partial(
+    return partial(
         training_batches,
         plan.dataset,
-        config.input,
+        plan.config.input,
         replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
-        masks=masks,
-        crowds=config.rpn.legacy.crowd_ioa < 1,
+        targets=target_options(plan.config),
         rank=plan.processes.rank,
         world=plan.processes.count,
     )
-    if config.keypoint is not None:
-        batches = partial(batches, keypoints=True, pairs=config.keypoint.flip_pairs or None)
-    return batches
 
 
 def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:

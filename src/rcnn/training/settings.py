@@ -9,6 +9,7 @@ from typing import Literal
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
+BATCH_SIZE, AUTO = "train.batch_size", "auto"
 MAX_WORKERS = 512  # processes; more is a mistake on any machine
 
 
@@ -21,9 +22,11 @@ class TrainConfig:
     # COCO's schedules, which set `steps` and `milestones` by the images of a run: 1x is 1.44 million images (90,000
     # steps of 16), 2x twice as many, ...; empty: `steps` or `epochs` is the length of the run
     schedule: Literal["", "1x", "2x", "3x", "4x", "5x", "6x", "7x", "8x", "9x"] = ""
-    batch_size: int = 4  # images per forward pass, on each process
+    batch_size: int = 4  # images per forward pass, on each process; in a run also auto: the largest that fits
     accumulate: int = 1  # forward passes per step; their gradients are averaged
     sync_bn: bool = True  # with several processes, trained batch norms use the images of all of them
+    # with several processes, each holds a part of the weights, gradients and optimizer state; for kind=vit backbones
+    shard: bool = False
     # learning rate for `reference_batch` images per step; scaled in proportion to the images (Goyal et al. 2017)
     lr: float = 0.02
     reference_batch: int = 16
@@ -200,6 +203,13 @@ LITE = TrainConfig(
     jitter=0.2,
     evaluate_every=100,
 )
+
+
+def without_auto(overrides: Sequence[str]) -> tuple[list[str], bool]:
+    """`KEY=VALUE` settings without train.batch_size=auto, and whether that is the batch size that they set."""
+    sizes = [word for word in overrides if word.partition("=")[0].strip() == BATCH_SIZE]
+    automatic = [word for word in sizes if word.partition("=")[2].strip() == AUTO]
+    return [word for word in overrides if word not in automatic], bool(sizes) and sizes[-1] in automatic
 
 
 def split_overrides(overrides: Sequence[str]) -> tuple[list[str], list[str]]:

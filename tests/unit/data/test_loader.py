@@ -15,6 +15,7 @@ from PIL import Image
 from rcnn.data import Dataset
 from rcnn.data.images import ImageError
 from rcnn.data.loading import Batches, BatchSampler, TrainingBatch, pad_images, padded_shape, training_batches
+from rcnn.data.targets import TargetOptions
 from tests.unit.data.coco_folders import annotation
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -155,7 +156,7 @@ class TestStream:
     def test_batches_can_be_pickled(self, dataset: Dataset) -> None:
         order = BatchSampler(np.ones(len(dataset), bool), 2, seed=0)
         batches = Batches(
-            dataset=dataset, input_config=Model(), settings=Settings(), sampler=order, masks="polygon", keypoints=False
+            dataset=dataset, input_config=Model(), settings=Settings(), sampler=order, targets=TargetOptions()
         )
         sent = pickle.dumps(batches)
         assert_same([batches.make(3)], [pickle.loads(sent).make(3)])  # noqa: S301

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -206,6 +207,9 @@ def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
     none = replace(request, val_splits=("none",))
     assert choose_splits(none) == ("train", (), {"split": "its name starts with 'train'"})
     assert choose_splits(replace(request, split="val", val_splits=("train", "val"))) == ("val", ("train", "val"), {})
+    for wrong, message in ((("val", "val"), "has val twice"), (("none", "val"), "is none and also val")):
+        with pytest.raises(ValueError, match=message):
+            choose_splits(replace(request, val_splits=wrong))
     odd = write_tiny_coco(tmp_path / "odd", {"first": 1, "second": 1}, size=(64, 96))
     with pytest.raises(ValueError, match=r"first, second.*--split"):
         choose_splits(replace(request, data=odd))
@@ -257,11 +261,13 @@ def test_settings_that_cannot_work_are_refused_in_the_plan(
         "Train.steps=1": "no setting 'Train.steps'; expected train.NAME=VALUE",
         "train.jitter=5": "train.jitter is 5.0; expected a relative change between 0 and 1",
         "train.workers=100000": "train.workers is 100000; expected up to 512",
+        "train.shard=true": "mask_rcnn_compact has backbone.kind=compact: leave train.shard out",
     }.items():
         assert rcnn(*words, word) == 2
         assert message in capsys.readouterr().err
-    assert rcnn(*words, "train.steps=5", "--resume") == 0
+    assert rcnn(*words, "train.steps=5", "--resume", "train.batch_size=auto") == 0
     lines = capsys.readouterr().out
+    assert re.search(r"train\.batch_size +auto: the largest that fits in the memory", lines)
     assert "warning: train.warmup_steps=100 is not less than train.steps=5" in lines
     assert f"warning: {tmp_path / 'run'} has no checkpoint to resume from: this is a new run" in lines
     assert not (tmp_path / "run").exists()
@@ -299,6 +305,27 @@ def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--allow-empty"):
         run(copy, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [2, 1])
+def test_too_little_memory_names_the_settings_to_lower(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """As torch reports it for a CPU and for a GPU."""
+
+    def failing(*_: object) -> None:
+        if size == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+        torch.empty(2**50)
+
+    monkeypatch.setattr("rcnn.training.engine.optimize", failing)
+    words = (*TINY_MODEL, *BRIEF, f"train.batch_size={size}", "--val-split", "none", "--device", "cpu")
+    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("rcnn: not enough memory on cpu for a training step: lower ")
+    assert "input.max_size=128 and input.min_size=96" in line
+    assert ("train.batch_size=2 (train.accumulate=2 with half of it" in line) == (size == 2)
+    assert ("Tried to allocate 2.00 GiB" if size == 1 else "can't allocate memory") in line
 
 
 def test_deterministic_runs_have_equal_weights(data: Path, tmp_path: Path) -> None:
