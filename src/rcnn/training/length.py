@@ -62,7 +62,7 @@ def with_length(
         return _scheduled(settings, each, keep_milestones="milestones" in given)
     if published and "steps" not in given and each != published:
         steps = max(1, round(settings.steps * published / each))
-        return replace(settings, steps=steps), {"steps": f"as many images as {settings.steps} steps of {published}"}
+        return replace(settings, steps=steps), {"steps": f"the images of {settings.steps} steps of {published}"}
     return settings, {}
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+from benchmarks import recipes_table
 
+from rcnn.training import api
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.recipes import RECIPES
 from rcnn.training.request import RunRequest
@@ -55,7 +58,7 @@ def test_what_is_typed_wins_over_the_recipe(data: Path) -> None:
 def test_the_steps_of_a_recipe_are_scaled(data: Path) -> None:
     planned = plan(data, "mask-faster-rcnn/res101", devices=8)
     assert (planned.settings.steps, planned.settings.scaled_lr(8)) == (156_250, pytest.approx(8e-3))
-    assert planned.reasons["train.steps"] == "as many images as 1250000 steps of 1"
+    assert planned.reasons["train.steps"] == "the images of 1250000 steps of 1"
 
 
 def test_a_recipe_and_its_parameter_groups_are_shown(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,6 +108,20 @@ def test_a_run_with_epochs_and_patterns_is_recorded_and_resumed(data: Path, tmp_
     assert more.step == 4
     with pytest.raises(ValueError, match=r"train\.weight_decays cannot change when a run is resumed"):
         runs.run("mask_rcnn_compact", data, tmp_path / "run", ["train.steps=5", "train.weight_decays={}"], resume=True)
+
+
+def test_the_page_of_recipes_is_up_to_date() -> None:
+    text = recipes_table.PAGE.read_text(encoding="utf-8")
+    assert recipes_table.updated(text) == text, "run python benchmarks/recipes_table.py"
+
+
+def test_the_example_in_python_is_a_plan_of_the_recipe(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [code] = re.findall(r"```python\n(.*?)```", recipes_table.PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    plans = list[RunPlan]()
+    monkeypatch.setattr(api, "_train", lambda request, log: plans.append(plan_training(request, log)))
+    exec(code.replace('"coco"', repr(str(data))), {})  # noqa: S102  the page is ours
+    [planned] = plans
+    assert (planned.config.name, planned.settings.steps) == ("mask_rcnn_r50_fpn", 500)
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
