@@ -10,13 +10,14 @@ from pathlib import Path
 from rcnn.data.held_out import HELD_OUT_FILE, HeldOut
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, ImageResults
+from rcnn.metrics.tables import per_class_csv
 from rcnn.metrics.values import FIELDS
 from rcnn.outputs import OutputFolder
 
-METRICS_FILE, REPORT = "metrics.json", "report.html"
+METRICS_FILE, REPORT, PER_CLASS_FILE = "metrics.json", "report.html", "per_class.csv"
 UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
 RESULTS = {kind: f"results_{kind}.json" for kind in FIELDS}
-FILES = (METRICS_FILE, REPORT, HELD_OUT_FILE, *RESULTS.values())
+FILES = (METRICS_FILE, PER_CLASS_FILE, REPORT, HELD_OUT_FILE, *RESULTS.values())
 _LISTED = 20  # failed images in the report
 
 
@@ -63,6 +64,7 @@ def write_evaluation(
     """
     content = evaluation.to_dict()
     folder.write_json(METRICS_FILE, content, indent=2)
+    folder.write_text(PER_CLASS_FILE, per_class_csv(evaluation.metrics))
     for kind, name in RESULTS.items():
         if kind in evaluation.metrics.kinds:
             fields = ("image_id", "category_id", "score", FIELDS[kind])

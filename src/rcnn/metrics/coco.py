@@ -29,7 +29,7 @@ from rcnn.metrics.inputs import (
     require_limit,
     require_outlines,
 )
-from rcnn.metrics.values import FIELDS, SIZES, Metrics, Number, PerClass
+from rcnn.metrics.values import CLASS_METRICS, FIELDS, SIZES, Metrics, Number, PerClass
 from rcnn.models.config import COCO_SIGMAS
 from rcnn.ops.coco_backend import COCO, COCOeval
 
@@ -71,6 +71,18 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
     precisions |= {"AP50": Metric(True, 0.5, "all", limit), "AP75": Metric(True, 0.75, "all", limit)}
     precisions |= {f"AP{letter}": Metric(True, None, size, limit) for letter, size in sizes.items()}
     return precisions | recalls | {f"AR{letter}": Metric(False, None, size, limit) for letter, size in sizes.items()}
+
+
+def class_metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
+    """Name -> definition of the metrics of each class: AP, AP50, AP75, those by size, and AR at the highest limit.
+
+    Proposals have no classes, and none of these.
+    """
+    if kind == "proposals":
+        return {}
+    metrics = metrics_of(kind, max_detections)
+    recall = Metric(False, None, "all", max(metric.limit for metric in metrics.values()))
+    return {name: metrics[name] for name in CLASS_METRICS if name in metrics} | {"AR": recall}
 
 
 METRICS = {kind: metrics_of(kind) for kind in FIELDS}
@@ -128,8 +140,8 @@ def evaluate(
         curves = _curves(truth, results_of_kind(inputs, inputs.results, kind), kind, metrics, keypoint_sigmas)
         values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
         for index, name in enumerate(inputs.names.values()):
-            shown = [m for m in ("AP", "AP50") if m in metrics]
-            per_class[name][kind] = {m: curves.value(metrics[m], index) for m in shown}
+            of_class = class_metrics_of(kind, max_detections)
+            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
     return Metrics(
         kinds=values,
         per_class=per_class,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rcnn.metrics.coco import Metric, curves_of, results_of_kind
+from rcnn.metrics.coco import Metric, class_metrics_of, curves_of, results_of_kind
 from rcnn.metrics.inputs import (
     Entry,
     EvaluationInputs,
@@ -73,10 +73,8 @@ def evaluate(
             **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
         }
         for index, name in enumerate(inputs.names.values()):
-            per_class[name][kind] = {
-                "AP": curves.value(overall, index),
-                "AP50": curves.value(overall._replace(iou=0.5), index),
-            }
+            of_class = class_metrics_of(kind, limit)
+            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
     return Metrics(
         kinds=values,
         per_class=per_class,
