@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,11 @@ def test_the_page_of_recipes_is_up_to_date() -> None:
 def test_the_example_in_python_is_a_plan_of_the_recipe(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [code] = re.findall(r"```python\n(.*?)```", recipes_table.PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
     plans = list[RunPlan]()
-    monkeypatch.setattr(api, "_train", lambda request, log: plans.append(plan_training(request, log)))
+
+    def only_plan(request: RunRequest, log: Callable[[str], object]) -> None:
+        plans.append(plan_training(request, log))
+
+    monkeypatch.setattr(api, "_train", only_plan)
     exec(code.replace('"coco"', repr(str(data))), {})  # noqa: S102  the page is ours
     [planned] = plans
     assert (planned.config.name, planned.settings.steps) == ("mask_rcnn_r50_fpn", 500)
