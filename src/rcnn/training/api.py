@@ -10,6 +10,7 @@ from rcnn.data import Dataset
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
@@ -33,6 +34,7 @@ def train(
     *,
     recipe: str = "",
     overrides: Overrides = (),
+    augment: Given | None = None,
     split: str = "",
     val_split: str | Sequence[str] = "",
     val_fraction: float | None = None,
@@ -55,7 +57,8 @@ def train(
     `data`: its folder or annotation file, or a `Dataset`, with `validation` for its validation set.
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `overrides`: changes of settings, as KEY=VALUE
     strings or a dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL`
-    lists all settings).
+    lists all settings). `augment`: the steps of augmentation, like the setting train.augment, which it replaces: names,
+    dicts of settings, and functions of your own, f(sample, random) -> sample.
     `split` (as in `open_dataset`) and `val_split` are found by their names (train..., val...). `val_split` may be a
     list, the first of which chooses the best checkpoint; "none": no evaluation. `val_fraction`: this fraction of the
     training images is held out for validation; by default 0.2 if there is no validation split and there are at least
@@ -80,6 +83,7 @@ def train(
         output=None if output is None else Path(output),
         recipe=recipe,
         overrides=as_overrides(overrides),
+        augment=None if augment is None else as_steps(augment),
         split=split,
         val_splits=as_strings(val_split) if val_split else (),
         val_fraction=val_fraction,

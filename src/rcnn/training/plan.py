@@ -11,6 +11,7 @@ import torch
 
 from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
+from rcnn.data.loading import require_masks_to_copy
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
 from rcnn.data.trained_images import TrainedImages
@@ -26,6 +27,7 @@ from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
 from rcnn.training.recipes import Recipe, find_recipe
+from rcnn.training.own_steps import with_steps
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
@@ -123,7 +125,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         request = replace(request, weights=weights)
     defaults = TrainConfig() if recipe else request.settings or starting_settings(request.model, request.weights)
     first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
-    settings = changed_by(first, train_overrides)
+    settings = with_steps(changed_by(first, train_overrides), request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
 
@@ -132,6 +134,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         start = read_weights(request.weights).config
     config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
     _require_outlines(config, data.training)
+    require_masks_to_copy(data.training, settings.augment)
     if record is None:
         config = with_backbone(config, request.model, request.weights, typed)
         if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
@@ -259,6 +262,7 @@ def _setting_reasons(
     if recipe is not None:
         reasons |= dict.fromkeys((one.partition("=")[0] for one in recipe.settings), f"recipe {recipe.name}")
     given = {one.partition("=")[0].strip() for one in request.overrides}
+    given |= {PREFIX + "augment"} if request.augment is not None else set()
     return reasons | dict.fromkeys(given, "given")
 
 

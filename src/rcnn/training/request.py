@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data import Dataset
+from rcnn.data.transforms import Step
 from rcnn.models import DetectorConfig
 from rcnn.training.settings import TrainConfig
 
@@ -22,6 +23,7 @@ class RunRequest:
     output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
     overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
     recipe: str = ""  # name of a published recipe, the settings of which `overrides` change
+    augment: tuple[Step, ...] | None = None  # replaces train.augment; may hold functions, which text cannot
     settings: TrainConfig | None = None  # default training settings, instead of those of `model`
     split: str = ""  # to train on, as in `open_dataset`
     val_splits: tuple[str, ...] = ()  # the first chooses best/; NO_SPLIT alone: no evaluation

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from rcnn.data.transforms.steps import Step, require_steps
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
@@ -68,6 +69,8 @@ class TrainConfig:
     scales: tuple[int, ...] = ()  # shorter sides to choose from at random, pixels; empty: the model's input.min_size
     scale_range: tuple[int, ...] = ()  # in place of scales: (smallest, largest) shorter side, every size in between
     jitter: float = 0.0  # maximum relative change of brightness, contrast and saturation; 0: none
+    # further steps of augmentation, e.g. [crop, {kind: blur, probability: 0.2}, copy_paste]; see docs/augmentation.md
+    augment: tuple[Step, ...] = ()
     padding: Literal["exact", "bucket"] = "exact"  # to a multiple of input.divisor, or to one of a few shapes
 
     # deterministic algorithms only: equal runs give equal weights, with the same number of threads; can be slower
@@ -130,6 +133,7 @@ class TrainConfig:
             )
         if self.scales and self.scale_range:
             raise ValueError("train.scales and train.scale_range both set the shorter sides; give one of them")
+        require_steps(self.augment, self.scales or self.scale_range)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
 
