@@ -26,8 +26,8 @@ from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
-from rcnn.training.recipes import Recipe, find_recipe
 from rcnn.training.own_steps import with_steps
+from rcnn.training.recipes import Recipe, find_recipe
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images

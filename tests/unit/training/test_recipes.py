@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from rcnn.data.transforms import ScaleJitter
 from rcnn.models import DetectorConfig, model_config
+from rcnn.models.config import ResNetConfig
 from rcnn.models.overrides import override
 from rcnn.models.validate import validate
 from rcnn.training.length import changed_by, with_length
@@ -164,6 +166,24 @@ def test_detectron2(recipe: Recipe) -> None:
     assert trained.scales == (640, 672, 704, 736, 768, 800)
     entry = entries()[f"{recipe.model}@detectron2-{trained.schedule}"]  # the results of the same table
     assert (recipe.box, recipe.mask, recipe.keypoints) == (entry.box, entry.mask, entry.keypoints)
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("lsj/")])
+def test_large_scale_jitter(name: str) -> None:
+    """configs/new_baselines/mask_rcnn_R_50_FPN_100ep_LSJ.py; 200 and 400 epochs multiply steps and milestones."""
+    recipe = find_recipe(name)
+    depth, epochs = map(int, re.findall(r"\d+", name))
+    trained, config, factor = training(recipe, processes=64), network(recipe), epochs // 100
+    assert (*milestone_steps(trained), trained.steps) == (163_889 * factor, 177_546 * factor, 184_375 * factor)
+    assert (trained.scaled_lr(64), trained.warmup_steps, trained.warmup_factor) == (0.1, 500, 0.067)
+    assert (trained.weight_decay, trained.norm_weight_decay, trained.bf16) == (4e-5, 0, True)
+    [step] = trained.augment
+    assert step == ScaleJitter(scale=(0.1, 2.0), size=1024)
+    entry = entries()[f"mask_rcnn_r{depth}_fpn_syncbn_caffe@detectron2-lsj-{epochs}ep"]
+    assert (recipe.box, recipe.mask, recipe.weights) == (entry.box, entry.mask, "none")
+    assert isinstance(config.backbone, ResNetConfig)
+    assert (config.backbone.depth, config.backbone.norm, config.backbone.frozen_stages) == (depth, "sync_bn", 0)
+    assert (config.rpn.convs, config.box.convs, config.box.fcs, config.box.norm) == (2, 4, 1, "sync_bn")
 
 
 def chainer_shapes(depth: int, classes: int, anchors: int) -> Shapes:

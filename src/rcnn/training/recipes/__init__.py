@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 
-from rcnn.training.recipes import chainer, detectron2, fcis, mask_faster_rcnn, tensorpack
+from rcnn.training.recipes import chainer, detectron2, fcis, lsj, mask_faster_rcnn, tensorpack
 from rcnn.training.recipes.recipe import Recipe
 
 RECIPES: dict[str, Recipe] = {
@@ -12,6 +12,7 @@ RECIPES: dict[str, Recipe] = {
     for recipe in (
         *tensorpack.RECIPES,
         *detectron2.RECIPES,
+        *lsj.RECIPES,
         *chainer.RECIPES,
         *fcis.RECIPES,
         *mask_faster_rcnn.RECIPES,
