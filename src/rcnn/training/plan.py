@@ -21,6 +21,7 @@ from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo import without_masks
+from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.identity import data_identity
@@ -95,6 +96,13 @@ class RunPlan:
         several = {"processes": self.processes.count} if self.processes.count > 1 else {}
         content = {"model": config_to_dict(self.config), **self.about(), "classes": list(self.dataset.classes)}
         return content | several
+
+
+def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, InputConfig]:
+    """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are faulty."""
+    model_overrides, train_overrides = split_overrides(overrides)
+    settings = changed_by(starting_settings(model), train_overrides)
+    return settings, override(starting_config(model), model_overrides).input
 
 
 def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1) -> RunPlan:
