@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -168,8 +169,12 @@ def train(
         return
     outcome = execute(plan, log=typer.echo)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
-        ended = "finished" if outcome.finished else "stopped"
-        typer.echo(f"{ended} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
+        if outcome.finished:
+            typer.echo(f"finished after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
+        else:
+            done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
+            again = shlex.join(["train", model, "--data", str(data), "--output", str(outcome.output), "--resume"])
+            typer.echo(f"{done}; to continue: rcnn {again}")
         if outcome.best is not None:
             typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
     if outcome.signal is not None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data import Dataset
+from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.runtime.launch import launch_function, require_devices
@@ -106,4 +107,6 @@ def train(
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
     outcome = run_training(request, log=log)
+    if not outcome.finished:
+        log(f"stopped after {counted(outcome.step, 'step')}; continue with resume=True and output={outcome.output}")
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)
