@@ -237,8 +237,8 @@ def test_wrong_results_are_named(change: Entry, message: str) -> None:
     ("change", "message"),
     [
         (3, r"result 0 is 3; expected an object in COCO's format"),
-        ({"image_id": None}, "has image_id None; expected a whole number"),
-        ({"category_id": True}, "has category_id True; expected a whole number"),
+        ({"image_id": None}, "has image_id None; expected an integer"),
+        ({"category_id": True}, "has category_id True; expected an integer"),
         ({"score": "high"}, "has score 'high'; expected a finite number"),
         ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]; expected \[x, y, width, height\]"),
         ({"bbox": [1, 2, 3, float("inf")]}, "has bbox"),
