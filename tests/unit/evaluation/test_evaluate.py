@@ -279,7 +279,7 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
         ),
         (
             '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": [9, 9]}}]',
-            r"has a mask with counts \[9, 9\]; expected run lengths",
+            r"has a mask with counts \[9, 9\]; expected RLE",
         ),
     ],
 )

@@ -244,9 +244,9 @@ def test_wrong_results_are_named(change: Entry, message: str) -> None:
         ({"bbox": [1, 2, 3, float("inf")]}, "has bbox"),
         ({"keypoints": [1, 2]}, "has keypoints .*; expected"),
         ({"segmentation": []}, None),
-        ({"segmentation": {"counts": "PPb01"}}, "has segmentation .*; expected run lengths"),
-        ({"segmentation": [[1, 2]]}, "has segmentation .*; expected run lengths"),
-        ({"segmentation": "PPb01"}, "has segmentation 'PPb01'; expected run lengths"),
+        ({"segmentation": {"counts": "PPb01"}}, "has segmentation .*; expected RLE"),
+        ({"segmentation": [[1, 2]]}, "has segmentation .*; expected RLE"),
+        ({"segmentation": "PPb01"}, "has segmentation 'PPb01'; expected RLE"),
     ],
 )
 def test_results_of_a_wrong_form_are_named(change: Any, message: str | None) -> None:
