@@ -67,7 +67,7 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     return checkpoint.config
 
 
-def starting_recipe(model: str, weights: str = "") -> TrainConfig:
+def starting_settings(model: str, weights: str = "") -> TrainConfig:
     """The default training settings: the papers' for a named model, milder ones for a trained detector."""
     if not starts_fresh(model) or is_whole(model, weights):
         return FINE_TUNING
