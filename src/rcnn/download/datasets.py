@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
-from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes
+from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes, remove_download
 from rcnn.outputs import TEMPORARY, OutputFolder, files_of_rcnn
 from rcnn.progress import DownloadProgress, no_download_progress
 
@@ -56,15 +57,21 @@ def download_dataset(
                 _require_published(packed, archive)
             else:
                 with (progress or no_download_progress)(archive.name) as count:
-                    fetch(archive.urls, packed, digest=archive.digest, size=archive.size, progress=count)
-                folder.adopt(f"{PACKED}/{archive.name}")
+                    fetch(
+                        archive.urls,
+                        packed,
+                        digest=archive.digest,
+                        size=archive.size,
+                        progress=count,
+                        on_complete=partial(folder.adopt, f"{PACKED}/{archive.name}"),  # a kill then leaves no archive
+                    )
             if log is not None:
                 log(f"unpacking {archive.name}")
             _unpack(folder, archive, packed)
             done.append(archive.name)
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
             if f"{PACKED}/{archive.name}" in files_of_rcnn(folder.path):
-                packed.unlink()
+                remove_download(packed)
         with suppress(OSError):  # there is none, or it holds files of the user
             archives.rmdir()
         return folder.path / known.data
