@@ -12,6 +12,7 @@ from rcnn.cli.demo import demo
 from rcnn.cli.doctor import doctor
 from rcnn.cli.download import download
 from rcnn.cli.eval import evaluate
+from rcnn.cli.export import export
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
 from rcnn.cli.predict import predict
@@ -30,6 +31,7 @@ app.command("train")(train)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("convert")(convert)
+app.command("export")(export)
 app.add_typer(models, name="models")
 app.command("download")(download)
 app.command("push")(push)

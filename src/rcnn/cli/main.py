@@ -21,6 +21,7 @@ COMMANDS = {
     "eval": "Measure average precision (COCO's metrics) on a data set.",
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
+    "export": "Write a checkpoint as an ONNX, OpenVINO or torch.export file.",
     "models": "List the models and their published weights, or show the settings of one.",
     "download": "Download published weights by name, verify and convert them.",
     "push": "Upload a checkpoint with a model card to the Hugging Face Hub.",
