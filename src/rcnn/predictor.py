@@ -65,8 +65,8 @@ class Predictor:
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
-        """`detector` is a checkpoint, a run folder, the name of published weights, an exported file (.onnx, .pt2, .xml),
-        or a detector, which is copied.
+        """`detector` is a checkpoint, run folder, name of published weights, exported file (.onnx, .pt2, .xml), or a
+        detector, which is copied.
 
         Names (`rcnn.list_weights`, "hf:owner/name") are downloaded and converted on first use, see docs/weights.md.
 

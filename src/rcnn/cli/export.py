@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 import typer
 
 from rcnn.cli.options import Allow, Offline
+
+Dynamic: TypeAlias = Literal["dynamic"]
 
 
 class TargetOption(StrEnum):
@@ -81,7 +83,7 @@ def export(
     typer.echo(f"wrote {written.path} ({megabytes:.1f} MB, {written.record.precision})")
 
 
-def parse_size(text: str) -> tuple[int, int] | str:
+def parse_size(text: str) -> tuple[int, int] | Dynamic:
     """(height, width) of `HxW`, or "dynamic"."""
     if text == "dynamic":
         return text
@@ -91,7 +93,7 @@ def parse_size(text: str) -> tuple[int, int] | str:
     return int(match[1]), int(match[2])
 
 
-def parse_batch(text: str) -> int | str:
+def parse_batch(text: str) -> int | Dynamic:
     """A number of images, or "dynamic"."""
     if text == "dynamic":
         return text

@@ -14,9 +14,10 @@ from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
 from rcnn.evaluation.plan import limit_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
+from rcnn.runtime.exported import is_exported
 from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.runtime.open_model import model_record
 from rcnn.runtime.processes import device_of_process, joined, process_numbers
-from rcnn.weights.checkpoint import detector_record
 
 
 def evaluate(
@@ -74,7 +75,7 @@ def evaluate(
         strict=strict,
         allow_empty=allow_empty,
     )
-    checkpoint = model if isinstance(model, Predictor) else detector_record(model)
+    checkpoint = model if isinstance(model, Predictor) else model_record(model)
     held_out = None if isinstance(model, Predictor) else held_out_of(model)
     if isinstance(data, Dataset):
         dataset, warnings = data, ()
@@ -84,7 +85,8 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        overrides = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
+        limits = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
+        overrides = [] if is_exported(model) else limits
         own = device_of_process(choose_device(device), process_numbers())
         predictor = Predictor(model, device=own, precision=precision, overrides=overrides, allow=allow)
     with joined(predictor.device) as processes:

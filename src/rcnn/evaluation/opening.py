@@ -17,8 +17,10 @@ from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
 from rcnn.evaluation.results import has_proposals, is_results
 from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
+from rcnn.runtime.exported import is_exported
+from rcnn.runtime.open_model import model_record
 from rcnn.text_files import read_json
-from rcnn.weights.checkpoint import CONFIG_FILE, checkpoint_record, detector_record
+from rcnn.weights.checkpoint import CONFIG_FILE
 
 
 class Model(Protocol):
@@ -60,7 +62,7 @@ def open_subject(
     as the metric counts.
     """
     if not is_results(source):
-        record = detector_record(source, overrides)
+        record = model_record(source, overrides)
     elif overrides:
         raise ValueError(
             f"{overrides[0]}: settings apply to a model, but {source} contains results; leave the settings out"
@@ -73,7 +75,11 @@ def open_subject(
     warnings = trained_on_warning(dataset, split, held_out)
     if record is None:
         return Subject(source=source, dataset=dataset, warnings=warnings)
-    limits = limit_overrides(record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric)
+    limits: list[str] = []
+    if not is_exported(source):  # its settings are fixed: the evaluation warns if it returns fewer than count
+        limits = limit_overrides(
+            record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric
+        )
     return Subject(source=load([*overrides, *limits]), dataset=dataset, warnings=warnings)
 
 
@@ -123,7 +129,7 @@ def held_out_of(source: str | Path) -> HeldOut | None:
         file = folder / HELD_OUT_FILE
         value = read_json(file) if file.is_file() else None
     else:
-        file, value = folder / CONFIG_FILE, checkpoint_record(source).provenance.get("held_out")
+        file, value = folder / CONFIG_FILE, model_record(source).provenance.get("held_out")
     try:
         return HeldOut.from_dict(value)
     except ValueError as error:

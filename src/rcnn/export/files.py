@@ -3,40 +3,42 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.export import ExportedProgram
 
-from rcnn.runtime.record import KEY, ExportRecord
+from rcnn.runtime.record import KEY, ExportRecord, Target
 
 OPSET = 18
+PACKAGES: dict[Target, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
 ONNX_BYTES = 2_000_000_000  # limit of one ONNX file (protobuf)
 
 
-def require_packages(target: str) -> None:
+def require_packages(target: Target) -> None:
     """ImportError with the pip command if a package that writes or checks the file is missing."""
     try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401
-
-        if target == "openvino":
-            import openvino  # noqa: F401
+        for package in PACKAGES[target]:
+            importlib.import_module(package)
     except ImportError as error:
-        if target != "torch":
-            raise ImportError(f"exporting to {target} needs {error.name}: pip install 'rcnn[{target}]'") from error
+        raise ImportError(f"exporting to {target} needs {error.name}: pip install 'rcnn[{target}]'") from error
 
 
 def write_file(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
     """Write the file `path` (OpenVINO: also .bin beside it). Raises ValueError if an operator has no translation."""
     if record.target == "torch":
-        torch.export.save(program, path, extra_files={f"{KEY}.json": record.text()})
+        with _quiet():
+            torch.export.save(program, path, extra_files={f"{KEY}.json": record.text()})
     elif record.target == "onnx":
         write_onnx(program, record, path)
     else:
@@ -45,19 +47,11 @@ def write_file(program: ExportedProgram, record: ExportRecord, path: Path) -> No
 
 def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
     """The program as one ONNX file of standard operators."""
-    from rcnn.export.operators.table import TRANSLATIONS
-
     try:
-        with _quiet():
-            converted: Any = torch.onnx.export(
-                program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=TRANSLATIONS,
-                input_names=list(record.inputs), output_names=list(record.outputs),
-            )  # fmt: skip
+        converted = translate(program, record.inputs, record.outputs)
     except Exception as error:  # of torch.onnx: many kinds
         raise ValueError(f"{record.config.name} cannot be translated to ONNX: {_cause(error)}") from error
     converted.model.metadata_props[KEY] = record.text()
-    for value in (*converted.model.graph.inputs, *converted.model.graph.outputs):
-        value.doc_string = ""
     size = sum(value.const_value.nbytes for value in converted.model.graph.initializers.values())
     if size > ONNX_BYTES:
         raise ValueError(
@@ -65,6 +59,18 @@ def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> No
             "float16, or --to torch"
         )
     converted.save(path, external_data=False)
+
+
+def translate(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+    """The ONNX program, with the names of its inputs and outputs; our ops become standard operators."""
+    from rcnn.export.operators.table import TRANSLATIONS
+
+    table = cast("Any", TRANSLATIONS)  # its type in torch has no operators
+    with _quiet():
+        return torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=table,
+            input_names=list(inputs), output_names=list(outputs),
+        )  # fmt: skip
 
 
 def write_openvino(program: ExportedProgram, record: ExportRecord, path: Path) -> None:

@@ -107,6 +107,7 @@ def least_size(program: ExportedProgram, config: DetectorConfig) -> tuple[int, i
     unit = max(1, config.input.divisor)
     least: list[int] = []
     for side in shape[2:]:
-        symbols = [] if isinstance(side, int) else list(side.node.expr.free_symbols)
-        least.append(int(side) if isinstance(side, int) else max(int(ranges[symbol].lower) * unit for symbol in symbols))
+        symbols: list[Any] = [] if isinstance(side, int) else list(side.node.expr.free_symbols)
+        lowest = [int(ranges[symbol].lower) * unit for symbol in symbols]
+        least.append(max(lowest) if lowest else int(side))
     return least[0], least[1]

@@ -1,12 +1,12 @@
 """Exports a checkpoint: trace it, translate it, write the file, run the file once and compare.
 
-    export_model("runs/balloons", "balloons.onnx")
+export_model("runs/balloons", "balloons.onnx")
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -128,8 +128,6 @@ def _record_of(
 
 def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:
     """The record with the size and batch of its input."""
-    from dataclasses import replace
-
     config = record.config.input
     if batch != "dynamic" and batch < 1:
         raise ValueError(f"batch={batch}; expected 1 or more, or 'dynamic'")

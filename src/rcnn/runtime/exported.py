@@ -72,11 +72,10 @@ class ExportedModel:
         """The outputs for a batch; a smaller one than the file takes is filled with copies of its last image."""
         count = len(images.sizes)
         filled = torch.arange(self.record.batch or count).clamp(max=count - 1)
-        values = {"images": images.pixels, "sizes": images.sizes, "scales": images.scales, "originals": images.originals}
+        names = {"images": "pixels"}  # the others have the names of the fields
         inputs = {
-            name: np.ascontiguousarray(value[filled].cpu().numpy())
-            for name, value in values.items()
-            if value is not None and name in self.record.inputs
+            name: np.ascontiguousarray(getattr(images, names.get(name, name))[filled].cpu().numpy())
+            for name in self.record.inputs
         }
         outputs = zip(self.record.outputs, self.run(inputs), strict=True)
         return {name: torch.from_numpy(np.array(value))[:count] for name, value in outputs}
@@ -139,7 +138,9 @@ def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) ->
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
     except Exception as error:  # its errors have no common class
-        raise ValueError(f"{path} cannot be read as ONNX ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}") from error
+        raise ValueError(
+            f"{path} cannot be read as ONNX ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
+        ) from error
     record = read_record(session.get_modelmeta().custom_metadata_map.get(KEY), path)
     return record, lambda inputs: session.run(list(record.outputs), inputs)
 

@@ -15,10 +15,10 @@ from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.preprocess import FittedPreprocessor, Preprocessor, build_preprocessor
 from rcnn.runtime.devices import Precision, choose_precision
-from rcnn.runtime.exported import ExportedModel, is_exported, open_exported
+from rcnn.runtime.exported import ExportedModel, exported_record, is_exported, open_exported
 from rcnn.runtime.record import EXPORT_AGAIN, ExportPrecision
 from rcnn.structures import Detections, ImageBatch
-from rcnn.weights.checkpoint import load_detector
+from rcnn.weights.checkpoint import CheckpointRecord, detector_record, load_detector
 
 
 class Runner(Protocol):
@@ -55,10 +55,7 @@ def open_model(
     """
     chosen = choose_precision(precision, device)
     if isinstance(source, str | Path) and is_exported(source):
-        if given := [*as_overrides(overrides), *(["--allow"] if allow else [])]:
-            raise ValueError(
-                f"{source} is an exported file with fixed settings, so {given[0]} cannot be used: {EXPORT_AGAIN}"
-            )
+        _require_none(source, [*as_overrides(overrides), *(["--allow"] if allow else [])])
         return _opened_file(open_exported(source, device), precision)
     classes: tuple[str, ...] | None = None
     if isinstance(source, str | Path):
@@ -71,6 +68,23 @@ def open_model(
         runner=detector, detector=detector, config=source.config, classes=classes, precision=chosen,
         preprocessor=build_preprocessor(source.config.input),
     )  # fmt: skip
+
+
+def model_record(source: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
+    """The config, class names and origin of a checkpoint, or of an exported file; its model is not prepared to run."""
+    if not is_exported(source):
+        return detector_record(source, overrides)
+    _require_none(source, as_overrides(overrides))
+    record = exported_record(source)
+    return CheckpointRecord(config=record.config, classes=record.classes, provenance=dict(record.provenance))
+
+
+def _require_none(source: str | Path, settings: Sequence[str]) -> None:
+    """A ValueError if there are settings for an exported file."""
+    if settings:
+        raise ValueError(
+            f"{source} is an exported file with fixed settings, so {settings[0]} cannot be used: {EXPORT_AGAIN}"
+        )
 
 
 def _opened_file(model: ExportedModel, precision: Precision) -> OpenModel:

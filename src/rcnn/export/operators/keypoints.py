@@ -9,6 +9,7 @@ from onnxscript import FLOAT, script
 from onnxscript import opset18 as op
 from onnxscript.values import Opset
 
+
 @script(Opset("rcnn", 1))
 def decode_keypoints(maps: FLOAT, boxes: FLOAT) -> FLOAT:
     """x, y, logit and score (B, D, J, 4) of the maximum of each map (B, D, J, m, m); see `rcnn.ops.keypoints`.

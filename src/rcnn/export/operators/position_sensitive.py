@@ -22,9 +22,7 @@ class Limits(NamedTuple):
     high: Value
 
 
-def ps_roi_pool(
-    maps: Value, boxes: Value, valid: Value, scale: float, groups: int, size: int, rounded: bool
-) -> Value:
+def ps_roi_pool(maps: Value, boxes: Value, valid: Value, scale: float, groups: int, size: int, rounded: bool) -> Value:
     """Means (B, R, C, s, s) of the points that each cell of a region covers; see `rcnn.ops.ps_roi`."""
     batch, height, width = dimension(maps, 0), dimension(maps, 2), dimension(maps, 3)
     channels = op.Div(dimension(maps, 1), integers(groups**2))
@@ -56,9 +54,7 @@ def _cell_limits(start: Value, end: Value, scale: float, size: int, rounded: boo
     """
     kind = ir.DataType.FLOAT if rounded else ir.DataType.DOUBLE
     if rounded:
-        start, end = (
-            op.Mul(op.Floor(op.Add(op.Abs(value), number(0.5))), op.Sign(value)) for value in (start, end)
-        )
+        start, end = (op.Mul(op.Floor(op.Add(op.Abs(value), number(0.5))), op.Sign(value)) for value in (start, end))
 
     def constant(value: float) -> Value:
         return op.Cast(_double(value), to=kind)

@@ -21,7 +21,6 @@ from rcnn.export.operators.build import (
     full,
     integers,
     number,
-    scalar,
 )
 
 LOWEST = -3.0e38  # below every score
@@ -129,7 +128,7 @@ def soft_nms(
         shared = width * height
         union = area + (a2 - a1) * (b2 - b1) - shared
         iou = op.Squeeze(shared / op.Max(union, op.Constant(value_float=1e-37)), op.Constant(value_ints=[2]))
-        if sigma > 0.0:
+        if sigma > 0.0:  # noqa: SIM108  (the ONNX graph gets an If)
             factor = op.Exp(op.Neg(iou * iou / sigma))
         else:
             factor = op.Where(iou > iou_threshold, one - iou, one)
