@@ -17,6 +17,7 @@ from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
 from rcnn.cli.predict import predict
 from rcnn.cli.push import push
+from rcnn.cli.serve import serve
 from rcnn.cli.train import train
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("convert")(convert)
 app.command("export")(export)
+app.command("serve")(serve)
 app.add_typer(models, name="models")
 app.command("download")(download)
 app.command("push")(push)

@@ -48,7 +48,7 @@ def export_model(
     classes: Sequence[str] = (),
     overrides: Overrides = (),
     allow: str | Sequence[str] = (),
-    log: Callable[[str], object] = lambda line: None,
+    log: Callable[[str], object] | None = None,
 ) -> Exported:
     """Write a checkpoint (or detector) as one file that contains everything from pixels to detections.
 
@@ -62,7 +62,7 @@ def export_model(
     Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported,
     FileExistsError if `output` exists and is not from rcnn.
     """
-    path = Path(output)
+    path, say = Path(output), log or (lambda line: None)
     target = target_of(path, to)
     if precision not in get_args(ExportPrecision):
         raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(ExportPrecision))}")
@@ -77,13 +77,13 @@ def export_model(
         # OpenVINO converts the weights itself
         network = "float32" if target == "openvino" or precision == "int8" else precision
         prepared = prepare_for_inference(detector, network)
-        log(f"tracing {record.config.name}")
+        say(f"tracing {record.config.name}")
         program, record = trace(prepared, record)
-        log(f"writing {path}")
+        say(f"writing {path}")
         with folder.writing_together(*names) as temporary:
             write_file(program, record, temporary / path.name)
     difference = check_file(path, prepared)
-    log(f"checked on a generated batch: {difference.text()}")
+    say(f"checked on a generated batch: {difference.text()}")
     return Exported(path=path, record=record, difference=difference)
 
 

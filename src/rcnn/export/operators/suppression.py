@@ -66,6 +66,12 @@ def nms(
     ), op.Greater(best, number(0.0))
 
 
+def sort_stable(values: Value, stable: bool, dim: int = -1, descending: bool = False) -> tuple[Value, Value]:
+    """Values and indices of `torch.sort(stable=True)`: TopK gives equal values in the order of their indices."""
+    axis = op.Shape(values, start=dim, end=None if dim == -1 else dim + 1)
+    return op.TopK(values, axis, axis=dim, largest=int(descending), sorted=1)
+
+
 def best_first(boxes: Value, scores: Value, groups: Value, valid: Value, least: int) -> Candidates:
     """The valid boxes sorted by score, of equal scores the lower index first; at least `least`, padded."""
     key = op.Where(valid, as_float(scores), number(LOWEST))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch._ops import OpOverload
 
 from rcnn.export.operators import keypoints, pooling, position_sensitive, suppression
@@ -13,6 +14,7 @@ from rcnn.ops import nms, ps_roi, roi_align, roi_pool, soft_nms
 
 TRANSLATIONS: dict[OpOverload[..., Any], Callable[..., Any]] = {
     nms.nms._opoverload: suppression.nms,
+    torch.ops.aten.sort.stable: suppression.sort_stable,
     soft_nms.soft_nms._opoverload: suppression.soft_nms,
     roi_align.roi_align._opoverload: pooling.roi_align,
     roi_pool.roi_pool._opoverload: pooling.roi_pool,
