@@ -18,7 +18,7 @@ from rcnn.data import open_dataset
 from rcnn.data.images import read_image
 from rcnn.data.loading import pad_images
 from rcnn.data.records import Dataset
-from rcnn.data.targets import Masks, collate_targets, make_sample
+from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample
 from rcnn.data.transforms import Sample, preprocess
 from rcnn.models import Detector, build_detector
 from rcnn.models.config import DetectorConfig, Norm, ResNetConfig
@@ -46,7 +46,7 @@ def open_photo(data: Path, split: str, index: int, detector: Detector, masks: Ma
     dataset: Dataset = open_dataset(data, split, keypoints=keypoints)
     record = dataset[index]
     pixels = read_image(record.path)
-    sample = make_sample(record, pixels, masks=masks, keypoints=keypoints)
+    sample = make_sample(record, pixels, TargetOptions(masks=masks, keypoints=keypoints))
     small, _ = preprocess(sample, build_preprocessor(detector.config.input))
     images = pad_images([small.image], detector.config.input.divisor, "exact")
     return Photo(

@@ -24,6 +24,7 @@ from PIL import Image
 
 from rcnn.data import open_dataset
 from rcnn.data.loading import training_batches
+from rcnn.data.targets import TargetOptions
 from rcnn.models import build_detector, model_config
 from rcnn.predictor import Predictor
 from rcnn.training.settings import TrainConfig
@@ -65,7 +66,9 @@ def zip_bomb(folder: Path) -> None:
 def _batch(folder: Path, masks: Literal["polygon"] | None) -> None:
     settings = TrainConfig(steps=1, batch_size=1, workers=0)
     dataset = open_dataset(folder, "train")
-    next(training_batches(dataset, model_config("mask_rcnn_compact").input, settings, masks=masks))
+    next(
+        training_batches(dataset, model_config("mask_rcnn_compact").input, settings, targets=TargetOptions(masks=masks))
+    )
 
 
 def write_inputs(folder: Path) -> None:

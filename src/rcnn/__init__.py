@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rcnn.data.inspect.fix import fix_dataset
     from rcnn.data.inspect.info import describe_dataset
     from rcnn.data.loading import TrainingBatch, training_batches
+    from rcnn.data.targets import TargetOptions
     from rcnn.download.datasets import download_dataset
     from rcnn.drawing.browse import browse_dataset
     from rcnn.evaluation.api import evaluate
@@ -58,6 +59,7 @@ __all__ = [
     "ImageRecord",
     "Predictor",
     "Proposals",
+    "TargetOptions",
     "Targets",
     "TrainConfig",
     "TrainingBatch",
@@ -103,6 +105,7 @@ _MODULES = {  # public name -> the module that defines it
     "ImageRecord": "rcnn.data",
     "Predictor": "rcnn.predictor",
     "Proposals": "rcnn.structures",
+    "TargetOptions": "rcnn.data.targets",
     "Targets": "rcnn.structures",
     "TrainConfig": "rcnn.training.settings",
     "TrainingBatch": "rcnn.data.loading",

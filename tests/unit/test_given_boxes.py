@@ -222,14 +222,35 @@ def test_files_of_boxes(tmp_path: Path) -> None:
         read({"images": detections})
     detections[0]["file"] = "photos/a.jpg"
     assert read({"images": detections}) == expected
-    wrong: list[object] = [
-        [{"image_id": 1}], {"a.jpg": [[1, 2, "3", 4]]}, {"a.jpg": [1, 2, 3, 4]}, "text", {"a.jpg": None}
-    ]  # fmt: skip
-    for content in wrong:
-        with pytest.raises(ValueError, match=r"boxes\.json cannot be read as boxes .*expected \{\"photo\.jpg\""):
-            read(content)
     with pytest.raises(FileNotFoundError, match=r"none\.json does not exist; expected"):
         read_boxes(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "is not JSON"),
+        ("3", ": the file contains 3"),
+        ('"text"', ": the file contains 'text'"),
+        ("[]", ": the file contains no boxes"),
+        ("{}", ": the file contains no boxes"),
+        ('["a"]', ": entry 0 is 'a', expected an object with image_id and bbox"),
+        ('[{"image_id": 1}]', ": entry 0 is {'image_id': 1}, expected an object with image_id and bbox"),
+        ('[{"image_id": 1, "bbox": [NaN, 0, 1, 1]}]', ": the bbox of entry 0 is [nan, 0, 1, 1], expected four finite"),
+        ('[{"image_id": 1, "bbox": [1' + "0" * 400 + ", 0, 1, 1]}]", "expected four finite numbers"),
+        ('{"a.jpg": [[1, 2, 3, 4], [1, 2, "3", 4]]}', ": box 1 of 'a.jpg' is [1, 2, '3', 4], expected four"),
+        ('{"a.jpg": [1, 2, 3, 4]}', ": box 0 of 'a.jpg' is 1, expected four"),
+        ('{"a.jpg": {"boxes": null}}', ": the value of 'a.jpg' is {'boxes': None}, expected a list"),
+        ('{"images": [{"file": "a.jpg", "detections": 3}]}', ": detections of images[0] ('a.jpg') is 3, expected"),
+        ('{"images": [{"file": "a.jpg", "detections": [{}]}]}', ": detection 0 of images[0] ('a.jpg') is {}, expected"),
+        ('{"annotations": [{"image_id": 9, "bbox": [1, 2, 3, 4]}], "images": []}', ": annotations[0] has the image_id"),
+        ('{"annotations": []}', ": images is None, expected a list"),
+    ],
+)  # fmt: skip
+def test_a_file_of_boxes_that_cannot_be_read_names_the_entry(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "boxes.json").write_text(content)
+    with pytest.raises(ValueError, match=rf'boxes\.json.*{re.escape(message)}.*expected {{"photo\.jpg"'):
+        read_boxes(tmp_path / "boxes.json")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ Boxes are float xyxy in absolute pixels of the original image, width = x2 - x1.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from rcnn.data.messages import excerpt
 from rcnn.preprocess import Frame
-from rcnn.text_files import read_json
+from rcnn.text_files import missing_text, read_json
 
 # (N, 4) xyxy
 Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
@@ -161,44 +162,93 @@ def read_boxes(path: Path) -> BoxFile:
     Raises FileNotFoundError, or ValueError that names the file and the entry that is wrong.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {FORMS}")
-    data = read_json(path, FORMS)
+        raise FileNotFoundError(f"{path} {missing_text(path)}; {FORMS}")
     boxes = BoxFile(path=path)
     try:
-        if isinstance(data, list):
-            for entry in data:
-                _add(boxes, entry["image_id"], entry["bbox"])
-        elif isinstance(data, dict) and isinstance(data.get("annotations"), list):
-            names = {image["id"]: str(image["file_name"]) for image in data["images"]}
-            boxes.by_name = {name: [] for name in names.values()}
-            for entry in data["annotations"]:
-                boxes.by_name[names[entry["image_id"]]].append(_corners(entry["bbox"]))
-        elif isinstance(data, dict) and isinstance(data.get("images"), list):
-            for entry in data["images"]:
-                boxes.by_name[str(entry["file"])] = [_numbers(found["box"]) for found in entry["detections"]]
-        elif isinstance(data, dict):
-            boxes.by_name = {str(name): [_numbers(box) for box in rows] for name, rows in data.items()}
-        else:
-            raise ValueError(excerpt(data))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read as boxes ({type(error).__name__}: {error}); {FORMS}") from error
+        _add_all(boxes, read_json(path, FORMS))
+    except EntryError as error:
+        raise ValueError(f"{path}: {error}; {FORMS}") from error
     return boxes
 
 
-def _add(boxes: BoxFile, image_id: object, bbox: object) -> None:
-    if isinstance(image_id, int):
-        boxes.by_id.setdefault(image_id, []).append(_corners(bbox))
+class EntryError(ValueError):
+    """An entry of a file of boxes that cannot be read; the message says which, and what is wrong."""
+
+
+def _add_all(boxes: BoxFile, data: object) -> None:
+    """Add the boxes of a whole file. Raises EntryError."""
+    if isinstance(data, list):
+        for index, entry in enumerate(data):
+            image, box = _values(entry, f"entry {index}", "image_id", "bbox")
+            _add(boxes, image, _corners(box, f"the bbox of entry {index}"))
+    elif not isinstance(data, dict):
+        raise EntryError(f"the file contains {excerpt(data)}")
+    elif isinstance(data.get("annotations"), list):
+        _add_annotations(boxes, data)
+    elif isinstance(data.get("images"), list):
+        for index, entry in enumerate(data["images"]):
+            file, found = _values(entry, f"images[{index}]", "file", "detections")
+            where = f"of images[{index}] ({excerpt(file)})"
+            boxes.by_name[str(file)] = [
+                _numbers(_values(one, f"detection {i} {where}", "box")[0], f"the box of detection {i} {where}")
+                for i, one in _numbered(found, f"detections {where}")
+            ]
     else:
-        boxes.by_name.setdefault(str(image_id), []).append(_corners(bbox))
+        for name, rows in data.items():
+            where = f"of {excerpt(name)}"
+            boxes.by_name[name] = [
+                _numbers(box, f"box {i} {where}") for i, box in _numbered(rows, f"the value {where}")
+            ]
+    if not boxes.by_name and not boxes.by_id:
+        raise EntryError("the file contains no boxes")
 
 
-def _corners(bbox: object) -> list[float]:
+def _add_annotations(boxes: BoxFile, data: dict[str, object]) -> None:
+    """Add the boxes of a COCO annotation file; images without annotations have none."""
+    names: dict[object, str] = {}
+    for index, image in _numbered(data.get("images"), "images"):
+        number, name = _values(image, f"images[{index}]", "id", "file_name")
+        names[str(number)] = str(name)
+    boxes.by_name = {name: [] for name in names.values()}
+    for index, entry in _numbered(data["annotations"], "annotations"):
+        number, box = _values(entry, f"annotations[{index}]", "image_id", "bbox")
+        if str(number) not in names:
+            raise EntryError(f"annotations[{index}] has the image_id {excerpt(number)}, which images does not list")
+        boxes.by_name[names[str(number)]].append(_corners(box, f"the bbox of annotations[{index}]"))
+
+
+def _add(boxes: BoxFile, image_id: object, box: list[float]) -> None:
+    if isinstance(image_id, int):
+        boxes.by_id.setdefault(image_id, []).append(box)
+    else:
+        boxes.by_name.setdefault(str(image_id), []).append(box)
+
+
+def _values(entry: object, where: str, *keys: str) -> list[object]:
+    """The values of `keys` in an object of the file. Raises EntryError if it is no object or lacks one."""
+    if not isinstance(entry, dict) or not entry.keys() >= set(keys):
+        raise EntryError(f"{where} is {excerpt(entry)}, expected an object with {' and '.join(keys)}")
+    return [entry[key] for key in keys]
+
+
+def _numbered(values: object, where: str) -> Iterator[tuple[int, object]]:
+    """The values of a list with their indices. Raises EntryError if it is no list."""
+    if not isinstance(values, list):
+        raise EntryError(f"{where} is {excerpt(values)}, expected a list")
+    return enumerate(values)
+
+
+def _corners(bbox: object, where: str) -> list[float]:
     """x1, y1, x2, y2 from COCO's x, y, width, height."""
-    x, y, width, height = _numbers(bbox)
+    x, y, width, height = _numbers(bbox, where)
     return [x, y, x + width, y + height]
 
 
-def _numbers(box: object) -> list[float]:
-    if not isinstance(box, list) or len(box) != 4 or any(isinstance(one, bool | str) for one in box):
-        raise ValueError(f"a box is {excerpt(box)}, expected four numbers")
+def _numbers(box: object, where: str) -> list[float]:
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_finite(one) for one in box):
+        raise EntryError(f"{where} is {excerpt(box)}, expected four finite numbers")
     return [float(one) for one in box]
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -9,7 +9,8 @@ Letters: B images, N objects of an image, G slots for objects, C for crowds, E f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -32,19 +33,33 @@ MAX_BYTES = 4 * 2**30  # of the masks of an image alone in its batch: 10,000 obj
 MIN_EDGES = 128  # the smallest E: most batches of photos need 64 to 256, and each size compiles a new graph
 
 
-def make_sample(
-    record: ImageRecord, image: Tensor, *, masks: Masks | None, keypoints: bool, crowds: bool = False
-) -> Sample:
-    """The image (3, H, W) uint8 and the objects of its record; masks, keypoints and boxes of crowds only on request.
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """What a model is trained on besides the boxes and classes of the objects. ValueError for unknown masks."""
+
+    masks: Masks | None = "polygon"  # None: no masks
+    keypoints: bool = False
+    crowds: bool = False  # also the boxes of crowds, for a model that ignores anchors inside them
+    pairs: tuple[tuple[int, int], ...] | None = None  # keypoints that a flip exchanges; None: found by their names
+
+    def __post_init__(self) -> None:
+        if self.masks is not None and self.masks not in get_args(Masks):
+            known = ", ".join(map(repr, get_args(Masks)))
+            raise ValueError(f"masks={self.masks!r} is not known; expected None (boxes only) or one of {known}")
+
+
+def make_sample(record: ImageRecord, image: Tensor, options: TargetOptions) -> Sample:
+    """The image (3, H, W) uint8 and the objects of its record.
 
     Raises ValueError if the size of the image is not that of the record.
     """
+    masks = options.masks
     require_size(record, (image.shape[1], image.shape[2]))
     used = np.flatnonzero(~record.ignored)
     segmentations = [record.segmentations[index] for index in used.tolist()] if masks else []
     size = (record.height, record.width)
     points = None
-    if keypoints:
+    if options.keypoints:
         if record.keypoints is None:
             raise ValueError(
                 f"image {record.image_id} ({record.path}) has no keypoints, which this model is trained on"
@@ -60,7 +75,7 @@ def make_sample(
         outlines=tuple(outline_edges(one) for one in segmentations) if masks == "polygon" else None,
         bitmaps=_bitmaps(segmentations, size) if masks not in (None, "polygon") else None,
         keypoints=points,
-        crowds=torch.from_numpy(record.boxes[record.ignored]) if crowds else None,
+        crowds=torch.from_numpy(record.boxes[record.ignored]) if options.crowds else None,
     )
 
 

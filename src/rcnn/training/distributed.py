@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
@@ -22,17 +23,21 @@ from rcnn.models import Detector
 from rcnn.models.layers import SyncBatchNorm2d
 from rcnn.runtime.processes import LostProcessError, Processes
 from rcnn.training.settings import TrainConfig
+from rcnn.training.sharding import shard, without_reducing
 from rcnn.training.signals import StopRequested, StopRequests
 
-BUCKET_MB = 25  # gradients that are averaged in one exchange; docs/results.md has the measurement
+BUCKET_MB = 25  # gradients averaged in one exchange: torch's default; docs/results.md compares it on CPUs
 
 
-def parallel(detector: Detector, processes: Processes) -> nn.Module:
+def parallel(detector: Detector, settings: TrainConfig, processes: Processes) -> nn.Module:
     """The module whose backward pass averages the gradients over the processes; every process gets the first's weights.
 
-    With one process it is `detector` itself.
+    With one process, or where the weights are divided (`train.shard`), it is `detector` itself.
     """
     if processes.count == 1:
+        return detector
+    if settings.shard:
+        shard(detector, processes.count)
         return detector
     with warnings.catch_warnings():
         # newer versions of torch call the option forward_sync_buffers
@@ -42,6 +47,8 @@ def parallel(detector: Detector, processes: Processes) -> nn.Module:
 
 def without_averaging(model: nn.Module) -> AbstractContextManager[None]:
     """A block in which a backward pass adds to the gradients of this process only, to be averaged by a later one."""
+    if isinstance(model, FSDPModule):
+        return without_reducing(model)
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 

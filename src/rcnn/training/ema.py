@@ -7,6 +7,7 @@ import copy
 import torch
 
 from rcnn.models import Detector
+from rcnn.training.sharding import local
 
 
 class EMA:
@@ -26,6 +27,8 @@ class EMA:
         weight = 1 - min(self.decay, (1 + step) / (10 + step))
         average, current = self.detector.state_dict(), detector.state_dict()
         floats = [name for name, value in average.items() if value.is_floating_point()]
-        torch._foreach_lerp_([average[name] for name in floats], [current[name] for name in floats], weight)
+        torch._foreach_lerp_(
+            [local(average[name]) for name in floats], [local(current[name]) for name in floats], weight
+        )
         for name in average.keys() - set(floats):
             average[name].copy_(current[name])

@@ -18,6 +18,7 @@ from rcnn.training.run_folder import RunFolder
 from rcnn.training.saver import Outcome, Saver
 from rcnn.training.schedule import learning_rate, set_learning_rate
 from rcnn.training.settings import TrainConfig
+from rcnn.training.sharding import whole
 from rcnn.training.signals import StopRequested, stop_requests
 from rcnn.training.state import TrainState
 from rcnn.training.validation import Metrics
@@ -77,7 +78,6 @@ def train(
                 saver.save_last()
             if not isinstance(error, StopRequested):
                 raise
-            log.log(f"stopped after step {state.step} of {settings.steps}; continue with resume=True (--resume)")
             return saver.outcome(finished=False, signal=stop.signal)
     if state.ema is not None and evaluate is None:
         run.save("averaged", state.evaluated)  # without evaluations there is no best/ to hold it
@@ -125,7 +125,7 @@ def optimize(
             if not torch.isfinite(torch.stack(list(means.values())).sum()):
                 raise NonFiniteError(batch, seed, losses)
         gradients = [parameter.grad for parameter in detector.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm(gradients)
+        norm = whole(nn.utils.get_total_norm(gradients))
         if not torch.isfinite(norm):
             raise NonFiniteError(batch, seed, losses)
     if settings.clip_norm:

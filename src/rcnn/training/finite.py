@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rcnn.data.loading import TrainingBatch
 from rcnn.data.messages import few
-from rcnn.models import Detector
+from rcnn.models import Detector, DetectorConfig
 from rcnn.models.build import build_detector
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.models.own import allow_factories
@@ -22,6 +22,7 @@ from rcnn.structures import ImageBatch, Targets
 from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
+from rcnn.training.sharding import whole_state
 from rcnn.training.state import TrainState
 
 REPLAY = "nonfinite.pt"  # in the folder of the run
@@ -46,9 +47,9 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
     detector, batch = state.detector, error.batch
     values = ", ".join(f"{k} is {v.item()}" for k, v in error.losses.items() if not bool(torch.isfinite(v)))
     where = trace_nonfinite(detector, batch, error.seed, bf16=settings.bf16)
-    if not values and not where:
+    if not values and not where and state.processes.count == 1:
         wrong = [name for name, p in detector.named_parameters() if p.grad is not None and not _finite(p.grad)]
-        where = f"the gradient of {wrong[0]} is not finite" if wrong and state.processes.count == 1 else ""
+        where = f"the gradient of {wrong[0]} is not finite" if wrong else ""
     mine = (values, where, batch.to("cpu") if values or where else None)
     reports = [report for report in state.processes.gather(mine) if report[2] is not None]
     text = "the sum of the losses, or a gradient, is not finite"
@@ -56,10 +57,16 @@ def explain(error: NonFiniteError, state: TrainState, settings: TrainConfig, run
         values, where, batch = reports[0][0], reports[0][1], reports[0][2] or batch
         text = "; ".join(part for part in (values, where) if part)
     ids = list(dict.fromkeys(batch.image_ids))  # an image can be in a batch twice
-    run.write_file(
-        REPLAY,
-        partial(write_replay, detector=detector, batch=batch, seed=error.seed, step=state.step, bf16=settings.bf16),
+    write = partial(
+        write_replay,
+        config=detector.config,
+        weights=whole_state(detector.state_dict()),
+        batch=batch,
+        seed=error.seed,
+        step=state.step,
+        bf16=settings.bf16,
     )
+    run.write_file(REPLAY, write)
     images = f"{'image' if len(ids) == 1 else 'images'} {few(ids)}"
     return state.processes.share(
         f"step {state.step}: {text}, on {images}. `rcnn train --replay {run.path / REPLAY}` computes this step again"
@@ -145,8 +152,6 @@ def trace_nonfinite(detector: Detector, batch: TrainingBatch, seed: Tensor, *, b
 
     The statistics of batch norm are left as they were. All processes call it together. Empty if all are finite.
     """
-    if not bool(torch.isfinite(batch.images.pixels.float()).all()):
-        return "the pixels of the images are not finite"
     for name, parameter in detector.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"the weight {name} is not finite"
@@ -156,17 +161,28 @@ def trace_nonfinite(detector: Detector, batch: TrainingBatch, seed: Tensor, *, b
             detector(batch.images, batch.targets, seed)
         for name, buffer in detector.named_buffers():
             buffer.copy_(buffers[name])
+    if not bool(torch.isfinite(batch.images.pixels.float()).all()):  # of this process only, so after the forward pass
+        return "the pixels of the images are not finite"
     return found[0] if found else ""
 
 
-def write_replay(path: Path, detector: Detector, batch: TrainingBatch, seed: Tensor, step: int, *, bf16: bool) -> None:
+def write_replay(
+    path: Path,
+    *,
+    config: DetectorConfig,
+    weights: Mapping[str, Tensor],
+    batch: TrainingBatch,
+    seed: Tensor,
+    step: int,
+    bf16: bool,
+) -> None:
     """Write what `replay` needs to compute the losses of `batch` again. It holds tensors, numbers and strings only."""
     values = {
         "step": step,
         "seed": seed.tolist(),
         "bf16": bf16,
-        "model": config_to_dict(detector.config),
-        "weights": {name: value.cpu() for name, value in detector.state_dict().items()},
+        "model": config_to_dict(config),
+        "weights": {name: value.cpu() for name, value in weights.items()},
         "images": _fields(batch.images),
         "targets": _fields(batch.targets),
         "image_ids": list(batch.image_ids),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
 from rcnn.new_outputs import output_or_new
+from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.processes import Processes, joined, process_numbers
+from rcnn.training.batch_size import chosen_batch_size, with_batch_size
 from rcnn.training.describe import describe_start
 from rcnn.training.determinism import deterministic
 from rcnn.training.distributed import batch_norm_warnings
@@ -29,6 +32,7 @@ from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX
 from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
+from rcnn.training.targets import target_options
 from rcnn.training.validation import Metrics, evaluate_detector
 
 Log = Callable[[str], object]
@@ -46,11 +50,14 @@ def run_training(request: RunRequest, *, log: Log = print) -> Outcome:
 
 def execute(plan: RunPlan, *, log: Log = print) -> Outcome:
     """Train as planned. The folder of the run gets config.json, log.jsonl, curve.html, curve.png, and checkpoints."""
-    with (
-        deterministic(plan.settings.deterministic),
-        joined(plan.device, 2 * plan.settings.watchdog) as processes,
-    ):
-        return _execute(plan, processes, log if processes.is_first else _silent)
+    with deterministic(plan.settings.deterministic):
+        own = chosen_batch_size(plan) if plan.auto_batch_size else None  # before processes can wait for each other
+        with joined(plan.device, 2 * plan.settings.watchdog) as processes:
+            log = log if processes.is_first else _silent
+            if own is not None:
+                plan, line = with_batch_size(plan, own, processes)
+                log(line)
+            return _execute(plan, processes, log)
 
 
 def _silent(line: str) -> None:
@@ -76,7 +83,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
     ):
         processes.wait()  # until the first has recovered what a killed process left in the folder
-        state = _resume(plan, run, processes, log) if plan.resumes else _start(plan, processes, log)
+        state = _resume(plan, run, processes, log) if plan.resumes else start_state(plan, processes, log)
         processes.wait()  # until all have read last/
         run.claim(resumes=plan.resumes)
         run.write_record(plan.record())
@@ -92,16 +99,31 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         try:
             with _run_log(plan, output, state) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
-                outcome = train(state, _batches(plan), plan.settings, run, run_log, evaluate=evaluate)
-        except torch.OutOfMemoryError as error:
-            raise ValueError(
-                f"the memory of {plan.device} ran out: reduce train.batch_size (and set train.accumulate to keep the "
-                f"images per step) or input.max_size. {str(error).splitlines()[0]}"
-            ) from error
+                outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(_out_of_memory(plan, error)) from error
         finally:
             if processes.is_first:
                 _draw_curve(run, plan)
     return outcome
+
+
+def _out_of_memory(plan: RunPlan, error: BaseException) -> str:
+    """Which settings to lower, with their values; `error` is torch's."""
+    settings, size = plan.settings, plan.config.input
+    batch = (
+        f"train.batch_size={settings.batch_size} (train.accumulate={2 * settings.accumulate} with half of it keeps the "
+        "images per step), "
+        if settings.batch_size > 1
+        else ""
+    )
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return (
+        f"not enough memory on {plan.device} for a training step: lower {batch}input.max_size={size.max_size} and "
+        f"input.min_size={size.min_size}, or use a smaller model. ({reason})"
+    )
 
 
 def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
@@ -111,7 +133,8 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
     return RunLog(output / LOG, steps=plan.settings.steps, first_step=state.step, evaluation_due=state.evaluation_due)
 
 
-def _start(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
+def start_state(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
+    """The state before the first step of a new run."""
     detector, line = build_start(
         plan.config,
         plan.dataset.classes,
@@ -166,22 +189,17 @@ def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
 
 
-def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
-    config = plan.config
-    masks = "bitmap" if config.fcis is not None else None if config.mask is None else config.mask.target
-    batches = partial(
+def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
+    """The stream of training batches from a given one on."""
+    return partial(
         training_batches,
         plan.dataset,
-        config.input,
-        plan.settings,
-        masks=masks,
-        crowds=config.rpn.legacy.crowd_ioa < 1,
+        plan.config.input,
+        replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
+        targets=target_options(plan.config),
         rank=plan.processes.rank,
         world=plan.processes.count,
     )
-    if config.keypoint is not None:
-        batches = partial(batches, keypoints=True, pairs=config.keypoint.flip_pairs or None)
-    return batches
 
 
 def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -120,6 +121,7 @@ def _given_data(request: RunRequest, classes: list[str] | None) -> tuple[Dataset
 def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, str]]:
     """The training split and the validation splits (none: ()), and the reasons for those that were not given."""
     assert not isinstance(request.data, Dataset)
+    _require_different(request.val_splits)
     names, reasons = splits(request.data, request.annotations), dict[str, str]()
     training, validations = request.split, tuple(name for name in request.val_splits if name != NO_SPLIT)
     if not training:
@@ -135,6 +137,18 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
         validations = (default,) if default else ()
         reasons["val-split"] = f"its name starts with '{default[:3]}'" if default else NO_VALIDATION_SPLIT
     return training, validations, reasons
+
+
+def _require_different(val_splits: Sequence[str]) -> None:
+    """ValueError if a validation split is named twice, or is named although there is to be none."""
+    if repeated := [name for name, uses in Counter(val_splits).items() if uses > 1]:
+        raise ValueError(f"val_split (--val-split) has {repeated[0]} twice; name each split once")
+    if NO_SPLIT in val_splits and len(val_splits) > 1:
+        others = ", ".join(name for name in val_splits if name != NO_SPLIT)
+        raise ValueError(
+            f"val_split (--val-split) is {NO_SPLIT} and also {others}; expected {NO_SPLIT} alone, which means no "
+            "evaluation, or the splits to evaluate"
+        )
 
 
 def _held_out(
@@ -169,8 +183,9 @@ def _held_out(
             f"{training.annotation_file} has {counted(len(training), 'image')}, too few to hold out {fraction:g} of "
             f"them; expected at least {MIN_IMAGES}. Leave val_fraction (--val-fraction) out, or name a validation split"
         )
-    few = len(training) < MIN_IMAGES
-    reason = f"fewer than {MIN_IMAGES} images" if few else "too many images are copies of each other"
+    reason = (
+        f"fewer than {MIN_IMAGES} images" if len(training) < MIN_IMAGES else "too many images are copies of each other"
+    )
     return None, f"{reason}, so none are held out"
 
 

@@ -20,9 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rcnn.models import Detector
+from torch import Tensor
+
+from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import REPLACED, OutputFolder, files_of_rcnn, recover_folder, replace_folder
-from rcnn.training.state import STATE_FILE, TrainState, random_state, read_state
+from rcnn.training.sharding import divided_state, whole_state
+from rcnn.training.state import STATE_FILE, TrainState, read_state, write_state
 from rcnn.weights.checkpoint import (
     WEIGHTS_FILE,
     load_state,
@@ -45,7 +48,7 @@ FIELDS = {  # of the record
     "annotations": str,
     "classes": list,
 }
-OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "processes": int}
+OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "recipe": str, "processes": int}
 
 
 class RunFolder:
@@ -105,23 +108,27 @@ class RunFolder:
                 write(path)
 
     def save(self, name: str, detector: Detector) -> None:
-        """Replace the checkpoint `name` by one of `detector`. FileExistsError if it is a file of the user."""
+        """Replace the checkpoint `name` by one of `detector`. All processes call it together.
+
+        FileExistsError if it is a file of the user.
+        """
+        weights = whole_state(detector.state_dict())
         if self._output is not None and name not in CHECKPOINTS:
             self._output.claim(name)
-        self._replace(name, lambda folder: self._write_weights(folder, detector))
+        self._replace(name, lambda folder: self._write_weights(folder, detector.config, weights))
 
     def save_state(self, name: str, state: TrainState) -> None:
         """Replace the checkpoint `name` by one from which a run can be resumed. All processes call it together."""
-        random_states = state.processes.gather(random_state())
+        weights, values = whole_state(state.detector.state_dict()), state.contents()
 
         def fill(folder: Path) -> None:
-            state.write(folder, random_states)
-            self._write_weights(folder, state.detector)
+            write_state(values, folder)
+            self._write_weights(folder, state.detector.config, weights)
 
         self._replace(name, fill)
 
-    def _write_weights(self, folder: Path, detector: Detector) -> None:
-        write_checkpoint(folder, detector, detector.config, self.classes, self.provenance)
+    def _write_weights(self, folder: Path, config: DetectorConfig, weights: Mapping[str, Tensor]) -> None:
+        write_checkpoint(folder, weights, config, self.classes, self.provenance)
 
     def _replace(self, name: str, fill: Callable[[Path], object]) -> None:
         if self._output is not None:
@@ -134,7 +141,7 @@ class RunFolder:
         if (last / STATE_FILE).exists():
             require_digest(last / STATE_FILE, checkpoint.files)
         values = read_state(last)
-        load_state(state.detector, checkpoint.state, str(last))
+        load_state(state.detector, divided_state(checkpoint.state, state.detector), str(last))
         if problem := nonfinite(checkpoint.state):
             raise ValueError(f"{last} has {problem}, so it cannot be trained: {_new_run(last.parent / 'best')}")
         try:

@@ -11,6 +11,7 @@ from rcnn.training.distributed import share_buffers, together
 from rcnn.training.log import SilentLog
 from rcnn.training.run_folder import RunFolder
 from rcnn.training.settings import TrainConfig
+from rcnn.training.sharding import whole_detector
 from rcnn.training.signals import StopRequests
 from rcnn.training.state import TrainState
 from rcnn.training.validation import Metrics, choose, flatten, main_metrics
@@ -59,7 +60,7 @@ class Saver:
         with together(state.processes, stop):
             share_buffers(state.detector, state.processes)
         with stop.interrupting():  # last/ is saved: the evaluation is repeated when the run is resumed
-            self._metrics = self.evaluate(state.evaluated)
+            self._metrics = self.evaluate(whole_detector(state.evaluated))
         value = choose(self._metrics, self.settings.best)
         if value is not None and (state.best is None or value > state.best):
             state.best = value

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
+from torch import Tensor, nn
 
 from rcnn.models import Detector
 from rcnn.runtime.processes import ALONE, Processes
 from rcnn.training.distributed import parallel, synchronize_norms
 from rcnn.training.ema import EMA
+from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.settings import TrainConfig
+from rcnn.training.sharding import divided, divided_state, whole_state
 
 STATE_FILE = "training.pt"
-NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 KEYS = {"step", "best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
 OTHER_RANDOM = "other_random"  # key of the random generators of the processes after the first, where there are any
 RandomState = dict[str, Any]  # of the global generators of one process
@@ -42,15 +42,19 @@ class TrainState:
     @classmethod
     def start(cls, detector: Detector, settings: TrainConfig, processes: Processes = ALONE) -> TrainState:
         """The state before the first step. All processes call it together; they get the weights of the first."""
-        if settings.channels_last:
+        is_divided = settings.shard and processes.count > 1
+        if settings.channels_last and not is_divided:  # fully_shard takes contiguous weights only
             detector.to(memory_format=torch.channels_last)
         if processes.count > 1 and settings.sync_bn:
             synchronize_norms(detector)
+        ema = EMA(detector, settings.ema) if settings.ema else None
+        if ema is not None and is_divided:
+            parallel(ema.detector, settings, processes)
         return cls(
             detector=detector,
-            model=parallel(detector, processes),
+            model=parallel(detector, settings, processes),
             optimizer=build_optimizer(detector, settings),
-            ema=EMA(detector, settings.ema) if settings.ema else None,
+            ema=ema,
             processes=processes,
         )
 
@@ -59,27 +63,21 @@ class TrainState:
         """The detector that is evaluated and saved in best/: the EMA if there is one."""
         return self.detector if self.ema is None else self.ema.detector
 
-    def write(self, folder: Path, random_states: Sequence[RandomState] = ()) -> None:
-        """Write `training.pt` to `folder`. It holds tensors, numbers and strings only, so reading it runs no code.
+    def contents(self) -> dict[str, Any]:
+        """What `training.pt` contains: tensors, numbers and strings only. All processes call it together.
 
-        `random_states` are those of all processes, by rank; default: of this one alone.
+        The random generators are those of all processes on the first one, of none on the others.
         """
-        first, *others = random_states or [random_state()]
+        random_states = self.processes.gather(random_state())
         values: dict[str, Any] = {
             "step": self.step,
             "best": self.best,
             "evaluation_due": self.evaluation_due,
-            "optimizer": self.optimizer.state_dict(),
-            "ema": None if self.ema is None else self.ema.detector.state_dict(),
-            "random": first,
+            "optimizer": whole_state(self.optimizer.state_dict()),
+            "ema": None if self.ema is None else whole_state(self.ema.detector.state_dict()),
+            "random": random_states[0] if random_states else None,
         }
-        if others:
-            values[OTHER_RANDOM] = others
-        try:
-            torch.save(values, folder / STATE_FILE)
-        except RuntimeError as error:  # torch's for an error of the disk
-            reason = str(error).splitlines()[0]
-            raise OSError(f"{folder / STATE_FILE} cannot be written ({reason}); is the disk full?") from error
+        return values | ({OTHER_RANDOM: random_states[1:]} if len(random_states) > 1 else {})
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Continue from what `read_state` returned; the weights of `detector` must be loaded already.
@@ -92,10 +90,13 @@ class TrainState:
         settings = [{k: v for k, v in group.items() if k not in kept} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(values["optimizer"])
         _require_shapes(self.optimizer)
+        for parameter, state in self.optimizer.state.items():
+            state.update({name: divided(v, parameter) for name, v in state.items() if isinstance(v, Tensor) and v.ndim})
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
             group.update(own)
         if self.ema is not None:  # it may have been turned on at this resume: then it starts from the weights
-            self.ema.detector.load_state_dict(values["ema"] or self.detector.state_dict())
+            average = divided_state(values["ema"], self.ema.detector) if values["ema"] else self.detector.state_dict()
+            self.ema.detector.load_state_dict(average)
         self.step, self.best, self.evaluation_due = values["step"], values["best"], values["evaluation_due"]
         if type(self.step) is not int or self.step < 0:
             raise ValueError(f"step is {self.step!r}; expected a whole number of 0 or more")
@@ -105,23 +106,11 @@ class TrainState:
 
 
 def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are not frozen.
-
-    Norm layers have a weight decay of their own, and the backbone a learning rate of its own (`lr_factor`).
-    """
-    norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
-    backbone = {id(p) for name, p in detector.named_parameters() if name.startswith("backbone.")}
-    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    """The optimizer of all parameters that are not frozen, in the groups of `parameter_groups`."""
     groups = [
-        {
-            "params": [p for p in trained if (id(p) in norms, id(p) in backbone) == (is_norm, is_backbone)],
-            "weight_decay": settings.norm_weight_decay if is_norm else settings.weight_decay,
-            "lr_factor": settings.backbone_lr if is_backbone else 1.0,
-        }
-        for is_backbone in (False, True)
-        for is_norm in (False, True)
+        {"params": group.parameters, "weight_decay": group.weight_decay, "lr_factor": group.lr_factor}
+        for group in parameter_groups(detector, settings)
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
@@ -137,6 +126,15 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"{name} has shape {tuple(value.shape)}; expected {tuple(parameter.shape)}")
             if not value.isfinite().all():
                 raise ValueError(f"{name} has NaN or infinity")
+
+
+def write_state(values: Mapping[str, Any], folder: Path) -> None:
+    """Write what `TrainState.contents` returned to `training.pt` in `folder`. Reading it runs no code."""
+    try:
+        torch.save(values, folder / STATE_FILE)
+    except RuntimeError as error:  # torch's for an error of the disk
+        reason = str(error).splitlines()[0]
+        raise OSError(f"{folder / STATE_FILE} cannot be written ({reason}); is the disk full?") from error
 
 
 def read_state(folder: Path) -> dict[str, Any]:

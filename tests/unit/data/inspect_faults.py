@@ -206,6 +206,23 @@ def _new_class(root: Path, data: Data, chance: random.Random) -> None:
     del entry["keypoints"], entry["num_keypoints"]
 
 
+def _similar_name(root: Path, data: Data, chance: random.Random) -> None:
+    name = chance.choice(["Cup", "cup ", " CUP"])
+    for tables in data.values():
+        tables["categories"][1]["name"] = name
+
+
+def _all_names(count: int) -> Callable[[Path, Data, random.Random], None]:
+    """Each category of a split names `count` keypoints; the objects have 4."""
+
+    def put(root: Path, data: Data, chance: random.Random) -> None:
+        for category in data[chance.choice(["train", "val"])]["categories"]:
+            category["keypoints"] = [f"k{number}" for number in range(count)]
+            category["skeleton"] = []
+
+    return put
+
+
 def _empty_class(root: Path, data: Data, chance: random.Random) -> None:
     for tables in data.values():
         tables["categories"].append({"id": chance.randint(5, 99), "name": "dog"})
@@ -304,11 +321,14 @@ FAULTS = (
     Fault("empty-mask", _set("annotations", "segmentation", {"size": RLE_SIZE, "counts": [PIXELS]})),
     Fault("empty-mask", _set("annotations", "segmentation", {"size": RLE_SIZE, "counts": []})),
     Fault("keypoint-form", _computed("annotations", "keypoints", lambda e: [[1, 2, 2]] * 4)),
+    Fault("keypoint-count", _all_names(3)),
+    Fault("keypoint-count", _all_names(20_000)),
     Fault("keypoint-count", _set("annotations", "keypoints", [1, 2, 2], [1, 2, 2] * 3, [1] * 13)),
     Fault("bad-keypoint", _set("annotations", "keypoints", _keypoint(NAN, 0), _keypoint(1e9, 4))),
     Fault("bad-visibility", _set("annotations", "keypoints", _keypoint(5, 2), _keypoint(-1, 11))),
     Fault("num-keypoints", _set("annotations", "num_keypoints", 0, 3, 17)),
-    Fault("bad-category-name", _set("categories", "name", None, "", 7)),
+    Fault("bad-category-name", _set("categories", "name", None, "", 7, "x" * 100_000)),
+    Fault("similar-category-names", _similar_name),
     Fault("bad-keypoint-names", _set("categories", "keypoints", ["a", "b", "c", "a"])),
     Fault("bad-skeleton", _set("categories", "skeleton", [[1, 9]], [[1]], "lines")),
     Fault("bad-sigmas", _set("categories", "sigmas", [0.1], [0, 0.1, 0.1, 0.1], "0.1")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -60,6 +61,20 @@ def test_coverage_computed_by_hand() -> None:
     # IoU with the square of 32: 1; 512 / (1024 + 1024 - 512) = .33; .026; 736 / (1024 + 1035 - 736) = .56
     assert covered(shapes, (32.0,), (1.0,)) == 0.5
     assert covered(shapes, (32.0,), (1.0, 0.25)) == 0.75
+
+
+def test_100_000_categories_take_seconds(tmp_path: Path) -> None:
+    tables = coco_tables([annotation(1), annotation(2, category_id=90_000)])
+    tables["categories"] = [{"id": number, "name": f"c{number}"} for number in range(1, 100_001)]
+    root = write_coco(tmp_path, tables)
+    started = time.process_time()
+    info = describe_dataset(root)
+    lines = info.lines()
+    assert time.process_time() - started < 10  # quadratic: many minutes
+    assert info.splits[0].objects[[2, 89_999]].tolist() == [1, 1] == info.splits[0].images[[2, 89_999]].tolist()
+    assert info.splits[0].objects.sum() == 2
+    assert len(lines) < 2100
+    assert "and 98,000 more classes with fewer objects; --json lists all" in lines
 
 
 @pytest.mark.parametrize("name", ["coco449", "balloon", "fruits_nuts"])

@@ -14,12 +14,22 @@ from pycocotools import mask as coco_mask
 
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import training_batches
-from rcnn.data.targets import Masks, capacity, collate_targets, make_sample, outline_edges, require_memory
+from rcnn.data.targets import (
+    Masks,
+    TargetOptions,
+    capacity,
+    collate_targets,
+    make_sample,
+    outline_edges,
+    require_memory,
+)
 from rcnn.data.transforms import flip, preprocess
 from rcnn.preprocess import InputConfig, build_preprocessor
 from tests.narrow import instance, present
 from tests.unit.data.coco_folders import annotation, coco_tables, write_coco
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
+
+KEYPOINTS = TargetOptions(keypoints=True)
 
 
 @pytest.fixture
@@ -36,7 +46,7 @@ class TestTargets:
 
     def test_objects_of_an_image(self, dataset: Dataset) -> None:
         record = dataset[0]
-        sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="polygon", keypoints=False)
+        sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), TargetOptions())
         assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]  # no crowd
         assert sample.labels.tolist() == [0, 0, 0]
         assert present(sample.outlines)[1].tolist() == [
@@ -51,7 +61,7 @@ class TestTargets:
     def test_crowds_are_kept_on_request(self, dataset: Dataset) -> None:
         record = dataset[0]
         image = torch.zeros(3, 40, 60, dtype=torch.uint8)
-        sample = make_sample(record, image, masks=None, keypoints=False, crowds=True)
+        sample = make_sample(record, image, TargetOptions(masks=None, crowds=True))
         crowds = present(sample.crowds)
         assert crowds.tolist() == [[0, 0, 60, 40]]
         assert sample.boxes.tolist() == [[10, 10, 30, 30], [5, 5, 28, 28], [7, 10, 20, 18]]
@@ -64,9 +74,11 @@ class TestTargets:
             [[0, 0, 0, 0], [0, 0, 0, 0]],
             [[x1, y1, x2, y2], [0, 0, 0, 0]],
         ]
-        plain = make_sample(record, image, masks=None, keypoints=False)
+        plain = make_sample(record, image, TargetOptions(masks=None))
         assert collate_targets([plain, sample], (64, 96)).crowds is None
-        [batch] = take(training_batches(dataset, Model(), Settings(batch_size=len(SIZES)), crowds=True), 1)
+        [batch] = take(
+            training_batches(dataset, Model(), Settings(batch_size=len(SIZES)), targets=TargetOptions(crowds=True)), 1
+        )
         assert int((present(batch.targets.crowds)[..., 2] > 0).sum()) >= 1
 
     def test_a_batch_knows_its_files(self, dataset: Dataset) -> None:
@@ -105,7 +117,7 @@ class TestTargets:
 
     def test_bitmaps_equal_pycocotools(self, dataset: Dataset) -> None:
         record = dataset[0]
-        sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), masks="bitmap", keypoints=False)
+        sample = make_sample(record, torch.zeros(3, 40, 60, dtype=torch.uint8), TargetOptions(masks="bitmap"))
         assert sample.outlines is None
         parts = [part.tolist() for part in instance(record.segmentations[1], tuple)]
         expected = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(parts, 40, 60)))
@@ -133,7 +145,7 @@ class TestTargets:
             assert sum(edges[count:]) == 0
 
     def test_only_requested_targets_are_built(self, dataset: Dataset) -> None:
-        [batch] = take(training_batches(dataset, Model(), Settings(), masks=None), 1)
+        [batch] = take(training_batches(dataset, Model(), Settings(), targets=TargetOptions(masks=None)), 1)
         assert (batch.targets.polygons, batch.targets.bitmaps, batch.targets.keypoints) == (None, None, None)
 
     def test_five_hundred_objects_are_kept(self, tmp_path: Path) -> None:
@@ -164,14 +176,14 @@ class TestTargets:
         dataset = write_data(tmp_path / "d", [annotation(1, segmentation=None)])
         with pytest.raises(ValueError, match=r"instances_val\.json has boxes but no segmentations.*without masks"):
             training_batches(dataset, Model(), Settings())
-        assert take(training_batches(dataset, Model(), Settings(), masks=None), 1)
+        assert take(training_batches(dataset, Model(), Settings(), targets=TargetOptions(masks=None)), 1)
 
     def test_keypoints_are_at_the_center_of_their_pixel(self, tmp_path: Path) -> None:
         points = [10, 12, 2, 20, 15, 1, 0, 0, 0]
         names = {"keypoints": ["left_eye", "right_eye", "nose"]}
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=points)], sizes=[(40, 60)], **names)
         straight, flipped = (
-            take(training_batches(dataset, Model(), Settings(batch_size=1, flip=flip), keypoints=True), 1)[0]
+            take(training_batches(dataset, Model(), Settings(batch_size=1, flip=flip), targets=KEYPOINTS), 1)[0]
             for flip in (0.0, 1.0)
         )
         assert present(straight.targets.keypoints)[0, 0].tolist() == [[10.5, 12.5, 2], [20.5, 15.5, 1], [0, 0, 0]]
@@ -183,8 +195,8 @@ class TestTargets:
     def test_unnamed_keypoints_are_not_flipped(self, tmp_path: Path) -> None:
         dataset = write_data(tmp_path / "d", [annotation(1, keypoints=[10, 12, 2])], sizes=[(40, 60)])
         with pytest.raises(ValueError, match=r"does not name its keypoints.*train\.flip=0"):
-            training_batches(dataset, Model(), Settings(flip=0.5), keypoints=True)
-        assert take(training_batches(dataset, Model(), Settings(flip=0.0), keypoints=True), 1)
+            training_batches(dataset, Model(), Settings(flip=0.5), targets=KEYPOINTS)
+        assert take(training_batches(dataset, Model(), Settings(flip=0.0), targets=KEYPOINTS), 1)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -71,21 +72,17 @@ def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_interrupted_run_is_resumed_bit_for_bit(data: Path, tmp_path: Path, workers: int) -> None:
     words = [f"train.workers={workers}", "train.jitter=0.3", "train.scales=[64,80]", "train.checkpoint_every=3"]
-    words += ["train.steps=6", "train.accumulate=2", "train.milestones=[1]"]
-    run(data, tmp_path / "whole", *words)
-    # the first three steps; the rest as a crash leaves it: last/ of step 3, and a longer log
-    run(data, tmp_path / "broken", *words)
+    words += ["train.accumulate=2", "train.milestones=[1]"]
+    run(data, tmp_path / "whole", *words, "train.steps=5", splits=("train", "none"))
     kept = tmp_path / "kept"
-    run(data, kept, *[word for word in words if word != "train.steps=6"], "train.steps=3")
+    run(data, kept, *words, "train.steps=3", splits=("train", "none"))
     record = json.loads((kept / "config.json").read_text())
     assert record["train"]["steps"] == 3
-    run(data, kept, "train.steps=6", resume=True)
+    run(data, kept, "train.steps=5", resume=True)
     whole, resumed = (load_checkpoint(path / "last").state for path in (tmp_path / "whole", kept))
     assert whole.keys() == resumed.keys()
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
-    again = load_checkpoint(tmp_path / "broken" / "last").state
-    assert all(torch.equal(value, again[name]) for name, value in whole.items())
     losses = [
         [line["loss"] for line in read_log(path / "log.jsonl") if "loss" in line] for path in (tmp_path / "whole", kept)
     ]
@@ -115,9 +112,10 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
         process.kill()
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "continue with resume=True (--resume)" in err
     done = len(read_log(output / "log.jsonl"))
-    assert f"stopped after {done} step" in out
+    again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume"
+    assert (out + err).count("stopped") == 1
+    assert f"stopped after {done} of 400 steps; to continue: {again}\n" in out
     assert 2 <= done < 400
     run(data, output, f"train.steps={done + 2}", resume=True)
     assert [line["step"] for line in read_log(output / "log.jsonl")] == list(range(done + 2))
@@ -206,6 +204,9 @@ def test_splits_are_found_by_their_names(data: Path, tmp_path: Path) -> None:
     none = replace(request, val_splits=("none",))
     assert choose_splits(none) == ("train", (), {"split": "its name starts with 'train'"})
     assert choose_splits(replace(request, split="val", val_splits=("train", "val"))) == ("val", ("train", "val"), {})
+    for wrong, message in ((("val", "val"), "has val twice"), (("none", "val"), "is none and also val")):
+        with pytest.raises(ValueError, match=message):
+            choose_splits(replace(request, val_splits=wrong))
     odd = write_tiny_coco(tmp_path / "odd", {"first": 1, "second": 1}, size=(64, 96))
     with pytest.raises(ValueError, match=r"first, second.*--split"):
         choose_splits(replace(request, data=odd))
@@ -257,11 +258,13 @@ def test_settings_that_cannot_work_are_refused_in_the_plan(
         "Train.steps=1": "no setting 'Train.steps'; expected train.NAME=VALUE",
         "train.jitter=5": "train.jitter is 5.0; expected a relative change between 0 and 1",
         "train.workers=100000": "train.workers is 100000; expected up to 512",
+        "train.shard=true": "mask_rcnn_compact has backbone.kind=compact: leave train.shard out",
     }.items():
         assert rcnn(*words, word) == 2
         assert message in capsys.readouterr().err
-    assert rcnn(*words, "train.steps=5", "--resume") == 0
+    assert rcnn(*words, "train.steps=5", "--resume", "train.batch_size=auto") == 0
     lines = capsys.readouterr().out
+    assert re.search(r"train\.batch_size +auto: the largest that fits in the memory", lines)
     assert "warning: train.warmup_steps=100 is not less than train.steps=5" in lines
     assert f"warning: {tmp_path / 'run'} has no checkpoint to resume from: this is a new run" in lines
     assert not (tmp_path / "run").exists()
@@ -299,6 +302,27 @@ def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="--allow-empty"):
         run(copy, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("size", [2, 1])
+def test_too_little_memory_names_the_settings_to_lower(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """As torch reports it for a CPU and for a GPU."""
+
+    def failing(*_: object) -> None:
+        if size == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB\nmore")
+        torch.empty(2**50)
+
+    monkeypatch.setattr("rcnn.training.engine.optimize", failing)
+    words = (*TINY_MODEL, *BRIEF, f"train.batch_size={size}", "--val-split", "none", "--device", "cpu")
+    assert rcnn("train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", *words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("rcnn: not enough memory on cpu for a training step: lower ")
+    assert "input.max_size=128 and input.min_size=96" in line
+    assert ("train.batch_size=2 (train.accumulate=2 with half of it" in line) == (size == 2)
+    assert ("Tried to allocate 2.00 GiB" if size == 1 else "can't allocate memory") in line
 
 
 def test_deterministic_runs_have_equal_weights(data: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.settings import TrainConfig
-from rcnn.training.state import TrainState, read_state
+from rcnn.training.state import TrainState, read_state, write_state
 
 SETTINGS = TrainConfig(lr=0.01, momentum=0.9, channels_last=False)
 
@@ -48,7 +48,7 @@ def test_a_restored_state_continues_bit_for_bit(tmp_path: Path) -> None:
     random.seed(1)
     steps(state, 4)
     state.best, state.evaluation_due = 0.25, True
-    state.write(tmp_path)
+    write_state(state.contents(), tmp_path)
     weights = {name: value.clone() for name, value in state.detector.state_dict().items()}
     steps(state, 3)
 
@@ -67,7 +67,7 @@ def test_a_restored_state_continues_bit_for_bit(tmp_path: Path) -> None:
 def test_changed_settings_apply_after_resuming(tmp_path: Path) -> None:
     state = fresh()
     steps(state, 2)
-    state.write(tmp_path)
+    write_state(state.contents(), tmp_path)
     other = fresh(replace(SETTINGS, momentum=0.7, weight_decay=0.1))
     other.restore(read_state(tmp_path))
     group = other.optimizer.param_groups[0]
@@ -97,7 +97,7 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path, monkeypatch: pyt
 def test_a_missing_or_truncated_state_is_reported_with_the_fix(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="Start a new run from the weights"):
         read_state(tmp_path)
-    fresh().write(tmp_path)
+    write_state(fresh().contents(), tmp_path)
     whole = (tmp_path / "training.pt").read_bytes()
     (tmp_path / "training.pt").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=r"training\.pt cannot be read"):

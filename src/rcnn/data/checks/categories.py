@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from rcnn.data.checks.numbers import as_number
 from rcnn.data.checks.tables import Category, RawEntry, RawTables
-from rcnn.data.messages import Warnings, printable
+from rcnn.data.messages import Warnings, cut, printable
+
+MAX_NAME = 200  # characters of the name of a category or keypoint: tables, pictures and messages contain it
 
 
 def check_categories(raw: RawTables, ids: Sequence[int], warnings: Warnings) -> list[Category]:
@@ -35,7 +37,7 @@ def without_placeholder(categories: Sequence[Category], used: set[int], warnings
 
 
 def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> list[Category]:
-    """The categories; names used twice get the id added."""
+    """The categories; names used twice get the id added. Names that differ little are reported."""
     uses = Counter(category["name"] for category in categories)
     warnings.add(
         "the name of another category",
@@ -43,6 +45,20 @@ def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> lis
         [category["id"] for category in categories if uses[category["name"]] > 1],
         "category",
         kind="bad-category-name",
+    )
+    alike: dict[str, set[str]] = {}
+    for name in uses:
+        alike.setdefault(" ".join(name.casefold().split()), set()).add(name)
+    warnings.add(
+        "a name that differs from another only in upper and lower case or spaces",
+        "they are different classes; rename one if they are the same",
+        [
+            f"{one['id']} ({one['name']!r})"
+            for one in categories
+            if len(alike[" ".join(one["name"].casefold().split())]) > 1
+        ],
+        "category",
+        kind="similar-category-names",
     )
     unique: list[Category] = []
     for category in categories:
@@ -55,8 +71,14 @@ def with_unique_names(categories: Sequence[Category], warnings: Warnings) -> lis
 
 def _name(number: int, entry: RawEntry, warnings: Warnings) -> str:
     name = entry.get("name")
-    if isinstance(name, str) and name.strip() and printable(name) == name:
+    if isinstance(name, str) and name.strip() and printable(name) == name and len(name) <= MAX_NAME:
         return name
+    if isinstance(name, str) and len(name) > MAX_NAME:
+        named = cut(printable(name), MAX_NAME)
+        warnings.add(
+            f"a name of more than {MAX_NAME} characters", "cut", [number], "category", kind="bad-category-name"
+        )
+        return named
     if isinstance(name, str) and name.strip():
         named = printable(name)
     elif isinstance(name, (int, float)) and not isinstance(name, bool):
@@ -88,7 +110,7 @@ def _check_keypoints(category: Category, entry: RawEntry, warnings: Warnings) ->
             kind="bad-keypoint-names",
         )
         return
-    texts = [printable(str(name)) for name in names]
+    texts = [cut(printable(str(name)), MAX_NAME) for name in names]
     uses = Counter(texts)
     if len(uses) < len(texts):
         texts = [name if uses[name] == 1 else f"{name} ({place})" for place, name in enumerate(texts, start=1)]

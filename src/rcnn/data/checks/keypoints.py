@@ -13,7 +13,7 @@ import numpy as np
 
 from rcnn.data.checks.numbers import number_rows
 from rcnn.data.checks.tables import Category, Id, RawEntry
-from rcnn.data.messages import Warnings, few
+from rcnn.data.messages import Warnings, counted, few
 
 SEEN = 2.0  # the visibility of a point that is visible
 DROPPED = "no keypoints of these objects are used"
@@ -63,6 +63,17 @@ def check_keypoints(
         f"keypoints that are not {3 * count} numbers (x, y, visibility of {count} points)",
         DROPPED,
         odd,
+        kind="keypoint-count",
+    )
+    misnamed = [
+        place
+        for place, (points, number) in enumerate(zip(flat, named, strict=True))
+        if len(points) == 3 * count and number not in (0, count)
+    ]
+    warnings.add(
+        f"{counted(count, 'keypoint')}, but their categories name {few(sorted({named[place] for place in misnamed}))}",
+        "a model with keypoints cannot be trained on them; correct the names",
+        [own[place] for place in misnamed],
         kind="keypoint-count",
     )
     points = np.zeros((len(annotations), count, 3))

@@ -70,7 +70,7 @@ REPAIRED = _errors(  # an object or a field is repaired or skipped when the file
     bad_keypoint="a keypoint that is not finite, or far outside its image",
     bad_visibility="a keypoint with a visibility other than 0, 1 and 2",
     num_keypoints="a num_keypoints that is not the number of labelled keypoints",
-    bad_category_name="a category name that is missing, empty, not text, or that of another category",
+    bad_category_name="a category name that is missing, empty, not text, too long, or that of another category",
     bad_keypoint_names="keypoint names that are missing or repeated",
     bad_skeleton="a skeleton with lines that do not join two of the keypoints",
     bad_sigmas="sigmas that are not one number above 0 per keypoint",
@@ -99,5 +99,6 @@ CHECKED = _errors(  # found by `rcnn data check` only
     untrained_class="a class with objects in an evaluation split and none in the training split",
     near_duplicate="two images of a split that are the same, or nearly",
     empty_category="a category without objects in any split",
+    similar_category_names="a category name that differs from another only in upper and lower case or spaces",
 )
 KINDS = REFUSED | REPAIRED | CHECKED

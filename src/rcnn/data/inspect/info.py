@@ -15,7 +15,6 @@ import numpy as np
 from rcnn.data.messages import counted, cut
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
-from rcnn.data.split import class_counts
 
 SMALL, MEDIUM = 32.0**2, 96.0**2  # areas that separate COCO's small, medium and large objects, pixels
 SIDE = 32.0  # square root of the box area, pixels, that 90% of the objects should reach in the network's input
@@ -24,7 +23,7 @@ MULTIPLE = 32  # of the suggested sizes
 LEVELS, RATIOS = 5, 3  # of the suggested anchors: one size per level of an FPN
 DEFAULT_SIZES, DEFAULT_RATIOS = (32.0, 64.0, 128.0, 256.0, 512.0), (0.5, 1.0, 2.0)
 MIN_OBJECTS, MIN_GAIN = 50, 0.02  # for anchors to be suggested: objects, and additional fraction of them covered
-NAME_WIDTH = 32  # characters of a class in a table
+NAME_WIDTH, MAX_ROWS = 32, 2000  # of the table of classes: characters of a name, and classes (LVIS has 1203)
 FOUND = 0.5  # IoU of an object and an anchor of the same centre
 
 
@@ -128,12 +127,15 @@ class DatasetInfo:
             if one.ignored
         ]
         lines += ["", f"{'class':{width}}" + "".join(f"{one.name[:20]:>22}" for one in self.splits)]
-        for label in np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist():
+        order = np.argsort(-sum(one.objects for one in self.splits), kind="stable").tolist()
+        for label in order[:MAX_ROWS]:
             cells = [
                 f"{one.objects[label]:,} in {one.images[label]:,} image{'' if one.images[label] == 1 else 's'}"
                 for one in self.splits
             ]
             lines.append(f"{cut(self.classes[label], NAME_WIDTH):{width}}" + "".join(f"{c:>22}" for c in cells))
+        if len(order) > MAX_ROWS:
+            lines.append(f"and {len(order) - MAX_ROWS:,} more classes with fewer objects; --json lists all")
         if not any(one.objects.any() for one in self.splits):
             return [*lines, "", "no settings are suggested, because there are no objects"]
         lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]
@@ -240,17 +242,17 @@ def covered(shapes: np.ndarray, sizes: tuple[float, ...], ratios: tuple[float, .
 
 
 def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
-    counts = class_counts(dataset)  # (I, K of this split)
-    place = [classes.index(name) for name in dataset.classes]
-    objects, images = np.zeros((2, len(classes)), dtype=np.int64)
-    objects[place], images[place] = counts.sum(axis=0), (counts > 0).sum(axis=0)
+    index = {name: label for label, name in enumerate(classes)}
+    place = np.array([index[name] for name in dataset.classes], dtype=np.int64)
     ignored = dataset.objects.ignored
+    labels, owners = place[dataset.objects.labels[~ignored]], dataset.objects.image_index[~ignored]
+    pairs = np.unique(np.stack([owners, labels]), axis=1)  # image and class; (I, K) counts would take gigabytes
     return SplitInfo(
         name=dataset.split,
         image_sizes=dataset.sizes,
-        objects=objects,
-        images=images,
-        empty=int((counts.sum(axis=1) == 0).sum()),
+        objects=np.bincount(labels, minlength=len(classes)),
+        images=np.bincount(pairs[1], minlength=len(classes)),
+        empty=len(dataset) - len(np.unique(owners)),
         ignored=int(ignored.sum()),
         areas=np.maximum(0, dataset.objects.areas[~ignored]),
     )

@@ -13,20 +13,26 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
-from typing import Protocol, get_args
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Protocol, TypeAlias
+
+import numpy as np
 
 from rcnn.data.balance import repeat_factors
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
-from rcnn.data.loading.sampler import AUGMENT, BatchSampler
+from rcnn.data.loading.sampler import AUGMENT, BatchSampler, Indices
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
-from rcnn.data.records import Dataset
+from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
-from rcnn.data.targets import Masks, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, Sample, augment, augmented_size
+from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample, require_memory
+from rcnn.data.transforms import Augmentation, CopyPaste, Sample, Step, augment, augmented_size, placed
+from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.preprocess import Frame, InputConfig
+
+Places: TypeAlias = Sequence[tuple[int, int]]  # index in the data set and position in the sequence of images
 
 
 class LoaderSettings(Augmentation, Protocol):
@@ -69,50 +75,53 @@ def training_batches(
     settings: LoaderSettings,
     first: int = 0,
     *,
-    masks: Masks | None = "polygon",
-    keypoints: bool = False,
-    crowds: bool = False,
-    pairs: tuple[tuple[int, int], ...] | None = None,
+    targets: TargetOptions = TargetOptions(),  # noqa: B008 - it is immutable
     rank: int = 0,
     world: int = 1,
 ) -> Generator[TrainingBatch, None, None]:
     """The endless stream of training batches from batch `first` on, as process `rank` of `world` sees it.
 
     Each epoch contains every image in random order: once, or more often if `settings.repeat_threshold` repeats it. All
-    images of a batch are landscape or all are portrait, except for one batch per epoch. `masks` and `keypoints` say
-    what the model is trained on besides boxes. `masks` is None (boxes only), "polygon" for the outlines, from which
-    most mask heads make their targets, or one of the bitmaps: "bitmap", and those of old systems, "soft_bitmap",
-    "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap". `pairs` are the keypoints that a
-    horizontal flip exchanges (None: found by their names); `crowds` keeps the boxes of crowds, for a model that
-    ignores anchors inside them.
+    images of a batch are landscape or all are portrait, except for one batch per epoch. `targets` says what the model
+    is trained on besides boxes.
 
     Raises ValueError at once for data that cannot be trained on; later, when its turn comes, ValueError or OSError for
     an image that cannot be read or differs in size from its annotation, and WorkerError if a worker process ends.
     """
-    if masks is not None and masks not in get_args(Masks):
-        known = ", ".join(map(repr, get_args(Masks)))
-        raise ValueError(f"masks={masks!r} is not known; expected None (boxes only) or one of {known}")
-    if not 0 <= rank < world:
-        raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
-    _require_trainable(dataset, masks, _padded_pixels(input_config, settings))
-    if keypoints:
-        skeleton_of(dataset)
-        pairs = _flip_pairs(dataset, settings.flip) if pairs is None else pairs
-    batches = Batches(
-        dataset=dataset,
-        input_config=input_config,
-        settings=settings,
-        sampler=_sampler(dataset, settings, world),
-        masks=masks,
-        keypoints=keypoints,
-        crowds=crowds,
-        pairs=pairs or (),
-        rank=rank,
-        world=world,
-    )
+    batches = numbered_batches(dataset, input_config, settings, targets=targets, rank=rank, world=world)
     if settings.workers == 0:
         return (batches.make(n) for n in itertools.count(first))
     return batches_of_workers(batches, first, settings.workers)
+
+
+def numbered_batches(
+    dataset: Dataset,
+    input_config: InputConfig,
+    settings: LoaderSettings,
+    *,
+    targets: TargetOptions = TargetOptions(),  # noqa: B008 - it is immutable
+    rank: int = 0,
+    world: int = 1,
+) -> Batches:
+    """The same batches by number, made in the calling process. ValueError for data that cannot be trained on."""
+    if not 0 <= rank < world:
+        raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
+    _require_trainable(dataset, targets.masks, _padded_pixels(input_config, settings))
+    require_masks_to_copy(dataset, settings.augment)
+    if targets.keypoints:
+        skeleton_of(dataset)
+        if targets.pairs is None:
+            targets = replace(targets, pairs=_flip_pairs(dataset, settings.flip))
+    sampler = _sampler(dataset, settings, world)
+    return Batches(
+        dataset=dataset,
+        input_config=input_config,
+        settings=settings,
+        sampler=sampler,
+        targets=targets,
+        rank=rank,
+        world=world,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,35 +132,71 @@ class Batches:
     input_config: InputConfig
     settings: LoaderSettings
     sampler: BatchSampler
-    masks: Masks | None  # the form of masks that the model is trained on; None: none
-    keypoints: bool  # whether the model is trained on keypoints
-    crowds: bool = False  # whether the model uses the boxes of crowds
-    pairs: tuple[tuple[int, int], ...] = ()  # keypoints that a horizontal flip exchanges
+    targets: TargetOptions
     rank: int = 0  # number of this process among the `world` that share each batch
     world: int = 1
 
     def make(self, n: int, after_image: Callable[[], None] | None = None) -> TrainingBatch:
         """This process's part of batch `n`; `after_image` is called after each image."""
-        settings, size = self.settings, self.settings.batch_size
-        step = self.sampler(n // settings.accumulate)  # all images of the optimizer step
-        first = (n % settings.accumulate * self.world + self.rank) * size
+        size = self.settings.batch_size
+        step = self.sampler(n // self.settings.accumulate)  # all images of the optimizer step
+        first = (n % self.settings.accumulate * self.world + self.rank) * size
+        batch = self._of(step[first : first + size], step if len(step) > size else (), after_image)
+        return replace(batch, first=first)
+
+    def largest(self, images: int) -> TrainingBatch:
+        """The batch that needs the most memory: `images` times the image with the most objects, padded as the largest.
+
+        With several `settings.scales`, a shape that one of them gives.
+        """
+        crowded = int(np.bincount(self.dataset.objects.image_index, minlength=len(self.dataset)).argmax())
+        _, of_each_size = np.unique(self.dataset.sizes, axis=0, return_index=True)
+        every_size = [(index, 0) for index in of_each_size.tolist()]
+        return self._of([(crowded, position) for position in range(images)], every_size)
+
+    def _of(self, places: Places, padded_as: Places, after_image: Callable[[], None] | None = None) -> TrainingBatch:
+        """The images of `places`, padded to the shape of a batch with those of `padded_as`, if there are any."""
         samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
-        for index, position in step[first : first + size]:
-            record = self.dataset[index]
-            image = record.read()
-            sample = make_sample(record, image, masks=self.masks, keypoints=self.keypoints, crowds=self.crowds)
-            seed = (settings.seed, AUGMENT, position)
-            sample, frame = augment(sample, settings, self.input_config, seed, self.pairs)
+        for index, position in places:
+            sample, frame = self.augmented(index, position)
             samples.append(sample)
-            ids.append(record.image_id)
+            ids.append(self.dataset.image_ids[index])
             frames.append(frame)
             if after_image is not None:
                 after_image()
-        sizes = [self._input_size(*place) for place in step] if len(step) > size else [frame.size for frame in frames]
-        shape = padded_shape(sizes, self.input_config.divisor, settings.padding)
-        images = pad_images([s.image for s in samples], self.input_config.divisor, settings.padding, frames, shape)
+        sizes = [frame.size for frame in frames] + [self._input_size(*place) for place in padded_as]
+        divisor, padding = self.input_config.divisor, self.settings.padding
+        shape = padded_shape(sizes, divisor, padding)
+        images = pad_images([sample.image for sample in samples], divisor, padding, frames, shape)
         targets = collate_targets(samples, shape, len(self.dataset.classes))
-        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids), first=first)
+        return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+
+    def augmented(self, index: int, position: int) -> tuple[Sample, Frame]:
+        """Image `index` of the data set as the network gets it at `position` of the stream, and its frame."""
+        seed, other = (self.settings.seed, AUGMENT, position), partial(self._other, index)
+        pairs, sample = self.targets.pairs or (), self._sample(self.dataset[index])
+        sample, frame = augment(sample, self.settings, self.input_config, seed, pairs, other)
+        return (replace(sample, outlines=None) if self.targets.masks is None else sample), frame
+
+    def _sample(self, record: ImageRecord) -> Sample:
+        """A sample as it is before augmentation: with outlines where augmentation finds boxes with them."""
+        find_boxes = self.targets.masks is None and self.settings.augment and self.dataset.has_outlines
+        options = replace(self.targets, masks="polygon") if find_boxes else self.targets
+        return make_sample(record, record.read(), options)
+
+    def _other(self, index: int, seed: Sequence[int]) -> Sample | None:
+        """A random image with objects, another than image `index`, resized and flipped; None if there is none."""
+        candidates = self._with_objects[self._with_objects != index]
+        if not len(candidates):
+            return None
+        record = self.dataset[int(np.random.default_rng(seed).choice(candidates))]
+        return placed(self._sample(record), self.settings, self.input_config, seed, self.targets.pairs or ())
+
+    @cached_property
+    def _with_objects(self) -> Indices:
+        """The images with objects that are trained on."""
+        objects = self.dataset.objects
+        return np.unique(objects.image_index[~objects.ignored])
 
     def _input_size(self, index: int, position: int) -> tuple[int, int]:
         """The (height, width) that an image will have when it is augmented; it is not read."""
@@ -181,8 +226,20 @@ def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> No
     require_memory(dataset, masks, pixels)
 
 
+def require_masks_to_copy(dataset: Dataset, steps: Sequence[Step]) -> None:
+    """Raise ValueError for copy-paste without masks."""
+    if any(isinstance(step, CopyPaste) for step in steps) and not dataset.has_outlines:
+        raise ValueError(
+            f"train.augment: copy_paste needs outlines of objects, but {dataset.annotation_file} has boxes only: leave "
+            "copy_paste out, or annotate outlines"
+        )
+
+
 def _padded_pixels(input_config: InputConfig, settings: LoaderSettings) -> int:
     """Number of pixels of the largest image that the model gets, padded, if it is alone in its batch."""
+    jittered = scale_jitter_of(settings.augment)
+    if jittered is not None:
+        return math.prod(padded_shape([(jittered.size, jittered.size)], input_config.divisor, settings.padding))
     short = max(settings.scales or (input_config.min_size,))
     long = input_config.canvas or input_config.max_size
     size = (input_config.canvas or min(short, long), long)

@@ -1,0 +1,164 @@
+"""`train.batch_size=auto`: the largest number of images per process of which a training step fits in the memory.
+
+On a GPU by trying, on a CPU computed from the memory of steps with 1 and 3 images. The images are those that need the
+most memory: the one with the most objects, padded to the largest shape. The record of the run has the number, so that
+a run that is resumed keeps it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+
+from rcnn.data.loading import Batches, numbered_batches
+from rcnn.data.messages import counted
+from rcnn.models import build_detector
+from rcnn.runtime.memory import free_memory, held_memory, is_out_of_memory, measures_peaks, peak_memory
+from rcnn.runtime.processes import Processes
+from rcnn.training.engine import optimize
+from rcnn.training.finite import NonFiniteError
+from rcnn.training.length import keys_of, with_length
+from rcnn.training.plan import RunPlan
+from rcnn.training.recipes import find_recipe
+from rcnn.training.settings import TrainConfig
+from rcnn.training.state import TrainState
+from rcnn.training.targets import target_options
+
+MOST = 64  # images per process that are tried
+SHARE = 0.75  # of the free memory that a step may take; the rest is for reading images, and for what varies
+ALWAYS_FREE = 0.05  # of the memory of a GPU that stays free in a trial
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSize:
+    """A number of images per process, and why it was chosen."""
+
+    images: int
+    reason: str
+
+
+def chosen_batch_size(plan: RunPlan) -> BatchSize:
+    """The batch size of this process for a run as planned; no other process takes part.
+
+    ValueError if not even one image fits, or if the memory cannot be measured on this device.
+    """
+    settings = plan.settings
+    most = min(MOST, max(1, len(plan.dataset) // (settings.accumulate * plan.processes.count)))
+    limit = f"{MOST} is the most that is tried" if most == MOST else f"the {len(plan.dataset)} images allow no more"
+    step = _Step(plan)
+    if plan.device.type == "cuda":
+        return _on_gpu(step, most, limit, plan.device)
+    if plan.device.type == "cpu" and measures_peaks():
+        return _on_cpu(step, most, limit)
+    raise ValueError(f"train.batch_size=auto works on CUDA GPUs and on Linux, not on {plan.device} here: give a number")
+
+
+def with_batch_size(plan: RunPlan, own: BatchSize, processes: Processes) -> tuple[RunPlan, str]:
+    """The plan with the smallest number of all processes, and a line that says why. All processes call it together."""
+    images = -int(processes.most(-own.images)[0])
+    fewer = "" if images == own.images else f"; another process allows {images}"
+    line = f"train.batch_size=auto: {counted(images, 'image')} per process ({own.reason}{fewer})"
+    return replace(plan, settings=_with_images(plan, images, processes.count)), line
+
+
+def _with_images(plan: RunPlan, images: int, processes: int) -> TrainConfig:
+    """The settings of a run with `images` per process: what depends on the images per step is computed again."""
+    before, given = plan.settings.images_per_step(processes), keys_of(plan.request.overrides)
+    settings = replace(plan.settings, batch_size=images)
+    recipe = find_recipe(plan.request.recipe) if plan.request.recipe else None
+    if recipe is not None:
+        settings, _ = recipe.with_published_batch(settings, processes, given)
+    published = 0 if recipe is None else before
+    return with_length(settings, images=len(plan.dataset), processes=processes, given=given, published=published)[0]
+
+
+class _Step:
+    """A training step that changes nothing of the run: of a detector of its own, with random weights."""
+
+    def __init__(self, plan: RunPlan) -> None:
+        scales = plan.settings.drawn_scales
+        widest = replace(plan.settings, scales=(max(scales),) if scales else (), scale_range=())
+        self.settings = replace(widest, batch_size=1, accumulate=1, workers=0)
+        self.state = TrainState.start(build_detector(plan.config).to(plan.device), self.settings)
+        self.state.detector.train()
+        self.batches: Batches = numbered_batches(
+            plan.dataset, plan.config.input, self.settings, targets=target_options(plan.config)
+        )
+        # what the processes of a run need besides: the gradients while they are exchanged
+        trained = sum(p.nbytes for p in self.state.detector.parameters() if p.requires_grad)
+        self.exchanged = trained if plan.processes.count > 1 else 0  # bytes
+
+    def __call__(self, images: int) -> None:
+        """A step with a number of images."""
+        with suppress(NonFiniteError):  # after the backward pass: the memory was used
+            optimize(self.state, [self.batches.largest(images)], self.settings, 0.0)
+
+
+def _on_cpu(step: _Step, most: int, limit: str) -> BatchSize:
+    """The number of images that the free memory has room for, if each takes as much more as the second and third."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    room = int(SHARE * free_memory()) // local - step.exchanged
+    before = held_memory()
+    step(1)  # allocates the state of the optimizer
+    first = max(2**20, peak_memory(partial(step, 1)) - before)
+    trial = min(3, most, room // first)
+    if trial < 2:
+        return BatchSize(images=1, reason=f"a step takes {_gb(first)} of {_gb(room)}" if most > 1 else limit)
+    each = max(2**20, (peak_memory(partial(step, trial)) - before - first) // (trial - 1))
+    fitting = 1 + (room - first) // each
+    if fitting >= most:
+        return BatchSize(images=most, reason=f"{limit}; a step takes {_gb(first + (most - 1) * each)} of {_gb(room)}")
+    reason = f"a step takes {_gb(first)}, and {_gb(each)} for each further image, of {_gb(room)}"
+    return BatchSize(images=fitting, reason=reason)
+
+
+def _on_gpu(step: _Step, most: int, limit: str, device: torch.device) -> BatchSize:
+    """The largest number of images of which a step ends without an error."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    kept_free = torch.empty(step.exchanged + int(ALWAYS_FREE * total), dtype=torch.uint8, device=device)
+    images, tried = largest_fitting(step, most)
+    del kept_free
+    torch.cuda.empty_cache()
+    if not images:
+        raise ValueError(
+            f"train.batch_size=auto: the memory of {device} has no room for a step with one image: reduce "
+            "input.max_size, or use a smaller model"
+        )
+    return BatchSize(images=images, reason=limit if images == most else f"tried {', '.join(map(str, tried))}")
+
+
+def largest_fitting(step: Callable[[int], None], most: int) -> tuple[int, Sequence[int]]:
+    """The largest number up to `most` of which `step` does not run out of memory (0: none), and those tried."""
+    tried = list[int]()
+
+    def fits(images: int) -> bool:
+        tried.append(images)
+        try:
+            step(images)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            return False
+        finally:
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return True
+
+    fitting, failing = 0, most + 1
+    while fitting + 1 < failing:
+        images = min(2 * fitting, most) if failing > most and fitting else (fitting + failing) // 2
+        images = images if fitting else 1
+        if fits(images):
+            fitting = images
+        else:
+            failing = images
+    return fitting, tried
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,139 @@
+"""train.batch_size=auto: the number chosen against the memory that steps take; its record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rcnn.data import open_dataset
+from rcnn.data.loading import numbered_batches
+from rcnn.preprocess import InputConfig
+from rcnn.runtime import memory
+from rcnn.runtime.memory import free_memory, peak_memory
+from rcnn.runtime.processes import Processes
+from rcnn.training import batch_size
+from rcnn.training.batch_size import chosen_batch_size, largest_fitting
+from rcnn.training.plan import RunPlan, plan_training
+from rcnn.training.request import RunRequest
+from rcnn.training.settings import TrainConfig, without_auto
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.training.process_runs import in_processes
+from tests.unit.training.runs import run
+
+WORDS = (*TINY_MODEL, "train.batch_size=auto", "train.steps=1", "train.workers=0", "train.warmup_steps=0")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 12}, size=(192, 256))
+
+
+def plan_of(data: Path, *words: str) -> RunPlan:
+    request = RunRequest(model="mask_rcnn_compact", data=data, overrides=(*WORDS, *words), device="cpu")
+    return plan_training(request, log=lambda line: None)
+
+
+def out_of_memory_above(most: int) -> Callable[[int], None]:
+    def step(images: int) -> None:
+        if images > most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return step
+
+
+@pytest.mark.parametrize("most", [1, 2, 7, 64])
+def test_trying_finds_the_largest_number_that_fits(most: int) -> None:
+    for fitting in range(most + 3):
+        found, tried = largest_fitting(out_of_memory_above(fitting), most)
+        assert found == min(fitting, most)
+        assert len(tried) == len(set(tried)) <= 12
+        assert max(tried) <= most
+
+
+def test_other_errors_of_a_trial_are_raised() -> None:
+    def step(images: int) -> None:
+        raise RuntimeError("the sizes do not match")
+
+    with pytest.raises(RuntimeError, match="do not match"):
+        largest_fitting(step, 4)
+
+
+def test_the_last_batch_size_counts() -> None:
+    auto, four = "train.batch_size=auto", "train.batch_size=4"
+    assert without_auto(["a=1", auto]) == (["a=1"], True)
+    assert without_auto([auto, four]) == ([four], False)
+    assert without_auto([four, " train.batch_size = auto"]) == ([four], True)
+    assert without_auto(["box.score_threshold=auto"]) == (["box.score_threshold=auto"], False)
+
+
+def test_the_largest_batch_has_the_most_objects_and_the_largest_shape(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"wide": 1, "tall": 1}, size=(40, 80))
+    annotations = json.loads((root / "annotations" / "instances_tall.json").read_text())
+    with_more = write_tiny_coco(tmp_path / "more", {"train": 1}, size=(80, 40), objects=3)
+    path = with_more / "annotations" / "instances_train.json"
+    content = json.loads(path.read_text())
+    (with_more / "train" / "tall_1.png").write_bytes((root / "tall" / "tall_1.png").read_bytes())
+    content["images"].append(annotations["images"][0] | {"id": 7})
+    content["annotations"] += [one | {"id": 90 + one["id"], "image_id": 7} for one in annotations["annotations"]]
+    path.write_text(json.dumps(content))
+    size = InputConfig(min_size=64, max_size=128, divisor=32)
+    batches = numbered_batches(open_dataset(with_more, "train"), size, TrainConfig(batch_size=1))
+    batch = batches.largest(2)
+    assert batch.images.pixels.shape == (2, 3, 128, 128)  # 128 x 64 and 64 x 128
+    assert batch.image_ids == (1, 1)
+    assert batch.targets.valid.sum(1).tolist() == [3, 3]
+
+
+def predicted_and_measured(processes: Processes, data: Path) -> dict[str, Any]:
+    """The choice with room for about 5 images, and the memory of a step with that many."""
+    plan, before = plan_of(data, "input.min_size=384", "input.max_size=512"), memory.held_memory()
+    batch_size.free_memory = lambda: 500_000_000  # type: ignore[assignment]
+    chosen = chosen_batch_size(plan)
+    step = batch_size._Step(plan)
+    step(1)
+    return {
+        "images": chosen.images,
+        "reason": chosen.reason,
+        "measured": peak_memory(partial(step, chosen.images)) - before,
+    }
+
+
+@pytest.mark.skipif(not memory.measures_peaks(), reason="needs Linux")
+def test_on_a_cpu_the_number_follows_from_the_free_memory(data: Path, tmp_path: Path) -> None:
+    [found] = in_processes(1, tmp_path, partial(predicted_and_measured, data=data))
+    assert 1 < found["images"] < 10, found
+    assert 0.5 < found["measured"] / 375e6 < 1.3, found
+
+
+@pytest.mark.skipif(not memory.measures_peaks(), reason="needs Linux")
+def test_a_run_records_the_number_and_keeps_it(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "MOST", 2)
+    lines: list[str] = []
+    run("mask_rcnn_compact", data, tmp_path / "run", WORDS, splits=("train", "none"), lines=lines)
+    assert any(
+        line.startswith("train.batch_size=auto: 2 images per process (2 is the most that is tried") for line in lines
+    )
+    assert any(line.startswith("learning rate 0.0025 = 0.02 x 2 images per step / 16") for line in lines)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 2
+    monkeypatch.setattr(batch_size, "MOST", 3)
+    more = ("train.batch_size=auto", "train.steps=2")
+    run("mask_rcnn_compact", data, tmp_path / "run", more, splits=("train", "none"), resume=True, lines=lines)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["train"]["batch_size"] == 2
+    assert sum("train.batch_size=auto" in line for line in lines) == 1
+
+
+def test_the_free_memory_is_that_of_a_container_if_it_is_less(tmp_path: Path) -> None:
+    assert 2**20 < free_memory() < 2**50
+    assert memory._free_in_container(tmp_path) == []
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 200\nactive_file 9\n")
+    assert memory._free_in_container(tmp_path) == [500]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._free_in_container(tmp_path) == []
