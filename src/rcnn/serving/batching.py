@@ -21,7 +21,7 @@ from rcnn.results import ImageDetections
 
 
 class Busy(Exception):
-    """As many images wait as may."""
+    """The queue is full."""
 
 
 class Closed(Exception):
