@@ -161,7 +161,7 @@ def trained_images_of(source: str | Path) -> TrainedImages | None:
     if is_results(Path(source)):
         return None
     try:
-        return TrainedImages.from_dict(checkpoint_record(source).provenance.get("trained_images"))
+        return TrainedImages.from_dict(model_record(source).provenance.get("trained_images"))
     except ValueError as error:
         raise ValueError(f"{Path(source) / CONFIG_FILE}: {error}") from error
 

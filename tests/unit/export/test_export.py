@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from rcnn.models.overrides import override
 from rcnn.runtime.exported import ExportedModel, exported_record, open_exported
 from rcnn.structures import ImageBatch
 from tests.command import rcnn as command
+from tests.tiny_data import write_tiny_coco
 
 EXAMPLE = Path(__file__).resolve().parents[3] / "docs" / "examples" / "onnx_numpy.py"
 CPU = torch.device("cpu")
@@ -66,7 +68,7 @@ def mask_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Detector, Expo
     pytest.importorskip("onnxscript", reason="needs pip install 'rcnn[onnx]'")
     detector = detector_of("mask_rcnn_compact", "box.selection.max_detections=30")
     path = tmp_path_factory.mktemp("export") / "mask.onnx"
-    names = ["cat", "dog", "cow", "pig", "hen", "fox"]
+    names = ["square", "disc", "cow", "pig", "hen", "fox"]
     return detector, export_model(detector, path, classes=names)
 
 
@@ -80,7 +82,7 @@ def test_the_file_carries_its_config_and_class_names(mask_model: tuple[Detector,
     detector, written = mask_model
     record = exported_record(written.path)
     assert record.config == detector.config
-    assert record.classes == ("cat", "dog", "cow", "pig", "hen", "fox")
+    assert record.classes == ("square", "disc", "cow", "pig", "hen", "fox")
     assert record == written.record
 
 
@@ -116,6 +118,9 @@ def test_the_command_line_runs_a_file(mask_model: tuple[Detector, Exported], tmp
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(tmp_path / "photo.png")
     assert command("predict", written.path, tmp_path / "photo.png", "--output", tmp_path / "found") == 0
     assert (tmp_path / "found" / "predictions.json").is_file()
+    data = write_tiny_coco(tmp_path / "data", {"val": 2})
+    assert command("eval", written.path, "--data", data, "--output", tmp_path / "evaluated", "--pictures", 0) == 0
+    assert "bbox" in json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
     assert command("predict", written.path, tmp_path / "photo.png", "--tta", "own", "--output", tmp_path / "no") == 2
 
 
