@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rcnn.data.images import ImageError
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
@@ -38,7 +38,7 @@ class BrowsePage:
 @dataclass(frozen=True)
 class _Entry:
     name: str
-    note: str  # "image 17, 640 x 480: 2 cat, 1 dog"
+    note: str  # "id 17, 640 pixels wide, 480 high: 2 cat, 1 dog"
     figure: Figure | None
     error: str  # why there is no figure
     expressions: list[str]
@@ -98,9 +98,12 @@ def _section(dataset: Dataset, indices: Sequence[int], advance: Callable[[], Non
     for index in indices:
         entries.append(_entry(dataset, dataset[index], skeleton))
         advance()
-    shown = "all" if len(indices) == len(dataset) else str(len(indices))
+    images = counted(len(dataset), "image")
+    shown = images if len(indices) == len(dataset) else f"{len(indices)} of {images}"
     objects = dataset.subset(indices).num_training_objects
-    lead = f"{shown} of {counted(len(dataset), 'image')}, with {counted(objects, 'object')}"
+    lead = f"{shown}, with {counted(objects, 'object')}"
+    if empty := [name for name, count in dataset.class_counts.items() if not count]:
+        lead += f". Classes without objects in this split: {few(empty)}"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 
@@ -109,7 +112,7 @@ def _entry(dataset: Dataset, record: ImageRecord, skeleton: Sequence[tuple[int, 
     counts = Counter(dataset.classes[label] for label in own)
     ignored = int(record.ignored.sum())
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
-    note = f"image {record.image_id}, {record.height} x {record.width}: {objects}"
+    note = f"id {record.image_id}, {record.width} pixels wide, {record.height} high: {objects}"
     note += f", {counted(ignored, 'ignored object')}" if ignored else ""
     figure, error = None, ""
     try:

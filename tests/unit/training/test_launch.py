@@ -105,7 +105,7 @@ def predict_and_evaluate(model: Path, data: Path, folder: Path) -> None:
     last = ("--device", "cpu", "box.score_threshold=0.01")
     whole = ("--data", data, "--split", "train")
     failed = 1 if os.environ.get("RANK", "0") == "0" else 0
-    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == failed
+    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch-size", 2, *last) == failed
     assert rcnn("predict", model, data / "train", "--output", folder / "found", "--score", 0.01, *last) == failed
     assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == failed
 
@@ -134,7 +134,7 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
         assert outputs(tmp_path / str(count)) == expected
     capfd.readouterr()
     launched = ("--devices", 2, "--device", "cpu", "box.score_threshold=0.01")
-    words = ("--data", copy, "--split", "train", "--batch", 2)
+    words = ("--data", copy, "--split", "train", "--batch-size", 2)
     assert rcnn("eval", model, "--output", tmp_path / "launched" / "eval", *words, *launched) == 1
     assert capfd.readouterr().out.count("metrics.json") == 1
     folder = tmp_path / "launched" / "found"
