@@ -36,7 +36,7 @@ def assemble(
     reader: Reader,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
-    """The data set of the tables. `classes` and `ignore_other_classes` as in `open_dataset`; `reader` reads the tables again.
+    """The data set of the tables. `classes` and `ignore_other_classes` as in `open_dataset`; `reader` reads them again.
 
     `pixels` reads images that are no files.
 

@@ -47,7 +47,8 @@ def evaluate(
     `overrides`: changes of the checkpoint's settings, e.g. ["box.score_threshold=0.001"] or a dict.
     `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training, or,
     where it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
-    "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes` as in `open_dataset`.
+    "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes`
+    as in `open_dataset`.
     `limit`: number of images, the first ones (0 = all). `batch_size`: images per forward pass. `workers`: threads that
     read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to it; for a predictor that returns
@@ -66,9 +67,10 @@ def evaluate(
             raise ValueError(f"devices={devices} is for a checkpoint: give its path instead of a predictor")
         require_devices(devices, str(device))
         again = partial(
-            evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
-            ignore_other_classes=ignore_other_classes, limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-            strict=strict, allow_empty=allow_empty, device=device, precision=precision, allow=allow,
+            evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
+            relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
+            batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
+            allow_empty=allow_empty, device=device, precision=precision, allow=allow,
         )  # fmt: skip
         return launch_function(_call, again, devices=devices)
     options = DatasetOptions(

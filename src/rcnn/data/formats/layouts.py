@@ -13,7 +13,7 @@ from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via,
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
-from rcnn.text_files import gc_paused, require_regular
+from rcnn.text_files import gc_paused, missing_text, require_regular
 
 
 class Format(Protocol):
@@ -82,7 +82,7 @@ def locate(
     require_regular(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; expected the folder of a data set, or an annotation file. The formats are "
+            f"{path} {missing_text(path)}; expected the folder of a data set, or an annotation file. The formats are "
             f"{names_of_formats()}"
         )
     if path.suffix.lower() not in FILE_SUFFIXES:
@@ -166,8 +166,8 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
         if annotation_file(folder, split, (annotations,) if annotations else PATTERNS) is None:
             if annotations:
                 raise not_recognised(folder, annotations.replace("{split}", split), names_of_formats())
-            searched = {} if location.file_split else _offered(location)
-            raise no_such_split(folder, split, splits_at(location), " or ".join(searched))
+            searched = "" if location.file_split else " or ".join(_offered(location))
+            raise no_such_split(folder, split, splits_at(location), searched)
         chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it
     if chosen not in TAKE_IMAGES and (location.relative_boxes or location.images is not None):
         option = "--relative-boxes" if location.relative_boxes else "--images"
