@@ -30,9 +30,9 @@ def download_dataset(
     """Download a data set of `DOWNLOADS` to the folder `output`, and return the folder for --data.
 
     `output` defaults to the name of the data set. `split` selects parts of it, by name. Existing parts are not
-    downloaded again; an interrupted download continues. Each archive is deleted once it is unpacked, except one that the user put
-    into `output`/downloads, which is used instead of a download. Raises ValueError for an unknown name or split,
-    DownloadError where the download fails, FileExistsError for files in `output` that rcnn did not write.
+    downloaded again; an interrupted download continues. Each archive is deleted once it is unpacked, except one that
+    the user put into `output`/downloads, which is used instead of a download. Raises ValueError for an unknown name or
+    split, DownloadError where the download fails, FileExistsError for files in `output` that rcnn did not write.
     """
     if name not in DOWNLOADS:
         raise ValueError(f"no data set is called {name!r}; expected one of {', '.join(DOWNLOADS)}")
