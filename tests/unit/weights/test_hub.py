@@ -137,6 +137,14 @@ def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, mon
         assert time.monotonic() - start < 3
 
 
+def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: no server
+    with pytest.raises(
+        ConnectionError, match=r"me/balloons cannot be written: http://127\.0\.0\.1:9 cannot be reached"
+    ):
+        rcnn.push_to_hub(run, REPOSITORY)
+
+
 def test_without_the_library_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'rcnn\[hub\]'"):
