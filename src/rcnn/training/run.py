@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from rcnn import __version__
-from rcnn.data.loading import TrainingBatch, training_batches
+from rcnn.data.loading import TrainingBatch, prefetched, training_batches
 from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.models import Detector, build_detector
@@ -188,15 +188,20 @@ def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
 
 
 def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
-    return partial(
-        training_batches,
-        plan.dataset,
-        plan.config.input,
-        plan.settings,
-        targets=target_options(plan.config),
-        rank=plan.processes.rank,
-        world=plan.processes.count,
-    )
+    def batches(first: int) -> Generator[TrainingBatch, None, None]:
+        """The stream from batch `first` on, on the run's device."""
+        stream = training_batches(
+            plan.dataset,
+            plan.config.input,
+            plan.settings,
+            first,
+            targets=target_options(plan.config),
+            rank=plan.processes.rank,
+            world=plan.processes.count,
+        )
+        return prefetched(stream, plan.device)
+
+    return batches
 
 
 def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:
