@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rcnn.data.messages import excerpt
 from rcnn.preprocess import Frame
-from rcnn.text_files import read_json
+from rcnn.text_files import missing_text, read_json
 
 # (N, 4) xyxy
 Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
@@ -42,7 +42,7 @@ class GivenBoxes:
 def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[str], where: str = "") -> GivenBoxes:
     """The boxes of an image (3, H, W), and their labels 0..K-1 of the K `classes` unless None, checked.
 
-    Raises ValueError, see `checked_boxes`, or for labels that are not one whole number for each box; `where` starts
+    Raises ValueError, see `checked_boxes`, or for labels that are not one integer for each box; `where` starts
     its message.
     """
     try:
@@ -53,7 +53,7 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
         return GivenBoxes(boxes=rows)
     values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if values.shape != (len(rows),) or (len(rows) and values.dtype.kind not in "iu"):
-        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} whole numbers, one for each box")
+        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box")
     if len(rows) and not (values.min() >= 0 and values.max() < len(classes)):
         raise ValueError(f"{where}labels={excerpt(labels)}; expected classes from 0 to {len(classes) - 1}")
     return GivenBoxes(boxes=rows, labels=values.astype(np.int64))
@@ -162,7 +162,7 @@ def read_boxes(path: Path) -> BoxFile:
     Raises FileNotFoundError, or ValueError that names the file and the entry that is wrong.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; {FORMS}")
+        raise FileNotFoundError(f"{path} {missing_text(path)}; {FORMS}")
     boxes = BoxFile(path=path)
     try:
         _add_all(boxes, read_json(path, FORMS))

@@ -37,7 +37,7 @@ MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes 
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
 ONE_CLASS: Entry = {"id": 1, "name": "object"}  # of proposals
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 
 class Metric(NamedTuple):
@@ -102,7 +102,7 @@ class Curves:
         values = self.precision if metric.precision else self.recall
         values = values[..., category, self.areas.index(metric.area), self.limits.index(metric.limit)]
         if metric.iou is not None:
-            values = values[np.isclose(_THRESHOLDS, metric.iou)]
+            values = values[np.isclose(THRESHOLDS, metric.iou)]
         values = values[values > -1]
         return float(values.mean()) if values.size else None
 
@@ -134,7 +134,7 @@ def evaluate(
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
         metrics = metrics_of(kind, max_detections)
-        truth = _ground_truth_of_kind(inputs, kind)
+        truth = ground_truth_of_kind(inputs, kind)
         if kind == "keypoints":
             _require_same_keypoints(inputs, keypoint_sigmas)
         curves = _curves(truth, results_of_kind(inputs, inputs.results, kind), kind, metrics, keypoint_sigmas)
@@ -152,7 +152,7 @@ def evaluate(
     )
 
 
-def _ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
+def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     """The ground truth of one kind; images and annotations numbered from 1 (COCO's code misreads id 0)."""
     data, images = inputs.data, inputs.numbered_images()
     annotations: list[Entry] = []

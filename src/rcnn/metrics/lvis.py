@@ -59,7 +59,7 @@ def evaluate(
     values: dict[str, dict[str, Number]] = {}
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
-        truth = COCO(_ground_truth_of_kind(inputs, kind))
+        truth = COCO(ground_truth_of_kind(inputs, kind))
         found = truth.loadRes(results_of_kind(inputs, kept, kind))
         curves = curves_of(COCOeval(truth, found, kind, lvis_style=True), [limit])
         overall = Metric(True, None, "all", limit)
@@ -117,7 +117,7 @@ def _categories_of(inputs: EvaluationInputs, frequency: str) -> list[int]:
     return [index for index, category_id in enumerate(inputs.names) if frequencies[category_id] == frequency]
 
 
-def _ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
+def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     """The ground truth of one kind; images and annotations numbered from 1."""
     images = inputs.numbered_images(neg_category_ids=[], not_exhaustive_category_ids=[])
     annotations: list[Entry] = []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data import Dataset
+from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.runtime.launch import launch_function, require_devices
@@ -28,10 +29,11 @@ class TrainingRun:
 
 
 def train(
-    model: DetectorConfig | str | Path,
-    data: Dataset | str | Path,
+    model: DetectorConfig | str | Path = "",
+    data: Dataset | str | Path = "",
     output: str | Path | None = None,
     *,
+    recipe: str = "",
     overrides: Overrides = (),
     augment: Given | None = None,
     split: str = "",
@@ -52,6 +54,7 @@ def train(
 ) -> TrainingRun:
     """Train a model by name or by its config, or fine-tune a checkpoint, on a data set.
 
+    `recipe`: name of a published recipe (`rcnn models recipes`), which also names a model; what is given here wins.
     `data`: its folder or annotation file, or a `Dataset`, with `validation` for its validation set.
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `overrides`: changes of settings, as KEY=VALUE
     strings or a dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL`
@@ -71,12 +74,15 @@ def train(
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
+    if not (model or recipe) or data == "":
+        raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
     request = RunRequest(
         model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
         config=model if isinstance(model, DetectorConfig) else None,
         data=data if isinstance(data, Dataset) else Path(data),
         validation=validation,
         output=None if output is None else Path(output),
+        recipe=recipe,
         overrides=as_overrides(overrides),
         augment=None if augment is None else as_steps(augment),
         split=split,
@@ -101,4 +107,6 @@ def train(
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
     outcome = run_training(request, log=log)
+    if not outcome.finished:
+        log(f"stopped after {counted(outcome.step, 'step')}; continue with resume=True and output={outcome.output}")
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

@@ -167,7 +167,8 @@ def test_results_are_on_disk_as_they_come(predictor: Predictor, data: Path, tmp_
     assert saved.metrics == evaluate_dataset(predictor, dataset, limit=2).metrics
     run_evaluation(predictor, dataset, out, options=EvaluationOptions(pictures=1), title="t", details={}, log=print)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert names == {"metrics.json", "results_bbox.json", "results_segm.json", "report.html"}
+    kept = {"metrics.json", "per_class.csv", "analysis.json", "thresholds.json", "report.html"}
+    assert names == kept | {"results_bbox.json", "results_segm.json"}
 
 
 def test_files_of_the_user_are_not_overwritten(predictor: Predictor, data: Path, tmp_path: Path) -> None:
@@ -274,11 +275,11 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
         ),
         (
             '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": "!!"}}]',
-            r"result 0 \(image 1\) has a mask with counts '!!'; expected run lengths that add up to 64 x 96 pixels",
+            r"result 0 \(image 1\) has a mask with counts '!!'; expected RLE counts that add up to 64 x 96 pixels",
         ),
         (
             '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": [9, 9]}}]',
-            r"has a mask with counts \[9, 9\]; expected run lengths",
+            r"has a mask with counts \[9, 9\]; expected RLE",
         ),
     ],
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -11,8 +13,10 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import Norm
-from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm
+from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm, fused_by_onednn
+from rcnn.runtime.processes import Processes
 from tests.narrow import present
+from tests.unit.training.process_runs import in_processes
 
 NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "ln", "none")
 M = TypeVar("M", bound=nn.Module)
@@ -134,23 +138,21 @@ def test_a_synchronised_norm_alone_is_batch_norm() -> None:
         torch.testing.assert_close(mine.state_dict()[name], value)
 
 
-def _synced(rank: int, folder: str, batch: Tensor, push: Tensor) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def synchronized(processes: Processes, batch: Tensor, push: Tensor) -> dict[str, Tensor]:
+    """The output, the gradient and the statistics of this process: of one image here, of two there."""
     torch.manual_seed(0)
     norm = disturbed(SyncBatchNorm2d(4))
-    x = batch[rank : rank + 2 if rank else 1].clone().requires_grad_()  # one image here, two there
+    own = slice(1) if processes.is_first else slice(1, 3)
+    x = batch[own].clone().requires_grad_()
     y = norm(x)
-    (y * push[rank : rank + 2 if rank else 1]).sum().backward()
-    torch.save({"y": y.detach(), "x": x.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    (y * push[own]).sum().backward()
+    return {"y": y.detach(), "x": present(x.grad), **norm.state_dict()}
 
 
-def test_two_processes_normalise_by_their_common_batch(tmp_path: object) -> None:
+def test_two_processes_normalise_by_their_common_batch(tmp_path: Path) -> None:
     torch.manual_seed(1)
     batch, push = 5 * torch.randn(3, 4, 6, 6) + 2, torch.randn(3, 4, 6, 6)
-    torch.multiprocessing.spawn(_synced, (str(tmp_path), batch, push), nprocs=2)
-    found = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(2)]
+    found = in_processes(2, tmp_path, partial(synchronized, batch=batch, push=push))
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)
     disturbed(norm)
@@ -187,3 +189,46 @@ def test_a_strided_1x1_leaves_the_last_row_and_column_out_where_the_borders_are_
     expected = F.conv2d(x[:, :, :8, :5], conv.weight, conv.bias, stride=2)
     assert expected.shape[2:] == (4, 3)
     torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "options"), [(1, {}), (3, {"stride": 2}), (3, {"dilation": 2, "groups": 2}), (7, {"padding": "align"})]
+)
+def test_fused_layers_equal_separate_ones(
+    kernel: int, options: dict[str, Any], relu: bool, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(8, 16, kernel, relu=relu, bias=True, **options)
+    conv.to(dtype).to(memory_format=layout)
+    images = torch.randn(2, 8, 20, 26).to(dtype, memory_format=layout)
+    assert not fused_by_onednn(images)  # gradients are on
+    plain = conv(images)
+    residual = torch.randn_like(plain)
+    summed = conv(images, plus=residual)
+    expected = F.conv2d(images, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if conv.border is None:
+        expected = expected + residual
+        torch.testing.assert_close(summed, expected.relu() if relu else expected)
+    with torch.no_grad():
+        assert fused_by_onednn(images) == (layout == torch.channels_last)
+        torch.testing.assert_close(conv(images), plain)
+        torch.testing.assert_close(
+            conv(images, plus=residual.clone()),
+            summed,
+            atol=3e-2 if dtype != torch.float32 else 1e-5,
+            rtol=1e-2 if dtype != torch.float32 else 1e-5,
+        )
+        for rows in (0, 1):
+            empty = conv(images[:rows], plus=residual[:rows].clone())
+            assert empty.shape == summed[:rows].shape
+
+
+def test_a_norm_comes_before_the_residual_and_the_relu_after_it() -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(4, 32, 3, norm="gn", relu=True)
+    images, residual = torch.randn(1, 4, 6, 6), torch.randn(1, 32, 6, 6)
+    expected = F.group_norm(F.conv2d(images, conv.weight, padding=1), 32) + residual
+    torch.testing.assert_close(conv(images, plus=residual), expected.relu())
