@@ -6,6 +6,8 @@ import torch
 import torchvision
 from torch import Tensor
 
+from rcnn.ops import kernels
+
 
 @torch.library.custom_op("rcnn::nms", mutates_args=())
 def nms(
@@ -27,6 +29,10 @@ def nms(
         index: (B, D) int64 into N, best first; 0 where not valid.
         valid: (B, D) bool, a prefix of each row.
     """
+    if kernels.usable(boxes):
+        from rcnn.ops.kernels import nms as kernel
+
+        return kernel.nms(boxes, scores, groups, valid, iou_threshold, keep)
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
     kept = torch.zeros_like(index, dtype=torch.bool)
     for image in range(boxes.shape[0]):
