@@ -38,7 +38,5 @@ def anchor_boxes(
 
 
 @anchor_boxes.register_fake
-def _(
-    deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
-) -> Tensor:
+def _(deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float) -> Tensor:
     return deltas.new_empty((*index.shape, 4), dtype=torch.float32)

@@ -46,9 +46,7 @@ def mask_runs(
 
 
 @mask_runs.register_fake
-def _(
-    masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, capacity: int
-) -> tuple[Tensor, Tensor]:
+def _(masks: Tensor, boxes: Tensor, height: int, width: int, threshold: float, capacity: int) -> tuple[Tensor, Tensor]:
     return (
         masks.new_empty((len(masks), capacity), dtype=torch.int64),
         masks.new_empty((len(masks),), dtype=torch.int64),
@@ -62,10 +60,17 @@ def pasted_spans(boxes: Tensor, side: int, height: int, width: int, threshold: f
     """
     finite = boxes.isfinite().all(-1)  # (N,)
     corners = torch.where(finite[:, None], boxes.float(), 0.0)
-    limit = torch.tensor([width, height], dtype=torch.float32, device=boxes.device)
-    margin = torch.ones_like(corners[:, :2])
+    x1, y1, x2, y2 = corners.unbind(-1)
+    x, y = (
+        _span(low, high, limit, side, threshold) * finite for low, high, limit in ((x1, x2, width), (y1, y2, height))
+    )
+    return torch.stack([x[0], y[0], x[1], y[1]], -1)
+
+
+def _span(low: Tensor, high: Tensor, limit: int, side: int, threshold: float) -> Tensor:
+    """First pixel and one past the last, (2, N) int64, on one axis of `limit` pixels."""
+    margin = torch.ones_like(low)
     if threshold < 0.5:
-        margin = 1 + ((corners[:, 2:] - corners[:, :2]).clamp(min=0) / (2 * side)).ceil()
-    first = torch.minimum((corners[:, :2].floor() - margin).clamp(min=0), limit)
-    last = torch.maximum(torch.minimum(corners[:, 2:].ceil() + margin, limit), first)
-    return torch.where(finite[:, None], torch.cat([first, last], -1), 0.0).to(torch.int64)
+        margin = 1 + ((high - low).clamp(min=0) / (2 * side)).ceil()
+    first = (low.floor() - margin).clamp(0, limit)
+    return torch.stack([first, torch.maximum((high.ceil() + margin).clamp(max=limit), first)]).to(torch.int64)

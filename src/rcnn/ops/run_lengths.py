@@ -15,7 +15,7 @@ MAX_GROUPS = 10  # of 5 bits in a value; more cannot be a run of an image
 def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarray:
     """Where an image of `height` rows that contains only `mask` (h, w) bool at (x0, y0) changes, along its columns.
 
-    The positions x * height + y, int64, ascending, are the cumulative sums of the run lengths; the first starts a run of 1.
+    The positions x * height + y, int64, ascending, are the cumulative sums of the run lengths.
     """
     h, w = mask.shape
     padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each

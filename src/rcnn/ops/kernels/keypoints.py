@@ -86,7 +86,16 @@ def _upper_bound(plane: tl.tensor, row: tl.tensor, SIDE: tl.constexpr, CELLS: tl
 
 
 @triton.jit
-def _across(plane: tl.tensor, row: tl.tensor, left: tl.tensor, a: tl.tensor, b: tl.tensor, c: tl.tensor, d: tl.tensor, SIDE: tl.constexpr):
+def _across(
+    plane: tl.tensor,
+    row: tl.tensor,
+    left: tl.tensor,
+    a: tl.tensor,
+    b: tl.tensor,
+    c: tl.tensor,
+    d: tl.tensor,
+    SIDE: tl.constexpr,
+):
     """Values interpolated along sample row `row`, with weights a to d of the samples from `left` on."""
     return (
         a * _sample(plane, row, left, SIDE)

@@ -5,6 +5,7 @@ Letters: B images, N boxes per image, D capacity of the result, T boxes of a til
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import triton
 import triton.language as tl
@@ -47,10 +48,8 @@ def nms(
 
 def _rounded_down(value: float) -> float:
     """The largest float32 up to `value`: an IoU in float32 exceeds one exactly if it exceeds the other."""
-    rounded = torch.tensor(value, dtype=torch.float32)
-    if rounded.item() > value:
-        rounded = torch.nextafter(rounded, torch.tensor(-torch.inf))
-    return rounded.item()
+    rounded = np.float32(value)
+    return float(rounded if float(rounded) <= value else np.nextafter(rounded, np.float32(-np.inf)))
 
 
 @triton.jit
@@ -118,9 +117,7 @@ def _nms_kernel(
         # boxes of earlier tiles suppress those of this one
         for first in range(0, count, TILE):
             earlier = first + lane
-            overlap = _overlap(
-                kept_boxes, kept_groups, x1, y1, x2, y2, group, earlier, earlier < count, threshold
-            )
+            overlap = _overlap(kept_boxes, kept_groups, x1, y1, x2, y2, group, earlier, earlier < count, threshold)
             alive = alive & (tl.max(overlap.to(tl.int32), 0) == 0)
 
         # within the tile: a box that no undecided better box suppresses is kept, and removes those that it suppresses

@@ -19,7 +19,7 @@ POINTS = 16  # of a row of a cell, at a time
 def ps_roi_pool(maps: Tensor, rows: tuple[Tensor, Tensor], columns: tuple[Tensor, Tensor], groups: int) -> Tensor:
     """The means (B, R, C, s, s), in memory (B, R, s, s, C), of the cells of regions in maps (B, C * k * k, H, W).
 
-    `rows` and `columns` are the first points of the cells, and one past the last, (B, R, s) int64; see `rcnn.ops.ps_roi`.
+    `rows` and `columns` are the first points of the cells, and one past the last, (B, R, s) int64.
     """
     batch, regions, size = rows[0].shape
     out = maps.new_empty((batch, regions, size, size, maps.shape[1] // groups**2))

@@ -96,7 +96,9 @@ def _launch(
 
 
 @triton.jit
-def _axis(start: tl.tensor, end: tl.tensor, scale: tl.tensor, SIZE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr):
+def _axis(
+    start: tl.tensor, end: tl.tensor, scale: tl.tensor, SIZE: tl.constexpr, RATIO: tl.constexpr, ALIGNED: tl.constexpr
+):
     """Start of a region on one axis, side of a bin, both in cells, and samples per bin."""
     offset = 0.5 if ALIGNED else 0.0
     start = start * scale - offset
@@ -104,10 +106,7 @@ def _axis(start: tl.tensor, end: tl.tensor, scale: tl.tensor, SIZE: tl.constexpr
     if not ALIGNED:
         extent = tl.maximum(extent, 1.0)
     side = tl.div_rn(extent, SIZE * 1.0)
-    if RATIO > 0:
-        samples = tl.full((), RATIO, tl.int32)
-    else:
-        samples = tl.maximum(tl.ceil(side), 0.0).to(tl.int32)
+    samples = tl.full((), RATIO, tl.int32) if RATIO > 0 else tl.maximum(tl.ceil(side), 0.0).to(tl.int32)
     return start, side, samples
 
 
