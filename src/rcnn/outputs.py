@@ -80,7 +80,7 @@ class OutputFolder:
     ) -> None:
         self.close()
         if isinstance(error, OSError) and error.errno in DISK_FULL and not error.filename:
-            raise OSError(error.errno, error.strerror, str(self.path)) from error  # a write does not know its file
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
 
     def close(self) -> None:
         """Release the lock. If nothing was ever written, the marker, and the folder if it is new, are removed."""
@@ -91,7 +91,8 @@ class OutputFolder:
                 (self.path / MARKER).unlink()
                 if self._created:
                     self.path.rmdir()  # fails if the folder is not empty
-        self._marker.close()
+        with suppress(OSError):  # of a full disk, which `_record` has reported
+            self._marker.close()
         self._marker = None
 
     def is_free(self, name: str | PurePath) -> bool:
@@ -125,7 +126,8 @@ class OutputFolder:
         temporary = self.path / f"{TEMPORARY}{next(self._numbers)}{relative.suffix[:16]}"
         target = self.path / relative
         try:
-            yield temporary
+            with naming(target):
+                yield temporary
             target.parent.mkdir(parents=True, exist_ok=True)
             if durable:
                 sync(temporary)
@@ -148,7 +150,8 @@ class OutputFolder:
         temporary, complete = self.path / f"{TEMPORARY}{number}", self.path / f"{COMPLETE}{number}"
         temporary.mkdir()
         try:
-            yield temporary
+            with naming(self.path):
+                yield temporary
             self.require_free(*names)
             for name in names:
                 sync(temporary / name)
@@ -214,9 +217,21 @@ class OutputFolder:
     def _record(self, relative: PurePosixPath, digest: str) -> None:
         if self._marker is None:
             raise ValueError(f"{self.path} is closed; open it again to write")
-        self._marker.write(json.dumps({"file": str(relative), "sha256": digest}) + "\n")
-        self._marker.flush()
+        with naming(self.path / MARKER):
+            self._marker.write(json.dumps({"file": str(relative), "sha256": digest}) + "\n")
+            self._marker.flush()
         self._written.setdefault(str(relative), set()).add(digest)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of a full disk within the block names `path`: a write does not know its file, a copy a temporary one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def files_of_rcnn(folder: str | Path) -> set[str]:
@@ -241,9 +256,10 @@ def replace_folder(folder: Path, fill: Callable[[Path], object]) -> None:
     new, replaced = (folder.with_name(start + folder.name) for start in (TEMPORARY, REPLACED))
     new.mkdir()
     try:
-        fill(new)
-        for path in (*new.rglob("*"), new):
-            sync(path)
+        with naming(folder):
+            fill(new)
+            for path in (*new.rglob("*"), new):
+                sync(path)
     except BaseException:
         shutil.rmtree(new, ignore_errors=True)
         raise
@@ -296,11 +312,14 @@ def _relative(name: str | PurePath) -> PurePosixPath:
 
 def _require_folder(path: Path) -> None:
     """Raise NotADirectoryError or FileNotFoundError if `path` exists, but is not a folder, or is below a file."""
-    file = next((one for one in (path, *path.parents) if one.exists()), path)
-    if file.exists() and not file.is_dir():
-        raise NotADirectoryError(f"{file} is a file; expected a folder: {CHOOSE_FOLDER}")
-    if path.is_symlink() and not path.exists():
-        raise FileNotFoundError(f"{path} is a broken symbolic link: {CHOOSE_FOLDER}")
+    for one in (path, *path.parents):
+        if one.is_symlink() and not one.exists():
+            reason = "its target does not exist, or it leads back to itself"
+            raise FileNotFoundError(f"{one} is a broken symbolic link ({reason}): {CHOOSE_FOLDER}")
+        if one.exists():
+            if one.is_dir():
+                return
+            raise NotADirectoryError(f"{one} is a file; expected a folder: {CHOOSE_FOLDER}")
 
 
 def _locked_marker(folder: Path) -> IO[str]:
@@ -308,6 +327,8 @@ def _locked_marker(folder: Path) -> IO[str]:
     path = folder / MARKER
     if path.is_symlink():
         raise FileExistsError(f"{path} is a symbolic link, which rcnn does not follow: {CHOOSE}")
+    if path.exists() and not path.is_file():
+        raise FileExistsError(f"{path} is a folder, a pipe or a device; expected rcnn's list of files: {CHOOSE}")
     while True:
         file = path.open("a+", encoding="utf-8")
         try:

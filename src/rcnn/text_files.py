@@ -30,9 +30,22 @@ def require_regular(path: Path) -> None:
     if path.is_file() or path.is_dir():
         return
     if path.is_symlink():
-        raise FileNotFoundError(f"{path} is a link to a file that does not exist: copy the file itself")
+        raise FileNotFoundError(f"{path} {missing_text(path)}: copy the file itself")
     if path.exists():
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
+
+
+def missing_text(path: Path) -> str:
+    """Why there is no file at `path`: a URL, a broken link, a file in place of a folder, or only "does not exist"."""
+    if str(path).startswith(("http:/", "https:/")):  # of a Path, which has one slash
+        return "is a URL, and only images are read from URLs: download the file, and give its path"
+    for one in (path, *path.parents):
+        if one.is_symlink() and not one.exists():
+            where = "is" if one == path else f"does not exist: {one} is"
+            return f"{where} a broken symbolic link (its target does not exist, or it leads back to itself)"
+        if one.exists():
+            return "does not exist" if one.is_dir() else f"does not exist: {one} is a file, not a folder"
+    return "does not exist"
 
 
 def decoded(content: bytes, source: str) -> str:

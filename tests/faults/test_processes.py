@@ -80,10 +80,11 @@ def test_a_signal_ends_a_wait_for_data(running: subprocess.Popen[str], tmp_path:
         os.kill(worker, signal.SIGSTOP)  # nothing comes any more
     time.sleep(1)
     running.send_signal(number)
-    _, errors = running.communicate(timeout=LIMIT / 2)
+    printed, errors = running.communicate(timeout=LIMIT / 2)
     assert running.returncode == 128 + number, errors
     assert "Traceback" not in errors
-    assert "continue with resume=True (--resume)" in errors
+    assert "resume" not in errors
+    assert "; to continue: rcnn train mask_rcnn_compact --data " in printed
     check_saved(tmp_path / "run")
 
 

@@ -104,7 +104,7 @@ class Reference:
             masks = self.run("roi_heads.mask_head", pooled).sigmoid()
             found["masks"] = masks[torch.arange(len(masks)), found["labels"]]
         if "roi_heads.keypoint_head.predictor.kps_score_lowres.pwl.conv" in self.meta:
-            pooled = roi_align(x, [found["boxes"]], 14, 1 / 16, 0, aligned=True)
+            pooled = roi_align(x, [found["boxes"]], 6, 1 / 16, 0, aligned=True)  # D2Go's config file
             found["keypoints"] = heatmaps_to_keypoints(self.run("roi_heads.keypoint_head", pooled), found["boxes"])[0]
         return found
 
@@ -173,6 +173,7 @@ def test_the_keypoint_detector_is_of_persons(shared: Path) -> None:
     given = convert(weights(shared, "keypoint"))
     assert given.classes == ("person",)
     assert given.config.name == "keypoint_rcnn_fbnetv3a_c4"
+    assert present(given.config.keypoint).pooler.size == 6  # 14, as for masks, costs 10 points of keypoint AP
     assert present(given.config.keypoint).names[16] == "right_ankle"
     assert given.config.input.pixel_std == (57.375, 57.12, 58.395)
     assert convert(weights(shared, "mask")).classes[79] == "toothbrush"

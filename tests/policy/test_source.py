@@ -21,6 +21,7 @@ LEVELS = {
     "background": 0,
     "outputs": 0,
     "new_outputs": 0,
+    "own_code": 0,
     "progress": 0,
     "stopping": 0,
     "text_files": 0,

@@ -85,8 +85,11 @@ def test_an_output_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(NotADirectoryError, match="file is a file; expected a folder"):
         OutputFolder(tmp_path / "file" / "deep" / "below")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
-    with pytest.raises(FileNotFoundError, match="broken symbolic link"):
-        OutputFolder(tmp_path / "link")
+    (tmp_path / "loop").symlink_to("loop")
+    for link in ("link", "loop"):
+        for below in ("", "a/b"):
+            with pytest.raises(FileNotFoundError, match=f"{link} is a broken symbolic link"):
+                OutputFolder(tmp_path / link / below)
     with pytest.raises(OSError, match=r"x cannot be written \(File name too long\): choose another output"):
         OutputFolder(tmp_path / ("x" * 300))
     with pytest.raises(FileExistsError, match=r"no folder can be made in .*file \(File exists\): choose the output"):
@@ -122,6 +125,26 @@ def test_a_lock_on_a_marker_that_was_removed_does_not_count(tmp_path: Path, monk
         output.write_text("a.txt", "a")
     assert removed
     assert files_of_rcnn(tmp_path) == {"a.txt"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no named pipes")
+def test_a_marker_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / MARKER)
+    with pytest.raises(FileExistsError, match=r"\.rcnn-files is a folder, a pipe or a device; expected rcnn's list"):
+        OutputFolder(tmp_path)
+
+
+def test_a_full_disk_names_the_file_that_was_written(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path / "temporary"))
+
+    with OutputFolder(tmp_path) as output:
+        with pytest.raises(OSError, match="No space") as raised, output.writing("predictions.json") as path:
+            full(path)
+        assert raised.value.filename == str(tmp_path / "predictions.json")
+        with pytest.raises(OSError, match="No space") as raised:
+            replace_folder(tmp_path / "last", full)
+        assert raised.value.filename == str(tmp_path / "last")
 
 
 def test_an_error_of_a_full_disk_gets_the_name_of_the_folder(tmp_path: Path) -> None:

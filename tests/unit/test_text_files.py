@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rcnn.text_files import lines_of, read_text, yaml_value
+from rcnn.text_files import lines_of, missing_text, read_text, yaml_value
 from rcnn.weights.systems.settings import plain_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -47,3 +47,13 @@ def test_aliases_are_bounded() -> None:
     with pytest.raises(ValueError, match=r"settings.yaml is not plain YAML .*expand"):
         plain_yaml(BOMB, "settings.yaml")
     assert time.perf_counter() - start < 1
+
+
+def test_why_a_file_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert missing_text(tmp_path / "a" / "b") == "does not exist"
+    assert missing_text(tmp_path / "file" / "b") == f"does not exist: {tmp_path / 'file'} is a file, not a folder"
+    assert missing_text(tmp_path / "loop").startswith("is a broken symbolic link")
+    assert missing_text(tmp_path / "loop" / "b").startswith(f"does not exist: {tmp_path / 'loop'} is a broken symbolic")
+    assert missing_text(Path("https://x.y/a.pth")).startswith("is a URL, and only images are read from URLs")

@@ -21,6 +21,7 @@ Annotations = Annotated[
 Split = Annotated[str, typer.Option(help="A split; train+val: both; ids.txt: a list of images. Defaults to all.")]
 Keypoints = Annotated[bool, typer.Option("--keypoints", help="Read person_keypoints_SPLIT.json, if there is one.")]
 Workers = Annotated[int, typer.Option(help="Threads that read images.", min=1)]
+DEFAULT_MODEL = "mask_rcnn_r50_fpn"  # of `browse --augmented`: the input size of most models
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -209,14 +210,38 @@ def browse(
     annotations: Annotations = "",
     images: Images = "",
     keypoints: Keypoints = False,
+    augmented: Annotated[
+        bool,
+        typer.Option(
+            "--augmented",
+            help="Show the training images as a model gets them: resized and augmented, with the objects after that.",
+        ),
+    ] = False,
+    model: Annotated[
+        str, typer.Option(help="With --augmented: the model, a name or a checkpoint, for its input size and defaults.")
+    ] = DEFAULT_MODEL,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="With --augmented: settings, e.g. train.augment=[crop,copy_paste]."),
+    ] = None,
 ) -> None:
     """Write a page with the annotated images of a data set: one self-contained HTML file.
 
     Example: rcnn data browse photos/ --split val --output browse
+
+    With augmentation: rcnn data browse photos/ --augmented train.augment=[affine,copy_paste]
     """
     from rcnn.cli.progress import progress_bar
     from rcnn.drawing.browse import browse_dataset
 
+    settings, input_config = None, None
+    if augmented:
+        from rcnn.training.plan import settings_of
+
+        settings, input_config = settings_of(model, overrides or ())
+    elif overrides or model != DEFAULT_MODEL:
+        given = " ".join(overrides or [f"--model {model}"])
+        raise ValueError(f"{given} is used with --augmented only: add --augmented, or leave it out")
     page = browse_dataset(
         directory,
         output,
@@ -225,6 +250,8 @@ def browse(
         annotations=annotations,
         images=images,
         keypoints=keypoints,
+        augmented=settings,
+        input_config=input_config,
         progress=progress_bar,
     )
     typer.echo(f"wrote {page.path}")

@@ -89,6 +89,10 @@ def evaluate(
             min=1,
         ),
     ] = None,
+    per_class: Annotated[
+        bool,
+        typer.Option("--per-class", help="Print one line per class: AP, AP50, AP75, small, medium, large, AR."),
+    ] = False,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Evaluate only the first N images (0 = all).", min=0)] = 0,
     batch: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
@@ -152,7 +156,7 @@ def evaluate(
         return
     with output_or_new(output, "eval", checkpoint) as folder:
         done = _evaluate(subject, folder, options, checkpoint, overrides or (), data)
-    typer.echo(metrics_table(done.metrics))
+    typer.echo(metrics_table(done.metrics, per_class=per_class))
     typer.echo(f"wrote {folder / 'metrics.json'}, {folder / 'report.html'}")
     if done.failed:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import TextIO
 
 from rcnn import __version__
 from rcnn.cli.failures import COMMAND_LINE, is_one_of_several, quiet_unless_first, report_failure
@@ -66,15 +67,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         COMMAND_LINE.set(tuple(words))
         with warnings.catch_warnings(), stopping_on_signals():
             warnings.showwarning = _show_warning
-            app(words, prog_name="rcnn")
+            try:
+                app(words, prog_name="rcnn")
+            except SystemExit:
+                sys.stdout.flush()  # here: an error at Python's exit has no message
+                raise
     except BrokenPipeError:  # the reader of stdout has stopped: rcnn --help | head -1
         _discard_output()
         sys.exit(1)
     except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
-        text = _message(error)
+        text = _lost_output(error) or _message(error)
         if (debug or text is None) and not is_one_of_several():
             raise
-        report_failure(error, text or f"{type(error).__name__}: {error}", expected=not debug and text is not None)
+        with suppress(OSError):  # stderr is full or closed, too
+            report_failure(error, text or f"{type(error).__name__}: {error}", expected=not debug and text is not None)
+            sys.stderr.flush()
         sys.exit(2)
     except Exception as error:  # a fault of rcnn
         if not is_one_of_several():
@@ -93,6 +100,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(128 + number)
 
 
+def _lost_output(error: Exception) -> str:
+    """The line for an error of printing to stdout, e.g. to a file on a full disk; empty for other errors."""
+    if not isinstance(error, OSError) or error.errno != errno.ENOSPC or error.filename:
+        return ""
+    try:
+        os.write(sys.stdout.fileno(), b"\n")
+    except ValueError:  # not a file of the system
+        return ""
+    except OSError:
+        _discard_output(sys.stdout)
+        return f"standard output cannot be written: {error.strerror}. Free some space, or print to another place"
+    return ""
+
+
 def _open_standard_streams() -> None:
     """Open those that the caller closed (`rcnn ... >&-`): a file would get their number, and what is printed."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
@@ -104,10 +125,10 @@ def _open_standard_streams() -> None:
                 setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
 
 
-def _discard_output() -> None:
-    """Let what is still to be printed go nowhere, so that Python's exit does not fail on it."""
+def _discard_output(*streams: TextIO) -> None:
+    """Let what `streams` (default: both) still print go nowhere, so that Python's exit does not fail on it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
+    for stream in streams or (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             os.dup2(nowhere, stream.fileno())
 
@@ -164,7 +185,7 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         name = error.filename2 or error.filename  # of a copy: the new file
         where = f"{name} cannot be written" if name else "the output cannot be written"
-        return f"{where}: {error.strerror}. Free some space, or write to another place"
+        return f"{where}: {error.strerror}{_free(name, error.errno)}. Free some space, or write to another place"
     if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS) and error.filename:
         place = "its owner and permissions" if error.errno != errno.EROFS else "how its disk is mounted"
         return f"{error.filename} cannot be read or written: {error.strerror}. Check {place}, or choose another place"
@@ -173,6 +194,17 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13
         return f"{text}: a link leads back to itself; remove it"
     return None if isinstance(error, RuntimeError) else text or type(error).__name__
+
+
+def _free(name: object, number: int | None) -> str:
+    """The free space where the file `name` is, if an error with this number is about it; empty otherwise."""
+    if name is None or number != errno.ENOSPC:
+        return ""
+    import shutil  # here: `rcnn --help` does not need them
+    from pathlib import Path
+
+    place = next((one for one in (Path(str(name)), *Path(str(name)).parents) if one.exists()), Path())
+    return f" ({shutil.disk_usage(place).free / 1e6:.1f} MB free)"
 
 
 def _show_warning(message: Warning | str, *where: object, **more: object) -> None:

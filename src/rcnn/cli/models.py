@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated
 
@@ -95,8 +97,46 @@ def list_weights(
 
 def _scores(entry: Entry) -> str:
     """Published AP of boxes, masks and keypoints, in three columns."""
-    scores = (entry.box, entry.mask, entry.keypoints)
+    return _columns(entry.box, entry.mask, entry.keypoints)
+
+
+def _columns(*scores: float | None) -> str:
     return " ".join("    -" if score is None else f"{score:5.1f}" for score in scores)
+
+
+@models.command("recipes")
+def list_recipes(
+    name: Annotated[
+        str, typer.Argument(help="A recipe, or a part of a name. Defaults to all.", show_default=False)
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts and settings as JSON.")] = False,
+) -> None:
+    """List the published recipes that `rcnn train --recipe` accepts; with one name, its facts and settings.
+
+    Example: rcnn models recipes tensorpack/R50-FPN-1x
+    """
+    from rcnn.training.recipes import RECIPES, find_recipe
+
+    found = [RECIPES[name]] if name in RECIPES else [one for one in RECIPES.values() if name in one.name]
+    found = found or [find_recipe(name)]
+    if as_json:
+        typer.echo(json.dumps({one.name: dataclasses.asdict(one) for one in found}, indent=2))
+        return
+    width = max(len(one.name) for one in found)
+    typer.echo(f"{'name':{width}}    box  mask  kpts  hours  hardware")
+    for one in found:
+        hours = "    -" if one.hours is None else f"{one.hours:5.1f}"
+        scores = _columns(one.box, one.mask, one.keypoints)
+        typer.echo(f"{one.name:{width}}  {scores}  {hours}  {one.hardware or '-'}")
+    if len(found) == 1:
+        [one] = found
+        typer.echo(f"model       {one.model}, weights {one.weights}\nresults     {one.describe()}")
+        typer.echo(f"from        {one.source}" + (f"\ndiffers     {one.differs}" if one.differs else ""))
+        typer.echo("settings    " + " ".join(shlex.quote(word) for word in one.settings))
+    else:
+        typer.echo(
+            "box, mask, kpts: published AP in percent (VOC and SBD: AP50). With one name: all facts and settings."
+        )
 
 
 @models.command("cost")
@@ -127,10 +167,10 @@ def show_model(
     """Print every setting of a model and of its training as KEY=VALUE, the form that `rcnn train` accepts."""
     from rcnn.models.setting_tables import settings_table
     from rcnn.training.settings import PREFIX
-    from rcnn.training.starting import starting_config, starting_recipe
+    from rcnn.training.starting import starting_config, starting_settings
 
     _print(settings_table(starting_config(model, allow or ())))
-    _print(setting._replace(path=PREFIX + setting.path) for setting in settings_table(starting_recipe(model)))
+    _print(setting._replace(path=PREFIX + setting.path) for setting in settings_table(starting_settings(model)))
 
 
 def _print(settings: Iterable[Setting]) -> None:
@@ -146,5 +186,10 @@ def _value(value: object) -> str:
     if isinstance(value, (tuple, list)):
         return f"[{','.join(_value(part) for part in value)}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}: {_value(part)}' for key, part in value.items())}}}"
+        return f"{{{','.join(f'{_key(key)}: {_value(part)}' for key, part in value.items())}}}"
     return str(value)
+
+
+def _key(key: str) -> str:
+    """A key of a mapping in YAML; patterns such as *.bias need quotes."""
+    return key if re.fullmatch(r"\w+", key) else json.dumps(key)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.download.memory import download
 from rcnn.outputs import OutputFolder, files_of_rcnn
+from rcnn.text_files import missing_text
 
 
 class SourceError(ValueError):
@@ -69,7 +70,8 @@ def expand(words: Iterable[str], output: OutputFolder) -> Sources:
             elif "\0" not in word and Path(word).exists():
                 add(word, Path(word).name)
             else:
-                sources.failed.append((word, "does not exist; expected a file, a folder, or an http(s) URL"))
+                reason = missing_text(Path(word))
+                sources.failed.append((word, f"{reason}; expected a file, a folder, or an http(s) URL"))
         except (ValueError, OSError) as error:
             sources.failed.append((word, str(error)))
     return sources

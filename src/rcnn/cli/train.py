@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,17 @@ def train(
         list[str] | None,
         typer.Argument(metavar="KEY.SUB=VALUE", help="Settings, e.g. rpn.proposals.nms_iou=0.6 train.steps=500."),
     ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            help="A published recipe from `rcnn models recipes`: model, weights and settings. Everything else that "
+            "is given wins over it."
+        ),
+    ] = "",
+    schedule: Annotated[
+        str,
+        typer.Option(help="Length of the run as on COCO, 1x to 9x; the same as train.schedule=1x."),
+    ] = "",
     output: Annotated[
         Path | None,
         typer.Option(
@@ -86,6 +98,12 @@ def train(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan of the run, with reasons, and write nothing.")
     ] = False,
+    measure_steps: Annotated[
+        int,
+        typer.Option(
+            "--measure", help="With --dry-run: run this number of steps to measure time and memory, e.g. 5.", min=0
+        ),
+    ] = 0,
 ) -> None:
     """Train a model, or fine-tune a checkpoint, also on other classes.
 
@@ -97,6 +115,7 @@ def train(
     from rcnn.runtime.devices import choose_device
     from rcnn.training.describe import describe_plan
     from rcnn.training.finite import replay
+    from rcnn.training.measure import measure
     from rcnn.training.plan import plan_training
     from rcnn.training.request import RunRequest
     from rcnn.training.run import execute
@@ -105,13 +124,22 @@ def train(
         for line in replay(replay_file, choose_device(device), tuple(allow or ())):
             typer.echo(line)
         return
-    if model is None or data is None:
-        raise ValueError("give a model or a checkpoint, and its data: rcnn train MODEL_OR_CHECKPOINT --data DIR")
+    words = list(overrides or ())
+    if recipe and model is not None and "=" in model:  # the recipe names the model, and this is the first setting
+        model, words = None, [model, *words]
+    if not (model or recipe) or data is None:
+        raise ValueError(
+            "give a model or a checkpoint, and its data: rcnn train MODEL_OR_CHECKPOINT --data DIR, or a recipe: "
+            "rcnn train --recipe NAME --data DIR"
+        )
+    if measure_steps and not (dry_run and devices == 1):
+        raise ValueError("--measure is for --dry-run on one device: rcnn train MODEL --data DIR --dry-run --measure 5")
     request = RunRequest(
-        model=model,
+        model=model or "",
+        recipe=recipe,
         data=data,
         output=output,
-        overrides=tuple(overrides or ()),
+        overrides=(*words, *([f"train.schedule={schedule}"] if schedule else [])),
         split=split,
         val_splits=tuple(val_split or ()),
         val_fraction=val_fraction,
@@ -131,16 +159,24 @@ def train(
     if dry_run:
         for line in describe_plan(plan):
             typer.echo(line)
+        if measure_steps:
+            typer.echo(measure(plan, measure_steps).describe(plan.settings))
         return
     if devices > 1 or max_restarts > 0:
-        with output_or_new(output, "train", model) as folder:
+        with output_or_new(output, "train", plan.request.model) as folder:
             more = ["--output", str(folder)] if output is None else []
             launch(devices, device, max_restarts=max_restarts, more=more)
         return
     outcome = execute(plan, log=typer.echo)
     with suppress(OSError):  # the terminal is gone (SIGHUP)
-        ended = "finished" if outcome.finished else "stopped"
-        typer.echo(f"{ended} after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
+        if outcome.finished:
+            typer.echo(f"finished after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
+        else:
+            done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
+            again = shlex.join(
+                ["train", plan.request.model, "--data", str(data), "--output", str(outcome.output), "--resume"]
+            )
+            typer.echo(f"{done}; to continue: rcnn {shlex.join(again)}")
         if outcome.best is not None:
             typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
     if outcome.signal is not None:

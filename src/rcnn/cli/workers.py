@@ -29,13 +29,22 @@ MaxRestarts = Annotated[
 
 
 def launch(devices: int, device: str, *, max_restarts: int = 0, more: Sequence[str] = ()) -> None:
-    """Run this command, with the words `more`, in `devices` processes, and exit with their status."""
+    """Run this command, with the words `more`, in `devices` processes, and exit with their status.
+
+    After a failure they are started again up to `max_restarts` times, with --resume.
+    """
     from rcnn.runtime.launch import launch_command
 
     require_devices(devices, device)
-    ended = launch_command([*_own_words(), *more], devices=devices, max_restarts=max_restarts)
-    if ended.message:
-        typer.echo(f"rcnn: {ended.message}", err=True)
+    words = [*_own_words(), *more]
+    for restarts in range(max_restarts + 1):
+        ended = launch_command(words, devices=devices)
+        if ended.message:
+            typer.echo(f"rcnn: {ended.message}", err=True)
+        if not ended.failed or restarts == max_restarts:
+            break
+        typer.echo(f"rcnn: starting all processes again ({restarts + 1} of {max_restarts})", err=True)
+        words = [*words, *(["--resume"] if "--resume" not in words else [])]
     if ended.status:
         raise typer.Exit(ended.status)
 
@@ -48,7 +57,7 @@ def require_devices(devices: int, device: str) -> None:
 
 
 def is_restarted() -> bool:
-    """Whether torch's launcher started this process again after a failure."""
+    """Whether torchrun started this process again after a failure."""
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") not in ("", "0")
 
 

@@ -24,7 +24,7 @@ from rcnn.data.assemble import assemble
 from rcnn.data.checks.check import KnownImages, check_tables
 from rcnn.data.checks.tables import Id, Image, MetricName, RawEntry, RawTables, Tables
 from rcnn.data.image_inputs import as_image
-from rcnn.data.messages import Warnings, close_to, few
+from rcnn.data.messages import MissingImagesError, Warnings, close_to, counted, few
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.ops.coco_backend import encode_mask
 
@@ -93,7 +93,24 @@ def dataset_of_records(
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
         image = {"id": entry.get("image_id", index + 1), "file_name": os.path.relpath(file, root)}
         images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
-    return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
+    try:
+        return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
+    except MissingImagesError as error:
+        raise _missing_file(error, files) from error
+
+
+def _missing_file(error: MissingImagesError, files: Sequence[str]) -> MissingImagesError:
+    """The error that names the first record without its file, in place of one that names a folder of images."""
+    missing = [index for index, file in enumerate(files) if not os.path.exists(file)]
+    if not missing:
+        return error
+    more = f" ({counted(len(missing), 'record')} in all have no file)" if len(missing) > 1 else ""
+    relative = f"; relative paths start at the working directory, {os.getcwd()}"
+    return MissingImagesError(
+        f"record {missing[0]}: the file {files[missing[0]]} does not exist{more}; expected the path of an image"
+        f"{relative}",
+        missing,
+    )
 
 
 def dataset_of_torch(
@@ -189,7 +206,7 @@ def _annotations(entry: Mapping[str, Any], image_id: Id, names: Sequence[str], i
         if len(values) != len(labels):
             key = next(key for key, own in PER_OBJECT.items() if own == field)
             raise ValueError(
-                f"record {index} has {len(values)} {key} for {len(labels)} labels; expected one per object"
+                f"record {index} has {len(values)} {key} for {counted(len(labels), 'label')}; expected one per object"
             )
     found: list[RawEntry] = []
     for i, label in enumerate(labels):

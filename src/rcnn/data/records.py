@@ -21,7 +21,7 @@ from torch import Tensor
 from rcnn.data.checks.check import KnownImages
 from rcnn.data.checks.tables import Annotation, Category, Id, Image, MetricName, Tables
 from rcnn.data.images import read_image
-from rcnn.data.messages import Finding, few
+from rcnn.data.messages import Finding, counted, few
 from rcnn.data.segmentations import Outlines, Segmentation, ranges
 
 if TYPE_CHECKING:
@@ -152,8 +152,10 @@ class Dataset:
         (H, W)), `keypoints` (J, 3: x and y of a pixel counted from 0, visibility 0, 1 or 2), `crowd`, `difficult`,
         `areas`, `expressions` (a list of strings), `annotation_ids`. `image_id`, `height` and `width` are optional.
         `classes` give the labels their names (default: the names in alphabetical order); `keypoints` names the
-        keypoints; `metric` is the default in evaluation. Fields are checked as those of annotation files are. Raises
-        ValueError or OSError, with the record and what is wrong in it.
+        keypoints; `metric` is the default in evaluation. Fields are checked as those of annotation files are: boxes
+        are clipped to the image for training; boxes of zero size or outside the image are skipped in training and kept
+        in evaluation; `warnings` counts both. Raises ValueError or FileNotFoundError, with the record and what is wrong
+        in it.
         """
         from rcnn.data.own import dataset_of_records
 
@@ -176,6 +178,17 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.image_ids)
+
+    def __repr__(self) -> str:
+        """One line: the split, its file, the numbers of images and objects, the first classes."""
+        ignored = int(self.objects.ignored.sum())
+        also = f" and {counted(ignored, 'ignored one')}" if ignored else ""
+        where = "" if str(self.annotation_file) == self.split else f" of {self.annotation_file}"
+        return (
+            f"Dataset({self.split!r}{where}: {counted(len(self), 'image')}, "
+            f"{counted(self.num_training_objects, 'object')}{also}, {counted(len(self.classes), 'class')}: "
+            f"{few(self.classes)})"
+        )
 
     def __iter__(self) -> Iterator[ImageRecord]:
         return (self[i] for i in range(len(self)))

@@ -82,6 +82,12 @@ def select(location: Location, split: str) -> Selection:
 
 def _part(location: Location, word: str) -> SplitPart:
     if not word.endswith(LIST_SUFFIX):
+        before, colon, file = word.partition(":")
+        if colon and before in splits_at(location):
+            raise ValueError(
+                f"--split {word}: a list of images must be a text file whose name ends in {LIST_SUFFIX}, got {file}; "
+                "rename it"
+            )
         if not word:
             raise ValueError("an empty name between the + of --split; expected e.g. train+val")
         if location.file_split and word != location.file_split:

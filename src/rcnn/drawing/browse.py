@@ -9,22 +9,28 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
+from rcnn.data.loading import LoaderSettings
 from rcnn.data.messages import counted
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
+from rcnn.drawing.augmented import augmented_batches, draw_augmented
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
+from rcnn.preprocess import InputConfig
 from rcnn.progress import Progress, no_progress
 
 PAGE = "browse.html"
 MAX_EXPRESSIONS = 12  # shown per image
+VERSIONS = 2  # pictures of each image with augmentation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +39,9 @@ class BrowsePage:
 
     path: Path
     failed: tuple[str, ...]  # images that cannot be read: the errors, which name them
+
+
+View = tuple[InputConfig, LoaderSettings]
 
 
 @dataclass(frozen=True)
@@ -61,20 +70,28 @@ def browse_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
+    augmented: LoaderSettings | None = None,
+    input_config: InputConfig | None = None,
     progress: Progress | None = None,
 ) -> BrowsePage:
     """Write browse.html: up to `limit` images of each split (0 = all), evenly spread, with their annotations drawn.
 
     The page is one file without links to other files. `path`, `annotations`, `keypoints` and `images` as in
     `open_dataset`; `output` defaults to a new runs/browse-NAME-N. The page also names images that cannot be read.
+    With `augmented`, training settings (`rcnn.TrainConfig`), the page shows two versions of each training image as the
+    network gets it, resized as `input_config` says (default: to 800 pixels), with its objects after augmentation.
     """
     opened = partial(open_dataset, path, annotations=annotations, keypoints=keypoints, images=images, allow_empty=True)
-    datasets = [opened(name) for name in ([split] if split else splits(path, annotations))]
+    names = [split] if split else splits(path, annotations)
+    if augmented is not None and not split:
+        names = [default_training_split(names) or names[0]]
+    datasets = [opened(name) for name in names]
+    view = None if augmented is None else (input_config or InputConfig(), augmented)
     with output_or_new(output, "browse", Path(path).resolve()) as folder, OutputFolder(folder) as files:
         files.require_free(PAGE)
         chosen = [_spread(len(dataset), limit) for dataset in datasets]
         with (progress or no_progress)("draw", sum(map(len, chosen))) as advance:
-            sections = [_section(one, indices, advance) for one, indices in zip(datasets, chosen, strict=True)]
+            sections = [_section(one, indices, view, advance) for one, indices in zip(datasets, chosen, strict=True)]
         title = Path(path).resolve().name
         lead = f"{counted(sum(map(len, datasets)), 'image')} of {counted(len(datasets), 'split')}"
         page = files.write_text(PAGE, render(PAGE, title=title, lead=lead, sections=sections))
@@ -89,22 +106,34 @@ def _spread(count: int, limit: int) -> list[int]:
     return np.linspace(0, count - 1, limit).round().astype(int).tolist()
 
 
-def _section(dataset: Dataset, indices: Sequence[int], advance: Callable[[], None]) -> _Section:
+def _section(dataset: Dataset, indices: Sequence[int], view: View | None, advance: Callable[[], None]) -> _Section:
     entries: list[_Entry] = []
+    batches = None if view is None or not len(dataset) else augmented_batches(dataset, *view)
     try:
         skeleton: Sequence[tuple[int, int]] = skeleton_of(dataset).lines
     except ValueError:  # no keypoints
         skeleton = PERSON_SKELETON
     for index in indices:
-        entries.append(_entry(dataset, dataset[index], skeleton))
+        if batches is None:
+            entries.append(_entry(dataset, dataset[index], partial(_ground_truth, dataset, index, skeleton)))
+        else:
+            for version in range(VERSIONS):
+                entries.append(_entry(dataset, dataset[index], partial(draw_augmented, batches, index, version)))
         advance()
     shown = "all" if len(indices) == len(dataset) else str(len(indices))
     objects = dataset.subset(indices).num_training_objects
     lead = f"{shown} of {counted(len(dataset), 'image')}, with {counted(objects, 'object')}"
+    lead += "" if batches is None else f"; {VERSIONS} versions of each, as the network gets them in training"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 
-def _entry(dataset: Dataset, record: ImageRecord, skeleton: Sequence[tuple[int, int]]) -> _Entry:
+def _ground_truth(dataset: Dataset, index: int, skeleton: Sequence[tuple[int, int]]) -> Image.Image:
+    """Image `index` of the data set with its annotations."""
+    record = dataset[index]
+    return draw_ground_truth(record.read(), record, dataset.classes, skeleton=skeleton)
+
+
+def _entry(dataset: Dataset, record: ImageRecord, draw: Callable[[], Image.Image]) -> _Entry:
     own = record.labels[~record.ignored].tolist()
     counts = Counter(dataset.classes[label] for label in own)
     ignored = int(record.ignored.sum())
@@ -113,8 +142,7 @@ def _entry(dataset: Dataset, record: ImageRecord, skeleton: Sequence[tuple[int, 
     note += f", {counted(ignored, 'ignored object')}" if ignored else ""
     figure, error = None, ""
     try:
-        picture = draw_ground_truth(record.read(), record, dataset.classes, skeleton=skeleton)
-        figure = embedded(picture, f"Ground truth of {record.path.name}", "")
+        figure = embedded(draw(), f"Ground truth of {record.path.name}", "")
     except (ImageError, OSError) as problem:
         error = str(problem)
     return _Entry(record.path.name, note, figure, error, _expressions(dataset, record))

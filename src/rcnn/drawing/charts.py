@@ -108,16 +108,21 @@ def series(lines: Sequence[LogLine], name: str) -> Points:
 
 def chart_svg(chart: Chart) -> str:
     """A chart as an `<svg>` element to put into a page: its text and lines take the colours of the page's CSS."""
+    return page_svg(lambda axes: _draw(axes, chart), chart.describe())
+
+
+def page_svg(draw: Callable[[Axes], None], description: str) -> str:
+    """What `draw` draws on a pair of axes, as an `<svg>` element for a page; `description`: for screen readers."""
     import matplotlib as mpl
     from matplotlib.figure import Figure  # not pyplot, which would look for a display and keep the figure
 
     with mpl.rc_context({"svg.fonttype": "none", "font.size": 9.5}):
         figure = Figure(figsize=_SIZE, layout="constrained")
-        _draw(figure.subplots(), chart)
+        draw(figure.subplots())
         file = io.StringIO()
         nothing: dict[str, str | None] = {"Date": None, "Creator": None, "Format": None, "Type": None}
         figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    return _for_page(file.getvalue(), chart.describe())
+    return _for_page(file.getvalue(), description)
 
 
 def curve_page(lines: Sequence[LogLine], title: str = "Training", schedule: Schedule | None = None) -> str:
@@ -181,18 +186,13 @@ def _draw(axes: Axes, chart: Chart) -> None:
             markersize=4.5,
             clip_on=False,
         )
-    axes.set_title(chart.title, loc="left", color=INK, fontweight="bold", fontsize=10)
     if chart.steps[1] > chart.steps[0]:
         axes.set_xlim(*chart.steps)
-    axes.set_xlabel("step", color=SOFT)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(_written))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.yaxis.set_major_formatter(FuncFormatter(_written))
-    axes.tick_params(length=0, labelcolor=SOFT, bottom=False, left=False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
+    set_style(axes, chart.title, "step")
     if chart.from_zero and all(value >= 0 for curve in chart.curves for _, value in curve.points):
         axes.set_ylim(bottom=0)
     if len(chart.curves) > 1:
@@ -201,8 +201,18 @@ def _draw(axes: Axes, chart: Chart) -> None:
         )
 
 
+def set_style(axes: Axes, title: str, below: str) -> None:
+    """The title, the text below the axes, and the look of all charts."""
+    axes.set_title(title, loc="left", color=INK, fontweight="bold", fontsize=10)
+    axes.set_xlabel(below, color=SOFT)
+    axes.tick_params(length=0, labelcolor=SOFT, bottom=False, left=False)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[:].set_visible(False)
+
+
 def _for_page(svg: str, description: str) -> str:
-    """matplotlib's file as an element: no declarations, ids or references, and the page's colours.
+    """matplotlib's file as an element: no declarations, ids, references or addresses, and the page's colours.
 
     Ids would be there twice in a page of several charts, and a reference (to the shape of a marker) looks like a link.
     """
@@ -214,7 +224,7 @@ def _for_page(svg: str, description: str) -> str:
         svg,
     )
     svg = re.sub(r"<defs>.*?</defs>", "", svg, flags=re.DOTALL)
-    unwanted = r' (?:id|clip-path|xmlns:xlink)="[^"]*"|<!--.*?-->|font-family: [^;"]*; '
+    unwanted = r' (?:id|clip-path|xmlns|xmlns:xlink)="[^"]*"|<!--.*?-->|font-family: [^;"]*; '
     svg = re.sub(unwanted, "", svg, flags=re.DOTALL)
     for colour, variable in css_colours().items():
         svg = svg.replace(colour, f"var({variable})")

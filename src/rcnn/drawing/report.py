@@ -20,6 +20,7 @@ from typing import Any
 
 from PIL import Image
 
+from rcnn.drawing.analysis import ERRORS, chapters, summary
 from rcnn.drawing.charts import chart_svg, training_charts
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.pages import render, write_page
@@ -39,6 +40,9 @@ _MEANINGS = {  # metric -> what its numbers are
     "voc2007": _VOC.format(year="of 2007, at IoU .50, the mean over 11 recalls"),
     "voc2012": _VOC.format(year="of 2010 to 2012, at IoU .50, the area under the curve"),
 }
+_CLASS_COLUMNS = {  # title of a column -> metric
+    "AP": "AP", "AP50": "AP50", "AP75": "AP75", "small": "APs", "medium": "APm", "large": "APl", "AR": "AR",
+}  # fmt: skip
 _DASH = " A dash: the ground truth has no object to measure on."
 
 
@@ -50,6 +54,7 @@ class Example:
     detections: Image.Image
     ground_truth: Image.Image | None = None
     note: str = ""  # beside the name
+    errors: tuple[tuple[str, str], ...] = ()  # kind of error, class: what the page can be filtered by
 
 
 @dataclass(frozen=True)
@@ -59,16 +64,9 @@ class _Table:
 
 
 @dataclass(frozen=True)
-class _Cell:
-    text: str
-    bar: str | None = None  # width of a bar, percent
-
-
-@dataclass(frozen=True)
-class _ClassRow:
-    name: str
-    objects: str
-    cells: list[_Cell]
+class _ClassTable:
+    title: str  # of the kind
+    rows: list[tuple[str, str, str | None, list[str]]]  # name, objects, width of the bar (percent), metrics
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class _ExampleFigures:
     name: str
     note: str
     figures: list[Figure]
+    errors: list[tuple[str, str]]
 
 
 def write_report(
@@ -84,6 +83,7 @@ def write_report(
     title: str,
     lead: str,
     metrics: Mapping[str, Any],
+    analysis: Mapping[str, Any] | None = None,
     warnings: Sequence[str] = (),
     examples: Sequence[Example] = (),
     log: Sequence[Mapping[str, Any]] = (),
@@ -91,9 +91,9 @@ def write_report(
 ) -> Path:
     """Write the report at `path`, and return that.
 
-    `metrics` is the content of metrics.json (Metrics.to_dict()), `log` the lines of log.jsonl (empty: no chapter on
-    training), `details` what else to know (command, versions). All text is plain. Pictures larger than the page shows
-    them are reduced.
+    `metrics` is the content of metrics.json (Metrics.to_dict()), `analysis` that of analysis.json (None: no chapters on
+    errors and thresholds), `log` the lines of log.jsonl (empty: no chapter on training), `details` what else to know
+    (command, versions). All text is plain. Pictures larger than the page shows them are reduced.
     """
     html = render(
         "report.html",
@@ -106,8 +106,10 @@ def write_report(
         + (_AP70 if "AP70" in metrics.get("segm", {}) else "")
         + _DASH,
         examples=[_figures(example) for example in examples],
-        class_columns=[f"{_TITLES[kind]} {name}" for kind in _precise(metrics) for name in ("AP", "AP50")],
-        classes=_by_class(metrics),
+        class_columns=_CLASS_COLUMNS,
+        classes=[_by_class(metrics, kind) for kind in _precise(metrics)],
+        analysis=None if analysis is None else chapters(analysis),
+        error_names={kind: name for kind, (name, _) in ERRORS.items()},
         charts=[chart_svg(chart) for chart in training_charts(log)],
         details=details,
     )
@@ -138,18 +140,16 @@ def _overall(metrics: Mapping[str, Any]) -> list[_Table]:
     return list(tables.values())
 
 
-def _by_class(metrics: Mapping[str, Any]) -> list[_ClassRow]:
+def _by_class(metrics: Mapping[str, Any], kind: str) -> _ClassTable:
     """One row per class; AP also as a bar."""
-    rows: list[_ClassRow] = []
+    rows: list[tuple[str, str, str | None, list[str]]] = []
     for name, kinds in metrics["per_class"].items():
-        cells: list[_Cell] = []
-        for kind in _precise(metrics):
-            values: Values = kinds[kind]
-            average = values["AP"]
-            bar = None if average is None else f"{100 * average:.1f}"
-            cells += [_Cell(_number(average), bar), _Cell(_number(values["AP50"]))]
-        rows.append(_ClassRow(name, f"{metrics['counts']['objects'][name]:,}", cells))
-    return rows
+        values: Values = kinds[kind]
+        average = values["AP"]
+        bar = None if average is None else f"{100 * average:.1f}"
+        cells = [_number(values.get(metric)) for metric in _CLASS_COLUMNS.values()]
+        rows.append((name, f"{metrics['counts']['objects'][name]:,}", bar, cells))
+    return _ClassTable(_TITLES[kind], rows)
 
 
 def _number(value: float | None) -> str:
@@ -161,4 +161,5 @@ def _figures(example: Example) -> _ExampleFigures:
     figures = [embedded(example.detections, f"Detections in {example.name}", "detections")]
     if example.ground_truth is not None:
         figures.insert(0, embedded(example.ground_truth, f"Ground truth of {example.name}", "ground truth"))
-    return _ExampleFigures(example.name, example.note, figures)
+    note = "; ".join(part for part in (example.note, summary(example.errors) if example.errors else "") if part)
+    return _ExampleFigures(example.name, note, figures, list(example.errors))

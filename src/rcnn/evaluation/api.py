@@ -10,7 +10,7 @@ from pathlib import Path
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
-from rcnn.evaluation.opening import dataset_for, held_out_of, trained_on_warning
+from rcnn.evaluation.opening import dataset_for, held_out_of, trained_images_of, trained_on_warning
 from rcnn.evaluation.plan import limit_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
@@ -76,11 +76,14 @@ def evaluate(
     )
     checkpoint = model if isinstance(model, Predictor) else detector_record(model)
     held_out = None if isinstance(model, Predictor) else held_out_of(model)
+    trained = None if isinstance(model, Predictor) else trained_images_of(model)
+    named = "the model" if isinstance(model, Predictor) else model
     if isinstance(data, Dataset):
-        dataset, warnings = data, ()
+        dataset = data
+        warnings = trained_on_warning(dataset, dataset.split, trained=trained, model=named)
     else:
         dataset = dataset_for(checkpoint, data, split, held_out=held_out, options=options)
-        warnings = trained_on_warning(dataset, split, held_out)
+        warnings = trained_on_warning(dataset, split, held_out=held_out, trained=trained, model=named)
     if isinstance(model, Predictor):
         predictor = model
     else:

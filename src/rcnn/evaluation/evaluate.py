@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +20,8 @@ from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.targets import require_size
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.metrics.choice import evaluate
+from rcnn.metrics.tables import metrics_table, per_class_table
+from rcnn.metrics.thresholds import Thresholds
 from rcnn.metrics.values import Metrics
 from rcnn.predictor import Predictor
 from rcnn.preprocess import Frame
@@ -50,6 +53,16 @@ class Evaluation:
     failed: tuple[ImageResults, ...] = ()  # images that could not be read: they count as images without detections
     limit: int = 0  # only this number of images, the first ones, were evaluated; 0: all
     warnings: tuple[str, ...] = ()
+    report: Path | None = None  # report.html, if an output folder was given ...
+    thresholds: Thresholds | None = None  # ... and the score thresholds with the best F1; None for proposals
+
+    def __str__(self) -> str:
+        """The tables that `rcnn eval` prints."""
+        return metrics_table(self.metrics)
+
+    def per_class(self) -> str:
+        """One line per class: name, AP, AP50, AP75, small, medium, large, AR."""
+        return per_class_table(self.metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of metrics.json; nothing in it depends on the time or the computer."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset, ImageRecord
-from rcnn.drawing.ground_truth import draw_ground_truth
+from rcnn.data.skeletons import HALF_PIXEL
+from rcnn.drawing.analysis import ERRORS
+from rcnn.drawing.ground_truth import draw_ground_truth, outline_region
 from rcnn.drawing.pictures import draw_objects
 from rcnn.drawing.report import Example
+from rcnn.evaluation.evaluate import Result
+from rcnn.metrics.analysis import Analysis
+from rcnn.metrics.errors import ImageErrors
+from rcnn.metrics.inputs import Id
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 
@@ -39,6 +46,97 @@ def draw_example(predictor: Predictor, record: ImageRecord, image: Tensor, found
     )
     note = f"{counted(len(found), 'detection')}, {counted(int((~record.ignored).sum()), 'object')}"
     return Example(name=record.path.name, detections=picture, ground_truth=ground_truth, note=note)
+
+
+def draw_worst(
+    dataset: Dataset, analysis: Analysis, count: int, *, skeleton: Sequence[tuple[int, int]], failed: Container[Id] = ()
+) -> list[Example]:
+    """Up to `count` images with most errors: the ground truth beside the detections at the analysis' threshold.
+
+    Wrong detections are named with their error. Images without objects and detections, and those whose id is in
+    `failed`, are not drawn.
+    """
+    places = {image_id: place for place, image_id in enumerate(dataset.image_ids)}
+    drawn = [
+        image
+        for image in analysis.images
+        if image.image_id not in failed and (image.detections or len(dataset[places[image.image_id]].boxes))
+    ]
+    return [_draw_judged(dataset[places[image.image_id]], image, dataset, skeleton) for image in drawn[:count]]
+
+
+def _draw_judged(
+    record: ImageRecord, image: ImageErrors, dataset: Dataset, skeleton: Sequence[tuple[int, int]]
+) -> Example:
+    pixels = record.read()
+    found = [detection.result for detection in image.detections]
+    captions = [
+        f"{detection.class_name}: {ERRORS[detection.error][0]}" if detection.error else ""
+        for detection in image.detections
+    ]
+    picture = _draw_results(pixels, record, found, dataset, skeleton, captions)
+    ground_truth = draw_ground_truth(
+        pixels,
+        record,
+        dataset.classes,
+        masks=any("segmentation" in result for result in found) or not found,
+        keypoints=any("keypoints" in result for result in found),
+        skeleton=skeleton,
+    )
+    return Example(
+        name=record.path.name,
+        detections=picture,
+        ground_truth=ground_truth,
+        note=f"{counted(len(found), 'detection')}, {counted(int((~record.ignored).sum()), 'object')}",
+        errors=tuple((error.kind, error.class_name) for error in image.errors),
+    )
+
+
+def draw_proposals(dataset: Dataset, results: Sequence[Result], count: int, limit: int, score: float) -> list[Example]:
+    """Pictures of images that are spread over the data set, with the proposals from `score` on, for an RPN."""
+    found: dict[Id, list[Result]] = {}
+    for result in results:
+        if result["score"] >= score:
+            found.setdefault(result["image_id"], []).append(result)
+    examples: list[Example] = []
+    for record in chosen_records(dataset, count, limit):
+        pixels, own = record.read(), found.get(record.image_id, [])
+        examples.append(
+            Example(
+                name=record.path.name,
+                detections=_draw_results(pixels, record, own, dataset, (), ["object"] * len(own)),
+                ground_truth=draw_ground_truth(pixels, record, dataset.classes, masks=False, keypoints=False),
+                note=f"{counted(len(own), 'proposal')}, {counted(int((~record.ignored).sum()), 'object')}",
+            )
+        )
+    return examples
+
+
+def _draw_results(
+    pixels: Tensor,
+    record: ImageRecord,
+    results: Sequence[Result],
+    dataset: Dataset,
+    skeleton: Sequence[tuple[int, int]],
+    captions: Sequence[str],
+) -> Image.Image:
+    """The image with results in COCO's format; captions that are empty are names of classes."""
+    labels = {category_id: label for label, category_id in enumerate(dataset.category_ids)}
+    size = (record.height, record.width)
+    boxes = [[x, y, x + width, y + height] for x, y, width, height in (result["bbox"] for result in results)]
+    points = [result["keypoints"] for result in results if "keypoints" in result]
+    return draw_objects(
+        pixels,
+        boxes,
+        [labels.get(result["category_id"], 0) for result in results],
+        dataset.classes,
+        scores=[result["score"] for result in results],
+        captions=captions,
+        masks=[outline_region(result.get("segmentation"), size) for result in results],
+        keypoints=np.array(points).reshape(len(results), -1, 3) + HALF_PIXEL if points else None,
+        skeleton=skeleton,
+        colour_by="instance" if len(dataset.classes) == 1 else "class",
+    )
 
 
 def chosen_records(dataset: Dataset, count: int, limit: int = 0) -> Sequence[ImageRecord]:

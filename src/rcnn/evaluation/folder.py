@@ -10,13 +10,16 @@ from pathlib import Path
 from rcnn.data.held_out import HELD_OUT_FILE, HeldOut
 from rcnn.drawing.report import Example, write_report
 from rcnn.evaluation.evaluate import Evaluation, ImageResults
+from rcnn.metrics.analysis import Analysis
+from rcnn.metrics.tables import per_class_csv
 from rcnn.metrics.values import FIELDS
 from rcnn.outputs import OutputFolder
 
-METRICS_FILE, REPORT = "metrics.json", "report.html"
+METRICS_FILE, REPORT, PER_CLASS_FILE = "metrics.json", "report.html", "per_class.csv"
+ANALYSIS_FILE, THRESHOLDS_FILE = "analysis.json", "thresholds.json"
 UNFINISHED = "results.jsonl"  # one image per line, while the evaluation runs
 RESULTS = {kind: f"results_{kind}.json" for kind in FIELDS}
-FILES = (METRICS_FILE, REPORT, HELD_OUT_FILE, *RESULTS.values())
+FILES = (METRICS_FILE, PER_CLASS_FILE, ANALYSIS_FILE, THRESHOLDS_FILE, REPORT, HELD_OUT_FILE, *RESULTS.values())
 _LISTED = 20  # failed images in the report
 
 
@@ -53,16 +56,25 @@ def write_evaluation(
     title: str,
     lead: str,
     details: Mapping[str, str],
+    analysis: Analysis | None = None,
     examples: Sequence[Example] = (),
     warnings: Sequence[str] = (),
 ) -> Path:
     """Write metrics, results and report; remove results.jsonl, and results of kinds that were not evaluated.
 
     Returns the path of the report.
-    `title`, `lead`, `details`, `examples` as in write_report; `warnings` in addition to those of the evaluation.
+    `analysis` is None for proposals. `title`, `lead`, `details`, `examples` as in write_report;
+    `warnings` in addition to those of the evaluation.
     """
     content = evaluation.to_dict()
     folder.write_json(METRICS_FILE, content, indent=2)
+    folder.write_text(PER_CLASS_FILE, per_class_csv(evaluation.metrics))
+    if analysis is not None:
+        folder.write_json(ANALYSIS_FILE, analysis.to_dict())
+        folder.write_json(THRESHOLDS_FILE, {"kind": analysis.kind, **analysis.thresholds.to_dict()}, indent=2)
+    else:
+        for name in (ANALYSIS_FILE, THRESHOLDS_FILE):  # of an earlier evaluation
+            (folder.path / name).unlink(missing_ok=True)
     for kind, name in RESULTS.items():
         if kind in evaluation.metrics.kinds:
             fields = ("image_id", "category_id", "score", FIELDS[kind])
@@ -76,6 +88,7 @@ def write_evaluation(
             title=title,
             lead=lead,
             metrics=content,
+            analysis=None if analysis is None else analysis.to_dict(),
             warnings=[*warnings, *evaluation.warnings, *failures],
             examples=examples,
             details=details,

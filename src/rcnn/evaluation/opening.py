@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Protocol
 
 from rcnn.data import Dataset, splits
@@ -13,6 +13,7 @@ from rcnn.data.defaults import default_validation_split
 from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
+from rcnn.data.trained_images import TrainedImages
 from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
 from rcnn.evaluation.results import has_proposals, is_results
 from rcnn.models import DetectorConfig
@@ -70,7 +71,7 @@ def open_subject(
         options = replace(options, one_class=has_proposals(source))
     held_out = held_out_of(source)
     dataset = dataset_for(record, data, split, held_out=held_out, options=options)
-    warnings = trained_on_warning(dataset, split, held_out)
+    warnings = trained_on_warning(dataset, split, held_out=held_out, trained=trained_images_of(source), model=source)
     if record is None:
         return Subject(source=source, dataset=dataset, warnings=warnings)
     limits = limit_overrides(record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric)
@@ -105,12 +106,28 @@ def dataset_for(
     dataset = opened(held_out.split if its_split else validation_split(data, annotations))
     if indices := find_held_out(dataset, held_out):
         part = held_out_part(dataset, indices)
-        note = f"evaluating on the {counted(len(part), 'image')} of {dataset.split} that the run held out from training"
-        others = "".join(f"; split={name} (--split) evaluates on {name}" for name in known if name.startswith("val"))
-        more = f"; split={dataset.split} (--split) evaluates on all of them{others}"
-        return replace(part, notes=(*part.notes, note + more))
+        return replace(part, notes=(*part.notes, _held_out_note(dataset, part, held_out, known)))
     default = validation_split(data, annotations)  # of another data set
     return opened(default) if default != dataset.split else dataset
+
+
+def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Sequence[str]) -> str:
+    """Which images are evaluated, `part` of `dataset`, and how to choose others; `known`: all splits."""
+    evaluated = counted(len(part), "image") + f" of {dataset.split}"
+    if elsewhere := len(held_out.files) - len(part):
+        others = f"the other {elsewhere} that it held out" if elsewhere > 1 else "the other one that it held out"
+        note = f"evaluating on {evaluated} that the run held out from training ({others}: not in this split)"
+    else:
+        note = f"evaluating on the {evaluated} that the run held out from training"
+    choices = [f"split={dataset.split} (--split) evaluates on {_all_images(dataset)}"]
+    choices += [
+        f"split={name} (--split) on that split" for name in known if name.startswith("val") and name != dataset.split
+    ]
+    return f"{note}; {', '.join(choices)}"
+
+
+def _all_images(dataset: Dataset) -> str:
+    return f"all {counted(len(dataset), 'image')} of it" if len(dataset) > 1 else "its image"
 
 
 def held_out_of(source: str | Path) -> HeldOut | None:
@@ -130,40 +147,52 @@ def held_out_of(source: str | Path) -> HeldOut | None:
         raise ValueError(f"{file}: {error}") from error
 
 
-def trained_on_warning(dataset: Dataset, split: str, held_out: HeldOut | None = None) -> tuple[str, ...]:
-    """A warning if the model may have been trained on some of the images that were opened with `split` (empty: none).
+def trained_images_of(source: str | Path) -> TrainedImages | None:
+    """The images that a checkpoint was trained on; None if it does not record them, and for saved results.
 
-    `held_out`: what the run of the model held out from training.
+    Raises ValueError for a damaged record.
+    """
+    if is_results(Path(source)):
+        return None
+    try:
+        return TrainedImages.from_dict(checkpoint_record(source).provenance.get("trained_images"))
+    except ValueError as error:
+        raise ValueError(f"{Path(source) / CONFIG_FILE}: {error}") from error
+
+
+def trained_on_warning(
+    dataset: Dataset,
+    split: str,
+    *,
+    held_out: HeldOut | None = None,
+    trained: TrainedImages | None = None,
+    model: str | Path = "the model",
+) -> tuple[str, ...]:
+    """A warning if `model` was, or may have been, trained on some of the images of `dataset`, opened with `split`.
+
+    `held_out` and `trained`: which images the run of the model held out from training, and which it used.
     """
     if dataset.split.endswith(HELD_OUT):
         return ()
+    if trained is not None:
+        advice = "Evaluate on images that it was not trained on"
+        if held_out is not None:
+            advice = "Leave split (--split) out to evaluate on the images that the run held out"
+        if found := trained.warning(dataset, str(model), advice):
+            return found
     if held_out is not None and not split:
         return (
             f"none of {counted(len(held_out.files), 'image')} that the run held out from training "
             f"{'is' if len(held_out.files) == 1 else 'are'} in {dataset.annotation_file}: if it contains images that "
             "the model was trained on, the metrics say little about other images",
         )
-    if held_out is not None:
-        return _trained_images(dataset, held_out)
+    if trained is not None and dataset.has_files:
+        return ()
     if split or dataset.split.startswith(("val", "minival", "test")):
         return ()
     return (
         f"{dataset.annotation_file} is the only split: if the model was trained on these images, the metrics say "
         "nothing about other images. Add a validation split to measure that",
-    )
-
-
-def _trained_images(dataset: Dataset, held_out: HeldOut) -> tuple[str, ...]:
-    """A warning if `dataset` contains images of the training split of a run that the run did not hold out."""
-    parts = {part.partition(":")[0] for part in dataset.split.split("+")}
-    kept = {PurePosixPath(name).name for name in held_out.files}
-    trained = sum(PurePosixPath(name).name not in kept for name in dataset.file_names)
-    if not trained or parts.isdisjoint(held_out.split.split("+")):
-        return ()
-    return (
-        f"if this is the data set of the run, the model was trained on {trained} of the "
-        f"{counted(len(dataset), 'image')} of {dataset.split}, so the metrics say little about other images. Leave "
-        "split (--split) out to evaluate on the images that the run held out",
     )
 
 

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rcnn.data.held_out import HeldOut
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
+from rcnn.data.skeletons import skeleton_of
 from rcnn.drawing.report import Example
 from rcnn.evaluation.evaluate import Evaluation, ImageResults, evaluate_dataset, plan_for
-from rcnn.evaluation.examples import chosen_records, draw_example
+from rcnn.evaluation.examples import draw_proposals, draw_worst
 from rcnn.evaluation.folder import results_as_they_come, write_evaluation, write_held_out
 from rcnn.evaluation.plan import EvaluationOptions
 from rcnn.evaluation.results import evaluate_results
+from rcnn.metrics.analysis import Analysis, analyse, analysed_kind
+from rcnn.metrics.choice import metric_for
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
 from rcnn.progress import Progress, no_progress
 from rcnn.runtime.processes import ALONE, Processes
 
-SCORE = 0.5  # detections with a lower score are not drawn
+SCORE = 0.5  # proposals with a lower score are not drawn
 
 Log = Callable[[str], object]
 
@@ -45,9 +49,8 @@ def run_evaluation(
         return _evaluate(source, dataset, options, processes)
     with OutputFolder(output) as folder, results_as_they_come(folder) as keep:
         write_held_out(folder, HeldOut.of(dataset))
-        examples: list[Example] = []
         if isinstance(source, Predictor):
-            evaluation, examples = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
+            evaluation = _evaluate_predictor(source, dataset, options, processes, keep, log, progress)
         else:
             evaluation = evaluate_results(
                 source,
@@ -57,17 +60,60 @@ def run_evaluation(
                 metric=options.metric,
             )
             _log_warnings(evaluation.warnings, log)
-        write_evaluation(
+        analysis = _analysis(evaluation, dataset, options)
+        report = write_evaluation(
             folder,
             evaluation,
             title=title,
-            lead=f"Evaluated on {counted(evaluation.metrics.images, 'image')} of {dataset.annotation_file.name}."
-            + (f" Pictures show detections with a score of at least {SCORE:g}." if examples else ""),
+            lead=f"Evaluated on {counted(evaluation.metrics.images, 'image')} of {dataset.annotation_file.name}.",
             details=details,
-            examples=examples,
+            analysis=analysis,
+            examples=_examples(evaluation, analysis, dataset, options, _skeleton(source, dataset), log),
             warnings=dataset.warnings,
         )
-    return evaluation
+    return replace(evaluation, report=report, thresholds=None if analysis is None else analysis.thresholds)
+
+
+def _analysis(evaluation: Evaluation, dataset: Dataset, options: EvaluationOptions) -> Analysis | None:
+    """The analysis of masks, or of boxes; None for proposals."""
+    metrics = evaluation.metrics
+    kind = analysed_kind(metrics.kinds)
+    if not kind:
+        return None
+    return analyse(
+        metric_for(dataset, tuple(metrics.kinds), metrics.metric),
+        dataset.to_coco(),
+        evaluation.results,
+        kind,
+        image_ids=dataset.image_ids[: metrics.images],
+        max_detections=options.max_detections,
+    )
+
+
+def _examples(
+    evaluation: Evaluation,
+    analysis: Analysis | None,
+    dataset: Dataset,
+    options: EvaluationOptions,
+    skeleton: Sequence[tuple[int, int]],
+    log: Log,
+) -> list[Example]:
+    """The pictures of the report. None, with a warning, if an image of saved results cannot be read."""
+    try:
+        if analysis is None:
+            return draw_proposals(dataset, evaluation.results, options.pictures, evaluation.metrics.images, SCORE)
+        failed = {image.record.image_id for image in evaluation.failed}
+        return draw_worst(dataset, analysis, options.pictures, skeleton=skeleton, failed=failed)
+    except (ValueError, OSError) as error:
+        log(f"warning: the report has no pictures: {error}")
+        return []
+
+
+def _skeleton(source: Predictor | Path, dataset: Dataset) -> Sequence[tuple[int, int]]:
+    """Pairs of keypoints that are joined in pictures."""
+    if isinstance(source, Predictor):
+        return source.skeleton
+    return () if dataset.objects.keypoints is None else skeleton_of(dataset).lines
 
 
 def _evaluate_predictor(
@@ -78,29 +124,23 @@ def _evaluate_predictor(
     keep: Callable[[ImageResults], None],
     log: Log,
     progress: Progress,
-) -> tuple[Evaluation, list[Example]]:
-    """The metrics, and pictures of images that are spread over the data set."""
+) -> Evaluation:
+    """Evaluate a predictor; the results of each image are kept as they come."""
     plan = plan_for(
         predictor, dataset, limit=options.limit, max_detections=options.max_detections, metric=options.metric
     )
     _log_warnings(plan.warnings, log)
-    drawn = {record.image_id for record in chosen_records(dataset, options.pictures, options.limit)}
-    examples: list[Example] = []
     with progress("eval", min(options.limit or len(dataset), len(dataset))) as advance:
 
         def on_image(image: ImageResults) -> None:
             keep(image)
             if image.error:
                 log(f"warning: {image.error}")
-            elif image.record.image_id in drawn:
-                pixels = image.record.read()
-                found = image.detections or predictor.predict(pixels)  # with several processes: predicted again
-                examples.append(draw_example(predictor, image.record, pixels, found.above(SCORE)))
             advance()
 
         evaluation = _evaluate(predictor, dataset, options, processes, on_image)
     _log_warnings([line for line in evaluation.warnings if line not in plan.warnings], log)
-    return evaluation, examples
+    return evaluation
 
 
 def _evaluate(

@@ -29,7 +29,7 @@ from rcnn.metrics.inputs import (
     require_limit,
     require_outlines,
 )
-from rcnn.metrics.values import FIELDS, SIZES, Metrics, Number, PerClass
+from rcnn.metrics.values import CLASS_METRICS, FIELDS, SIZES, Metrics, Number, PerClass
 from rcnn.models.config import COCO_SIGMAS
 from rcnn.ops.coco_backend import COCO, COCOeval
 
@@ -37,7 +37,7 @@ MAX_DETECTIONS = 100  # per image and class, best first: COCO's limit for boxes 
 MAX_KEYPOINT_DETECTIONS = 20  # ... and for keypoints
 MAX_PROPOSALS = 1000  # per image, of a region proposal network
 ONE_CLASS: Entry = {"id": 1, "name": "object"}  # of proposals
-_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
+THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 
 
 class Metric(NamedTuple):
@@ -73,6 +73,18 @@ def metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric
     return precisions | recalls | {f"AR{letter}": Metric(False, None, size, limit) for letter, size in sizes.items()}
 
 
+def class_metrics_of(kind: str, max_detections: int | None = None) -> dict[str, Metric]:
+    """Name -> definition of the metrics of each class: AP, AP50, AP75, those by size, and AR at the highest limit.
+
+    Proposals have no classes, and none of these.
+    """
+    if kind == "proposals":
+        return {}
+    metrics = metrics_of(kind, max_detections)
+    recall = Metric(False, None, "all", max(metric.limit for metric in metrics.values()))
+    return {name: metrics[name] for name in CLASS_METRICS if name in metrics} | {"AR": recall}
+
+
 METRICS = {kind: metrics_of(kind) for kind in FIELDS}
 
 
@@ -90,7 +102,7 @@ class Curves:
         values = self.precision if metric.precision else self.recall
         values = values[..., category, self.areas.index(metric.area), self.limits.index(metric.limit)]
         if metric.iou is not None:
-            values = values[np.isclose(_THRESHOLDS, metric.iou)]
+            values = values[np.isclose(THRESHOLDS, metric.iou)]
         values = values[values > -1]
         return float(values.mean()) if values.size else None
 
@@ -122,14 +134,14 @@ def evaluate(
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
         metrics = metrics_of(kind, max_detections)
-        truth = _ground_truth_of_kind(inputs, kind)
+        truth = ground_truth_of_kind(inputs, kind)
         if kind == "keypoints":
             _require_same_keypoints(inputs, keypoint_sigmas)
         curves = _curves(truth, results_of_kind(inputs, inputs.results, kind), kind, metrics, keypoint_sigmas)
         values[kind] = {name: curves.value(metric) for name, metric in metrics.items()}
         for index, name in enumerate(inputs.names.values()):
-            shown = [m for m in ("AP", "AP50") if m in metrics]
-            per_class[name][kind] = {m: curves.value(metrics[m], index) for m in shown}
+            of_class = class_metrics_of(kind, max_detections)
+            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
     return Metrics(
         kinds=values,
         per_class=per_class,
@@ -140,7 +152,7 @@ def evaluate(
     )
 
 
-def _ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
+def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     """The ground truth of one kind; images and annotations numbered from 1 (COCO's code misreads id 0)."""
     data, images = inputs.data, inputs.numbered_images()
     annotations: list[Entry] = []

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from rcnn.metrics.coco import Metric, curves_of, results_of_kind
+from rcnn.metrics.coco import Metric, class_metrics_of, curves_of, results_of_kind
 from rcnn.metrics.inputs import (
     Entry,
     EvaluationInputs,
@@ -59,7 +59,7 @@ def evaluate(
     values: dict[str, dict[str, Number]] = {}
     per_class: PerClass = {name: {} for name in inputs.names.values()}
     for kind in kinds:
-        truth = COCO(_ground_truth_of_kind(inputs, kind))
+        truth = COCO(ground_truth_of_kind(inputs, kind))
         found = truth.loadRes(results_of_kind(inputs, kept, kind))
         curves = curves_of(COCOeval(truth, found, kind, lvis_style=True), [limit])
         overall = Metric(True, None, "all", limit)
@@ -73,10 +73,8 @@ def evaluate(
             **{f"AR{k}": curves.value(overall._replace(precision=False, area=size)) for k, size in SIZES.items()},
         }
         for index, name in enumerate(inputs.names.values()):
-            per_class[name][kind] = {
-                "AP": curves.value(overall, index),
-                "AP50": curves.value(overall._replace(iou=0.5), index),
-            }
+            of_class = class_metrics_of(kind, limit)
+            per_class[name][kind] = {m: curves.value(metric, index) for m, metric in of_class.items()}
     return Metrics(
         kinds=values,
         per_class=per_class,
@@ -119,7 +117,7 @@ def _categories_of(inputs: EvaluationInputs, frequency: str) -> list[int]:
     return [index for index, category_id in enumerate(inputs.names) if frequencies[category_id] == frequency]
 
 
-def _ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
+def ground_truth_of_kind(inputs: EvaluationInputs, kind: str) -> GroundTruth:
     """The ground truth of one kind; images and annotations numbered from 1."""
     images = inputs.numbered_images(neg_category_ids=[], not_exhaustive_category_ids=[])
     annotations: list[Entry] = []

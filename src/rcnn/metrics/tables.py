@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 
 from rcnn.data.messages import cut
-from rcnn.metrics.values import SIZES, Metrics, Number
+from rcnn.metrics.values import CLASS_METRICS, SIZES, Metrics, Number
 
 TITLES = {"bbox": "box", "segm": "mask", "keypoints": "keypoints", "proposals": "proposals"}
 DESCRIPTIONS = {
@@ -35,15 +37,51 @@ _ONE_COLUMN = 16  # up to this number of classes: one column of classes, with AP
 _GAP = 4  # characters between the columns of a table of many classes
 
 
-def metrics_table(metrics: Metrics, width: int = 80) -> str:
+def metrics_table(metrics: Metrics, width: int = 80, *, per_class: bool = False) -> str:
     """Two aligned tables, overall and per class, in lines of up to `width` characters; "-": no object to measure on.
 
     Classes without objects are only counted. Many classes are set in as many columns as fit, to be read downwards.
-    Names that do not fit are cut, ending in "…".
+    Names that do not fit are cut, ending in "…". `per_class`: the table of `per_class_table` instead of the short one.
     """
     totals = {"image": metrics.images, "object": sum(metrics.objects.values()), "detection": metrics.detections}
     counts = ", ".join(f"{count:,} {noun}{'' if count == 1 else 's'}" for noun, count in totals.items())
-    return "\n".join([counts, "", *_overall(metrics), "", *_by_class(metrics, width)])
+    classes = [per_class_table(metrics)] if per_class else _by_class(metrics, width)
+    return "\n".join([counts, "", *_overall(metrics), "", *classes])
+
+
+def per_class_table(metrics: Metrics) -> str:
+    """One line per class and kind: name, AP, AP50, AP75, small, medium, large, AR, as `0.123` or `-`."""
+    tables: list[str] = []
+    for kind, title in TITLES.items():
+        if "AP" not in metrics.kinds.get(kind, {}):
+            continue
+        head = [f"class ({title})", *(_column(name) for name in CLASS_METRICS)]
+        rows = [
+            [cut(name, 60), *(number(kinds[kind].get(metric)) for metric in CLASS_METRICS)]
+            for name, kinds in metrics.per_class.items()
+        ]
+        tables.append("\n".join(_aligned([head, *rows], left=(0,))))
+    return "\n\n".join(tables)
+
+
+def per_class_csv(metrics: Metrics) -> str:
+    """The table of `per_class_table` as CSV, with the number of objects; empty: no object to measure on."""
+    others = {m for of_class in metrics.per_class.values() for found in of_class.values() for m in found}
+    columns = [*CLASS_METRICS, *sorted(others - set(CLASS_METRICS))]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(["kind", "class", "objects", *(_column(name) for name in columns)])
+    for kind in metrics.kinds:
+        for name, kinds in metrics.per_class.items():
+            values = [kinds[kind].get(metric) for metric in columns]
+            cells = ["" if value is None else f"{value:.6f}" for value in values]
+            writer.writerow([kind, name, metrics.objects[name], *cells])
+    return file.getvalue()
+
+
+def _column(metric: str) -> str:
+    """The title of a column: small, medium and large for APs, APm and APl."""
+    return SIZES.get(metric.removeprefix("AP"), metric)
 
 
 def number(value: Number) -> str:

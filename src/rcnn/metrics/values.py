@@ -11,6 +11,8 @@ PerClass = dict[str, dict[str, dict[str, Number]]]
 SIZES = {"s": "small", "m": "medium", "l": "large"}  # ends of the names of metrics -> COCO's ranges of areas
 # kind -> the field of a result that it measures
 FIELDS = {"bbox": "bbox", "segm": "segmentation", "keypoints": "keypoints", "proposals": "bbox"}
+# of each class, in this order; VOC's metrics and keypoints have some of them
+CLASS_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +20,7 @@ class Metrics:
     """The metrics of one set of results. `AP` is the main number of each metric."""
 
     kinds: dict[str, dict[str, Number]]  # {"bbox": {"AP": .., "AP50": .., ...}, "segm": {...}}
-    per_class: PerClass  # {"person": {"bbox": {"AP": .., "AP50": ..}, ...}}
+    per_class: PerClass  # {"person": {"bbox": {"AP": .., "AP50": .., ...}, ...}}: CLASS_METRICS
     images: int  # evaluated, including those without detections or objects
     objects: dict[str, int]  # ground-truth objects of each class, without crowds and difficult objects
     detections: int  # results of these images, including those beyond the limit of detections

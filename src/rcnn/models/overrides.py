@@ -19,7 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 import yaml
 
 from rcnn.models.config import DetectorConfig
-from rcnn.models.setting_tables import alternatives, field_types, part_classes, setting_paths, type_name
+from rcnn.models.setting_tables import alternatives, field_types, kind_of, part_classes, setting_paths, type_name
 from rcnn.models.suggestions import near_settings
 from rcnn.text_files import yaml_value
 
@@ -80,8 +80,12 @@ def _from_numpy(value: Any) -> Any:
 
 
 def config_to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass of settings as what JSON can hold: dicts, lists, strings, numbers, booleans, None."""
-    return {field.name: _plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    """A dataclass of settings as what JSON can hold: dicts, lists, strings, numbers, booleans, None.
+
+    Fields with metadata {"saved": False} are left out.
+    """
+    fields = [field for field in dataclasses.fields(config) if field.metadata.get("saved", True)]
+    return {field.name: _plain(getattr(config, field.name)) for field in fields}
 
 
 def config_from_dict(settings: Mapping[str, Any], config_class: type[T] = DetectorConfig) -> T:
@@ -130,10 +134,10 @@ def _set(settings: Any, keys: list[str], value: Any, path: str, root: Any) -> An
         owners = [part for part in parts if rest[0] in field_types(part)]
         if owners and type(current) not in owners:
             if len(rest) == len(owners) == 1 and _default(owners[0], rest[0]) is dataclasses.MISSING:
-                chosen = {"kind": _kind(owners[0]), rest[0]: value}
+                chosen = {"kind": kind_of(owners[0]), rest[0]: value}
                 return _replaced(settings, name, _checked(hints[name], chosen, prefix))
             choice = " or ".join(_choice(part, prefix) for part in owners)
-            raise ValueError(f"{path}: {prefix}.kind={_kind(type(current))} has no such setting; set {choice} first")
+            raise ValueError(f"{path}: {prefix}.kind={kind_of(type(current))} has no such setting; set {choice} first")
         return _replaced(settings, name, _set(current, rest, value, path, root))
     if parts and path in setting_paths(type(root)):
         raise ValueError(f"{path}: {prefix} is off here (null); set {prefix}={{}} first, which turns it on")
@@ -152,14 +156,10 @@ def _unknown(path: str, root: type) -> str:
     return f"no setting {path!r}; {hint}"
 
 
-def _kind(config_class: type) -> str:
-    return get_args(field_types(config_class)["kind"])[0]
-
-
 def _choice(part: type, prefix: str) -> str:
     """The setting that chooses a member of a union: one that it requires, else its kind."""
     required = [name for name in field_types(part) if name != "kind" and _default(part, name) is dataclasses.MISSING]
-    return f"{prefix}.{required[0]}=..." if required else f"{prefix}.kind={_kind(part)}"
+    return f"{prefix}.{required[0]}=..." if required else f"{prefix}.kind={kind_of(part)}"
 
 
 def _default(config_class: type[Any], name: str) -> Any:
@@ -177,6 +177,8 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     if value is None and type(None) in options:
         return None
     parts = part_classes(hint)
+    if len(parts) > 1 and isinstance(value, str):  # a kind alone: that part with its defaults
+        value = {"kind": value}
     if parts and isinstance(value, Mapping):
         part = _class_of_kind(parts, value, path)
         return _build(part, value, path, default if type(default) is part else None)
@@ -197,6 +199,8 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
     choices = [str(known) for known in get_args(hint)] if origin is Literal else []
     near = difflib.get_close_matches(str(value), choices, n=1)
     expected = f"one of {type_name(hint)}" if choices else type_name(hint)
+    if len(parts) > 1:
+        expected = f"one of {', '.join(kind_of(part) for part in parts)}"
     suggestion = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"{path}: expected {expected}, got {_short(value)}{suggestion}")
 
@@ -216,10 +220,12 @@ def _class_of_kind(parts: Sequence[type[Any]], value: Mapping[str, Any], path: s
     """The member of a union that `value["kind"]` names."""
     if len(parts) == 1:
         return parts[0]
-    kinds = {_kind(part): part for part in parts}
+    kinds = {kind_of(part): part for part in parts}
     kind = value.get("kind")
     if not isinstance(kind, str) or kind not in kinds:
-        raise ValueError(f"{path}.kind: expected one of {', '.join(kinds)}, got {_short(kind)}")
+        near = difflib.get_close_matches(str(kind), kinds, n=1)
+        suggestion = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{path}.kind: expected one of {', '.join(kinds)}, got {_short(kind)}{suggestion}")
     return kinds[kind]
 
 

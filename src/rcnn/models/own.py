@@ -10,29 +10,22 @@ DetectorConfig and `maps` are the FeatureMaps that the head reads (models/build.
 
 from __future__ import annotations
 
-import difflib
 import functools
-import importlib
-import importlib.util
 import inspect
-import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 
 from rcnn.models.config import DetectorConfig, OwnBackboneConfig
 from rcnn.models.overrides import as_strings
+from rcnn.own_code import import_factory, path_of, same_factory
 
 OwnModule = nn.Module | Callable[..., object]  # a module, or the function or class that makes it
 PARTS = {"backbone": "backbone", "box_head": "box", "mask_head": "mask", "keypoint_head": "keypoint"}  # -> its settings
 PASSED = "(a module that was passed)"  # stands for a factory where a module was passed that rcnn cannot build again
-OWN_PACKAGE = "rcnn_own."  # in sys.modules, before the name of a file that was imported as a factory
-EXPECTED = "expected FILE.py:NAME or PACKAGE.MODULE:NAME, e.g. my_backbone.py:make_backbone"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +60,7 @@ def allow_factories(config: DetectorConfig, allow: str | Sequence[str], source: 
     """
     allowed = as_strings(allow)
     for key, path in own_factories(config).items():
-        match = next((entry for entry in allowed if _same_factory(entry, path)), None)
+        match = next((entry for entry in allowed if same_factory(entry, path)), None)
         if match is None:
             raise ValueError(
                 f"{source}: {key} is {path}, code that is not part of the checkpoint and that runs when the model is "
@@ -98,6 +91,8 @@ def use_modules(
             settings = replace(start, factory=path, arguments=arguments)
             config = replace(config, **{part: settings})
         elif getattr(settings, "factory", ""):
+            if settings.factory == PASSED:
+                raise ValueError("this config is of a detector that was built from a module: pass the module again")
             make = import_factory(settings.factory)
         else:
             continue
@@ -121,37 +116,6 @@ def require_named(config: DetectorConfig, built: DetectorConfig | None = None) -
                 f"Pass the class or function that makes it, from a file: build_detector(config, {name}=make), or with "
                 f"arguments {name}=functools.partial(make, width=32)"
             )
-
-
-def import_factory(path: str) -> Callable[..., object]:
-    """The function or class that `path` names. Runs the user's code. ValueError if there is no such thing."""
-    source, _, name = path.rpartition(":")
-    if path == PASSED:
-        raise ValueError("this config is of a detector that was built from a module: pass the module again")
-    if not source or not name:
-        raise ValueError(f"{path!r} is not the import path of a factory; {EXPECTED}")
-    if source.endswith(".py") and not Path(source).is_file():
-        raise ValueError(
-            f"{path}: {source} does not exist in {Path.cwd()}. If it moved, give its path: --allow "
-            f"PATH/{Path(source).name}:{name}, or allow= in Python"
-        )
-    try:
-        module = _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
-    except Exception as error:
-        hint = "" if source.endswith(".py") else "; a module must be installed, a file is written FILE.py:NAME"
-        raise ValueError(f"{path}: importing {source} failed: {type(error).__name__}: {error}{hint}") from error
-    try:
-        factory = functools.reduce(getattr, name.split("."), cast(Any, module))
-    except AttributeError as error:
-        known = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        near = difflib.get_close_matches(name, known, n=3) or known[:8]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"{path}: {source} defines no {name}{hint}") from error
-    if not callable(factory):
-        raise ValueError(
-            f"{path} is of type {type(factory).__name__}; expected a function or class that returns a module"
-        )
-    return factory
 
 
 def checked_head(factory: Factory, config: DetectorConfig, maps: object) -> Any:
@@ -179,7 +143,7 @@ def _named(name: str, value: OwnModule) -> tuple[str, Mapping[str, Any], Callabl
         def passed(*_: object) -> object:
             return value
 
-        return (_path_of(type(value)) if again else None) or PASSED, {}, passed
+        return (path_of(type(value)) if again else None) or PASSED, {}, passed
     arguments: Mapping[str, Any] = {}
     if isinstance(value, functools.partial):
         if value.args:
@@ -189,56 +153,4 @@ def _named(name: str, value: OwnModule) -> tuple[str, Mapping[str, Any], Callabl
         raise ValueError(
             f"{name}: expected a module, or a function or class that makes one, got {type(value).__name__}"
         )
-    return _path_of(value) or PASSED, arguments, value
-
-
-def _path_of(value: object) -> str | None:
-    """FILE.py:NAME or PACKAGE.MODULE:NAME of a function or class; None if it cannot be imported (in a notebook)."""
-    name, module = getattr(value, "__qualname__", ""), sys.modules.get(getattr(value, "__module__", ""))
-    if not name or "<" in name or module is None:  # <locals>, <lambda>
-        return None
-    spec, file = getattr(module, "__spec__", None), Path(getattr(module, "__file__", None) or "").resolve()
-    installed = {"site-packages", "dist-packages"} & set(file.parts)
-    packaged = spec is not None and "." in spec.name and not spec.name.startswith(OWN_PACKAGE)
-    if packaged or installed or file.suffix != ".py":
-        return f"{spec.name}:{name}" if spec is not None else None
-    here = Path.cwd().resolve()
-    return f"{(file.relative_to(here) if file.is_relative_to(here) else file).as_posix()}:{name}"
-
-
-def _import_file(path: Path) -> ModuleType:
-    """The module of a file; files beside it can be imported by it."""
-    path = path.resolve()
-    for name, known in list(sys.modules.items()):  # the script that is running, or a module that it imports
-        file = getattr(known, "__file__", None)
-        imported_here = name.startswith(OWN_PACKAGE)  # and perhaps edited since
-        if file is not None and Path(file).name == path.name and not imported_here and Path(file).resolve() == path:
-            return known
-    name = OWN_PACKAGE + path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    finally:
-        sys.path.remove(str(path.parent))
-    return module
-
-
-def _same_factory(allowed: str, path: str) -> bool:
-    """Whether the user's `allowed` is the factory `path`, in a file of the same name."""
-    if allowed == path:
-        return True
-    (mine, _, my_name), (theirs, _, their_name) = allowed.rpartition(":"), path.rpartition(":")
-    files = mine.endswith(".py") and theirs.endswith(".py")
-    return files and my_name == their_name and _file_name(mine) == _file_name(theirs)
-
-
-def _file_name(path: str) -> str:
-    return re.split(r"[\\/]", path)[-1]
+    return path_of(value) or PASSED, arguments, value

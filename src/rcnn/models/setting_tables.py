@@ -65,6 +65,11 @@ def part_classes(hint: Any) -> list[type[Any]]:
     return [part for part in alternatives(hint) if dataclasses.is_dataclass(part) and isinstance(part, type)]
 
 
+def kind_of(part: type) -> str:
+    """The value of `kind` that chooses a dataclass in a union."""
+    return get_args(field_types(part)["kind"])[0]
+
+
 def type_name(hint: Any) -> str:
     """A type in the notation of the tables: `tuple[float, ...]`, `"rgb" | "bgr"`, `FPNConfig | null`."""
     if hint is type(None) or hint is None:
@@ -74,6 +79,9 @@ def type_name(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " | ".join(type_name(part) for part in get_args(hint))
     if get_origin(hint) is tuple:
+        parts = part_classes(get_args(hint)[0])
+        if len(parts) > 1:
+            return f"list of {' | '.join(kind_of(part) for part in parts)}"
         return f"tuple[{', '.join('...' if part is Ellipsis else type_name(part) for part in get_args(hint))}]"
     if get_origin(hint) is Mapping:
         return "mapping"

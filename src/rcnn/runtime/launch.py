@@ -35,6 +35,7 @@ class Ended:
     """How the processes ended."""
 
     status: int  # exit status
+    failed: bool = False  # starting again may help: neither finished nor stopped by a signal
     message: str = ""  # of the process that failed first, with its number and what it was doing
 
 
@@ -54,16 +55,12 @@ def require_devices(devices: int, device: str) -> None:
         raise ValueError(f"--devices {devices}, but this machine has {counted(gpus, 'GPU')}; one process needs one GPU")
 
 
-def launch_command(words: Sequence[str], *, devices: int, max_restarts: int = 0) -> Ended:
-    """Run `rcnn WORDS` in `devices` processes; after a failure all are started again, up to `max_restarts` times.
-
-    Signals are passed on to the processes.
-    """
+def launch_command(words: Sequence[str], *, devices: int) -> Ended:
+    """Run `rcnn WORDS` in `devices` processes. Signals are passed on to them; if one fails, the others are ended."""
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
-        config = _config(devices, max_restarts, logs)
         try:
             with _environment(devices):
-                elastic_launch(config, sys.executable)("-P", "-m", "rcnn", *words)
+                elastic_launch(_config(devices, logs), sys.executable)("-P", "-m", "rcnn", *words)
         except SignalException as stop:
             return Ended(status=128 + int(stop.sigval))
         except ChildFailedError as error:
@@ -79,12 +76,12 @@ def launch_function(function: Callable[..., T], *arguments: object, devices: int
     """
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs, _environment(devices):
         try:
-            return elastic_launch(_config(devices, 0, logs), function)(*arguments)[0]
+            return elastic_launch(_config(devices, logs), function)(*arguments)[0]
         except ChildFailedError as error:
             raise ValueError(_ended(error.failures, devices, Path(logs)).message) from error
 
 
-def _config(devices: int, max_restarts: int, logs: str) -> LaunchConfig:
+def _config(devices: int, logs: str) -> LaunchConfig:
     for name in list(logging.root.manager.loggerDict):
         if name.startswith(("torch.distributed.elastic", "torch.distributed.launcher")):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # this module reports what happens
@@ -96,7 +93,7 @@ def _config(devices: int, max_restarts: int, logs: str) -> LaunchConfig:
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
-        max_restarts=max_restarts,
+        max_restarts=0,
         logs_specs=DefaultLogsSpecs(log_dir=logs),
         signals_to_handle=SIGNALS,
     )
@@ -126,25 +123,27 @@ def _environment(devices: int) -> Iterator[None]:
 
 
 def _ended(failures: Mapping[int, ProcessFailure], devices: int, logs: Path) -> Ended:
-    """The failure that was the cause: not that of a process that only lost the connection to another one."""
-    rank, failure = min(failures.items(), key=lambda item: (_is_lost(item[1]), item[1].timestamp, item[0]))
+    """The failure that was the cause: the first one that no other process has caused."""
+    rank, failure = min(failures.items(), key=lambda item: (_caused_by_another(item[1]), item[1].timestamp, item[0]))
     where = f"process {rank} of {devices}"
     if failure.exitcode < 0:
         doing = _in_flight(logs, failure.local_rank)
         hint = ", most often because the memory ran out" if failure.exitcode == -signal.SIGKILL else ""
-        return Ended(status=2, message=f"{where} was killed by {failure.signal_name()}{hint}{doing}")
+        return Ended(status=2, failed=True, message=f"{where} was killed by {failure.signal_name()}{hint}{doing}")
     details = failure.error_file_data.get("message")
     if not isinstance(details, Mapping):  # it has ended as intended, with its own exit status
         return Ended(status=failure.exitcode)
     text = str(details.get("message", ""))
     if not failure.error_file_data.get("expected", False):
         text += "\n" + str(details.get("extraInfo", {}).get("py_callstack", ""))
-    return Ended(status=failure.exitcode, message=f"{text.rstrip()}\n({where}{_in_flight(logs, failure.local_rank)})")
+    message = f"{text.rstrip()}\n({where}{_in_flight(logs, failure.local_rank)})"
+    return Ended(status=failure.exitcode, failed=True, message=message)
 
 
-def _is_lost(failure: ProcessFailure) -> bool:
+def _caused_by_another(failure: ProcessFailure) -> int:
+    """0: a failure of its own; 1: the process lost the connection to another one; 2: the launcher ended it."""
     data: Mapping[str, Any] = failure.error_file_data
-    return bool(data.get(LOST, False))
+    return 2 if failure.exitcode == -signal.SIGTERM else int(bool(data.get(LOST, False)))
 
 
 def _in_flight(logs: Path, local_rank: int) -> str:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data import Dataset
+from rcnn.data.messages import counted
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import Overrides, as_overrides, as_strings
 from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.training.own_steps import Given, as_steps
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
 from rcnn.training.run import run_training
@@ -27,11 +29,13 @@ class TrainingRun:
 
 
 def train(
-    model: DetectorConfig | str | Path,
-    data: Dataset | str | Path,
+    model: DetectorConfig | str | Path = "",
+    data: Dataset | str | Path = "",
     output: str | Path | None = None,
     *,
+    recipe: str = "",
     overrides: Overrides = (),
+    augment: Given | None = None,
     split: str = "",
     val_split: str | Sequence[str] = "",
     val_fraction: float | None = None,
@@ -50,10 +54,12 @@ def train(
 ) -> TrainingRun:
     """Train a model by name or by its config, or fine-tune a checkpoint, on a data set.
 
+    `recipe`: name of a published recipe (`rcnn models recipes`), which also names a model; what is given here wins.
     `data`: its folder or annotation file, or a `Dataset`, with `validation` for its validation set.
     `output`: the run's folder; default: a new `runs/train-MODEL-N`. `overrides`: changes of settings, as KEY=VALUE
     strings or a dict: ["train.steps=500", "input.min_size=640"] or {"train.steps": 500} (`rcnn models show MODEL`
-    lists all settings).
+    lists all settings). `augment`: the steps of augmentation, like the setting train.augment, which it replaces: names,
+    dicts of settings, and functions of your own, f(sample, random) -> sample.
     `split` (as in `open_dataset`) and `val_split` are found by their names (train..., val...). `val_split` may be a
     list, the first of which chooses the best checkpoint; "none": no evaluation. `val_fraction`: this fraction of the
     training images is held out for validation; by default 0.2 if there is no validation split and there are at least
@@ -68,13 +74,17 @@ def train(
 
     Raises FileNotFoundError, FileExistsError or ValueError before anything is trained.
     """
+    if not (model or recipe) or data == "":
+        raise ValueError("give a model or recipe=NAME, and data: rcnn.train(model, data)")
     request = RunRequest(
         model=CONFIG + model.name if isinstance(model, DetectorConfig) else str(model),
         config=model if isinstance(model, DetectorConfig) else None,
         data=data if isinstance(data, Dataset) else Path(data),
         validation=validation,
         output=None if output is None else Path(output),
+        recipe=recipe,
         overrides=as_overrides(overrides),
+        augment=None if augment is None else as_steps(augment),
         split=split,
         val_splits=as_strings(val_split) if val_split else (),
         val_fraction=val_fraction,
@@ -97,4 +107,6 @@ def train(
 
 def _train(request: RunRequest, log: Callable[[str], object]) -> TrainingRun:
     outcome = run_training(request, log=log)
+    if not outcome.finished:
+        log(f"stopped after {counted(outcome.step, 'step')}; continue with resume=True and output={outcome.output}")
     return TrainingRun(folder=outcome.output, step=outcome.step, finished=outcome.finished, best=outcome.best)

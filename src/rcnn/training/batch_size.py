@@ -22,7 +22,10 @@ from rcnn.runtime.memory import free_memory, held_memory, is_out_of_memory, meas
 from rcnn.runtime.processes import Processes
 from rcnn.training.engine import optimize
 from rcnn.training.finite import NonFiniteError
+from rcnn.training.length import keys_of, with_length
 from rcnn.training.plan import RunPlan
+from rcnn.training.recipes import find_recipe
+from rcnn.training.settings import TrainConfig
 from rcnn.training.state import TrainState
 from rcnn.training.targets import target_options
 
@@ -60,14 +63,26 @@ def with_batch_size(plan: RunPlan, own: BatchSize, processes: Processes) -> tupl
     images = -int(processes.most(-own.images)[0])
     fewer = "" if images == own.images else f"; another process allows {images}"
     line = f"train.batch_size=auto: {counted(images, 'image')} per process ({own.reason}{fewer})"
-    return replace(plan, settings=replace(plan.settings, batch_size=images)), line
+    return replace(plan, settings=_with_images(plan, images, processes.count)), line
+
+
+def _with_images(plan: RunPlan, images: int, processes: int) -> TrainConfig:
+    """The settings of a run with `images` per process: what depends on the images per step is computed again."""
+    before, given = plan.settings.images_per_step(processes), keys_of(plan.request.overrides)
+    settings = replace(plan.settings, batch_size=images)
+    recipe = find_recipe(plan.request.recipe) if plan.request.recipe else None
+    if recipe is not None:
+        settings, _ = recipe.with_published_batch(settings, processes, given)
+    published = 0 if recipe is None else before
+    return with_length(settings, images=len(plan.dataset), processes=processes, given=given, published=published)[0]
 
 
 class _Step:
     """A training step that changes nothing of the run: of a detector of its own, with random weights."""
 
     def __init__(self, plan: RunPlan) -> None:
-        widest = replace(plan.settings, scales=tuple(plan.settings.scales and [max(plan.settings.scales)]))
+        scales = plan.settings.drawn_scales
+        widest = replace(plan.settings, scales=(max(scales),) if scales else (), scale_range=())
         self.settings = replace(widest, batch_size=1, accumulate=1, workers=0)
         self.state = TrainState.start(build_detector(plan.config).to(plan.device), self.settings)
         self.state.detector.train()

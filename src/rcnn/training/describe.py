@@ -10,9 +10,12 @@ from rcnn.data.skeletons import describe_flip
 from rcnn.models.overrides import config_to_dict
 from rcnn.models.setting_tables import settings_table
 from rcnn.training.keypoints import describe_keypoints
+from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.plan import RunPlan
+from rcnn.training.recipes import find_recipe
 from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX
 from rcnn.training.starting import starts_fresh
+from rcnn.weights.checkpoint import empty_detector
 
 SHOWN_CLASSES = 100  # in the counts of objects, before the rest is only counted
 LONGEST_NAME = 80  # characters of a class there
@@ -31,6 +34,8 @@ def describe_start(plan: RunPlan) -> Iterator[str]:
     yield from class_lines(plan.dataset.class_counts)
     if starts_fresh(plan.request.model):
         yield f"weights: {_weights(plan)}"
+    if plan.request.recipe:
+        yield from _recipe(plan)
     yield f"train: {' '.join(f'{key}={value}' for key, value in config_to_dict(plan.settings).items())}"
     yield _learning_rate(plan)
     if plan.config.keypoint is not None:
@@ -46,6 +51,8 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
     yield from (f"warning: {line}" for line in plan.warnings)
     request = plan.request
     kind = "a model" if starts_fresh(request.model) else "a checkpoint"
+    if request.recipe:
+        yield from _recipe(plan)
     rows = {
         "model": f"{request.model} ({kind})",
         "weights": request.weights or "none",
@@ -68,9 +75,20 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         yield f"{name:<{width}} {value or 'not set'}" + (f"   ({reason})" if reason else "")
     if not plan.auto_batch_size:
         yield _learning_rate(plan)
+    for group in parameter_groups(empty_detector(plan.config), plan.settings):
+        yield f"parameters: {group.describe()}"
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
     yield "nothing was written (--dry-run)"
+
+
+def _recipe(plan: RunPlan) -> Iterator[str]:
+    """What was published with the recipe, and where this run differs from it."""
+    recipe = find_recipe(plan.request.recipe)
+    yield f"recipe {recipe.name}: {recipe.describe()}"
+    yield f"recipe from {recipe.source}"
+    if recipe.differs:
+        yield f"recipe differs: {recipe.differs}"
 
 
 def _weights(plan: RunPlan) -> str:

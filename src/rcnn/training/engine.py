@@ -78,7 +78,6 @@ def train(
                 saver.save_last()
             if not isinstance(error, StopRequested):
                 raise
-            log.log(f"stopped after step {state.step} of {settings.steps}; continue with resume=True (--resume)")
             return saver.outcome(finished=False, signal=stop.signal)
     if state.ema is not None and evaluate is None:
         run.save("averaged", state.evaluated)  # without evaluations there is no best/ to hold it

@@ -114,7 +114,7 @@ class RunLog(SilentLog):
             spent = time.perf_counter() - self._started
             left = spent / (self._step - self._first_step) * (self.steps - self._step)
             text = f"step {self._step} of {self.steps}"
-            self._plain(", ".join(part for part in (text, loss, f"about {_duration(left)} left") if part))
+            self._plain(", ".join(part for part in (text, loss, f"about {duration(left)} left") if part))
 
     @override
     def evaluated(self, images: int, total: int) -> None:
@@ -158,7 +158,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as hours:minutes:seconds."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,24 @@ import torch
 
 from rcnn.data import Dataset
 from rcnn.data.held_out import HeldOut
+from rcnn.data.loading import require_masks_to_copy
 from rcnn.data.messages import counted
 from rcnn.data.skeletons import require_names
+from rcnn.data.trained_images import TrainedImages
 from rcnn.evaluation.plan import Plan, limit_warnings, measured_kinds, plan_evaluation
 from rcnn.models import DetectorConfig
 from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo import without_masks
+from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
+from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
+from rcnn.training.own_steps import with_steps
+from rcnn.training.recipes import Recipe, find_recipe
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
@@ -35,7 +41,7 @@ from rcnn.training.starting import (
     read_weights,
     require_buildable,
     starting_config,
-    starting_recipe,
+    starting_settings,
     with_backbone,
 )
 from rcnn.training.validation import require_measured
@@ -58,6 +64,7 @@ class RunPlan:
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
+    trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
     @property
     def dataset(self) -> Dataset:
@@ -78,8 +85,10 @@ class RunPlan:
         """Where the run comes from, for config.json and for the provenance of its checkpoints."""
         request = self.request
         about: dict[str, Any] = {"started_from": request.model, "data": str(request.data_name), **self.data.record}
+        about |= {"recipe": request.recipe} if request.recipe else {}
         about |= {"annotations": request.annotations, "images": request.images, "weights": request.weights}
         about |= {"relative_boxes": request.relative_boxes, "data_identity": self.identity}
+        about |= {} if self.trained_images is None else {"trained_images": self.trained_images.to_dict()}
         return about | {"train": config_to_dict(self.settings)}
 
     def record(self) -> dict[str, Any]:
@@ -89,11 +98,11 @@ class RunPlan:
         return content | several
 
 
-@dataclass(frozen=True)
-class _Recipe:
-    """Gives the training settings their prefix, so that an error names `train.steps` as the user wrote it."""
-
-    train: TrainConfig = field(default_factory=TrainConfig)
+def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, InputConfig]:
+    """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are faulty."""
+    model_overrides, train_overrides = split_overrides(overrides)
+    settings = changed_by(starting_settings(model), train_overrides)
+    return settings, override(starting_config(model), model_overrides).input
 
 
 def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1) -> RunPlan:
@@ -110,14 +119,21 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         request = as_recorded(request, record)
     overrides, automatic = without_auto(request.overrides)
     request = replace(request, overrides=tuple(overrides))
-    model_overrides, train_overrides = split_overrides(overrides)
+    recipe = find_recipe(request.recipe) if request.recipe and record is None else None
+    own_weights = recipe is not None and not request.weights  # those that the recipe names
+    if recipe is not None:
+        request = recipe.fill(request)
+    typed, train_overrides = split_overrides(request.overrides)
+    given = keys_of(train_overrides)
+    model_overrides = typed if recipe is None else [*recipe.model_settings, *typed]
     start, before = _start(request, record)
     why = ""
     if record is None:
         weights, why = choose_weights(request.model, request.weights, start, model_overrides)
         request = replace(request, weights=weights)
-    recipe = before or request.settings or starting_recipe(request.model, request.weights)
-    settings = override(_Recipe(recipe), train_overrides).train
+    defaults = TrainConfig() if recipe else request.settings or starting_settings(request.model, request.weights)
+    first = changed_by(before or defaults, () if recipe is None else recipe.training_settings)
+    settings = with_steps(changed_by(first, train_overrides), request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
 
@@ -126,11 +142,26 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         start = read_weights(request.weights).config
     config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
     _require_outlines(config, data.training)
+    require_masks_to_copy(data.training, settings.augment)
     if record is None:
-        config = with_backbone(config, request.model, request.weights, model_overrides)
+        config = with_backbone(config, request.model, request.weights, typed)
+        if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
+            config = override(config, [*recipe.input_settings, *typed])
     require_buildable(config, "" if record is None else request.record_file)
     evaluations = _evaluation_plans(config, data, settings)
 
+    length = dict[str, str]()
+    if before is None or given.intersection(LENGTHS):
+        if recipe is not None:
+            settings, length = recipe.with_published_batch(settings, processes.count, given)
+        settings, reasons = with_length(
+            settings,
+            images=len(data.training),
+            processes=processes.count,
+            given=given,
+            published=recipe.images_per_step if recipe is not None else 0,
+        )
+        length |= reasons
     if before is not None:
         require_fixed(before, settings, request.output)
     device = device_of_process(choose_device(request.device), processes)
@@ -145,12 +176,14 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         processes=processes,
         request=request,
         reasons=data.reasons
-        | _setting_reasons(request, settings, recipe, resumes=record is not None)
+        | _setting_reasons(request, first, recipe, resumes=record is not None)
+        | {PREFIX + name: reason for name, reason in length.items()}
         | _device_reason(request, device)
         | {"weights": why},
-        changed=() if before is None else (*_changes(start, config), *_changes(_Recipe(before), _Recipe(settings))),
+        changed=() if before is None else (*_changes(start, config), *_changes(Prefixed(before), Prefixed(settings))),
         warnings=(
             *_run_warnings(request, settings, found),
+            *length_warning(settings, images=len(data.training), processes=processes.count),
             *_images_warning(settings, record, before, processes),
             *shared_images(data),
             *(line for dataset in data.every.values() for line in dataset.warnings),
@@ -158,6 +191,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
             *_differing_config(request, config, model_overrides, data.training, resumes=record is not None),
         ),
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
+        trained_images=TrainedImages.of(data.training),
     )
 
 
@@ -221,19 +255,22 @@ def _images_warning(
 
 
 def _setting_reasons(
-    request: RunRequest, settings: TrainConfig, recipe: TrainConfig, *, resumes: bool
+    request: RunRequest, first: TrainConfig, recipe: Recipe | None, *, resumes: bool
 ) -> dict[str, str]:
-    """Why each training setting has its value, and which settings the user gave."""
+    """Why each setting has its value, and which settings the user gave; `first`: before those of the user."""
     reasons, defaults = dict[str, str](), TrainConfig()
-    for name in config_to_dict(settings):
+    for name in config_to_dict(first):
         if resumes:
             reason = f"as recorded in {request.record_file}"
-        elif getattr(recipe, name) == getattr(defaults, name):
+        elif getattr(first, name) == getattr(defaults, name):
             reason = "default"
         else:
             reason = "default of this command" if request.settings else "default for this start"
         reasons[PREFIX + name] = reason
+    if recipe is not None:
+        reasons |= dict.fromkeys((one.partition("=")[0] for one in recipe.settings), f"recipe {recipe.name}")
     given = {one.partition("=")[0].strip() for one in request.overrides}
+    given |= {PREFIX + "augment"} if request.augment is not None else set()
     return reasons | dict.fromkeys(given, "given")
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rcnn.data import Dataset
+from rcnn.data.transforms import Step
 from rcnn.models import DetectorConfig
 from rcnn.training.settings import TrainConfig
 
@@ -14,12 +15,15 @@ from rcnn.training.settings import TrainConfig
 class RunRequest:
     """What the user asked for. Empty strings stand for what was not given."""
 
-    model: str  # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config
+    # a name from `rcnn models list`, or a checkpoint folder; CONFIG and its name for a config; empty: the recipe's
+    model: str = ""
     config: DetectorConfig | None = None  # the user's own, to train from random weights
     data: Path | Dataset  # folder or annotation file, or the training data themselves
     validation: Dataset | None = None  # the validation data themselves
     output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
     overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
+    recipe: str = ""  # name of a published recipe, the settings of which `overrides` change
+    augment: tuple[Step, ...] | None = None  # replaces train.augment; may hold functions, which text cannot
     settings: TrainConfig | None = None  # default training settings, instead of those of `model`
     split: str = ""  # to train on, as in `open_dataset`
     val_splits: tuple[str, ...] = ()  # the first chooses best/; NO_SPLIT alone: no evaluation

@@ -17,7 +17,13 @@ from rcnn.training.run_folder import FoundRun
 from rcnn.training.settings import TrainConfig
 from rcnn.training.starting import NO_WEIGHTS, same_weights
 
-FIXED_AT_RESUME = ("optimizer", "filter_empty")  # training settings that cannot change during a run
+FIXED_AT_RESUME = (
+    "optimizer",
+    "filter_empty",
+    "lr_factors",
+    "weight_decays",
+    "layer_decay",
+)  # training settings that cannot change during a run
 
 
 def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:
@@ -75,6 +81,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         "--images": (request.images, record.get("images", "")),
         "--relative-boxes": ("set" * request.relative_boxes, "set" * record.get("relative_boxes", False)),
         "--weights": ("" if same_weights(request.weights, weights) else request.weights, weights or NO_WEIGHTS),
+        "--recipe": (request.recipe, record.get("recipe", "")),
         "MODEL": (request.model, record["started_from"]),
     }
     for option, (value, before) in given.items():
@@ -93,6 +100,7 @@ def as_recorded(request: RunRequest, record: dict[str, Any]) -> RunRequest:
         images=record.get("images", ""),
         relative_boxes=record.get("relative_boxes", False),
         weights=weights,
+        recipe=record.get("recipe", ""),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         RunFolder(output, classes=plan.dataset.classes, provenance=provenance, writes=processes.is_first) as run,
     ):
         processes.wait()  # until the first has recovered what a killed process left in the folder
-        state = _resume(plan, run, processes, log) if plan.resumes else _start(plan, processes, log)
+        state = _resume(plan, run, processes, log) if plan.resumes else start_state(plan, processes, log)
         processes.wait()  # until all have read last/
         run.claim(resumes=plan.resumes)
         run.write_record(plan.record())
@@ -98,7 +99,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         try:
             with _run_log(plan, output, state) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
-                outcome = train(state, _batches(plan), plan.settings, run, run_log, evaluate=evaluate)
+                outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -132,7 +133,8 @@ def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
     return RunLog(output / LOG, steps=plan.settings.steps, first_step=state.step, evaluation_due=state.evaluation_due)
 
 
-def _start(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
+def start_state(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
+    """The state before the first step of a new run."""
     detector, line = build_start(
         plan.config,
         plan.dataset.classes,
@@ -187,12 +189,13 @@ def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
 
 
-def _batches(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
+def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
+    """The stream of training batches from a given one on."""
     return partial(
         training_batches,
         plan.dataset,
         plan.config.input,
-        plan.settings,
+        replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
         targets=target_options(plan.config),
         rank=plan.processes.rank,
         world=plan.processes.count,

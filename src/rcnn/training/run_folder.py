@@ -48,7 +48,7 @@ FIELDS = {  # of the record
     "annotations": str,
     "classes": list,
 }
-OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "processes": int}
+OPTIONAL = {"images": str, "relative_boxes": bool, "weights": str, "recipe": str, "processes": int}
 
 
 class RunFolder:

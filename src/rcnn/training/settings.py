@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
+from rcnn.data.transforms.steps import Step, require_steps
 from rcnn.models.suggestions import SYNONYMS
 
 PREFIX = "train."
@@ -15,9 +16,13 @@ MAX_WORKERS = 512  # processes; more is a mistake on any machine
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The recipe of a run. On the command line, e.g. `train.steps=500`."""
+    """How a run trains. On the command line, e.g. `train.steps=500`."""
 
     steps: int = 1000  # number of optimizer steps
+    epochs: float = 0.0  # passes over the training images, which set `steps`; 0: `steps` is the length of the run
+    # COCO's schedules, which set `steps` and `milestones` by the images of a run: 1x is 1.44 million images (90,000
+    # steps of 16), 2x twice as many, ...; empty: `steps` or `epochs` is the length of the run
+    schedule: Literal["", "1x", "2x", "3x", "4x", "5x", "6x", "7x", "8x", "9x"] = ""
     batch_size: int = 4  # images per forward pass, on each process; in a run also auto: the largest that fits
     accumulate: int = 1  # forward passes per step; their gradients are averaged
     sync_bn: bool = True  # with several processes, trained batch norms use the images of all of them
@@ -29,13 +34,24 @@ class TrainConfig:
     backbone_lr: float = 1.0  # learning rate of the backbone, as a fraction of that of the other parts
     warmup_steps: int = 100  # the learning rate rises linearly over this many steps ...
     warmup_factor: float = 0.001  # ... from this fraction of its value
-    milestones: tuple[float, ...] = (2 / 3, 8 / 9)  # fractions of the run after which the learning rate decays ...
+    # when the learning rate decays: fractions of the run (up to 1), or steps (above 1) ...
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
     decay: float = 0.1  # ... by this factor
+    cosine: bool = False  # in place of milestones: half a cosine (Loshchilov and Hutter 2017) ...
+    final_lr: float = 0.0  # ... down to this fraction of the learning rate
+    # learning rates of parameters by a pattern of their names, as fractions of the other parts' rate, e.g.
+    # {"*.bias": 2, "mask_head.*": 0.1}; of several patterns that match, the last one counts
+    lr_factors: Mapping[str, float] = field(default_factory=dict)
+    # ViT and ConvNeXt: each layer of the backbone has this fraction of the next layer's learning rate (Bao et al. 2022;
+    # ViTDet: 0.7 for ViT-B); 1: all layers have the same
+    layer_decay: float = 1.0
     # adamw (Loshchilov and Hutter 2019) is for training from random weights, with a learning rate of about 0.002
     optimizer: Literal["sgd", "adamw"] = "sgd"
     momentum: float = 0.9  # of SGD; beta1 of AdamW
     weight_decay: float = 1e-4
     norm_weight_decay: float = 0.0  # weight decay of the scales and shifts of norm layers
+    # weight decay of parameters by a pattern of their names, e.g. {"*.bias": 0}; the last pattern that matches counts
+    weight_decays: Mapping[str, float] = field(default_factory=dict)
     clip_norm: float = 0.0  # maximum norm of the gradient over all weights; 0: no clipping
     # decay per step of the exponential moving average (EMA) of the weights, e.g. 0.999 for about the last 1000 steps;
     # evaluations and best/ then use the EMA. 0: no EMA
@@ -51,7 +67,10 @@ class TrainConfig:
     filter_empty: bool = False  # images without objects are not trained on; else they are negative examples
     flip: float = 0.5  # probability of a horizontal flip
     scales: tuple[int, ...] = ()  # shorter sides to choose from at random, pixels; empty: the model's input.min_size
+    scale_range: tuple[int, ...] = ()  # in place of scales: (smallest, largest) shorter side, every size in between
     jitter: float = 0.0  # maximum relative change of brightness, contrast and saturation; 0: none
+    # further steps of augmentation, e.g. [crop, {kind: blur, probability: 0.2}, copy_paste]; see docs/augmentation.md
+    augment: tuple[Step, ...] = ()
     padding: Literal["exact", "bucket"] = "exact"  # to a multiple of input.divisor, or to one of a few shapes
 
     # deterministic algorithms only: equal runs give equal weights, with the same number of threads; can be slower
@@ -73,7 +92,7 @@ class TrainConfig:
         minimum |= {"log_every": 1, "checkpoint_every": 1, "evaluate_every": 0, "seed": 0}
         minimum |= {"lr": 0, "clip_norm": 0, "jitter": 0, "warmup_factor": 0, "decay": 0, "momentum": 0}
         minimum |= {"weight_decay": 0, "norm_weight_decay": 0, "backbone_lr": 0}
-        minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0}
+        minimum |= {"keep": 0, "time_limit": 0, "watchdog": 0, "epochs": 0, "layer_decay": 0, "final_lr": 0}
         for name, least in minimum.items():
             if not getattr(self, name) >= least:  # written so that NaN is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")
@@ -89,14 +108,48 @@ class TrainConfig:
             raise ValueError(f"train.seed is {self.seed}; expected less than {2**31}")
         if not 0 <= self.flip <= 1:
             raise ValueError(f"train.flip is {self.flip}; expected a probability between 0 and 1")
-        if any(not 0 < part <= 1 for part in self.milestones) or list(self.milestones) != sorted(self.milestones):
+        fractions = sum(0 < part <= 1 for part in self.milestones)
+        steps = sum(part > 1 and part == int(part) for part in self.milestones)
+        if len(self.milestones) not in (fractions, steps) or list(self.milestones) != sorted(self.milestones):
             raise ValueError(
-                f"train.milestones is {list(self.milestones)}; expected increasing fractions of the run in (0, 1]"
+                f"train.milestones is {list(self.milestones)}; expected increasing fractions of the run in (0, 1], or "
+                "increasing numbers of steps above 1"
             )
+        if self.epochs and self.schedule:
+            raise ValueError(
+                f"train.epochs={self.epochs:g} and train.schedule={self.schedule} both set the length of the run; "
+                "give one of them"
+            )
+        if max(self.layer_decay, self.final_lr) > 1:
+            name = "layer_decay" if self.layer_decay > 1 else "final_lr"
+            raise ValueError(f"train.{name} is {getattr(self, name)}; expected a fraction between 0 and 1")
+        self._require_patterns()
         if any(side < 1 for side in self.scales):
             raise ValueError(f"train.scales is {list(self.scales)}; expected shorter sides in pixels")
+        if self.scale_range and (len(self.scale_range) != 2 or not 1 <= self.scale_range[0] <= self.scale_range[1]):
+            raise ValueError(
+                f"train.scale_range is {list(self.scale_range)}; expected the smallest and the largest shorter side in "
+                "pixels, e.g. [640,800]"
+            )
+        if self.scales and self.scale_range:
+            raise ValueError("train.scales and train.scale_range both set the shorter sides; give one of them")
+        require_steps(self.augment, self.scales or self.scale_range)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")
+
+    def _require_patterns(self) -> None:
+        """Check the numbers beside patterns of parameters; mappings that come from a file may have anything."""
+        for name, values in (("lr_factors", self.lr_factors), ("weight_decays", self.weight_decays)):
+            for pattern, value in values.items():
+                if type(value) not in (int, float) or not 0 <= value < float("inf"):
+                    raise ValueError(f"train.{name}: {pattern} is {value!r}; expected a number of 0 or more")
+
+    @property
+    def drawn_scales(self) -> tuple[int, ...]:
+        """The shorter sides to choose from with equal probability: `scales`, or each size of `scale_range`."""
+        if not self.scale_range:
+            return self.scales
+        return tuple(range(self.scale_range[0], self.scale_range[1] + 1))
 
     @property
     def chosen_metric(self) -> str:

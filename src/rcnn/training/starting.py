@@ -14,6 +14,7 @@ import torch
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.models.zoo import lite, unknown_model
+from rcnn.text_files import missing_text
 from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.catalogue.names import (
@@ -54,7 +55,9 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
         return model_config(model)
     if not (Path(model).exists() or is_weight_name(model) or is_hub_name(model)):
         if "/" in model or "." in model:
-            raise ValueError(f"{model} does not exist; expected a checkpoint folder, or a name from `rcnn models list`")
+            raise ValueError(
+                f"{model} {missing_text(Path(model))}; expected a checkpoint folder, or a name from `rcnn models list`"
+            )
         raise ValueError(unknown_model(model))
     named = is_weight_name(model) and not Path(model).exists()
     only_backbone = named and find_entry(model).kind == "backbone"  # known before a download
@@ -64,7 +67,7 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     return checkpoint.config
 
 
-def starting_recipe(model: str, weights: str = "") -> TrainConfig:
+def starting_settings(model: str, weights: str = "") -> TrainConfig:
     """The default training settings: the papers' for a named model, milder ones for a trained detector."""
     if not starts_fresh(model) or is_whole(model, weights):
         return FINE_TUNING

@@ -11,17 +11,16 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models import Detector
 from rcnn.runtime.processes import ALONE, Processes
 from rcnn.training.distributed import parallel, synchronize_norms
 from rcnn.training.ema import EMA
+from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import divided, divided_state, whole_state
 
 STATE_FILE = "training.pt"
-NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 KEYS = {"step", "best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
 OTHER_RANDOM = "other_random"  # key of the random generators of the processes after the first, where there are any
 RandomState = dict[str, Any]  # of the global generators of one process
@@ -107,23 +106,11 @@ class TrainState:
 
 
 def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer of all parameters that are not frozen.
-
-    Norm layers have a weight decay of their own, and the backbone a learning rate of its own (`lr_factor`).
-    """
-    norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
-    backbone = {id(p) for name, p in detector.named_parameters() if name.startswith("backbone.")}
-    trained = [parameter for parameter in detector.parameters() if parameter.requires_grad]
+    """The optimizer of all parameters that are not frozen, in the groups of `parameter_groups`."""
     groups = [
-        {
-            "params": [p for p in trained if (id(p) in norms, id(p) in backbone) == (is_norm, is_backbone)],
-            "weight_decay": settings.norm_weight_decay if is_norm else settings.weight_decay,
-            "lr_factor": settings.backbone_lr if is_backbone else 1.0,
-        }
-        for is_backbone in (False, True)
-        for is_norm in (False, True)
+        {"params": group.parameters, "weight_decay": group.weight_decay, "lr_factor": group.lr_factor}
+        for group in parameter_groups(detector, settings)
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
     return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)

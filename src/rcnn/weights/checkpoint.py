@@ -28,7 +28,7 @@ from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, con
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
-from rcnn.text_files import require_regular
+from rcnn.text_files import missing_text, require_regular
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
@@ -376,7 +376,7 @@ def _named(name: str) -> Path:
     """The checkpoint folder of published weights or of the Hub, in the cache. Raises as `cached_checkpoint`, `pull`."""
     # imported here: the cache writes checkpoints
     from rcnn.weights.catalogue.cache import cached_checkpoint
-    from rcnn.weights.catalogue.names import find_entry, is_weight_name
+    from rcnn.weights.catalogue.names import find_entry, is_weight_name, suggestion
     from rcnn.weights.hub import is_hub_name, pull
 
     if is_hub_name(name):
@@ -385,10 +385,11 @@ def _named(name: str) -> Path:
         return cached_checkpoint(find_entry(name))
     if name in MODELS:
         raise FileNotFoundError(
-            f"{name} is the name of a model, which has no published weights; expected a checkpoint folder, the folder "
-            f"of a training run, or a name from `rcnn models weights`. To train one: rcnn train {name} --data DATA"
+            f"{name} is the name of a model, which has no published weights{suggestion(name)}; expected a checkpoint "
+            "folder, the folder of a training run, or a name from `rcnn models weights`. To train one: rcnn train "
+            f"{name} --data DATA"
         )
     raise FileNotFoundError(
-        f"{name} does not exist; expected a checkpoint folder, the folder of a training run, or a name from "
-        "`rcnn models weights`"
+        f"{name} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a training "
+        "run, or a name from `rcnn models weights`"
     )

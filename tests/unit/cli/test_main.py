@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from rcnn.models.overrides import override
 from rcnn.weights.checkpoint import save_checkpoint
 from tests.tiny_data import CLASSES, TINY_MODEL, write_tiny_coco
 
-FULL = "cannot be written: No space left on device. Free some space, or write to another place"
+FULL = "cannot be written: No space left on device (1.5 MB free). Free some space, or write to another place"
 
 RCNN = (sys.executable, "-m", "rcnn.cli.main")
 
@@ -81,7 +83,7 @@ def test_an_unknown_model_gets_at_most_three_suggestions(name: str, capsys: pyte
         ),
         (OSError(28, "No space left on device", "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
         (OSError(28, "No space left on device", "in/a.jpg", None, "out/a.jpg"), f"rcnn: out/a.jpg {FULL}"),
-        (OSError(28, "No space left on device"), f"rcnn: the output {FULL}"),
+        (OSError(28, "No space left on device"), f"rcnn: the output {FULL.replace(' (1.5 MB free)', '')}"),
         (ValueError("wrong"), "rcnn: wrong"),
     ],
 )
@@ -91,7 +93,11 @@ def test_an_error_is_one_line(
     def fail(*_: object, **__: object) -> None:
         raise error
 
+    def free(place: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=1_500_000)
+
     monkeypatch.setattr(app, "app", fail)
+    monkeypatch.setattr(shutil, "disk_usage", free)
     assert refused(capsys, "doctor") == line
 
 
@@ -174,3 +180,13 @@ def test_the_module_is_the_command() -> None:
         [sys.executable, "-m", "rcnn", "--version"], capture_output=True, text=True, check=True, timeout=60
     )
     assert answer.stdout.strip() == f"rcnn {__version__}"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /dev/full")
+@pytest.mark.parametrize("words", [("--version",), ("--help",)])
+def test_a_full_stdout_is_named(words: tuple[str, ...]) -> None:
+    with open("/dev/full", "w") as full:
+        answer = subprocess.run([*RCNN, *words], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert answer.returncode == 2
+    assert answer.stderr.startswith("rcnn: standard output cannot be written: No space left on device. Free some")
+    assert answer.stderr.count("\n") == 1

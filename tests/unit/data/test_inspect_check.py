@@ -206,7 +206,7 @@ def test_an_annotation_file_that_is_no_regular_file_is_found(
     else:
         pytest.skip("needs named pipes")
     report = check_dataset(root)
-    expected = "is a link to a file that does not exist" if kind == "link" else "is not a regular file"
+    expected = "is a broken symbolic link" if kind == "link" else "is not a regular file"
     assert [expected in one.what for one in report.errors] == [True]
     with pytest.raises((ValueError, FileNotFoundError), match=expected):
         open_dataset(root, "train")

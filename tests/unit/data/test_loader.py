@@ -16,6 +16,7 @@ from rcnn.data import Dataset
 from rcnn.data.images import ImageError
 from rcnn.data.loading import Batches, BatchSampler, TrainingBatch, pad_images, padded_shape, training_batches
 from rcnn.data.targets import TargetOptions
+from rcnn.data.transforms import Affine, CopyPaste, OwnStep, RandomCrop, Sample, ScaleJitter
 from tests.unit.data.coco_folders import annotation
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -211,3 +212,51 @@ class TestBadImages:
         exif[0x0112] = 6
         Image.new("RGB", (56, 40)).save(dataset[2].path, exif=exif)
         self.expect(dataset, workers, ValueError, r"3\.png is 40x56 .* says 56x40: .*EXIF rotation.*exiftool")
+
+
+def noisy(sample: Sample, random: np.random.Generator) -> Sample:
+    noise = torch.randint(0, 9, sample.image.shape) + int(random.integers(3))
+    return replace(sample, image=(sample.image + noise).clamp(0, 255).byte())
+
+
+class TestAugmentedBatches:
+    steps = (RandomCrop(), Affine(), CopyPaste(probability=1), OwnStep(factory=f"{__file__}:noisy"))
+
+    def test_they_are_the_same_with_any_number_of_workers_and_processes(self, dataset: Dataset) -> None:
+        settings = Settings(batch_size=4, augment=self.steps, flip=0.5, scales=(20, 40))
+        alone = take(training_batches(dataset, Model(), settings), 4)
+        assert_same(alone, take(training_batches(dataset, Model(), replace(settings, workers=2)), 4))
+        halves = [
+            take(training_batches(dataset, Model(), replace(settings, batch_size=2), rank=rank, world=2), 4)
+            for rank in range(2)
+        ]
+        for whole, *parts in zip(alone, *halves, strict=True):
+            assert torch.equal(whole.images.pixels, torch.cat([part.images.pixels for part in parts]))
+            boxes = [box for part in parts for box in part.targets.boxes[part.targets.valid].tolist()]
+            assert boxes == whole.targets.boxes[whole.targets.valid].tolist()
+
+    def test_objects_come_from_another_image(self, dataset: Dataset) -> None:
+        settings = Settings(batch_size=7, augment=(CopyPaste(probability=1, fraction=1),))
+        [plain] = take(training_batches(dataset, Model(), Settings(batch_size=7)), 1)
+        [pasted] = take(training_batches(dataset, Model(), settings), 1)
+        assert pasted.image_ids == plain.image_ids
+        assert (pasted.targets.valid.sum(1) > 0).all()  # also in the image without objects
+        assert not torch.equal(pasted.images.pixels, plain.images.pixels)
+        [boxes] = take(training_batches(dataset, Model(), settings, targets=TargetOptions(masks=None)), 1)
+        assert boxes.targets.polygons is None
+        assert torch.equal(boxes.targets.boxes, pasted.targets.boxes)
+        [bitmaps] = take(training_batches(dataset, Model(), settings, targets=TargetOptions(masks="bitmap")), 1)
+        torch.testing.assert_close(bitmaps.targets.boxes, pasted.targets.boxes, atol=1.0, rtol=0)
+        alone = dataset.subset([0])
+        assert take(training_batches(alone, Model(), replace(settings, batch_size=1)), 1)
+
+    def test_scale_jitter_gives_one_shape(self, dataset: Dataset) -> None:
+        settings = Settings(batch_size=3, augment=(ScaleJitter(size=64),))
+        for batch in take(training_batches(dataset, Model(), settings), 5):
+            assert batch.images.pixels.shape == (3, 3, 64, 64)
+            assert batch.images.sizes.tolist() == [[64, 64]] * 3
+
+    def test_copy_paste_needs_masks(self, tmp_path: Path) -> None:
+        boxes = write_data(tmp_path / "boxes", [annotation(1, segmentation=[])])
+        with pytest.raises(ValueError, match=r"copy_paste needs outlines of objects, but .*has boxes"):
+            training_batches(boxes, Model(), Settings(augment=self.steps), targets=TargetOptions(masks=None))

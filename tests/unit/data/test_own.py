@@ -57,6 +57,7 @@ def test_records_as_dicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert [record.boxes.tolist() for record in dataset] == [[[10, 10, 30, 30]], [[20, 5, 40, 10]], []]
     assert dataset[1].areas.tolist() == [100]
     assert dataset[2].path == tmp_path / "photos" / "3.png"
+    assert str(dataset) == "Dataset('records': 3 images, 2 objects, 2 classes: cup, kite)"
     tensor = torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 9]])
     numbered = rcnn.Dataset.from_records(
         [{"file": "photos/1.png", "boxes": tensor, "labels": torch.tensor([1, 0]), "crowd": [False, True]}], ["a", "b"]
@@ -86,7 +87,11 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
             [sound | {"boxes": [[9, 9, 3, 4]]}],
             r"record 0 has the box \[9.0, .*expected finite x1, y1, x2, y2 in pixels",
         ),
-        ([sound | {"file": tmp_path / "absent.png"}], r"records lists 1 image \(absent.png\), none of them in"),
+        (
+            [sound | {"file": tmp_path / "absent.png"}],
+            r"record 0: the file /.*absent.png does not exist; expected the path",
+        ),
+        ([sound, {"file": "no.png"}, {"file": "x.png"}], r"record 1: the file /.*no.png .*\(2 records in all have no"),
     ]
     for records, message in wrong:
         with pytest.raises((ValueError, FileNotFoundError), match=message):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from rcnn.data import Dataset, open_dataset
+from tests.tiny_data import write_tiny_coco
 from tests.unit.data.coco_folders import annotation, coco_tables, write_annotations, write_coco, write_images
 
 
@@ -188,3 +189,9 @@ def test_parts_of_keypoints(tmp_path: Path) -> None:
     write_images(tmp_path / "other", ["1.png", "2.png"])
     with pytest.raises(ValueError, match=r"category 'kite' has the keypoints None, but \['left', 'right'\] in another"):
         open_dataset(tmp_path, "val+other")
+
+
+def test_a_list_of_images_must_be_a_txt_file(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path, {"train": 2, "val": 1})
+    with pytest.raises(ValueError, match=r"--split train:ids1: .* ends in \.txt, got ids1; rename it"):
+        open_dataset(root, "train:ids1")

@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from rcnn.data.transforms import (
     Sample,
+    Step,
     augment,
     flip,
     jitter,
@@ -183,6 +184,7 @@ class Settings:
     flip: float = 0.5
     scales: tuple[int, ...] = ()
     jitter: float = 0.0
+    augment: tuple[Step, ...] = ()
 
 
 MODEL = InputConfig(min_size=20, max_size=100)

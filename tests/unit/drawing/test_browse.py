@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typing_extensions import override
 
+from rcnn.data.transforms import Sample
+from rcnn.drawing.augmented import draw_sample
 from rcnn.drawing.browse import browse_dataset
 from tests.command import rcnn
 from tests.tiny_data import write_tiny_coco
@@ -86,3 +89,49 @@ def test_referring_expressions_are_shown(tmp_path: Path) -> None:
     (root / "refs(unc).p").write_bytes(pickle.dumps([reference], protocol=0))
     text = browse_dataset(root, tmp_path / "out").path.read_text(encoding="utf-8")
     assert re.search(r"<li>(square|disc): the &lt;left&gt; one; bright one</li>", text)
+
+
+def pictures(page: Path) -> list[np.ndarray]:
+    """The pictures of a page, decoded, in order."""
+    parsed = _Page()
+    parsed.feed(page.read_text(encoding="utf-8"))
+    files = [base64.b64decode(url.removeprefix("data:image/jpeg;base64,")) for url in parsed.images]
+    return [np.asarray(Image.open(io.BytesIO(file)), dtype=int) for file in files]
+
+
+def test_augmented_pictures_show_the_networks_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two versions of the training images, as the batches of a run have them; only the training split."""
+    root = write_tiny_coco(tmp_path / "data", {"train": 2, "val": 2})
+    words = ["input.min_size=64", "train.flip=0", "train.augment=[{kind: scale_jitter, size: 96, scale: [0.5, 1.5]}]"]
+    command = ("data", "browse", root, *words, "--augmented", "--output", tmp_path / "out")
+    assert rcnn(*command) == 0
+    page = tmp_path / "out" / "browse.html"
+    found = pictures(page)
+    assert [picture.shape for picture in found] == [(96, 96, 3)] * 4
+    assert np.abs(found[0] - found[1]).max() > 50  # two versions of one image
+    assert "2 versions of each" in page.read_text()
+    assert "val_1.png" not in page.read_text()
+    capsys.readouterr()
+    assert rcnn("data", "browse", root, *words, "--output", tmp_path / "no") == 2
+    assert "is used with --augmented only" in capsys.readouterr().err
+    assert rcnn("data", "browse", root, "--augmented", "train.augment=[crp]", "--output", tmp_path / "no") == 2
+    assert "did you mean crop?" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_augmented_picture_has_the_objects_of_the_sample() -> None:
+    """A box, a mask and a keypoint of a sample by hand, a crowd as a dashed box."""
+    sample = Sample(
+        image=torch.zeros(3, 60, 80, dtype=torch.uint8),
+        boxes=torch.tensor([[10.0, 10, 40, 50]]),
+        labels=torch.tensor([0]),
+        outlines=(np.array([[15.0, 20, 35, 20, 0], [35, 20, 35, 45, 0], [35, 45, 15, 45, 0], [15, 45, 15, 20, 0]]),),
+        keypoints=torch.tensor([[[60.5, 30.5, 2.0]]]),
+        crowds=torch.tensor([[50.0, 5, 75, 55]]),
+    )
+    drawn = np.asarray(draw_sample(sample, ["cat"])).max(axis=2) > 0
+    assert drawn[25:44, 16:34].all()  # the mask
+    assert drawn[10:50, 10].all()  # the box
+    assert drawn[30, 60]  # the keypoint
+    assert drawn[5, 50:75].any()
+    assert not drawn[5, 50:75].all()  # dashes

@@ -167,7 +167,8 @@ def test_results_are_on_disk_as_they_come(predictor: Predictor, data: Path, tmp_
     assert saved.metrics == evaluate_dataset(predictor, dataset, limit=2).metrics
     run_evaluation(predictor, dataset, out, options=EvaluationOptions(pictures=1), title="t", details={}, log=print)
     names = {path.name for path in out.iterdir() if not path.name.startswith(".")}
-    assert names == {"metrics.json", "results_bbox.json", "results_segm.json", "report.html"}
+    kept = {"metrics.json", "per_class.csv", "analysis.json", "thresholds.json", "report.html"}
+    assert names == kept | {"results_bbox.json", "results_segm.json"}
 
 
 def test_files_of_the_user_are_not_overwritten(predictor: Predictor, data: Path, tmp_path: Path) -> None:

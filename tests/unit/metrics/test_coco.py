@@ -41,8 +41,11 @@ def assert_equal(metrics: Metrics, expected: COCOeval, kind: str) -> None:
     np.testing.assert_allclose(ours, expected.stats, rtol=0, atol=1e-12)
     names = {category["id"]: category["name"] for category in expected.cocoGt.dataset["categories"]}
     for column, category_id in enumerate(expected.params.catIds):
-        for name, threshold in (("AP", slice(None)), ("AP50", slice(0, 1))):
-            values = expected.eval["precision"][threshold, :, column, 0, -1]
+        precision, recall = expected.eval["precision"][:, :, column, :, -1], expected.eval["recall"][:, column, :, -1]
+        by_name = {"AP": precision[..., 0], "AP50": precision[0, :, 0], "AP75": precision[5, :, 0], "AR": recall[:, 0]}
+        by_name |= {f"AP{label[0]}": precision[..., i] for i, label in enumerate(expected.params.areaRngLbl) if i}
+        assert set(metrics.per_class[names[category_id]][kind]) == set(by_name)
+        for name, values in by_name.items():
             wanted = values[values > -1].mean() if (values > -1).any() else None
             assert metrics.per_class[names[category_id]][kind][name] == pytest.approx(wanted, abs=1e-12)
 
@@ -173,7 +176,7 @@ def test_no_detections_give_zero(kind: str) -> None:
     metrics = evaluate(small_truth(square(1, 50, **points)), [], (kind,))
     measured = {name: value for name, value in metrics.kinds[kind].items() if not name.endswith(("s", "l"))}
     assert set(measured.values()) == {0.0}
-    assert metrics.per_class == {"square": {kind: {"AP": 0.0, "AP50": 0.0}}}
+    assert metrics.per_class["square"][kind]["AP"] == metrics.per_class["square"][kind]["AP50"] == 0.0
 
 
 @pytest.mark.parametrize("results", [[], [found(1, 20, 0.5)]])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
 from rcnn.metrics.coco import evaluate
-from rcnn.metrics.tables import metrics_table
+from rcnn.metrics.tables import metrics_table, per_class_csv, per_class_table
 from rcnn.metrics.values import Metrics
 from tests.unit.random_truth import random_results, random_truth
 
@@ -79,3 +80,18 @@ def test_boxes_alone_have_no_column_of_masks() -> None:
     table = metrics_table(evaluate(truth, random_results(truth, 1), ("bbox",)))
     assert "mask" not in table
     assert "objects  box AP  box AP50" in table
+
+
+def test_one_line_per_class_has_all_metrics() -> None:
+    metrics = metrics_of({"traffic light": (0.1234, 1.0), 'a "b", c': (None, None)})
+    metrics.per_class["traffic light"]["segm"] |= {"AP75": 0.5, "APs": 0.0, "APl": 0.25, "AR": 0.75}
+    assert per_class_table(metrics).splitlines()[4:] == [
+        "class (mask)      AP   AP50   AP75  small  medium  large     AR",
+        "traffic light  0.123  1.000  0.500  0.000       -  0.250  0.750",
+        'a "b", c           -      -      -      -       -      -      -',
+    ]
+    assert metrics_table(metrics, per_class=True).endswith(per_class_table(metrics))
+    assert list(csv.reader(per_class_csv(metrics).splitlines()))[3:] == [
+        ["segm", "traffic light", "1234", "0.123400", "1.000000", "0.500000", "0.000000", "", "0.250000", "0.750000"],
+        ["segm", 'a "b", c', "1234", *[""] * 7],
+    ]

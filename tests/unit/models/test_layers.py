@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -12,7 +14,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import Norm
 from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm
+from rcnn.runtime.processes import Processes
 from tests.narrow import present
+from tests.unit.training.process_runs import in_processes
 
 NORMS: tuple[Norm, ...] = ("frozen_bn", "bn", "sync_bn", "gn", "ln", "none")
 M = TypeVar("M", bound=nn.Module)
@@ -134,23 +138,21 @@ def test_a_synchronised_norm_alone_is_batch_norm() -> None:
         torch.testing.assert_close(mine.state_dict()[name], value)
 
 
-def _synced(rank: int, folder: str, batch: Tensor, push: Tensor) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+def synchronized(processes: Processes, batch: Tensor, push: Tensor) -> dict[str, Tensor]:
+    """The output, the gradient and the statistics of this process: of one image here, of two there."""
     torch.manual_seed(0)
     norm = disturbed(SyncBatchNorm2d(4))
-    x = batch[rank : rank + 2 if rank else 1].clone().requires_grad_()  # one image here, two there
+    own = slice(1) if processes.is_first else slice(1, 3)
+    x = batch[own].clone().requires_grad_()
     y = norm(x)
-    (y * push[rank : rank + 2 if rank else 1]).sum().backward()
-    torch.save({"y": y.detach(), "x": x.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    (y * push[own]).sum().backward()
+    return {"y": y.detach(), "x": present(x.grad), **norm.state_dict()}
 
 
-def test_two_processes_normalise_by_their_common_batch(tmp_path: object) -> None:
+def test_two_processes_normalise_by_their_common_batch(tmp_path: Path) -> None:
     torch.manual_seed(1)
     batch, push = 5 * torch.randn(3, 4, 6, 6) + 2, torch.randn(3, 4, 6, 6)
-    torch.multiprocessing.spawn(_synced, (str(tmp_path), batch, push), nprocs=2)
-    found = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(2)]
+    found = in_processes(2, tmp_path, partial(synchronized, batch=batch, push=push))
     torch.manual_seed(0)
     norm = nn.BatchNorm2d(4)
     disturbed(norm)

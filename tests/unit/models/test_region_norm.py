@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from rcnn.models import build_detector, model_config
 from rcnn.models.config import ResNetConfig
 from rcnn.models.heads.region_norm import SyncBatchNorm2d, masked_batch_norm
+from rcnn.runtime.processes import Processes
 from tests.narrow import present
 from tests.unit.random_batches import random_images, random_targets
+from tests.unit.training.process_runs import in_processes
 
 
 def test_equals_pytorchs_norm_of_the_valid_regions() -> None:
@@ -83,23 +86,20 @@ def test_padding_regions_do_not_change_heads_with_batch_norm(name: str) -> None:
             )
 
 
-def _synced(rank: int, folder: str, batch: Tensor, real: Tensor, push: Tensor) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    norm, own = SyncBatchNorm2d(4), slice(5 * rank, 5 * rank + 5)
+def synchronized(processes: Processes, batch: Tensor, real: Tensor, push: Tensor) -> dict[str, Tensor]:
+    """The output, the gradient and the statistics of this process, which has half of the regions."""
+    norm, own = SyncBatchNorm2d(4), slice(5 * processes.rank, 5 * processes.rank + 5)
     x = batch[own].clone().requires_grad_()
     y = masked_batch_norm(norm, x, real[own])
     (y * push[own] * real[own][:, None, None, None]).sum().backward()
-    torch.save({"y": y.detach(), "x": x.grad, **norm.state_dict()}, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+    return {"y": y.detach(), "x": present(x.grad), **norm.state_dict()}
 
 
 def test_two_processes_share_the_statistics_of_valid_regions(tmp_path: Path) -> None:
     torch.manual_seed(1)
     batch, push = 5 * torch.randn(10, 4, 3, 3) + 2, torch.randn(10, 4, 3, 3)
     real = torch.tensor([1, 1, 0, 1, 0, 1, 0, 0, 0, 0], dtype=torch.bool)
-    torch.multiprocessing.spawn(_synced, (str(tmp_path), batch, real, push), nprocs=2)
-    found = [torch.load(f"{tmp_path}/{rank}.pt") for rank in range(2)]
+    found = in_processes(2, tmp_path, partial(synchronized, batch=batch, real=real, push=push))
     norm, x = nn.BatchNorm2d(4), batch[real].requires_grad_()
     expected = norm(x)
     (expected * push[real]).sum().backward()

@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 from rcnn.data import Dataset, open_dataset
 from rcnn.data.loading import TrainingBatch
 from rcnn.data.loading.padding import Padding
+from rcnn.data.transforms import Step
 from rcnn.preprocess import InputConfig
 from tests.unit.data.coco_folders import annotation
 
@@ -32,6 +33,7 @@ class Settings:
     flip: float = 0.0
     scales: tuple[int, ...] = ()
     jitter: float = 0.0
+    augment: tuple[Step, ...] = ()
     repeat_threshold: float = 0.0
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from rcnn.evaluation.api import evaluate
 from rcnn.outputs import MARKER
+from rcnn.runtime.launch import Ended
 from rcnn.training.log import read_log
 from tests.command import rcnn
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -100,22 +102,30 @@ def outputs(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in kept}
 
 
-def predict_and_evaluate(model: Path, data: Path, folder: Path) -> None:
+def predict_and_evaluate(model: Path, data: Path, folder: Path, *devices: object) -> None:
     """The three commands on a split with an image that cannot be read, which the first process reports."""
-    last = ("--device", "cpu", "box.score_threshold=0.01")
+    last = ("--device", "cpu", "box.score_threshold=0.01", *devices)
     whole = ("--data", data, "--split", "train")
-    failed = 1 if os.environ.get("RANK", "0") == "0" else 0
-    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == failed
-    assert rcnn("predict", model, data / "train", "--output", folder / "found", "--score", 0.01, *last) == failed
-    assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == failed
+    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == 1
+    assert rcnn("predict", model, data / "train", "--output", folder / "found", "--score", 0.01, *last) == 1
+    assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == 1
 
 
-def _of_rank(model: Path, data: Path, folder: Path, rank: int) -> None:
-    predict_and_evaluate(model, data, folder)
+def in_forks(words: Sequence[str], *, devices: int, folder: Path) -> Ended:
+    """As `launch_command`, in processes that start at once; what they print goes to files in `folder`."""
+    folder = folder / f"{words[0]} {devices} {len(list(folder.glob('*')))}"
+    started(devices, folder, partial(_command_of_rank, words, folder))
+    return Ended(status=max(int(path.read_text()) for path in folder.glob("*.status")))
+
+
+def _command_of_rank(words: Sequence[str], folder: Path, rank: int) -> None:
+    with (folder / f"{rank}.txt").open("w") as file, redirect_stdout(file):
+        status = rcnn(*words)
+    (folder / f"{rank}.status").write_text(str(status))
 
 
 def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
-    data: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Five images, one of which cannot be read."""
     options = ("--device", "cpu", "--val-split", "none", "--output", tmp_path / "run")
@@ -129,19 +139,13 @@ def test_evaluation_and_prediction_do_not_depend_on_the_number_of_processes(
     expected = outputs(tmp_path / "1")
     assert {"eval/metrics.json", "eval/results_segm.json", "found/train_1.jpg"} <= expected.keys()
     assert len(json.loads(expected["eval/results_bbox.json"])) > 4
+    (tmp_path / "printed").mkdir()
+    monkeypatch.setattr("rcnn.runtime.launch.launch_command", partial(in_forks, folder=tmp_path / "printed"))
     for count in (2, 4):
-        started(count, tmp_path / f"errors{count}", partial(_of_rank, model, copy, tmp_path / str(count)))
+        predict_and_evaluate(model, copy, tmp_path / str(count), "--devices", count)
         assert outputs(tmp_path / str(count)) == expected
-    capfd.readouterr()
-    launched = ("--devices", 2, "--device", "cpu", "box.score_threshold=0.01")
-    words = ("--data", copy, "--split", "train", "--batch", 2)
-    assert rcnn("eval", model, "--output", tmp_path / "launched" / "eval", *words, *launched) == 1
-    assert capfd.readouterr().out.count("metrics.json") == 1
-    folder = tmp_path / "launched" / "found"
-    assert rcnn("predict", model, copy / "train", "--output", folder, "--score", 0.01, *launched) == 1
-    assert outputs(tmp_path / "launched") == {
-        name: content for name, content in expected.items() if not name.startswith("split")
-    }
+    printed = [path.read_text() for path in (tmp_path / "printed").rglob("*.txt")]
+    assert "".join(printed).count("metrics.json") == 2  # one process of 2, and one of 4
     found = evaluate(model, copy, split="train", device="cpu", devices=2)
     assert found.metrics.to_dict() == evaluate(model, copy, split="train", device="cpu").metrics.to_dict()
     assert len(found.failed) == 1

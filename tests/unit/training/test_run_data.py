@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -142,10 +143,14 @@ def test_held_out_images_are_evaluated_on_though_there_is_a_validation_split(wit
         assert plan.held_out is not None
         dataset = dataset_for(None, with_val, held_out=plan.held_out)
         assert dataset.file_names == plan.held_out.files
-        assert dataset.notes[-1].endswith("split=val (--split) evaluates on val")
-        assert not trained_on_warning(dataset, "", plan.held_out)
-        [warning] = trained_on_warning(dataset_for(None, with_val, "train"), "train", plan.held_out)
-        assert "the model was trained on" in warning
+        if plan.dataset.split == "train":
+            assert dataset.notes[-1].endswith("evaluates on all 12 images of it, split=val (--split) on that split")
+        known = partial(trained_on_warning, held_out=plan.held_out, trained=plan.trained_images, model="runs/a")
+        assert not known(dataset, "")
+        trained = 12 - sum(not name.startswith("val/") for name in plan.held_out.files)
+        [warning] = known(dataset_for(None, with_val, "train"), "train")
+        assert f"runs/a was trained on {trained} of the 12 images of train" in warning
+        assert warning.endswith("Leave split (--split) out to evaluate on the images that the run held out")
 
 
 def renamed(data: Path, folder: Path, name: str) -> Path:
@@ -170,7 +175,7 @@ def test_held_out_images_are_found_in_another_export(undivided: Path, tmp_path: 
     unknown = replace(held_out, contents=())
     dataset = dataset_for(None, tmp_path / "names", held_out=unknown)
     assert len(dataset) == 12
-    [warning] = trained_on_warning(dataset, "", unknown)
+    [warning] = trained_on_warning(dataset, "", held_out=unknown)
     assert warning.startswith("none of 2 images that the run held out from training are in")
 
 

@@ -68,7 +68,7 @@ def test_rate_is_scaled_to_the_images_of_a_step(batch: int, accumulate: int, rat
         ("train.lr=-1", ["train.lr", "-1", "0 or more"]),
         ("train.flip=2", ["train.flip", "2", "between 0 and 1"]),
         ("train.milestones=[0.9,0.5]", ["train.milestones", "increasing"]),
-        ("train.milestones=[60,80]", ["train.milestones", "(0, 1]"]),
+        ("train.milestones=[0.5,80]", ["train.milestones", "(0, 1]", "steps above 1"]),
         ("train.padding=buckets", ["train.padding", "bucket"]),
         ("train.bf16=1", ["train.bf16", "bool"]),
         ("train.scales=[0]", ["train.scales", "pixels"]),

@@ -10,7 +10,7 @@ import torch
 
 from rcnn.models import model_config
 from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
-from rcnn.training.starting import choose_weights, is_whole, same_weights, starting_recipe
+from rcnn.training.starting import choose_weights, is_whole, same_weights, starting_settings
 from rcnn.weights.checkpoint import load_checkpoint
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
@@ -63,9 +63,9 @@ def test_a_whole_detector_is_fine_tuned_and_a_backbone_is_trained_as_in_the_pape
     assert not is_whole("cascade_mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn@torchvision")
     assert not is_whole("mask_rcnn_r50_fpn", "resnet50@torchvision")
     assert not is_whole("mask_rcnn_r50_fpn", "")
-    assert starting_recipe("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn@torchvision") == FINE_TUNING
-    assert starting_recipe("mask_rcnn_r50_fpn", "resnet50@torchvision") == TrainConfig()
-    assert starting_recipe("mask_rcnn_lite0_fpn", "tf_efficientnet_lite0@package") == LITE
+    assert starting_settings("mask_rcnn_r50_fpn", "mask_rcnn_r50_fpn@torchvision") == FINE_TUNING
+    assert starting_settings("mask_rcnn_r50_fpn", "resnet50@torchvision") == TrainConfig()
+    assert starting_settings("mask_rcnn_lite0_fpn", "tf_efficientnet_lite0@package") == LITE
 
 
 def test_the_same_choice_again_is_no_change_of_a_run() -> None:

@@ -17,7 +17,8 @@ from rcnn.models.config import ResNetConfig, TimmConfig
 from rcnn.models.zoo import MODELS
 from rcnn.models.zoo.facts import facts
 from rcnn.weights.catalogue.entry import Entry
-from rcnn.weights.catalogue.names import default_entry, detectors_of, entries, find_entry, imagenet_entry
+from rcnn.weights.catalogue.names import default_entry, detectors_of, entries, find_entry, imagenet_entry, similar_names
+from rcnn.weights.checkpoint import checkpoint_record
 from rcnn.weights.readers.state_dict import Found
 from rcnn.weights.systems.converted import Converted, expected_state
 from rcnn.weights.systems.detectron2.config import config_of
@@ -189,10 +190,20 @@ def test_a_name_alone_is_what_most_users_expect() -> None:
 
 
 def test_an_unknown_name_is_refused_with_similar_ones() -> None:
-    with pytest.raises(ValueError, match=r"no weights named 'mask_rcnn_r50_fpn@x'; did you mean mask_rcnn_r50_fpn@t"):
+    with pytest.raises(ValueError, match=r"no weights named 'mask_rcnn_r50_fpn@x' \(did you mean mask_rcnn_r50_fpn@"):
         find_entry("mask_rcnn_r50_fpn@x")
     with pytest.raises(ValueError, match="no weights named 'nothing@like-it'; `rcnn models weights`"):
         find_entry("nothing@like-it")
+    with pytest.raises(ValueError, match=r"no weights named 'mask_rcn_r50_fpn' \(did you mean mask_rcnn_r50_fpn,"):
+        find_entry("mask_rcn_r50_fpn")
+    with pytest.raises(
+        ValueError, match=r"the model mask_rcnn_compact has no published weights \(similar models with "
+    ):
+        find_entry("mask_rcnn_compact")
+    for name in similar_names("mask_rcnn_compact"):
+        assert find_entry(name).kind == "detector"
+    with pytest.raises(FileNotFoundError, match=r"mask_rcn_r50_fpn does not exist \(did you mean mask_rcnn_r50_fpn,"):
+        checkpoint_record("mask_rcn_r50_fpn")
 
 
 @pytest.mark.parametrize(

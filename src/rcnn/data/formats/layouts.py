@@ -13,7 +13,7 @@ from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via,
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import no_such_split, not_recognised
-from rcnn.text_files import gc_paused, require_regular
+from rcnn.text_files import gc_paused, missing_text, require_regular
 
 
 class Format(Protocol):
@@ -77,7 +77,7 @@ def locate(
     require_regular(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} does not exist; expected the folder of a data set, or an annotation file. The formats are "
+            f"{path} {missing_text(path)}; expected the folder of a data set, or an annotation file. The formats are "
             f"{names_of_formats()}"
         )
     if path.suffix.lower() not in FILE_SUFFIXES:

@@ -1,6 +1,6 @@
 """Training batches: which images, padded to one shape, made by worker processes."""
 
-from rcnn.data.loading.batches import Batches, LoaderSettings, numbered_batches, training_batches
+from rcnn.data.loading.batches import Batches, LoaderSettings, numbered_batches, require_masks_to_copy, training_batches
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
 from rcnn.data.loading.sampler import BatchSampler
 from rcnn.data.loading.training_batch import TrainingBatch
@@ -16,5 +16,6 @@ __all__ = [
     "numbered_batches",
     "pad_images",
     "padded_shape",
+    "require_masks_to_copy",
     "training_batches",
 ]

@@ -15,19 +15,21 @@ import itertools
 import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from rcnn.data.balance import repeat_factors
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
-from rcnn.data.loading.sampler import AUGMENT, BatchSampler
+from rcnn.data.loading.sampler import AUGMENT, BatchSampler, Indices
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import batches_of_workers
-from rcnn.data.records import Dataset
+from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
 from rcnn.data.targets import Masks, TargetOptions, collate_targets, make_sample, require_memory
-from rcnn.data.transforms import Augmentation, Sample, augment, augmented_size
+from rcnn.data.transforms import Augmentation, CopyPaste, Sample, Step, augment, augmented_size, placed
+from rcnn.data.transforms.steps import scale_jitter_of
 from rcnn.preprocess import Frame, InputConfig
 
 Places: TypeAlias = Sequence[tuple[int, int]]  # index in the data set and position in the sequence of images
@@ -105,6 +107,7 @@ def numbered_batches(
     if not 0 <= rank < world:
         raise ValueError(f"rank is {rank}, expected 0 to {world - 1} for {world} processes")
     _require_trainable(dataset, targets.masks, _padded_pixels(input_config, settings))
+    require_masks_to_copy(dataset, settings.augment)
     if targets.keypoints:
         skeleton_of(dataset)
         if targets.pairs is None:
@@ -155,21 +158,45 @@ class Batches:
         """The images of `places`, padded to the shape of a batch with those of `padded_as`, if there are any."""
         samples, ids, frames = list[Sample](), list[int | str](), list[Frame]()
         for index, position in places:
-            record = self.dataset[index]
-            sample = make_sample(record, record.read(), self.targets)
-            seed = (self.settings.seed, AUGMENT, position)
-            sample, frame = augment(sample, self.settings, self.input_config, seed, self.targets.pairs or ())
+            sample, frame = self.augmented(index, position)
             samples.append(sample)
-            ids.append(record.image_id)
+            ids.append(self.dataset.image_ids[index])
             frames.append(frame)
             if after_image is not None:
                 after_image()
-        sizes = [self._input_size(*place) for place in padded_as] or [frame.size for frame in frames]
+        sizes = [frame.size for frame in frames] + [self._input_size(*place) for place in padded_as]
         divisor, padding = self.input_config.divisor, self.settings.padding
         shape = padded_shape(sizes, divisor, padding)
         images = pad_images([sample.image for sample in samples], divisor, padding, frames, shape)
         targets = collate_targets(samples, shape, len(self.dataset.classes))
         return TrainingBatch(images=images, targets=targets, image_ids=tuple(ids))
+
+    def augmented(self, index: int, position: int) -> tuple[Sample, Frame]:
+        """Image `index` of the data set as the network gets it at `position` of the stream, and its frame."""
+        seed, other = (self.settings.seed, AUGMENT, position), partial(self._other, index)
+        pairs, sample = self.targets.pairs or (), self._sample(self.dataset[index])
+        sample, frame = augment(sample, self.settings, self.input_config, seed, pairs, other)
+        return (replace(sample, outlines=None) if self.targets.masks is None else sample), frame
+
+    def _sample(self, record: ImageRecord) -> Sample:
+        """A sample as it is before augmentation: with outlines where augmentation finds boxes with them."""
+        find_boxes = self.targets.masks is None and self.settings.augment and self.dataset.has_outlines
+        options = replace(self.targets, masks="polygon") if find_boxes else self.targets
+        return make_sample(record, record.read(), options)
+
+    def _other(self, index: int, seed: Sequence[int]) -> Sample | None:
+        """A random image with objects, another than image `index`, resized and flipped; None if there is none."""
+        candidates = self._with_objects[self._with_objects != index]
+        if not len(candidates):
+            return None
+        record = self.dataset[int(np.random.default_rng(seed).choice(candidates))]
+        return placed(self._sample(record), self.settings, self.input_config, seed, self.targets.pairs or ())
+
+    @cached_property
+    def _with_objects(self) -> Indices:
+        """The images with objects that are trained on."""
+        objects = self.dataset.objects
+        return np.unique(objects.image_index[~objects.ignored])
 
     def _input_size(self, index: int, position: int) -> tuple[int, int]:
         """The (height, width) that an image will have when it is augmented; it is not read."""
@@ -199,8 +226,20 @@ def _require_trainable(dataset: Dataset, masks: Masks | None, pixels: int) -> No
     require_memory(dataset, masks, pixels)
 
 
+def require_masks_to_copy(dataset: Dataset, steps: Sequence[Step]) -> None:
+    """Raise ValueError for copy-paste without masks."""
+    if any(isinstance(step, CopyPaste) for step in steps) and not dataset.has_outlines:
+        raise ValueError(
+            f"train.augment: copy_paste needs outlines of objects, but {dataset.annotation_file} has boxes only: leave "
+            "copy_paste out, or annotate outlines"
+        )
+
+
 def _padded_pixels(input_config: InputConfig, settings: LoaderSettings) -> int:
     """Number of pixels of the largest image that the model gets, padded, if it is alone in its batch."""
+    jittered = scale_jitter_of(settings.augment)
+    if jittered is not None:
+        return math.prod(padded_shape([(jittered.size, jittered.size)], input_config.divisor, settings.padding))
     short = max(settings.scales or (input_config.min_size,))
     long = input_config.canvas or input_config.max_size
     size = (input_config.canvas or min(short, long), long)

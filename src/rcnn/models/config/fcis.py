@@ -18,6 +18,7 @@ class FCISConfig:
     groups: int = 7  # k: position groups per side
     roi_size: int = 21  # cells per side of the pooled maps
     delta_weights: tuple[float, float, float, float] = (5.0, 5.0, 2.0, 2.0)
+    loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0)  # factors of the class, box and mask losses
     refine: bool = True  # pool a second time, from the predicted boxes
     # VOC: min_negative_iou 0.1. positive_fraction has no effect with ohem
     sampling: RegionSamplingConfig = FCIS_SAMPLING

@@ -32,7 +32,8 @@ class BoxHeadConfig:
     sampling: RegionSamplingConfig = BOX_SAMPLING
     append_ground_truth: bool = True  # ground-truth boxes are regions, too
     smooth_l1_beta: float = 0.0  # 0: plain L1
-    delta_loss_weight: float = 1.0  # of the box loss
+    class_loss_weight: float = 1.0  # factor of the class loss
+    delta_loss_weight: float = 1.0  # factor of the box loss
     loss: Literal["cross_entropy", "focal"] = "cross_entropy"
     focal_gamma: float = 2.0  # how strongly easy regions are down-weighted (Lin et al. 2017b)
     class_weights: tuple[float, ...] = ()  # of the K classes, then background; (): all 1
@@ -64,6 +65,11 @@ class MaskHeadConfig:
     target: Literal[
         "polygon", "bitmap", "soft_bitmap", "sampled_bitmap", "resized_bitmap", "truncated_bitmap", "nearest_bitmap"
     ] = "polygon"
+    loss_weight: float = 1.0  # factor of the mask loss
+    # first weights of the deconvolution and of the layer after it: he_normal (He et al. 2015) for the first, a normal
+    # distribution of deviation 0.001 for the second (Detectron2); normal: of deviation 0.01 for both, or he: he_normal
+    # for both (chainer-mask-rcnn's --initializer)
+    initializer: Literal["default", "normal", "he"] = "default"
     # how a predicted mask is pasted into the image. accurate: sampled at each pixel's centre; padded: a border of zeros
     # is added, then resized to whole pixels (Detectron, Chainer); squeezed: as padded, into the clipped box (DeNA);
     # rounded: resized to the rounded box (tensorpack's fast mode); stretched: normalized to its range first

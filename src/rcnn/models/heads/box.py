@@ -159,7 +159,7 @@ class BoxHead(nn.Module):
         predicted = self.of_class(outputs.deltas[:, : source.shape[1]], positives.labels)
         box_loss = smooth_l1(predicted, target_deltas, config.smooth_l1_beta) * positives.positive[..., None]
         return {
-            "box_class": (class_loss * regions.valid.flatten()).sum() / count,
+            "box_class": config.class_loss_weight * (class_loss * regions.valid.flatten()).sum() / count,
             "box_delta": config.delta_loss_weight * box_loss.sum() / count,
         }
 

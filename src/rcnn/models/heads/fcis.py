@@ -96,10 +96,11 @@ class FCISHead(nn.Module):
             hardest = hardness.topk(min(config.sampling.batch_size, hardness.shape[1]), dim=1)[1]
             kept = torch.zeros_like(kept).scatter(1, hardest, True) & kept
         count = mean_count(kept.sum(dtype=class_loss.dtype))
+        weights = config.loss_weights
         return regions, {
-            "box_class": (class_loss * kept).sum() / count,
-            "box_delta": (box_loss * kept).sum() / count,
-            "mask": self.mask_loss(mask_loss, has_mask, kept),
+            "box_class": weights[0] * (class_loss * kept).sum() / count,
+            "box_delta": weights[1] * (box_loss * kept).sum() / count,
+            "mask": weights[2] * self.mask_loss(mask_loss, has_mask, kept),
         }
 
     def box_losses(self, deltas: Tensor, regions: Regions, targets: Targets) -> Tensor:

@@ -5,6 +5,7 @@ Letters: B images, R regions, D detections, K classes, m side of a mask (28; C4:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -56,6 +57,8 @@ class MaskHead(nn.Module):
         channels = before.channels if deconv is None else deconv.out_channels
         self.logits = nn.Conv2d(channels, 1 if config.class_agnostic else num_classes, 1)
         init_linear(self.logits, std=0.001)
+        if config.initializer != "default":
+            initialize([self.logits] if deconv is None else [deconv, self.logits], he=config.initializer == "he")
 
     def losses(
         self, features: dict[str, Tensor], regions: Regions, images: ImageBatch, targets: Targets, seed: Tensor
@@ -71,7 +74,8 @@ class MaskHead(nn.Module):
             masks = self.targets(positives, targets, logits.shape[-1], images).to(logits.dtype)
             counted = positives.positive & self.targets.has_mask(targets).gather(1, positives.matched)
         loss = F.binary_cross_entropy_with_logits(logits, masks, reduction="none").mean((2, 3))  # (B, R)
-        return {"mask": (loss * counted).sum() / mean_count(counted.sum(dtype=loss.dtype))}
+        loss = self.config.loss_weight * (loss * counted).sum()
+        return {"mask": loss / mean_count(counted.sum(dtype=loss.dtype))}
 
     def predict(self, features: dict[str, Tensor], detections: Detections, images: ImageBatch) -> Detections:
         """The detections with masks: probabilities (B, D, m, m) in the frame of each box."""
@@ -97,6 +101,16 @@ class MaskHead(nn.Module):
         own = labels.clamp(max=logits.shape[2] - 1)  # background regions have label K; clamp it to index the logits
         own = own[..., None, None, None].expand(-1, -1, 1, *logits.shape[-2:])
         return at_least_float32(logits.gather(2, own)[:, :, 0])
+
+
+def initialize(layers: Sequence[nn.ConvTranspose2d | nn.Conv2d], *, he: bool) -> None:
+    """Weights of chainer-mask-rcnn's `--initializer`: `he` normal by the outputs, or normal of deviation 0.01."""
+    for layer in layers:
+        if he:
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+            zero_bias(layer)
+        else:
+            init_linear(layer, std=0.01)
 
 
 def mask_deconv(in_channels: int, width: int) -> nn.ConvTranspose2d:

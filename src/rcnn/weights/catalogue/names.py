@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 from functools import cache
 
+from rcnn.models import MODELS
 from rcnn.models.config import DetectorConfig, ResNetConfig, TimmConfig
 from rcnn.weights.catalogue import torchvision
 from rcnn.weights.catalogue.entry import Entry, read_table
@@ -38,11 +40,43 @@ def find_entry(name: str) -> Entry:
     """The entry called `name`; the model's `_caffe` may be left out. ValueError, with similar names, for another."""
     if entry := _exact(name) or default_entry(name):
         return entry
-    model = name.partition("@")[0]
+    hint = suggestion(name)
+    if name in MODELS:
+        raise ValueError(
+            f"the model {name} has no published weights{hint}. `rcnn models weights` prints all names of weights; to "
+            f"train it: rcnn train {name} --data DATA"
+        )
+    raise ValueError(f"no weights named {name!r}{hint}; `rcnn models weights` prints all names")
+
+
+def suggestion(name: str) -> str:
+    """Names of weights that are similar to `name`, in brackets, to follow it in a message; empty if none is similar."""
+    near = similar_names(name)
+    if not near:
+        return ""
+    return f" (similar models with weights: {', '.join(near)})" if name in MODELS else f" (did you mean {_any(near)}?)"
+
+
+def similar_names(name: str) -> list[str]:
+    """Up to three names of weights that are similar to `name`: of the same model, else of models with similar names.
+
+    For the model of a name without a tag, names of models that have weights; other sizes of its family come last.
+    """
+    model, _, tag = name.partition("@")
     same = [known for known in entries() if known.partition("@")[0] in (model, model + CAFFE)]
-    near = same[:5] or difflib.get_close_matches(name, entries(), n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ValueError(f"no weights named {name!r}; {hint}`rcnn models weights` prints all names")
+    if same:
+        return difflib.get_close_matches(name, same, n=3, cutoff=0.0)
+    if tag and (near := difflib.get_close_matches(name, entries(), n=3, cutoff=0.8)):
+        return near
+    models = sorted({entry.model for entry in entries().values() if default_entry(entry.model)})
+    if model in MODELS:  # it has no weights itself
+        family = model.partition("_rcnn_")[0]
+        return difflib.get_close_matches(model, [one for one in models if one.startswith(f"{family}_rcnn_")], n=3)
+    return difflib.get_close_matches(model, models, n=3, cutoff=0.8)
+
+
+def _any(words: Sequence[str]) -> str:
+    return " or ".join((", ".join(words[:-1]), words[-1])) if len(words) > 1 else words[0]
 
 
 def _exact(name: str) -> Entry | None:

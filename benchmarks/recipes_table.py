@@ -1,0 +1,44 @@
+"""Writes the table of docs/recipes.md from the recipes; a test says whether it is up to date.
+
+python benchmarks/recipes_table.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from rcnn.training.recipes import RECIPES, Recipe
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "recipes.md"
+BEGIN, END = "<!-- table: written by benchmarks/recipes_table.py -->\n", "<!-- end of the table -->\n"
+
+
+def table() -> str:
+    """A table per system, with the published results, and below it the sources."""
+    systems: dict[str, list[Recipe]] = {}
+    for recipe in RECIPES.values():
+        systems.setdefault(recipe.name.partition("/")[0], []).append(recipe)
+    return "\n".join(_table(system, recipes) for system, recipes in systems.items())
+
+
+def _table(system: str, recipes: list[Recipe]) -> str:
+    lines = [f"### {system}", "", "| recipe | model | box | mask | keypoints | hours | hardware |", "|---" * 7 + "|"]
+    for recipe in recipes:
+        scores = [str(score or "-") for score in (recipe.box, recipe.mask, recipe.keypoints)]
+        cells = (f"`{recipe.name}`", f"`{recipe.model}`", *scores, f"{recipe.hours or '-'}", recipe.hardware or "-")
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", *(f"Source: {source}." for source in dict.fromkeys(recipe.source for recipe in recipes))]
+    lines += [f"Differs: {differs}." for differs in dict.fromkeys(recipe.differs for recipe in recipes) if differs]
+    return "\n".join([*lines, ""])
+
+
+def updated(text: str) -> str:
+    """`text` of the page with the current table."""
+    return re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: BEGIN + table() + END, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    PAGE.write_text(updated(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,89 @@
+"""The record of the images that a model was trained on, so that an evaluation on the same images is noticed.
+
+A record is small even for a large data set: it has the RECORDED smallest hashes of all images (a bottom-k sketch, Cohen
+and Kaplan 2007). With up to RECORDED training images, counts are exact; with more, they are estimates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from rcnn.data.messages import counted
+from rcnn.data.records import Dataset
+
+RECORDED = 1000  # hashes
+DIGITS = 12  # hexadecimal, of a hash
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedImages:
+    """Which images a model was trained on."""
+
+    split: str  # as the user named it, e.g. "train", "a+b"
+    count: int
+    hashes: tuple[str, ...]  # the smallest ones, ascending
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> TrainedImages | None:
+        """The record of a data set; None where its images are not files."""
+        if not dataset.has_files:
+            return None
+        hashes = sorted(set(_hashes(dataset)))
+        return cls(split=dataset.split, count=len(dataset), hashes=tuple(hashes[:RECORDED]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the record of a run and for its checkpoints."""
+        return {"split": self.split, "count": self.count, "hashes": " ".join(self.hashes)}
+
+    @classmethod
+    def from_dict(cls, value: Any) -> TrainedImages | None:
+        """What `to_dict` wrote; None for None. Raises ValueError for anything else."""
+        if value is None:
+            return None
+        expected = {"split": str, "count": int, "hashes": str}
+        if not isinstance(value, dict) or any(not isinstance(value.get(key), kind) for key, kind in expected.items()):
+            raise ValueError("trained_images: expected an object with split, count and hashes")
+        return cls(split=value["split"], count=value["count"], hashes=tuple(value["hashes"].split()))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every image has its hash in the record."""
+        return self.count <= RECORDED
+
+    def count_in(self, dataset: Dataset) -> int:
+        """The number of images of `dataset` that the model was trained on; an estimate unless `is_complete`."""
+        if not dataset.has_files or not self.hashes:
+            return 0
+        hashes, known = _hashes(dataset), set(self.hashes)
+        found = sum(one in known for one in hashes)
+        if self.is_complete:
+            return found
+        sampled = sum(one <= self.hashes[-1] for one in hashes)
+        return round(len(dataset) * found / sampled) if sampled else 0
+
+    def warning(self, dataset: Dataset, model: str, advice: str) -> tuple[str, ...]:
+        """A warning if `model` was trained on images of `dataset`; empty if not. `advice`: what to do, a sentence."""
+        found = self.count_in(dataset)
+        if not found:
+            return ()
+        about = "" if self.is_complete else "about "
+        return (
+            f"{model} was trained on {about}{found} of the {counted(len(dataset), 'image')} of {dataset.split} (its "
+            f"training split was {self.split}), so these metrics do not measure how well it does on new images. "
+            f"{advice}",
+        )
+
+
+def _hashes(dataset: Dataset) -> list[str]:
+    """A hash of the name without folder and suffix, the height and width, and the size in bytes of each image file."""
+    found: list[str] = []
+    for name, (height, width) in zip(dataset.file_names, dataset.sizes.tolist(), strict=True):
+        file = dataset.folder / name
+        size = os.stat(file).st_size if file.exists() else 0  # what is missing is reported when it is read
+        key = f"{PurePosixPath(name).stem}\0{height}\0{width}\0{size}"
+        found.append(hashlib.sha256(key.encode()).hexdigest()[:DIGITS])
+    return found

@@ -1,0 +1,173 @@
+"""A training sample as the network gets it: resized, and changed at random.
+
+The order: the steps of `train.augment` that change the file's image (crop, and the user's own with `before_resize`);
+the resize to one of `train.scales`, or the step scale_jitter; `train.jitter`; the other steps; `train.flip`. Steps of
+one stage are applied in the order of the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rcnn.data.transforms.colour import jitter
+from rcnn.data.transforms.cutting import cut
+from rcnn.data.transforms.geometry import Colour, filled, flip, preprocess, to_input
+from rcnn.data.transforms.sample import Sample
+from rcnn.data.transforms.steps import OwnStep, RandomCrop, ScaleJitter, Scene, Step, scale_jitter_of, within
+from rcnn.preprocess import Frame, InputConfig, build_preprocessor
+from rcnn.preprocess.resizing import resize_image
+
+Seed = Sequence[int]
+
+
+class Augmentation(Protocol):
+    """The training settings that `augment` reads."""
+
+    @property
+    def flip(self) -> float:
+        """Probability of a horizontal flip."""
+        ...
+
+    @property
+    def scales(self) -> tuple[int, ...]:
+        """Sizes of the shorter side to draw from, pixels; empty: the size in the input settings."""
+        ...
+
+    @property
+    def jitter(self) -> float:
+        """Largest relative change of brightness, contrast and saturation."""
+        ...
+
+    @property
+    def augment(self) -> tuple[Step, ...]:
+        """The other steps."""
+        ...
+
+
+def augment(
+    sample: Sample,
+    settings: Augmentation,
+    input_config: InputConfig,
+    seed: Seed,
+    pairs: Sequence[tuple[int, int]] = (),
+    other: Callable[[Seed], Sample | None] = lambda seed: None,
+) -> tuple[Sample, Frame]:
+    """A sample resized for the model and augmented at random, and its frame (which does not record what follows it).
+
+    All random numbers depend on `seed` only (the run's seed, the position in its stream), so that the result does not
+    depend on the process that computes it. Every number is drawn whether it is used or not, and each step has its own
+    generator: changing one setting does not change the other draws. `other(seed)` is another image of the data set,
+    as `placed` returns it, for steps that use one.
+    """
+    generator, chosen = _drawn_size(settings, input_config, seed)
+    flipped = generator.random() < settings.flip
+    factors = [max(0.0, 1 + settings.jitter * value) for value in generator.uniform(-1, 1, 3).tolist()]
+    fill = mean_colour(input_config)
+    for step, random in _steps(settings, seed, before_resize=True):
+        sample = step(sample, random, Scene(frame=None, fill=fill))
+    sample, frame = _resized(sample, settings, chosen, seed)
+    if settings.jitter:  # of the resized image, which is mostly much smaller
+        sample = replace(sample, image=within(sample.image, frame, lambda image: jitter(image, *factors)))
+    for step, random in _steps(settings, seed, before_resize=False):
+        scene = Scene(frame=frame, fill=fill, other=lambda random: other([*seed, int(random.integers(2**63))]))
+        sample = step(sample, random, scene)
+    return flip(sample, pairs) if flipped else sample, frame
+
+
+def placed(
+    sample: Sample,
+    settings: Augmentation,
+    input_config: InputConfig,
+    seed: Seed,
+    pairs: Sequence[tuple[int, int]] = (),
+) -> Sample:
+    """A sample that is only resized and flipped at random: where objects are copied from."""
+    generator, chosen = _drawn_size(settings, input_config, seed)
+    flipped = generator.random() < settings.flip
+    sample, _ = _resized(sample, settings, chosen, seed)
+    return flip(sample, pairs) if flipped else sample
+
+
+def augmented_size(
+    original: tuple[int, int], settings: Augmentation, input_config: InputConfig, seed: Seed
+) -> tuple[int, int]:
+    """The (height, width) of an image of size `original` after `augment` with the same arguments."""
+    jittered = scale_jitter_of(settings.augment)
+    if jittered is not None:
+        return jittered.size, jittered.size
+    for step, random in _steps(settings, seed, before_resize=True):
+        if isinstance(step, RandomCrop):
+            _, _, *size = step.window(original, random)
+            original = size[0], size[1]
+    return build_preprocessor(_drawn_size(settings, input_config, seed)[1]).frame(original).size
+
+
+def mean_colour(input_config: InputConfig) -> Colour:
+    """The colour (RGB) that the model's normalisation maps to 0, as it does the padding of a batch."""
+    first, second, third = input_config.pixel_mean
+    return (third, second, first) if input_config.channel_order == "bgr" else (first, second, third)
+
+
+def _resized(sample: Sample, settings: Augmentation, chosen: InputConfig, seed: Seed) -> tuple[Sample, Frame]:
+    """A sample in the network's input, and its frame."""
+    for place, step in enumerate(settings.augment):
+        if isinstance(step, ScaleJitter):
+            frame = step.frame(sample.size, _generator(seed, place))
+            image = _window_of_resized(sample.image, frame, chosen)
+            return cut(to_input(sample, image, frame, chosen.resize)), frame
+    return preprocess(sample, build_preprocessor(chosen))
+
+
+def _window_of_resized(image: Tensor, frame: Frame, config: InputConfig) -> Tensor:
+    """The network's image (3, *frame.size): the part of the resized image (3, H, W) that is in it, else mean colour."""
+    (height, width), (top, left), (rows, columns) = frame.resized, frame.corner, frame.size
+    y, x = -top, -left  # the part's place in the resized image
+    h, w = min(rows, height - y), min(columns, width - x)
+    if config.resize == "antialias":  # only the part is computed; equal to a part of the whole
+        scale_x, scale_y = frame.to_original_scale
+        box = (x * scale_x, y * scale_y, (x + w) * scale_x, (y + h) * scale_y)
+        pillow = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+        part = torch.from_numpy(np.array(pillow.resize((w, h), Image.Resampling.BILINEAR, box=box))).permute(2, 0, 1)
+    else:
+        part = resize_image(image, frame.resized, config.resize)[:, y : y + h, x : x + w]
+    if (h, w) == frame.size:
+        return part
+    canvas = filled(frame.size, mean_colour(config), part.dtype)
+    canvas[:, :h, :w] = part
+    return canvas
+
+
+def _steps(
+    settings: Augmentation, seed: Seed, *, before_resize: bool
+) -> list[tuple[Callable[[Sample, np.random.Generator, Scene], Sample], np.random.Generator]]:
+    """The steps of one stage with their random generators."""
+    return [
+        (step, _generator(seed, place))
+        for place, step in enumerate(settings.augment)
+        if not isinstance(step, ScaleJitter) and _is_before_resize(step) == before_resize
+    ]
+
+
+def _is_before_resize(step: Step) -> bool:
+    return isinstance(step, RandomCrop) or (isinstance(step, OwnStep) and step.before_resize)
+
+
+def _generator(seed: Seed, place: int) -> np.random.Generator:
+    """The random generator of the step at `place` of the list."""
+    return np.random.default_rng([*(number % 2**64 for number in seed), place])
+
+
+def _drawn_size(
+    settings: Augmentation, input_config: InputConfig, seed: Seed
+) -> tuple[np.random.Generator, InputConfig]:
+    """The random generator of `seed` after its first draw, and the input settings with the shorter side drawn."""
+    generator = np.random.default_rng([number % 2**64 for number in seed])
+    sides = settings.scales or (input_config.min_size,)
+    return generator, replace(input_config, min_size=sides[int(generator.random() * len(sides))])

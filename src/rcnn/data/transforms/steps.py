@@ -1,0 +1,329 @@
+"""The steps of augmentation: what `train.augment` lists. Each is its settings, and a function of a sample.
+
+A step takes all random numbers from the generator that it is given, so that it depends on the seed, the epoch and the
+image only. Sizes are (height, width) in pixels; ranges are drawn from uniformly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcnn.data.transforms.colour import adjust, blur
+from rcnn.data.transforms.copy_paste import paste
+from rcnn.data.transforms.cutting import cut
+from rcnn.data.transforms.geometry import Colour, crop, warp
+from rcnn.data.transforms.sample import Sample
+from rcnn.own_code import import_factory, path_of
+from rcnn.preprocess import Frame
+
+Range = tuple[float, float]
+Function = Callable[..., object]  # f(sample, random, **arguments) -> Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What a step may need besides the sample."""
+
+    frame: Frame | None  # where the file's image is in the network's input; None: not resized yet
+    fill: Colour = (0, 0, 0)  # the colour of areas without an image
+    # another image of the data set, resized and flipped at random; None: there is no other one
+    other: Callable[[np.random.Generator], Sample | None] = lambda random: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomCrop:
+    """A random window of the file's image, before it is resized (Detectron2's relative_range)."""
+
+    kind: Literal["crop"] = "crop"
+    probability: float = 1.0
+    size: Range = (0.5, 1.0)  # height and width of the window as fractions of the image's, drawn separately
+
+    def __post_init__(self) -> None:
+        _require_probability("crop.probability", self.probability)
+        _require_range("crop.size", self.size, 0, 1, "fractions of the image", open_below=True)
+
+    def window(self, size: tuple[int, int], random: np.random.Generator) -> tuple[int, int, int, int]:
+        """(top, left, height, width) in an image of `size`."""
+        if random.random() >= self.probability:
+            return 0, 0, *size
+        height, width = (max(1, round(side * random.uniform(*self.size))) for side in size)
+        top, left = random.integers(size[0] - height + 1), random.integers(size[1] - width + 1)
+        return int(top), int(left), height, width
+
+    def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
+        """The window of a sample."""
+        top, left, height, width = self.window(sample.size, random)
+        return sample if (height, width) == sample.size else crop(sample, top, left, (height, width))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleJitter:
+    """Large-scale jitter (Ghiasi et al. 2021): replaces the resize to input.min_size.
+
+    The image is resized to fit a square of `size` times a random factor, and a random window of `size` x `size` pixels
+    of it is taken, filled with the model's mean colour where the image is smaller.
+    """
+
+    kind: Literal["scale_jitter"] = "scale_jitter"
+    scale: Range = (0.1, 2.0)
+    size: int = 1024  # side of the network's input, pixels
+
+    def __post_init__(self) -> None:
+        _require_range("scale_jitter.scale", self.scale, 0, 100, "factors", open_below=True)
+        if self.size < 1:
+            raise ValueError(f"train.augment: scale_jitter.size is {self.size}; expected pixels, e.g. 1024")
+
+    def frame(self, original: tuple[int, int], random: np.random.Generator) -> Frame:
+        """Where an image of size `original` is in the network's input."""
+        factor = self.size * random.uniform(*self.scale) / max(original)
+        height, width = (max(1, round(side * factor)) for side in original)
+        top, left = (int(random.integers(max(0, side - self.size) + 1)) for side in (height, width))
+        return Frame(
+            original=original,
+            size=(self.size, self.size),
+            resized=(height, width),
+            corner=(-top, -left),
+            to_original_scale=(original[1] / width, original[0] / height),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Affine:
+    """Rotation, shift, scale and shear about the centre of the network's input, which keeps its size."""
+
+    kind: Literal["affine"] = "affine"
+    probability: float = 0.5
+    degrees: float = 10.0  # largest rotation
+    shift: float = 0.1  # largest shift, as a fraction of the image's height and width
+    scale: Range = (0.9, 1.1)
+    shear: float = 5.0  # largest shear along x, degrees
+
+    def __post_init__(self) -> None:
+        _require_probability("affine.probability", self.probability)
+        _require_between("affine.degrees", self.degrees, 0, 180, "degrees")
+        _require_between("affine.shift", self.shift, 0, 1, "a fraction of the image")
+        _require_between("affine.shear", self.shear, 0, 80, "degrees")
+        _require_range("affine.scale", self.scale, 0, 100, "factors", open_below=True)
+
+    def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
+        """A sample, rotated, shifted, scaled and sheared."""
+        if random.random() >= self.probability:
+            return sample
+        height, width = sample.size
+        turn, shear = np.radians(random.uniform(-1, 1, 2) * (self.degrees, self.shear)).tolist()
+        scale = random.uniform(*self.scale)
+        centre = np.array([width / 2, height / 2])
+        shift = random.uniform(-1, 1, 2) * self.shift * (width, height)
+        rotation = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+        linear = scale * rotation @ np.array([[1, math.tan(shear)], [0, 1]])
+        return warp(sample, np.column_stack([linear, centre + shift - linear @ centre]), scene.fill)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColourJitter:
+    """Brightness, contrast, saturation and hue of the image."""
+
+    kind: Literal["colour"] = "colour"
+    probability: float = 0.8
+    brightness: float = 0.4  # largest relative change
+    contrast: float = 0.4  # largest relative change
+    saturation: float = 0.4  # largest relative change
+    hue: float = 0.0  # largest turn of the colour circle, 0.5: by half of it
+    grey: float = 0.0  # probability of an image without colours
+
+    def __post_init__(self) -> None:
+        _require_probability("colour.probability", self.probability)
+        _require_probability("colour.grey", self.grey)
+        for name in ("brightness", "contrast", "saturation"):
+            _require_between(f"colour.{name}", getattr(self, name), 0, 1, "a relative change")
+        _require_between("colour.hue", self.hue, 0, 0.5, "a part of the colour circle")
+
+    def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
+        """A sample with other colours; a border around the file's image stays as it is."""
+        used, grey = random.random() < self.probability, random.random() < self.grey
+        brightness, contrast, saturation = (
+            1 + random.uniform(-1, 1, 3) * (self.brightness, self.contrast, self.saturation)
+        ).tolist()
+        hue = random.uniform(-1, 1) * self.hue
+        if not used and not grey:
+            return sample
+        if not used:
+            brightness, contrast, saturation, hue = 1.0, 1.0, 1.0, 0.0
+        saturation = 0.0 if grey else saturation
+        return replace(
+            sample, image=within(sample.image, scene.frame, lambda i: adjust(i, brightness, contrast, saturation, hue))
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blur:
+    """Gaussian blur of the image."""
+
+    kind: Literal["blur"] = "blur"
+    probability: float = 0.5
+    sigma: Range = (0.1, 2.0)  # standard deviation, pixels of the network's input
+
+    def __post_init__(self) -> None:
+        _require_probability("blur.probability", self.probability)
+        _require_range("blur.sigma", self.sigma, 0, 50, "pixels", open_below=True)
+
+    def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
+        """A blurred sample."""
+        used, sigma = random.random() < self.probability, random.uniform(*self.sigma)
+        if not used:
+            return sample
+        return replace(sample, image=within(sample.image, scene.frame, lambda image: blur(image, sigma)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CopyPaste:
+    """Objects of another image of the data set are pasted (Simple Copy-Paste, Ghiasi et al. 2021).
+
+    The other image is resized and flipped at random as images of the data set are, and lies at a random place. What the
+    pasted objects cover is removed from the outlines, bitmaps and boxes of the others.
+    """
+
+    kind: Literal["copy_paste"] = "copy_paste"
+    probability: float = 0.5
+    fraction: float = 0.5  # of the other image's objects that are pasted: the probability of each
+
+    def __post_init__(self) -> None:
+        _require_probability("copy_paste.probability", self.probability)
+        _require_probability("copy_paste.fraction", self.fraction)
+
+    def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
+        """A sample with objects of another image."""
+        if random.random() >= self.probability:
+            return sample
+        other = scene.other(random)
+        if other is None:
+            return sample
+        other = other.subset(random.random(len(other.boxes)) < self.fraction)
+        top, left = (
+            int(random.integers(min(0, old - new), max(0, old - new) + 1))
+            for old, new in zip(other.size, sample.size, strict=True)
+        )
+        return paste(sample, crop(other, top, left, sample.size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnStep:
+    """A function of the user's: f(sample, random, **arguments) -> sample, see docs/augmentation.md."""
+
+    kind: Literal["own"] = "own"
+    factory: str  # FILE.py:NAME or PACKAGE.MODULE:NAME of the function
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # its keyword arguments
+    before_resize: bool = False  # it gets the file's image, not the network's input
+    # the function itself where it was passed from Python and has no name that could be imported; not saved
+    function: Callable[..., Any] | None = field(default=None, compare=False, metadata={"saved": False})
+
+    @classmethod
+    def of(cls, function: Function) -> OwnStep:
+        """The step of a function that was passed from Python."""
+        path = path_of(function)
+        return cls(factory=path or getattr(function, "__name__", type(function).__name__), function=function)
+
+    def resolved(self) -> Function:
+        """The function, imported if it was named. ValueError if it cannot be imported."""
+        if self.function is not None:
+            return self.function
+        if ":" not in self.factory:
+            raise ValueError(
+                f"train.augment: the function {self.factory} cannot be imported; expected FILE.py:NAME or "
+                "PACKAGE.MODULE:NAME. A function that was passed from Python must be passed again: augment=[...]"
+            )
+        return import_factory(self.factory)
+
+    def __call__(self, sample: Sample, random: np.random.Generator, scene: Scene) -> Sample:
+        """What the function returns, checked. Functions that use torch's global generator get a seeded one.
+
+        ValueError, with the name of the function, if it fails or returns something else than a valid sample.
+        """
+        function = self.resolved()
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(int(random.integers(2**63)))
+            try:
+                after = function(sample, random, **self.arguments)
+            except Exception as error:
+                raise ValueError(f"train.augment: {self.factory} failed: {type(error).__name__}: {error}") from error
+        return cut(self._checked(sample, after))
+
+    def _checked(self, before: Sample, after: object) -> Sample:
+        name = f"train.augment: {self.factory}"
+        if not isinstance(after, Sample):
+            raise ValueError(f"{name} returned {type(after).__name__}; expected a Sample, see docs/augmentation.md")
+        if after.image.shape != before.image.shape:
+            raise ValueError(
+                f"{name} returned an image of {tuple(after.image.shape)}; expected {tuple(before.image.shape)}: a step "
+                "of your own keeps the size of the image"
+            )
+        if after.image.dtype != before.image.dtype:
+            raise ValueError(f"{name} returned an image of {after.image.dtype}; expected {before.image.dtype}")
+        for part in ("outlines", "bitmaps", "keypoints", "crowds"):
+            if (getattr(after, part) is None) != (getattr(before, part) is None):
+                raise ValueError(f"{name} added or removed sample.{part}; expected the same fields as before")
+        if after.boxes.shape != (len(after.labels), 4):
+            raise ValueError(f"{name} returned boxes of {tuple(after.boxes.shape)}; expected ({len(after.labels)}, 4)")
+        return after
+
+
+Step: TypeAlias = RandomCrop | ScaleJitter | Affine | ColourJitter | Blur | CopyPaste | OwnStep
+KINDS: Mapping[str, Callable[[], Step]] = {
+    "crop": RandomCrop, "scale_jitter": ScaleJitter, "affine": Affine, "colour": ColourJitter, "blur": Blur,
+    "copy_paste": CopyPaste,
+}  # fmt: skip
+
+
+def within(image: Tensor, frame: Frame | None, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """`image` (3, h, w) of the network with the part that shows the file's image changed; a border stays as it is."""
+    if frame is None:
+        return change(image)
+    (top, left), (height, width) = frame.corner, frame.resized
+    inner = (slice(None), slice(max(0, top), max(0, top + height)), slice(max(0, left), max(0, left + width)))
+    if image[inner].shape == image.shape:
+        return change(image)
+    image = image.clone()
+    image[inner] = change(image[inner])
+    return image
+
+
+def scale_jitter_of(steps: Sequence[Step]) -> ScaleJitter | None:
+    """The step that replaces the resize, if there is one."""
+    return next((step for step in steps if isinstance(step, ScaleJitter)), None)
+
+
+def require_steps(steps: Sequence[Step], scales: Sequence[int]) -> None:
+    """ValueError for a list of steps that cannot be applied, or not together with `scales` (train.scales)."""
+    if scales and scale_jitter_of(steps) is not None:
+        raise ValueError(
+            f"train.augment: scale_jitter replaces the resize, but train.scales is {list(scales)}; expected one of "
+            "them: set train.scales=[], or leave scale_jitter out"
+        )
+    if sum(isinstance(step, ScaleJitter) for step in steps) > 1:
+        raise ValueError("train.augment: scale_jitter is listed more than once; it replaces the resize, list it once")
+
+
+def _require_probability(name: str, value: float) -> None:
+    _require_between(name, value, 0, 1, "a probability")
+
+
+def _require_between(name: str, value: float, low: float, high: float, meaning: str) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"train.augment: {name} is {value:g}; expected {meaning} between {low:g} and {high:g}")
+
+
+def _require_range(name: str, value: Range, low: float, high: float, meaning: str, *, open_below: bool = False) -> None:
+    first, last = value
+    if not (low < first if open_below else low <= first) or not first <= last <= high:
+        above = "above" if open_below else "from"
+        raise ValueError(
+            f"train.augment: {name} is [{first:g}, {last:g}]; expected [lowest, highest] {meaning}, {above} {low:g} "
+            f"and up to {high:g}"
+        )

@@ -1,0 +1,56 @@
+"""What a model sees in training: the network's input with its ground truth, drawn after augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from PIL import Image
+
+from rcnn.data.loading import Batches, LoaderSettings, numbered_batches
+from rcnn.data.records import Dataset
+from rcnn.data.skeletons import skeleton_of
+from rcnn.data.targets import TargetOptions
+from rcnn.data.transforms import Sample
+from rcnn.data.transforms.copy_paste import object_masks
+from rcnn.drawing.pictures import draw_dashed_boxes, draw_objects, region_of
+from rcnn.preprocess import InputConfig
+
+
+def augmented_batches(dataset: Dataset, input_config: InputConfig, settings: LoaderSettings) -> Batches:
+    """The training images of a data set with all that its annotations have: outlines, keypoints, crowds.
+
+    Raises ValueError as `training_batches` does.
+    """
+    keypoints = dataset.objects.keypoints is not None and not dataset.keypoints_differ
+    masks = "polygon" if dataset.has_outlines else None
+    return numbered_batches(
+        dataset, input_config, settings, targets=TargetOptions(masks=masks, keypoints=keypoints, crowds=True)
+    )
+
+
+def draw_augmented(batches: Batches, index: int, version: int) -> Image.Image:
+    """Image `index` as the network gets it in one epoch, with boxes, masks and keypoints; crowds are dashed boxes.
+
+    `version` counts the epochs from 0; the random numbers differ from those of a run, which has another order.
+    """
+    dataset = batches.dataset
+    sample, _ = batches.augmented(index, version * len(dataset) + index)
+    skeleton = skeleton_of(dataset).lines if sample.keypoints is not None else ()
+    return draw_sample(sample, dataset.classes, skeleton)
+
+
+def draw_sample(sample: Sample, classes: Sequence[str], skeleton: Sequence[tuple[int, int]] = ()) -> Image.Image:
+    """The objects of a sample on its image."""
+    picture = draw_objects(
+        sample.image.clamp(0, 255).byte(),
+        sample.boxes.numpy(),
+        sample.labels.numpy(),
+        classes,
+        masks=(region_of(mask) for mask in object_masks(sample)),
+        keypoints=None if sample.keypoints is None else sample.keypoints.numpy(),
+        skeleton=skeleton,
+        colour_by="instance" if len(classes) == 1 else "class",
+    )
+    if sample.crowds is not None:
+        draw_dashed_boxes(picture, sample.crowds.numpy())
+    return picture

@@ -1,0 +1,124 @@
+"""The errors in each image, sorted into the kinds of TIDE (Bolya et al. 2020, section 2.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from rcnn.metrics.inputs import Entry, Id
+from rcnn.ops.coco_backend import iou_matrix
+
+ErrorKind = Literal["class", "location", "both", "duplicate", "background", "missed"]
+ERROR_KINDS: tuple[ErrorKind, ...] = get_args(ErrorKind)
+HIT_IOU, BACKGROUND_IOU = 0.5, 0.1  # TIDE's thresholds
+
+
+@dataclass(frozen=True, kw_only=True)
+class Error:
+    """One wrong detection, or one object that was not found."""
+
+    kind: ErrorKind
+    class_name: str  # of the detection; of the object, if it was missed
+    score: float | None = None  # of the detection
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, for analysis.json."""
+        return {"kind": self.kind, "class": self.class_name, "score": self.score}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedDetection:
+    """A detection, and what is wrong with it."""
+
+    result: Entry  # in COCO's results format
+    class_name: str
+    error: ErrorKind | None  # None: it is right
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageErrors:
+    """What is right and wrong in one image, at one score threshold."""
+
+    image_id: Id
+    detections: tuple[JudgedDetection, ...]
+    missed: tuple[str, ...]  # classes of the objects that were not found
+
+    @property
+    def hits(self) -> int:
+        """Number of detections that are right."""
+        return sum(detection.error is None for detection in self.detections)
+
+    @property
+    def errors(self) -> tuple[Error, ...]:
+        """The wrong detections, then the missed objects."""
+        wrong = [(d.error, d.class_name, float(d.result["score"])) for d in self.detections if d.error is not None]
+        return (
+            *(Error(kind=kind, class_name=name, score=score) for kind, name, score in wrong),
+            *(Error(kind="missed", class_name=name) for name in self.missed),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry of the image in analysis.json."""
+        return {"image_id": self.image_id, "hits": self.hits, "errors": [error.to_dict() for error in self.errors]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """A detection or an object of an image."""
+
+    number: int  # row of the detection, or id of the object
+    entry: Entry  # the result, or the annotation
+    outline: Any  # [x, y, width, height], or a compressed RLE
+    matched: bool = False  # a detection: it is right; an object: it was found
+
+    @property
+    def category(self) -> Id:
+        """The id of its class."""
+        return self.entry["category_id"]
+
+
+def image_errors(
+    image_id: Id, detections: Sequence[Shape], objects: Sequence[Shape], names: Mapping[Id, str]
+) -> ImageErrors:
+    """The errors of one image, each counted once.
+
+    A wrong detection is, in this order: badly located (IoU .1 to .5 with an object of its class), of the wrong class
+    (IoU .5 with an object of another class), a duplicate (IoU .5 with an object of its class, which is found already),
+    background (IoU below .1 with all objects), or else both: of the wrong class and badly located. An object is missed
+    if it was not found and no detection of the first two kinds belongs to it.
+    """
+    wrong = [shape for shape in detections if not shape.matched]
+    ious = iou_matrix([shape.outline for shape in wrong], [shape.outline for shape in objects])  # (D, G)
+    same = np.array([[d.category == g.category for g in objects] for d in wrong], dtype=bool).reshape(ious.shape)
+    kinds = {d.number: _kind_of(row, own) for d, row, own in zip(wrong, ious, same, strict=True)}
+    covered = {place for kind, place in kinds.values() if kind in ("location", "class")}  # objects, by index
+    judged = [
+        JudgedDetection(
+            result=shape.entry,
+            class_name=names[shape.category],
+            error=kinds[shape.number][0] if shape.number in kinds else None,
+        )
+        for shape in detections
+    ]
+    missed = [names[g.category] for place, g in enumerate(objects) if not g.matched and place not in covered]
+    return ImageErrors(image_id=image_id, detections=tuple(judged), missed=tuple(missed))
+
+
+def _kind_of(ious: np.ndarray, same: np.ndarray) -> tuple[ErrorKind, int]:
+    """The kind of a wrong detection with these IoUs (G,), and the object that it belongs to.
+
+    `same` (G,): objects of its class.
+    """
+    if not len(ious):
+        return "background", -1
+    own, other = np.where(same, ious, 0.0), np.where(same, 0.0, ious)
+    if BACKGROUND_IOU <= own.max() < HIT_IOU:
+        return "location", int(own.argmax())
+    if other.max() >= HIT_IOU:
+        return "class", int(other.argmax())
+    if own.max() >= HIT_IOU:
+        return "duplicate", int(own.argmax())
+    return ("background" if ious.max() < BACKGROUND_IOU else "both"), int(ious.argmax())

@@ -1,0 +1,72 @@
+"""`rcnn train --dry-run --measure N`: a few steps of a planned run, for its time and memory. Nothing is written."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+
+from rcnn.data.messages import counted
+from rcnn.training.engine import optimize
+from rcnn.training.log import duration
+from rcnn.training.plan import RunPlan
+from rcnn.training.run import batches_of, start_state
+from rcnn.training.schedule import learning_rate
+from rcnn.training.settings import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What some steps took. The first step is not counted: it builds and tunes."""
+
+    steps: int
+    seconds: float  # per step
+    waiting: float  # seconds of each step in which the model waits for images
+    images: int  # per step
+    memory: int  # peak, bytes: of the GPU, or of this process on the CPU
+
+    def describe(self, settings: TrainConfig) -> str:
+        """The line for the user."""
+        return (
+            f"measured {counted(self.steps, 'step')}: {self.seconds:.2f} s per step "
+            f"({self.images / self.seconds:.1f} images/s), of which {self.waiting:.2f} s wait for images; peak memory "
+            f"{self.memory / 2**30:.1f} GiB; {counted(settings.steps, 'step')} take about "
+            f"{duration(self.seconds * settings.steps)}, without evaluations"
+        )
+
+
+def measure(plan: RunPlan, steps: int) -> Measurement:
+    """Run `steps` steps of a new run as planned, after one that is not measured, in this process."""
+    settings = plan.settings
+    state = start_state(plan, plan.processes, lambda line: None)
+    state.detector.train()
+    seconds = waiting = 0.0
+    with closing(batches_of(plan)(0)) as stream:
+        for step in range(steps + 1):
+            start = time.perf_counter()
+            fetched = [next(stream) for _ in range(settings.accumulate)]
+            ready = time.perf_counter()
+            losses = optimize(state, fetched, settings, learning_rate(step, settings))
+            sum(value.item() for value in losses.values())  # waits for the device
+            if step:
+                seconds += time.perf_counter() - start
+                waiting += ready - start
+    return Measurement(
+        steps=steps,
+        seconds=seconds / steps,
+        waiting=waiting / steps,
+        images=settings.images_per_step(),
+        memory=most_memory(plan.device),
+    )
+
+
+def most_memory(device: torch.device) -> int:
+    """The most memory that was in use so far, bytes: of a GPU by tensors, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,0 +1,140 @@
+"""Learning rate and weight decay of each parameter: of norm layers, of the backbone, by layer, and by name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from rcnn.data.messages import counted
+from rcnn.training.settings import TrainConfig
+
+NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)
+BACKBONE = "backbone."
+# blocks of ConvNeXt's third stage that share a learning rate (Liu et al. 2022, their detection code)
+CONVNEXT_BLOCKS = 3
+LAST_STAGE = 1_000  # of ConvNeXt; stands for the number after those of the third stage
+
+
+class Kind(NamedTuple):
+    """What the parameters of a group have in common. Groups are in this order, also in the file of the optimizer."""
+
+    backbone: bool
+    norm: bool
+    layer: int  # of the backbone, with train.layer_decay; -1: none
+    lr_pattern: str  # the pattern of train.lr_factors that counts; empty: none
+    decay_pattern: str  # ... of train.weight_decays
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParameterGroup:
+    """Parameters that an optimizer treats alike."""
+
+    lr_factor: float  # of the learning rate of the step
+    weight_decay: float
+    names: list[str] = field(default_factory=list)
+    parameters: list[nn.Parameter] = field(default_factory=list)
+
+    def describe(self) -> str:
+        """A line for --dry-run."""
+        decay = f"weight decay {self.weight_decay:g}"
+        return (
+            f"learning rate x {self.lr_factor:g}, {decay}: {counted(len(self.names), 'tensor')} ({self.names[0]}, ...)"
+        )
+
+
+def parameter_groups(detector: nn.Module, settings: TrainConfig) -> list[ParameterGroup]:
+    """The parameters that are not frozen, in groups.
+
+    The learning rate of a parameter is that of the step times `backbone_lr` in the backbone, times the factor of its
+    layer (`layer_decay`), times that of the last pattern of `lr_factors` that matches. Its weight decay is that of the
+    last pattern of `weight_decays` that matches, else that of norm layers or of all others. ValueError for a pattern
+    that no parameter matches.
+    """
+    names = [name for name, parameter in detector.named_parameters() if parameter.requires_grad]
+    for setting, patterns in (("lr_factors", settings.lr_factors), ("weight_decays", settings.weight_decays)):
+        _require_matches(setting, patterns, [name for name, _ in detector.named_parameters()])
+    norms = {id(p) for module in detector.modules() if isinstance(module, NORMS) for p in module.parameters()}
+    layers = layer_numbers(names) if settings.layer_decay != 1 else {}
+    last = max(layers.values(), default=0) + 1  # what follows the backbone
+    groups = dict[Kind, ParameterGroup]()
+    for name, parameter in detector.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        kind = Kind(
+            backbone=name.startswith(BACKBONE),
+            norm=id(parameter) in norms,
+            layer=layers.get(name, -1),
+            lr_pattern=_last_match(name, settings.lr_factors),
+            decay_pattern=_last_match(name, settings.weight_decays),
+        )
+        group = groups.setdefault(kind, _group(kind, settings, last))
+        group.names.append(name)
+        group.parameters.append(parameter)
+    return [groups[kind] for kind in sorted(groups)]
+
+
+def _group(kind: Kind, settings: TrainConfig, last: int) -> ParameterGroup:
+    """An empty group with the learning rate and the weight decay of `kind`."""
+    factor = settings.backbone_lr if kind.backbone else 1.0
+    if kind.layer >= 0:
+        factor *= settings.layer_decay ** (last - kind.layer)
+    decay = settings.norm_weight_decay if kind.norm else settings.weight_decay
+    return ParameterGroup(
+        lr_factor=factor * settings.lr_factors.get(kind.lr_pattern, 1.0),
+        weight_decay=settings.weight_decays.get(kind.decay_pattern, decay),
+    )
+
+
+def _last_match(name: str, patterns: Mapping[str, float]) -> str:
+    return next((pattern for pattern in list(patterns)[::-1] if fnmatchcase(name, pattern)), "")
+
+
+def _require_matches(setting: str, patterns: Mapping[str, float], names: list[str]) -> None:
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            near = difflib.get_close_matches(pattern, names, n=2, cutoff=0.3) or names[:2]
+            raise ValueError(
+                f"train.{setting}: no parameter of the model matches {pattern!r}; parameters have names such as "
+                f"{' or '.join(near)}, and * stands for any part of a name"
+            )
+
+
+def layer_numbers(names: list[str]) -> dict[str, int]:
+    """The layer of each parameter of a ViT or ConvNeXt among `names`, counted from the input; ValueError for others.
+
+    ViT: 0 for the patches and positions, then one per block. ConvNeXt: 0 for the stem, one per stage, and one per
+    three blocks of the third stage. The pyramid over them, norms of its maps, and the heads have no number.
+    """
+    blocks = {name: number for name in names for number in _vit_layer(name)}
+    if not blocks:
+        blocks = {name: number for name in names for number in _convnext_layer(name)}
+        beyond = max((number for number in blocks.values() if number < LAST_STAGE), default=0) + 1
+        blocks = {name: min(number, beyond) for name, number in blocks.items()}
+    if not blocks:
+        raise ValueError(
+            "train.layer_decay is for backbones of ViT or ConvNeXt; leave it out, or set the learning rates of layers "
+            "with train.lr_factors"
+        )
+    return blocks
+
+
+def _vit_layer(name: str) -> Iterator[int]:
+    if found := re.match(r"backbone\.blocks\.(\d+)\.", name):
+        yield int(found[1]) + 1
+    elif re.match(r"backbone\.(patches|positions|first_norm)\b", name):
+        yield 0
+
+
+def _convnext_layer(name: str) -> Iterator[int]:
+    if re.match(r"backbone\.net\.stem_\d", name):
+        yield 0
+    elif found := re.match(r"backbone\.net\.stages_(\d)\.(?:blocks\.(\d+))?", name):
+        stage, block = int(found[1]), int(found[2] or 0)
+        yield stage + 1 if stage < 2 else 3 + block // CONVNEXT_BLOCKS if stage == 2 else LAST_STAGE

@@ -1,0 +1,29 @@
+"""Published recipes by name: the rows of the tables of tensorpack, Detectron2, the Chainer ports, FCIS and others."""
+
+from __future__ import annotations
+
+import difflib
+
+from rcnn.training.recipes import chainer, detectron2, fcis, lsj, mask_faster_rcnn, tensorpack
+from rcnn.training.recipes.recipe import Recipe
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        *tensorpack.RECIPES,
+        *detectron2.RECIPES,
+        *lsj.RECIPES,
+        *chainer.RECIPES,
+        *fcis.RECIPES,
+        *mask_faster_rcnn.RECIPES,
+    )
+}
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe called `name`; the ValueError for an unknown name suggests similar ones."""
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise ValueError(f"no recipe named {name!r}; {hint}`rcnn models recipes` prints all names")

@@ -1,0 +1,72 @@
+"""A published way to train a model, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+
+from rcnn.training.request import RunRequest
+from rcnn.training.settings import TrainConfig, split_overrides
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """The settings that someone published results for, and these results. Average precision is in percent."""
+
+    name: str  # SYSTEM/NAME, as `--recipe` takes it
+    model: str  # from `rcnn models list`
+    weights: str = "imagenet"  # as --weights takes it; none: random weights
+    settings: tuple[str, ...]  # KEY=VALUE, of the model and of training
+    images_per_step: int  # over all processes; with fewer processes, gradients are accumulated
+    trained_on: str = "COCO train2017"
+    evaluated_on: str = "COCO val2017"
+    box: float | None = None  # AP of boxes, as published
+    mask: float | None = None
+    keypoints: float | None = None
+    metric: str = "AP"  # what the three numbers are, e.g. AP50
+    hours: float | None = None  # of training; None: not published
+    hardware: str = ""  # that the hours were measured on
+    source: str  # where settings and results were published
+    differs: str = ""  # where a run of rcnn is known to differ
+
+    @property
+    def model_settings(self) -> tuple[str, ...]:
+        """The settings of the model."""
+        return tuple(split_overrides(self.settings)[0])
+
+    @property
+    def input_settings(self) -> tuple[str, ...]:
+        """The settings of the model that depend on its first weights: pixels, strides, padding."""
+        return tuple(word for word in self.model_settings if word.startswith(("input.", "backbone.")))
+
+    @property
+    def training_settings(self) -> tuple[str, ...]:
+        """The settings of training, which start with `train.`."""
+        return tuple(split_overrides(self.settings)[1])
+
+    def describe(self) -> str:
+        """The published results, the data and the time, e.g. box AP 38.2, mask AP 34.8 on COCO val2017; ..."""
+        scores = {"box": self.box, "mask": self.mask, "keypoint": self.keypoints}
+        found = [f"{kind} {self.metric} {value}" for kind, value in scores.items() if value is not None]
+        results = f"{', '.join(found)} on {self.evaluated_on}" if found else "no published results"
+        time = (
+            f"; {self.hours:g} hours on {self.hardware}" if self.hours else f"; {self.hardware}" * bool(self.hardware)
+        )
+        return f"{results}, trained on {self.trained_on}{time}"
+
+    def fill(self, request: RunRequest) -> RunRequest:
+        """The request with the model and the weights of the recipe where it names none."""
+        return replace(request, model=request.model or self.model, weights=request.weights or self.weights)
+
+    def with_published_batch(
+        self, settings: TrainConfig, processes: int, given: Collection[str]
+    ) -> tuple[TrainConfig, dict[str, str]]:
+        """`settings` with as many accumulated batches as give the published images per step, and the reason for that.
+
+        `given`: names of the settings that the user typed; `accumulate` stays if it is one of them.
+        """
+        if "accumulate" in given:
+            return settings, {}
+        accumulate = max(1, self.images_per_step // (settings.batch_size * processes))
+        reason = f"for the {self.images_per_step} images per step of recipe {self.name}"
+        return replace(settings, accumulate=accumulate), {"accumulate": reason}

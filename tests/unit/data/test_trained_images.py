@@ -1,0 +1,63 @@
+"""The record of the images that a model was trained on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rcnn.data import Dataset, open_dataset, trained_images
+from rcnn.data.trained_images import TrainedImages
+from tests.tiny_data import write_tiny_coco
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_coco(tmp_path_factory.mktemp("images"), {"train": 40, "val": 10}, size=(24, 32))
+
+
+@pytest.fixture
+def train(images: Path) -> Dataset:
+    return open_dataset(images, "train")
+
+
+def recorded(dataset: Dataset) -> TrainedImages:
+    """The record of a data set, after it was written and read."""
+    record = TrainedImages.of(dataset)
+    assert record is not None
+    read = TrainedImages.from_dict(json.loads(json.dumps(record.to_dict())))
+    assert read is not None
+    assert read == record
+    return read
+
+
+def test_the_images_of_another_part_are_not_counted(images: Path, train: Dataset) -> None:
+    record = recorded(train.subset(range(30)))
+    assert [record.count_in(train.subset(part)) for part in (range(30), range(20, 40), [3], range(30, 40))] == [
+        30, 10, 1, 0,
+    ]  # fmt: skip
+    assert record.count_in(open_dataset(images, "val")) == 0
+    [warning] = record.warning(train, "runs/a", "Choose others")
+    assert warning == (
+        "runs/a was trained on 30 of the 40 images of train (its training split was train), so these metrics do not "
+        "measure how well it does on new images. Choose others"
+    )
+
+
+def test_a_large_data_set_has_a_small_record(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trained_images, "RECORDED", 10)
+    record = recorded(train)
+    assert len(record.hashes) == 10
+    assert not record.is_complete
+    assert record.count_in(train) == 40
+    half = recorded(train.subset(range(20)))
+    assert 10 <= half.count_in(train) <= 30  # estimated from 10 hashes
+    assert half.count_in(train.subset(range(20, 40))) == 0
+    assert "trained on about 40 of the 40" in record.warning(train, "runs/a", "")[0]
+
+
+def test_a_damaged_record_is_refused() -> None:
+    assert TrainedImages.from_dict(None) is None
+    with pytest.raises(ValueError, match="trained_images: expected an object with split, count and hashes"):
+        TrainedImages.from_dict({"split": "train", "count": 2, "hashes": ["a"]})

@@ -1,0 +1,113 @@
+"""`train.augment`: from the command line's text, from Python, with functions of the user's own, and at a resume."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import rcnn
+from rcnn.data.transforms import Affine, Blur, OwnStep, RandomCrop, Sample, ScaleJitter
+from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.training.own_steps import as_steps
+from rcnn.training.plan import plan_training
+from rcnn.training.request import RunRequest
+from rcnn.training.settings import TrainConfig
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+
+BRIEF = ("train.steps=1", "train.batch_size=1", "train.workers=0", "train.warmup_steps=0")
+
+
+def darker(sample: Sample, random: np.random.Generator, factor: float = 0.5) -> Sample:
+    return replace(sample, image=(sample.image * factor).byte())
+
+
+def test_a_list_of_steps_from_python() -> None:
+    steps = as_steps(["crop", {"kind": "blur", "probability": 0.2}, Affine(degrees=3), darker])
+    assert steps[:3] == (RandomCrop(), Blur(probability=0.2), Affine(degrees=3))
+    [own] = as_steps([functools.partial(darker, factor=0.25)])
+    assert isinstance(own, OwnStep)
+    assert (own.arguments, own.factory.rpartition(":")[2]) == ({"factor": 0.25}, "darker")
+    settings = TrainConfig(augment=steps)
+    again = config_from_dict(json.loads(json.dumps(config_to_dict(settings))), TrainConfig)
+    assert again == settings
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("crop", "augment is 'crop'; expected a list of steps"),
+        (["crop", "blurr"], r"augment\[1\].kind: expected one of crop, .*, got 'blurr'; did you mean blur\?"),
+        ([{"kind": "blur", "sigma": 3}], r"augment\[0\].sigma: expected tuple\[float, float\], got 3"),
+        ([3], r"augment\[0\]: expected one of crop, scale_jitter, .*, got 3"),
+    ],
+)
+def test_what_is_no_step_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_steps(given)
+
+
+def test_scale_jitter_and_scales_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match=r"scale_jitter replaces the resize, but train.scales is \[640\]"):
+        TrainConfig(augment=(ScaleJitter(),), scales=(640,))
+
+
+OWN = """
+from dataclasses import replace
+
+def darker(sample, random, factor=0.5):
+    return replace(sample, image=(sample.image * factor).byte())
+"""
+
+
+def test_a_run_with_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record names the function; a resumed run asks for permission, unless the list is given again."""
+    monkeypatch.chdir(tmp_path)
+    data = write_tiny_coco(tmp_path / "data", {"train": 2})
+    (tmp_path / "my_steps.py").write_text(OWN)
+    words = (*TINY_MODEL, *BRIEF)
+    own = "{kind: own, factory: 'my_steps.py:darker', arguments: {factor: 0.25}}"
+    typed = f"train.augment=[{{kind: crop, size: [0.6, 0.9]}}, affine, colour, blur, copy_paste, {own}]"
+    rcnn.train("mask_rcnn_compact", data, "run", overrides=(*words, typed), val_split="none", log=str)
+    recorded = json.loads(Path("run/config.json").read_text())["train"]["augment"]
+    assert [step["kind"] for step in recorded] == ["crop", "affine", "colour", "blur", "copy_paste", "own"]
+    assert recorded[-1] == {
+        "kind": "own",
+        "factory": "my_steps.py:darker",
+        "arguments": {"factor": 0.25},
+        "before_resize": False,
+    }
+    request = RunRequest(
+        model="mask_rcnn_compact", data=data, output=Path("run"), resume=True, overrides=("train.steps=2",)
+    )
+    with pytest.raises(ValueError, match=r"run/config.json: train.augment names my_steps.py:darker, code .* --allow"):
+        plan_training(request, str)
+    allowed = plan_training(replace(request, allow=("my_steps.py:darker",)), str)
+    assert len(allowed.settings.augment) == 6
+    assert allowed.changed == ("train.steps: 1 -> 2",)
+    given = plan_training(replace(request, augment=as_steps(["blur"])), str)
+    assert given.settings.augment == (Blur(),)
+    assert given.reasons["train.augment"] == "given"
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("train.augment=[{kind: own, factory: 'gone.py:f'}]", "gone.py:f: gone.py does not exist"),
+        ("train.augment=[{kind: own, factory: 'f'}]", "the function f cannot be imported; expected FILE.py:NAME"),
+        ("train.augment=[{kind: crop, size: [0, 2]}]", r"train.augment: crop.size is \[0, 2\]; expected"),
+        ("train.augment=[crp]", r"train.augment\[0\].kind: expected one of .*did you mean crop\?"),
+        ("train.augment=crop", "train.augment: expected list of crop .*, got 'crop'"),
+    ],
+)
+def test_a_faulty_list_is_refused_before_anything_is_written(tmp_path: Path, word: str, message: str) -> None:
+    data = write_tiny_coco(tmp_path / "data", {"train": 1})
+    request = RunRequest(model="mask_rcnn_compact", data=data, output=tmp_path / "run", overrides=(*TINY_MODEL, word))
+    with pytest.raises(ValueError, match=message):
+        plan_training(request, str)
+    assert not (tmp_path / "run").exists()
