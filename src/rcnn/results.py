@@ -7,9 +7,10 @@ Boxes are float32 xyxy in absolute pixels of the original image, width = x2 - x1
 from __future__ import annotations
 
 import base64
+import difflib
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from numbers import Real
@@ -22,7 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from rcnn.data.image_inputs import Channels, ImageInput, as_image
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.skeletons import HALF_PIXEL
 from rcnn.drawing.pictures import draw_objects
 from rcnn.ops.boxes import move_ends
@@ -70,6 +71,15 @@ def require_score(score: float) -> float:
     if not isinstance(score, Real) or not 0 <= score <= 1:
         raise ValueError(f"score={score!r}; expected a number from 0 to 1")
     return score
+
+
+def require_classes(names: Iterable[str], classes: Sequence[str]) -> None:
+    """ValueError, with similar names, unless all `names` are among the class names of the model."""
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, classes, 1)
+            hint = f" (similar: {near[0]!r})" if near else ""
+            raise ValueError(f"the model has no class {name!r}{hint}; it has {few(classes)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,9 +246,21 @@ class ImageDetections:
             mask[top : top + part.shape[0], left : left + part.shape[1]] = part
         return masks
 
-    def above(self, score: float) -> ImageDetections:
-        """The detections with a score of `score` or higher."""
-        return self[self.scores >= require_score(score)]
+    def above(self, score: float | Mapping[str, float]) -> ImageDetections:
+        """The detections with a score of `score` or higher; a mapping has one score per class name.
+
+        Classes that the mapping does not name keep all their detections.
+        """
+        if not isinstance(score, Mapping):
+            return self[self.scores >= require_score(score)]
+        require_classes(score, self.classes)
+        lowest = [require_score(score[name]) if name in score else 0.0 for name in self.names]
+        return self[self.scores >= np.array(lowest, dtype=np.float32)]
+
+    def of_classes(self, names: Sequence[str]) -> ImageDetections:
+        """The detections of some classes, by name. Raises ValueError for a class that the model does not have."""
+        require_classes(names, self.classes)
+        return self[np.array([name in names for name in self.names], dtype=bool)]
 
     def regions(self) -> Iterator[Region] | None:
         """Each mask as the part of the image that it touches; None for models without masks."""

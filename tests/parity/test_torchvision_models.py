@@ -26,7 +26,7 @@ from tests.unit.weights.state_dicts import convert_state
 CLASSES = 5
 SIZES = [(150, 210), (180, 130)]
 EXHAUSTIVE = 10**6
-PROPOSALS = 300  # in training; by default 2,000
+PROPOSALS = 100  # in training; by default 2,000
 # Adds the same number to a whole heat map, which the softmax over the map ignores. Its exact gradient is 0, and the
 # computed one is rounding, so it is compared in units of the gradient of the layer's weight.
 SHIFT = "roi_heads.keypoint_predictor.kps_score_lowres.bias"
@@ -91,7 +91,7 @@ def sizes_of(images: list[Tensor]) -> list[tuple[int, int]]:
 
 
 def sample_everything(model: FasterRCNN) -> tuple[str, ...]:
-    """Make torchvision's losses count every anchor and proposal, so that no random number matters; 300 per image.
+    """Make torchvision's losses count every anchor and proposal, so that no random number matters; 100 per image.
 
     Returns the overrides that make ours do the same.
     """

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from rcnn.results import RegionFeatures
 
 
-def given_boxes(boxes: Path | None, features: Path | None, score: float | None, tta: str) -> BoxFile | None:
+def given_boxes(boxes: Path | None, features: Path | None, filters: str | None, tta: str) -> BoxFile | None:
     """The boxes of --boxes; None without it. ValueError for options that contradict it."""
     if boxes is None:
         if features is not None:
             raise ValueError(f"--features {features} needs the boxes to describe: give --boxes FILE, too")
         return None
-    if score is not None:
-        raise ValueError("--score would drop rows, but with --boxes each box has an entry; leave --score out")
+    if filters:
+        raise ValueError(
+            "--score and --classes would drop rows, but with --boxes each box has an entry; leave them out"
+        )
     if tta:
         raise ValueError("--boxes cannot be combined with --tta; leave --tta out")
     if features is not None and features.suffix != ".npz":

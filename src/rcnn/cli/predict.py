@@ -25,6 +25,7 @@ from rcnn.cli.options import (
 )
 from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
 from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_one_input
+from rcnn.cli.scores import chosen_filter
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
 from rcnn.data.messages import counted
@@ -71,13 +72,17 @@ def predict(
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
     score: Annotated[
-        float | None,
+        str | None,
         typer.Option(
-            help="Skip detections with a lower score. Defaults to 0.5; with --data, and in Python, to 0.",
-            min=0,
-            max=1,
+            metavar="SCORE",
+            help="Skip detections with a lower score. A number; NAME=NUMBER,... for single classes; best, or the "
+            "thresholds.json of an evaluation: the thresholds with the best F1 of each class. Defaults to 0.5; with "
+            "--data, and in Python, to 0.",
         ),
     ] = None,
+    classes: Annotated[
+        str, typer.Option(help="Keep only detections of these classes, e.g. person,dog. Defaults to all.")
+    ] = "",
     boxes: Annotated[
         Path | None,
         typer.Option(
@@ -122,7 +127,7 @@ def predict(
     require_one_input(of_split, split, inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
-    given = given_boxes(boxes, features, score, tta)
+    given = given_boxes(boxes, features, score or classes, tta)
     if devices > 1:
         if given is not None:
             raise ValueError("--boxes are scored by one process; leave --devices out")
@@ -134,12 +139,14 @@ def predict(
         allow=allow or (),
     )  # fmt: skip
     if of_split is not None:
-        predict_split_command(predictor, of_split, output, checkpoint, score=score or 0.0)
+        keep = chosen_filter(score, classes, checkpoint, predictor.classes, default=0.0)
+        predict_split_command(predictor, of_split, output, checkpoint, keep=keep)
         return
+    keep = chosen_filter(score, classes, checkpoint, predictor.classes)
     if given is None:
-        warn_of_dropped_scores(predictor.config, score)
+        warn_of_dropped_scores(predictor.config, keep)
     options = ImageOptions(
-        score=score, pictures=pictures, contour=contour, keypoint_score=keypoint_score, max_pixels=max_pixels,
+        keep=keep, pictures=pictures, contour=contour, keypoint_score=keypoint_score, max_pixels=max_pixels,
         given=given, features=features,
     )  # fmt: skip
     with joined(predictor.device) as processes:

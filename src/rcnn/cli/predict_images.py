@@ -17,6 +17,7 @@ import typer
 from rcnn.background import in_background
 from rcnn.cli.given import keep_given, require_free, write_features
 from rcnn.cli.progress import progress_bar
+from rcnn.cli.scores import Filter
 from rcnn.cli.sources import Source, Sources, expand
 from rcnn.data.messages import counted, few
 from rcnn.data.read_ahead import read_ahead
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from rcnn.runtime.processes import Processes
 
 READ_AHEAD = 2  # images decoded before they are needed
-DEFAULT_SCORE = 0.5
 QUALITY = 92  # of the JPEG pictures
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
@@ -47,7 +47,7 @@ OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
 class ImageOptions:
     """What is predicted and drawn: the options of the command for images."""
 
-    score: float | None = None  # detections with a lower score are skipped; None: DEFAULT_SCORE
+    keep: Filter = field(default_factory=Filter)  # which detections are kept
     pictures: bool = True  # draw the detections
     contour: bool = False  # draw the outlines of masks instead of their areas
     keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
@@ -121,10 +121,10 @@ def share_images(predictor: Predictor, options: ImageOptions, processes: Process
         raise AssertionError("only the first process gets outcomes")
 
 
-def warn_of_dropped_scores(config: DetectorConfig, score: float | None) -> None:
+def warn_of_dropped_scores(config: DetectorConfig, keep: Filter) -> None:
     """Print a warning if the model itself drops detections that --score would keep."""
     key, lowest = lowest_score(config)
-    score = DEFAULT_SCORE if score is None else score
+    score = keep.lowest
     if score < lowest:
         typer.echo(
             f"warning: the model drops detections with a score below {key}={lowest:g}, which is more than --score "
@@ -240,8 +240,9 @@ def _predict(predictor: Predictor, options: ImageOptions, source: Source, image:
     if boxes is not None and options.features is not None:
         result, features = predictor.predict_with_features(image, boxes)
     else:
-        score = 0.0 if boxes is not None else DEFAULT_SCORE if options.score is None else options.score
-        result = predictor.predict(image, score=score, boxes=boxes)
+        result = predictor.predict(image, boxes=boxes)
+        if boxes is None:
+            result = options.keep.apply(result)
     entry: dict[str, Any] = {"file": source.name, "height": result.height, "width": result.width}
     return Outcome(
         entry=entry | {"detections": result.to_json()},

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from rcnn.cli.progress import progress_bar
+from rcnn.cli.scores import Filter
 from rcnn.new_outputs import output_or_new
 from rcnn.outputs import OutputFolder
 from rcnn.stopping import Stopped
@@ -41,7 +42,7 @@ def require_one_input(options: SplitOptions | None, split: str, images: Sequence
 
 
 def predict_split_command(
-    predictor: Predictor, options: SplitOptions, output: Path | None, checkpoint: Path, *, score: float
+    predictor: Predictor, options: SplitOptions, output: Path | None, checkpoint: Path, *, keep: Filter
 ) -> None:
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
     from rcnn.data.messages import counted
@@ -60,9 +61,9 @@ def predict_split_command(
     )
     with joined(predictor.device) as processes:
         if not processes.is_first:
-            predict_split(predictor, dataset, None, score=score, processes=processes)
+            predict_split(predictor, dataset, None, processes=processes)
             return
-        written, failed = _write_split(predictor, dataset, output, checkpoint, score, processes)
+        written, failed = _write_split(predictor, dataset, output, checkpoint, keep, processes)
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:
         typer.echo(f"{counted(len(failed), 'image')} failed and have no detections", err=True)
@@ -70,7 +71,7 @@ def predict_split_command(
 
 
 def _write_split(
-    predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, score: float, processes: Processes
+    predictor: Predictor, dataset: Dataset, output: Path | None, checkpoint: Path, keep: Filter, processes: Processes
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on the data set; the results files, and the images that failed."""
     from rcnn.evaluation.folder import UNFINISHED
@@ -87,8 +88,9 @@ def _write_split(
                 typer.echo(f"{image.record.path}: {image.error}", err=True)
             advance()
 
+        scores = [keep.of(name) for name in predictor.classes]
         try:
-            return predict_split(predictor, dataset, folder, score=score, on_image=on_image, processes=processes)
+            return predict_split(predictor, dataset, folder, scores=scores, on_image=on_image, processes=processes)
         except Stopped:
             with suppress(OSError):  # the terminal is gone (SIGHUP)
                 typer.echo(f"the results so far are in {path / UNFINISHED}", err=True)

@@ -173,9 +173,7 @@ def train(
             typer.echo(f"finished after {counted(outcome.step, 'step')}; the run is in {outcome.output}")
         else:
             done = f"stopped after {outcome.step} of {counted(plan.settings.steps, 'step')}"
-            again = shlex.join(
-                ["train", plan.request.model, "--data", str(data), "--output", str(outcome.output), "--resume"]
-            )
+            again = ["train", plan.request.model, "--data", str(data), "--output", str(outcome.output), "--resume"]
             typer.echo(f"{done}; to continue: rcnn {shlex.join(again)}")
         if outcome.best is not None:
             typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rcnn.data.messages import counted, cut
+from rcnn.data.messages import cut
 from rcnn.drawing.charts import page_svg, set_style
 from rcnn.drawing.palette import CHART_COLOURS, SOFT
 
@@ -28,7 +28,7 @@ ERRORS = {  # kind of error -> name, meaning
     "missed": ("missed", "an object without a detection, not even a wrong one"),
 }
 _MAX_CURVES = 8  # classes with a precision-recall curve
-_MAX_MATRIX = 24  # classes in the confusion matrix
+_MAX_MATRIX = 20  # classes in the confusion matrix
 _MAX_CONFUSIONS = 15  # rows of the list of confusions
 
 
@@ -198,7 +198,7 @@ def _matrix(confusions: Sequence[Mapping[str, Any]], counts: Mapping[str, Any]) 
 
 def _confused(confusions: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     mixed = [one for one in confusions if one["truth"] and one["predicted"] and one["truth"] != one["predicted"]]
-    return [(one["truth"], one["predicted"], counted(one["count"], "time")) for one in mixed[:_MAX_CONFUSIONS]]
+    return [(one["truth"], one["predicted"], f"{one['count']:,}") for one in mixed[:_MAX_CONFUSIONS]]
 
 
 def _errors(tide: Mapping[str, Any]) -> list[ErrorRow]:

@@ -109,6 +109,7 @@ def write_report(
         class_columns=_CLASS_COLUMNS,
         classes=[_by_class(metrics, kind) for kind in _precise(metrics)],
         analysis=None if analysis is None else chapters(analysis),
+        error_classes=sorted({name for example in examples for _, name in example.errors}),
         error_names={kind: name for kind, (name, _) in ERRORS.items()},
         charts=[chart_svg(chart) for chart in training_charts(log)],
         details=details,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -40,7 +40,7 @@ def predict_split(
     dataset: Dataset,
     folder: OutputFolder | None,
     *,
-    score: float = 0.0,
+    scores: Sequence[float] = (),
     batch_size: int = 1,
     workers: int = 2,
     on_image: Callable[[ImageResults], object] | None = None,
@@ -48,7 +48,8 @@ def predict_split(
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    Detections with a score below `score` are skipped. While it runs, all results so far are in results.jsonl. The
+    `scores` (K,): detections of a class with a lower score are skipped; defaults to none. While
+    it runs, all results so far are in results.jsonl. The
     `processes` share the images; only the first one has a `folder`, and returns anything. Raises ValueError for a model
     of proposals only, FileExistsError for a file that rcnn did not write.
     """
@@ -70,7 +71,13 @@ def predict_split(
                 on_image(image)
 
         images = predicted(on_image=keep_image)
-    results = [result for image in images for result in image.results if result["score"] >= score]
+    lowest = dict(zip(dataset.category_ids, scores, strict=True)) if scores else {}
+    results = [
+        result
+        for image in images
+        for result in image.results
+        if result["score"] >= lowest.get(result["category_id"], 0.0)
+    ]
     written: list[Path] = []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])

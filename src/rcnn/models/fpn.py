@@ -26,11 +26,10 @@ class FPN(nn.Module):
         pyramid: dict[str, Tensor] = {}
         coarser: Tensor | None = None
         for number in reversed(self.numbers):
-            merged = getattr(self, f"lateral{number}")(features[f"c{number}"])
-            if coarser is not None:
-                merged = merged + F.interpolate(coarser, size=merged.shape[-2:], mode="nearest")
-            coarser = merged
-            pyramid[f"p{number}"] = getattr(self, f"output{number}")(merged)
+            finer = features[f"c{number}"]
+            upsampled = None if coarser is None else F.interpolate(coarser, size=finer.shape[-2:], mode="nearest")
+            coarser = getattr(self, f"lateral{number}")(finer, plus=upsampled)
+            pyramid[f"p{number}"] = getattr(self, f"output{number}")(coarser)
         last = self.numbers[-1]
         pyramid = dict(reversed(pyramid.items()))
         pyramid[f"p{last + 1}"] = pyramid[f"p{last}"][:, :, ::2, ::2]  # for the largest anchors only

@@ -78,10 +78,10 @@ def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 class Conv2d(nn.Conv2d):
-    """A convolution with "same" padding, then its norm, then optionally ReLU (or ReLU, then the norm).
+    """A convolution with "same" padding, then its norm, a residual, ReLU: all optional (or ReLU, then the norm).
 
     A norm with fixed statistics is multiplied into the kernel at each call. That saves two passes over the activations,
-    and memory for the backward pass.
+    and memory for the backward pass. Without a norm, in prediction on a CPU, oneDNN adds and clamps in the convolution.
     """
 
     def __init__(
@@ -119,21 +119,38 @@ class Conv2d(nn.Conv2d):
         zero_bias(self)
 
     @override
-    def forward(self, input: Tensor, valid: Tensor | None = None) -> Tensor:
+    def forward(self, input: Tensor, valid: Tensor | None = None, *, plus: Tensor | None = None) -> Tensor:
+        """Maps (N, C, h, w) of `input` (N, C', H, W).
+
+        Rows where not `valid` (N,) do not count in batch norm's statistics. `plus` (N, C, h, w) is added after the
+        norm, before the ReLU; in prediction it may be overwritten.
+        """
         if self.border is not None:
             input = F.pad(input, self.border)
-        if self.norm is None:
-            x = super().forward(input)
-            return F.relu_(x) if self.relu else x
+        if self.norm is None and fused_by_onednn(input):
+            return self.fused(input, plus)
         if self.norm_after_relu:
             x = super().forward(input)
-            return self.normed(F.relu_(x) if self.relu else x, valid)
+            x = self.normed(F.relu_(x) if self.relu else x, valid)
+            return x if plus is None else x + plus
         if is_fixed(self.norm):
             weight, bias = self.folded()
             x = F.conv2d(input, weight, bias, self.stride, self.padding, self.dilation, self.groups)
         else:
             x = self.normed(super().forward(input), valid)
+        x = x if plus is None else x + plus
         return F.relu_(x) if self.relu else x
+
+    def fused(self, input: Tensor, plus: Tensor | None) -> Tensor:
+        """The convolution, the addition of `plus` and the ReLU in one pass over the maps; `plus` is overwritten."""
+        ops = torch.ops.mkldnn
+        relu = "relu" if self.relu else "none"
+        shape = (self.padding, self.stride, self.dilation, self.groups)
+        if plus is None:
+            return ops._convolution_pointwise(input, self.weight, self.bias, *shape, relu, [], "")
+        return ops._convolution_pointwise_.binary(
+            plus, input, self.weight, self.bias, *shape, "add", 1.0, relu if self.relu else None, [], None
+        )
 
     def normed(self, x: Tensor, valid: Tensor | None) -> Tensor:
         """The norm of maps `x` (N, C, H, W); rows where not `valid` (N,) do not count in batch norm's statistics."""
@@ -163,6 +180,19 @@ class Conv2d(nn.Conv2d):
         self.weight = nn.Parameter(weight, requires_grad=trained)
         self.bias = nn.Parameter(bias.clone(), requires_grad=trained)
         self.norm = None
+
+
+def fused_by_onednn(input: Tensor) -> bool:
+    """Whether oneDNN can fuse what follows a convolution of `input`: channels last, no gradients, not in a graph."""
+    return (
+        input.device.type == "cpu"
+        and input.is_contiguous(memory_format=torch.channels_last)
+        and input.dtype in {torch.float32, torch.bfloat16}
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and torch.backends.mkldnn.is_available()
+        and bool(torch.backends.mkldnn.enabled)
+    )
 
 
 def border(kernel: int, stride: int, padding: Padding) -> tuple[int, int, int, int] | None:

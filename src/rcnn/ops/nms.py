@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torchvision
 from torch import Tensor
 
 from rcnn.ops import kernels
+from rcnn.ops.boxes import box_iou
+
+MANY = 20  # candidates for each box to keep from which on walking down the scores is faster than NMS of all boxes
+BLOCK = 256  # boxes compared with each other at a time in that walk
 
 
 @torch.library.custom_op("rcnn::nms", mutates_args=())
@@ -35,17 +40,51 @@ def nms(
         return kernel.nms(boxes, scores, groups, valid, iou_threshold, keep)
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
     kept = torch.zeros_like(index, dtype=torch.bool)
+    few = boxes.device.type == "cpu" and boxes.shape[1] >= MANY * keep
+    of_image = _best_by_walking if few else _best_by_groups
     for image in range(boxes.shape[0]):
-        best = _nms_image(boxes[image].float(), scores[image].float(), groups[image], valid[image], iou_threshold)[
-            :keep
-        ]
+        best = of_image(boxes[image].float(), scores[image].float(), groups[image], valid[image], iou_threshold, keep)
         index[image, : len(best)] = best
         kept[image, : len(best)] = True
     return index, kept
 
 
-def _nms_image(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> Tensor:
-    """Indices (any number, int64) into N of the boxes that one image keeps, best first."""
+def _best_by_walking(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
+) -> Tensor:
+    """Up to `keep` indices (int64) into N of the boxes that one image keeps, best first.
+
+    Walks down the scores, `BLOCK` boxes at a time, and stops when enough boxes are kept: of 80,000 boxes (1,000
+    regions, 80 classes) it usually reads a few hundred.
+    """
+    candidates = valid.nonzero()[:, 0]
+    order = candidates[scores[candidates].sort(descending=True, stable=True)[1]]
+    best = order[:0]
+    for block in order.split(BLOCK):
+        if len(best) >= keep:
+            break
+        block = block[~_overlaps(boxes, groups, block, best, iou_threshold).any(1)]
+        overlaps = _overlaps(boxes, groups, block, block, iou_threshold).numpy()
+        left = np.ones(len(block), dtype=bool)
+        taken: list[int] = []
+        for place in range(len(block)):
+            if left[place]:
+                taken.append(place)
+                left &= ~overlaps[place]
+        best = torch.cat([best, block[taken]])
+    return best[:keep]
+
+
+def _overlaps(boxes: Tensor, groups: Tensor, a: Tensor, b: Tensor, iou_threshold: float) -> Tensor:
+    """Whether the boxes `a` (n,) and `b` (m,), indices into N, are of one group and overlap too much: bool (n, m)."""
+    iou = box_iou(boxes[a], boxes[b]).double()  # the threshold is not rounded to float32
+    return (iou > iou_threshold) & (groups[a][:, None] == groups[b])
+
+
+def _best_by_groups(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
+) -> Tensor:
+    """The same indices by torchvision's kernel for all boxes of each group: on an accelerator, and of few boxes."""
     candidates = valid.nonzero()[:, 0]
     group, order = groups[candidates].sort(stable=True)
     candidates = candidates[order]  # sorted by group, then by index
@@ -59,9 +98,9 @@ def _nms_image(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou
         survivors.append(candidates[start:end][left])
         start = end
     if not survivors:
-        return candidates
+        return candidates[:keep]
     left = torch.cat(survivors).sort()[0]  # by index, so that the stable sort gives equal scores to the lower one
-    return left[scores[left].sort(descending=True, stable=True)[1]]
+    return left[scores[left].sort(descending=True, stable=True)[1]][:keep]
 
 
 @nms.register_fake

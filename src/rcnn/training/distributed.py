@@ -26,7 +26,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import shard, without_reducing
 from rcnn.training.signals import StopRequested, StopRequests
 
-BUCKET_MB = 25  # gradients that are averaged in one exchange; docs/results.md has the measurement
+BUCKET_MB = 25  # gradients averaged in one exchange: torch's default; docs/results.md compares it on CPUs
 
 
 def parallel(detector: Detector, settings: TrainConfig, processes: Processes) -> nn.Module:

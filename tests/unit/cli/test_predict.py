@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from rcnn.cli.predict_images import PARTIAL, ImageOptions, ImageRun, lowest_score
+from rcnn.cli.scores import Filter
 from rcnn.cli.sources import expand
 from rcnn.data.given_boxes import read_boxes
 from rcnn.models import build_detector, model_config
@@ -57,7 +58,8 @@ def photos(tmp_path: Path) -> list[str]:
 def run_of(predictor: Predictor, folder: OutputFolder, boxes: Path | None = None) -> ImageRun:
     given = None if boxes is None else read_boxes(boxes)
     features = None if given is None else folder.path / "features.npz"
-    return ImageRun(predictor=predictor, folder=folder, options=ImageOptions(score=0.0, given=given, features=features))
+    options = ImageOptions(keep=Filter(score=0.0), given=given, features=features)
+    return ImageRun(predictor=predictor, folder=folder, options=options)
 
 
 def test_an_image_that_cannot_be_drawn_is_failed_only(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import Norm
-from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm
+from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm, fused_by_onednn
 from rcnn.runtime.processes import Processes
 from tests.narrow import present
 from tests.unit.training.process_runs import in_processes
@@ -189,3 +189,46 @@ def test_a_strided_1x1_leaves_the_last_row_and_column_out_where_the_borders_are_
     expected = F.conv2d(x[:, :, :8, :5], conv.weight, conv.bias, stride=2)
     assert expected.shape[2:] == (4, 3)
     torch.testing.assert_close(conv(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize(
+    ("kernel", "options"), [(1, {}), (3, {"stride": 2}), (3, {"dilation": 2, "groups": 2}), (7, {"padding": "align"})]
+)
+def test_fused_layers_equal_separate_ones(
+    kernel: int, options: dict[str, Any], relu: bool, layout: torch.memory_format, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(8, 16, kernel, relu=relu, bias=True, **options)
+    conv.to(dtype).to(memory_format=layout)
+    images = torch.randn(2, 8, 20, 26).to(dtype, memory_format=layout)
+    assert not fused_by_onednn(images)  # gradients are on
+    plain = conv(images)
+    residual = torch.randn_like(plain)
+    summed = conv(images, plus=residual)
+    expected = F.conv2d(images, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    if conv.border is None:
+        expected = expected + residual
+        torch.testing.assert_close(summed, expected.relu() if relu else expected)
+    with torch.no_grad():
+        assert fused_by_onednn(images) == (layout == torch.channels_last)
+        torch.testing.assert_close(conv(images), plain)
+        torch.testing.assert_close(
+            conv(images, plus=residual.clone()),
+            summed,
+            atol=3e-2 if dtype != torch.float32 else 1e-5,
+            rtol=1e-2 if dtype != torch.float32 else 1e-5,
+        )
+        for rows in (0, 1):
+            empty = conv(images[:rows], plus=residual[:rows].clone())
+            assert empty.shape == summed[:rows].shape
+
+
+def test_a_norm_comes_before_the_residual_and_the_relu_after_it() -> None:
+    torch.manual_seed(0)
+    conv = Conv2d(4, 32, 3, norm="gn", relu=True)
+    images, residual = torch.randn(1, 4, 6, 6), torch.randn(1, 32, 6, 6)
+    expected = F.group_norm(F.conv2d(images, conv.weight, padding=1), 32) + residual
+    torch.testing.assert_close(conv(images, plus=residual), expected.relu())

@@ -58,6 +58,7 @@ def tiny(name: str) -> DetectorConfig:
         fpn=None if config.fpn is None else replace(config.fpn, channels=32),
         rpn=replace(
             config.rpn,
+            width=32 if config.rpn.head == "conv" else 0,
             anchors=replace(
                 config.rpn.anchors,
                 sizes=tuple(tuple(max(16.0, size / 2) for size in level) for level in config.rpn.anchors.sizes),
@@ -113,7 +114,7 @@ def two_images(config: DetectorConfig) -> tuple[ImageBatch, Targets]:
 
 def fitted(detector: Detector, images: ImageBatch, targets: Targets) -> bool:
     """Whether a few steps on the two images reduce the sum of the losses clearly."""
-    optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=2e-3)
+    optimizer = torch.optim.AdamW([p for p in detector.parameters() if p.requires_grad], lr=5e-3)
     sums: list[float] = []
     detector.train()
     for step in range(MOST_STEPS):

@@ -7,17 +7,21 @@ import torch
 import torchvision
 from torch import Tensor
 
-from rcnn.ops.nms import nms
+from rcnn.ops.nms import MANY, nms
 from tests.unit.random_boxes import random_boxes
 
 
-def slow_nms(boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float) -> list[int]:
-    """The indices kept in one image, best first, by definition."""
+def slow_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, most: int = 10**6
+) -> list[int]:
+    """Up to `most` indices kept in one image, best first, by definition."""
     iou = torchvision.ops.box_iou(boxes, boxes)
     left: list[int] = []
     for i in sorted(valid.nonzero()[:, 0].tolist(), key=lambda i: (-scores[i].item(), i)):
         if all(groups[i] != groups[j] or iou[i, j] <= iou_threshold for j in left):
             left.append(i)
+        if len(left) == most:
+            break
     return left
 
 
@@ -36,6 +40,19 @@ def test_equals_a_slow_loop(iou_threshold: float) -> None:
     expected = [slow_nms(boxes[b], scores[b], groups[b], valid[b], iou_threshold) for b in range(3)]
     assert found(index, kept) == expected
     assert iou_threshold > 0.5 or any(len(row) < mask.sum() for row, mask in zip(expected, valid, strict=True))
+
+
+@pytest.mark.parametrize("iou_threshold", [0.0, 0.3, 0.6, 0.7, 1.0])
+@pytest.mark.parametrize("overlapping", [True, False])
+def test_a_few_of_many_boxes_equal_a_slow_loop(iou_threshold: float, overlapping: bool) -> None:
+    """The walk down the scores, over several blocks of boxes, with ties."""
+    boxes = random_boxes(2, 900, seed=7, extent=3 if overlapping else 400)
+    scores = torch.randint(0, 50, (2, 900)) / 50
+    groups, valid = torch.randint(0, 4, (2, 900)), torch.rand(2, 900) > 0.2
+    index, kept = nms(boxes, scores, groups, valid, iou_threshold, 45)
+    assert MANY * 45 <= 900
+    expected = [slow_nms(boxes[b], scores[b], groups[b], valid[b], iou_threshold, 45) for b in range(2)]
+    assert found(index, kept) == expected
 
 
 def test_ties_go_to_the_lower_index_within_and_between_groups() -> None:

@@ -199,8 +199,7 @@ def _instances(file: Path) -> dict[str, list[RawEntry]]:
         for entry in tables[name]:
             if any(isinstance(entry.get(field), (list, dict)) for field in needed):
                 raise ValueError(
-                    f"{file}: an entry of {name} has an id that is not a whole number: {excerpt(entry)}; "
-                    "download it again"
+                    f"{file}: an entry of {name} has an id that is not an integer: {excerpt(entry)}; download it again"
                 )
     return tables
 

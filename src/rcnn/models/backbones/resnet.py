@@ -66,7 +66,7 @@ class Bottleneck(nn.Module):
         self.conv2 = Conv2d(
             width, width, 3, stride=second, dilation=dilation, groups=config.groups, relu=True, **options
         )
-        self.conv3 = Conv2d(width, out_channels, 1, **options)
+        self.conv3 = Conv2d(width, out_channels, 1, relu=True, **options)
         self._init_as_identity(config.norm)
 
     def _init_as_identity(self, norm: Norm) -> None:
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
     @override
     def forward(self, x: Tensor, valid: Tensor | None = None) -> Tensor:
         shortcut = x if self.shortcut is None else self.shortcut(x, valid)
-        return F.relu_(self.conv3(self.conv2(self.conv1(x, valid), valid), valid) + shortcut)
+        return self.conv3(self.conv2(self.conv1(x, valid), valid), valid, plus=shortcut)
 
 
 def stage_stride(number: int, config: ResNetConfig) -> int:

@@ -1,0 +1,62 @@
+"""The best score thresholds that an evaluation wrote (thresholds.json), found again for prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rcnn.data.messages import excerpt, few
+from rcnn.evaluation.folder import THRESHOLDS_FILE
+from rcnn.results import require_score
+from rcnn.text_files import read_json
+
+_EXPECTED = "expected the thresholds.json that `rcnn eval` writes"
+
+
+def find_thresholds(checkpoint: Path) -> Path:
+    """The newest thresholds.json in a checkpoint's or a run's folder, or in the folders directly inside it.
+
+    `rcnn eval RUN --data DIR --output RUN/eval` writes one there. Raises FileNotFoundError if there is none.
+    """
+    folders = [checkpoint, checkpoint.parent] if checkpoint.name in ("best", "last") else [checkpoint]
+    found = [path for folder in folders for pattern in ("", "*/") for path in folder.glob(pattern + THRESHOLDS_FILE)]
+    if not found:
+        raise FileNotFoundError(
+            f"{checkpoint} has no {THRESHOLDS_FILE} for --score best; write it with: rcnn eval {checkpoint} --data DIR "
+            f"--output {checkpoint}/eval, or give the path of the file: --score FILE"
+        )
+    return max(found, key=lambda path: path.stat().st_mtime)
+
+
+def read_thresholds(path: Path, classes: Sequence[str]) -> dict[str, float]:
+    """Class name -> score threshold, for each of `classes`; the overall one where the file has none for a class.
+
+    Raises ValueError for a file without thresholds, or with those of other classes only.
+    """
+    content = read_json(path, _EXPECTED)
+    table = content.get("per_class") if isinstance(content, dict) else None
+    if not isinstance(table, dict):
+        raise ValueError(f"{path} has no 'per_class'; {_EXPECTED}")
+    if not set(classes) & table.keys():
+        raise ValueError(
+            f"{path} has thresholds of the classes {few(list(table))}, but the model has {few(classes)}; evaluate this "
+            "model"
+        )
+    overall = _score(content.get("overall"), f"{path}: 'overall'")
+    found = {name: _score(table.get(name), f"{path}: class {name!r}") for name in classes}
+    if overall is None and not any(score is not None for score in found.values()):
+        raise ValueError(f"{path} has no threshold: no detection of that evaluation was right; use --score NUMBER")
+    default = overall if overall is not None else max(score for score in found.values() if score is not None)
+    return {name: default if score is None else score for name, score in found.items()}
+
+
+def _score(entry: Any, where: str) -> float | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, dict) or "score" not in entry:
+        raise ValueError(f"{where} is {excerpt(entry)}; expected {{'score': 0.7, ...}}")
+    try:
+        return require_score(entry["score"])
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
