@@ -269,7 +269,7 @@ def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> 
         "1 object of 1 class that the model lacks ('kite' (did you mean 'Kite'?)) is ignored; the model has Kite, cup."
         in line
     )
-    assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_others=True).warnings == ()
+    assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_other_classes=True).warnings == ()
     with pytest.raises(ValueError, match="refused by strict=True"):
         open_dataset(tmp_path, "val", ["Kite", "cup"], strict=True)
     message = r"has no objects of boat, the classes of the model; it has cup, kite\. Rename its categories"
