@@ -27,10 +27,12 @@ if TYPE_CHECKING:
     from rcnn.drawing.browse import browse_dataset
     from rcnn.evaluation.api import evaluate
     from rcnn.evaluation.evaluate import Evaluation
+    from rcnn.export.write import export_model
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
     from rcnn.models.overrides import override
     from rcnn.predictor import Predictor
     from rcnn.results import DetectedObject, ImageDetections
+    from rcnn.serving.client import Client
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
     from rcnn.training.api import TrainingRun, train
     from rcnn.training.publish import push_to_hub
@@ -45,6 +47,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "AugmentedPredictor",
     "Checkpoint",
+    "Client",
     "Dataset",
     "DetectedObject",
     "Detections",
@@ -70,6 +73,7 @@ __all__ = [
     "download_dataset",
     "download_weights",
     "evaluate",
+    "export_model",
     "fix_dataset",
     "list_models",
     "list_weights",
@@ -89,6 +93,7 @@ __all__ = [
 _MODULES = {  # public name -> the module that defines it
     "AugmentedPredictor": "rcnn.tta",
     "Checkpoint": "rcnn.weights.checkpoint",
+    "Client": "rcnn.serving.client",
     "Dataset": "rcnn.data",
     "DetectedObject": "rcnn.results",
     "Detections": "rcnn.structures",
@@ -113,6 +118,7 @@ _MODULES = {  # public name -> the module that defines it
     "download_dataset": "rcnn.download.datasets",
     "download_weights": "rcnn.weights.catalogue.api",
     "evaluate": "rcnn.evaluation.api",
+    "export_model": "rcnn.export.write",
     "fix_dataset": "rcnn.data.inspect.fix",
     "list_models": "rcnn.models",
     "list_weights": "rcnn.weights.catalogue.api",

@@ -27,7 +27,21 @@ from rcnn.weights.checkpoint import empty_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
-COMMANDS = {"train", "eval", "predict", "convert", "models", "download", "push", "data", "doctor", "demo"}
+COMMANDS = {
+    "train",
+    "runs",
+    "eval",
+    "predict",
+    "convert",
+    "export",
+    "serve",
+    "models",
+    "download",
+    "push",
+    "data",
+    "doctor",
+    "demo",
+}
 GROUPS = {"models", "data"}  # of commands
 
 
