@@ -114,9 +114,9 @@ def test_an_archive_of_a_download_that_was_killed_is_deleted(
     with monkeypatch.context() as patch:
         patch.setattr(fetch_module.os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            download_dataset("tiny", tmp_path / "out", splits=["val"])
+            download_dataset("tiny", tmp_path / "out", split=["val"])
     assert [path.name for path in (tmp_path / "out" / "downloads").iterdir()][:1] == ["annotations.zip"]
-    download_dataset("tiny", tmp_path / "out", splits=["val"])
+    download_dataset("tiny", tmp_path / "out", split=["val"])
     assert served == ["/annotations.zip", "/val.zip"]
     assert not (tmp_path / "out" / "downloads").exists()
 
