@@ -20,6 +20,7 @@ DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert c
 COMMANDS = {
     "train": "Train a model from scratch, or fine-tune a checkpoint.",
     "eval": "Measure average precision (COCO's metrics) on a data set.",
+    "compare": "Compare two models or results, with bootstrap intervals.",
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
     "models": "List the models and their published weights, or show the settings of one.",
