@@ -41,7 +41,7 @@ def test_a_mutated_file_gives_a_report(clean: tuple[Path, Data], drawn: st.DataO
     tables = drawn.draw(mutated(data["val"]))
     write_tables(root, {"train": data["train"]})
     (root / "annotations" / "instances_val.json").write_text(json.dumps(tables))
-    report = check_dataset(root, decode=False)
+    report = check_dataset(root, no_images=True)
     assert "train" in report.images
     json.dumps(report.to_dict())
     for line in report.lines():

@@ -27,7 +27,9 @@ from rcnn.weights.checkpoint import empty_detector
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
-COMMANDS = {"train", "eval", "predict", "convert", "models", "download", "push", "data", "doctor", "demo"}
+COMMANDS = {
+    "train", "eval", "compare", "predict", "convert", "models", "download", "push", "data", "doctor", "demo",
+}  # fmt: skip
 GROUPS = {"models", "data"}  # of commands
 
 

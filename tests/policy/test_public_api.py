@@ -8,9 +8,17 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 import rcnn
+from rcnn.cli import convert as cli_convert
+from rcnn.cli import data as cli_data
+from rcnn.cli import eval as cli_eval
+from rcnn.cli import push as cli_push
+from rcnn.cli import train as cli_train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -43,6 +51,39 @@ def test_the_page_has_the_arguments_of_every_function() -> None:
         call = str(signature.replace(parameters=bare, return_annotation=inspect.Signature.empty))
         expected = f"- `rcnn.{name}{call}`".replace(repr(print), "print")
         assert expected in text, f"docs/api.md, section Arguments: expected the line {expected}"
+
+
+# what a function returns, or another function does
+COMMAND_LINE_ONLY = {
+    "output", "device", "devices", "offline", "as_json", "strict", "pictures", "per_class", "padding", "tta",
+    "tta_flip", "max_restarts", "replay_file", "dry_run", "measure_steps", "schedule", "to", "list_",
+    "crowds_as_objects", "fix",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("command", "function"),
+    [
+        (cli_train.train, rcnn.train),
+        (cli_eval.evaluate, rcnn.evaluate),
+        (cli_convert.convert, rcnn.convert),
+        (cli_data.check, rcnn.check_dataset),
+        (cli_data.split_command, rcnn.split_dataset),
+        (cli_data.info, rcnn.describe_dataset),
+        (cli_data.browse, rcnn.browse_dataset),
+        (cli_data.download, rcnn.download_dataset),
+        (cli_push.push, rcnn.push_to_hub),
+    ],
+)
+def test_options_of_the_command_line_are_arguments_of_the_same_name(
+    command: Callable[..., None], function: Callable[..., object]
+) -> None:
+    options = set(inspect.signature(command).parameters) - {"directory", "checkpoint"}
+    if command is cli_data.browse:
+        options -= {"model", "overrides"}  # make the settings in `augmented`
+    arguments = set(inspect.signature(function).parameters)
+    assert len(options & arguments) >= 2
+    assert options - arguments <= COMMAND_LINE_ONLY
 
 
 def test_type_checkers_see_the_same_names() -> None:

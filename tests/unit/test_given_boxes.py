@@ -177,7 +177,7 @@ def test_arguments_that_contradict_each_other(predictor: Predictor) -> None:
         predictor.predict(image, boxes=BOXES, score=0.5)
     with pytest.raises(ValueError, match="give boxes, too"):
         predictor.predict(image, labels=[1])
-    with pytest.raises(ValueError, match="expected 3 whole numbers, one for each box"):
+    with pytest.raises(ValueError, match="expected 3 integers, one for each box"):
         predictor.predict(image, boxes=BOXES, labels=[1])
     with pytest.raises(ValueError, match="expected classes from 0 to 1"):
         predictor.predict(image, boxes=BOXES, labels=[0, 1, 2])

@@ -75,7 +75,7 @@ def check(
         lines = [*(f"fix: {action}" for action in done.actions), f"wrote {fix}"]
     else:
         report = check_dataset(
-            directory, split=split, annotations=annotations, images=images, keypoints=keypoints, decode=not no_images,
+            directory, split=split, annotations=annotations, images=images, keypoints=keypoints, no_images=no_images,
             only=only or (), skip=skip or (), workers=workers, progress=progress_bar,
         )  # fmt: skip
         content = report.to_dict()
@@ -156,7 +156,7 @@ def download(
     from rcnn.download.datasets import download_dataset
 
     folder = download_dataset(
-        name, output or "", splits=split.split(",") if split else (), progress=byte_bar, log=typer.echo
+        name, output or "", split=split.split(",") if split else (), progress=byte_bar, log=typer.echo
     )
     if DOWNLOADS[name].note:
         typer.echo(DOWNLOADS[name].note)

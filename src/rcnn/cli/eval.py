@@ -95,7 +95,7 @@ def evaluate(
     ] = False,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Evaluate only the first N images (0 = all).", min=0)] = 0,
-    batch: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,
@@ -136,11 +136,11 @@ def evaluate(
         )  # fmt: skip
 
     dataset_options = DatasetOptions(
-        ignore_others=ignore_other_classes, annotations=annotations, images=images, relative_boxes=relative_boxes,
-        strict=strict, allow_empty=allow_empty,
+        ignore_other_classes=ignore_other_classes, annotations=annotations, images=images,
+        relative_boxes=relative_boxes, strict=strict, allow_empty=allow_empty,
     )  # fmt: skip
     options = EvaluationOptions(
-        limit=limit, batch_size=batch, workers=workers, max_detections=max_detections, pictures=pictures,
+        limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, pictures=pictures,
         metric="" if metric is None else metric.value,
     )  # fmt: skip
     subject = open_subject(

@@ -56,7 +56,7 @@ def predict_split_command(
         options.data,
         options.split,
         options=DatasetOptions(
-            ignore_others=True, annotations=options.annotations, images=options.images, allow_empty=True
+            ignore_other_classes=True, annotations=options.annotations, images=options.images, allow_empty=True
         ),
     )
     with joined(predictor.device) as processes:

@@ -32,11 +32,11 @@ def assemble(
     root: Path,
     split: str,
     classes: Sequence[str] | None,
-    ignore_others: bool,
+    ignore_other_classes: bool,
     reader: Reader,
     pixels: Callable[[int], Tensor] | None = None,
 ) -> Dataset:
-    """The data set of the tables. `classes` and `ignore_others` as in `open_dataset`; `reader` reads the tables again.
+    """The data set of the tables. `classes` and `ignore_other_classes` as in `open_dataset`; `reader` reads them again.
 
     `pixels` reads images that are no files.
 
@@ -48,7 +48,7 @@ def assemble(
     annotations = [annotation for annotation in tables.annotations if annotation["category_id"] in label]
     objects = _objects(annotations, tables.images, label, warnings)
     findings = (*tables.findings, *warnings.findings())
-    others = () if ignore_others else _other_classes(tables, label, classes or ())
+    others = () if ignore_other_classes else _other_classes(tables, label, classes or ())
     return Dataset(
         root=root,
         split=split,

@@ -42,7 +42,7 @@ class GivenBoxes:
 def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[str], where: str = "") -> GivenBoxes:
     """The boxes of an image (3, H, W), and their labels 0..K-1 of the K `classes` unless None, checked.
 
-    Raises ValueError, see `checked_boxes`, or for labels that are not one whole number for each box; `where` starts
+    Raises ValueError, see `checked_boxes`, or for labels that are not one integer for each box; `where` starts
     its message.
     """
     try:
@@ -53,7 +53,7 @@ def check_given(boxes: object, labels: object, image: Tensor, classes: Sequence[
         return GivenBoxes(boxes=rows)
     values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if values.shape != (len(rows),) or (len(rows) and values.dtype.kind not in "iu"):
-        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} whole numbers, one for each box")
+        raise ValueError(f"{where}labels={excerpt(labels)}; expected {len(rows)} integers, one for each box")
     if len(rows) and not (values.min() >= 0 and values.max() < len(classes)):
         raise ValueError(f"{where}labels={excerpt(labels)}; expected classes from 0 to {len(classes) - 1}")
     return GivenBoxes(boxes=rows, labels=values.astype(np.int64))

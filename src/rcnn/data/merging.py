@@ -64,8 +64,7 @@ def merge(tables: Sequence[Tables], names: Sequence[str]) -> Tables:
     notes += note
     keypoints_differ = _drop_unlike_keypoints(annotations) or any(one.keypoints_differ for one in tables)
     categories.sort(key=lambda category: category["id"])
-    files = {one.file for one in tables}
-    together = tables[0].file if len(files) == 1 else Path(os.path.commonpath([file.absolute() for file in files]))
+    together = Path(os.path.commonpath({one.file for one in tables}))  # the file itself if it is one
     return Tables(
         file=together,
         folder=folder,

@@ -19,7 +19,7 @@ from rcnn.text_files import gc_paused
 class DatasetOptions:
     """The keyword arguments of `open_dataset`, which describes them."""
 
-    ignore_others: bool = False
+    ignore_other_classes: bool = False
     keypoints: bool = False
     one_class: bool = False
     annotations: str = ""
@@ -34,7 +34,7 @@ def open_dataset(
     split: str = "",
     classes: str | Sequence[str] | None = None,
     *,
-    ignore_others: bool = False,
+    ignore_other_classes: bool = False,
     keypoints: bool = False,
     one_class: bool = False,
     annotations: str = "",
@@ -49,7 +49,7 @@ def open_dataset(
     one), several joined by "+" ("train+val"), or a text file with an image id or file name per line ("ids.txt",
     "train:ids.txt" for the images of one split).
     `classes` give the labels their names and order (e.g. those of a checkpoint). Objects of other classes are ignored
-    with a warning, or without one if `ignore_others`. Without `classes`, labels follow ascending category ids.
+    with a warning, or without one if `ignore_other_classes`. Without `classes`, labels follow ascending category ids.
     `keypoints` prefers COCO's person_keypoints_SPLIT.json to instances_SPLIT.json where both are there; `annotations`
     names the file within the folder, with "{split}" for the split: "labels/{split}_v2.json". `images` is the folder of
     the images, if they are not in one of the usual places: a path within the folder, else from the working directory.
@@ -61,7 +61,7 @@ def open_dataset(
     Raises FileNotFoundError for a missing folder, split or image, ValueError for files that cannot be understood.
     """
     options = DatasetOptions(
-        ignore_others=ignore_others,
+        ignore_other_classes=ignore_other_classes,
         keypoints=keypoints,
         one_class=one_class,
         annotations=annotations,
@@ -93,7 +93,7 @@ def open_with(
             root=location.folder,
             split=selection.name,
             classes=None if options.one_class else classes,
-            ignore_others=options.ignore_others,
+            ignore_other_classes=options.ignore_other_classes,
             reader=selection.read,
         )
     if options.strict and dataset.warnings:

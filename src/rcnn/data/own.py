@@ -187,7 +187,7 @@ def _dataset(
         root=root,
         split=name,
         classes=None,
-        ignore_others=False,
+        ignore_other_classes=False,
         reader=partial(_stored, tables),
         pixels=pixels,
     )

@@ -1,4 +1,4 @@
-"""The record of the images that a model was trained on, so that an evaluation on the same images is noticed.
+"""Which images a model is trained on: shared with the validation set, or, by its record, with an evaluation.
 
 A record is small even for a large data set: it has the RECORDED smallest hashes of all images (a bottom-k sketch, Cohen
 and Kaplan 2007). With up to RECORDED training images, counts are exact; with more, they are estimates.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from rcnn.data.messages import counted
@@ -17,6 +18,7 @@ from rcnn.data.records import Dataset
 
 RECORDED = 1000  # hashes
 DIGITS = 12  # hexadecimal, of a hash
+BLOCK = 4096  # bytes of a file that are compared; the first ones are equal in many JPEG files of one program
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,39 @@ class TrainedImages:
             f"training split was {self.split}), so these metrics do not measure how well it does on new images. "
             f"{advice}",
         )
+
+
+def copied_images(dataset: Dataset, training: Dataset) -> int:
+    """The number of images of `dataset` that are files of `training` too, or copies of them under any name.
+
+    Copies are found by height, width, size in bytes and, where these agree, the BLOCK bytes in the middle of the file.
+    """
+    if not dataset.has_files or not training.has_files:
+        return 0
+    own, others = _sized_files(dataset), _sized_files(training)
+    common = own.keys() & others.keys()
+    blocks = {key: {_middle(file, key[2]) for file in others[key]} for key in common}
+    return sum(_middle(file, key[2]) in blocks[key] for key in common for file in own[key])
+
+
+def _sized_files(dataset: Dataset) -> dict[tuple[int, int, int], list[Path]]:
+    """The image files by height, width and size in bytes; without files that are missing."""
+    found: dict[tuple[int, int, int], list[Path]] = {}
+    for name, (height, width) in zip(dataset.file_names, dataset.sizes.tolist(), strict=True):
+        file = dataset.folder / name
+        with suppress(OSError):  # what is missing is reported when it is read
+            found.setdefault((height, width, os.stat(file).st_size), []).append(file)
+    return found
+
+
+def _middle(file: Path, size: int) -> bytes:
+    """Up to BLOCK bytes in the middle of a file of `size` bytes; empty for a file that cannot be read."""
+    try:
+        with file.open("rb") as content:
+            content.seek(max(0, size - BLOCK) // 2)
+            return content.read(BLOCK)
+    except OSError:
+        return b""
 
 
 def _hashes(dataset: Dataset) -> list[str]:

@@ -93,7 +93,7 @@ def _write_images(
 
 
 def whole_ids(ids: Sequence[Id]) -> dict[Id, Id]:
-    """The ids as COCO's tools need them: as they are if all are whole numbers, else counted from 1."""
+    """The ids as COCO's tools need them: as they are if all are integers, else counted from 1."""
     if all(isinstance(one, int) for one in ids):
         return {one: one for one in ids}
     return {one: number for number, one in enumerate(dict.fromkeys(ids), start=1)}

@@ -23,24 +23,25 @@ def download_dataset(
     name: str,
     output: Path | str = "",
     *,
-    splits: Sequence[str] = (),
+    split: str | Sequence[str] = (),
     progress: DownloadProgress | None = None,
     log: Callable[[str], object] | None = None,
 ) -> Path:
     """Download a data set of `DOWNLOADS` to the folder `output`, and return the folder for --data.
 
-    `output` defaults to the name of the data set. `splits` selects parts of it. Existing parts are not downloaded
-    again; an interrupted download continues. Each archive is deleted once it is unpacked, except one that the user put
-    into `output`/downloads, which is used instead of a download. Raises ValueError for an unknown name or split,
-    DownloadError where the download fails, FileExistsError for files in `output` that rcnn did not write.
+    `output` defaults to the name of the data set. `split` selects parts of it, by name. Existing parts are not
+    downloaded again; an interrupted download continues. Each archive is deleted once it is unpacked, except one that
+    the user put into `output`/downloads, which is used instead of a download. Raises ValueError for an unknown name or
+    split, DownloadError where the download fails, FileExistsError for files in `output` that rcnn did not write.
     """
     if name not in DOWNLOADS:
         raise ValueError(f"no data set is called {name!r}; expected one of {', '.join(DOWNLOADS)}")
     known = DOWNLOADS[name]
-    for one in splits:
+    chosen = (split,) if isinstance(split, str) else tuple(split)
+    for one in chosen:
         if one not in known.splits:
             raise ValueError(f"{name} has no split {one!r}; expected one of {', '.join(known.splits)}")
-    needed = list(dict.fromkeys(archive for one in splits or known.default for archive in known.splits[one]))
+    needed = list(dict.fromkeys(archive for one in chosen or known.default for archive in known.splits[one]))
     with OutputFolder(output or name) as folder:
         done = _recorded(folder.path)
         missing = [archive for archive in needed if archive.name not in done]
@@ -55,8 +56,7 @@ def download_dataset(
             if packed.is_file():  # put there by hand, or of a run that was stopped while it unpacked
                 _require_published(packed, archive)
             else:
-                with (progress or no_download_progress)(archive.name) as count:
-                    fetch(archive.urls, packed, digest=archive.digest, size=archive.size, progress=count)
+                _fetch(archive, packed, progress or no_download_progress)
                 folder.adopt(f"{PACKED}/{archive.name}")
             if log is not None:
                 log(f"unpacking {archive.name}")
@@ -68,6 +68,18 @@ def download_dataset(
         with suppress(OSError):  # there is none, or it holds files of the user
             archives.rmdir()
         return folder.path / known.data
+
+
+def _fetch(archive: Archive, packed: Path, progress: DownloadProgress) -> None:
+    """Download an archive as `packed`. The error of a download that failed says how to do without it."""
+    try:
+        with progress(archive.name) as count:
+            fetch(archive.urls, packed, digest=archive.digest, size=archive.size, progress=count)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{error}\nTo do without this download, get this file where there is a network:\n{archive.urls[0]}\n"
+            f"and put it into this folder, then run the same command again:\n{packed.parent}"
+        ) from error
 
 
 def _require_published(packed: Path, archive: Archive) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
 from rcnn.data.loading import LoaderSettings
-from rcnn.data.messages import counted
+from rcnn.data.messages import counted, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
@@ -47,7 +47,7 @@ View = tuple[InputConfig, LoaderSettings]
 @dataclass(frozen=True)
 class _Entry:
     name: str
-    note: str  # "image 17, 640 x 480: 2 cat, 1 dog"
+    note: str  # "id 17, 640 pixels wide, 480 high: 2 cat, 1 dog"
     figure: Figure | None
     error: str  # why there is no figure
     expressions: list[str]
@@ -120,10 +120,13 @@ def _section(dataset: Dataset, indices: Sequence[int], view: View | None, advanc
             for version in range(VERSIONS):
                 entries.append(_entry(dataset, dataset[index], partial(draw_augmented, batches, index, version)))
         advance()
-    shown = "all" if len(indices) == len(dataset) else str(len(indices))
+    images = counted(len(dataset), "image")
+    shown = images if len(indices) == len(dataset) else f"{len(indices)} of {images}"
     objects = dataset.subset(indices).num_training_objects
-    lead = f"{shown} of {counted(len(dataset), 'image')}, with {counted(objects, 'object')}"
+    lead = f"{shown}, with {counted(objects, 'object')}"
     lead += "" if batches is None else f"; {VERSIONS} versions of each, as the network gets them in training"
+    if empty := [name for name, count in dataset.class_counts.items() if not count]:
+        lead += f". Classes without objects in this split: {few(empty)}"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 
@@ -138,7 +141,7 @@ def _entry(dataset: Dataset, record: ImageRecord, draw: Callable[[], Image.Image
     counts = Counter(dataset.classes[label] for label in own)
     ignored = int(record.ignored.sum())
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
-    note = f"image {record.image_id}, {record.height} x {record.width}: {objects}"
+    note = f"id {record.image_id}, {record.width} pixels wide, {record.height} high: {objects}"
     note += f", {counted(ignored, 'ignored object')}" if ignored else ""
     figure, error = None, ""
     try:

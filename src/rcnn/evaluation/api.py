@@ -13,6 +13,7 @@ from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_images_of, trained_on_warning
 from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
 from rcnn.evaluation.run import run_evaluation
+from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
 from rcnn.runtime.launch import launch_function, require_devices
@@ -24,10 +25,12 @@ def evaluate(
     model: Predictor | str | Path,
     data: Dataset | str | Path,
     *,
+    overrides: Overrides = (),
     split: str = "",
     annotations: str = "",
     images: str | Path = "",
     relative_boxes: bool = False,
+    ignore_other_classes: bool = False,
     limit: int = 0,
     batch_size: int = 1,
     workers: int = 2,
@@ -44,9 +47,11 @@ def evaluate(
 ) -> Evaluation:
     """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
+    `overrides`: changes of the checkpoint's settings, e.g. ["box.score_threshold=0.001"] or a dict.
     `split` (as in `open_dataset`) defaults to the images that the run of the checkpoint held out from training, or,
     where it held out none, to the validation split. `annotations`: the annotation file within the folder, e.g.
-    "labels/{split}.json"; default: found by its name. `images` and `relative_boxes` as in `open_dataset`.
+    "labels/{split}.json"; default: found by its name. `images`, `relative_boxes` and `ignore_other_classes`
+    as in `open_dataset`.
     `limit`: number of images, the first ones (0 = all). `batch_size`: images per forward pass. `workers`: threads that
     read images. `max_detections`: detections per image and class that count; defaults to COCO's 100 (keypoints 20,
     proposals 1000) or LVIS' 300 per image. A checkpoint's own limit is raised to it; for a predictor that returns
@@ -69,20 +74,27 @@ def evaluate(
             raise ValueError(f"devices={devices} is for a checkpoint: give its path instead of a predictor")
         require_devices(devices, str(device))
         again = partial(
-            evaluate, model, data, split=split, annotations=annotations, images=images, relative_boxes=relative_boxes,
-            limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
-            strict=strict, allow_empty=allow_empty, device=device, precision=precision, allow=allow,
-            output=output, pictures=pictures,
+            evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
+            relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
+            batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
+            allow_empty=allow_empty, device=device, precision=precision, allow=allow, output=output,
+            pictures=pictures,
         )  # fmt: skip
         return launch_function(_call, again, devices=devices)
     options = DatasetOptions(
         annotations=annotations,
         images=images,
         relative_boxes=relative_boxes,
+        ignore_other_classes=ignore_other_classes,
         strict=strict,
         allow_empty=allow_empty,
     )
-    checkpoint = model if isinstance(model, Predictor) else detector_record(model)
+    changes = as_overrides(overrides)
+    if changes and isinstance(model, Predictor):
+        raise ValueError(
+            f"overrides ({changes[0]}) are for a checkpoint; give them to the predictor: Predictor(overrides=)"
+        )
+    checkpoint = model if isinstance(model, Predictor) else detector_record(model, changes)
     held_out = None if isinstance(model, Predictor) else held_out_of(model)
     trained = None if isinstance(model, Predictor) else trained_images_of(model)
     named = "the model" if isinstance(model, Predictor) else model
@@ -95,9 +107,9 @@ def evaluate(
     if isinstance(model, Predictor):
         predictor = model
     else:
-        overrides = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
+        limits = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
         own = device_of_process(choose_device(device), process_numbers())
-        predictor = Predictor(model, device=own, precision=precision, overrides=overrides, allow=allow)
+        predictor = Predictor(model, device=own, precision=precision, overrides=[*changes, *limits], allow=allow)
     with joined(predictor.device) as processes:
         if output is not None:
             chosen = EvaluationOptions(

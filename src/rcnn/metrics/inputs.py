@@ -259,7 +259,7 @@ def _check_result(result: Entry, name: str) -> None:
     if missing:
         raise ValueError(f"{name} has no {', '.join(missing)}, which COCO's results format requires")
     name = f"{name} (image {result['image_id']!r})"
-    for field, expected in (("image_id", "a whole number or text"), ("category_id", "a whole number")):
+    for field, expected in (("image_id", "an integer or text"), ("category_id", "an integer")):
         if not _is_id(result[field], field):
             raise ValueError(f"{name} has {field} {excerpt(result[field])}; expected {expected}")
     if not _finite(result["score"]):
@@ -272,7 +272,7 @@ def _check_result(result: Entry, name: str) -> None:
         )
     if "segmentation" in result and not _is_segmentation(result["segmentation"]):
         raise ValueError(
-            f"{name} has segmentation {excerpt(result['segmentation'])}; expected run lengths "
+            f"{name} has segmentation {excerpt(result['segmentation'])}; expected RLE "
             "{'size': [height, width], 'counts': ...} or polygons [[x, y, x, y, x, y, ...], ...]"
         )
 
@@ -296,7 +296,7 @@ def check_masks(data: GroundTruth, results: Mapping[int, Entry], source: str) ->
                 "expected masks at the size of the original image"
             )
         raise ValueError(
-            f"{name} has a mask with counts {excerpt(mask['counts'])}; expected run lengths that add up to "
+            f"{name} has a mask with counts {excerpt(mask['counts'])}; expected RLE counts that add up to "
             f"{size[0]} x {size[1]} pixels, or their compressed text"
         )
 
@@ -309,7 +309,7 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_id(value: Any, field: str) -> bool:
-    """Whether `value` can be an image_id (whole number or text) or a category_id (whole number)."""
+    """Whether `value` can be an image_id (integer or text) or a category_id (integer)."""
     return isinstance(value, int | str if field == "image_id" else int) and not isinstance(value, bool)
 
 

@@ -169,7 +169,7 @@ def _default(config_class: type[Any], name: str) -> Any:
 
 
 def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
-    """`value` as the type `hint`. Lists become tuples, and whole numbers floats where a float is expected.
+    """`value` as the type `hint`. Lists become tuples, and integers floats where a float is expected.
 
     A part that `value` gives in part has the other settings of `default`, if that is of the same class.
     """

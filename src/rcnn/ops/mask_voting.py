@@ -46,7 +46,7 @@ def vote_masks(
         at_least: mask values equal to the threshold are set, too; those of canvases always are.
 
     Returns:
-        boxes: (B, D, 4) float32, whole numbers; 0 where nothing reaches the threshold.
+        boxes: (B, D, 4) float32, integers; 0 where nothing reaches the threshold.
         masks: (B, D, m, m) float32, sums of votes.
         found: (B, D) bool, whether anything reaches the threshold.
     """

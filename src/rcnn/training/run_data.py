@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from rcnn.data.defaults import default_training_split, default_validation_split
 from rcnn.data.held_out import DEFAULT_FRACTION, HeldOut, divide_held_out, hold_out, require_fraction
 from rcnn.data.messages import counted
 from rcnn.data.split import MIN_IMAGES
+from rcnn.data.trained_images import copied_images
 from rcnn.models import DetectorConfig
 from rcnn.training.request import RunRequest
 
@@ -136,6 +136,8 @@ def choose_splits(request: RunRequest) -> tuple[str, tuple[str, ...], dict[str, 
         default = default_validation_split(names, training)
         validations = (default,) if default else ()
         reasons["val-split"] = f"its name starts with '{default[:3]}'" if default else NO_VALIDATION_SPLIT
+        if request.val_fraction == 0 and not default:
+            reasons["val-split"] += ", and --val-fraction 0 holds no images out"
     return training, validations, reasons
 
 
@@ -190,17 +192,14 @@ def _held_out(
 
 
 def shared_images(data: RunData) -> Iterator[str]:
-    """A warning for each validation set with images that are trained on too."""
-    if not data.training.has_files:
-        return
-    trained = {os.path.abspath(data.training.folder / name) for name in data.training.file_names}
+    """A warning for each validation set with images that are trained on too, under the same or another name."""
     for validation in data.validations:
-        shared = sum(os.path.abspath(validation.folder / name) in trained for name in validation.file_names)
-        if shared:
+        if shared := copied_images(validation, data.training):
+            which = "all" if shared == len(validation) > 1 else f"{shared} of the"
             yield (
-                f"{shared} of {counted(len(validation), 'image')} of {validation.split} "
-                f"{'is' if shared == 1 else 'are'} trained on too, so the "
-                "metrics say little about other images. Choose other splits"
+                f"{which} {counted(len(validation), 'image')} of {validation.split} {'is' if shared == 1 else 'are'} "
+                f"also in the training split {data.training.split}, so its metrics do not measure how well the model "
+                "does on new images. Choose other splits; `rcnn data check DIR --only leak` lists such images"
             )
 
 

@@ -99,7 +99,7 @@ class TrainState:
             self.ema.detector.load_state_dict(average)
         self.step, self.best, self.evaluation_due = values["step"], values["best"], values["evaluation_due"]
         if type(self.step) is not int or self.step < 0:
-            raise ValueError(f"step is {self.step!r}; expected a whole number of 0 or more")
+            raise ValueError(f"step is {self.step!r}; expected an integer of 0 or more")
         random_states = [values["random"], *values.get(OTHER_RANDOM, [])]
         if self.processes.rank < len(random_states):
             _restore_random_state(random_states[self.processes.rank])

@@ -15,6 +15,7 @@ from rcnn.data.messages import counted, few
 from rcnn.models import build_detector
 from rcnn.outputs import sha256_of
 from rcnn.text_files import read_text
+from rcnn.weights.catalogue.names import is_weight_name, suggestion
 from rcnn.weights.checkpoint import require_class_names, write_checkpoint, writing_checkpoint
 from rcnn.weights.readers.state_dict import Found, find_weights
 from rcnn.weights.readers.stored import LazyState
@@ -47,11 +48,25 @@ def convert_to_folder(file: str | Path, output: str | Path, options: ConvertOpti
     Files in `output` that rcnn did not write are never touched. Raises FileNotFoundError, FileExistsError, ImportError
     or ValueError that says what is wrong and what to do; then nothing is written.
     """
+    _require_file(file)
     with writing_checkpoint(output) as folder:
         kind = _write(Path(file), folder, options, log)
         result = check_backbone(folder) if kind == "backbone" else check_detector(folder)
     log(f"wrote {output}")
     log(result)
+
+
+def _require_file(file: str | Path) -> None:
+    """Raise FileNotFoundError if `file` does not exist; the message knows the names of published weights."""
+    name = str(file)
+    if Path(name).exists():
+        return
+    if is_weight_name(name):
+        raise FileNotFoundError(
+            f"{name} is the name of published weights, which need no conversion: other commands take the name, e.g. "
+            f"rcnn predict {name} photo.jpg"
+        )
+    raise FileNotFoundError(f"{name} does not exist{suggestion(name)}; expected a weight file of another framework")
 
 
 def _write(file: Path, folder: Path, options: ConvertOptions, log: Log) -> str:

@@ -56,10 +56,10 @@ def refused(root: Path, tables: Any) -> str:
             coco_tables([]) | {"annotations": [annotation(1), None]},
             "entry 1 (from 0) of annotations has no image_id, category_id: None",
         ),
-        (coco_tables([]) | {"categories": [{"id": "a", "name": "a"}]}, "has the id 'a'; expected a whole number"),
-        (coco_tables([]) | {"categories": [{"id": True, "name": "a"}]}, "has the id True; expected a whole number"),
-        (coco_tables([]) | {"categories": [{"id": -1, "name": "a"}]}, "has the id -1; expected a whole number from 0"),
-        (coco_tables([]) | {"images": [{"id": None, "file_name": "1.png"}]}, "has the id None; expected a whole"),
+        (coco_tables([]) | {"categories": [{"id": "a", "name": "a"}]}, "has the id 'a'; expected an integer"),
+        (coco_tables([]) | {"categories": [{"id": True, "name": "a"}]}, "has the id True; expected an integer"),
+        (coco_tables([]) | {"categories": [{"id": -1, "name": "a"}]}, "has the id -1; expected an integer from 0"),
+        (coco_tables([]) | {"images": [{"id": None, "file_name": "1.png"}]}, "has the id None; expected an integer"),
         (coco_tables([]) | {"images": coco_tables([])["images"] * 2}, "2 ids of images used more than once (1, 2)"),
         (
             coco_tables([]) | {"categories": coco_tables([])["categories"] * 2},
@@ -101,9 +101,7 @@ def test_damaged_masks_are_skipped_and_counted(tmp_path: Path, segmentation: Any
     dataset = opened(tmp_path, [annotation(1), annotation(8, image_id=2, segmentation=segmentation)])
     assert dataset[1].segmentations == (None,)
     assert dataset[1].boxes.tolist() == [[10, 10, 30, 30]]
-    assert (
-        "1 annotation has run lengths that are damaged, or not of the size of the image (id 8)" in dataset.warnings[0]
-    )
+    assert "1 annotation has RLE that is damaged, or not of the size of the image (id 8)" in dataset.warnings[0]
 
 
 def test_both_kinds_of_run_lengths_give_the_same_mask(tmp_path: Path) -> None:
@@ -180,7 +178,7 @@ def test_polygons_of_two_points_and_empty_outlines(tmp_path: Path) -> None:
     assert others == [None] * 7
     assert len(dataset[0].boxes) == 8
     thin, empty, bare = dataset.warnings
-    assert "2 annotations have run lengths without a pixel (id 7, 8): the mask was skipped" in empty
+    assert "2 annotations have RLE without a pixel (id 7, 8): the mask was skipped" in empty
     assert "3 annotations have a polygon of fewer than three points" in thin
     assert "(id 1, 2, 3): that part was skipped" in thin
     assert (
@@ -271,7 +269,7 @@ def test_objects_of_other_classes_are_skipped_with_a_warning(tmp_path: Path) -> 
         "1 object of 1 class that the model lacks ('kite' (did you mean 'Kite'?)) is ignored; the model has Kite, cup."
         in line
     )
-    assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_others=True).warnings == ()
+    assert open_dataset(tmp_path, "val", ["Kite", "cup"], ignore_other_classes=True).warnings == ()
     with pytest.raises(ValueError, match="refused by strict=True"):
         open_dataset(tmp_path, "val", ["Kite", "cup"], strict=True)
     message = r"has no objects of boat, the classes of the model; it has cup, kite\. Rename its categories"

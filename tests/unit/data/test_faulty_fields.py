@@ -191,7 +191,7 @@ def test_annotation_ids_may_be_used_twice_or_missing(tmp_path: Path) -> None:
     annotations = [annotation(4), annotation(4), annotation(None), annotation(1.5), annotation(9)]
     dataset = opened(tmp_path, annotations)
     assert dataset[0].annotation_ids == (4, 4, 10, 11, 9)
-    assert "2 annotations have no id (a whole number or text) (id 10, 11)" in dataset.warnings[0]
+    assert "2 annotations have no id (an integer or text) (id 10, 11)" in dataset.warnings[0]
     assert "1 annotation has an id that another annotation has too (id 4): all are used" in dataset.warnings[1]
     assert evaluate(dataset.to_coco(), [], ["bbox"]).objects["kite"] == 5
 

@@ -60,7 +60,7 @@ def test_a_fault_is_found(clean: tuple[Path, Data], tmp_path: Path, fault: Fault
         root = tmp_path / "data"
     try:
         write_tables(root, changed(data, fault, root, seed))
-        report = check_dataset(root, decode=fault.images)
+        report = check_dataset(root, no_images=not fault.images)
     finally:
         write_tables(root, data)
     found = {one.kind for one in report.findings}
@@ -78,7 +78,7 @@ def test_a_clean_set_has_no_findings(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("name", ["coco449", "balloon", "fruits_nuts"])
 def test_real_sets_have_no_errors(shared: Path, name: str) -> None:
-    report = check_dataset(shared / "data" / name, decode=name != "coco449")
+    report = check_dataset(shared / "data" / name, no_images=name == "coco449")
     assert report.errors == (), report.lines()
     assert sum(report.objects.values()) > 100
 
@@ -185,7 +185,7 @@ def test_a_file_that_is_cut_short_beside_a_good_one_is_found(pattern: str, tmp_p
         text = (root / "annotations" / f"instances_{split}.json").read_text()
         (root / "annotations" / f"instances_{split}.json").unlink()
         (root / pattern.format(split)).write_text(text if split == "val" else text[:200])
-    report = check_dataset(root, decode=False)
+    report = check_dataset(root, no_images=True)
     assert list(report.images) == ["val"]
     assert [one.kind for one in report.errors] == ["unreadable-annotations"]
     assert f"{root / pattern.format('train')} is not JSON" in report.errors[0].what

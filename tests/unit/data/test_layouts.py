@@ -201,6 +201,7 @@ def test_images_without_ground_truth(tmp_path: Path) -> None:
     [
         ({"a.jpg": "x", "b.jpg": "x"}, r"contains 2 \.jpg\. There are images, but no annotations: outline the objects"),
         ({"x/a.jpg": "", "x/a.csv": "a,b"}, r"1 \.csv.* in the folders x\. x/a\.csv is a table: convert it"),
+        ({"a.csv": "filename,region_shape_attributes"}, r"a\.csv is VIA's table: .*Export Annotations \(as json\)"),
         ({"instances_val.json": "{}"}, r"is a COCO file: give that file, or the folder that contains annotations/ and"),
         ({"data.zip": ""}, "data.zip is an archive: unpack it"),
         ({"my.json": '{"a": 1}'}, "my.json is a JSON object with a"),
@@ -232,7 +233,7 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
 
 def test_objects_of_other_classes_are_ground_truth_of_none(tmp_path: Path) -> None:
     root = write_coco(tmp_path, coco_tables([annotation(1), annotation(2, category_id=7), annotation(3, image_id=2)]))
-    dataset = open_dataset(root, "val", ["kite"], ignore_others=True)
+    dataset = open_dataset(root, "val", ["kite"], ignore_other_classes=True)
     assert [len(dataset[i].boxes) for i in range(len(dataset))] == [1, 1]
     assert [entry["id"] for entry in dataset.to_coco()["annotations"]] == [1, 3]
     assert [entry["name"] for entry in dataset.to_coco()["categories"]] == ["kite"]

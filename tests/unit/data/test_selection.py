@@ -39,6 +39,16 @@ def test_two_splits_are_one_set_with_unique_ids(tmp_path: Path) -> None:
     assert again.to_coco() == truth
 
 
+def test_several_splits_are_named_by_the_path_that_the_user_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two_splits(tmp_path / "data")
+    monkeypatch.chdir(tmp_path)
+    dataset = open_dataset("data", "train+val")
+    assert dataset.annotation_file == Path("data/annotations")
+    assert dataset[3].path.is_file()
+
+
 def test_ids_that_differ_are_kept(tmp_path: Path) -> None:
     tables = coco_tables([annotation(5, image_id=9)])
     tables["images"] = [{"id": 9, "file_name": "9.png", "height": 40, "width": 60}]
@@ -117,7 +127,7 @@ def test_errors_of_selections(tmp_path: Path) -> None:
         "train+": r"an empty name between the \+",
         "train+train": "has train twice",
         "train+train:one.txt": r"has train twice: as a whole, and the images of it that .*one\.txt lists",
-        "train+test": r"has no split 'test'.*; it has train, val",
+        "train+test": r"has no split 'test'.*; it has train, val\. Searched for annotations/instances_test\.json",
         "absent.txt": r"absent.txt does not exist.*expected a text file with an image id or file name per line",
         "train:ids.txt": r"ids.txt: 77: not an id or file name of the 2 images; expected e.g. 1 or 1.png",
         "train:empty.txt": "lists no images",

@@ -191,7 +191,7 @@ def test_a_damaged_file_is_a_split_that_cannot_be_read(content: str, tmp_path: P
     opened(tmp_path, [region(RECT)])
     (tmp_path / "kites" / "train").mkdir()
     (tmp_path / "kites" / "train" / "via_region_data.json").write_text(content)
-    report = check_dataset(tmp_path / "kites", decode=False)
+    report = check_dataset(tmp_path / "kites", no_images=True)
     assert [(one.kind, "train/via_region_data.json" in one.what) for one in report.errors] == [
         ("unreadable-annotations", True)
     ]

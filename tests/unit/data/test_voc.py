@@ -232,7 +232,7 @@ def test_a_list_of_damaged_files_names_one_with_the_reason(tmp_path: Path) -> No
     (root / "Annotations" / "a.xml").write_text("<annotation><object>")
     with pytest.raises(ValueError, match=r"readable XML file: 1 missing, 1 damaged; .*a\.xml is not XML .*no element"):
         open_dataset(tmp_path, "train")
-    report = check_dataset(tmp_path, decode=False)
+    report = check_dataset(tmp_path, no_images=True)
     assert list(report.images) == ["val"]
     assert [one.kind for one in report.errors if "1 damaged" in one.what] == ["unreadable-annotations"]
 

@@ -96,8 +96,8 @@ def test_a_run_that_was_stopped_continues(served: list[str], tmp_path: Path, mon
         patch.setattr(module, "_merge", stopped)
         patch.setattr(module.os, "replace", stopped)
         with pytest.raises(KeyboardInterrupt):
-            download_dataset("tiny", tmp_path / "out", splits=["val"])
-    assert len(open_dataset(download_dataset("tiny", tmp_path / "out", splits=["val"]), "val")) == 2
+            download_dataset("tiny", tmp_path / "out", split=["val"])
+    assert len(open_dataset(download_dataset("tiny", tmp_path / "out", split=["val"]), "val")) == 2
 
 
 def test_files_of_the_user_are_kept(served: list[str], tmp_path: Path) -> None:
@@ -113,10 +113,10 @@ def test_an_archive_that_was_put_there_by_hand_is_used_and_kept(served: list[str
     content = (tmp_path / "served" / "val.zip").read_bytes()
     (own / "val.zip").write_bytes(content[:-1] + b"x")
     with pytest.raises(DownloadError, match=r"val\.zip has the hash sha256:\w+, expected sha256:\w+: it is cut short"):
-        download_dataset("tiny", tmp_path / "out", splits=["val"])
+        download_dataset("tiny", tmp_path / "out", split=["val"])
     (own / "val.zip").write_bytes(content)
     (own / "notes.txt").write_text("mine")
-    download_dataset("tiny", tmp_path / "out", splits=["val"])
+    download_dataset("tiny", tmp_path / "out", split=["val"])
     assert served == ["/annotations.zip"]
     assert sorted(path.name for path in own.iterdir()) == ["notes.txt", "val.zip"]
     assert len(open_dataset(tmp_path / "out", "val")) == 2
@@ -132,6 +132,16 @@ def test_what_is_refused(
     monkeypatch.setattr(module.shutil, "disk_usage", full_disk)
     assert rcnn("data", "download", "tiny", "--output", tmp_path / "out") == 2
     assert "needs about 0.2 MB in" in capsys.readouterr().err
+
+
+def test_a_download_that_fails_says_where_an_archive_is_put_by_hand(served: list[str], tmp_path: Path) -> None:
+    (tmp_path / "served" / "val.zip").unlink()
+    with pytest.raises(DownloadError) as error:
+        download_dataset("tiny", tmp_path / "out", split="val")
+    lines = str(error.value).splitlines()
+    assert lines[2] == DOWNLOADS["tiny"].splits["val"][1].urls[0]
+    assert lines[4] == str(tmp_path / "out" / "downloads")
+    assert Path(lines[4]).is_dir()
 
 
 def test_another_archive_is_refused(served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

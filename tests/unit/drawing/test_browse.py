@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from typing_extensions import override
 
+from rcnn.data.inspect.info import describe_dataset
 from rcnn.data.transforms import Sample
 from rcnn.drawing.augmented import draw_sample
 from rcnn.drawing.browse import browse_dataset
@@ -47,12 +48,28 @@ def test_the_page_holds_the_pictures(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "http" not in text
     assert "script" not in page.tags
     assert "link" not in page.tags
-    for name in ("train_1.png", "train_3.png", "train_5.png", "val_2.png", "3 of 5 images", "all of 2 images"):
+    for name in ("train_1.png", "train_3.png", "train_5.png", "val_2.png", "3 of 5 images, with", ">2 images, with"):
         assert name in text
     data = base64.b64decode(page.images[0].removeprefix("data:image/jpeg;base64,"))
     with Image.open(io.BytesIO(data)) as drawn, Image.open(root / "train" / "train_1.png") as plain:
         assert drawn.size == plain.size
         assert np.abs(np.asarray(drawn, dtype=int) - np.asarray(plain, dtype=int)).max() > 100  # boxes and names
+
+
+def test_classes_without_objects_are_named(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"val": 2}, size=(48, 64))
+    file = root / "annotations" / "instances_val.json"
+    tables = json.loads(file.read_text())
+    tables["categories"].append({"id": 99, "name": "kite"})
+    tables["images"][0]["id"] = 17
+    tables["annotations"] = [one for one in tables["annotations"] if one["image_id"] == 2]
+    file.write_text(json.dumps(tables))
+    text = browse_dataset(root, tmp_path / "out").path.read_text(encoding="utf-8")
+    assert re.search(r"2 images, with 2 objects\. Classes without objects in this split: (\w+, )?kite<", text)
+    assert "id 17, 64 pixels wide, 48 high: no objects" in text
+    lines = describe_dataset(root).lines()
+    assert "empty: images without objects" in lines
+    assert any(re.fullmatch(r"no objects in val: (\w+, )?kite", line) for line in lines)
 
 
 def test_names_are_text_and_broken_images_are_named(tmp_path: Path) -> None:

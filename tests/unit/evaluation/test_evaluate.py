@@ -275,11 +275,11 @@ def test_saved_results_are_scored_again(predictor: Predictor, data: Path, tmp_pa
         ),
         (
             '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": "!!"}}]',
-            r"result 0 \(image 1\) has a mask with counts '!!'; expected run lengths that add up to 64 x 96 pixels",
+            r"result 0 \(image 1\) has a mask with counts '!!'; expected RLE counts that add up to 64 x 96 pixels",
         ),
         (
             '[{"image_id": 1, "category_id": 10, "score": 1, "segmentation": {"size": [64, 96], "counts": [9, 9]}}]',
-            r"has a mask with counts \[9, 9\]; expected run lengths",
+            r"has a mask with counts \[9, 9\]; expected RLE",
         ),
     ],
 )

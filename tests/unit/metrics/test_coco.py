@@ -237,16 +237,16 @@ def test_wrong_results_are_named(change: Entry, message: str) -> None:
     ("change", "message"),
     [
         (3, r"result 0 is 3; expected an object in COCO's format"),
-        ({"image_id": None}, "has image_id None; expected a whole number"),
-        ({"category_id": True}, "has category_id True; expected a whole number"),
+        ({"image_id": None}, "has image_id None; expected an integer"),
+        ({"category_id": True}, "has category_id True; expected an integer"),
         ({"score": "high"}, "has score 'high'; expected a finite number"),
         ({"bbox": [1, 2, 3]}, r"has bbox \[1, 2, 3\]; expected \[x, y, width, height\]"),
         ({"bbox": [1, 2, 3, float("inf")]}, "has bbox"),
         ({"keypoints": [1, 2]}, "has keypoints .*; expected"),
         ({"segmentation": []}, None),
-        ({"segmentation": {"counts": "PPb01"}}, "has segmentation .*; expected run lengths"),
-        ({"segmentation": [[1, 2]]}, "has segmentation .*; expected run lengths"),
-        ({"segmentation": "PPb01"}, "has segmentation 'PPb01'; expected run lengths"),
+        ({"segmentation": {"counts": "PPb01"}}, "has segmentation .*; expected RLE"),
+        ({"segmentation": [[1, 2]]}, "has segmentation .*; expected RLE"),
+        ({"segmentation": "PPb01"}, "has segmentation 'PPb01'; expected RLE"),
     ],
 )
 def test_results_of_a_wrong_form_are_named(change: Any, message: str | None) -> None:

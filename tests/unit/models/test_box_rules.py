@@ -49,7 +49,7 @@ def tiny(**parts: Any) -> DetectorConfig:
 
 
 def some_boxes(count: int, seed: int, limit: float = 300) -> np.ndarray:
-    """Inclusive boxes (count, 4) float64; the first is one pixel, the second has whole numbers."""
+    """Inclusive boxes (count, 4) float64; the first is one pixel, the second has integers."""
     generator = np.random.default_rng(seed)
     first = generator.uniform(-20, limit, (count, 2))
     boxes = np.concatenate([first, first + generator.uniform(0, limit / 2, (count, 2))], 1)

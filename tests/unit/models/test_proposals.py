@@ -89,7 +89,7 @@ def test_an_rpn_trains_on_any_data_set_and_is_measured_by_recall(data: Path, tmp
     assert checkpoint.classes == ("object",)
     assert detector.box_head is None
     assert len(CLASSES) == 2
-    settings = {"ignore_other_classes": False, "limit": 0, "batch": 1, "workers": 1, "device": "cpu"}
+    settings = {"ignore_other_classes": False, "limit": 0, "batch_size": 1, "workers": 1, "device": "cpu"}
     eval_command(tmp_path / "run", data, split="val", output=tmp_path / "measured", **settings)
     metrics = json.loads((tmp_path / "measured" / "metrics.json").read_text())
     results = json.loads((tmp_path / "measured" / "results_proposals.json").read_text())

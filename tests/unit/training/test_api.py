@@ -100,7 +100,7 @@ def test_settings_as_a_dict_and_a_run_that_exists(tmp_path: Path) -> None:
 
 def test_one_text_is_not_taken_for_its_letters(tmp_path: Path) -> None:
     data = write_tiny_coco(tmp_path / "data", {"train": 1})
-    assert rcnn.open_dataset(data, "train", classes="square", ignore_others=True).classes == ("square",)
+    assert rcnn.open_dataset(data, "train", classes="square", ignore_other_classes=True).classes == ("square",)
     detector = rcnn.build_detector(
         rcnn.override(rcnn.model_config("mask_rcnn_compact"), [*TINY_MODEL, "num_classes=2"])
     )

@@ -106,7 +106,7 @@ def predict_and_evaluate(model: Path, data: Path, folder: Path, *devices: object
     """The three commands on a split with an image that cannot be read, which the first process reports."""
     last = ("--device", "cpu", "box.score_threshold=0.01", *devices)
     whole = ("--data", data, "--split", "train")
-    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch", 2, *last) == 1
+    assert rcnn("eval", model, "--output", folder / "eval", *whole, "--batch-size", 2, *last) == 1
     assert rcnn("predict", model, data / "train", "--output", folder / "found", "--score", 0.01, *last) == 1
     assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == 1
 

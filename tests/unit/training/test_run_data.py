@@ -69,6 +69,9 @@ def test_the_fraction_that_is_held_out(undivided: Path, several: Path) -> None:
     for options in without:
         plan = planned(undivided, **options)
         assert (plan.validations, plan.held_out, len(plan.dataset)) == ((), None, 12)
+    plan = planned(undivided, val_fraction=0.0)
+    reason = "no split starts with 'val', and --val-fraction 0 holds no images out; choose a split with --val-split"
+    assert f"not evaluated, so without best/ ({reason})" in "\n".join(describe_start(plan))
     with pytest.raises(ValueError, match=r"val_fraction=1 \(--val-fraction\): expected 0 \(no images\) to less than 1"):
         planned(undivided, val_fraction=1.0)
     with pytest.raises(ValueError, match=r"val_fraction .* and a validation split .*: give one of them"):
@@ -118,6 +121,10 @@ def test_a_run_with_held_out_images_is_resumed_and_evaluated(
     assert metrics["counts"]["images"] == 2
     predictor = Predictor(run.folder, device="cpu")
     assert len(dataset_for(predictor, undivided, "train", held_out=held_out)) == 12
+    found = rcnn.evaluate(run.folder, undivided, device="cpu", overrides={"box.score_threshold": 0.999})
+    assert found.results == []
+    with pytest.raises(ValueError, match=r"overrides \(box.score_threshold=1\) are for a checkpoint"):
+        rcnn.evaluate(predictor, undivided, overrides=["box.score_threshold=1"])
     listed = dataset_for(predictor, undivided, f"train:{run.folder / 'held_out.txt'}")
     assert set(listed.file_names) == set(held_out.files)
     other = write_tiny_coco(tmp_path / "other", {"new": 3}, size=(48, 64))
@@ -242,6 +249,24 @@ def test_reading_many_images_is_reported(undivided: Path, monkeypatch: pytest.Mo
 
 def test_validation_images_that_are_trained_on_are_reported(several: Path) -> None:
     plan = planned(several, split="train+val", val_splits=("val", "val_night"))
-    [warning] = [line for line in plan.warnings if "trained on too" in line]
-    assert warning.startswith("2 of 2 images of val are trained on too")
-    assert not any("trained on too" in line for line in planned(several).warnings)
+    [warning] = [line for line in plan.warnings if "also in the training split" in line]
+    assert warning.startswith("all 2 images of val are also in the training split train+val, so its metrics")
+    assert not any("also in the training split" in line for line in planned(several).warnings)
+
+
+def test_copies_of_training_images_with_other_names_are_reported(several: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(several, tmp_path / "data")
+    shutil.copy(data / "train" / "train_1.png", data / "val" / "val_2.png")
+    [warning] = [line for line in planned(data).warnings if "also in the training split" in line]
+    assert warning.startswith("1 of the 2 images of val is also in the training split train, so its metrics")
+
+
+def test_a_fault_is_one_warning_though_some_images_are_held_out(undivided: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(undivided, tmp_path / "data")
+    file = data / "annotations" / "instances_train.json"
+    tables = json.loads(file.read_text())
+    tables["images"][0]["file_name"] = f"elsewhere/{tables['images'][0]['file_name']}"
+    file.write_text(json.dumps(tables))
+    plan = planned(data)
+    assert plan.held_out is not None
+    assert len([line for line in plan.warnings if "file_name" in line or "folder" in line]) == 1

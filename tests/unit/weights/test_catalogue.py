@@ -12,6 +12,7 @@ import torchvision
 from benchmarks import weights_table
 from torch import Tensor
 
+import rcnn
 from rcnn.models import DetectorConfig, model_config
 from rcnn.models.config import ResNetConfig, TimmConfig
 from rcnn.models.zoo import MODELS
@@ -204,6 +205,17 @@ def test_an_unknown_name_is_refused_with_similar_ones() -> None:
         assert find_entry(name).kind == "detector"
     with pytest.raises(FileNotFoundError, match=r"mask_rcn_r50_fpn does not exist \(did you mean mask_rcnn_r50_fpn,"):
         checkpoint_record("mask_rcn_r50_fpn")
+
+
+def test_conversion_of_a_name_is_refused(tmp_path: Path) -> None:
+    for name, message in {
+        "mask_rcn_r50_fpn": r"does not exist \(did you mean mask_rcnn_r50_fpn, .*; expected a weight file of another",
+        "mask_rcnn_r50_fpn": r"is the name of published weights, which need no conversion",
+        "model_final.pkl": r"model_final\.pkl does not exist; expected a weight file of another framework",
+    }.items():
+        with pytest.raises(FileNotFoundError, match=message):
+            rcnn.convert(name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

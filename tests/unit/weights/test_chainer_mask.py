@@ -157,7 +157,7 @@ def test_a_trainers_snapshot_has_the_model_inside(wkentaro: dict[str, Tensor]) -
 @pytest.mark.parametrize(
     ("words", "wrong"),
     [
-        ("min_size=big", "min_size='big' has the wrong type; expected a whole number"),
+        ("min_size=big", "min_size='big' has the wrong type; expected an integer"),
         ("pooling_func=warp", "expected 'align' or 'pooling' or 'resize'"),
         ("anchor_scales=[4,8]", "rpn.anchors.sizes and rpn.anchors.ratios"),
         ("anchor_scales=['a']", "anchor_scales"),

@@ -64,7 +64,7 @@ WRONG: dict[str, tuple[dict[str, Tensor | None], ConvertOptions, str]] = {
         r"NaN or infinity in 1 tensor: box_head\.logits\.weight",
     ),
     "infinity": ({"roi_heads.box_predictor.cls_score.bias": torch.full((4,), -torch.inf)}, PLAIN, "NaN or infinity"),
-    "whole numbers": (
+    "integers": (
         {SCORES: torch.ones(4, 2048, dtype=torch.int8)},
         PLAIN,
         r"integers where weights are expected.*box_head\.logits\.weight",

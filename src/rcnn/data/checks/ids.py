@@ -1,6 +1,6 @@
 """Ids of images, annotations and categories, and the references between the tables.
 
-Ids are whole numbers or text. Exporters mix the two (an annotation of image "7" beside an image with id 7): such a
+Ids are integers or text. Exporters mix the two (an annotation of image "7" beside an image with id 7): such a
 reference is matched where exactly one id has that value.
 """
 
@@ -42,7 +42,7 @@ def image_ids(raw: RawTables) -> list[Id]:
         found = as_id(entry["id"])
         if found is None:
             raise DataError(
-                "bad-id", _wrong_id(raw, "images", place, entry["id"], "a whole number or text"), "images", [place]
+                "bad-id", _wrong_id(raw, "images", place, entry["id"], "an integer or text"), "images", [place]
             )
         ids.append(found)
     _require_unique(ids, "images", raw)
@@ -58,7 +58,7 @@ def category_ids(raw: RawTables) -> list[int]:
         if whole is None or not 0 <= whole < MAX_ID:
             raise DataError(
                 "bad-id",
-                _wrong_id(raw, "categories", place, entry["id"], "a whole number from 0"),
+                _wrong_id(raw, "categories", place, entry["id"], "an integer from 0"),
                 "categories",
                 [place],
             )
@@ -78,7 +78,7 @@ def annotation_ids(annotations: Sequence[RawEntry], warnings: Warnings) -> list[
             missing.append(free)
             free += 1
         ids.append(missing[-1] if one is None else one)
-    warnings.add("no id (a whole number or text)", "these ids were assigned", missing, kind="no-annotation-id")
+    warnings.add("no id (an integer or text)", "these ids were assigned", missing, kind="no-annotation-id")
     if len(set(ids)) < len(ids):
         twice = [one for one, uses in Counter(ids).items() if uses > 1]
         warnings.add("an id that another annotation has too", "all are used", twice, kind="repeated-annotation-id")

@@ -58,13 +58,13 @@ def check_outlines(
     return _in_pixels(outlines, sizes, ids, warnings)
 
 
-NOT_POLYGONS = "a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor run lengths"
+NOT_POLYGONS = "a segmentation that is neither polygons [[x, y, x, y, ...], ...] nor RLE"
 THIN = "a polygon of fewer than three points, or an odd number of coordinates"
 NOT_FINITE = "a polygon with a coordinate that is not finite, or far outside the image"
 FLAT = "a segmentation that is one polygon without the outer list"
 POINTS = "a segmentation of points [[x, y], ...]"
 TEXT = "a polygon with coordinates that are text"
-NO_PIXELS = "run lengths without a pixel"
+NO_PIXELS = "RLE without a pixel"
 FAULTS = {  # their ids, and what is done about them
     NOT_POLYGONS: ("bad-outline", "the outline was skipped, the box is used"),
     THIN: ("short-polygon", "that part was skipped"),
@@ -159,7 +159,7 @@ def _check_masks(
         else:
             empty.append(ids[place])
     kind, action = FAULTS[NO_PIXELS]
-    warnings.add("run lengths that are damaged, or not of the size of the image", action, wrong, kind="bad-mask")
+    warnings.add("RLE that is damaged, or not of the size of the image", action, wrong, kind="bad-mask")
     warnings.add(NO_PIXELS, action, empty, kind=kind)
 
 

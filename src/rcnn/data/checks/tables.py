@@ -40,7 +40,7 @@ class Annotation(TypedDict):
     bbox: list[float]  # x, y, width, height, finite; may be of zero size or outside the image
     area: float  # pixels
     iscrowd: int  # 0, or 1 for a group of objects
-    segmentation: NotRequired[list[list[float]] | Rle]  # polygons of 3 points or more, or run lengths of the image size
+    segmentation: NotRequired[list[list[float]] | Rle]  # polygons of 3 points or more, or RLE of the image size
     keypoints: NotRequired[list[float]]  # x, y, visibility (0, 1 or 2) of each; as many in every annotation
     num_keypoints: NotRequired[int]  # those with visibility 1 or 2
     difficult: NotRequired[int]  # VOC: 1 for an object that is not trained on, and ignored by VOC's metric

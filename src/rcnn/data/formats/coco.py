@@ -32,6 +32,7 @@ PATTERNS = (
     "{split}.json",
     "annotations/image_info_{split}.json",  # COCO's test images, without annotations
 )
+SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
 KNOWN_NAMES = ("instances_", "person_keypoints_", "lvis_v1_", "_annotations.coco", "image_info_")  # need not be read
 FEDERATED = {"neg_category_ids", "not_exhaustive_category_ids"}  # of LVIS' images
 # What other files of COCO hold, by a field of their annotations.

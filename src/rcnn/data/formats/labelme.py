@@ -30,6 +30,7 @@ from rcnn.text_files import lines_of, read_json
 
 NAME = "labelme"
 SUBFOLDERS = ("annotations", "labels", "json", "images", "ann")  # folders with the files of a split, besides its own
+SPLIT_FILES = "labelme's JSON files in {split}/, " + ", ".join(f"{name}/{{split}}/" for name in SUBFOLDERS)
 LABELS = "labels.txt"  # names of classes in order, if the folder has it, as labelme's own tools use it
 NO_CLASS = ("__ignore__", "_background_")  # labels that labelme's tools do not count as classes
 POLYGONS = ("polygon", "rotation", "oriented_rectangle", "quadrilateral")

@@ -12,7 +12,7 @@ from rcnn.data.checks.tables import Tables
 from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via, voc, yolo
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
-from rcnn.data.formats.unknown import no_such_split, not_recognised
+from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
 from rcnn.text_files import gc_paused, missing_text, require_regular
 
 
@@ -22,6 +22,11 @@ class Format(Protocol):
     @property
     def NAME(self) -> str:
         """How users call the format, e.g. "labelme"."""
+        ...
+
+    @property
+    def SPLIT_FILES(self) -> str:
+        """Where the annotations of a split are, for messages, with "{split}" for its name."""
         ...
 
     def splits(self, folder: Path, annotations: str = "") -> set[str]:
@@ -81,9 +86,10 @@ def locate(
             f"{names_of_formats()}"
         )
     if path.suffix.lower() not in FILE_SUFFIXES:
+        hint = hint_for(path)
         raise ValueError(
             f"{path} is not an annotation file of a whole data set; expected a {' or '.join(FILE_SUFFIXES)} file, or "
-            "the folder of a data set"
+            f"the folder of a data set{f'. It is {hint}' if hint else ''}"
         )
     if annotations:
         raise ValueError(f"{path} is an annotation file, so annotations={annotations!r} (--annotations) has no meaning")
@@ -115,13 +121,21 @@ def splits_at(location: Location) -> list[str]:
     """
     if location.file_split:
         return [location.file_split]
+    return sorted(name for names in _offered(location).values() for name in names)
+
+
+def _offered(location: Location) -> dict[str, set[str]]:
+    """The names of the splits by SPLIT_FILES of the formats that have them, each split once."""
     require_one_per_split(location.annotations)
     folder, annotations = location.folder, location.annotations
-    offered = ({name for one in group for name in one.splits(folder, annotations)} for group in GROUPS)
-    found = next(filter(None, offered), None)
-    if found is None:
-        raise not_recognised(folder, annotations, names_of_formats())
-    return sorted(found)
+    for group in GROUPS:
+        found: dict[str, set[str]] = {}
+        for one in group:
+            if names := one.splits(folder, annotations).difference(*found.values()):
+                found.setdefault(one.SPLIT_FILES, set()).update(names)
+        if found:
+            return found
+    raise not_recognised(folder, annotations, names_of_formats())
 
 
 def read_split(location: Location, split: str, known: KnownImages | None = None) -> Tables:
@@ -152,7 +166,8 @@ def _read(location: Location, split: str, known: KnownImages | None) -> Tables:
         if annotation_file(folder, split, (annotations,) if annotations else PATTERNS) is None:
             if annotations:
                 raise not_recognised(folder, annotations.replace("{split}", split), names_of_formats())
-            raise no_such_split(folder, split, splits_at(location), PATTERNS)
+            searched = "" if location.file_split else " or ".join(_offered(location))
+            raise no_such_split(folder, split, splits_at(location), searched)
         chosen = coco  # a file in the place of an annotation file: COCO's reader says what is wrong with it
     if chosen not in TAKE_IMAGES and (location.relative_boxes or location.images is not None):
         option = "--relative-boxes" if location.relative_boxes else "--images"

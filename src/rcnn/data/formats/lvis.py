@@ -17,6 +17,7 @@ from rcnn.data.formats.options import ReadOptions
 
 NAME = "LVIS"
 PATTERNS = ("annotations/lvis_v1_{split}.json", "lvis_v1_{split}.json")
+SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
 
 
 def splits(folder: Path, annotations: str = "") -> set[str]:

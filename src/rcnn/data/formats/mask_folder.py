@@ -31,6 +31,7 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, few
 
 NAME = "mask folders"
 PAIRS = (("images", "masks"), ("PNGImages", "PedMasks"))
+SPLIT_FILES = "images/{split}/ with masks/{split}/, {split}/images/ with {split}/masks/"
 ENDINGS = ("", "_mask", "_masks", "_label")  # what the name of a mask may have after the name of its image
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".gif")
 NUMBERED = re.compile(r"(?:_(?P<category>.*[^\W\d_].*))?_\d+")  # what follows the image in a_1.png, a_CLASS_1.png

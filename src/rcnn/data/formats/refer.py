@@ -27,6 +27,7 @@ from rcnn.text_files import read_json
 
 NAME = "REFER"
 REFS = re.compile(r"refs\((?P<by>\w+)\)\.p")
+SPLIT_FILES = "references with the split {split} in refs(*).p"
 # where images may be, in the folder of instances.json or up to two folders above
 IMAGES = ("images/mscoco/images/train2014", "images/train2014", "train2014", "images/saiapr_tc-12")
 MAX_EXPRESSIONS = 10_000_000  # of a file; RefCOCO has 142,210
@@ -199,8 +200,7 @@ def _instances(file: Path) -> dict[str, list[RawEntry]]:
         for entry in tables[name]:
             if any(isinstance(entry.get(field), (list, dict)) for field in needed):
                 raise ValueError(
-                    f"{file}: an entry of {name} has an id that is not a whole number: {excerpt(entry)}; "
-                    "download it again"
+                    f"{file}: an entry of {name} has an id that is not an integer: {excerpt(entry)}; download it again"
                 )
     return tables
 

@@ -25,6 +25,7 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, few
 from rcnn.text_files import lines_of
 
 NAME = "SBD"
+SPLIT_FILES = "{split}.txt beside img/ and inst/"
 PLACES = ("", "dataset", "benchmark_RELEASE/dataset", "benchmark/benchmark_RELEASE/dataset")
 
 

@@ -12,6 +12,7 @@ from rcnn.data.images import IMAGE_SUFFIXES
 from rcnn.data.messages import close_to, counted, few
 
 LOOKED_AT = 20_000  # files and folders, before the rest is not counted
+VIA_COLUMN, MAX_LINE = "region_shape_attributes", 1000  # a column of VIA's CSV export; characters of its first line
 HINTS = {  # what files of other kinds are
     ".tfrecord": "TensorFlow records: export the annotations again as COCO",
     ".record": "TensorFlow records: export the annotations again as COCO",
@@ -45,12 +46,27 @@ def not_recognised(folder: Path, annotations: str, formats: str) -> FileNotFound
     )
 
 
-def no_such_split(folder: Path, split: str, splits: Sequence[str], patterns: Sequence[str]) -> FileNotFoundError:
-    """The error for a data set without `split`; `splits` are those it has."""
-    tried = ", ".join(pattern.replace("{split}", split) for pattern in patterns if "{split}" in pattern)
+def no_such_split(folder: Path, split: str, splits: Sequence[str], files: str) -> FileNotFoundError:
+    """The error for a data set without `split`; it has `splits`. `files`: where its format has those of a split."""
+    tried = f". Searched for {files.replace('{split}', split)}" if files else ""
     return FileNotFoundError(
-        f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}. Searched for {tried}"
+        f"{folder} has no split {split!r}{close_to(split, splits)}; it has {', '.join(splits)}{tried}"
     )
+
+
+def hint_for(file: Path) -> str:
+    """What a file that is no annotation file is, and what to do; empty if not known."""
+    if file.suffix.lower() == ".csv" and VIA_COLUMN in _first_line(file):
+        return "VIA's table: in VIA choose Annotation > Export Annotations (as json), and give that file"
+    return HINTS.get(file.suffix.lower(), "")
+
+
+def _first_line(file: Path) -> str:
+    try:
+        with file.open(encoding="utf-8", errors="replace") as text:
+            return text.readline(MAX_LINE)
+    except OSError:
+        return ""
 
 
 def _files(folder: Path) -> Iterator[str]:
@@ -77,7 +93,7 @@ def _advice(folder: Path, files: Sequence[str]) -> str:
         if path.suffix.lower() == ".json":
             return f"{name} is {_json_kind(path)}."
     for name in files:
-        if hint := HINTS.get(Path(name).suffix.lower()):
+        if hint := hint_for(folder / name):
             return f"{name} is {hint}."
     if any(PurePath(name).suffix.lower() == ".txt" and "labels" in PurePath(name).parts for name in files):
         return (

@@ -31,6 +31,7 @@ PATTERNS = (
     "annotations.json",
     "{split}.json",
 )
+SPLIT_FILES = ", ".join(pattern for pattern in PATTERNS if "{split}" in pattern)
 CLASS_ATTRIBUTES = ("class", "label", "name", "category", "type")
 ROUND_POINTS = 64  # of a circle's polygon; its area is then .16% too small
 SHAPES = {  # the numbers that each shape has

@@ -35,6 +35,7 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, few
 from rcnn.text_files import lines_of
 
 NAME = "Pascal VOC"
+SPLIT_FILES = "ImageSets/Main/{split}.txt, ImageSets/Segmentation/{split}.txt, {split}/ with XML files"
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
     "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",

@@ -22,6 +22,9 @@ from rcnn.data.messages import SKIPPED, Warnings, counted, excerpt, few
 from rcnn.text_files import read_text
 
 NAME = "YOLO"
+SPLIT_FILES = (
+    "{split} in data.yaml, {split}.txt, images/{split}/ with labels/{split}/, {split}/images/ with {split}/labels/"
+)
 OVER_EDGE = 0.01  # fraction of the image that a coordinate may lie outside it: rounding does in many files
 BOX = 5  # numbers in a line: class, centre x, centre y, width, height
 MIN_POLYGON = 7  # class, x and y of three points

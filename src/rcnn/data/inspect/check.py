@@ -119,7 +119,7 @@ def check_dataset(
     annotations: str = "",
     keypoints: bool = False,
     images: str | Path = "",
-    decode: bool = True,
+    no_images: bool = False,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     workers: int = 2,
@@ -127,7 +127,7 @@ def check_dataset(
 ) -> CheckReport:
     """Find the faults of a data set: of all its splits, or of those in `split` ("train", "train+val", "train:ids.txt").
 
-    `annotations`, `keypoints` and `images` (a folder) as in `open_dataset`. Without `decode`, the image files are not
+    `annotations`, `keypoints` and `images` (a folder) as in `open_dataset`. With `no_images`, the image files are not
     decoded. `only` and `skip` select findings by their ids. `workers` threads decode images. Raises FileNotFoundError
     for a folder without annotations, ValueError for an id that does not exist; faults of the data itself are in the
     report. Where `split` is a list of images, faults of the annotation file are those of the whole file.
@@ -136,7 +136,7 @@ def check_dataset(
     checked, refused = read_splits(
         locate(Path(path), annotations, images=images, keypoints=keypoints),
         split,
-        decode=decode and not chosen.isdisjoint(NEED_FILES),
+        decode=not no_images and not chosen.isdisjoint(NEED_FILES),
         workers=workers,
         progress=progress or no_progress,
     )
@@ -208,7 +208,7 @@ def read_splits(
 def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
     with gc_paused():
         return assemble(
-            tables, root=folder, split=split, classes=None, ignore_others=False, reader=lambda known: tables
+            tables, root=folder, split=split, classes=None, ignore_other_classes=False, reader=lambda known: tables
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rcnn.data.messages import counted, cut
+from rcnn.data.messages import counted, cut, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
 
@@ -121,6 +121,8 @@ class DatasetInfo:
                 f"{one.name:{width}}{len(one.image_sizes):8,}{one.empty:8,}{total:9,}{sizes}   "
                 f"{_range(one.image_sizes[:, 0])} x {_range(one.image_sizes[:, 1])}, median {middle[0]} x {middle[1]}"
             )
+        if any(one.empty for one in self.splits):
+            lines.append("empty: images without objects")
         lines += [
             f"{one.name}: {counted(one.ignored, 'ignored object')} (crowds, difficult) in addition"
             for one in self.splits
@@ -136,6 +138,10 @@ class DatasetInfo:
             lines.append(f"{cut(self.classes[label], NAME_WIDTH):{width}}" + "".join(f"{c:>22}" for c in cells))
         if len(order) > MAX_ROWS:
             lines.append(f"and {len(order) - MAX_ROWS:,} more classes with fewer objects; --json lists all")
+        for one in self.splits:
+            absent = [self.classes[label] for label in np.flatnonzero(one.objects == 0).tolist()]
+            if absent and one.objects.any():
+                lines.append(f"no objects in {one.name}: {few(absent)}")
         if not any(one.objects.any() for one in self.splits):
             return [*lines, "", "no settings are suggested, because there are no objects"]
         lines += ["", f"suggested settings: {' '.join(self.suggestion.settings)}"]

@@ -51,7 +51,7 @@ def _map_table(module: nn.Module, name: str, source: str) -> dict[str, int]:
             f"e.g. self.{name} = {example}"
         )
     if wrong := {key: value for key, value in table.items() if type(value) is not int or value < 1}:
-        raise ValueError(f"{source}: {name} has {wrong}; expected whole numbers of 1 or more")
+        raise ValueError(f"{source}: {name} has {wrong}; expected integers of 1 or more")
     return table
 
 

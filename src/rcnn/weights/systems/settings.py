@@ -263,7 +263,7 @@ def _expected(hint: object, default: object) -> str:
         return _expected(get_args(hint)[0], None)
     if default is not None:
         return f"a value such as {default!r}"
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    names = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
     return next((names[part] for part in get_args(hint) if part in names), "a list")
 
 

@@ -118,7 +118,7 @@ def _flat(config: DetectorConfig) -> dict[str, Any]:
         settings |= {"MODEL.FPN.IN_FEATURES": list(PYRAMID), "MODEL.FPN.NORM": WORDS[config.fpn.norm]}
     if not config.proposals_only:
         settings |= _heads(config, levels[:4])
-    for key, value in settings.items():  # Detectron2 distinguishes whole numbers and floats
+    for key, value in settings.items():  # Detectron2 distinguishes integers and floats
         if isinstance(default := getattr(Settings, field_of(key), None), int | float):
             settings[key] = type(default)(value)
     return settings
