@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from rcnn.evaluation.api import evaluate
     from rcnn.evaluation.compare import compare
     from rcnn.evaluation.evaluate import Evaluation
+    from rcnn.export.write import export_model
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
     from rcnn.models.overrides import override
     from rcnn.predictor import Predictor
     from rcnn.results import DetectedObject, ImageDetections
+    from rcnn.serving.client import Client
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
     from rcnn.training.api import TrainingRun, train
     from rcnn.training.publish import push_to_hub
@@ -46,6 +48,7 @@ __version__ = "0.2.0.dev0"
 __all__ = [
     "AugmentedPredictor",
     "Checkpoint",
+    "Client",
     "Dataset",
     "DetectedObject",
     "Detections",
@@ -72,6 +75,7 @@ __all__ = [
     "download_dataset",
     "download_weights",
     "evaluate",
+    "export_model",
     "fix_dataset",
     "list_models",
     "list_weights",
@@ -91,6 +95,7 @@ __all__ = [
 _MODULES = {  # public name -> the module that defines it
     "AugmentedPredictor": "rcnn.tta",
     "Checkpoint": "rcnn.weights.checkpoint",
+    "Client": "rcnn.serving.client",
     "Dataset": "rcnn.data",
     "DetectedObject": "rcnn.results",
     "Detections": "rcnn.structures",
@@ -116,6 +121,7 @@ _MODULES = {  # public name -> the module that defines it
     "download_dataset": "rcnn.download.datasets",
     "download_weights": "rcnn.weights.catalogue.api",
     "evaluate": "rcnn.evaluation.api",
+    "export_model": "rcnn.export.write",
     "fix_dataset": "rcnn.data.inspect.fix",
     "list_models": "rcnn.models",
     "list_weights": "rcnn.weights.catalogue.api",

@@ -28,14 +28,13 @@ from rcnn.data.messages import counted
 from rcnn.drawing.pictures import PERSON_SKELETON
 from rcnn.models import Detector
 from rcnn.models.config import COCO_KEYPOINTS, DetectorConfig
-from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides, as_strings
 from rcnn.ops.pasting import Paste
-from rcnn.preprocess import Frame, build_preprocessor
+from rcnn.preprocess import Frame
 from rcnn.results import ImageDetections, ImageSource, Pasting, RegionFeatures, require_score
-from rcnn.runtime.devices import Device, Precision, choose_device, choose_precision
+from rcnn.runtime.devices import Device, Precision, choose_device
+from rcnn.runtime.open_model import open_model
 from rcnn.structures import Detections, ImageBatch
-from rcnn.weights.checkpoint import load_detector
 
 
 class PredictionInput(NamedTuple):
@@ -66,7 +65,8 @@ class Predictor:
         overrides: Overrides = (),
         allow: str | Sequence[str] = (),
     ) -> None:
-        """`detector` is a checkpoint, a run folder, the name of published weights, or a detector, which is copied.
+        """`detector` is a checkpoint, run folder, name of published weights, exported file (.onnx, .pt2, .xml), or a
+        detector, which is copied.
 
         Names (`rcnn.list_weights`, "hf:owner/name") are downloaded and converted on first use, see docs/weights.md.
 
@@ -79,19 +79,24 @@ class Predictor:
         Raises FileNotFoundError or ValueError for a checkpoint that cannot be used, ValueError for `classes` of another
         number than the detector's.
         """
-        self.device = choose_device(device)
-        self.precision = choose_precision(precision, self.device)
-        if isinstance(detector, str | Path):
-            detector, checkpoint = load_detector(detector, overrides, allow=allow)
-            classes = checkpoint.classes if classes is None else classes
-        elif overrides or allow:
-            raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
-        self.config, self.padding = detector.config, padding
-        self.classes = as_strings([*map(str, range(self.config.num_classes))] if classes is None else classes)
+        self.device, self.padding = choose_device(device), padding
+        model = open_model(detector, device=self.device, precision=precision, overrides=overrides, allow=allow)
+        self.config, self.precision, self.runner = model.config, model.precision, model.runner
+        self.preprocessor, self._detector = model.preprocessor, model.detector
+        names = model.classes if classes is None else as_strings(classes)
+        self.classes = tuple(map(str, range(self.config.num_classes))) if names is None else names
         if len(self.classes) != self.config.num_classes:
             raise ValueError(f"got {counted(len(self.classes), 'class')}; the detector has {self.config.num_classes}")
-        self.detector = prepare_for_inference(detector, self.precision).to(self.device)
-        self.preprocessor = build_preprocessor(self.config.input)
+
+    @property
+    def detector(self) -> Detector:
+        """The detector; a ValueError for an exported file, which can only detect."""
+        if self._detector is None:
+            raise ValueError(
+                "an exported file only detects: it cannot score given boxes, return features, or use test-time "
+                "augmentation; use its checkpoint"
+            )
+        return self._detector
 
     @classmethod
     def from_checkpoint(
@@ -291,7 +296,7 @@ class Predictor:
         """The detections in one batch of prepared `images`, in pixels of their original images."""
         batch = pad_images(images, self.config.input.divisor, self.padding, frames).to(self.device)
         with torch.inference_mode():
-            detections = self.detector.predict(batch).to("cpu")
+            detections = self.runner.predict(batch).to("cpu")
         return [self.results(detections, index, frame) for index, frame in enumerate(frames)]
 
     def score_boxes(

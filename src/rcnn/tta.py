@@ -83,6 +83,7 @@ class AugmentedPredictor(Predictor):
             overrides=overrides,
             allow=allow,
         )
+        self.detector  # noqa: B018  (ValueError for an exported file)
         if self.config.input.canvas:
             raise ValueError("input.canvas fixes the input size of this model: test-time augmentation cannot change it")
         scales = (scales,) if isinstance(scales, int) else tuple(scales)

@@ -28,8 +28,20 @@ from rcnn.weights.checkpoint import empty_detector
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 COMMANDS = {
-    "train", "eval", "compare", "predict", "convert", "models", "download", "push", "data", "doctor", "demo",
-}  # fmt: skip
+    "train",
+    "eval",
+    "compare",
+    "predict",
+    "convert",
+    "export",
+    "serve",
+    "models",
+    "download",
+    "push",
+    "data",
+    "doctor",
+    "demo",
+}
 GROUPS = {"models", "data"}  # of commands
 
 

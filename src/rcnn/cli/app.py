@@ -13,10 +13,12 @@ from rcnn.cli.demo import demo
 from rcnn.cli.doctor import doctor
 from rcnn.cli.download import download
 from rcnn.cli.eval import evaluate
+from rcnn.cli.export import export
 from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
 from rcnn.cli.predict import predict
 from rcnn.cli.push import push
+from rcnn.cli.serve import serve
 from rcnn.cli.train import train
 
 app = typer.Typer(
@@ -32,6 +34,8 @@ app.command("eval")(evaluate)
 app.command("compare")(compare)
 app.command("predict")(predict)
 app.command("convert")(convert)
+app.command("export")(export)
+app.command("serve")(serve)
 app.add_typer(models, name="models")
 app.command("download")(download)
 app.command("push")(push)

@@ -23,6 +23,8 @@ COMMANDS = {
     "compare": "Compare two models or results, with bootstrap intervals.",
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
+    "export": "Write a checkpoint as an ONNX, OpenVINO or torch.export file.",
+    "serve": "Serve a model over HTTP.",
     "models": "List the models and their published weights, or show the settings of one.",
     "download": "Download published weights by name, verify and convert them.",
     "push": "Upload a checkpoint with a model card to the Hugging Face Hub.",
@@ -39,7 +41,7 @@ OPTIONS = {
 HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch asks for them: feature maps of 60 MB cause 500 times fewer page faults
 
 # options that may be given several times
-REPEATABLE = ("--allow", "--allow-missing", "--allow-unused", "--only", "--skip", "--val-split")
+REPEATABLE = ("--allow", "--allow-missing", "--allow-origin", "--allow-unused", "--only", "--skip", "--val-split")
 OUT_OF_MEMORY = re.compile(
     "out of memory|can't allocate memory|Storage size calculation overflowed"
 )  # as torch says it

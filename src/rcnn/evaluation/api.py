@@ -16,9 +16,10 @@ from rcnn.evaluation.run import run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
+from rcnn.runtime.exported import is_exported
 from rcnn.runtime.launch import launch_function, require_devices
+from rcnn.runtime.open_model import model_record
 from rcnn.runtime.processes import device_of_process, joined, process_numbers
-from rcnn.weights.checkpoint import detector_record
 
 
 def evaluate(
@@ -94,7 +95,7 @@ def evaluate(
         raise ValueError(
             f"overrides ({changes[0]}) are for a checkpoint; give them to the predictor: Predictor(overrides=)"
         )
-    checkpoint = model if isinstance(model, Predictor) else detector_record(model, changes)
+    checkpoint = model if isinstance(model, Predictor) else model_record(model, changes)
     held_out = None if isinstance(model, Predictor) else held_out_of(model)
     trained = None if isinstance(model, Predictor) else trained_images_of(model)
     named = "the model" if isinstance(model, Predictor) else model
@@ -108,6 +109,7 @@ def evaluate(
         predictor = model
     else:
         limits = limit_overrides(checkpoint.config, dataset, max_detections=max_detections, metric=metric)
+        limits = [] if is_exported(model) else limits
         own = device_of_process(choose_device(device), process_numbers())
         predictor = Predictor(model, device=own, precision=precision, overrides=[*changes, *limits], allow=allow)
     with joined(predictor.device) as processes:

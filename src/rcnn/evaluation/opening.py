@@ -18,8 +18,10 @@ from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
 from rcnn.evaluation.results import has_proposals, is_results
 from rcnn.models import DetectorConfig
 from rcnn.predictor import Predictor
+from rcnn.runtime.exported import is_exported
+from rcnn.runtime.open_model import model_record
 from rcnn.text_files import read_json
-from rcnn.weights.checkpoint import CONFIG_FILE, checkpoint_record, detector_record
+from rcnn.weights.checkpoint import CONFIG_FILE
 
 
 class Model(Protocol):
@@ -61,7 +63,7 @@ def open_subject(
     as the metric counts.
     """
     if not is_results(source):
-        record = detector_record(source, overrides)
+        record = model_record(source, overrides)
     elif overrides:
         raise ValueError(
             f"{overrides[0]}: settings apply to a model, but {source} contains results; leave the settings out"
@@ -74,7 +76,11 @@ def open_subject(
     warnings = trained_on_warning(dataset, split, held_out=held_out, trained=trained_images_of(source), model=source)
     if record is None:
         return Subject(source=source, dataset=dataset, warnings=warnings)
-    limits = limit_overrides(record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric)
+    limits: list[str] = []
+    if not is_exported(source):  # its settings are fixed: the evaluation warns if it returns fewer than count
+        limits = limit_overrides(
+            record.config, dataset, max_detections=evaluation.max_detections, metric=evaluation.metric
+        )
     return Subject(source=load([*overrides, *limits]), dataset=dataset, warnings=warnings)
 
 
@@ -140,7 +146,7 @@ def held_out_of(source: str | Path) -> HeldOut | None:
         file = folder / HELD_OUT_FILE
         value = read_json(file) if file.is_file() else None
     else:
-        file, value = folder / CONFIG_FILE, checkpoint_record(source).provenance.get("held_out")
+        file, value = folder / CONFIG_FILE, model_record(source).provenance.get("held_out")
     try:
         return HeldOut.from_dict(value)
     except ValueError as error:
@@ -155,7 +161,7 @@ def trained_images_of(source: str | Path) -> TrainedImages | None:
     if is_results(Path(source)):
         return None
     try:
-        return TrainedImages.from_dict(checkpoint_record(source).provenance.get("trained_images"))
+        return TrainedImages.from_dict(model_record(source).provenance.get("trained_images"))
     except ValueError as error:
         raise ValueError(f"{Path(source) / CONFIG_FILE}: {error}") from error
 

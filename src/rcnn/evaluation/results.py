@@ -17,6 +17,7 @@ from rcnn.metrics.choice import evaluate
 from rcnn.metrics.inputs import check_results, json_lines, read_json_or_lines
 from rcnn.metrics.values import FIELDS
 from rcnn.models.config import COCO_KEYPOINTS, default_sigmas
+from rcnn.runtime.exported import is_exported
 from rcnn.weights.checkpoint import CONFIG_FILE
 
 
@@ -30,7 +31,9 @@ class SavedResults:
 
 
 def is_results(path: Path) -> bool:
-    """Whether `path` has results rather than a checkpoint: a file, or the output folder of `rcnn eval`."""
+    """Whether `path` has results rather than a model: a file that is none, or the output folder of `rcnn eval`."""
+    if is_exported(path):
+        return False
     return path.is_file() or (not (path / CONFIG_FILE).exists() and bool(_files_below(path)))
 
 

@@ -120,7 +120,7 @@ class RPN(nn.Module):
         boxes: list[Tensor] = []
         groups: list[Tensor] = []
         for group, outputs in enumerate(self.candidates(levels, images)):
-            best, index = outputs.sort_keys.topk(min(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
+            best, index = outputs.sort_keys.topk(torch.sym_min(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
             deltas = gather_boxes(outputs.deltas, index)  # (B, k, 4)
             boxes.append(self.decode(deltas, outputs.anchors[index]))
             sort_keys.append(best)

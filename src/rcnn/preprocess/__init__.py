@@ -2,6 +2,7 @@
 
 from rcnn.preprocess.build import build_preprocessor
 from rcnn.preprocess.config import InputConfig, Resize, Rounding
+from rcnn.preprocess.fitted import FittedPreprocessor
 from rcnn.preprocess.preprocessor import Frame, Preprocessor
 
-__all__ = ["Frame", "InputConfig", "Preprocessor", "Resize", "Rounding", "build_preprocessor"]
+__all__ = ["FittedPreprocessor", "Frame", "InputConfig", "Preprocessor", "Resize", "Rounding", "build_preprocessor"]

@@ -199,7 +199,7 @@ class FCISHead(nn.Module):
         kept, real = nms(
             boxes.repeat_interleave(classes, 1),
             scores.flatten(1),
-            torch.arange(classes, device=boxes.device).repeat(len(boxes), scores.shape[1]),
+            torch.arange(classes, device=boxes.device).repeat(boxes.shape[0], scores.shape[1]),
             (valid[..., None] & (scores >= config.score_threshold)).flatten(1),
             config.nms_iou,
             config.max_detections,

@@ -36,7 +36,9 @@ class InclusiveBoxes(BoxRules):
     @override
     def clip(self, boxes: Tensor, sizes: Tensor, pixel_size: Pixel = 1.0) -> Tensor:
         """Boxes (B, N, 4), xyxy pixels, clipped; even those entirely outside of the image keep one pixel."""
-        side = torch.as_tensor(pixel_size, dtype=boxes.dtype, device=boxes.device).expand(len(sizes))[:, None]  # (B, 1)
+        side = torch.as_tensor(pixel_size, dtype=boxes.dtype, device=boxes.device).expand(sizes.shape[0])[
+            :, None
+        ]  # (B, 1)
         # whole pixels of the file: rounding changed their number when the image was resized
         limit = (sizes.flip(-1).to(boxes.dtype) / side).round() * side  # (B, 2): width, height
         low = torch.cat([torch.zeros_like(limit), side.expand_as(limit)], -1)[:, None]

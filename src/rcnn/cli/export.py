@@ -1,0 +1,102 @@
+"""`rcnn export`: a checkpoint as one file for onnxruntime, OpenVINO or torch.export."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Literal, TypeAlias
+
+import typer
+
+from rcnn.cli.options import Allow, Offline
+
+Dynamic: TypeAlias = Literal["dynamic"]
+
+
+class TargetOption(StrEnum):
+    """Formats of exported files."""
+
+    onnx = "onnx"
+    torch = "torch"
+    openvino = "openvino"
+
+
+class ExportPrecisionOption(StrEnum):
+    """Arithmetic of the network in an exported file."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def export(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a checkpoint or of a run (its best/ is used), or a name from `rcnn models weights`."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.3."),
+    ] = None,
+    to: Annotated[
+        TargetOption | None, typer.Option(help="Format. Defaults to that of the suffix of --output, or onnx.")
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write: .onnx, .pt2 (torch) or .xml (openvino). Defaults to runs/export-MODEL-N."),
+    ] = None,
+    size: Annotated[
+        str, typer.Option(metavar="HxW", help="Padded height x width of the input, e.g. 800x1333, or dynamic: any.")
+    ] = "dynamic",
+    batch: Annotated[str, typer.Option(metavar="N", help="Images per run, or dynamic: any number.")] = "dynamic",
+    precision: Annotated[
+        ExportPrecisionOption, typer.Option(help="Arithmetic of the network; boxes and scores stay float32.")
+    ] = ExportPrecisionOption.float32,
+    allow: Allow = None,
+    offline: Offline = False,
+) -> None:
+    """Write a checkpoint as one file that contains everything from pixels to detections.
+
+    The file carries its config and class names: `rcnn predict FILE`, `rcnn eval FILE` and `rcnn.Predictor(FILE)` use it
+    like a checkpoint. It is run once on a generated batch and compared with the checkpoint.
+
+    Example: rcnn export runs/balloons --to onnx --output balloons.onnx
+    """
+    from rcnn.export.write import export_model
+    from rcnn.new_outputs import output_or_new
+    from rcnn.runtime.record import SUFFIXES
+
+    target = None if to is None else to.value
+    default = f"model{SUFFIXES[target or 'onnx']}"
+    with output_or_new(output, "export", checkpoint) as path:
+        written = export_model(
+            checkpoint, path / default if output is None else path, to=target, size=parse_size(size),
+            batch=parse_batch(batch), precision=precision.value, overrides=overrides or (), allow=allow or (),
+            log=typer.echo,
+        )  # fmt: skip
+    megabytes = written.path.stat().st_size / 1e6
+    if written.record.target == "openvino":
+        megabytes += written.path.with_suffix(".bin").stat().st_size / 1e6
+    typer.echo(f"wrote {written.path} ({megabytes:.1f} MB, {written.record.precision})")
+
+
+def parse_size(text: str) -> tuple[int, int] | Dynamic:
+    """(height, width) of `HxW`, or "dynamic"."""
+    if text == "dynamic":
+        return text
+    match = re.fullmatch(r"(\d{1,5})[xX](\d{1,5})", text)
+    if match is None:
+        raise ValueError(f"--size {text}: expected height x width, e.g. 800x1333, or dynamic")
+    return int(match[1]), int(match[2])
+
+
+def parse_batch(text: str) -> int | Dynamic:
+    """A number of images, or "dynamic"."""
+    if text == "dynamic":
+        return text
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise ValueError(f"--batch {text}: expected 1 to 1024, or dynamic")
+    return int(text)

@@ -1,0 +1,73 @@
+"""`rcnn serve`: a model as an HTTP service."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcnn.cli.options import Allow, Device, Offline, Precision, PrecisionOption
+
+
+def serve(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a checkpoint or of a run, a name from `rcnn models weights`, or an exported file."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY.SUB=VALUE", help="Settings of the model, e.g. box.score_threshold=0.3."),
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8000,
+    batch: Annotated[int, typer.Option(help="Images per forward pass, at most.", min=1, max=256)] = 4,
+    queue: Annotated[int, typer.Option(help="Requests in progress, at most; others get status 503.", min=1)] = 32,
+    max_bytes: Annotated[int, typer.Option(help="Bytes of a request, at most.", min=1)] = 20_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of an image, at most.", min=1)] = 50_000_000,
+    seconds: Annotated[float, typer.Option(help="Seconds for a request, at most.", min=0.1)] = 30.0,
+    token: Annotated[
+        str, typer.Option(envvar="RCNN_TOKEN", help="Clients must send this token (better: set RCNN_TOKEN).")
+    ] = "",
+    allow_origin: Annotated[
+        list[str] | None, typer.Option(metavar="ORIGIN", help="Web page that may call the service (CORS).")
+    ] = None,
+    log_requests: Annotated[
+        bool, typer.Option("--log-requests/--no-log-requests", help="One JSON line per request on stderr.")
+    ] = True,
+    precision: PrecisionOption = Precision.float32,
+    allow: Allow = None,
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Serve a model over HTTP: POST an image to /predict, get its detections.
+
+    Also: /models, /health, /ready, /metrics (Prometheus), /docs (OpenAPI).
+
+    Example: rcnn serve runs/balloons --port 8000
+    """
+    try:
+        import uvicorn
+
+        from rcnn.serving.app import ServiceOptions, create_app
+    except ImportError as error:
+        raise ImportError(f"`rcnn serve` needs {error.name}: pip install 'rcnn[web]'") from error
+    from rcnn.predictor import Predictor
+
+    predictor = Predictor(
+        checkpoint, device=device, precision=precision.value, overrides=overrides or (), allow=allow or ()
+    )
+    options = ServiceOptions(
+        max_bytes=max_bytes, max_pixels=max_pixels, seconds=seconds, max_batch=batch, capacity=queue,
+        token=token, origins=tuple(allow_origin or ()), log_requests=log_requests,
+    )  # fmt: skip
+    typer.echo(
+        f"serving {predictor.config.name} at http://{host}:{port} (process {os.getpid()}); Ctrl-C stops", err=True
+    )
+    uvicorn.run(
+        create_app(predictor, options), host=host, port=port, log_level="warning", access_log=False,
+        timeout_graceful_shutdown=int(seconds) + 1, timeout_keep_alive=10,
+    )  # fmt: skip

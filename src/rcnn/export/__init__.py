@@ -1,0 +1,1 @@
+"""Writes detectors as ONNX, torch.export and OpenVINO files. Read write.py first."""

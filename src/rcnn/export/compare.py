@@ -1,0 +1,84 @@
+"""Compares two sets of detections of the same images by matching them: rows with nearly equal scores can swap."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rcnn.structures import Detections
+
+EDGE = 1e-3  # detections with scores this close to the lowest may be in one set only: they were cut off
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """The largest differences of matched detections."""
+
+    boxes: float = 0.0  # pixels
+    scores: float = 0.0
+    masks: float = 0.0
+    keypoints: float = 0.0  # pixels
+    matched: int = 0
+    unmatched: int = 0  # detections without a counterpart, except those with the lowest scores
+
+    def text(self) -> str:
+        """The differences in words."""
+        parts = [f"boxes {self.boxes:.1e} px", f"scores {self.scores:.1e}"]
+        parts += [f"masks {self.masks:.1e}"] if self.masks else []
+        parts += [f"keypoints {self.keypoints:.1e} px"] if self.keypoints else []
+        return f"{self.matched} detections matched, {self.unmatched} not; largest differences: {', '.join(parts)}"
+
+
+def compare(expected: Detections, found: Detections) -> Difference:
+    """The differences of `found` from `expected`, image by image, after matching by label, box and score."""
+    parts = [_image(_rows(expected, index), _rows(found, index)) for index in range(len(expected.valid))]
+    return Difference(
+        boxes=max(part.boxes for part in parts),
+        scores=max(part.scores for part in parts),
+        masks=max(part.masks for part in parts),
+        keypoints=max(part.keypoints for part in parts),
+        matched=sum(part.matched for part in parts),
+        unmatched=sum(part.unmatched for part in parts),
+    )
+
+
+def _rows(detections: Detections, index: int) -> dict[str, Tensor]:
+    """The valid rows of one image."""
+    valid = detections.valid[index]
+    return {name: value[index][valid] for name, value in vars(detections).items() if isinstance(value, Tensor)}
+
+
+def _image(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Difference:
+    pairs = _match(expected, found)
+    count = max(len(expected["scores"]), len(found["scores"]))
+    rows, columns = pairs.unbind(1)
+    differences = {
+        name: float((expected[name][rows].float() - found[name][columns].float()).abs().max()) if len(pairs) else 0.0
+        for name in ("boxes", "scores", "masks", "keypoints")
+        if name in expected
+    }
+    missing = [
+        part["scores"][~torch.isin(torch.arange(len(part["scores"])), used)]
+        for part, used in ((expected, rows), (found, columns))
+    ]
+    lowest = min((float(part["scores"].min()) for part in (expected, found) if len(part["scores"])), default=0.0)
+    unmatched = max(int((scores > lowest + EDGE).sum()) for scores in missing) if count else 0
+    return Difference(**differences, matched=len(pairs), unmatched=unmatched)
+
+
+def _match(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Tensor:
+    """Pairs (n, 2) int64 of an expected and a found row: the nearest with the same label, at most 1 px apart."""
+    if not len(expected["scores"]) or not len(found["scores"]):
+        return torch.zeros((0, 2), dtype=torch.int64)
+    distance = (expected["boxes"][:, None] - found["boxes"][None]).abs().amax(-1)
+    distance = distance + 100 * (expected["scores"][:, None] - found["scores"][None]).abs()
+    distance[expected["labels"][:, None] != found["labels"][None]] = torch.inf
+    pairs: list[tuple[int, int]] = []
+    for row in range(len(distance)):
+        column = int(distance[row].argmin())
+        if float(distance[row, column]) <= 1:
+            pairs.append((row, column))
+            distance[:, column] = torch.inf
+    return torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2)

@@ -1,0 +1,111 @@
+"""Writes a traced detector as an ONNX, torch.export or OpenVINO file, with its record."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.export import ExportedProgram
+
+from rcnn.runtime.record import KEY, ExportRecord, Target
+
+OPSET = 18
+PACKAGES: dict[Target, tuple[str, ...]] = {
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "openvino": ("onnx", "onnxscript", "openvino"),
+    "torch": (),
+}
+ONNX_BYTES = 2_000_000_000  # limit of one ONNX file (protobuf)
+
+
+def require_packages(target: Target) -> None:
+    """ImportError with the pip command if a package that writes or checks the file is missing."""
+    try:
+        for package in PACKAGES[target]:
+            importlib.import_module(package)
+    except ImportError as error:
+        raise ImportError(f"exporting to {target} needs {error.name}: pip install 'rcnn[{target}]'") from error
+
+
+def write_file(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
+    """Write the file `path` (OpenVINO: also .bin beside it). Raises ValueError if an operator has no translation."""
+    if record.target == "torch":
+        with _quiet():
+            torch.export.save(program, path, extra_files={f"{KEY}.json": record.text()})
+    elif record.target == "onnx":
+        write_onnx(program, record, path)
+    else:
+        write_openvino(program, record, path)
+
+
+def write_onnx(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
+    """The program as one ONNX file of standard operators."""
+    try:
+        converted = translate(program, record.inputs, record.outputs)
+    except Exception as error:  # of torch.onnx: many kinds
+        raise ValueError(f"{record.config.name} cannot be translated to ONNX: {_cause(error)}") from error
+    converted.model.metadata_props[KEY] = record.text()
+    size = sum(value.const_value.nbytes for value in converted.model.graph.initializers.values())
+    if size > ONNX_BYTES:
+        raise ValueError(
+            f"{record.config.name} has {size / 1e9:.1f} GB of weights; one ONNX file has at most 2 GB. Use --precision "
+            "float16, or --to torch"
+        )
+    converted.save(path, external_data=False)
+
+
+def translate(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+    """The ONNX program, with the names of its inputs and outputs; our ops become standard operators."""
+    from rcnn.export.operators.table import TRANSLATIONS
+
+    table = cast("Any", TRANSLATIONS)  # its type in torch has no operators
+    with _quiet():
+        return torch.onnx.export(
+            program, dynamo=True, opset_version=OPSET, verbose=False, custom_translation_table=table,
+            input_names=list(inputs), output_names=list(outputs),
+        )  # fmt: skip
+
+
+def write_openvino(program: ExportedProgram, record: ExportRecord, path: Path) -> None:
+    """The program as OpenVINO files, by way of ONNX: PATH (.xml) and .bin beside it."""
+    import openvino
+
+    onnx_file = path.with_suffix(".onnx")
+    write_onnx(program, record, onnx_file)
+    try:
+        model: Any = openvino.convert_model(str(onnx_file))
+    except Exception as error:  # its errors have no common class
+        raise ValueError(f"{record.config.name} cannot be converted by OpenVINO: {_cause(error)}") from error
+    finally:
+        onnx_file.unlink()
+    for output, name in zip(model.outputs, record.outputs, strict=True):
+        output.get_tensor().set_names({name})
+    model.set_rt_info(record.text(), [KEY])
+    openvino.save_model(model, str(path), compress_to_fp16=record.precision == "float16")
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of the innermost error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the progress and warnings of torch.onnx, which are about its own code."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

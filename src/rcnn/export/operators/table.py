@@ -1,0 +1,23 @@
+"""Which op is translated by which function, for `torch.onnx.export(custom_translation_table=...)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch._ops import OpOverload
+
+from rcnn.export.operators import keypoints, pooling, position_sensitive, suppression
+from rcnn.ops import keypoints as keypoint_ops
+from rcnn.ops import nms, ps_roi, roi_align, roi_pool, soft_nms
+
+TRANSLATIONS: dict[OpOverload[..., Any], Callable[..., Any]] = {
+    nms.nms._opoverload: suppression.nms,
+    torch.ops.aten.sort.stable: suppression.sort_stable,
+    soft_nms.soft_nms._opoverload: suppression.soft_nms,
+    roi_align.roi_align._opoverload: pooling.roi_align,
+    roi_pool.roi_pool._opoverload: pooling.roi_pool,
+    ps_roi.ps_roi_pool._opoverload: position_sensitive.ps_roi_pool,
+    keypoint_ops.decode_keypoints._opoverload: keypoints.decode_keypoints,
+}

@@ -1,0 +1,23 @@
+"""What cannot be exported, and why. The support matrix in docs/deploy.md is made from this and from real exports."""
+
+from __future__ import annotations
+
+from rcnn.models import DetectorConfig
+from rcnn.runtime.record import ExportPrecision, Target
+
+
+def unsupported(config: DetectorConfig, target: Target, precision: ExportPrecision) -> str:
+    """Why a model cannot be exported to `target` in `precision`, and what to do; empty if it can."""
+    votes = config.fcis is not None and config.fcis.vote_iou > 0
+    if target != "torch" and votes:
+        return "mask voting of FCIS has no ONNX operators; export with fcis.vote_iou=0, or with --to torch"
+    if target == "onnx" and precision == "bfloat16":
+        return "onnxruntime has no bfloat16 convolution for CPUs; use --precision float32 or int8, or --to torch"
+    if target == "openvino" and precision == "bfloat16":
+        return (
+            "OpenVINO chooses bfloat16 when it loads a float32 file (INFERENCE_PRECISION_HINT=bf16); use --precision "
+            "float32 or float16"
+        )
+    if target == "torch" and precision == "int8":
+        return "int8 is made from the ONNX graph; use --to onnx"
+    return ""

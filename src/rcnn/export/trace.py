@@ -1,0 +1,113 @@
+"""A detector as one graph with fixed inputs and outputs, by torch.export.
+
+Letters: B images, H x W padded size, D detections, m side of a mask, J keypoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from typing_extensions import override
+
+from rcnn.models import Detector, DetectorConfig
+from rcnn.runtime.record import ExportRecord
+from rcnn.structures import ImageBatch
+
+LARGEST = 8192  # longest side of an image, pixels
+MOST_IMAGES = 1024
+LEAST = 65  # smallest side where the model has no divisor: smaller maps would be 1 cell, which a graph treats specially
+EXAMPLE_SIDE = 192  # at least, of the example that is traced; a multiple of usual divisors
+
+
+class TensorDetector(nn.Module):
+    """`Detector.predict` from tensors to tensors, in the order of `ExportRecord.inputs` and `outputs`."""
+
+    def __init__(self, detector: Detector) -> None:
+        super().__init__()
+        self.detector = detector
+
+    @override
+    def forward(
+        self, images: Tensor, sizes: Tensor, scales: Tensor | None = None, originals: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) RGB 0..255 and sizes (B, 2) int64 -> boxes (B, D, 4), scores, labels, valid (B, D).
+
+        Then masks (B, D, m, m) and keypoints (B, D, J, 3), if the model has them. `scales` (B,) and `originals` (B, 2)
+        as in `ImageBatch`, for models that count pixels of the file.
+        """
+        found = self.detector.predict(ImageBatch(pixels=images, sizes=sizes, scales=scales, originals=originals))
+        values = (found.boxes, found.scores, found.labels, found.valid, found.masks, found.keypoints)
+        return tuple(value for value in values if value is not None)
+
+
+def trace(detector: Detector, record: ExportRecord) -> tuple[ExportedProgram, ExportRecord]:
+    """The program of a detector prepared for inference, and the record with the smallest size that it accepts.
+
+    Raises ValueError if the detector cannot be traced, e.g. because of the user's own modules.
+    """
+    example = example_inputs(record)
+    try:
+        with torch.no_grad():
+            program = torch.export.export(
+                TensorDetector(detector).eval(), tuple(example.values()), dynamic_shapes=dynamic_shapes(record)
+            )
+    except Exception as error:  # of torch.export: many kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{record.config.name} cannot be traced by torch.export: {reason}") from error
+    least = least_size(program, record.config)
+    return program, record if record.size else replace(record, least_size=least)
+
+
+def example_inputs(record: ExportRecord, batch: int | None = None, seed: int = 0) -> dict[str, Tensor]:
+    """Inputs (B, ...) with random pixels; B defaults to the record's, or 2."""
+    images = batch or record.batch or 2
+    height, width = record.size or example_size(record.config)
+    generator = torch.Generator().manual_seed(seed)
+    pixels = torch.randint(0, 256, (images, 3, height, width), generator=generator, dtype=torch.uint8)
+    sizes = torch.tensor([[height - 5 * (image % 2), width] for image in range(images)])
+    values = {
+        "images": pixels.float() if record.float_images else pixels,
+        "sizes": sizes,
+        "scales": torch.full((images,), 0.5),
+        "originals": sizes * 2,
+    }
+    return {name: values[name] for name in record.inputs}
+
+
+def example_size(config: DetectorConfig) -> tuple[int, int]:
+    """The padded (height, width) of an example: the sides differ, so that the graph does not treat them as one."""
+    if config.input.canvas:
+        return config.input.canvas, config.input.canvas
+    unit = max(1, config.input.divisor)
+    return -(-EXAMPLE_SIDE // unit) * unit, -(-EXAMPLE_SIDE // unit) * unit + max(unit, 32)
+
+
+def dynamic_shapes(record: ExportRecord) -> dict[str, Any]:
+    """Which axes of the inputs are dynamic, for torch.export."""
+    images: dict[int, Any] = {}
+    if record.batch is None:
+        images[0] = Dim("batch", min=1, max=MOST_IMAGES)
+    if record.size is None and not record.config.input.canvas:
+        unit = record.config.input.divisor
+        for axis, name in ((2, "height"), (3, "width")):
+            images[axis] = unit * Dim(name, min=1, max=LARGEST // unit) if unit else Dim(name, min=LEAST, max=LARGEST)
+    batch = {axis: value for axis, value in images.items() if axis == 0}
+    return {name: images if name == "images" else batch for name in record.inputs}
+
+
+def least_size(program: ExportedProgram, config: DetectorConfig) -> tuple[int, int]:
+    """The smallest padded (height, width) that the program accepts."""
+    ranges: Mapping[Any, Any] = program.range_constraints
+    shape = next(node.meta["val"].shape for node in program.graph.nodes if node.name == "images")
+    unit = max(1, config.input.divisor)
+    least: list[int] = []
+    for side in shape[2:]:
+        symbols: list[Any] = [] if isinstance(side, int) else list(side.node.expr.free_symbols)
+        lowest = [int(ranges[symbol].lower) * unit for symbol in symbols]
+        least.append(max(lowest) if lowest else int(side))
+    return least[0], least[1]

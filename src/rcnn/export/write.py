@@ -1,0 +1,152 @@
+"""Exports a checkpoint: trace it, translate it, write the file, run the file once and compare.
+
+export_model("runs/balloons", "balloons.onnx")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from rcnn.export.compare import Difference, compare
+from rcnn.export.files import require_packages, write_file
+from rcnn.export.support import unsupported
+from rcnn.export.trace import example_inputs, trace
+from rcnn.models import Detector
+from rcnn.models.inference import prepare_for_inference
+from rcnn.models.overrides import Overrides
+from rcnn.outputs import OutputFolder
+from rcnn.runtime.exported import open_exported
+from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
+from rcnn.structures import ImageBatch
+from rcnn.weights.checkpoint import load_detector
+
+Size = Literal["dynamic"] | tuple[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A file that was written."""
+
+    path: Path
+    record: ExportRecord
+    difference: Difference  # from the detector in PyTorch, on one generated batch
+
+
+def export_model(
+    model: Detector | str | Path,
+    output: str | Path,
+    *,
+    to: Target | None = None,
+    size: Size = "dynamic",
+    batch: Literal["dynamic"] | int = "dynamic",
+    precision: ExportPrecision = "float32",
+    classes: Sequence[str] = (),
+    overrides: Overrides = (),
+    allow: str | Sequence[str] = (),
+    log: Callable[[str], object] | None = None,
+) -> Exported:
+    """Write a checkpoint (or detector) as one file that contains everything from pixels to detections.
+
+    `to`: "onnx", "torch" or "openvino"; defaults to what the suffix of `output` says (.onnx, .pt2, .xml). `size`: the
+    padded (height, width), rounded up to the multiple that the model needs, or "dynamic": any. `batch`: images per run.
+    `precision`: arithmetic of the network: "float32", "float16" or "bfloat16". `classes`: names for a detector.
+    `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
+
+    The file is run once on a generated batch and compared with the model in PyTorch.
+
+    Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported,
+    FileExistsError if `output` exists and is not from rcnn.
+    """
+    path, say = Path(output), log or (lambda line: None)
+    target = target_of(path, to)
+    if precision not in get_args(ExportPrecision):
+        raise ValueError(f"precision={precision!r} is not known; expected {', '.join(get_args(ExportPrecision))}")
+    require_packages(target)
+    detector, record = _record_of(model, target, precision, classes, overrides, allow)
+    record = _with_shape(record, size, batch)
+    if reason := unsupported(record.config, target, precision):
+        raise ValueError(f"{record.config.name} cannot be exported to {target} in {precision}: {reason}")
+    with OutputFolder(path.parent) as folder:
+        names = [path.name] if target != "openvino" else [path.name, path.with_suffix(".bin").name]
+        folder.require_free(*names)
+        # OpenVINO converts the weights itself
+        network = "float32" if target == "openvino" or precision == "int8" else precision
+        prepared = prepare_for_inference(detector, network)
+        say(f"tracing {record.config.name}")
+        program, record = trace(prepared, record)
+        say(f"writing {path}")
+        with folder.writing_together(*names) as temporary:
+            write_file(program, record, temporary / path.name)
+    difference = check_file(path, prepared)
+    say(f"checked on a generated batch: {difference.text()}")
+    return Exported(path=path, record=record, difference=difference)
+
+
+def target_of(path: Path, to: str | None) -> Target:
+    """The target of a file name, which must have the suffix of `to` if that is given."""
+    by_suffix = {suffix: target for target, suffix in SUFFIXES.items()}
+    expected = ", ".join(f"{suffix} ({target})" for target, suffix in SUFFIXES.items())
+    if to is None and path.suffix in by_suffix:
+        return by_suffix[path.suffix]
+    for target, suffix in SUFFIXES.items():
+        if target == to and path.suffix == suffix:
+            return target
+    if to is not None and to not in SUFFIXES:
+        raise ValueError(f"the target {to!r} is not known; expected {', '.join(SUFFIXES)}")
+    raise ValueError(f"{path} has the suffix {path.suffix or 'none'!r}; expected {expected}")
+
+
+def _record_of(
+    model: Detector | str | Path,
+    target: Target,
+    precision: ExportPrecision,
+    classes: Sequence[str],
+    overrides: Overrides,
+    allow: str | Sequence[str],
+) -> tuple[Detector, ExportRecord]:
+    """The detector, and a record with its config and class names."""
+    provenance: dict[str, object] = {}
+    if isinstance(model, str | Path):
+        model, checkpoint = load_detector(model, overrides, allow=allow)
+        classes, provenance = classes or checkpoint.classes, checkpoint.provenance
+    elif overrides or allow:
+        raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
+    config = model.config
+    names = tuple(classes) or tuple(map(str, range(config.num_classes)))
+    if len(names) != config.num_classes:
+        raise ValueError(f"got {len(names)} class names; the detector has {config.num_classes}")
+    return model, ExportRecord(
+        config=config, classes=names, target=target, precision=precision, inputs=input_names(config),
+        outputs=output_names(config), provenance=provenance,
+    )  # fmt: skip
+
+
+def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | int) -> ExportRecord:
+    """The record with the size and batch of its input."""
+    config = record.config.input
+    if batch != "dynamic" and batch < 1:
+        raise ValueError(f"batch={batch}; expected 1 or more, or 'dynamic'")
+    if size != "dynamic" and min(size) < 32:
+        raise ValueError(f"size={size[0]}x{size[1]}; expected a height and width of at least 32 pixels, or 'dynamic'")
+    sides = None if size == "dynamic" else size
+    if config.canvas:
+        sides = (config.canvas, config.canvas)
+    if sides is not None and config.divisor:
+        height, width = (-(-side // config.divisor) * config.divisor for side in sides)
+        sides = (height, width)
+    return replace(record, size=sides, batch=None if batch == "dynamic" else batch)
+
+
+def check_file(path: Path, detector: Detector, seed: int = 0) -> Difference:
+    """Run the file on a generated batch and compare with `detector`, prepared for inference."""
+    model = open_exported(path, torch.device("cpu"))
+    values = example_inputs(model.record, seed=seed)
+    images = ImageBatch(
+        pixels=values["images"], sizes=values["sizes"], scales=values.get("scales"), originals=values.get("originals")
+    )
+    return compare(detector.predict(images), model.predict(images))

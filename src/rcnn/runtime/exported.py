@@ -1,0 +1,204 @@
+"""Runs exported files: ONNX with onnxruntime, OpenVINO, and torch.export programs, behind one class.
+
+    model = open_exported(Path("balloons.onnx"), torch.device("cpu"))
+    detections = model.predict(images)          # as Detector.predict: ImageBatch -> Detections
+
+Letters: B images, H x W padded size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rcnn.data.messages import counted
+from rcnn.runtime.record import EXPORT_AGAIN, KEY, SUFFIXES, ExportRecord, read_record
+from rcnn.structures import Detections, ImageBatch
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+Run = Callable[[dict[str, npt.NDArray[Any]]], Sequence[npt.NDArray[Any]]]  # inputs by name -> outputs in order
+
+
+def is_exported(path: object) -> bool:
+    """Whether `path` is the name of an existing file with the suffix of an exported model."""
+    return isinstance(path, str | Path) and Path(path).suffix in SUFFIXES.values() and Path(path).is_file()
+
+
+class ExportedModel:
+    """An exported file that is ready to run. `predict` is that of `Detector`."""
+
+    def __init__(self, record: ExportRecord, run: Run, path: Path) -> None:
+        self.record, self.run, self.path = record, run, path
+
+    def predict(self, images: ImageBatch) -> Detections:
+        """Detections (B, D) in pixels of the network input, best first.
+
+        Raises ValueError if the images do not fit into the size that the file was exported for.
+        """
+        if self.record.with_resize:
+            raise ValueError(f"{self.path} resizes images itself; it is for programs without rcnn: {EXPORT_AGAIN}")
+        images = self._padded(images)
+        most = self.record.batch or len(images.sizes)
+        parts = [self._run(_rows(images, start, most)) for start in range(0, len(images.sizes), most)]
+        joined = {name: torch.cat([part[name] for part in parts])[: len(images.sizes)] for name in self.record.outputs}
+        return Detections(**joined)
+
+    def _padded(self, images: ImageBatch) -> ImageBatch:
+        """The images padded to the size of the file."""
+        height, width = images.pixels.shape[2:]
+        wanted = self.record.size or tuple(map(max, self.record.least_size, (height, width)))
+        if height > wanted[0] or width > wanted[1]:
+            raise ValueError(
+                f"the images are {height}x{width} (height x width), but {self.path} takes {wanted[0]}x{wanted[1]}: "
+                "export with --size dynamic"
+            )
+        pixels = F.pad(images.pixels, (0, wanted[1] - width, 0, wanted[0] - height))
+        return ImageBatch(
+            pixels=pixels.float() if self.record.float_images else pixels,
+            sizes=images.sizes,
+            scales=images.scales_or_one,
+            originals=images.file_sizes,
+        )
+
+    def _run(self, images: ImageBatch) -> dict[str, Tensor]:
+        """The outputs for a batch; a smaller one than the file takes is filled with copies of its last image."""
+        count = len(images.sizes)
+        filled = torch.arange(self.record.batch or count).clamp(max=count - 1)
+        names = {"images": "pixels"}  # the others have the names of the fields
+        inputs = {
+            name: np.ascontiguousarray(getattr(images, names.get(name, name))[filled].cpu().numpy())
+            for name in self.record.inputs
+        }
+        outputs = zip(self.record.outputs, self.run(inputs), strict=True)
+        return {name: torch.from_numpy(np.array(value))[:count] for name, value in outputs}
+
+
+def _rows(images: ImageBatch, start: int, count: int) -> ImageBatch:
+    """Images `start` to `start + count` of a batch."""
+    values: dict[str, Tensor | None] = {field.name: getattr(images, field.name) for field in fields(images)}
+    rows = {name: None if value is None else value[start : start + count] for name, value in values.items()}
+    pixels, sizes = rows["pixels"], rows["sizes"]
+    if pixels is None or sizes is None:
+        raise ValueError("a batch without images")
+    return ImageBatch(pixels=pixels, sizes=sizes, scales=rows["scales"], originals=rows["originals"])
+
+
+def exported_record(path: str | Path) -> ExportRecord:
+    """The description in an exported file, without preparing to run it.
+
+    Raises ImportError if the package that reads the file is missing, ValueError if the file cannot be read.
+    """
+    path = Path(path)
+    if path.suffix == SUFFIXES["onnx"]:
+        return _onnx_session(path, torch.device("cpu"), optimize=False)[0]
+    if path.suffix == SUFFIXES["torch"]:
+        return _torch_program(path)[0]
+    return _openvino_model(path)[0]
+
+
+def open_exported(path: str | Path, device: torch.device) -> ExportedModel:
+    """The exported file `path`, ready to run on `device`; errors as in `exported_record`."""
+    path = Path(path)
+    if path.suffix == SUFFIXES["onnx"]:
+        record, run = _onnx_session(path, device)
+    elif path.suffix == SUFFIXES["torch"]:
+        record, run = _torch_program(path, device)
+    else:
+        record, run = _openvino_model(path, device)
+    if len(record.classes) != record.config.num_classes:
+        raise ValueError(
+            f"{path} has {counted(len(record.classes), 'class name')} for {record.config.num_classes} classes: "
+            f"{EXPORT_AGAIN}"
+        )
+    return ExportedModel(record, run, path)
+
+
+def _onnx_session(path: Path, device: torch.device, *, optimize: bool = True) -> tuple[ExportRecord, Run]:
+    """An ONNX file in onnxruntime, on the CPU or with its CUDA provider."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ImportError(f"{path} needs onnxruntime: pip install 'rcnn[onnx]'") from error
+    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device.type, "")
+    if provider not in onnxruntime.get_available_providers():
+        raise ValueError(f"{path}: onnxruntime cannot use {device} here; use cpu, or install onnxruntime-gpu")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not optimize:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+    except Exception as error:  # its errors have no common class
+        raise ValueError(
+            f"{path} cannot be read as ONNX ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
+        ) from error
+    record = read_record(session.get_modelmeta().custom_metadata_map.get(KEY), path)
+    return record, lambda inputs: session.run(list(record.outputs), inputs)
+
+
+def _torch_program(path: Path, device: torch.device | None = None) -> tuple[ExportRecord, Run]:
+    """A torch.export program. Its file is an archive of JSON and tensors; reading it runs no code of it."""
+    import rcnn.models.detector  # noqa: F401  (the ops that the program calls)
+
+    extra = {f"{KEY}.json": ""}
+    try:
+        program = torch.export.load(str(path), extra_files=extra)
+    except Exception as error:  # many kinds, depending on the damage
+        raise ValueError(
+            f"{path} cannot be read as a torch.export program ({_first_line(error)}): copy it again, or {EXPORT_AGAIN}"
+        ) from error
+    record = read_record(extra[f"{KEY}.json"], path)
+    if device is not None and device.type != "cpu":
+        raise ValueError(f"{path} was exported for the CPU; use --device cpu, or the checkpoint on {device}")
+    module = program.module()
+
+    def run(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        with torch.no_grad():
+            found = module(*(torch.from_numpy(inputs[name]) for name in record.inputs))
+        return [value.numpy() for value in found]
+
+    return record, run
+
+
+def _openvino_model(path: Path, device: torch.device | None = None) -> tuple[ExportRecord, Run]:
+    """An OpenVINO file (.xml, with .bin beside it) on the CPU."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(f"{path} needs OpenVINO: pip install 'rcnn[openvino]'") from error
+    if device is not None and device.type != "cpu":
+        raise ValueError(f"{path}: OpenVINO files run on the CPU here; use --device cpu")
+    core = openvino.Core()
+    try:
+        model = core.read_model(str(path))
+        text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else None
+    except Exception as error:  # its errors have no common class
+        raise ValueError(
+            f"{path} cannot be read as OpenVINO ({_first_line(error)}): copy it and {path.with_suffix('.bin').name} "
+            f"again, or {EXPORT_AGAIN}"
+        ) from error
+    record = read_record(text, path)
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(model, "CPU", settings) if device is not None else None
+
+    def run(inputs: dict[str, npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
+        if compiled is None:
+            raise ValueError(f"{path} was opened to read its description only")
+        found = compiled(inputs)
+        return [np.array(found[name]) for name in record.outputs]
+
+    return record, run
+
+
+def _first_line(error: Exception) -> str:
+    """The first line of a message, shortened."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

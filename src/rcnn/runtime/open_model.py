@@ -1,0 +1,98 @@
+"""Opens what a predictor runs: a detector in memory, a checkpoint, or an exported file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from rcnn.models import Detector
+from rcnn.models.config import DetectorConfig
+from rcnn.models.inference import prepare_for_inference
+from rcnn.models.overrides import Overrides, as_overrides
+from rcnn.preprocess import FittedPreprocessor, Preprocessor, build_preprocessor
+from rcnn.runtime.devices import Precision, choose_precision
+from rcnn.runtime.exported import ExportedModel, exported_record, is_exported, open_exported
+from rcnn.runtime.record import EXPORT_AGAIN, ExportPrecision
+from rcnn.structures import Detections, ImageBatch
+from rcnn.weights.checkpoint import CheckpointRecord, detector_record, load_detector
+
+
+class Runner(Protocol):
+    """What runs a model: a detector (eager), or an exported file."""
+
+    def predict(self, images: ImageBatch) -> Detections:
+        """Detections (B, D) in pixels of the network input, best first."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenModel:
+    """A model that is ready to run, with what belongs to it."""
+
+    runner: Runner
+    detector: Detector | None  # None: an exported file
+    config: DetectorConfig
+    classes: tuple[str, ...] | None  # None: the model has no names
+    precision: ExportPrecision
+    preprocessor: Preprocessor | FittedPreprocessor
+
+
+def open_model(
+    source: Detector | str | Path,
+    *,
+    device: torch.device,
+    precision: Precision = "float32",
+    overrides: Overrides = (),
+    allow: str | Sequence[str] = (),
+) -> OpenModel:
+    """The model of a checkpoint, run folder, name of published weights, exported file, or a copy of a detector.
+
+    `precision`, `overrides` and `allow` as in `rcnn.Predictor`; an exported file has fixed settings: ValueError.
+    """
+    chosen = choose_precision(precision, device)
+    if isinstance(source, str | Path) and is_exported(source):
+        _require_none(source, [*as_overrides(overrides), *(["--allow"] if allow else [])])
+        return _opened_file(open_exported(source, device), precision)
+    classes: tuple[str, ...] | None = None
+    if isinstance(source, str | Path):
+        source, checkpoint = load_detector(source, overrides, allow=allow)
+        classes = checkpoint.classes
+    elif overrides or allow:
+        raise ValueError("overrides and allow are for checkpoints; change a detector's config before building it")
+    detector = prepare_for_inference(source, chosen).to(device)
+    return OpenModel(
+        runner=detector, detector=detector, config=source.config, classes=classes, precision=chosen,
+        preprocessor=build_preprocessor(source.config.input),
+    )  # fmt: skip
+
+
+def model_record(source: str | Path, overrides: Overrides = ()) -> CheckpointRecord:
+    """The config, class names and origin of a checkpoint, or of an exported file; its model is not prepared to run."""
+    if not is_exported(source):
+        return detector_record(source, overrides)
+    _require_none(source, as_overrides(overrides))
+    record = exported_record(source)
+    return CheckpointRecord(config=record.config, classes=record.classes, provenance=dict(record.provenance))
+
+
+def _require_none(source: str | Path, settings: Sequence[str]) -> None:
+    """A ValueError if there are settings for an exported file."""
+    if settings:
+        raise ValueError(
+            f"{source} is an exported file with fixed settings, so {settings[0]} cannot be used: {EXPORT_AGAIN}"
+        )
+
+
+def _opened_file(model: ExportedModel, precision: Precision) -> OpenModel:
+    record = model.record
+    if precision not in ("auto", "float32", record.precision):
+        raise ValueError(f"{model.path} was exported in {record.precision}; it cannot run in {precision}")
+    preprocessor = build_preprocessor(record.config.input)
+    return OpenModel(
+        runner=model, detector=None, config=record.config, classes=record.classes, precision=record.precision,
+        preprocessor=preprocessor if record.size is None else FittedPreprocessor(record.config.input, record.size),
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""What an exported file says about itself: config, class names, inputs. Stored as JSON inside the file.
+
+ONNX: the metadata entry `rcnn`; torch.export: the extra file `rcnn.json`; OpenVINO: the runtime info `rcnn`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast, get_args
+
+from rcnn import __version__
+from rcnn.models import DetectorConfig
+from rcnn.models.config import LegacyConfig
+from rcnn.models.overrides import config_from_dict, config_to_dict
+from rcnn.models.validate import validate
+
+FORMAT = 1  # raised when an older rcnn could no longer read what this one writes
+KEY = "rcnn"  # name of the record inside a file
+EXPORT_AGAIN = "export the checkpoint again with `rcnn export`"
+
+Target = Literal["onnx", "torch", "openvino"]
+ExportPrecision = Literal["float32", "float16", "bfloat16", "int8"]
+SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecord:
+    """What an exported file contains."""
+
+    config: DetectorConfig
+    classes: tuple[str, ...]  # K names; label i is classes[i]
+    target: Target
+    precision: ExportPrecision = "float32"
+    batch: int | None = None  # images per run; None: any number
+    size: tuple[int, int] | None = None  # (height, width) of the padded input; None: any
+    least_size: tuple[int, int] = (1, 1)  # smallest padded (height, width) where `size` is None
+    inputs: tuple[str, ...] = ("images", "sizes")
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels", "valid")
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint
+    measured: Mapping[str, Any] = field(default_factory=dict)  # AP and speed that were measured when it was written
+    with_resize: bool = False  # the file resizes images itself: it takes `image` (H, W, 3) of any size
+
+    @property
+    def float_images(self) -> bool:
+        """Whether the input is float32 in 0..255: where the checkpoint's framework resizes to fractions."""
+        return self.config.input.resize not in ("antialias", "opencv")
+
+    def text(self) -> str:
+        """The record as JSON."""
+        values = vars(self) | {"config": config_to_dict(self.config), "format": FORMAT, "rcnn": __version__}
+        return json.dumps(values, default=str)
+
+
+def read_record(text: str | None, path: Path) -> ExportRecord:
+    """The record that file `path` contains. ValueError if it has none, or one that cannot be used."""
+    if not text:
+        raise ValueError(f"{path} has no description by rcnn, so its classes and input are unknown: {EXPORT_AGAIN}")
+    try:
+        values = cast("dict[str, Any]", json.loads(text))
+        if values["format"] > FORMAT:
+            raise ValueError(f"it was written by rcnn {values['rcnn']}, this is {__version__}: upgrade rcnn")
+        config = config_from_dict(values["config"])
+        validate(config)
+        if values["target"] not in get_args(Target):
+            raise ValueError(f"expected target to be {', '.join(get_args(Target))}, got {values['target']!r}")
+        size = values["size"]
+        return ExportRecord(
+            config=config,
+            classes=tuple(str(name) for name in values["classes"]),
+            target=values["target"],
+            precision=values["precision"],
+            batch=values["batch"],
+            size=None if size is None else (int(size[0]), int(size[1])),
+            least_size=(int(values["least_size"][0]), int(values["least_size"][1])),
+            inputs=tuple(values["inputs"]),
+            outputs=tuple(values["outputs"]),
+            provenance=values["provenance"],
+            measured=values["measured"],
+            with_resize=values["with_resize"],
+        )
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path}: its description cannot be read ({reason}): {EXPORT_AGAIN}") from error
+
+
+def input_names(config: DetectorConfig) -> tuple[str, ...]:
+    """The inputs of an exported file: models that count pixels of the file also take its size."""
+    uses_file = config.fcis is not None or config.rpn.legacy.min_size_original or config.legacy != LegacyConfig()
+    return ("images", "sizes", "scales", "originals") if uses_file else ("images", "sizes")
+
+
+def output_names(config: DetectorConfig) -> tuple[str, ...]:
+    """The outputs of an exported file."""
+    more = [name for name, has in (("masks", config.has_masks), ("keypoints", config.keypoint is not None)) if has]
+    return ("boxes", "scores", "labels", "valid", *more)

@@ -1,0 +1,234 @@
+"""The HTTP service: image in, detections out.
+
+    app = create_app(Predictor("runs/balloons"), ServiceOptions())
+
+A request is admitted or refused before its body is read; then it is read (bounded bytes), decoded (bounded pixels) in a
+thread, and waits for the model in a bounded queue (batching.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import io
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import JSONResponse
+from torch import Tensor
+
+from rcnn import __version__
+from rcnn.data.image_inputs import as_image
+from rcnn.predictor import Predictor
+from rcnn.results import ImageDetections
+from rcnn.serving.batching import Batcher, Busy, Closed
+from rcnn.serving.metrics import Metrics
+from rcnn.serving.wire import to_wire
+
+RETRY_SECONDS = 1
+EXAMPLE = {
+    "width": 640, "height": 480, "model": "mask_rcnn_compact",
+    "detections": [
+        {"label": 0, "name": "balloon", "score": 0.98, "box": [12.5, 30.0, 118.2, 160.7],
+         "mask": {"size": [480, 640], "counts": "..."}},
+    ],
+}  # fmt: skip
+ERRORS: dict[int | str, dict[str, Any]] = {
+    400: {"description": "The body is not an image that can be decoded."},
+    401: {"description": "The token is missing or wrong."},
+    408: {"description": "The body took too long to arrive."},
+    413: {"description": "The body has too many bytes."},
+    503: {"description": "Too many images wait, or the service is stopping; try again after Retry-After seconds."},
+    504: {"description": "The model took too long."},
+}
+IMAGE_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of an image file: JPEG, PNG, WebP, TIFF, BMP or GIF.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceOptions:
+    """Limits of the service."""
+
+    max_bytes: int = 20_000_000  # of a request
+    max_pixels: int = 50_000_000  # of an image
+    seconds: float = 30.0  # for a request, from its first byte to its answer
+    max_batch: int = 4  # images per forward pass
+    capacity: int = 32  # requests that are being read, decoded or waiting
+    token: str = ""  # clients send "Authorization: Bearer TOKEN"; empty: no token
+    origins: tuple[str, ...] = ()  # web pages that may call the service (CORS), e.g. https://example.org
+    log_requests: bool = True  # one JSON line per request on stderr
+
+
+def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
+    """The service as an ASGI application."""
+    service = Service(predictor, options)
+    app = FastAPI(
+        title="rcnn",
+        version=__version__,
+        description=f"Detections of {predictor.config.name}.",
+        lifespan=service.lifespan,
+    )
+    if options.origins:
+        app.add_middleware(CORSMiddleware, allow_origins=list(options.origins), allow_headers=["Authorization"])
+    app.middleware("http")(service.measured)
+    allowed = [Depends(service.require_token)]
+    content: dict[str, dict[str, Any]] = {"application/json": {"example": EXAMPLE}, "image/jpeg": {}}
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": "The detections.", "content": content}, **ERRORS}
+    app.post("/predict", dependencies=allowed, responses=responses, openapi_extra=IMAGE_BODY)(service.predict)
+    app.get("/models", dependencies=allowed, responses={401: ERRORS[401]})(service.models)
+    app.get("/metrics", dependencies=allowed, responses={401: ERRORS[401]})(service.metrics_text)
+    app.get("/health")(service.health)
+    app.get("/ready", responses={503: ERRORS[503]})(service.ready)
+    return app
+
+
+class Service:
+    """The handlers of the requests, and what they share."""
+
+    def __init__(self, predictor: Predictor, options: ServiceOptions) -> None:
+        self.predictor, self.options = predictor, options
+        self.metrics = Metrics(lambda: len(self.batcher) if self.is_ready else 0)
+        self.is_ready = False
+        self.admitted = 0  # requests that are being processed
+
+    @asynccontextmanager
+    async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        """Warm the model up, serve, then finish what waits."""
+        self.batcher = Batcher(
+            self.predictor, max_batch=self.options.max_batch, capacity=self.options.capacity,
+            on_batch=self.metrics.count_batch,
+        )  # fmt: skip
+        await asyncio.to_thread(self.predictor.predict, torch.zeros(3, 64, 64, dtype=torch.uint8))
+        self.is_ready = True
+        yield
+        self.is_ready = False
+        await asyncio.to_thread(self.batcher.close)
+
+    async def measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+        """Count and log a request."""
+        started = time.monotonic()
+        response = await call_next(request)
+        route = request.scope.get("route")
+        path = str(getattr(route, "path", "other"))
+        self.metrics.count_request(
+            request.method, path, response.status_code, time.monotonic() - started, self.options.log_requests
+        )
+        return response
+
+    async def require_token(self, request: Request) -> None:
+        """401 unless the request has the token."""
+        given = request.headers.get("authorization", "")
+        if self.options.token and not hmac.compare_digest(given.encode(), f"Bearer {self.options.token}".encode()):
+            raise HTTPException(401, "the token is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
+
+    async def predict(
+        self,
+        request: Request,
+        score: float = Query(0.0, ge=0, le=1, description="Skip detections with a lower score."),
+        format: Literal["json", "arrays", "picture"] = Query(
+            "json", description="json: as in predictions.json; arrays: for rcnn.Client; picture: a JPEG."
+        ),
+    ) -> Response:
+        """Find objects in an image. The body is the image file itself."""
+        if self.admitted >= self.options.capacity:
+            raise _unavailable("too many requests are being processed")
+        self.admitted += 1
+        try:
+            async with asyncio.timeout(self.options.seconds):
+                body = await self._body(request)
+                pixels = await asyncio.to_thread(self._decode, body)
+                found = await self._detect(pixels)
+                return await asyncio.to_thread(self._answer, found.above(score), format, pixels)
+        except TimeoutError as error:
+            raise HTTPException(504, f"no answer within {self.options.seconds:g} seconds") from error
+        finally:
+            self.admitted -= 1
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, if it is not too long."""
+        limit = self.options.max_bytes
+        too_long = HTTPException(413, f"the body has more than {limit} bytes")
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_long
+        parts = bytearray()
+        try:
+            async with asyncio.timeout(self.options.seconds / 2):
+                async for part in request.stream():
+                    parts += part
+                    if len(parts) > limit:
+                        raise too_long
+        except TimeoutError as error:
+            raise HTTPException(408, "the body took too long to arrive") from error
+        if not parts:
+            raise HTTPException(400, "the body is empty; expected the bytes of an image file")
+        return bytes(parts)
+
+    def _decode(self, body: bytes) -> Tensor:
+        """The image (3, H, W) uint8; 400 for what is none."""
+        try:
+            return as_image(body, max_pixels=self.options.max_pixels)
+        except (ValueError, OSError) as error:
+            raise HTTPException(400, f"the body is not an image that can be decoded: {error}") from error
+
+    async def _detect(self, pixels: Tensor) -> ImageDetections:
+        """The detections, once it is the image's turn."""
+        image, frame = await asyncio.to_thread(self.predictor.preprocessor, pixels)
+        try:
+            return await asyncio.wrap_future(self.batcher.submit(image, frame, self.options.seconds))
+        except Busy as error:
+            raise _unavailable("too many images wait") from error
+        except Closed as error:
+            raise _unavailable("the service is stopping") from error
+
+    def _answer(self, found: ImageDetections, format: str, pixels: Tensor) -> Response:
+        """The answer in the format that the client asked for."""
+        if format == "arrays":
+            return JSONResponse(to_wire(found))
+        if format == "picture":
+            file = io.BytesIO()
+            found.draw(pixels).save(file, "JPEG", quality=90)
+            return Response(file.getvalue(), media_type="image/jpeg")
+        name = self.predictor.config.name
+        return JSONResponse(
+            {"width": found.width, "height": found.height, "model": name, "detections": found.to_json()}
+        )
+
+    async def models(self) -> dict[str, Any]:
+        """The model that runs here."""
+        config = self.predictor.config
+        entry = {
+            "name": config.name, "classes": list(self.predictor.classes), "precision": self.predictor.precision,
+            "min_size": config.input.min_size, "max_size": config.input.max_size, "masks": config.has_masks,
+            "keypoints": [] if config.keypoint is None else list(config.keypoint.names),
+        }  # fmt: skip
+        return {"models": [entry]}
+
+    async def metrics_text(self) -> Response:
+        """Metrics in Prometheus' text format."""
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def health(self) -> dict[str, str]:
+        """Whether the process runs."""
+        return {"status": "ok"}
+
+    async def ready(self) -> dict[str, str]:
+        """Whether the model is loaded and not stopping; else 503."""
+        if not self.is_ready:
+            raise _unavailable("the model is not ready")
+        return {"status": "ready"}
+
+
+def _unavailable(reason: str) -> HTTPException:
+    return HTTPException(503, reason, headers={"Retry-After": str(RETRY_SECONDS)})

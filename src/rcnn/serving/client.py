@@ -1,0 +1,84 @@
+"""Predict with a model that `rcnn serve` runs, on this machine or another one.
+
+client = Client("http://localhost:8000")
+result = client.predict("photo.jpg")          # as Predictor.predict
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from rcnn.data.image_inputs import Channels, ImageInput, as_image
+from rcnn.data.images import MAX_PIXELS
+from rcnn.results import ImageDetections, ImageSource, require_score
+from rcnn.serving.wire import from_wire
+
+
+class Client:
+    """A service at `url`, e.g. http://localhost:8000; `token` if it was started with one."""
+
+    def __init__(self, url: str, *, token: str = "", timeout: float = 60.0) -> None:
+        """`timeout`: seconds to wait for an answer."""
+        if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+            raise ValueError(f"{url!r} is not the address of a service; expected e.g. http://localhost:8000")
+        self.url, self._token, self.timeout = url.rstrip("/"), token, timeout
+
+    def predict(self, image: ImageInput, *, score: float = 0.0, channels: Channels = "rgb") -> ImageDetections:
+        """The detections of one image, as `rcnn.Predictor.predict` returns them; arguments as there.
+
+        Raises ValueError if the service refuses the image, ConnectionError if it cannot be reached or is busy.
+        """
+        query = urllib.parse.urlencode({"format": "arrays", "score": require_score(score)})
+        answer = self._request(f"/predict?{query}", _content(image, channels))
+        return replace(from_wire(json.loads(answer)), source=ImageSource(image=image, channels=channels))
+
+    def models(self) -> list[dict[str, Any]]:
+        """The models that the service runs: name, classes, input size."""
+        return json.loads(self._request("/models"))["models"]
+
+    def _request(self, path: str, body: bytes | None = None) -> bytes:
+        headers = {"Content-Type": "application/octet-stream"}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+                return response.read()
+        except urllib.error.HTTPError as error:
+            reason = _reason(error)
+            if error.code in (502, 503, 504):
+                raise ConnectionError(f"{self.url} cannot answer at the moment ({error.code}): {reason}") from error
+            raise ValueError(f"{self.url} refused the request ({error.code}): {reason}") from error
+        except (urllib.error.URLError, TimeoutError) as error:
+            reason = getattr(error, "reason", error)
+            raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
+
+
+def _content(image: ImageInput, channels: Channels) -> bytes:
+    """The bytes of an image file: as they are, or a PNG of an array."""
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, str | Path):
+        return Path(image).read_bytes()
+    pixels = as_image(image, channels=channels, max_pixels=MAX_PIXELS)
+    file = io.BytesIO()
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    """What the service says is wrong."""
+    text = error.read().decode("utf-8", errors="replace")
+    try:
+        return str(json.loads(text)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return text[:200] or error.reason

@@ -1,0 +1,46 @@
+"""Prometheus metrics of the service, and one JSON line per request on stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+
+class Metrics:
+    """The metrics of one service."""
+
+    def __init__(self, waiting: Callable[[], int]) -> None:
+        """`waiting` returns the number of images that wait for the model."""
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "rcnn_requests", "Requests by path and status.", ["path", "status"], registry=self.registry
+        )
+        self.seconds = Histogram("rcnn_request_seconds", "Seconds per request.", ["path"], registry=self.registry)
+        self.images = Counter("rcnn_images", "Images that the model has processed.", registry=self.registry)
+        self.batch_size = Histogram(
+            "rcnn_batch_size", "Images per forward pass.", buckets=(1, 2, 4, 8, 16, 32), registry=self.registry
+        )
+        self.batch_seconds = Histogram("rcnn_batch_seconds", "Seconds per forward pass.", registry=self.registry)
+        Gauge("rcnn_waiting", "Images that wait for the model.", registry=self.registry).set_function(waiting)
+
+    def count_batch(self, images: int, seconds: float) -> None:
+        """Count one forward pass."""
+        self.images.inc(images)
+        self.batch_size.observe(images)
+        self.batch_seconds.observe(seconds)
+
+    def count_request(self, method: str, path: str, status: int, seconds: float, log: bool) -> None:
+        """Count one request, and log it."""
+        self.requests.labels(path, str(status)).inc()
+        self.seconds.labels(path).observe(seconds)
+        if log:
+            line = {"time": time.time(), "method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
+            print(json.dumps(line), file=sys.stderr, flush=True)
+
+    def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,57 @@
+"""Detections as JSON with arrays, without loss: what the client and the service exchange."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from rcnn.results import ImageDetections, Pasting
+
+ARRAYS = ("boxes", "scores", "labels", "box_masks", "keypoints")
+
+
+def to_wire(found: ImageDetections) -> dict[str, Any]:
+    """The fields of `found` as JSON values; arrays as {"dtype", "shape", "data": base64}."""
+    arrays = {name: getattr(found, name) for name in ARRAYS}
+    return {
+        "height": found.height,
+        "width": found.width,
+        "classes": list(found.classes),
+        "skeleton": [list(pair) for pair in found.skeleton],
+        "pasting": vars(found.pasting),
+        **{name: None if value is None else _encode(value) for name, value in arrays.items()},
+    }
+
+
+def from_wire(values: Mapping[str, Any]) -> ImageDetections:
+    """The inverse of `to_wire`. Raises ValueError for values that it did not make."""
+    try:
+        return ImageDetections(
+            height=values["height"],
+            width=values["width"],
+            classes=tuple(values["classes"]),
+            skeleton=tuple((int(a), int(b)) for a, b in values["skeleton"]),
+            pasting=Pasting(**values["pasting"]),
+            boxes=_decode(values["boxes"]),
+            scores=_decode(values["scores"]),
+            labels=_decode(values["labels"]),
+            box_masks=None if values["box_masks"] is None else _decode(values["box_masks"]),
+            keypoints=None if values["keypoints"] is None else _decode(values["keypoints"]),
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"the answer is not from an rcnn service of this version: {error!r}") from error
+
+
+def _encode(array: npt.NDArray[Any]) -> dict[str, Any]:
+    data = base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()
+    return {"dtype": str(array.dtype), "shape": list(array.shape), "data": data}
+
+
+def _decode(value: Mapping[str, Any]) -> npt.NDArray[Any]:
+    if value["dtype"] not in ("float32", "int64"):
+        raise ValueError(f"an array of {value['dtype']}; expected float32 or int64")
+    return np.frombuffer(base64.b64decode(value["data"]), dtype=value["dtype"]).reshape(value["shape"]).copy()

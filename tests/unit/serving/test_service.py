@@ -1,0 +1,166 @@
+"""The service over HTTP: answers, limits, overload, stopping; and the client."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import rcnn
+from rcnn.models import build_detector, model_config
+from rcnn.models.overrides import override
+from rcnn.predictor import Predictor
+
+pytest.importorskip("fastapi", reason="needs pip install 'rcnn[web]'")
+uvicorn = pytest.importorskip("uvicorn", reason="needs pip install 'rcnn[web]'")
+
+from rcnn.serving.app import ServiceOptions, create_app  # noqa: E402
+
+OPTIONS = ServiceOptions(max_bytes=200_000, max_pixels=250_000, seconds=20, capacity=8, log_requests=False)
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    torch.manual_seed(0)
+    config = override(model_config("mask_rcnn_compact"), ["input.min_size=96", "box.selection.max_detections=5"])
+    return Predictor(build_detector(config), classes=["cat", "dog", "cow", "pig", "hen", "fox"])
+
+
+@contextmanager
+def running(predictor: Predictor, options: ServiceOptions) -> Iterator[str]:
+    """The address of a service that runs in a thread."""
+    server = uvicorn.Server(uvicorn.Config(create_app(predictor, options), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def url(predictor: Predictor) -> Iterator[str]:
+    with running(predictor, OPTIONS) as address:
+        yield address
+
+
+def picture(height: int = 96, width: int = 128) -> bytes:
+    """A PNG of noise."""
+    file = io.BytesIO()
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def request(url: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
+    """Status and body of an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=body, headers=headers), timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
+def test_the_client_gets_what_the_predictor_returns(predictor: Predictor, url: str) -> None:
+    expected, found = predictor.predict(picture(), score=0.1), rcnn.Client(url).predict(picture(), score=0.1)
+    assert len(found) == len(expected) > 0
+    assert found.names == expected.names
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    np.testing.assert_array_equal(found.masks, expected.masks)
+    assert rcnn.Client(url).models()[0]["classes"] == ["cat", "dog", "cow", "pig", "hen", "fox"]
+    assert found.draw().size == (128, 96)
+
+
+def test_the_answer_is_that_of_predictions_json(predictor: Predictor, url: str) -> None:
+    status, text = request(f"{url}/predict", picture())
+    assert status == 200
+    answer = json.loads(text)
+    assert (answer["width"], answer["height"]) == (128, 96)
+    assert answer["detections"] == predictor.predict(picture()).to_json()
+    status, jpeg = request(f"{url}/predict?format=picture", picture())
+    assert status == 200
+    assert Image.open(io.BytesIO(jpeg)).size == (128, 96)
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "status"),
+    [
+        (b"", "", 400),
+        (b"not an image", "", 400),
+        (picture()[:2000], "", 400),  # truncated
+        (picture(1, 1), "?score=2", 422),
+        (picture(1, 1), "?format=xml", 422),
+        (b"x" * 200_001, "", 413),
+    ],
+)
+def test_bad_requests_are_refused(url: str, body: bytes, query: str, status: int) -> None:
+    assert request(f"{url}/predict{query}", body)[0] == status
+
+
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(url: str) -> None:
+    file = io.BytesIO()
+    Image.new("L", (4000, 4000)).save(file, "PNG")  # 16 million pixels in 16 kB
+    assert len(file.getvalue()) < OPTIONS.max_bytes
+    started = time.monotonic()
+    status, text = request(f"{url}/predict", file.getvalue())
+    assert status == 400
+    assert b"pixels" in text
+    assert time.monotonic() - started < 2
+
+
+def test_health_metrics_and_description(url: str) -> None:
+    assert request(f"{url}/health")[0] == 200
+    assert request(f"{url}/ready")[0] == 200
+    text = request(f"{url}/metrics")[1].decode()
+    assert 'rcnn_requests_total{path="/predict",status="200"}' in text
+    described = json.loads(request(f"{url}/openapi.json")[1])
+    assert {"/predict", "/models", "/health", "/ready", "/metrics"} <= described["paths"].keys()
+
+
+def test_overload_is_refused_at_once_and_the_service_recovers(predictor: Predictor) -> None:
+    with running(predictor, replace(OPTIONS, capacity=2, max_batch=2)) as url:
+        answers: list[tuple[int, float]] = []
+
+        def one() -> None:
+            started = time.monotonic()
+            status = request(f"{url}/predict", picture())[0]
+            answers.append((status, time.monotonic() - started))
+
+        threads = [threading.Thread(target=one) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        statuses = [status for status, _ in answers]
+        assert set(statuses) == {200, 503}
+        assert request(f"{url}/predict", picture())[0] == 200
+
+
+def test_a_token_is_required(predictor: Predictor) -> None:
+    with running(predictor, replace(OPTIONS, token="secret")) as url:
+        assert request(f"{url}/predict", picture())[0] == 401
+        assert request(f"{url}/health")[0] == 200
+        assert len(rcnn.Client(url, token="secret").predict(picture())) == 5
+        with pytest.raises(ValueError, match=r"refused the request \(401\): the token is missing or wrong"):
+            rcnn.Client(url, token="other").predict(picture())
+
+
+def test_no_service_is_a_connection_error() -> None:
+    with pytest.raises(ConnectionError, match="cannot be reached"):
+        rcnn.Client("http://127.0.0.1:9").predict(picture())
+    with pytest.raises(ValueError, match="is not the address of a service"):
+        rcnn.Client("localhost:8000")
