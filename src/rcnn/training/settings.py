@@ -79,6 +79,10 @@ class TrainConfig:
     watchdog: float = 300.0  # seconds without progress after which every process prints its stacks; 0: never
 
     log_every: int = 20  # steps between lines of log.jsonl
+    trackers: tuple[
+        Literal["tensorboard", "wandb", "mlflow"], ...
+    ] = ()  # programs that get the numbers of the log, too
+    validation_loss: bool = False  # each evaluation also computes the loss on the first validation set
     checkpoint_every: int = 200  # steps between saves of last/
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none
     time_limit: float = 0.0  # hours of training after which the run is saved and stopped, to be resumed; 0: none
