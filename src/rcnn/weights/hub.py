@@ -125,6 +125,8 @@ def push(
     """
     if not NAME.fullmatch(f"{PREFIX}{repository}") or "@" in repository:
         raise ValueError(f"{repository} is not the name of a repository; expected owner/name")
+    if is_offline():
+        raise ValueError(f"{repository} cannot be written: RCNN_OFFLINE forbids the use of the network; unset it")
     loaded = load_checkpoint(checkpoint)
     hub = import_hub()
     api = _api(hub)

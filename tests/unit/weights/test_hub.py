@@ -145,6 +145,12 @@ def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch:
         rcnn.push_to_hub(run, REPOSITORY)
 
 
+def test_nothing_is_pushed_offline(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    with pytest.raises(ValueError, match="me/balloons cannot be written: RCNN_OFFLINE forbids the use of the network"):
+        rcnn.push_to_hub(run, REPOSITORY)
+
+
 def test_without_the_library_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'rcnn\[hub\]'"):
