@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("**/*.md"))]
 COMMANDS = {
     "train",
+    "runs",
     "eval",
     "predict",
     "convert",

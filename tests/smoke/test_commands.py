@@ -300,7 +300,8 @@ def test_a_full_disk_stops_the_command_and_keeps_what_is_there(
     monkeypatch.setattr(ImageRun, "_write_picture", full)
     assert rcnn("predict", trained, data / "val2017", "--output", tmp_path) == 2
     message = capsys.readouterr().err
-    assert message.startswith(f"rcnn: {tmp_path} cannot be written: No space left on device. Free some space")
+    free = r"\(\d+\.\d MB free\)"
+    assert re.match(rf"rcnn: {tmp_path} cannot be written: No space left on device {free}. Free some space", message)
     [line] = (tmp_path / "predictions.partial.jsonl").read_text().splitlines()
     assert json.loads(line)["file"].endswith("val2017_1.png")
 

@@ -296,7 +296,7 @@ def test_the_command(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFix
     ("words", "message"),
     [
         (["--features", "f.npz"], "needs the boxes to describe: give --boxes FILE"),
-        (["--boxes", "boxes.json", "--score", "0.5"], "leave --score out"),
+        (["--boxes", "boxes.json", "--score", "0.5"], "leave them out"),
         (["--boxes", "boxes.json", "--tta", "own"], "leave --tta out"),
         (["--boxes", "boxes.json", "--features", "f.npy"], "expected a file name that ends in .npz"),
         (["--boxes", "none.json"], "none.json does not exist"),

@@ -17,6 +17,7 @@ from rcnn.cli.main import DESCRIPTION, version_line
 from rcnn.cli.models import models
 from rcnn.cli.predict import predict
 from rcnn.cli.push import push
+from rcnn.cli.runs import runs
 from rcnn.cli.serve import serve
 from rcnn.cli.train import train
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train)
+app.command("runs")(runs)
 app.command("eval")(evaluate)
 app.command("predict")(predict)
 app.command("convert")(convert)

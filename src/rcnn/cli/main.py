@@ -19,6 +19,7 @@ from rcnn.stopping import Stopped, stopping_on_signals
 DESCRIPTION = "R-CNN models for PyTorch: train, evaluate, predict, and convert checkpoints of other frameworks."
 COMMANDS = {
     "train": "Train a model from scratch, or fine-tune a checkpoint.",
+    "runs": "List training runs: progress, time and average precision.",
     "eval": "Measure average precision (COCO's metrics) on a data set.",
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",

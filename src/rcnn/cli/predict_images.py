@@ -52,6 +52,7 @@ class ImageOptions:
     contour: bool = False  # draw the outlines of masks instead of their areas
     keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
     max_pixels: int = 0  # larger images are refused; 0: no limit
+    limit: int = 0  # images, the first ones; 0: all
     given: BoxFile | None = None  # boxes to score instead of detecting
     features: Path | None = None  # .npz file for the features of the boxes given
 
@@ -96,6 +97,8 @@ def predict_images(
                 f"{counted(len(without), 'image')} without an entry in {options.given.path}, skipped: {few(without)}",
                 err=True,
             )
+        if options.limit:
+            del sources.images[options.limit :]
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         run = ImageRun(predictor=predictor, folder=folder, options=options)

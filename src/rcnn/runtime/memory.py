@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import resource
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -56,6 +58,14 @@ def peak_memory(compute: Callable[[], object]) -> int:
 def held_memory() -> int:
     """The number of bytes that this process holds (Linux)."""
     return _kilobytes(STATUS, "VmRSS")
+
+
+def most_memory(device: torch.device) -> int:
+    """The most memory that was in use so far, bytes: of a GPU by tensors, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
 
 
 def _kilobytes(path: Path, name: str) -> int:

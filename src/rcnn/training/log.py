@@ -5,14 +5,20 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from typing_extensions import override
+
+from rcnn.training.trackers import Reports
+from rcnn.training.view import RunSize, details, speed
 
 QUIET = 30.0  # seconds after which a plain line reports the progress, where there is no terminal
 
@@ -34,6 +40,10 @@ class SilentLog:
     def sync(self) -> None:
         """Force the lines to the disk."""
 
+    def waiting(self) -> AbstractContextManager[None]:
+        """A block in which the model waits for images."""
+        return nullcontext()
+
     def advance(self, step: int) -> None:
         """Report that `step` (counted from 0) is done."""
 
@@ -47,13 +57,25 @@ class SilentLog:
 class RunLog(SilentLog):
     """`log.jsonl` of a run, one JSON object per line, flushed after each line; and its progress on stderr."""
 
-    def __init__(self, path: Path, *, steps: int, first_step: int = 0, evaluation_due: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        steps: int,
+        first_step: int = 0,
+        evaluation_due: bool = False,
+        size: RunSize | None = None,
+        reports: Reports | None = None,
+    ) -> None:
         """Remove the lines that will be written again: those of `first_step` and later, left by a run that was killed.
 
-        `evaluation_due`: the evaluation after step `first_step` - 1 will be repeated too.
+        `evaluation_due`: the evaluation after step `first_step` - 1 will be repeated too. `size`: to show the speed.
+        `reports` gets all numbers of the lines.
         """
         self.path, self.steps, self._step = path, steps, first_step
-        self._loss: float | None = None
+        self._size, self._reports = size, reports
+        self._losses, self._metrics = dict[str, float](), dict[str, float]()
+        self._waited = 0.0
         repeated = first_step - 1 if evaluation_due else first_step
         kept = [line for line in read_log(path) if line["step"] < (first_step if "loss" in line else repeated)]
         self._before = max((s for line in kept if isinstance(s := line.get("seconds"), int | float)), default=0.0)
@@ -71,14 +93,14 @@ class RunLog(SilentLog):
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
             console=self.console,
-            disable=not self.console.is_terminal,
-            transient=True,
         )
+        self._view = Live(get_renderable=self._shown, console=self.console, refresh_per_second=2, transient=True)
         self._task = self._bar.add_task("train", total=steps, completed=first_step, note="")
 
     @override
     def __enter__(self) -> Self:
-        self._bar.start()
+        if self.console.is_terminal:
+            self._view.start()
         return self
 
     @override
@@ -86,8 +108,10 @@ class RunLog(SilentLog):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with suppress(OSError):  # the terminal was closed (SIGHUP)
-            self._bar.stop()
+            self._view.stop()
         self._file.close()
+        if self._reports is not None:
+            self._reports.close()
 
     @override
     def write(self, *, step: int, **values: object) -> None:
@@ -96,8 +120,13 @@ class RunLog(SilentLog):
         line = {"step": step, "seconds": round(seconds, 3), **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        if isinstance(loss := values.get("loss"), float):
-            self._loss = loss
+        numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
+        if "loss" in numbers:
+            self._losses = numbers
+        else:
+            self._metrics = numbers
+        if self._reports is not None:
+            self._reports.log(step, numbers)
 
     @override
     def sync(self) -> None:
@@ -105,16 +134,24 @@ class RunLog(SilentLog):
         os.fsync(self._file.fileno())
 
     @override
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A block in which the model waits for images."""
+        started = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - started
+
+    @override
     def advance(self, step: int) -> None:
         """Report that `step` (counted from 0) is done."""
         self._step = step + 1
-        loss = "" if self._loss is None else f"loss {self._loss:.3f}"
+        loss = f"loss {self._losses['loss']:.3f}" if "loss" in self._losses else ""
         self._bar.update(self._task, completed=self._step, note=loss)
         if self._step == self._first_step + 1 or self._is_quiet():
             spent = time.perf_counter() - self._started
             left = spent / (self._step - self._first_step) * (self.steps - self._step)
             text = f"step {self._step} of {self.steps}"
-            self._plain(", ".join(part for part in (text, loss, f"about {duration(left)} left") if part))
+            self._plain(", ".join(part for part in (text, loss, f"about {duration(left)} left", self._pace()) if part))
 
     @override
     def evaluated(self, images: int, total: int) -> None:
@@ -134,6 +171,17 @@ class RunLog(SilentLog):
         self._reported = time.perf_counter()
         with suppress(OSError):
             self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _pace(self) -> str:
+        """The speed so far; evaluations count."""
+        steps, seconds = self._step - self._first_step, time.perf_counter() - self._started
+        return "" if self._size is None else speed(self._size, steps, seconds, self._waited)
+
+    def _shown(self) -> Group:
+        """What a terminal shows: the bar and the details."""
+        if self._size is None:
+            return Group(self._bar)
+        return Group(self._bar, Text(details(self._size, self._step, self._pace(), self._losses, self._metrics)))
 
     def _is_quiet(self) -> bool:
         return time.perf_counter() - self._reported >= QUIET

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from contextlib import closing
 from dataclasses import dataclass
 
-import torch
-
 from rcnn.data.messages import counted
+from rcnn.runtime.memory import most_memory
 from rcnn.training.engine import optimize
 from rcnn.training.log import duration
 from rcnn.training.plan import RunPlan
@@ -62,11 +59,3 @@ def measure(plan: RunPlan, steps: int) -> Measurement:
         images=settings.images_per_step(),
         memory=most_memory(plan.device),
     )
-
-
-def most_memory(device: torch.device) -> int:
-    """The most memory that was in use so far, bytes: of a GPU by tensors, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024

@@ -44,6 +44,7 @@ from rcnn.training.starting import (
     starting_settings,
     with_backbone,
 )
+from rcnn.training.trackers import require_trackers
 from rcnn.training.validation import require_measured
 
 
@@ -136,6 +137,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     settings = with_steps(changed_by(first, train_overrides), request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
+    require_trackers(settings.trackers)
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download

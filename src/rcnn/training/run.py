@@ -14,7 +14,9 @@ from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, training_batches
 from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
+from rcnn.drawing.run_page import run_page
 from rcnn.models import Detector, build_detector
+from rcnn.models.setting_tables import settings_table
 from rcnn.new_outputs import output_or_new
 from rcnn.runtime.memory import is_out_of_memory
 from rcnn.runtime.processes import Processes, joined, process_numbers
@@ -26,14 +28,18 @@ from rcnn.training.engine import train
 from rcnn.training.identity import identity_changes
 from rcnn.training.log import RunLog, SilentLog, read_log
 from rcnn.training.plan import RunPlan, RunRequest, plan_training
-from rcnn.training.run_folder import CURVE, HELD_OUT, LOG, PLOT, RunFolder
+from rcnn.training.run_folder import CURVE, HELD_OUT, LOG, PLOT, REPORT, RunFolder
 from rcnn.training.saver import Outcome
 from rcnn.training.schedule import learning_rate
 from rcnn.training.settings import PREFIX
 from rcnn.training.starting import CONFIG, build_start
 from rcnn.training.state import TrainState, seed_random
+from rcnn.training.surroundings import surroundings
 from rcnn.training.targets import target_options
-from rcnn.training.validation import Metrics, evaluate_detector
+from rcnn.training.trackers import TRACKERS, Reports
+from rcnn.training.validation import LOSS, Metrics, evaluate_detector
+from rcnn.training.validation_loss import validation_loss
+from rcnn.training.view import RunSize
 
 Log = Callable[[str], object]
 
@@ -97,7 +103,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             threads = counted(torch.get_num_threads(), "thread")
             log(f"train.deterministic=true: the weights are those of every run with {threads} on this hardware")
         try:
-            with _run_log(plan, output, state) as run_log:
+            with _run_log(plan, output, state, log) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
         except (RuntimeError, MemoryError) as error:
@@ -126,11 +132,27 @@ def _out_of_memory(plan: RunPlan, error: BaseException) -> str:
     )
 
 
-def _run_log(plan: RunPlan, output: Path, state: TrainState) -> SilentLog:
+def _run_log(plan: RunPlan, output: Path, state: TrainState, log: Log) -> SilentLog:
     """The log of the run, written by the first process."""
     if not state.processes.is_first:
         return SilentLog()
-    return RunLog(output / LOG, steps=plan.settings.steps, first_step=state.step, evaluation_due=state.evaluation_due)
+    settings = plan.settings
+    reports = Reports([TRACKERS[name]() for name in settings.trackers], log)
+    reports.start(output, plan.record())
+    size = RunSize(
+        steps=settings.steps,
+        images_per_step=settings.images_per_step(state.processes.count),
+        images=len(plan.dataset),
+        device=plan.device,
+    )
+    return RunLog(
+        output / LOG,
+        steps=settings.steps,
+        first_step=state.step,
+        evaluation_due=state.evaluation_due,
+        size=size,
+        reports=reports,
+    )
 
 
 def start_state(plan: RunPlan, processes: Processes, log: Log) -> TrainState:
@@ -187,6 +209,25 @@ def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
     run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
+    run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule))
+
+
+def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
+    """What the page of the run says about how it was started."""
+    run = {"model": plan.config.name, "started from": plan.request.model, "weights": plan.request.weights or "random"}
+    run |= {"recipe": plan.request.recipe} if plan.request.recipe else {}
+    data = {
+        f"{split}: {key}": str(value) for split, identity in plan.identity.items() for key, value in identity.items()
+    }
+    settings = {PREFIX + setting.path: str(setting.default) for setting in settings_table(plan.settings)}
+    model = {setting.path: str(setting.default) for setting in settings_table(plan.config)}
+    data = {"data": str(plan.request.data_name), **data}
+    return {
+        "Run": run | surroundings(plan.device),
+        "Data": data,
+        "Training settings": settings,
+        "Model settings": model,
+    }
 
 
 def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
@@ -205,7 +246,7 @@ def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, 
 def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:
     if not plan.validations:
         return None
-    return partial(
+    evaluate = partial(
         evaluate_detector,
         validations=plan.validations,
         settings=plan.settings,
@@ -214,3 +255,11 @@ def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable
         after_image=log.evaluated,
         log=log.log,
     )
+    if not plan.settings.validation_loss:
+        return evaluate
+
+    def with_loss(detector: Detector) -> Metrics:
+        loss = validation_loss(detector, plan.validations[0], plan, processes)
+        return evaluate(detector) | {LOSS: loss}
+
+    return with_loss

@@ -4,6 +4,8 @@ config.json    the settings of the run and where it started from (the record)
 log.jsonl      one JSON object per report
 curve.html     the log as charts
 curve.png      the same as one picture
+report.html    charts, evaluations, settings, and where and how the run was started
+tensorboard/   event files, with train.trackers=[tensorboard]
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation
@@ -35,10 +37,11 @@ from rcnn.weights.checkpoint import (
     write_checkpoint,
 )
 
-RECORD, LOG, CURVE, PLOT = "config.json", "log.jsonl", "curve.html", "curve.png"
+RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
+EVENTS = "tensorboard"  # folder
 HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
-NAMES = (RECORD, LOG, CURVE, PLOT, HELD_OUT, *CHECKPOINTS)
+NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, EVENTS, HELD_OUT, *CHECKPOINTS)
 FIELDS = {  # of the record
     "model": dict,
     "train": dict,

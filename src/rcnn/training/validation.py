@@ -22,6 +22,7 @@ from rcnn.training.settings import TrainConfig
 
 KINDS = ("bbox", "segm", "keypoints", "proposals")
 SHOWN = ("AP", "AP50", "AR100", "AR1000")  # those that a line of the run shows
+LOSS = "validation_loss"  # key of the loss on the first validation set, with train.validation_loss
 OTHERS = "other_splits"  # key of the metrics on the validation splits after the first
 Metrics = dict[str, Any]  # {"bbox": {"AP": .., "AP50": ..}, "segm": {..}, ...}
 
@@ -106,6 +107,7 @@ def choose(metrics: Metrics, key: str) -> float | None:
 def flatten(metrics: Metrics) -> dict[str, float | None]:
     """{"bbox_AP": .., "segm_AP50": .., "val2/bbox_AP": ..}: what the log keeps of an evaluation."""
     flat = {f"{kind}_{name}": value for kind in KINDS for name, value in metrics.get(kind, {}).items()}
+    flat |= {LOSS: metrics[LOSS]} if LOSS in metrics else {}
     for split, others in metrics.get(OTHERS, {}).items():
         flat |= {f"{split}/{key}": value for key, value in flatten(others).items()}
     return flat
@@ -119,5 +121,6 @@ def main_metrics(metrics: Metrics) -> str:
         names = [name for name in SHOWN if name in values and (name.startswith("AP") or "AP" not in values)]
         if names:
             parts.append(f"{kind} " + " ".join(f"{name} {number(values[name])}" for name in names))
+    parts += [f"loss {number(metrics[LOSS])}"] if LOSS in metrics else []
     others = [f"{split}: {main_metrics(values)}" for split, values in metrics.get(OTHERS, {}).items()]
     return "; ".join([", ".join(parts), *others])

@@ -9,6 +9,7 @@ import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -101,7 +102,19 @@ def push(
         raise ConnectionError(
             f"{repository} cannot be written: {str(error).strip().splitlines()[0]}; {cure}"
         ) from error
+    except _connection_errors() as error:
+        raise ConnectionError(
+            f"{repository} cannot be written: {api.endpoint} cannot be reached ({error}). Check the network and the "
+            "proxy settings (HTTPS_PROXY)"
+        ) from error
     return f"{api.endpoint}/{repository}"
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """The exceptions for a server that cannot be reached, of the HTTP library that huggingface_hub has imported."""
+    loaded = [sys.modules[name] for name in ("httpx", "httpx2", "requests") if name in sys.modules]
+    own = [getattr(one, "TransportError", None) or one.RequestException for one in loaded]
+    return (ConnectionError, TimeoutError, *own)
 
 
 def _require_ours(api: Any, repository: str) -> bool:

@@ -52,7 +52,16 @@ def test_a_run_writes_its_files(data: Path, tmp_path: Path) -> None:
     assert "steps=4" in said
     names = {path.name for path in (tmp_path / "run").iterdir()}
     assert {"config.json", "log.jsonl", "curve.html", "last"} <= names
-    assert names <= {".rcnn-files", "config.json", "log.jsonl", "curve.html", "curve.png", "last", "best"}
+    assert names <= {
+        ".rcnn-files",
+        "config.json",
+        "log.jsonl",
+        "curve.html",
+        "curve.png",
+        "report.html",
+        "last",
+        "best",
+    }
     for name in names & {"best", "last"}:
         checkpoint = load_checkpoint(tmp_path / "run" / name)
         assert checkpoint.classes == CLASSES

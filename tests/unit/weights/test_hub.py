@@ -109,6 +109,14 @@ def test_errors_say_what_to_do(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPa
         pull("hf:me/other")
 
 
+def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: no server
+    with pytest.raises(
+        ConnectionError, match=r"me/balloons cannot be written: http://127\.0\.0\.1:9 cannot be reached"
+    ):
+        rcnn.push_to_hub(run, REPOSITORY)
+
+
 def test_without_the_library_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ImportError, match=r"pip install 'rcnn\[hub\]'"):

@@ -1,0 +1,42 @@
+"""`rcnn runs`: a table of training runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def runs(
+    folder: Annotated[Path, typer.Argument(help="Folder that contains runs, at any depth.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print all facts as JSON.")] = False,
+) -> None:
+    """List the training runs in a folder: model, progress, time, and the best average precision of each.
+
+    Example: rcnn runs runs
+    """
+    from rcnn.training.run_table import runs_in
+
+    found = runs_in(folder)
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(row) for row in found], indent=2))
+        return
+    if not found:
+        typer.echo(f"no runs in {folder}", err=True)
+        return
+    names, models = max(len(row.folder) for row in found), max(len(row.model) for row in found)
+    names, models = max(names, len("run")), max(models, len("model"))
+    typer.echo(
+        f"{'run':{names}}  {'model':{models}}  {'steps':>9}  {'state':>8}   hours    loss   box  mask  kpts  data"
+    )
+    for row in found:
+        loss = "-" if row.loss is None else f"{row.loss:.3f}"
+        scores = " ".join("   -" if ap is None else f"{ap:.3f}"[1:] for ap in (row.box, row.mask, row.keypoints))
+        typer.echo(
+            f"{row.folder:{names}}  {row.model:{models}}  {row.step:>9}  {row.state:>8}  {row.hours:6.2f}  {loss:>6}  "
+            f"{scores}  {row.data}"
+        )
+    typer.echo("box, mask, kpts: the best AP of each run on its validation set.")

@@ -1,0 +1,81 @@
+"""A table of runs: what each one trained, how far it is, and its best result (`rcnn runs DIR`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rcnn.training.log import read_log
+from rcnn.training.run_folder import FIELDS, LOG, RECORD
+
+METRICS = {"box": "bbox_AP", "mask": "segm_AP", "kpts": "keypoints_AP"}  # columns, and their fields in log.jsonl
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One run. Average precision in 0..1, the best of all evaluations; None: not measured."""
+
+    folder: str  # relative to the folder that was searched
+    model: str
+    data: str
+    step: int  # of the last line of the log, from 1; 0: none
+    steps: int
+    hours: float  # of training
+    loss: float | None  # the last
+    box: float | None
+    mask: float | None
+    keypoints: float | None
+
+    @property
+    def state(self) -> str:
+        """`finished`, or how far the run is."""
+        return "finished" if self.step >= self.steps else f"{100 * self.step / self.steps:.0f} %"
+
+
+def runs_in(folder: Path) -> list[RunRow]:
+    """The runs in `folder` and below, by the time of their last line. FileNotFoundError if there is no such folder."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; expected one with runs of `rcnn train`, e.g. runs")
+    return [_row(path, folder, record) for path, record in sorted(_records(folder), key=lambda item: _last(item[0]))]
+
+
+def _records(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """The folders of runs, with their records; checkpoints have a config.json, too, but not of these fields."""
+    for path in folder.rglob(RECORD):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in FIELDS.items()):
+            yield path.parent, record
+
+
+def _last(run: Path) -> float:
+    log = run / LOG
+    return log.stat().st_mtime if log.exists() else 0.0
+
+
+def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
+    lines = read_log(run / LOG)
+    losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
+    seconds = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
+    best = {column: _best(lines, field) for column, field in METRICS.items()}
+    return RunRow(
+        folder=run.relative_to(folder).as_posix(),
+        model=str(record["model"].get("name", "?")),
+        data=record["data"],
+        step=max((line["step"] + 1 for line in lines), default=0),
+        steps=int(record["train"].get("steps", 0)),
+        hours=max(seconds, default=0.0) / 3600,
+        loss=losses[-1] if losses else None,
+        box=best["box"],
+        mask=best["mask"],
+        keypoints=best["kpts"],
+    )
+
+
+def _best(lines: Sequence[dict[str, Any]], field: str) -> float | None:
+    return max((line[field] for line in lines if isinstance(line.get(field), int | float)), default=None)

@@ -1,0 +1,126 @@
+"""Other programs that a run reports to: TensorBoard, Weights & Biases, MLflow, or the user's own, by three methods."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from typing_extensions import override
+
+Name = Literal["tensorboard", "wandb", "mlflow"]
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # what pip installs for each
+
+
+class Tracker(Protocol):
+    """What a run calls, in the first process only."""
+
+    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """The run in `folder` starts or continues; `record` is the contents of its config.json."""
+        ...
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Losses, learning rate or metrics of `step`, counted from 0."""
+        ...
+
+    def close(self) -> None:
+        """The run has ended, or was stopped."""
+        ...
+
+
+class TensorBoard(Tracker):
+    """Event files in RUN/tensorboard: `tensorboard --logdir runs`."""
+
+    @override
+    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    @override
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    @override
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB(Tracker):
+    """A run of Weights & Biases with the name of the folder; WANDB_PROJECT and its other variables apply."""
+
+    @override
+    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+        wandb: Any = importlib.import_module("wandb")
+        project = os.environ.get("WANDB_PROJECT", "rcnn")
+        self._run = wandb.init(project=project, name=folder.name, config=dict(record), resume="allow")
+
+    @override
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    @override
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow(Tracker):
+    """A run of MLflow with the name of the folder; MLFLOW_TRACKING_URI and its other variables apply."""
+
+    @override
+    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+        self._mlflow: Any = importlib.import_module("mlflow")
+        self._mlflow.start_run(run_name=folder.name)
+        settings = {f"train.{key}": value for key, value in record["train"].items()}
+        self._mlflow.log_params({"model": record["model"]["name"], "data": record["data"]} | settings)
+
+    @override
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._mlflow.log_metrics(dict(values), step=step)
+
+    @override
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+TRACKERS: dict[Name, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}
+
+
+def require_trackers(names: Sequence[Name]) -> None:
+    """ValueError, with the command that installs it, for a tracker whose package is not installed."""
+    for name in names:
+        if importlib.util.find_spec(PACKAGES[name]) is None:
+            raise ValueError(f"train.trackers: {name} is not installed; run: pip install {PACKAGES[name]}")
+
+
+class Reports:
+    """Several trackers as one. One that fails is reported once and then left out: it must not end a run."""
+
+    def __init__(self, trackers: Sequence[Tracker], warn: Callable[[str], object]) -> None:
+        self._trackers, self._warn = list(trackers), warn
+
+    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+        """As `Tracker.start`."""
+        self._each(lambda tracker: tracker.start(folder, record))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """As `Tracker.log`."""
+        self._each(lambda tracker: tracker.log(step, values))
+
+    def close(self) -> None:
+        """As `Tracker.close`."""
+        self._each(lambda tracker: tracker.close())
+
+    def _each(self, call: Callable[[Tracker], object]) -> None:
+        for tracker in list(self._trackers):
+            try:
+                call(tracker)
+            except Exception as error:
+                self._trackers.remove(tracker)
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                name = type(tracker).__name__
+                self._warn(f"warning: {name} failed ({reason}) and gets no more values; the run goes on")

@@ -1,0 +1,44 @@
+"""The loss on a validation set, with train.validation_loss: it shows overfitting before average precision does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+
+from rcnn.data import Dataset
+from rcnn.data.loading import numbered_batches
+from rcnn.models import Detector
+from rcnn.runtime.processes import Processes
+from rcnn.training.plan import RunPlan
+from rcnn.training.targets import target_options
+
+
+@torch.no_grad()
+def validation_loss(detector: Detector, validation: Dataset, plan: RunPlan, processes: Processes) -> float:
+    """The mean training loss over the images of `validation`, without augmentation; all processes call it together.
+
+    Norms use the statistics of training, and the random samples of anchors and regions are the same each time.
+    """
+    settings = replace(plan.settings, accumulate=1, flip=0.0, scales=(), scale_range=(), jitter=0.0, augment=())
+    settings = replace(settings, workers=0, repeat_threshold=0.0)
+    batches = numbered_batches(
+        validation,
+        plan.config.input,
+        settings,
+        targets=target_options(plan.config),
+        rank=processes.rank,
+        world=processes.count,
+    )
+    count = math.ceil(len(validation) / settings.images_per_step(processes.count))
+    training, device, total = detector.training, detector.pixel_mean.device, 0.0
+    detector.eval()
+    for number in range(count):
+        batch = batches.make(number).to(device)
+        seed = torch.tensor([number, batch.first], device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            losses = detector.losses(batch.images, batch.targets, seed)
+        total += processes.mean(torch.stack(list(losses.values())).sum()[None]).item() / count
+    detector.train(training)
+    return total

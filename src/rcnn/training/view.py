@@ -1,0 +1,42 @@
+"""What a run shows while it trains, as text: progress, speed, memory, losses and the last evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from rcnn.runtime.memory import most_memory
+
+MAIN = ("bbox_AP", "segm_AP", "keypoints_AP")  # metrics of an evaluation that stay in view
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSize:
+    """The size of a run, from which its speed is computed."""
+
+    steps: int
+    images_per_step: int  # over all processes
+    images: int  # of the training set
+    device: torch.device
+
+
+def speed(size: RunSize, steps: int, seconds: float, waiting: float) -> str:
+    """Images per second over `steps` steps in `seconds`, and the part of them that the model waited for images."""
+    if steps < 1 or seconds <= 0:
+        return ""
+    return f"{steps * size.images_per_step / seconds:.1f} images/s, {100 * waiting / seconds:.0f} % waiting for images"
+
+
+def details(size: RunSize, step: int, pace: str, losses: Mapping[str, float], metrics: Mapping[str, float]) -> str:
+    """The lines under the progress bar, after `step` steps. `losses` has `lr`, too."""
+    parts = [f"epoch {step * size.images_per_step / max(1, size.images):.1f}", pace]
+    parts.append(f"peak memory {most_memory(size.device) / 2**30:.1f} GiB")
+    parts += [f"learning rate {losses['lr']:.3g}"] if "lr" in losses else []
+    lines = [", ".join(part for part in parts if part)]
+    if named := [f"{name} {value:.3f}" for name, value in losses.items() if name not in ("lr", "loss")]:
+        lines.append(f"loss {losses.get('loss', 0.0):.3f} = {' + '.join(named)}")
+    if shown := [f"{name.replace('_', ' ')} {metrics[name]:.3f}" for name in MAIN if name in metrics]:
+        lines.append(f"last evaluation: {', '.join(shown)}")
+    return "\n".join(lines)

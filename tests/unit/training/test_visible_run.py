@@ -1,0 +1,203 @@
+"""What a run shows: the terminal view, trackers, RUN/report.html, `rcnn runs`, and the loss on the validation set."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from typing_extensions import override
+
+from rcnn.data.loading import numbered_batches
+from rcnn.training.log import RunLog, read_log
+from rcnn.training.plan import plan_training
+from rcnn.training.request import RunRequest
+from rcnn.training.run_table import runs_in
+from rcnn.training.settings import TrainConfig
+from rcnn.training.surroundings import git_state, surroundings
+from rcnn.training.trackers import PACKAGES, MLflow, Reports, WandB, require_trackers
+from rcnn.training.validation_loss import validation_loss
+from rcnn.training.view import RunSize, details, speed
+from rcnn.weights.checkpoint import load_detector
+from tests.command import rcnn
+from tests.tiny_data import TINY_MODEL, write_tiny_coco
+from tests.unit.training import runs
+
+BRIEF = ("train.steps=2", "train.batch_size=2", "train.workers=0", "train.warmup_steps=1", "train.log_every=1")
+SIZE = RunSize(steps=100, images_per_step=4, images=40, device=torch.device("cpu"))
+
+
+class Recorder:
+    """A tracker that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.calls = list[Any]()
+
+    def start(self, folder: Path, record: Mapping[str, Any]) -> None:
+        self.calls.append(("start", folder.name, record["model"]["name"]))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self.calls.append((step, dict(values)))
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Five training images and two validation images."""
+    return write_tiny_coco(tmp_path_factory.mktemp("tiny"), {"train": 5, "val": 2}, size=(64, 96))
+
+
+@pytest.fixture(scope="module")
+def folder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run of two steps, which also computed the loss on the validation set."""
+    output = tmp_path_factory.mktemp("runs")
+    words = (*TINY_MODEL, *BRIEF, "train.validation_loss=true", "box.score_threshold=0")
+    runs.run("mask_rcnn_compact", data, output / "first", words)
+    return output
+
+
+def test_speed_and_details_by_hand() -> None:
+    assert speed(SIZE, 10, 8.0, 2.0) == "5.0 images/s, 25 % waiting for images"
+    assert speed(SIZE, 0, 8.0, 2.0) == ""
+    losses = {"loss": 1.5, "lr": 0.02, "mask": 1.0, "box_class": 0.5}
+    epoch, loss, evaluation = details(SIZE, 25, "5.0 images/s", losses, {"segm_AP": 0.25, "segm_AP50": 1.0}).split("\n")
+    assert re.fullmatch(r"epoch 2\.5, 5\.0 images/s, peak memory \d+\.\d GiB, learning rate 0\.02", epoch)
+    assert loss == "loss 1.500 = mask 1.000 + box_class 0.500"
+    assert evaluation == "last evaluation: segm AP 0.250"
+
+
+def test_a_terminal_shows_progress_losses_and_the_last_evaluation(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    with RunLog(tmp_path / "log.jsonl", steps=3, size=SIZE) as log:
+        with log.waiting():
+            pass
+        log.write(step=0, loss=2.0, lr=0.1, mask=2.0)
+        log.advance(0)
+        log.write(step=0, bbox_AP=0.125)
+        log.console.print(log._shown())
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().err)
+    for part in ("1/3", "epoch 0.1", "images/s", "loss 2.000 = mask 2.000", "last evaluation: bbox AP 0.125"):
+        assert part in shown
+
+
+def test_trackers_get_the_numbers_of_the_log_and_one_that_fails_is_left_out(tmp_path: Path) -> None:
+    class Broken(Recorder):
+        @override
+        def log(self, step: int, values: Mapping[str, float]) -> None:
+            raise ConnectionError("no route to host")
+
+    good, broken, warnings = Recorder(), Broken(), list[str]()
+    reports = Reports([broken, good], warnings.append)
+    reports.start(tmp_path / "run", {"model": {"name": "m"}})
+    with RunLog(tmp_path / "log.jsonl", steps=3, reports=reports) as log:
+        log.write(step=0, loss=2.0, lr=0.1)
+        log.write(step=1, bbox_AP=0.5, segm_AP=None)
+    assert good.calls == [("start", "run", "m"), (0, {"loss": 2.0, "lr": 0.1}), (1, {"bbox_AP": 0.5}), "close"]
+    assert broken.calls == [("start", "run", "m")]
+    assert warnings == ["warning: Broken failed (no route to host) and gets no more values; the run goes on"]
+
+
+def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = list[Any]()
+
+    def init(**given: Any) -> SimpleNamespace:
+        calls.append(given)
+        return SimpleNamespace(log=log, finish=lambda: calls.append("finish"))
+
+    def log(values: Mapping[str, float], step: int) -> None:
+        calls.append((values, step))
+
+    def start_run(run_name: str) -> None:
+        calls.append(run_name)
+
+    mlflow = SimpleNamespace(
+        start_run=start_run, log_params=calls.append, log_metrics=log, end_run=lambda: calls.append("end")
+    )
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    record = {"model": {"name": "m"}, "data": "d", "train": {"lr": 0.1}}
+    for tracker in (WandB(), MLflow()):
+        tracker.start(tmp_path / "run", record)
+        tracker.log(3, {"loss": 1.0})
+        tracker.close()
+    assert calls == [
+        {"project": "rcnn", "name": "run", "config": record, "resume": "allow"},
+        ({"loss": 1.0}, 3),
+        "finish",
+        "run",
+        {"model": "m", "data": "d", "train.lr": 0.1},
+        ({"loss": 1.0}, 3),
+        "end",
+    ]
+
+
+def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PACKAGES, "wandb", "a_package_that_nobody_has")
+    with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install a_pac"):
+        require_trackers(["wandb"])
+
+
+def test_the_page_of_a_run(folder: Path) -> None:
+    page = (folder / "first/report.html").read_text(encoding="utf-8")
+    for part in (
+        "<svg",
+        "Evaluations",
+        "bbox AP50",
+        "train.batch_size",
+        "sha256",
+        "versions",
+        "host",
+        "git",
+    ):
+        assert part in page, part
+
+
+def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    [row] = runs_in(folder)
+    lines = read_log(folder / "first/log.jsonl")
+    assert (row.folder, row.model, row.step, row.steps, row.state) == ("first", "mask_rcnn_compact", 2, 2, "finished")
+    assert row.loss == [line["loss"] for line in lines if "loss" in line][-1]
+    assert row.mask == next(line["segm_AP"] for line in lines if "segm_AP" in line)
+    assert rcnn("runs", folder) == 0
+    assert re.search(r"^first +mask_rcnn_compact +2 +finished", capsys.readouterr().out, re.MULTILINE)
+    assert rcnn("runs", folder, "--json") == 0
+    assert json.loads(capsys.readouterr().out)[0]["folder"] == "first"
+    assert rcnn("runs", tmp_path) == 0
+    assert "no runs in" in capsys.readouterr().err
+    assert rcnn("runs", tmp_path / "gone") == 2
+    assert "is not a folder; expected one with runs" in capsys.readouterr().err
+
+
+def test_the_loss_on_the_validation_set(folder: Path, data: Path) -> None:
+    """It is the loss of the saved model on one batch of both images, without augmentation and with fixed norms."""
+    [logged] = [line["validation_loss"] for line in read_log(folder / "first/log.jsonl") if "validation_loss" in line]
+    words = (*TINY_MODEL, *BRIEF, "train.flip=1", "train.jitter=0.5")  # which validation does not use
+    plan = plan_training(RunRequest(model="mask_rcnn_compact", data=data, overrides=words, device="cpu"))
+    detector = load_detector(folder / "first/last")[0]
+    plain = TrainConfig(batch_size=2, flip=0.0)
+    batch = numbered_batches(plan.validations[0], plan.config.input, plain).make(0)
+    with torch.no_grad():
+        losses = detector.eval().losses(batch.images, batch.targets, torch.tensor([0, 0]))
+    assert logged == pytest.approx(sum(value.item() for value in losses.values()), rel=1e-4)
+    again = validation_loss(detector.train(), plan.validations[0], plan, plan.processes)
+    assert again == pytest.approx(logged, rel=1e-4)
+    assert detector.training
+
+
+def test_surroundings_name_command_host_and_git(tmp_path: Path) -> None:
+    found = surroundings(torch.device("cpu"))
+    assert set(found) == {"command", "folder", "date", "host", "device", "versions", "git"}
+    assert f"torch {torch.__version__}" in found["versions"]
+    assert git_state(tmp_path) == "no repository"
