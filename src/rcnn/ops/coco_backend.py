@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hotcoco import COCO, COCOeval
+from hotcoco import COCO, COCOeval, compare
 from hotcoco import mask as backend
 
 from rcnn.ops.run_lengths import region_changes, run_totals
@@ -20,6 +20,7 @@ __all__ = [
     "COCOeval",
     "Rle",
     "as_rle",
+    "compare",
     "encode_mask",
     "encode_region",
     "iou_matrix",
