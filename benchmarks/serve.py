@@ -56,7 +56,7 @@ def load(url: str, body: bytes, requests: int, clients: int) -> tuple[list[int],
     """Statuses and seconds of requests by `clients` at a time, and the seconds of all."""
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        answers = list(pool.map(lambda _: post(url, body), range(requests)))
+        answers = list(pool.map(post, [url] * requests, [body] * requests))
     return [status for status, _ in answers], [seconds for _, seconds in answers], time.perf_counter() - started
 
 
