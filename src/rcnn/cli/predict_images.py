@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the JPEG pictures
+MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
 OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
@@ -264,6 +265,7 @@ def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
         labels=options.labels,
         line_width=options.line_width,
     )
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # smaller ones stay as they are
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 

@@ -144,6 +144,7 @@ def test_without_a_terminal_the_log_reports_every_30_seconds(
     now = 0.0
     monkeypatch.setattr("rcnn.training.log.time.perf_counter", lambda: now)
     with RunLog(tmp_path / "log.jsonl", steps=100) as log:
+        log.write(step=0, loss=2.0)
         for step in range(60):
             now += 1.0
             log.advance(step)
@@ -151,8 +152,8 @@ def test_without_a_terminal_the_log_reports_every_30_seconds(
             now += 1.0
             log.evaluated(image, 45)
     assert capfd.readouterr().err.splitlines() == [
-        "step 1 of 100, about 0:01:39 left",
-        "step 31 of 100, about 0:01:09 left",
+        "step 1 of 100, loss 2.000, about 0:01:39 left",
+        "step 31 of 100, loss 2.000 (step 1), about 0:01:09 left",
         "evaluating after step 60: image 1 of 45",
         "evaluating after step 60: image 31 of 45",
         "evaluating after step 60: image 45 of 45, computing the metrics",
