@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,7 +13,7 @@ import torch
 from rcnn import __version__
 from rcnn.data.loading import TrainingBatch, training_batches
 from rcnn.data.messages import counted
-from rcnn.drawing.charts import LogLine, curve_page, write_plot
+from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.drawing.run_page import run_page
 from rcnn.models import Detector, build_detector
 from rcnn.models.setting_tables import settings_table
@@ -102,7 +102,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         if plan.settings.deterministic:
             threads = counted(torch.get_num_threads(), "thread")
             log(f"train.deterministic=true: the weights are those of every run with {threads} on this hardware")
-        logged = read_log(run.path / LOG)
+        before = (state.step, state.evaluation_due)
         try:
             with _run_log(plan, output, state, log) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
@@ -113,7 +113,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             raise ValueError(_out_of_memory(plan, error)) from error
         finally:
             if processes.is_first:
-                _draw_curve(run, plan, logged)
+                _draw_curve(run, plan, unchanged=(state.step, state.evaluation_due) == before)
     return outcome
 
 
@@ -205,13 +205,13 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     return state
 
 
-def _draw_curve(run: RunFolder, plan: RunPlan, before: Sequence[LogLine]) -> None:
-    """The charts; and the page of the run, with its date, if the log has other lines than `before`."""
+def _draw_curve(run: RunFolder, plan: RunPlan, *, unchanged: bool) -> None:
+    """The charts, and the page of the run; `unchanged`: no step was done, so that an earlier page keeps its date."""
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
     run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
-    if lines != before or not (run.path / REPORT).exists():
+    if not (unchanged and (run.path / REPORT).exists()):
         run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule))
 
 
