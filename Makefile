@@ -1,6 +1,6 @@
 # make demo: install, then train, evaluate and predict on an embedded data set, on the CPU.
 # make test: install what the tests need, and run them all.
-# make test-all: also the tests that need a browser or a heavy extra (today there are none).
+# make test-all: also the tests that need a browser (Chromium) or a heavy extra.
 # make test-portable: the parity and compile tests under six sets of vector instructions and versions of torch.
 # Needs Python 3.11 or later, make, and a package index that pip can reach. VENV=DIR puts the environment elsewhere.
 VENV ?= .venv

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported: its kernels then run on the CPU
+
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rcnn.download.datasets import download_dataset
     from rcnn.drawing.browse import browse_dataset
     from rcnn.evaluation.api import evaluate
+    from rcnn.evaluation.compare import compare
     from rcnn.evaluation.evaluate import Evaluation
     from rcnn.export.write import export_model
     from rcnn.models import Detector, DetectorConfig, build_detector, list_models, model_config
@@ -68,6 +69,7 @@ __all__ = [
     "browse_dataset",
     "build_detector",
     "check_dataset",
+    "compare",
     "convert",
     "describe_dataset",
     "download_dataset",
@@ -113,6 +115,7 @@ _MODULES = {  # public name -> the module that defines it
     "browse_dataset": "rcnn.drawing.browse",
     "build_detector": "rcnn.models",
     "check_dataset": "rcnn.data.inspect.check",
+    "compare": "rcnn.evaluation.compare",
     "convert": "rcnn.weights.api",
     "describe_dataset": "rcnn.data.inspect.info",
     "download_dataset": "rcnn.download.datasets",

@@ -31,6 +31,7 @@ COMMANDS = {
     "train",
     "runs",
     "eval",
+    "compare",
     "predict",
     "convert",
     "export",

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.compare import compare
 from rcnn.cli.convert import convert
 from rcnn.cli.data import data
 from rcnn.cli.demo import demo
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.command("train")(train)
 app.command("runs")(runs)
 app.command("eval")(evaluate)
+app.command("compare")(compare)
 app.command("predict")(predict)
 app.command("convert")(convert)
 app.command("export")(export)

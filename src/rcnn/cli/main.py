@@ -21,6 +21,7 @@ COMMANDS = {
     "train": "Train a model from scratch, or fine-tune a checkpoint.",
     "runs": "List training runs: progress, time and average precision.",
     "eval": "Measure average precision (COCO's metrics) on a data set.",
+    "compare": "Compare two models or results, with bootstrap intervals.",
     "predict": "Find objects in images; write pictures and predictions.json.",
     "convert": "Convert a checkpoint of another framework, or export to one.",
     "export": "Write a checkpoint as an ONNX, OpenVINO or torch.export file.",

@@ -96,6 +96,7 @@ def predict(
     keypoint_score: Annotated[
         float, typer.Option(help="Do not draw keypoints with a lower score; 0.05 is usual for persons.", min=0)
     ] = 0.0,
+    limit: Annotated[int, typer.Option(help="Predict on the first N images only (0 = all).", min=0)] = 0,
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels (0 = no limit).", min=0)
     ] = 180_000_000,
@@ -123,7 +124,9 @@ def predict(
     from rcnn.runtime.processes import joined
 
     inputs, overrides = split_overrides(arguments or [])
-    of_split = None if data is None else SplitOptions(data=data, split=split, annotations=annotations, images=images)
+    of_split = None if data is None else SplitOptions(
+        data=data, split=split, annotations=annotations, images=images, limit=limit
+    )  # fmt: skip
     require_one_input(of_split, split, inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
@@ -147,7 +150,7 @@ def predict(
         warn_of_dropped_scores(predictor.config, keep)
     options = ImageOptions(
         keep=keep, pictures=pictures, contour=contour, keypoint_score=keypoint_score, max_pixels=max_pixels,
-        given=given, features=features,
+        given=given, features=features, limit=limit,
     )  # fmt: skip
     with joined(predictor.device) as processes:
         if not processes.is_first:

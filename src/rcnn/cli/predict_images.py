@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the JPEG pictures
+MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
 OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
@@ -52,6 +53,7 @@ class ImageOptions:
     contour: bool = False  # draw the outlines of masks instead of their areas
     keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
     max_pixels: int = 0  # larger images are refused; 0: no limit
+    limit: int = 0  # images, the first ones; 0: all
     given: BoxFile | None = None  # boxes to score instead of detecting
     features: Path | None = None  # .npz file for the features of the boxes given
 
@@ -96,6 +98,8 @@ def predict_images(
                 f"{counted(len(without), 'image')} without an entry in {options.given.path}, skipped: {few(without)}",
                 err=True,
             )
+        if options.limit:
+            del sources.images[options.limit :]
         if output is None:
             typer.echo(f"output folder: {path}", err=True)
         run = ImageRun(predictor=predictor, folder=folder, options=options)
@@ -254,6 +258,7 @@ def _predict(predictor: Predictor, options: ImageOptions, source: Source, image:
 def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
     file = io.BytesIO()
     picture = result.draw(contour=options.contour, keypoint_score=options.keypoint_score)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # smaller ones stay as they are
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """Which images are predicted on: the options --data, --split, --annotations and --images."""
+    """Which images are predicted on: the options --data, --split, --annotations, --images, --limit."""
 
     data: Path
     split: str
     annotations: str
     images: str
+    limit: int = 0  # the first ones; 0: all
 
 
 def require_one_input(options: SplitOptions | None, split: str, images: Sequence[str]) -> None:
@@ -59,6 +60,8 @@ def predict_split_command(
             ignore_other_classes=True, annotations=options.annotations, images=options.images, allow_empty=True
         ),
     )
+    if options.limit:
+        dataset = dataset.subset(range(min(options.limit, len(dataset))))
     with joined(predictor.device) as processes:
         if not processes.is_first:
             predict_split(predictor, dataset, None, processes=processes)

@@ -32,6 +32,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from rcnn.data.jpeg import decode_jpeg
+
 # suffixes of images, for finding them without opening files; the content decides what a file is
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
@@ -78,6 +80,10 @@ def read_image(source: Source | IO[bytes], *, max_pixels: int = MAX_PIXELS) -> T
     if not isinstance(source, (str, os.PathLike, bytes)):
         source = _content(source)
     with _open(source, max_pixels) as image:
+        if image.format == "JPEG" and image.mode == "RGB":
+            pixels = decode_jpeg(source if isinstance(source, bytes) else _encoded(Path(source)))
+            if pixels is not None:
+                return pixels
         return decode(image, _name(source))
 
 
@@ -239,6 +245,11 @@ def _head(source: Source) -> bytes:
 def is_embedded(path: Path) -> bool:
     """Whether a path is that of a labelme file, in which the image is embedded."""
     return path.suffix.lower() == EMBEDDED
+
+
+def _encoded(path: Path) -> bytes:
+    """The encoded image in a file."""
+    return embedded_image(path) if is_embedded(path) else path.read_bytes()
 
 
 def embedded_image(path: Path) -> bytes:

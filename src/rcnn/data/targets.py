@@ -107,11 +107,13 @@ def outline_edges(segmentation: Segmentation) -> np.ndarray:
         x, y, width, height = (int(value) for value in rle_box(segmentation))
         around = mask_outline(rle_mask(segmentation)[y : y + height, x : x + width])
         return np.column_stack([around + np.array([x, y, x, y], dtype=np.float64), np.zeros(len(around))])
-    parts = []
+    edges, first = np.empty((sum(len(part) for part in segmentation) // 2, 5)), 0
     for number, part in enumerate(segmentation):
         points = part.reshape(-1, 2)
-        parts.append(np.column_stack([points, np.roll(points, -1, axis=0), np.full(len(points), float(number))]))
-    return np.concatenate(parts)
+        own = edges[first : first + len(points)]
+        own[:, :2], own[:-1, 2:4], own[-1:, 2:4], own[:, 4] = points, points[1:], points[:1], number
+        first += len(points)
+    return edges
 
 
 def _bitmaps(segmentations: Sequence[Segmentation], size: tuple[int, int]) -> Tensor:

@@ -72,11 +72,13 @@ class TrainedImages:
         found = self.count_in(dataset)
         if not found:
             return ()
-        about = "" if self.is_complete else "about "
+        images = counted(len(dataset), "image")
+        which = f"{found} of the {images}" if self.is_complete else f"about {found} of the {images}"
+        if self.is_complete and found == len(dataset) > 1:
+            which = f"all {images}"
         return (
-            f"{model} was trained on {about}{found} of the {counted(len(dataset), 'image')} of {dataset.split} (its "
-            f"training split was {self.split}), so these metrics do not measure how well it does on new images. "
-            f"{advice}",
+            f"{model} was trained on {which} of {dataset.split} (its training split was {self.split}), so these "
+            f"metrics do not measure how well it does on new images. {advice}",
         )
 
 

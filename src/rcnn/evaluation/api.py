@@ -11,7 +11,8 @@ from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.evaluate import Evaluation, evaluate_dataset
 from rcnn.evaluation.opening import dataset_for, held_out_of, trained_images_of, trained_on_warning
-from rcnn.evaluation.plan import limit_overrides
+from rcnn.evaluation.plan import EvaluationOptions, limit_overrides
+from rcnn.evaluation.run import run_evaluation
 from rcnn.models.overrides import Overrides, as_overrides
 from rcnn.predictor import Predictor
 from rcnn.runtime.devices import Device, Precision, choose_device
@@ -42,6 +43,8 @@ def evaluate(
     devices: int = 1,
     precision: Precision = "float32",
     allow: str | Sequence[str] = (),
+    output: str | Path | None = None,
+    pictures: int = 8,
 ) -> Evaluation:
     """The metrics of a checkpoint (or predictor) on a data set (or its folder).
 
@@ -59,7 +62,11 @@ def evaluate(
     of processes that share the images, for a checkpoint: one per GPU, or on the CPU if there is none; a script then
     needs `if __name__ == "__main__":`.
 
-    The result has `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
+    `output`: a folder for the files that `rcnn eval` writes; `report` of the result is then the path of report.html,
+    with up to `pictures` images, and `thresholds` are the score thresholds with the best F1.
+
+    Printed, the result is the tables of metrics; `result.per_class()` is a table with one line per class. It has
+    `metrics` (e.g. `metrics.kinds["bbox"]["AP"]`), `results`, the detections in COCO's format, `failed`,
     the images that could not be read, and `warnings`.
     Raises FileNotFoundError or ValueError for a checkpoint or data set that cannot be used.
     """
@@ -71,7 +78,8 @@ def evaluate(
             evaluate, model, data, overrides=overrides, split=split, annotations=annotations, images=images,
             relative_boxes=relative_boxes, ignore_other_classes=ignore_other_classes, limit=limit,
             batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric, strict=strict,
-            allow_empty=allow_empty, device=device, precision=precision, allow=allow,
+            allow_empty=allow_empty, device=device, precision=precision, allow=allow, output=output,
+            pictures=pictures,
         )  # fmt: skip
         return launch_function(_call, again, devices=devices)
     options = DatasetOptions(
@@ -105,18 +113,38 @@ def evaluate(
         own = device_of_process(choose_device(device), process_numbers())
         predictor = Predictor(model, device=own, precision=precision, overrides=[*changes, *limits], allow=allow)
     with joined(predictor.device) as processes:
-        evaluation = evaluate_dataset(
-            predictor,
-            dataset,
-            limit=limit,
-            batch_size=batch_size,
-            workers=workers,
-            max_detections=max_detections,
-            metric=metric,
-            processes=processes,
-        )
+        if output is not None:
+            chosen = EvaluationOptions(
+                limit=limit, batch_size=batch_size, workers=workers, max_detections=max_detections, metric=metric,
+                pictures=pictures,
+            )  # fmt: skip
+            evaluation = run_evaluation(
+                predictor,
+                dataset,
+                output,
+                options=chosen,
+                title=f"{predictor.config.name} on {dataset.split}",
+                details={"Evaluated": str(named), "Ground truth": str(dataset.annotation_file)},
+                log=_no_log,
+                processes=processes,
+            )
+        else:
+            evaluation = evaluate_dataset(
+                predictor,
+                dataset,
+                limit=limit,
+                batch_size=batch_size,
+                workers=workers,
+                max_detections=max_detections,
+                metric=metric,
+                processes=processes,
+            )
     return replace(evaluation, warnings=warnings + evaluation.warnings)
 
 
 def _call(function: Callable[[], Evaluation]) -> Evaluation:
     return function()
+
+
+def _no_log(line: str) -> None:
+    """Warnings are in the result."""

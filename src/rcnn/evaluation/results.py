@@ -116,14 +116,7 @@ def evaluate_results(
     kinds = known or tuple(kind for kind in ("bbox", "segm", "keypoints") if _all_have(results, FIELDS[kind]))
     if not kinds:
         raise ValueError(f"{path}: no field is in every result; expected bbox, segmentation or keypoints in each")
-    names: tuple[str, ...] = ()
-    sigmas: tuple[float, ...] | None = None
-    if "keypoints" in kinds and dataset.objects.keypoints is not None:
-        skeleton = skeleton_of(dataset)
-        names = skeleton.names
-        if not skeleton.named and len(names) == len(COCO_KEYPOINTS):  # as in training
-            names = COCO_KEYPOINTS
-        sigmas = skeleton.sigmas or default_sigmas(names)
+    names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
     plan = plan_evaluation(
         kinds, dataset, limit=limit, max_detections=max_detections, keypoint_names=names, metric=metric
     )
@@ -138,6 +131,17 @@ def evaluate_results(
         max_detections=max_detections,
     )
     return Evaluation(metrics=metrics, results=results, warnings=warnings + plan.warnings, limit=limit)
+
+
+def keypoints_of(dataset: Dataset) -> tuple[tuple[str, ...], tuple[float, ...] | None]:
+    """Names and sigmas of the keypoints of a data set, for results without a model; ((), None) without keypoints."""
+    if dataset.objects.keypoints is None:
+        return (), None
+    skeleton = skeleton_of(dataset)
+    names = skeleton.names
+    if not skeleton.named and len(names) == len(COCO_KEYPOINTS):  # as in training
+        names = COCO_KEYPOINTS
+    return names, skeleton.sigmas or default_sigmas(names)
 
 
 def _all_have(results: Sequence[Result], field: str) -> bool:

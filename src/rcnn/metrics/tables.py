@@ -60,7 +60,7 @@ def per_class_table(metrics: Metrics) -> str:
             [cut(name, 60), *(number(kinds[kind].get(metric)) for metric in CLASS_METRICS)]
             for name, kinds in metrics.per_class.items()
         ]
-        tables.append("\n".join(_aligned([head, *rows], left=(0,))))
+        tables.append("\n".join(aligned([head, *rows], left=(0,))))
     return "\n\n".join(tables)
 
 
@@ -110,7 +110,7 @@ def _overall(metrics: Metrics) -> list[str]:
     for name in names:
         values = [number(found[name]) if name in found else "" for found in metrics.kinds.values()]
         rows.append([name, *values, _description(name, metrics)])
-    return _aligned(rows, left=(0, len(rows[0]) - 1))
+    return aligned(rows, left=(0, len(rows[0]) - 1))
 
 
 def _by_class(metrics: Metrics, width: int) -> list[str]:
@@ -134,7 +134,7 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
     taken = sum(2 + max(len(row[index]) for row in [head[1:], *values]) for index in range(len(head) - 1))
     room = max(8, width - taken)
     rows = [[cut(name, room), *row] for name, row in zip(names, values, strict=True)]
-    lines = _aligned([head, *rows], left=(0,))
+    lines = aligned([head, *rows], left=(0,))
     if few:
         return lines
     wide = max(len(line) for line in lines)
@@ -147,7 +147,7 @@ def _table_of_classes(metrics: Metrics, names: Sequence[str], width: int) -> lis
     ]
 
 
-def _aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], left: Sequence[int]) -> list[str]:
     """Rows of equal length as lines, two spaces between columns; columns in `left` are aligned left."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     return [

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rcnn.ops.boxes import clip_boxes
+from rcnn.ops import kernels
+from rcnn.ops.anchor_boxes import anchor_boxes
+from rcnn.ops.boxes import clip_boxes, gather_boxes
 from rcnn.ops.deltas import MAX_LOG_SCALE, decode_deltas
 from rcnn.ops.keypoints import decode_keypoints
 
@@ -46,6 +48,14 @@ class BoxRules:
         `pixel_size` is the side of a pixel, in the units of the boxes.
         """
         return clip_boxes(boxes, sizes)
+
+    def anchor_boxes(
+        self, deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
+    ) -> Tensor:
+        """Boxes (B, k, 4), decoded and clipped, of the anchors (A, 4) in `index` (B, k), with deltas (B, A, 4)."""
+        if type(self) is BoxRules and kernels.usable(deltas):  # one kernel; a compiler fuses the rest on CPUs
+            return anchor_boxes(deltas, anchors, index, sizes, weights, clamp)
+        return self.clip(self.decode(gather_boxes(deltas, index), anchors[index], weights, clamp), sizes)
 
     def large_enough(self, boxes: Tensor, min_size: float, scale: Pixel = 1.0) -> Tensor:
         """Which boxes (B, N, 4), xyxy pixels of the input, have both sides longer than `min_size` pixels, bool (B, N).

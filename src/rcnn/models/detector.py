@@ -164,5 +164,5 @@ class Detector(nn.Module):
         pixels = (pixels - self.pixel_mean) / self.pixel_std * inside
         weight = next(self.backbone.parameters())
         is_channels_last = weight.is_contiguous(memory_format=torch.channels_last)
-        layout = torch.channels_last if is_channels_last else torch.preserve_format
+        layout = torch.channels_last if is_channels_last else torch.contiguous_format
         return pixels.to(weight.dtype, memory_format=layout)

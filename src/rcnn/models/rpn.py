@@ -121,11 +121,14 @@ class RPN(nn.Module):
         groups: list[Tensor] = []
         for group, outputs in enumerate(self.candidates(levels, images)):
             best, index = outputs.sort_keys.topk(torch.sym_min(pre_nms, outputs.sort_keys.shape[1]), dim=1)  # (B, k)
-            deltas = gather_boxes(outputs.deltas, index)  # (B, k, 4)
-            boxes.append(self.decode(deltas, outputs.anchors[index]))
+            boxes.append(
+                self.rules.anchor_boxes(
+                    outputs.deltas, outputs.anchors, index, images.sizes, DELTA_WEIGHTS, self.config.max_log_scale
+                )
+            )
             sort_keys.append(best)
             groups.append(torch.full_like(index, group))
-        box, sort_key = self.rules.clip(torch.cat(boxes, 1), images.sizes), torch.cat(sort_keys, 1)
+        box, sort_key = torch.cat(boxes, 1), torch.cat(sort_keys, 1)
         valid = self.large_enough(box, images) & sort_key.isfinite() & box.isfinite().all(-1)
         kept, valid = nms(box, sort_key, torch.cat(groups, 1), valid, nms_iou, post_nms)
         box = gather_boxes(box, kept) * valid[..., None]

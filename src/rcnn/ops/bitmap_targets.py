@@ -60,7 +60,8 @@ def cut_bitmaps(
         within: (B, G, 4) xyxy pixels; only the part of an object inside this box, rounded, is used. None: all of it.
         least: threshold of resized masks, inclusive (FCIS); None: above 0.5.
     """
-    boxes = torch.where(valid[..., None], boxes, boxes.new_tensor([0.0, 0.0, 1.0, 1.0]))
+    unit = (torch.arange(4, device=boxes.device) // 2).to(boxes.dtype)  # 0 0 1 1, made on the device
+    boxes = torch.where(valid[..., None], boxes, unit)
     y = _line(boxes[..., 1], boxes[..., 3], sizes[:, :1], size, kind)
     x = _line(boxes[..., 0], boxes[..., 2], sizes[:, 1:], size, kind)
     bounds = None if within is None else gather_boxes(within, matched).round()

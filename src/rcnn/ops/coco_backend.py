@@ -10,16 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from hotcoco import COCO, COCOeval
+from hotcoco import COCO, COCOeval, compare
 from hotcoco import mask as backend
 
-from rcnn.ops.run_lengths import run_totals
+from rcnn.ops.run_lengths import region_changes, run_totals
 
 __all__ = [
     "COCO",
     "COCOeval",
     "Rle",
     "as_rle",
+    "compare",
     "encode_mask",
     "encode_region",
     "iou_matrix",
@@ -108,17 +109,7 @@ def encode_region(x0: int, y0: int, mask: np.ndarray, size: tuple[int, int]) -> 
     h, w = mask.shape
     if x0 < 0 or y0 < 0 or x0 + w > width or y0 + h > height:
         raise ValueError(f"a region {w}x{h} at ({x0}, {y0}) does not fit into an image of {width}x{height}")
-    padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each
-    padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
-    change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run starts, -1 one past its end
-    column, row = np.nonzero(change)  # start, end, start, end, ...: each column's runs are closed
-    positions = (x0 + column) * height + y0 + row
-    # a run that ends at the bottom of a column continues at the top of the next
-    joined = np.zeros(len(positions), dtype=bool)
-    same = (positions[1:] == positions[:-1]) & (change[column[1:], row[1:]] > 0)
-    joined[1:] |= same
-    joined[:-1] |= same
-    positions = positions[~joined]
+    positions = region_changes(x0, y0, mask, height)
     if len(positions) == 0 or positions[-1] != height * width:
         positions = np.append(positions, height * width)
     runs = np.diff(positions, prepend=0)

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from rcnn.ops import kernels
+
 CUBIC = -0.75  # the bicubic kernel's parameter (Keys 1981, with PyTorch's value)
 OVERSHOOT = -CUBIC / 4  # the sum of its two outer weights is at least -OVERSHOOT, reached half way between two samples
 REGIONS_AT_A_TIME = 8  # on the CPU, regions of similar size: their maps fit into the cache; accelerators take more
@@ -52,6 +54,10 @@ def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
     the maximum. Only cells with an upper bound of at least that are interpolated. Of equal maxima, the first by row
     is taken.
     """
+    if kernels.usable(maps):
+        from rcnn.ops.kernels import keypoints as kernel
+
+        return kernel.decode_keypoints(maps, boxes)
     batch, detections, joints = maps.shape[:3]
     flat, corners = maps.flatten(0, 1), boxes.flatten(0, 1).float()
     found = boxes.new_zeros((batch * detections, joints, 4), dtype=torch.float32)

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor
 
+from rcnn.ops import kernels
 from rcnn.ops.boxes import box_iou
 
 MANY = 20  # candidates for each box to keep from which on walking down the scores is faster than NMS of all boxes
@@ -33,6 +34,10 @@ def nms(
         index: (B, D) int64 into N, best first; 0 where not valid.
         valid: (B, D) bool, a prefix of each row.
     """
+    if kernels.usable(boxes):
+        from rcnn.ops.kernels import nms as kernel
+
+        return kernel.nms(boxes, scores, groups, valid, iou_threshold, keep)
     index = boxes.new_zeros((boxes.shape[0], keep), dtype=torch.int64)
     kept = torch.zeros_like(index, dtype=torch.bool)
     few = boxes.device.type == "cpu" and boxes.shape[1] >= MANY * keep

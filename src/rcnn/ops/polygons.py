@@ -12,6 +12,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from rcnn.ops import kernels
+
 FINE = 5  # pycocotools' enlargement
 MAX_WORK = 1_000_000  # elements of the largest array: tens of megabytes in all
 SHORTEST_SIDE = 0.1  # of a box, pixels: Detectron2's smallest divisor
@@ -32,6 +34,10 @@ def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tenso
     Returns:
         (B, R, size, size) float32 of 0 and 1. No gradient: targets are data.
     """
+    if kernels.usable(polygons):
+        from rcnn.ops.kernels import polygons as kernel
+
+        return kernel.crop_polygons(polygons, matched, boxes, valid, size)
     masks = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
     batch, region_index = valid.nonzero(as_tuple=True)
     if len(batch) == 0 or size == 0:

@@ -12,6 +12,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from rcnn.ops import kernels
+from rcnn.ops.precision import at_least_float32
+
 VALUES_AT_A_TIME = 2**17  # of cells and channels: small enough for the cache
 SMALLEST = 0.1  # minimum side of a region, in map cells
 
@@ -45,6 +48,10 @@ def ps_roi_pool(
     """
     batch, regions = valid.shape
     channels, height, width = maps.shape[1] // groups**2, *maps.shape[2:]
+    if kernels.usable(maps):
+        from rcnn.ops.kernels import ps_roi as kernel
+
+        return kernel.ps_roi_pool(maps, *_cells(boxes, valid, scale, size, rounded, height, width), groups)
     many = max(64, VALUES_AT_A_TIME // max(1, channels))
     pooled = maps.new_empty((batch, regions * size * size, channels))  # channels innermost, as the table is read
     for image in range(batch):
@@ -70,6 +77,13 @@ def ps_roi_pool_backward(
 ) -> Tensor:
     """Gradient of the maps (B, C * k * k, H, W) from that of the pooled regions (B, R, C, s, s); see `ps_roi_pool`."""
     batch, regions, channels, size, _ = gradient.shape
+    if kernels.usable(gradient):
+        from rcnn.ops.kernels import ps_roi as kernel
+
+        spread = at_least_float32(gradient).new_zeros((batch, channels * groups**2, height, width))
+        cells = _cells(boxes, valid, scale, size, rounded, height, width)
+        kernel.ps_roi_pool_backward(gradient, spread, *cells, groups)
+        return spread.to(gradient.dtype)
     many = max(64, VALUES_AT_A_TIME // max(1, channels))
     flat = gradient.permute(0, 1, 3, 4, 2).reshape(batch, regions * size * size, channels)
     maps = gradient.new_empty((batch, channels * groups**2, height, width))
@@ -120,6 +134,19 @@ def _corners(
     share = torch.where((area > 0) & valid[:, None, None], 1 / area.clamp(min=1), 0.0)
     indices = tuple((row + column[:, None]).flatten() for row in rows for column in (left, right))
     return (indices[0], indices[1], indices[2], indices[3]), share.flatten()
+
+
+def _cells(
+    boxes: Tensor, valid: Tensor, scale: float, size: int, rounded: bool, height: int, width: int
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """First point, and one past the last, (B, R, s) int64, of the cells' rows and columns; none for invalid regions."""
+    x1, y1, x2, y2 = boxes.flatten(0, 1).unbind(-1)  # (B * R,) each
+    top, bottom = (
+        (ends * valid.flatten()[:, None]).unflatten(0, valid.shape)
+        for ends in _cell_limits(y1, y2, scale, size, rounded, height)
+    )
+    left, right = (ends.unflatten(0, valid.shape) for ends in _cell_limits(x1, x2, scale, size, rounded, width))
+    return (top, bottom), (left, right)
 
 
 def _cell_limits(

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from rcnn.ops import kernels
 from rcnn.ops.precision import at_least_float32
 
 REGIONS_AT_A_TIME = 1024  # regions with their interpolation weights in memory at a time, on the CPU
@@ -62,6 +63,10 @@ def roi_align(
         (B, R, C, size, size) in the features' dtype. The gradient flows to the features, not to the boxes.
     """
     batch, regions, channels = *boxes.shape[:2], features[0].shape[1]
+    if kernels.usable(boxes):
+        from rcnn.ops.kernels import roi_align as kernel
+
+        return kernel.roi_align(features, boxes, levels, valid, scales, size, sampling_ratio, aligned)
     if boxes.device.type != "cpu":
         return _pool_by_torchvision(features, boxes, levels, valid, scales, size, sampling_ratio, aligned)
     out = features[0].new_zeros((batch * regions, size, size, channels))  # channels last, like the maps
@@ -91,6 +96,11 @@ def roi_align_backward(
         precise.new_zeros((batch, channels, h, w)).contiguous(memory_format=torch.channels_last)
         for h, w in zip(heights, widths, strict=True)
     ]
+    if kernels.usable(boxes) and not torch.are_deterministic_algorithms_enabled():
+        from rcnn.ops.kernels import roi_align as kernel
+
+        kernel.roi_align_backward(gradient, maps, boxes, levels, valid, scales, sampling_ratio, aligned)
+        return [value.to(gradient.dtype) for value in maps]
     if boxes.device.type != "cpu":
         return _spread_by_torchvision(gradient, maps, boxes, levels, valid, scales, sampling_ratio, aligned)
     flat = precise.permute(0, 1, 3, 4, 2).reshape(batch * regions, size, size, channels)
@@ -209,7 +219,7 @@ def _pool_by_torchvision(
         pooled = torchvision.ops.roi_align(values, rois.to(values.dtype), size, scale, sampling_ratio, aligned)
         at_level = ((levels == level) & valid).flatten()[:, None, None, None]
         out = torch.where(at_level, pooled.to(out.dtype), out)
-    return out.unflatten(0, boxes.shape[:2])
+    return out.permute(0, 2, 3, 1).contiguous().unflatten(0, boxes.shape[:2]).permute(0, 1, 4, 2, 3)
 
 
 def _spread_by_torchvision(
@@ -232,7 +242,7 @@ def _spread_by_torchvision(
         spread.append(
             torch.ops.torchvision._roi_align_backward(
                 part, rois, scale, size, size, *like.shape, sampling_ratio, aligned
-            ).to(gradient.dtype)
+            ).to(gradient.dtype, memory_format=torch.channels_last)
         )
     return spread
 
@@ -255,8 +265,6 @@ def _(
     aligned: bool,
 ) -> Tensor:
     batch, regions, channels = boxes.shape[0], boxes.shape[1], features[0].shape[1]
-    if boxes.device.type != "cpu":
-        return features[0].new_empty((batch, regions, channels, size, size))
     return features[0].new_empty((batch, regions, size, size, channels)).permute(0, 1, 4, 2, 3)
 
 
@@ -273,9 +281,8 @@ def _(
     aligned: bool,
 ) -> list[Tensor]:
     batch, channels = gradient.shape[0], gradient.shape[2]
-    layout = torch.channels_last if boxes.device.type == "cpu" else torch.contiguous_format
     return [
-        gradient.new_empty((batch, channels, h, w)).contiguous(memory_format=layout)
+        gradient.new_empty((batch, channels, h, w)).contiguous(memory_format=torch.channels_last)
         for h, w in zip(heights, widths, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""The compressed text of run lengths (COCO's masks): whether it can be decoded, and to how many pixels.
+"""Run lengths (COCO's masks): those of a region of an image, and the pixels of compressed ones.
 
 Letters: S strings, M values of all strings.
 """
@@ -10,6 +10,25 @@ from collections.abc import Sequence
 import numpy as np
 
 MAX_GROUPS = 10  # of 5 bits in a value; more cannot be a run of an image
+
+
+def region_changes(x0: int, y0: int, mask: np.ndarray, height: int) -> np.ndarray:
+    """Where an image of `height` rows that contains only `mask` (h, w) bool at (x0, y0) changes, along its columns.
+
+    The positions x * height + y, int64, ascending, are the cumulative sums of the run lengths.
+    """
+    h, w = mask.shape
+    padded = np.zeros((w, h + 2), dtype=np.int8)  # columns become rows, an empty pixel before and after each
+    padded[:, 1:-1] = np.asarray(mask, dtype=bool).T
+    change = np.diff(padded, axis=1)  # (w, h + 1): 1 where a run starts, -1 one past its end
+    column, row = np.nonzero(change)  # start, end, start, end, ...: each column's runs are closed
+    positions = (x0 + column) * height + y0 + row
+    # a run that ends at the bottom of a column continues at the top of the next
+    joined = np.zeros(len(positions), dtype=bool)
+    same = (positions[1:] == positions[:-1]) & (change[column[1:], row[1:]] > 0)
+    joined[1:] |= same
+    joined[:-1] |= same
+    return positions[~joined]
 
 
 def run_totals(strings: Sequence[bytes]) -> np.ndarray:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from rcnn.preprocess.config import InputConfig
-from rcnn.preprocess.resizing import resize_image
+from rcnn.preprocess.resizing import Resizer, resize_image
 
 Floats = npt.NDArray[np.float32]
 
@@ -62,13 +62,13 @@ class Frame:
 class Preprocessor:
     """Resizes the shorter side of images to `min_size`, or smaller if the longer side would exceed `max_size`."""
 
-    def __init__(self, config: InputConfig) -> None:
-        self.config = config
+    def __init__(self, config: InputConfig, resize: Resizer = resize_image) -> None:
+        self.config, self.resize = config, resize
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Frame]:
         """An image (3, H, W) uint8 RGB as the network's image (3, h, w), uint8 or float32 in 0..255, and its frame."""
         original = image.shape[1], image.shape[2]
-        resized = resize_image(image, self.resized_size(original), self.config.resize, self.sampling_factor(original))
+        resized = self.resize(image, self.resized_size(original), self.config.resize, self.sampling_factor(original))
         return resized, self.frame(original)
 
     def frame(self, original: tuple[int, int]) -> Frame:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -10,6 +12,8 @@ from torch import Tensor
 
 from rcnn.ops.opencv import resize_bilinear
 from rcnn.preprocess.config import Resize
+
+Resizer = Callable[[Tensor, tuple[int, int], Resize, float | None], Tensor]  # a function like `resize_image`
 
 
 def resize_image(image: Tensor, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Tensor:
@@ -32,3 +36,15 @@ def resize_image(image: Tensor, size: tuple[int, int], kind: Resize, factor: flo
         return resize_bilinear(image if kind == "opencv" else image.float(), size, factor)
     planes = image.contiguous()[None].float()  # for floats twice as fast as channels last
     return F.interpolate(planes, size=size, mode="bilinear", align_corners=kind == "align_corners")[0]
+
+
+def resize_for_training(image: Tensor, size: tuple[int, int], kind: Resize, factor: float | None = None) -> Tensor:
+    """As `resize_image`, with torch instead of Pillow for "antialias".
+
+    That takes a sixth of the time, and differs by at most 1 of 255 in up to 1 % of the pixels, which training does
+    not notice.
+    """
+    if kind != "antialias" or tuple(image.shape[1:]) == tuple(size):
+        return resize_image(image, size, kind, factor)
+    rows = image.permute(1, 2, 0).contiguous()[None]  # image[None] has other strides, with which torch is slow
+    return F.interpolate(rows.permute(0, 3, 1, 2), size=size, mode="bilinear", antialias=True)[0]

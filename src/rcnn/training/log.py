@@ -75,6 +75,7 @@ class RunLog(SilentLog):
         self.path, self.steps, self._step = path, steps, first_step
         self._size, self._reports = size, reports
         self._losses, self._metrics = dict[str, float](), dict[str, float]()
+        self._losses_of = 0  # the step of the losses, counted from 1
         self._waited = 0.0
         repeated = first_step - 1 if evaluation_due else first_step
         kept = [line for line in read_log(path) if line["step"] < (first_step if "loss" in line else repeated)]
@@ -122,7 +123,7 @@ class RunLog(SilentLog):
         self._file.flush()
         numbers = {name: float(value) for name, value in values.items() if isinstance(value, int | float)}
         if "loss" in numbers:
-            self._losses = numbers
+            self._losses, self._losses_of = numbers, step + 1
         else:
             self._metrics = numbers
         if self._reports is not None:
@@ -146,6 +147,8 @@ class RunLog(SilentLog):
         """Report that `step` (counted from 0) is done."""
         self._step = step + 1
         loss = f"loss {self._losses['loss']:.3f}" if "loss" in self._losses else ""
+        if loss and self._losses_of != self._step:  # losses are logged every `log_every` steps
+            loss += f" (step {self._losses_of})"
         self._bar.update(self._task, completed=self._step, note=loss)
         if self._step == self._first_step + 1 or self._is_quiet():
             spent = time.perf_counter() - self._started

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from rcnn import __version__
-from rcnn.data.loading import TrainingBatch, training_batches
+from rcnn.data.loading import TrainingBatch, prefetched, training_batches
 from rcnn.data.messages import counted
 from rcnn.drawing.charts import curve_page, write_plot
 from rcnn.drawing.run_page import run_page
@@ -234,16 +234,21 @@ def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
 
 
 def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, None]]:
-    """The stream of training batches from a given one on."""
-    return partial(
-        training_batches,
-        plan.dataset,
-        plan.config.input,
-        replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
-        targets=target_options(plan.config),
-        rank=plan.processes.rank,
-        world=plan.processes.count,
-    )
+    """The stream of training batches from a given one on, on the run's device."""
+
+    def batches(first: int) -> Generator[TrainingBatch, None, None]:
+        stream = training_batches(
+            plan.dataset,
+            plan.config.input,
+            replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
+            first,
+            targets=target_options(plan.config),
+            rank=plan.processes.rank,
+            world=plan.processes.count,
+        )
+        return prefetched(stream, plan.device)
+
+    return batches
 
 
 def _evaluation(plan: RunPlan, log: SilentLog, processes: Processes) -> Callable[[Detector], Metrics] | None:

@@ -58,6 +58,10 @@ class TrainConfig:
     ema: float = 0.0
     bf16: bool = False  # features in bfloat16 (autocast); losses, boxes and weights stay float32
     channels_last: bool = True  # memory layout of feature maps that convolutions on CPUs and GPUs prefer
+    # torch.compile of the forward and backward pass. cuda_graphs also records one CUDA graph per shape of the batches,
+    # so it needs padding=bucket. Not yet run on a GPU
+    compile: Literal["none", "default", "cuda_graphs"] = "none"
+    fused_optimizer: bool = False  # one kernel for all weights in the optimizer's step. Not yet run on a GPU
     seed: int = 0  # of the order of the images, their augmentation, and the sampling of the losses
     workers: int = 2  # processes that read and augment images; 0: the main process does
 
@@ -100,6 +104,13 @@ class TrainConfig:
         for name, least in minimum.items():
             if not getattr(self, name) >= least:  # written so that NaN is refused too
                 raise ValueError(f"train.{name} is {getattr(self, name)}; expected {least} or more")
+        if self.compile == "cuda_graphs" and self.padding != "bucket":
+            raise ValueError(
+                "train.compile=cuda_graphs records a graph per shape of the batches, but train.padding is "
+                f"{self.padding}; expected train.padding=bucket, which has few shapes"
+            )
+        if self.compile != "none" and self.shard:
+            raise ValueError("train.compile does not work with train.shard; leave one of them out")
         if not 0 <= self.ema < 1:
             raise ValueError(f"train.ema is {self.ema}; expected a decay in [0, 1), e.g. 0.999; 0 turns the EMA off")
         if not 0 <= self.repeat_threshold <= 1:

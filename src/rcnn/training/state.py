@@ -21,6 +21,7 @@ from rcnn.training.settings import TrainConfig
 from rcnn.training.sharding import divided, divided_state, whole_state
 
 STATE_FILE = "training.pt"
+COMPILE: dict[str, dict[str, Any]] = {"default": {}, "cuda_graphs": {"mode": "reduce-overhead", "dynamic": False}}
 KEYS = {"step", "best", "evaluation_due", "optimizer", "ema", "random"}  # of the file
 OTHER_RANDOM = "other_random"  # key of the random generators of the processes after the first, where there are any
 RandomState = dict[str, Any]  # of the global generators of one process
@@ -48,6 +49,8 @@ class TrainState:
         if processes.count > 1 and settings.sync_bn:
             synchronize_norms(detector)
         ema = EMA(detector, settings.ema) if settings.ema else None
+        if settings.compile != "none":  # at the first step; `losses` and `predict` themselves stay as they are
+            detector.compile(fullgraph=True, **COMPILE[settings.compile])
         if ema is not None and is_divided:
             parallel(ema.detector, settings, processes)
         return cls(
@@ -112,8 +115,9 @@ def build_optimizer(detector: nn.Module, settings: TrainConfig) -> torch.optim.O
         for group in parameter_groups(detector, settings)
     ]
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.momentum, 0.999))
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
+        betas = (settings.momentum, 0.999)
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=settings.fused_optimizer)
+    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, fused=settings.fused_optimizer)
 
 
 def _require_shapes(optimizer: torch.optim.Optimizer) -> None:

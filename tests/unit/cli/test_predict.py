@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rcnn.cli.predict_images import PARTIAL, ImageOptions, ImageRun, lowest_score
+from rcnn.cli.predict_images import PARTIAL, ImageOptions, ImageRun, lowest_score, predict_images
 from rcnn.cli.scores import Filter
 from rcnn.cli.sources import expand
 from rcnn.data.given_boxes import read_boxes
@@ -102,3 +102,21 @@ def test_an_image_without_features_is_failed_only(
     assert [entry["file"] for entry in done] == [name for name, _ in run.features] == [photos[0], photos[2]]
     assert sources.failed == [(photos[1], "out of memory")]
     assert [found.vectors.shape[0] for _, found in run.features] == [1, 1]
+
+
+def test_the_number_of_images_is_limited(predictor: Predictor, photos: list[str], tmp_path: Path) -> None:
+    options = ImageOptions(keep=Filter(score=0.0), pictures=False, limit=2)
+    done = predict_images(predictor, photos, tmp_path / "out", Path("run"), options, ALONE)
+    assert [entry["file"] for entry in done.images] == photos[:2]
+
+
+def test_a_picture_that_is_too_wide_for_jpeg_is_made_smaller(
+    predictor: Predictor, photos: list[str], tmp_path: Path
+) -> None:
+    wide = str(tmp_path / "wide.png")
+    Image.new("RGB", (70_000, 1)).save(wide)
+    options = ImageOptions(keep=Filter(score=0.0))
+    done = predict_images(predictor, [wide], tmp_path / "out", Path("run"), options, ALONE)
+    assert done.failed == []
+    with Image.open(tmp_path / "out" / "wide.jpg") as picture:
+        assert picture.size == (65_500, 1)

@@ -111,6 +111,10 @@ def test_splits_are_subfolders(tmp_path: Path, place: str) -> None:
     write(tmp_path / place, "a", [labelme_shape("kite", TRIANGLE)])
     assert splits(tmp_path) == ["train"]
     assert open_dataset(tmp_path, "train")[0].path.name == "a.png"
+    with pytest.raises(
+        FileNotFoundError, match=r"it has train\. Searched for labelme's JSON files in valid/, annotations/"
+    ):
+        open_dataset(tmp_path, "valid")
 
 
 def test_images_are_found_where_the_file_says_or_beside_it_or_in_images(tmp_path: Path) -> None:

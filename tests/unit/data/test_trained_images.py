@@ -43,6 +43,8 @@ def test_the_images_of_another_part_are_not_counted(images: Path, train: Dataset
         "runs/a was trained on 30 of the 40 images of train (its training split was train), so these metrics do not "
         "measure how well it does on new images. Choose others"
     )
+    [warning] = record.warning(train.subset(range(30)), "runs/a", "")
+    assert warning.startswith("runs/a was trained on all 30 images of train (")
 
 
 def test_a_large_data_set_has_a_small_record(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

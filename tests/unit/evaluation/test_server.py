@@ -78,6 +78,9 @@ def test_an_image_that_cannot_be_read_and_wrong_requests(
     assert "test2017_2.png" in capsys.readouterr().err
     boxes = json.loads((tmp_path / "out" / f"{NAME.format('bbox')}.json").read_text())
     assert {result["image_id"] for result in boxes} == {1, 3}
+    assert command(*words, tmp_path / "first", "--limit", 1) == 0
+    boxes = json.loads((tmp_path / "first" / f"{NAME.format('bbox')}.json").read_text())
+    assert {result["image_id"] for result in boxes} == {1}
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / f"{NAME.format('bbox')}.json").write_text("mine")

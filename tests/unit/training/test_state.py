@@ -6,6 +6,7 @@ import pickle
 import random
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from torch import nn
 
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.settings import TrainConfig
-from rcnn.training.state import TrainState, read_state, write_state
+from rcnn.training.state import COMPILE, TrainState, read_state, write_state
+from tests.compiled import FORWARD
 
 SETTINGS = TrainConfig(lr=0.01, momentum=0.9, channels_last=False)
 
@@ -142,6 +144,7 @@ def test_without_a_terminal_the_log_reports_every_30_seconds(
     now = 0.0
     monkeypatch.setattr("rcnn.training.log.time.perf_counter", lambda: now)
     with RunLog(tmp_path / "log.jsonl", steps=100) as log:
+        log.write(step=0, loss=2.0)
         for step in range(60):
             now += 1.0
             log.advance(step)
@@ -149,8 +152,8 @@ def test_without_a_terminal_the_log_reports_every_30_seconds(
             now += 1.0
             log.evaluated(image, 45)
     assert capfd.readouterr().err.splitlines() == [
-        "step 1 of 100, about 0:01:39 left",
-        "step 31 of 100, about 0:01:09 left",
+        "step 1 of 100, loss 2.000, about 0:01:39 left",
+        "step 31 of 100, loss 2.000 (step 1), about 0:01:09 left",
         "evaluating after step 60: image 1 of 45",
         "evaluating after step 60: image 31 of 45",
         "evaluating after step 60: image 45 of 45, computing the metrics",
@@ -170,3 +173,31 @@ def test_the_line_of_an_evaluation_that_is_repeated_is_dropped(tmp_path: Path) -
         path.write_text('{"step": 0, "loss": 1.0}\n{"step": 1, "loss": 1.0}\n{"step": 1, "bbox_AP": 0.5}\n')
         with RunLog(path, steps=3, first_step=2, evaluation_due=due):
             assert len(read_log(path)) == kept
+
+
+@pytest.mark.compile
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_compiled_steps_and_a_fused_optimizer_give_the_same_weights(
+    optimizer: Literal["sgd", "adamw"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names in the checkpoint stay the same, too."""
+    monkeypatch.setitem(COMPILE, "default", {"backend": FORWARD})
+    plain = replace(SETTINGS, optimizer=optimizer)
+    states = [fresh(plain), fresh(replace(plain, compile="default", fused_optimizer=True))]
+    for state in states:
+        torch.manual_seed(1)
+        random.seed(1)
+        np.random.seed(1)  # noqa: NPY002
+        steps(state, 3)
+    expected, found = (state.detector.state_dict() for state in states)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_settings_of_compilation_that_do_not_fit() -> None:
+    assert TrainConfig(compile="cuda_graphs", padding="bucket").compile == "cuda_graphs"
+    with pytest.raises(ValueError, match=r"train\.padding is exact; expected train\.padding=bucket"):
+        TrainConfig(compile="cuda_graphs")
+    with pytest.raises(ValueError, match="does not work with train"):
+        TrainConfig(compile="default", shard=True)

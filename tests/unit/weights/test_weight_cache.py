@@ -256,7 +256,7 @@ def test_one_process_downloads_while_another_waits(
         until = time.monotonic() + 20
         while not lines and time.monotonic() < until:
             time.sleep(0.01)
-        assert lines == [f"waiting for another rcnn process that downloads {NAME}"]
+        assert lines == [f"waiting for another rcnn process that prepares {NAME}"]
         assert not results
     thread.join(timeout=60)
     assert results == [cache.checkpoint_folder(entry)]

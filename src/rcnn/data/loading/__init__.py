@@ -2,6 +2,7 @@
 
 from rcnn.data.loading.batches import Batches, LoaderSettings, numbered_batches, require_masks_to_copy, training_batches
 from rcnn.data.loading.padding import Padding, pad_images, padded_shape
+from rcnn.data.loading.prefetch import prefetched
 from rcnn.data.loading.sampler import BatchSampler
 from rcnn.data.loading.training_batch import TrainingBatch
 from rcnn.data.loading.workers import WorkerError
@@ -16,6 +17,7 @@ __all__ = [
     "numbered_batches",
     "pad_images",
     "padded_shape",
+    "prefetched",
     "require_masks_to_copy",
     "training_batches",
 ]

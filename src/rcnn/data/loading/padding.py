@@ -45,6 +45,7 @@ def pad_images(
 ) -> ImageBatch:
     """Pad B images (3, h, w), uint8 or float32 in 0..255, with zeros at the right and bottom.
 
+    The pixels are channels last in memory, as decoded images are, so that whole rows are copied.
     `shape` (H, W) defaults to `padded_shape`. `frames` give the batch the sizes of the image files and the factors by
     which they were resized.
     """
@@ -52,7 +53,8 @@ def pad_images(
         raise ValueError("expected at least one image in a batch, got none")
     sizes = [(image.shape[1], image.shape[2]) for image in images]
     dtype = torch.uint8 if all(image.dtype == torch.uint8 for image in images) else torch.float32
-    pixels = torch.zeros(len(images), 3, *(shape or padded_shape(sizes, divisor, padding)), dtype=dtype)
+    rows = torch.zeros(len(images), *(shape or padded_shape(sizes, divisor, padding)), 3, dtype=dtype)
+    pixels = rows.permute(0, 3, 1, 2)
     for slot, image, (height, width) in zip(pixels, images, sizes, strict=True):
         slot[:, :height, :width] = image
     return ImageBatch(

@@ -235,6 +235,7 @@ class _Place:
     start: int  # bytes
     dtype: torch.dtype
     shape: torch.Size
+    channels_last: bool = False  # (B, C, H, W) with C last in memory
 
 
 @dataclass(frozen=True)
@@ -257,12 +258,19 @@ def _pack(batch: TrainingBatch) -> tuple[_Layout, list[tuple[_Place, Tensor]]]:
         for field in fields(part):
             value = getattr(part, field.name)
             if isinstance(value, Tensor):
-                place = _Place(size, value.dtype, value.shape)
+                last = value.ndim == 4 and value.is_contiguous(memory_format=torch.channels_last)
+                place = _Place(size, value.dtype, value.shape, last and not value.is_contiguous())
                 placed.append((place, value))
                 size += -(-value.nbytes // ALIGNMENT) * ALIGNMENT
                 value = place
             values[field.name] = value
     return _Layout(size, parts["images"], parts["targets"], batch.image_ids, batch.first), placed
+
+
+def pack_and_write(batch: TrainingBatch) -> None:
+    """What a worker does with a batch, without the process that receives it: for benchmarks."""
+    layout, tensors = _pack(batch)
+    _write(tensors, mmap.mmap(-1, max(1, layout.size)))
 
 
 def _unpack(layout: _Layout, memory: mmap.mmap | bytearray) -> TrainingBatch:
@@ -288,7 +296,11 @@ def _view(place: _Place, memory: mmap.mmap | bytearray) -> Tensor:
     count = place.shape.numel()
     if count == 0:
         return torch.empty(place.shape, dtype=place.dtype)
-    return torch.frombuffer(memory, dtype=place.dtype, count=count, offset=place.start).view(place.shape)
+    flat = torch.frombuffer(memory, dtype=place.dtype, count=count, offset=place.start)
+    if not place.channels_last:
+        return flat.view(place.shape)
+    batch, channels, height, width = place.shape
+    return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _send_memory(channel: Connection, layout: _Layout, tensors: Sequence[tuple[_Place, Tensor]]) -> None:

@@ -22,7 +22,7 @@ from rcnn.data.transforms.geometry import Colour, filled, flip, preprocess, to_i
 from rcnn.data.transforms.sample import Sample
 from rcnn.data.transforms.steps import OwnStep, RandomCrop, ScaleJitter, Scene, Step, scale_jitter_of, within
 from rcnn.preprocess import Frame, InputConfig, build_preprocessor
-from rcnn.preprocess.resizing import resize_image
+from rcnn.preprocess.resizing import resize_for_training, resize_image
 
 Seed = Sequence[int]
 
@@ -122,7 +122,7 @@ def _resized(sample: Sample, settings: Augmentation, chosen: InputConfig, seed: 
             frame = step.frame(sample.size, _generator(seed, place))
             image = _window_of_resized(sample.image, frame, chosen)
             return cut(to_input(sample, image, frame, chosen.resize)), frame
-    return preprocess(sample, build_preprocessor(chosen))
+    return preprocess(sample, build_preprocessor(chosen, resize_for_training))
 
 
 def _window_of_resized(image: Tensor, frame: Frame, config: InputConfig) -> Tensor:

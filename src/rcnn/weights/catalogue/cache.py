@@ -234,7 +234,7 @@ def _locked(entry: Entry, log: Log) -> Iterator[None]:
                         f"end it, or set RCNN_CACHE to another folder"
                     ) from None
                 if not waited:
-                    log(f"waiting for another rcnn process that downloads {entry.name}")
+                    log(f"waiting for another rcnn process that prepares {entry.name}")
                 waited = True
                 time.sleep(WAIT)
         yield

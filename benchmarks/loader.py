@@ -1,0 +1,107 @@
+"""Images per second that one core prepares for training, beside a bare decode of the same JPEG files.
+
+    python benchmarks/loader.py --data DIR [--split train] [--model mask_rcnn_r50_fpn] [--images 64] [--repeats 5]
+        [--set KEY=VALUE ...]
+
+Prints one JSON object. The loader does all that a worker process does: it decodes, resizes, flips, moves the outlines,
+pads, and copies the batch to shared memory. The bare decode is Pillow's `load`, and torchcodec's `decode_jpeg` where it
+is installed. Times are CPU seconds of this process with one thread, the least of the repeats, which take turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from measure import machine
+from rcnn.data import Dataset, open_dataset
+from rcnn.data.images import read_image
+from rcnn.data.jpeg import decode_jpeg
+from rcnn.data.loading import numbered_batches
+from rcnn.data.loading.workers import pack_and_write
+from rcnn.training.plan import settings_of
+
+
+def bare_decode(files: list[Path]) -> None:
+    """Decode the files with Pillow, without a conversion or a copy."""
+    for file in files:
+        with Image.open(file) as image:
+            image.load()
+
+
+def fast_decode(files: list[Path]) -> None:
+    """Decode the files with torchcodec."""
+    for file in files:
+        decode_jpeg(file.read_bytes())
+
+
+def read(files: list[Path]) -> None:
+    """Read the files as the loader does."""
+    for file in files:
+        read_image(file)
+
+
+def load(dataset: Dataset, model: str, overrides: list[str]) -> Callable[[], None]:
+    """A function that makes and packs the batches of one epoch."""
+    settings, input_config = settings_of(model, overrides)
+    batches = numbered_batches(dataset, input_config, settings)
+    count = len(dataset) // settings.images_per_step()
+
+    def epoch() -> None:
+        for n in range(count):
+            pack_and_write(batches.make(n))
+
+    return epoch
+
+
+def cpu_seconds(calls: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
+    """CPU seconds of each call: the least of `repeats`, in turns, after one that does not count."""
+    least = dict.fromkeys(calls, float("inf"))
+    for turn in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if turn:
+                least[name] = min(least[name], time.process_time() - start)
+    return least
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="data set with JPEG files")
+    parser.add_argument("--split", default="", help="default: the training split")
+    parser.add_argument("--model", default="mask_rcnn_r50_fpn", help="whose input size and masks")
+    parser.add_argument("--images", type=int, default=64, help="number of images, a multiple of train.batch_size")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings, e.g. train.augment=[crop]")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    dataset = open_dataset(given.data, given.split)
+    dataset = dataset.subset(range(min(given.images, len(dataset))))
+    files = [dataset.folder / name for name in dataset.file_names]
+    calls: dict[str, Callable[[], None]] = {"pillow_decode": lambda: bare_decode(files), "read": lambda: read(files)}
+    if decode_jpeg(files[0].read_bytes()) is not None:
+        calls["torchcodec_decode"] = lambda: fast_decode(files)
+    calls["loader"] = load(dataset, given.model, given.set)
+    seconds = cpu_seconds(calls, given.repeats)
+    rate = {name: len(files) / value for name, value in seconds.items()}
+    found = {
+        "model": given.model,
+        "settings": given.set,
+        "images": len(files),
+        "images_per_cpu_second": {name: round(value, 1) for name, value in rate.items()},
+        "loader_part_of_pillow_decode": round(rate["loader"] / rate["pillow_decode"], 3),
+        "machine": machine(),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

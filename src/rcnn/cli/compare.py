@@ -1,0 +1,47 @@
+"""`rcnn compare`: two checkpoints, or saved results, on the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rcnn.cli.options import Annotations, Device, Images, Offline
+
+_SOURCE = "a checkpoint or run, which is evaluated, or results: a COCO file, or the output folder of `rcnn eval`."
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help=f"The baseline: {_SOURCE}")],
+    b: Annotated[Path, typer.Argument(help=f"What it is compared with: {_SOURCE}")],
+    data: Annotated[Path, typer.Option(help="Folder of the data set, or its annotation file.")],
+    split: Annotated[str, typer.Option(help="Split to compare on. Defaults to the validation split.")] = "",
+    output: Annotated[Path | None, typer.Option(help="Folder for compare.json. Defaults to none.")] = None,
+    samples: Annotated[
+        int, typer.Option(help="Bootstrap samples for the 95% intervals (0 = no intervals).", min=0)
+    ] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.", min=0)] = 0,
+    annotations: Annotations = "",
+    images: Images = "",
+    device: Device = "auto",
+    offline: Offline = False,
+) -> None:
+    """Compare two models or results: metrics, differences (B - A) and their 95% bootstrap intervals.
+
+    An interval that contains 0 means that these images do not show which of the two is better. "B better" is the share
+    of the samples in which B is better.
+
+    Example: rcnn compare runs/first/eval runs/second/eval --data balloons/
+    """
+    from rcnn.evaluation.compare import COMPARE_FILE
+    from rcnn.evaluation.compare import compare as compare_sources
+
+    found = compare_sources(
+        a, b, data, split=split, annotations=annotations, images=images, samples=samples, seed=seed, device=device,
+        output=output,
+    )  # fmt: skip
+    typer.echo(f"A: {a}\nB: {b}\n{found.images} images\n")
+    typer.echo(str(found))
+    if output is not None:
+        typer.echo(f"wrote {output / COMPARE_FILE}")

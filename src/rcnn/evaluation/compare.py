@@ -1,0 +1,93 @@
+"""The public function `rcnn.compare`: two checkpoints, or saved results, on the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rcnn.data import Dataset
+from rcnn.data.opening import DatasetOptions
+from rcnn.evaluation.api import evaluate
+from rcnn.evaluation.evaluate import Result
+from rcnn.evaluation.opening import Model, dataset_for, held_out_of
+from rcnn.evaluation.plan import plan_evaluation
+from rcnn.evaluation.results import is_results, keypoints_of, read_results
+from rcnn.metrics.comparison import Comparison, compare_results
+from rcnn.metrics.inputs import check_results
+from rcnn.metrics.values import FIELDS
+from rcnn.outputs import OutputFolder
+from rcnn.runtime.devices import Device
+from rcnn.weights.checkpoint import detector_record
+
+COMPARE_FILE = "compare.json"
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    data: Dataset | str | Path,
+    *,
+    split: str = "",
+    annotations: str = "",
+    images: str | Path = "",
+    samples: int = 1000,
+    seed: int = 0,
+    device: Device = "auto",
+    output: str | Path | None = None,
+) -> Comparison:
+    """The metrics of `a` and `b`, their differences, and the 95% bootstrap intervals of these.
+
+    `a` and `b` are checkpoints or runs, which are evaluated, or saved results: a file in COCO's format, or the output
+    folder of `rcnn eval`. If one of them has results for the first images only, only these are compared. `samples`:
+    how often the images are drawn with replacement (0: no intervals). `output`: a folder for compare.json. The other
+    arguments as in `rcnn.evaluate`.
+
+    Raises FileNotFoundError or ValueError for what cannot be read, or without a kind of results that both have.
+    """
+    if samples < 0:
+        raise ValueError(f"samples={samples} (--samples); expected 0 or more")
+    sources = (Path(a), Path(b))
+    if isinstance(data, Dataset):
+        dataset = data
+    else:
+        options = DatasetOptions(annotations=annotations, images=images)
+        dataset = dataset_for(_model_of(sources), data, split, held_out=held_out_of(sources[0]), options=options)
+    sides = [_results(source, dataset, device) for source in sources]
+    limit = min((limit for _, _, limit in sides if limit), default=0)
+    kinds = [kind for kind in sides[0][1] if kind in sides[1][1]]
+    names, sigmas = keypoints_of(dataset) if "keypoints" in kinds else ((), None)
+    plan = plan_evaluation(kinds, dataset, limit=limit, keypoint_names=names)
+    if not plan.kinds:
+        raise ValueError(f"{a} and {b} have no kind of results in common; A has {', '.join(sides[0][1])}")
+    chosen = dataset.image_ids[: limit or len(dataset)]
+    comparison = compare_results(
+        plan.metric,
+        dataset.to_coco(),
+        sides[0][0],
+        sides[1][0],
+        plan.kinds,
+        image_ids=chosen,
+        keypoint_sigmas=sigmas,
+        samples=samples,
+        seed=seed,
+    )
+    if output is not None:
+        with OutputFolder(output) as folder:
+            folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)
+    return comparison
+
+
+def _model_of(sources: tuple[Path, Path]) -> Model | None:
+    """The record of the first checkpoint among the sources, which names the classes; None for saved results only."""
+    return next((detector_record(source) for source in sources if not is_results(source)), None)
+
+
+def _results(source: Path, dataset: Dataset, device: Device) -> tuple[list[Result], tuple[str, ...], int]:
+    """The results of a source, their kinds, and the number of images that they are of (0 = all)."""
+    if is_results(source):
+        saved = read_results(source)
+        check_results(dataset.to_coco(), saved.results, str(dataset.annotation_file), f"{source}: result")
+        found, limit = saved.results, saved.limit if saved.limit < len(dataset) else 0
+    else:
+        found, limit = evaluate(source, dataset, device=device).results, 0
+    kinds = tuple(k for k in ("bbox", "segm", "keypoints") if all(FIELDS[k] in result for result in found))
+    return found, kinds, limit

@@ -1,0 +1,138 @@
+"""Two sets of results on the same images: differences of the metrics, with bootstrap intervals (hotcoco computes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rcnn.data.checks.tables import MetricName
+from rcnn.data.messages import cut
+from rcnn.metrics import coco, lvis
+from rcnn.metrics.inputs import Entry, GroundTruth, Id, check_inputs
+from rcnn.metrics.tables import TITLES, aligned, number
+from rcnn.metrics.values import Number
+from rcnn.ops.coco_backend import COCO, COCOeval, compare
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """One metric, or the AP of one class, of A and of B."""
+
+    a: Number
+    b: Number
+    difference: Number  # B - A; None where one of them is
+    lower: Number = None  # of the 95% interval of the difference; None: not computed
+    upper: Number = None
+    better: Number = None  # share of the bootstrap samples in which B is better
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Everything about two sets of results, by kind ("bbox", "segm", "keypoints")."""
+
+    kinds: dict[str, dict[str, Difference]]  # {"bbox": {"AP": .., "AP50": .., ...}}
+    per_class: dict[str, dict[str, Difference]]  # {"bbox": {"person": AP}}
+    images: int
+    samples: int  # of the bootstrap; 0: no intervals
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of compare.json."""
+        return asdict(self) | {"confidence": CONFIDENCE}
+
+    def __str__(self) -> str:
+        """The tables that `rcnn compare` prints."""
+        return "\n\n".join(_table(self, kind) for kind in self.kinds)
+
+
+def compare_results(
+    metric: MetricName,
+    ground_truth: Path | str | GroundTruth,
+    a: Sequence[Entry],
+    b: Sequence[Entry],
+    kinds: Sequence[str],
+    *,
+    image_ids: Iterable[Id] | None = None,
+    keypoint_sigmas: Sequence[float] | None = None,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Comparison:
+    """Compare the results `a` and `b` (COCO results format) by COCO's metrics, or LVIS' for `metric` "lvis".
+
+    The images are drawn `samples` times with replacement, the same for both; 0: no intervals. Kinds are "bbox", "segm"
+    and "keypoints"; the other arguments as in `metrics.coco.evaluate`.
+    """
+    found: dict[str, dict[str, Difference]] = {}
+    per_class: dict[str, dict[str, Difference]] = {}
+    images = list(image_ids) if image_ids is not None else None
+    count = 0
+    for kind in kinds:
+        sides = [_evaluated(metric, ground_truth, results, kind, images, keypoint_sigmas) for results in (a, b)]
+        count = sides[0][1]
+        measured = compare(sides[0][0], sides[1][0], samples, seed, CONFIDENCE)
+        intervals = measured["ci"] or {}
+        found[kind] = {
+            name: _difference(measured["metrics_a"][name], measured["metrics_b"][name], intervals.get(name))
+            for name in measured["metric_keys"]
+        }
+        names = sides[0][2]
+        per_class[kind] = {
+            names[one["cat_id"]]: _difference(one["ap_a"], one["ap_b"]) for one in measured["per_category"]
+        }
+    return Comparison(kinds=found, per_class=per_class, images=count, samples=samples)
+
+
+def _evaluated(
+    metric: MetricName,
+    ground_truth: Path | str | GroundTruth,
+    results: Sequence[Entry],
+    kind: str,
+    image_ids: Sequence[Id] | None,
+    sigmas: Sequence[float] | None,
+) -> tuple[COCOeval, int, dict[Id, str]]:
+    """An evaluation before it is summarised, the number of images, and the names of the classes."""
+    inputs = check_inputs(ground_truth, results, (kind,), image_ids, ("bbox", "segm", "keypoints"))
+    is_lvis = metric == "lvis"
+    own = lvis.best_of_images(inputs.results, lvis.MAX_DETECTIONS) if is_lvis else inputs.results
+    truth = COCO((lvis if is_lvis else coco).ground_truth_of_kind(inputs, kind))
+    evaluation = COCOeval(truth, truth.loadRes(coco.results_of_kind(inputs, own, kind)), kind, lvis_style=is_lvis)
+    if sigmas is not None and kind == "keypoints":
+        evaluation.params.kpt_oks_sigmas = list(sigmas)
+    evaluation.evaluate()
+    return evaluation, len(inputs.images), inputs.names
+
+
+def _difference(a: float, b: float, interval: dict[str, float] | None = None) -> Difference:
+    """The difference of two values, which are -1 where there is nothing to measure."""
+    if a < 0 or b < 0:
+        return Difference(a=None if a < 0 else a, b=None if b < 0 else b, difference=None)
+    if interval is None:
+        return Difference(a=a, b=b, difference=b - a)
+    return Difference(
+        a=a,
+        b=b,
+        difference=b - a,
+        lower=interval["lower"],
+        upper=interval["upper"],
+        better=interval["prob_positive"],
+    )
+
+
+def _table(comparison: Comparison, kind: str) -> str:
+    rows = [[TITLES[kind], "A", "B", "B - A", *(["95% interval", "B better"] if comparison.samples else [])]]
+    for name, one in comparison.kinds[kind].items():
+        rows.append([name, number(one.a), number(one.b), _signed(one.difference)])
+        if comparison.samples:
+            interval = "-" if one.lower is None else f"{_signed(one.lower)} to {_signed(one.upper)}"
+            rows[-1] += [interval, "-" if one.better is None else f"{one.better:.0%}"]
+    classes = [["AP by class", "A", "B", "B - A"]]
+    for name, one in comparison.per_class[kind].items():
+        classes.append([cut(name, 60), number(one.a), number(one.b), _signed(one.difference)])
+    return "\n".join([*aligned(rows, left=(0,)), "", *aligned(classes, left=(0,))])
+
+
+def _signed(value: Number) -> str:
+    return "-" if value is None else f"{value:+.3f}"

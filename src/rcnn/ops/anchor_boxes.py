@@ -1,0 +1,42 @@
+"""Boxes of chosen anchors: gathered, decoded and clipped to their images, as the op `rcnn::anchor_boxes`.
+
+On CUDA it is one kernel, in place of a dozen small ones per pyramid level. Letters: B images, A anchors, k chosen ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rcnn.ops import kernels
+from rcnn.ops.boxes import clip_boxes, gather_boxes
+from rcnn.ops.deltas import decode_deltas
+
+
+@torch.library.custom_op("rcnn::anchor_boxes", mutates_args=())
+def anchor_boxes(
+    deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
+) -> Tensor:
+    """Boxes (B, k, 4) float32 xyxy pixels of the anchors in `index`, inside their images. No gradient.
+
+    Args:
+        deltas: (B, A, 4) floating point, dx dy dw dh; computed in float32.
+        anchors: (A, 4) float32 xyxy pixels.
+        index: (B, k) int64 in [0, A).
+        sizes: (B, 2), (height, width) of the images in the same pixels.
+        weights: 4 numbers that the deltas are divided by.
+        clamp: upper limit of dw and dh after the division.
+    """
+    if kernels.usable(deltas):
+        from rcnn.ops.kernels import anchor_boxes as kernel
+
+        return kernel.anchor_boxes(deltas, anchors, index, sizes, weights, clamp)
+    boxes = decode_deltas(gather_boxes(deltas, index).float(), anchors[index].float(), weights, clamp)
+    return clip_boxes(boxes, sizes)
+
+
+@anchor_boxes.register_fake
+def _(deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float) -> Tensor:
+    return deltas.new_empty((*index.shape, 4), dtype=torch.float32)

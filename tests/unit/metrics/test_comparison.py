@@ -1,0 +1,76 @@
+"""Comparison of two sets of results: values, and the bootstrap against one that is written out here."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rcnn.metrics.coco import evaluate
+from rcnn.metrics.comparison import compare_results
+from tests.unit.random_truth import random_results, random_truth
+
+Entry = dict[str, Any]
+
+
+def drawn(entries: list[Entry], images: list[int]) -> list[Entry]:
+    """The entries of images that were drawn with replacement; each draw is an image of its own."""
+    of_image = {image: [entry for entry in entries if entry["image_id"] == image] for image in set(images)}
+    return [{**entry, "image_id": place} for place, image in enumerate(images) for entry in of_image[image]]
+
+
+def bootstrap_of_ap50(truth: Entry, a: list[Entry], b: list[Entry], samples: int) -> list[float]:
+    """AP50 of B minus that of A in each sample."""
+    random = np.random.default_rng(0)
+    differences = list[float]()
+    for _ in range(samples):
+        images = random.choice([image["id"] for image in truth["images"]], len(truth["images"])).tolist()
+        annotations = [{**entry, "id": i + 1} for i, entry in enumerate(drawn(truth["annotations"], images))]
+        chosen = [{"id": place, "height": 240, "width": 320} for place in range(len(images))]
+        sample = {"images": chosen, "annotations": annotations, "categories": truth["categories"]}
+        values = [evaluate(sample, drawn(r, images), ("bbox",)).kinds["bbox"]["AP50"] for r in (a, b)]
+        differences.append((values[1] or 0.0) - (values[0] or 0.0))
+    return differences
+
+
+def test_values_and_intervals() -> None:
+    truth = random_truth(0, images=30)
+    a, b = random_results(truth, 1), random_results(truth, 2, extra=2)
+    found = compare_results("coco", truth, a, b, ("bbox", "segm"), samples=300)
+    assert (found.images, found.samples) == (30, 300)
+    for kind in ("bbox", "segm"):
+        one, other = evaluate(truth, a, (kind,)), evaluate(truth, b, (kind,))
+        for name, value in one.kinds[kind].items():
+            difference = found.kinds[kind][name]
+            assert difference.a == pytest.approx(value)
+            assert difference.b == pytest.approx(other.kinds[kind][name])
+            assert difference.difference == pytest.approx((other.kinds[kind][name] or 0) - (value or 0))
+        for name, difference in found.per_class[kind].items():
+            assert difference.a == pytest.approx(one.per_class[name][kind]["AP"])
+            assert difference.b == pytest.approx(other.per_class[name][kind]["AP"])
+    ap50 = found.kinds["bbox"]["AP50"]
+    lower, upper = np.percentile(bootstrap_of_ap50(truth, a, b, 50), [2.5, 97.5]).tolist()
+    assert ap50.lower is not None
+    assert ap50.upper is not None
+    assert ap50.difference is not None
+    assert ap50.lower < ap50.difference < ap50.upper
+    assert ap50.upper - ap50.lower == pytest.approx(upper - lower, rel=0.5)
+    assert ap50.lower == pytest.approx(lower, abs=0.3 * (upper - lower))
+    assert compare_results("coco", truth, a, b, ("bbox", "segm"), samples=300) == found, "the same seed"
+
+
+def test_the_same_results_do_not_differ() -> None:
+    truth = random_truth(1)
+    results = random_results(truth, 3)
+    found = compare_results("coco", truth, results, deepcopy(results), ("bbox",), samples=20)
+    for difference in found.kinds["bbox"].values():
+        assert (difference.difference, difference.lower, difference.upper) == (0.0, 0.0, 0.0)
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["box", "A", "B", "B", "-", "A", "95%", "interval", "B", "better"]
+    assert lines[1].split()[-4:] == ["+0.000", "to", "+0.000", "0%"]
+    assert any(line.startswith("cup") for line in lines)
+    without = compare_results("coco", truth, results, results, ("bbox",), samples=0)
+    assert without.kinds["bbox"]["AP"].lower is None
+    assert "interval" not in str(without)
