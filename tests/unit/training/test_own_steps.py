@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import rcnn
 from rcnn.data.transforms import Affine, Blur, OwnStep, RandomCrop, Sample, ScaleJitter
 from rcnn.models.overrides import config_from_dict, config_to_dict
 from rcnn.training.own_steps import as_steps
-from rcnn.training.plan import plan_training
+from rcnn.training.plan import plan_training, settings_of
 from rcnn.training.request import RunRequest
 from rcnn.training.settings import TrainConfig
 from tests.tiny_data import TINY_MODEL, write_tiny_coco
@@ -111,3 +112,21 @@ def test_a_faulty_list_is_refused_before_anything_is_written(tmp_path: Path, wor
     with pytest.raises(ValueError, match=message):
         plan_training(request, str)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_examples_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every list in docs/augmentation.md is accepted, and its function changes a batch."""
+    page = (Path(__file__).resolve().parents[3] / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    code = next(block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "my_steps.py" in block)
+    (tmp_path / "my_steps.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    data = write_tiny_coco(tmp_path / "data", {"train": 1})
+    quoted = re.findall(r"'(train\.augment=[^']+)'", page)
+    lists = [*quoted, *re.findall(r"(?<!')train\.augment=[^\s`']+", page)]
+    assert len(lists) >= 5
+    for word in lists:
+        request = RunRequest(model="mask_rcnn_compact", data=data, overrides=(*TINY_MODEL, word))
+        assert plan_training(request, str).settings.augment
+    [own] = [word for word in lists if "own" in word]
+    settings, input_config = settings_of("mask_rcnn_compact", ["train.batch_size=1", own])
+    assert next(rcnn.training_batches(rcnn.open_dataset(data, "train"), input_config, replace(settings, workers=0)))
