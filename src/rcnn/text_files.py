@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import gc
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,9 +36,14 @@ def require_regular(path: Path) -> None:
         raise ValueError(f"{path} is not a regular file (a pipe or a device?); expected a file")
 
 
+def as_given(path: str | Path) -> str:
+    """`path` as the user wrote it: a Path that was made of a URL has lost one of its two slashes."""
+    return re.sub(r"^(https?:/)(?!/)", r"\1/", str(path), flags=re.IGNORECASE)
+
+
 def missing_text(path: Path) -> str:
     """Why there is no file at `path`: a URL, a broken link, a file in place of a folder, or only "does not exist"."""
-    if str(path).startswith(("http:/", "https:/")):  # of a Path, which has one slash
+    if as_given(path) != str(path):
         return "is a URL, and only images are read from URLs: download the file, and give its path"
     for one in (path, *path.parents):
         if one.is_symlink() and not one.exists():

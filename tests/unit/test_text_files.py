@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rcnn.text_files import lines_of, missing_text, read_text, yaml_value
+from rcnn.text_files import as_given, lines_of, missing_text, read_text, yaml_value
 from rcnn.weights.systems.settings import plain_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -56,4 +56,5 @@ def test_why_a_file_is_missing(tmp_path: Path) -> None:
     assert missing_text(tmp_path / "file" / "b") == f"does not exist: {tmp_path / 'file'} is a file, not a folder"
     assert missing_text(tmp_path / "loop").startswith("is a broken symbolic link")
     assert missing_text(tmp_path / "loop" / "b").startswith(f"does not exist: {tmp_path / 'loop'} is a broken symbolic")
+    assert as_given(Path("https://x.y/a.pth")) == as_given("https://x.y/a.pth") == "https://x.y/a.pth"
     assert missing_text(Path("https://x.y/a.pth")).startswith("is a URL, and only images are read from URLs")

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 READ_AHEAD = 2  # images decoded before they are needed
 QUALITY = 92  # of the JPEG pictures
+MAX_SIDE = 65_500  # pixels; JPEG has no longer sides
 RESULTS = "predictions.json"
 PARTIAL = "predictions.partial.jsonl"  # one line per image while the command runs
 OUTPUT_ERRORS = (*DISK_FULL, errno.EROFS)  # of the output, not of an input
@@ -257,6 +258,7 @@ def _predict(predictor: Predictor, options: ImageOptions, source: Source, image:
 def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
     file = io.BytesIO()
     picture = result.draw(contour=options.contour, keypoint_score=options.keypoint_score)
+    picture.thumbnail((MAX_SIDE, MAX_SIDE))  # smaller ones stay as they are
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
 

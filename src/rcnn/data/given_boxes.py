@@ -20,7 +20,7 @@ from torch import Tensor
 
 from rcnn.data.messages import excerpt
 from rcnn.preprocess import Frame
-from rcnn.text_files import missing_text, read_json
+from rcnn.text_files import as_given, missing_text, read_json
 
 # (N, 4) xyxy
 Boxes: TypeAlias = npt.NDArray[np.floating] | npt.NDArray[np.integer] | Tensor | Sequence[Sequence[float]]
@@ -162,7 +162,7 @@ def read_boxes(path: Path) -> BoxFile:
     Raises FileNotFoundError, or ValueError that names the file and the entry that is wrong.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} {missing_text(path)}; {FORMS}")
+        raise FileNotFoundError(f"{as_given(path)} {missing_text(path)}; {FORMS}")
     boxes = BoxFile(path=path)
     try:
         _add_all(boxes, read_json(path, FORMS))

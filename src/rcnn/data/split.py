@@ -5,13 +5,14 @@ Vlahavas 2011, "On the Stratification of Multi-Label Data"), the rarest class fi
 or compressed again, stay in one part, except images of one colour. The order of the images is that of their content
 hashes, so the result depends neither on file names nor on a seed.
 
-Letters: I images, G groups of similar images, K classes, P parts.
+Letters: I images, G groups of similar images, K classes, P parts, E pairs of an image or group and a class that it has.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +20,42 @@ from rcnn.data.records import Dataset
 from rcnn.data.similarity import Fingerprint, fingerprints, similar_groups
 
 MIN_IMAGES = 10  # a data set of fewer images is not divided
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassCounts:
+    """Objects per image (or group of images) and class: only the numbers above 0, as a full table needs 1 GB for LVIS.
+
+    The pairs are sorted by image, then by class, and each is there once.
+    """
+
+    images: int  # I
+    classes: int  # K
+    image: np.ndarray  # (E,) int64
+    label: np.ndarray  # (E,) int64
+    count: np.ndarray  # (E,) int64
+
+    @classmethod
+    def of(cls, images: int, classes: int, image: np.ndarray, label: np.ndarray, count: np.ndarray) -> ClassCounts:
+        """Add up the counts of the same image and class; `image`, `label` and `count` (N,) are in any order."""
+        pairs, place = np.unique(image.astype(np.int64) * classes + label, return_inverse=True)
+        total = np.bincount(place, weights=count, minlength=len(pairs)).astype(np.int64)
+        return cls(images=images, classes=classes, image=pairs // classes, label=pairs % classes, count=total)
+
+    def grouped(self, group: np.ndarray, groups: int) -> ClassCounts:
+        """The counts of groups of images; `group` (I,) is that of each image."""
+        return ClassCounts.of(groups, self.classes, group[self.image], self.label, self.count)
+
+    def without(self, left_out: np.ndarray) -> ClassCounts:
+        """The counts without those of the classes where `left_out` (K,) is true."""
+        kept = ~left_out[self.label]
+        image, label, count = self.image[kept], self.label[kept], self.count[kept]
+        return ClassCounts(images=self.images, classes=self.classes, image=image, label=label, count=count)
+
+    def totals(self, images: Sequence[int] | None = None) -> np.ndarray:
+        """Objects per class (K,) int64, of `images` or of all."""
+        kept = np.ones(len(self.image), dtype=bool) if images is None else np.isin(self.image, images)
+        return np.bincount(self.label[kept], weights=self.count[kept], minlength=self.classes).astype(np.int64)
 
 
 def divide(
@@ -38,57 +75,71 @@ def divide(
     return divide_images(class_counts(dataset), fingerprints(paths, workers=workers, advance=advance), fractions)
 
 
-def divide_images(counts: np.ndarray, prints: Sequence[Fingerprint], fractions: Sequence[float]) -> list[list[int]]:
-    """As `divide`, for images with `counts` (I, K) objects per class and known fingerprints."""
+def divide_images(counts: ClassCounts, prints: Sequence[Fingerprint], fractions: Sequence[float]) -> list[list[int]]:
+    """As `divide`, for images with known numbers of objects per class and known fingerprints."""
     group = similar_groups(prints)
     members: dict[int, list[int]] = {}
     for index, first in enumerate(group.tolist()):
         members.setdefault(first, []).append(index)
     groups = sorted(members.values(), key=lambda indices: min(prints[index].content for index in indices))
-    objects = np.stack([counts[indices].sum(axis=0) for indices in groups])  # (G, K)
-    part = assign(objects, np.array([len(indices) for indices in groups]), fractions)
+    number = np.empty(len(prints), dtype=np.int64)  # of the group of each image
+    for place, indices in enumerate(groups):
+        number[indices] = place
+    part = assign(counts.grouped(number, len(groups)), np.array([len(indices) for indices in groups]), fractions)
     return [
         sorted(index for indices, own in zip(groups, part.tolist(), strict=True) if own == number for index in indices)
         for number in range(len(fractions))
     ]
 
 
-def assign(objects: np.ndarray, images: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
-    """The part (G,) int64 of each group, given its `objects` (G, K) per class and its number of `images` (G,).
+def assign(objects: ClassCounts, images: np.ndarray, fractions: Sequence[float]) -> np.ndarray:
+    """The part (G,) int64 of each group, given its `objects` per class and its number of `images` (G,).
 
     A class of one group alone cannot be divided: the group is in the largest part (the training set), as long as that
     lacks images. Of the others, groups with the rarest class are assigned first, those with most objects of it before
     others, each to the part that lacks most objects of that class; then to the part that lacks most images.
     """
-    alone = (objects > 0).sum(axis=0) == 1  # (K,)
-    amounts = np.concatenate([np.where(alone, 0, objects), images[:, None]], axis=1).astype(np.float64)  # (G, K + 1)
-    lacking = np.outer(fractions, amounts.sum(axis=0))  # (P, K + 1)
-    part = np.full(len(amounts), -1, dtype=np.int64)
+    groups, classes = objects.images, objects.classes
+    alone = np.bincount(objects.label, minlength=classes) == 1  # (K,)
+    shared = objects.without(alone)
+    of_group = np.searchsorted(shared.image, np.arange(groups + 1))  # pairs of group g: of_group[g] to of_group[g + 1]
+    by_class = np.argsort(shared.label, kind="stable")  # (E,)
+    of_class = np.searchsorted(shared.label[by_class], np.arange(classes + 1))
+    left = shared.totals()  # (K,) objects in groups without a part
+    lacking = np.outer(fractions, [*left, images.sum()])  # (P, K + 1), the last column for images
+    part = np.full(groups, -1, dtype=np.int64)
+
+    def put(group: int, target: int) -> None:
+        own = slice(of_group[group], of_group[group + 1])
+        part[group] = target
+        lacking[target, shared.label[own]] -= shared.count[own]
+        lacking[target, -1] -= images[group]
+        left[shared.label[own]] -= shared.count[own]
+
     largest = int(np.argmax(fractions))
-    for group in np.flatnonzero((objects[:, alone] > 0).any(axis=1)).tolist():
+    for group in np.unique(objects.image[alone[objects.label]]).tolist():
         if lacking[largest, -1] >= images[group]:
-            part[group] = largest
-            lacking[largest] -= amounts[group]
+            put(group, largest)
     while (part < 0).any():
-        left = part < 0
-        totals = amounts[left].sum(axis=0)
-        totals[:-1][totals[:-1] == 0] = np.inf  # classes that are complete
-        rarest = int(np.argmin(totals[:-1])) if np.isfinite(totals[:-1]).any() else -1
-        with_it = np.flatnonzero(left & (amounts[:, rarest] > 0))
-        for group in with_it[np.argsort(-amounts[with_it, rarest], kind="stable")].tolist():
+        if left.any():
+            rarest = int(np.argmin(np.where(left > 0, left, np.inf)))
+            pairs = by_class[of_class[rarest] : of_class[rarest + 1]]
+            with_it, amount = shared.image[pairs], shared.count[pairs]
+        else:  # the other groups have no objects of a class that can be divided
+            rarest, with_it, amount = -1, np.arange(groups), images
+        open_groups = part[with_it] < 0
+        with_it, amount = with_it[open_groups], amount[open_groups]
+        for group in with_it[np.argsort(-amount, kind="stable")].tolist():
             most = lacking[:, rarest] >= lacking[:, rarest].max() - 1e-9
-            part[group] = int(np.argmax(np.where(most, lacking[:, -1], -np.inf)))
-            lacking[part[group]] -= amounts[group]
+            put(group, int(np.argmax(np.where(most, lacking[:, -1], -np.inf))))
     return part
 
 
-def class_counts(dataset: Dataset) -> np.ndarray:
-    """Objects per image and class (I, K) int64, without ignored ones."""
-    image = dataset.objects.image_index
+def class_counts(dataset: Dataset) -> ClassCounts:
+    """Objects per image and class, without ignored ones."""
     own = ~dataset.objects.ignored
-    counts = np.zeros((len(dataset), len(dataset.classes)), dtype=np.int64)
-    np.add.at(counts, (image[own], dataset.objects.labels[own]), 1)
-    return counts
+    image, label = dataset.objects.image_index[own], dataset.objects.labels[own]
+    return ClassCounts.of(len(dataset), len(dataset.classes), image, label, np.ones(len(image), dtype=np.int64))
 
 
 def require_fractions(fractions: Sequence[float]) -> None:

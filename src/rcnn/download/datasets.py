@@ -7,11 +7,12 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from rcnn.download.catalogue import DOWNLOADS, Archive
 from rcnn.download.extract import extract
-from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes
+from rcnn.download.fetch import DownloadError, fetch, file_digest, megabytes, remove_download
 from rcnn.outputs import TEMPORARY, OutputFolder, files_of_rcnn
 from rcnn.progress import DownloadProgress, no_download_progress
 
@@ -56,25 +57,35 @@ def download_dataset(
             if packed.is_file():  # put there by hand, or of a run that was stopped while it unpacked
                 _require_published(packed, archive)
             else:
-                _fetch(archive, packed, progress or no_download_progress)
-                folder.adopt(f"{PACKED}/{archive.name}")
+                adopt = partial(folder.adopt, f"{PACKED}/{archive.name}")
+                _fetch(archive, packed, progress or no_download_progress, on_complete=adopt)
             if log is not None:
                 log(f"unpacking {archive.name}")
             _unpack(folder, archive, packed)
             done.append(archive.name)
             folder.write_json(RECORD, {"dataset": name, "archives": done}, indent=2, durable=True)
             if f"{PACKED}/{archive.name}" in files_of_rcnn(folder.path):
-                packed.unlink()
+                remove_download(packed)
         with suppress(OSError):  # there is none, or it holds files of the user
             archives.rmdir()
         return folder.path / known.data
 
 
-def _fetch(archive: Archive, packed: Path, progress: DownloadProgress) -> None:
-    """Download an archive as `packed`. The error of a download that failed says how to do without it."""
+def _fetch(archive: Archive, packed: Path, progress: DownloadProgress, on_complete: Callable[[], object]) -> None:
+    """Download an archive as `packed`. The error of a download that failed says how to do without it.
+
+    `on_complete` records it as rcnn's before it has its name: a kill leaves no archive that seems to be the user's.
+    """
     try:
         with progress(archive.name) as count:
-            fetch(archive.urls, packed, digest=archive.digest, size=archive.size, progress=count)
+            fetch(
+                archive.urls,
+                packed,
+                digest=archive.digest,
+                size=archive.size,
+                progress=count,
+                on_complete=on_complete,
+            )
     except DownloadError as error:
         raise DownloadError(
             f"{error}\nTo do without this download, get this file where there is a network:\n{archive.urls[0]}\n"

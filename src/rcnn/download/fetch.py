@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,7 +33,7 @@ from rcnn.download.http import (
 )
 from rcnn.progress import ByteCounter
 
-PATIENCE = 24.0  # seconds without MIN_BYTES new bytes, over all attempts, before a download is given up
+PATIENCE = 16.0  # seconds without MIN_BYTES new bytes, over all attempts; a command then ends within 30 seconds in all
 MIN_BYTES = 16 * 1024
 NAME_PATIENCE = 5.0  # seconds in which the name of a server must be found, over all attempts: else there is no network
 TIMEOUT = 10.0  # seconds for a connection or one read
@@ -48,15 +48,18 @@ def fetch(
     size: int | None = None,
     progress: ByteCounter | None = None,
     patience: float = PATIENCE,
+    on_complete: Callable[[], object] | None = None,
 ) -> Path:
     """Download the file at the first of `urls` (mirrors) that has it to `target`, and return that.
 
     `digest` is its published hash, e.g. "sha256:4f7e..." or "md5:442b...", `size` its number of bytes. A download that
-    was interrupted continues where it stopped, if the server can. Raises DownloadError, at the latest `patience`
-    seconds after the last bytes arrived.
+    was interrupted continues where it stopped, if the server can. `on_complete` is called when the file is complete and
+    checked, before it gets its name. Raises DownloadError, at the latest `patience` seconds after the last bytes
+    arrived, and IsADirectoryError for a folder in the place of the file.
     """
     left = [urls] if isinstance(urls, str) else list(urls)
-    transfer = _Transfer(target, digest, size, progress, patience)
+    transfer = _Transfer(target, digest, size, progress, patience, on_complete)
+    transfer.require_no_folders()
     reasons: dict[str, str] = {}
     attempt = 0
     while left:
@@ -94,13 +97,25 @@ class _Transfer:
     """The download of one file: the incomplete file, and when its last bytes arrived."""
 
     def __init__(
-        self, target: Path, digest: str, size: int | None, progress: ByteCounter | None, patience: float
+        self,
+        target: Path,
+        digest: str,
+        size: int | None,
+        progress: ByteCounter | None,
+        patience: float,
+        on_complete: Callable[[], object] | None,
     ) -> None:
         self.target, self.digest, self.size, self.progress = target, digest, size, progress
         self.part = target.with_name(f"{target.name}.part")
-        self.note = target.with_name(f"{target.name}.part.json")
-        self.patience = patience
+        self.note = _note_of(target)
+        self.patience, self.on_complete = patience, on_complete
         self.last = time.monotonic()
+
+    def require_no_folders(self) -> None:
+        """Raise IsADirectoryError unless the file can be written, before anything is downloaded."""
+        for path in (self.target, self.part, self.note):
+            if path.is_dir():
+                raise IsADirectoryError(f"{path} is a folder; expected the downloaded file or nothing: remove it")
 
     def idle(self) -> float:
         """Seconds since the last MIN_BYTES arrived."""
@@ -202,6 +217,8 @@ class _Transfer:
                 )
         with self.part.open("rb") as file:
             os.fsync(file.fileno())
+        if self.on_complete is not None:
+            self.on_complete()
         os.replace(self.part, self.target)
         self.note.unlink(missing_ok=True)
 
@@ -222,6 +239,16 @@ class _Transfer:
     def _forget(self) -> None:
         self.part.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
+
+
+def remove_download(target: Path) -> None:
+    """Delete a file of `fetch`, and the record that a kill may have left beside it."""
+    target.unlink()
+    _note_of(target).unlink(missing_ok=True)
+
+
+def _note_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part.json")
 
 
 def file_digest(path: Path, algorithm: str = "sha256") -> str:

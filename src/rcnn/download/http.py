@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import http.client
+import io
 import queue
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -18,6 +20,7 @@ from typing_extensions import override
 
 from rcnn.text_files import without_controls
 
+TUNNEL = re.compile(r"Tunnel connection failed: (\d{3}) ?(.*)")  # http.client, where a proxy refuses an https URL
 TEMPORARY_STATUS = (408, 425, 429, 500, 502, 503, 504)  # of HTTP: worth another attempt
 
 
@@ -84,15 +87,28 @@ def open_url(request: urllib.request.Request, timeout: float, limit: float) -> h
     except queue.Empty:
         raise TimeoutError from None
     if isinstance(found, Exception):
-        raise found
+        raise _status_of_tunnel(found, request.full_url) or found
     return found
+
+
+def _status_of_tunnel(error: Exception, url: str) -> urllib.error.HTTPError | None:
+    """What a proxy answered instead of the connection for an https URL, as for an http one; None for other errors."""
+    refused = TUNNEL.search(str(error.reason)) if isinstance(error, urllib.error.URLError) else None
+    if refused is None:
+        return None
+    return urllib.error.HTTPError(url, int(refused[1]), refused[2], http.client.HTTPMessage(), io.BytesIO())
 
 
 def status_text(error: urllib.error.HTTPError) -> str:
     """What a server answered, in words."""
     if error.code in (404, 410):
         return f"the server has no such file (HTTP {error.code})"
-    if error.code in (401, 403, 407):
+    if error.code == 407:
+        return (
+            "the proxy requires a user name and password (HTTP 407): set HTTPS_PROXY and HTTP_PROXY to "
+            "http://USER:PASSWORD@HOST:PORT"
+        )
+    if error.code in (401, 403):
         return f"the server or proxy denies access (HTTP {error.code})"
     reason = " ".join(without_controls(error.reason).split())  # that of a redirect in a loop has several lines
     return f"the server answered HTTP {error.code} ({reason[:150]})"

@@ -14,7 +14,7 @@ import torch
 from rcnn.models import MODELS, Detector, DetectorConfig, build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.models.zoo import lite, unknown_model
-from rcnn.text_files import missing_text
+from rcnn.text_files import as_given, missing_text
 from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
 from rcnn.weights.backbone import adopt_backbone, load_backbone
 from rcnn.weights.catalogue.names import (
@@ -56,7 +56,8 @@ def starting_config(model: str, allow: str | Sequence[str] = ()) -> DetectorConf
     if not (Path(model).exists() or is_weight_name(model) or is_hub_name(model)):
         if "/" in model or "." in model:
             raise ValueError(
-                f"{model} {missing_text(Path(model))}; expected a checkpoint folder, or a name from `rcnn models list`"
+                f"{as_given(model)} {missing_text(Path(model))}; expected a checkpoint folder, or a name from `rcnn "
+                "models list`"
             )
         raise ValueError(unknown_model(model))
     named = is_weight_name(model) and not Path(model).exists()

@@ -28,7 +28,7 @@ from rcnn.models.overrides import Overrides, as_overrides, config_from_dict, con
 from rcnn.models.own import allow_factories, require_named
 from rcnn.models.validate import validate
 from rcnn.outputs import OutputFolder, files_of_rcnn, finish_moves, sha256_of
-from rcnn.text_files import missing_text, require_regular
+from rcnn.text_files import as_given, missing_text, require_regular
 from rcnn.weights.differences import different_tensors, misfits, misfits_text
 from rcnn.weights.record import read_record, record_text, warn_if_changed
 
@@ -390,6 +390,6 @@ def _named(name: str) -> Path:
             f"{name} --data DATA"
         )
     raise FileNotFoundError(
-        f"{name} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a training "
-        "run, or a name from `rcnn models weights`"
+        f"{as_given(name)} {missing_text(Path(name))}{suggestion(name)}; expected a checkpoint folder, the folder of a "
+        "training run, or a name from `rcnn models weights`"
     )

@@ -11,10 +11,15 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rcnn.background import in_background
 from rcnn.data.messages import few
 from rcnn.models.config import DetectorConfig
 from rcnn.weights.catalogue.cache import cache_folder, is_offline
@@ -26,6 +31,9 @@ CARD = "README.md"
 MARK = "<!-- written by rcnn push -->"  # cards with it are replaced, others are kept
 NAME = re.compile(r"hf:([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 TIMEOUT = 10.0  # seconds for the first answer
+PATIENCE = 16.0  # seconds for the first MIN_BYTES; a command then ends within 30 seconds in all
+STALLED = 60.0  # seconds for the next ones: the library may write in large pieces
+MIN_BYTES = 16 * 1024
 
 
 def is_hub_name(word: str) -> bool:
@@ -44,16 +52,7 @@ def pull(name: str) -> Path:
     repository, revision = parts[1], parts[2] or None
     hub = import_hub()
     try:
-        folder = Path(
-            _api(hub).snapshot_download(
-                repository,
-                revision=revision,
-                allow_patterns=[CONFIG_FILE, WEIGHTS_FILE],
-                cache_dir=cache_folder() / "hub",
-                local_files_only=is_offline(),
-                etag_timeout=TIMEOUT,
-            )
-        )
+        files = _downloaded(hub, repository, revision)
     except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError) as error:
         what = f"revision {revision} of {repository}" if revision else repository
         raise ValueError(
@@ -66,9 +65,54 @@ def pull(name: str) -> Path:
             ) from error
         reason = str(error).strip().splitlines()[0]
         raise ConnectionError(f"{name} cannot be downloaded: {reason}. {_by_hand(repository)}") from error
-    if missing := [file for file in (CONFIG_FILE, WEIGHTS_FILE) if not (folder / file).is_file()]:
+    if missing := [file for file in (CONFIG_FILE, WEIGHTS_FILE) if file not in files]:
         raise ValueError(f"{name} has no {' and '.join(missing)}: it is not a checkpoint of rcnn")
-    return folder
+    return files[CONFIG_FILE].parent
+
+
+def _downloaded(hub: Any, repository: str, revision: str | None) -> dict[str, Path]:
+    """The files of a checkpoint, all of one commit; those that the repository does not have are left out.
+
+    Raises TimeoutError where the server sends nothing: the library waits for minutes, and for ever where a byte comes
+    now and then. Its function for several files leaves threads that Python waits for when it exits.
+    """
+    api, cache = _api(hub), cache_folder() / "hub"
+    files: dict[str, Path] = {}
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        download = in_background(
+            partial(
+                api.hf_hub_download,
+                repository,
+                file,
+                revision=next((path.parent.name for path in files.values()), revision),
+                cache_dir=cache,
+                local_files_only=is_offline(),
+                etag_timeout=TIMEOUT,
+            )
+        )
+        with suppress(hub.errors.RemoteEntryNotFoundError):
+            files[file] = Path(_while_it_grows(download, cache / f"models--{repository.replace('/', '--')}"))
+    return files
+
+
+def _while_it_grows(download: Future[str], folder: Path) -> str:
+    """The result of a download to `folder`; TimeoutError where that does not grow for too long."""
+    changed, before, patience = time.monotonic(), _size(folder), PATIENCE
+    while True:
+        try:
+            return download.result(timeout=0.2)
+        except TimeoutError:
+            if download.done():
+                raise
+        if (size := _size(folder)) >= before + MIN_BYTES:
+            changed, before, patience = time.monotonic(), size, STALLED
+        elif time.monotonic() - changed > patience:
+            raise TimeoutError(f"fewer than {MIN_BYTES:,} bytes arrived in {patience:g} seconds")
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below `folder`, with those that are not complete."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def push(

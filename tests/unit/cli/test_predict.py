@@ -108,3 +108,15 @@ def test_the_number_of_images_is_limited(predictor: Predictor, photos: list[str]
     options = ImageOptions(keep=Filter(score=0.0), pictures=False, limit=2)
     done = predict_images(predictor, photos, tmp_path / "out", Path("run"), options, ALONE)
     assert [entry["file"] for entry in done.images] == photos[:2]
+
+
+def test_a_picture_that_is_too_wide_for_jpeg_is_made_smaller(
+    predictor: Predictor, photos: list[str], tmp_path: Path
+) -> None:
+    wide = str(tmp_path / "wide.png")
+    Image.new("RGB", (70_000, 1)).save(wide)
+    options = ImageOptions(keep=Filter(score=0.0))
+    done = predict_images(predictor, [wide], tmp_path / "out", Path("run"), options, ALONE)
+    assert done.failed == []
+    with Image.open(tmp_path / "out" / "wide.jpg") as picture:
+        assert picture.size == (65_500, 1)

@@ -226,6 +226,14 @@ def test_missing_images_are_counted_and_named(tmp_path: Path) -> None:
     (tmp_path / "val" / "2.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"instances_val.json: 1 of its 2 images are not in .*: 2.png"):
         open_dataset(tmp_path, "val")
+    (tmp_path / "val" / "1.png").rename(tmp_path / "val" / "photo.jpg")
+    with pytest.raises(
+        FileNotFoundError, match=r"\(1.png, 2.png\), none of them in .*; the files there are photo.jpg:"
+    ):
+        open_dataset(tmp_path, "val")
+    (tmp_path / "val" / "photo.jpg").rename(tmp_path / "val" / "1_.png")
+    with pytest.raises(FileNotFoundError, match=r"\(1.png, 2.png \(did you mean '1_.png'\?\)\), none of them in"):
+        open_dataset(tmp_path, "val")
     shutil.rmtree(tmp_path / "val")
     with pytest.raises(FileNotFoundError, match=r"lists 2 images \(1.png, 2.png\), none of them in .*val, .*images"):
         open_dataset(tmp_path, "val")

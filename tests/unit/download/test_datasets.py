@@ -17,6 +17,7 @@ from typing_extensions import override
 
 from rcnn.data import open_dataset
 from rcnn.download import datasets as module
+from rcnn.download import fetch as fetch_module
 from rcnn.download.catalogue import DOWNLOADS, Archive, Download
 from rcnn.download.datasets import download_dataset
 from rcnn.download.fetch import DownloadError, file_digest
@@ -98,6 +99,26 @@ def test_a_run_that_was_stopped_continues(served: list[str], tmp_path: Path, mon
         with pytest.raises(KeyboardInterrupt):
             download_dataset("tiny", tmp_path / "out", split=["val"])
     assert len(open_dataset(download_dataset("tiny", tmp_path / "out", split=["val"]), "val")) == 2
+
+
+def test_an_archive_of_a_download_that_was_killed_is_deleted(
+    served: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kill comes when the archive has just got its name."""
+    real = fetch_module.os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        real(source, target)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fetch_module.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            download_dataset("tiny", tmp_path / "out", split=["val"])
+    assert [path.name for path in (tmp_path / "out" / "downloads").iterdir()][:1] == ["annotations.zip"]
+    download_dataset("tiny", tmp_path / "out", split=["val"])
+    assert served == ["/annotations.zip", "/val.zip"]
+    assert not (tmp_path / "out" / "downloads").exists()
 
 
 def test_files_of_the_user_are_kept(served: list[str], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPMessage
@@ -202,6 +203,36 @@ def test_a_proxy_is_used(
 def test_other_addresses_are_refused(tmp_path: Path, address: str) -> None:
     with pytest.raises(DownloadError, match="expected https: or http:"):
         fetch(address, tmp_path / "a.bin", patience=PATIENCE)
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_requires_a_password_is_asked_once(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For https, the answer 407 comes as an error of the tunnel."""
+    monkeypatch.delenv("no_proxy")
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as proxy:
+
+        def answer() -> None:
+            while True:
+                connection, _ = proxy.accept()
+                with connection:
+                    asked.append(connection.recv(4096))
+                    connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        monkeypatch.setenv(f"{scheme}_proxy", f"http://127.0.0.1:{proxy.getsockname()[1]}")
+        with pytest.raises(DownloadError, match=r"requires a user name and password \(HTTP 407\): set HTTPS_PROXY"):
+            fetch(f"{scheme}://example.invalid/a.bin", tmp_path / "a.bin", patience=PATIENCE)
+        assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.bin.part", "a.bin.part.json"])
+def test_a_folder_in_the_place_of_the_file_is_refused_before_the_download(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    with pytest.raises(IsADirectoryError, match=f"{name} is a folder; expected the downloaded file or nothing"):
+        fetch("http://127.0.0.1:1/a.bin", tmp_path / "a.bin", patience=PATIENCE)
 
 
 def test_a_full_disk_is_noticed_before(

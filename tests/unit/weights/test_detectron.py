@@ -92,6 +92,8 @@ def test_rows_of_anchors_go_where_our_anchors_are() -> None:
     logits = torch.arange(15.0)[:, None, None, None].expand(15, 2, 1, 1)
     assert swap_anchors(logits, 3, 5)[:, 0, 0, 0].tolist() == [0, 5, 10, 1, 6, 11, 2, 7, 12, 3, 8, 13, 4, 9, 14]
     assert torch.equal(swap_anchors(logits[:3], 3, 1), logits[:3])
+    with pytest.raises(ValueError, match=r"does not fit 2 x 4 anchors per cell: set rpn\.anchors\.ratios and"):
+        swap_anchors(logits, 2, 4)
 
 
 def test_the_background_goes_last_or_away() -> None:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -107,6 +111,30 @@ def test_errors_say_what_to_do(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("RCNN_OFFLINE", "1")
     with pytest.raises(FileNotFoundError, match=r"forbids downloads(.|\n)*/me/other/tree/main\n"):
         pull("hf:me/other")
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                for letter in b"HTTP/1.1 200 OK\r\nX-Endless: " + 100 * b"x":
+                    connection.sendall(bytes([letter]))
+                    time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        monkeypatch.setenv("no_proxy", "*")
+        monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "cache"))
+        monkeypatch.delenv("RCNN_OFFLINE")
+        monkeypatch.setattr("rcnn.weights.hub.PATIENCE", 0.5)
+        start = time.monotonic()
+        with pytest.raises(
+            ConnectionError, match=r"fewer than 16,384 bytes arrived in 0.5 seconds(.|\n)*into one folder"
+        ):
+            pull(f"hf:{REPOSITORY}")
+        assert time.monotonic() - start < 3
 
 
 def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

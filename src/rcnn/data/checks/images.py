@@ -190,17 +190,19 @@ def _require_found(
             )
     wanted = [names[place] for place in missing]
     where = few([str(folder) for folder in raw.folders])
-    if missing and len(missing) == len(names):
-        raise MissingImagesError(
-            f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}), none of them in {where}: copy them "
-            "there, or name their folder with --images DIR (COCO's format)"
-        )
     if missing:
         there = sorted({name for folder in files.folders for name in files.names(folder)})
+        similar = close_to(os.path.basename(wanted[0].replace("\\", "/")), there)
+        if len(missing) == len(names):
+            found_instead = f"; the files there are {few(there)}" if there and not similar else ""
+            raise MissingImagesError(
+                f"{raw.file} lists {counted(len(names), 'image')} ({few(wanted)}{similar}), none of them in {where}"
+                f"{found_instead}: copy them there, correct file_name in the file, or name their folder with --images "
+                "DIR (COCO's format)"
+            )
         raise MissingImagesError(
             f"{raw.file}: {len(missing)} of its {len(names)} images are not in {where}: "
-            f"{few(wanted)}{close_to(os.path.basename(wanted[0]), there)}; copy them there, or remove them from the "
-            "file",
+            f"{few(wanted)}{similar}; copy them there, or remove them from the file",
             missing,
         )
     return [path for path in found if path is not None]

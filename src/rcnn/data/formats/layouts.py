@@ -13,7 +13,7 @@ from rcnn.data.formats import coco, labelme, lvis, mask_folder, refer, sbd, via,
 from rcnn.data.formats.files import annotation_file, require_one_per_split, split_of
 from rcnn.data.formats.options import ReadOptions
 from rcnn.data.formats.unknown import hint_for, no_such_split, not_recognised
-from rcnn.text_files import gc_paused, missing_text, require_regular
+from rcnn.text_files import as_given, gc_paused, missing_text, require_regular
 
 
 class Format(Protocol):
@@ -82,8 +82,8 @@ def locate(
     require_regular(path)
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} {missing_text(path)}; expected the folder of a data set, or an annotation file. The formats are "
-            f"{names_of_formats()}"
+            f"{as_given(path)} {missing_text(path)}; expected the folder of a data set, or an annotation file. The "
+            f"formats are {names_of_formats()}"
         )
     if path.suffix.lower() not in FILE_SUFFIXES:
         hint = hint_for(path)

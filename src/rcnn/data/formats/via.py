@@ -171,8 +171,8 @@ def _class_attribute(regions: Sequence[_Region], file: Path) -> str | None:
 def _class_name(region: _Region, attribute: str, warnings: Warnings) -> str:
     """The value of the class attribute: text, or the one box that is ticked; empty where there is not exactly one."""
     value = region.attributes.get(attribute)
-    if isinstance(value, dict):
-        ticked = [str(name) for name, on in value.items() if on]
+    if isinstance(value, (dict, list)):  # of checkboxes: {"cat": true, "dog": false}, or the names of those ticked
+        ticked = [str(one) for one in value if not isinstance(value, dict) or value[one]]
         if len(ticked) > 1:
             what = f"{len(ticked)} boxes of its class attribute {attribute!r} ticked ({few(ticked)}), expected one"
             warnings.add(what, SKIPPED, [region.name], "region", kind="region")

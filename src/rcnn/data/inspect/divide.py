@@ -100,7 +100,7 @@ def split_dataset(
         output=Path(output),
         classes=dataset.classes,
         images={name: len(own) for name, own in zip(parts, places, strict=True)},
-        objects={name: counts[own].sum(axis=0) for name, own in zip(parts, places, strict=True)},
+        objects={name: counts.totals(own) for name, own in zip(parts, places, strict=True)},
         failed=tuple(one.error for one in prints if one.error),
     )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rcnn.text_files import missing_text
+from rcnn.text_files import as_given, missing_text
 from rcnn.weights.readers import hdf5, mxnet_params, npz, pickles, torch_files, zips
 from rcnn.weights.readers.stored import Damaged, ForeignName, Refused, file_bytes
 
@@ -53,7 +53,7 @@ def read_container(path: str | Path) -> Container:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path} {missing_text(path)}; expected a weight file")
+        raise FileNotFoundError(f"{as_given(path)} {missing_text(path)}; expected a weight file")
     if path.is_dir():
         raise ValueError(_folder(path))
     if not path.is_file():  # reading a pipe or a device may never end

@@ -55,8 +55,9 @@ def swap_anchors(value: Tensor, outer: int, inner: int) -> Tensor:
     """
     if value.ndim == 0 or len(value) % (outer * inner):
         raise ValueError(
-            f"an RPN output has shape {tuple(value.shape)}, which does not fit {outer} x {inner} anchors per cell "
-            "(ratios and sizes); give the settings with config (--config)"
+            f"an RPN output has shape {tuple(value.shape)}, which does not fit {outer} x {inner} anchors per cell: set "
+            "rpn.anchors.ratios and rpn.anchors.sizes to those of the training, or give its settings file with config "
+            "(--config)"
         )
     if 1 in (outer, inner):
         return value
