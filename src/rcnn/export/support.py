@@ -12,12 +12,10 @@ def unsupported(config: DetectorConfig, target: Target, precision: ExportPrecisi
     if target != "torch" and votes:
         return "mask voting of FCIS has no ONNX operators; export with fcis.vote_iou=0, or with --to torch"
     if target == "onnx" and precision == "bfloat16":
-        return "onnxruntime has no bfloat16 convolution for CPUs; use --precision float32 or int8, or --to torch"
+        return "onnxruntime has no bfloat16 convolution for CPUs; use --precision float32, or --to torch"
     if target == "openvino" and precision == "bfloat16":
         return (
             "OpenVINO chooses bfloat16 when it loads a float32 file (INFERENCE_PRECISION_HINT=bf16); use --precision "
             "float32 or float16"
         )
-    if target == "torch" and precision == "int8":
-        return "int8 is made from the ONNX graph; use --to onnx"
     return ""

@@ -75,7 +75,7 @@ def export_model(
         names = [path.name] if target != "openvino" else [path.name, path.with_suffix(".bin").name]
         folder.require_free(*names)
         # OpenVINO converts the weights itself
-        network = "float32" if target == "openvino" or precision == "int8" else precision
+        network = "float32" if target == "openvino" else precision
         prepared = prepare_for_inference(detector, network)
         say(f"tracing {record.config.name}")
         program, record = trace(prepared, record)

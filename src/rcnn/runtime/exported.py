@@ -43,8 +43,6 @@ class ExportedModel:
 
         Raises ValueError if the images do not fit into the size that the file was exported for.
         """
-        if self.record.with_resize:
-            raise ValueError(f"{self.path} resizes images itself; it is for programs without rcnn: {EXPORT_AGAIN}")
         images = self._padded(images)
         most = self.record.batch or len(images.sizes)
         parts = [self._run(_rows(images, start, most)) for start in range(0, len(images.sizes), most)]

@@ -22,7 +22,7 @@ KEY = "rcnn"  # name of the record inside a file
 EXPORT_AGAIN = "export the checkpoint again with `rcnn export`"
 
 Target = Literal["onnx", "torch", "openvino"]
-ExportPrecision = Literal["float32", "float16", "bfloat16", "int8"]
+ExportPrecision = Literal["float32", "float16", "bfloat16"]
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 
 
@@ -40,8 +40,6 @@ class ExportRecord:
     inputs: tuple[str, ...] = ("images", "sizes")
     outputs: tuple[str, ...] = ("boxes", "scores", "labels", "valid")
     provenance: Mapping[str, Any] = field(default_factory=dict)  # of the checkpoint
-    measured: Mapping[str, Any] = field(default_factory=dict)  # AP and speed that were measured when it was written
-    with_resize: bool = False  # the file resizes images itself: it takes `image` (H, W, 3) of any size
 
     @property
     def float_images(self) -> bool:
@@ -78,8 +76,6 @@ def read_record(text: str | None, path: Path) -> ExportRecord:
             inputs=tuple(values["inputs"]),
             outputs=tuple(values["outputs"]),
             provenance=values["provenance"],
-            measured=values["measured"],
-            with_resize=values["with_resize"],
         )
     except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
