@@ -247,10 +247,7 @@ class ImageDetections:
         return masks
 
     def above(self, score: float | Mapping[str, float]) -> ImageDetections:
-        """The detections with a score of `score` or higher; a mapping has one score per class name.
-
-        Classes that the mapping does not name keep all their detections.
-        """
+        """The detections with a score of `score` or higher, or one score per class name (default of a class: 0)."""
         if not isinstance(score, Mapping):
             return self[self.scores >= require_score(score)]
         require_classes(score, self.classes)
@@ -340,12 +337,19 @@ class ImageDetections:
         )
 
     def draw(
-        self, image: ImageInput | None = None, *, contour: bool = False, keypoint_score: float = 0.0
+        self,
+        image: ImageInput | None = None,
+        *,
+        contour: bool = False,
+        keypoint_score: float = 0.0,
+        labels: bool = True,
+        line_width: int | None = None,
     ) -> Image.Image:
         """The image with boxes, masks, keypoints and names drawn on it.
 
-        `image` is the image itself; the default is the one that was predicted on (a file is read again). `contour`
-        draws the outlines of masks in place of their areas; keypoints scored lower than `keypoint_score` are not drawn.
+        `image` defaults to the one that was predicted on (a file is read again). `contour` draws the outlines of masks
+        in place of their areas; keypoints scored lower than `keypoint_score` are not drawn. `labels=False` writes no
+        names. `line_width` (pixels) defaults to what fits the image.
         """
         if image is None and self.source is None:
             raise ValueError("these detections have no image file to draw on: pass the image, result.draw(image)")
@@ -366,6 +370,8 @@ class ImageDetections:
             skeleton=self.skeleton,
             keypoint_score=keypoint_score,
             contour=contour,
+            with_names=labels,
+            width=line_width,
         )
 
     def _repr_png_(self) -> bytes | None:

@@ -95,7 +95,7 @@ def evaluate(
     ] = False,
     pictures: Annotated[int, typer.Option(help="Number of images drawn in report.html (0 = none).", min=0)] = 8,
     limit: Annotated[int, typer.Option(help="Evaluate only the first N images (0 = all).", min=0)] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 1,
+    batch_size: Annotated[int, typer.Option("--batch-size", "--batch", help="Images per forward pass.", min=1)] = 1,
     workers: Annotated[int, typer.Option(help="Threads that read images.", min=1)] = 2,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,

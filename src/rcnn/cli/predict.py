@@ -71,6 +71,12 @@ def predict(
     contour: Annotated[
         bool, typer.Option("--contour", help="Draw the outlines of masks instead of their areas.")
     ] = False,
+    labels: Annotated[
+        bool, typer.Option("--labels/--no-labels", help="Write names and scores beside the boxes.")
+    ] = True,
+    line_width: Annotated[
+        int | None, typer.Option(help="Width of the lines in pixels. Defaults to what fits the image.", min=1, max=100)
+    ] = None,
     score: Annotated[
         str | None,
         typer.Option(
@@ -149,7 +155,8 @@ def predict(
     if given is None:
         warn_of_dropped_scores(predictor.config, keep)
     options = ImageOptions(
-        keep=keep, pictures=pictures, contour=contour, keypoint_score=keypoint_score, max_pixels=max_pixels,
+        keep=keep, pictures=pictures, contour=contour, labels=labels, line_width=line_width,
+        keypoint_score=keypoint_score, max_pixels=max_pixels,
         given=given, features=features, limit=limit,
     )  # fmt: skip
     with joined(predictor.device) as processes:

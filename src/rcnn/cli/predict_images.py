@@ -51,6 +51,8 @@ class ImageOptions:
     keep: Filter = field(default_factory=Filter)  # which detections are kept
     pictures: bool = True  # draw the detections
     contour: bool = False  # draw the outlines of masks instead of their areas
+    labels: bool = True  # write names and scores beside the boxes
+    line_width: int | None = None  # pixels; None: what fits the image
     keypoint_score: float = 0.0  # keypoints with a lower score are not drawn
     max_pixels: int = 0  # larger images are refused; 0: no limit
     limit: int = 0  # images, the first ones; 0: all
@@ -257,7 +259,12 @@ def _predict(predictor: Predictor, options: ImageOptions, source: Source, image:
 
 def _picture(result: ImageDetections, options: ImageOptions) -> bytes:
     file = io.BytesIO()
-    picture = result.draw(contour=options.contour, keypoint_score=options.keypoint_score)
+    picture = result.draw(
+        contour=options.contour,
+        keypoint_score=options.keypoint_score,
+        labels=options.labels,
+        line_width=options.line_width,
+    )
     picture.thumbnail((MAX_SIDE, MAX_SIDE))  # smaller ones stay as they are
     picture.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()

@@ -46,6 +46,8 @@ def draw_objects(
     keypoint_score: float = 0.0,
     contour: bool = False,
     colour_by: Literal["instance", "class"] = "instance",
+    with_names: bool = True,
+    width: int | None = None,
 ) -> Image.Image:
     """A copy of `image` with its D objects drawn on it: masks, boxes, keypoints and names.
 
@@ -55,6 +57,7 @@ def draw_objects(
     object, in order, and is read one at a time; parts outside the image are not drawn. `contour` draws the outline of a
     mask instead of its area. Colours follow the index of the object, or its class: both are the same from run to run.
 
+    `width` is that of the lines, pixels; the default fits the image. `with_names=False` draws no names.
     Names stay inside the image; none is drawn if the image is too small. Warns if no font has a character of `names`.
     """
     canvas = _rgb(image).copy()
@@ -63,7 +66,7 @@ def draw_objects(
     if len(labels) != count:
         raise ValueError(f"{count} boxes but {len(labels)} labels; expected one label per box")
     colours = [object_colour(int(labels[row]) if colour_by == "class" else row) for row in range(count)]
-    width = line_width(canvas.shape[0], canvas.shape[1])
+    width = width or line_width(canvas.shape[0], canvas.shape[1])
     if masks is not None:
         for region, ink in zip(masks, colours, strict=True):
             if region is not None:
@@ -77,6 +80,8 @@ def draw_objects(
         for row, points in enumerate(np.array(keypoints, dtype=np.float64).reshape(count, -1, 3)):
             points[:, 2] -= keypoint_score
             _draw_keypoints(pen, points, skeleton, colours[row], width)
+    if not with_names:
+        return picture
     texts = [_short(names[int(label)]) for label in labels]
     if captions is not None:
         texts = [_short(caption, MAX_CAPTION) or name for caption, name in zip(captions, texts, strict=True)]

@@ -102,6 +102,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         if plan.settings.deterministic:
             threads = counted(torch.get_num_threads(), "thread")
             log(f"train.deterministic=true: the weights are those of every run with {threads} on this hardware")
+        before = (state.step, state.evaluation_due)
         try:
             with _run_log(plan, output, state, log) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
@@ -112,7 +113,7 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             raise ValueError(_out_of_memory(plan, error)) from error
         finally:
             if processes.is_first:
-                _draw_curve(run, plan)
+                _draw_curve(run, plan, unchanged=(state.step, state.evaluation_due) == before)
     return outcome
 
 
@@ -204,12 +205,14 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     return state
 
 
-def _draw_curve(run: RunFolder, plan: RunPlan) -> None:
+def _draw_curve(run: RunFolder, plan: RunPlan, *, unchanged: bool) -> None:
+    """The charts, and the page of the run; `unchanged`: no step was done, so that an earlier page keeps its date."""
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
     run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
-    run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule))
+    if not (unchanged and (run.path / REPORT).exists()):
+        run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule))
 
 
 def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:

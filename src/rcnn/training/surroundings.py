@@ -21,15 +21,18 @@ SECONDS = 5.0  # that git may take
 
 def surroundings(device: torch.device) -> dict[str, str]:
     """Facts for RUN/report.html, by name. Nothing of the environment variables, which may hold secrets."""
+    folder = "removed since the start"
+    with suppress(FileNotFoundError):
+        folder = os.getcwd()
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "folder": os.getcwd(),
+        "folder": folder,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "host": f"{platform.node()}, {platform.platform()}, {os.cpu_count()} CPU cores",
         "device": f"{device}{gpu}",
         "versions": ", ".join(f"{name} {version}" for name, version in _versions().items()),
-        "git": git_state(Path.cwd()),
+        "git": git_state(Path(folder)),
     }
 
 

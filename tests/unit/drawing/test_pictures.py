@@ -215,3 +215,15 @@ def test_ignored_objects_are_dashed_boxes() -> None:
         assert {tuple(one) for one in edge.tolist()} == {(0, 0, 0), (255, 255, 255)}
     pixels = np.delete(np.delete(pixels, [5, 29], axis=0), [10, 49], axis=1)
     assert (pixels == 90).all()
+
+
+def test_without_names_and_with_wider_lines() -> None:
+    image = np.full((60, 80, 3), 128, dtype=np.uint8)
+    box = [[20, 20, 60, 50]]
+    bare = np.asarray(draw_objects(image, box, [0], ["cup"], with_names=False))
+    wide = np.asarray(draw_objects(image, box, [0], ["cup"], with_names=False, width=4))
+    changed, wider = (bare != 128).any(axis=2), (wide != 128).any(axis=2)
+    assert changed.sum() == 2 * 40 + 2 * 28, "a frame of one pixel, and nothing else"
+    assert wider.sum() == 40 * 30 - 32 * 22, "a frame of four pixels"
+    named = np.asarray(draw_objects(image, box, [0], ["cup"]))
+    assert (named != 128).any(axis=2).sum() > changed.sum()
