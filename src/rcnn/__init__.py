@@ -7,11 +7,15 @@
 
 The names in `__all__` are the public API, described in docs/api.md. Each is imported when it is first used, so that
 `import rcnn` itself takes milliseconds.
+
+It asks torch for huge pages (on Linux), unless THP_MEM_ALLOC_ENABLE is set: feature maps of many MB then cause a
+fraction of the page faults.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
     from rcnn.weights.catalogue.api import download_weights, list_weights
     from rcnn.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it first allocates
 __version__ = "0.2.0.dev0"
 
 __all__ = [

@@ -39,8 +39,6 @@ OPTIONS = {
     "-h, --help": "Show this message and exit.",
 }
 
-HUGE_PAGES = "THP_MEM_ALLOC_ENABLE"  # torch asks for them: feature maps of 60 MB cause 500 times fewer page faults
-
 # options that may be given several times
 REPEATABLE = ("--allow", "--allow-missing", "--allow-origin", "--allow-unused", "--only", "--skip", "--val-split")
 OUT_OF_MEMORY = re.compile(
@@ -67,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if words == ["--version"]:
             print(version_line(), flush=True)
             sys.exit(0)
-        os.environ.setdefault(HUGE_PAGES, "1")
         from rcnn.cli.app import app
 
         quiet_unless_first()
