@@ -196,4 +196,5 @@ def test_prediction_and_losses_are_one_graph(name: str) -> None:
     compiled = torch.compile(detector, fullgraph=True, backend=backend)(images, targets, torch.tensor(5))
     torch.testing.assert_close(compiled["keypoint"], losses["keypoint"], atol=1e-5, rtol=1e-4)
     compiled["keypoint"].backward()
-    torch.testing.assert_close(weight.grad, gradient, atol=1e-5, rtol=1e-3)
+    scale = gradient.abs().max()
+    torch.testing.assert_close(present(weight.grad) / scale, gradient / scale, atol=1e-3, rtol=1e-3)

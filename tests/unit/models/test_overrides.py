@@ -143,7 +143,6 @@ def test_numbers_with_an_exponent_are_numbers(text: str, value: float) -> None:
     ("path", "expected"),
     [
         ("train.learning_rate", ["train.lr"]),
-        ("train.epochs", ["train.steps"]),
         ("train.num_workers", ["train.workers"]),
         ("train.bach_size", ["train.batch_size"]),
         ("train.warmup", ["train.warmup_steps"]),
