@@ -33,7 +33,7 @@ LEVELS = {
     "results": 4,
     "predictor": 5, "tta": 5,
     "evaluation": 6, "export": 6,
-    "training": 7, "serving": 7, "bench": 7,
+    "training": 7, "serving": 7,
     "demo": 8,
     "cli": 9,
     "__main__": 10,

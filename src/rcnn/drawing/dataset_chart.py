@@ -9,7 +9,8 @@ import numpy as np
 
 from rcnn.data.inspect.info import MEDIUM, SMALL, DatasetInfo
 from rcnn.data.messages import cut
-from rcnn.drawing.palette import CHART_COLOURS, GRID, INK, SOFT
+from rcnn.drawing.charts import set_style
+from rcnn.drawing.palette import CHART_COLOURS, INK, SOFT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,12 +83,7 @@ def _draw_images(axes: Axes, info: DatasetInfo) -> None:
 
 
 def _finish(axes: Axes, title: str, below: str) -> None:
-    axes.set_title(title, loc="left", color=INK, fontweight="bold", fontsize=10)
-    axes.set_xlabel(below, color=SOFT)
-    axes.tick_params(length=0, labelcolor=SOFT, bottom=False, left=False)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_visible(False)
+    set_style(axes, title, below)
     axes.legend(fontsize=8, labelcolor=SOFT, framealpha=0.6, loc="best")
 
 

@@ -103,7 +103,6 @@ def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, Inpu
     """The training settings and the input of a new run of `model` with `overrides`. ValueError if they are faulty."""
     model_overrides, train_overrides = split_overrides(overrides)
     settings = changed_by(starting_settings(model), train_overrides)
-    settings = replace(settings, scales=settings.drawn_scales, scale_range=())
     return settings, override(starting_config(model), model_overrides).input
 
 

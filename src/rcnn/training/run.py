@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -240,7 +239,7 @@ def batches_of(plan: RunPlan) -> Callable[[int], Generator[TrainingBatch, None, 
         stream = training_batches(
             plan.dataset,
             plan.config.input,
-            replace(plan.settings, scales=plan.settings.drawn_scales, scale_range=()),
+            plan.settings,
             first,
             targets=target_options(plan.config),
             rank=plan.processes.rank,

@@ -147,7 +147,10 @@ class TrainConfig:
                 "pixels, e.g. [640,800]"
             )
         if self.scales and self.scale_range:
-            raise ValueError("train.scales and train.scale_range both set the shorter sides; give one of them")
+            raise ValueError(
+                "train.scales and train.scale_range both set the shorter sides; give one of them, and set the other "
+                "to []"
+            )
         require_steps(self.augment, self.scales or self.scale_range)
         if self.best and not self.best.startswith(("bbox.", "segm.", "keypoints.", "proposals.")):
             raise ValueError(f"train.best is {self.best!r}; expected a metric such as bbox.AP or segm.AP")

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from typing_extensions import override
 
 Name = Literal["tensorboard", "wandb", "mlflow"]
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # what pip installs for each
+PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # the module of each
 
 
 class Tracker(Protocol):
@@ -94,7 +94,7 @@ def require_trackers(names: Sequence[Name]) -> None:
     """ValueError, with the command that installs it, for a tracker whose package is not installed."""
     for name in names:
         if importlib.util.find_spec(PACKAGES[name]) is None:
-            raise ValueError(f"train.trackers: {name} is not installed; run: pip install {PACKAGES[name]}")
+            raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'rcnn[{name}]'")
 
 
 class Reports:

@@ -49,7 +49,7 @@ SEEDS = st.integers(0, 2**32)
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     flip: float = 0.0
-    scales: tuple[int, ...] = ()
+    drawn_scales: tuple[int, ...] = ()
     jitter: float = 0.0
     augment: tuple[Step, ...] = ()
 

@@ -17,6 +17,7 @@ from rcnn.data.images import ImageError
 from rcnn.data.loading import Batches, BatchSampler, TrainingBatch, pad_images, padded_shape, training_batches
 from rcnn.data.targets import TargetOptions
 from rcnn.data.transforms import Affine, CopyPaste, OwnStep, RandomCrop, Sample, ScaleJitter
+from rcnn.training.settings import TrainConfig
 from tests.unit.data.coco_folders import annotation
 from tests.unit.training.noise_folders import SIZES, Model, Settings, seven_images, take, write_data
 
@@ -134,7 +135,7 @@ class TestBatchSampler:
 
 
 class TestStream:
-    settings = Settings(flip=0.5, jitter=0.3, scales=(32, 40))
+    settings = Settings(flip=0.5, jitter=0.3, drawn_scales=(32, 40))
 
     def test_the_same_from_any_number_of_workers(self, dataset: Dataset) -> None:
         alone = take(training_batches(dataset, Model(), self.settings), 9)
@@ -223,7 +224,7 @@ class TestAugmentedBatches:
     steps = (RandomCrop(), Affine(), CopyPaste(probability=1), OwnStep(factory=f"{__file__}:noisy"))
 
     def test_they_are_the_same_with_any_number_of_workers_and_processes(self, dataset: Dataset) -> None:
-        settings = Settings(batch_size=4, augment=self.steps, flip=0.5, scales=(20, 40))
+        settings = Settings(batch_size=4, augment=self.steps, flip=0.5, drawn_scales=(20, 40))
         alone = take(training_batches(dataset, Model(), settings), 4)
         assert_same(alone, take(training_batches(dataset, Model(), replace(settings, workers=2)), 4))
         halves = [
@@ -249,6 +250,11 @@ class TestAugmentedBatches:
         torch.testing.assert_close(bitmaps.targets.boxes, pasted.targets.boxes, atol=1.0, rtol=0)
         alone = dataset.subset([0])
         assert take(training_batches(alone, Model(), replace(settings, batch_size=1)), 1)
+
+    def test_every_size_of_a_range_is_drawn(self, dataset: Dataset) -> None:
+        settings = TrainConfig(batch_size=1, scale_range=(40, 43), workers=0)
+        batches = take(training_batches(dataset, Model(max_size=200), settings), 40)
+        assert {min(batch.images.sizes[0].tolist()) for batch in batches} == {40, 41, 42, 43}
 
     def test_scale_jitter_gives_one_shape(self, dataset: Dataset) -> None:
         settings = Settings(batch_size=3, augment=(ScaleJitter(size=64),))

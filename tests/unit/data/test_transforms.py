@@ -182,7 +182,7 @@ def test_jitter_changes_the_resized_image_and_no_border() -> None:
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     flip: float = 0.5
-    scales: tuple[int, ...] = ()
+    drawn_scales: tuple[int, ...] = ()
     jitter: float = 0.0
     augment: tuple[Step, ...] = ()
 
@@ -213,7 +213,7 @@ def test_augmentation_keeps_to_its_settings() -> None:
     for place in range(20):
         assert torch.equal(augmented(Settings(flip=0), MODEL, (0, place)).image, plain.image)
         assert torch.equal(augmented(Settings(flip=1), MODEL, (0, place)).image, plain.image.flip(-1))
-    sides = [augmented(Settings(scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
+    sides = [augmented(Settings(drawn_scales=(10, 20, 40)), MODEL, (0, place)).size[0] for place in range(60)]
     assert {side: sides.count(side) > 8 for side in sides} == {10: True, 20: True, 40: True}
     flipped = [torch.equal(augmented(Settings(), MODEL, (0, p)).boxes, plain.boxes) for p in range(100)]
     assert 35 <= sum(flipped) <= 65

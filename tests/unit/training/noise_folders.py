@@ -31,7 +31,7 @@ class Settings:
     workers: int = 0
     seed: int = 0
     flip: float = 0.0
-    scales: tuple[int, ...] = ()
+    drawn_scales: tuple[int, ...] = ()
     jitter: float = 0.0
     augment: tuple[Step, ...] = ()
     repeat_threshold: float = 0.0

@@ -145,6 +145,18 @@ def test_a_hub_that_cannot_be_reached_is_named(hub: Hub, run: Path, monkeypatch:
         rcnn.push_to_hub(run, REPOSITORY)
 
 
+def test_what_is_in_the_cache_is_read_offline(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rcnn.push_to_hub(run, REPOSITORY)
+    online = pull(f"hf:{REPOSITORY}")
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # discard: no server
+    assert pull(f"hf:{REPOSITORY}") == online
+    assert rcnn.load_checkpoint(f"hf:{REPOSITORY}").classes == ("red", "blue")
+    (online / "model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="is not in the cache, and --offline"):
+        pull(f"hf:{REPOSITORY}")
+
+
 def test_nothing_is_pushed_offline(hub: Hub, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RCNN_OFFLINE", "1")
     with pytest.raises(ValueError, match="me/balloons cannot be written: RCNN_OFFLINE forbids the use of the network"):

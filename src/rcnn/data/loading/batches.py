@@ -147,7 +147,7 @@ class Batches:
     def largest(self, images: int) -> TrainingBatch:
         """The batch that needs the most memory: `images` times the image with the most objects, padded as the largest.
 
-        With several `settings.scales`, a shape that one of them gives.
+        With several `settings.drawn_scales`, a shape that one of them gives.
         """
         crowded = int(np.bincount(self.dataset.objects.image_index, minlength=len(self.dataset)).argmax())
         _, of_each_size = np.unique(self.dataset.sizes, axis=0, return_index=True)
@@ -240,7 +240,7 @@ def _padded_pixels(input_config: InputConfig, settings: LoaderSettings) -> int:
     jittered = scale_jitter_of(settings.augment)
     if jittered is not None:
         return math.prod(padded_shape([(jittered.size, jittered.size)], input_config.divisor, settings.padding))
-    short = max(settings.scales or (input_config.min_size,))
+    short = max(settings.drawn_scales or (input_config.min_size,))
     long = input_config.canvas or input_config.max_size
     size = (input_config.canvas or min(short, long), long)
     return math.prod(padded_shape([size], input_config.divisor, settings.padding))

@@ -36,7 +36,7 @@ class Augmentation(Protocol):
         ...
 
     @property
-    def scales(self) -> tuple[int, ...]:
+    def drawn_scales(self) -> tuple[int, ...]:
         """Sizes of the shorter side to draw from, pixels; empty: the size in the input settings."""
         ...
 
@@ -169,5 +169,5 @@ def _drawn_size(
 ) -> tuple[np.random.Generator, InputConfig]:
     """The random generator of `seed` after its first draw, and the input settings with the shorter side drawn."""
     generator = np.random.default_rng([number % 2**64 for number in seed])
-    sides = settings.scales or (input_config.min_size,)
+    sides = settings.drawn_scales or (input_config.min_size,)
     return generator, replace(input_config, min_size=sides[int(generator.random() * len(sides))])
