@@ -124,6 +124,7 @@ def _on_gpu(step: _Step, most: int, limit: str, device: torch.device) -> BatchSi
     images, tried = largest_fitting(step, most)
     del kept_free
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)  # the peak that a run shows is its own
     if not images:
         raise ValueError(
             f"train.batch_size=auto: the memory of {device} has no room for a step with one image: reduce "
@@ -151,8 +152,7 @@ def largest_fitting(step: Callable[[int], None], most: int) -> tuple[int, Sequen
 
     fitting, failing = 0, most + 1
     while fitting + 1 < failing:
-        images = min(2 * fitting, most) if failing > most and fitting else (fitting + failing) // 2
-        images = images if fitting else 1
+        images = min(max(1, 2 * fitting), most) if failing > most else (fitting + failing) // 2
         if fits(images):
             fitting = images
         else:
