@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from rcnn.training.run_folder import EVENTS
 
-Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package that pip installs
+Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package and of the extra of rcnn
 
 
 class Tracker(Protocol):
@@ -95,7 +95,7 @@ def require_trackers(names: Sequence[Name]) -> None:
     """ValueError, with the command that installs it, for a tracker whose package is not installed."""
     for name in names:
         if importlib.util.find_spec(name) is None:
-            raise ValueError(f"train.trackers: {name} is not installed; run: pip install {name}")
+            raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'rcnn[{name}]'")
 
 
 class Reports:

@@ -22,7 +22,7 @@ from rcnn.training.request import RunRequest
 from rcnn.training.run_table import runs_in
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
-from rcnn.training.trackers import MLflow, Reports, WandB, require_trackers
+from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, require_trackers
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize, details, speed
 from rcnn.weights.checkpoint import load_detector
@@ -144,9 +144,23 @@ def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: 
     ]
 
 
+def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="needs rcnn[tensorboard]"
+    )
+    tracker = TensorBoard()
+    tracker.start(tmp_path, {})
+    for step, loss in ((3, 1.5), (4, 1.0)):
+        tracker.log(step, {"loss": loss})
+    tracker.close()
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    found.Reload()
+    assert [(event.step, event.value) for event in found.Scalars("loss")] == [(3, 1.5), (4, 1.0)]
+
+
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install wandb$"):
+    with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install 'rcnn\[wandb\]'"):
         require_trackers(["wandb"])
 
 
