@@ -159,7 +159,10 @@ def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    def not_found(name: str) -> None:
+        assert name == "wandb"
+
+    monkeypatch.setattr(importlib.util, "find_spec", not_found)
     with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install 'rcnn\[wandb\]'"):
         require_trackers(["wandb"])
 
