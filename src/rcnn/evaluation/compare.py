@@ -37,9 +37,9 @@ def compare(
     """The metrics of `a` and `b`, their differences, and the 95% bootstrap intervals of these.
 
     `a` and `b` are checkpoints, runs or exported files, which are evaluated, or saved results: a file in COCO's format,
-    or the output folder of `rcnn eval`. If one of them has results for the first images only, only these are compared. `samples`:
-    how often the images are drawn with replacement (0: no intervals). `output`: a folder for compare.json. The other
-    arguments as in `rcnn.evaluate`.
+    or the output folder of `rcnn eval`. If one of them has results for the first images only, only these are compared.
+    `samples`: how often the images are drawn with replacement (0: no intervals). `output`: a folder for compare.json.
+    The other arguments as in `rcnn.evaluate`.
 
     Raises FileNotFoundError or ValueError for what cannot be read, or without a kind of results that both have.
     """
