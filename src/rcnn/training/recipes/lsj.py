@@ -34,11 +34,7 @@ def _recipe(depth: int, epochs: int, box: float, mask: float) -> Recipe:
         name=f"lsj/R{depth}-FPN-{epochs}ep",
         model="mask_rcnn_r50_fpn_syncbn_caffe",
         weights="none",
-        settings=(
-            *([f"backbone.depth={depth}"] if depth != 50 else []),
-            *SETTINGS,
-            f"train.steps={epochs // 100 * STEPS}",
-        ),
+        settings=(*deeper, *SETTINGS, f"train.steps={epochs // 100 * STEPS}"),
         images_per_step=64,
         box=box,
         mask=mask,
