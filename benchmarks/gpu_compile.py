@@ -19,7 +19,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from rcnn.ops.kernels import anchor_boxes, keypoints, mask_runs, nms, polygons, ps_roi, roi_align
+from rcnn.ops.kernels import anchor_boxes, keypoints, nms, polygons, ps_roi, roi_align
 
 INT, FLOAT = "i32", "fp32"
 LEVELS = 4
@@ -43,7 +43,6 @@ def kernels() -> list[tuple[Any, dict[str, Any], dict[str, Any], dict[str, Any]]
         (ps_roi._mean_kernel, {"pooled": "*bf16", "maps": "*bf16"} | PS_ROI, PS_CONSTANTS, {"num_warps": 2}),
         (ps_roi._share_kernel, {"gradient": "*bf16", "maps": "*fp32"} | PS_ROI, PS_CONSTANTS, {"num_warps": 2}),
         (polygons._fill_kernel, POLYGONS, {"SIZE": 28, "BLOCK": 32}, exact),
-        (mask_runs._runs_kernel, MASK_RUNS, {"SIDE": 28, "ROWS": mask_runs.ROWS}, exact),
         (
             keypoints._decode_kernel,
             {"maps": "*bf16", "boxes": "*fp32", "log_sums": "*fp32", "found": "*fp32", "joints": INT},
@@ -79,8 +78,6 @@ PS_ROI |= dict.fromkeys(("regions", "channels", "height", "width"), INT)
 PS_CONSTANTS: dict[str, Any] = {"SIZE": 7, "GROUPS": 7, "BLOCK": 32, "POINTS": 16, "ACCUMULATOR": tl.float32}
 POLYGONS = {"polygons": "*fp32", "matched": "*i64", "boxes": "*fp32", "valid": "*u8", "masks": "*fp32"}
 POLYGONS |= dict.fromkeys(("regions", "objects", "edges"), INT)
-MASK_RUNS = {"masks": "*fp32", "boxes": "*fp32", "spans": "*i32", "changes": "*i64", "count": "*i64"}
-MASK_RUNS |= {"height": INT, "threshold": FLOAT, "capacity": INT}
 ANCHORS = {"deltas": "*bf16", "anchors": "*fp32", "index": "*i64", "sizes": "*fp32", "boxes": "*fp32"}
 ANCHORS |= {"number": INT, "chosen": INT} | dict.fromkeys(("x_weight", "y_weight"), FLOAT)
 ANCHORS |= dict.fromkeys(("width_weight", "height_weight", "clamp"), FLOAT)

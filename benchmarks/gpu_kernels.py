@@ -14,7 +14,6 @@ from torch.utils._pytree import tree_map
 from rcnn.ops import roi_align as roi_align_module
 from rcnn.ops.anchor_boxes import anchor_boxes
 from rcnn.ops.keypoints import decode_keypoints
-from rcnn.ops.mask_runs import mask_runs
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
 from rcnn.ops.ps_roi import ps_roi_pool
@@ -74,12 +73,6 @@ def cases(tiny: bool) -> list[Case]:
             name="crop_polygons",
             op=crop_polygons,
             arguments=(outlines(batch, side), torch.randint(0, 8, (batch, regions)), boxes, valid, 28),
-            tolerance=0,
-        ),
-        Case(
-            name="mask_runs",
-            op=mask_runs,
-            arguments=(torch.rand(found, 28, 28), boxes[0, :found], side, side, 0.5, 20_000),
             tolerance=0,
         ),
         Case(

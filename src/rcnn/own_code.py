@@ -39,8 +39,8 @@ def import_factory(path: str) -> Callable[..., object]:
         factory = functools.reduce(getattr, name.split("."), cast(Any, module))
     except AttributeError as error:
         known = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__]
-        near = difflib.get_close_matches(name, known, n=3) or known[:8]
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        near = difflib.get_close_matches(name, known, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else f"; it has {', '.join(known[:8])}" if known else ""
         raise ValueError(f"{path}: {source} defines no {name}{hint}") from error
     if not callable(factory):
         raise ValueError(f"{path} is of type {type(factory).__name__}; expected a function or class")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import sys
 import warnings
@@ -41,9 +40,6 @@ OPTIONS = {
 
 # options that may be given several times
 REPEATABLE = ("--allow", "--allow-missing", "--allow-origin", "--allow-unused", "--only", "--skip", "--val-split")
-OUT_OF_MEMORY = re.compile(
-    "out of memory|can't allocate memory|Storage size calculation overflowed"
-)  # as torch says it
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -181,7 +177,7 @@ def _problem(words: Sequence[str]) -> str:
 def _message(error: Exception) -> str | None:
     """The line for an error that the user can fix; None for a fault of rcnn, which needs its traceback."""
     text = str(error).splitlines()[0] if str(error) and isinstance(error, RuntimeError) else str(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(text)):
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _is_out_of_memory(error)):
         reason = text or type(error).__name__
         return f"not enough memory ({reason}): reduce the size or number of images per batch, or the model's settings"
     from rcnn.outputs import DISK_FULL  # here: `rcnn --help` does not need it
@@ -198,6 +194,12 @@ def _message(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and text.startswith("Symlink loop"):  # of Path.resolve, before Python 3.13
         return f"{text}: a link leads back to itself; remove it"
     return None if isinstance(error, RuntimeError) else text or type(error).__name__
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    from rcnn.runtime.memory import is_out_of_memory  # here: `rcnn --help` does not need torch
+
+    return is_out_of_memory(error)
 
 
 def _free(name: object, number: int | None) -> str:

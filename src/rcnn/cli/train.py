@@ -160,7 +160,7 @@ def train(
         for line in describe_plan(plan):
             typer.echo(line)
         if measure_steps:
-            typer.echo(measure(plan, measure_steps).describe(plan.settings))
+            typer.echo(measure(plan, measure_steps).describe())
         return
     if devices > 1 or max_restarts > 0:
         with output_or_new(output, "train", plan.request.model) as folder:

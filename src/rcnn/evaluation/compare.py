@@ -16,7 +16,7 @@ from rcnn.metrics.inputs import check_results
 from rcnn.metrics.values import FIELDS
 from rcnn.outputs import OutputFolder
 from rcnn.runtime.devices import Device
-from rcnn.weights.checkpoint import detector_record
+from rcnn.runtime.open_model import model_record
 
 COMPARE_FILE = "compare.json"
 
@@ -36,10 +36,10 @@ def compare(
 ) -> Comparison:
     """The metrics of `a` and `b`, their differences, and the 95% bootstrap intervals of these.
 
-    `a` and `b` are checkpoints or runs, which are evaluated, or saved results: a file in COCO's format, or the output
-    folder of `rcnn eval`. If one of them has results for the first images only, only these are compared. `samples`:
-    how often the images are drawn with replacement (0: no intervals). `output`: a folder for compare.json. The other
-    arguments as in `rcnn.evaluate`.
+    `a` and `b` are checkpoints, runs or exported files, which are evaluated, or saved results: a file in COCO's format,
+    or the output folder of `rcnn eval`. If one of them has results for the first images only, only these are compared.
+    `samples`: how often the images are drawn with replacement (0: no intervals). `output`: a folder for compare.json.
+    The other arguments as in `rcnn.evaluate`.
 
     Raises FileNotFoundError or ValueError for what cannot be read, or without a kind of results that both have.
     """
@@ -77,8 +77,8 @@ def compare(
 
 
 def _model_of(sources: tuple[Path, Path]) -> Model | None:
-    """The record of the first checkpoint among the sources, which names the classes; None for saved results only."""
-    return next((detector_record(source) for source in sources if not is_results(source)), None)
+    """The record of the first model among the sources, which names the classes; None for saved results only."""
+    return next((model_record(source) for source in sources if not is_results(source)), None)
 
 
 def _results(source: Path, dataset: Dataset, device: Device) -> tuple[list[Result], tuple[str, ...], int]:

@@ -57,7 +57,6 @@ def _rows(detections: Detections, index: int) -> dict[str, Tensor]:
 
 def _image(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Difference:
     pairs = _match(expected, found)
-    count = max(len(expected["scores"]), len(found["scores"]))
     rows, columns = pairs.unbind(1)
     differences = {
         name: float((expected[name][rows].float() - found[name][columns].float()).abs().max()) if len(pairs) else 0.0
@@ -71,7 +70,7 @@ def _image(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Difference:
     if not len(expected["scores"]) or not len(found["scores"]):
         return Difference(unmatched=max(map(len, missing)))
     lowest = min((float(part["scores"].min()) for part in (expected, found) if len(part["scores"])), default=0.0)
-    unmatched = max(int((scores > lowest + EDGE).sum()) for scores in missing) if count else 0
+    unmatched = max(int((scores > lowest + EDGE).sum()) for scores in missing)
     return Difference(**differences, matched=len(pairs), unmatched=unmatched)
 
 

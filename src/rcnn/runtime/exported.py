@@ -9,7 +9,6 @@ Letters: B images, H x W padded size.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -81,12 +80,13 @@ class ExportedModel:
 
 def _rows(images: ImageBatch, start: int, count: int) -> ImageBatch:
     """Images `start` to `start + count` of a batch."""
-    values: dict[str, Tensor | None] = {field.name: getattr(images, field.name) for field in fields(images)}
-    rows = {name: None if value is None else value[start : start + count] for name, value in values.items()}
-    pixels, sizes = rows["pixels"], rows["sizes"]
-    if pixels is None or sizes is None:
-        raise ValueError("a batch without images")
-    return ImageBatch(pixels=pixels, sizes=sizes, scales=rows["scales"], originals=rows["originals"])
+    rows = slice(start, start + count)
+    return ImageBatch(
+        pixels=images.pixels[rows],
+        sizes=images.sizes[rows],
+        scales=images.scales_or_one[rows],
+        originals=images.file_sizes[rows],
+    )
 
 
 def exported_record(path: str | Path) -> ExportRecord:

@@ -117,14 +117,16 @@ class Service:
 
     async def measured(self, request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
         """Count and log a request."""
-        started = time.monotonic()
-        response = await call_next(request)
-        route = request.scope.get("route")
-        path = str(getattr(route, "path", "other"))
-        self.metrics.count_request(
-            request.method, path, response.status_code, time.monotonic() - started, self.options.log_requests
-        )
-        return response
+        started, status = time.monotonic(), 500  # of a handler that raises
+        try:
+            response = await call_next(request)
+            status = response.status_code
+            return response
+        finally:
+            path = str(getattr(request.scope.get("route"), "path", "other"))
+            self.metrics.count_request(
+                request.method, path, status, time.monotonic() - started, self.options.log_requests
+            )
 
     async def require_token(self, request: Request) -> None:
         """401 unless the request has the token."""

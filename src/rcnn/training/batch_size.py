@@ -1,4 +1,4 @@
-"""`train.batch_size=auto`: the largest number of images per process of which a training step fits in the memory.
+"""`train.batch_size=auto`: the largest number of images per process with which a step fits in the memory.
 
 On a GPU by trying, on a CPU computed from the memory of steps with 1 and 3 images. The images are those that need the
 most memory: the one with the most objects, padded to the largest shape. The record of the run has the number, so that
@@ -118,12 +118,13 @@ def _on_cpu(step: _Step, most: int, limit: str) -> BatchSize:
 
 
 def _on_gpu(step: _Step, most: int, limit: str, device: torch.device) -> BatchSize:
-    """The largest number of images of which a step ends without an error."""
+    """The largest number of images with which a step does not run out of memory."""
     total = torch.cuda.get_device_properties(device).total_memory
     kept_free = torch.empty(step.exchanged + int(ALWAYS_FREE * total), dtype=torch.uint8, device=device)
     images, tried = largest_fitting(step, most)
     del kept_free
     torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(device)  # the peak that a run shows is its own
     if not images:
         raise ValueError(
             f"train.batch_size=auto: the memory of {device} has no room for a step with one image: reduce "
@@ -133,7 +134,7 @@ def _on_gpu(step: _Step, most: int, limit: str, device: torch.device) -> BatchSi
 
 
 def largest_fitting(step: Callable[[int], None], most: int) -> tuple[int, Sequence[int]]:
-    """The largest number up to `most` of which `step` does not run out of memory (0: none), and those tried."""
+    """The largest number up to `most` with which `step` does not run out of memory (0: none), and those tried."""
     tried = list[int]()
 
     def fits(images: int) -> bool:
@@ -151,8 +152,7 @@ def largest_fitting(step: Callable[[int], None], most: int) -> tuple[int, Sequen
 
     fitting, failing = 0, most + 1
     while fitting + 1 < failing:
-        images = min(2 * fitting, most) if failing > most and fitting else (fitting + failing) // 2
-        images = images if fitting else 1
+        images = min(max(1, 2 * fitting), most) if failing > most else (fitting + failing) // 2
         if fits(images):
             fitting = images
         else:

@@ -53,10 +53,7 @@ def train(
             with monitor.paused():
                 saver.evaluate_if_due(stop)
             for step in range(state.step, settings.steps):
-                with (
-                    together(processes, stop),
-                    log.waiting(),
-                ):  # all data of the step is fetched before anything changes
+                with together(processes, stop), log.waiting():  # all data of the step, before anything changes
                     fetched = [next(stream) for _ in range(settings.accumulate)]
                 may_save = False
                 monitor.step(step, fetched)

@@ -16,7 +16,7 @@ STEP = 16
 IMAGES_OF_1X = 90_000 * STEP
 BEFORE_END_OF_1X = (30_000 * STEP, 10_000 * STEP)
 BEFORE_END = (60_000 * STEP, 20_000 * STEP)
-MANY_EPOCHS = 100  # of a schedule of COCO, from which it is probably not meant
+MANY_EPOCHS = 100  # a schedule of COCO with more is probably a mistake
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from rcnn.data.messages import counted
 from rcnn.runtime.memory import most_memory
+from rcnn.training.batch_size import chosen_batch_size, with_batch_size
 from rcnn.training.engine import optimize
 from rcnn.training.log import duration
 from rcnn.training.plan import RunPlan
 from rcnn.training.run import batches_of, start_state
 from rcnn.training.schedule import learning_rate
-from rcnn.training.settings import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,20 +24,23 @@ class Measurement:
     seconds: float  # per step
     waiting: float  # seconds of each step in which the model waits for images
     images: int  # per step
+    run: int  # steps of the whole run
     memory: int  # peak, bytes: of the GPU, or of this process on the CPU
 
-    def describe(self, settings: TrainConfig) -> str:
+    def describe(self) -> str:
         """The line for the user."""
         return (
-            f"measured {counted(self.steps, 'step')}: {self.seconds:.2f} s per step "
+            f"measured {counted(self.steps, 'step')} of {counted(self.images, 'image')}: {self.seconds:.2f} s per step "
             f"({self.images / self.seconds:.1f} images/s), of which {self.waiting:.2f} s wait for images; peak memory "
-            f"{self.memory / 2**30:.1f} GiB; {counted(settings.steps, 'step')} take about "
-            f"{duration(self.seconds * settings.steps)}, without evaluations"
+            f"{self.memory / 2**30:.1f} GiB; {counted(self.run, 'step')} take about "
+            f"{duration(self.seconds * self.run)}, without evaluations"
         )
 
 
 def measure(plan: RunPlan, steps: int) -> Measurement:
     """Run `steps` steps of a new run as planned, after one that is not measured, in this process."""
+    if plan.auto_batch_size:
+        plan, _ = with_batch_size(plan, chosen_batch_size(plan), plan.processes)
     settings = plan.settings
     state = start_state(plan, plan.processes, lambda line: None)
     state.detector.train()
@@ -57,5 +60,6 @@ def measure(plan: RunPlan, steps: int) -> Measurement:
         seconds=seconds / steps,
         waiting=waiting / steps,
         images=settings.images_per_step(),
+        run=settings.steps,
         memory=most_memory(plan.device),
     )

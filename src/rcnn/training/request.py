@@ -22,7 +22,7 @@ class RunRequest:
     validation: Dataset | None = None  # the validation data themselves
     output: Path | None = None  # the folder of the run; None: a new runs/train-MODEL-N
     overrides: tuple[str, ...] = ()  # KEY=VALUE settings of the model, and of training with the prefix `train.`
-    recipe: str = ""  # name of a published recipe, the settings of which `overrides` change
+    recipe: str = ""  # name of a published recipe; `overrides` change its settings
     augment: tuple[Step, ...] | None = None  # replaces train.augment; may hold functions, which text cannot
     settings: TrainConfig | None = None  # default training settings, instead of those of `model`
     split: str = ""  # to train on, as in `open_dataset`

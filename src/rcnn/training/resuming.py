@@ -17,13 +17,8 @@ from rcnn.training.run_folder import FoundRun
 from rcnn.training.settings import TrainConfig
 from rcnn.training.starting import NO_WEIGHTS, same_weights
 
-FIXED_AT_RESUME = (
-    "optimizer",
-    "filter_empty",
-    "lr_factors",
-    "weight_decays",
-    "layer_decay",
-)  # training settings that cannot change during a run
+# training settings that cannot change during a run
+FIXED_AT_RESUME = ("optimizer", "filter_empty", "lr_factors", "weight_decays", "layer_decay")
 
 
 def record_to_resume(request: RunRequest, found: FoundRun) -> dict[str, Any] | None:

@@ -185,10 +185,9 @@ def _held_out(
             f"{training.annotation_file} has {counted(len(training), 'image')}, too few to hold out {fraction:g} of "
             f"them; expected at least {MIN_IMAGES}. Leave val_fraction (--val-fraction) out, or name a validation split"
         )
-    reason = (
-        f"fewer than {MIN_IMAGES} images" if len(training) < MIN_IMAGES else "too many images are copies of each other"
-    )
-    return None, f"{reason}, so none are held out"
+    if len(training) < MIN_IMAGES:
+        return None, f"fewer than {MIN_IMAGES} images, so none are held out"
+    return None, "too many images are copies of each other, so none are held out"
 
 
 def shared_images(data: RunData) -> Iterator[str]:

@@ -11,8 +11,6 @@ from typing import Any
 from rcnn.training.log import read_log
 from rcnn.training.run_folder import FIELDS, LOG, RECORD
 
-METRICS = {"box": "bbox_AP", "mask": "segm_AP", "kpts": "keypoints_AP"}  # columns, and their fields in log.jsonl
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunRow:
@@ -62,7 +60,6 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
     lines = read_log(run / LOG)
     losses = [line["loss"] for line in lines if isinstance(line.get("loss"), int | float)]
     seconds = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
-    best = {column: _best(lines, field) for column, field in METRICS.items()}
     return RunRow(
         folder=run.relative_to(folder).as_posix(),
         model=str(record["model"].get("name", "?")),
@@ -71,9 +68,9 @@ def _row(run: Path, folder: Path, record: dict[str, Any]) -> RunRow:
         steps=int(record["train"].get("steps", 0)),
         hours=max(seconds, default=0.0) / 3600,
         loss=losses[-1] if losses else None,
-        box=best["box"],
-        mask=best["mask"],
-        keypoints=best["kpts"],
+        box=_best(lines, "bbox_AP"),
+        mask=_best(lines, "segm_AP"),
+        keypoints=_best(lines, "keypoints_AP"),
     )
 
 

@@ -83,9 +83,8 @@ class TrainConfig:
     watchdog: float = 300.0  # seconds without progress after which every process prints its stacks; 0: never
 
     log_every: int = 20  # steps between lines of log.jsonl
-    trackers: tuple[
-        Literal["tensorboard", "wandb", "mlflow"], ...
-    ] = ()  # programs that get the numbers of the log, too
+    # programs that also get the numbers of the log
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = ()
     validation_loss: bool = False  # each evaluation also computes the loss on the first validation set
     checkpoint_every: int = 200  # steps between saves of last/
     keep: int = 0  # steps between checkpoints that are kept beside last/ and best/, as step-N/; 0: none

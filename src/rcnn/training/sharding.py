@@ -1,6 +1,6 @@
 """Weights that are divided among the processes (torch's fully_shard): each holds its part of every large tensor.
 
-For a vision transformer, whose weights, gradients and optimizer state would not fit beside its activations. The
+It is for a vision transformer, if weights, gradients and optimizer state do not fit beside the activations. The
 transformer gathers the weights of a layer just before it is used, and drops them afterwards.
 """
 

@@ -1,4 +1,4 @@
-"""Other programs that a run reports to: TensorBoard, Weights & Biases, MLflow, or the user's own, by three methods."""
+"""Other programs that a run reports to: TensorBoard, Weights & Biases, MLflow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
-Name = Literal["tensorboard", "wandb", "mlflow"]
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # the module of each
+from rcnn.training.run_folder import EVENTS
+
+Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package and of the extra of rcnn
 
 
 class Tracker(Protocol):
@@ -38,7 +39,7 @@ class TensorBoard(Tracker):
     def start(self, folder: Path, record: Mapping[str, Any]) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._writer = SummaryWriter(str(folder / EVENTS))
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -93,7 +94,7 @@ TRACKERS: dict[Name, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": Wand
 def require_trackers(names: Sequence[Name]) -> None:
     """ValueError, with the command that installs it, for a tracker whose package is not installed."""
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
+        if importlib.util.find_spec(name) is None:
             raise ValueError(f"train.trackers: {name} is not installed; run: pip install 'rcnn[{name}]'")
 
 

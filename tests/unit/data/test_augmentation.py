@@ -337,6 +337,18 @@ def failing(sample: Sample, random: np.random.Generator) -> object:
     raise RuntimeError("no")
 
 
+def exiting(sample: Sample, random: np.random.Generator) -> object:
+    raise SystemExit(3)
+
+
+def not_finite(sample: Sample, random: np.random.Generator) -> object:
+    return replace(sample, boxes=sample.boxes * torch.nan)
+
+
+def one_outline(sample: Sample, random: np.random.Generator) -> object:
+    return replace(sample, outlines=present(sample.outlines)[:1])
+
+
 @pytest.mark.parametrize(
     ("function", "message"),
     [
@@ -345,6 +357,9 @@ def failing(sample: Sample, random: np.random.Generator) -> object:
         (floats, "torch.float32; expected torch.uint8"),
         (no_outlines, "added or removed sample.outlines"),
         (failing, "failing failed: RuntimeError: no"),
+        (exiting, "exiting failed: SystemExit: 3"),
+        (not_finite, "not_finite returned boxes with NaN or infinite numbers; expected pixels"),
+        (one_outline, "a sample has 1 outlines for 3 boxes"),
     ],
 )
 def test_a_faulty_step_of_ones_own_is_named(function: Callable[..., object], message: str) -> None:

@@ -125,6 +125,7 @@ def test_the_command_line_runs_a_file(mask_model: tuple[Detector, Exported], tmp
     data = write_tiny_coco(tmp_path / "data", {"val": 2})
     assert command("eval", written.path, "--data", data, "--output", tmp_path / "evaluated", "--pictures", 0) == 0
     assert "bbox" in json.loads((tmp_path / "evaluated" / "metrics.json").read_text())
+    assert command("compare", written.path, tmp_path / "evaluated", "--data", data, "--samples", 0) == 0
     assert command("predict", written.path, tmp_path / "photo.png", "--tta", "own", "--output", tmp_path / "no") == 2
 
 

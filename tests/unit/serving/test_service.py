@@ -150,6 +150,20 @@ def test_overload_is_refused_at_once_and_the_service_recovers(predictor: Predict
         assert request(f"{url}/predict", picture())[0] == 200
 
 
+def test_a_failure_of_the_model_is_counted_and_the_service_goes_on(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(images: object, frames: object) -> None:
+        raise RuntimeError("out of memory")
+
+    with running(predictor, OPTIONS) as url:
+        with monkeypatch.context() as patch:
+            patch.setattr(predictor, "detect", fail)
+            assert request(f"{url}/predict", picture())[0] == 500
+        assert request(f"{url}/predict", picture())[0] == 200
+        assert 'rcnn_requests_total{path="/predict",status="500"} 1.0' in request(f"{url}/metrics")[1].decode()
+
+
 def test_a_token_is_required(predictor: Predictor) -> None:
     with running(predictor, replace(OPTIONS, token="secret")) as url:
         assert request(f"{url}/predict", picture())[0] == 401

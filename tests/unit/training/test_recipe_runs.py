@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from benchmarks import recipes_table
 
-from rcnn.training import api
+from rcnn.runtime import memory
+from rcnn.training import api, batch_size
 from rcnn.training.plan import RunPlan, plan_training
 from rcnn.training.recipes import RECIPES
 from rcnn.training.request import RunRequest
@@ -90,12 +91,24 @@ def test_a_dry_run_measures_time_and_memory(
     words = ["train", "mask_rcnn_compact", "--data", data, "--device", "cpu", *TINY_MODEL, *BRIEF]
     assert rcnn(*words, "--dry-run", "--measure", "2") == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("measured 2 steps: ")
+    assert last.startswith("measured 2 steps of 2 images: ")
     assert "images/s" in last
     assert "peak memory" in last
     assert not list(tmp_path.iterdir())
     assert rcnn(*words, "--measure", "2") == 2
     assert "--measure is for --dry-run on one device" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not memory.measures_peaks(), reason="needs Linux")
+def test_the_batch_size_that_is_chosen_is_measured(
+    data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "MOST", 3)
+    words = ["train", "mask_rcnn_compact", "--data", data, "--device", "cpu", *TINY_MODEL, *BRIEF[1:]]
+    assert rcnn(*words, "train.batch_size=auto", "train.epochs=6", "--dry-run", "--measure", "1") == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("measured 1 step of 3 images: ")
+    assert "; 10 steps take about" in last  # 6 epochs of 5 images
 
 
 def test_a_run_with_epochs_and_patterns_is_recorded_and_resumed(data: Path, tmp_path: Path) -> None:

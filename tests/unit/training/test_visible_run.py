@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import sys
@@ -21,7 +22,7 @@ from rcnn.training.request import RunRequest
 from rcnn.training.run_table import runs_in
 from rcnn.training.settings import TrainConfig
 from rcnn.training.surroundings import git_state, surroundings
-from rcnn.training.trackers import PACKAGES, MLflow, Reports, TensorBoard, WandB, require_trackers
+from rcnn.training.trackers import MLflow, Reports, TensorBoard, WandB, require_trackers
 from rcnn.training.validation_loss import validation_loss
 from rcnn.training.view import RunSize, details, speed
 from rcnn.weights.checkpoint import load_detector
@@ -158,7 +159,10 @@ def test_tensorboard_reads_what_was_logged(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_is_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "wandb", "a_package_that_nobody_has")
+    def not_found(name: str) -> None:
+        assert name == "wandb"
+
+    monkeypatch.setattr(importlib.util, "find_spec", not_found)
     with pytest.raises(ValueError, match=r"train\.trackers: wandb is not installed; run: pip install 'rcnn\[wandb\]'"):
         require_trackers(["wandb"])
 

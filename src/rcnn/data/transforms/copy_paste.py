@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcnn.data.transforms.cutting import bitmap_bounds, large_enough
+from rcnn.data.transforms.cutting import bitmap_bounds, intersection, large_enough
 from rcnn.data.transforms.sample import Flags, Sample
 from rcnn.ops.rle import mask_outline, outline_mask
 
@@ -63,7 +63,7 @@ def _behind(sample: Sample, cover: Flags) -> Sample:
         kept[index] = box is not None and bool(large_enough(box[None])[0])
         if box is None or not kept[index]:
             continue
-        boxes[index] = torch.cat([torch.maximum(box[:2], boxes[index, :2]), torch.minimum(box[2:], boxes[index, 2:])])
+        boxes[index] = intersection(box, boxes[index])
         if outlines is not None:
             edges = mask_outline(left)
             outlines[index] = np.column_stack([edges, np.zeros(len(edges))]).astype(np.float64)

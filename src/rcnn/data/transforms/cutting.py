@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import clip_boxes_to_image
 
 from rcnn.data.transforms.sample import Flags, Sample
 
@@ -21,10 +22,10 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
 
     An object that the border cuts gets the box of its visible outline or bitmap, or its clipped box if it has neither;
     with `recompute`, every object does. Keypoints outside the image become absent. An object, or a crowd, is removed
-    if a side of its box is shorter than SMALLEST, or if it had a mask of which nothing is visible.
+    if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of that is visible.
     """
     height, width = sample.size
-    clipped = clip_boxes(sample.boxes, sample.size)
+    clipped = clip_boxes_to_image(sample.boxes, sample.size)
     changed = (clipped != sample.boxes).any(1).numpy() | recompute
     outlines = sample.outlines
     empty = np.zeros(len(clipped), dtype=bool)
@@ -40,7 +41,7 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
         for index in np.flatnonzero(changed).tolist():
             box = bitmap_bounds(sample.bitmaps[index])
             # a bitmap that is empty may be that of an object that is annotated without a mask
-            clipped[index] = clipped[index] if box is None else _intersection(clipped[index], box)
+            clipped[index] = clipped[index] if box is None else intersection(clipped[index], box)
     keypoints = sample.keypoints
     if keypoints is not None:
         x, y = keypoints[..., 0], keypoints[..., 1]
@@ -48,7 +49,7 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
         keypoints = torch.where(inside[..., None], keypoints, 0)
     crowds = sample.crowds
     if crowds is not None:
-        crowds = clip_boxes(crowds, sample.size)
+        crowds = clip_boxes_to_image(crowds, sample.size)
         crowds = crowds[large_enough(crowds)]
     after = replace(sample, boxes=clipped, outlines=outlines, keypoints=keypoints, crowds=crowds)
     kept = large_enough(clipped) & ~empty
@@ -58,12 +59,6 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
 def large_enough(boxes: Tensor) -> Flags:
     """Whether both sides of each box (N, 4) are at least SMALLEST long, (N,)."""
     return ((boxes[:, 2:] - boxes[:, :2]) >= SMALLEST).all(1).numpy()
-
-
-def clip_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Boxes (N, 4) clipped to an image of `size` (height, width)."""
-    height, width = size
-    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))
 
 
 def bounds(edges: np.ndarray) -> np.ndarray:
@@ -80,7 +75,8 @@ def bitmap_bounds(bitmap: Tensor) -> Tensor | None:
     return torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
 
 
-def _intersection(one: Tensor, other: Tensor) -> Tensor:
+def intersection(one: Tensor, other: Tensor) -> Tensor:
+    """The box (4,) that two overlapping boxes (4,) share."""
     return torch.cat([torch.maximum(one[:2], other[:2]), torch.minimum(one[2:], other[2:])])
 
 

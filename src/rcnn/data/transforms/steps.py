@@ -251,7 +251,7 @@ class OwnStep:
             torch.manual_seed(int(random.integers(2**63)))
             try:
                 after = function(sample, random, **self.arguments)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise ValueError(f"train.augment: {self.factory} failed: {type(error).__name__}: {error}") from error
         return cut(self._checked(sample, after))
 
@@ -271,6 +271,8 @@ class OwnStep:
                 raise ValueError(f"{name} added or removed sample.{part}; expected the same fields as before")
         if after.boxes.shape != (len(after.labels), 4):
             raise ValueError(f"{name} returned boxes of {tuple(after.boxes.shape)}; expected ({len(after.labels)}, 4)")
+        if not after.boxes.isfinite().all():
+            raise ValueError(f"{name} returned boxes with NaN or infinite numbers; expected pixels")
         return after
 
 

@@ -24,8 +24,8 @@ class Recipe:
     mask: float | None = None
     keypoints: float | None = None
     metric: str = "AP"  # what the three numbers are, e.g. AP50
-    hours: float | None = None  # of training; None: not published
-    hardware: str = ""  # that the hours were measured on
+    hours: float | None = None  # of training, as published or from the published seconds per step; None: neither
+    hardware: str = ""  # of the publisher; empty: not published
     source: str  # where settings and results were published
     differs: str = ""  # where a run of rcnn is known to differ
 
@@ -49,10 +49,9 @@ class Recipe:
         scores = {"box": self.box, "mask": self.mask, "keypoint": self.keypoints}
         found = [f"{kind} {self.metric} {value}" for kind, value in scores.items() if value is not None]
         results = f"{', '.join(found)} on {self.evaluated_on}" if found else "no published results"
-        time = (
-            f"; {self.hours:g} hours on {self.hardware}" if self.hours else f"; {self.hardware}" * bool(self.hardware)
-        )
-        return f"{results}, trained on {self.trained_on}{time}"
+        time = f"{self.hours:g} hours on " if self.hours else ""
+        hardware = f"; {time}{self.hardware}" if self.hardware else ""
+        return f"{results}, trained on {self.trained_on}{hardware}"
 
     def fill(self, request: RunRequest) -> RunRequest:
         """The request with the model and the weights of the recipe where it names none."""

@@ -12,7 +12,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rcnn.ops.anchor_boxes import anchor_boxes
 from rcnn.ops.keypoints import decode_keypoints
-from rcnn.ops.mask_runs import mask_runs, pasted_spans
 from rcnn.ops.nms import nms
 from rcnn.ops.polygons import crop_polygons
 from rcnn.ops.ps_roi import _cells, ps_roi_pool, ps_roi_pool_backward
@@ -26,7 +25,6 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from rcnn.ops.kernels import anchor_boxes as anchor_kernel
 from rcnn.ops.kernels import keypoints as keypoint_kernel
-from rcnn.ops.kernels import mask_runs as runs_kernel
 from rcnn.ops.kernels import nms as nms_kernel
 from rcnn.ops.kernels import polygons as polygon_kernel
 from rcnn.ops.kernels import ps_roi as ps_roi_kernel
@@ -149,30 +147,6 @@ def test_crop_polygons() -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("threshold", [0.5, 0.3])
-def test_mask_runs(threshold: float) -> None:
-    """Masks inside the image, at its borders, over all of it, outside of it, and of a box that is not finite."""
-    boxes = torch.tensor(
-        [
-            [1.2, 2.1, 5.9, 8.0],
-            [-4.0, -6.0, 3.0, 20.0],
-            [-1.0, -1.0, 9.0, 12.0],
-            [4.5, 3.5, 20.0, 30.0],
-            [50.0, 50.0, 60.0, 60.0],
-            [0.0, 0.0, torch.inf, 4.0],
-        ]
-    )
-    masks = torch.rand(len(boxes), 7, 7)
-    masks[2] = 1.0
-    expected = mask_runs(masks, boxes, 11, 8, threshold, 99)
-    spans = pasted_spans(boxes, 7, 11, 8, threshold)
-    ours = runs_kernel.mask_runs(masks, boxes, spans, 11, threshold, 99)
-    assert expected[1][2] == 2  # one run over the whole image
-    torch.testing.assert_close(ours, expected, rtol=0, atol=0)
-    short, count = runs_kernel.mask_runs(masks[:2], boxes[:2], spans[:2], 11, threshold, 3)
-    torch.testing.assert_close((short, count), (expected[0][:2, :3], expected[1][:2]), rtol=0, atol=0)
-
-
 def test_decode_keypoints() -> None:
     maps = torch.randn(1, 3, 2, 5, 5)
     maps[0, 2, 1] = 0.5  # flat: of equal maxima the first by row
@@ -209,7 +183,6 @@ def test_nothing_to_compute() -> None:
     assert roi_align_kernel.roi_align(features, boxes, row, valid, SCALES, 1, 2, True).abs().sum() == 0
     assert polygon_kernel.crop_polygons(torch.zeros(2, 0, 0, 5), row, boxes, valid, 7).sum() == 0
     assert ps_roi_kernel.ps_roi_pool(torch.ones(2, 4, 3, 3), *_cells(boxes, valid, 1.0, 2, False, 3, 3), 2).sum() == 0
-    assert runs_kernel.mask_runs(torch.zeros(0, 7, 7), none[0], none[0].long(), 5, 0.5, 9)[0].shape == (0, 9)
     assert keypoint_kernel.decode_keypoints(torch.zeros(2, 0, 3, 5, 5), none).shape == (2, 0, 3, 4)
     assert anchor_kernel.anchor_boxes(boxes, boxes[0], zero, torch.ones(2, 2), (1.0,) * 4, 4.0).shape == (2, 0, 4)
 
@@ -238,8 +211,6 @@ def test_launching_never_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -
         cells = _cells(boxes, valid, 1.0, 3, True, 12, 16)
         ps_roi_kernel.ps_roi_pool(maps.flatten(0, 1).new_empty((2, 9, 12, 16)), *cells, 3)
         ps_roi_kernel.ps_roi_pool_backward(pooled[:, :, :1], maps.new_empty((2, 9, 12, 16)), *cells, 3)
-        spans = pasted_spans(boxes[0], 5, 18, 24, 0.3)
-        runs_kernel.mask_runs(maps[0, :, 0], boxes[0], spans, 18, 0.3, 9)
         keypoint_kernel.decode_keypoints(maps, boxes)
         anchor_kernel.anchor_boxes(boxes, boxes[0], levels, boxes[:, 0, :2], (1.0,) * 4, 4.0)
-    assert len(launched) == 9
+    assert len(launched) == 8
