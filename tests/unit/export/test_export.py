@@ -231,9 +231,14 @@ def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
     def opened(path: Path, device: torch.device) -> SimpleNamespace:
         return SimpleNamespace(record=record, predict=files[path].predict)
 
-    monkeypatch.setattr(check, "trace", lambda model, record: (model, record))
-    monkeypatch.setattr(check, "write_file", lambda model, record, to: files.update({to: copy.deepcopy(model)}))
-    monkeypatch.setattr(check, "open_exported", opened)
+    def trace(model: Detector, record: ExportRecord) -> tuple[Detector, ExportRecord]:
+        return model, record
+
+    def write(model: Detector, record: ExportRecord, path: Path) -> None:
+        files[path] = copy.deepcopy(model)
+
+    for name, function in (("trace", trace), ("write_file", write), ("open_exported", opened)):
+        monkeypatch.setattr(check, name, function)
     said: list[str] = []
     difference = check.check_file(path, detector, record, said.append)
     assert (difference.matched, difference.unmatched) == (5, 0)
@@ -244,8 +249,12 @@ def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
 
 def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = detector_of("faster_rcnn_compact")
-    monkeypatch.setattr(check, "difference_of", lambda path, model: Difference())
-    monkeypatch.setattr(check, "_difference_of_copy", lambda name, model, record: Difference())
+
+    def nothing(*arguments: object) -> Difference:
+        return Difference()
+
+    monkeypatch.setattr(check, "difference_of", nothing)
+    monkeypatch.setattr(check, "_difference_of_copy", nothing)
     said: list[str] = []
     record = ExportRecord(config=detector.config, classes=(), target="onnx")
     with pytest.warns(UserWarning, match=r"a\.onnx was not checked: neither it nor the model in PyTorch"):
