@@ -57,7 +57,9 @@ def difference_of(path: Path, detector: Detector, seed: int = 0) -> Difference:
 def remove_thresholds(detector: Detector) -> None:
     """Let `detector` keep detections and proposals of any score."""
     for module in detector.modules():
-        if isinstance(module, BoxHead | FCISHead):
+        if isinstance(module, BoxHead):
+            module.config = replace(module.config, score_threshold=0.0)
+        elif isinstance(module, FCISHead):
             module.config = replace(module.config, score_threshold=0.0)
         elif isinstance(module, RPN):
             proposals = replace(module.config.proposals, score_threshold=0.0)
