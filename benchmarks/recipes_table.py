@@ -27,7 +27,13 @@ def _table(system: str, recipes: list[Recipe]) -> str:
     lines = [f"### {system}", "", "| recipe | model | box | mask | keypoints | hours | hardware |", "|---" * 7 + "|"]
     for recipe in recipes:
         scores = [str(score or "-") for score in (recipe.box, recipe.mask, recipe.keypoints)]
-        cells = (f"`{recipe.name}`", f"`{recipe.model}`", *scores, f"{recipe.hours or '-'}", recipe.hardware or "-")
+        cells = (
+            f"`{recipe.name}`",
+            f"`{' '.join(recipe.network)}`",
+            *scores,
+            f"{recipe.hours or '-'}",
+            recipe.hardware or "-",
+        )
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", *(f"Source: {source}." for source in dict.fromkeys(recipe.source for recipe in recipes))]
     lines += [f"Differs: {differs}." for differs in dict.fromkeys(recipe.differs for recipe in recipes) if differs]

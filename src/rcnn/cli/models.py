@@ -130,7 +130,7 @@ def list_recipes(
         typer.echo(f"{one.name:{width}}  {scores}  {hours}  {one.hardware or '-'}")
     if len(found) == 1:
         [one] = found
-        typer.echo(f"model       {one.model}, weights {one.weights}\nresults     {one.describe()}")
+        typer.echo(f"model       {' '.join(one.network)}, weights {one.weights}\nresults     {one.describe()}")
         typer.echo(f"from        {one.source}" + (f"\ndiffers     {one.differs}" if one.differs else ""))
         typer.echo("settings    " + " ".join(shlex.quote(word) for word in one.settings))
     else:

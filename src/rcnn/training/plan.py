@@ -29,6 +29,7 @@ from rcnn.training.keypoints import keypoints_of
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
 from rcnn.training.own_steps import with_steps
 from rcnn.training.recipes import Recipe, find_recipe
+from rcnn.training.recipes.fitting import fitted
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
@@ -121,13 +122,19 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     overrides, automatic = without_auto(request.overrides)
     request = replace(request, overrides=tuple(overrides))
     recipe = find_recipe(request.recipe) if request.recipe and record is None else None
-    own_weights = recipe is not None and not request.weights  # those that the recipe names
-    if recipe is not None:
-        request = recipe.fill(request)
     typed, train_overrides = split_overrides(request.overrides)
     given = keys_of(train_overrides)
-    model_overrides = typed if recipe is None else [*recipe.model_settings, *typed]
+    other_model = recipe is not None and request.model not in ("", recipe.model)
+    if recipe is not None and not request.model:
+        request = replace(request, model=recipe.model)
     start, before = _start(request, record)
+    left_out = ""
+    if recipe is not None and other_model:
+        recipe, left_out = fitted(recipe, request.model, start, typed)
+    own_weights = recipe is not None and bool(recipe.weights) and not request.weights  # those that the recipe names
+    if recipe is not None:
+        request = replace(request, weights=request.weights or recipe.weights)
+    model_overrides = typed if recipe is None else [*recipe.model_settings, *typed]
     why = ""
     if record is None:
         weights, why = choose_weights(request.model, request.weights, start, model_overrides)
@@ -184,6 +191,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         | {"weights": why},
         changed=() if before is None else (*_changes(start, config), *_changes(Prefixed(before), Prefixed(settings))),
         warnings=(
+            *([left_out] if left_out else []),
             *_run_warnings(request, settings, found),
             *length_warning(settings, images=len(data.training), processes=processes.count),
             *_images_warning(settings, record, before, processes),

@@ -6,6 +6,7 @@ curve.html     the log as charts
 curve.png      the same as one picture
 report.html    charts, evaluations, settings, and where and how the run was started
 tensorboard/   event files, with train.trackers=[tensorboard]
+wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
 best/          the checkpoint with the best evaluation
@@ -39,9 +40,10 @@ from rcnn.weights.checkpoint import (
 
 RECORD, LOG, CURVE, PLOT, REPORT = "config.json", "log.jsonl", "curve.html", "curve.png", "report.html"
 EVENTS = "tensorboard"  # folder
+TRACKED = ("wandb_id.txt", "mlflow_id.txt")  # the ids of the run there, to continue it
 HELD_OUT = "held_out.txt"
 CHECKPOINTS = ("last", "best", "averaged")
-NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, EVENTS, HELD_OUT, *CHECKPOINTS)
+NAMES = (RECORD, LOG, CURVE, PLOT, REPORT, EVENTS, *TRACKED, HELD_OUT, *CHECKPOINTS)
 FIELDS = {  # of the record
     "model": dict,
     "train": dict,

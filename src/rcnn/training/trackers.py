@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 
 from typing_extensions import override
 
-from rcnn.training.run_folder import EVENTS
+from rcnn.training.run_folder import EVENTS, TRACKED
 
 Name = Literal["tensorboard", "wandb", "mlflow"]  # also of the package and of the extra of rcnn
 
@@ -58,7 +58,9 @@ class WandB(Tracker):
     def start(self, folder: Path, record: Mapping[str, Any]) -> None:
         wandb: Any = importlib.import_module("wandb")
         project = os.environ.get("WANDB_PROJECT", "rcnn")
-        self._run = wandb.init(project=project, name=folder.name, config=dict(record), resume="allow")
+        known = read_id(folder / TRACKED[0])
+        self._run = wandb.init(project=project, name=folder.name, config=dict(record), id=known, resume="allow")
+        (folder / TRACKED[0]).write_text(self._run.id, encoding="utf-8")
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -75,9 +77,12 @@ class MLflow(Tracker):
     @override
     def start(self, folder: Path, record: Mapping[str, Any]) -> None:
         self._mlflow: Any = importlib.import_module("mlflow")
-        self._mlflow.start_run(run_name=folder.name)
-        settings = {f"train.{key}": value for key, value in record["train"].items()}
-        self._mlflow.log_params({"model": record["model"]["name"], "data": record["data"]} | settings)
+        known = read_id(folder / TRACKED[1])
+        run = self._mlflow.start_run(run_id=known, run_name=folder.name)
+        if known is None:  # MLflow refuses a second value of a parameter
+            settings = {f"train.{key}": value for key, value in record["train"].items()}
+            self._mlflow.log_params({"model": record["model"]["name"], "data": record["data"]} | settings)
+        (folder / TRACKED[1]).write_text(run.info.run_id, encoding="utf-8")
 
     @override
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -86,6 +91,11 @@ class MLflow(Tracker):
     @override
     def close(self) -> None:
         self._mlflow.end_run()
+
+
+def read_id(file: Path) -> str | None:
+    """The id of the run that an earlier part of this run reported to; None for a new run."""
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
 
 TRACKERS: dict[Name, type[Tracker]] = {"tensorboard": TensorBoard, "wandb": WandB, "mlflow": MLflow}

@@ -57,6 +57,16 @@ def test_what_is_typed_wins_over_the_recipe(data: Path) -> None:
     assert {typed.reasons[f"train.{name}"] for name in ("lr", "steps", "batch_size")} == {"given"}
 
 
+def test_a_recipe_for_a_model_without_some_of_its_settings(data: Path) -> None:
+    found = plan(data, "tensorpack/R50-FPN-1x", *TINY_MODEL, "train.steps=7", model="mask_rcnn_compact")
+    assert found.config.rpn.legacy.low_quality == "overruled"
+    assert found.reasons["rpn.legacy.low_quality"] == "recipe tensorpack/R50-FPN-1x"
+    assert "backbone.padding" not in found.reasons
+    [line] = [line for line in found.warnings if "left out" in line]
+    assert "recipe tensorpack/R50-FPN-1x" in line
+    assert "backbone.padding=align" in line
+
+
 def test_the_steps_of_a_recipe_are_scaled(data: Path) -> None:
     planned = plan(data, "mask-faster-rcnn/res101", devices=8)
     assert (planned.settings.steps, planned.settings.scaled_lr(8)) == (156_250, pytest.approx(8e-3))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import re
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,7 @@ from rcnn.models.validate import validate
 from rcnn.training.length import changed_by, with_length
 from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.recipes import RECIPES, Recipe, find_recipe
-from rcnn.training.request import RunRequest
+from rcnn.training.recipes.fitting import fitted
 from rcnn.training.schedule import milestone_steps
 from rcnn.training.settings import TrainConfig
 from rcnn.weights.catalogue.names import entries, imagenet_entry
@@ -319,9 +318,60 @@ def test_an_unknown_recipe_is_refused_with_similar_names() -> None:
         find_recipe("tensorpack/R50-FPN")
 
 
-def test_what_the_user_names_wins() -> None:
-    recipe, request = find_recipe("tensorpack/R50-FPN-1x"), RunRequest(data=Path())
-    filled = recipe.fill(request)
-    assert (filled.model, filled.weights) == ("mask_rcnn_r50_fpn", "resnet50@tensorpack")
-    typed = replace(request, model="mask_rcnn_r101_fpn", weights="none")
-    assert recipe.fill(typed) == typed
+@pytest.mark.parametrize(
+    ("name", "model", "left_out", "weights"),
+    [
+        (
+            "tensorpack/R50-FPN-1x",
+            "mask_rcnn_compact",
+            ["backbone.padding=align", "backbone.trained_affine=true", "--weights resnet50@tensorpack"],
+            "",
+        ),
+        (
+            "tensorpack/R50-FPN-1x",
+            "faster_rcnn_r50_fpn",
+            ["mask.pooler.sampling_ratio=2", "mask.target=sampled_bitmap"],
+            "resnet50@tensorpack",
+        ),
+        ("lsj/R50-FPN-100ep", "mask_rcnn_compact", ["backbone.frozen_stages=0"], "none"),
+        (
+            "chainer-mask-rcnn/R50-C4-VOC-4gpu",  # sizes of anchors are for one feature map
+            "mask_rcnn_compact",
+            [
+                "backbone.stride_in_1x1=true",
+                "backbone.stem_pool=padded_ceil",
+                "rpn.anchors.sizes=[[64,128,256,512]]",
+                "--weights resnet50@msra",
+            ],
+            "",
+        ),
+        (
+            "fcis/R101-COCO-random",
+            "mask_rcnn_compact",
+            ["fcis.ohem=false", 'train.lr_factors={"box_head.reduce.*": 3}', "--weights resnet101@msra"],
+            "",
+        ),
+        ("tensorpack/R50-FPN-1x", "mask_rcnn_r101_fpn", ["--weights resnet50@tensorpack"], ""),
+    ],
+)
+def test_a_recipe_for_another_model_leaves_out_what_that_model_lacks(
+    name: str, model: str, left_out: list[str], weights: str
+) -> None:
+    recipe = find_recipe(name)
+    found, warning = fitted(recipe, model, model_config(model), [])
+    assert warning == f"recipe {name}: these settings do not fit {model} and are left out: {', '.join(left_out)}"
+    assert set(recipe.settings) - set(found.settings) == {word for word in left_out if "--" not in word}
+    assert found.weights == weights
+    config = override(model_config(model), found.model_settings)
+    assert parameter_groups(empty_detector(config), training(found))
+
+
+def test_a_recipe_that_fits_another_model_has_no_warning() -> None:
+    recipe = find_recipe("lsj/R50-FPN-100ep")
+    found, warning = fitted(recipe, "faster_rcnn_r50_fpn", model_config("faster_rcnn_r50_fpn"), [])
+    assert (set(found.settings), warning) == (set(recipe.settings), "")
+
+
+def test_a_recipe_names_the_depth_that_its_model_does_not() -> None:
+    assert find_recipe("lsj/R101-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe", "backbone.depth=101")
+    assert find_recipe("lsj/R50-FPN-100ep").network == ("mask_rcnn_r50_fpn_syncbn_caffe",)

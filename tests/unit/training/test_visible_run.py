@@ -111,17 +111,19 @@ def test_trackers_get_the_numbers_of_the_log_and_one_that_fails_is_left_out(tmp_
 
 
 def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice: a run that is resumed continues what it reported to before."""
     calls = list[Any]()
 
     def init(**given: Any) -> SimpleNamespace:
         calls.append(given)
-        return SimpleNamespace(log=log, finish=lambda: calls.append("finish"))
+        return SimpleNamespace(id="w1", log=log, finish=lambda: calls.append("finish"))
 
     def log(values: Mapping[str, float], step: int) -> None:
         calls.append((values, step))
 
-    def start_run(run_name: str) -> None:
-        calls.append(run_name)
+    def start_run(run_id: str | None, run_name: str) -> SimpleNamespace:
+        calls.append((run_id, run_name))
+        return SimpleNamespace(info=SimpleNamespace(run_id="m1"))
 
     mlflow = SimpleNamespace(
         start_run=start_run, log_params=calls.append, log_metrics=log, end_run=lambda: calls.append("end")
@@ -129,18 +131,19 @@ def test_wandb_and_mlflow_are_called_as_documented(tmp_path: Path, monkeypatch: 
     monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     monkeypatch.setitem(sys.modules, "mlflow", mlflow)
     record = {"model": {"name": "m"}, "data": "d", "train": {"lr": 0.1}}
-    for tracker in (WandB(), MLflow()):
-        tracker.start(tmp_path / "run", record)
-        tracker.log(3, {"loss": 1.0})
-        tracker.close()
+    for kind in (WandB, MLflow):
+        for _ in range(2):
+            tracker = kind()
+            tracker.start(tmp_path, record)
+            tracker.log(3, {"loss": 1.0})
+            tracker.close()
+    started = {"project": "rcnn", "name": tmp_path.name, "config": record, "resume": "allow"}
+    numbers = ({"loss": 1.0}, 3)
     assert calls == [
-        {"project": "rcnn", "name": "run", "config": record, "resume": "allow"},
-        ({"loss": 1.0}, 3),
-        "finish",
-        "run",
-        {"model": "m", "data": "d", "train.lr": 0.1},
-        ({"loss": 1.0}, 3),
-        "end",
+        *(started | {"id": None}, numbers, "finish"),
+        *(started | {"id": "w1"}, numbers, "finish"),
+        *((None, tmp_path.name), {"model": "m", "data": "d", "train.lr": 0.1}, numbers, "end"),
+        *(("m1", tmp_path.name), numbers, "end"),
     ]
 
 

@@ -29,11 +29,12 @@ SETTINGS = (
 
 
 def _recipe(depth: int, epochs: int, box: float, mask: float) -> Recipe:
+    deeper = () if depth == 50 else (f"backbone.depth={depth}",)  # the model has 50 layers
     return Recipe(
         name=f"lsj/R{depth}-FPN-{epochs}ep",
         model="mask_rcnn_r50_fpn_syncbn_caffe",
         weights="none",
-        settings=(f"backbone.depth={depth}", *SETTINGS, f"train.steps={epochs // 100 * STEPS}"),
+        settings=(*deeper, *SETTINGS, f"train.steps={epochs // 100 * STEPS}"),
         images_per_step=64,
         box=box,
         mask=mask,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from rcnn.training.request import RunRequest
 from rcnn.training.settings import TrainConfig, split_overrides
 
 
@@ -15,7 +14,7 @@ class Recipe:
 
     name: str  # SYSTEM/NAME, as `--recipe` takes it
     model: str  # from `rcnn models list`
-    weights: str = "imagenet"  # as --weights takes it; none: random weights
+    weights: str = "imagenet"  # as --weights takes it; none: random weights; empty: not those of the recipe
     settings: tuple[str, ...]  # KEY=VALUE, of the model and of training
     images_per_step: int  # over all processes; with fewer processes, gradients are accumulated
     trained_on: str = "COCO train2017"
@@ -35,6 +34,11 @@ class Recipe:
         return tuple(split_overrides(self.settings)[0])
 
     @property
+    def network(self) -> tuple[str, ...]:
+        """The model, and the settings that make it another network than its name says, e.g. backbone.depth=101."""
+        return (self.model, *(word for word in self.model_settings if word.startswith("backbone.depth=")))
+
+    @property
     def input_settings(self) -> tuple[str, ...]:
         """The settings of the model that depend on its first weights: pixels, strides, padding."""
         return tuple(word for word in self.model_settings if word.startswith(("input.", "backbone.")))
@@ -52,10 +56,6 @@ class Recipe:
         time = f"{self.hours:g} hours on " if self.hours else ""
         hardware = f"; {time}{self.hardware}" if self.hardware else ""
         return f"{results}, trained on {self.trained_on}{hardware}"
-
-    def fill(self, request: RunRequest) -> RunRequest:
-        """The request with the model and the weights of the recipe where it names none."""
-        return replace(request, model=request.model or self.model, weights=request.weights or self.weights)
 
     def with_published_batch(
         self, settings: TrainConfig, processes: int, given: Collection[str]

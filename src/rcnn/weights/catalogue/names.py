@@ -101,14 +101,14 @@ def default_entry(model: str) -> Entry | None:
 
 def imagenet_entry(config: DetectorConfig) -> Entry | None:
     """The ImageNet weights for the backbone of `config`, with its colors and strides; None if there are none."""
-    name = _network(config)
+    name = network_name(config)
     if name is None:
         return None
     tags = ("package", "timm") if isinstance(config.backbone, TimmConfig) else _resnet_tags(config)
     return next((entries()[f"{name}@{tag}"] for tag in tags if f"{name}@{tag}" in entries()), None)
 
 
-def _network(config: DetectorConfig) -> str | None:
+def network_name(config: DetectorConfig) -> str | None:
     """The usual name of the backbone of `config`, e.g. resnet50, resnext101_32x8d, resnet50_gn."""
     backbone = config.backbone
     if isinstance(backbone, TimmConfig):
