@@ -59,11 +59,11 @@ def remove_thresholds(detector: Detector) -> None:
     for module in detector.modules():
         if isinstance(module, BoxHead):
             module.config = replace(module.config, score_threshold=0.0)
-        elif isinstance(module, FCISHead):
-            module.config = replace(module.config, score_threshold=0.0)
         elif isinstance(module, RPN):
             proposals = replace(module.config.proposals, score_threshold=0.0)
             module.config = replace(module.config, proposals=proposals)
+        elif isinstance(module, FCISHead):
+            module.config = replace(module.config, score_threshold=0.0)
 
 
 def _difference_of_copy(name: str, detector: Detector, record: ExportRecord) -> Difference:
