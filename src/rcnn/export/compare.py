@@ -21,7 +21,12 @@ class Difference:
     masks: float = 0.0
     keypoints: float = 0.0  # pixels
     matched: int = 0
-    unmatched: int = 0  # detections without a counterpart, except those with the lowest scores
+    unmatched: int = 0  # without a counterpart, except those with the lowest scores if the other set has any detection
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there were no detections to compare."""
+        return not self.matched and not self.unmatched
 
     def text(self) -> str:
         """The differences in words."""
@@ -62,6 +67,8 @@ def _image(expected: dict[str, Tensor], found: dict[str, Tensor]) -> Difference:
         part["scores"][~torch.isin(torch.arange(len(part["scores"])), used)]
         for part, used in ((expected, rows), (found, columns))
     ]
+    if not len(expected["scores"]) or not len(found["scores"]):
+        return Difference(unmatched=max(map(len, missing)))
     lowest = min((float(part["scores"].min()) for part in (expected, found) if len(part["scores"])), default=0.0)
     unmatched = max(int((scores > lowest + EDGE).sum()) for scores in missing)
     return Difference(**differences, matched=len(pairs), unmatched=unmatched)

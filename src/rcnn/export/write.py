@@ -10,19 +10,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-import torch
-
-from rcnn.export.compare import Difference, compare
+from rcnn.export.check import check_file
+from rcnn.export.compare import Difference
 from rcnn.export.files import require_packages, write_file
 from rcnn.export.support import unsupported
-from rcnn.export.trace import example_inputs, trace
+from rcnn.export.trace import trace
 from rcnn.models import Detector
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import Overrides
 from rcnn.outputs import OutputFolder
-from rcnn.runtime.exported import open_exported
 from rcnn.runtime.record import SUFFIXES, ExportPrecision, ExportRecord, Target, input_names, output_names
-from rcnn.structures import ImageBatch
 from rcnn.weights.checkpoint import load_detector
 
 Size = Literal["dynamic"] | tuple[int, int]
@@ -57,7 +54,8 @@ def export_model(
     `precision`: arithmetic of the network: "float32", "float16" or "bfloat16". `classes`: names for a detector.
     `overrides` and `allow` as in `rcnn.Predictor`. `log` is called with lines about the progress.
 
-    The file is run once on a generated batch and compared with the model in PyTorch.
+    The file is run once on a generated batch and compared with the model in PyTorch. If nothing is detected there, a
+    temporary copy with a score threshold of 0 is compared instead.
 
     Raises ImportError with the pip command for a missing package, ValueError for what cannot be exported,
     FileExistsError if `output` exists and is not from rcnn.
@@ -82,8 +80,7 @@ def export_model(
         say(f"writing {path}")
         with folder.writing_together(*names) as temporary:
             write_file(program, record, temporary / path.name)
-    difference = check_file(path, prepared)
-    say(f"checked on a generated batch: {difference.text()}")
+    difference = check_file(path, prepared, record, say)
     return Exported(path=path, record=record, difference=difference)
 
 
@@ -98,7 +95,11 @@ def target_of(path: Path, to: str | None) -> Target:
             return target
     if to is not None and to not in SUFFIXES:
         raise ValueError(f"the target {to!r} is not known; expected {', '.join(SUFFIXES)}")
-    raise ValueError(f"{path} has the suffix {path.suffix or 'none'!r}; expected {expected}")
+    if not path.suffix:
+        raise ValueError(f"{path} has no suffix; expected {expected}")
+    if to is not None:
+        raise ValueError(f"--to {to} writes {SUFFIXES[to]}, but --output is {path}")
+    raise ValueError(f"{path} has the suffix {path.suffix!r}; expected {expected}")
 
 
 def _record_of(
@@ -140,13 +141,3 @@ def _with_shape(record: ExportRecord, size: Size, batch: Literal["dynamic"] | in
         height, width = (-(-side // config.divisor) * config.divisor for side in sides)
         sides = (height, width)
     return replace(record, size=sides, batch=None if batch == "dynamic" else batch)
-
-
-def check_file(path: Path, detector: Detector, seed: int = 0) -> Difference:
-    """Run the file on a generated batch and compare with `detector`, prepared for inference."""
-    model = open_exported(path, torch.device("cpu"))
-    values = example_inputs(model.record, seed=seed)
-    images = ImageBatch(
-        pixels=values["images"], sizes=values["sizes"], scales=values.get("scales"), originals=values.get("originals")
-    )
-    return compare(detector.predict(images), model.predict(images))

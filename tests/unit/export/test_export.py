@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import runpy
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 import rcnn
-from rcnn.export.compare import compare
+from rcnn.export import check
+from rcnn.export.compare import Difference, compare
 from rcnn.export.write import Exported, export_model, target_of
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.inference import prepare_for_inference
 from rcnn.models.overrides import override
 from rcnn.runtime.exported import ExportedModel, exported_record, open_exported
-from rcnn.structures import ImageBatch
+from rcnn.runtime.record import ExportRecord
+from rcnn.structures import Detections, ImageBatch
 from tests.command import rcnn as command
 from tests.tiny_data import write_tiny_coco
 
@@ -179,7 +183,9 @@ def test_a_torch_program_of_fixed_size_and_batch(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--to", "onnx", "--output", "a.pt2"), "a.pt2 has the suffix '.pt2'; expected .onnx (onnx)"),
+        (("--to", "onnx", "--output", "a.pt2"), "--to onnx writes .onnx, but --output is a.pt2"),
+        (("--output", "a"), "a has no suffix; expected .onnx (onnx), .pt2 (torch), .xml (openvino)"),
+        (("--output", "a.bin"), "a.bin has the suffix '.bin'; expected .onnx (onnx)"),
         (("--output", "a.onnx", "--size", "800"), "--size 800: expected height x width, e.g. 800x1333, or dynamic"),
         (("--output", "a.onnx", "--batch", "0"), "--batch 0: expected 1 to 1024, or dynamic"),
         (("--output", "a.onnx"), "mask voting of FCIS has no ONNX operators; export with fcis.vote_iou=0"),
@@ -209,5 +215,60 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 
 def test_the_suffix_says_the_target() -> None:
     assert [target_of(Path(name), None) for name in ("a.onnx", "b.pt2", "c.xml")] == ["onnx", "torch", "openvino"]
-    with pytest.raises(ValueError, match="has the suffix 'none'"):
+    with pytest.raises(ValueError, match=r"model has no suffix; expected \.onnx"):
         target_of(Path("model"), None)
+
+
+def test_a_check_without_detections_lowers_the_threshold_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scores of random weights are below the threshold. Files are replaced by copies of the detector: faster."""
+    detector = detector_of("faster_rcnn_compact", "box.score_threshold=0.999", "box.selection.max_detections=5")
+    record = ExportRecord(config=detector.config, classes=(), target="torch", size=(96, 96), batch=1)
+    path = tmp_path / "a.pt2"
+    files = {path: copy.deepcopy(detector)}
+
+    def opened(path: Path, device: torch.device) -> SimpleNamespace:
+        return SimpleNamespace(record=record, predict=files[path].predict)
+
+    def trace(model: Detector, record: ExportRecord) -> tuple[Detector, ExportRecord]:
+        return model, record
+
+    def write(model: Detector, record: ExportRecord, path: Path) -> None:
+        files[path] = copy.deepcopy(model)
+
+    for name, function in (("trace", trace), ("write_file", write), ("open_exported", opened)):
+        monkeypatch.setattr(check, name, function)
+    said: list[str] = []
+    difference = check.check_file(path, detector, record, said.append)
+    assert (difference.matched, difference.unmatched) == (5, 0)
+    assert said[-1].startswith("checked on a generated batch with a score threshold of 0: 5 detections matched, 0 not")
+    assert len(files) == 2
+    assert not files[path].predict(batch_of(1, 96, 96)).valid.any()
+
+
+def test_a_check_that_compares_nothing_warns(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = detector_of("faster_rcnn_compact")
+
+    def nothing(*arguments: object) -> Difference:
+        return Difference()
+
+    monkeypatch.setattr(check, "difference_of", nothing)
+    monkeypatch.setattr(check, "_difference_of_copy", nothing)
+    said: list[str] = []
+    record = ExportRecord(config=detector.config, classes=(), target="onnx")
+    with pytest.warns(UserWarning, match=r"a\.onnx was not checked: neither it nor the model in PyTorch"):
+        check.check_file(Path("a.onnx"), detector, record, said.append)
+    assert not [line for line in said if line.startswith("checked")]
+
+
+def test_a_file_that_detects_nothing_differs() -> None:
+    """Also where all scores are equal: the lowest are ignored only if the other set was cut off."""
+    whole = Detections(
+        boxes=torch.tensor([[[0.0, 0.0, 9.0, 9.0]]]), scores=torch.full((1, 1), 0.5),
+        labels=torch.zeros((1, 1), dtype=torch.int64), valid=torch.ones((1, 1), dtype=torch.bool),
+    )  # fmt: skip
+    nothing = replace(whole, valid=torch.zeros((1, 1), dtype=torch.bool))
+    for pair in ((whole, nothing), (nothing, whole)):
+        assert compare(*pair).unmatched == 1
+    assert compare(nothing, nothing).is_empty

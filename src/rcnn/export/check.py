@@ -1,0 +1,75 @@
+"""Runs an exported file once and compares its detections with those of PyTorch."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rcnn.export.compare import Difference, compare
+from rcnn.export.files import write_file
+from rcnn.export.trace import example_inputs, trace
+from rcnn.models import Detector
+from rcnn.models.heads.box import BoxHead
+from rcnn.models.heads.fcis import FCISHead
+from rcnn.models.rpn import RPN
+from rcnn.runtime.exported import open_exported
+from rcnn.runtime.record import ExportRecord
+from rcnn.structures import ImageBatch
+
+
+def check_file(path: Path, detector: Detector, record: ExportRecord, say: Callable[[str], object]) -> Difference:
+    """Compare the file `path` with `detector`, prepared for inference, on a generated batch.
+
+    If both detect nothing there, a copy of the file with a score threshold of 0 is compared; the thresholds of
+    `detector` are 0 afterwards. Warns if that detects nothing either. `record`: what the file was traced with.
+    """
+    difference, how = difference_of(path, detector), ""
+    if difference.is_empty:
+        say("nothing is detected on a generated batch: checking a temporary copy with a score threshold of 0")
+        remove_thresholds(detector)
+        difference, how = _difference_of_copy(path.name, detector, record), " with a score threshold of 0"
+    if difference.is_empty:
+        warnings.warn(
+            f"{path} was not checked: neither it nor the model in PyTorch detects anything on a generated batch, even "
+            "with a score threshold of 0",
+            stacklevel=2,
+        )
+    else:
+        say(f"checked on a generated batch{how}: {difference.text()}")
+    return difference
+
+
+def difference_of(path: Path, detector: Detector, seed: int = 0) -> Difference:
+    """Run the file on a generated batch and compare with `detector`, prepared for inference."""
+    model = open_exported(path, torch.device("cpu"))
+    values = example_inputs(model.record, seed=seed)
+    images = ImageBatch(
+        pixels=values["images"], sizes=values["sizes"], scales=values.get("scales"), originals=values.get("originals")
+    )
+    return compare(detector.predict(images), model.predict(images))
+
+
+def remove_thresholds(detector: Detector) -> None:
+    """Let `detector` keep detections and proposals of any score."""
+    for module in detector.modules():
+        if isinstance(module, BoxHead):
+            module.config = replace(module.config, score_threshold=0.0)
+        elif isinstance(module, RPN):
+            proposals = replace(module.config.proposals, score_threshold=0.0)
+            module.config = replace(module.config, proposals=proposals)
+        elif isinstance(module, FCISHead):
+            module.config = replace(module.config, score_threshold=0.0)
+
+
+def _difference_of_copy(name: str, detector: Detector, record: ExportRecord) -> Difference:
+    """The difference of a file that is written like `name` from `detector` as it is now."""
+    with tempfile.TemporaryDirectory(prefix="rcnn-export-") as folder:
+        copy = Path(folder) / name
+        program, record = trace(detector, record)
+        write_file(program, record, copy)
+        return difference_of(copy, detector)
