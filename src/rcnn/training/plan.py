@@ -21,6 +21,7 @@ from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo import without_masks
+from rcnn.own_code import require_file
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
@@ -34,6 +35,7 @@ from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
 from rcnn.training.run_folder import FoundRun, find_run
+from rcnn.training.schedule import require_one_schedule, schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides, without_auto
 from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
@@ -144,6 +146,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     settings = with_steps(changed_by(first, train_overrides), request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
+    require_one_schedule(settings, given)
     require_trackers(settings.trackers)
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
@@ -192,7 +195,8 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         changed=() if before is None else (*_changes(start, config), *_changes(Prefixed(before), Prefixed(settings))),
         warnings=(
             *([left_out] if left_out else []),
-            *_run_warnings(request, settings, found),
+            *_run_warnings(request, found),
+            *schedule_warnings(settings, given),
             *length_warning(settings, images=len(data.training), processes=processes.count),
             *_images_warning(settings, record, before, processes),
             *shared_images(data),
@@ -218,6 +222,8 @@ def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[Detector
     """
     pairs = (one.partition("=") for one in request.overrides)
     written = [value.strip() for key, _, value in pairs if key.strip().endswith(".factory")]
+    for path in written:
+        require_file(path)
     own = () if request.config is None else own_factories(request.config).values()
     allow = [*request.allow, *written, *own]
     if record is None:
@@ -238,15 +244,10 @@ def _differing_config(
     return [line] if changes else []
 
 
-def _run_warnings(request: RunRequest, settings: TrainConfig, found: FoundRun) -> Iterator[str]:
+def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
     """What is allowed, but probably not meant."""
     if request.resume and not found.checkpoints:
         yield f"{request.output} has no checkpoint to resume from: this is a new run"
-    if settings.warmup_steps >= settings.steps:
-        yield (
-            f"train.warmup_steps={settings.warmup_steps} is not less than train.steps={settings.steps}: the learning "
-            "rate never reaches its value. Set train.warmup_steps to a small part of train.steps"
-        )
 
 
 def _images_warning(
