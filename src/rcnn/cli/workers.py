@@ -38,7 +38,7 @@ def launch(devices: int, device: str, *, max_restarts: int = 0, more: Sequence[s
     require_devices(devices, device)
     words = [*_own_words(), *more]
     for restarts in range(max_restarts + 1):
-        ended = launch_command(words, devices=devices)
+        ended = launch_command(words, devices=devices, typed=COMMAND_LINE.get())
         if ended.message:
             typer.echo(f"rcnn: {ended.message}", err=True)
         if not ended.failed or restarts == max_restarts:

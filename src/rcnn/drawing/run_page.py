@@ -16,13 +16,13 @@ def run_page(
     lines: Sequence[LogLine],
     tables: Mapping[str, Mapping[str, str]],
     schedule: Schedule | None = None,
+    *,
+    lead: str,
 ) -> str:
     """The page of a run with these log `lines`; `tables`: title -> name -> value.
 
-    `schedule` as in `training_charts`.
+    `schedule` as in `training_charts`; `lead`: how far the run came, e.g. 10 of 10 steps, finished.
     """
-    steps = [int(line["step"]) + 1 for line in lines]
-    lead = f"{max(steps)} steps so far." if steps else "No step is done yet."
     charts = [chart_svg(chart) for chart in training_charts(lines, schedule)]
     return render("run.html", title=title, lead=lead, charts=charts, evaluations=_evaluations(lines), tables=tables)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from rcnn.runtime.in_flight import IN_FLIGHT
 T = TypeVar("T")
 
 LAUNCHED = "RCNN_LAUNCHED"  # set for the processes: this launcher prints their errors
+TYPED = "RCNN_TYPED"  # set for the processes: the command that the user typed
 LOST = "lost"  # key in an error file: the process only lost the connection to another one
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # passed on to the processes
 
@@ -55,11 +57,21 @@ def require_devices(devices: int, device: str) -> None:
         raise ValueError(f"--devices {devices}, but this machine has {counted(gpus, 'GPU')}; one process needs one GPU")
 
 
-def launch_command(words: Sequence[str], *, devices: int) -> Ended:
-    """Run `rcnn WORDS` in `devices` processes. Signals are passed on to them; if one fails, the others are ended."""
+def typed_command() -> str:
+    """The command that the user typed to start this process, or the process that launched it."""
+    program = Path(sys.argv[0])
+    started = ["python", "-m", program.parent.name] if program.name == "__main__.py" else [program.name]
+    return os.environ.get(TYPED, "") or shlex.join([*started, *sys.argv[1:]])
+
+
+def launch_command(words: Sequence[str], *, devices: int, typed: Sequence[str] = ()) -> Ended:
+    """Run `rcnn WORDS` in `devices` processes. Signals are passed on to them; if one fails, the others are ended.
+
+    `typed`: the words that the user typed after `rcnn`, for the record of a run; `words` by default.
+    """
     with tempfile.TemporaryDirectory(prefix="rcnn-") as logs:
         try:
-            with _environment(devices):
+            with _environment(devices, typed or words):
                 elastic_launch(_config(devices, logs), sys.executable)("-P", "-m", "rcnn", *words)
         except SignalException as stop:
             return Ended(status=128 + int(stop.sigval))
@@ -100,13 +112,15 @@ def _config(devices: int, logs: str) -> LaunchConfig:
 
 
 @contextmanager
-def _environment(devices: int) -> Iterator[None]:
+def _environment(devices: int, typed: Sequence[str] = ()) -> Iterator[None]:
     """Variables for the processes while they are started; each gets its share of the CPU cores for its threads.
 
     Afterwards the signal handlers, which torch's launcher replaces, are as before.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     added = {LAUNCHED: "1"}
+    if typed:
+        added[TYPED] = shlex.join(["rcnn", *typed])
     if "OMP_NUM_THREADS" not in os.environ:
         added["OMP_NUM_THREADS"] = str(max(1, cores // devices))
     numbers = [getattr(signal, name) for name in SIGNALS.split(",") if hasattr(signal, name)]

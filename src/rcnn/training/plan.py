@@ -279,6 +279,9 @@ def _setting_reasons(
         reasons[PREFIX + name] = reason
     if recipe is not None:
         reasons |= dict.fromkeys((one.partition("=")[0] for one in recipe.settings), f"recipe {recipe.name}")
+    lengths = [name for name in LENGTHS if getattr(first, name) != getattr(defaults, name)]
+    if typed := [PREFIX + name for name in keys_of(request.overrides).intersection(LENGTHS)]:  # it replaces the others
+        reasons |= dict.fromkeys((PREFIX + name for name in lengths), f"{typed[0]} is given")
     given = {one.partition("=")[0].strip() for one in request.overrides}
     given |= {PREFIX + "augment"} if request.augment is not None else set()
     return reasons | dict.fromkeys(given, "given")

@@ -101,18 +101,20 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
         if plan.settings.deterministic:
             threads = counted(torch.get_num_threads(), "thread")
             log(f"train.deterministic=true: the weights are those of every run with {threads} on this hardware")
-        before = (state.step, state.evaluation_due)
+        before, ending = (state.step, state.evaluation_due), "failed"
         try:
             with _run_log(plan, output, state, log) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
+            ending = "finished" if outcome.finished else "stopped"
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise ValueError(_out_of_memory(plan, error)) from error
         finally:
             if processes.is_first:
-                _draw_curve(run, plan, unchanged=(state.step, state.evaluation_due) == before)
+                lead = f"{state.step} of {counted(plan.settings.steps, 'step')}, {ending}."
+                _draw_curve(run, plan, lead, unchanged=(state.step, state.evaluation_due) == before)
     return outcome
 
 
@@ -204,20 +206,24 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
     return state
 
 
-def _draw_curve(run: RunFolder, plan: RunPlan, *, unchanged: bool) -> None:
-    """The charts, and the page of the run; `unchanged`: no step was done, so that an earlier page keeps its date."""
+def _draw_curve(run: RunFolder, plan: RunPlan, lead: str, *, unchanged: bool) -> None:
+    """The charts, and the page of the run, which starts with `lead`.
+
+    `unchanged`: no step was done, so that an earlier page keeps its date.
+    """
     lines = read_log(run.path / LOG)
     schedule = partial(learning_rate, settings=plan.settings, processes=plan.processes.count)
     run.write_text(CURVE, curve_page(lines, title=f"Training {run.path.name}", schedule=schedule))
     run.write_file(PLOT, lambda path: write_plot(path, lines, schedule))
     if not (unchanged and (run.path / REPORT).exists()):
-        run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule))
+        run.write_text(REPORT, run_page(f"Training {run.path.name}", lines, _tables(plan), schedule, lead=lead))
 
 
 def _tables(plan: RunPlan) -> dict[str, dict[str, str]]:
     """What the page of the run says about how it was started."""
     run = {"model": plan.config.name, "started from": plan.request.model, "weights": plan.request.weights or "random"}
     run |= {"recipe": plan.request.recipe} if plan.request.recipe else {}
+    run |= {"processes": str(plan.processes.count)}
     data = {
         f"{split}: {key}": str(value) for split, identity in plan.identity.items() for key, value in identity.items()
     }

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import shlex
 import subprocess
-import sys
 from contextlib import suppress
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,6 +13,7 @@ from pathlib import Path
 import torch
 
 from rcnn import __version__
+from rcnn.runtime.launch import typed_command
 
 SECONDS = 5.0  # that git may take
 
@@ -26,7 +25,7 @@ def surroundings(device: torch.device) -> dict[str, str]:
         folder = os.getcwd()
     gpu = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": typed_command(),
         "folder": folder,
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "host": f"{platform.node()}, {platform.platform()}, {os.cpu_count()} CPU cores",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -41,7 +43,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def train(data: Path, output: Path, *words: object) -> int:
-    return rcnn("train", "mask_rcnn_compact", "--data", data, "--output", output, "--device", "cpu", *WORDS, *words)
+    return rcnn(*words_of(data, output), *words)
+
+
+def words_of(data: Path, output: Path) -> list[object]:
+    return ["train", "mask_rcnn_compact", "--data", data, "--output", output, "--device", "cpu", *WORDS]
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:
@@ -58,6 +64,13 @@ def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: py
     assert printed.out.count("finished after 2 steps") == 1
     assert not re.search(r"deprecated|Traceback|rcnn:", printed.err)
     assert json.loads((two / "config.json").read_text())["processes"] == 2
+    page = (two / "report.html").read_text(encoding="utf-8")
+    typed = shlex.join(
+        ["rcnn", *map(str, words_of(data, two)), "--devices", "2", "train.batch_size=1", "train.steps=2"]
+    )
+    assert typed in html.unescape(page)
+    assert re.search(r"processes</t[dh]>\s*<td>2<", page)
+    assert "2 of 2 steps, finished." in page
     # one process with the same images per step continues the same stream
     assert train(data, two, "--resume", "train.batch_size=2", "train.steps=4") == 0
     assert "per step and now has" not in capfd.readouterr().err

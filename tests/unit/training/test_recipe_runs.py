@@ -67,6 +67,13 @@ def test_a_recipe_for_a_model_without_some_of_its_settings(data: Path) -> None:
     assert "backbone.padding=align" in line
 
 
+def test_a_typed_length_is_the_reason_that_the_schedule_of_the_recipe_is_not_set(data: Path) -> None:
+    found = plan(data, "tensorpack/R50-FPN-1x", *TINY_MODEL, "train.epochs=2", model="mask_rcnn_compact")
+    assert found.settings.schedule == ""
+    assert found.reasons["train.schedule"] == "train.epochs is given"
+    assert found.reasons["train.steps"].startswith("2 epochs of 5 images")
+
+
 def test_the_steps_of_a_recipe_are_scaled(data: Path) -> None:
     planned = plan(data, "mask-faster-rcnn/res101", devices=8)
     assert (planned.settings.steps, planned.settings.scaled_lr(8)) == (156_250, pytest.approx(8e-3))

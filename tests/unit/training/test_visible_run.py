@@ -16,6 +16,7 @@ import torch
 from typing_extensions import override
 
 from rcnn.data.loading import numbered_batches
+from rcnn.runtime.launch import TYPED
 from rcnn.training.log import RunLog, read_log
 from rcnn.training.plan import plan_training
 from rcnn.training.request import RunRequest
@@ -181,8 +182,36 @@ def test_the_page_of_a_run(folder: Path) -> None:
         "versions",
         "host",
         "git",
+        "2 of 2 steps, finished.",
+        "processes",
     ):
         assert part in page, part
+
+
+def test_the_page_of_a_run_that_failed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **more: object) -> None:
+        raise ValueError("no images")
+
+    monkeypatch.setattr("rcnn.training.run.train", fail)
+    with pytest.raises(ValueError, match="no images"):
+        runs.run("mask_rcnn_compact", data, tmp_path / "run", (*TINY_MODEL, *BRIEF))
+    assert "0 of 2 steps, failed." in (tmp_path / "run/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("argv", "typed", "expected"),
+    [
+        (["/venv/bin/rcnn", "train", "my model"], "", "rcnn train 'my model'"),
+        (["/venv/rcnn/__main__.py", "train"], "", "python -m rcnn train"),
+        (["/venv/rcnn/__main__.py", "train"], "rcnn train --devices 2", "rcnn train --devices 2"),
+    ],
+)
+def test_the_command_is_the_one_that_was_typed(
+    argv: list[str], typed: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setenv(TYPED, typed)
+    assert surroundings(torch.device("cpu"))["command"] == expected
 
 
 def test_the_table_of_runs(folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
