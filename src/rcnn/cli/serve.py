@@ -56,7 +56,9 @@ def serve(
     except ImportError as error:
         raise ImportError(f"`rcnn serve` needs {error.name}: pip install 'rcnn[web]'") from error
     from rcnn.predictor import Predictor
+    from rcnn.serving.sockets import bind, listen, url_of
 
+    sockets = bind(host, port)
     predictor = Predictor(
         checkpoint, device=device, precision=precision.value, overrides=overrides or (), allow=allow or ()
     )
@@ -64,10 +66,15 @@ def serve(
         max_bytes=max_bytes, max_pixels=max_pixels, seconds=seconds, max_batch=batch, capacity=queue,
         token=token, origins=tuple(allow_origin or ()), log_requests=log_requests,
     )  # fmt: skip
-    typer.echo(
-        f"serving {predictor.config.name} at http://{host}:{port} (process {os.getpid()}); Ctrl-C stops", err=True
-    )
-    uvicorn.run(
-        create_app(predictor, options), host=host, port=port, log_level="warning", access_log=False,
+    config = uvicorn.Config(
+        create_app(predictor, options), log_level="warning", access_log=False,
         timeout_graceful_shutdown=int(seconds) + 1, timeout_keep_alive=10,
     )  # fmt: skip
+    listen(sockets, host, port)
+    typer.echo(
+        f"serving {predictor.config.name} at {url_of(host, port)} (process {os.getpid()}); Ctrl-C stops", err=True
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=sockets)
+    if not server.started:  # uvicorn has printed why
+        raise typer.Exit(2)

@@ -362,6 +362,8 @@ def _locate(path: Path) -> Path:
         raise ValueError(f"{path} is a file; expected the folder that contains {WEIGHTS_FILE} and {CONFIG_FILE}")
     for folder in (path, path / "best", path / "last"):
         if (folder / WEIGHTS_FILE).exists():
+            if folder == path / "last":  # without a stacklevel: a command that opens the run twice warns once
+                warnings.warn(f"{path} has no best/ (no evaluation has finished): last/ is used", stacklevel=1)
             return folder
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in path.iterdir())
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "nothing"

@@ -106,9 +106,12 @@ def test_a_failed_write_leaves_the_old_one(tmp_path: Path) -> None:
 def test_a_run_folder_means_its_best_or_else_its_last_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     saved(tmp_path / "last", seed=0)
-    last = load_checkpoint(tmp_path).state["rpn.deltas.weight"]
+    with pytest.warns(UserWarning, match=r"has no best/ \(no evaluation has finished\): last/ is used"):
+        last = load_checkpoint(tmp_path).state["rpn.deltas.weight"]
     saved(tmp_path / "best", seed=1)
-    assert not torch.equal(load_checkpoint(tmp_path).state["rpn.deltas.weight"], last)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert not torch.equal(load_checkpoint(tmp_path).state["rpn.deltas.weight"], last)
 
 
 def edit(folder: Path, **changes: Any) -> None:
