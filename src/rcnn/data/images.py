@@ -63,7 +63,14 @@ _pillow_limit = threading.Lock()  # Pillow's own limit is one global variable
 
 
 class ImageError(ValueError):
-    """An image that cannot be read. The message says which one, what is wrong, and what to do."""
+    """An image that cannot be read. The message says which one, what is wrong, and what to do.
+
+    `problem` is the message without what to do: for those who cannot do it, the clients of a service.
+    """
+
+    def __init__(self, problem: str, advice: str = "") -> None:
+        super().__init__(f"{problem}: {advice}" if advice else problem)
+        self.problem = problem
 
 
 class MissingHeifError(ImageError):
@@ -208,12 +215,12 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
         head = source[:16]
     heif = head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
     if heif and importlib.util.find_spec("pillow_heif") is None:
-        raise MissingHeifError(f"{name} is a HEIC image, which needs an extra: pip install 'rcnn[heif]'")
+        raise MissingHeifError(f"{name} is a HEIC image, which needs an extra", "pip install 'rcnn[heif]'")
     try:
         image = _open_without_limit(io.BytesIO(source) if isinstance(source, bytes) else Path(source), heif)
     except UnidentifiedImageError as error:
         raise ImageError(
-            f"{name} is not an image that can be read: save it as JPEG or PNG (`rcnn doctor` lists the formats)"
+            f"{name} is not an image that can be read", "save it as JPEG or PNG (`rcnn doctor` lists the formats)"
         ) from error
     except Exception as error:  # decoders raise all kinds for damaged files
         raise _damaged(name, error) from error
@@ -222,7 +229,8 @@ def _open(source: Source, max_pixels: int) -> Image.Image:
         image.close()
         raise ImageError(
             f"{name} has {pixels / 1e6:,.1f} million pixels ({image.width} x {image.height}); the limit is "
-            f"{max_pixels / 1e6:g} million: cut it into tiles, shrink it, or raise the limit (--max-pixels, max_pixels)"
+            f"{max_pixels / 1e6:g} million",
+            "cut it into tiles, shrink it, or raise the limit (--max-pixels, max_pixels)",
         )
     return image
 
@@ -323,7 +331,7 @@ def _has_late_exif(source: Source) -> bool:
 
 def _damaged(name: str, error: Exception) -> ImageError:
     reason = str(error) or type(error).__name__
-    return ImageError(f"{name} is truncated or damaged ({reason}): copy or download it again, or remove it")
+    return ImageError(f"{name} is truncated or damaged ({reason})", "copy or download it again, or remove it")
 
 
 def _name(source: Source) -> str:

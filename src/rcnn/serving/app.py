@@ -19,12 +19,14 @@ from typing import Any, Literal
 
 import torch
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from torch import Tensor
 
 from rcnn import __version__
 from rcnn.data.image_inputs import as_image
+from rcnn.data.images import ImageError, MissingHeifError
 from rcnn.predictor import Predictor
 from rcnn.results import ImageDetections
 from rcnn.serving.batching import Batcher, Busy, Closed
@@ -39,14 +41,21 @@ EXAMPLE = {
          "mask": {"size": [480, 640], "counts": "..."}},
     ],
 }  # fmt: skip
+DETAIL = {"application/json": {"example": {"detail": "what is wrong"}}}  # the body of every error
 ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"description": "The body is not an image that can be decoded."},
-    401: {"description": "The token is missing or wrong."},
-    408: {"description": "The body took too long to arrive."},
-    413: {"description": "The body has too many bytes."},
-    503: {"description": "Too many images wait, or the service is stopping; try again after Retry-After seconds."},
-    504: {"description": "The model took too long."},
+    status: {"description": text, "content": DETAIL}
+    for status, text in {
+        400: "The body is not an image that can be decoded.",
+        401: "The token is missing or wrong.",
+        408: "The body took too long to arrive.",
+        413: "The body has too many bytes.",
+        415: "The body is a form; expected the image itself.",
+        422: "A parameter is unknown, or has a wrong value.",
+        503: "Too many images wait, or the service is stopping; try again after Retry-After seconds.",
+        504: "The model took too long.",
+    }.items()
 }
+PARAMETERS = ("score", "format")  # of /predict
 IMAGE_BODY = {
     "requestBody": {
         "required": True,
@@ -82,12 +91,16 @@ def create_app(predictor: Predictor, options: ServiceOptions) -> FastAPI:
     if options.origins:
         app.add_middleware(CORSMiddleware, allow_origins=list(options.origins), allow_headers=["Authorization"])
     app.middleware("http")(service.measured)
+    app.exception_handler(RequestValidationError)(_wrong_values)
+    app.exception_handler(Exception)(_failure)
     allowed = [Depends(service.require_token)]
     content: dict[str, dict[str, Any]] = {"application/json": {"example": EXAMPLE}, "image/jpeg": {}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "The detections.", "content": content}, **ERRORS}
-    app.post("/predict", dependencies=allowed, responses=responses, openapi_extra=IMAGE_BODY)(service.predict)
+    checks = [*allowed, Depends(_require_image_request)]
+    app.post("/predict", dependencies=checks, responses=responses, openapi_extra=IMAGE_BODY)(service.predict)
     app.get("/models", dependencies=allowed, responses={401: ERRORS[401]})(service.models)
     app.get("/metrics", dependencies=allowed, responses={401: ERRORS[401]})(service.metrics_text)
+    app.get("/", include_in_schema=False)(_to_docs)
     app.get("/health")(service.health)
     app.get("/ready", responses={503: ERRORS[503]})(service.ready)
     return app
@@ -149,7 +162,7 @@ class Service:
         try:
             async with asyncio.timeout(self.options.seconds):
                 body = await self._body(request)
-                pixels = await asyncio.to_thread(self._decode, body)
+                pixels = await asyncio.to_thread(self._decode, body, request.headers.get("content-type", ""))
                 found = await self._detect(pixels)
                 return await asyncio.to_thread(self._answer, found.above(score), format, pixels)
         except TimeoutError as error:
@@ -177,12 +190,19 @@ class Service:
             raise HTTPException(400, "the body is empty; expected the bytes of an image file")
         return bytes(parts)
 
-    def _decode(self, body: bytes) -> Tensor:
-        """The image (3, H, W) uint8; 400 for what is none."""
+    def _decode(self, body: bytes, content_type: str) -> Tensor:
+        """The image (3, H, W) uint8; 400 for what is none.
+
+        curl and urllib call every body "application/x-www-form-urlencoded", so that alone does not make it a form.
+        """
         try:
             return as_image(body, max_pixels=self.options.max_pixels)
-        except (ValueError, OSError) as error:
-            raise HTTPException(400, f"the body is not an image that can be decoded: {error}") from error
+        except MissingHeifError as error:
+            raise HTTPException(400, "the body is a HEIC image; expected JPEG, PNG, WebP, TIFF, BMP or GIF") from error
+        except ImageError as error:
+            if content_type.startswith("application/x-www-form-urlencoded") and body.isascii() and b"=" in body:
+                raise _form() from error
+            raise HTTPException(400, error.problem) from error
 
     async def _detect(self, pixels: Tensor) -> ImageDetections:
         """The detections, once it is the image's turn."""
@@ -234,3 +254,33 @@ class Service:
 
 def _unavailable(reason: str) -> HTTPException:
     return HTTPException(503, reason, headers={"Retry-After": str(RETRY_SECONDS)})
+
+
+async def _require_image_request(request: Request) -> None:
+    """422 for query parameters that /predict does not have, 415 for a form with the image in it."""
+    unknown = [name for name in request.query_params if name not in PARAMETERS]
+    if unknown:
+        plural = "s" if len(unknown) > 1 else ""
+        raise HTTPException(422, f"unknown parameter{plural} {', '.join(unknown)}; expected {' or '.join(PARAMETERS)}")
+    if request.headers.get("content-type", "").startswith("multipart/form-data"):
+        raise _form()
+
+
+def _form() -> HTTPException:
+    return HTTPException(415, "the body is a form; send the image itself as the body: curl --data-binary @photo.jpg")
+
+
+async def _wrong_values(request: Request, error: Exception) -> JSONResponse:
+    """422 with one text, e.g. "score=2: input should be less than or equal to 1"."""
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    texts = [f"{one['loc'][-1]}={one['input']}: {one['msg'][:1].lower()}{one['msg'][1:]}" for one in problems]
+    return JSONResponse({"detail": "; ".join(texts)}, 422)
+
+
+async def _failure(request: Request, error: Exception) -> JSONResponse:
+    """500 in the shape of the other errors; uvicorn prints the traceback."""
+    return JSONResponse({"detail": "the service failed on this request; its log says why"}, 500)
+
+
+async def _to_docs() -> RedirectResponse:
+    return RedirectResponse("docs")

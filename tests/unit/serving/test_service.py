@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 import time
 import urllib.error
@@ -111,6 +112,40 @@ def test_bad_requests_are_refused(url: str, body: bytes, query: str, status: int
     assert request(f"{url}/predict{query}", body)[0] == status
 
 
+@pytest.mark.parametrize(
+    ("body", "query", "content_type", "status", "detail"),
+    [
+        (b"x", "?threshold=0.5&scores=1", "", 422, "unknown parameters threshold, scores; expected score or format"),
+        (b"x", "?score=2", "", 422, "score=2: input should be less than or equal to 1"),
+        (b"x", "?format=xml", "", 422, "format=xml: input should be 'json', 'arrays' or 'picture'"),
+        (
+            b"x",
+            "",
+            "multipart/form-data; boundary=-",
+            415,
+            "the body is a form; send the image itself as the body: curl",
+        ),
+        (b"file=photo.jpg", "", "application/x-www-form-urlencoded", 415, "the body is a form; send the image itself"),
+        (b"not an image", "", "", 400, "the image given as 12 bytes is not an image that can be read"),
+    ],
+)
+def test_an_error_is_one_text(url: str, body: bytes, query: str, content_type: str, status: int, detail: str) -> None:
+    found, text = request(f"{url}/predict{query}", body, **{"Content-Type": content_type})
+    assert found == status
+    assert json.loads(text)["detail"].startswith(detail)
+    assert not re.search("--max-pixels|rcnn doctor|pip install", text.decode())
+
+
+def test_an_image_is_accepted_as_curl_sends_it(url: str) -> None:
+    assert request(f"{url}/predict", picture(), **{"Content-Type": "application/x-www-form-urlencoded"})[0] == 200
+
+
+def test_the_root_is_the_description(url: str) -> None:
+    status, page = request(url)
+    assert status == 200
+    assert b"openapi.json" in page
+
+
 def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(url: str) -> None:
     file = io.BytesIO()
     Image.new("L", (4000, 4000)).save(file, "PNG")  # 16 million pixels in 16 kB
@@ -118,7 +153,8 @@ def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(url: str)
     started = time.monotonic()
     status, text = request(f"{url}/predict", file.getvalue())
     assert status == 400
-    assert b"pixels" in text
+    assert "has 16.0 million pixels (4000 x 4000); the limit is 0.25 million" in json.loads(text)["detail"]
+    assert b"--max-pixels" not in text
     assert time.monotonic() - started < 2
 
 
@@ -159,7 +195,9 @@ def test_a_failure_of_the_model_is_counted_and_the_service_goes_on(
     with running(predictor, OPTIONS) as url:
         with monkeypatch.context() as patch:
             patch.setattr(predictor, "detect", fail)
-            assert request(f"{url}/predict", picture())[0] == 500
+            status, text = request(f"{url}/predict", picture())
+            assert status == 500
+            assert json.loads(text) == {"detail": "the service failed on this request; its log says why"}
         assert request(f"{url}/predict", picture())[0] == 200
         assert 'rcnn_requests_total{path="/predict",status="500"} 1.0' in request(f"{url}/metrics")[1].decode()
 
