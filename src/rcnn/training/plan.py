@@ -43,12 +43,16 @@ from rcnn.training.starting import (
     is_whole,
     read_weights,
     require_buildable,
+    size_text,
     starting_config,
     starting_settings,
+    starts_fresh,
+    to_download,
     with_backbone,
 )
 from rcnn.training.trackers import require_trackers
 from rcnn.training.validation import require_measured
+from rcnn.weights.catalogue.entry import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +71,7 @@ class RunPlan:
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
+    download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
@@ -109,10 +114,14 @@ def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, Inpu
     return settings, override(starting_config(model), model_overrides).input
 
 
-def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1) -> RunPlan:
+def plan_training(
+    request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1, download: bool = True
+) -> RunPlan:
     """Decide and check everything about a run; reads files and writes none. `log` gets a line from time to time.
 
     `devices` is the number of processes that will be started; in one of several processes, a launcher has set it.
+    `download`: False for a plan that is only shown: --weights that are not on this machine are not downloaded. A model
+    that is itself the name of weights is, because its config is in the file.
 
     A ValueError or OSError says what is wrong and what to do.
     """
@@ -129,6 +138,11 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     other_model = recipe is not None and request.model not in ("", recipe.model)
     if recipe is not None and not request.model:
         request = replace(request, model=recipe.model)
+    if not download and record is None and not starts_fresh(request.model) and (needed := to_download(request.model)):
+        log(
+            f"the plan needs the config in {size_text(needed)}, so it is downloaded now; without it: rcnn train "
+            f"{needed.model} --weights {needed.name}"
+        )
     start, before = _start(request, record)
     left_out = ""
     if recipe is not None and other_model:
@@ -150,12 +164,13 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     require_trackers(settings.trackers)
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
+    absent = None if download or record is not None else to_download(request.weights)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
-        start = read_weights(request.weights).config
+        start = read_weights(request.weights).config if absent is None else starting_config(absent.model)
     config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
     _require_outlines(config, data.training)
     require_masks_to_copy(data.training, settings.augment)
-    if record is None:
+    if record is None and absent is None:
         config = with_backbone(config, request.model, request.weights, typed)
         if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
             config = override(config, [*recipe.input_settings, *typed])
@@ -204,6 +219,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
             *(line for evaluation in evaluations for line in evaluation.warnings),
             *_differing_config(request, config, model_overrides, data.training, resumes=record is not None),
         ),
+        download=absent,
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
         trained_images=TrainedImages.of(data.training),
     )
