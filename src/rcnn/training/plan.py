@@ -146,7 +146,7 @@ def plan_training(
     start, before = _start(request, record)
     left_out = ""
     if recipe is not None and other_model:
-        recipe, left_out = fitted(recipe, request.model, start, typed)
+        recipe, left_out = fitted(recipe, request.model, start, typed, request.weights)
     own_weights = recipe is not None and bool(recipe.weights) and not request.weights  # those that the recipe names
     if recipe is not None:
         request = replace(request, weights=request.weights or recipe.weights)

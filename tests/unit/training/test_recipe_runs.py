@@ -65,6 +65,7 @@ def test_a_recipe_for_a_model_without_some_of_its_settings(data: Path) -> None:
     [line] = [line for line in found.warnings if "left out" in line]
     assert "recipe tensorpack/R50-FPN-1x" in line
     assert "backbone.padding=align" in line
+    assert "--weights" not in line  # they were typed
 
 
 def test_a_typed_length_is_the_reason_that_the_schedule_of_the_recipe_is_not_set(data: Path) -> None:

@@ -18,21 +18,24 @@ from rcnn.weights.checkpoint import empty_detector
 PATTERNS = ("lr_factors", "weight_decays")  # training settings by a pattern of parameter names
 
 
-def fitted(recipe: Recipe, model: str, config: DetectorConfig, typed: Sequence[str]) -> tuple[Recipe, str]:
+def fitted(
+    recipe: Recipe, model: str, config: DetectorConfig, typed: Sequence[str], weights: str = ""
+) -> tuple[Recipe, str]:
     """`recipe` with the settings that `config`, of `model`, has; and a warning with those that are left out.
 
-    `typed`: the user's KEY=VALUE settings of the model, which come after those of the recipe. The weights of the
-    recipe are left out, as an empty string, unless they are for the backbone of the model.
+    `typed`: the user's KEY=VALUE settings of the model, which come after those of the recipe; `weights`: those that the
+    user chose. The weights of the recipe are left out, as an empty string, unless they are for the backbone of the
+    model.
     """
     settings = _kept(recipe.model_settings, config)
     built = override(config, [*settings, *typed])
     parameters = [name for name, _ in empty_detector(built).named_parameters()]
     settings += _training_settings(recipe, parameters)
     left_out = [word for word in recipe.settings if word not in settings]
-    weights = recipe.weights if _are_for(recipe.weights, model, built) else ""
-    left_out += [] if weights else [f"--weights {recipe.weights}"]
+    own = recipe.weights if _are_for(recipe.weights, model, built) else ""
+    left_out += [] if own or weights else [f"--weights {recipe.weights}"]
     warning = f"recipe {recipe.name}: these settings do not fit {model} and are left out: {', '.join(left_out)}"
-    return replace(recipe, settings=tuple(settings), weights=weights), warning if left_out else ""
+    return replace(recipe, settings=tuple(settings), weights=own), warning if left_out else ""
 
 
 def _kept(words: Sequence[str], config: DetectorConfig) -> list[str]:
