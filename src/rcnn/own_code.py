@@ -27,8 +27,8 @@ def import_factory(path: str) -> Callable[..., object]:
         raise ValueError(f"{path!r} is not the import path of a factory; {EXPECTED}")
     if source.endswith(".py") and not Path(source).is_file():
         raise ValueError(
-            f"{path}: {source} does not exist in {Path.cwd()}. If it moved, give its path: --allow "
-            f"PATH/{Path(source).name}:{name}, or allow= in Python"
+            f"{path}: {source} does not exist in {Path.cwd()}. If it moved since the checkpoint or run was "
+            f"written, give its path: --allow PATH/{Path(source).name}:{name}, or allow= in Python"
         )
     try:
         module = _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
@@ -45,6 +45,13 @@ def import_factory(path: str) -> Callable[..., object]:
     if not callable(factory):
         raise ValueError(f"{path} is of type {type(factory).__name__}; expected a function or class")
     return factory
+
+
+def require_file(typed: str) -> None:
+    """ValueError if the file of a factory that the user typed does not exist."""
+    source, _, _ = typed.rpartition(":")
+    if source.endswith(".py") and not Path(source).is_file():
+        raise ValueError(f"{typed}: {source} does not exist in {Path.cwd()}; {EXPECTED}")
 
 
 def path_of(value: object) -> str | None:

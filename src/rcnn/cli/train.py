@@ -155,7 +155,8 @@ def train(
     )
     if devices > 1:
         require_devices(devices, device)
-    plan = plan_training(request, partial(typer.echo, err=True), devices=devices)
+    needs_weights = not dry_run or measure_steps > 0
+    plan = plan_training(request, partial(typer.echo, err=True), devices=devices, download=needs_weights)
     if dry_run:
         for line in describe_plan(plan):
             typer.echo(line)

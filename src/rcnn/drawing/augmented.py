@@ -28,13 +28,16 @@ def augmented_batches(dataset: Dataset, input_config: InputConfig, settings: Loa
     )
 
 
-def draw_augmented(batches: Batches, index: int, version: int) -> Image.Image:
-    """Image `index` as the network gets it in one epoch, with boxes, masks and keypoints; crowds are dashed boxes.
+def augmented_sample(batches: Batches, index: int, version: int) -> Sample:
+    """Image `index` with its objects as the network gets it in one epoch.
 
     `version` counts the epochs from 0; the random numbers differ from those of a run, which has another order.
     """
-    dataset = batches.dataset
-    sample, _ = batches.augmented(index, version * len(dataset) + index)
+    return batches.augmented(index, version * len(batches.dataset) + index)[0]
+
+
+def draw_augmented(sample: Sample, dataset: Dataset) -> Image.Image:
+    """A sample with its boxes, masks and keypoints; crowds are dashed boxes."""
     skeleton = skeleton_of(dataset).lines if sample.keypoints is not None else ()
     return draw_sample(sample, dataset.classes, skeleton)
 

@@ -13,12 +13,12 @@ from PIL import Image
 
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
-from rcnn.data.loading import LoaderSettings
+from rcnn.data.loading import Batches, LoaderSettings
 from rcnn.data.messages import counted, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset, ImageRecord
 from rcnn.data.skeletons import skeleton_of
-from rcnn.drawing.augmented import augmented_batches, draw_augmented
+from rcnn.drawing.augmented import augmented_batches, augmented_sample, draw_augmented
 from rcnn.drawing.embedding import Figure, embedded
 from rcnn.drawing.ground_truth import draw_ground_truth
 from rcnn.drawing.pages import render
@@ -115,10 +115,10 @@ def _section(dataset: Dataset, indices: Sequence[int], view: View | None, advanc
         skeleton = PERSON_SKELETON
     for index in indices:
         if batches is None:
-            entries.append(_entry(dataset, dataset[index], partial(_ground_truth, dataset, index, skeleton)))
+            entries.append(_entry(dataset, dataset[index], partial(_annotated, dataset, index, skeleton)))
         else:
             for version in range(VERSIONS):
-                entries.append(_entry(dataset, dataset[index], partial(draw_augmented, batches, index, version)))
+                entries.append(_entry(dataset, dataset[index], partial(_augmented, batches, index, version)))
         advance()
     images = counted(len(dataset), "image")
     shown = images if len(indices) == len(dataset) else f"{len(indices)} of {images}"
@@ -130,25 +130,45 @@ def _section(dataset: Dataset, indices: Sequence[int], view: View | None, advanc
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
 
-def _ground_truth(dataset: Dataset, index: int, skeleton: Sequence[tuple[int, int]]) -> Image.Image:
+Drawn = tuple[Image.Image, str]  # a picture, and the size and the objects in it
+
+
+def _annotated(dataset: Dataset, index: int, skeleton: Sequence[tuple[int, int]]) -> Drawn:
     """Image `index` of the data set with its annotations."""
     record = dataset[index]
-    return draw_ground_truth(record.read(), record, dataset.classes, skeleton=skeleton)
+    return draw_ground_truth(record.read(), record, dataset.classes, skeleton=skeleton), _file_note(dataset, record)
 
 
-def _entry(dataset: Dataset, record: ImageRecord, draw: Callable[[], Image.Image]) -> _Entry:
+def _augmented(batches: Batches, index: int, version: int) -> Drawn:
+    """Image `index` as the network gets it in one version, with its objects after augmentation."""
+    sample = augmented_sample(batches, index, version)
+    height, width = sample.image.shape[-2:]
+    crowds = 0 if sample.crowds is None else len(sample.crowds)
+    note = _note(batches.dataset, width, height, sample.labels.tolist(), crowds)
+    return draw_augmented(sample, batches.dataset), f"version {version + 1}, {note}"
+
+
+def _file_note(dataset: Dataset, record: ImageRecord) -> str:
     own = record.labels[~record.ignored].tolist()
-    counts = Counter(dataset.classes[label] for label in own)
-    ignored = int(record.ignored.sum())
+    return _note(dataset, record.width, record.height, own, int(record.ignored.sum()))
+
+
+def _note(dataset: Dataset, width: int, height: int, labels: Sequence[int], ignored: int) -> str:
+    """640 pixels wide, 480 high: 2 cat, 1 dog, 1 ignored object."""
+    counts = Counter(dataset.classes[label] for label in labels)
     objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
-    note = f"id {record.image_id}, {record.width} pixels wide, {record.height} high: {objects}"
-    note += f", {counted(ignored, 'ignored object')}" if ignored else ""
-    figure, error = None, ""
+    note = f"{width} pixels wide, {height} high: {objects}"
+    return note + (f", {counted(ignored, 'ignored object')}" if ignored else "")
+
+
+def _entry(dataset: Dataset, record: ImageRecord, draw: Callable[[], Drawn]) -> _Entry:
+    figure, error, note = None, "", ""
     try:
-        figure = embedded(draw(), f"Ground truth of {record.path.name}", "")
+        picture, note = draw()
+        figure = embedded(picture, f"Ground truth of {record.path.name}", "")
     except (ImageError, OSError) as problem:
-        error = str(problem)
-    return _Entry(record.path.name, note, figure, error, _expressions(dataset, record))
+        error, note = str(problem), _file_note(dataset, record)
+    return _Entry(record.path.name, f"id {record.image_id}, {note}", figure, error, _expressions(dataset, record))
 
 
 def _expressions(dataset: Dataset, record: ImageRecord) -> list[str]:

@@ -19,7 +19,15 @@ from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 import yaml
 
 from rcnn.models.config import DetectorConfig
-from rcnn.models.setting_tables import alternatives, field_types, kind_of, part_classes, setting_paths, type_name
+from rcnn.models.setting_tables import (
+    alternatives,
+    field_types,
+    form_to_type,
+    kind_of,
+    part_classes,
+    setting_paths,
+    type_name,
+)
 from rcnn.models.suggestions import near_settings
 from rcnn.text_files import yaml_value
 
@@ -197,12 +205,17 @@ def _checked(hint: Any, value: Any, path: str, default: Any = None) -> Any:
         if option in (bool, str) and type(value) is option:
             return value
     choices = [str(known) for known in get_args(hint)] if origin is Literal else []
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    expected = f"one of {type_name(hint)}" if choices else type_name(hint)
+    near = [one for one in difflib.get_close_matches(str(value), choices, n=1) if not _other_number(one, str(value))]
+    expected = f"one of {type_name(hint)}" if choices else form_to_type(hint)
     if len(parts) > 1:
         expected = f"one of {', '.join(kind_of(part) for part in parts)}"
     suggestion = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"{path}: expected {expected}, got {_short(value)}{suggestion}")
+
+
+def _other_number(choice: str, value: str) -> bool:
+    """Whether `value` is `choice` with another number, e.g. 10x and 1x: probably meant, so no slip."""
+    return choice != value and re.sub(r"\d", "", choice) == re.sub(r"\d", "", value)
 
 
 def _checked_tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...]:
@@ -210,9 +223,7 @@ def _checked_tuple(hint: Any, value: Sequence[Any], path: str) -> tuple[Any, ...
     if kinds[-1] is Ellipsis:
         kinds = (kinds[0],) * len(value)
     if len(kinds) != len(value):
-        raise ValueError(
-            f"{path}: expected {type_name(hint)}, {len(kinds)} values, got {len(value)}: {_short(list(value))}"
-        )
+        raise ValueError(f"{path}: expected {form_to_type(hint)}, got {len(value)}: {_short(list(value))}")
     return tuple(_checked(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True)))
 
 
@@ -221,7 +232,14 @@ def _class_of_kind(parts: Sequence[type[Any]], value: Mapping[str, Any], path: s
     if len(parts) == 1:
         return parts[0]
     kinds = {kind_of(part): part for part in parts}
-    kind = value.get("kind")
+    if "kind" not in value:
+        hint = " (a colon in YAML needs a space after it)" if any(":" in str(name) for name in value) else ""
+        example = f"{{kind: {next(iter(kinds))}, ...}}"
+        raise ValueError(
+            f"{path}: `kind` is missing in {_short(dict(value))}{hint}; expected {example}, with one of "
+            f"{', '.join(kinds)}"
+        )
+    kind = value["kind"]
     if not isinstance(kind, str) or kind not in kinds:
         near = difflib.get_close_matches(str(kind), kinds, n=1)
         suggestion = f"; did you mean {near[0]}?" if near else ""

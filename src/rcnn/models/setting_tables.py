@@ -88,6 +88,37 @@ def type_name(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint))
 
 
+def form_to_type(hint: Any) -> str:
+    """A type as what to type for it, e.g. a list of numbers, e.g. [0.5, 0.8]; of a single value its name."""
+    options = alternatives(hint)
+    if len(options) > 1:
+        return " or ".join(form_to_type(option) for option in options)
+    if get_origin(hint) is not tuple:
+        return type_name(hint)
+    items, example = _several(hint)
+    return f"a list of {items}, e.g. {example}"
+
+
+def _several(hint: Any) -> tuple[str, str]:
+    """What a tuple of type `hint` contains, e.g. "2 numbers", and an example of it in YAML."""
+    item, *more = get_args(hint)
+    count, length = ("", 2) if more == [Ellipsis] else (f"{1 + len(more)} ", 1 + len(more))
+    if get_origin(item) is Literal:
+        names = [str(value) for value in get_args(item)]
+        return " | ".join(names), f"[{names[0]}]"
+    if parts := part_classes(item):
+        kinds = [kind_of(part) for part in parts] if len(parts) > 1 else [parts[0].__name__]
+        return " | ".join(kinds), f"[{kinds[0]}]"
+    if get_origin(item) is tuple:
+        inner, example = _several(item)
+        return f"{count}lists of {inner}", f"[{', '.join([example] * length)}]"
+    noun, examples = {
+        float: ("numbers", ("0.5", "0.8", "0.9", "1.0")),
+        int: ("integers", ("640", "800", "960", "1120")),
+    }.get(item, ("names", ("a", "b", "c", "d")))
+    return f"{count}{noun}", f"[{', '.join(examples[:length])}]"
+
+
 @cache
 def field_comments(config_class: type) -> dict[str, str]:
     """Field name -> the comment after the field, or in the comment lines right above it."""

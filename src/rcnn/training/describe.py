@@ -14,7 +14,7 @@ from rcnn.training.parameter_groups import parameter_groups
 from rcnn.training.plan import RunPlan
 from rcnn.training.recipes import find_recipe
 from rcnn.training.settings import AUTO, BATCH_SIZE, PREFIX
-from rcnn.training.starting import starts_fresh
+from rcnn.training.starting import size_text, starts_fresh
 from rcnn.weights.checkpoint import empty_detector
 
 SHOWN_CLASSES = 100  # in the counts of objects, before the rest is only counted
@@ -79,6 +79,11 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         yield f"parameters: {group.describe()}"
     if plan.changed:
         yield f"changed since the run was started: {'; '.join(plan.changed)}"
+    if plan.download is not None:
+        yield (
+            f"weights: a run downloads {size_text(plan.download)} first, and takes settings of the input and the "
+            f"backbone from them; above are those of the model. To see them: rcnn download {plan.download.name}"
+        )
     yield "nothing was written (--dry-run)"
 
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from rcnn.data.transforms import OwnStep, Step
 from rcnn.models.overrides import config_from_dict, config_to_dict
-from rcnn.own_code import same_factory
+from rcnn.own_code import require_file, same_factory
 from rcnn.training.request import RunRequest
 from rcnn.training.settings import TrainConfig
 
@@ -57,6 +57,8 @@ def with_steps(settings: TrainConfig, request: RunRequest, before: TrainConfig |
     steps = [_allowed(step, request) if recorded else step for step in settings.augment]
     for step in steps:
         if isinstance(step, OwnStep):
+            if not recorded and step.function is None:
+                require_file(step.factory)
             step.resolved()
     return replace(settings, augment=tuple(steps))
 

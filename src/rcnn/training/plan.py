@@ -21,6 +21,7 @@ from rcnn.models.overrides import config_to_dict, override
 from rcnn.models.own import allow_factories, own_factories
 from rcnn.models.setting_tables import settings_table
 from rcnn.models.zoo import without_masks
+from rcnn.own_code import require_file
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
@@ -34,6 +35,7 @@ from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
 from rcnn.training.run_folder import FoundRun, find_run
+from rcnn.training.schedule import require_one_schedule, schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides, without_auto
 from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
@@ -41,12 +43,16 @@ from rcnn.training.starting import (
     is_whole,
     read_weights,
     require_buildable,
+    size_text,
     starting_config,
     starting_settings,
+    starts_fresh,
+    to_download,
     with_backbone,
 )
 from rcnn.training.trackers import require_trackers
 from rcnn.training.validation import require_measured
+from rcnn.weights.catalogue.entry import Entry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +71,7 @@ class RunPlan:
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
+    download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
@@ -107,10 +114,14 @@ def settings_of(model: str, overrides: Sequence[str]) -> tuple[TrainConfig, Inpu
     return settings, override(starting_config(model), model_overrides).input
 
 
-def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1) -> RunPlan:
+def plan_training(
+    request: RunRequest, log: Callable[[str], object] = print, *, devices: int = 1, download: bool = True
+) -> RunPlan:
     """Decide and check everything about a run; reads files and writes none. `log` gets a line from time to time.
 
     `devices` is the number of processes that will be started; in one of several processes, a launcher has set it.
+    `download`: False for a plan that is only shown: --weights that are not on this machine are not downloaded. A model
+    that is itself the name of weights is, because its config is in the file.
 
     A ValueError or OSError says what is wrong and what to do.
     """
@@ -127,6 +138,11 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     other_model = recipe is not None and request.model not in ("", recipe.model)
     if recipe is not None and not request.model:
         request = replace(request, model=recipe.model)
+    if not download and record is None and not starts_fresh(request.model) and (needed := to_download(request.model)):
+        log(
+            f"the plan needs the config in {size_text(needed)}, so it is downloaded now; without it: rcnn train "
+            f"{needed.model} --weights {needed.name}"
+        )
     start, before = _start(request, record)
     left_out = ""
     if recipe is not None and other_model:
@@ -144,15 +160,17 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
     settings = with_steps(changed_by(first, train_overrides), request, before)
     config = override(start, model_overrides)  # before the data: a wrong one is refused at once
     require_divisible(config, settings)
+    require_one_schedule(settings, given)
     require_trackers(settings.trackers)
 
     data = open_run_data(request, config, record, filter_empty=settings.filter_empty, log=log)
+    absent = None if download or record is not None else to_download(request.weights)
     if record is None and is_whole(request.model, request.weights):  # after the data: it may be a download
-        start = read_weights(request.weights).config
+        start = read_weights(request.weights).config if absent is None else starting_config(absent.model)
     config = _fit_to_data(start, model_overrides, data.training, fresh=record is None)
     _require_outlines(config, data.training)
     require_masks_to_copy(data.training, settings.augment)
-    if record is None:
+    if record is None and absent is None:
         config = with_backbone(config, request.model, request.weights, typed)
         if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
             config = override(config, [*recipe.input_settings, *typed])
@@ -192,7 +210,8 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
         changed=() if before is None else (*_changes(start, config), *_changes(Prefixed(before), Prefixed(settings))),
         warnings=(
             *([left_out] if left_out else []),
-            *_run_warnings(request, settings, found),
+            *_run_warnings(request, found),
+            *schedule_warnings(settings, given),
             *length_warning(settings, images=len(data.training), processes=processes.count),
             *_images_warning(settings, record, before, processes),
             *shared_images(data),
@@ -200,6 +219,7 @@ def plan_training(request: RunRequest, log: Callable[[str], object] = print, *, 
             *(line for evaluation in evaluations for line in evaluation.warnings),
             *_differing_config(request, config, model_overrides, data.training, resumes=record is not None),
         ),
+        download=absent,
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
         trained_images=TrainedImages.of(data.training),
     )
@@ -218,6 +238,8 @@ def _start(request: RunRequest, record: dict[str, Any] | None) -> tuple[Detector
     """
     pairs = (one.partition("=") for one in request.overrides)
     written = [value.strip() for key, _, value in pairs if key.strip().endswith(".factory")]
+    for path in written:
+        require_file(path)
     own = () if request.config is None else own_factories(request.config).values()
     allow = [*request.allow, *written, *own]
     if record is None:
@@ -238,15 +260,10 @@ def _differing_config(
     return [line] if changes else []
 
 
-def _run_warnings(request: RunRequest, settings: TrainConfig, found: FoundRun) -> Iterator[str]:
+def _run_warnings(request: RunRequest, found: FoundRun) -> Iterator[str]:
     """What is allowed, but probably not meant."""
     if request.resume and not found.checkpoints:
         yield f"{request.output} has no checkpoint to resume from: this is a new run"
-    if settings.warmup_steps >= settings.steps:
-        yield (
-            f"train.warmup_steps={settings.warmup_steps} is not less than train.steps={settings.steps}: the learning "
-            "rate never reaches its value. Set train.warmup_steps to a small part of train.steps"
-        )
 
 
 def _images_warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterator
 
 from torch.optim import Optimizer
 
@@ -26,6 +27,34 @@ def learning_rate(step: int, settings: TrainConfig, processes: int = 1) -> float
 def milestone_steps(settings: TrainConfig) -> list[int]:
     """The steps from which the learning rate is lower."""
     return [round(part if part > 1 else part * settings.steps) for part in settings.milestones]
+
+
+def require_one_schedule(settings: TrainConfig, given: Collection[str]) -> None:
+    """ValueError if the user typed both milestones and a cosine. `given`: names of the settings that were typed."""
+    if settings.cosine and {"cosine", "milestones"} <= set(given):
+        raise ValueError(
+            f"train.cosine=true and train.milestones={list(settings.milestones)} both set when the learning rate "
+            "decays; give one of them"
+        )
+
+
+def schedule_warnings(settings: TrainConfig, given: Collection[str]) -> Iterator[str]:
+    """Settings of the schedule without effect in this run. `given`: names of the settings that were typed."""
+    if settings.warmup_steps >= settings.steps:
+        yield (
+            f"train.warmup_steps={settings.warmup_steps} is not less than train.steps={settings.steps}: the learning "
+            "rate never reaches its value. Set train.warmup_steps to a small part of train.steps"
+        )
+    late = [f"{milestone:g}" for milestone in settings.milestones if milestone > 1 and milestone >= settings.steps]
+    if late and not settings.cosine:
+        yield (
+            f"train.milestones: {', '.join(late)} is not less than train.steps={settings.steps}, so the learning rate "
+            "does not decay there. Milestones up to 1 are fractions of the run, e.g. [0.67, 0.89]"
+        )
+    if settings.final_lr and not settings.cosine:
+        yield f"train.final_lr={settings.final_lr:g} is used with train.cosine=true only: add it, or leave final_lr out"
+    if settings.cosine and "milestones" in given:
+        yield "train.milestones is not used with train.cosine=true: add train.cosine=false, or leave milestones out"
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
@@ -227,9 +228,16 @@ LITE = TrainConfig(
 
 
 def without_auto(overrides: Sequence[str]) -> tuple[list[str], bool]:
-    """`KEY=VALUE` settings without train.batch_size=auto, and whether that is the batch size that they set."""
+    """`KEY=VALUE` settings without train.batch_size=auto, and whether that is the batch size that they set.
+
+    ValueError for a batch size that is neither a number nor auto.
+    """
     sizes = [word for word in overrides if word.partition("=")[0].strip() == BATCH_SIZE]
     automatic = [word for word in sizes if word.partition("=")[2].strip() == AUTO]
+    for word in sizes:
+        value = word.partition("=")[2].strip()
+        if value != AUTO and not re.fullmatch(r"[-+]?[\d_.]+", value):
+            raise ValueError(f"{BATCH_SIZE}: expected a number of images, or {AUTO}, got {value!r}")
     return [word for word in overrides if word not in automatic], bool(sizes) and sizes[-1] in automatic
 
 

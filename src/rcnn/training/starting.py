@@ -17,6 +17,8 @@ from rcnn.models.zoo import lite, unknown_model
 from rcnn.text_files import as_given, missing_text
 from rcnn.training.settings import FINE_TUNING, LITE, TrainConfig
 from rcnn.weights.backbone import adopt_backbone, load_backbone
+from rcnn.weights.catalogue.cache import is_available
+from rcnn.weights.catalogue.entry import Entry
 from rcnn.weights.catalogue.names import (
     CAFFE,
     SCRATCH,
@@ -135,6 +137,19 @@ def read_weights(weights: str) -> Checkpoint:
         return read_checkpoint(weights)
     except (ConnectionError, FileNotFoundError) as error:
         raise type(error)(f"{error}\nTo train from random weights instead: --weights none") from error
+
+
+def to_download(weights: str) -> Entry | None:
+    """The published weights called `weights` if they are not on this machine; None for all others."""
+    if not weights or not is_weight_name(weights) or Path(weights).exists():
+        return None
+    entry = find_entry(weights)
+    return None if entry.package or is_available(entry) else entry
+
+
+def size_text(entry: Entry) -> str:
+    """The name of weights with the size of the download, if it is published."""
+    return entry.name + (f" ({entry.mib:.0f} MiB)" if entry.mib else "")
 
 
 def with_backbone(config: DetectorConfig, model: str, weights: str, overrides: Sequence[str]) -> DetectorConfig:

@@ -127,6 +127,8 @@ def test_augmented_pictures_show_the_networks_input(tmp_path: Path, capsys: pyte
     assert [picture.shape for picture in found] == [(96, 96, 3)] * 4
     assert np.abs(found[0] - found[1]).max() > 50  # two versions of one image
     assert "2 versions of each" in page.read_text()
+    notes = re.findall(r"id 1, version (\d), 96 pixels wide, 96 high: (?:no objects|\d)", page.read_text())
+    assert notes == ["1", "2"]
     assert "val_1.png" not in page.read_text()
     capsys.readouterr()
     assert rcnn("data", "browse", root, *words, "--output", tmp_path / "no") == 2

@@ -137,3 +137,9 @@ def test_the_free_memory_is_that_of_a_container_if_it_is_less(tmp_path: Path) ->
     assert memory._free_in_container(tmp_path) == [500]
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._free_in_container(tmp_path) == []
+
+
+def test_a_batch_size_that_is_neither_a_number_nor_auto_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train\.batch_size: expected a number of images, or auto, got 'automatic'"):
+        without_auto(["train.batch_size=automatic"])
+    assert without_auto(["train.batch_size=8"]) == (["train.batch_size=8"], False)

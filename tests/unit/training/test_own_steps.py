@@ -44,7 +44,10 @@ def test_a_list_of_steps_from_python() -> None:
     [
         ("crop", "augment is 'crop'; expected a list of steps"),
         (["crop", "blurr"], r"augment\[1\].kind: expected one of crop, .*, got 'blurr'; did you mean blur\?"),
-        ([{"kind": "blur", "sigma": 3}], r"augment\[0\].sigma: expected tuple\[float, float\], got 3"),
+        (
+            [{"kind": "blur", "sigma": 3}],
+            r"augment\[0\].sigma: expected a list of 2 numbers, e\.g\. \[0\.5, 0\.8\], got 3",
+        ),
         ([3], r"augment\[0\]: expected one of crop, scale_jitter, .*, got 3"),
     ],
 )
@@ -99,11 +102,16 @@ def test_a_run_with_a_function_of_ones_own(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("train.augment=[{kind: own, factory: 'gone.py:f'}]", "gone.py:f: gone.py does not exist"),
+        (
+            "train.augment=[{kind: own, factory: 'gone.py:f'}]",
+            r"gone.py:f: gone.py does not exist in [^;]*; expected FILE\.py:NAME",
+        ),
         ("train.augment=[{kind: own, factory: 'f'}]", "the function f cannot be imported; expected FILE.py:NAME"),
         ("train.augment=[{kind: crop, size: [0, 2]}]", r"train.augment: crop.size is \[0, 2\]; expected"),
+        ("train.augment=[{kind:blur}]", r"\[0\]: `kind` is missing in .* \(a colon in YAML needs a space after it\)"),
+        ("train.augment=[{probability: 0.3}]", r"`kind` is missing in \{'probability': 0\.3\}; expected \{kind: crop"),
         ("train.augment=[crp]", r"train.augment\[0\].kind: expected one of .*did you mean crop\?"),
-        ("train.augment=crop", "train.augment: expected list of crop .*, got 'crop'"),
+        ("train.augment=crop", "train.augment: expected a list of crop .*, got 'crop'"),
     ],
 )
 def test_a_faulty_list_is_refused_before_anything_is_written(tmp_path: Path, word: str, message: str) -> None:

@@ -11,7 +11,8 @@ from torch import nn
 from rcnn.evaluation.plan import Plan
 from rcnn.models.config import DetectorConfig, MaskHeadConfig
 from rcnn.models.overrides import override
-from rcnn.training.schedule import learning_rate, set_learning_rate
+from rcnn.training.length import changed_by, keys_of
+from rcnn.training.schedule import learning_rate, require_one_schedule, schedule_warnings, set_learning_rate
 from rcnn.training.settings import TrainConfig, split_overrides
 from rcnn.training.state import build_optimizer
 from rcnn.training.validation import require_measured
@@ -143,3 +144,30 @@ def test_the_backbone_has_its_own_learning_rate() -> None:
     optimizer.step()
     moved = {name: (before[name] - value).item() for name, value in detector.state_dict().items()}
     assert moved == pytest.approx({"backbone.weight": 0.001, "fpn.weight": 0.01}, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["train.final_lr=0.1"], ["train.final_lr=0.1 is used with train.cosine=true only"]),
+        (["train.final_lr=0.1", "train.cosine=true"], []),
+        (["train.milestones=[20, 500]"], ["train.milestones: 500 is not less than train.steps=30"]),
+        (["train.milestones=[0.5, 1]"], []),
+        (["train.warmup_steps=30"], ["train.warmup_steps=30 is not less than train.steps=30"]),
+    ],
+)
+def test_settings_of_the_schedule_without_effect(words: list[str], expected: list[str]) -> None:
+    settings = changed_by(TrainConfig(steps=30, warmup_steps=0), words)
+    found = list(schedule_warnings(settings, keys_of(words)))
+    assert len(found) == len(expected)
+    assert all(line.startswith(start) for line, start in zip(found, expected, strict=True))
+
+
+def test_typed_milestones_and_a_cosine_are_refused_together() -> None:
+    settings = TrainConfig(cosine=True, milestones=(0.5,))
+    with pytest.raises(ValueError, match=r"train\.cosine=true and train\.milestones=\[0\.5\] both set when"):
+        require_one_schedule(settings, {"cosine", "milestones"})
+    require_one_schedule(settings, {"cosine"})
+    assert [line[:35] for line in schedule_warnings(settings, {"milestones"})] == [
+        "train.milestones is not used with t"
+    ]

@@ -132,3 +132,27 @@ def test_without_network_training_says_how_to_do_without_weights(
     assert command("train", "mask_rcnn_r50_fpn", "--data", data, "--weights", "none", "--dry-run") == 0
     plan = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "weights none (given)" in plan
+
+
+@pytest.mark.parametrize(
+    ("words", "download"),
+    [
+        (["mask_rcnn_r50_fpn"], "mask_rcnn_r50_fpn@torchvision (170 MiB)"),
+        (["--recipe", "tensorpack/R50-FPN-1x"], "resnet50@tensorpack"),
+    ],
+)
+def test_a_dry_run_downloads_nothing(
+    words: list[str],
+    download: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RCNN_OFFLINE", "1")
+    monkeypatch.setenv("RCNN_CACHE", str(tmp_path / "empty"))
+    data = write_tiny_coco(tmp_path / "data", {"train": 2, "val": 1}, size=(64, 96))
+    assert command("train", *words, "--data", data, "--dry-run") == 0
+    assert f"weights: a run downloads {download}" in capsys.readouterr().out
+    assert not (tmp_path / "empty").exists()
+    assert command("train", *words, "--data", data, "--output", tmp_path / "run") == 2
+    assert "is not in the cache, and --offline (RCNN_OFFLINE) forbids downloads" in capsys.readouterr().err
