@@ -12,6 +12,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,13 @@ class Client:
             if error.code in (502, 503, 504):
                 raise ConnectionError(f"{self.url} cannot answer at the moment ({error.code}): {reason}") from error
             raise ValueError(f"{self.url} refused the request ({error.code}): {reason}") from error
-        except (urllib.error.URLError, TimeoutError) as error:
+        except (OSError, HTTPException) as error:
             reason = getattr(error, "reason", error)
+            if body and isinstance(reason, ConnectionResetError | BrokenPipeError):
+                raise ConnectionError(
+                    f"{self.url} closed the connection while it was sent {len(body)} bytes: they are more than it "
+                    "accepts, or it is busy"
+                ) from error
             raise ConnectionError(f"{self.url} cannot be reached: {reason}. Is `rcnn serve` running?") from error
 
 
@@ -68,7 +74,11 @@ def _content(image: ImageInput, channels: Channels) -> bytes:
     if isinstance(image, bytes):
         return image
     if isinstance(image, str | Path):
-        return Path(image).read_bytes()
+        try:
+            return Path(image).read_bytes()
+        except OSError:
+            as_image(image)  # raises what the predictor says about the path
+            raise
     pixels = as_image(image, channels=channels, max_pixels=MAX_PIXELS)
     file = io.BytesIO()
     Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(file, "PNG", compress_level=1)

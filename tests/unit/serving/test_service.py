@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -209,6 +210,22 @@ def test_a_token_is_required(predictor: Predictor) -> None:
         assert len(rcnn.Client(url, token="secret").predict(picture())) == 5
         with pytest.raises(ValueError, match=r"refused the request \(401\): the token is missing or wrong"):
             rcnn.Client(url, token="other").predict(picture())
+
+
+def test_the_client_says_what_a_closed_connection_means(url: str) -> None:
+    """A body that the service refuses before it has read it."""
+    with pytest.raises((ConnectionError, ValueError), match=r"closed the connection while it was sent 30000000|413"):
+        rcnn.Client(url).predict(bytes(30_000_000))
+
+
+def test_the_client_names_paths_that_are_no_images(tmp_path: Path) -> None:
+    client = rcnn.Client("http://127.0.0.1:9")
+    with pytest.raises(ValueError, match="is a URL; expected a file"):
+        client.predict("http://x/y.jpg")
+    with pytest.raises(ValueError, match="is a folder; expected an image file"):
+        client.predict(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"nothing\.jpg does not exist"):
+        client.predict("nothing.jpg")
 
 
 def test_no_service_is_a_connection_error() -> None:
