@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from rcnn.data.images import ImageError, embedded_image, is_embedded
 from rcnn.data.messages import counted
 from rcnn.data.records import Dataset
 
@@ -116,11 +117,20 @@ def _middle(file: Path, size: int) -> bytes:
 
 
 def _hashes(dataset: Dataset) -> list[str]:
-    """A hash of the name without folder and suffix, the height and width, and the size in bytes of each image file."""
+    """A hash of the name without folder and suffix, the height and width, and the size in bytes of each image.
+
+    So the images of another export of the same photos have the same hashes, also those embedded in labelme files.
+    """
     found: list[str] = []
     for name, (height, width) in zip(dataset.file_names, dataset.sizes.tolist(), strict=True):
-        file = dataset.folder / name
-        size = os.stat(file).st_size if file.exists() else 0  # what is missing is reported when it is read
+        size = 0
+        with suppress(OSError, ImageError):  # what is missing or damaged is reported when it is read
+            size = _size_in_bytes(dataset.folder / name)
         key = f"{PurePosixPath(name).stem}\0{height}\0{width}\0{size}"
         found.append(hashlib.sha256(key.encode()).hexdigest()[:DIGITS])
     return found
+
+
+def _size_in_bytes(file: Path) -> int:
+    """The size of an image file, or of the image embedded in a labelme file."""
+    return len(embedded_image(file)) if is_embedded(file) else os.stat(file).st_size

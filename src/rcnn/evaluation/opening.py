@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from rcnn.data import Dataset, splits
-from rcnn.data.defaults import default_validation_split
+from rcnn.data.defaults import default_training_split, default_validation_split
 from rcnn.data.held_out import HELD_OUT, HELD_OUT_FILE, HeldOut, find_held_out, held_out_part
 from rcnn.data.messages import counted
 from rcnn.data.opening import DatasetOptions, open_with
@@ -94,8 +95,9 @@ def dataset_for(
 ) -> Dataset:
     """The split of a data set (default: the validation split) with the classes and keypoints that a model needs.
 
-    If the model's run held out images from training (`held_out`), those, unless `split` is given or the data set does
-    not have them. Without a model: with all of the data set's classes. `options` as in `open_dataset`.
+    If the model's run held out images from training (`held_out`), those, in whatever splits they are, unless `split` is
+    given or the data set does not have them. Without a model: with all of the data set's classes. `options` as in
+    `open_dataset`.
     """
     options = options or DatasetOptions()
     annotations = options.annotations
@@ -109,12 +111,38 @@ def dataset_for(
         return opened(validation_split(data, annotations))
     known = splits(data, annotations)
     its_split = all(part in known or part.endswith(".txt") for part in held_out.split.split("+"))
-    dataset = opened(held_out.split if its_split else validation_split(data, annotations))
-    if indices := find_held_out(dataset, held_out):
+    usual = default_validation_split(known) or default_training_split(known) or known[0]
+    dataset = opened(held_out.split if its_split else usual)
+    indices = find_held_out(dataset, held_out)
+    if len(indices) < len(held_out.files):
+        others = [one for one in known if one not in dataset.split.split("+")]
+        also = _splits_with_held_out(others, held_out, data, options)
+        if also:
+            dataset = opened("+".join([dataset.split, *also] if indices else also))
+            indices = find_held_out(dataset, held_out)
+    if indices:
         part = held_out_part(dataset, indices)
         return replace(part, notes=(*part.notes, _held_out_note(dataset, part, held_out, known)))
     default = validation_split(data, annotations)  # of another data set
     return opened(default) if default != dataset.split else dataset
+
+
+def _splits_with_held_out(
+    names: Sequence[str], held_out: HeldOut, data: str | Path, options: DatasetOptions
+) -> list[str]:
+    """The splits that have held-out images; splits that cannot be evaluated on are skipped.
+
+    Image files are only read (for their contents) in a split that has some of the file names: it may be large.
+    """
+    stems = {PurePosixPath(name).stem for name in held_out.files}
+    found: list[str] = []
+    for name in names:
+        with suppress(ValueError, OSError):
+            dataset = open_with(options, data, name)
+            has_names = any(PurePosixPath(one).stem in stems for one in dataset.file_names)
+            if has_names and find_held_out(dataset, held_out):
+                found.append(name)
+    return found
 
 
 def _held_out_note(dataset: Dataset, part: Dataset, held_out: HeldOut, known: Sequence[str]) -> str:
@@ -182,15 +210,15 @@ def trained_on_warning(
         return ()
     if trained is not None:
         advice = "Evaluate on images that it was not trained on"
-        if held_out is not None:
+        if held_out is not None and split:
             advice = "Leave split (--split) out to evaluate on the images that the run held out"
         if found := trained.warning(dataset, str(model), advice):
             return found
     if held_out is not None and not split:
         return (
             f"none of {counted(len(held_out.files), 'image')} that the run held out from training "
-            f"{'is' if len(held_out.files) == 1 else 'are'} in {dataset.annotation_file}: if it contains images that "
-            "the model was trained on, the metrics say little about other images",
+            f"{'is' if len(held_out.files) == 1 else 'are'} in the data set of {dataset.annotation_file}: if it contains "
+            "images that the model was trained on, the metrics say little about other images",
         )
     if trained is not None and dataset.has_files:
         return ()

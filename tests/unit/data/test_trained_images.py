@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from base64 import b64encode
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,22 @@ def test_a_large_data_set_has_a_small_record(train: Dataset, monkeypatch: pytest
     assert 10 <= half.count_in(train) <= 30  # estimated from 10 hashes
     assert half.count_in(train.subset(range(20, 40))) == 0
     assert "trained on about 40 of the 40" in record.warning(train, "runs/a", "")[0]
+
+
+def test_images_embedded_in_labelme_files_are_those_of_another_export(train: Dataset, tmp_path: Path) -> None:
+    for record in train.subset(range(3)):
+        labelme = {
+            "shapes": [{"label": "a", "shape_type": "rectangle", "points": [[2, 2], [9, 9]]}],
+            "imagePath": "gone.png",
+            "imageData": b64encode(record.path.read_bytes()).decode(),
+            "imageHeight": record.height,
+            "imageWidth": record.width,
+        }
+        (tmp_path / f"{record.path.stem}.json").write_text(json.dumps(labelme))
+    embedded = open_dataset(tmp_path)
+    assert [Path(name).suffix for name in embedded.file_names] == [".json"] * 3
+    assert recorded(embedded).count_in(train) == 3
+    assert recorded(train).count_in(embedded) == 3
 
 
 def test_a_damaged_record_is_refused() -> None:

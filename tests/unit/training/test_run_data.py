@@ -186,6 +186,37 @@ def test_held_out_images_are_found_in_another_export(undivided: Path, tmp_path: 
     assert warning.startswith("none of 2 images that the run held out from training are in")
 
 
+def test_held_out_images_are_found_in_any_split_of_another_export(undivided: Path, tmp_path: Path) -> None:
+    plan = planned(undivided)
+    assert plan.held_out is not None
+    photos = sorted((undivided / "train").iterdir())
+    held = [photo for photo in photos if photo.name in plan.held_out.files]
+    trained = [photo for photo in photos if photo not in held]
+
+    def exported(val: list[Path]) -> Path:
+        """The photos in YOLO's layout, those of `val` in its validation split."""
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        for photo in photos:
+            split = "val" if photo in val else "train"
+            for kind in ("images", "labels"):
+                (folder / kind / split).mkdir(parents=True, exist_ok=True)
+            shutil.copy(photo, folder / "images" / split)
+            (folder / "labels" / split / f"{photo.stem}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+        (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [square, disc]\n")
+        return folder
+
+    warned = partial(trained_on_warning, held_out=plan.held_out, trained=plan.trained_images)
+    for val, name in ((trained[:2], "train"), ([trained[0], held[0]], "train+val")):
+        dataset = dataset_for(None, exported(val), held_out=plan.held_out)
+        assert dataset.split == f"{name} (held out)"
+        assert {Path(file).name for file in dataset.file_names} == set(plan.held_out.files)
+        assert not warned(dataset, "")
+    other = replace(plan.held_out, files=("x.png",), contents=())
+    [warning] = warned(dataset_for(None, exported(trained[:2]), held_out=other), "")
+    assert "the model was trained on all 2 images of val" in warning
+    assert warning.endswith("Evaluate on images that it was not trained on")
+
+
 def test_each_validation_set_is_evaluated(several: Path, tmp_path: Path) -> None:
     run = rcnn.train(
         "mask_rcnn_compact",
