@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+AGAIN = 0.02  # seconds until a signal is raised again that Python discarded
 
 
 class Stopped(BaseException):
@@ -36,10 +40,25 @@ def stopping_on_signals() -> Iterator[None]:
             signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
         raise Stopped(number)
 
+    unraisable = sys.unraisablehook
+
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        """Python discards what a handler raises inside a weakref callback or `__del__`: raise it after that."""
+        if not isinstance(lost.exc_value, Stopped):
+            unraisable(lost)
+            return
+        number = lost.exc_value.number
+        signal.signal(number, stop)
+        timer = threading.Timer(AGAIN, _thread.interrupt_main, (number,))
+        timer.daemon = True
+        timer.start()
+
     for number in taken:
         signal.signal(number, stop)
+    sys.unraisablehook = raise_again
     try:
         yield
     finally:
+        sys.unraisablehook = unraisable
         for number in taken:
             signal.signal(number, before[number] or signal.SIG_DFL)  # None: not set by Python
