@@ -46,7 +46,7 @@ def predict_split_command(
     predictor: Predictor, options: SplitOptions, output: Path | None, checkpoint: Path, *, keep: Filter
 ) -> None:
     """Predict on the split, write the results files, and print where they are. Exit status 1 if an image failed."""
-    from rcnn.data.messages import counted
+    from rcnn.data.messages import counted, few
     from rcnn.data.opening import DatasetOptions
     from rcnn.evaluation.opening import dataset_for
     from rcnn.evaluation.server import predict_split
@@ -66,6 +66,12 @@ def predict_split_command(
         if not processes.is_first:
             predict_split(predictor, dataset, None, processes=processes)
             return
+        if 0 < (missing := len(dataset.missing_classes)) < len(dataset.classes):
+            typer.echo(
+                f"warning: {dataset.annotation_file} lacks {counted(missing, 'class')} of the model "
+                f"({few(dataset.missing_classes)}): their detections are not written, since they have no category id",
+                err=True,
+            )
         written, failed = _write_split(predictor, dataset, output, checkpoint, keep, processes)
     typer.echo(f"{counted(len(dataset), 'image')} of {dataset.split}: wrote {', '.join(map(str, written))}")
     if failed:

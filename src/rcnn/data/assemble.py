@@ -63,6 +63,7 @@ def assemble(
         categories=chosen,
         label_of=label,
         reader=reader,
+        missing_classes=_missing_classes(tables, classes or ()),
         keypoints_differ=tables.keypoints_differ,
         findings=findings,
         warnings=(*(one.line() for one in tables.findings), *others, *warnings.lines()),
@@ -82,6 +83,12 @@ def _chosen_categories(tables: Tables, classes: Sequence[str] | None) -> tuple[C
     named = {category["name"]: category for category in tables.categories}
     free = max(named[name]["id"] for name in named) + 1
     return tuple(named.get(name) or {"id": free + index, "name": name} for index, name in enumerate(classes))
+
+
+def _missing_classes(tables: Tables, classes: Sequence[str]) -> tuple[str, ...]:
+    """Those of `classes` that are no category of the annotation file."""
+    names = {category["name"] for category in tables.categories}
+    return tuple(name for name in classes if name not in names)
 
 
 def _other_classes(tables: Tables, label: dict[int, int], classes: Sequence[str]) -> tuple[str, ...]:

@@ -88,25 +88,23 @@ def dataset_of_records(
         if not isinstance(entry.get("file"), str | Path):
             raise ValueError(f"record {index} has file {entry.get('file')!r}; expected the path of an image")
     files = [os.path.abspath(entry["file"]) for entry in entries]
+    _require_files(files)
     root = Path(os.path.commonpath([os.path.dirname(file) for file in files]))
     images: list[RawEntry] = []
     for index, (entry, file) in enumerate(zip(entries, files, strict=True)):
         image = {"id": entry.get("image_id", index + 1), "file_name": os.path.relpath(file, root)}
         images.append(image | {side: entry[side] for side in ("height", "width") if entry.get(side) is not None})
-    try:
-        return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
-    except MissingImagesError as error:
-        raise _missing_file(error, files) from error
+    return _dataset(root, "records", images, entries, classes, keypoints, metric=metric)
 
 
-def _missing_file(error: MissingImagesError, files: Sequence[str]) -> MissingImagesError:
-    """The error that names the first record without its file, in place of one that names a folder of images."""
+def _require_files(files: Sequence[str]) -> None:
+    """Raise MissingImagesError, with the number of the first record, for files that do not exist."""
     missing = [index for index, file in enumerate(files) if not os.path.exists(file)]
     if not missing:
-        return error
+        return
     more = f" ({counted(len(missing), 'record')} in all have no file)" if len(missing) > 1 else ""
     relative = f"; relative paths start at the working directory, {os.getcwd()}"
-    return MissingImagesError(
+    raise MissingImagesError(
         f"record {missing[0]}: the file {files[missing[0]]} does not exist{more}; expected the path of an image"
         f"{relative}",
         missing,
@@ -240,7 +238,9 @@ def _label(label: object, names: Sequence[str], index: int) -> int:
 def _names_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """The classes of records without `classes`: their labels in alphabetical order."""
     labels = {label for entry in entries for label in _listed(entry.get("labels"))}
-    if not labels or not all(isinstance(label, str) for label in labels):
+    if not labels:
+        raise ValueError("no record has objects: give the names of the classes with classes=[...]")
+    if not all(isinstance(label, str) for label in labels):
         raise ValueError("labels are not names: give the names with classes=[...]")
     return tuple(sorted(labels))
 

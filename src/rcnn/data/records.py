@@ -129,6 +129,7 @@ class Dataset:
     categories: tuple[Category, ...]  # (K,) as the annotation file has them, names made unique
     label_of: dict[int, int]  # category id of the annotation file -> label
     reader: Reader  # reads the tables again, for `to_coco`
+    missing_classes: tuple[str, ...] = ()  # those of `classes` that the annotation file does not have
     keypoints_differ: bool = False  # objects have different numbers of keypoints, so none are used
     findings: tuple[Finding, ...] = ()  # faults of the annotation file
     warnings: tuple[str, ...] = ()  # faults, a line each: what is wrong, where, and what was done about it

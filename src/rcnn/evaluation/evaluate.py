@@ -95,8 +95,9 @@ def evaluate_dataset(
     """
     if tuple(dataset.classes) != predictor.classes:
         raise ValueError(
-            f"the data set has the classes {few(dataset.classes)}, the checkpoint {few(predictor.classes)}; open the "
-            "data set with the classes of the checkpoint"
+            f"the data set has the classes {few(dataset.classes)}, the checkpoint {few(predictor.classes)}; make the "
+            "data set with those of the checkpoint, in their order: open_dataset(..., classes=[...]) or "
+            "Dataset.from_records(..., classes=[...])"
         )
     plan = plan_for(predictor, dataset, limit=limit, max_detections=max_detections, metric=metric)
     images = predict_dataset(

@@ -217,8 +217,8 @@ def trained_on_warning(
     if held_out is not None and not split:
         return (
             f"none of {counted(len(held_out.files), 'image')} that the run held out from training "
-            f"{'is' if len(held_out.files) == 1 else 'are'} in the data set of {dataset.annotation_file}: if it contains "
-            "images that the model was trained on, the metrics say little about other images",
+            f"{'is' if len(held_out.files) == 1 else 'are'} in the data set of {dataset.annotation_file}: if it "
+            "contains images that the model was trained on, the metrics say little about other images",
         )
     if trained is not None and dataset.has_files:
         return ()

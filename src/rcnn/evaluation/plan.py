@@ -67,7 +67,7 @@ def plan_evaluation(
     check_limit(named, max_detections)
     chosen = [kind for kind in kinds if names_of(named, kind)]
     warnings = [
-        f"{kind} are not evaluated: the metric {named} measures boxes and masks only; --metric coco has {kind}"
+        f"{kind} are not evaluated: the metric {named} measures boxes and masks only; metric=coco (--metric) has {kind}"
         for kind in kinds
         if kind not in chosen
     ]

@@ -7,12 +7,15 @@ https://cocodataset.org/#upload: `detections_[testset]_[alg]_results.json`, for 
 from __future__ import annotations
 
 import json
+import math
 import re
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from rcnn.data.messages import few
 from rcnn.data.records import Dataset
 from rcnn.evaluation.evaluate import ImageResults, predict_dataset
 from rcnn.evaluation.folder import UNFINISHED, results_as_they_come
@@ -48,13 +51,19 @@ def predict_split(
 ) -> tuple[list[Path], list[ImageResults]]:
     """Predict on every image of `dataset`, and write the results files; returns these, and the images that failed.
 
-    `scores` (K,): detections of a class with a lower score are skipped; defaults to none. While
-    it runs, all results so far are in results.jsonl. The
-    `processes` share the images; only the first one has a `folder`, and returns anything. Raises ValueError for a model
-    of proposals only, FileExistsError for a file that rcnn did not write.
+    `scores` (K,): detections of a class with a lower score are skipped; defaults to none. Those of classes that the
+    data set does not have are skipped too: they have no category id. While it runs, the results so far are in
+    results.jsonl. The `processes` share the images; only the first one has a `folder`, and returns anything. Raises
+    ValueError for a model of proposals only, or one that has no class of the data set, FileExistsError for a file that
+    rcnn did not write.
     """
     if predictor.config.proposals_only:
         raise ValueError(f"{predictor.config.name} predicts proposals without classes; results files need a detector")
+    if len(dataset.missing_classes) == len(dataset.classes):
+        raise ValueError(
+            f"{dataset.annotation_file} has none of the classes of the model, {few(dataset.classes)}; rename its "
+            "categories, or use a model that was trained on these classes"
+        )
     names = server_files(predictor, dataset.split)
     predicted = partial(
         predict_dataset, predictor, dataset, batch_size=batch_size, workers=workers, processes=processes
@@ -62,22 +71,25 @@ def predict_split(
     if folder is None:
         predicted()
         return [], []
+    lowest = dict(zip(dataset.category_ids, scores or [0.0] * len(dataset.classes), strict=True))
+    for category, name in zip(dataset.category_ids, dataset.classes, strict=True):
+        if name in dataset.missing_classes:
+            lowest[category] = math.inf
+
+    def kept(image: ImageResults) -> ImageResults:
+        results = tuple(one for one in image.results if one["score"] >= lowest[one["category_id"]])
+        return replace(image, results=results)
+
     files = [f"{name}.{suffix}" for name in names.values() for suffix in ("json", "zip")]
     with results_as_they_come(folder, files) as keep:
 
         def keep_image(image: ImageResults) -> None:
-            keep(image)
+            keep(kept(image))
             if on_image is not None:
                 on_image(image)
 
         images = predicted(on_image=keep_image)
-    lowest = dict(zip(dataset.category_ids, scores, strict=True)) if scores else {}
-    results = [
-        result
-        for image in images
-        for result in image.results
-        if result["score"] >= lowest.get(result["category_id"], 0.0)
-    ]
+    results = [result for image in images for result in kept(image).results]
     written: list[Path] = []
     for kind, name in names.items():
         fields = ("image_id", "category_id", "score", FIELDS[kind])

@@ -100,14 +100,14 @@ def _require_federated(inputs: EvaluationInputs) -> None:
     if without:
         raise ValueError(
             f"{inputs.source}: image {without[0]!r} has no neg_category_ids, which LVIS' metric needs (classes that "
-            "the image was searched for and does not contain); evaluate with --metric coco"
+            "the image was searched for and does not contain); evaluate with metric=coco (--metric)"
         )
     used = {annotation["category_id"] for annotation, _ in inputs.annotations}
     for category in inputs.data["categories"]:
         if category["id"] in used and category.get("frequency") not in FREQUENCIES:
             raise ValueError(
                 f"{inputs.source}: category {category['id']} has frequency {category.get('frequency')!r}, which LVIS' "
-                "APr, APc and APf need; expected r, c or f. Evaluate with --metric coco"
+                "APr, APc and APf need; expected r, c or f. Evaluate with metric=coco (--metric)"
             )
 
 

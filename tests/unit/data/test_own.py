@@ -91,6 +91,11 @@ def test_faulty_records_are_refused_by_their_number(tmp_path: Path) -> None:
             [sound | {"file": tmp_path / "absent.png"}],
             r"record 0: the file /.*absent.png does not exist; expected the path",
         ),
+        ([{"file": "nope.jpg"}], r"record 0: the file /.*nope.jpg does not exist"),
+        (
+            [{"file": tmp_path / "1.png"}],
+            r"no record has objects: give the names of the classes with classes=\[\.\.\.\]",
+        ),
         ([sound, {"file": "no.png"}, {"file": "x.png"}], r"record 1: the file /.*no.png .*\(2 records in all have no"),
     ]
     for records, message in wrong:

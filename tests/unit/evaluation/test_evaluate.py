@@ -361,10 +361,20 @@ def test_the_metric_of_the_format_or_the_one_that_was_chosen(predictor: Predicto
     plan = plan_evaluation(("bbox", "keypoints"), dataset, metric="voc2012", keypoint_names=())
     assert plan.kinds == ("bbox",)
     assert plan.warnings == (
-        "keypoints are not evaluated: the metric voc2012 measures boxes and masks only; --metric coco has keypoints",
+        "keypoints are not evaluated: the metric voc2012 measures boxes and masks only; metric=coco (--metric) has "
+        "keypoints",
     )
     assert plan_evaluation(("bbox", "proposals"), as_voc).metric == "coco"
     with pytest.raises(ValueError, match="metric 'voc' is not known; expected coco, voc2007, voc2012, lvis"):
         evaluate(predictor, data, metric="voc")
     with pytest.raises(ValueError, match="counts all detections"):
         evaluate(predictor, data, metric="voc2012", max_detections=5)
+
+
+def test_a_data_set_from_python_needs_the_classes_of_the_model(predictor: Predictor, data: Path) -> None:
+    record = {"file": data / "val" / "val_1.png", "labels": [CLASSES[0]], "boxes": [[1, 2, 9, 9]]}
+    message = rf"has the classes {CLASSES[0]}, .*Dataset.from_records\(\.\.\., classes=\[\.\.\.\]\)"
+    with pytest.raises(ValueError, match=message):
+        evaluate(predictor, Dataset.from_records([record]))
+    found = evaluate(predictor, Dataset.from_records([record], classes=predictor.classes))
+    assert found.metrics.objects[CLASSES[0]] == 1

@@ -69,6 +69,25 @@ def test_results_files_for_the_server(
     assert again == [result for result in boxes if result["score"] >= high]
 
 
+def test_detections_of_classes_that_the_data_set_lacks_are_not_written(
+    checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = data / "annotations" / "image_info_test-dev2017.json"
+    tables = json.loads(file.read_text())
+    tables["categories"] = tables["categories"][:1]
+    file.write_text(json.dumps(tables))
+    words = ["predict", checkpoint, "--data", data, "--device", "cpu", "--limit", 1, "--output", tmp_path / "out"]
+    assert command(*words) == 0
+    assert f"{file} lacks 1 class of the model ({CLASSES[1]}): their detections are not" in capsys.readouterr().err
+    for kind in ("bbox", "segm"):
+        results = json.loads((tmp_path / "out" / f"{NAME.format(kind)}.json").read_text())
+        assert {result["category_id"] for result in results} == {tables["categories"][0]["id"]}
+    tables["categories"][0]["name"] = "fig"
+    file.write_text(json.dumps(tables))
+    assert command(*words) == 2
+    assert f"{file} has none of the classes of the model, {', '.join(CLASSES)}; rename" in capsys.readouterr().err
+
+
 def test_an_image_that_cannot_be_read_and_wrong_requests(
     checkpoint: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

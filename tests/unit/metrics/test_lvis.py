@@ -151,7 +151,7 @@ def test_the_best_of_an_image_are_of_all_classes() -> None:
 
 def test_ground_truth_without_the_fields_of_lvis_is_refused() -> None:
     truth = random_truth(0)
-    with pytest.raises(ValueError, match=r"image 1 has no neg_category_ids, .* evaluate with --metric coco"):
+    with pytest.raises(ValueError, match=r"image 1 has no neg_category_ids, .* evaluate with metric=coco \(--metric\)"):
         evaluate(truth, [], ("bbox",))
     truth = lvis_truth(0)
     del truth["categories"][1]["frequency"]
