@@ -70,15 +70,17 @@ class Finding:
     ids: tuple[object, ...]  # of the entries that have it
     noun: str = "annotation"  # what the entries are
     names: tuple[str, ...] = ()  # of the entries, where the ids are not those of the file
+    split: str = ""  # where several splits have the same file
 
     def line(self) -> str:
         """File, count, what is wrong, first ids, what was done; without ids, `what` is the whole line."""
         if not self.ids:
-            return self.what
+            return self.what + (f" (split {self.split})" if self.split else "")
         shown = f"region {few(self.ids)}" if self.noun == "region" else few(self.names) or f"id {few(self.ids)}"
+        where = f"split {self.split}: " if self.split else ""
         return (
-            f"{self.file}: {counted(len(self.ids), self.noun)} {'has' if len(self.ids) == 1 else 'have'} {self.what} "
-            f"({shown}): {self.action}"
+            f"{self.file}: {where}{counted(len(self.ids), self.noun)} {'has' if len(self.ids) == 1 else 'have'} "
+            f"{self.what} ({shown}): {self.action}"
         )
 
 
@@ -143,7 +145,9 @@ class Warnings:
                 action=action,
                 ids=tuple(ids),
                 noun=noun,
-                names=tuple(self.names[one] for one in ids) if self.names and noun == "annotation" else (),
+                names=tuple(self.names.get(one, f"id {one}") for one in ids)
+                if self.names and noun == "annotation"
+                else (),
             )
             for (kind, noun, what, action), ids in self._ids.items()
         )

@@ -13,6 +13,7 @@ from PIL import Image
 
 from rcnn.data.defaults import default_training_split
 from rcnn.data.images import ImageError
+from rcnn.data.inspect.check import is_test_split
 from rcnn.data.loading import Batches, LoaderSettings
 from rcnn.data.messages import counted, few
 from rcnn.data.opening import open_dataset, splits
@@ -123,9 +124,10 @@ def _section(dataset: Dataset, indices: Sequence[int], view: View | None, advanc
     images = counted(len(dataset), "image")
     shown = images if len(indices) == len(dataset) else f"{len(indices)} of {images}"
     objects = dataset.subset(indices).num_training_objects
-    lead = f"{shown}, with {counted(objects, 'object')}"
+    tested = is_test_split(dataset)
+    lead = f"{shown}, no ground truth" if tested else f"{shown}, with {counted(objects, 'object')}"
     lead += "" if batches is None else f"; {VERSIONS} versions of each, as the network gets them in training"
-    if empty := [name for name, count in dataset.class_counts.items() if not count]:
+    if not tested and (empty := [name for name, count in dataset.class_counts.items() if not count]):
         lead += f". Classes without objects in this split: {few(empty)}"
     return _Section(dataset.split, lead, list(dataset.warnings), entries)
 
@@ -156,7 +158,8 @@ def _file_note(dataset: Dataset, record: ImageRecord) -> str:
 def _note(dataset: Dataset, width: int, height: int, labels: Sequence[int], ignored: int) -> str:
     """640 pixels wide, 480 high: 2 cat, 1 dog, 1 ignored object."""
     counts = Counter(dataset.classes[label] for label in labels)
-    objects = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "no objects"
+    objects = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    objects = objects or ("no ground truth" if is_test_split(dataset) else "no objects")
     note = f"{width} pixels wide, {height} high: {objects}"
     return note + (f", {counted(ignored, 'ignored object')}" if ignored else "")
 

@@ -124,11 +124,12 @@ def test_lines_that_cannot_be_used_are_skipped_and_counted(tmp_path: Path) -> No
     assert dataset[0].annotation_ids == ("a:1", "a:7", "a:8", "a:9")
     text = "\n".join(dataset.warnings)
     for expected in (
-        "1 annotation has the same line as another one of its file (id a:2): used once",
-        "4 numbers; expected class and 4 numbers (box), or class and 3 points or more (id a:3): skipped",
-        "2 annotations have a class that is not one of the 2 names, counted from 0 (id a:4, a:10): skipped",
+        "1 annotation has the same line as another one of its file (labels/train/a.txt:2): used once",
+        "4 numbers; expected class and 4 numbers (box), or class and 3 points or more (labels/train/a.txt:3): skipped",
+        "2 annotations have a class that is not one of the 2 names, counted from 0 (labels/train/a.txt:4, "
+        "labels/train/a.txt:10): skipped",
         "2 annotations have a coordinate that is not from 0 to 1",
-        "a sixth number, e.g. a confidence (id a:7, a:8): that number was not used",
+        "a sixth number, e.g. a confidence (labels/train/a.txt:7, labels/train/a.txt:8): that number was not used",
         "1 file has an nc of 3 for 2 names (id data.yaml): the names are used",
     ):
         assert expected in text, text
@@ -172,6 +173,30 @@ def test_a_split_without_any_label_file_has_test_images(tmp_path: Path) -> None:
     report = check_dataset(tmp_path)
     assert [one.kind for one in report.findings if one.kind != "empty-category"] == ["no-labels"]
     assert report.test_splits == ("test",)
+
+
+def test_findings_name_the_split_and_the_label_file(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        place(tmp_path, f"images/{split}/a.png", f"labels/{split}/a.txt", f"{BOX}\n{BOX[:-4]} 7")
+    (tmp_path / "data.yaml").write_text(YAML)
+    report = check_dataset(tmp_path, only=["bad-shape"])
+    assert [one["split"] for one in report.to_dict()["findings"]] == ["train", "val"]
+    for split, line in zip(("train", "val"), report.lines(), strict=False):
+        assert f"data.yaml: split {split}: 1 annotation has a coordinate" in line
+        assert f"(labels/{split}/a.txt:2): skipped" in line
+    both = open_dataset(tmp_path, "train+val")
+    assert [line.split(" (labels/")[1] for line in both.warnings] == [
+        "train/a.txt:2): skipped",
+        "val/a.txt:2): skipped",
+    ]
+
+
+def test_label_files_of_one_name_are_all_named(tmp_path: Path) -> None:
+    for folder in ("x", "y"):
+        place(tmp_path, f"images/train/{folder}/a.png", f"labels/train/{folder}/a.txt", "0 7 7 7 7")
+    (tmp_path / "data.yaml").write_text(YAML)
+    text = "\n".join(open_dataset(tmp_path, "train", allow_empty=True).warnings)
+    assert "labels/train/x/a.txt:1 or labels/train/y/a.txt:1" in text
 
 
 def test_aliases_in_data_yaml_are_bounded(tmp_path: Path) -> None:

@@ -72,6 +72,23 @@ def test_classes_without_objects_are_named(tmp_path: Path) -> None:
     assert any(re.fullmatch(r"no objects in val: (\w+, )?kite", line) for line in lines)
 
 
+def test_test_images_have_no_ground_truth(tmp_path: Path) -> None:
+    root = write_tiny_coco(tmp_path / "data", {"train": 1, "test": 2}, size=(48, 64))
+    file = root / "annotations" / "instances_test.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    text = browse_dataset(root, tmp_path / "out", split="test").path.read_text(encoding="utf-8")
+    assert ">2 images, no ground truth<" in text
+    assert "id 1, 64 pixels wide, 48 high: no ground truth" in text
+    assert "objects" not in text
+    info = describe_dataset(root)
+    assert {name: one["ground_truth"] for name, one in info.to_dict()["splits"].items()} == {
+        "train": True, "test": False,
+    }  # fmt: skip
+    [row] = [line for line in info.lines() if line.startswith("test ")]
+    assert row.split()[1:5] == ["2", "no", "ground", "truth"]
+    assert "empty: images without objects" not in info.lines()
+
+
 def test_names_are_text_and_broken_images_are_named(tmp_path: Path) -> None:
     root = write_tiny_coco(tmp_path / "data", {"val": 2})
     file = root / "annotations" / "instances_val.json"

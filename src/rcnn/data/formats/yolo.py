@@ -34,7 +34,7 @@ MIN_POLYGON = 7  # class, x and y of three points
 class _Line:
     """A line of a label file."""
 
-    name: str  # how warnings name it: its file, and its number from 1
+    name: str  # its id: its file without folder and suffix, and its number from 1
     words: list[str]
     size: tuple[int, int]  # height and width of the image
 
@@ -59,7 +59,8 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     of a YAML file other than data.yaml. Raises ValueError or OSError, with the file and what is wrong in it.
     """
     layout = layout_of(folder, options.annotations)
-    warnings = Warnings(layout.file)
+    names: dict[object, str] = {}
+    warnings = Warnings(layout.file, names)
     if layout.keypoints:
         warnings.note("keypoints (kpt_shape) are not used, only the boxes of their objects")
     if layout.count is not None and layout.count != len(layout.names):
@@ -79,7 +80,7 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
     for source in sources:
         size = sizes.get(source.name) or image_size(source.path)
         images.append({"id": source.name, "file_name": source.name, "height": size[0], "width": size[1]})
-        lines = _lines(source, size, warnings)
+        lines = _lines(source, size, layout.root, warnings, names)
         found += [entry | {"image_id": source.name} for entry in _objects(lines, layout, warnings)]
     _note_unlabelled(sources, warnings)
     for key, texts in layout.missing.items():
@@ -91,25 +92,31 @@ def read(folder: Path, split: str, options: ReadOptions) -> Tables:
         images=images,
         annotations=found,
         categories=[{"id": number, "name": name} for number, name in enumerate(layout.names)],
+        names=names,
     )
     return check_tables(raw, warnings, options.known)
 
 
-def _lines(source: ImageSource, size: tuple[int, int], warnings: Warnings) -> Iterator[_Line]:
+def _lines(
+    source: ImageSource, size: tuple[int, int], root: Path, warnings: Warnings, names: dict[object, str]
+) -> Iterator[_Line]:
     """The lines of the label file of an image that are not empty; none if there is no file.
 
-    A file that is not text is skipped with a warning.
+    A file that is not text is skipped with a warning. `names` gets what messages call each line, labels/train/a.txt:3.
     """
     if source.labels is None:
         return
+    file = os.path.relpath(source.labels, root).replace(os.sep, "/")
     try:
         text = read_text(source.labels)
     except ValueError as error:
-        warnings.add(str(error), "not used", [source.labels.stem], "file", kind="unreadable-file")
+        warnings.add(str(error), "not used", [file], "file", kind="unreadable-file")
         return
     for number, line in enumerate(text.splitlines(), start=1):
         if words := line.split():
-            yield _Line(name=f"{source.labels.stem}:{number}", words=words, size=size)
+            name, called = f"{source.labels.stem}:{number}", f"{file}:{number}"
+            names[name] = f"{names[name]} or {called}" if name in names else called  # a stem in several folders
+            yield _Line(name=name, words=words, size=size)
 
 
 def _objects(lines: Iterator[_Line], layout: Layout, warnings: Warnings) -> Iterator[RawEntry]:

@@ -5,8 +5,9 @@ Opening a data set finds most of them; this adds what needs the image files, all
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,11 +92,13 @@ class CheckReport:
                     "id": one.kind,
                     "severity": KINDS[one.kind].severity,
                     "file": str(one.file),
+                    "split": one.split,
                     "what": one.what,
                     "action": one.action,
                     "entries": one.noun if one.ids else "",
                     "count": len(one.ids),
                     "ids": [value if isinstance(value, (int, str)) else str(value) for value in one.ids[:100]],
+                    "names": list(one.names[:100]),
                 }
                 for one in self.findings
             ],
@@ -212,25 +215,32 @@ def _dataset(tables: Tables, folder: Path, split: str) -> Dataset:
         )
 
 
-def split_findings(checked: Iterable[CheckedSplit]) -> list[Finding]:
-    """The faults of each split by itself."""
+def split_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:
+    """The faults of each split by itself; they name the split where several have the same file (YOLO's data.yaml)."""
+    uses = Counter(one.dataset.annotation_file for one in checked)
     found: list[Finding] = []
     for one in checked:
-        dataset, warnings = one.dataset, Warnings(one.dataset.annotation_file)
-        found += [_refusal(error, dataset.annotation_file) for error in one.tables.refusals]
-        found += dataset.findings
-        if not dataset.num_training_objects and not is_test_split(dataset):
-            ignored = len(dataset.objects.labels)
-            only = f"only {counted(ignored, 'crowd or difficult object')}" if ignored else "no objects"
-            what = f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and {only}"
-            what += f"; to use crowds, {CROWDS_AS_OBJECTS}" if ignored else ""
-            found.append(Finding(kind="no-objects", file=dataset.annotation_file, what=what, action="", ids=()))
-        check_outlines(dataset, warnings)
-        _check_repeated(dataset, warnings)
-        if one.files:
-            check_files(dataset, one.files, warnings)
-        found += warnings.findings()
+        shared = uses[one.dataset.annotation_file] > 1
+        found += [replace(each, split=one.dataset.split) if shared else each for each in _findings_of(one)]
     return found
+
+
+def _findings_of(one: CheckedSplit) -> list[Finding]:
+    """The faults of a split by itself."""
+    dataset, warnings = one.dataset, Warnings(one.dataset.annotation_file, one.tables.names)
+    found = [_refusal(error, dataset.annotation_file) for error in one.tables.refusals]
+    found += dataset.findings
+    if not dataset.num_training_objects and not is_test_split(dataset):
+        ignored = len(dataset.objects.labels)
+        only = f"only {counted(ignored, 'crowd or difficult object')}" if ignored else "no objects"
+        what = f"{dataset.annotation_file} has {counted(len(dataset), 'image')} and {only}"
+        what += f"; to use crowds, {CROWDS_AS_OBJECTS}" if ignored else ""
+        found.append(Finding(kind="no-objects", file=dataset.annotation_file, what=what, action="", ids=()))
+    check_outlines(dataset, warnings)
+    _check_repeated(dataset, warnings)
+    if one.files:
+        check_files(dataset, one.files, warnings)
+    return [*found, *warnings.findings()]
 
 
 def set_findings(checked: Sequence[CheckedSplit]) -> list[Finding]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from rcnn.data.inspect.check import is_test_split
 from rcnn.data.messages import counted, cut, few
 from rcnn.data.opening import open_dataset, splits
 from rcnn.data.records import Dataset
@@ -36,6 +37,7 @@ class SplitInfo:
     objects: np.ndarray  # (K,) objects per class
     images: np.ndarray  # (K,) images with objects of the class
     empty: int  # images without objects
+    has_ground_truth: bool  # False for test images
     ignored: int  # crowds and difficult objects
     areas: np.ndarray  # (A,) pixels of the objects, as annotated
 
@@ -98,6 +100,7 @@ class DatasetInfo:
         low, middle, high = (np.percentile(one.image_sizes, part, axis=0).tolist() for part in (0, 50, 100))
         return {
             "images": len(one.image_sizes),
+            "ground_truth": one.has_ground_truth,
             "images_without_objects": one.empty,
             "objects": int(one.objects.sum()),
             "ignored": one.ignored,
@@ -115,13 +118,15 @@ class DatasetInfo:
         lines = [f"{'split':{width}}  images   empty  objects   small  medium   large   image height x width"]
         for one in self.splits:
             middle = np.median(one.image_sizes, axis=0).astype(int)
-            sizes = "".join(f"{count:8,}" for count in one.by_size.values())
-            total = int(one.objects.sum())
+            counts = f"{one.empty:8,}{int(one.objects.sum()):9,}"
+            counts += "".join(f"{count:8,}" for count in one.by_size.values())
+            if not one.has_ground_truth:
+                counts = f"{'no ground truth':>{len(counts)}}"
             lines.append(
-                f"{one.name:{width}}{len(one.image_sizes):8,}{one.empty:8,}{total:9,}{sizes}   "
+                f"{one.name:{width}}{len(one.image_sizes):8,}{counts}   "
                 f"{_range(one.image_sizes[:, 0])} x {_range(one.image_sizes[:, 1])}, median {middle[0]} x {middle[1]}"
             )
-        if any(one.empty for one in self.splits):
+        if any(one.empty and one.has_ground_truth for one in self.splits):
             lines.append("empty: images without objects")
         lines += [
             f"{one.name}: {counted(one.ignored, 'ignored object')} (crowds, difficult) in addition"
@@ -133,6 +138,8 @@ class DatasetInfo:
         for label in order[:MAX_ROWS]:
             cells = [
                 f"{one.objects[label]:,} in {one.images[label]:,} image{'' if one.images[label] == 1 else 's'}"
+                if one.has_ground_truth
+                else "-"
                 for one in self.splits
             ]
             lines.append(f"{cut(self.classes[label], NAME_WIDTH):{width}}" + "".join(f"{c:>22}" for c in cells))
@@ -259,6 +266,7 @@ def _split_info(dataset: Dataset, classes: tuple[str, ...]) -> SplitInfo:
         objects=np.bincount(labels, minlength=len(classes)),
         images=np.bincount(pairs[1], minlength=len(classes)),
         empty=len(dataset) - len(np.unique(owners)),
+        has_ground_truth=not is_test_split(dataset),
         ignored=int(ignored.sum()),
         areas=np.maximum(0, dataset.objects.areas[~ignored]),
     )
