@@ -41,6 +41,8 @@ def compare(
         a, b, data, split=split, annotations=annotations, images=images, samples=samples, seed=seed, device=device,
         output=output,
     )  # fmt: skip
+    for line in found.warnings:
+        typer.echo(f"warning: {line}", err=True)
     typer.echo(f"A: {a}\nB: {b}\n{found.images} images\n")
     typer.echo(str(found))
     if output is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rcnn.data import Dataset
 from rcnn.data.opening import DatasetOptions
 from rcnn.evaluation.api import evaluate
 from rcnn.evaluation.evaluate import Result
-from rcnn.evaluation.opening import Model, dataset_for, held_out_of
+from rcnn.evaluation.opening import Model, dataset_for, held_out_of, trained_images_of
 from rcnn.evaluation.plan import plan_evaluation
 from rcnn.evaluation.results import is_results, keypoints_of, read_results
 from rcnn.metrics.comparison import Comparison, compare_results
@@ -70,10 +72,20 @@ def compare(
         samples=samples,
         seed=seed,
     )
+    comparison = replace(comparison, warnings=_trained_on(sources, dataset))
     if output is not None:
         with OutputFolder(output) as folder:
             folder.write_json(COMPARE_FILE, comparison.to_dict(), indent=2)
     return comparison
+
+
+def _trained_on(sources: Sequence[Path], dataset: Dataset) -> tuple[str, ...]:
+    """A warning for each model that was trained on some of the images."""
+    advice = "Compare on images that neither model was trained on"
+    records = [(source, trained_images_of(source)) for source in sources]
+    return tuple(
+        line for source, trained in records if trained for line in trained.warning(dataset, str(source), advice)
+    )
 
 
 def _model_of(sources: tuple[Path, Path]) -> Model | None:

@@ -119,6 +119,11 @@ def test_a_run_with_held_out_images_is_resumed_and_evaluated(
     assert "evaluating on the 2 images of train that the run held out from training" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert metrics["counts"]["images"] == 2
+    assert not rcnn.compare(tmp_path / "eval", run.folder, undivided, samples=0, device="cpu").warnings
+    whole = rcnn.open_dataset(undivided)
+    trained = next(index for index, name in enumerate(whole.file_names) if name not in held_out.files)
+    compared = rcnn.compare(run.folder, run.folder, whole.subset([trained]), samples=0, device="cpu")
+    assert f"{run.folder} was trained on 1 of the 1 image of train" in compared.warnings[0]
     predictor = Predictor(run.folder, device="cpu")
     assert len(dataset_for(predictor, undivided, "train", held_out=held_out)) == 12
     found = rcnn.evaluate(run.folder, undivided, device="cpu", overrides={"box.score_threshold": 0.999})
