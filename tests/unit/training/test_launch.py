@@ -124,7 +124,7 @@ def predict_and_evaluate(model: Path, data: Path, folder: Path, *devices: object
     assert rcnn("predict", model, "--output", folder / "split", *whole, *last) == 1
 
 
-def in_forks(words: Sequence[str], *, devices: int, folder: Path) -> Ended:
+def in_forks(words: Sequence[str], *, devices: int, typed: Sequence[str] | None, folder: Path) -> Ended:
     """As `launch_command`, in processes that start at once; what they print goes to files in `folder`."""
     folder = folder / f"{words[0]} {devices} {len(list(folder.glob('*')))}"
     started(devices, folder, partial(_command_of_rank, words, folder))
