@@ -33,7 +33,8 @@ from rcnn.results import ImageDetections
 PRECISIONS: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
 PEERS = ("torchvision float32", *(f"rcnn {precision}" for precision in PRECISIONS))
 SCORE = 0.05  # detections of torchvision from this score on are compared with those of rcnn float32 ...
-BOX_PIXELS, SCORE_DIFFERENCE, MASK_IOU = 1e-3, 1e-3, 0.99  # ... and differ by no more than this
+BOX_PIXELS, SCORE_DIFFERENCE = 1e-3, 1e-3  # ... and differ by no more than this
+MASK_IOU = 0.95  # of these fitted heads, many mask probabilities are nearly 0.5
 CACHE = "fitted.pt"
 
 
