@@ -31,6 +31,7 @@ LEVELS = {
     "models": 2, "data": 2,
     "weights": 3, "metrics": 3, "drawing": 3,
     "runtime": 4,
+    "region_features": 4,
     "results": 4,
     "predictor": 5, "tta": 5,
     "evaluation": 6, "export": 6,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from rcnn.cli.formats import chosen_formats
 from rcnn.cli.given import given_boxes
 from rcnn.cli.options import (
     TTA,
@@ -44,8 +45,9 @@ def predict(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="FILES_FOLDERS_OR_URLS [KEY=VALUE]...",
-            help="Images; folders are searched recursively. Settings, e.g. box.score_threshold=0.01.",
+            metavar="FILES_FOLDERS_PATTERNS_OR_URLS [KEY=VALUE]...",
+            help="Images; folders are searched recursively; patterns in quotes: 'photos/**/*.jpg'. Settings, e.g. "
+            "box.score_threshold=0.01.",
         ),
     ] = None,
     data: Annotated[
@@ -65,6 +67,19 @@ def predict(
     to_stdout: Annotated[
         bool, typer.Option("--json", help="Also print predictions.json on stdout, and nothing else there.")
     ] = False,
+    formats: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORMAT,...",
+            help="Also write the detections as coco (results and a data set file), csv, labelme, yolo (polygons where "
+            "the model has masks), yolo-boxes or masks (PNG of ids).",
+        ),
+    ] = "",
+    copy_images: Annotated[
+        bool,
+        typer.Option(help="Copy the images beside their labels, for --format labelme and yolo."),
+    ] = True,
     pictures: Annotated[
         bool, typer.Option("--pictures/--no-pictures", help="Write pictures with the detections, or only JSON.")
     ] = True,
@@ -120,6 +135,8 @@ def predict(
     Files that rcnn did not write are never overwritten. An image that cannot be read is reported on stderr and under
     "failed" in the JSON; the others are processed, and the exit status is 1.
 
+    --format labelme and yolo write data sets that rcnn and other tools read: correct the labels, and train on them.
+
     With --boxes, each image gets one entry per box of the file, in its order: the box as given, the most probable
     class, its score and mask.
 
@@ -136,6 +153,8 @@ def predict(
     require_one_input(of_split, split, inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
+    if of_split is not None and formats:
+        raise ValueError("--format is for images; --data writes COCO's results files: leave --format out")
     given = given_boxes(boxes, features, score or classes, tta)
     if devices > 1:
         if given is not None:
@@ -157,11 +176,12 @@ def predict(
     options = ImageOptions(
         keep=keep, pictures=pictures, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
-        given=given, features=features, limit=limit,
+        given=given, features=features, limit=limit, formats=chosen_formats(formats, predictor.config),
+        copies=copy_images,
     )  # fmt: skip
     with joined(predictor.device) as processes:
         if not processes.is_first:
-            share_images(predictor, options, processes)
+            share_images(predictor, output or Path(), options, processes)
             return
         predictions = predict_images(predictor, inputs, output, checkpoint, options, processes)
     typer.echo(predictions.text if to_stdout else predictions.summary)
