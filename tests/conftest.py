@@ -64,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the imported modules and collected tests from garbage collection, which would visit them again and again."""
+    """Exclude imported modules and collected tests from garbage collection, which would visit them again and again."""
     gc.collect()
     gc.freeze()
 
