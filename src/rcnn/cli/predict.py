@@ -121,6 +121,17 @@ def predict(
     max_pixels: Annotated[
         int, typer.Option(help="Refuse images with more pixels (0 = no limit).", min=0)
     ] = 180_000_000,
+    tile: Annotated[
+        int,
+        typer.Option(
+            help="Predict on overlapping tiles of this side in pixels, e.g. 1024, and merge the objects that they cut: "
+            "for very large images (0 = whole images).",
+            min=0,
+        ),
+    ] = 0,
+    tile_overlap: Annotated[
+        float, typer.Option(help="With --tile: how much of its side a tile shares with the next one.", min=0, max=0.9)
+    ] = 0.25,
     precision: PrecisionOption = Precision.float32,
     padding: PaddingOption = Padding.exact,
     tta: TTA = "",
@@ -155,6 +166,8 @@ def predict(
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     if of_split is not None and formats:
         raise ValueError("--format is for images; --data writes COCO's results files: leave --format out")
+    if tile:
+        require_tiles_fit(tile, tile_overlap, of_split, boxes)
     given = given_boxes(boxes, features, score or classes, tta)
     if devices > 1:
         if given is not None:
@@ -177,7 +190,7 @@ def predict(
         keep=keep, pictures=pictures, contour=contour, labels=labels, line_width=line_width,
         keypoint_score=keypoint_score, max_pixels=max_pixels,
         given=given, features=features, limit=limit, formats=chosen_formats(formats, predictor.config),
-        copies=copy_images,
+        copies=copy_images, tile=tile, overlap=tile_overlap,
     )  # fmt: skip
     with joined(predictor.device) as processes:
         if not processes.is_first:
@@ -188,6 +201,17 @@ def predict(
     if predictions.failed:
         typer.echo(f"{counted(len(predictions.failed), 'input')} failed", err=True)
         raise typer.Exit(1)
+
+
+def require_tiles_fit(tile: int, overlap: float, of_split: SplitOptions | None, boxes: Path | None) -> None:
+    """Raise ValueError for --tile with options that it cannot be combined with, or out of range."""
+    from rcnn.tiles import check_tiling
+
+    check_tiling(tile, overlap)
+    if of_split is not None:
+        raise ValueError("--tile is for images; --data predicts on whole images: leave --tile out")
+    if boxes is not None:
+        raise ValueError("--boxes are scored in the whole image; leave --tile out")
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

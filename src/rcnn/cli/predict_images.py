@@ -61,6 +61,8 @@ class ImageOptions:
     given: BoxFile | None = None  # boxes to score instead of detecting
     features: Path | None = None  # .npz file for the features of the boxes given
     formats: tuple[str, ...] = ()  # besides predictions.json
+    tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
+    overlap: float = 0.25  # of a tile's side, shared with the next one
     copies: bool = True  # images are copied beside their labels, for the formats that are data sets
 
 
@@ -264,10 +266,17 @@ def _outcome(
 
 def _predict(predictor: Predictor, output: Path, options: ImageOptions, source: Source, image: Tensor) -> Outcome:
     """The entry of an image in predictions.json, its picture and its files of other formats."""
+    from rcnn.tiles import predict_tiled
+
     boxes = None if options.given is None else options.given.of(source.name)
     features = None
     if boxes is not None and options.features is not None:
         result, features = predictor.predict_with_features(image, boxes)
+    elif options.tile:
+        tiled = predict_tiled(
+            predictor, image, tile=options.tile, overlap=options.overlap, score=options.keep.score, max_pixels=0
+        )
+        result = options.keep.apply(tiled)
     else:
         result = predictor.predict(image, boxes=boxes)
         if boxes is None:
