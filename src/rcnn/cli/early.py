@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +36,16 @@ def require_run_folder(output: Path | None, *, resume: bool) -> None:
 
 
 def require_an_input(words: Sequence[str]) -> None:
-    """Raise FileNotFoundError if none of `words`, the inputs of a prediction, exists or is a URL."""
-    missing = [word for word in words if "://" not in word and "\0" not in word and not Path(word).exists()]
-    if words and len(missing) == len(words):
-        more = f" ({len(words) - 1} more do not exist)" if len(words) > 1 else ""
-        raise FileNotFoundError(
-            f"no image to predict on: {words[0]} {missing_text(Path(words[0]))}{more}; expected a file, a folder, or "
-            "an http(s) URL"
-        )
+    """Raise FileNotFoundError if all `words`, the inputs of a prediction, are paths of which none exists."""
+    if not words or not all(_is_missing(word) for word in words):
+        return
+    more = f" ({len(words) - 1} more do not exist)" if len(words) > 1 else ""
+    raise FileNotFoundError(
+        f"no image to predict on: {words[0]} {missing_text(Path(words[0]))}{more}; expected a file, a folder, a "
+        "pattern, or an http(s) URL"
+    )
+
+
+def _is_missing(word: str) -> bool:
+    """Whether a word is a path without a file, and neither a URL nor a pattern."""
+    return "://" not in word and not glob.has_magic(word) and "\0" not in word and not Path(word).exists()

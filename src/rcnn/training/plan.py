@@ -25,6 +25,7 @@ from rcnn.own_code import require_file
 from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
+from rcnn.training.advice import Advice, advise_model, advise_training
 from rcnn.training.disk_space import DiskSpace, disk_space, require_space
 from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
@@ -70,6 +71,7 @@ class RunPlan:
     request: RunRequest  # with the values of the run that is resumed
     auto_batch_size: bool  # settings.batch_size is to be replaced by the largest that fits in the memory
     reasons: dict[str, str]  # "data", "split", "val-split", "device", "train.lr", ... -> reason, or "given"
+    advised: tuple[str, ...]  # the settings that the data decided, e.g. "input.min_size", "train.steps"
     changed: tuple[str, ...]  # settings that differ from those of the run that is resumed, as KEY: OLD -> NEW
     warnings: tuple[str, ...]
     download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
@@ -178,6 +180,12 @@ def plan_training(
         if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
             config = override(config, [*recipe.input_settings, *typed])
     detector = buildable(config, "" if record is None else request.record_file)
+    advises = record is None and recipe is None and request.settings is None
+    advice = Advice()
+    if advises and request.config is None:
+        whole = not starts_fresh(request.model) or is_whole(request.model, request.weights)
+        advice = advise_model(config, data.training, _keys(typed), pretrained=whole)
+        config = override(config, advice.model)
     evaluations = _evaluation_plans(config, data, settings)
 
     length = dict[str, str]()
@@ -192,6 +200,19 @@ def plan_training(
             published=recipe.images_per_step if recipe is not None else 0,
         )
         length |= reasons
+    if advises:
+        advice = advice.and_also(
+            advise_training(
+                settings,
+                defaults,
+                data.training,
+                sum(map(len, data.validations)),
+                given | ({"augment"} if request.augment is not None else set()),
+                min_size=config.input.min_size,
+                processes=processes.count,
+            )
+        )
+        settings = replace(settings, **advice.training)
     if before is not None:
         require_fixed(before, settings, request.output)
     space = disk_space(detector, settings, request.output)
@@ -208,8 +229,10 @@ def plan_training(
         reasons=data.reasons
         | _setting_reasons(request, first, recipe, resumes=record is not None)
         | {PREFIX + name: reason for name, reason in length.items()}
+        | advice.reasons
         | _device_reason(request, device)
         | {"weights": why},
+        advised=tuple(advice.reasons),
         changed=() if before is None else (*_changes(start, config), *_changes(Prefixed(before), Prefixed(settings))),
         warnings=(
             *([left_out] if left_out else []),
@@ -228,6 +251,11 @@ def plan_training(
         space=space,
         trained_images=TrainedImages.of(data.training),
     )
+
+
+def _keys(words: Sequence[str]) -> set[str]:
+    """The keys of KEY=VALUE settings."""
+    return {word.partition("=")[0].strip() for word in words}
 
 
 def _device_reason(request: RunRequest, device: torch.device) -> dict[str, str]:
@@ -304,7 +332,7 @@ def _setting_reasons(
     lengths = [name for name in LENGTHS if getattr(first, name) != getattr(defaults, name)]
     if typed := [PREFIX + name for name in keys_of(request.overrides).intersection(LENGTHS)]:  # it replaces the others
         reasons |= dict.fromkeys((PREFIX + name for name in lengths), f"{typed[0]} is given")
-    given = {one.partition("=")[0].strip() for one in request.overrides}
+    given = _keys(request.overrides)
     given |= {PREFIX + "augment"} if request.augment is not None else set()
     return reasons | dict.fromkeys(given, "given")
 

@@ -107,7 +107,8 @@ def _execute(plan: RunPlan, processes: Processes, log: Log) -> Outcome:
             with _run_log(plan, output, state, log) as run_log:
                 evaluate = _evaluation(plan, run_log, processes)
                 outcome = train(state, batches_of(plan), plan.settings, run, run_log, evaluate=evaluate)
-            ending = "finished" if outcome.finished else "stopped"
+            done = "finished" if state.step == plan.settings.steps else "stopped early by train.patience"
+            ending = done if outcome.finished else "stopped"
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -202,7 +203,7 @@ def _resume(plan: RunPlan, run: RunFolder, processes: Processes, log: Log) -> Tr
             f"warning: {run.path}/best is missing (its value was {state.best:.4f}): the next evaluation writes a new "
             "one, whatever its value"
         )
-        state.best, state.evaluation_due = None, state.evaluation_due or state.step == steps
+        state.best, state.since_best, state.evaluation_due = None, 0, state.evaluation_due or state.step == steps
     done = state.step == steps and not (state.evaluation_due and plan.validations)
     finished = f"{run.path} has already finished its {counted(steps, 'step')}"
     log(finished if done else f"resuming {run.path} at step {state.step}")

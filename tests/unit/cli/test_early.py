@@ -20,7 +20,7 @@ CASES = (  # words, what the message contains
     ("train m", "give a model or a checkpoint, and its data"),
     ("eval m --data {0}/gone", "gone does not exist"),
     ("eval m --data {0} --output {0}/used", "used is in use by process"),
-    ("predict m {0}/gone.jpg", "no image to predict on: {0}/gone.jpg does not exist; expected a file, a folder, or an"),
+    ("predict m {0}/gone.jpg", "no image to predict on: {0}/gone.jpg does not exist; expected a file, a folder, a"),
     ("predict m {0}/file --output {0}/file", "file is a file; expected a folder"),
     ("predict m --data {0}/gone", "gone does not exist"),
 )
@@ -56,6 +56,7 @@ def test_one_input_that_exists_is_enough(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").touch()
     require_an_input([])
     require_an_input(["gone.jpg", str(tmp_path / "photo.jpg")])
+    require_an_input(["gone.jpg", "photos/*.jpg"])
     require_an_input(["gone.jpg", "https://example.org/photo.jpg"])
     with pytest.raises(FileNotFoundError, match=r"gone.jpg does not exist \(1 more do not exist\)"):
         require_an_input(["gone.jpg", "lost.jpg"])

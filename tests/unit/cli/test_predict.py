@@ -18,7 +18,8 @@ from rcnn.models import build_detector, model_config
 from rcnn.models.overrides import override
 from rcnn.outputs import OutputFolder
 from rcnn.predictor import Predictor
-from rcnn.results import ImageDetections, RegionFeatures
+from rcnn.region_features import RegionFeatures
+from rcnn.results import ImageDetections
 from rcnn.runtime.processes import ALONE
 from tests.tiny_data import TINY_MODEL
 

@@ -61,7 +61,7 @@ def test_two_processes_make_the_run_of_one(data: Path, tmp_path: Path, capfd: py
     capfd.readouterr()
     assert train(data, two, "--devices", 2, "train.batch_size=1", "train.steps=2") == 0
     printed = capfd.readouterr()
-    assert "learning rate 0.0025 = 0.02 x 2 images per step (2 processes) / 16" in printed.out
+    assert "learning rate 0.0005 = 0.002 x 2 images per step (2 processes) / 8" in printed.out
     assert printed.out.count("finished after 2 steps") == 1
     assert not re.search(r"deprecated|Traceback|rcnn:", printed.err)
     assert json.loads((two / "config.json").read_text())["processes"] == 2
