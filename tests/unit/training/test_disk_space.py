@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def free(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
     """Have every disk report `size` free bytes."""
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=int(size)))
+    monkeypatch.setattr(shutil, "disk_usage", Mock(return_value=SimpleNamespace(free=int(size))))
 
 
 @pytest.mark.parametrize("words", [{}, {"optimizer": "adamw"}, {"momentum": 0.0}, {"ema": 0.9}])
