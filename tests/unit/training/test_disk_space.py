@@ -64,17 +64,8 @@ def test_space_is_needed_for_two_checkpoints_and_those_that_are_kept() -> None:
 def test_a_run_that_does_not_fit_is_refused_before_it_starts(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = [
-        "train",
-        "mask_rcnn_compact",
-        "--data",
-        data,
-        "--output",
-        tmp_path / "run",
-        *TINY_MODEL,
-        "train.ema=0",
-        "--dry-run",
-    ]
+    words = ["train", "mask_rcnn_compact", "--data", data, "--output", tmp_path / "run", "--dry-run", *TINY_MODEL]
+    words += ["train.ema=0", "train.optimizer=sgd"]
     needed = disk_space(build_detector(CONFIG), TrainConfig(), None)
     free(monkeypatch, needed.last - 1)
     assert rcnn(*words) == 2
