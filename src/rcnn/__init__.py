@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from rcnn.results import DetectedObject, ImageDetections
     from rcnn.serving.client import Client
     from rcnn.structures import Detections, ImageBatch, Proposals, Targets
+    from rcnn.tiles import predict_tiled
     from rcnn.training.api import TrainingRun, train
     from rcnn.training.publish import push_to_hub
     from rcnn.training.settings import TrainConfig
@@ -96,6 +97,7 @@ __all__ = [
     "model_config",
     "open_dataset",
     "override",
+    "predict_tiled",
     "push_to_hub",
     "read_image",
     "save_checkpoint",
@@ -144,6 +146,7 @@ _MODULES = {  # public name -> the module that defines it
     "model_config": "rcnn.models",
     "open_dataset": "rcnn.data",
     "override": "rcnn.models.overrides",
+    "predict_tiled": "rcnn.tiles",
     "push_to_hub": "rcnn.training.publish",
     "read_image": "rcnn.data.images",
     "save_checkpoint": "rcnn.weights.checkpoint",

@@ -114,6 +114,7 @@ class ImageDetections:
     scores: npt.NDArray[np.float32]  # (N,) in 0..1
     labels: npt.NDArray[np.int64]  # (N,) in 0..K-1
     box_masks: npt.NDArray[np.float32] | None = None  # (N, m, m) probabilities, in the frame of their boxes
+    pasted: tuple[Region, ...] | None = None  # N masks at image size, in place of `box_masks` (merged tiles)
     keypoints: npt.NDArray[np.float32] | None = None  # (N, J, 3): x, y, score
     classes: tuple[str, ...] = ()  # the K class names
     skeleton: tuple[tuple[int, int], ...] = ()  # pairs of keypoints that are joined by a line in pictures
@@ -142,6 +143,7 @@ class ImageDetections:
             scores=self.scores[rows],
             labels=self.labels[rows],
             box_masks=None if self.box_masks is None else self.box_masks[rows],
+            pasted=None if self.pasted is None else tuple(self.pasted[row] for row in np.arange(len(self))[rows]),
             keypoints=None if self.keypoints is None else self.keypoints[rows],
         )
 
@@ -202,6 +204,8 @@ class ImageDetections:
 
     def regions(self) -> Iterator[Region] | None:
         """Each mask as the part of the image that it touches; None for models without masks."""
+        if self.pasted is not None:
+            return iter(self.pasted)
         if self.box_masks is None:
             return None
         masks, boxes = torch.from_numpy(self.box_masks), torch.from_numpy(self.boxes)

@@ -63,6 +63,8 @@ class ImageOptions:
     given: BoxFile | None = None  # boxes to score instead of detecting
     features: Path | None = None  # .npz file for the features of the boxes given
     formats: tuple[str, ...] = ()  # besides predictions.json
+    tile: int = 0  # side of the tiles that an image is divided into, pixels; 0: none
+    overlap: float = 0.25  # of a tile's side, shared with the next one
     copies: bool = True  # images are copied beside their labels, for the formats that are data sets
 
 
@@ -252,7 +254,7 @@ class ReadImage:
     """One image, as it is before the model."""
 
     pixels: Tensor  # (3, H, W) uint8 RGB
-    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None: boxes are given
+    prepared: tuple[Tensor, Frame] | None  # what `Predictor.prepare` returns; None: boxes are given, or tiles cut
     content: bytes | None  # of a download
 
 
@@ -273,7 +275,7 @@ def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadIm
     pixels = read_image(content, max_pixels=options.max_pixels)
     return ReadImage(
         pixels=pixels,
-        prepared=predictor.prepare(pixels) if options.given is None else None,
+        prepared=predictor.prepare(pixels) if options.given is None and not options.tile else None,
         content=content if isinstance(content, bytes) else None,
     )
 
@@ -281,6 +283,7 @@ def _read(predictor: Predictor, options: ImageOptions, source: Source) -> ReadIm
 def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: Future[ReadImage]) -> DetectedImage:
     """What the model finds in an image, or in its boxes given."""
     from rcnn.results import ImageSource
+    from rcnn.tiles import predict_tiled
 
     features = None
     try:
@@ -288,6 +291,11 @@ def _detect(predictor: Predictor, options: ImageOptions, source: Source, read: F
         boxes = None if options.given is None else options.given.of(source.name)
         if boxes is not None and options.features is not None:
             found, features = predictor.predict_with_features(image.pixels, boxes)
+        elif options.tile:
+            found = predict_tiled(
+                predictor, image.pixels, tile=options.tile, overlap=options.overlap, score=options.keep.score,
+                max_pixels=0,
+            )  # fmt: skip
         elif image.prepared is not None:
             resized, frame = image.prepared
             found = replace(predictor.detect([resized], [frame])[0], source=ImageSource(image=image.pixels))
