@@ -80,7 +80,7 @@ def write_int8(
         float_record = replace(record, target="onnx", precision="float32")
         write_onnx(program, float_record, source)
         say("float32 file:")
-        check_file(source, detector, float_record, say)
+        check_file(source, detector, program, float_record, say)
         how, difference = quantize(source, quantized, images, say)
         files = source, quantized
         if record.target == "openvino":

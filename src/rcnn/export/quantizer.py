@@ -3,7 +3,9 @@
     quantizer = Quantizer(Path("float.onnx"), inputs)           # runs the file on the inputs to find the ranges
     quantizer.write(Path("int8.onnx"), float_layers=quantizer.layers[:1])
 
-Weights are symmetric int8, one scale per channel; feature maps are uint8, one scale and zero point each.
+Weights are symmetric int8, one scale per channel; feature maps are uint8, one scale and zero point each. The range of a
+feature map is from the mean minimum to the mean maximum of the images: measured on D2Go's Mask R-CNN, detections are then
+nearer to those in float than with the range of all images, or with NNCF (docs/results.md).
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ class Quantizer:
 
     def __init__(self, path: Path, inputs: Iterable[Inputs]) -> None:
         """Run the file `path` on `inputs`, which are used once."""
-        from onnxruntime.quantization.calibrate import create_calibrator
+        from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
         from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
 
         self._model: Any = load_model_with_shape_infer(path)
@@ -36,8 +38,9 @@ class Quantizer:
         )
         with tempfile.TemporaryDirectory(prefix="rcnn-calibration-") as folder:
             calibrator = create_calibrator(
-                path, LAYERS, augmented_model_path=str(Path(folder) / "ranges.onnx"), calibrate_method=_method()
-            )
+                path, LAYERS, augmented_model_path=str(Path(folder) / "ranges.onnx"),
+                calibrate_method=CalibrationMethod.MinMax, extra_options={"moving_average": True},
+            )  # fmt: skip
             calibrator.collect_data(_Reader(iter(inputs)))
             self._ranges: Any = calibrator.compute_data()
 
@@ -69,10 +72,3 @@ class _Reader:
 
     def get_next(self) -> Inputs | None:
         return next(self._inputs, None)
-
-
-def _method() -> Any:
-    """The range of a feature map is from its minimum to its maximum."""
-    from onnxruntime.quantization import CalibrationMethod
-
-    return CalibrationMethod.MinMax

@@ -96,7 +96,7 @@ def export_model(
                 say(f"int8 compared with float32 on images of {calibrate}: {difference.text()}")
                 return Exported(path=path, record=record, difference=difference)
             write_file(program, record, temporary / path.name)
-    difference = check_file(path, prepared, record, say)
+    difference = check_file(path, prepared, program, record, say)
     return Exported(path=path, record=record, difference=difference)
 
 
