@@ -4,7 +4,7 @@
     quantizer.write(Path("int8.onnx"), float_layers=quantizer.layers[:1])
 
 Weights are symmetric int8, one scale per channel; feature maps are uint8, one scale and zero point each. The range of a
-feature map is from the mean minimum to the mean maximum of the images: measured on D2Go's Mask R-CNN, detections are then
+feature map is from the mean minimum to the mean maximum of the images: with D2Go's Mask R-CNN, detections are then
 nearer to those in float than with the range of all images, or with NNCF (docs/results.md).
 """
 
