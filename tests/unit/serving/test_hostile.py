@@ -23,6 +23,7 @@ def resident() -> float:
     return int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL.TiffImagePlugin")
 def test_hostile_bodies_are_refused_and_memory_stays_flat() -> None:
     """Each of them is answered by detections or 400, and the service goes on."""
     bodies = list(corpus())
@@ -32,7 +33,7 @@ def test_hostile_bodies_are_refused_and_memory_stays_flat() -> None:
     with running(tiny_predictor(), OPTIONS) as url:
         for number in range(REQUESTS):
             name, body = bodies[number % len(bodies)]
-            status, _ = request(f"{url}/predict", body)
+            status, _ = request(f"{url}/predict", body, **{"Content-Type": "image/png"})
             refused += status == 400
             if status not in (200, 400):
                 wrong.append(f"{name}: {status}")
@@ -46,7 +47,7 @@ def test_hostile_bodies_are_refused_and_memory_stays_flat() -> None:
 
 
 @pytest.mark.heavy
-def test_requests_generated_from_the_description() -> None:
+def test_requests_generated_from_the_description(tmp_path: Path) -> None:
     """schemathesis sends each operation valid and invalid requests, and checks the answers against the description."""
     pytest.importorskip("schemathesis", reason="needs pip install schemathesis")
     with running(tiny_predictor(), OPTIONS) as url:
@@ -57,6 +58,6 @@ def test_requests_generated_from_the_description() -> None:
                 "--checks=not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance",
                 "--suppress-health-check=all", "--no-color",
             ],
-            capture_output=True, text=True, timeout=300, check=False,
+            capture_output=True, text=True, timeout=300, check=False, cwd=tmp_path,
         )  # fmt: skip
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
