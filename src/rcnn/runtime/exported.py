@@ -71,7 +71,7 @@ class ExportedModel:
         return {name: torch.from_numpy(np.array(value))[: len(images.sizes)] for name, value in outputs}
 
     def inputs(self, images: ImageBatch) -> dict[str, npt.NDArray[Any]]:
-        """What the file is run with for a batch of at most as many images as it takes; errors as in `predict`."""
+        """The input arrays of the file for a batch of images that fits into one run; errors as in `predict`."""
         return self._inputs(self._padded(images))
 
     def _inputs(self, images: ImageBatch) -> dict[str, npt.NDArray[Any]]:
