@@ -9,7 +9,7 @@ tensorboard/   event files, with train.trackers=[tensorboard]
 wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
-best/          the checkpoint with the best evaluation
+best/          the checkpoint with the best evaluation, and its score thresholds (thresholds.json)
 step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 """
@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import REPLACED, OutputFolder, files_of_rcnn, recover_folder, replace_folder
 from rcnn.training.sharding import divided_state, whole_state
@@ -112,15 +113,21 @@ class RunFolder:
             with self._output.writing(name) as path:
                 write(path)
 
-    def save(self, name: str, detector: Detector) -> None:
+    def save(self, name: str, detector: Detector, *, thresholds: Mapping[str, Any] | None = None) -> None:
         """Replace the checkpoint `name` by one of `detector`. All processes call it together.
 
-        FileExistsError if it is a file of the user.
+        `thresholds`: the content of its thresholds.json. FileExistsError if it is a file of the user.
         """
         weights = whole_state(detector.state_dict())
         if self._output is not None and name not in CHECKPOINTS:
             self._output.claim(name)
-        self._replace(name, lambda folder: self._write_weights(folder, detector.config, weights))
+
+        def fill(folder: Path) -> None:
+            self._write_weights(folder, detector.config, weights)
+            if thresholds is not None:
+                (folder / THRESHOLDS_FILE).write_text(json.dumps(thresholds, indent=2) + "\n", encoding="utf-8")
+
+        self._replace(name, fill)
 
     def save_state(self, name: str, state: TrainState) -> None:
         """Replace the checkpoint `name` by one from which a run can be resumed. All processes call it together."""
