@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from rcnn.cli.formats import chosen_formats
-from rcnn.cli.given import given_boxes
+from rcnn.cli.early import require_an_input, require_places
 from rcnn.cli.options import (
     TTA,
     Allow,
@@ -24,12 +23,10 @@ from rcnn.cli.options import (
     PrecisionOption,
     TTAFlip,
 )
-from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
 from rcnn.cli.predict_split import SplitOptions, predict_split_command, require_one_input
 from rcnn.cli.scores import chosen_filter
 from rcnn.cli.views import predictor_from
 from rcnn.cli.workers import Devices, launch
-from rcnn.data.messages import counted
 from rcnn.new_outputs import output_or_new
 
 SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)*=")
@@ -155,19 +152,26 @@ def predict(
 
     Example: rcnn predict runs/balloons photos/ --output found --score 0.7
     """  # fmt: skip
-    from rcnn.runtime.processes import joined
-
     inputs, overrides = split_overrides(arguments or [])
     of_split = None if data is None else SplitOptions(
         data=data, split=split, annotations=annotations, images=images, limit=limit
     )  # fmt: skip
     require_one_input(of_split, split, inputs)
+    require_places(data, output)
+    require_an_input(inputs)
     if of_split is not None and (boxes is not None or features is not None):
         raise ValueError("--boxes and --features are for images, not for a split of a data set; leave --data out")
     if of_split is not None and formats:
         raise ValueError("--format is for images; --data writes COCO's results files: leave --format out")
     if tile:
         require_tiles_fit(tile, tile_overlap, of_split, boxes)
+    # imported here: they import torch, and what is above needs none
+    from rcnn.cli.formats import chosen_formats
+    from rcnn.cli.given import given_boxes
+    from rcnn.cli.predict_images import ImageOptions, predict_images, share_images, warn_of_dropped_scores
+    from rcnn.data.messages import counted
+    from rcnn.runtime.processes import joined
+
     given = given_boxes(boxes, features, score or classes, tta)
     if devices > 1:
         if given is not None:

@@ -62,6 +62,7 @@ def describe_plan(plan: RunPlan) -> Iterator[str]:
         "val-split": ", ".join(map(_data, plan.validations)) or "none",
         "classes": ", ".join(plan.dataset.classes),
         "output": str(plan.output or "a new folder runs/train-MODEL-N"),
+        "disk": plan.space.describe(),
         "device": str(plan.device),
     }
     if plan.resumes:

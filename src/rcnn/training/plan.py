@@ -26,6 +26,8 @@ from rcnn.preprocess import InputConfig
 from rcnn.runtime.devices import choose_device
 from rcnn.runtime.processes import Processes, device_of_process, process_numbers
 from rcnn.training.advice import Advice, advise_model, advise_training
+from rcnn.training.disk_space import DiskSpace, disk_space, require_space
+from rcnn.training.found_run import FoundRun, find_run
 from rcnn.training.identity import data_identity
 from rcnn.training.keypoints import keypoints_of
 from rcnn.training.length import LENGTHS, Prefixed, changed_by, keys_of, length_warning, with_length
@@ -35,15 +37,14 @@ from rcnn.training.recipes.fitting import fitted
 from rcnn.training.request import RunRequest
 from rcnn.training.resuming import as_recorded, record_to_resume, recorded_settings, require_fixed
 from rcnn.training.run_data import RunData, open_run_data, shared_images
-from rcnn.training.run_folder import FoundRun, find_run
 from rcnn.training.schedule import require_one_schedule, schedule_warnings
 from rcnn.training.settings import PREFIX, TrainConfig, split_overrides, without_auto
 from rcnn.training.sharding import require_divisible
 from rcnn.training.starting import (
+    buildable,
     choose_weights,
     is_whole,
     read_weights,
-    require_buildable,
     size_text,
     starting_config,
     starting_settings,
@@ -75,6 +76,7 @@ class RunPlan:
     warnings: tuple[str, ...]
     download: Entry | None  # the weights that the run downloads; `config` then has the model's settings, not the file's
     identity: dict[str, dict[str, Any]]  # of the data, by split; see `data_identity`
+    space: DiskSpace  # for the checkpoints
     trained_images: TrainedImages | None  # for evaluations; None: its images are not files
 
     @property
@@ -130,6 +132,7 @@ def plan_training(
     processes = Processes(count=devices) if devices > 1 else process_numbers()
     found = find_run(request.output) if request.output is not None else FoundRun(record=None, checkpoints=())
     record = record_to_resume(request, found)
+    device = device_of_process(choose_device(request.device), processes)
     if record is not None:
         request = as_recorded(request, record)
     overrides, automatic = without_auto(request.overrides)
@@ -176,7 +179,7 @@ def plan_training(
         config = with_backbone(config, request.model, request.weights, typed)
         if recipe is not None and own_weights:  # what the recipe says of its weights, e.g. means, wins over their file
             config = override(config, [*recipe.input_settings, *typed])
-    require_buildable(config, "" if record is None else request.record_file)
+    detector = buildable(config, "" if record is None else request.record_file)
     advises = record is None and recipe is None and request.settings is None
     advice = Advice()
     if advises and request.config is None:
@@ -212,7 +215,7 @@ def plan_training(
         settings = replace(settings, **advice.training)
     if before is not None:
         require_fixed(before, settings, request.output)
-    device = device_of_process(choose_device(request.device), processes)
+    space = disk_space(detector, settings, request.output)
     return RunPlan(
         output=request.output,
         resumes=record is not None and "last" in found.checkpoints,
@@ -234,6 +237,7 @@ def plan_training(
         warnings=(
             *([left_out] if left_out else []),
             *_run_warnings(request, found),
+            *require_space(space, request.output),
             *schedule_warnings(settings, given),
             *length_warning(settings, images=len(data.training), processes=processes.count),
             *_images_warning(settings, record, before, processes),
@@ -244,6 +248,7 @@ def plan_training(
         ),
         download=absent,
         identity={split: data_identity(dataset) for split, dataset in data.every.items()},
+        space=space,
         trained_images=TrainedImages.of(data.training),
     )
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rcnn.training.found_run import FIELDS, LOG, RECORD
 from rcnn.training.log import read_log
-from rcnn.training.run_folder import FIELDS, LOG, RECORD
 from rcnn.training.validation import SINCE_BEST
 
 

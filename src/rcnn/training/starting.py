@@ -166,10 +166,13 @@ def with_backbone(config: DetectorConfig, model: str, weights: str, overrides: S
     return adopt_backbone(config, read_weights(weights), weights, overrides)
 
 
-def require_buildable(config: DetectorConfig, source: str = "") -> None:
-    """ValueError unless a detector can be built with these settings, of the file `source` if one is named."""
+def buildable(config: DetectorConfig, source: str = "") -> Detector:
+    """The detector with these settings and uninitialized weights.
+
+    ValueError if it cannot be built; it names the file of the settings, `source`, if one is given.
+    """
     try:
-        empty_detector(config)
+        return empty_detector(config)
     except ValueError as error:
         if not source:
             raise

@@ -138,10 +138,12 @@ def _require_shapes(optimizer: torch.optim.Optimizer) -> None:
 def write_state(values: Mapping[str, Any], folder: Path) -> None:
     """Write what `TrainState.contents` returned to `training.pt` in `folder`. Reading it runs no code."""
     try:
-        torch.save(values, folder / STATE_FILE)
-    except RuntimeError as error:  # torch's for an error of the disk
-        reason = str(error).splitlines()[0]
-        raise OSError(f"{folder / STATE_FILE} cannot be written ({reason}); is the disk full?") from error
+        with (folder / STATE_FILE).open("wb") as file:  # torch hides the number of an error if it opens the file itself
+            torch.save(values, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # e.g. of a full disk
+            raise error.__context__ from error
+        raise
 
 
 def read_state(folder: Path) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def test_ctrl_c_leaves_a_run_that_resumes(data: Path, tmp_path: Path, group: boo
     assert process.returncode == 130, err
     assert "Traceback" not in err
     done = len(read_log(output / "log.jsonl"))
-    again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume"
+    again = f"rcnn train mask_rcnn_compact --data {data} --output {output} --resume --device cpu"
     assert (out + err).count("stopped") == 1
     assert f"stopped after {done} of 400 steps; to continue: {again}\n" in out
     assert 2 <= done < 400
@@ -300,8 +300,21 @@ def test_a_folder_with_files_of_the_user_is_refused(data: Path, tmp_path: Path, 
 
 
 def test_a_folder_in_use_is_refused(data: Path, tmp_path: Path) -> None:
-    with OutputFolder(tmp_path / "run"), pytest.raises(BlockingIOError, match="in use by another rcnn process"):
-        run(data, tmp_path / "run")
+    with OutputFolder(tmp_path / "run") as folder:
+        for _ in range(2):  # before its first checkpoint, and after it
+            with pytest.raises(BlockingIOError, match="in use by "):
+                run(data, tmp_path / "run")
+            folder.adopt("last").mkdir(exist_ok=True)
+            (tmp_path / "run" / "last" / "model.safetensors").touch()
+
+
+@pytest.mark.parametrize("name", ["last", "best", "config.json"])
+def test_a_run_is_not_written_through_a_link(data: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path)
+    for resume in (False, True):
+        with pytest.raises(FileExistsError, match=f"{name} is a symbolic link, which rcnn neither follows nor replace"):
+            run(data, tmp_path / "run", resume=resume)
 
 
 def test_a_set_without_objects_is_refused(data: Path, tmp_path: Path) -> None:
