@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from torch import Tensor
 
+from rcnn.evaluation.folder import THRESHOLDS_FILE
 from rcnn.models import Detector, DetectorConfig
 from rcnn.outputs import OutputFolder, recover_folder, replace_folder
 from rcnn.training.disk_space import tensor_bytes
