@@ -10,7 +10,7 @@ tensorboard/   event files, if TensorBoard is installed
 wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
-best/          the checkpoint with the best evaluation
+best/          the checkpoint with the best evaluation, and its score thresholds (thresholds.json)
 step-N/        the checkpoint after N steps, with train.keep
 averaged/      the EMA of the weights, if train.ema is set and nothing is evaluated
 
