@@ -5,7 +5,7 @@ log.jsonl      one JSON object per report
 curve.html     the log as charts
 curve.png      the same as one picture
 report.html    charts, evaluations, settings, and where and how the run was started
-tensorboard/   event files, with train.trackers=[tensorboard]
+tensorboard/   event files, if TensorBoard is installed
 wandb_id.txt, mlflow_id.txt   the run there, with these trackers
 held_out.txt   file names of the validation images, if they were held out from the training split
 last/          a checkpoint and the state of the optimizer, to resume from
