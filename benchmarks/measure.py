@@ -9,7 +9,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import torch
 RESULTS = Path(__file__).parent / "results"
 
 
-def alternate(peers: dict[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, dict[str, float]]:
+def alternate(peers: Mapping[str, Callable[[], object]], repeats: int, warmup: int = 2) -> dict[str, dict[str, float]]:
     """Seconds of each peer, called alternately so that a busy machine is busy for all: median, lowest and highest."""
     times: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(warmup + repeats):

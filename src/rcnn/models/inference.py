@@ -7,10 +7,9 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.detector import Detector
-from rcnn.models.layers import Conv2d, affine_of
+from rcnn.models.layers import Conv2d, affine_of, is_frozen
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -45,7 +44,7 @@ def prepare_for_inference(detector: Detector, precision: Precision = "float32") 
 def fold_pairs(layers: nn.Sequential) -> None:
     """Fold each batch norm of `layers` (torchvision's backbones) into the convolution right before it."""
     for conv, norm in zip(list(layers), list(layers)[1:], strict=False):
-        if type(conv) is nn.Conv2d and type(norm) in {nn.BatchNorm2d, FrozenBatchNorm2d}:  # not subclasses
+        if type(conv) is nn.Conv2d and (type(norm) is nn.BatchNorm2d or is_frozen(norm)):  # not subclasses
             scale, shift = affine_of(norm)
             bias = shift if conv.bias is None else shift + conv.bias * scale
             conv.weight = nn.Parameter(conv.weight * scale[:, None, None, None], requires_grad=False)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 from typing_extensions import override
 
 from rcnn.models.config import Norm
@@ -15,6 +14,38 @@ from rcnn.models.heads.region_norm import SyncBatchNorm2d, masked_batch_norm
 
 GROUPS = 32  # of group norm (Wu and He 2018)
 Padding = Literal["symmetric", "align", "tensorflow"]
+
+
+class FrozenBatchNorm2d(nn.Module):
+    """Batch norm with fixed statistics, scale and shift; torchvision's and Detectron2's have the same buffers."""
+
+    weight: Tensor  # (C,), as all others
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.register_buffer("weight", torch.ones(channels))
+        self.register_buffer("bias", torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+        self.register_load_state_dict_pre_hook(_without_count)
+
+    @override
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = affine_of(self)
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    @override
+    def extra_repr(self) -> str:
+        return f"{len(self.weight)}, eps={self.eps}"
+
+
+def _without_count(_: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Drops from `state` the number of batches that the statistics are from, which a trained batch norm counts."""
+    state.pop(f"{prefix}num_batches_tracked", None)
 
 
 class AffineBatchNorm2d(FrozenBatchNorm2d):
@@ -62,14 +93,19 @@ def build_norm(norm: Norm, channels: int, eps: float = 1e-5, *, trained_affine: 
 
 def is_fixed(norm: nn.Module | None) -> bool:
     """Whether `norm` is a batch norm with fixed statistics: one scale and one shift per channel."""
-    batch = isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training
-    return isinstance(norm, FrozenBatchNorm2d) or batch
+    return is_frozen(norm) or (isinstance(norm, nn.modules.batchnorm._BatchNorm) and not norm.training)
+
+
+def is_frozen(norm: nn.Module | None) -> bool:
+    """Whether `norm` is a frozen batch norm: ours, or that of another library in a module of the user."""
+    return isinstance(norm, FrozenBatchNorm2d) or type(norm).__name__ == "FrozenBatchNorm2d"
 
 
 def affine_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
     """Scale and shift (C,) that a batch norm with fixed statistics applies."""
-    if not isinstance(norm, FrozenBatchNorm2d | nn.modules.batchnorm._BatchNorm):
+    if not is_frozen(norm) and not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         raise ValueError(f"{type(norm).__name__} has no fixed statistics")
+    norm = cast("FrozenBatchNorm2d | nn.BatchNorm2d", norm)
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
         raise ValueError("a batch norm without running statistics has no fixed scale and shift")

@@ -13,9 +13,10 @@ from torch import Tensor
 from rcnn.ops import kernels
 from rcnn.ops.boxes import clip_boxes, gather_boxes
 from rcnn.ops.deltas import decode_deltas
+from rcnn.ops.opaque import opaque_op
 
 
-@torch.library.custom_op("rcnn::anchor_boxes", mutates_args=())
+@opaque_op
 def anchor_boxes(
     deltas: Tensor, anchors: Tensor, index: Tensor, sizes: Tensor, weights: Sequence[float], clamp: float
 ) -> Tensor:

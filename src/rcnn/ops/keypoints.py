@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.ops import kernels
+from rcnn.ops.opaque import opaque_op
 
 CUBIC = -0.75  # the bicubic kernel's parameter (Keys 1981, with PyTorch's value)
 OVERSHOOT = -CUBIC / 4  # the sum of its two outer weights is at least -OVERSHOOT, reached half way between two samples
@@ -37,7 +38,7 @@ def keypoint_cells(keypoints: Tensor, boxes: Tensor, size: int) -> tuple[Tensor,
     return cell[..., 1] * size + cell[..., 0], annotated
 
 
-@torch.library.custom_op("rcnn::decode_keypoints", mutates_args=())
+@opaque_op
 def decode_keypoints(maps: Tensor, boxes: Tensor) -> Tensor:
     """The maximum of each heat map, resized bicubically to its box (Detectron2's heatmaps_to_keypoints).
 

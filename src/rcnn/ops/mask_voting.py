@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from rcnn.ops.boxes import box_iou, gather_boxes
+from rcnn.ops.opaque import opaque_op
 
 TILE = 128  # side of the tiles that are drawn, pixels
 PAIRS_AT_A_TIME = 4096  # pairs of detection and voter processed together for the new masks
 VALUES_AT_A_TIME = 2**23  # values of masks in the frames of others, in memory together
 
 
-@torch.library.custom_op("rcnn::vote_masks", mutates_args=())
+@opaque_op
 def vote_masks(
     boxes: Tensor,
     masks: Tensor,

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor
+
+from rcnn.ops.opaque import opaque_op
+from rcnn.ops.torchvision_operators import load_operators
 
 MAX_CROP_BYTES = 64 * 2**20  # of ground-truth bitmaps converted to float32 at a time
 _PASTE_BYTES_PER_PIXEL = 24  # the grid twice (as made, and as sampled) and the result
@@ -28,7 +30,7 @@ class Region(NamedTuple):
     mask: npt.NDArray[np.bool_]  # (h, w), entirely inside the image; either side may be 0
 
 
-@torch.library.custom_op("rcnn::crop_bitmaps", mutates_args=())
+@opaque_op
 def crop_bitmaps(
     bitmaps: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int, aligned: bool, threshold: float | None
 ) -> Tensor:
@@ -49,6 +51,7 @@ def crop_bitmaps(
     Returns:
         (B, R, size, size) float32. No gradient: targets are data.
     """
+    load_operators()
     objects, height, width = bitmaps.shape[1:]
     cropped = boxes.new_zeros((*valid.shape, size, size), dtype=torch.float32)
     batch, region_index = valid.nonzero(as_tuple=True)
@@ -63,7 +66,7 @@ def crop_bitmaps(
         inside = ((owner >= start) & (owner < start + chunk)).nonzero()[:, 0]
         rois = torch.cat([(owner[inside] - start).float()[:, None], wanted[inside]], 1)  # (r, 5)
         maps = flat[used[start : start + chunk], None].float()  # (g, 1, H, W)
-        values[inside] = torchvision.ops.roi_align(maps, rois, size, 1.0, 0, aligned)[:, 0]
+        values[inside] = torch.ops.torchvision.roi_align(maps, rois, 1.0, size, size, 0, aligned)[:, 0]
     if threshold is not None:
         values = (values >= threshold).float()
     cropped[batch, region_index] = values

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
 
 from rcnn.ops import kernels
 from rcnn.ops.boxes import box_iou
+from rcnn.ops.opaque import opaque_op
+from rcnn.ops.torchvision_operators import load_operators
 
 MANY = 20  # candidates for each box to keep from which on walking down the scores is faster than NMS of all boxes
 BLOCK = 256  # boxes compared with each other at a time in that walk
 
 
-@torch.library.custom_op("rcnn::nms", mutates_args=())
+@opaque_op
 def nms(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> tuple[Tensor, Tensor]:
@@ -85,6 +86,7 @@ def _best_by_groups(
     boxes: Tensor, scores: Tensor, groups: Tensor, valid: Tensor, iou_threshold: float, keep: int
 ) -> Tensor:
     """The same indices by torchvision's kernel for all boxes of each group: on an accelerator, and of few boxes."""
+    load_operators()
     candidates = valid.nonzero()[:, 0]
     group, order = groups[candidates].sort(stable=True)
     candidates = candidates[order]  # sorted by group, then by index
@@ -94,7 +96,7 @@ def _best_by_groups(
     start = 0
     for count in counts:
         end = start + count
-        left = torchvision.ops.nms(boxes[start:end], group_scores[start:end], iou_threshold)
+        left = torch.ops.torchvision.nms(boxes[start:end], group_scores[start:end], iou_threshold)
         survivors.append(candidates[start:end][left])
         start = end
     if not survivors:

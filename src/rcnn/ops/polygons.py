@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from rcnn.ops import kernels
+from rcnn.ops.opaque import opaque_op
 
 FINE = 5  # pycocotools' enlargement
 MAX_WORK = 1_000_000  # elements of the largest array: tens of megabytes in all
 SHORTEST_SIDE = 0.1  # of a box, pixels: Detectron2's smallest divisor
 
 
-@torch.library.custom_op("rcnn::crop_polygons", mutates_args=())
+@opaque_op
 def crop_polygons(polygons: Tensor, matched: Tensor, boxes: Tensor, valid: Tensor, size: int) -> Tensor:
     """Ground-truth masks in the frames of regions, from outlines (Detectron2's rasterize_polygons_within_box).
 

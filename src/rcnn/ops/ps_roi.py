@@ -13,13 +13,14 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from rcnn.ops import kernels
+from rcnn.ops.opaque import opaque_op
 from rcnn.ops.precision import at_least_float32
 
 VALUES_AT_A_TIME = 2**17  # of cells and channels: small enough for the cache
 SMALLEST = 0.1  # minimum side of a region, in map cells
 
 
-@torch.library.custom_op("rcnn::ps_roi_pool", mutates_args=())
+@opaque_op
 def ps_roi_pool(
     maps: Tensor,
     boxes: Tensor,
@@ -64,7 +65,7 @@ def ps_roi_pool(
     return pooled.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
-@torch.library.custom_op("rcnn::ps_roi_pool_backward", mutates_args=())
+@opaque_op
 def ps_roi_pool_backward(
     gradient: Tensor,
     boxes: Tensor,

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-import torchvision
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 from rcnn.ops import kernels
+from rcnn.ops.opaque import opaque_op
 from rcnn.ops.precision import at_least_float32
+from rcnn.ops.torchvision_operators import load_operators
 
 REGIONS_AT_A_TIME = 1024  # regions with their interpolation weights in memory at a time, on the CPU
 
@@ -37,7 +38,7 @@ def assign_levels(
     return (4 + exponent).floor().clamp(lowest, highest).to(torch.int64) - lowest
 
 
-@torch.library.custom_op("rcnn::roi_align", mutates_args=())
+@opaque_op
 def roi_align(
     features: Sequence[Tensor],
     boxes: Tensor,
@@ -77,7 +78,7 @@ def roi_align(
     return out.view(batch, regions, size, size, channels).permute(0, 1, 4, 2, 3)
 
 
-@torch.library.custom_op("rcnn::roi_align_backward", mutates_args=())
+@opaque_op
 def roi_align_backward(
     gradient: Tensor,
     boxes: Tensor,
@@ -212,11 +213,14 @@ def _pool_by_torchvision(
     aligned: bool,
 ) -> Tensor:
     """`roi_align` on an accelerator, without synchronizing: pools each region from every level and selects its own."""
+    load_operators()
     rois = _rois(boxes)
     out = features[0].new_zeros((len(rois), features[0].shape[1], size, size))
     for level, (values, scale) in enumerate(zip(features, scales, strict=True)):
         values = at_least_float32(values)
-        pooled = torchvision.ops.roi_align(values, rois.to(values.dtype), size, scale, sampling_ratio, aligned)
+        pooled = torch.ops.torchvision.roi_align(
+            values, rois.to(values.dtype), scale, size, size, sampling_ratio, aligned
+        )
         at_level = ((levels == level) & valid).flatten()[:, None, None, None]
         out = torch.where(at_level, pooled.to(out.dtype), out)
     return out.permute(0, 2, 3, 1).contiguous().unflatten(0, boxes.shape[:2]).permute(0, 1, 4, 2, 3)
@@ -233,6 +237,7 @@ def _spread_by_torchvision(
     aligned: bool,
 ) -> list[Tensor]:
     """`roi_align_backward` on an accelerator."""
+    load_operators()
     flat, size = at_least_float32(gradient.flatten(0, 1)), gradient.shape[-1]
     rois = _rois(boxes).to(flat.dtype)
     spread = []

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torchvision  # noqa: F401  (its operators)
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
+from rcnn.ops.opaque import opaque_op
+from rcnn.ops.torchvision_operators import load_operators
 
-@torch.library.custom_op("rcnn::roi_pool", mutates_args=())
+
+@opaque_op
 def roi_pool(
     features: Sequence[Tensor], boxes: Tensor, levels: Tensor, valid: Tensor, scales: Sequence[float], size: int
 ) -> tuple[Tensor, Tensor]:
@@ -32,6 +34,7 @@ def roi_pool(
         pooled: (B, R, C, size, size) in the features' dtype; empty bins are 0. The gradient flows to the maxima.
         argmax: the same shape, int32: index of each maximum in its map (H_l * W_l), -1: none.
     """
+    load_operators()
     shape = (*boxes.shape[:2], features[0].shape[1], size, size)
     pooled, argmax = features[0].new_zeros(shape), torch.full(shape, -1, dtype=torch.int32, device=boxes.device)
     flat, flat_argmax = pooled.flatten(0, 1), argmax.flatten(0, 1)
@@ -52,7 +55,7 @@ def _rows(used: Tensor) -> Tensor:
     return used.nonzero()[:, 0] if used.device.type == "cpu" else torch.arange(len(used), device=used.device)
 
 
-@torch.library.custom_op("rcnn::roi_pool_backward", mutates_args=())
+@opaque_op
 def roi_pool_backward(
     gradient: Tensor,
     argmax: Tensor,

@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rcnn.ops.boxes import box_iou
+from rcnn.ops.opaque import opaque_op
 
 
-@torch.library.custom_op("rcnn::soft_nms", mutates_args=())
+@opaque_op
 def soft_nms(
     boxes: Tensor,
     scores: Tensor,

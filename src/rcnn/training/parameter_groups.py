@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.data.messages import counted
+from rcnn.models.layers import FrozenBatchNorm2d
 from rcnn.training.settings import TrainConfig
 
 NORMS = (nn.modules.batchnorm._BatchNorm, FrozenBatchNorm2d, nn.GroupNorm, nn.LayerNorm)

@@ -200,9 +200,11 @@ def detector_record(path: str | Path, overrides: Overrides = ()) -> CheckpointRe
 
 def _refuse_published_backbone(path: str | Path) -> None:
     """ValueError if `path` is the name of published weights of a backbone, before they are downloaded."""
+    if Path(path).exists():
+        return
     from rcnn.weights.catalogue.names import find_entry, is_weight_name  # imported here: the cache writes checkpoints
 
-    if not Path(path).exists() and is_weight_name(str(path)):
+    if is_weight_name(str(path)):
         _require_detector(find_entry(str(path)).kind, path)
 
 

@@ -10,10 +10,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.models.config import Norm
-from rcnn.models.layers import AffineBatchNorm2d, Conv2d, SyncBatchNorm2d, build_norm, fused_by_onednn
+from rcnn.models.layers import (
+    AffineBatchNorm2d,
+    Conv2d,
+    FrozenBatchNorm2d,
+    SyncBatchNorm2d,
+    build_norm,
+    fused_by_onednn,
+)
 from rcnn.runtime.processes import Processes
 from tests.narrow import present
 from tests.unit.training.process_runs import in_processes

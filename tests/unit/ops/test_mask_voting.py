@@ -116,7 +116,7 @@ def test_images_do_not_see_each_other() -> None:
 def test_opcheck() -> None:
     boxes, masks, _ = candidates(6)
     arguments = (boxes, masks, torch.rand(1, 4, 6), torch.tensor([[150, 200]]), 0.4, True)
-    assert set(torch.library.opcheck(vote_masks, arguments).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(vote_masks.overload, arguments).values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize(

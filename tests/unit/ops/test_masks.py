@@ -171,9 +171,9 @@ def test_no_regions_no_objects_and_none_valid() -> None:
 def test_opcheck() -> None:
     bitmaps, boxes = blobs(2, 3, 20, 20) > 0.5, random_boxes(2, 4, seed=6, extent=15)
     matched, valid = torch.randint(0, 3, (2, 4)), torch.tensor([[1, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
-    assert set(torch.library.opcheck(crop_bitmaps, (bitmaps, matched, boxes, valid, 7, True, 0.5)).values()) == {
-        "SUCCESS"
-    }
-    assert set(torch.library.opcheck(crop_bitmaps, (bitmaps, matched, boxes, valid, 7, False, None)).values()) == {
-        "SUCCESS"
-    }
+    assert set(
+        torch.library.opcheck(crop_bitmaps.overload, (bitmaps, matched, boxes, valid, 7, True, 0.5)).values()
+    ) == {"SUCCESS"}
+    assert set(
+        torch.library.opcheck(crop_bitmaps.overload, (bitmaps, matched, boxes, valid, 7, False, None)).values()
+    ) == {"SUCCESS"}

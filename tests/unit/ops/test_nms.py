@@ -117,7 +117,7 @@ def test_a_hundred_thousand_boxes() -> None:
 def test_opcheck() -> None:
     boxes, scores = random_boxes(2, 12, seed=6), torch.rand(2, 12)
     groups, valid = torch.randint(0, 2, (2, 12)), torch.rand(2, 12) > 0.2
-    assert set(torch.library.opcheck(nms, (boxes, scores, groups, valid, 0.5, 7)).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(nms.overload, (boxes, scores, groups, valid, 0.5, 7)).values()) == {"SUCCESS"}
     assert set(
-        torch.library.opcheck(nms, (boxes[:, :0], scores[:, :0], groups[:, :0], valid[:, :0], 0.5, 7)).values()
+        torch.library.opcheck(nms.overload, (boxes[:, :0], scores[:, :0], groups[:, :0], valid[:, :0], 0.5, 7)).values()
     ) == {"SUCCESS"}

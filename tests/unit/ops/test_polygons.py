@@ -212,5 +212,5 @@ def test_opcheck() -> None:
     boxes = torch.tensor([0.0, 0, 90, 110]).expand(1, 5, 4).contiguous()
     valid = torch.tensor([[True, True, False, True, True]])
     assert set(
-        torch.library.opcheck(crop_polygons, (edges, torch.randint(0, 3, (1, 5)), boxes, valid, 14)).values()
+        torch.library.opcheck(crop_polygons.overload, (edges, torch.randint(0, 3, (1, 5)), boxes, valid, 14)).values()
     ) == {"SUCCESS"}

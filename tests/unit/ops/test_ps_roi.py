@@ -88,7 +88,7 @@ def test_gradient_equals_finite_differences() -> None:
 def test_opcheck() -> None:
     maps, boxes, valid = random_input(4)
     arguments = (maps.requires_grad_(), boxes, valid, 1 / 16, 3, 6, True)
-    assert set(torch.library.opcheck(ps_roi_pool, arguments).values()) == {"SUCCESS"}
+    assert set(torch.library.opcheck(ps_roi_pool.overload, arguments).values()) == {"SUCCESS"}
 
 
 @pytest.mark.parametrize(

@@ -155,14 +155,14 @@ def test_levels_equal_torchvisions() -> None:
 def test_opcheck() -> None:
     boxes, levels, valid = regions(2, 6)
     features = [f.requires_grad_() for f in pyramid(2, 3)]
-    assert set(torch.library.opcheck(roi_align, (features, boxes, levels, valid, SCALES, 3, 2, True)).values()) == {
-        "SUCCESS"
-    }
+    assert set(
+        torch.library.opcheck(roi_align.overload, (features, boxes, levels, valid, SCALES, 3, 2, True)).values()
+    ) == {"SUCCESS"}
     gradient = torch.randn(2, 6, 3, 3, 3)
     heights, widths = [h for h, _ in GRIDS], [w for _, w in GRIDS]
     assert set(
         torch.library.opcheck(
-            roi_align_backward, (gradient, boxes, levels, valid, heights, widths, SCALES, 2, True)
+            roi_align_backward.overload, (gradient, boxes, levels, valid, heights, widths, SCALES, 2, True)
         ).values()
     ) == {"SUCCESS"}
 

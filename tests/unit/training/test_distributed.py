@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from rcnn.data.loading import TrainingBatch
 from rcnn.models import Detector, build_detector, model_config
 from rcnn.models.config import ViTConfig
+from rcnn.models.layers import FrozenBatchNorm2d
 from rcnn.models.overrides import override
 from rcnn.runtime.processes import ALONE, Processes
 from rcnn.structures import ImageBatch

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 
 def jitter(image: Tensor, brightness: float, contrast: float, saturation: float) -> Tensor:
@@ -16,6 +15,8 @@ def jitter(image: Tensor, brightness: float, contrast: float, saturation: float)
 
 def adjust(image: Tensor, brightness: float, contrast: float, saturation: float, hue: float) -> Tensor:
     """As `jitter`, then the hue turned by `hue` of the colour circle."""
+
+    from torchvision.transforms.v2 import functional as TF  # here: the import takes seconds
 
     def change(image: Tensor) -> Tensor:
         image = TF.adjust_brightness(image, brightness)
@@ -28,6 +29,8 @@ def adjust(image: Tensor, brightness: float, contrast: float, saturation: float,
 
 def blur(image: Tensor, sigma: float) -> Tensor:
     """An image convolved with a Gaussian of `sigma` pixels, cut off at 3 sigma."""
+    from torchvision.transforms.v2 import functional as TF
+
     side = 2 * math.ceil(3 * sigma) + 1
     height, width = image.shape[1:]
     kernel = [min(side, 2 * width - 1), min(side, 2 * height - 1)]  # reflection needs a border inside the image

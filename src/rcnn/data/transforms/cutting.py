@@ -10,9 +10,9 @@ from dataclasses import replace
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import clip_boxes_to_image
 
 from rcnn.data.transforms.sample import Flags, Sample
+from rcnn.ops.boxes import clip_boxes
 
 SMALLEST = 1.0  # pixels; an object whose box has a shorter side is removed
 
@@ -25,7 +25,7 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
     if a side of its box is shorter than SMALLEST, or if it had a mask and no pixel of that is visible.
     """
     height, width = sample.size
-    clipped = clip_boxes_to_image(sample.boxes, sample.size)
+    clipped = _clipped(sample.boxes, sample.size)
     changed = (clipped != sample.boxes).any(1).numpy() | recompute
     outlines = sample.outlines
     empty = np.zeros(len(clipped), dtype=bool)
@@ -49,11 +49,16 @@ def cut(sample: Sample, *, recompute: bool = False) -> Sample:
         keypoints = torch.where(inside[..., None], keypoints, 0)
     crowds = sample.crowds
     if crowds is not None:
-        crowds = clip_boxes_to_image(crowds, sample.size)
+        crowds = _clipped(crowds, sample.size)
         crowds = crowds[large_enough(crowds)]
     after = replace(sample, boxes=clipped, outlines=outlines, keypoints=keypoints, crowds=crowds)
     kept = large_enough(clipped) & ~empty
     return after if kept.all() else after.subset(kept)
+
+
+def _clipped(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Boxes (N, 4) clipped to an image of `size` (height, width)."""
+    return clip_boxes(boxes[None], torch.tensor([size]))[0]
 
 
 def large_enough(boxes: Tensor) -> Flags:

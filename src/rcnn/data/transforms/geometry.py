@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as TF
 
 from rcnn.data.transforms.cutting import bounds, cut
 from rcnn.data.transforms.sample import Sample
@@ -111,7 +110,7 @@ def flip(sample: Sample, pairs: Sequence[tuple[int, int]] = ()) -> Sample:
         )
     return replace(
         sample,
-        image=TF.horizontal_flip(sample.image),
+        image=sample.image.flip(-1),
         boxes=_flipped(sample.boxes, width),
         crowds=None if sample.crowds is None else _flipped(sample.crowds, width),
         outlines=outlines,

@@ -13,11 +13,11 @@ from rcnn.ops import keypoints as keypoint_ops
 from rcnn.ops import nms, ps_roi, roi_align, roi_pool, soft_nms
 
 TRANSLATIONS: dict[OpOverload[..., Any], Callable[..., Any]] = {
-    nms.nms._opoverload: suppression.nms,
+    nms.nms.overload: suppression.nms,
     torch.ops.aten.sort.stable: suppression.sort_stable,
-    soft_nms.soft_nms._opoverload: suppression.soft_nms,
-    roi_align.roi_align._opoverload: pooling.roi_align,
-    roi_pool.roi_pool._opoverload: pooling.roi_pool,
-    ps_roi.ps_roi_pool._opoverload: position_sensitive.ps_roi_pool,
-    keypoint_ops.decode_keypoints._opoverload: keypoints.decode_keypoints,
+    soft_nms.soft_nms.overload: suppression.soft_nms,
+    roi_align.roi_align.overload: pooling.roi_align,
+    roi_pool.roi_pool.overload: pooling.roi_pool,
+    ps_roi.ps_roi_pool.overload: position_sensitive.ps_roi_pool,
+    keypoint_ops.decode_keypoints.overload: keypoints.decode_keypoints,
 }

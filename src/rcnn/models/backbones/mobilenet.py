@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.models import mobilenet_v3_large
-from torchvision.ops import FrozenBatchNorm2d
 from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import MobileNetConfig
+from rcnn.models.layers import FrozenBatchNorm2d
 
 # layers that begin a stage: the stem, each that halves the map, and the last 1x1 convolution
 STAGES = (0, 2, 4, 7, 13, 16)
@@ -23,6 +22,8 @@ class MobileNet(Backbone):
     """
 
     def __init__(self, config: MobileNetConfig) -> None:
+        from torchvision.models import mobilenet_v3_large  # here: its import takes seconds
+
         super().__init__()
         norm = FrozenBatchNorm2d if config.norm == "frozen_bn" else nn.BatchNorm2d
         self.features = mobilenet_v3_large(weights=None, norm_layer=norm).features

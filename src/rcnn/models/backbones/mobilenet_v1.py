@@ -6,12 +6,11 @@ The first twelve layers, to stride 16, are the backbone; the last two, without t
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.misc import Conv2dNormActivation
 from typing_extensions import override
 
 from rcnn.models.backbones.backbone import Backbone
 from rcnn.models.config import MobileNetV1Config
+from rcnn.models.layers import FrozenBatchNorm2d
 
 STEM = 32  # channels
 # output channels and stride of the depthwise separable layers
@@ -24,18 +23,14 @@ def scaled(channels: int, width: float) -> int:
     return max(int(channels * width), 8)
 
 
-class Layer(Conv2dNormActivation):
+class Layer(nn.Sequential):
     """Convolution, frozen batch norm, ReLU6."""
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, groups: int = 1) -> None:
         super().__init__(
-            in_channels,
-            out_channels,
-            kernel,
-            stride,
-            groups=groups,
-            norm_layer=FrozenBatchNorm2d,
-            activation_layer=nn.ReLU6,
+            nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False),
+            FrozenBatchNorm2d(out_channels),
+            nn.ReLU6(inplace=True),
         )
 
 
