@@ -177,6 +177,11 @@ def train(
             again = ["train", plan.request.model, "--data", str(data), "--output", str(outcome.output), "--resume"]
             typer.echo(f"{done}; to continue: rcnn {shlex.join(again)}")
         if outcome.best is not None:
-            typer.echo(f"best {outcome.best:.4f}, in {outcome.output / 'best'}")
+            typer.echo(f"best {outcome.best_metric} {outcome.best:.4f}, in {outcome.output / 'best'}")
+        if outcome.best == 0:
+            typer.echo(
+                "no object of the validation set was found: train longer (train.steps=N, or --resume), or look at the "
+                f"data: rcnn data browse {shlex.quote(str(data))} --output browse"
+            )
     if outcome.signal is not None:
         raise typer.Exit(128 + outcome.signal)
